@@ -1,0 +1,115 @@
+//! What a callback says: the parameters of an event (contract section 3).
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::event::{EventKind, Parameter, timestamp};
+use super::project::{FileState, ProjectKey};
+
+/// The name and id of an organization.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Organization {
+    /// Its name.
+    pub name: String,
+    /// Its id, a UUID as a rule.
+    pub id: String,
+}
+
+/// Where a username may come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UsernameSource {
+    /// An annotation of the project.xml.
+    Annotation(String),
+    /// The file's owner.
+    Owner,
+    /// A fixed text.
+    Value(String),
+}
+
+/// How projects, organizations and users are named in callbacks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Naming {
+    /// The organizations by directory name.
+    pub organizations: BTreeMap<String, Organization>,
+    /// The sources of the username; the first that yields one counts.
+    pub username: Vec<UsernameSource>,
+}
+
+/// The namespace of the project ids that are made up of directory names: a UUIDv5 of the URL
+/// namespace and the program's name, so that every installation makes the same ones.
+fn project_namespace() -> Uuid {
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, b"urn:project-webhooks:project")
+}
+
+/// The parameters of an event about `subject`, in their order.
+pub fn parameters(
+    kind: EventKind,
+    key: &ProjectKey,
+    subject: &FileState,
+    naming: &Naming,
+) -> Vec<(Parameter, String)> {
+    kind.parameters()
+        .iter()
+        .map(|parameter| (*parameter, value(*parameter, key, subject, naming)))
+        .collect()
+}
+
+fn value(parameter: Parameter, key: &ProjectKey, subject: &FileState, naming: &Naming) -> String {
+    let document = &subject.document;
+    let organization = naming.organizations.get(&key.organization);
+    match parameter {
+        Parameter::Username => username(subject, &naming.username),
+        Parameter::ProjectName => not_empty(document.name.as_deref())
+            .unwrap_or(&key.project)
+            .to_owned(),
+        Parameter::OrganizationName => organization
+            .map_or(&key.organization, |known| &known.name)
+            .clone(),
+        Parameter::OrganizationId => organization
+            .map_or(&key.organization, |known| &known.id)
+            .clone(),
+        Parameter::VersionTag => version_tag(subject),
+        Parameter::ProjectId => document
+            .engine_id()
+            .or_else(|| not_empty(document.id.as_deref()))
+            .map_or_else(|| made_up_project_id(key), str::to_owned),
+    }
+}
+
+/// The version tag of a published copy or a snapshot.
+pub fn version_tag(subject: &FileState) -> String {
+    subject
+        .tag
+        .clone()
+        .or_else(|| subject.document.version().map(str::to_owned))
+        .unwrap_or_else(|| {
+            // To the second: a person reads it, and the file's own time is in the event.
+            let seconds = subject.stamp.modified_ns.div_euclid(1_000_000_000);
+            format!(
+                "Published {}",
+                timestamp(seconds.saturating_mul(1_000_000_000))
+            )
+        })
+}
+
+fn username(subject: &FileState, sources: &[UsernameSource]) -> String {
+    sources
+        .iter()
+        .find_map(|source| match source {
+            UsernameSource::Annotation(name) => subject.document.annotation(name),
+            UsernameSource::Owner => not_empty(Some(&subject.owner)),
+            UsernameSource::Value(text) => not_empty(Some(text)),
+        })
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn not_empty(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.trim().is_empty())
+}
+
+/// The id of a project that has none: a UUIDv5 of its organization and project directory.
+fn made_up_project_id(key: &ProjectKey) -> String {
+    Uuid::new_v5(&project_namespace(), key.to_string().as_bytes()).to_string()
+}
