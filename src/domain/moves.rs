@@ -1,1 +1,195 @@
-//! To be written.
+//! Which project went where.
+//!
+//! Constraint: a project directory that is renamed or moved inside its organization, with the same
+//! content and so the same engineId, is none of the seven events. One look at the new place is not
+//! enough to tell a move from a copy; the old place has to be looked at too. So this layer takes
+//! several looks at once, pairs arrivals with departures, and lets [`infer`] judge each project by
+//! the record that belongs to it now.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::event::{EventKind, Inferred};
+use super::infer::{Inference, Removals, infer, is_replaced};
+use super::project::{ContentHash, FileState, Observed, ProjectKey, Recorded, Role};
+
+/// One project, recorded and observed.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The project.
+    pub key: ProjectKey,
+    /// What was recorded of it.
+    pub recorded: Recorded,
+    /// What was seen of it.
+    pub observed: Observed,
+    /// Whether what is missing counts.
+    pub removals: Removals,
+}
+
+/// What looks mean for one project.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The project.
+    pub key: ProjectKey,
+    /// The project it was before, where it moved.
+    pub moved_from: Option<ProjectKey>,
+    /// What to record, what happened, and whether something waits.
+    pub inference: Inference,
+}
+
+impl Look {
+    /// The content of a definition that arrived here and may have come from elsewhere: there was
+    /// none on record, or that of another project.
+    pub fn arrival(&self) -> Option<ContentHash> {
+        let seen = self.observed.definition()?;
+        let arrived = self.observed.blind.is_empty()
+            && (self.recorded.definition.is_none() || is_replaced(&self.recorded, &self.observed));
+        arrived.then_some(seen.hash)
+    }
+
+    /// The content of a definition that was on record here and certainly is here no more.
+    fn departure(&self) -> Option<ContentHash> {
+        let recorded = self.recorded.definition.as_ref()?;
+        let departed = match self.observed.definition() {
+            Some(seen) => seen.hash != recorded.hash && is_replaced(&self.recorded, &self.observed),
+            None => self.observed.definition_is_gone(),
+        };
+        departed.then_some(recorded.hash)
+    }
+}
+
+/// What these looks mean together. For every arrival, the projects on record in its organization
+/// with that content have to be among the looks.
+pub fn infer_all(looks: &[Look]) -> Vec<Change> {
+    let moves = pair(looks);
+    let origins: BTreeSet<usize> = moves.values().copied().collect();
+    looks
+        .iter()
+        .enumerate()
+        .map(|(index, look)| {
+            let origin = moves.get(&index).and_then(|origin| looks.get(*origin));
+            let departed = origins.contains(&index);
+            Change {
+                key: look.key.clone(),
+                moved_from: origin.map(|origin| origin.key.clone()),
+                inference: judge(look, origin, departed),
+            }
+        })
+        .collect()
+}
+
+/// Pairs arrivals with departures: index of the new place to index of the old one.
+fn pair(looks: &[Look]) -> BTreeMap<usize, usize> {
+    let mut departures: BTreeMap<(&str, ContentHash), Vec<usize>> = BTreeMap::new();
+    for (index, look) in looks.iter().enumerate() {
+        if let Some(hash) = look.departure() {
+            departures
+                .entry((&look.key.organization, hash))
+                .or_default()
+                .push(index);
+        }
+    }
+    for origins in departures.values_mut() {
+        // Taken from the end: the first project by name goes first.
+        origins.sort_by_key(|index| looks.get(*index).map(|look| std::cmp::Reverse(&look.key)));
+    }
+    let mut moves = BTreeMap::new();
+    let mut departed = BTreeSet::new();
+    loop {
+        let paired = moves.len();
+        for (index, look) in looks.iter().enumerate() {
+            // A project that was on record here has to be judged with the arrival: when its own
+            // removal counts, or as soon as it is known where it went.
+            let settled = look.recorded.definition.is_none()
+                || look.removals == Removals::Count
+                || departed.contains(&index);
+            if !settled || moves.contains_key(&index) {
+                continue;
+            }
+            let origin = look.arrival().and_then(|hash| {
+                departures
+                    .get_mut(&(look.key.organization.as_str(), hash))
+                    .and_then(Vec::pop)
+            });
+            if let Some(origin) = origin {
+                moves.insert(index, origin);
+                departed.insert(origin);
+            }
+        }
+        if moves.len() == paired {
+            return moves;
+        }
+    }
+}
+
+/// Judges one look, given where the project came from and whether the one on record went away.
+fn judge(look: &Look, origin: Option<&Look>, departed: bool) -> Inference {
+    let mut events: Vec<Inferred> = Vec::new();
+    let mut recorded = if departed {
+        left_behind(look)
+    } else {
+        look.recorded.clone()
+    };
+    if let Some(origin) = origin {
+        if recorded.definition.is_some() {
+            // The project that was here is gone, and another one moved into its place.
+            events = infer(&recorded, &look.observed, Removals::Count).events;
+            events.retain(|event| {
+                matches!(
+                    event.kind,
+                    EventKind::ProjectDelete | EventKind::ProjectDeleteAndUnpublish
+                )
+            });
+            recorded = left_behind(look);
+        }
+        for file in carried_along(origin, &look.observed) {
+            recorded.put(file);
+        }
+    }
+    let mut inference = infer(&recorded, &look.observed, look.removals);
+    events.append(&mut inference.events);
+    inference.events = events;
+    inference
+}
+
+/// What stays on record in a place that a project moved away from: the files that are still there
+/// as they were.
+fn left_behind(look: &Look) -> Recorded {
+    look.recorded
+        .files()
+        .filter(|file| {
+            look.observed
+                .complete(file.role)
+                .any(|seen| seen.path == file.path && seen.hash == file.hash)
+        })
+        .cloned()
+        .collect()
+}
+
+/// What a moved project brings on record to its new place: of each file seen there, the one that
+/// was on record in the old place for the same role and tag, and is there no more.
+fn carried_along(origin: &Look, seen_here: &Observed) -> Vec<FileState> {
+    let stayed = left_behind(origin);
+    let left: Vec<&FileState> = origin
+        .recorded
+        .files()
+        .filter(|file| stayed.file(&file.path).is_none())
+        .collect();
+    let mut carried = Vec::new();
+    for role in [Role::Definition, Role::Published, Role::Snapshot] {
+        for seen in seen_here.complete(role) {
+            let same_place = |file: &&&FileState| file.role == seen.role && file.tag == seen.tag;
+            let known = left
+                .iter()
+                .filter(same_place)
+                .find(|file| file.hash == seen.hash)
+                .or_else(|| left.iter().find(same_place));
+            if let Some(known) = known {
+                carried.push(FileState {
+                    path: seen.path.clone(),
+                    ..(*known).clone()
+                });
+            }
+        }
+    }
+    carried
+}

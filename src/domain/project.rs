@@ -259,7 +259,12 @@ pub enum Sighting {
     /// A complete file.
     Complete(FileState),
     /// Something that could not be read as a complete file: neither there nor gone.
-    Unclear(Problem),
+    Unclear {
+        /// What a complete file there would be to the project.
+        role: Role,
+        /// What is wrong with it.
+        problem: Problem,
+    },
 }
 
 /// What one look found of a project.
@@ -283,6 +288,20 @@ impl Observed {
             })
     }
 
+    /// The definition, where it is complete.
+    pub fn definition(&self) -> Option<&FileState> {
+        self.complete(Role::Definition).next()
+    }
+
+    /// Whether it is certain that there is no definition.
+    pub fn definition_is_gone(&self) -> bool {
+        self.blind.is_empty()
+            && !self.files.values().any(|sighting| match sighting {
+                Sighting::Complete(file) => file.role == Role::Definition,
+                Sighting::Unclear { role, .. } => *role == Role::Definition,
+            })
+    }
+
     /// Whether the file at this path is certainly not there.
     pub fn is_gone(&self, path: &str) -> bool {
         self.blind.is_empty() && !self.files.contains_key(path)
@@ -293,7 +312,7 @@ impl Observed {
         self.files
             .values()
             .filter_map(|sighting| match sighting {
-                Sighting::Unclear(problem) => Some(problem),
+                Sighting::Unclear { problem, .. } => Some(problem),
                 Sighting::Complete(_) => None,
             })
             .chain(&self.blind)
