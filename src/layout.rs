@@ -301,6 +301,19 @@ impl Cursor {
             .then_some(first)
     }
 
+    /// The one organization that everything at and below this path belongs to, where that is
+    /// certain.
+    pub fn organization(&self) -> Option<String> {
+        let mut organizations = self
+            .live
+            .iter()
+            .map(|live| live.bound.organization.as_ref());
+        let first = organizations.next()??;
+        organizations
+            .all(|organization| organization == Some(first))
+            .then(|| first.clone())
+    }
+
     fn template(&self, live: &Live) -> Option<&Template> {
         self.layout.templates.get(live.rank)
     }

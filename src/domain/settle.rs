@@ -96,6 +96,23 @@ impl Settle {
         self.schedule(key, now);
     }
 
+    /// There was activity in a project that goes on: look after `delay`, or when the next hint says
+    /// so.
+    pub fn hint_later(
+        &mut self,
+        key: &ProjectKey,
+        now: Moment,
+        delay: Duration,
+        origin: Origin,
+        hint: &str,
+    ) {
+        let waiting = self.entry(key, now, origin, hint);
+        waiting.active_at = now;
+        waiting.looks_in_vain = 0;
+        waiting.hint = hint.to_owned();
+        self.schedule(key, now.saturating_add(delay));
+    }
+
     /// A project is to be compared although nothing is known to have happened in it; a pause that
     /// runs goes on.
     pub fn check(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) {

@@ -1,0 +1,226 @@
+//! From recorded deliveries to callbacks.
+//!
+//! Constraint: one webhook never waits for another, and within a webhook one project's deliveries
+//! go strictly in order. Each webhook has a [`queue`] of its own; what waits stays in the store,
+//! and only what is in flight is held here. A claim is a lease in memory: a restart resolves it by
+//! forgetting it.
+//!
+//! This file has the queues as a set: which run, what a reload does to them, and how they end.
+
+mod queue;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::clock::Clock;
+use crate::config;
+use crate::store::{Store, StoreError};
+use crate::webhook::{ClientError, TrustRoots, WebhookClient};
+
+/// One bell for each webhook, rung when something was recorded for it.
+#[derive(Debug, Default)]
+pub struct Doorbells {
+    bells: Mutex<HashMap<String, Arc<Notify>>>,
+}
+
+impl Doorbells {
+    /// The bell of this webhook.
+    fn of(&self, webhook: &str) -> Arc<Notify> {
+        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(bells.entry(webhook.to_owned()).or_default())
+    }
+
+    /// Rings for these webhooks.
+    pub fn ring(&self, webhooks: &BTreeSet<String>) {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        for bell in webhooks.iter().filter_map(|webhook| bells.get(webhook)) {
+            bell.notify_one();
+        }
+    }
+
+    /// Rings for all.
+    pub fn ring_all(&self) {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        for bell in bells.values() {
+            bell.notify_one();
+        }
+    }
+}
+
+/// A webhook with its client.
+#[derive(Debug)]
+pub struct Target {
+    /// Its settings.
+    pub webhook: config::Webhook,
+    /// What sends to it.
+    pub client: WebhookClient,
+}
+
+/// Targets made of a configuration, before any of them is used: a reload is applied whole or not
+/// at all.
+#[derive(Debug)]
+pub struct Targets(Vec<Arc<Target>>);
+
+impl Targets {
+    /// Makes the clients of these webhooks, or says for each that fails why.
+    pub fn prepare(webhooks: &[config::Webhook]) -> Result<Self, Vec<ClientError>> {
+        let roots = TrustRoots::new();
+        let mut targets = Vec::new();
+        let mut errors = Vec::new();
+        for webhook in webhooks.iter().filter(|webhook| webhook.enabled) {
+            match WebhookClient::new(webhook, &roots) {
+                Ok(client) => targets.push(Arc::new(Target {
+                    webhook: webhook.clone(),
+                    client,
+                })),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Self(targets))
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+/// A source of jitter from 0 to 1.
+pub type Jitter = Arc<dyn Fn() -> f64 + Send + Sync>;
+
+/// What every queue works with.
+#[derive(Clone)]
+pub struct Shared {
+    /// The store.
+    pub store: Store,
+    /// The clock.
+    pub clock: Clock,
+    /// The bells.
+    pub doorbells: Arc<Doorbells>,
+    /// The source of jitter.
+    pub jitter: Jitter,
+}
+
+/// The running queues.
+pub struct Dispatcher {
+    shared: Shared,
+    queues: HashMap<String, Running>,
+    /// Queues of webhooks that were removed, until what they have in flight is done.
+    leaving: HashMap<String, JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+struct Running {
+    target: watch::Sender<Arc<Target>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Dispatcher {
+    /// Starts a queue for each target. Cancelling `stop` ends them: nothing new is claimed, and
+    /// what is in flight goes on until it is done.
+    pub fn start(shared: Shared, targets: Targets, stop: CancellationToken) -> Self {
+        let mut dispatcher = Self {
+            shared,
+            queues: HashMap::new(),
+            leaving: HashMap::new(),
+            stop,
+        };
+        dispatcher.apply(targets);
+        dispatcher
+    }
+
+    /// Works with these targets from now on. What is in flight finishes with the old settings,
+    /// what waits uses the new ones; the deliveries of a webhook that is gone stay in the store.
+    pub fn apply(&mut self, targets: Targets) {
+        let names: BTreeSet<&str> = targets.0.iter().map(|target| target.webhook.name()).collect();
+        let gone: Vec<String> = self
+            .queues
+            .keys()
+            .filter(|name| !names.contains(name.as_str()))
+            .cloned()
+            .collect();
+        for name in gone {
+            if let Some(queue) = self.queues.remove(&name) {
+                info!(webhook = name, "the webhook is off; what waits for it is parked");
+                queue.stop.cancel();
+                self.leaving.insert(name, queue.task);
+            }
+        }
+        self.leaving.retain(|_, task| !task.is_finished());
+        for target in targets.0 {
+            let name = target.webhook.name().to_owned();
+            match self.queues.get(&name) {
+                Some(queue) => {
+                    queue.target.send_replace(target);
+                }
+                None => self.open(name, target),
+            }
+        }
+    }
+
+    fn open(&mut self, name: String, target: Arc<Target>) {
+        let (sender, receiver) = watch::channel(target);
+        let stop = self.stop.child_token();
+        let queue = queue::Queue::new(self.shared.clone(), receiver, stop.clone());
+        // A queue of the same name that still has deliveries in flight ends first: two would send
+        // them twice.
+        let before = self.leaving.remove(&name);
+        let task = tokio::spawn(async move {
+            if let Some(before) = before
+                && let Err(error) = before.await
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+            queue.run().await;
+        });
+        self.queues.insert(
+            name,
+            Running {
+                target: sender,
+                stop,
+                task,
+            },
+        );
+    }
+
+    /// Waits until a queue ends that should not have: by a panic. Never returns otherwise.
+    pub async fn failure(&mut self) -> String {
+        loop {
+            for (name, queue) in &mut self.queues {
+                if queue.task.is_finished() && !queue.stop.is_cancelled() {
+                    return name.clone();
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Waits until everything in flight is done. Call it after cancelling the token.
+    pub async fn drain(mut self) {
+        for (_, queue) in self.queues.drain() {
+            let _ = queue.task.await;
+        }
+        for (_, task) in self.leaving.drain() {
+            let _ = task.await;
+        }
+    }
+}
+
+/// Records what the configuration says of each webhook, so that one that was switched off by its
+/// receiver is switched on again when its configuration changed.
+pub async fn note_configuration(
+    store: &Store,
+    webhooks: &[config::Webhook],
+) -> Result<(), StoreError> {
+    for webhook in webhooks {
+        let fingerprint = config::change::fingerprint(webhook);
+        store.set_fingerprint(webhook.name(), fingerprint).await?;
+    }
+    Ok(())
+}

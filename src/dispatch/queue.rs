@@ -1,0 +1,267 @@
+//! One webhook's deliveries.
+//!
+//! Constraint: a lane, that is a project, has at most one delivery in flight, and it is free again
+//! only when what came of it is recorded. What cannot be recorded is tried again until it can be:
+//! sending anew instead would be a second callback for one happening.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{Shared, Target};
+use crate::domain::delivery::{self, Verdict};
+use crate::domain::project::ProjectKey;
+use crate::store::{AttemptLog, Claim, Finish, Unreadable};
+use crate::webhook::{Callback, CallbackContent};
+
+/// How long to wait before the store is asked again after it failed.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// The queue of one webhook.
+pub(super) struct Queue {
+    shared: Shared,
+    name: String,
+    target: watch::Receiver<Arc<Target>>,
+    stop: CancellationToken,
+    bell: Arc<Notify>,
+    /// The lanes that have a delivery in flight.
+    lanes: HashSet<ProjectKey>,
+    flights: JoinSet<Landed>,
+    /// Whether the receiver asked for no more.
+    is_off: bool,
+}
+
+/// A delivery that is no longer in flight.
+struct Landed {
+    key: ProjectKey,
+    switched_off: bool,
+}
+
+impl Queue {
+    pub(super) fn new(
+        shared: Shared,
+        target: watch::Receiver<Arc<Target>>,
+        stop: CancellationToken,
+    ) -> Self {
+        let name = target.borrow().webhook.name().to_owned();
+        Self {
+            bell: shared.doorbells.of(&name),
+            shared,
+            name,
+            target,
+            stop,
+            lanes: HashSet::new(),
+            flights: JoinSet::new(),
+            is_off: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        self.read_state().await;
+        let stop = self.stop.clone();
+        while !stop.is_cancelled() {
+            let wait = self.launch().await;
+            tokio::select! {
+                Some(landed) = self.flights.join_next() => self.land(landed),
+                () = self.bell.notified() => self.read_state().await,
+                changed = self.target.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.read_state().await;
+                }
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        while let Some(landed) = self.flights.join_next().await {
+            self.land(landed);
+        }
+    }
+
+    /// Reads whether the receiver asked for no more; its configuration may have changed, or an
+    /// operator may have switched it on.
+    async fn read_state(&mut self) {
+        match self.shared.store.webhook_off(&self.name).await {
+            Ok(off) => self.is_off = off.is_some(),
+            Err(error) => error!(webhook = self.name, %error, "the store cannot be read"),
+        }
+    }
+
+    /// Sends what is due, as far as there is room. Returns how long to wait for the next.
+    async fn launch(&mut self) -> Duration {
+        const LONG: Duration = Duration::from_secs(3_600);
+        let target = Arc::clone(&self.target.borrow_and_update());
+        let room = target.webhook.concurrency.saturating_sub(self.flights.len());
+        if self.is_off || room == 0 {
+            return LONG;
+        }
+        let now = self.shared.clock.now();
+        let busy = self.lanes.clone();
+        let claims = match self.shared.store.claim_due(&self.name, now, room, busy).await {
+            Ok(claims) => claims,
+            Err(error) => {
+                error!(webhook = self.name, %error, "what is due cannot be read");
+                return STORE_PAUSE;
+            }
+        };
+        for unreadable in claims.unreadable {
+            self.give_up(unreadable).await;
+        }
+        for claim in claims.ready {
+            self.lanes.insert(claim.event.key.clone());
+            let flight = fly(self.shared.clone(), Arc::clone(&target), claim, self.stop.clone());
+            self.flights.spawn(flight);
+        }
+        claims.next_due.map_or(LONG, |due| {
+            if self.flights.len() >= target.webhook.concurrency {
+                // The next landing asks again.
+                return LONG;
+            }
+            let wait = due.duration_since(self.shared.clock.now());
+            Duration::try_from(wait).unwrap_or_default().min(LONG)
+        })
+    }
+
+    fn land(&mut self, landed: Result<Landed, JoinError>) {
+        match landed {
+            Ok(landed) => {
+                self.lanes.remove(&landed.key);
+                self.is_off |= landed.switched_off;
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {}
+        }
+    }
+
+    /// Finishes a delivery that cannot be read as dead: it would hold its lane for ever.
+    async fn give_up(&self, unreadable: Unreadable) {
+        let reason = format!("the delivery cannot be read: {}", unreadable.fault);
+        error!(webhook = self.name, project = %unreadable.key, delivery = unreadable.delivery, "{reason}");
+        let finish = Finish {
+            delivery: unreadable.delivery,
+            attempt: AttemptLog {
+                number: unreadable.attempt,
+                at: self.shared.clock.now(),
+                duration: Duration::ZERO,
+                status: None,
+                error: Some(reason),
+                answer: bytes::Bytes::new(),
+                request_headers: Vec::new(),
+            },
+            verdict: Verdict::Dead,
+        };
+        if let Err(error) = self.shared.store.finish(vec![finish]).await {
+            error!(webhook = self.name, %error, "the store cannot be written");
+        }
+    }
+}
+
+/// One attempt: sent, judged, recorded.
+async fn fly(
+    shared: Shared,
+    target: Arc<Target>,
+    claim: Claim,
+    stop: CancellationToken,
+) -> Landed {
+    let Claim {
+        delivery,
+        attempt: number,
+        scheduled_attempt,
+        event,
+        payload,
+        origin,
+    } = claim;
+    let callback = Callback {
+        content: CallbackContent::of(&event, payload),
+        attempt: number,
+        origin,
+    };
+    let at = shared.clock.now();
+    let attempt = target.client.send(&callback, at).await;
+    let verdict = delivery::next(
+        &target.webhook.schedule,
+        scheduled_attempt,
+        attempt.outcome,
+        shared.clock.now(),
+        (shared.jitter)(),
+    );
+    let webhook = target.webhook.name();
+    let ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
+    let reason = attempt.error.as_deref().unwrap_or("no reason given");
+    match verdict {
+        Verdict::Delivered => info!(
+            webhook, event_id = %event.id, project = %event.key, attempt = number, ms,
+            status = attempt.status, "delivered: {}", event.kind.label()
+        ),
+        Verdict::Retry(next) => warn!(
+            webhook, event_id = %event.id, project = %event.key, attempt = number, ms,
+            status = attempt.status, %next, "failed: {reason}"
+        ),
+        Verdict::Dead => error!(
+            webhook, event_id = %event.id, project = %event.key, attempt = number, ms,
+            status = attempt.status,
+            "dead after the last attempt: {reason}; the delivery is kept and can be redelivered"
+        ),
+        Verdict::SwitchOff => error!(
+            webhook, event_id = %event.id, project = %event.key, attempt = number, ms,
+            status = attempt.status,
+            "the receiver answered 410 Gone: the webhook is switched off until its configuration \
+             changes or it is enabled; what waits for it is kept"
+        ),
+    }
+    let finish = Finish {
+        delivery,
+        attempt: AttemptLog {
+            number,
+            at,
+            duration: attempt.duration,
+            status: attempt.status,
+            error: attempt.error,
+            answer: attempt.answer,
+            request_headers: attempt.request_headers,
+        },
+        verdict,
+    };
+    record(&shared, webhook, finish, &stop).await;
+    Landed {
+        key: event.key,
+        switched_off: verdict == Verdict::SwitchOff,
+    }
+}
+
+/// Records what came of an attempt, however long the store cannot.
+async fn record(shared: &Shared, webhook: &str, finish: Finish, stop: &CancellationToken) {
+    let mut failures: u32 = 0;
+    loop {
+        match shared.store.finish(vec![finish.clone()]).await {
+            Ok(()) => {
+                if failures > 0 {
+                    info!(webhook, delivery = finish.delivery, "recorded after all");
+                }
+                return;
+            }
+            Err(error) if failures == 0 => error!(
+                webhook, delivery = finish.delivery, %error,
+                "what came of an attempt cannot be recorded; it is tried until it can"
+            ),
+            Err(error) => debug!(webhook, delivery = finish.delivery, %error, "still not recorded"),
+        }
+        failures = failures.saturating_add(1);
+        tokio::select! {
+            () = tokio::time::sleep(STORE_PAUSE) => {}
+            () = stop.cancelled() => {
+                // The next start sends it again, with the same id.
+                if failures > 3 {
+                    return;
+                }
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+        }
+    }
+}

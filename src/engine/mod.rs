@@ -1,0 +1,568 @@
+//! From hints to recorded events: the loop that does the work.
+//!
+//! Constraint: one thread owns what is being looked at, and it forgets nothing. A project leaves
+//! this loop only when what was seen of it is committed; when the store cannot commit, inference
+//! waits, for the difference is still on disk. Removals count only in the root they were recorded
+//! in.
+//!
+//! Map: this file has the loop and its inputs, [`step`] one turn from due projects to a commit,
+//! [`root`] whether the root is the one that was recorded, [`status`] what others may know.
+
+pub mod root;
+pub mod status;
+mod step;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::dispatch::Doorbells;
+use crate::domain::event::Origin;
+use crate::domain::project::{Problem, ProjectKey};
+use crate::domain::route::Subscription;
+use crate::domain::settle::{Moment, Settle};
+use crate::hint::{Hint, HintSender, RescanReason};
+use crate::observe::{Held, Observer};
+use crate::store::Store;
+use crate::watch::{Watch, WatchSettings};
+
+use root::RootGuard;
+use status::{Status, Trouble};
+
+/// How many inputs may wait for the engine; a hint more is answered by a comparison of everything.
+const INPUTS: usize = 65_536;
+/// How many projects are looked at for one commit.
+const BATCH: usize = 256;
+/// How long the loop sleeps at most: the root is checked and the heart beats this often.
+const PULSE: Duration = Duration::from_secs(1);
+/// How long inference waits after the store failed or the root could not be opened.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How many held files wait for one project.
+const HELD_PER_PROJECT: usize = 64;
+/// How long a file that was just created is left to its writer, whose close is reported too.
+const WRITER_PAUSE: Duration = Duration::from_millis(25);
+
+/// What the engine is told.
+#[derive(Debug)]
+pub enum Input {
+    /// A hint of the watcher's.
+    Hint(Box<Hint>),
+    /// Compare everything.
+    Rescan(RescanReason),
+    /// Work by this configuration from now on.
+    Configure(Arc<Config>),
+    /// Commit and end.
+    Stop,
+}
+
+/// The engine's thread.
+#[derive(Debug)]
+pub struct Engine {
+    inputs: SyncSender<Input>,
+    thread: JoinHandle<()>,
+}
+
+/// What the engine works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The valid configuration.
+    pub config: Arc<Config>,
+    /// The store.
+    pub store: Store,
+    /// The clock.
+    pub clock: Clock,
+    /// What others may know.
+    pub status: Arc<Status>,
+    /// Rung when deliveries were recorded.
+    pub doorbells: Arc<Doorbells>,
+}
+
+impl Engine {
+    /// Starts the thread. `on_exit` is called when it ends, however it ends.
+    pub fn start(parts: Parts, on_exit: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (inputs, inbox) = sync_channel(INPUTS);
+        let sender = inputs.clone();
+        let thread = std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || {
+                // Also on a panic, so that the supervisor never waits for a dead thread.
+                let _guard = OnDrop(Some(on_exit));
+                if let Some(work) = Loop::new(parts, inbox, sender) {
+                    work.run();
+                }
+            })?;
+        Ok(Self { inputs, thread })
+    }
+
+    /// Tells the engine something. Returns whether it is still there.
+    pub fn tell(&self, input: Input) -> bool {
+        self.inputs.send(input).is_ok()
+    }
+
+    /// A sender of inputs.
+    pub fn inputs(&self) -> SyncSender<Input> {
+        self.inputs.clone()
+    }
+
+    /// Stops it and waits until what it has seen is committed. False when it panicked.
+    pub fn stop(self) -> bool {
+        let _ = self.inputs.send(Input::Stop);
+        self.thread.join().is_ok()
+    }
+}
+
+struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then();
+        }
+    }
+}
+
+/// The comparison of everything, in progress.
+#[derive(Debug)]
+struct Scan {
+    reason: RescanReason,
+    origin: Origin,
+    keys: VecDeque<ProjectKey>,
+    began: Moment,
+    total: usize,
+}
+
+/// Who hears of what, and when the first attempt is due.
+#[derive(Debug)]
+struct Routes {
+    subscriptions: Vec<Subscription>,
+    schedules: HashMap<String, Vec<Duration>>,
+}
+
+impl Routes {
+    fn of(config: &Config) -> Self {
+        let enabled = || config.webhooks.iter().filter(|webhook| webhook.enabled);
+        Self {
+            subscriptions: enabled()
+                .map(|webhook| webhook.subscription.clone())
+                .collect(),
+            schedules: enabled()
+                .map(|webhook| (webhook.name().to_owned(), webhook.schedule.clone()))
+                .collect(),
+        }
+    }
+}
+
+struct Loop {
+    config: Arc<Config>,
+    store: Store,
+    clock: Clock,
+    status: Arc<Status>,
+    doorbells: Arc<Doorbells>,
+    routes: Routes,
+    inbox: Receiver<Input>,
+    hints_lost: Arc<AtomicBool>,
+    watch: Watch,
+    observer: Observer,
+    settle: Settle,
+    held: HashMap<ProjectKey, Vec<Held>>,
+    problems: HashMap<Option<ProjectKey>, Vec<Problem>>,
+    root: RootGuard,
+    scan: Option<Scan>,
+    /// Whether what the first scan finds is recorded without events.
+    adopting: bool,
+    /// Whether the first scan since the start is still to be finished.
+    starting: bool,
+    /// The layout that the record was made with; written when a scan has been recorded.
+    layout_changed: bool,
+    paused_until: Option<Moment>,
+    next_pulse: Moment,
+    next_rescan: Moment,
+    next_poll: Moment,
+}
+
+impl Loop {
+    fn new(parts: Parts, inbox: Receiver<Input>, sender: SyncSender<Input>) -> Option<Self> {
+        let Parts {
+            config,
+            store,
+            clock,
+            status,
+            doorbells,
+        } = parts;
+        let hints_lost = Arc::new(AtomicBool::new(false));
+        let hints = HintSender::new(sender, Arc::clone(&hints_lost));
+        let watch = match Watch::start(watch_settings(&config), hints) {
+            Ok(watch) => watch,
+            Err(error) => {
+                tracing::error!(%error, "the watch thread cannot be started");
+                return None;
+            }
+        };
+        let repository = &config.repository;
+        let mut this = Self {
+            observer: Observer::new(repository.layout.clone(), repository.max_file_size),
+            settle: Settle::new(repository.settle),
+            root: RootGuard::new(repository.path.clone()),
+            next_rescan: repository.rescan,
+            next_poll: repository.poll_interval,
+            routes: Routes::of(&config),
+            config,
+            store,
+            clock,
+            status,
+            doorbells,
+            inbox,
+            hints_lost,
+            watch,
+            held: HashMap::new(),
+            problems: HashMap::new(),
+            scan: None,
+            adopting: false,
+            starting: true,
+            layout_changed: false,
+            paused_until: None,
+            next_pulse: Duration::ZERO,
+        };
+        match this.remember() {
+            Ok(()) => Some(this),
+            Err(error) => {
+                tracing::error!(%error, "what was recorded cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Reads what the store knows of the last run.
+    fn remember(&mut self) -> Result<(), crate::store::StoreError> {
+        use crate::store::MetaKey;
+        let first_start = self.store.meta(MetaKey::FirstStart)?.is_none();
+        let layout = self.store.meta(MetaKey::Layout)?;
+        self.layout_changed =
+            layout.is_some_and(|recorded| recorded != self.config.repository.layout.to_string());
+        if self.layout_changed {
+            warn!(
+                "repository.layout is not the one that the record was made with; what exists is \
+                 adopted under the new one, without events"
+            );
+        }
+        self.adopting = self.layout_changed
+            || (first_start
+                && self.config.repository.on_first_start == crate::config::FirstStart::Adopt);
+        self.root
+            .remember(self.store.meta(MetaKey::RepositoryRoot)?);
+        for recorded in self.store.problems()? {
+            self.problems
+                .entry(recorded.key)
+                .or_default()
+                .push(recorded.problem);
+        }
+        Ok(())
+    }
+
+    fn run(mut self) {
+        loop {
+            self.status.beat(self.clock.moment());
+            let timeout = self.until_next();
+            match self.inbox.recv_timeout(timeout) {
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(input) => self.take(input),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // All that waits is known before anything is looked at: one look then answers many.
+            for _ in 0..INPUTS {
+                match self.inbox.try_recv() {
+                    Ok(Input::Stop) => return,
+                    Ok(input) => self.take(input),
+                    Err(_) => break,
+                }
+            }
+            self.turn();
+        }
+    }
+
+    /// The time until there is something to do without being told.
+    fn until_next(&self) -> Duration {
+        let now = self.clock.moment();
+        let mut next = self.next_pulse;
+        if self.root.is_armed() {
+            if self.scan.is_some() {
+                next = next.min(self.paused_until.unwrap_or_default());
+            }
+            if let Some(due) = self.settle.next() {
+                next = next.min(due.max(self.paused_until.unwrap_or_default()));
+            }
+        }
+        next.saturating_sub(now)
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = self.clock.moment();
+        match input {
+            Input::Hint(hint) => self.take_hint(*hint, now),
+            Input::Rescan(reason) => self.rearm(reason),
+            Input::Configure(config) => self.configure(config),
+            Input::Stop => {}
+        }
+    }
+
+    fn take_hint(&mut self, hint: Hint, now: Moment) {
+        match hint {
+            Hint::Project {
+                key,
+                what,
+                held,
+                unfinished,
+            } => {
+                if unfinished {
+                    self.settle
+                        .hint_later(&key, now, WRITER_PAUSE, Origin::Live, &what);
+                } else {
+                    self.settle.hint(&key, now, Origin::Live, &what);
+                }
+                if let Some(held) = held {
+                    let waiting = self.held.entry(key).or_default();
+                    if waiting.len() < HELD_PER_PROJECT {
+                        waiting.push(held);
+                    }
+                }
+            }
+            Hint::Subtree { path, what } => self.hint_subtree(&path, &what, now),
+            Hint::Rescan(reason) => self.rearm(reason),
+            Hint::Armed { root, reason } => {
+                self.root.armed(root);
+                self.status.set_coverage(self.watch.coverage());
+                if root.is_some() {
+                    self.begin_scan(reason);
+                }
+            }
+        }
+    }
+
+    /// Something happened above projects: every project that is recorded or found below.
+    fn hint_subtree(&mut self, path: &str, what: &str, now: Moment) {
+        let organization = self
+            .config
+            .repository
+            .layout
+            .at(path)
+            .and_then(|cursor| cursor.organization());
+        let recorded = match organization {
+            Some(organization) => self.store.keys_in(&organization),
+            None => self.store.keys(),
+        };
+        match recorded {
+            Ok(keys) => {
+                for key in keys {
+                    self.settle.hint(&key, now, Origin::Live, what);
+                }
+            }
+            Err(error) => {
+                warn!(%error, "the projects below {path} cannot be listed; everything is compared");
+                self.hints_lost.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        let now = self.clock.moment();
+        if now >= self.next_pulse {
+            self.next_pulse = now.saturating_add(PULSE);
+            self.pulse(now);
+        }
+        if self.hints_lost.swap(false, Ordering::AcqRel) {
+            warn!("more hints came than could wait; everything is compared instead");
+            self.begin_scan(RescanReason::Overflow);
+        }
+        if !self.root.is_armed() || self.paused_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.paused_until = None;
+        self.feed_scan(now);
+        let due = self.settle.due(now, BATCH);
+        if !due.is_empty() {
+            self.step(due);
+        }
+        self.end_scan();
+    }
+
+    /// Once a second: the root, the timers.
+    fn pulse(&mut self, now: Moment) {
+        match self.root.check() {
+            root::Check::InPlace => {}
+            root::Check::Lost(reason) => {
+                if self.status.set_trouble(Trouble::Root, Some(reason.clone())) {
+                    warn!("{reason}; nothing is inferred until it is back");
+                }
+            }
+            root::Check::Back => self.rearm(RescanReason::Root),
+        }
+        if !self.root.is_armed() || self.scan.is_some() {
+            return;
+        }
+        let coverage = self.watch.coverage();
+        if coverage.polls && now >= self.next_poll {
+            self.begin_scan(RescanReason::Poll);
+        } else if now >= self.next_rescan {
+            if coverage.uncovered > 0 {
+                // The limit may have been raised.
+                self.rearm(RescanReason::Timer);
+            } else {
+                self.begin_scan(RescanReason::Timer);
+            }
+        }
+        self.status.set_coverage(coverage);
+    }
+
+    fn rearm(&mut self, reason: RescanReason) {
+        self.root.arming();
+        self.scan = None;
+        self.watch.arm(watch_settings(&self.config), reason);
+    }
+
+    fn begin_scan(&mut self, reason: RescanReason) {
+        let began = self.clock.moment();
+        let discovered = match crate::repository::Root::open(&self.config.repository.path) {
+            Ok(root) => self.observer.discover(&root, ""),
+            // The next check of the root says what is wrong.
+            Err(_) => return,
+        };
+        let mut keys = discovered.keys;
+        match self.store.keys() {
+            Ok(recorded) => {
+                self.root.begin_scan(recorded.len());
+                self.status.set_projects(recorded.len());
+                keys.extend(recorded);
+            }
+            Err(error) => {
+                self.store_failed(&error);
+                self.hints_lost.store(true, Ordering::Release);
+                return;
+            }
+        }
+        keys.sort();
+        keys.dedup();
+        self.note_problems(None, discovered.problems);
+        self.status.count_rescan(reason);
+        debug!(
+            reason = reason.as_str(),
+            projects = keys.len(),
+            "comparing everything"
+        );
+        self.scan = Some(Scan {
+            reason,
+            origin: if self.starting {
+                Origin::CatchUp
+            } else {
+                Origin::Live
+            },
+            total: keys.len(),
+            keys: keys.into(),
+            began,
+        });
+    }
+
+    /// Makes the next projects of the scan due.
+    fn feed_scan(&mut self, now: Moment) {
+        let Some(scan) = &mut self.scan else { return };
+        let what = format!("compared ({})", scan.reason.as_str());
+        for _ in 0..BATCH {
+            let Some(key) = scan.keys.pop_front() else {
+                return;
+            };
+            self.settle.check(&key, now, scan.origin, &what);
+        }
+    }
+
+    /// Ends the scan when all of it is recorded.
+    fn end_scan(&mut self) {
+        let now = self.clock.moment();
+        let done = self.scan.as_ref().is_some_and(|scan| scan.keys.is_empty())
+            && self.settle.next().is_none_or(|next| next > now)
+            && self.paused_until.is_none();
+        if !done {
+            return;
+        }
+        let Some(scan) = self.scan.take() else { return };
+        let lasted = now.saturating_sub(scan.began);
+        self.next_rescan = now.saturating_add(self.config.repository.rescan);
+        // Comparison never takes more than a quarter of a core.
+        self.next_poll = now.saturating_add(
+            self.config
+                .repository
+                .poll_interval
+                .max(lasted.saturating_mul(3)),
+        );
+        if !self.record_scan() {
+            self.begin_scan(scan.reason);
+            return;
+        }
+        debug!(
+            reason = scan.reason.as_str(),
+            projects = scan.total,
+            duration_ms = lasted.as_millis(),
+            "everything is compared"
+        );
+        if self.starting {
+            self.starting = false;
+            self.adopting = false;
+            info!(
+                projects = scan.total,
+                duration_ms = lasted.as_millis(),
+                "ready: watching {}",
+                self.config.repository.path.display()
+            );
+            self.status.set_ready();
+        }
+        self.adopting = false;
+    }
+
+    fn configure(&mut self, config: Arc<Config>) {
+        self.routes = Routes::of(&config);
+        let old = std::mem::replace(&mut self.config, config);
+        let (old, new) = (&old.repository, &self.config.repository);
+        self.settle.set_pause(new.settle);
+        let layout_changed = old.layout != new.layout;
+        if layout_changed || old.max_file_size != new.max_file_size {
+            self.observer = Observer::new(new.layout.clone(), new.max_file_size);
+        }
+        if layout_changed {
+            info!(
+                "repository.layout changed; what exists is adopted under the new one, without events"
+            );
+            self.layout_changed = true;
+            self.adopting = true;
+            self.settle.clear();
+            self.held.clear();
+        }
+        if old.path != new.path {
+            let recorded = self.root.recorded();
+            self.root = RootGuard::new(new.path.clone());
+            self.root.remember(recorded);
+        }
+        if layout_changed || old.path != new.path || old.watch != new.watch {
+            self.rearm(RescanReason::Reload);
+        } else if old.max_file_size != new.max_file_size {
+            self.begin_scan(RescanReason::Reload);
+        }
+        let now = self.clock.moment();
+        let new = &self.config.repository;
+        self.next_rescan = self.next_rescan.min(now.saturating_add(new.rescan));
+        self.next_poll = self.next_poll.min(now.saturating_add(new.poll_interval));
+    }
+}
+
+fn watch_settings(config: &Config) -> WatchSettings {
+    WatchSettings {
+        root: config.repository.path.clone(),
+        layout: config.repository.layout.clone(),
+        mode: config.repository.watch,
+    }
+}

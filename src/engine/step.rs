@@ -1,0 +1,496 @@
+//! One turn: due projects are looked at, judged and committed.
+//!
+//! Constraint: all or nothing. Whatever fails on the way, the root or the store, puts every due
+//! project back, and the held files with them.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::os::fd::AsFd;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::status::Trouble;
+use super::{Loop, PAUSE};
+use crate::domain::delivery;
+use crate::domain::event::{Event, EventId, EventKind, Explanation, Inferred, Origin, timestamp};
+use crate::domain::infer::{Removals, infer, is_replaced};
+use crate::domain::moves::{self, Look};
+use crate::domain::parameters::parameters;
+use crate::domain::project::{
+    ContentHash, FileState, Observed, Problem, ProjectKey, Recorded, Sighting,
+};
+use crate::domain::route::route;
+use crate::domain::settle::{Due, Open};
+use crate::observe::Held;
+use crate::repository::Root;
+use crate::store::{Batch, Change, MetaKey, NewEvent, StoreError};
+
+/// The bytes of files that are read for one commit, beyond which the rest waits for the next.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// A look in progress: what is due, what was on record, and what files that are gone again said.
+struct Turn {
+    due: Due,
+    recorded: Recorded,
+    observed: Observed,
+    /// Events of files that existed between two looks, and the record after them.
+    passed: Vec<Inferred>,
+    record_after_passed: Recorded,
+    /// The held files that were judged, until that is committed.
+    held: Vec<Held>,
+    /// Held files that have to be judged again at the next look.
+    held_back: Vec<Held>,
+}
+
+impl Loop {
+    /// Looks at due projects, judges them, commits. What cannot be done now becomes due again.
+    pub(super) fn step(&mut self, due: Vec<Due>) {
+        let keys: Vec<ProjectKey> = due.iter().map(|due| due.key.clone()).collect();
+        let root = match self.root.open() {
+            Ok(Some(root)) => root,
+            Ok(None) | Err(_) => return self.root_is_in_doubt(&keys),
+        };
+        let now = self.clock.now();
+        let (turns, contents, looked_at) = match self.look_at(&root, due, now) {
+            Ok(found) => found,
+            Err(error) => {
+                self.put_back(&keys);
+                return self.store_failed(&error);
+            }
+        };
+        let looks: Vec<Look> = turns
+            .iter()
+            .map(|turn| Look {
+                key: turn.due.key.clone(),
+                recorded: turn.record_after_passed.clone(),
+                observed: turn.observed.clone(),
+                removals: turn.due.removals,
+            })
+            .collect();
+        let changes = moves::infer_all(&looks);
+        drop(looks);
+
+        // The looks went by the root that was opened. If another one is there now, or none, what
+        // was missing proves nothing.
+        if !root.is_in_place() {
+            for turn in turns {
+                self.hold_again(turn.due.key, turn.held.into_iter().chain(turn.held_back));
+            }
+            return self.root_is_in_doubt(&keys);
+        }
+        drop(root);
+
+        let mut batch = Batch::new(now);
+        let mut opens = Vec::new();
+        let mut needed: BTreeSet<ContentHash> = BTreeSet::new();
+        let (mut came, mut went) = (0, 0);
+        for (turn, change) in turns.iter().zip(changes) {
+            let judged = change.inference;
+            let trusted = self.root.trusts_removals() || self.adopting;
+            if !turn.recorded.is_empty() && !turn.observed.files.is_empty() {
+                self.root.found_one();
+            }
+            opens.push((
+                turn.due.key.clone(),
+                Open {
+                    removal: judged.waits && trusted,
+                    unclear: turn.observed.problems().any(|problem| problem.may_heal),
+                },
+            ));
+            if let Some(from) = &change.moved_from {
+                info!(project = %turn.due.key, %from, "the project moved; no event");
+            }
+            let silent = self.adopting && turn.due.origin == Origin::CatchUp;
+            let events: Vec<NewEvent> = turn
+                .passed
+                .iter()
+                .chain(&judged.events)
+                .filter(|_| !silent)
+                .map(|inferred| self.event(turn, inferred, now))
+                .collect();
+            needed.extend(events.iter().map(|event| event.event.payload));
+            needed.extend(judged.record.definition.iter().map(|file| file.hash));
+            if judged.record != turn.recorded || !events.is_empty() {
+                came += usize::from(turn.recorded.is_empty() && !judged.record.is_empty());
+                went += usize::from(!turn.recorded.is_empty() && judged.record.is_empty());
+                batch.changes.push(Change {
+                    key: turn.due.key.clone(),
+                    before: turn.recorded.clone(),
+                    after: judged.record,
+                    events,
+                });
+            }
+            let problems: Vec<Problem> = turn.observed.problems().cloned().collect();
+            let key = Some(turn.due.key.clone());
+            if self.problems.get(&key).map_or(&[][..], Vec::as_slice) != problems {
+                batch.problems.push((key, problems));
+            }
+        }
+        batch.payloads = contents
+            .into_iter()
+            .filter(|(hash, _)| needed.contains(hash))
+            .collect();
+
+        match self.commit(batch) {
+            Ok(()) => {
+                self.status.add_projects(came, went);
+                let moment = self.clock.moment();
+                for (key, open) in opens {
+                    if open.removal {
+                        // The old place of a move that was none is not waiting yet.
+                        self.settle.check(&key, moment, Origin::Live, "missing");
+                    }
+                    self.settle.looked(&key, moment, open);
+                }
+                for key in keys.iter().filter(|key| !looked_at.contains(key)) {
+                    self.settle
+                        .check(key, moment, Origin::Live, "put off for its size");
+                }
+                for turn in turns {
+                    self.hold_again(turn.due.key, turn.held_back);
+                }
+            }
+            Err(error) => {
+                for turn in turns {
+                    self.hold_again(turn.due.key, turn.held.into_iter().chain(turn.held_back));
+                }
+                self.put_back(&keys);
+                self.store_failed(&error);
+            }
+        }
+    }
+
+    fn hold_again(&mut self, key: ProjectKey, held: impl IntoIterator<Item = Held>) {
+        let mut held = held.into_iter().peekable();
+        if held.peek().is_some() {
+            self.held.entry(key).or_default().extend(held);
+        }
+    }
+
+    /// Looks at the due projects, and at those that may have moved to where they are.
+    #[allow(
+        clippy::type_complexity,
+        reason = "three results of one pass, named by the caller"
+    )]
+    fn look_at(
+        &mut self,
+        root: &Root,
+        due: Vec<Due>,
+        now: Timestamp,
+    ) -> Result<(Vec<Turn>, HashMap<ContentHash, Bytes>, HashSet<ProjectKey>), StoreError> {
+        let mut turns: Vec<Turn> = Vec::with_capacity(due.len());
+        let mut contents: HashMap<ContentHash, Bytes> = HashMap::new();
+        let mut looked_at: HashSet<ProjectKey> = HashSet::new();
+        let mut bytes = 0;
+        let mut waiting = due;
+        while !waiting.is_empty() {
+            let keys: Vec<ProjectKey> = waiting.iter().map(|due| due.key.clone()).collect();
+            let recorded = self.store.recorded_many(&keys)?;
+            let first = turns.len();
+            for (mut due, recorded) in waiting.into_iter().zip(recorded) {
+                if bytes > BATCH_BYTES {
+                    break;
+                }
+                if self.adopting {
+                    // The record is of another layout, or there is none.
+                    due.removals = Removals::Count;
+                } else if !self.root.trusts_removals() {
+                    due.removals = Removals::Wait;
+                }
+                looked_at.insert(due.key.clone());
+                let look = self.observer.look(root, &due.key, &recorded, now);
+                for (hash, content) in look.contents {
+                    bytes += content.len();
+                    contents.insert(hash, content);
+                }
+                let mut turn = Turn {
+                    due,
+                    record_after_passed: recorded.clone(),
+                    recorded,
+                    observed: look.observed,
+                    passed: Vec::new(),
+                    held: Vec::new(),
+                    held_back: Vec::new(),
+                };
+                for (hash, content) in self.judge_held(&mut turn, now) {
+                    bytes += content.len();
+                    contents.insert(hash, content);
+                }
+                turns.push(turn);
+            }
+            waiting = self.old_places(&turns, first)?;
+        }
+        Ok((turns, contents, looked_at))
+    }
+
+    /// The projects on record with the content that arrived in one of these looks, as far as they
+    /// were not looked at yet.
+    fn old_places(&self, turns: &[Turn], first: usize) -> Result<Vec<Due>, StoreError> {
+        let mut places = Vec::new();
+        let mut known: BTreeSet<ProjectKey> = turns.iter().map(|t| t.due.key.clone()).collect();
+        for turn in turns.iter().skip(first) {
+            let look = Look {
+                key: turn.due.key.clone(),
+                recorded: turn.record_after_passed.clone(),
+                observed: turn.observed.clone(),
+                removals: turn.due.removals,
+            };
+            let Some(hash) = look.arrival() else { continue };
+            for key in self
+                .store
+                .with_definition(&turn.due.key.organization, &hash)?
+            {
+                if known.insert(key.clone()) {
+                    places.push(Due {
+                        key,
+                        removals: Removals::Wait,
+                        origin: turn.due.origin,
+                        hint: format!("its content appeared in {}", turn.due.key),
+                    });
+                }
+            }
+        }
+        Ok(places)
+    }
+
+    /// Judges the files that hints named and that are gone by now: each is a look of its own, at a
+    /// moment when that file was there.
+    fn judge_held(&mut self, turn: &mut Turn, now: Timestamp) -> Vec<(ContentHash, Bytes)> {
+        let mut contents = Vec::new();
+        for held in self.held.remove(&turn.due.key).unwrap_or_default() {
+            // A file that has a name still is seen by it, wherever that is now.
+            let unlinked =
+                rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
+            if !unlinked {
+                continue;
+            }
+            let Some((state, bytes)) = self.observer.read_held(&held, now) else {
+                continue;
+            };
+            if is_known(&turn.record_after_passed, &state) {
+                continue;
+            }
+            let mut observed = turn.observed.clone();
+            if state.role == crate::domain::project::Role::Definition {
+                observed.files.retain(|_, sighting| {
+                    !matches!(sighting, Sighting::Complete(file) if file.role == state.role)
+                });
+            }
+            contents.push((state.hash, bytes));
+            observed
+                .files
+                .insert(state.path.clone(), Sighting::Complete(state));
+            if is_replaced(&turn.record_after_passed, &observed) {
+                turn.held_back.push(held);
+                continue;
+            }
+            let inference = infer(&turn.record_after_passed, &observed, Removals::Wait);
+            turn.passed.extend(inference.events);
+            turn.record_after_passed = inference.record;
+            turn.held.push(held);
+        }
+        contents
+    }
+
+    fn event(&self, turn: &Turn, inferred: &Inferred, now: Timestamp) -> NewEvent {
+        let key = &turn.due.key;
+        let subject = &inferred.subject;
+        let is_delete = matches!(
+            inferred.kind,
+            EventKind::ProjectDelete | EventKind::ProjectDeleteAndUnpublish
+        );
+        let event = Event {
+            id: EventId::of(
+                inferred.kind,
+                key,
+                subject.tag.as_deref(),
+                &subject.stamp,
+                &subject.hash,
+                0,
+            ),
+            kind: inferred.kind,
+            key: key.clone(),
+            origin: turn.due.origin,
+            occurred_at: if is_delete {
+                now
+            } else {
+                timestamp(subject.stamp.changed_ns)
+            },
+            parameters: parameters(inferred.kind, key, subject, &self.config.naming),
+            payload: subject.hash,
+            explanation: Explanation {
+                because: inferred.because.clone(),
+                before: inferred.before.as_ref().map(Into::into),
+                after: (!is_delete).then(|| subject.into()),
+                hint: turn.due.hint.clone(),
+            },
+        };
+        let webhooks = route(&self.routes.subscriptions, inferred.kind, key)
+            .map(|name| {
+                let schedule = self.routes.schedules.get(name);
+                let schedule = schedule.map_or(&[][..], Vec::as_slice);
+                (name.to_owned(), delivery::first(schedule, now))
+            })
+            .collect();
+        NewEvent {
+            event,
+            tag: subject.tag.clone(),
+            stamp: subject.stamp,
+            webhooks,
+        }
+    }
+
+    fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            self.store_works();
+            return Ok(());
+        }
+        let problems = batch.problems.clone();
+        let told: Vec<(EventKind, ProjectKey, Origin, usize)> = batch
+            .changes
+            .iter()
+            .flat_map(|change| &change.events)
+            .map(|new| {
+                let event = &new.event;
+                (
+                    event.kind,
+                    event.key.clone(),
+                    event.origin,
+                    new.webhooks.len(),
+                )
+            })
+            .collect();
+        let committed = self.store.record(batch)?;
+        self.store_works();
+        for (recorded, (kind, key, origin, webhooks)) in committed.events.iter().zip(told) {
+            info!(
+                event_id = %recorded.id,
+                project = %key,
+                origin = origin.as_str(),
+                webhooks,
+                "{}",
+                kind.label()
+            );
+            self.status.count_event(kind.as_str(), origin.as_str());
+        }
+        self.doorbells.ring(&committed.woken);
+        for (key, problems) in problems {
+            self.remember_problems(key, problems);
+        }
+        Ok(())
+    }
+
+    /// Records what does not count outside any project, or in one project.
+    pub(super) fn note_problems(&mut self, key: Option<ProjectKey>, problems: Vec<Problem>) {
+        if self.problems.get(&key).map_or(&[][..], Vec::as_slice) == problems {
+            return;
+        }
+        let mut batch = Batch::new(self.clock.now());
+        batch.problems.push((key, problems));
+        if let Err(error) = self.commit(batch) {
+            self.store_failed(&error);
+        }
+    }
+
+    fn remember_problems(&mut self, key: Option<ProjectKey>, problems: Vec<Problem>) {
+        for problem in &problems {
+            let known = self
+                .problems
+                .get(&key)
+                .is_some_and(|known| known.iter().any(|k| k.path == problem.path));
+            if !known && !problem.may_heal {
+                warn!(
+                    path = problem.path,
+                    "{} does not count: {}", problem.path, problem.reason
+                );
+            }
+        }
+        if problems.is_empty() {
+            self.problems.remove(&key);
+        } else {
+            self.problems.insert(key, problems);
+        }
+        self.status
+            .set_problems(self.problems.values().map(Vec::len).sum());
+    }
+
+    /// Records that everything was compared. Returns false when another scan has to follow.
+    pub(super) fn record_scan(&mut self) -> bool {
+        let (identity, judge_missing) = self.root.end_scan();
+        let mut batch = Batch::new(self.clock.now());
+        if let Some(identity) = &identity {
+            batch.meta.push((MetaKey::RepositoryRoot, identity.clone()));
+        }
+        if self.starting || self.layout_changed {
+            batch
+                .meta
+                .push((MetaKey::FirstStart, self.clock.now().to_string()));
+            let layout = self.config.repository.layout.to_string();
+            batch.meta.push((MetaKey::Layout, layout));
+        }
+        if !batch.meta.is_empty()
+            && let Err(error) = self.commit(batch)
+        {
+            self.store_failed(&error);
+            return false;
+        }
+        self.layout_changed = false;
+        if let Some(identity) = identity {
+            self.root.remember(Some(identity));
+        }
+        let distrust = self.root.distrust();
+        if let Some(reason) = &distrust
+            && self.status.set_trouble(Trouble::Root, Some(reason.clone()))
+        {
+            warn!("{reason}");
+        }
+        if distrust.is_none() && self.status.set_trouble(Trouble::Root, None) {
+            info!("the repository's root is back");
+        }
+        !judge_missing
+    }
+
+    fn put_back(&mut self, keys: &[ProjectKey]) {
+        let now = self.clock.moment();
+        for key in keys {
+            self.settle.check(key, now, Origin::Live, "put back");
+        }
+    }
+
+    /// The root could not be opened, or is not the one that is watched: nothing that was seen
+    /// counts, and the root is checked at once.
+    fn root_is_in_doubt(&mut self, keys: &[ProjectKey]) {
+        self.put_back(keys);
+        let now = self.clock.moment();
+        self.next_pulse = now;
+        self.paused_until = Some(now.saturating_add(PAUSE));
+    }
+
+    pub(super) fn store_failed(&mut self, error: &StoreError) {
+        self.paused_until = Some(self.clock.moment().saturating_add(PAUSE));
+        let mut chain = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            chain = format!("{chain}: {cause}");
+            source = cause.source();
+        }
+        let what = format!("{chain}; inference waits, and nothing is forgotten");
+        if self.status.set_trouble(Trouble::Store, Some(what.clone())) {
+            tracing::error!("{what}");
+        }
+    }
+
+    fn store_works(&mut self) {
+        if self.status.set_trouble(Trouble::Store, None) {
+            info!("the store works again");
+        }
+    }
+}
+
+/// Whether this very file, or one with its content in its place, is on record.
+fn is_known(recorded: &Recorded, state: &FileState) -> bool {
+    recorded
+        .file(&state.path)
+        .is_some_and(|known| known.hash == state.hash)
+}

@@ -1,0 +1,121 @@
+//! Hints: where to look, never what happened.
+//!
+//! Constraint: a hint is never lost quietly. The channel is bounded; a hint that finds it full
+//! leaves a mark, and the engine answers the mark with a comparison of everything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+
+use crate::domain::project::ProjectKey;
+use crate::engine::Input;
+use crate::observe::Held;
+use crate::repository::RootIdentity;
+
+/// A place to look at.
+#[derive(Debug)]
+pub enum Hint {
+    /// Something happened in a project.
+    Project {
+        /// The project.
+        key: ProjectKey,
+        /// What was reported, for a person.
+        what: String,
+        /// The file that was named, open, where it could be opened.
+        held: Option<Held>,
+        /// Whether the file is still being written, so that its close will be reported too.
+        unfinished: bool,
+    },
+    /// Something happened at a directory above projects, as a path below the root.
+    Subtree {
+        /// The directory.
+        path: String,
+        /// What was reported, for a person.
+        what: String,
+    },
+    /// Reports were lost: compare everything.
+    Rescan(RescanReason),
+    /// Every directory that matters is watched, as far as possible; compare everything.
+    Armed {
+        /// The root that is watched; none where it could not be opened.
+        root: Option<RootIdentity>,
+        /// Why the watches were set.
+        reason: RescanReason,
+    },
+}
+
+/// Why everything is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RescanReason {
+    /// The daemon starts.
+    Start,
+    /// The system's event queue overflowed, or the daemon's own.
+    Overflow,
+    /// The time between rescans passed.
+    Timer,
+    /// The time between comparisons passed where changes are not reported.
+    Poll,
+    /// SIGUSR1.
+    Signal,
+    /// The repository's root came back, or is another one.
+    Root,
+    /// The configuration of the repository changed.
+    Reload,
+}
+
+impl RescanReason {
+    /// All of them.
+    pub const ALL: [RescanReason; 7] = [
+        RescanReason::Start,
+        RescanReason::Overflow,
+        RescanReason::Timer,
+        RescanReason::Poll,
+        RescanReason::Signal,
+        RescanReason::Root,
+        RescanReason::Reload,
+    ];
+
+    /// The word in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RescanReason::Start => "start",
+            RescanReason::Overflow => "overflow",
+            RescanReason::Timer => "timer",
+            RescanReason::Poll => "poll",
+            RescanReason::Signal => "signal",
+            RescanReason::Root => "root",
+            RescanReason::Reload => "reload",
+        }
+    }
+}
+
+/// Sends hints to the engine.
+#[derive(Clone, Debug)]
+pub struct HintSender {
+    sender: SyncSender<Input>,
+    lost: Arc<AtomicBool>,
+}
+
+impl HintSender {
+    /// A sender into the engine's channel; `lost` is the mark that the engine looks at.
+    pub fn new(sender: SyncSender<Input>, lost: Arc<AtomicBool>) -> Self {
+        Self { sender, lost }
+    }
+
+    /// Sends a hint, or leaves the mark. Returns whether the engine is still there.
+    pub fn send(&self, hint: Hint) -> bool {
+        match self.sender.try_send(Input::Hint(Box::new(hint))) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.lost.store(true, Ordering::Release);
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    /// Sends a hint that must arrive, waiting for room. Returns whether the engine is still there.
+    pub fn send_waiting(&self, hint: Hint) -> bool {
+        self.sender.send(Input::Hint(Box::new(hint))).is_ok()
+    }
+}

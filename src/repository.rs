@@ -1,0 +1,278 @@
+//! The repository's root, and how anything below it is opened.
+//!
+//! Constraint: nothing follows a symbolic link below the root, nothing leaves it, and no opening
+//! blocks. Linux resolves a whole path beneath the root in one call (openat2 with RESOLVE_BENEATH
+//! and RESOLVE_NO_SYMLINKS); elsewhere, and on kernels before 5.6, each component is opened by its
+//! parent's descriptor with O_NOFOLLOW, which proves the same.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+
+use crate::domain::project::Stamp;
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+/// Opening a FIFO for reading waits for a writer unless NONBLOCK is given.
+const FILE: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+/// Which directory the root is: its device, inode and time of birth. The birth tells a directory
+/// that was removed and made again from the first one, whose inode number it may have got; it is 0
+/// where the file system does not know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootIdentity {
+    device: u64,
+    inode: u64,
+    born_ns: i64,
+}
+
+impl std::fmt::Display for RootIdentity {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            formatter,
+            "{:x}:{}:{}",
+            self.device, self.inode, self.born_ns
+        )
+    }
+}
+
+/// The root, open. It is opened anew for each batch of looks and closed after it: a descriptor
+/// held for good would keep the file system from being unmounted.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    directory: OwnedFd,
+    identity: RootIdentity,
+}
+
+impl Root {
+    /// Opens the root. Links in its own path are followed: that path is the operator's.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let directory = rustix::fs::openat(
+            CWD,
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let stat = rustix::fs::fstat(&directory)?;
+        let born_ns = born_ns(directory.as_fd(), Path::new(""), AtFlags::EMPTY_PATH);
+        Ok(Self {
+            path: path.to_owned(),
+            directory,
+            identity: identity(&stat, born_ns),
+        })
+    }
+
+    /// Which directory it is.
+    pub fn identity(&self) -> RootIdentity {
+        self.identity
+    }
+
+    /// Whether the root's path still leads to this directory.
+    pub fn is_in_place(&self) -> bool {
+        Self::identity_at(&self.path).is_ok_and(|found| found == self.identity)
+    }
+
+    /// Which directory is at this path now.
+    pub fn identity_at(path: &Path) -> io::Result<RootIdentity> {
+        let stat = rustix::fs::statat(CWD, path, AtFlags::empty())?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Err(io::Error::from(io::ErrorKind::NotADirectory));
+        }
+        Ok(identity(&stat, born_ns(CWD, path, AtFlags::empty())))
+    }
+
+    /// Opens a directory below the root; the empty path is the root itself.
+    pub fn open_directory(&self, path: &str) -> io::Result<OwnedFd> {
+        if path.is_empty() {
+            return Ok(rustix::fs::openat(
+                &self.directory,
+                ".",
+                DIRECTORY,
+                Mode::empty(),
+            )?);
+        }
+        open_beneath(self.directory.as_fd(), path, DIRECTORY)
+    }
+
+    /// Opens a file below the root for reading. It may be anything but a symbolic link: look at
+    /// what it is before reading.
+    pub fn open_file(&self, path: &str) -> io::Result<OwnedFd> {
+        open_beneath(self.directory.as_fd(), path, FILE)
+    }
+}
+
+/// Opens a directory by its name in its parent.
+pub fn open_directory_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?)
+}
+
+/// Opens a file by its name in its directory.
+pub fn open_file_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(parent, name, FILE, Mode::empty())?)
+}
+
+/// What is at a name in a directory; a symbolic link is reported as itself.
+pub fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
+    Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// The stamp of a file.
+pub fn stamp(stat: &Stat) -> Stamp {
+    let nanoseconds = |seconds: i64, part: u64| {
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(i64::try_from(part).unwrap_or(0))
+    };
+    #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
+    Stamp {
+        inode: stat.st_ino as u64,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified_ns: nanoseconds(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        changed_ns: nanoseconds(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
+    }
+}
+
+/// What kind of file it is, for a person, where it is not a regular one.
+pub fn kind_of(stat: &Stat) -> Result<(), &'static str> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err("is a directory"),
+        FileType::Symlink => Err("is a symbolic link, and links are not followed"),
+        FileType::Fifo => Err("is a FIFO"),
+        FileType::Socket => Err("is a socket"),
+        FileType::CharacterDevice | FileType::BlockDevice => Err("is a device"),
+        FileType::Unknown => Err("is of an unknown kind"),
+    }
+}
+
+fn identity(stat: &Stat, born_ns: i64) -> RootIdentity {
+    #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
+    RootIdentity {
+        device: stat.st_dev as u64,
+        inode: stat.st_ino as u64,
+        born_ns,
+    }
+}
+
+/// The time of birth in nanoseconds since the Unix epoch, or 0 where it is not known.
+#[cfg(target_os = "linux")]
+fn born_ns(at: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> i64 {
+    use rustix::fs::{StatxFlags, statx};
+    match statx(at, path, flags, StatxFlags::BTIME) {
+        Ok(found) if found.stx_mask & StatxFlags::BTIME.bits() != 0 => found
+            .stx_btime
+            .tv_sec
+            .saturating_mul(1_000_000_000)
+            .saturating_add(i64::from(found.stx_btime.tv_nsec)),
+        _ => 0,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn born_ns(_at: BorrowedFd<'_>, _path: &Path, _flags: AtFlags) -> i64 {
+    0
+}
+
+#[cfg(target_os = "linux")]
+fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    use rustix::fs::ResolveFlags;
+    use rustix::io::Errno;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+        // Not in this kernel, or kept away by a sandbox that does not know it.
+        Err(Errno::NOSYS | Errno::PERM) => open_by_component(root, path, flags),
+        // A rename elsewhere made the kernel unsure; by component it is never unsure.
+        Err(Errno::AGAIN) => open_by_component(root, path, flags),
+        result => Ok(result?),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    open_by_component(root, path, flags)
+}
+
+fn open_by_component(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    let mut components = path.split('/').filter(|name| !name.is_empty()).peekable();
+    let mut parent: Option<OwnedFd> = None;
+    while let Some(name) = components.next() {
+        if name == ".." {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let at = parent.as_ref().map_or(root, AsFd::as_fd);
+        let last = components.peek().is_none();
+        let opened = rustix::fs::openat(
+            at,
+            name,
+            if last { flags } else { DIRECTORY },
+            Mode::empty(),
+        )?;
+        if last {
+            return Ok(opened);
+        }
+        parent = Some(opened);
+    }
+    Err(io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn opening_stays_beneath_and_follows_no_link() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let root_path = temporary.path().join("root");
+        std::fs::create_dir_all(root_path.join("a/b")).expect("directories");
+        std::fs::write(root_path.join("a/b/file"), "x").expect("a file");
+        std::fs::write(temporary.path().join("outside"), "x").expect("a file");
+        symlink("a", root_path.join("link")).expect("a link");
+        symlink("../outside", root_path.join("out")).expect("a link");
+        symlink("b/file", root_path.join("a/file-link")).expect("a link");
+        let root = Root::open(&root_path).expect("opens");
+        let by_component =
+            |path: &str| open_by_component(root.directory.as_fd(), path, FILE).is_ok();
+        for (path, opens) in [
+            ("a/b/file", true),
+            ("link/b/file", false),
+            ("out", false),
+            ("a/file-link", false),
+            ("../outside", false),
+            ("a/../../outside", false),
+            ("missing", false),
+        ] {
+            assert_eq!(root.open_file(path).is_ok(), opens, "{path}");
+            assert_eq!(by_component(path), opens, "{path}");
+        }
+        assert!(root.open_directory("a/b").is_ok());
+        assert!(root.open_directory("").is_ok());
+        assert!(root.open_directory("link").is_err());
+    }
+
+    #[test]
+    fn a_root_that_was_swapped_is_not_in_place() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let path = temporary.path().join("root");
+        std::fs::create_dir(&path).expect("a directory");
+        let root = Root::open(&path).expect("opens");
+        assert!(root.is_in_place());
+        std::fs::rename(&path, temporary.path().join("away")).expect("renames");
+        assert!(!root.is_in_place());
+        std::fs::create_dir(&path).expect("a directory");
+        assert!(!root.is_in_place());
+        let root = Root::open(&path).expect("opens");
+        std::fs::remove_dir(&path).expect("removes");
+        std::fs::create_dir(&path).expect("a directory");
+        assert!(!root.is_in_place(), "removed and made again");
+    }
+}
