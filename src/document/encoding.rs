@@ -197,7 +197,7 @@ fn illegible(at: usize, encoding: &str, is_cut: bool) -> Fault {
     if is_cut {
         Fault::truncated(at, format!("it ends inside a character of {encoding}"))
     } else {
-        Fault::at(at, format!("these bytes are not {encoding}"))
+        Fault::at(at, format!("this is not valid {encoding}"))
     }
 }
 

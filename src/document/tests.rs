@@ -70,6 +70,11 @@ fn utf16(text: &str, big: bool, mark: bool) -> Vec<u8> {
         .collect()
 }
 
+/// A text that declares itself to be UTF-16 where it declared UTF-8.
+fn redeclared(text: &str) -> String {
+    text.replace("UTF-8", "UTF-16").replace("utf-8", "utf-16")
+}
+
 /// Documents that are accepted, with what they say.
 fn accepted() -> Vec<(&'static str, Document)> {
     let nothing = Document::default;
@@ -104,11 +109,10 @@ fn accepted() -> Vec<(&'static str, Document)> {
         ),
         ("<?xml version='1.0' standalone='no'?><schema/>", nothing()),
         (
-            "<?xml-stylesheet href='a'?><?a?><?b ?><?c ? > ?>?><schema/>"
-                .trim_end_matches("?><schema/>"),
+            "<?xml-stylesheet href='a'?><?a?><?b ?><?c ? > ??><schema/>",
             nothing(),
         ),
-        ("<!----><!-- - > <a> & ]]> --><schema/>", nothing()),
+        ("<!----><!--->--><!-- - > <a> & ]]> --><schema/>", nothing()),
         ("<schema/><!-- - --> <?pi <&?>\n", nothing()),
         ("<!DOCTYPE schema><schema/>", nothing()),
         (
@@ -292,8 +296,6 @@ fn what_is_not_well_formed_is_rejected_where_it_is_at_fault() {
         // Comments, instructions, sections.
         ("<!-- a -- b --><schema/>", (1, 8, "`--`")),
         ("<!-- a ---><schema/>", (1, 8, "`--`")),
-        ("<!--->--><schema/><!-- -- -->", (1, 5 + 15, "`--`")),
-        ("<schema><!--->x</schema>-->", (1, 0, "")),
         ("<!-x--><schema/>", (1, 1, "`<!`")),
         ("<schema><!ELEMENT a></schema>", (1, 9, "`<!`")),
         ("<schema><![cdata[]]></schema>", (1, 9, "`<!`")),
@@ -373,9 +375,7 @@ fn what_is_not_well_formed_is_rejected_where_it_is_at_fault() {
         ("<schema><!DOCTYPE schema></schema>", (1, 9, "allowed once")),
     ];
     for (text, expected) in table {
-        if expected.1 > 0 {
-            assert_rejected(text.as_bytes(), *expected, false);
-        }
+        assert_rejected(text.as_bytes(), *expected, false);
     }
 }
 
@@ -461,10 +461,10 @@ fn encodings_are_told_by_their_bytes_and_must_be_the_declared_ones() {
     assert_eq!(parse(&latin("US-ASCII", b'e')), Ok(cafe("e")));
 
     let rejected: &[(Vec<u8>, Expected)] = &[
-        (latin("UTF-8", 0xE9), (1, 52, "not UTF-8")),
+        (latin("UTF-8", 0xE9), (1, 53, "not valid UTF-8")),
         (
             latin("US-ASCII", 0xE9),
-            (1, 55, "not of the declared encoding"),
+            (1, 56, "not of the declared encoding"),
         ),
         (
             declared("UTF-16", "<schema/>").into(),
@@ -484,13 +484,19 @@ fn encodings_are_told_by_their_bytes_and_must_be_the_declared_ones() {
                 .into(),
             (1, 31, "byte order mark"),
         ),
-        (b"<schema>\xFF</schema>".into(), (1, 9, "not UTF-8")),
-        (b"<schema>\xC0\x80</schema>".into(), (1, 9, "not UTF-8")),
-        (b"<schema>\xED\xA0\x80</schema>".into(), (1, 9, "not UTF-8")),
+        (b"<schema>\xFF</schema>".into(), (1, 9, "not valid UTF-8")),
+        (
+            b"<schema>\xC0\x80</schema>".into(),
+            (1, 9, "not valid UTF-8"),
+        ),
+        (
+            b"<schema>\xED\xA0\x80</schema>".into(),
+            (1, 9, "not valid UTF-8"),
+        ),
         (b"<schema></a>\xFF".into(), (1, 9, "end tag of `schema`")),
         (b"<\0\0\0s\0\0\0".into(), (1, 1, "UTF-32")),
         (b"\xFF\xFE\0\0<\0\0\0".into(), (1, 1, "UTF-32")),
-        (b"\xFE\xFF\0<\xDC\0\0a".into(), (1, 2, "not UTF-16BE")),
+        (b"\xFE\xFF\0<\xDC\0\0a".into(), (1, 2, "not valid UTF-16BE")),
         (b"\0\0\0\0\0\0\0\0".into(), (1, 1, "U+0000")),
     ];
     for (bytes, expected) in rejected {
@@ -517,7 +523,11 @@ fn encodings_are_told_by_their_bytes_and_must_be_the_declared_ones() {
 #[test]
 fn utf8_is_borrowed_and_the_rest_decoded() {
     assert!(matches!(text(SAMPLE.as_bytes()), Ok(Cow::Borrowed(SAMPLE))));
-    assert_eq!(text(&utf16(SAMPLE, true, true)).as_deref(), Ok(SAMPLE));
+    let wide = redeclared(SAMPLE);
+    assert_eq!(
+        text(&utf16(&wide, true, true)).as_deref(),
+        Ok(wide.as_str())
+    );
     assert!(text(b"a\0").is_err());
     assert!(text(b"a\xFF").is_err());
 }
@@ -627,24 +637,13 @@ fn root_end(text: &str) -> usize {
 fn no_strict_prefix_counts_and_every_one_may_heal() {
     let mut checked = 0;
     for (text, expected) in accepted() {
+        let wide = redeclared(text);
+        let units = |text: &str| text.encode_utf16().count();
+        let wide_root_end = units(wide.get(..root_end(&wide)).unwrap_or_default());
         let forms = [
             (text.as_bytes().to_vec(), root_end(text)),
-            (
-                utf16(text, false, true),
-                2 + 2 * text
-                    .get(..root_end(text))
-                    .unwrap_or_default()
-                    .encode_utf16()
-                    .count(),
-            ),
-            (
-                utf16(text, true, false),
-                2 * text
-                    .get(..root_end(text))
-                    .unwrap_or_default()
-                    .encode_utf16()
-                    .count(),
-            ),
+            (utf16(&wide, false, true), 2 + 2 * wide_root_end),
+            (utf16(&wide, true, false), 2 * wide_root_end),
         ];
         for (bytes, root_end) in forms {
             for length in 0..bytes.len() {
