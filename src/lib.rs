@@ -6,4 +6,5 @@ pub mod domain;
 pub mod layout;
 pub mod receiver;
 pub mod store;
+pub mod users;
 pub mod webhook;
