@@ -5,10 +5,11 @@
 //! repository, no bytes whatever may cost more than time and memory in proportion to their number.
 //! This module is pure: bytes in, a [`Document`] or the first fault out.
 //!
-//! How: text is made of the bytes (UTF-8 is borrowed, everything else copied once), one pass over it finds characters that XML forbids, and quick-xml cuts it into tags,
-//! text and comments. quick-xml leaves most well-formedness to its caller, so each piece is then
-//! read by the grammar of XML 1.0, fifth edition, as a processor that does not validate has to.
-//! Where two faults are found by different passes, the one that comes first in the file counts.
+//! How: text is made of the bytes (UTF-8 is borrowed, everything else copied once), one pass over
+//! it finds characters that XML forbids, and quick-xml cuts it into tags, text and comments.
+//! quick-xml leaves most well-formedness to its caller, so each piece is then read by the grammar
+//! of XML 1.0, fifth edition, as a processor that does not validate has to. Where two faults are
+//! found by different passes, the one that comes first in the file counts.
 //!
 //! Choices where the Recommendation leaves one, or where a project.xml needs less of it:
 //!
