@@ -1,0 +1,219 @@
+//! From bytes to text.
+//!
+//! Constraint: the bytes decide, and the declaration must agree with them: a file that says one
+//! encoding and is in another is at fault, never guessed at. UTF-8 is borrowed; anything else is
+//! copied once.
+//!
+//! How: the first bytes tell UTF-16 from everything that ASCII is a part of, with a byte order
+//! mark or without (XML 1.0, appendix F). What ASCII is a part of is UTF-8 unless the declaration
+//! names another encoding of one byte a character.
+
+use std::borrow::Cow;
+
+use encoding_rs::{DecoderResult, Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
+
+use super::cursor::Cursor;
+use super::{Fault, declaration, shown};
+
+/// What the first bytes tell.
+enum Family {
+    /// UTF-16 in one of its byte orders, after a mark of this length.
+    Utf16(&'static Encoding, usize),
+    /// UTF-8 with its mark, which has three bytes.
+    MarkedUtf8,
+    /// Something that ASCII is a part of.
+    Ascii,
+    /// Four bytes a character.
+    Utf32,
+    /// Too short to tell.
+    Cut,
+}
+
+fn family(bytes: &[u8]) -> Family {
+    match bytes {
+        [0xFF, 0xFE, 0, 0, ..]
+        | [0, 0, 0xFE, 0xFF, ..]
+        | [b'<', 0, 0, 0, ..]
+        | [0, 0, 0, b'<', ..] => Family::Utf32,
+        [0xFF, 0xFE, ..] => Family::Utf16(UTF_16LE, 2),
+        [0xFE, 0xFF, ..] => Family::Utf16(UTF_16BE, 2),
+        [0xEF, 0xBB, 0xBF, ..] => Family::MarkedUtf8,
+        // A document begins with `<` or white space, and no document holds a NUL.
+        [b'<' | b' ' | b'\t' | b'\r' | b'\n', 0, ..] => Family::Utf16(UTF_16LE, 0),
+        [0, b'<' | b' ' | b'\t' | b'\r' | b'\n', ..] => Family::Utf16(UTF_16BE, 0),
+        [0xFF | 0xFE | 0] => Family::Cut,
+        _ => Family::Ascii,
+    }
+}
+
+/// The text of these bytes, without a byte order mark. Where they are at fault, the text goes to
+/// the fault at least.
+pub fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
+    match family(bytes) {
+        Family::Cut => (
+            Cow::Borrowed(""),
+            Some(Fault::truncated(0, "it ends inside its first character")),
+        ),
+        Family::Utf32 => (Cow::Borrowed(""), Some(Fault::at(0, unsupported("UTF-32")))),
+        Family::Utf16(encoding, mark) => {
+            let (text, fault) = transcode(encoding, bytes.get(mark..).unwrap_or_default());
+            let lie = declared(&text).and_then(|(at, name)| {
+                let agrees = ["UTF-16", encoding.name()]
+                    .iter()
+                    .any(|label| label.eq_ignore_ascii_case(name));
+                (!agrees).then(|| contradiction(at, name, encoding.name()))
+            });
+            (Cow::Owned(text), lie.or(fault))
+        }
+        Family::MarkedUtf8 => {
+            let (text, fault) = utf8(bytes.get(3..).unwrap_or_default());
+            let lie = declared(text)
+                .filter(|(_, name)| !is_utf8(name))
+                .map(|(at, name)| contradiction(at, name, "UTF-8 with a byte order mark"));
+            (Cow::Borrowed(text), lie.or(fault))
+        }
+        Family::Ascii => ascii_superset(bytes),
+    }
+}
+
+/// Decodes bytes of which a declaration, if there is one, is legible as ASCII.
+fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
+    let (text, fault) = utf8(bytes);
+    let Some((at, name)) = declared(text) else {
+        return (Cow::Borrowed(text), fault);
+    };
+    if is_utf8(name) {
+        return (Cow::Borrowed(text), fault);
+    }
+    if name.eq_ignore_ascii_case("US-ASCII") || name.eq_ignore_ascii_case("ASCII") {
+        let first = text.bytes().position(|byte| !byte.is_ascii());
+        let at = first.or(fault.map(|fault| fault.at));
+        let fault = at.map(|at| {
+            Fault::at(
+                at,
+                format!("this byte is not of the declared encoding {}", shown(name)),
+            )
+        });
+        return (Cow::Borrowed(text), fault);
+    }
+    match Encoding::for_label(name.as_bytes()) {
+        Some(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => {
+            let fault = contradiction(at, name, "an encoding of single bytes");
+            (Cow::Borrowed(text), Some(fault))
+        }
+        // Browsers read every Latin-1 as windows-1252, and so does encoding_rs; XML does not.
+        Some(encoding) if encoding == WINDOWS_1252 && !is_windows_1252(name) => {
+            (encoding_rs::mem::decode_latin1(bytes), None)
+        }
+        Some(encoding) if encoding.is_single_byte() => {
+            let (text, fault) = transcode(encoding, bytes);
+            (Cow::Owned(text), fault)
+        }
+        _ => {
+            let fault = Fault::at(at, unsupported(&shown(name)));
+            (Cow::Borrowed(text), Some(fault))
+        }
+    }
+}
+
+/// The encoding that the declaration names, and the offset of the name. A faulty declaration
+/// names none; its fault is found when the document is read.
+fn declared(text: &str) -> Option<(usize, &str)> {
+    if !declaration::is_next(text) {
+        return None;
+    }
+    let encoding = declaration::read(&mut Cursor::new(text)).ok()??;
+    Some((encoding.at, encoding.name))
+}
+
+fn is_utf8(name: &str) -> bool {
+    Encoding::for_label(name.as_bytes()) == Some(UTF_8)
+}
+
+fn is_windows_1252(name: &str) -> bool {
+    ["windows-1252", "cp1252", "x-cp1252"]
+        .iter()
+        .any(|label| label.eq_ignore_ascii_case(name))
+}
+
+/// UTF-8 as far as it is.
+fn utf8(bytes: &[u8]) -> (&str, Option<Fault>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let at = error.valid_up_to();
+            let text = bytes
+                .get(..at)
+                .and_then(|valid| std::str::from_utf8(valid).ok())
+                .unwrap_or_default();
+            (
+                text,
+                Some(illegible(at, "UTF-8", error.error_len().is_none())),
+            )
+        }
+    }
+}
+
+/// Text from another encoding, as far as it goes.
+fn transcode(encoding: &'static Encoding, bytes: &[u8]) -> (String, Option<Fault>) {
+    let mut decoder = encoding.new_decoder_without_bom_handling();
+    let mut text = String::new();
+    let mut read = 0;
+    loop {
+        let rest = bytes.get(read..).unwrap_or_default();
+        // Room for what is left if it is ASCII; text that takes more comes back for it.
+        text.reserve(rest.len() / 2 + 64);
+        let (result, used) = decoder.decode_to_string_without_replacement(rest, &mut text, true);
+        read += used;
+        match result {
+            DecoderResult::InputEmpty => return (text, None),
+            DecoderResult::OutputFull => {}
+            DecoderResult::Malformed(_, _) => {
+                let is_cut = read == bytes.len() && ends_cut(encoding, bytes);
+                let fault = illegible(text.len(), encoding.name(), is_cut);
+                return (text, Some(fault));
+            }
+        }
+    }
+}
+
+/// Whether bytes of UTF-16 end with half a unit or half a surrogate pair.
+fn ends_cut(encoding: &'static Encoding, bytes: &[u8]) -> bool {
+    if encoding.is_single_byte() {
+        return false;
+    }
+    if bytes.len() % 2 == 1 {
+        return true;
+    }
+    let unit = match bytes.last_chunk() {
+        Some(unit) if encoding == UTF_16BE => u16::from_be_bytes(*unit),
+        Some(unit) => u16::from_le_bytes(*unit),
+        None => return false,
+    };
+    (0xD800..0xDC00).contains(&unit)
+}
+
+fn illegible(at: usize, encoding: &str, is_cut: bool) -> Fault {
+    if is_cut {
+        Fault::truncated(at, format!("it ends inside a character of {encoding}"))
+    } else {
+        Fault::at(at, format!("this is not valid {encoding}"))
+    }
+}
+
+fn contradiction(at: usize, declared: &str, found: &str) -> Fault {
+    Fault::at(
+        at,
+        format!(
+            "the declared encoding is {}, but the file is in {found}",
+            shown(declared)
+        ),
+    )
+}
+
+fn unsupported(encoding: &str) -> String {
+    format!(
+        "the encoding {encoding} is not supported; UTF-8, UTF-16 and encodings of one byte a \
+         character are"
+    )
+}

@@ -1,0 +1,88 @@
+//! How deep, long and many things may be.
+
+use super::*;
+
+#[test]
+fn depth_names_and_attributes_are_bounded() {
+    let nested = |levels: usize| {
+        let inner = levels - 1;
+        format!(
+            "<schema>{}{}</schema>",
+            "<a>".repeat(inner),
+            "</a>".repeat(inner)
+        )
+    };
+    assert!(parse(nested(DEPTH_MAX).as_bytes()).is_ok());
+    assert_rejected(
+        nested(DEPTH_MAX + 1).as_bytes(),
+        (1, 9 + 3 * (DEPTH_MAX as u64 - 1), "levels deep"),
+        false,
+    );
+    assert!(parse(nested(200_000).as_bytes()).is_err());
+
+    let named = |length: usize| format!("<schema><{}/></schema>", "a".repeat(length));
+    assert!(parse(named(NAME_MAX).as_bytes()).is_ok());
+    assert_rejected(
+        named(NAME_MAX + 1).as_bytes(),
+        (1, 10, "longer than"),
+        false,
+    );
+
+    let with_attributes = |count: usize| {
+        let attributes: String = (0..count).map(|number| format!(" a{number}=''")).collect();
+        format!("<schema{attributes}/>")
+    };
+    assert!(parse(with_attributes(ATTRIBUTES_MAX).as_bytes()).is_ok());
+    assert_rejected(
+        with_attributes(ATTRIBUTES_MAX + 1).as_bytes(),
+        (1, 1, "more than"),
+        false,
+    );
+    // Many attributes are compared in another way than few.
+    let twice = with_attributes(100).replace(" a50=", " a7=");
+    let column = twice.rfind("a7=").unwrap_or_default() as u64 + 1;
+    assert_rejected(twice.as_bytes(), (1, column, "`a7` is given twice"), false);
+}
+
+#[test]
+fn values_are_bounded_and_identities_never_lost() {
+    let long = "x".repeat(VALUE_MAX);
+    for name in ["name", "id"] {
+        assert!(parse(format!("<schema {name}='{long}'/>").as_bytes()).is_ok());
+        assert_rejected(
+            format!("<schema {name}='{long}x'/>").as_bytes(),
+            (1, 9, "is longer than"),
+            false,
+        );
+    }
+    let annotations = |values: &[(&str, &str)]| {
+        let inner: String = values
+            .iter()
+            .map(|(name, value)| format!("<annotation name='{name}'>{value}</annotation>"))
+            .collect();
+        format!("<schema><annotations>{inner}</annotations></schema>")
+    };
+    for name in ["engineId", "version"] {
+        let text = annotations(&[(name, &format!("{long}x"))]);
+        assert_rejected(text.as_bytes(), (1, 22, "is longer than"), false);
+    }
+    let nearly = "y".repeat(ANNOTATIONS_MAX - 4);
+    let text = annotations(&[
+        ("huge", &format!("{long}x")),
+        ("a", "1"),
+        ("b", &nearly),
+        ("over", "2"),
+        ("c", ""),
+        ("d", ""),
+        ("engineId", "e"),
+        ("version", &long),
+    ]);
+    let expected = annotated(&[
+        ("a", "1"),
+        ("b", &nearly),
+        ("c", ""),
+        ("engineId", "e"),
+        ("version", &long),
+    ]);
+    assert_eq!(parse(text.as_bytes()), Ok(expected));
+}
