@@ -1,0 +1,583 @@
+//! The webhooks of a configuration.
+//!
+//! Constraint: a webhook that is valid here can be asked for an HTTP request without another
+//! check: its URL, headers, secrets and PEM files are fit for use.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use base64::Engine;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use http::{HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::problem::shown;
+use super::raw::Kind;
+use super::secret;
+use super::section::{At, Context, Fault, Place, Section};
+use super::{Format, Tls, Webhook, scalar, tls};
+use crate::domain::event::EventKind;
+use crate::domain::route::Subscription;
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+
+/// The delay before each attempt, by Standard Webhooks (contract section 4), in seconds.
+const SCHEDULE_SECONDS: [u64; 10] = [
+    0,
+    5,
+    5 * MINUTE,
+    30 * MINUTE,
+    2 * HOUR,
+    5 * HOUR,
+    10 * HOUR,
+    14 * HOUR,
+    20 * HOUR,
+    24 * HOUR,
+];
+
+/// The most attempts of a schedule.
+const ATTEMPTS_MAX: usize = 100;
+
+/// The longest name of a webhook, in characters.
+const NAME_MAX: usize = 100;
+
+/// A secret shorter than this, in bytes, can be guessed; Standard Webhooks asks for 24 to 64.
+const SECRET_MIN: usize = 24;
+
+/// Headers that the daemon sets itself, or that belong to the connection and not to a request.
+const OWN_HEADERS: &[&str] = &[
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
+
+/// The beginnings of such headers.
+const OWN_PREFIXES: &[&str] = &["webhook-", "ce-"];
+
+/// Headers whose value is a secret, as a rule.
+const SECRET_HEADERS: &[&str] = &["authorization", "proxy-authorization", "cookie", "x-api-key"];
+
+/// Reads `webhooks`.
+pub(super) fn webhooks(
+    at: Option<At<'_>>,
+    root: &Place,
+    context: &mut Context<'_>,
+) -> Option<Vec<Webhook>> {
+    let none = "no webhooks are configured; events are recorded and go nowhere";
+    let at = match at {
+        Some(at) if !at.is_null() => at,
+        other => {
+            let place = other.map_or_else(|| root.below("webhooks"), |at| at.place);
+            context.warning(&place, none);
+            return Some(Vec::new());
+        }
+    };
+    let items = at.list(context, "a list of webhooks (- name: …)")?;
+    if items.is_empty() {
+        context.warning(&at.place, none);
+    }
+    let mut lines: HashMap<String, usize> = HashMap::new();
+    let mut found = Vec::new();
+    let mut complete = true;
+    for item in items {
+        match webhook(&item, &mut lines, context) {
+            Some(webhook) => found.push(webhook),
+            None => complete = false,
+        }
+    }
+    complete.then_some(found)
+}
+
+fn webhook(
+    at: &At<'_>,
+    lines: &mut HashMap<String, usize>,
+    context: &mut Context<'_>,
+) -> Option<Webhook> {
+    if at.is_null() {
+        let fault = Fault::new("has no value").allowed("a mapping with name, event and url");
+        context.error(&at.place, fault);
+        return None;
+    }
+    let mut section = at.section(context)?;
+    let name = section
+        .require(context, "name", "a text that no other webhook has")
+        .and_then(|at| name(&at, lines, context));
+    let event = section.take("event");
+    let events = section.take("events");
+    let url_at = section.require(context, "url", "http://… or https://…");
+    let projects = match section.take("projects") {
+        Some(at) => projects(&at, context).map(Some),
+        None => Some(None),
+    };
+    // A filter with an error in it is a filter all the same.
+    let filtered = !matches!(projects, Some(None));
+    let events = self::events(event, events, filtered, &section.place, context);
+    let format = section.choice(
+        context,
+        "format",
+        Format::Multipart,
+        &[
+            ("multipart", Format::Multipart),
+            ("form", Format::Form),
+            ("xml", Format::Xml),
+            ("json", Format::Json),
+            ("cloudevents", Format::CloudEvents),
+        ],
+    );
+    let headers = section
+        .section(context, "headers")
+        .and_then(|section| headers(section, context));
+    let secrets = match section.take("secret") {
+        Some(at) => secrets(&at, context),
+        None => Some(Vec::new()),
+    };
+    let timeout = section.duration(
+        context,
+        "timeout",
+        Duration::from_secs(15),
+        Duration::from_millis(10)..=Duration::from_secs(HOUR),
+    );
+    let schedule = section
+        .section(context, "retry")
+        .and_then(|section| schedule(section, context));
+    let concurrency = match section.take("concurrency") {
+        Some(at) => at.whole(context, 1..=1024),
+        None => Some(8),
+    };
+    let tls_at = section.take("tls");
+    let tls_place = tls_at.as_ref().map(|at| at.place.clone());
+    let tls = match tls_at {
+        Some(at) => at.section(context).and_then(|section| tls::tls(section, context)),
+        None => Some(Tls::default()),
+    };
+    let enabled = match section.take("enabled") {
+        Some(at) => at.boolean(context),
+        None => Some(true),
+    };
+    section.finish(context);
+
+    let url_place = url_at.as_ref().map(|at| at.place.clone());
+    let url = url_at.and_then(|at| url(&at, context));
+    if let (Some(url), Some(place)) = (&url, &url_place) {
+        plain_http(url, headers.as_deref(), tls_place.as_ref(), place, context);
+    }
+    let (project_globs, projects) = match projects? {
+        Some((globs, set)) => (globs, Some(set)),
+        None => (Vec::new(), None),
+    };
+    Some(Webhook {
+        subscription: Subscription {
+            webhook: name?,
+            events: events?,
+            projects,
+        },
+        project_globs,
+        url: url?,
+        format: format?,
+        headers: headers?,
+        secrets: secrets?,
+        timeout: timeout?,
+        schedule: schedule?,
+        concurrency: usize::try_from(concurrency?).unwrap_or(1),
+        tls: tls?,
+        enabled: enabled?,
+    })
+}
+
+fn name(
+    at: &At<'_>,
+    lines: &mut HashMap<String, usize>,
+    context: &mut Context<'_>,
+) -> Option<String> {
+    let text = at.text(context)?;
+    let harmless = text.trim() == text && !text.chars().any(char::is_control);
+    if !harmless || text.chars().nth(NAME_MAX).is_some() {
+        let fault = Fault::new("cannot be a name").allowed(format!(
+            "a text of at most {NAME_MAX} characters, none of them a control character, without \
+             spaces around it"
+        ));
+        context.error(&at.place, fault);
+        return None;
+    }
+    if let Some(line) = lines.get(text) {
+        let fault = Fault::new(format!(
+            "the name {} is taken by the webhook in line {line}",
+            shown(text)
+        ))
+        .allowed("a text that no other webhook has");
+        context.error(&at.place, fault);
+        return None;
+    }
+    lines.insert(text.to_owned(), at.place.mark.line);
+    Some(text.to_owned())
+}
+
+fn events(
+    event: Option<At<'_>>,
+    events: Option<At<'_>>,
+    filtered: bool,
+    place: &Place,
+    context: &mut Context<'_>,
+) -> Option<BTreeSet<EventKind>> {
+    let at = match (event, events) {
+        (Some(_), Some(at)) => {
+            let fault = Fault::new("both event and events are given").allowed("one of them");
+            context.error(&at.place, fault);
+            return None;
+        }
+        (Some(at), None) => {
+            if matches!(at.node.kind, Kind::List(_)) {
+                let fault = Fault::new("event is one event; a list belongs under events")
+                    .suggest(Some("events"));
+                context.error(&at.place, fault);
+                return None;
+            }
+            at
+        }
+        (None, Some(at)) => at,
+        (None, None) => {
+            let fault = Fault::new("is missing").allowed(
+                "event: with the name of one event, or events: with a list of them or \"*\"",
+            );
+            context.error(&place.below("event"), fault);
+            return None;
+        }
+    };
+    let items = at.one_or_many();
+    if items.is_empty() {
+        context.error(
+            &at.place,
+            Fault::new("is empty").allowed("at least one event, or \"*\""),
+        );
+        return None;
+    }
+    let several = items.len() > 1;
+    let mut found = BTreeSet::new();
+    let mut complete = true;
+    for item in items {
+        let Some(text) = item.text(context) else {
+            complete = false;
+            continue;
+        };
+        if text == "*" {
+            if several {
+                let fault = Fault::new("\"*\" means every event and stands alone");
+                context.error(&item.place, fault);
+                complete = false;
+            }
+            let every = EventKind::ALL.into_iter();
+            found.extend(every.filter(|kind| filtered || *kind != EventKind::ProjectImport));
+            continue;
+        }
+        match scalar::event(text) {
+            Ok(EventKind::ProjectImport) if !filtered => {
+                // Contract section 5: Project Import is for specific projects.
+                let any = if text.contains(' ') {
+                    EventKind::ProjectImportAny.label()
+                } else {
+                    EventKind::ProjectImportAny.as_str()
+                };
+                let fault = Fault::new(
+                    "Project Import is for specific projects, and this webhook has no projects",
+                )
+                .allowed("Project Import with projects: [GLOB, …]")
+                .suggest(Some(any));
+                context.error(&item.place, fault);
+                complete = false;
+            }
+            Ok(kind) => {
+                if !found.insert(kind) {
+                    let message = format!("{} is named twice", kind.label());
+                    context.error(&item.place, message);
+                    complete = false;
+                }
+            }
+            Err(fault) => {
+                context.error(&item.place, fault);
+                complete = false;
+            }
+        }
+    }
+    complete.then_some(found)
+}
+
+fn projects(at: &At<'_>, context: &mut Context<'_>) -> Option<(Vec<String>, GlobSet)> {
+    const ALLOWED: &str = "globs on organization/project, such as \"sales/*\"; * does not cross /";
+    let items = at.one_or_many();
+    if items.is_empty() {
+        let fault = Fault::new("is empty and would match no project").allowed(ALLOWED);
+        context.error(&at.place, fault);
+        return None;
+    }
+    let mut globs = Vec::new();
+    let mut builder = GlobSetBuilder::new();
+    let mut complete = true;
+    for item in items {
+        let Some(text) = item.text(context) else {
+            complete = false;
+            continue;
+        };
+        // Matched against organization/project, so that these match nothing, ever.
+        if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
+            let trimmed = text.trim_matches('/');
+            let suggestion = match trimmed {
+                "*" => "*/*".to_owned(),
+                _ if trimmed.contains('/') => trimmed.to_owned(),
+                _ => format!("{trimmed}/*"),
+            };
+            let fault = Fault::new(format!("{} matches no project", shown(text)))
+                .allowed(ALLOWED)
+                .suggest((suggestion.len() < 80).then_some(suggestion));
+            context.error(&item.place, fault);
+            complete = false;
+            continue;
+        }
+        match GlobBuilder::new(text).literal_separator(true).build() {
+            Ok(glob) => {
+                builder.add(glob);
+                globs.push(text.to_owned());
+            }
+            Err(error) => {
+                let message = format!("{} is not a glob: {}", shown(text), error.kind());
+                context.error(&item.place, Fault::new(message).allowed(ALLOWED));
+                complete = false;
+            }
+        }
+    }
+    if !complete {
+        return None;
+    }
+    match builder.build() {
+        Ok(set) => Some((globs, set)),
+        Err(error) => {
+            let fault = Fault::new(format!("these globs are too much: {}", error.kind()));
+            context.error(&at.place, fault);
+            None
+        }
+    }
+}
+
+/// Problems with a URL do not repeat it: it may hold a password or a token.
+fn url(at: &At<'_>, context: &mut Context<'_>) -> Option<Url> {
+    const ALLOWED: &str = "http://HOST/… or https://HOST/…";
+    let text = at.text(context)?;
+    let url = match Url::parse(text.trim()) {
+        Ok(url) => url,
+        Err(error) => {
+            let fault = Fault::new(format!("is not a URL: {error}")).allowed(ALLOWED);
+            context.error(&at.place, fault);
+            return None;
+        }
+    };
+    if !matches!(url.scheme(), "http" | "https") {
+        let fault = Fault::new(format!("the scheme {} is not served", shown(url.scheme())))
+            .allowed(ALLOWED);
+        context.error(&at.place, fault);
+        return None;
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let fault = Fault::new(
+            "holds a user name or a password; give them as a header, from a credential",
+        )
+        .allowed("headers: { Authorization: { credential: NAME } }");
+        context.error(&at.place, fault);
+        return None;
+    }
+    if url.fragment().is_some() {
+        let message = "holds a fragment (#…), which is never sent; leave it out";
+        context.error(&at.place, Fault::new(message).allowed(ALLOWED));
+        return None;
+    }
+    Some(url)
+}
+
+/// What does not go well with `http://`.
+fn plain_http(
+    url: &Url,
+    headers: Option<&[(HeaderName, HeaderValue)]>,
+    tls: Option<&Place>,
+    place: &Place,
+    context: &mut Context<'_>,
+) {
+    if url.scheme() != "http" {
+        return;
+    }
+    if let Some(tls) = tls {
+        context.warning(tls, "has no effect: the url begins with http://");
+    }
+    let is_loopback = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    let has_secret = headers.is_some_and(|headers| {
+        headers
+            .iter()
+            .any(|(name, _)| SECRET_HEADERS.contains(&name.as_str()))
+    });
+    if has_secret && !is_loopback {
+        let message = "sends a secret header over http://, where everybody on the way can read it";
+        context.warning(place, message);
+    }
+}
+
+fn headers(
+    section: Section<'_>,
+    context: &mut Context<'_>,
+) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let mut found: Vec<(HeaderName, HeaderValue)> = Vec::new();
+    let mut seen: HashMap<HeaderName, usize> = HashMap::new();
+    let mut complete = true;
+    for (written, place, at) in section.names() {
+        let name = header_name(written, &place, context);
+        if let Some(name) = &name {
+            let line = place.mark.line;
+            if let Some(first) = seen.insert(name.clone(), line) {
+                let message = format!("the header is given twice, first in line {first}");
+                context.error(&place, message);
+                complete = false;
+            }
+        }
+        let value = header_value(&at, name.as_ref(), context);
+        match (name, value) {
+            (Some(name), Some(value)) => found.push((name, value)),
+            _ => complete = false,
+        }
+    }
+    complete.then_some(found)
+}
+
+fn header_name(written: &str, place: &Place, context: &mut Context<'_>) -> Option<HeaderName> {
+    let Ok(name) = HeaderName::from_bytes(written.as_bytes()) else {
+        let fault = Fault::new("is not the name of a header")
+            .allowed("letters, digits and the characters !#$%&'*+-.^_`|~");
+        context.error(place, fault);
+        return None;
+    };
+    let text = name.as_str();
+    if OWN_HEADERS.contains(&text) || OWN_PREFIXES.iter().any(|own| text.starts_with(own)) {
+        let message = format!("the header {text} is set by the daemon itself");
+        let fault = Fault::new(message).allowed("any header but webhook-*, ce-* and those of HTTP itself");
+        context.error(place, fault);
+        return None;
+    }
+    Some(name)
+}
+
+fn header_value(
+    at: &At<'_>,
+    name: Option<&HeaderName>,
+    context: &mut Context<'_>,
+) -> Option<HeaderValue> {
+    let sourced = secret::value(at, context)?;
+    let Ok(mut value) = HeaderValue::from_str(sourced.value.expose_secret()) else {
+        let fault = Fault::new("the value cannot be sent as a header")
+            .allowed("visible ASCII characters, spaces and tabs; no line ends");
+        context.error(&at.place, fault);
+        return None;
+    };
+    // Whether it is a secret only its owner knows, so that all of them are treated as one.
+    value.set_sensitive(true);
+    let is_secret = name.is_some_and(|name| SECRET_HEADERS.contains(&name.as_str()));
+    if sourced.is_plain && is_secret {
+        plain_secret(&at.place, context);
+    }
+    Some(value)
+}
+
+fn plain_secret(place: &Place, context: &mut Context<'_>) {
+    if context.world_readable {
+        let message = "this secret stands in a file that everybody on this machine can read; \
+                       chmod 0640 it, or use { credential: NAME } or { file: PATH }";
+        context.warning(place, message);
+    }
+}
+
+fn secrets(at: &At<'_>, context: &mut Context<'_>) -> Option<Vec<SecretString>> {
+    let items = at.one_or_many();
+    if items.is_empty() || items.len() > 2 {
+        let fault = Fault::new(format!("{} secrets are given", items.len()))
+            .allowed("one, or a list of two during a rotation");
+        context.error(&at.place, fault);
+        return None;
+    }
+    let secrets: Vec<Option<SecretString>> = items
+        .iter()
+        .map(|item| {
+            let sourced = secret::value(item, context)?;
+            secret(sourced.value.expose_secret(), &item.place, context)?;
+            if sourced.is_plain {
+                plain_secret(&item.place, context);
+            }
+            Some(sourced.value)
+        })
+        .collect();
+    secrets.into_iter().collect()
+}
+
+/// Whether a secret can sign, by Standard Webhooks.
+fn secret(text: &str, place: &Place, context: &mut Context<'_>) -> Option<()> {
+    const ALLOWED: &str = "whsec_ and base64 with its padding, or raw text";
+    if text.starts_with("whsk_") || text.starts_with("whpk_") {
+        let message = "is an asymmetric key; signatures are HMAC-SHA256, by a shared secret";
+        context.error(place, Fault::new(message).allowed(ALLOWED));
+        return None;
+    }
+    let length = match text.strip_prefix("whsec_") {
+        None => text.len(),
+        Some(encoded) => {
+            let engine = base64::engine::general_purpose::STANDARD;
+            match engine.decode(encoded) {
+                Ok(key) if !key.is_empty() => key.len(),
+                _ => {
+                    let fault = Fault::new("what follows whsec_ is not base64").allowed(ALLOWED);
+                    context.error(place, fault);
+                    return None;
+                }
+            }
+        }
+    };
+    if length < SECRET_MIN {
+        let message = format!(
+            "this secret has {length} bytes; Standard Webhooks asks for at least {SECRET_MIN}, \
+             such as whsec_ and the output of: openssl rand -base64 32"
+        );
+        context.warning(place, message);
+    }
+    Some(())
+}
+
+fn schedule(mut section: Section<'_>, context: &mut Context<'_>) -> Option<Vec<Duration>> {
+    let at = section.take("schedule");
+    section.finish(context);
+    let Some(at) = at else {
+        return Some(SCHEDULE_SECONDS.map(Duration::from_secs).to_vec());
+    };
+    let items = at.list(context, "a list of durations, one before each attempt")?;
+    if items.is_empty() || items.len() > ATTEMPTS_MAX {
+        let fault = Fault::new(format!("{} attempts are scheduled", items.len()))
+            .allowed(format!("1 to {ATTEMPTS_MAX} durations, one before each attempt"));
+        context.error(&at.place, fault);
+        return None;
+    }
+    let bounds = Duration::ZERO..=Duration::from_secs(30 * 24 * HOUR);
+    let delays: Vec<Option<Duration>> = items
+        .iter()
+        .map(|item| item.duration(context, bounds.clone()))
+        .collect();
+    delays.into_iter().collect()
+}
