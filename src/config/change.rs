@@ -5,7 +5,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Config, Listen, Repository, Webhook};
+use super::{Config, Repository, Webhook};
 
 /// What a reload changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,8 +73,7 @@ pub fn between(old: &Config, new: &Config) -> Change {
         .filter(|webhook| find(new, webhook.name()).is_none())
         .map(|webhook| webhook.name().to_owned())
         .collect();
-    (change.repository, change.needs_rewatch) =
-        repository_fields(&old.repository, &new.repository);
+    (change.repository, change.needs_rewatch) = repository_fields(&old.repository, &new.repository);
     change.settings = differing([
         (
             "organizations",
@@ -218,16 +217,6 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// The address as it is written in the configuration.
-impl std::fmt::Display for Listen {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Listen::Tcp(address) => write!(formatter, "{address}"),
-            Listen::Unix(path) => write!(formatter, "unix:{}", path.display()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -246,9 +235,13 @@ webhooks:
 
     fn config(text: &str) -> Config {
         let environment = BTreeMap::new();
-        load_str(text.as_bytes(), Path::new("/nowhere/config.yaml"), &environment)
-            .unwrap_or_else(|problems| panic!("{problems}"))
-            .config
+        load_str(
+            text.as_bytes(),
+            Path::new("/nowhere/config.yaml"),
+            &environment,
+        )
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .config
     }
 
     #[test]
@@ -261,30 +254,69 @@ webhooks:
     fn each_edit_is_reported_by_the_name_of_its_setting() {
         let cases = [
             ("settle: 1s", "settle: 2s", "repository.settle"),
-            ("/nowhere/repository", "/nowhere/other", "repository.path rewatch"),
+            (
+                "/nowhere/repository",
+                "/nowhere/other",
+                "repository.path rewatch",
+            ),
             ("/nowhere/state", "/nowhere/state2", "restart state_dir"),
             ("name: one", "name: three", "added three removed one"),
-            ("aaaaaaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbbbbbb", "one: secret"),
+            (
+                "aaaaaaaaaaaaaaaaaaaaaaaa",
+                "bbbbbbbbbbbbbbbbbbbbbbbb",
+                "one: secret",
+            ),
             ("X-Token: one", "X-Token: two", "two: headers"),
-            ("event: project-publish", "event: snapshot-create", "one: events"),
-            ("'http://127.0.0.1:2/'", "'http://127.0.0.1:3/', enabled: false", "two: url enabled"),
+            (
+                "event: project-publish",
+                "event: snapshot-create",
+                "one: events",
+            ),
+            (
+                "'http://127.0.0.1:2/'",
+                "'http://127.0.0.1:3/', enabled: false",
+                "two: url enabled",
+            ),
             ("state_dir", "log: { level: debug }\nstate_dir", "log.level"),
-            ("state_dir", "admin: { listen: '127.0.0.1:1' }\nstate_dir", "admin.listen"),
-            ("state_dir", "retention: { dead: 1d }\nstate_dir", "retention.dead"),
+            (
+                "state_dir",
+                "admin: { listen: '127.0.0.1:1' }\nstate_dir",
+                "admin.listen",
+            ),
+            (
+                "state_dir",
+                "retention: { dead: 1d }\nstate_dir",
+                "retention.dead",
+            ),
             ("state_dir", "username: 'value:x'\nstate_dir", "username"),
         ];
         for (from, to, expected) in cases {
             let change = between(&config(BASE), &config(&BASE.replacen(from, to, 1)));
             let mut said: Vec<String> = Vec::new();
-            said.extend(change.webhooks_added.iter().map(|name| format!("added {name}")));
-            said.extend(change.webhooks_removed.iter().map(|name| format!("removed {name}")));
+            said.extend(
+                change
+                    .webhooks_added
+                    .iter()
+                    .map(|name| format!("added {name}")),
+            );
+            said.extend(
+                change
+                    .webhooks_removed
+                    .iter()
+                    .map(|name| format!("removed {name}")),
+            );
             for changed in &change.webhooks_changed {
                 said.push(format!("{}: {}", changed.name, changed.fields.join(" ")));
             }
             said.extend(change.repository.iter().map(|&key| key.to_owned()));
             said.extend(change.needs_rewatch.then(|| "rewatch".to_owned()));
             said.extend(change.settings.iter().map(|&key| key.to_owned()));
-            said.extend(change.needs_restart.iter().map(|key| format!("restart {key}")));
+            said.extend(
+                change
+                    .needs_restart
+                    .iter()
+                    .map(|key| format!("restart {key}")),
+            );
             assert_eq!(said.join(" "), expected, "{from} -> {to}");
         }
     }

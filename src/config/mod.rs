@@ -81,7 +81,8 @@ fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     let file = File::open(path)?;
     let mode = file.metadata()?.mode();
     let mut bytes = Vec::new();
-    file.take(raw::SIZE_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    file.take(raw::SIZE_MAX as u64 + 1)
+        .read_to_end(&mut bytes)?;
     Ok((bytes, mode))
 }
 
@@ -273,6 +274,16 @@ pub enum Listen {
     Tcp(std::net::SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+/// The address as it is written in the configuration.
+impl std::fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::Tcp(address) => write!(formatter, "{address}"),
+            Listen::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// What is logged, and how.

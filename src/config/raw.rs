@@ -169,6 +169,17 @@ fn syntax(error: &ScanError, file: &Path) -> Problem {
     let marker = error.marker();
     let info = error.info();
     let lower = info.to_lowercase();
+    let mark = Some(Mark {
+        line: marker.line(),
+        column: marker.col() + 1,
+    });
+    if lower.contains("recursion") {
+        // The parser's own limit, reached because it reads ahead of the events it gives.
+        return Problem {
+            mark,
+            ..Problem::of_file(file, too_deep())
+        };
+    }
     let remedy = if lower.contains("tab") {
         "; YAML is indented with spaces, not tabs"
     } else if lower.contains("alias") || lower.contains("anchor") {
@@ -177,12 +188,13 @@ fn syntax(error: &ScanError, file: &Path) -> Problem {
         ""
     };
     Problem {
-        mark: Some(Mark {
-            line: marker.line(),
-            column: marker.col() + 1,
-        }),
+        mark,
         ..Problem::of_file(file, format!("is not valid YAML: {info}{remedy}"))
     }
+}
+
+fn too_deep() -> String {
+    format!("is nested deeper than {DEPTH_MAX} levels; no setting is")
 }
 
 /// A collection that is being read.
@@ -243,7 +255,10 @@ impl Walk<'_> {
                 self.properties(mark, *anchor, tag.is_some());
                 let is_key = self.node(mark);
                 if is_key && text == "<<" && *style == saphyr_parser::ScalarStyle::Plain {
-                    self.problem(mark, "a merge key (<<) is not allowed; write the values out");
+                    self.problem(
+                        mark,
+                        "a merge key (<<) is not allowed; write the values out",
+                    );
                 }
             }
             Event::SequenceStart(anchor, tag) => {
@@ -296,10 +311,7 @@ impl Walk<'_> {
             return Flow::Break(());
         }
         if self.open.len() >= DEPTH_MAX {
-            self.problem(
-                mark,
-                format!("is nested deeper than {DEPTH_MAX} levels; no setting is"),
-            );
+            self.problem(mark, too_deep());
             return Flow::Break(());
         }
         self.open.push(open);

@@ -262,8 +262,7 @@ impl<'n> At<'n> {
             // Zero is zero in every unit.
             Kind::Whole(0) => Ok(Duration::ZERO),
             Kind::Whole(number) => {
-                Err(Fault::new(format!("{number} has no unit"))
-                    .suggest(Some(format!("{number}s"))))
+                Err(Fault::new(format!("{number} has no unit")).suggest(Some(format!("{number}s"))))
             }
             _ => {
                 self.wrong_type(context, "a duration such as 1s, 5m, 10h or 7d", "");

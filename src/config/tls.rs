@@ -26,7 +26,10 @@ pub(super) fn tls(mut section: Section<'_>, context: &mut Context<'_>) -> Option
         let mut store = rustls::RootCertStore::empty();
         for certificate in found {
             if let Err(error) = store.add(certificate) {
-                context.error(&at.place, format!("is not the certificate of an authority: {error}"));
+                context.error(
+                    &at.place,
+                    format!("is not the certificate of an authority: {error}"),
+                );
                 return None;
             }
         }
@@ -34,13 +37,13 @@ pub(super) fn tls(mut section: Section<'_>, context: &mut Context<'_>) -> Option
     });
     match (&certificate_at, &key_at) {
         (Some(at), None) => {
-            let fault = Fault::new("client_cert needs client_key beside it")
-                .allowed("both or neither");
+            let fault =
+                Fault::new("client_cert needs client_key beside it").allowed("both or neither");
             context.error(&at.place, fault);
         }
         (None, Some(at)) => {
-            let fault = Fault::new("client_key needs client_cert beside it")
-                .allowed("both or neither");
+            let fault =
+                Fault::new("client_key needs client_cert beside it").allowed("both or neither");
             context.error(&at.place, fault);
         }
         _ => {}
@@ -83,10 +86,7 @@ pub(super) fn tls(mut section: Section<'_>, context: &mut Context<'_>) -> Option
 }
 
 /// `None` where reading failed, `Some(None)` where there is nothing to read.
-fn optional<T>(
-    at: Option<At<'_>>,
-    read: impl FnOnce(&At<'_>) -> Option<T>,
-) -> Option<Option<T>> {
+fn optional<T>(at: Option<At<'_>>, read: impl FnOnce(&At<'_>) -> Option<T>) -> Option<Option<T>> {
     match at {
         None => Some(None),
         Some(at) => read(&at).map(Some),

@@ -93,7 +93,11 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
     }
     let mut section = root.section(context)?;
     let repository = section
-        .require(context, "repository", "a mapping with at least path: DIRECTORY")
+        .require(
+            context,
+            "repository",
+            "a mapping with at least path: DIRECTORY",
+        )
         .and_then(|at| self::repository(&at, context));
     let state_at = section.take("state_dir");
     let state_place = state_at
@@ -168,10 +172,7 @@ fn repository(at: &At<'_>, context: &mut Context<'_>) -> Option<Repository> {
         context,
         "on_first_start",
         FirstStart::Adopt,
-        &[
-            ("adopt", FirstStart::Adopt),
-            ("report", FirstStart::Report),
-        ],
+        &[("adopt", FirstStart::Adopt), ("report", FirstStart::Report)],
     );
     section.finish(context);
     let (layout, templates) = layout?;
@@ -249,9 +250,10 @@ fn layout(mut section: Section<'_>, context: &mut Context<'_>) -> Option<(Layout
                     Role::Snapshot => ("snapshot", &snapshot_places),
                 };
                 // A default has no place of its own, but can be in the way of what is written.
-                let place = places.get(error.index).cloned().unwrap_or_else(|| {
-                    place.below(&format!("{name}[{}] (default)", error.index))
-                });
+                let place = places
+                    .get(error.index)
+                    .cloned()
+                    .unwrap_or_else(|| place.below(&format!("{name}[{}] (default)", error.index)));
                 context.error(&place, error.reason);
             }
             None
@@ -383,8 +385,7 @@ fn username(at: &At<'_>, context: &mut Context<'_>) -> Option<Vec<UsernameSource
                 _ => None,
             };
             if source.is_none() {
-                let fault =
-                    Fault::new(format!("unknown source {}", shown(text))).allowed(ALLOWED);
+                let fault = Fault::new(format!("unknown source {}", shown(text))).allowed(ALLOWED);
                 context.error(&item.place, fault);
             }
             source

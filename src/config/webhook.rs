@@ -68,7 +68,12 @@ const OWN_HEADERS: &[&str] = &[
 const OWN_PREFIXES: &[&str] = &["webhook-", "ce-"];
 
 /// Headers whose value is a secret, as a rule.
-const SECRET_HEADERS: &[&str] = &["authorization", "proxy-authorization", "cookie", "x-api-key"];
+const SECRET_HEADERS: &[&str] = &[
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+];
 
 /// Reads `webhooks`.
 pub(super) fn webhooks(
@@ -160,7 +165,9 @@ fn webhook(
     let tls_at = section.take("tls");
     let tls_place = tls_at.as_ref().map(|at| at.place.clone());
     let tls = match tls_at {
-        Some(at) => at.section(context).and_then(|section| tls::tls(section, context)),
+        Some(at) => at
+            .section(context)
+            .and_then(|section| tls::tls(section, context)),
         None => Some(Tls::default()),
     };
     let enabled = match section.take("enabled") {
@@ -389,10 +396,9 @@ fn url(at: &At<'_>, context: &mut Context<'_>) -> Option<Url> {
         return None;
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let fault = Fault::new(
-            "holds a user name or a password; give them as a header, from a credential",
-        )
-        .allowed("headers: { Authorization: { credential: NAME } }");
+        let fault =
+            Fault::new("holds a user name or a password; give them as a header, from a credential")
+                .allowed("headers: { Authorization: { credential: NAME } }");
         context.error(&at.place, fault);
         return None;
     }
@@ -471,7 +477,8 @@ fn header_name(written: &str, place: &Place, context: &mut Context<'_>) -> Optio
     let text = name.as_str();
     if OWN_HEADERS.contains(&text) || OWN_PREFIXES.iter().any(|own| text.starts_with(own)) {
         let message = format!("the header {text} is set by the daemon itself");
-        let fault = Fault::new(message).allowed("any header but webhook-*, ce-* and those of HTTP itself");
+        let fault =
+            Fault::new(message).allowed("any header but webhook-*, ce-* and those of HTTP itself");
         context.error(place, fault);
         return None;
     }
@@ -569,8 +576,9 @@ fn schedule(mut section: Section<'_>, context: &mut Context<'_>) -> Option<Vec<D
     };
     let items = at.list(context, "a list of durations, one before each attempt")?;
     if items.is_empty() || items.len() > ATTEMPTS_MAX {
-        let fault = Fault::new(format!("{} attempts are scheduled", items.len()))
-            .allowed(format!("1 to {ATTEMPTS_MAX} durations, one before each attempt"));
+        let fault = Fault::new(format!("{} attempts are scheduled", items.len())).allowed(format!(
+            "1 to {ATTEMPTS_MAX} durations, one before each attempt"
+        ));
         context.error(&at.place, fault);
         return None;
     }
