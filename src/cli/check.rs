@@ -313,3 +313,94 @@ fn print_warnings(warnings: &[Problem], out: &mut dyn Write) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::*;
+
+    const TEXT: &str = "repository: { path: repository }
+webhooks:
+  - name: catalog
+    events: [Project Publish, snapshot-create]
+    url: https://catalog.example.com/hook?token=hidden-1
+    projects: [\"sales/*\"]
+    headers: { Authorization: hidden-2, X-Key: { file: key } }
+    secret: { env: SECRET }
+    retry: { schedule: [0s, 5m] }
+  - { name: spare, events: \"*\", url: \"http://127.0.0.1:9/\", enabled: false }
+";
+
+    fn run(text: &str, json: bool) -> (Verdict, String) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("repository")).unwrap();
+        fs::write(directory.path().join("key"), "hidden-3\n").unwrap();
+        let file = directory.path().join("config.yaml");
+        fs::write(&file, text).unwrap();
+        let environment =
+            BTreeMap::from([("SECRET".to_owned(), "hidden-4-hidden-4-hidden-4".to_owned())]);
+        let mut out = Vec::new();
+        let verdict = check_in(Some(&file), json, &environment, &mut out).unwrap();
+        (verdict, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_valid_configuration_is_listed_without_what_is_secret() {
+        let (verdict, printed) = run(TEXT, false);
+        assert_eq!(verdict.exit_status(), 0);
+        for expected in [
+            "webhook     catalog\n",
+            "  to        https://catalog.example.com/hook?token=… as multipart\n",
+            "  events    Project Publish, Snapshot Create\n",
+            "  projects  sales/*\n",
+            "  auth      signed; headers authorization, x-key\n",
+            "  retry     2 attempts: 0s, 5m\n",
+            "webhook     spare (disabled)\n",
+            "  projects  all\n",
+            "  project    {organization}/{project}/project.xml\n",
+        ] {
+            assert!(
+                printed.contains(expected),
+                "{expected:?} not in:\n{printed}"
+            );
+        }
+        assert!(!printed.contains("hidden"), "{printed}");
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let (_, printed) = run(TEXT, true);
+        assert!(!printed.contains("hidden"), "{printed}");
+        let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(report["valid"], true);
+        let webhook = &report["config"]["webhooks"][0];
+        assert_eq!(webhook["events"][1], "Snapshot Create");
+        assert_eq!(webhook["secrets"], 1);
+        assert_eq!(webhook["schedule"][1], "5m");
+    }
+
+    #[test]
+    fn every_error_is_listed_and_the_status_is_78() {
+        let text = TEXT.replace("events: [", "evnts: [").replace("0s", "0x");
+        let (verdict, printed) = run(&text, false);
+        assert_eq!(verdict.exit_status(), 78);
+        assert!(printed.contains("config.yaml:4:5: webhooks[0].evnts: unknown key"));
+        assert!(printed.contains("config.yaml:9:25: webhooks[0].retry.schedule[0]:"));
+        let (_, printed) = run(&text, true);
+        let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(report["valid"], false);
+        assert_eq!(report["errors"][0]["key"], "webhooks[0].event");
+        assert_eq!(report["errors"][1]["line"], 4);
+    }
+
+    #[test]
+    fn an_absent_file_is_a_configuration_error() {
+        let mut out = Vec::new();
+        let verdict = check(Some(Path::new("/nowhere/config.yaml")), false, &mut out).unwrap();
+        assert_eq!(verdict.exit_status(), 78);
+        let printed = String::from_utf8(out).unwrap();
+        assert!(printed.starts_with("/nowhere/config.yaml: the configuration cannot be read"));
+    }
+}

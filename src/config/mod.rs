@@ -307,3 +307,6 @@ pub enum LogFormat {
     /// journald's own protocol.
     Journald,
 }
+
+#[cfg(test)]
+mod tests;

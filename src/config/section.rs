@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::environment::Environment;
-use super::problem::{Mark, Problem, nearest, shown};
+use super::problem::{LISTED_MAX, Mark, Problem, nearest, shown};
 use super::raw::{Entry, Kind, Node, key_text};
 use super::scalar;
 
@@ -504,9 +504,13 @@ impl<'n> Section<'n> {
     pub fn finish(self, context: &mut Context<'_>) {
         let asked = self.asked.clone();
         for (name, place, _) in self.names() {
+            // What is not listed needs no suggestion, which is what takes time.
+            let suggestion = (context.errors.len() < LISTED_MAX)
+                .then(|| nearest(name, asked.iter().copied()))
+                .flatten();
             let fault = Fault::new("unknown key")
                 .allowed(asked.join(", "))
-                .suggest(nearest(name, asked.iter().copied()));
+                .suggest(suggestion);
             context.error(&place, fault);
         }
     }

@@ -40,6 +40,10 @@ const SCHEDULE_SECONDS: [u64; 10] = [
 /// The most attempts of a schedule.
 const ATTEMPTS_MAX: usize = 100;
 
+/// The most globs of a webhook, and the longest of them in bytes: each costs memory once compiled.
+const GLOBS_MAX: usize = 1000;
+const GLOB_MAX: usize = 1000;
+
 /// The longest name of a webhook, in characters.
 const NAME_MAX: usize = 100;
 
@@ -329,6 +333,13 @@ fn projects(at: &At<'_>, context: &mut Context<'_>) -> Option<(Vec<String>, Glob
         context.error(&at.place, fault);
         return None;
     }
+    if items.len() > GLOBS_MAX {
+        let fault = Fault::new(format!("{} globs are given", items.len())).allowed(format!(
+            "at most {GLOBS_MAX} globs of at most {GLOB_MAX} bytes each"
+        ));
+        context.error(&at.place, fault);
+        return None;
+    }
     let mut globs = Vec::new();
     let mut builder = GlobSetBuilder::new();
     let mut complete = true;
@@ -337,6 +348,12 @@ fn projects(at: &At<'_>, context: &mut Context<'_>) -> Option<(Vec<String>, Glob
             complete = false;
             continue;
         };
+        if text.len() > GLOB_MAX {
+            let message = format!("is longer than {GLOB_MAX} bytes");
+            context.error(&item.place, Fault::new(message).allowed(ALLOWED));
+            complete = false;
+            continue;
+        }
         // Matched against organization/project, so that these match nothing, ever.
         if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
             let trimmed = text.trim_matches('/');
