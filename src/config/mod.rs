@@ -4,20 +4,24 @@
 //! valid, with its secrets read and its paths absolute; what is wrong becomes [`Problem`]s, all of
 //! them at once, each with file, line, key path and what is allowed.
 //!
-//! Map, in reading order: [`raw`] turns bytes into a tree of values with their places, `section`
-//! reads a tree key by key, `scalar` reads single values, [`secret`](self) reads what comes from
-//! credentials, the environment and files, `validate` with `webhook` and `tls` makes a [`Config`]
-//! of it all, [`problem`] says what is wrong, [`change`] says what differs between two.
+//! Map, in reading order: `raw` turns bytes into a tree of values with their places; `section`
+//! reads a mapping of it, `value` a single value, `scalar` its text; `secret` reads what comes from
+//! credentials, the environment and files. `validate` makes a [`Config`] of it all, with the help
+//! of `repository`, `webhook`, `authentication` and `tls`. `problem` says what is wrong, and
+//! [`change`] what differs between two configurations.
 
+mod authentication;
 pub mod change;
-pub mod environment;
-pub mod problem;
-pub mod raw;
+mod environment;
+mod problem;
+mod raw;
+mod repository;
 mod scalar;
 mod secret;
 mod section;
 mod tls;
 mod validate;
+mod value;
 mod webhook;
 
 use std::fs::File;

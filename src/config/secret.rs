@@ -12,7 +12,8 @@ use secrecy::SecretString;
 
 use super::problem::shown;
 use super::raw::Kind;
-use super::section::{At, Context, Fault, Place};
+use super::section::{Context, Fault, Place};
+use super::value::At;
 
 /// The largest file that a value is read from, in bytes.
 const FILE_MAX: u64 = 256 * 1024;

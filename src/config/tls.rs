@@ -10,7 +10,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Tls;
 use super::secret;
-use super::section::{At, Context, Fault, Section};
+use super::section::{Context, Fault, Section};
+use super::value::At;
 
 /// Reads `tls`.
 pub(super) fn tls(mut section: Section<'_>, context: &mut Context<'_>) -> Option<Tls> {

@@ -6,17 +6,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use base64::Engine;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use http::{HeaderName, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::problem::shown;
 use super::raw::Kind;
-use super::secret;
-use super::section::{At, Context, Fault, Place, Section};
-use super::{Format, Tls, Webhook, scalar, tls};
+use super::section::{Context, Fault, Place, Section};
+use super::value::At;
+use super::{Format, Tls, Webhook, authentication, scalar, tls};
 use crate::domain::event::EventKind;
 use crate::domain::route::Subscription;
 
@@ -46,38 +44,6 @@ const GLOB_MAX: usize = 1000;
 
 /// The longest name of a webhook, in characters.
 const NAME_MAX: usize = 100;
-
-/// A secret shorter than this, in bytes, can be guessed; Standard Webhooks asks for 24 to 64.
-const SECRET_MIN: usize = 24;
-
-/// Headers that the daemon sets itself, or that belong to the connection and not to a request.
-const OWN_HEADERS: &[&str] = &[
-    "accept-encoding",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-];
-
-/// The beginnings of such headers.
-const OWN_PREFIXES: &[&str] = &["webhook-", "ce-"];
-
-/// Headers whose value is a secret, as a rule.
-const SECRET_HEADERS: &[&str] = &[
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "x-api-key",
-];
 
 /// Reads `webhooks`.
 pub(super) fn webhooks(
@@ -148,9 +114,9 @@ fn webhook(
     );
     let headers = section
         .section(context, "headers")
-        .and_then(|section| headers(section, context));
+        .and_then(|section| authentication::headers(section, context));
     let secrets = match section.take("secret") {
-        Some(at) => secrets(&at, context),
+        Some(at) => authentication::secrets(&at, context),
         None => Some(Vec::new()),
     };
     let timeout = section.duration(
@@ -450,139 +416,12 @@ fn plain_http(
     let has_secret = headers.is_some_and(|headers| {
         headers
             .iter()
-            .any(|(name, _)| SECRET_HEADERS.contains(&name.as_str()))
+            .any(|(name, _)| authentication::is_secret(name))
     });
     if has_secret && !is_loopback {
         let message = "sends a secret header over http://, where everybody on the way can read it";
         context.warning(place, message);
     }
-}
-
-fn headers(
-    section: Section<'_>,
-    context: &mut Context<'_>,
-) -> Option<Vec<(HeaderName, HeaderValue)>> {
-    let mut found: Vec<(HeaderName, HeaderValue)> = Vec::new();
-    let mut seen: HashMap<HeaderName, usize> = HashMap::new();
-    let mut complete = true;
-    for (written, place, at) in section.names() {
-        let name = header_name(written, &place, context);
-        if let Some(name) = &name {
-            let line = place.mark.line;
-            if let Some(first) = seen.insert(name.clone(), line) {
-                let message = format!("the header is given twice, first in line {first}");
-                context.error(&place, message);
-                complete = false;
-            }
-        }
-        let value = header_value(&at, name.as_ref(), context);
-        match (name, value) {
-            (Some(name), Some(value)) => found.push((name, value)),
-            _ => complete = false,
-        }
-    }
-    complete.then_some(found)
-}
-
-fn header_name(written: &str, place: &Place, context: &mut Context<'_>) -> Option<HeaderName> {
-    let Ok(name) = HeaderName::from_bytes(written.as_bytes()) else {
-        let fault = Fault::new("is not the name of a header")
-            .allowed("letters, digits and the characters !#$%&'*+-.^_`|~");
-        context.error(place, fault);
-        return None;
-    };
-    let text = name.as_str();
-    if OWN_HEADERS.contains(&text) || OWN_PREFIXES.iter().any(|own| text.starts_with(own)) {
-        let message = format!("the header {text} is set by the daemon itself");
-        let fault =
-            Fault::new(message).allowed("any header but webhook-*, ce-* and those of HTTP itself");
-        context.error(place, fault);
-        return None;
-    }
-    Some(name)
-}
-
-fn header_value(
-    at: &At<'_>,
-    name: Option<&HeaderName>,
-    context: &mut Context<'_>,
-) -> Option<HeaderValue> {
-    let sourced = secret::value(at, context)?;
-    let Ok(mut value) = HeaderValue::from_str(sourced.value.expose_secret()) else {
-        let fault = Fault::new("the value cannot be sent as a header")
-            .allowed("visible ASCII characters, spaces and tabs; no line ends");
-        context.error(&at.place, fault);
-        return None;
-    };
-    // Whether it is a secret only its owner knows, so that all of them are treated as one.
-    value.set_sensitive(true);
-    let is_secret = name.is_some_and(|name| SECRET_HEADERS.contains(&name.as_str()));
-    if sourced.is_plain && is_secret {
-        plain_secret(&at.place, context);
-    }
-    Some(value)
-}
-
-fn plain_secret(place: &Place, context: &mut Context<'_>) {
-    if context.world_readable {
-        let message = "this secret stands in a file that everybody on this machine can read; \
-                       chmod 0640 it, or use { credential: NAME } or { file: PATH }";
-        context.warning(place, message);
-    }
-}
-
-fn secrets(at: &At<'_>, context: &mut Context<'_>) -> Option<Vec<SecretString>> {
-    let items = at.one_or_many();
-    if items.is_empty() || items.len() > 2 {
-        let fault = Fault::new(format!("{} secrets are given", items.len()))
-            .allowed("one, or a list of two during a rotation");
-        context.error(&at.place, fault);
-        return None;
-    }
-    let secrets: Vec<Option<SecretString>> = items
-        .iter()
-        .map(|item| {
-            let sourced = secret::value(item, context)?;
-            secret(sourced.value.expose_secret(), &item.place, context)?;
-            if sourced.is_plain {
-                plain_secret(&item.place, context);
-            }
-            Some(sourced.value)
-        })
-        .collect();
-    secrets.into_iter().collect()
-}
-
-/// Whether a secret can sign, by Standard Webhooks.
-fn secret(text: &str, place: &Place, context: &mut Context<'_>) -> Option<()> {
-    const ALLOWED: &str = "whsec_ and base64 with its padding, or raw text";
-    if text.starts_with("whsk_") || text.starts_with("whpk_") {
-        let message = "is an asymmetric key; signatures are HMAC-SHA256, by a shared secret";
-        context.error(place, Fault::new(message).allowed(ALLOWED));
-        return None;
-    }
-    let length = match text.strip_prefix("whsec_") {
-        None => text.len(),
-        Some(encoded) => {
-            let engine = base64::engine::general_purpose::STANDARD;
-            match engine.decode(encoded) {
-                Ok(key) if !key.is_empty() => key.len(),
-                _ => {
-                    let fault = Fault::new("what follows whsec_ is not base64").allowed(ALLOWED);
-                    context.error(place, fault);
-                    return None;
-                }
-            }
-        }
-    };
-    if length < SECRET_MIN {
-        let message = format!(
-            "this secret has {length} bytes; Standard Webhooks asks for at least {SECRET_MIN}, \
-             such as whsec_ and the output of: openssl rand -base64 32"
-        );
-        context.warning(place, message);
-    }
-    Some(())
 }
 
 fn schedule(mut section: Section<'_>, context: &mut Context<'_>) -> Option<Vec<Duration>> {
