@@ -4,21 +4,23 @@
 //! valid, with its secrets read and its paths absolute; what is wrong becomes [`Problem`]s, all of
 //! them at once, each with file, line, key path and what is allowed.
 //!
-//! Map, in reading order: `raw` turns bytes into a tree of values with their places; `section`
-//! reads a mapping of it, `value` a single value, `scalar` its text; `secret` reads what comes from
-//! credentials, the environment and files. `validate` makes a [`Config`] of it all, with the help
-//! of `repository`, `webhook`, `authentication` and `tls`. `problem` says what is wrong, and
+//! Map, in reading order: `raw`, with `marks`, turns bytes into a tree of values with their places;
+//! `section` reads a mapping of it, `value` a single value, `scalar` its text; `secret` reads what
+//! comes from credentials, the environment and files. `validate` makes a [`Config`] of it all, with
+//! the help of `repository`, `webhook`, `subscription`, `authentication` and `tls`. `problem` says what is wrong, and
 //! [`change`] what differs between two configurations.
 
 mod authentication;
 pub mod change;
 mod environment;
+mod marks;
 mod problem;
 mod raw;
 mod repository;
 mod scalar;
 mod secret;
 mod section;
+mod subscription;
 mod tls;
 mod validate;
 mod value;

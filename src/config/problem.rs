@@ -50,7 +50,7 @@ impl Problem {
             file: file.to_owned(),
             mark: None,
             key: String::new(),
-            message: message.into(),
+            message: one_line(&message.into()),
             allowed: None,
             suggestion: None,
         }
@@ -81,8 +81,7 @@ impl fmt::Display for Problem {
 /// Everything that is wrong with a configuration, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problems {
-    /// What makes it invalid; never empty, at most [`LISTED_MAX`] and a line that says how many
-    /// more there are.
+    /// What makes it invalid; never empty, at most 100 and one that says how many more there are.
     pub errors: Vec<Problem>,
     /// What is allowed and yet probably not meant.
     pub warnings: Vec<Problem>,
@@ -124,19 +123,24 @@ pub(super) fn shown(text: &str) -> String {
 
 /// [`shown`] without the quotes.
 pub(super) fn shortened(text: &str) -> String {
-    let mut short: String = text
-        .chars()
-        .take(SHOWN_MAX)
+    let end = text.char_indices().nth(SHOWN_MAX);
+    let mut short = one_line(end.map_or(text, |(end, _)| text.get(..end).unwrap_or(text)));
+    if end.is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// The text with its control characters escaped: a path may hold them too, and neither a line of
+/// the listing nor a terminal may be broken by one.
+pub(super) fn one_line(text: &str) -> String {
+    text.chars()
         .flat_map(|character| {
             let escape = character.is_control().then(|| character.escape_default());
             let plain = (!character.is_control()).then_some(character);
             escape.into_iter().flatten().chain(plain)
         })
-        .collect();
-    if text.chars().nth(SHOWN_MAX).is_some() {
-        short.push('…');
-    }
-    short
+        .collect()
 }
 
 /// The candidate that `word` was probably meant to be.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::environment::Environment;
-use super::problem::{LISTED_MAX, Mark, Problem, nearest};
+use super::problem::{LISTED_MAX, Mark, Problem, nearest, one_line};
 use super::raw::{Entry, Kind, key_text};
 use super::value::At;
 
@@ -99,9 +99,9 @@ impl Context<'_> {
             file: self.file.to_owned(),
             mark: Some(place.mark),
             key: place.key.clone(),
-            message: fault.message,
-            allowed: fault.allowed,
-            suggestion: fault.suggestion,
+            message: one_line(&fault.message),
+            allowed: fault.allowed.as_deref().map(one_line),
+            suggestion: fault.suggestion.as_deref().map(one_line),
         }
     }
 

@@ -3,19 +3,16 @@
 //! Constraint: a webhook that is valid here can be asked for an HTTP request without another
 //! check: its URL, headers, secrets and PEM files are fit for use.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use http::{HeaderName, HeaderValue};
 use url::Url;
 
 use super::problem::shown;
-use super::raw::Kind;
 use super::section::{Context, Fault, Place, Section};
 use super::value::At;
-use super::{Format, Tls, Webhook, authentication, scalar, tls};
-use crate::domain::event::EventKind;
+use super::{Format, Tls, Webhook, authentication, subscription, tls};
 use crate::domain::route::Subscription;
 
 const MINUTE: u64 = 60;
@@ -37,10 +34,6 @@ const SCHEDULE_SECONDS: [u64; 10] = [
 
 /// The most attempts of a schedule.
 const ATTEMPTS_MAX: usize = 100;
-
-/// The most globs of a webhook, and the longest of them in bytes: each costs memory once compiled.
-const GLOBS_MAX: usize = 1000;
-const GLOB_MAX: usize = 1000;
 
 /// The longest name of a webhook, in characters.
 const NAME_MAX: usize = 100;
@@ -94,12 +87,12 @@ fn webhook(
     let events = section.take("events");
     let url_at = section.require(context, "url", "http://… or https://…");
     let projects = match section.take("projects") {
-        Some(at) => projects(&at, context).map(Some),
+        Some(at) => subscription::projects(&at, context).map(Some),
         None => Some(None),
     };
     // A filter with an error in it is a filter all the same.
     let filtered = !matches!(projects, Some(None));
-    let events = self::events(event, events, filtered, &section.place, context);
+    let events = subscription::events(event, events, filtered, &section.place, context);
     let format = section.choice(
         context,
         "format",
@@ -200,164 +193,6 @@ fn name(
     }
     lines.insert(text.to_owned(), at.place.mark.line);
     Some(text.to_owned())
-}
-
-fn events(
-    event: Option<At<'_>>,
-    events: Option<At<'_>>,
-    filtered: bool,
-    place: &Place,
-    context: &mut Context<'_>,
-) -> Option<BTreeSet<EventKind>> {
-    let at = match (event, events) {
-        (Some(_), Some(at)) => {
-            let fault = Fault::new("both event and events are given").allowed("one of them");
-            context.error(&at.place, fault);
-            return None;
-        }
-        (Some(at), None) => {
-            if matches!(at.node.kind, Kind::List(_)) {
-                let fault = Fault::new("event is one event; a list belongs under events")
-                    .suggest(Some("events"));
-                context.error(&at.place, fault);
-                return None;
-            }
-            at
-        }
-        (None, Some(at)) => at,
-        (None, None) => {
-            let fault = Fault::new("is missing").allowed(
-                "event: with the name of one event, or events: with a list of them or \"*\"",
-            );
-            context.error(&place.below("event"), fault);
-            return None;
-        }
-    };
-    let items = at.one_or_many();
-    if items.is_empty() {
-        context.error(
-            &at.place,
-            Fault::new("is empty").allowed("at least one event, or \"*\""),
-        );
-        return None;
-    }
-    let several = items.len() > 1;
-    let mut found = BTreeSet::new();
-    let mut complete = true;
-    for item in items {
-        let Some(text) = item.text(context) else {
-            complete = false;
-            continue;
-        };
-        if text == "*" {
-            if several {
-                let fault = Fault::new("\"*\" means every event and stands alone");
-                context.error(&item.place, fault);
-                complete = false;
-            }
-            let every = EventKind::ALL.into_iter();
-            found.extend(every.filter(|kind| filtered || *kind != EventKind::ProjectImport));
-            continue;
-        }
-        match scalar::event(text) {
-            Ok(EventKind::ProjectImport) if !filtered => {
-                // Contract section 5: Project Import is for specific projects.
-                let any = if text.contains(' ') {
-                    EventKind::ProjectImportAny.label()
-                } else {
-                    EventKind::ProjectImportAny.as_str()
-                };
-                let fault = Fault::new(
-                    "Project Import is for specific projects, and this webhook has no projects",
-                )
-                .allowed("Project Import with projects: [GLOB, …]")
-                .suggest(Some(any));
-                context.error(&item.place, fault);
-                complete = false;
-            }
-            Ok(kind) => {
-                if !found.insert(kind) {
-                    let message = format!("{} is named twice", kind.label());
-                    context.error(&item.place, message);
-                    complete = false;
-                }
-            }
-            Err(fault) => {
-                context.error(&item.place, fault);
-                complete = false;
-            }
-        }
-    }
-    complete.then_some(found)
-}
-
-fn projects(at: &At<'_>, context: &mut Context<'_>) -> Option<(Vec<String>, GlobSet)> {
-    const ALLOWED: &str = "globs on organization/project, such as \"sales/*\"; * does not cross /";
-    let items = at.one_or_many();
-    if items.is_empty() {
-        let fault = Fault::new("is empty and would match no project").allowed(ALLOWED);
-        context.error(&at.place, fault);
-        return None;
-    }
-    if items.len() > GLOBS_MAX {
-        let fault = Fault::new(format!("{} globs are given", items.len())).allowed(format!(
-            "at most {GLOBS_MAX} globs of at most {GLOB_MAX} bytes each"
-        ));
-        context.error(&at.place, fault);
-        return None;
-    }
-    let mut globs = Vec::new();
-    let mut builder = GlobSetBuilder::new();
-    let mut complete = true;
-    for item in items {
-        let Some(text) = item.text(context) else {
-            complete = false;
-            continue;
-        };
-        if text.len() > GLOB_MAX {
-            let message = format!("is longer than {GLOB_MAX} bytes");
-            context.error(&item.place, Fault::new(message).allowed(ALLOWED));
-            complete = false;
-            continue;
-        }
-        // Matched against organization/project, so that these match nothing, ever.
-        if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
-            let trimmed = text.trim_matches('/');
-            let suggestion = match trimmed {
-                "*" => "*/*".to_owned(),
-                _ if trimmed.contains('/') => trimmed.to_owned(),
-                _ => format!("{trimmed}/*"),
-            };
-            let fault = Fault::new(format!("{} matches no project", shown(text)))
-                .allowed(ALLOWED)
-                .suggest((suggestion.len() < 80).then_some(suggestion));
-            context.error(&item.place, fault);
-            complete = false;
-            continue;
-        }
-        match GlobBuilder::new(text).literal_separator(true).build() {
-            Ok(glob) => {
-                builder.add(glob);
-                globs.push(text.to_owned());
-            }
-            Err(error) => {
-                let message = format!("{} is not a glob: {}", shown(text), error.kind());
-                context.error(&item.place, Fault::new(message).allowed(ALLOWED));
-                complete = false;
-            }
-        }
-    }
-    if !complete {
-        return None;
-    }
-    match builder.build() {
-        Ok(set) => Some((globs, set)),
-        Err(error) => {
-            let fault = Fault::new(format!("these globs are too much: {}", error.kind()));
-            context.error(&at.place, fault);
-            None
-        }
-    }
 }
 
 /// Problems with a URL do not repeat it: it may hold a password or a token.
