@@ -3,8 +3,33 @@
 //! Constraint: nothing past this layer checks a setting again. [`Config`] holds only what is
 //! valid, with its secrets read and its paths absolute; what is wrong becomes [`Problem`]s, all of
 //! them at once, each with file, line, key path and what is allowed.
+//!
+//! Map, in reading order: `raw`, with `marks`, turns bytes into a tree of values with their places;
+//! `section` reads a mapping of it, `value` a single value, `scalar` its text; `secret` reads what
+//! comes from credentials, the environment and files. `validate` makes a [`Config`] of it all, with
+//! the help of `repository`, `webhook`, `subscription`, `authentication` and `tls`. `problem` says what is wrong, and
+//! [`change`] what differs between two configurations.
 
-use std::path::PathBuf;
+mod authentication;
+pub mod change;
+mod environment;
+mod marks;
+mod problem;
+mod raw;
+mod repository;
+mod scalar;
+mod secret;
+mod section;
+mod subscription;
+mod tls;
+mod validate;
+mod value;
+mod webhook;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -13,6 +38,59 @@ use url::Url;
 use crate::domain::parameters::Naming;
 use crate::domain::route::Subscription;
 use crate::layout::Layout;
+
+pub use environment::{Environment, SystemEnvironment};
+pub use problem::{Mark, Problem, Problems};
+
+/// A configuration that is valid, and what is probably not meant in it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is allowed and probably not meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads a configuration with all that it refers to.
+///
+/// # Errors
+///
+/// Everything that is wrong with it, the file being absent or unreadable included.
+pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Problems> {
+    match read(file) {
+        Ok((bytes, mode)) => validate::load(&bytes, file, mode & 0o004 != 0, environment),
+        Err(error) => {
+            let message = format!("the configuration cannot be read: {error}");
+            Err(Problems {
+                errors: vec![Problem::of_file(file, message)],
+                warnings: Vec::new(),
+            })
+        }
+    }
+}
+
+/// Reads a configuration of these bytes as though they stood in `file`, which need not exist.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn load_str(
+    bytes: &[u8],
+    file: &Path,
+    environment: &dyn Environment,
+) -> Result<Loaded, Problems> {
+    validate::load(bytes, file, false, environment)
+}
+
+/// The bytes and the mode of the file, no more of it than one byte above the limit.
+fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.mode();
+    let mut bytes = Vec::new();
+    file.take(raw::SIZE_MAX as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok((bytes, mode))
+}
 
 /// A configuration that is valid.
 #[derive(Clone, Debug)]
@@ -35,6 +113,30 @@ pub struct Config {
     pub log: Log,
 }
 
+impl Config {
+    /// Where a configuration is looked for when none is named, in this order.
+    pub fn default_files() -> [PathBuf; 2] {
+        [
+            PathBuf::from("./config.yaml"),
+            PathBuf::from("/etc/project-webhooks/config.yaml"),
+        ]
+    }
+
+    /// The configuration file to read: the one that is named, else the first default that exists,
+    /// else the first default, so that the error names it.
+    pub fn file_or_default(named: Option<&Path>) -> PathBuf {
+        if let Some(named) = named {
+            return named.to_owned();
+        }
+        let [here, system] = Self::default_files();
+        if !here.exists() && system.exists() {
+            system
+        } else {
+            here
+        }
+    }
+}
+
 /// The watched repository.
 #[derive(Clone, Debug)]
 pub struct Repository {
@@ -42,6 +144,8 @@ pub struct Repository {
     pub path: PathBuf,
     /// Where projects are in it.
     pub layout: Layout,
+    /// The templates that the layout was made of, as written.
+    pub templates: Templates,
     /// How long a project must be quiet before a removal in it counts.
     pub settle: Duration,
     /// The time between full comparisons.
@@ -54,6 +158,17 @@ pub struct Repository {
     pub max_file_size: u64,
     /// What the first start does with what is there.
     pub on_first_start: FirstStart,
+}
+
+/// Path templates, as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Templates {
+    /// Of definitions.
+    pub project: Vec<String>,
+    /// Of published copies.
+    pub published: Vec<String>,
+    /// Of snapshots.
+    pub snapshot: Vec<String>,
 }
 
 /// How changes are noticed.
@@ -81,6 +196,8 @@ pub enum FirstStart {
 pub struct Webhook {
     /// What it wants to hear of; its `webhook` is the unique name.
     pub subscription: Subscription,
+    /// The globs that the subscription's filter was made of, as written; empty where it has none.
+    pub project_globs: Vec<String>,
     /// Where callbacks go.
     pub url: Url,
     /// The form of the body.
@@ -99,6 +216,19 @@ pub struct Webhook {
     pub tls: Tls,
     /// Whether it takes part at all.
     pub enabled: bool,
+}
+
+impl Format {
+    /// The word in the configuration and in listings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Format::Multipart => "multipart",
+            Format::Form => "form",
+            Format::Xml => "xml",
+            Format::Json => "json",
+            Format::CloudEvents => "cloudevents",
+        }
+    }
 }
 
 impl Webhook {
@@ -152,6 +282,16 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+/// The address as it is written in the configuration.
+impl std::fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::Tcp(address) => write!(formatter, "{address}"),
+            Listen::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// What is logged, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -173,3 +313,6 @@ pub enum LogFormat {
     /// journald's own protocol.
     Journald,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! The commands: they print, and decide nothing.
+
+pub mod check;

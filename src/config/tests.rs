@@ -1,0 +1,226 @@
+//! What reads the disk and the environment, and what is made of it; the tables of invalid and
+//! valid files are in `tests/configs`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+use super::*;
+use crate::domain::event::EventKind;
+use crate::domain::project::ProjectKey;
+
+struct Place {
+    directory: TempDir,
+    environment: BTreeMap<String, String>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("repository")).unwrap();
+        Self {
+            directory,
+            environment: BTreeMap::new(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn file(&self, name: &str, text: &str, mode: u32) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), text).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn load(&self, rest: &str) -> Result<Loaded, Problems> {
+        let text = format!("repository: {{ path: repository }}\n{rest}");
+        self.file("config.yaml", &text, 0o644);
+        load(&self.path("config.yaml"), &self.environment)
+    }
+
+    fn webhook(&self, settings: &str) -> Result<(Webhook, Vec<Problem>), Problems> {
+        let Loaded { config, warnings } = self.load(&format!(
+            "webhooks: [{{ name: a, url: 'http://127.0.0.1/', {settings} }}]\n"
+        ))?;
+        Ok((config.webhooks.into_iter().next().unwrap(), warnings))
+    }
+}
+
+#[test]
+fn values_come_from_their_sources_without_the_last_line_end() {
+    let mut place = Place::new();
+    place.file("token", "from file\r\n", 0o600);
+    place.file("credentials/name", "from credential\n", 0o644);
+    let credentials = place.path("credentials").display().to_string();
+    place
+        .environment
+        .insert("CREDENTIALS_DIRECTORY".into(), credentials);
+    place.environment.insert("V".into(), "from variable".into());
+    let (webhook, warnings) = place
+        .webhook(
+            "event: project-delete, headers: { A: { file: token }, B: { credential: name }, \
+             C: { env: V }, D: plain }",
+        )
+        .unwrap();
+    let values: Vec<&[u8]> = webhook
+        .headers
+        .iter()
+        .map(|(_, value)| value.as_bytes())
+        .collect();
+    let expected: [&[u8]; 4] = [b"from file", b"from credential", b"from variable", b"plain"];
+    assert_eq!(values, expected);
+    assert_eq!(warnings, []);
+}
+
+#[test]
+fn a_secret_that_everybody_can_read_is_a_warning() {
+    let place = Place::new();
+    let long = "s".repeat(32);
+    place.file("open", &long, 0o644);
+    place.file("closed", &long, 0o640);
+    let warned = |settings: &str| {
+        let (_, warnings) = place
+            .webhook(&format!("event: project-delete, {settings}"))
+            .unwrap();
+        warnings.len()
+    };
+    assert_eq!(warned("secret: { file: open }"), 1);
+    assert_eq!(warned("secret: { file: closed }"), 0);
+    // The configuration file of these tests is open to everybody as well.
+    assert_eq!(warned(&format!("secret: {long}")), 1);
+    assert_eq!(warned("headers: { Authorization: x, X-Other: x }"), 1);
+}
+
+#[test]
+fn no_value_of_a_secret_is_ever_printed() {
+    let mut place = Place::new();
+    place.file("key", "hidden\nhidden", 0o600);
+    place.environment.insert("V".into(), "hidden".into());
+    let fine = place
+        .webhook(
+            "event: project-delete, secret: [{ file: key }, hidden], \
+             headers: { A: { env: V }, B: hidden }",
+        )
+        .unwrap();
+    assert_eq!(fine.0.secrets[1].expose_secret(), "hidden");
+    assert!(!format!("{fine:?}").contains("hidden"), "{fine:?}");
+    for settings in [
+        "headers: { A: { file: key } }",
+        "headers: { A: \"hidden\\n\" }",
+        "secret: whsec_hidden!",
+        "secret: whsk_hidden",
+        "secret: [{ a: hidden }]",
+        "secret: { file: { a: hidden } }",
+        "secret: [[hidden]]",
+        "secret: hidden, secret: hidden",
+    ] {
+        let problems = place
+            .webhook(&format!("event: project-delete, {settings}"))
+            .unwrap_err();
+        assert!(!problems.to_string().contains("hidden"), "{problems}");
+        assert!(!format!("{problems:?}").contains("hidden"), "{problems:?}");
+    }
+    let in_url = place
+        .load("webhooks: [{ name: a, event: project-delete, url: 'http://u:hidden@x/' }]")
+        .unwrap_err();
+    assert!(!in_url.to_string().contains("hidden"), "{in_url}");
+}
+
+#[test]
+fn the_state_directory_is_the_first_that_systemd_names_else_beside_the_file() {
+    let mut place = Place::new();
+    let state = |place: &Place, rest: &str| place.load(rest).unwrap().config.state_dir;
+    assert_eq!(state(&place, ""), place.path("state"));
+    let list = "/var/lib/one:/var/lib/two".to_owned();
+    place.environment.insert("STATE_DIRECTORY".into(), list);
+    assert_eq!(state(&place, ""), Path::new("/var/lib/one"));
+    assert_eq!(state(&place, "state_dir: ./own\n"), place.path("own"));
+}
+
+#[test]
+fn a_link_does_not_hide_that_the_state_is_inside_the_repository() {
+    let place = Place::new();
+    symlink(place.path("repository"), place.path("elsewhere")).unwrap();
+    let problems = place.load("state_dir: elsewhere/new/state\n").unwrap_err();
+    assert!(problems.to_string().contains("is inside the repository"));
+}
+
+#[test]
+fn project_globs_do_not_cross_the_separator() {
+    let place = Place::new();
+    let (webhook, _) = place
+        .webhook("events: '*', projects: ['sales/*', '*/core', 'deep/**']")
+        .unwrap();
+    let wants = |organization: &str, project: &str| {
+        let key = ProjectKey::new(organization, project);
+        webhook.subscription.wants(EventKind::ProjectImport, &key)
+    };
+    assert!(wants("sales", "one") && wants("any", "core") && wants("deep", "one"));
+    assert!(!wants("sales", "one/two") && !wants("other", "one"));
+}
+
+#[test]
+fn every_event_leaves_out_project_import_where_no_projects_are_named() {
+    let place = Place::new();
+    let (all, _) = place.webhook("events: '*'").unwrap();
+    assert_eq!(all.subscription.events.len(), 6);
+    assert!(!all.subscription.events.contains(&EventKind::ProjectImport));
+    let (some, _) = place.webhook("events: ['*'], projects: 'a/*'").unwrap();
+    assert_eq!(some.subscription.events.len(), 7);
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let place = Place::new();
+    let (webhook, _) = place.webhook("event: project-delete").unwrap();
+    assert_eq!(webhook.format, Format::Multipart);
+    assert_eq!(webhook.timeout, Duration::from_secs(15));
+    assert_eq!(webhook.concurrency, 8);
+    assert!(webhook.enabled);
+    let hours: Vec<u64> = webhook
+        .schedule
+        .iter()
+        .map(|delay| delay.as_secs() / 3600)
+        .collect();
+    assert_eq!(hours, [0, 0, 0, 0, 2, 5, 10, 14, 20, 24]);
+}
+
+#[test]
+fn positions_are_those_of_an_editor() {
+    let text = "# ä\nrepository:\n  # ö\n  path: repository\n  \"watch\": [\n    é ]\n";
+    let place = Place::new();
+    let environment = BTreeMap::new();
+    let problems = load_str(text.as_bytes(), &place.path("c.yaml"), &environment).unwrap_err();
+    let mark = problems.errors.first().and_then(|problem| problem.mark);
+    assert_eq!(
+        mark,
+        Some(Mark {
+            line: 5,
+            column: 12
+        })
+    );
+}
+
+#[test]
+fn a_file_that_is_too_large_is_not_parsed() {
+    let text = " ".repeat(raw::SIZE_MAX + 1);
+    let problems = load_str(text.as_bytes(), Path::new("c.yaml"), &BTreeMap::new()).unwrap_err();
+    assert!(
+        problems
+            .to_string()
+            .contains("is larger than 1048576 bytes")
+    );
+}
+
+#[test]
+fn a_long_list_of_errors_is_cut_and_says_so() {
+    let text: String = (0..500).map(|index| format!("key{index}: 1\n")).collect();
+    let problems = load_str(text.as_bytes(), Path::new("c.yaml"), &BTreeMap::new()).unwrap_err();
+    assert_eq!(problems.errors.len(), problem::LISTED_MAX + 1);
+    assert!(problems.to_string().ends_with("and 401 more"));
+}
