@@ -1,0 +1,347 @@
+//! The daemon: its parts put together, supervised, reloaded and drained.
+//!
+//! Constraint: a rejected reload changes nothing, and the process does not limp on without one of
+//! its parts: when one ends that should not, by a panic too, all of it ends and the service
+//! manager starts it again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook_tokio::Signals;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Known};
+use crate::clock::Clock;
+use crate::config::{self, Config, Environment};
+use crate::dispatch::{self, Dispatcher, Doorbells, Targets};
+use crate::engine::status::Status;
+use crate::engine::{Engine, Input, Parts};
+use crate::hint::RescanReason;
+use crate::logging::Logging;
+use crate::os;
+use crate::store::{OpenError, Store, StoreError};
+use crate::webhook::ClientError;
+
+/// How long deliveries in flight may take after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long the loop may stand before the daemon counts as not alive: longer than reading the
+/// largest file of a slow disk.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
+/// Why the daemon ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The store cannot be opened.
+    #[error("the state cannot be opened")]
+    Open(#[from] OpenError),
+    /// The store cannot be used.
+    #[error("the state cannot be used")]
+    Store(#[from] StoreError),
+    /// A webhook's client cannot be made.
+    #[error("a webhook cannot be used")]
+    Client(#[from] ClientError),
+    /// A thread or a signal handler cannot be had.
+    #[error("the system refuses {what}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A part ended that should not.
+    #[error("{part} ended; this is a defect of the program, and its log says more")]
+    PartEnded {
+        /// Which part.
+        part: String,
+    },
+}
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+///
+/// The state or a webhook cannot be used, or a part of the daemon ended.
+pub async fn run(
+    config: Arc<Config>,
+    environment: &dyn Environment,
+    logging: Option<&Logging>,
+    level_is_fixed: bool,
+) -> Result<(), DaemonError> {
+    os::raise_open_files();
+    let clock = Clock::start();
+    let mut signals =
+        Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).map_err(|source| DaemonError::System {
+            what: "signal handlers",
+            source,
+        })?;
+    let targets = Targets::prepare(&config.webhooks).map_err(|errors| {
+        for error in &errors {
+            error!("{}", chain(error));
+        }
+        first_of(errors)
+    })?;
+    let store = open_store(config.state_dir.clone()).await?;
+    dispatch::note_configuration(&store, &config.webhooks).await?;
+
+    let status = Arc::new(Status::default());
+    let doorbells = Arc::new(Doorbells::default());
+    let (engine_ended, engine_end) = oneshot::channel();
+    let engine = Engine::start(
+        Parts {
+            config: Arc::clone(&config),
+            store: store.clone(),
+            clock,
+            status: Arc::clone(&status),
+            doorbells: Arc::clone(&doorbells),
+        },
+        move || {
+            let _ = engine_ended.send(());
+        },
+    )
+    .map_err(|source| DaemonError::System {
+        what: "a thread",
+        source,
+    })?;
+
+    let stop = CancellationToken::new();
+    let shared = dispatch::Shared {
+        store: store.clone(),
+        clock,
+        doorbells,
+        jitter: Arc::new(fastrand::f64),
+    };
+    let dispatcher = Dispatcher::start(shared, targets, stop.clone());
+    let served = CancellationToken::new();
+    let known = Arc::new(Known {
+        status: Arc::clone(&status),
+        store: store.clone(),
+        clock,
+        standstill: STANDSTILL,
+    });
+    let admin = tokio::spawn(admin::serve(
+        Arc::clone(&known),
+        config.state_dir.clone(),
+        config.admin.clone(),
+        served.clone(),
+    ));
+    let heart = tokio::spawn(beat(Arc::clone(&status), clock, served.clone()));
+
+    let mut daemon = Daemon {
+        config,
+        store: store.clone(),
+        engine,
+        dispatcher,
+        status,
+    };
+    let ended = daemon
+        .supervise(&mut signals, engine_end, environment, logging, level_is_fixed)
+        .await;
+
+    os::notify_stopping();
+    info!("stopping: deliveries in flight finish");
+    let Daemon {
+        engine, dispatcher, ..
+    } = daemon;
+    stop.cancel();
+    let engine_fine = tokio::task::spawn_blocking(move || engine.stop())
+        .await
+        .unwrap_or(false);
+    tokio::select! {
+        () = dispatcher.drain() => {}
+        () = tokio::time::sleep(DRAIN) => {
+            warn!("deliveries are still in flight after {DRAIN:?}; they are sent again at the next start");
+        }
+        () = second_signal(&mut signals) => warn!("ended at once, by a second signal"),
+    }
+    served.cancel();
+    let _ = admin.await;
+    let _ = heart.await;
+    let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    info!("stopped");
+    match ended {
+        Ok(()) if !engine_fine => Err(DaemonError::PartEnded {
+            part: "the engine".to_owned(),
+        }),
+        ended => ended,
+    }
+}
+
+async fn open_store(state_dir: PathBuf) -> Result<Store, DaemonError> {
+    tokio::task::spawn_blocking(move || Store::open(&state_dir))
+        .await
+        .map_err(|_| DaemonError::PartEnded {
+            part: "the store".to_owned(),
+        })?
+        .map_err(DaemonError::from)
+}
+
+fn first_of(errors: Vec<ClientError>) -> DaemonError {
+    match errors.into_iter().next() {
+        Some(error) => DaemonError::Client(error),
+        None => DaemonError::PartEnded {
+            part: "the making of clients".to_owned(),
+        },
+    }
+}
+
+struct Daemon {
+    config: Arc<Config>,
+    store: Store,
+    engine: Engine,
+    dispatcher: Dispatcher,
+    status: Arc<Status>,
+}
+
+impl Daemon {
+    /// Serves signals until one of them, or a part that failed, ends the daemon.
+    async fn supervise(
+        &mut self,
+        signals: &mut Signals,
+        mut engine_end: oneshot::Receiver<()>,
+        environment: &dyn Environment,
+        logging: Option<&Logging>,
+        level_is_fixed: bool,
+    ) -> Result<(), DaemonError> {
+        let mut status = self.status.subscribe();
+        let mut announced = false;
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Some(SIGHUP) => {
+                        os::notify_reloading();
+                        self.reload(environment, logging, level_is_fixed).await;
+                        os::notify_ready(&admin::summary(&self.status.snapshot()));
+                    }
+                    Some(SIGUSR1) => {
+                        info!("SIGUSR1: comparing everything");
+                        self.engine.tell(Input::Rescan(RescanReason::Signal));
+                    }
+                    Some(_) | None => return Ok(()),
+                },
+                _ = &mut engine_end => {
+                    return Err(DaemonError::PartEnded { part: "the engine".to_owned() });
+                }
+                queue = self.dispatcher.failure() => {
+                    return Err(DaemonError::PartEnded { part: format!("the queue of webhook {queue}") });
+                }
+                changed = status.changed() => {
+                    if changed.is_err() {
+                        continue;
+                    }
+                    let known = status.borrow_and_update().clone();
+                    if known.ready && !announced {
+                        announced = true;
+                        os::notify_ready(&admin::summary(&known));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the configuration again: applied whole, or not at all.
+    async fn reload(
+        &mut self,
+        environment: &dyn Environment,
+        logging: Option<&Logging>,
+        level_is_fixed: bool,
+    ) {
+        info!(file = %self.config.file.display(), "SIGHUP: reading the configuration again");
+        let result = self.prepare(environment).await;
+        let (new, targets) = match result {
+            Ok(prepared) => prepared,
+            Err(reasons) => {
+                for reason in reasons {
+                    error!("{reason}");
+                }
+                error!("the configuration is rejected; nothing changes");
+                self.status.count_reload(false);
+                return;
+            }
+        };
+        if let Some(logging) = logging
+            && !level_is_fixed
+        {
+            logging.set_level(new.log.level);
+        }
+        self.engine.tell(Input::Configure(Arc::clone(&new)));
+        self.dispatcher.apply(targets);
+        self.config = new;
+        self.status.count_reload(true);
+        info!(webhooks = self.config.webhooks.len(), "the configuration is applied");
+    }
+
+    /// Everything of a reload that can fail, before anything is changed.
+    async fn prepare(
+        &self,
+        environment: &dyn Environment,
+    ) -> Result<(Arc<Config>, Targets), Vec<String>> {
+        let loaded = config::load(&self.config.file, environment)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        let new = Arc::new(loaded.config);
+        let change = config::change::between(&self.config, &new);
+        if !change.needs_restart.is_empty() {
+            return Err(vec![format!(
+                "{} cannot change while the daemon runs; restart it for that",
+                change.needs_restart.join(", ")
+            )]);
+        }
+        let targets = Targets::prepare(&new.webhooks)
+            .map_err(|errors| errors.iter().map(|error| chain(error)).collect::<Vec<_>>())?;
+        dispatch::note_configuration(&self.store, &new.webhooks)
+            .await
+            .map_err(|error| vec![chain(&error)])?;
+        Ok((new, targets))
+    }
+}
+
+/// Tells the service manager that the loop turns, as long as it does, and what it does.
+async fn beat(status: Arc<Status>, clock: Clock, stop: CancellationToken) {
+    let Some(interval) = os::watchdog_interval() else {
+        return stop.cancelled().await;
+    };
+    loop {
+        if clock.moment().saturating_sub(status.last_beat()) < STANDSTILL {
+            os::notify_watchdog();
+        } else {
+            error!("the loop has not turned for {STANDSTILL:?}; the watchdog is not fed");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Waits for a second signal to end.
+async fn second_signal(signals: &mut Signals) {
+    while let Some(signal) = signals.next().await {
+        if signal == SIGTERM || signal == SIGINT {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// An error with its causes, once each.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The path of the control socket in a state directory.
+pub fn control_socket(state_dir: &Path) -> PathBuf {
+    state_dir.join("control.sock")
+}
