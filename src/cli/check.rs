@@ -6,13 +6,12 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 use url::Url;
 
 use crate::config::{
-    self, Config, Environment, Loaded, Problem, Problems, SystemEnvironment, Webhook,
+    self, Config, Environment, Loaded, Problem, Problems, SystemEnvironment, Webhook, duration_text,
 };
 
 /// What a check came to.
@@ -187,8 +186,13 @@ impl WebhookSummary {
             .filter(|(_, is_set)| *is_set)
             .map(|(name, _)| name)
             .collect(),
-            timeout: duration(webhook.timeout),
-            schedule: webhook.schedule.iter().copied().map(duration).collect(),
+            timeout: duration_text(webhook.timeout),
+            schedule: webhook
+                .schedule
+                .iter()
+                .copied()
+                .map(duration_text)
+                .collect(),
             concurrency: webhook.concurrency,
         }
     }
@@ -214,10 +218,6 @@ pub fn public_url(url: &Url) -> String {
     }
     // The mark stands for a value and need not look like an encoded one.
     public.as_str().replace("%E2%80%A6", "…")
-}
-
-fn duration(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
 }
 
 fn print_valid(file: &Path, loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {

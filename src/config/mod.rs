@@ -41,6 +41,7 @@ use crate::layout::Layout;
 
 pub use environment::{Environment, SystemEnvironment};
 pub use problem::{Mark, Problem, Problems};
+pub use scalar::duration_text;
 
 /// A configuration that is valid, and what is probably not meant in it.
 #[derive(Clone, Debug)]

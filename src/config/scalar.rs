@@ -22,6 +22,25 @@ pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
         .map_err(|_| Fault::new(format!("{} is not a duration", shown(text))))
 }
 
+/// A duration as it is written in the configuration: `1h 30m`, `7d`.
+pub fn duration_text(duration: Duration) -> String {
+    humantime::format_duration(duration)
+        .to_string()
+        .split(' ')
+        .map(|part| {
+            let digits = part.trim_end_matches(char::is_alphabetic);
+            let unit = match part.trim_start_matches(|character: char| character.is_ascii_digit()) {
+                "year" | "years" => "y",
+                "month" | "months" => "M",
+                "day" | "days" => "d",
+                unit => unit,
+            };
+            format!("{digits}{unit}")
+        })
+        .collect::<Vec<String>>()
+        .join(" ")
+}
+
 /// `64MiB`, `500 kB`, `1048576`: bytes.
 pub(super) fn size(text: &str) -> Result<u64, Fault> {
     text.trim()
@@ -66,6 +85,21 @@ mod tests {
         }
         for text in ["", "5", "soon", "-1s", "1 parsec", "99999999999999999999y"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_shown_as_it_can_be_written() {
+        for (seconds, expected) in [
+            (0, "0s"),
+            (5400, "1h 30m"),
+            (86_400, "1d"),
+            (30 * 86_400, "30d"),
+            (31_557_600, "1y"),
+        ] {
+            let exact = Duration::from_secs(seconds);
+            assert_eq!(duration_text(exact), expected);
+            assert_eq!(duration(expected).ok(), Some(exact));
         }
     }
 

@@ -159,7 +159,7 @@ impl<'n> At<'n> {
             if bounds.contains(&duration) {
                 Ok(duration)
             } else {
-                let what = humantime::format_duration(duration);
+                let what = scalar::duration_text(duration);
                 Err(Fault::new(format!("{what} is out of bounds")))
             }
         });
@@ -168,8 +168,8 @@ impl<'n> At<'n> {
             Err(fault) => {
                 let allowed = format!(
                     "a duration from {} to {}, with a unit (ms, s, m, h, d)",
-                    humantime::format_duration(*bounds.start()),
-                    humantime::format_duration(*bounds.end()),
+                    scalar::duration_text(*bounds.start()),
+                    scalar::duration_text(*bounds.end()),
                 );
                 context.error(&self.place, fault.allowed(allowed));
                 None
