@@ -35,7 +35,10 @@ fn text(body: &Body) -> &str {
 fn multipart_bytes() {
     let body = build(Format::Multipart, &example());
     let boundary = candidate("evt_0123456789abcdef0123456789abcdef", 0);
-    assert_eq!(boundary, "project-webhooks-1c2c1f2e");
+    assert_eq!(
+        boundary,
+        "project-webhooks-266403bb508e1df51bb35baad6801cd8"
+    );
     assert_eq!(
         body.content_type,
         format!("multipart/form-data; boundary={boundary}")
