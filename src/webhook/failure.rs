@@ -122,10 +122,23 @@ fn certificate_failure(reason: &CertificateError, host: &str) -> String {
         }
         CertificateError::NotValidForNameContext { presented, .. } => format!(
             "the certificate of {host} is not valid for this host name, only for {}",
-            presented.join(", ")
+            presented
+                .iter()
+                .map(|name| name_in(name))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+        CertificateError::BadSignature => format!(
+            "the certificate of {host} is not signed by the issuer it names; was the issuer's \
+             key replaced since tls.ca was written?"
         ),
         other => format!("the certificate of {host} is not valid: {other}"),
     }
+}
+
+/// The name in `DnsName("example.com")`, which is how the library writes one.
+fn name_in(text: &str) -> &str {
+    text.split('"').nth(1).unwrap_or(text)
 }
 
 fn date(time: UnixTime) -> String {
