@@ -1,5 +1,6 @@
 //! From a file change to a webhook.
 
+pub mod cli;
 pub mod config;
 pub mod document;
 pub mod domain;

@@ -8,7 +8,7 @@
 mod cloudevents;
 mod json;
 mod multipart;
-mod text;
+pub(crate) mod text;
 
 use bytes::Bytes;
 use form_urlencoded::byte_serialize;

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 
 /// The text of a document.
-pub(super) fn of_xml(bytes: &[u8]) -> Cow<'_, str> {
+pub(crate) fn of_xml(bytes: &[u8]) -> Cow<'_, str> {
     let (encoding, rest) = match bytes {
         [0xFE, 0xFF, rest @ ..] => (UTF_16BE, rest),
         [0xFF, 0xFE, rest @ ..] => (UTF_16LE, rest),

@@ -1,0 +1,3 @@
+//! The commands, one file each: they print, and decide nothing.
+
+pub mod listen;
