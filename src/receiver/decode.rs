@@ -51,12 +51,7 @@ const PARAMETERS: [Parameter; 6] = [
 /// Takes a request apart, whose signature is yet to be checked. `target` is its path and query,
 /// `now` the time at which it was complete.
 pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Received {
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .map(|value| lossy(value))
-            .unwrap_or_default()
-    };
+    let text = |name: &str| headers.get(name).map(lossy).unwrap_or_default();
     let event = text(WEBHOOK_EVENT.as_str());
     let mut received = Received {
         at: now,

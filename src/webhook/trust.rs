@@ -69,6 +69,8 @@ impl TrustRoots {
     /// Reads the certificates that the system trusts, or those that `SSL_CERT_FILE` and
     /// `SSL_CERT_DIR` name. What cannot be read is left out and told by
     /// [`TrustRoots::problems`].
+    ///
+    /// Reads files, so a program that serves others meanwhile calls it where it may block.
     pub fn load() -> Self {
         let found = rustls_native_certs::load_native_certs();
         let problems = found.errors.iter().map(ToString::to_string);
