@@ -44,8 +44,8 @@ fn server_certificate(authority: &Authority, name: &str, until: i32) -> [String;
     issue(authority, name, until, ExtendedKeyUsagePurpose::ServerAuth)
 }
 
-/// A server that answers one request with 200, and wants a client certificate of `clients`.
-fn serve([certificate, key]: [String; 2], clients: Option<&Authority>) -> String {
+/// A server's settings, with client certificates of `clients` wanted.
+fn server_config([certificate, key]: [String; 2], clients: Option<&Authority>) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -62,7 +62,12 @@ fn serve([certificate, key]: [String; 2], clients: Option<&Authority>) -> String
     };
     let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    let config = Arc::new(builder.with_single_cert(chain, key).unwrap());
+    builder.with_single_cert(chain, key).unwrap()
+}
+
+/// A server that answers one request with 200.
+fn serve(certificate: [String; 2], clients: Option<&Authority>) -> String {
+    let config = Arc::new(server_config(certificate, clients));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -107,6 +112,49 @@ async fn a_certificate_of_a_configured_authority_is_trusted() {
     let url = serve(server_certificate(&authority, "localhost", 2100), None);
     let (outcome, error) = send(&url, trusting(&authority)).await;
     assert_eq!(outcome, Outcome::Accepted, "{error}");
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_where_the_server_offers_it() {
+    let authority = authority("one");
+    let mut config = server_config(server_certificate(&authority, "localhost", 2100), None);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let payload = vec![b'x'; 300_000];
+    let serving = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let stream = acceptor.accept(socket).await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let (head, mut body) = request.into_parts();
+        let read = async {
+            let mut length = 0;
+            while let Some(chunk) = body.data().await {
+                let chunk = chunk.unwrap();
+                length += chunk.len();
+                body.flow_control().release_capacity(chunk.len()).unwrap();
+            }
+            let answer = http::Response::builder().status(202).body(()).unwrap();
+            respond.send_response(answer, true).unwrap();
+            (head.headers, length)
+        };
+        // The connection moves only while it is asked for the next request.
+        let drive = async { while connection.accept().await.is_some() {} };
+        let (read, ()) = tokio::join!(read, drive);
+        read
+    });
+    let mut webhook = webhook(&format!("https://localhost:{port}/"));
+    webhook.tls = trusting(&authority);
+    let client = client(&webhook);
+    let attempt = client.send(&callback(&payload), now()).await;
+    assert_eq!(attempt.outcome, Outcome::Accepted, "{attempt:?}");
+    drop(client);
+    let (headers, length) = serving.await.unwrap();
+    assert_eq!(headers["content-length"], length.to_string());
+    assert_eq!(headers["webhook-event"], "project-publish");
+    assert!(length > 300_000);
 }
 
 #[tokio::test]
