@@ -46,7 +46,7 @@ pub struct WatchSettings {
 }
 
 /// How well changes are noticed now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Coverage {
     /// How many directories are watched.
     pub watches: usize,

@@ -14,7 +14,7 @@ use crate::hint::RescanReason;
 use crate::watch::Coverage;
 
 /// A part that can be in trouble.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trouble {
     /// The repository's root.
@@ -24,7 +24,7 @@ pub enum Trouble {
 }
 
 /// A copy of what is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Snapshot {
     /// Whether the first scan since the start is recorded.
     pub ready: bool,
@@ -37,8 +37,11 @@ pub struct Snapshot {
     /// How well changes are noticed.
     pub coverage: Coverage,
     /// How often everything was compared, by reason.
-    pub rescans: BTreeMap<&'static str, u64>,
+    pub rescans: BTreeMap<String, u64>,
+    /// How often the configuration was read again: applied, rejected.
+    pub reloads: (u64, u64),
     /// How many events were recorded, by event and origin.
+    #[serde(skip)]
     pub events: BTreeMap<(&'static str, &'static str), u64>,
 }
 
@@ -135,7 +138,19 @@ impl Status {
     /// Everything is compared once more.
     pub fn count_rescan(&self, reason: RescanReason) {
         self.change(|known| {
-            *known.rescans.entry(reason.as_str()).or_default() += 1;
+            *known.rescans.entry(reason.as_str().to_owned()).or_default() += 1;
+            true
+        });
+    }
+
+    /// The configuration was read again, and applied or rejected.
+    pub fn count_reload(&self, applied: bool) {
+        self.change(|known| {
+            if applied {
+                known.reloads.0 += 1;
+            } else {
+                known.reloads.1 += 1;
+            }
             true
         });
     }

@@ -1,0 +1,222 @@
+//! What the running daemon tells of itself: health over HTTP, and its state on the control socket.
+//!
+//! Constraint: it only reads, and it answers while everything else is stuck. The control socket in
+//! the state directory is how `status` finds a running daemon: who connects is sent one JSON object
+//! and the end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::Listen;
+use crate::engine::status::{Snapshot, Status};
+use crate::store::Store;
+
+/// What can be told.
+pub struct Known {
+    /// The engine's state.
+    pub status: Arc<Status>,
+    /// The store.
+    pub store: Store,
+    /// The clock of the engine's beats.
+    pub clock: Clock,
+    /// How long the loop may stand before the daemon counts as not alive.
+    pub standstill: Duration,
+}
+
+impl Known {
+    fn is_alive(&self) -> bool {
+        self.clock.moment().saturating_sub(self.status.last_beat()) < self.standstill
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            alive: self.is_alive(),
+            engine: self.status.snapshot(),
+        }
+    }
+}
+
+/// What the control socket sends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The daemon's process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Whether the loop turns.
+    pub alive: bool,
+    /// The engine's state.
+    pub engine: Snapshot,
+}
+
+/// A line for people about what the daemon does.
+pub fn summary(known: &Snapshot) -> String {
+    if let Some(trouble) = known.troubles.values().next() {
+        return format!("trouble: {trouble}");
+    }
+    let unread = match known.problems {
+        0 => String::new(),
+        n => format!(", {n} files incomplete or unreadable"),
+    };
+    format!("watching {} projects{unread}", known.projects)
+}
+
+/// The name of the control socket in the state directory.
+const CONTROL: &str = "control.sock";
+
+/// Serves the control socket, and health where the configuration asks for it, until `stop`.
+pub async fn serve(
+    known: Arc<Known>,
+    state_dir: PathBuf,
+    listen: Option<Listen>,
+    stop: CancellationToken,
+) {
+    let control = control(Arc::clone(&known), &state_dir, stop.clone());
+    let health = async {
+        if let Some(listen) = listen {
+            health(known, listen, stop.clone()).await;
+        }
+    };
+    tokio::join!(control, health);
+}
+
+async fn control(known: Arc<Known>, state_dir: &Path, stop: CancellationToken) {
+    let path = state_dir.join(CONTROL);
+    // The lock on the state directory is held, so what is there is of a daemon that is gone.
+    let _ = std::fs::remove_file(&path);
+    let listener = match bind_short(state_dir) {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(path = %path.display(), %error, "no control socket; `status` shows only what is recorded");
+            return;
+        }
+    };
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => answer(&known, stream).await,
+                Err(error) => {
+                    warn!(%error, "the control socket cannot accept");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            },
+            () = stop.cancelled() => break,
+        }
+    }
+    let _ = std::fs::remove_file(&path);
+}
+
+/// Binds by the directory's descriptor: the path of a socket may have 107 bytes only, and a state
+/// directory may be deeper than that.
+fn bind_short(state_dir: &Path) -> std::io::Result<UnixListener> {
+    let directory = std::fs::File::open(state_dir)?;
+    UnixListener::bind(short_path(&directory))
+}
+
+fn short_path(directory: &std::fs::File) -> PathBuf {
+    use std::os::fd::AsRawFd;
+    PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
+}
+
+async fn answer(known: &Known, mut stream: UnixStream) {
+    let Ok(report) = serde_json::to_vec(&known.report()) else {
+        return;
+    };
+    // A client that does not read must not keep others waiting.
+    let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&report)).await;
+}
+
+/// Asks the daemon that holds this state directory. Nothing where none runs.
+pub fn ask(state_dir: &Path) -> std::io::Result<Option<Report>> {
+    use std::io::Read;
+    let directory = match std::fs::File::open(state_dir) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let connected = std::os::unix::net::UnixStream::connect(short_path(&directory));
+    let mut stream = match connected {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(std::io::Error::other)
+}
+
+async fn health(known: Arc<Known>, listen: Listen, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(known);
+    let stopped = stop.clone().cancelled_owned();
+    let served = match &listen {
+        Listen::Tcp(address) => match TcpListener::bind(address).await {
+            Ok(listener) => {
+                info!(%address, "serving health");
+                axum::serve(listener, router)
+                    .with_graceful_shutdown(stopped)
+                    .await
+            }
+            Err(error) => Err(error),
+        },
+        Listen::Unix(path) => {
+            let _ = std::fs::remove_file(path);
+            match UnixListener::bind(path) {
+                Ok(listener) => {
+                    info!(path = %path.display(), "serving health");
+                    axum::serve(listener, router)
+                        .with_graceful_shutdown(stopped)
+                        .await
+                }
+                Err(error) => Err(error),
+            }
+        }
+    };
+    if let Err(error) = served {
+        error!(listen = %listen, %error, "admin.listen cannot be served; the daemon goes on without it");
+    }
+}
+
+async fn healthz(State(known): State<Arc<Known>>) -> (StatusCode, &'static str) {
+    if known.is_alive() {
+        (StatusCode::OK, "the loop turns\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the loop stands still\n")
+    }
+}
+
+async fn readyz(State(known): State<Arc<Known>>) -> (StatusCode, String) {
+    let snapshot = known.status.snapshot();
+    let status = if snapshot.is_watching() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, format!("{}\n", summary(&snapshot)))
+}

@@ -1,0 +1,154 @@
+//! `listen`: a receiver that prints callbacks and verifies signatures.
+//!
+//! Constraint: nothing of a request reaches the terminal as it came, since a request may hold
+//! escape sequences; and each callback is on its way to the reader before the next is taken.
+
+pub mod print;
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::Context;
+use axum::http::StatusCode;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+pub use self::print::{Style, print_callback, print_callback_json};
+use crate::receiver::{Received, Receiver, ReceiverOptions};
+
+/// The port where none is given.
+pub const DEFAULT_PORT: u16 = 9000;
+
+/// Receive callbacks on this machine, print them and verify their signatures.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ListenArguments {
+    /// The port to listen on, at 127.0.0.1; 0 takes one that is free.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+
+    /// A secret that callbacks may be signed with: `whsec_` and base64, or raw text. Can be given
+    /// twice, for rotation.
+    #[arg(
+        long = "secret",
+        value_name = "S",
+        env = "PROJECT_WEBHOOKS_LISTEN_SECRET",
+        hide_env_values = true
+    )]
+    pub secrets: Vec<SecretString>,
+
+    /// The status of every answer.
+    #[arg(long, value_name = "CODE", default_value = "204", value_parser = parse_status)]
+    pub status: StatusCode,
+
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn parse_status(text: &str) -> Result<StatusCode, String> {
+    text.parse()
+        .ok()
+        .filter(|status| (200..=599).contains(&StatusCode::as_u16(status)))
+        .ok_or_else(|| "a status is a number from 200 to 599".to_owned())
+}
+
+/// Listens and prints until `shutdown` is cancelled, or nobody reads `out` any more.
+///
+/// Callbacks go to `out`; so does the introduction, except with `--json`, where it goes to
+/// `notes` and leaves `out` to the objects.
+///
+/// # Errors
+///
+/// Where the port is taken, a secret cannot be used, or `out` cannot be written.
+pub async fn run(
+    arguments: &ListenArguments,
+    clock: impl Fn() -> Timestamp + Send + Sync + 'static,
+    style: &Style,
+    shutdown: CancellationToken,
+    out: &mut impl Write,
+    notes: &mut impl Write,
+) -> anyhow::Result<()> {
+    let options = ReceiverOptions::new(clock)
+        .with_secrets(arguments.secrets.clone())
+        .with_status(arguments.status);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port));
+    let (receiver, mut received) = Receiver::bind(address, options).await?;
+    let introduction = introduction(&receiver.url(), !arguments.secrets.is_empty());
+    let introduced = if arguments.json {
+        write_flushed(notes, &introduction)
+    } else {
+        write_flushed(out, &introduction)
+    };
+    if !still_read(introduced)? {
+        return Ok(());
+    }
+
+    let mut print = |callback: &Received| {
+        let printed = if arguments.json {
+            print_callback_json(out, callback)
+        } else {
+            print_callback(out, callback, style)
+        };
+        still_read(printed.and_then(|()| out.flush()))
+    };
+    let mut serving = std::pin::pin!(receiver.serve(shutdown));
+    loop {
+        tokio::select! {
+            served = &mut serving => {
+                served.context("the receiver stopped")?;
+                break;
+            }
+            Some(callback) = received.recv() => {
+                if !print(&callback)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    // What was answered while the receiver stopped is printed too.
+    while let Ok(callback) = received.try_recv() {
+        if !print(&callback)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn write_flushed(out: &mut impl Write, text: &str) -> io::Result<()> {
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Whether somebody still reads: a closed pipe, as of `listen | head`, is a way to end and no
+/// failure.
+fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write what was received"),
+    }
+}
+
+/// Where it listens, and what to write into config.yaml. The secret is left out, as everywhere.
+fn introduction(url: &str, with_secret: bool) -> String {
+    let secret = if with_secret {
+        "    secret: { env: PROJECT_WEBHOOKS_SECRET }   # the value given to --secret\n"
+    } else {
+        ""
+    };
+    format!(
+        "Listening on {url}\n\
+         To send callbacks here, put this into config.yaml:\n\
+         \n\
+         webhooks:\n\
+         \x20 - name: listen\n\
+         \x20   event: \"*\"\n\
+         \x20   url: {url}\n\
+         {secret}\
+         \n"
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! A callback as a person or a program reads it.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+
+use jiff::tz::TimeZone;
+use serde::{Serialize, Serializer};
+
+use crate::config::Format;
+use crate::receiver::{Received, Signature};
+use crate::webhook::body::text;
+
+/// How callbacks are printed for a person.
+#[derive(Clone, Debug)]
+pub struct Style {
+    /// With colours.
+    pub color: bool,
+    /// The zone that times are given in.
+    pub zone: TimeZone,
+}
+
+impl Style {
+    /// No colours, times in UTC.
+    pub fn plain() -> Self {
+        Self {
+            color: false,
+            zone: TimeZone::UTC,
+        }
+    }
+
+    /// As suits standard output: colours on a terminal, unless `no_color` (the variable
+    /// `NO_COLOR`) says otherwise, and times of the local zone.
+    pub fn for_stdout(no_color: bool) -> Self {
+        Self {
+            color: io::stdout().is_terminal() && !no_color,
+            zone: TimeZone::system(),
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.color {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// How much of the payload's first line is shown, in characters.
+const FIRST_LINE_MAX: usize = 100;
+
+/// Prints one callback for a person.
+///
+/// # Errors
+///
+/// Where `out` cannot be written.
+pub fn print_callback(out: &mut impl Write, received: &Received, style: &Style) -> io::Result<()> {
+    let time = received.at.to_zoned_datetime(style.zone.clone());
+    let mut head = vec![if received.label.is_empty() {
+        style.paint("1", &safe(&format!("POST {}", received.target)))
+    } else {
+        style.paint("1", &safe(&received.label))
+    }];
+    if !received.origin.is_empty() {
+        head.push(safe(&received.origin));
+    }
+    if let Some(attempt) = received.attempt {
+        head.push(format!("attempt {attempt}"));
+    }
+    head.push(
+        received
+            .format
+            .map_or("no known format", format_name)
+            .to_owned(),
+    );
+    head.push(verdict(&received.signature, style));
+    let mut text = format!("{}  {}\n", time.strftime("%H:%M:%S%.3f"), head.join(", "));
+
+    let payload = format!(
+        "{}  {}",
+        size(received.payload.len()),
+        safe(&first_line(&received.payload))
+    );
+    let mut rows: Vec<(String, String)> = Vec::new();
+    if !received.id.is_empty() {
+        rows.push(("id".to_owned(), safe(&received.id)));
+    }
+    for (name, value) in &received.parameters {
+        rows.push((safe(name), safe(value)));
+    }
+    rows.push(("payload".to_owned(), payload));
+    if let Some(problem) = &received.problem {
+        rows.push(("problem".to_owned(), style.paint("31", &safe(problem))));
+    }
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or_default();
+    for (name, value) in rows {
+        // Writing to a string does not fail.
+        let _infallible = writeln!(text, "  {name:width$}  {value}");
+    }
+    text.push('\n');
+    out.write_all(text.as_bytes())
+}
+
+/// Prints one callback as one line of JSON.
+///
+/// # Errors
+///
+/// Where `out` cannot be written.
+pub fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Result<()> {
+    let line = serde_json::to_string(&Line {
+        at: received.at.to_string(),
+        id: &received.id,
+        event: &received.event,
+        label: &received.label,
+        origin: &received.origin,
+        attempt: received.attempt,
+        timestamp: received.timestamp.map(|time| time.to_string()),
+        format: received.format.map(format_name),
+        signature: received.signature.as_str(),
+        reason: match &received.signature {
+            Signature::Wrong(reason) => Some(reason),
+            _ => None,
+        },
+        problem: received.problem.as_deref(),
+        parameters: Pairs(&received.parameters),
+        payload_bytes: received.payload.len(),
+        payload: &text::of_xml(&received.payload),
+    })?;
+    let mut escaped = String::with_capacity(line.len() + 1);
+    for c in line.chars() {
+        // Only strings can hold these. JSON allows them there; terminals act on some.
+        if is_unsafe(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                let _infallible = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped.push('\n');
+    out.write_all(escaped.as_bytes())
+}
+
+/// A callback in JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    at: String,
+    id: &'a str,
+    event: &'a str,
+    label: &'a str,
+    origin: &'a str,
+    attempt: Option<u32>,
+    timestamp: Option<String>,
+    format: Option<&'static str>,
+    signature: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'a str>,
+    parameters: Pairs<'a>,
+    payload_bytes: usize,
+    payload: &'a str,
+}
+
+/// Parameters in the order of the wire.
+struct Pairs<'a>(&'a [(String, String)]);
+
+impl Serialize for Pairs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// The text with everything that a terminal might act on written out as an escape.
+pub fn safe(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => result.extend(c.escape_default()),
+            c if is_unsafe(c) => result.extend(c.escape_unicode()),
+            c => result.push(c),
+        }
+    }
+    result
+}
+
+/// Control characters, and those that break lines or turn the direction of writing.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// The word for a format, as in config.yaml.
+const fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Multipart => "multipart",
+        Format::Form => "form",
+        Format::Xml => "xml",
+        Format::Json => "json",
+        Format::CloudEvents => "cloudevents",
+    }
+}
+
+fn verdict(signature: &Signature, style: &Style) -> String {
+    match signature {
+        Signature::Verified => style.paint("32", "signature verified"),
+        Signature::Missing => style.paint("31", "signature missing"),
+        Signature::Wrong(reason) => {
+            style.paint("31", &format!("signature wrong: {}", safe(reason)))
+        }
+        Signature::NotChecked => "signature not checked".to_owned(),
+    }
+}
+
+fn size(bytes: usize) -> String {
+    bytesize::ByteSize::b(bytes as u64).to_string()
+}
+
+/// The first line of a document, cut where it is long.
+fn first_line(payload: &[u8]) -> String {
+    // Enough for the line in any encoding; what is cut through at its end is cut off again.
+    let start = payload.get(..8 * FIRST_LINE_MAX).unwrap_or(payload);
+    let text = text::of_xml(start);
+    let line = text
+        .trim_start_matches('\u{feff}')
+        .lines()
+        .next()
+        .unwrap_or_default();
+    let mut shown: String = line.chars().take(FIRST_LINE_MAX).collect();
+    if line.chars().nth(FIRST_LINE_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -1,0 +1,204 @@
+use super::*;
+use crate::config::Format;
+use crate::receiver::Signature;
+use bytes::Bytes;
+
+fn received() -> Received {
+    let pairs = [
+        ("username", "alice"),
+        ("projectName", "Größe\r\n\u{1b}[2J\u{202e}x"),
+    ];
+    Received {
+        at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
+        id: "evt_1".to_owned(),
+        event: "project-publish".to_owned(),
+        label: "Project Publish".to_owned(),
+        attempt: Some(2),
+        origin: "live".to_owned(),
+        timestamp: Timestamp::from_second(1_767_323_045).ok(),
+        parameters: pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+        payload: Bytes::from_static(b"<?xml version=\"1.0\"?>\n<schema\x9b/>\n"),
+        signature: Signature::Verified,
+        format: Some(Format::Multipart),
+        problem: None,
+        target: "/".to_owned(),
+        headers: Vec::new(),
+        body: Bytes::new(),
+    }
+}
+
+fn printed(received: &Received, style: &Style) -> String {
+    let mut out = Vec::new();
+    print_callback(&mut out, received, style).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_person_reads_a_callback() {
+    assert_eq!(
+        printed(&received(), &Style::plain()),
+        "03:04:05.678  Project Publish, live, attempt 2, multipart, signature verified\n\
+         \x20 id           evt_1\n\
+         \x20 username     alice\n\
+         \x20 projectName  Größe\\r\\n\\u{1b}[2J\\u{202e}x\n\
+         \x20 payload      33 B  <?xml version=\"1.0\"?>\n\
+         \n"
+    );
+}
+
+#[test]
+fn what_is_no_callback_is_printed_too() {
+    let mut strange = received();
+    strange.label = String::new();
+    strange.id = String::new();
+    strange.origin = String::new();
+    strange.attempt = None;
+    strange.parameters = Vec::new();
+    strange.format = None;
+    strange.signature = Signature::Wrong("no\nmatch".to_owned());
+    strange.problem = Some("broken\u{7}".to_owned());
+    strange.payload = vec![b'x'; 2_000].into();
+    assert_eq!(
+        printed(&strange, &Style::plain()),
+        format!(
+            "03:04:05.678  POST /, no known format, signature wrong: no\\nmatch\n\
+             \x20 payload  2.0 KiB  {}…\n\
+             \x20 problem  broken\\u{{7}}\n\
+             \n",
+            "x".repeat(100)
+        )
+    );
+}
+
+#[test]
+fn a_program_reads_one_object_a_line() {
+    let mut out = Vec::new();
+    print_callback_json(&mut out, &received()).unwrap();
+    let line = String::from_utf8(out).unwrap();
+    assert_eq!(
+        line,
+        concat!(
+            r#"{"at":"2026-01-02T03:04:05.678Z","id":"evt_1","event":"project-publish","#,
+            r#""label":"Project Publish","origin":"live","attempt":2,"#,
+            r#""timestamp":"2026-01-02T03:04:05Z","format":"multipart","signature":"verified","#,
+            r#""parameters":{"username":"alice","#,
+            r#""projectName":"Größe\r\n\u001b[2J\u202ex"},"payloadBytes":33,"#,
+            r#""payload":"<?xml version=\"1.0\"?>\n<schema�/>\n"}"#,
+            "\n"
+        )
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn nothing_that_a_terminal_acts_on_gets_through(
+        text in "\\PC*|(\u{1b}|\u{9b}|\u{7}|\u{202e}|\n|.){0,20}",
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
+    ) {
+        let mut received = received();
+        received.label = text.clone();
+        received.origin = text.clone();
+        received.id = text.clone();
+        received.target = text.clone();
+        received.parameters = vec![(text.clone(), text.clone())];
+        received.problem = Some(text.clone());
+        received.signature = Signature::Wrong(text);
+        received.payload = bytes.into();
+        let mut out = printed(&received, &Style::plain()).into_bytes();
+        print_callback_json(&mut out, &received).unwrap();
+        let shown = String::from_utf8(out).unwrap();
+        proptest::prop_assert!(!shown.chars().any(|c| c != '\n' && c.is_control()));
+        let turned = shown.contains('\u{202e}');
+        proptest::prop_assert!(!turned);
+        // id, a parameter, payload, problem; the head and an empty line; the JSON.
+        let lines = if received.id.is_empty() { 6 } else { 7 };
+        proptest::prop_assert_eq!(shown.lines().count(), lines);
+    }
+}
+
+#[derive(clap::Parser)]
+struct Command {
+    #[command(flatten)]
+    arguments: ListenArguments,
+}
+
+fn parse(arguments: &[&str]) -> Result<ListenArguments, clap::Error> {
+    let arguments = std::iter::once(&"listen").chain(arguments);
+    <Command as clap::Parser>::try_parse_from(arguments).map(|command| command.arguments)
+}
+
+#[test]
+fn arguments() {
+    let arguments = parse(&[]).unwrap();
+    assert_eq!((arguments.port, arguments.status.as_u16()), (9000, 204));
+    assert!(arguments.secrets.is_empty() && !arguments.json);
+    let arguments = parse(&["--secret", "one", "--secret", "two", "--status", "503"]).unwrap();
+    assert_eq!(
+        (arguments.secrets.len(), arguments.status.as_u16()),
+        (2, 503)
+    );
+    assert!(!format!("{arguments:?}").contains("one"));
+    for status in ["100", "199", "600", "abc", ""] {
+        assert!(parse(&["--status", status]).is_err(), "{status}");
+    }
+}
+
+/// What was written, line by line as it is flushed.
+struct Flushed {
+    pending: Vec<u8>,
+    sender: tokio::sync::mpsc::Sender<String>,
+}
+
+impl Write for Flushed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.pending.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let text = String::from_utf8(std::mem::take(&mut self.pending)).unwrap();
+        let _reader_gone = self.sender.try_send(text);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn it_introduces_itself_prints_and_stops() {
+    let arguments = parse(&["--port", "0", "--secret", "hush"]).unwrap();
+    let (sender, mut flushed) = tokio::sync::mpsc::channel(10);
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    let listening = tokio::spawn(async move {
+        let mut out = Flushed {
+            pending: Vec::new(),
+            sender,
+        };
+        let style = Style::plain();
+        let clock = || Timestamp::UNIX_EPOCH;
+        run(&arguments, clock, &style, stop, &mut out, &mut io::sink()).await
+    });
+    let introduction = flushed.recv().await.unwrap();
+    assert!(!introduction.contains("hush"));
+    let (_, snippet) = introduction.split_once("\n\n").unwrap();
+    let snippet: serde_yaml::Value = serde_yaml::from_str(snippet).unwrap();
+    let url = snippet["webhooks"][0]["url"].as_str().unwrap().to_owned();
+    assert!(introduction.starts_with(&format!("Listening on {url}\n")));
+    assert_eq!(snippet["webhooks"][0]["event"].as_str(), Some("*"));
+
+    let (_, address) = url.split_once("//").unwrap();
+    let mut socket = tokio::net::TcpStream::connect(address.trim_end_matches('/'))
+        .await
+        .unwrap();
+    let request = b"POST /x HTTP/1.1\r\nHost: x\r\nWebhook-Event: test\r\n\
+        Connection: close\r\nContent-Length: 0\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut socket, request)
+        .await
+        .unwrap();
+    let callback = flushed.recv().await.unwrap();
+    assert!(callback.starts_with("00:00:00.000  Test, no known format, signature missing\n"));
+
+    shutdown.cancel();
+    listening.await.unwrap().unwrap();
+}

@@ -1,0 +1,245 @@
+//! From a request to what it says.
+//!
+//! Constraint: any request can be decoded. What does not follow its own format is told as a
+//! problem, and what was read before it is kept.
+
+use std::fmt;
+use std::time::Duration;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use http_body_util::{BodyDataStream, Full};
+use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+use super::received::{Received, Signature};
+use crate::config::Format;
+use crate::domain::event::Parameter;
+use crate::webhook::EventName;
+use crate::webhook::body::PAYLOAD;
+use crate::webhook::request::{
+    WEBHOOK_ATTEMPT, WEBHOOK_EVENT, WEBHOOK_ID, WEBHOOK_ORIGIN, WEBHOOK_SIGNATURE,
+    WEBHOOK_TIMESTAMP,
+};
+use crate::webhook::signature::{self, SigningKey};
+
+/// The attributes of the CloudEvents specification itself; every other is a parameter.
+const CORE_ATTRIBUTES: [&str; 8] = [
+    "id",
+    "source",
+    "specversion",
+    "type",
+    "datacontenttype",
+    "dataschema",
+    "subject",
+    "time",
+];
+
+/// Every parameter there is, to give CloudEvents attributes their names back.
+const PARAMETERS: [Parameter; 6] = [
+    Parameter::Username,
+    Parameter::ProjectName,
+    Parameter::OrganizationName,
+    Parameter::OrganizationId,
+    Parameter::VersionTag,
+    Parameter::ProjectId,
+];
+
+/// Takes a request apart, whose signature is yet to be checked. `target` is its path and query,
+/// `now` the time at which it was complete.
+pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Received {
+    let text = |name: &str| headers.get(name).map(lossy).unwrap_or_default();
+    let event = text(WEBHOOK_EVENT.as_str());
+    let mut received = Received {
+        at: now,
+        id: text(WEBHOOK_ID.as_str()),
+        label: label(&event),
+        event,
+        attempt: text(WEBHOOK_ATTEMPT.as_str()).parse().ok(),
+        origin: text(WEBHOOK_ORIGIN.as_str()),
+        timestamp: text(WEBHOOK_TIMESTAMP.as_str())
+            .parse()
+            .ok()
+            .and_then(|seconds| Timestamp::from_second(seconds).ok()),
+        parameters: Vec::new(),
+        payload: Bytes::new(),
+        signature: Signature::NotChecked,
+        format: None,
+        problem: None,
+        target: target.to_owned(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), lossy(value)))
+            .collect(),
+        body,
+    };
+    let content_type = text(CONTENT_TYPE.as_str());
+    received.format = format(&content_type, headers);
+    let body = received.body.clone();
+    let problem = match received.format {
+        Some(Format::Multipart) => multipart(&content_type, body, &mut received).await,
+        Some(Format::Form) => form(&body, &mut received),
+        Some(Format::Json) => json(&body, &mut received),
+        Some(Format::CloudEvents) => cloudevents(body, &mut received),
+        Some(Format::Xml) | None => with_query(body, &mut received),
+    };
+    received.problem = problem.err();
+    received
+}
+
+/// What is to be made of a request's signature, at the time it came.
+pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> Signature {
+    if keys.is_empty() {
+        return Signature::NotChecked;
+    }
+    let Some(signatures) = received.header(WEBHOOK_SIGNATURE.as_str()) else {
+        return Signature::Missing;
+    };
+    let header = |name| received.header(name).unwrap_or_default();
+    match signature::verify(
+        keys,
+        header(WEBHOOK_ID.as_str()),
+        header(WEBHOOK_TIMESTAMP.as_str()),
+        &received.body,
+        signatures,
+        received.at,
+        tolerance,
+    ) {
+        Ok(()) => Signature::Verified,
+        Err(reason) => Signature::Wrong(reason.to_string()),
+    }
+}
+
+fn lossy(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+fn label(event: &str) -> String {
+    EventName::from_name(event).map_or_else(|| event.to_owned(), |known| known.label.to_owned())
+}
+
+/// The format that a request's headers tell.
+fn format(content_type: &str, headers: &HeaderMap) -> Option<Format> {
+    if headers.contains_key("ce-specversion") {
+        return Some(Format::CloudEvents);
+    }
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    match essence.to_ascii_lowercase().as_str() {
+        "multipart/form-data" => Some(Format::Multipart),
+        "application/x-www-form-urlencoded" => Some(Format::Form),
+        "application/json" => Some(Format::Json),
+        "application/xml" | "text/xml" => Some(Format::Xml),
+        _ => None,
+    }
+}
+
+async fn multipart(content_type: &str, body: Bytes, received: &mut Received) -> Result<(), String> {
+    let boundary = multer::parse_boundary(content_type).map_err(|error| error.to_string())?;
+    let stream = BodyDataStream::new(Full::<Bytes>::new(body));
+    let mut parts = multer::Multipart::new(stream, boundary);
+    while let Some(part) = parts
+        .next_field()
+        .await
+        .map_err(|error| error.to_string())?
+    {
+        let name = part.name().unwrap_or_default().to_owned();
+        let bytes = part.bytes().await.map_err(|error| error.to_string())?;
+        if name == PAYLOAD {
+            received.payload = bytes;
+        } else {
+            let value = String::from_utf8_lossy(&bytes).into_owned();
+            received.parameters.push((name, value));
+        }
+    }
+    Ok(())
+}
+
+fn form(body: &[u8], received: &mut Received) -> Result<(), String> {
+    for pair in body.split(|byte| *byte == b'&') {
+        // The payload's bytes may be in any encoding, so they are decoded as bytes.
+        if let Some(value) = pair.strip_prefix(b"payload=") {
+            let spaced: Vec<u8> = value
+                .iter()
+                .map(|byte| if *byte == b'+' { b' ' } else { *byte })
+                .collect();
+            let decoded: Vec<u8> = percent_encoding::percent_decode(&spaced).collect();
+            received.payload = decoded.into();
+        } else {
+            let pairs = form_urlencoded::parse(pair);
+            received.parameters.extend(pairs.into_owned());
+        }
+    }
+    Ok(())
+}
+
+fn with_query(body: Bytes, received: &mut Received) -> Result<(), String> {
+    let query = received.target.split_once('?').map(|(_, query)| query);
+    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    received.parameters = pairs.into_owned().collect();
+    received.payload = body;
+    Ok(())
+}
+
+fn cloudevents(body: Bytes, received: &mut Received) -> Result<(), String> {
+    received.payload = body;
+    for (name, value) in &received.headers {
+        let Some(attribute) = name.strip_prefix("ce-") else {
+            continue;
+        };
+        if CORE_ATTRIBUTES.contains(&attribute) {
+            continue;
+        }
+        let name = PARAMETERS
+            .into_iter()
+            .map(Parameter::as_str)
+            .find(|known| known.eq_ignore_ascii_case(attribute))
+            .unwrap_or(attribute);
+        let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
+        received.parameters.push((name.to_owned(), value));
+    }
+    Ok(())
+}
+
+fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
+    let object: Object = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    received.label = object.label;
+    received.parameters = object.parameters.0;
+    received.payload = object.payload.into();
+    Ok(())
+}
+
+/// The members of a JSON body that headers do not tell.
+#[derive(Deserialize)]
+struct Object {
+    label: String,
+    parameters: Pairs,
+    payload: String,
+}
+
+/// The members of a JSON object in the order of the wire.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Pairs;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object whose values are strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}

@@ -1,0 +1,76 @@
+//! CloudEvents 1.0 in HTTP binary mode: the attributes are headers, the XML is the body.
+//!
+//! - `ce-type` is `project-webhooks.` and the event's name.
+//! - `ce-source` is `/organizations/<organization>/projects/<project>`, by directory names.
+//! - `ce-subject` is `<organization>/<project>`, the text that the setting `projects` matches.
+//! - The parameters are extension attributes: their names in lower case, as the specification
+//!   wants attribute names to be.
+//! - Values are percent-encoded by section 3.1.3.2 of the HTTP binding. There is no
+//!   `ce-datacontenttype`: in binary mode that attribute is the header `Content-Type`.
+
+use http::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::Body;
+use crate::domain::event::Parameter;
+use crate::webhook::request::{CallbackContent, header_text, header_value};
+
+/// Everything but the unreserved characters of RFC 3986, so that a directory name is one path
+/// segment whatever it holds.
+const SEGMENT_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// The XML as the body, everything else in headers.
+pub(super) fn build(content: &CallbackContent) -> Body {
+    let key = &content.key;
+    let source = format!(
+        "/organizations/{}/projects/{}",
+        utf8_percent_encode(&key.organization, SEGMENT_ESCAPES),
+        utf8_percent_encode(&key.project, SEGMENT_ESCAPES),
+    );
+    let attributes = [
+        ("ce-specversion", "1.0".to_owned()),
+        ("ce-id", content.id.0.clone()),
+        ("ce-source", source),
+        (
+            "ce-type",
+            format!("project-webhooks.{}", content.event.name),
+        ),
+        ("ce-time", content.occurred_at.to_string()),
+        ("ce-subject", key.to_string()),
+    ];
+    let parameters = content
+        .parameters
+        .iter()
+        .map(|(parameter, value)| (extension(*parameter), value.clone()));
+    Body {
+        extra_headers: attributes
+            .into_iter()
+            .chain(parameters)
+            .map(|(name, value)| header(name, &value))
+            .collect(),
+        ..Body::plain("application/xml", content.payload.clone())
+    }
+}
+
+fn header(name: &'static str, value: &str) -> (HeaderName, HeaderValue) {
+    (
+        HeaderName::from_static(name),
+        header_value(&header_text(value)),
+    )
+}
+
+/// The header of a parameter's extension attribute.
+const fn extension(parameter: Parameter) -> &'static str {
+    match parameter {
+        Parameter::Username => "ce-username",
+        Parameter::ProjectName => "ce-projectname",
+        Parameter::OrganizationName => "ce-organizationname",
+        Parameter::OrganizationId => "ce-organizationid",
+        Parameter::VersionTag => "ce-versiontag",
+        Parameter::ProjectId => "ce-projectid",
+    }
+}

@@ -1,0 +1,157 @@
+//! Why no answer came, in words that help whoever reads them in the log.
+//!
+//! Constraint: the text names no query and no user information of the URL, which may be secrets;
+//! it is one line; and it says what to do where that is known.
+
+use std::error::Error;
+use std::io;
+use std::iter::successors;
+
+use jiff::Timestamp;
+use rustls::pki_types::UnixTime;
+use rustls::{AlertDescription, CertificateError};
+
+/// What went wrong when sending to `host` (with its port).
+pub fn describe(error: reqwest::Error, host: &str) -> String {
+    // The library prints the URL with its query.
+    let error = error.without_url();
+    let causes: Vec<&(dyn Error + 'static)> = causes(&error).collect();
+    if let Some(tls) = find::<rustls::Error>(&causes) {
+        return tls_failure(tls, host);
+    }
+    if causes.iter().any(|cause| cause.to_string() == "dns error") {
+        let reason = causes.last().map(ToString::to_string).unwrap_or_default();
+        return one_line(&format!("cannot resolve the host name of {host}: {reason}"));
+    }
+    if let Some(text) = find::<io::Error>(&causes).and_then(|error| io_failure(error, host)) {
+        return text;
+    }
+    // What is left is flattened, without the outer layers, which say only that a request failed.
+    let mut parts: Vec<String> = Vec::new();
+    for cause in causes.iter().filter(|cause| !cause.is::<reqwest::Error>()) {
+        let text = cause.to_string();
+        let said = parts.iter().any(|part| part.contains(&text));
+        if !text.starts_with("client error (") && !said {
+            parts.push(text);
+        }
+    }
+    if parts.is_empty() {
+        parts.push(error.to_string());
+    }
+    one_line(&format!("{} ({host})", parts.join(": ")))
+}
+
+/// An error and what caused it, outermost first.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    successors(Some(error), |&error| cause(error))
+}
+
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>() {
+        // An I/O error that wraps another one names that one's cause as its own.
+        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
+    }
+}
+
+fn find<'a, E: Error + 'static>(causes: &[&'a (dyn Error + 'static)]) -> Option<&'a E> {
+    causes.iter().find_map(|cause| cause.downcast_ref::<E>())
+}
+
+fn io_failure(error: &io::Error, host: &str) -> Option<String> {
+    let what = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused",
+        io::ErrorKind::ConnectionReset => "connection reset by the other side",
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            "the other side closed the connection"
+        }
+        io::ErrorKind::HostUnreachable => "host unreachable",
+        io::ErrorKind::NetworkUnreachable => "network unreachable",
+        io::ErrorKind::TimedOut => "the connection timed out",
+        _ => return None,
+    };
+    Some(format!("{what} ({host})"))
+}
+
+fn tls_failure(error: &rustls::Error, host: &str) -> String {
+    let text = match error {
+        rustls::Error::InvalidCertificate(reason) => certificate_failure(reason, host),
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired | AlertDescription::NoCertificate,
+        ) => {
+            format!("{host} asks for a client certificate; set tls.client_cert and tls.client_key")
+        }
+        rustls::Error::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown,
+        ) => format!("{host} does not accept the client certificate: {error}"),
+        rustls::Error::AlertReceived(_) => format!("{host} refused the TLS handshake: {error}"),
+        rustls::Error::InvalidMessage(_) => {
+            format!("{host} does not speak TLS; should the url start with http: ? ({error})")
+        }
+        other => format!("TLS with {host} failed: {other}"),
+    };
+    one_line(&text)
+}
+
+fn certificate_failure(reason: &CertificateError, host: &str) -> String {
+    match reason {
+        CertificateError::Expired => format!("the certificate of {host} has expired"),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!(
+                "the certificate of {host} has expired on {}",
+                date(*not_after)
+            )
+        }
+        CertificateError::NotValidYet => {
+            format!("the certificate of {host} is not valid yet; is the clock right?")
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => format!(
+            "the certificate of {host} is not valid before {}; is the clock right?",
+            date(*not_before)
+        ),
+        CertificateError::UnknownIssuer => format!(
+            "the certificate of {host} is from an unknown issuer; if it is to be trusted, \
+             name the issuer's certificate in tls.ca"
+        ),
+        CertificateError::NotValidForName => {
+            format!("the certificate of {host} is not valid for this host name")
+        }
+        CertificateError::NotValidForNameContext { presented, .. } => format!(
+            "the certificate of {host} is not valid for this host name, only for {}",
+            presented
+                .iter()
+                .map(|name| name_in(name))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+        CertificateError::BadSignature => format!(
+            "the certificate of {host} is not signed by the issuer it names; was the issuer's \
+             key replaced since tls.ca was written?"
+        ),
+        other => format!("the certificate of {host} is not valid: {other}"),
+    }
+}
+
+/// The name in `DnsName("example.com")`, which is how the library writes one.
+fn name_in(text: &str) -> &str {
+    text.split('"').nth(1).unwrap_or(text)
+}
+
+fn date(time: UnixTime) -> String {
+    i64::try_from(time.as_secs())
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok())
+        .map_or_else(|| "an unknown date".to_owned(), |time| time.to_string())
+}
+
+/// The text without line breaks and other control characters, which a peer may have a part in.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(1_000)
+        .collect()
+}
