@@ -28,7 +28,9 @@ pub enum OpenError {
         directory: PathBuf,
     },
     /// A later version of this program wrote the state.
-    #[error("{path} has schema {found} and this program knows up to {known}: install the version that wrote it, or a later one")]
+    #[error(
+        "{path} has schema {found} and this program knows up to {known}: install the version that wrote it, or a later one"
+    )]
     Newer {
         /// The database.
         path: PathBuf,
@@ -38,7 +40,9 @@ pub enum OpenError {
         known: i64,
     },
     /// An earlier version wrote the state, and only the daemon brings it up to date.
-    #[error("{path} has schema {found} and this program needs {known}: start the daemon once, it brings the state up to date")]
+    #[error(
+        "{path} has schema {found} and this program needs {known}: start the daemon once, it brings the state up to date"
+    )]
     Older {
         /// The database.
         path: PathBuf,
@@ -48,7 +52,9 @@ pub enum OpenError {
         known: i64,
     },
     /// The state cannot be trusted.
-    #[error("{path} is damaged: {what}. Nothing was changed. Restore the state directory from a copy, or move state.db and the files beside it that start with its name away to begin with an empty record; deliveries that were waiting are then lost")]
+    #[error(
+        "{path} is damaged: {what}. Nothing was changed. Restore the state directory from a copy, or move state.db and the files beside it that start with its name away to begin with an empty record; deliveries that were waiting are then lost"
+    )]
     Damaged {
         /// The database.
         path: PathBuf,
@@ -59,7 +65,9 @@ pub enum OpenError {
         source: Option<rusqlite::Error>,
     },
     /// The file system under the state directory cannot do what the store needs.
-    #[error("the file system of {path} cannot hold the state: {what}; put state_dir on a local disk")]
+    #[error(
+        "the file system of {path} cannot hold the state: {what}; put state_dir on a local disk"
+    )]
     Unsupported {
         /// The database.
         path: PathBuf,
@@ -142,7 +150,9 @@ impl Error for StoreError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Fault {
     /// No space. The store works again as soon as there is some, without being opened again.
-    #[error("no space is left for the state: free some; nothing is lost and the store goes on by itself")]
+    #[error(
+        "no space is left for the state: free some; nothing is lost and the store goes on by itself"
+    )]
     Full(#[source] Arc<rusqlite::Error>),
     /// Another process kept the database for longer than the store waits.
     #[error("another process keeps the database busy")]

@@ -95,10 +95,7 @@ impl Listings {
         })
     }
 
-    fn read<T>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Result<T, StoreError> {
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
         self.connection
             .unchecked_transaction()
             .map_err(Fault::from)
@@ -300,10 +297,7 @@ fn attempts(connection: &Connection, delivery: i64) -> Result<Vec<AttemptLog>, F
             status: found.get(3)?,
             error: found.get(4)?,
             answer: Bytes::from(found.get::<_, Vec<u8>>(5)?),
-            request_headers: row::from_json(
-                "the attempt's headers",
-                &found.get::<_, String>(6)?,
-            )?,
+            request_headers: row::from_json("the attempt's headers", &found.get::<_, String>(6)?)?,
         });
     }
     Ok(attempts)

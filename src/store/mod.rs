@@ -91,9 +91,8 @@ impl Shared {
     fn close(&self) {
         self.reader.close();
         self.writer.close();
-        let threads = std::mem::take(
-            &mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // A thread that panicked was reported when it did, and answers nobody any more.
             let _ = thread.join();
@@ -303,10 +302,8 @@ impl Store {
         excluding: HashSet<ProjectKey>,
     ) -> Result<Claims, StoreError> {
         let webhook = webhook.to_owned();
-        self.read(move |connection| {
-            queue::claim_due(connection, &webhook, now, limit, &excluding)
-        })
-        .await
+        self.read(move |connection| queue::claim_due(connection, &webhook, now, limit, &excluding))
+            .await
     }
 
     /// When the first of a webhook's lanes is due, but for those in flight.
@@ -351,10 +348,8 @@ impl Store {
         fingerprint: [u8; 32],
     ) -> Result<bool, StoreError> {
         let webhook = webhook.to_owned();
-        self.write(move |connection| {
-            webhooks::set_fingerprint(connection, &webhook, &fingerprint)
-        })
-        .await
+        self.write(move |connection| webhooks::set_fingerprint(connection, &webhook, &fingerprint))
+            .await
     }
 
     /// Removes a piece of what is older than its retention: at most `limit` rows of each kind. To

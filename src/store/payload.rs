@@ -54,10 +54,7 @@ fn compress(hash: &ContentHash, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
 }
 
 /// Which of these payloads are stored.
-pub(super) fn stored(
-    connection: &Connection,
-    hashes: &[ContentHash],
-) -> Result<Vec<bool>, Fault> {
+pub(super) fn stored(connection: &Connection, hashes: &[ContentHash]) -> Result<Vec<bool>, Fault> {
     hashes
         .iter()
         .map(|hash| Ok(id(connection, hash)?.is_some()))
@@ -111,8 +108,7 @@ pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<
         hash: *hash,
         source: Arc::new(source),
     };
-    let size = usize::try_from(size)
-        .map_err(|error| coding(std::io::Error::other(error)))?;
+    let size = usize::try_from(size).map_err(|error| coding(std::io::Error::other(error)))?;
     let bytes = zstd::bulk::decompress(&compressed, size).map_err(coding)?;
     if ContentHash::of(&bytes) != *hash {
         return Err(Fault::WrongPayload { hash: *hash });

@@ -224,7 +224,10 @@ pub(super) fn finish(connection: &Connection, finish: &Finish) -> Result<(), Fau
         return Ok(());
     }
     let attempt = &finish.attempt;
-    let ended = attempt.at.saturating_add(attempt.duration).unwrap_or(attempt.at);
+    let ended = attempt
+        .at
+        .saturating_add(attempt.duration)
+        .unwrap_or(attempt.at);
     let state = match finish.verdict {
         // Cancelled while the request was under way, and it arrived all the same: say so.
         Verdict::Delivered => State::Delivered,

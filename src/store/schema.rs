@@ -108,10 +108,7 @@ pub(super) fn open_for_reading(directory: &Path) -> Result<Connection, OpenError
     Ok(connection)
 }
 
-fn open_existing(
-    directory: &Path,
-    access: OpenFlags,
-) -> Result<(PathBuf, Connection), OpenError> {
+fn open_existing(directory: &Path, access: OpenFlags) -> Result<(PathBuf, Connection), OpenError> {
     let path = database(directory);
     if !exists(&path)? {
         return Err(OpenError::Absent {
@@ -130,9 +127,8 @@ fn open_existing(
 
 fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
     let wrap = |source| OpenError::from_sqlite(path, source);
-    let connection =
-        Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(wrap)?;
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(wrap)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     // `cell_size_check` finds damage before it is acted on; an untrusted schema cannot call
@@ -147,9 +143,11 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
 fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    connection.query_row(&format!("PRAGMA journal_size_limit = {LOG_SIZE}"), [], |_| {
-        Ok(())
-    })
+    connection.query_row(
+        &format!("PRAGMA journal_size_limit = {LOG_SIZE}"),
+        [],
+        |_| Ok(()),
+    )
 }
 
 /// The schema version of a database of this program.

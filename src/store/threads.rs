@@ -34,10 +34,7 @@ impl<J> Mailbox<J> {
 
     /// Takes no more jobs.
     pub(super) fn close(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn sender(&self) -> Result<mpsc::Sender<J>, Fault> {
@@ -54,10 +51,7 @@ impl<J> Mailbox<J> {
         job: J,
         answer: oneshot::Receiver<Result<T, Fault>>,
     ) -> Result<T, Fault> {
-        self.sender()?
-            .send(job)
-            .await
-            .map_err(|_| Fault::Closed)?;
+        self.sender()?.send(job).await.map_err(|_| Fault::Closed)?;
         answer.await.map_err(|_| Fault::Closed)?
     }
 

@@ -172,12 +172,7 @@ pub(super) fn switch_off(
                 "UPDATE webhooks SET off_cause = ?2, off_reason = ?3, off_at_ms = ?4 \
                  WHERE name = ?1",
             )?
-            .execute(params![
-                name,
-                cause.as_str(),
-                reason,
-                row::milliseconds(at)
-            ])?;
+            .execute(params![name, cause.as_str(), reason, row::milliseconds(at)])?;
     }
     Ok(!was_off)
 }

@@ -31,7 +31,9 @@ fn closed_store_with_events() -> tempfile::TempDir {
     let store = Store::open(directory.path()).unwrap();
     for number in 0..200 {
         let project = format!("p{number}");
-        store.record(one_event(&project, &project, &["catalog"])).unwrap();
+        store
+            .record(one_event(&project, &project, &["catalog"]))
+            .unwrap();
     }
     store.close();
     directory
@@ -80,7 +82,9 @@ fn what_was_answered_survives_a_crash() {
     let store = Store::open(directory.path()).unwrap();
     for number in 0..50 {
         let project = format!("p{number}");
-        store.record(one_event(&project, "one", &["catalog"])).unwrap();
+        store
+            .record(one_event(&project, "one", &["catalog"]))
+            .unwrap();
         // The files as a crash at this moment would leave them.
         if number % 10 == 0 {
             let crashed = tempfile::tempdir().unwrap();
@@ -104,7 +108,9 @@ fn a_torn_end_of_the_log_loses_only_what_was_not_answered() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
-    let answered = fs::metadata(directory.path().join("state.db-wal")).unwrap().len();
+    let answered = fs::metadata(directory.path().join("state.db-wal"))
+        .unwrap()
+        .len();
     store.record(one_event("b", "two", &["catalog"])).unwrap();
     let crashed = tempfile::tempdir().unwrap();
     for (name, mut bytes) in content(directory.path()) {
@@ -198,8 +204,17 @@ fn a_newer_schema_is_refused() {
 fn listings_work_beside_a_daemon_and_without_one() {
     let directory = tempfile::tempdir().unwrap();
     let absent = Listings::open(directory.path()).err();
-    assert!(matches!(absent, Some(OpenError::Absent { .. })), "{absent:?}");
-    let n_pending = || Listings::open(directory.path()).unwrap().webhook_states().unwrap()[0].n_pending;
+    assert!(
+        matches!(absent, Some(OpenError::Absent { .. })),
+        "{absent:?}"
+    );
+    let n_pending = || {
+        Listings::open(directory.path())
+            .unwrap()
+            .webhook_states()
+            .unwrap()[0]
+            .n_pending
+    };
     let store = Store::open(directory.path()).unwrap();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     assert_eq!(n_pending(), 1);

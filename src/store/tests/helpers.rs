@@ -7,9 +7,7 @@ use jiff::Timestamp;
 
 use crate::domain::delivery::Verdict;
 use crate::domain::event::{Event, EventId, EventKind, Explanation, Origin, Parameter};
-use crate::domain::project::{
-    ContentHash, Document, FileState, ProjectKey, Recorded, Role, Stamp,
-};
+use crate::domain::project::{ContentHash, Document, FileState, ProjectKey, Recorded, Role, Stamp};
 use crate::store::{AttemptLog, Batch, Change, Claim, Claims, Finish, NewEvent, Store};
 
 pub(super) fn at(seconds: i64) -> Timestamp {

@@ -16,7 +16,11 @@ enum Step {
     /// An event of this project goes to the webhooks whose bit is set.
     Record { project: u8, webhooks: u8 },
     /// The `which`-th due lane of a webhook is attempted, with this verdict.
-    Finish { webhook: usize, which: usize, verdict: u8 },
+    Finish {
+        webhook: usize,
+        which: usize,
+        verdict: u8,
+    },
     /// Time goes on, in seconds.
     Wait(i64),
     /// The store is closed and opened again.
@@ -86,11 +90,19 @@ fn run(steps: Vec<Step>) {
                     });
                 }
             }
-            Step::Finish { webhook, which, verdict } => {
+            Step::Finish {
+                webhook,
+                which,
+                verdict,
+            } => {
                 let webhook = WEBHOOKS[webhook];
                 let ready = claims(&store, webhook, at(now)).ready;
-                let Some(claim) = ready.get(which) else { continue };
-                let lane = model.lanes.get_mut(&(webhook, claim.event.key.project.clone()));
+                let Some(claim) = ready.get(which) else {
+                    continue;
+                };
+                let lane = model
+                    .lanes
+                    .get_mut(&(webhook, claim.event.key.project.clone()));
                 let lane = lane.unwrap();
                 let (verdict, word) = match verdict {
                     0 => (Verdict::Delivered, "delivered"),
@@ -135,7 +147,10 @@ fn run(steps: Vec<Step>) {
         let n_pending = state.map_or(0, |state| state.n_pending);
         assert_eq!(n_pending, u64::try_from(n_waiting).unwrap());
         let finished = |word| model.finished.get(&(webhook, word)).copied().unwrap_or(0);
-        assert_eq!(state.map_or(0, |state| state.n_delivered), finished("delivered"));
+        assert_eq!(
+            state.map_or(0, |state| state.n_delivered),
+            finished("delivered")
+        );
         assert_eq!(state.map_or(0, |state| state.n_dead), finished("dead"));
     }
 }

@@ -17,11 +17,20 @@ fn a_redelivery_starts_the_schedule_over_and_counts_on() {
     let store = Store::open(directory.path()).unwrap();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     store.record(one_event("a", "two", &["catalog"])).unwrap();
-    end(&store, &claim(&store, "catalog", at(0)), Verdict::Retry(at(1)));
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(at(1)),
+    );
     end(&store, &claim(&store, "catalog", at(1)), Verdict::Dead);
     let mut operations = Operations::open(directory.path()).unwrap();
     assert_eq!(operations.count(&in_state(State::Dead)).unwrap(), 1);
-    assert_eq!(operations.redeliver(&in_state(State::Dead), at(100)).unwrap(), 1);
+    assert_eq!(
+        operations
+            .redeliver(&in_state(State::Dead), at(100))
+            .unwrap(),
+        1
+    );
     assert_eq!(states(&store)["catalog"].n_dead, 0);
     // In its old place: before the later one of the same project.
     let claimed = claim(&store, "catalog", at(100));
@@ -30,7 +39,10 @@ fn a_redelivery_starts_the_schedule_over_and_counts_on() {
     assert_eq!((claimed.attempt, claimed.scheduled_attempt), (3, 1));
     end(&store, &claimed, Verdict::Delivered);
     let next = claim(&store, "catalog", at(100));
-    assert_eq!((next.payload.clone(), next.origin), (bytes("two"), Origin::Live));
+    assert_eq!(
+        (next.payload.clone(), next.origin),
+        (bytes("two"), Origin::Live)
+    );
     let listings = Listings::open(directory.path()).unwrap();
     let (_, _, attempts) = listings.delivery(claimed.delivery).unwrap().unwrap();
     let numbers: Vec<_> = attempts.iter().map(|attempt| attempt.number).collect();
@@ -42,9 +54,15 @@ fn a_pending_delivery_is_tried_now() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
-    end(&store, &claim(&store, "catalog", at(0)), Verdict::Retry(at(9000)));
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(at(9000)),
+    );
     let mut operations = Operations::open(directory.path()).unwrap();
-    operations.redeliver(&in_state(State::Pending), at(5)).unwrap();
+    operations
+        .redeliver(&in_state(State::Pending), at(5))
+        .unwrap();
     let claimed = claim(&store, "catalog", at(5));
     assert_eq!((claimed.attempt, claimed.scheduled_attempt), (2, 1));
 }
@@ -101,7 +119,9 @@ fn many_are_changed_in_pieces() {
     let n = operations.cancel(&in_state(State::Pending), at(0)).unwrap();
     assert_eq!(n, 2_101);
     assert!(claims(&store, "catalog", at(0)).ready.is_empty());
-    let n = operations.redeliver(&in_state(State::Cancelled), at(0)).unwrap();
+    let n = operations
+        .redeliver(&in_state(State::Cancelled), at(0))
+        .unwrap();
     assert_eq!(n, 2_101);
     assert_eq!(states(&store)["catalog"].n_pending, 2_101);
 }
@@ -132,19 +152,58 @@ fn listings_filter_and_show_the_newest_first() {
     assert_eq!(projects(all.clone(), 10), ["c", "b", "a"]);
     assert_eq!(projects(all.clone(), 1), ["c"]);
     let since = Some(at(2));
-    assert_eq!(projects(EventFilter { since, ..all.clone() }, 10), ["c", "b"]);
+    assert_eq!(
+        projects(
+            EventFilter {
+                since,
+                ..all.clone()
+            },
+            10
+        ),
+        ["c", "b"]
+    );
     let project = Some("b".to_owned());
-    assert_eq!(projects(EventFilter { project, ..all.clone() }, 10), ["b"]);
+    assert_eq!(
+        projects(
+            EventFilter {
+                project,
+                ..all.clone()
+            },
+            10
+        ),
+        ["b"]
+    );
     let kind = Some(EventKind::ProjectDelete);
-    assert!(projects(EventFilter { kind, ..all.clone() }, 10).is_empty());
+    assert!(
+        projects(
+            EventFilter {
+                kind,
+                ..all.clone()
+            },
+            10
+        )
+        .is_empty()
+    );
     let organization = Some("other".to_owned());
-    assert!(projects(EventFilter { organization, ..all.clone() }, 10).is_empty());
+    assert!(
+        projects(
+            EventFilter {
+                organization,
+                ..all.clone()
+            },
+            10
+        )
+        .is_empty()
+    );
 
     let first = listings.events(&all, 10).unwrap().remove(2);
     assert_eq!((first.n_deliveries, first.recorded_at), (2, at(1)));
     let (event, deliveries) = listings.event(&first.event.id).unwrap().unwrap();
     assert_eq!(event, first);
-    let webhooks: Vec<_> = deliveries.iter().map(|listed| listed.webhook.as_str()).collect();
+    let webhooks: Vec<_> = deliveries
+        .iter()
+        .map(|listed| listed.webhook.as_str())
+        .collect();
     assert_eq!(webhooks, ["catalog", "audit"]);
     let selector = Selector {
         webhook: Some("catalog".to_owned()),
@@ -155,5 +214,8 @@ fn listings_filter_and_show_the_newest_first() {
     let listed = listings.deliveries(&selector, 10).unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].key, key("b"));
-    assert_eq!(listings.deliveries(&Selector::default(), 2).unwrap().len(), 2);
+    assert_eq!(
+        listings.deliveries(&Selector::default(), 2).unwrap().len(),
+        2
+    );
 }

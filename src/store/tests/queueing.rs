@@ -59,15 +59,24 @@ fn lanes_in_flight_and_the_limit_are_respected() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     for project in ["a", "b", "c", "d"] {
-        store.record(one_event(project, "one", &["catalog"])).unwrap();
+        store
+            .record(one_event(project, "one", &["catalog"]))
+            .unwrap();
     }
     let claims = wait(store.claim_due("catalog", at(0), 2, [key("a")].into())).unwrap();
-    let projects: Vec<_> = claims.ready.iter().map(|claim| claim.event.key.clone()).collect();
+    let projects: Vec<_> = claims
+        .ready
+        .iter()
+        .map(|claim| claim.event.key.clone())
+        .collect();
     assert_eq!(projects, [key("b"), key("c")]);
     assert_eq!(claims.next_due, Some(at(0)));
     let all = [key("a"), key("b"), key("c"), key("d")];
     assert_eq!(wait(store.next_due("catalog", all.into())).unwrap(), None);
-    assert_eq!(wait(store.next_due("catalog", [].into())).unwrap(), Some(at(0)));
+    assert_eq!(
+        wait(store.next_due("catalog", [].into())).unwrap(),
+        Some(at(0))
+    );
     assert_eq!(wait(store.next_due("other", [].into())).unwrap(), None);
 }
 
@@ -77,7 +86,11 @@ fn nothing_is_claimed_before_it_is_due() {
     let store = Store::open(directory.path()).unwrap();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     let due = at(5) + std::time::Duration::from_nanos(1);
-    end(&store, &claim(&store, "catalog", at(0)), Verdict::Retry(due));
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(due),
+    );
     assert!(due_ids(&store, 5).is_empty());
     let next = claims(&store, "catalog", at(5)).next_due.unwrap();
     assert!(next >= due);
@@ -107,7 +120,10 @@ fn a_gone_receiver_switches_the_webhook_off() {
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     end(&store, &claim(&store, "catalog", at(0)), Verdict::SwitchOff);
     let off = states(&store)["catalog"].off.clone().unwrap();
-    assert_eq!((off.cause, off.reason.as_str()), (OffCause::Gone, "no luck"));
+    assert_eq!(
+        (off.cause, off.reason.as_str()),
+        (OffCause::Gone, "no luck")
+    );
     assert!(claims(&store, "catalog", at(900)).ready.is_empty());
     assert_eq!(wait(store.next_due("catalog", [].into())).unwrap(), None);
 
@@ -129,7 +145,11 @@ fn what_an_operator_switched_off_no_configuration_switches_on() {
     wait(store.set_fingerprint("catalog", [1; 32])).unwrap();
     let mut operations = Operations::open(directory.path()).unwrap();
     let before = wait(store.changed_elsewhere()).unwrap();
-    assert!(operations.switch_off("catalog", "maintenance", at(0)).unwrap());
+    assert!(
+        operations
+            .switch_off("catalog", "maintenance", at(0))
+            .unwrap()
+    );
     assert_ne!(wait(store.changed_elsewhere()).unwrap(), before);
     assert!(!wait(store.set_fingerprint("catalog", [2; 32])).unwrap());
     assert!(states(&store)["catalog"].off.is_some());
@@ -151,14 +171,21 @@ fn states_count_without_looking_at_deliveries() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     for project in ["a", "b", "c"] {
-        store.record(one_event(project, "one", &["catalog"])).unwrap();
+        store
+            .record(one_event(project, "one", &["catalog"]))
+            .unwrap();
     }
     let claimed = claims(&store, "catalog", at(0)).ready;
     end(&store, &claimed[0], Verdict::Delivered);
     end(&store, &claimed[1], Verdict::Dead);
     let state = &states(&store)["catalog"];
     assert_eq!(
-        (state.n_pending, state.n_delivered, state.n_dead, state.n_cancelled),
+        (
+            state.n_pending,
+            state.n_delivered,
+            state.n_dead,
+            state.n_cancelled
+        ),
         (1, 1, 1, 0)
     );
     assert_eq!(state.oldest_pending, Some(at(0)));

@@ -23,15 +23,30 @@ fn what_is_recorded_is_read_back_as_it_was() {
     assert_eq!(store.keys().unwrap(), [key("a")]);
     assert_eq!(store.keys_in("sales").unwrap(), [key("a")]);
     assert!(store.keys_in("other").unwrap().is_empty());
-    assert_eq!(store.with_definition("sales", &hash("one")).unwrap(), [key("a")]);
-    assert!(store.with_definition("sales", &hash("two")).unwrap().is_empty());
-    assert!(store.with_definition("other", &hash("one")).unwrap().is_empty());
+    assert_eq!(
+        store.with_definition("sales", &hash("one")).unwrap(),
+        [key("a")]
+    );
+    assert!(
+        store
+            .with_definition("sales", &hash("two"))
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        store
+            .with_definition("other", &hash("one"))
+            .unwrap()
+            .is_empty()
+    );
 
     let mut less = after.clone();
     less.published.clear();
     store.record(change("a", &after, &less)).unwrap();
     assert_eq!(store.recorded(&key("a")).unwrap(), less);
-    store.record(change("a", &less, &Recorded::default())).unwrap();
+    store
+        .record(change("a", &less, &Recorded::default()))
+        .unwrap();
     assert!(store.recorded(&key("a")).unwrap().is_empty());
     assert!(store.keys().unwrap().is_empty());
 }
@@ -88,14 +103,20 @@ fn a_missing_payload_commits_nothing() {
     batch.payloads.clear();
     batch.meta.push((MetaKey::FirstStart, "done".to_owned()));
     let error = store.record(batch).unwrap_err();
-    assert!(matches!(error.fault(), Fault::MissingPayload { .. }), "{error}");
+    assert!(
+        matches!(error.fault(), Fault::MissingPayload { .. }),
+        "{error}"
+    );
     assert!(store.is_first_start().unwrap());
     assert!(claims(&store, "catalog", at(0)).ready.is_empty());
 
     let error = store
         .record(change("a", &Recorded::default(), &definition("one")))
         .unwrap_err();
-    assert!(matches!(error.fault(), Fault::MissingPayload { .. }), "{error}");
+    assert!(
+        matches!(error.fault(), Fault::MissingPayload { .. }),
+        "{error}"
+    );
     assert!(store.keys().unwrap().is_empty());
 }
 
@@ -106,7 +127,10 @@ fn a_payload_that_is_not_its_hash_is_refused() {
     let mut batch = one_event("a", "one", &["catalog"]);
     batch.payloads = vec![(hash("one"), bytes("two"))];
     let error = store.record(batch).unwrap_err();
-    assert!(matches!(error.fault(), Fault::WrongPayload { .. }), "{error}");
+    assert!(
+        matches!(error.fault(), Fault::WrongPayload { .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -129,7 +153,10 @@ fn the_last_definition_stays_for_the_delete() {
 
     let listings = Listings::open(directory.path()).unwrap();
     assert_eq!(listings.payload(&hash("one")).unwrap(), None);
-    assert_eq!(listings.payload(&hash("two!")).unwrap(), Some(bytes("two!")));
+    assert_eq!(
+        listings.payload(&hash("two!")).unwrap(),
+        Some(bytes("two!"))
+    );
 }
 
 #[test]
@@ -165,7 +192,11 @@ fn problems_are_replaced_per_project_and_keep_their_age() {
         batch.problems.push((owner, problems));
         store.record(batch).unwrap();
     };
-    record(Some(key("a")), vec![problem("x", "cut"), problem("y", "cut")], 1);
+    record(
+        Some(key("a")),
+        vec![problem("x", "cut"), problem("y", "cut")],
+        1,
+    );
     record(None, vec![problem("z", "odd")], 2);
     record(Some(key("a")), vec![problem("x", "still cut")], 3);
     let listed = store.problems(10).unwrap();
@@ -198,7 +229,10 @@ fn facts_about_the_repository_are_set_with_a_batch() {
         store.record(batch).unwrap();
     }
     assert!(!store.is_first_start().unwrap());
-    assert_eq!(store.meta(MetaKey::FirstStart).unwrap().as_deref(), Some("two"));
+    assert_eq!(
+        store.meta(MetaKey::FirstStart).unwrap().as_deref(),
+        Some("two")
+    );
     assert_eq!(store.meta(MetaKey::RepositoryRoot).unwrap(), None);
 }
 
@@ -221,7 +255,9 @@ fn a_full_disk_changes_nothing_and_heals() {
     let text: String = (0..4000)
         .map(|number| ContentHash::of(&i32::to_le_bytes(number)).to_string())
         .collect();
-    let error = store.record(one_event("b", &text, &["catalog"])).unwrap_err();
+    let error = store
+        .record(one_event("b", &text, &["catalog"]))
+        .unwrap_err();
     assert!(matches!(error.fault(), Fault::Full(_)), "{error}");
     let known: Vec<_> = claims(&store, "catalog", at(0))
         .ready

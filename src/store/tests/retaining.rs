@@ -29,7 +29,9 @@ fn each_state_has_its_age_and_what_waits_stays() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     for (project, text) in [("a", "one"), ("b", "two"), ("c", "three"), ("d", "three")] {
-        store.record(one_event(project, text, &["catalog"])).unwrap();
+        store
+            .record(one_event(project, text, &["catalog"]))
+            .unwrap();
     }
     let claimed = claims(&store, "catalog", at(0)).ready;
     end(&store, &claimed[0], Verdict::Delivered);
@@ -39,13 +41,21 @@ fn each_state_has_its_age_and_what_waits_stays() {
     assert!(collect(&store, 7 * day).is_empty());
     let after_a_week = collect(&store, 8 * day);
     assert_eq!(
-        (after_a_week.n_deliveries, after_a_week.n_events, after_a_week.n_payloads),
+        (
+            after_a_week.n_deliveries,
+            after_a_week.n_events,
+            after_a_week.n_payloads
+        ),
         // The third's payload is that of the fourth, which waits.
         (2, 2, 1)
     );
     let after_a_month = collect(&store, 31 * day);
     assert_eq!(
-        (after_a_month.n_deliveries, after_a_month.n_events, after_a_month.n_payloads),
+        (
+            after_a_month.n_deliveries,
+            after_a_month.n_events,
+            after_a_month.n_payloads
+        ),
         (1, 1, 1)
     );
     assert!(collect(&store, 10_000 * day).is_empty());
@@ -65,7 +75,12 @@ fn events_that_nobody_hears_of_go_too() {
     let collected = collect(&store, 8 * day);
     assert_eq!((collected.n_events, collected.n_payloads), (1, 1));
     let listings = Listings::open(directory.path()).unwrap();
-    assert!(listings.events(&EventFilter::default(), 10).unwrap().is_empty());
+    assert!(
+        listings
+            .events(&EventFilter::default(), 10)
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -82,13 +97,15 @@ fn the_file_shrinks() {
     batch.payloads = vec![(hash, noise)];
     batch.changes[0].events[0].event.payload = hash;
     store.record(batch).unwrap();
-    let pages = || {
-        store
-            .read_blocking(|connection| {
-                Ok(connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))?)
-            })
-            .unwrap()
-    };
+    let pages =
+        || {
+            store
+                .read_blocking(|connection| {
+                    Ok(connection
+                        .pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))?)
+                })
+                .unwrap()
+        };
     let before = pages();
     let retention = Retention {
         delivered: Duration::ZERO,
