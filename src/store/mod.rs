@@ -1,1 +1,376 @@
-//! To be written.
+//! The store: what was recorded, what happened, and what has still to be delivered.
+//!
+//! # Constraints
+//!
+//! - The new record of a project, its events, their payloads and their deliveries commit in one
+//!   transaction ([`Store::record`]). Where it cannot commit nothing has changed, and the
+//!   difference is still on disk for the next look.
+//! - What was answered is durable: it survives the power being cut.
+//! - Delivery is at least once: a delivery leaves the queue only by the answer to it.
+//! - The deliveries that wait are in the database and nowhere else; memory does not grow with
+//!   them, and neither does the cost of finding the next one.
+//! - State that is damaged or newer than the program is reported and left as it is.
+//! - Nothing here reads a clock.
+//!
+//! # Format
+//!
+//! The state directory (mode 0700 where it is made here) holds `state.db`, a SQLite database with
+//! a write-ahead log beside it, and `lock`. The files have mode 0600. `schema/` has the tables,
+//! one file per version; what a released version wrote is migrated, never rewritten by hand.
+//!
+//! # Operation
+//!
+//! One thread writes and commits whatever waits as one transaction, another reads; see
+//! `threads`. [`Store`] is the daemon's handle to both: the inference side blocks on it, the
+//! delivery side awaits it. The command line reads by [`Listings`] and writes by [`Operations`],
+//! beside a running daemon or without one.
+//!
+//! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `threads` runs the jobs,
+//! `record` and `problems` write and read what was recorded, `payload` keeps the bytes, `queue`
+//! claims and finishes, `webhooks` keeps what is known of a webhook, `retention` removes what is
+//! old, `listing`, `select` and `operations` serve the command line, `row` and `error` serve all.
+
+mod error;
+mod listing;
+mod lock;
+mod operations;
+mod payload;
+mod problems;
+mod queue;
+mod record;
+mod retention;
+mod row;
+mod schema;
+mod select;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod webhooks;
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+pub use error::{Fault, OpenError, StoreError};
+pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings};
+pub use operations::Operations;
+pub use problems::RecordedProblem;
+pub use queue::{ANSWER_MAX, AttemptLog, Claim, Claims, Finish, Unreadable};
+pub use record::{Batch, Change, Committed, MetaKey, NewEvent, RecordedEvent};
+pub use retention::Collected;
+pub use select::Selector;
+pub use webhooks::{Off, OffCause, WebhookState};
+
+use crate::config::Retention;
+use crate::domain::project::{ContentHash, ProjectKey, Recorded};
+use threads::Mailbox;
+
+/// The daemon's handle to the store. Its clones are the same store.
+///
+/// The blocking methods must be called from a plain thread, not from an asynchronous task; they
+/// say so. When the last handle is dropped what waits is committed and the threads end, as with
+/// [`Store::close`].
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: Arc<Path>,
+    writer: Mailbox<Box<dyn threads::Write>>,
+    reader: Mailbox<threads::Read>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Shared {
+    fn close(&self) {
+        self.reader.close();
+        self.writer.close();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A thread that panicked was reported when it did, and answers nobody any more.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Store {
+    /// Opens the state of a directory: makes both where they are missing, takes the lock, and
+    /// brings the database up to date.
+    pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
+        schema::prepare_directory(state_dir)?;
+        let lock = lock::StateLock::take(state_dir)?;
+        let for_writing = schema::open_and_migrate(state_dir)?;
+        let for_reading = schema::open_for_reading(state_dir)?;
+        let (writer, writes) = Mailbox::new();
+        let (reader, reads) = Mailbox::new();
+        let store = Self {
+            shared: Arc::new(Shared {
+                path: schema::database(state_dir).into(),
+                writer,
+                reader,
+                threads: Mutex::new(Vec::new()),
+            }),
+        };
+        store.start("store-writer", state_dir, move || {
+            // The lock goes last: the next daemon must not find the log of this one open.
+            let _lock = lock;
+            let connection = for_writing;
+            threads::run_writer(&connection, writes);
+            drop(connection);
+        })?;
+        store.start("store-reader", state_dir, move || {
+            threads::run_reader(&for_reading, reads);
+        })?;
+        Ok(store)
+    }
+
+    fn start(
+        &self,
+        name: &str,
+        state_dir: &Path,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), OpenError> {
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(run)
+            .map_err(|source: io::Error| OpenError::Io {
+                what: "start a thread for",
+                path: state_dir.to_owned(),
+                source,
+            })?;
+        self.shared
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
+        Ok(())
+    }
+
+    /// Commits what waits, ends the threads and gives the lock back. Blocks. Every later call, on
+    /// any handle, fails with [`Fault::Closed`].
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
+    fn error(&self, fault: Fault) -> StoreError {
+        StoreError::new(&self.shared.path, fault)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (job, answer) = threads::read(work);
+        let result = self.shared.reader.ask(job, answer).await;
+        result.map_err(|fault| self.error(fault))
+    }
+
+    fn read_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (job, answer) = threads::read(work);
+        let result = self.shared.reader.ask_blocking(job, answer);
+        result.map_err(|fault| self.error(fault))
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (job, answer) = threads::write(work);
+        let result = self.shared.writer.ask(job, answer).await;
+        result.map_err(|fault| self.error(fault))
+    }
+
+    fn write_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (job, answer) = threads::write(work);
+        let result = self.shared.writer.ask_blocking(job, answer);
+        result.map_err(|fault| self.error(fault))
+    }
+}
+
+/// The side of inference. Every method blocks.
+impl Store {
+    /// What is recorded of a project; empty where nothing is.
+    pub fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
+        let key = key.clone();
+        self.read_blocking(move |connection| record::recorded(connection, &key))
+    }
+
+    /// What is recorded of each of these projects, in their order. Claims wait meanwhile, so ask
+    /// for some hundreds at once, not for all.
+    pub fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
+        let keys = keys.to_vec();
+        self.read_blocking(move |connection| {
+            keys.iter()
+                .map(|key| record::recorded(connection, key))
+                .collect()
+        })
+    }
+
+    /// The projects with anything recorded, sorted.
+    pub fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
+        self.read_blocking(|connection| record::keys(connection, None))
+    }
+
+    /// The projects of an organization with anything recorded, sorted.
+    pub fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
+        let organization = organization.to_owned();
+        self.read_blocking(move |connection| record::keys(connection, Some(&organization)))
+    }
+
+    /// The projects of an organization whose definition has this content, sorted.
+    pub fn with_definition(
+        &self,
+        organization: &str,
+        hash: &ContentHash,
+    ) -> Result<Vec<ProjectKey>, StoreError> {
+        let (organization, hash) = (organization.to_owned(), *hash);
+        self.read_blocking(move |connection| {
+            record::with_definition(connection, &organization, &hash)
+        })
+    }
+
+    /// A fact about the repository as a whole.
+    pub fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
+        self.read_blocking(move |connection| record::meta(connection, key))
+    }
+
+    /// Whether no first scan was recorded yet, which [`MetaKey::FirstStart`] marks.
+    pub fn is_first_start(&self) -> Result<bool, StoreError> {
+        Ok(self.meta(MetaKey::FirstStart)?.is_none())
+    }
+
+    /// The first `limit` files that do not count, by project and path.
+    pub fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
+        self.read_blocking(move |connection| problems::list(connection, limit))
+    }
+
+    /// How many files do not count.
+    pub fn n_problems(&self) -> Result<u64, StoreError> {
+        self.read_blocking(problems::count)
+    }
+
+    /// Records a batch, whole or not at all; returns when it is durable. After an error nothing
+    /// has changed and the same batch may be tried again, but after [`Fault::Stale`], which asks
+    /// for the record to be read and inferred from again.
+    pub fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
+        let payloads = std::mem::take(&mut batch.payloads);
+        let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
+        let stored = if hashes.is_empty() {
+            Vec::new()
+        } else {
+            self.read_blocking(move |connection| payload::stored(connection, &hashes))?
+        };
+        let payloads = payloads
+            .into_iter()
+            .zip(stored)
+            .map(|((hash, bytes), stored)| payload::Given::prepare(hash, bytes, stored))
+            .collect::<Result<Vec<_>, Fault>>()
+            .map_err(|fault| self.error(fault))?;
+        self.write_blocking(move |connection| record::record(connection, &batch, &payloads))
+    }
+}
+
+/// The side of delivery.
+impl Store {
+    /// The heads of a webhook's lanes that are due, at most `limit`, the longest due first and
+    /// among equals the oldest. `excluding` names the projects in flight. Nothing is due of a
+    /// webhook that is off.
+    pub async fn claim_due(
+        &self,
+        webhook: &str,
+        now: Timestamp,
+        limit: usize,
+        excluding: HashSet<ProjectKey>,
+    ) -> Result<Claims, StoreError> {
+        let webhook = webhook.to_owned();
+        self.read(move |connection| queue::claim_due(connection, &webhook, now, limit, &excluding))
+            .await
+    }
+
+    /// When the first of a webhook's lanes is due, but for those in flight.
+    pub async fn next_due(
+        &self,
+        webhook: &str,
+        excluding: HashSet<ProjectKey>,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let webhook = webhook.to_owned();
+        self.read(move |connection| queue::next_due(connection, &webhook, &excluding))
+            .await
+    }
+
+    /// Records attempts and what follows from them; returns when that is durable. After an error
+    /// it may be tried again: an attempt that is on record is not recorded twice.
+    pub async fn finish(&self, finished: Vec<Finish>) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            finished
+                .iter()
+                .try_for_each(|finish| queue::finish(connection, finish))
+        })
+        .await
+    }
+
+    /// Where each webhook stands that ever had a delivery or a fingerprint, by name.
+    pub async fn webhook_states(&self) -> Result<Vec<WebhookState>, StoreError> {
+        self.read(webhooks::states).await
+    }
+
+    /// Switches a webhook on, whoever switched it off; says whether it was off.
+    pub async fn switch_on(&self, webhook: &str) -> Result<bool, StoreError> {
+        let webhook = webhook.to_owned();
+        self.write(move |connection| webhooks::switch_on(connection, &webhook))
+            .await
+    }
+
+    /// Notes the fingerprint of a webhook's configuration. Where it changed and the receiver had
+    /// switched the webhook off by 410, it is switched on again; says whether that was so.
+    pub async fn set_fingerprint(
+        &self,
+        webhook: &str,
+        fingerprint: [u8; 32],
+    ) -> Result<bool, StoreError> {
+        let webhook = webhook.to_owned();
+        self.write(move |connection| webhooks::set_fingerprint(connection, &webhook, &fingerprint))
+            .await
+    }
+
+    /// Removes a piece of what is older than its retention: at most `limit` rows of each kind. To
+    /// be repeated until [`Collected::is_empty`].
+    pub async fn collect(
+        &self,
+        retention: Retention,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Collected, StoreError> {
+        self.write(move |connection| retention::collect(connection, &retention, now, limit))
+            .await
+    }
+
+    /// A number that changes when another process changed the state: an operator's command. To be
+    /// compared with the one of an earlier call.
+    pub async fn changed_elsewhere(&self) -> Result<i64, StoreError> {
+        // Asked of the writer's connection, whose own commits do not count.
+        self.write(|connection| {
+            Ok(connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
+        })
+        .await
+    }
+}

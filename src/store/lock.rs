@@ -1,0 +1,59 @@
+//! The lock that keeps two daemons from one state directory.
+//!
+//! Constraint: a daemon that died, however it died, must not keep the next one out. The lock is
+//! the operating system's own (`flock`) on an open file, so it goes with the process; the process
+//! id in the file is only there to be told to people.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::error::OpenError;
+
+/// The name of the lock file in the state directory.
+const LOCK_FILE: &str = "lock";
+
+/// The lock on a state directory; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct StateLock {
+    _file: File,
+}
+
+impl StateLock {
+    /// Takes the lock, or says who holds it.
+    pub(super) fn take(directory: &Path) -> Result<Self, OpenError> {
+        let path = directory.join(LOCK_FILE);
+        let io = |what, source| OpenError::Io {
+            what,
+            path: path.clone(),
+            source,
+        };
+        // Not truncated: until the lock is taken the content belongs to whoever holds it.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| io("open the lock", source))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // A holder that has not written its id yet is still a holder.
+                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
+                return Err(OpenError::Held {
+                    directory: directory.to_owned(),
+                    pid: text.trim().parse().ok(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(io("take the lock", source)),
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(|source| io("write the lock", source))?;
+        Ok(Self { _file: file })
+    }
+}

@@ -1,0 +1,127 @@
+//! Payloads: the bytes of project.xml files, stored once per content and compressed.
+//!
+//! Constraint: what is sent is byte for byte what was observed, so a payload is checked against
+//! its hash when it comes in and when it goes out. Compression happens on the caller's thread,
+//! not in the transaction that everything else waits for.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::error::Fault;
+use super::row;
+use crate::domain::project::ContentHash;
+
+/// zstd's level. project.xml shrinks about tenfold at any level; higher ones cost time for little.
+const LEVEL: i32 = 2;
+
+/// The most payloads that one transaction removes.
+const REMOVED_AT_ONCE: usize = 64;
+
+/// A payload that a batch brings.
+pub(super) struct Given {
+    hash: ContentHash,
+    bytes: Bytes,
+    /// Absent where it was stored already when the batch was prepared.
+    compressed: Option<Vec<u8>>,
+}
+
+impl Given {
+    /// Checks the payload and, where it is not stored yet, compresses it.
+    pub(super) fn prepare(hash: ContentHash, bytes: Bytes, stored: bool) -> Result<Self, Fault> {
+        if ContentHash::of(&bytes) != hash {
+            return Err(Fault::WrongPayload { hash });
+        }
+        let compressed = if stored {
+            None
+        } else {
+            Some(compress(&hash, &bytes)?)
+        };
+        Ok(Self {
+            hash,
+            bytes,
+            compressed,
+        })
+    }
+}
+
+fn compress(hash: &ContentHash, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
+    zstd::bulk::compress(bytes, LEVEL).map_err(|source| Fault::Coding {
+        hash: *hash,
+        source: Arc::new(source),
+    })
+}
+
+/// Which of these payloads are stored.
+pub(super) fn stored(connection: &Connection, hashes: &[ContentHash]) -> Result<Vec<bool>, Fault> {
+    hashes
+        .iter()
+        .map(|hash| Ok(id(connection, hash)?.is_some()))
+        .collect()
+}
+
+/// The row of a payload.
+pub(super) fn id(connection: &Connection, hash: &ContentHash) -> Result<Option<i64>, Fault> {
+    Ok(connection
+        .prepare_cached("SELECT id FROM payloads WHERE hash = ?1")?
+        .query_row([&hash.0[..]], |row| row.get(0))
+        .optional()?)
+}
+
+/// Stores a payload, unless it is stored already.
+pub(super) fn put(connection: &Connection, given: &Given) -> Result<(), Fault> {
+    if id(connection, &given.hash)?.is_some() {
+        return Ok(());
+    }
+    // It may have been collected since it was looked up.
+    let late;
+    let compressed = match &given.compressed {
+        Some(compressed) => compressed,
+        None => {
+            late = compress(&given.hash, &given.bytes)?;
+            &late
+        }
+    };
+    connection
+        .prepare_cached("INSERT INTO payloads (hash, size) VALUES (?1, ?2)")?
+        .execute(params![&given.hash.0[..], row::limit(given.bytes.len())])?;
+    connection
+        .prepare_cached("INSERT INTO payload_contents (payload, compressed) VALUES (?1, ?2)")?
+        .execute(params![connection.last_insert_rowid(), compressed])?;
+    Ok(())
+}
+
+/// The bytes of a payload.
+pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<Bytes>, Fault> {
+    let found: Option<(i64, Vec<u8>)> = connection
+        .prepare_cached(
+            "SELECT p.size, c.compressed FROM payloads p \
+             JOIN payload_contents c ON c.payload = p.id WHERE p.hash = ?1",
+        )?
+        .query_row([&hash.0[..]], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((size, compressed)) = found else {
+        return Ok(None);
+    };
+    let coding = |source| Fault::Coding {
+        hash: *hash,
+        source: Arc::new(source),
+    };
+    let size = usize::try_from(size).map_err(|error| coding(std::io::Error::other(error)))?;
+    let bytes = zstd::bulk::decompress(&compressed, size).map_err(coding)?;
+    if ContentHash::of(&bytes) != *hash {
+        return Err(Fault::WrongPayload { hash: *hash });
+    }
+    Ok(Some(Bytes::from(bytes)))
+}
+
+/// Removes payloads that nothing refers to, a few at a time, and says how many.
+pub(super) fn collect(connection: &Connection) -> Result<usize, Fault> {
+    Ok(connection
+        .prepare_cached(
+            "DELETE FROM payloads WHERE id IN \
+             (SELECT id FROM payloads WHERE n_references = 0 LIMIT ?1)",
+        )?
+        .execute([row::limit(REMOVED_AT_ONCE)])?)
+}

@@ -1,0 +1,125 @@
+//! The list of files that are there and do not count.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+use super::error::Fault;
+use super::row;
+use crate::domain::project::{Problem, ProjectKey};
+
+/// A file that does not count, as it was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedProblem {
+    /// The project it belongs to; none where it is outside any.
+    pub key: Option<ProjectKey>,
+    /// What is wrong with it.
+    pub problem: Problem,
+    /// Since when the path does not count, whatever the reasons were meanwhile.
+    pub since: Timestamp,
+}
+
+/// The two names under which a project's problems are kept. Captures are never empty, so the
+/// empty names are free for what is outside any project.
+fn names(key: Option<&ProjectKey>) -> (&str, &str) {
+    key.map_or(("", ""), |key| (&key.organization, &key.project))
+}
+
+/// Puts `now_wrong` in the place of what did not count in this project; writes what differs.
+pub(super) fn replace(
+    connection: &Connection,
+    key: Option<&ProjectKey>,
+    now_wrong: &[Problem],
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let (organization, project) = names(key);
+    let mut before = of_project(connection, organization, project)?;
+    for problem in now_wrong {
+        if before.remove(&problem.path).as_ref() == Some(problem) {
+            continue;
+        }
+        connection
+            .prepare_cached(
+                "INSERT INTO problems \
+                 (organization, project, path, reason, line, column, may_heal, since_ms) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
+                 ON CONFLICT (organization, project, path) DO UPDATE SET \
+                 reason = excluded.reason, line = excluded.line, column = excluded.column, \
+                 may_heal = excluded.may_heal",
+            )?
+            .execute(params![
+                organization,
+                project,
+                problem.path,
+                problem.reason,
+                problem.line.map(u64::cast_signed),
+                problem.column.map(u64::cast_signed),
+                problem.may_heal,
+                row::milliseconds(now),
+            ])?;
+    }
+    for path in before.into_keys() {
+        connection
+            .prepare_cached(
+                "DELETE FROM problems WHERE organization = ?1 AND project = ?2 AND path = ?3",
+            )?
+            .execute([organization, project, &path])?;
+    }
+    Ok(())
+}
+
+const COLUMNS: &str = "path, reason, line, column, may_heal";
+
+fn problem(row: &rusqlite::Row<'_>) -> rusqlite::Result<Problem> {
+    Ok(Problem {
+        path: row.get(0)?,
+        reason: row.get(1)?,
+        line: row.get::<_, Option<i64>>(2)?.map(i64::cast_unsigned),
+        column: row.get::<_, Option<i64>>(3)?.map(i64::cast_unsigned),
+        may_heal: row.get(4)?,
+    })
+}
+
+fn of_project(
+    connection: &Connection,
+    organization: &str,
+    project: &str,
+) -> Result<BTreeMap<String, Problem>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM problems WHERE organization = ?1 AND project = ?2"
+    ))?;
+    let problems = statement
+        .query_map([organization, project], problem)?
+        .map(|found| found.map(|problem| (problem.path.clone(), problem)))
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(problems)
+}
+
+/// The first `limit` problems by project and path.
+pub(super) fn list(connection: &Connection, limit: usize) -> Result<Vec<RecordedProblem>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS}, organization, project, since_ms FROM problems \
+         ORDER BY organization, project, path LIMIT ?1"
+    ))?;
+    let problems = statement
+        .query_map([row::limit(limit)], |found| {
+            let organization: String = found.get(5)?;
+            let project: String = found.get(6)?;
+            Ok(RecordedProblem {
+                key: (!project.is_empty()).then(|| ProjectKey::new(organization, project)),
+                problem: problem(found)?,
+                since: row::from_milliseconds(found.get(7)?),
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(problems)
+}
+
+/// How many there are.
+pub(super) fn count(connection: &Connection) -> Result<u64, Fault> {
+    let count = connection
+        .prepare_cached("SELECT COUNT(*) FROM problems")?
+        .query_row([], |row| row.get(0))?;
+    Ok(row::count(count))
+}

@@ -1,0 +1,441 @@
+//! Recording what happened: the new record, its events, their payloads and their deliveries.
+//!
+//! Constraint: a [`Batch`] is recorded whole or not at all. Only rows that differ are written, and
+//! each only where it still is what the batch was inferred from, so that a mistake in the
+//! caller's bookkeeping cannot quietly turn into a wrong record.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::error::Fault;
+use super::payload::{self, Given};
+use super::{problems, row};
+use crate::domain::event::{Event, EventId};
+use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded, Role, Stamp};
+
+/// What is recorded in one transaction.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The projects that changed, in the order of what happened.
+    pub changes: Vec<Change>,
+    /// Payloads of the events and of the new definitions, by the hash of their bytes. One that is
+    /// stored already is not stored again.
+    pub payloads: Vec<(ContentHash, Bytes)>,
+    /// What does not count now in these projects, in place of what did not count in them before;
+    /// `None` stands for everything outside any project.
+    pub problems: Vec<(Option<ProjectKey>, Vec<Problem>)>,
+    /// Facts about the repository as a whole.
+    pub meta: Vec<(MetaKey, String)>,
+    /// The time of recording.
+    pub now: Timestamp,
+}
+
+impl Batch {
+    /// A batch with nothing in it.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            changes: Vec::new(),
+            payloads: Vec::new(),
+            problems: Vec::new(),
+            meta: Vec::new(),
+            now,
+        }
+    }
+
+    /// Whether recording it would change nothing.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.problems.is_empty() && self.meta.is_empty()
+    }
+}
+
+/// A change of one project.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The project.
+    pub key: ProjectKey,
+    /// What was recorded of it, as the store gave it.
+    pub before: Recorded,
+    /// What is recorded of it from now on; an empty one forgets the project.
+    pub after: Recorded,
+    /// What happened, in order.
+    pub events: Vec<NewEvent>,
+}
+
+/// An event to record.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// The event with the id of its first happening ([`EventId::of`] with repetition 0).
+    pub event: Event,
+    /// The tag that its id is made of.
+    pub tag: Option<String>,
+    /// The stamp that its id is made of.
+    pub stamp: Stamp,
+    /// The webhooks that hear of it, by name, with the time of the first attempt.
+    pub webhooks: Vec<(String, Timestamp)>,
+}
+
+/// A fact about the repository as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetaKey {
+    /// Set when the first scan was recorded; until then every start is a first start.
+    FirstStart,
+    /// What the repository's root was, to tell another one from it.
+    RepositoryRoot,
+}
+
+impl MetaKey {
+    /// The key in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            MetaKey::FirstStart => "first-start",
+            MetaKey::RepositoryRoot => "repository-root",
+        }
+    }
+}
+
+/// What was recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The events in order, with the ids they were recorded under.
+    pub events: Vec<RecordedEvent>,
+    /// The webhooks for which a lane was opened: those whose dispatcher may sleep.
+    pub woken: BTreeSet<String>,
+}
+
+/// An event as it was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedEvent {
+    /// Its id.
+    pub id: EventId,
+    /// Its place in the order of recording; grows, with gaps.
+    pub sequence: i64,
+}
+
+/// Records a batch in the current transaction.
+pub(super) fn record(
+    connection: &Connection,
+    batch: &Batch,
+    payloads: &[Given],
+) -> Result<Committed, Fault> {
+    for given in payloads {
+        payload::put(connection, given)?;
+    }
+    let mut committed = Committed::default();
+    for change in &batch.changes {
+        for new in &change.events {
+            insert_event(connection, new, batch.now, &mut committed)?;
+        }
+        replace_files(connection, change)?;
+    }
+    for (key, now_wrong) in &batch.problems {
+        problems::replace(connection, key.as_ref(), now_wrong, batch.now)?;
+    }
+    for (key, value) in &batch.meta {
+        connection
+            .prepare_cached(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) \
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            )?
+            .execute([key.as_str(), value])?;
+    }
+    // An ordinary save every few seconds leaves its last payload behind each time; waiting for
+    // the next collection would let the file grow by all of them.
+    payload::collect(connection)?;
+    Ok(committed)
+}
+
+fn insert_event(
+    connection: &Connection,
+    new: &NewEvent,
+    now: Timestamp,
+    committed: &mut Committed,
+) -> Result<(), Fault> {
+    let event = &new.event;
+    let id = free_id(connection, new)?;
+    let payload =
+        payload::id(connection, &event.payload)?.ok_or_else(|| Fault::MissingPayload {
+            hash: event.payload,
+            needed_by: format!("the event {id}"),
+        })?;
+    connection
+        .prepare_cached(
+            "INSERT INTO events (id, kind, organization, project, origin, occurred_ns, \
+             recorded_ms, parameters, explanation, payload) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
+            id.0,
+            event.kind.as_str(),
+            event.key.organization,
+            event.key.project,
+            event.origin.as_str(),
+            row::nanoseconds(event.occurred_at),
+            row::milliseconds(now),
+            row::to_json("the event's parameters", &event.parameters)?,
+            row::to_json("the event's explanation", &event.explanation)?,
+            payload,
+        ])?;
+    let sequence = connection.last_insert_rowid();
+    for (webhook, due) in &new.webhooks {
+        if insert_delivery(connection, event, sequence, webhook, *due, now)? {
+            committed.woken.insert(webhook.clone());
+        }
+    }
+    committed.events.push(RecordedEvent { id, sequence });
+    Ok(())
+}
+
+/// The event's id, or the first repetition of it that is not on record: the difference on disk is
+/// real, so an equal happening on record is an earlier one.
+fn free_id(connection: &Connection, new: &NewEvent) -> Result<EventId, Fault> {
+    let event = &new.event;
+    let mut statement = connection.prepare_cached("SELECT 1 FROM events WHERE id = ?1")?;
+    let mut id = event.id.clone();
+    let mut repetition = 0_u32;
+    while statement.exists([&id.0])? {
+        repetition = repetition.saturating_add(1);
+        id = EventId::of(
+            event.kind,
+            &event.key,
+            new.tag.as_deref(),
+            &new.stamp,
+            &event.payload,
+            repetition,
+        );
+    }
+    Ok(id)
+}
+
+/// Adds a delivery, and says whether it opened its lane.
+fn insert_delivery(
+    connection: &Connection,
+    event: &Event,
+    sequence: i64,
+    webhook: &str,
+    due: Timestamp,
+    now: Timestamp,
+) -> Result<bool, Fault> {
+    let due = row::milliseconds_up(due);
+    let now = row::milliseconds(now);
+    let key = &event.key;
+    connection
+        .prepare_cached("INSERT INTO webhooks (name) VALUES (?1) ON CONFLICT DO NOTHING")?
+        .execute([webhook])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO deliveries (event, webhook, organization, project, state, origin, \
+             due_ms, created_ms, waiting_ms) VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?6, ?7, ?7)",
+        )?
+        .execute(params![
+            sequence,
+            webhook,
+            key.organization,
+            key.project,
+            event.origin.as_str(),
+            due,
+            now,
+        ])?;
+    // A lane that is there has an older head, which stays.
+    let opened = connection
+        .prepare_cached(
+            "INSERT INTO lanes (webhook, organization, project, head, due_ms, waiting_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![
+            webhook,
+            key.organization,
+            key.project,
+            connection.last_insert_rowid(),
+            due,
+            now,
+        ])?;
+    Ok(opened > 0)
+}
+
+/// Writes what differs between the files before and after.
+fn replace_files(connection: &Connection, change: &Change) -> Result<(), Fault> {
+    let by_path = |recorded| -> BTreeMap<&str, &FileState> {
+        Recorded::files(recorded)
+            .map(|file| (file.path.as_str(), file))
+            .collect()
+    };
+    let before = by_path(&change.before);
+    let after = by_path(&change.after);
+    for (path, file) in &before {
+        if !after.contains_key(path) {
+            delete_file(connection, &change.key, file)?;
+        }
+    }
+    for (path, file) in &after {
+        match before.get(path) {
+            Some(old) if old == file => {}
+            old => put_file(connection, &change.key, old.copied(), file)?,
+        }
+    }
+    let key = &change.key;
+    if after.is_empty() {
+        connection
+            .prepare_cached("DELETE FROM projects WHERE organization = ?1 AND project = ?2")?
+            .execute([&key.organization, &key.project])?;
+    } else if before.is_empty() {
+        connection
+            .prepare_cached(
+                "INSERT INTO projects (organization, project) VALUES (?1, ?2) \
+                 ON CONFLICT DO NOTHING",
+            )?
+            .execute([&key.organization, &key.project])?;
+    }
+    Ok(())
+}
+
+fn delete_file(connection: &Connection, key: &ProjectKey, file: &FileState) -> Result<(), Fault> {
+    let deleted = connection
+        .prepare_cached(
+            "DELETE FROM files WHERE organization = ?1 AND project = ?2 AND path = ?3 \
+             AND hash = ?4 AND changed_ns = ?5",
+        )?
+        .execute(params![
+            key.organization,
+            key.project,
+            file.path,
+            &file.hash.0[..],
+            file.stamp.changed_ns,
+        ])?;
+    as_expected(deleted, key)
+}
+
+fn put_file(
+    connection: &Connection,
+    key: &ProjectKey,
+    old: Option<&FileState>,
+    file: &FileState,
+) -> Result<(), Fault> {
+    if file.role == Role::Definition && payload::id(connection, &file.hash)?.is_none() {
+        return Err(Fault::MissingPayload {
+            hash: file.hash,
+            needed_by: format!("the project {key}"),
+        });
+    }
+    let document = row::to_json("the file's document", &file.document)?;
+    let stamp = &file.stamp;
+    let written = match old {
+        None => connection
+            .prepare_cached(
+                "INSERT INTO files (organization, project, path, role, tag, inode, size, \
+                 modified_ns, changed_ns, read_ns, hash, owner, document) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+                 ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![
+                key.organization,
+                key.project,
+                file.path,
+                file.role.as_str(),
+                file.tag,
+                stamp.inode.cast_signed(),
+                stamp.size.cast_signed(),
+                stamp.modified_ns,
+                stamp.changed_ns,
+                file.read_ns,
+                &file.hash.0[..],
+                file.owner,
+                document,
+            ])?,
+        Some(old) => connection
+            .prepare_cached(
+                "UPDATE files SET role = ?4, tag = ?5, inode = ?6, size = ?7, modified_ns = ?8, \
+                 changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13 \
+                 WHERE organization = ?1 AND project = ?2 AND path = ?3 \
+                 AND hash = ?14 AND changed_ns = ?15",
+            )?
+            .execute(params![
+                key.organization,
+                key.project,
+                file.path,
+                file.role.as_str(),
+                file.tag,
+                stamp.inode.cast_signed(),
+                stamp.size.cast_signed(),
+                stamp.modified_ns,
+                stamp.changed_ns,
+                file.read_ns,
+                &file.hash.0[..],
+                file.owner,
+                document,
+                &old.hash.0[..],
+                old.stamp.changed_ns,
+            ])?,
+    };
+    as_expected(written, key)
+}
+
+fn as_expected(n_rows: usize, key: &ProjectKey) -> Result<(), Fault> {
+    if n_rows == 1 {
+        Ok(())
+    } else {
+        Err(Fault::Stale { key: key.clone() })
+    }
+}
+
+/// What is recorded of a project.
+pub(super) fn recorded(connection: &Connection, key: &ProjectKey) -> Result<Recorded, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {} FROM files WHERE organization = ?1 AND project = ?2",
+        row::FILE_COLUMNS
+    ))?;
+    let mut rows = statement.query([&key.organization, &key.project])?;
+    let mut recorded = Recorded::default();
+    while let Some(row) = rows.next()? {
+        recorded.put(row::file(row)?);
+    }
+    Ok(recorded)
+}
+
+/// The projects with anything recorded, of one organization or of all, sorted.
+pub(super) fn keys(
+    connection: &Connection,
+    organization: Option<&str>,
+) -> Result<Vec<ProjectKey>, Fault> {
+    let all = "SELECT organization, project FROM projects ORDER BY organization, project";
+    let some = "SELECT organization, project FROM projects WHERE organization = ?1 \
+                ORDER BY organization, project";
+    let mut statement = connection.prepare_cached(organization.map_or(all, |_| some))?;
+    let keys = statement
+        .query_map(rusqlite::params_from_iter(organization), key)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(keys)
+}
+
+/// The projects of an organization whose definition has this content, sorted.
+pub(super) fn with_definition(
+    connection: &Connection,
+    organization: &str,
+    hash: &ContentHash,
+) -> Result<Vec<ProjectKey>, Fault> {
+    let mut statement = connection.prepare_cached(WITH_DEFINITION)?;
+    let keys = statement
+        .query_map(params![organization, &hash.0[..]], key)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(keys)
+}
+
+pub(super) const WITH_DEFINITION: &str = "SELECT organization, project FROM files \
+     WHERE role = 'definition' AND organization = ?1 AND hash = ?2 ORDER BY project";
+
+fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {
+    Ok(ProjectKey {
+        organization: row.get(0)?,
+        project: row.get(1)?,
+    })
+}
+
+/// A fact about the repository.
+pub(super) fn meta(connection: &Connection, key: MetaKey) -> Result<Option<String>, Fault> {
+    Ok(connection
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([key.as_str()], |row| row.get(0))
+        .optional()?)
+}

@@ -1,0 +1,281 @@
+//! Opening the database: creation, migrations, and the refusal of what cannot be trusted.
+//!
+//! Constraint: a database that is damaged, foreign or newer is reported and left as it is. An
+//! empty file is damage too, for the file is built under another name and only renamed into place
+//! when its schema is in it: a crash leaves the whole of it or nothing.
+//!
+//! Format: one SQLite database `state.db` with the application id [`APPLICATION_ID`]; its
+//! `user_version` is the number of migrations that have been applied to it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::OpenError;
+
+/// The database's name in the state directory.
+const DATABASE_FILE: &str = "state.db";
+
+/// The name under which the database is built.
+const BUILDING_FILE: &str = "state.db.building";
+
+/// What marks a SQLite file as one of this program: `pwhk` in ASCII.
+const APPLICATION_ID: i64 = 0x7077_686b;
+
+/// The migrations. Number n, counted from 1, turns schema n - 1 into schema n. What has been
+/// released is never changed, only added to.
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+
+/// How long to wait for another process that writes: the command line beside the daemon.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest database that is checked page by page when it is opened, in bytes. A check reads
+/// everything, at some hundred MiB a second, and a start must not take minutes; damage in a larger
+/// one is noticed when the page is read.
+const CHECKED_MAX: u64 = 1 << 30;
+
+/// The write-ahead log is cut back to this when it was larger, in bytes.
+const LOG_SIZE: i64 = 16 << 20;
+
+/// The statements a connection keeps prepared.
+const STATEMENTS_KEPT: usize = 128;
+
+/// The latest schema that this program knows.
+pub(super) fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// Where the database of a state directory is.
+pub(super) fn database(directory: &Path) -> PathBuf {
+    directory.join(DATABASE_FILE)
+}
+
+/// Makes the state directory where it is missing, for its owner alone.
+pub(super) fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| io_error("create the directory", directory, source))
+}
+
+/// Opens the database for writing, builds it where there is none and brings it up to date. The
+/// caller holds the lock on the directory.
+pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError> {
+    let path = database(directory);
+    if !exists(&path)? {
+        build(directory, &path)?;
+    }
+    let connection = open(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let wrap = |source| OpenError::from_sqlite(&path, source);
+    let found = version(&path, &connection)?;
+    if found > known() {
+        return Err(OpenError::Newer {
+            path,
+            found,
+            known: known(),
+        });
+    }
+    check(&path, &connection)?;
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(wrap)?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        return Err(OpenError::Unsupported {
+            path,
+            what: "it offers no shared memory for a write-ahead log".to_owned(),
+        });
+    }
+    prepare_writer(&connection).map_err(wrap)?;
+    migrate(&connection, found).map_err(wrap)?;
+    Ok(connection)
+}
+
+/// Opens an up-to-date database for writing beside a daemon that may be running.
+pub(super) fn open_beside(directory: &Path) -> Result<Connection, OpenError> {
+    let (path, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    prepare_writer(&connection).map_err(|source| OpenError::from_sqlite(&path, source))?;
+    Ok(connection)
+}
+
+/// Opens an up-to-date database for reading.
+pub(super) fn open_for_reading(directory: &Path) -> Result<Connection, OpenError> {
+    let (_, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    Ok(connection)
+}
+
+fn open_existing(directory: &Path, access: OpenFlags) -> Result<(PathBuf, Connection), OpenError> {
+    let path = database(directory);
+    if !exists(&path)? {
+        return Err(OpenError::Absent {
+            directory: directory.to_owned(),
+        });
+    }
+    let connection = open(&path, access)?;
+    let found = version(&path, &connection)?;
+    let known = known();
+    match found.cmp(&known) {
+        std::cmp::Ordering::Greater => Err(OpenError::Newer { path, found, known }),
+        std::cmp::Ordering::Less => Err(OpenError::Older { path, found, known }),
+        std::cmp::Ordering::Equal => Ok((path, connection)),
+    }
+}
+
+fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
+    let wrap = |source| OpenError::from_sqlite(path, source);
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(wrap)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    // `cell_size_check` finds damage before it is acted on; an untrusted schema cannot call
+    // functions with effects.
+    connection
+        .execute_batch("PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF;")
+        .map_err(wrap)?;
+    Ok(connection)
+}
+
+/// `synchronous = FULL` makes a commit survive a power cut, not only a crash of this process.
+fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.query_row(
+        &format!("PRAGMA journal_size_limit = {LOG_SIZE}"),
+        [],
+        |_| Ok(()),
+    )
+}
+
+/// The schema version of a database of this program.
+fn version(path: &Path, connection: &Connection) -> Result<i64, OpenError> {
+    let wrap = |source| OpenError::from_sqlite(path, source);
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let application = pragma("application_id").map_err(wrap)?;
+    let found = pragma("user_version").map_err(wrap)?;
+    if application != APPLICATION_ID || found < 1 {
+        return Err(OpenError::Damaged {
+            path: path.to_owned(),
+            what: "it is empty, or no database of this program".to_owned(),
+            source: None,
+        });
+    }
+    Ok(found)
+}
+
+fn check(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let wrap = |source| OpenError::from_sqlite(path, source);
+    let size = fs::metadata(path)
+        .map_err(|source| io_error("read the size of", path, source))?
+        .len();
+    if size > CHECKED_MAX {
+        return Ok(());
+    }
+    let mut statement = connection.prepare("PRAGMA quick_check(3)").map_err(wrap)?;
+    let findings = statement
+        .query_map([], |row| row.get::<_, String>(0))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+        .map_err(wrap)?;
+    if findings.iter().any(|finding| finding != "ok") {
+        return Err(OpenError::Damaged {
+            path: path.to_owned(),
+            what: findings.join("; "),
+            source: None,
+        });
+    }
+    Ok(())
+}
+
+/// Applies the migrations after `found`, each in a transaction of its own.
+fn migrate(connection: &Connection, found: i64) -> rusqlite::Result<()> {
+    for (version, migration) in (1_i64..).zip(MIGRATIONS) {
+        if version <= found {
+            continue;
+        }
+        let transaction = connection.unchecked_transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// Builds a database under another name and renames it into place.
+fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
+    let log = directory.join(format!("{DATABASE_FILE}-wal"));
+    if exists(&log)? {
+        return Err(OpenError::Damaged {
+            path: path.to_owned(),
+            what: format!("it is missing although its log {} is there", log.display()),
+            source: None,
+        });
+    }
+    let building = directory.join(BUILDING_FILE);
+    for leftover in [
+        building.clone(),
+        directory.join(format!("{BUILDING_FILE}-journal")),
+    ] {
+        match fs::remove_file(&leftover) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove the unfinished", &leftover, source));
+            }
+            _ => {}
+        }
+    }
+    // Made here and not by SQLite, so that it is never readable by others; the files that SQLite
+    // puts beside it take over its mode.
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&building)
+        .map_err(|source| io_error("create", &building, source))?;
+    let connection = open(&building, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let filled = || -> rusqlite::Result<()> {
+        // Has to come before the first table: without it the file can never shrink.
+        connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;")?;
+        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+        migrate(&connection, 0)
+    };
+    filled().map_err(|source| OpenError::from_sqlite(&building, source))?;
+    connection
+        .close()
+        .map_err(|(_, source)| OpenError::from_sqlite(&building, source))?;
+    fs::rename(&building, path).map_err(|source| io_error("create", path, source))?;
+    sync(directory)?;
+    // The directory may be new as well, and its own entry is in the directory above.
+    match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => match sync(parent) {
+            // Then this process cannot have made the directory either.
+            Err(OpenError::Io { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Ok(())
+            }
+            result => result,
+        },
+        _ => Ok(()),
+    }
+}
+
+fn sync(directory: &Path) -> Result<(), OpenError> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| io_error("write back the directory", directory, source))
+}
+
+fn exists(path: &Path) -> Result<bool, OpenError> {
+    path.try_exists()
+        .map_err(|source| io_error("look for", path, source))
+}
+
+fn io_error(what: &'static str, path: &Path, source: io::Error) -> OpenError {
+    OpenError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}

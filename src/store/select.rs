@@ -1,0 +1,84 @@
+//! Which events or deliveries are meant: conditions for SQL.
+
+use jiff::Timestamp;
+use rusqlite::types::Value;
+
+use super::row;
+use crate::domain::delivery::State;
+
+/// Which deliveries are meant. Each part that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    /// These ones.
+    pub ids: Vec<i64>,
+    /// Those of this webhook.
+    pub webhook: Option<String>,
+    /// Those in this state.
+    pub state: Option<State>,
+    /// Those recorded at this time or later.
+    pub since: Option<Timestamp>,
+}
+
+impl Selector {
+    /// Whether it says nothing, and so selects everything.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The conditions on `deliveries d`.
+    pub(super) fn conditions(&self) -> Conditions {
+        let mut conditions = Conditions::default();
+        if !self.ids.is_empty() {
+            let ids: Vec<String> = self.ids.iter().map(i64::to_string).collect();
+            conditions.and(
+                "d.id IN (SELECT value FROM json_each(?))",
+                format!("[{}]", ids.join(",")),
+            );
+        }
+        if let Some(webhook) = &self.webhook {
+            conditions.and("d.webhook = ?", webhook.clone());
+        }
+        if let Some(state) = self.state {
+            conditions.and("d.state = ?", state.as_str().to_owned());
+        }
+        if let Some(since) = self.since {
+            conditions.and("d.created_ms >= ?", row::milliseconds_up(since));
+        }
+        conditions
+    }
+}
+
+/// Conditions that must all hold, with the values they name.
+#[derive(Default)]
+pub(super) struct Conditions {
+    parts: Vec<&'static str>,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    /// Adds a condition with one value.
+    pub(super) fn and(&mut self, condition: &'static str, value: impl Into<Value>) {
+        self.parts.push(condition);
+        self.values.push(value.into());
+    }
+
+    /// The condition in SQL.
+    pub(super) fn sql(&self) -> String {
+        if self.parts.is_empty() {
+            "TRUE".to_owned()
+        } else {
+            self.parts.join(" AND ")
+        }
+    }
+
+    /// The values of the condition, and one more for what follows it.
+    pub(super) fn values_and(mut self, last: impl Into<Value>) -> Vec<Value> {
+        self.values.push(last.into());
+        self.values
+    }
+
+    /// The values of the condition.
+    pub(super) fn values(self) -> Vec<Value> {
+        self.values
+    }
+}

@@ -1,0 +1,10 @@
+//! What must hold of the store.
+
+mod damage;
+mod helpers;
+mod model;
+mod operating;
+mod plans;
+mod queueing;
+mod recording;
+mod retaining;

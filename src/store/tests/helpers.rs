@@ -1,0 +1,167 @@
+//! Small projects, events and answers, and a way to wait for a future.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::domain::delivery::Verdict;
+use crate::domain::event::{Event, EventId, EventKind, Explanation, Origin, Parameter};
+use crate::domain::project::{ContentHash, Document, FileState, ProjectKey, Recorded, Role, Stamp};
+use crate::store::{AttemptLog, Batch, Change, Claim, Claims, Finish, NewEvent, Store};
+
+pub(super) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+}
+
+pub(super) fn key(project: &str) -> ProjectKey {
+    ProjectKey::new("sales", project)
+}
+
+pub(super) fn bytes(text: &str) -> Bytes {
+    Bytes::from(format!("<schema name=\"{text}\"/>"))
+}
+
+pub(super) fn hash(text: &str) -> ContentHash {
+    ContentHash::of(&bytes(text))
+}
+
+pub(super) fn payload(text: &str) -> (ContentHash, Bytes) {
+    (hash(text), bytes(text))
+}
+
+pub(super) fn file(role: Role, path: &str, text: &str) -> FileState {
+    FileState {
+        path: path.to_owned(),
+        role,
+        tag: (role != Role::Definition).then(|| "v1".to_owned()),
+        stamp: Stamp {
+            // Beyond what SQLite's signed integers hold.
+            inode: u64::MAX - 1,
+            size: 10,
+            modified_ns: 1,
+            changed_ns: i64::try_from(text.len()).unwrap(),
+        },
+        read_ns: 3,
+        hash: hash(text),
+        document: Document {
+            name: Some("Sales \"Insights\"".to_owned()),
+            id: None,
+            annotations: [("engineId".to_owned(), "é\n".to_owned())].into(),
+        },
+        owner: "ann".to_owned(),
+    }
+}
+
+pub(super) fn definition(text: &str) -> Recorded {
+    Recorded::from_iter([file(Role::Definition, "sales/a/project.xml", text)])
+}
+
+/// An event of a project whose payload has this text.
+pub(super) fn event(kind: EventKind, key: &ProjectKey, text: &str, webhooks: &[&str]) -> NewEvent {
+    let stamp = Stamp {
+        inode: 7,
+        size: 1,
+        modified_ns: 2,
+        changed_ns: 3,
+    };
+    let tag = Some("v1".to_owned());
+    NewEvent {
+        event: Event {
+            id: EventId::of(kind, key, tag.as_deref(), &stamp, &hash(text), 0),
+            kind,
+            key: key.clone(),
+            origin: Origin::Live,
+            occurred_at: at(0) + Duration::from_nanos(123_456_789),
+            parameters: vec![(Parameter::Username, "ann".to_owned())],
+            payload: hash(text),
+            explanation: Explanation {
+                because: "it appeared".to_owned(),
+                ..Explanation::default()
+            },
+        },
+        tag,
+        stamp,
+        webhooks: webhooks
+            .iter()
+            .map(|webhook| ((*webhook).to_owned(), at(0)))
+            .collect(),
+    }
+}
+
+/// A batch with one snapshot event of a project, which changes nothing else.
+pub(super) fn one_event(project: &str, text: &str, webhooks: &[&str]) -> Batch {
+    let key = key(project);
+    let new = event(EventKind::SnapshotCreate, &key, text, webhooks);
+    Batch {
+        changes: vec![Change {
+            key,
+            before: Recorded::default(),
+            after: Recorded::default(),
+            events: vec![new],
+        }],
+        payloads: vec![payload(text)],
+        ..Batch::new(at(0))
+    }
+}
+
+/// A batch in which a project's record changes without events.
+pub(super) fn change(project: &str, before: &Recorded, after: &Recorded) -> Batch {
+    Batch {
+        changes: vec![Change {
+            key: key(project),
+            before: before.clone(),
+            after: after.clone(),
+            events: Vec::new(),
+        }],
+        ..Batch::new(at(0))
+    }
+}
+
+pub(super) fn finish(claim: &Claim, verdict: Verdict) -> Finish {
+    Finish {
+        delivery: claim.delivery,
+        attempt: attempt(claim.attempt, verdict),
+        verdict,
+    }
+}
+
+pub(super) fn attempt(number: u32, verdict: Verdict) -> AttemptLog {
+    let delivered = verdict == Verdict::Delivered;
+    AttemptLog {
+        number,
+        at: at(10),
+        duration: Duration::from_millis(1500),
+        status: Some(match verdict {
+            Verdict::Delivered => 200,
+            Verdict::SwitchOff => 410,
+            Verdict::Retry(_) | Verdict::Dead => 500,
+        }),
+        error: (!delivered).then(|| "no luck".to_owned()),
+        answer: Bytes::from_static(b"answer"),
+        request_headers: vec![("webhook-id".to_owned(), "evt_1".to_owned())],
+    }
+}
+
+/// Runs a future to its end on this thread.
+pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+pub(super) fn claims(store: &Store, webhook: &str, now: Timestamp) -> Claims {
+    wait(store.claim_due(webhook, now, 100, [].into())).unwrap()
+}
+
+/// The one delivery that is due.
+pub(super) fn claim(store: &Store, webhook: &str, now: Timestamp) -> Claim {
+    let mut claims = claims(store, webhook, now);
+    assert_eq!(claims.ready.len(), 1);
+    claims.ready.remove(0)
+}
+
+pub(super) fn end(store: &Store, claim: &Claim, verdict: Verdict) {
+    wait(store.finish(vec![finish(claim, verdict)])).unwrap();
+}

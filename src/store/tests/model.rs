@@ -1,0 +1,165 @@
+//! Random sequences against a small model: nothing lost, nothing invented, nothing out of order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::helpers::*;
+use super::queueing::states;
+use crate::domain::delivery::Verdict;
+use crate::store::Store;
+
+const WEBHOOKS: [&str; 2] = ["audit", "catalog"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// An event of this project goes to the webhooks whose bit is set.
+    Record { project: u8, webhooks: u8 },
+    /// The `which`-th due lane of a webhook is attempted, with this verdict.
+    Finish {
+        webhook: usize,
+        which: usize,
+        verdict: u8,
+    },
+    /// Time goes on, in seconds.
+    Wait(i64),
+    /// The store is closed and opened again.
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..4_u8, 0..4_u8).prop_map(|(project, webhooks)| Step::Record { project, webhooks }),
+        6 => (0..2_usize, 0..4_usize, 0..3_u8).prop_map(|(webhook, which, verdict)| Step::Finish {
+            webhook,
+            which,
+            verdict,
+        }),
+        2 => (1..20_i64).prop_map(Step::Wait),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// A waiting delivery: the payload's text, when it is due, how often it was attempted.
+#[derive(Clone, Debug)]
+struct Waiting {
+    text: String,
+    due: i64,
+    n_attempts: u32,
+}
+
+#[derive(Default)]
+struct Model {
+    lanes: BTreeMap<(&'static str, String), VecDeque<Waiting>>,
+    finished: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+impl Model {
+    /// What is due of a webhook: by project, the text and the number of attempts.
+    fn due(&self, webhook: &str, now: i64) -> BTreeMap<String, (String, u32)> {
+        self.lanes
+            .iter()
+            .filter(|((name, _), _)| *name == webhook)
+            .filter_map(|((_, project), lane)| Some((project.clone(), lane.front()?)))
+            .filter(|(_, head)| head.due <= now)
+            .map(|(project, head)| (project, (head.text.clone(), head.n_attempts)))
+            .collect()
+    }
+}
+
+fn run(steps: Vec<Step>) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    let mut model = Model::default();
+    let mut now = 0_i64;
+    for (number, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Record { project, webhooks } => {
+                let heard: Vec<&'static str> = (0..2)
+                    .filter(|bit| webhooks & (1 << bit) != 0)
+                    .map(|bit| WEBHOOKS[bit])
+                    .collect();
+                let (project, text) = (format!("p{project}"), format!("text {number}"));
+                store.record(one_event(&project, &text, &heard)).unwrap();
+                for webhook in heard {
+                    let lane = model.lanes.entry((webhook, project.clone())).or_default();
+                    lane.push_back(Waiting {
+                        text: text.clone(),
+                        due: 0,
+                        n_attempts: 0,
+                    });
+                }
+            }
+            Step::Finish {
+                webhook,
+                which,
+                verdict,
+            } => {
+                let webhook = WEBHOOKS[webhook];
+                let ready = claims(&store, webhook, at(now)).ready;
+                let Some(claim) = ready.get(which) else {
+                    continue;
+                };
+                let lane = model
+                    .lanes
+                    .get_mut(&(webhook, claim.event.key.project.clone()));
+                let lane = lane.unwrap();
+                let (verdict, word) = match verdict {
+                    0 => (Verdict::Delivered, "delivered"),
+                    1 => (Verdict::Dead, "dead"),
+                    _ => (Verdict::Retry(at(now + 7)), "retry"),
+                };
+                end(&store, claim, verdict);
+                if word == "retry" {
+                    let head = lane.front_mut().unwrap();
+                    head.due = now + 7;
+                    head.n_attempts += 1;
+                } else {
+                    lane.pop_front();
+                    *model.finished.entry((webhook, word)).or_default() += 1;
+                }
+            }
+            Step::Wait(seconds) => now += seconds,
+            Step::Reopen => {
+                store.close();
+                store = Store::open(directory.path()).unwrap();
+            }
+        }
+        for webhook in WEBHOOKS {
+            let found: BTreeMap<String, (String, u32)> = claims(&store, webhook, at(now))
+                .ready
+                .into_iter()
+                .map(|claim| {
+                    let text = String::from_utf8(claim.payload.to_vec()).unwrap();
+                    let text = text.trim_start_matches("<schema name=\"");
+                    let text = text.trim_end_matches("\"/>").to_owned();
+                    (claim.event.key.project, (text, claim.attempt - 1))
+                })
+                .collect();
+            assert_eq!(found, model.due(webhook, now));
+        }
+    }
+    let states = states(&store);
+    for webhook in WEBHOOKS {
+        let state = states.get(webhook);
+        let waiting = model.lanes.iter().filter(|((name, _), _)| *name == webhook);
+        let n_waiting: usize = waiting.map(|(_, lane)| lane.len()).sum();
+        let n_pending = state.map_or(0, |state| state.n_pending);
+        assert_eq!(n_pending, u64::try_from(n_waiting).unwrap());
+        let finished = |word| model.finished.get(&(webhook, word)).copied().unwrap_or(0);
+        assert_eq!(
+            state.map_or(0, |state| state.n_delivered),
+            finished("delivered")
+        );
+        assert_eq!(state.map_or(0, |state| state.n_dead), finished("dead"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_queue_behaves_as_the_model(steps in prop::collection::vec(step(), 1..40)) {
+        run(steps);
+    }
+}

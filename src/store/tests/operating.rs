@@ -1,0 +1,221 @@
+use super::helpers::*;
+use super::queueing::states;
+use crate::domain::delivery::{State, Verdict};
+use crate::domain::event::{EventKind, Origin};
+use crate::store::{EventFilter, Fault, Listings, Operations, Selector, Store};
+
+fn in_state(state: State) -> Selector {
+    Selector {
+        state: Some(state),
+        ..Selector::default()
+    }
+}
+
+#[test]
+fn a_redelivery_starts_the_schedule_over_and_counts_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    store.record(one_event("a", "two", &["catalog"])).unwrap();
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(at(1)),
+    );
+    end(&store, &claim(&store, "catalog", at(1)), Verdict::Dead);
+    let mut operations = Operations::open(directory.path()).unwrap();
+    assert_eq!(operations.count(&in_state(State::Dead)).unwrap(), 1);
+    assert_eq!(
+        operations
+            .redeliver(&in_state(State::Dead), at(100))
+            .unwrap(),
+        1
+    );
+    assert_eq!(states(&store)["catalog"].n_dead, 0);
+    // In its old place: before the later one of the same project.
+    let claimed = claim(&store, "catalog", at(100));
+    assert_eq!(claimed.payload, bytes("one"));
+    assert_eq!(claimed.origin, Origin::Redelivery);
+    assert_eq!((claimed.attempt, claimed.scheduled_attempt), (3, 1));
+    end(&store, &claimed, Verdict::Delivered);
+    let next = claim(&store, "catalog", at(100));
+    assert_eq!(
+        (next.payload.clone(), next.origin),
+        (bytes("two"), Origin::Live)
+    );
+    let listings = Listings::open(directory.path()).unwrap();
+    let (_, _, attempts) = listings.delivery(claimed.delivery).unwrap().unwrap();
+    let numbers: Vec<_> = attempts.iter().map(|attempt| attempt.number).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+}
+
+#[test]
+fn a_pending_delivery_is_tried_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(at(9000)),
+    );
+    let mut operations = Operations::open(directory.path()).unwrap();
+    operations
+        .redeliver(&in_state(State::Pending), at(5))
+        .unwrap();
+    let claimed = claim(&store, "catalog", at(5));
+    assert_eq!((claimed.attempt, claimed.scheduled_attempt), (2, 1));
+}
+
+#[test]
+fn cancelling_frees_the_lane_and_purging_spares_what_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    store.record(one_event("a", "two", &["catalog"])).unwrap();
+    let first = claim(&store, "catalog", at(0));
+    let only = Selector {
+        ids: vec![first.delivery],
+        ..Selector::default()
+    };
+    let of_webhook = Selector {
+        webhook: Some("catalog".to_owned()),
+        ..Selector::default()
+    };
+    let mut operations = Operations::open(directory.path()).unwrap();
+    assert_eq!(operations.cancel(&only, at(0)).unwrap(), 1);
+    assert_eq!(operations.cancel(&only, at(0)).unwrap(), 0);
+    assert_eq!(claim(&store, "catalog", at(0)).payload, bytes("two"));
+    assert_eq!(operations.purge(&of_webhook).unwrap(), 1);
+    let state = states(&store).remove("catalog").unwrap();
+    assert_eq!((state.n_pending, state.n_cancelled), (1, 0));
+    assert_eq!(operations.count(&of_webhook).unwrap(), 1);
+}
+
+#[test]
+fn an_empty_selector_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    let mut operations = Operations::open(directory.path()).unwrap();
+    let error = operations.cancel(&Selector::default(), at(0)).unwrap_err();
+    assert!(matches!(error.fault(), Fault::EmptySelector), "{error}");
+    assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 1);
+}
+
+#[test]
+fn many_are_changed_in_pieces() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut batch = one_event("a", "one", &["catalog"]);
+    let template = batch.changes[0].clone();
+    for number in 0..2_100 {
+        let mut change = template.clone();
+        change.events[0].event.id.0 = format!("evt_{number}");
+        batch.changes.push(change);
+    }
+    store.record(batch).unwrap();
+    let mut operations = Operations::open(directory.path()).unwrap();
+    let n = operations.cancel(&in_state(State::Pending), at(0)).unwrap();
+    assert_eq!(n, 2_101);
+    assert!(claims(&store, "catalog", at(0)).ready.is_empty());
+    let n = operations
+        .redeliver(&in_state(State::Cancelled), at(0))
+        .unwrap();
+    assert_eq!(n, 2_101);
+    assert_eq!(states(&store)["catalog"].n_pending, 2_101);
+}
+
+#[test]
+fn listings_filter_and_show_the_newest_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    for (seconds, project, webhooks) in [
+        (1, "a", &["catalog", "audit"][..]),
+        (2, "b", &["catalog"]),
+        (3, "c", &[]),
+    ] {
+        let mut batch = one_event(project, "one", webhooks);
+        batch.now = at(seconds);
+        store.record(batch).unwrap();
+    }
+    let listings = Listings::open(directory.path()).unwrap();
+    let projects = |filter: EventFilter, limit| -> Vec<String> {
+        listings
+            .events(&filter, limit)
+            .unwrap()
+            .into_iter()
+            .map(|listed| listed.event.key.project)
+            .collect()
+    };
+    let all = EventFilter::default();
+    assert_eq!(projects(all.clone(), 10), ["c", "b", "a"]);
+    assert_eq!(projects(all.clone(), 1), ["c"]);
+    let since = Some(at(2));
+    assert_eq!(
+        projects(
+            EventFilter {
+                since,
+                ..all.clone()
+            },
+            10
+        ),
+        ["c", "b"]
+    );
+    let project = Some("b".to_owned());
+    assert_eq!(
+        projects(
+            EventFilter {
+                project,
+                ..all.clone()
+            },
+            10
+        ),
+        ["b"]
+    );
+    let kind = Some(EventKind::ProjectDelete);
+    assert!(
+        projects(
+            EventFilter {
+                kind,
+                ..all.clone()
+            },
+            10
+        )
+        .is_empty()
+    );
+    let organization = Some("other".to_owned());
+    assert!(
+        projects(
+            EventFilter {
+                organization,
+                ..all.clone()
+            },
+            10
+        )
+        .is_empty()
+    );
+
+    let first = listings.events(&all, 10).unwrap().remove(2);
+    assert_eq!((first.n_deliveries, first.recorded_at), (2, at(1)));
+    let (event, deliveries) = listings.event(&first.event.id).unwrap().unwrap();
+    assert_eq!(event, first);
+    let webhooks: Vec<_> = deliveries
+        .iter()
+        .map(|listed| listed.webhook.as_str())
+        .collect();
+    assert_eq!(webhooks, ["catalog", "audit"]);
+    let selector = Selector {
+        webhook: Some("catalog".to_owned()),
+        state: Some(State::Pending),
+        since: Some(at(2)),
+        ..Selector::default()
+    };
+    let listed = listings.deliveries(&selector, 10).unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].key, key("b"));
+    assert_eq!(
+        listings.deliveries(&Selector::default(), 2).unwrap().len(),
+        2
+    );
+}

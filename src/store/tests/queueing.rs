@@ -1,0 +1,271 @@
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::helpers::*;
+use crate::domain::delivery::{State, Verdict};
+use crate::domain::event::EventId;
+use crate::store::{
+    ANSWER_MAX, Fault, Finish, Listings, OffCause, Operations, Selector, Store, WebhookState,
+};
+
+fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
+    claims(store, "catalog", at(seconds))
+        .ready
+        .into_iter()
+        .map(|claim| claim.event.id)
+        .collect()
+}
+
+pub(super) fn states(store: &Store) -> BTreeMap<String, WebhookState> {
+    wait(store.webhook_states())
+        .unwrap()
+        .into_iter()
+        .map(|state| (state.name.clone(), state))
+        .collect()
+}
+
+#[test]
+fn a_lane_goes_strictly_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let first = store.record(one_event("a", "one", &["catalog"])).unwrap();
+    let second = store.record(one_event("a", "two", &["catalog"])).unwrap();
+    let other = store.record(one_event("b", "one", &["catalog"])).unwrap();
+    assert!(first.woken.contains("catalog"));
+    assert!(second.woken.is_empty());
+    let id = |committed: &crate::store::Committed| committed.events[0].id.clone();
+    assert_eq!(due_ids(&store, 0), [id(&first), id(&other)]);
+
+    let claimed = claims(&store, "catalog", at(0)).ready;
+    end(&store, &claimed[0], Verdict::Retry(at(60)));
+    // The second one of the project waits for the first.
+    assert_eq!(due_ids(&store, 59), [id(&other)]);
+    assert_eq!(claims(&store, "catalog", at(59)).next_due, Some(at(60)));
+    // Longest due first.
+    assert_eq!(due_ids(&store, 60), [id(&other), id(&first)]);
+    let again = claims(&store, "catalog", at(60)).ready.remove(1);
+    assert_eq!((again.attempt, again.scheduled_attempt), (2, 2));
+    end(&store, &again, Verdict::Dead);
+    assert_eq!(due_ids(&store, 60), [id(&second), id(&other)]);
+    let next = claims(&store, "catalog", at(60)).ready.remove(0);
+    assert_eq!(next.attempt, 1);
+    end(&store, &next, Verdict::Delivered);
+    assert_eq!(due_ids(&store, 60), [id(&other)]);
+}
+
+#[test]
+fn lanes_in_flight_and_the_limit_are_respected() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    for project in ["a", "b", "c", "d"] {
+        store
+            .record(one_event(project, "one", &["catalog"]))
+            .unwrap();
+    }
+    let claims = wait(store.claim_due("catalog", at(0), 2, [key("a")].into())).unwrap();
+    let projects: Vec<_> = claims
+        .ready
+        .iter()
+        .map(|claim| claim.event.key.clone())
+        .collect();
+    assert_eq!(projects, [key("b"), key("c")]);
+    assert_eq!(claims.next_due, Some(at(0)));
+    let all = [key("a"), key("b"), key("c"), key("d")];
+    assert_eq!(wait(store.next_due("catalog", all.into())).unwrap(), None);
+    assert_eq!(
+        wait(store.next_due("catalog", [].into())).unwrap(),
+        Some(at(0))
+    );
+    assert_eq!(wait(store.next_due("other", [].into())).unwrap(), None);
+}
+
+#[test]
+fn nothing_is_claimed_before_it_is_due() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    let due = at(5) + std::time::Duration::from_nanos(1);
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(due),
+    );
+    assert!(due_ids(&store, 5).is_empty());
+    let next = claims(&store, "catalog", at(5)).next_due.unwrap();
+    assert!(next >= due);
+    assert_eq!(claims(&store, "catalog", next).ready.len(), 1);
+}
+
+#[test]
+fn finishing_twice_is_finishing_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    let first = claim(&store, "catalog", at(0));
+    end(&store, &first, Verdict::Retry(at(60)));
+    end(&store, &first, Verdict::Delivered);
+    assert_eq!(claim(&store, "catalog", at(60)).attempt, 2);
+    // One that is not there is left alone.
+    let mut gone = finish(&first, Verdict::Delivered);
+    gone.delivery = 999;
+    wait(store.finish(vec![gone])).unwrap();
+}
+
+#[test]
+fn a_gone_receiver_switches_the_webhook_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    assert!(!wait(store.set_fingerprint("catalog", [1; 32])).unwrap());
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    end(&store, &claim(&store, "catalog", at(0)), Verdict::SwitchOff);
+    let off = states(&store)["catalog"].off.clone().unwrap();
+    assert_eq!(
+        (off.cause, off.reason.as_str()),
+        (OffCause::Gone, "no luck")
+    );
+    assert!(claims(&store, "catalog", at(900)).ready.is_empty());
+    assert_eq!(wait(store.next_due("catalog", [].into())).unwrap(), None);
+
+    assert!(!wait(store.set_fingerprint("catalog", [1; 32])).unwrap());
+    assert!(wait(store.set_fingerprint("catalog", [2; 32])).unwrap());
+    let again = claim(&store, "catalog", at(900));
+    assert_eq!(again.attempt, 2);
+
+    end(&store, &again, Verdict::SwitchOff);
+    assert!(wait(store.switch_on("catalog")).unwrap());
+    assert!(!wait(store.switch_on("catalog")).unwrap());
+    assert_eq!(claim(&store, "catalog", at(900)).attempt, 3);
+}
+
+#[test]
+fn what_an_operator_switched_off_no_configuration_switches_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    wait(store.set_fingerprint("catalog", [1; 32])).unwrap();
+    let mut operations = Operations::open(directory.path()).unwrap();
+    let before = wait(store.changed_elsewhere()).unwrap();
+    assert!(
+        operations
+            .switch_off("catalog", "maintenance", at(0))
+            .unwrap()
+    );
+    assert_ne!(wait(store.changed_elsewhere()).unwrap(), before);
+    assert!(!wait(store.set_fingerprint("catalog", [2; 32])).unwrap());
+    assert!(states(&store)["catalog"].off.is_some());
+    assert!(operations.switch_on("catalog").unwrap());
+    assert!(states(&store)["catalog"].off.is_none());
+}
+
+#[test]
+fn own_changes_are_not_changes_from_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let before = wait(store.changed_elsewhere()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    assert_eq!(wait(store.changed_elsewhere()).unwrap(), before);
+}
+
+#[test]
+fn states_count_without_looking_at_deliveries() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    for project in ["a", "b", "c"] {
+        store
+            .record(one_event(project, "one", &["catalog"]))
+            .unwrap();
+    }
+    let claimed = claims(&store, "catalog", at(0)).ready;
+    end(&store, &claimed[0], Verdict::Delivered);
+    end(&store, &claimed[1], Verdict::Dead);
+    let state = &states(&store)["catalog"];
+    assert_eq!(
+        (
+            state.n_pending,
+            state.n_delivered,
+            state.n_dead,
+            state.n_cancelled
+        ),
+        (1, 1, 1, 0)
+    );
+    assert_eq!(state.oldest_pending, Some(at(0)));
+    assert_eq!(state.next_attempt, Some(at(0)));
+    let ended = at(10) + std::time::Duration::from_millis(1500);
+    assert_eq!(state.last_error, Some((ended, "no luck".to_owned())));
+    assert_eq!(state.last_delivered, Some(ended));
+}
+
+#[test]
+fn the_log_of_attempts_is_kept_and_answers_are_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    let claimed = claim(&store, "catalog", at(0));
+    let mut log = attempt(1, Verdict::Delivered);
+    log.answer = Bytes::from(vec![b'x'; ANSWER_MAX + 1]);
+    wait(store.finish(vec![Finish {
+        delivery: claimed.delivery,
+        attempt: log.clone(),
+        verdict: Verdict::Delivered,
+    }]))
+    .unwrap();
+    let listings = Listings::open(directory.path()).unwrap();
+    let (delivery, event, attempts) = listings.delivery(claimed.delivery).unwrap().unwrap();
+    assert_eq!(delivery.state, State::Delivered);
+    assert_eq!(event, claimed.event);
+    log.answer.truncate(ANSWER_MAX);
+    assert_eq!(attempts, [log]);
+    assert_eq!(listings.delivery(999).unwrap(), None);
+}
+
+#[test]
+fn one_unreadable_delivery_does_not_hold_up_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    store.record(one_event("b", "two", &["catalog"])).unwrap();
+    let broken = hash("one");
+    store
+        .write_blocking(move |connection| {
+            connection.execute(
+                "UPDATE payload_contents SET compressed = x'00' \
+                 WHERE payload = (SELECT id FROM payloads WHERE hash = ?1)",
+                [&broken.0[..]],
+            )?;
+            Ok(())
+        })
+        .unwrap();
+    let claims = claims(&store, "catalog", at(0));
+    assert_eq!(claims.ready.len(), 1);
+    assert_eq!(claims.ready[0].event.key, key("b"));
+    assert_eq!(claims.unreadable.len(), 1);
+    let unreadable = &claims.unreadable[0];
+    assert_eq!(unreadable.key, key("a"));
+    assert!(matches!(unreadable.fault, Fault::Coding { .. }));
+}
+
+#[test]
+fn a_cancelled_delivery_that_arrived_all_the_same_is_delivered() {
+    for (verdict, state) in [
+        (Verdict::Delivered, State::Delivered),
+        (Verdict::Retry(at(60)), State::Cancelled),
+        (Verdict::Dead, State::Cancelled),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.record(one_event("a", "one", &["catalog"])).unwrap();
+        let claimed = claim(&store, "catalog", at(0));
+        let selector = Selector {
+            ids: vec![claimed.delivery],
+            ..Selector::default()
+        };
+        let mut operations = Operations::open(directory.path()).unwrap();
+        assert_eq!(operations.cancel(&selector, at(1)).unwrap(), 1);
+        end(&store, &claimed, verdict);
+        let listings = Listings::open(directory.path()).unwrap();
+        let listed = listings.deliveries(&selector, 1).unwrap().remove(0);
+        assert_eq!(listed.state, state);
+        assert_eq!(listed.n_attempts, 1);
+        assert!(claims(&store, "catalog", at(900)).ready.is_empty());
+    }
+}

@@ -1,0 +1,317 @@
+use super::helpers::*;
+use crate::domain::event::{EventId, EventKind};
+use crate::domain::project::{Problem, Recorded, Role};
+use crate::store::{Batch, EventFilter, Fault, Listings, MetaKey, Store};
+
+#[test]
+fn what_is_recorded_is_read_back_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let after = Recorded::from_iter([
+        file(Role::Definition, "sales/a/project.xml", "one"),
+        file(Role::Published, "sales/a/published/project.xml", "two"),
+        file(Role::Snapshot, "sales/a/snapshots/v1.xml", "three"),
+    ]);
+    let mut batch = change("a", &Recorded::default(), &after);
+    batch.payloads.push(payload("one"));
+    store.record(batch).unwrap();
+    assert_eq!(store.recorded(&key("a")).unwrap(), after);
+    assert_eq!(
+        store.recorded_many(&[key("b"), key("a")]).unwrap(),
+        [Recorded::default(), after.clone()]
+    );
+    assert_eq!(store.keys().unwrap(), [key("a")]);
+    assert_eq!(store.keys_in("sales").unwrap(), [key("a")]);
+    assert!(store.keys_in("other").unwrap().is_empty());
+    assert_eq!(
+        store.with_definition("sales", &hash("one")).unwrap(),
+        [key("a")]
+    );
+    assert!(
+        store
+            .with_definition("sales", &hash("two"))
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        store
+            .with_definition("other", &hash("one"))
+            .unwrap()
+            .is_empty()
+    );
+
+    let mut less = after.clone();
+    less.published.clear();
+    store.record(change("a", &after, &less)).unwrap();
+    assert_eq!(store.recorded(&key("a")).unwrap(), less);
+    store
+        .record(change("a", &less, &Recorded::default()))
+        .unwrap();
+    assert!(store.recorded(&key("a")).unwrap().is_empty());
+    assert!(store.keys().unwrap().is_empty());
+}
+
+#[test]
+fn an_event_keeps_every_part() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let batch = one_event("a", "one", &["catalog", "audit"]);
+    let event = batch.changes[0].events[0].event.clone();
+    let committed = store.record(batch).unwrap();
+    assert_eq!(committed.events[0].id, event.id);
+    assert_eq!(
+        committed.woken.into_iter().collect::<Vec<_>>(),
+        ["audit", "catalog"]
+    );
+    let claim = claim(&store, "catalog", at(0));
+    assert_eq!(claim.event, event);
+    assert_eq!(claim.payload, bytes("one"));
+    assert_eq!((claim.attempt, claim.scheduled_attempt), (1, 1));
+    assert_eq!(claim.origin, event.origin);
+}
+
+#[test]
+fn an_equal_happening_is_a_new_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let committed = store.record(one_event("a", "one", &["catalog"])).unwrap();
+        ids.extend(committed.events.into_iter().map(|event| event.id));
+    }
+    let new = event(EventKind::SnapshotCreate, &key("a"), "one", &[]);
+    let expected: Vec<EventId> = (0..3)
+        .map(|repetition| {
+            EventId::of(
+                EventKind::SnapshotCreate,
+                &key("a"),
+                Some("v1"),
+                &new.stamp,
+                &hash("one"),
+                repetition,
+            )
+        })
+        .collect();
+    assert_eq!(ids, expected);
+}
+
+#[test]
+fn a_missing_payload_commits_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut batch = one_event("a", "one", &["catalog"]);
+    batch.payloads.clear();
+    batch.meta.push((MetaKey::FirstStart, "done".to_owned()));
+    let error = store.record(batch).unwrap_err();
+    assert!(
+        matches!(error.fault(), Fault::MissingPayload { .. }),
+        "{error}"
+    );
+    assert!(store.is_first_start().unwrap());
+    assert!(claims(&store, "catalog", at(0)).ready.is_empty());
+
+    let error = store
+        .record(change("a", &Recorded::default(), &definition("one")))
+        .unwrap_err();
+    assert!(
+        matches!(error.fault(), Fault::MissingPayload { .. }),
+        "{error}"
+    );
+    assert!(store.keys().unwrap().is_empty());
+}
+
+#[test]
+fn a_payload_that_is_not_its_hash_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut batch = one_event("a", "one", &["catalog"]);
+    batch.payloads = vec![(hash("one"), bytes("two"))];
+    let error = store.record(batch).unwrap_err();
+    assert!(
+        matches!(error.fault(), Fault::WrongPayload { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_last_definition_stays_for_the_delete() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let (one, two) = (definition("one"), definition("two!"));
+    let mut batch = change("a", &Recorded::default(), &one);
+    batch.payloads.push(payload("one"));
+    store.record(batch).unwrap();
+    let mut batch = change("a", &one, &two);
+    batch.payloads.push(payload("two!"));
+    store.record(batch).unwrap();
+    // Without its payload given: it is the recorded definition's.
+    let mut batch = change("a", &two, &Recorded::default());
+    let new = event(EventKind::ProjectDelete, &key("a"), "two!", &["catalog"]);
+    batch.changes[0].events.push(new);
+    store.record(batch).unwrap();
+    assert_eq!(claim(&store, "catalog", at(0)).payload, bytes("two!"));
+
+    let listings = Listings::open(directory.path()).unwrap();
+    assert_eq!(listings.payload(&hash("one")).unwrap(), None);
+    assert_eq!(
+        listings.payload(&hash("two!")).unwrap(),
+        Some(bytes("two!"))
+    );
+}
+
+#[test]
+fn a_batch_inferred_from_another_record_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let (one, two) = (definition("one"), definition("two!"));
+    let mut first = change("a", &Recorded::default(), &one);
+    first.payloads.push(payload("one"));
+    store.record(first.clone()).unwrap();
+    let mut update = change("a", &two, &definition("three"));
+    update.payloads.push(payload("three"));
+    for batch in [first, update, change("a", &two, &Recorded::default())] {
+        let error = store.record(batch).unwrap_err();
+        assert!(matches!(error.fault(), Fault::Stale { .. }), "{error}");
+        assert_eq!(store.recorded(&key("a")).unwrap(), one);
+    }
+}
+
+#[test]
+fn problems_are_replaced_per_project_and_keep_their_age() {
+    let problem = |path: &str, reason: &str| Problem {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+        line: Some(3),
+        column: None,
+        may_heal: true,
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let record = |owner, problems, seconds| {
+        let mut batch = Batch::new(at(seconds));
+        batch.problems.push((owner, problems));
+        store.record(batch).unwrap();
+    };
+    record(
+        Some(key("a")),
+        vec![problem("x", "cut"), problem("y", "cut")],
+        1,
+    );
+    record(None, vec![problem("z", "odd")], 2);
+    record(Some(key("a")), vec![problem("x", "still cut")], 3);
+    let listed = store.problems(10).unwrap();
+    let brief: Vec<_> = listed
+        .iter()
+        .map(|listed| (listed.key.clone(), listed.problem.clone(), listed.since))
+        .collect();
+    assert_eq!(
+        brief,
+        [
+            (None, problem("z", "odd"), at(2)),
+            (Some(key("a")), problem("x", "still cut"), at(1)),
+        ]
+    );
+    assert_eq!(store.n_problems().unwrap(), 2);
+    assert_eq!(store.problems(1).unwrap().len(), 1);
+    record(None, vec![], 4);
+    record(Some(key("a")), vec![], 4);
+    assert_eq!(store.n_problems().unwrap(), 0);
+}
+
+#[test]
+fn facts_about_the_repository_are_set_with_a_batch() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    assert!(store.is_first_start().unwrap());
+    for value in ["one", "two"] {
+        let mut batch = Batch::new(at(0));
+        batch.meta.push((MetaKey::FirstStart, value.to_owned()));
+        store.record(batch).unwrap();
+    }
+    assert!(!store.is_first_start().unwrap());
+    assert_eq!(
+        store.meta(MetaKey::FirstStart).unwrap().as_deref(),
+        Some("two")
+    );
+    assert_eq!(store.meta(MetaKey::RepositoryRoot).unwrap(), None);
+}
+
+#[test]
+fn a_full_disk_changes_nothing_and_heals() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    // What a full disk is to SQLite: no page more than there is.
+    let limit = |pages: i64| {
+        store
+            .write_blocking(move |connection| {
+                let sql = format!("PRAGMA max_page_count = {pages}");
+                Ok(connection.query_row(&sql, [], |_| Ok(()))?)
+            })
+            .unwrap();
+    };
+    limit(1);
+    // Random enough that compression cannot make it fit.
+    let text: String = (0..4000)
+        .map(|number| ContentHash::of(&i32::to_le_bytes(number)).to_string())
+        .collect();
+    let error = store
+        .record(one_event("b", &text, &["catalog"]))
+        .unwrap_err();
+    assert!(matches!(error.fault(), Fault::Full(_)), "{error}");
+    let known: Vec<_> = claims(&store, "catalog", at(0))
+        .ready
+        .iter()
+        .map(|claim| claim.event.key.clone())
+        .collect();
+    assert_eq!(known, [key("a")]);
+    limit(1 << 20);
+    store.record(one_event("b", &text, &["catalog"])).unwrap();
+    assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 2);
+    let listings = Listings::open(directory.path()).unwrap();
+    let events = listings.events(&EventFilter::default(), 10).unwrap();
+    assert_eq!(events.len(), 2);
+}
+
+use crate::domain::project::ContentHash;
+
+#[test]
+fn one_failure_in_a_group_leaves_the_others_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    // Holds the writer until everything else waits, so that the rest is one group.
+    let (go, held) = std::sync::mpsc::channel::<()>();
+    let holder = {
+        let store = store.clone();
+        std::thread::spawn(move || {
+            store
+                .write_blocking(move |_| {
+                    let _ = held.recv();
+                    Ok(())
+                })
+                .unwrap();
+        })
+    };
+    let writers: Vec<_> = (0..20)
+        .map(|number| {
+            let store = store.clone();
+            std::thread::spawn(move || {
+                let mut batch = one_event(&format!("p{number}"), "one", &["catalog"]);
+                if number % 5 == 0 {
+                    // No store has it: the batch fails.
+                    batch.changes[0].events[0].event.payload = hash("unknown");
+                }
+                store.record(batch).is_ok()
+            })
+        })
+        .collect();
+    go.send(()).unwrap();
+    holder.join().unwrap();
+    let n_recorded = writers
+        .into_iter()
+        .filter_map(|writer| writer.join().ok())
+        .filter(|recorded| *recorded)
+        .count();
+    assert_eq!(n_recorded, 16);
+    assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 16);
+}

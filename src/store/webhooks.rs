@@ -1,0 +1,213 @@
+//! What is known of a webhook beyond its configuration.
+//!
+//! Constraint: asking must stay cheap with a million deliveries, so nothing here counts rows. The
+//! counters are kept by triggers of the schema, whatever statement changes a delivery.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::error::Fault;
+use super::row;
+
+/// Who switched a webhook off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffCause {
+    /// The receiver, by answering 410. A changed configuration switches it on again.
+    Gone,
+    /// An operator. Only an operator switches it on again.
+    Operator,
+}
+
+impl OffCause {
+    /// The word in listings and the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            OffCause::Gone => "gone",
+            OffCause::Operator => "operator",
+        }
+    }
+
+    /// The cause that [`OffCause::as_str`] names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [OffCause::Gone, OffCause::Operator]
+            .into_iter()
+            .find(|cause| cause.as_str() == word)
+    }
+}
+
+/// Why a webhook is off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Off {
+    /// Who switched it off.
+    pub cause: OffCause,
+    /// Why, for a person.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Where a webhook stands. It may be one that is not configured any more, whose deliveries are
+/// parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookState {
+    /// Its name.
+    pub name: String,
+    /// Why it is off, where it is.
+    pub off: Option<Off>,
+    /// The number of pending deliveries.
+    pub n_pending: u64,
+    /// The number of delivered ones that are still kept.
+    pub n_delivered: u64,
+    /// The number of dead ones.
+    pub n_dead: u64,
+    /// The number of cancelled ones.
+    pub n_cancelled: u64,
+    /// Since when the longest waiting of the lanes' heads waits.
+    pub oldest_pending: Option<Timestamp>,
+    /// When the next attempt is due.
+    pub next_attempt: Option<Timestamp>,
+    /// The last attempt that failed, and how.
+    pub last_error: Option<(Timestamp, String)>,
+    /// When an attempt last succeeded.
+    pub last_delivered: Option<Timestamp>,
+}
+
+pub(super) const OLDEST_PENDING: &str = "SELECT waiting_ms FROM lanes WHERE webhook = ?1 \
+     ORDER BY waiting_ms LIMIT 1";
+
+pub(super) const NEXT_ATTEMPT: &str = "SELECT due_ms FROM lanes WHERE webhook = ?1 \
+     ORDER BY due_ms LIMIT 1";
+
+/// All webhooks that ever had a delivery or a fingerprint, by name.
+pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT name, off_cause, off_reason, off_at_ms, n_pending, n_delivered, n_dead, \
+         n_cancelled, last_error, last_error_ms, last_delivered_ms FROM webhooks ORDER BY name",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut states = Vec::new();
+    while let Some(found) = rows.next()? {
+        let time = |column| -> rusqlite::Result<Option<Timestamp>> {
+            Ok(found
+                .get::<_, Option<i64>>(column)?
+                .map(row::from_milliseconds))
+        };
+        let name: String = found.get(0)?;
+        let first = |sql| -> Result<Option<Timestamp>, Fault> {
+            Ok(connection
+                .prepare_cached(sql)?
+                .query_row([&name], |row| row.get(0))
+                .optional()?
+                .map(row::from_milliseconds))
+        };
+        let off = match found.get::<_, Option<String>>(1)? {
+            Some(cause) => Some(Off {
+                cause: row::word("the webhook's state", &cause, OffCause::from_word)?,
+                reason: found.get::<_, Option<String>>(2)?.unwrap_or_default(),
+                at: time(3)?.unwrap_or_default(),
+            }),
+            None => None,
+        };
+        states.push(WebhookState {
+            off,
+            n_pending: row::count(found.get(4)?),
+            n_delivered: row::count(found.get(5)?),
+            n_dead: row::count(found.get(6)?),
+            n_cancelled: row::count(found.get(7)?),
+            oldest_pending: first(OLDEST_PENDING)?,
+            next_attempt: first(NEXT_ATTEMPT)?,
+            last_error: time(9)?.zip(found.get(8)?),
+            last_delivered: time(10)?,
+            name,
+        });
+    }
+    Ok(states)
+}
+
+/// Whether a webhook is switched off.
+pub(super) fn is_off(connection: &Connection, name: &str) -> Result<bool, Fault> {
+    Ok(connection
+        .prepare_cached("SELECT 1 FROM webhooks WHERE name = ?1 AND off_cause IS NOT NULL")?
+        .exists([name])?)
+}
+
+/// Notes that an attempt ended, with an error or without.
+pub(super) fn heard(
+    connection: &Connection,
+    name: &str,
+    at: Timestamp,
+    error: Option<&str>,
+) -> Result<(), Fault> {
+    let sql = match error {
+        Some(_) => "UPDATE webhooks SET last_error_ms = ?2, last_error = ?3 WHERE name = ?1",
+        None => "UPDATE webhooks SET last_delivered_ms = ?2 WHERE name = ?1 AND ?3 IS NULL",
+    };
+    connection
+        .prepare_cached(sql)?
+        .execute(params![name, row::milliseconds(at), error])?;
+    Ok(())
+}
+
+fn ensure(connection: &Connection, name: &str) -> Result<(), Fault> {
+    connection
+        .prepare_cached("INSERT INTO webhooks (name) VALUES (?1) ON CONFLICT DO NOTHING")?
+        .execute([name])?;
+    Ok(())
+}
+
+/// Switches a webhook off, and says whether it was on. An operator's word replaces a 410, never
+/// the other way round.
+pub(super) fn switch_off(
+    connection: &Connection,
+    name: &str,
+    cause: OffCause,
+    reason: &str,
+    at: Timestamp,
+) -> Result<bool, Fault> {
+    ensure(connection, name)?;
+    let was_off = is_off(connection, name)?;
+    if !was_off || cause == OffCause::Operator {
+        connection
+            .prepare_cached(
+                "UPDATE webhooks SET off_cause = ?2, off_reason = ?3, off_at_ms = ?4 \
+                 WHERE name = ?1",
+            )?
+            .execute(params![name, cause.as_str(), reason, row::milliseconds(at)])?;
+    }
+    Ok(!was_off)
+}
+
+/// Switches a webhook on, and says whether it was off.
+pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fault> {
+    let switched = connection
+        .prepare_cached(
+            "UPDATE webhooks SET off_cause = NULL, off_reason = NULL, off_at_ms = NULL \
+             WHERE name = ?1 AND off_cause IS NOT NULL",
+        )?
+        .execute([name])?;
+    Ok(switched > 0)
+}
+
+/// Notes the fingerprint of a webhook's configuration. Where it is another one than before and the
+/// receiver had switched the webhook off, it is switched on again; says whether that was so.
+pub(super) fn set_fingerprint(
+    connection: &Connection,
+    name: &str,
+    fingerprint: &[u8; 32],
+) -> Result<bool, Fault> {
+    ensure(connection, name)?;
+    let (before, cause): (Option<Vec<u8>>, Option<String>) = connection
+        .prepare_cached("SELECT fingerprint, off_cause FROM webhooks WHERE name = ?1")?
+        .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if before.as_deref() == Some(&fingerprint[..]) {
+        return Ok(false);
+    }
+    connection
+        .prepare_cached("UPDATE webhooks SET fingerprint = ?2 WHERE name = ?1")?
+        .execute(params![name, &fingerprint[..]])?;
+    if before.is_some() && cause.as_deref() == Some(OffCause::Gone.as_str()) {
+        switch_on(connection, name)
+    } else {
+        Ok(false)
+    }
+}
