@@ -281,7 +281,7 @@ impl Daemon {
         environment: &dyn Environment,
     ) -> Result<(Arc<Config>, Targets), Vec<String>> {
         let loaded = config::load(&self.config.file, environment)
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+            .map_err(|problems| problems.errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         for warning in &loaded.warnings {
             warn!("{warning}");
         }

@@ -72,7 +72,7 @@ impl Observer {
         Self {
             layout,
             max_file_size,
-            owners: OwnerNames::new(),
+            owners: OwnerNames::system(),
         }
     }
 

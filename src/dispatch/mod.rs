@@ -69,7 +69,7 @@ pub struct Targets(Vec<Arc<Target>>);
 impl Targets {
     /// Makes the clients of these webhooks, or says for each that fails why.
     pub fn prepare(webhooks: &[config::Webhook]) -> Result<Self, Vec<ClientError>> {
-        let roots = TrustRoots::new();
+        let roots = TrustRoots::load();
         let mut targets = Vec::new();
         let mut errors = Vec::new();
         for webhook in webhooks.iter().filter(|webhook| webhook.enabled) {

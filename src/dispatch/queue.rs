@@ -31,15 +31,8 @@ pub(super) struct Queue {
     bell: Arc<Notify>,
     /// The lanes that have a delivery in flight.
     lanes: HashSet<ProjectKey>,
-    flights: JoinSet<Landed>,
-    /// Whether the receiver asked for no more.
-    is_off: bool,
-}
-
-/// A delivery that is no longer in flight.
-struct Landed {
-    key: ProjectKey,
-    switched_off: bool,
+    /// What is in flight; each ends with the lane that it frees.
+    flights: JoinSet<ProjectKey>,
 }
 
 impl Queue {
@@ -57,23 +50,20 @@ impl Queue {
             stop,
             lanes: HashSet::new(),
             flights: JoinSet::new(),
-            is_off: false,
         }
     }
 
     pub(super) async fn run(mut self) {
-        self.read_state().await;
         let stop = self.stop.clone();
         while !stop.is_cancelled() {
             let wait = self.launch().await;
             tokio::select! {
                 Some(landed) = self.flights.join_next() => self.land(landed),
-                () = self.bell.notified() => self.read_state().await,
+                () = self.bell.notified() => {}
                 changed = self.target.changed() => {
                     if changed.is_err() {
                         break;
                     }
-                    self.read_state().await;
                 }
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => {}
@@ -84,21 +74,12 @@ impl Queue {
         }
     }
 
-    /// Reads whether the receiver asked for no more; its configuration may have changed, or an
-    /// operator may have switched it on.
-    async fn read_state(&mut self) {
-        match self.shared.store.webhook_off(&self.name).await {
-            Ok(off) => self.is_off = off.is_some(),
-            Err(error) => error!(webhook = self.name, %error, "the store cannot be read"),
-        }
-    }
-
     /// Sends what is due, as far as there is room. Returns how long to wait for the next.
     async fn launch(&mut self) -> Duration {
         const LONG: Duration = Duration::from_secs(3_600);
         let target = Arc::clone(&self.target.borrow_and_update());
         let room = target.webhook.concurrency.saturating_sub(self.flights.len());
-        if self.is_off || room == 0 {
+        if room == 0 {
             return LONG;
         }
         let now = self.shared.clock.now();
@@ -128,11 +109,10 @@ impl Queue {
         })
     }
 
-    fn land(&mut self, landed: Result<Landed, JoinError>) {
+    fn land(&mut self, landed: Result<ProjectKey, JoinError>) {
         match landed {
-            Ok(landed) => {
-                self.lanes.remove(&landed.key);
-                self.is_off |= landed.switched_off;
+            Ok(lane) => {
+                self.lanes.remove(&lane);
             }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
@@ -168,7 +148,7 @@ async fn fly(
     target: Arc<Target>,
     claim: Claim,
     stop: CancellationToken,
-) -> Landed {
+) -> ProjectKey {
     let Claim {
         delivery,
         attempt: number,
@@ -229,10 +209,7 @@ async fn fly(
         verdict,
     };
     record(&shared, webhook, finish, &stop).await;
-    Landed {
-        key: event.key,
-        switched_off: verdict == Verdict::SwitchOff,
-    }
+    event.key
 }
 
 /// Records what came of an attempt, however long the store cannot.

@@ -71,7 +71,6 @@ pub struct Engine {
 }
 
 /// What the engine works with.
-#[derive(Debug)]
 pub struct Parts {
     /// The valid configuration.
     pub config: Arc<Config>,
@@ -258,7 +257,7 @@ impl Loop {
                 && self.config.repository.on_first_start == crate::config::FirstStart::Adopt);
         self.root
             .remember(self.store.meta(MetaKey::RepositoryRoot)?);
-        for recorded in self.store.problems()? {
+        for recorded in self.store.problems(usize::MAX)? {
             self.problems
                 .entry(recorded.key)
                 .or_default()

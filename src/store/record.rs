@@ -84,6 +84,8 @@ pub enum MetaKey {
     FirstStart,
     /// What the repository's root was, to tell another one from it.
     RepositoryRoot,
+    /// The path templates that the record was made with.
+    Layout,
 }
 
 impl MetaKey {
@@ -92,6 +94,7 @@ impl MetaKey {
         match self {
             MetaKey::FirstStart => "first-start",
             MetaKey::RepositoryRoot => "repository-root",
+            MetaKey::Layout => "layout",
         }
     }
 }

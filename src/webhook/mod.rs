@@ -17,6 +17,6 @@ pub mod request;
 pub mod signature;
 pub mod trust;
 
-pub use client::{Attempt, WebhookClient};
+pub use client::{Attempt, ClientError, WebhookClient};
 pub use request::{Callback, CallbackContent, EventName};
 pub use trust::TrustRoots;
