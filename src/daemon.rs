@@ -66,6 +66,10 @@ pub enum DaemonError {
 /// # Errors
 ///
 /// The state or a webhook cannot be used, or a part of the daemon ended.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "both tasks are awaited when the daemon ends"
+)]
 pub async fn run(
     config: Arc<Config>,
     environment: &dyn Environment,
@@ -139,7 +143,13 @@ pub async fn run(
         status,
     };
     let ended = daemon
-        .supervise(&mut signals, engine_end, environment, logging, level_is_fixed)
+        .supervise(
+            &mut signals,
+            engine_end,
+            environment,
+            logging,
+            level_is_fixed,
+        )
         .await;
 
     os::notify_stopping();
@@ -272,7 +282,10 @@ impl Daemon {
         self.dispatcher.apply(targets);
         self.config = new;
         self.status.count_reload(true);
-        info!(webhooks = self.config.webhooks.len(), "the configuration is applied");
+        info!(
+            webhooks = self.config.webhooks.len(),
+            "the configuration is applied"
+        );
     }
 
     /// Everything of a reload that can fail, before anything is changed.
@@ -280,8 +293,13 @@ impl Daemon {
         &self,
         environment: &dyn Environment,
     ) -> Result<(Arc<Config>, Targets), Vec<String>> {
-        let loaded = config::load(&self.config.file, environment)
-            .map_err(|problems| problems.errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let loaded = config::load(&self.config.file, environment).map_err(|problems| {
+            problems
+                .errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        })?;
         for warning in &loaded.warnings {
             warn!("{warning}");
         }

@@ -1,5 +1,13 @@
 //! From a file change to a webhook.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "a test owns its clock and its tasks"
+    )
+)]
+
 pub mod admin;
 pub mod cli;
 pub mod clock;

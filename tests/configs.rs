@@ -1,6 +1,14 @@
 //! The sample configurations: each invalid one yields the problems that its first lines name, each
 //! valid one loads, and no bytes whatever make the reader panic.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking; that is what it is for"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

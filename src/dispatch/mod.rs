@@ -137,7 +137,11 @@ impl Dispatcher {
     /// Works with these targets from now on. What is in flight finishes with the old settings,
     /// what waits uses the new ones; the deliveries of a webhook that is gone stay in the store.
     pub fn apply(&mut self, targets: Targets) {
-        let names: BTreeSet<&str> = targets.0.iter().map(|target| target.webhook.name()).collect();
+        let names: BTreeSet<&str> = targets
+            .0
+            .iter()
+            .map(|target| target.webhook.name())
+            .collect();
         let gone: Vec<String> = self
             .queues
             .keys()
@@ -146,7 +150,10 @@ impl Dispatcher {
             .collect();
         for name in gone {
             if let Some(queue) = self.queues.remove(&name) {
-                info!(webhook = name, "the webhook is off; what waits for it is parked");
+                info!(
+                    webhook = name,
+                    "the webhook is off; what waits for it is parked"
+                );
                 queue.stop.cancel();
                 self.leaving.insert(name, queue.task);
             }
@@ -163,6 +170,10 @@ impl Dispatcher {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the queues are watched by `failure` and awaited by `drain`"
+    )]
     fn open(&mut self, name: String, target: Arc<Target>) {
         let (sender, receiver) = watch::channel(target);
         let stop = self.stop.child_token();

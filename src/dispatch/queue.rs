@@ -78,13 +78,21 @@ impl Queue {
     async fn launch(&mut self) -> Duration {
         const LONG: Duration = Duration::from_secs(3_600);
         let target = Arc::clone(&self.target.borrow_and_update());
-        let room = target.webhook.concurrency.saturating_sub(self.flights.len());
+        let room = target
+            .webhook
+            .concurrency
+            .saturating_sub(self.flights.len());
         if room == 0 {
             return LONG;
         }
         let now = self.shared.clock.now();
         let busy = self.lanes.clone();
-        let claims = match self.shared.store.claim_due(&self.name, now, room, busy).await {
+        let claims = match self
+            .shared
+            .store
+            .claim_due(&self.name, now, room, busy)
+            .await
+        {
             Ok(claims) => claims,
             Err(error) => {
                 error!(webhook = self.name, %error, "what is due cannot be read");
@@ -96,7 +104,12 @@ impl Queue {
         }
         for claim in claims.ready {
             self.lanes.insert(claim.event.key.clone());
-            let flight = fly(self.shared.clone(), Arc::clone(&target), claim, self.stop.clone());
+            let flight = fly(
+                self.shared.clone(),
+                Arc::clone(&target),
+                claim,
+                self.stop.clone(),
+            );
             self.flights.spawn(flight);
         }
         claims.next_due.map_or(LONG, |due| {

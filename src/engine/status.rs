@@ -14,7 +14,9 @@ use crate::hint::RescanReason;
 use crate::watch::Coverage;
 
 /// A part that can be in trouble.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Trouble {
     /// The repository's root.
@@ -97,7 +99,7 @@ impl Status {
 
     /// The first scan since the start is recorded.
     pub fn set_ready(&self) {
-        self.change(|known| std::mem::replace(&mut known.ready, true) != true);
+        self.change(|known| !std::mem::replace(&mut known.ready, true));
     }
 
     /// Something is wrong, or no longer is. Returns whether that is new.

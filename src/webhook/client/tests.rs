@@ -34,6 +34,7 @@ fn webhook(url: &str) -> Webhook {
             events: BTreeSet::from(EventKind::ALL),
             projects: None,
         },
+        project_globs: Vec::new(),
         url: url.parse().unwrap(),
         format: Format::Multipart,
         headers: Vec::new(),
