@@ -11,17 +11,18 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Known};
 use crate::clock::Clock;
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, Environment, Retention};
 use crate::dispatch::{self, Dispatcher, Doorbells, Targets};
 use crate::engine::status::Status;
 use crate::engine::{Engine, Input, Parts};
 use crate::hint::RescanReason;
+use crate::housekeeping;
 use crate::logging::Logging;
 use crate::os;
 use crate::store::{OpenError, Store, StoreError};
@@ -68,7 +69,7 @@ pub enum DaemonError {
 /// The state or a webhook cannot be used, or a part of the daemon ended.
 #[expect(
     clippy::disallowed_methods,
-    reason = "both tasks are awaited when the daemon ends"
+    reason = "the tasks are awaited when the daemon ends"
 )]
 pub async fn run(
     config: Arc<Config>,
@@ -134,6 +135,13 @@ pub async fn run(
         served.clone(),
     ));
     let heart = tokio::spawn(beat(Arc::clone(&status), clock, served.clone()));
+    let (retention, kept) = watch::channel(config.retention);
+    let housekeeper = tokio::spawn(housekeeping::run(
+        store.clone(),
+        clock,
+        kept,
+        served.clone(),
+    ));
 
     let mut daemon = Daemon {
         config,
@@ -141,6 +149,7 @@ pub async fn run(
         engine,
         dispatcher,
         status,
+        retention,
     };
     let ended = daemon
         .supervise(
@@ -171,6 +180,7 @@ pub async fn run(
     served.cancel();
     let _ = admin.await;
     let _ = heart.await;
+    let _ = housekeeper.await;
     let _ = tokio::task::spawn_blocking(move || store.close()).await;
     info!("stopped");
     match ended {
@@ -205,6 +215,7 @@ struct Daemon {
     engine: Engine,
     dispatcher: Dispatcher,
     status: Arc<Status>,
+    retention: watch::Sender<Retention>,
 }
 
 impl Daemon {
@@ -236,8 +247,8 @@ impl Daemon {
                 _ = &mut engine_end => {
                     return Err(DaemonError::PartEnded { part: "the engine".to_owned() });
                 }
-                queue = self.dispatcher.failure() => {
-                    return Err(DaemonError::PartEnded { part: format!("the queue of webhook {queue}") });
+                () = self.dispatcher.failure() => {
+                    return Err(DaemonError::PartEnded { part: "a webhook's queue".to_owned() });
                 }
                 changed = status.changed() => {
                     if changed.is_err() {
@@ -278,8 +289,10 @@ impl Daemon {
         {
             logging.set_level(new.log.level);
         }
+        let new_retention = new.retention;
         self.engine.tell(Input::Configure(Arc::clone(&new)));
         self.dispatcher.apply(targets);
+        self.retention.send_replace(new_retention);
         self.config = new;
         self.status.count_reload(true);
         info!(
