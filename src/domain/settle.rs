@@ -4,8 +4,22 @@
 //!
 //! A hint makes its project due at once: a completed creation is acted on immediately. What the
 //! look finds missing counts only when the project has been quiet for the pause, so the look is
-//! repeated then. What the look finds incomplete is looked at again after a delay that doubles,
-//! for writers whose close nobody reports.
+//! repeated then. Two things break the quiet: a hint, and a look that finds something missing
+//! which the look before did not, because hints come late or not at all. What the look finds
+//! incomplete is looked at again after a delay that doubles, for writers whose close nobody
+//! reports.
+//!
+//! The round, for one caller at a time:
+//!
+//! 1. Take in what was hinted, by [`Settle::hint`] and [`Settle::check`].
+//! 2. Take what is [`Settle::due`] and look at it.
+//! 3. For each arrival ([`super::moves::Look::arrival`]) look also at the projects on record in its
+//!    organization with that content; whether what is missing there counts, [`Settle::removals`]
+//!    says.
+//! 4. Infer ([`super::moves::infer_all`]) and record.
+//! 5. Say of each look, whether it was due or joined in step 3, what it left open:
+//!    [`Settle::looked`]. Then let each project that is awaited elsewhere
+//!    ([`super::moves::Change::awaited_at`]) [`Settle::follow`] that place.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -56,12 +70,59 @@ pub struct Settle {
 struct Waiting {
     /// The last sign of activity.
     active_at: Moment,
+    /// Since when every look has found something missing.
+    missing: Option<Missing>,
     /// When to look; none between [`Settle::due`] and [`Settle::looked`].
     look_at: Option<Moment>,
+    /// What was handed out; none but between [`Settle::due`] and [`Settle::looked`].
+    taken: Option<Taken>,
+    /// Whether a look was taken with this origin.
+    origin_served: bool,
     /// How often it was looked at in vain since the last sign of activity.
     looks_in_vain: u32,
     origin: Origin,
     hint: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    since: Moment,
+    /// The origin of the look that first found it missing; what went while the daemon was down is
+    /// inferred as that, whatever else happens before it counts.
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    origin: Origin,
+    removals: Removals,
+}
+
+impl Waiting {
+    fn new(now: Moment, origin: Origin, hint: &str) -> Self {
+        Self {
+            active_at: now,
+            missing: None,
+            look_at: None,
+            taken: None,
+            origin_served: false,
+            looks_in_vain: 0,
+            origin,
+            hint: hint.to_owned(),
+        }
+    }
+
+    /// Since when the project has been quiet, if something is missing.
+    fn quiet_since(&self) -> Option<Moment> {
+        Some(self.active_at.max(self.missing?.since))
+    }
+
+    fn removals(&self, now: Moment, pause: Duration) -> Removals {
+        match self.quiet_since() {
+            Some(since) if now >= since.saturating_add(pause) => Removals::Count,
+            _ => Removals::Wait,
+        }
+    }
 }
 
 impl Settle {
@@ -77,20 +138,27 @@ impl Settle {
     /// Changes the pause; what waits is judged by the new one.
     pub fn set_pause(&mut self, pause: Duration) {
         self.pause = pause;
-        let later: Vec<ProjectKey> = self.waiting.keys().cloned().collect();
-        for key in later {
-            // A look too many is harmless, and finds the right time for the next one.
-            let active_at = self.waiting.get(&key).map(|waiting| waiting.active_at);
-            if let Some(active_at) = active_at {
-                self.schedule(&key, active_at);
-            }
+        let sooner: Vec<(ProjectKey, Moment)> = self
+            .waiting
+            .iter()
+            // One that is being looked at is scheduled afterwards.
+            .filter(|(_, waiting)| waiting.look_at.is_some())
+            .filter_map(|(key, waiting)| {
+                let since = waiting.quiet_since()?;
+                Some((key.clone(), since.saturating_add(pause)))
+            })
+            .collect();
+        // Of a longer pause the old look stays: it is one too many, and finds the right time for
+        // the next one.
+        for (key, at) in sooner {
+            self.schedule(&key, at);
         }
     }
 
     /// There was activity in a project: look now, and let the pause begin anew.
     pub fn hint(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) {
         let waiting = self.entry(key, now, origin, hint);
-        waiting.active_at = now;
+        waiting.active_at = waiting.active_at.max(now);
         waiting.looks_in_vain = 0;
         waiting.hint = hint.to_owned();
         self.schedule(key, now);
@@ -103,14 +171,31 @@ impl Settle {
         self.schedule(key, now);
     }
 
+    /// Lets what is missing of a project count only after the pause of the place to which it went,
+    /// so that the two are judged together and the project is not deleted in between.
+    pub fn follow(&mut self, key: &ProjectKey, place: &ProjectKey) {
+        let Some(since) = self.waiting.get(place).and_then(Waiting::quiet_since) else {
+            return;
+        };
+        let Some(waiting) = self.waiting.get_mut(key) else {
+            return;
+        };
+        // After it by the least that a clock can tell, so that the place is due first.
+        let behind = since.saturating_add(Duration::from_nanos(1));
+        waiting.active_at = waiting.active_at.max(behind);
+    }
+
     fn entry(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) -> &mut Waiting {
-        self.waiting.entry(key.clone()).or_insert_with(|| Waiting {
-            active_at: now,
-            look_at: None,
-            looks_in_vain: 0,
-            origin,
-            hint: hint.to_owned(),
-        })
+        let waiting = self
+            .waiting
+            .entry(key.clone())
+            .or_insert_with(|| Waiting::new(now, origin, hint));
+        // What a look that is still to be taken finds may be older than this hint.
+        if waiting.origin_served {
+            waiting.origin = origin;
+            waiting.origin_served = false;
+        }
+        waiting
     }
 
     /// Looks no later than `at`.
@@ -130,7 +215,7 @@ impl Settle {
     }
 
     /// Takes up to `limit` projects that are due, longest due first. Each has to come back by
-    /// [`Settle::looked`].
+    /// [`Settle::looked`] before more are taken.
     pub fn due(&mut self, now: Moment, limit: usize) -> Vec<Due> {
         let mut due = Vec::new();
         while due.len() < limit {
@@ -147,41 +232,67 @@ impl Settle {
                 continue;
             };
             waiting.look_at = None;
-            let quiet = now.saturating_sub(waiting.active_at) >= self.pause;
+            let removals = waiting.removals(now, self.pause);
+            let origin = match (removals, waiting.missing) {
+                (Removals::Count, Some(missing)) => missing.origin,
+                _ => waiting.origin,
+            };
+            waiting.taken = Some(Taken { origin, removals });
+            waiting.origin_served = true;
             due.push(Due {
                 key,
-                removals: if quiet {
-                    Removals::Count
-                } else {
-                    Removals::Wait
-                },
-                origin: waiting.origin,
+                removals,
+                origin,
                 hint: waiting.hint.clone(),
             });
         }
         due
     }
 
-    /// A look at a due project is done and recorded, and left this open.
+    /// Whether what is missing of a project counts now, for a look that joins those that are due.
+    pub fn removals(&self, key: &ProjectKey, now: Moment) -> Removals {
+        self.waiting
+            .get(key)
+            .map_or(Removals::Wait, |waiting| waiting.removals(now, self.pause))
+    }
+
+    /// A look at a project, due or not, is done and recorded, and left this open.
     pub fn looked(&mut self, key: &ProjectKey, now: Moment, open: Open) {
+        if open.removal || open.unclear {
+            // A look that was not due may be the first to find something open.
+            self.waiting.entry(key.clone()).or_insert_with(|| {
+                Waiting::new(now, Origin::Live, "found open beside another project")
+            });
+        }
         let Some(waiting) = self.waiting.get_mut(key) else {
             return;
         };
-        let mut again = None;
-        if open.removal {
-            again = Some(waiting.active_at.saturating_add(self.pause));
+        let taken = waiting.taken.take();
+        let mut again: Option<Moment> = None;
+        waiting.missing = open.removal.then(|| {
+            let counted = taken.is_some_and(|taken| taken.removals == Removals::Count);
+            match waiting.missing {
+                Some(missing) if !counted => missing,
+                // New, or left open by a look in which it could have counted: it begins anew.
+                _ => Missing {
+                    since: now,
+                    origin: taken.map_or(waiting.origin, |taken| taken.origin),
+                },
+            }
+        });
+        if let Some(since) = waiting.quiet_since() {
+            again = Some(since.saturating_add(self.pause));
         }
         if open.unclear {
-            let delay = AGAIN_FIRST
-                .saturating_mul(1_u32.checked_shl(waiting.looks_in_vain).unwrap_or(u32::MAX))
-                .min(AGAIN_MAX);
+            let factor = 1_u32.checked_shl(waiting.looks_in_vain).unwrap_or(u32::MAX);
+            let delay = AGAIN_FIRST.saturating_mul(factor).min(AGAIN_MAX);
             waiting.looks_in_vain = waiting.looks_in_vain.saturating_add(1);
             let at = now.saturating_add(delay);
-            again = Some(again.map_or(at, |sooner: Moment| sooner.min(at)));
+            again = Some(again.map_or(at, |sooner| sooner.min(at)));
         }
         match (again, waiting.look_at) {
             (Some(at), _) => self.schedule(key, at),
-            // A hint came in between.
+            // A hint came in between, or a joined look came before the one that is due.
             (None, Some(_)) => {}
             (None, None) => {
                 self.waiting.remove(key);

@@ -25,8 +25,7 @@ use std::path::Path;
 use project_webhooks::domain::infer::Removals;
 use project_webhooks::domain::moves::{Change, Look, infer_all};
 use project_webhooks::domain::project::{
-    ContentHash, Document, FileState, Observed, Problem, ProjectKey, Recorded, Sighting,
-    Stamp,
+    ContentHash, Document, FileState, Observed, Problem, ProjectKey, Recorded, Sighting, Stamp,
 };
 use project_webhooks::layout::{Layout, Place};
 use serde::Deserialize;
