@@ -87,7 +87,8 @@ pub fn infer_all(looks: &[Look]) -> Vec<Change> {
 struct Pairs {
     /// New place to old place.
     moves: BTreeMap<usize, usize>,
-    /// Old place to new place, where the new place is that of a project whose removal waits.
+    /// Old place to new place, where the new place is that of a project whose removal waits. No
+    /// rings.
     awaited: BTreeMap<usize, usize>,
 }
 
@@ -147,6 +148,15 @@ fn pair(looks: &[Look]) -> Pairs {
             awaited.insert(origin, index);
         }
     }
+    // Projects that change places in a ring wait for nobody: a look at any one of them brings the
+    // others along, and each would follow the other for ever.
+    let in_ring = |start: usize| {
+        std::iter::successors(awaited.get(&start), |place| awaited.get(place))
+            .take(awaited.len())
+            .any(|place| *place == start)
+    };
+    let ring: BTreeSet<usize> = awaited.keys().copied().filter(|at| in_ring(*at)).collect();
+    awaited.retain(|origin, _| !ring.contains(origin));
     Pairs { moves, awaited }
 }
 

@@ -1,4 +1,7 @@
-//! The pure core against the contract: a table of cases from data files, and random sequences of
-//! user actions against a model that knows what the user did.
+//! The pure core against the contract: a table of cases from data files, random sequences of user
+//! actions against what the user did, and the times at which to look.
 
 mod cases;
+mod engine;
+mod meaning;
+mod world;
