@@ -14,7 +14,7 @@
 //! way: as it was, with new content, under another tag, or unreadable. Only a copy that came with
 //! another engineId does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{EventKind, Inferred};
 use super::project::{FileState, Observed, Recorded, Role, Sighting};
@@ -35,8 +35,24 @@ pub struct Inference {
     pub record: Recorded,
     /// What happened, in the order in which it is recorded and delivered.
     pub events: Vec<Inferred>,
-    /// Whether something that is missing did not count yet.
-    pub waits: bool,
+    /// What is missing and did not count yet.
+    pub missing: BTreeSet<String>,
+}
+
+/// What is missing: the paths of the recorded files that are gone, and of the definition also where
+/// that of another project is in its place.
+pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
+    let copies = recorded.published.keys().chain(recorded.snapshots.keys());
+    let definition = recorded
+        .definition
+        .iter()
+        .filter(|_| observed.definition_is_gone() || is_replaced(recorded, observed))
+        .map(|definition| &definition.path);
+    copies
+        .filter(|path| observed.is_gone(path))
+        .chain(definition)
+        .cloned()
+        .collect()
 }
 
 /// What this look at one project means.
@@ -47,7 +63,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         return Inference {
             record: recorded.clone(),
             events: Vec::new(),
-            waits: true,
+            missing: missing(recorded, observed),
         };
     }
     let mut events = Vec::new();
@@ -83,7 +99,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         (before, None) => record.definition = before.cloned(),
     }
 
-    let (snapshots, mut waits) = copies(
+    record.snapshots = copies(
         &mut events,
         &recorded.snapshots,
         observed,
@@ -91,13 +107,12 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         removals,
         None,
     );
-    record.snapshots = snapshots;
     events.extend(restore);
     let definition_is_missing = record.definition.is_some() && observed.definition_is_gone();
     // Held back: see the head of this file.
     let held_for =
         definition_before.filter(|_| definition_is_missing && removals == Removals::Wait);
-    let (published, published_waits) = copies(
+    record.published = copies(
         &mut events,
         &recorded.published,
         observed,
@@ -105,22 +120,14 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         removals,
         held_for,
     );
-    record.published = published;
-    waits |= published_waits;
-
-    if definition_is_missing {
-        match removals {
-            Removals::Wait => waits = true,
-            Removals::Count => {
-                deletes(&mut events, recorded, observed, "the definition is gone");
-                record.definition = None;
-            }
-        }
+    if definition_is_missing && removals == Removals::Count {
+        deletes(&mut events, recorded, observed, "the definition is gone");
+        record.definition = None;
     }
     Inference {
+        missing: missing(&record, observed),
         record,
         events,
-        waits,
     }
 }
 
@@ -223,8 +230,7 @@ fn deletes(events: &mut Vec<Inferred>, recorded: &Recorded, observed: &Observed,
     }
 }
 
-/// Compares the snapshots or the published copies; returns what to record of them, and whether a
-/// missing one waits. New ones that bear another engineId than `held_for` are not yet recorded.
+/// Compares the snapshots or the published copies; returns what to record of them. New ones that bear another engineId than `held_for` are not yet recorded.
 fn copies(
     events: &mut Vec<Inferred>,
     recorded: &BTreeMap<String, FileState>,
@@ -232,25 +238,16 @@ fn copies(
     role: Role,
     removals: Removals,
     held_for: Option<&FileState>,
-) -> (BTreeMap<String, FileState>, bool) {
+) -> BTreeMap<String, FileState> {
     let (kind, what) = match role {
         Role::Published => (EventKind::ProjectPublish, "a published copy"),
         Role::Snapshot | Role::Definition => (EventKind::SnapshotCreate, "a snapshot"),
     };
-    let mut waits = false;
-    let mut record = BTreeMap::new();
-    for (path, before) in recorded {
-        match (observed.is_gone(path), removals) {
-            (true, Removals::Count) => {}
-            (true, Removals::Wait) => {
-                waits = true;
-                record.insert(path.clone(), before.clone());
-            }
-            (false, _) => {
-                record.insert(path.clone(), before.clone());
-            }
-        }
-    }
+    let mut record: BTreeMap<String, FileState> = recorded
+        .iter()
+        .filter(|(path, _)| removals == Removals::Wait || !observed.is_gone(path))
+        .map(|(path, before)| (path.clone(), before.clone()))
+        .collect();
     let mut fresh: Vec<&FileState> = Vec::new();
     for seen in observed.complete(role) {
         if recorded
@@ -258,7 +255,6 @@ fn copies(
             .is_none_or(|before| before.hash != seen.hash)
         {
             if held_for.is_some_and(|definition| bears_another_engine_id(definition, seen)) {
-                waits = true;
                 continue;
             }
             fresh.push(seen);
@@ -278,5 +274,5 @@ fn copies(
             },
         }
     }));
-    (record, waits)
+    record
 }

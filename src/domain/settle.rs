@@ -4,21 +4,23 @@
 //!
 //! A hint makes its project due at once: a completed creation is acted on immediately. What the
 //! look finds missing counts only when the project has been quiet for the pause, so the look is
-//! repeated then. Two things break the quiet: a hint, and a look that finds something missing
-//! which the look before did not, because hints come late or not at all. What the look finds
-//! incomplete is looked at again after a delay that doubles, for writers whose close nobody
-//! reports.
+//! repeated then. Hints come late, or not at all, so that no hint is not yet quiet: what is missing
+//! counts only if a look after the last hint found it missing and another one, no sooner than a
+//! pause after both, still does. A look that finds more missing than the one before begins the
+//! pause anew. What the look finds incomplete is looked at again after a delay that doubles, for
+//! writers whose close nobody reports.
 //!
 //! The round, for one caller at a time:
 //!
 //! 1. Take in what was hinted, by [`Settle::hint`] and [`Settle::check`].
 //! 2. Take what is [`Settle::due`] and look at it.
 //! 3. For each arrival ([`super::moves::Look::arrival`]) look also at the projects on record in its
-//!    organization with that content; whether what is missing there counts, [`Settle::removals`]
-//!    says.
-//! 4. Infer ([`super::moves::infer_all`]) and record.
-//! 5. Say of each look, whether it was due or joined in step 3, what it left open:
-//!    [`Settle::looked`]. Then let each project that is awaited elsewhere
+//!    organization with that content, until there are no more.
+//! 4. Ask for each look whether what is missing ([`super::infer::missing`]) counts:
+//!    [`Settle::removals`].
+//! 5. Infer ([`super::moves::infer_all`]) and record.
+//! 6. Say of each look, whether it was due or joined in step 3, what it left open:
+//!    [`Settle::looked`]. Only then let each project that is awaited elsewhere
 //!    ([`super::moves::Change::awaited_at`]) [`Settle::follow`] that place.
 
 use std::collections::{BTreeSet, HashMap};
@@ -41,8 +43,6 @@ const AGAIN_MAX: Duration = Duration::from_secs(30);
 pub struct Due {
     /// The project.
     pub key: ProjectKey,
-    /// Whether what is missing counts.
-    pub removals: Removals,
     /// The origin of what will be inferred.
     pub origin: Origin,
     /// What made the daemon look, for a person.
@@ -50,10 +50,10 @@ pub struct Due {
 }
 
 /// What a look left open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Open {
-    /// Something recorded is missing and did not count yet.
-    pub removal: bool,
+    /// What is missing and did not count yet ([`super::infer::Inference::missing`]).
+    pub missing: BTreeSet<String>,
     /// Something is incomplete or unreadable and may heal.
     pub unclear: bool,
 }
@@ -70,12 +70,12 @@ pub struct Settle {
 struct Waiting {
     /// The last sign of activity.
     active_at: Moment,
-    /// Since when every look has found something missing.
+    /// What the last look found missing.
     missing: Option<Missing>,
     /// When to look; none between [`Settle::due`] and [`Settle::looked`].
     look_at: Option<Moment>,
-    /// What was handed out; none but between [`Settle::due`] and [`Settle::looked`].
-    taken: Option<Taken>,
+    /// The origin handed out; none but between [`Settle::due`] and [`Settle::looked`].
+    taken: Option<Origin>,
     /// Whether a look was taken with this origin.
     origin_served: bool,
     /// How often it was looked at in vain since the last sign of activity.
@@ -84,18 +84,14 @@ struct Waiting {
     hint: String,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Missing {
-    since: Moment,
-    /// The origin of the look that first found it missing; what went while the daemon was down is
-    /// inferred as that, whatever else happens before it counts.
+    paths: BTreeSet<String>,
+    /// Since when every look has found it so; none where no look was taken since the last hint.
+    since: Option<Moment>,
+    /// The origin of the look that first found something missing; what went while the daemon was
+    /// down is inferred as that, whatever else happens before it counts.
     origin: Origin,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Taken {
-    origin: Origin,
-    removals: Removals,
 }
 
 impl Waiting {
@@ -114,14 +110,12 @@ impl Waiting {
 
     /// Since when the project has been quiet, if something is missing.
     fn quiet_since(&self) -> Option<Moment> {
-        Some(self.active_at.max(self.missing?.since))
+        Some(self.active_at.max(self.missing.as_ref()?.since?))
     }
 
-    fn removals(&self, now: Moment, pause: Duration) -> Removals {
-        match self.quiet_since() {
-            Some(since) if now >= since.saturating_add(pause) => Removals::Count,
-            _ => Removals::Wait,
-        }
+    fn is_quiet(&self, now: Moment, pause: Duration) -> bool {
+        self.quiet_since()
+            .is_some_and(|since| now >= since.saturating_add(pause))
     }
 }
 
@@ -159,6 +153,9 @@ impl Settle {
     pub fn hint(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) {
         let waiting = self.entry(key, now, origin, hint);
         waiting.active_at = waiting.active_at.max(now);
+        if let Some(missing) = &mut waiting.missing {
+            missing.since = None;
+        }
         waiting.looks_in_vain = 0;
         waiting.hint = hint.to_owned();
         self.schedule(key, now);
@@ -232,16 +229,14 @@ impl Settle {
                 continue;
             };
             waiting.look_at = None;
-            let removals = waiting.removals(now, self.pause);
-            let origin = match (removals, waiting.missing) {
-                (Removals::Count, Some(missing)) => missing.origin,
+            let origin = match &waiting.missing {
+                Some(missing) if waiting.is_quiet(now, self.pause) => missing.origin,
                 _ => waiting.origin,
             };
-            waiting.taken = Some(Taken { origin, removals });
+            waiting.taken = Some(origin);
             waiting.origin_served = true;
             due.push(Due {
                 key,
-                removals,
                 origin,
                 hint: waiting.hint.clone(),
             });
@@ -249,40 +244,51 @@ impl Settle {
         due
     }
 
-    /// Whether what is missing of a project counts now, for a look that joins those that are due.
-    pub fn removals(&self, key: &ProjectKey, now: Moment) -> Removals {
-        self.waiting
-            .get(key)
-            .map_or(Removals::Wait, |waiting| waiting.removals(now, self.pause))
+    /// Whether what a look at this moment finds missing counts.
+    pub fn removals(&self, key: &ProjectKey, now: Moment, missing: &BTreeSet<String>) -> Removals {
+        let counts = self.waiting.get(key).is_some_and(|waiting| {
+            let was_missing = |before: &Missing| missing.is_subset(&before.paths);
+            waiting.is_quiet(now, self.pause) && waiting.missing.as_ref().is_some_and(was_missing)
+        });
+        if counts {
+            Removals::Count
+        } else {
+            Removals::Wait
+        }
     }
 
     /// A look at a project, due or not, is done and recorded, and left this open.
     pub fn looked(&mut self, key: &ProjectKey, now: Moment, open: Open) {
-        if open.removal || open.unclear {
+        if !open.missing.is_empty() || open.unclear {
             // A look that was not due may be the first to find something open.
             self.waiting.entry(key.clone()).or_insert_with(|| {
                 Waiting::new(now, Origin::Live, "found open beside another project")
             });
         }
+        let pause = self.pause;
         let Some(waiting) = self.waiting.get_mut(key) else {
             return;
         };
         let taken = waiting.taken.take();
-        let mut again: Option<Moment> = None;
-        waiting.missing = open.removal.then(|| {
-            let counted = taken.is_some_and(|taken| taken.removals == Removals::Count);
-            match waiting.missing {
-                Some(missing) if !counted => missing,
-                // New, or left open by a look in which it could have counted: it begins anew.
-                _ => Missing {
-                    since: now,
-                    origin: taken.map_or(waiting.origin, |taken| taken.origin),
-                },
-            }
-        });
-        if let Some(since) = waiting.quiet_since() {
-            again = Some(since.saturating_add(self.pause));
+        // The look may have been over before that hint, which has its own look to come.
+        let was_hinted_meanwhile = taken.is_some() && waiting.look_at.is_some();
+        // What was left open although it could have counted begins anew as well.
+        let could_count = waiting.is_quiet(now, pause);
+        let before = waiting.missing.take();
+        if !open.missing.is_empty() {
+            let goes_on = before.as_ref().and_then(|before| {
+                let goes_on = open.missing.is_subset(&before.paths) && !could_count;
+                before.since.filter(|_| goes_on)
+            });
+            waiting.missing = Some(Missing {
+                since: (!was_hinted_meanwhile).then_some(goes_on.unwrap_or(now)),
+                origin: before.map_or(taken.unwrap_or(waiting.origin), |before| before.origin),
+                paths: open.missing,
+            });
         }
+        let mut again = waiting
+            .quiet_since()
+            .map(|since| since.saturating_add(pause));
         if open.unclear {
             let factor = 1_u32.checked_shl(waiting.looks_in_vain).unwrap_or(u32::MAX);
             let delay = AGAIN_FIRST.saturating_mul(factor).min(AGAIN_MAX);

@@ -214,7 +214,9 @@ fn outcome(changes: &[Change], content: impl Fn(&FileState) -> String) -> Outcom
             .map(|(change, other)| (change.key.to_string(), other.to_string()))
             .collect()
     };
-    let waiting = changes.iter().filter(|change| change.inference.waits);
+    let waiting = changes
+        .iter()
+        .filter(|change| !change.inference.missing.is_empty());
     let events = changes.iter().flat_map(|change| &change.inference.events);
     let files = changes
         .iter()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use project_webhooks::domain::event::{EventId, EventKind, Origin};
-use project_webhooks::domain::infer::{Inference, Removals};
+use project_webhooks::domain::infer::{Inference, Removals, missing};
 use project_webhooks::domain::moves::{Look, infer_all};
 use project_webhooks::domain::project::{ContentHash, Recorded};
 use project_webhooks::domain::settle::{Moment, Open, Settle};
@@ -48,12 +48,15 @@ impl Engine {
         }
     }
 
-    fn look(&self, world: &World, at: usize, removals: Removals) -> Look {
+    fn look(&self, world: &World, at: usize, now: Moment) -> Look {
+        let recorded = self.record.get(&at).cloned().unwrap_or_default();
+        let observed = world.observe(at);
+        let missing = missing(&recorded, &observed);
         Look {
             key: key(at),
-            recorded: self.record.get(&at).cloned().unwrap_or_default(),
-            observed: world.observe(at),
-            removals,
+            removals: self.settle.removals(&key(at), now, &missing),
+            recorded,
+            observed,
         }
     }
 
@@ -62,7 +65,7 @@ impl Engine {
         let due = self.settle.due(now, limit);
         let mut looks: Vec<Look> = due
             .iter()
-            .map(|due| self.look(world, place(&due.key), due.removals))
+            .map(|due| self.look(world, place(&due.key), now))
             .collect();
         let mut next = 0;
         while let Some(look) = looks.get(next) {
@@ -79,8 +82,7 @@ impl Engine {
                     .is_some_and(|d| d.hash == arrived);
                 let is_new = !looks.iter().any(|look| look.key == candidate);
                 if has_it && is_new && candidate.organization == organization {
-                    let removals = self.settle.removals(&candidate, now);
-                    looks.push(self.look(world, *at, removals));
+                    looks.push(self.look(world, *at, now));
                 }
             }
         }
@@ -91,7 +93,7 @@ impl Engine {
             let Inference {
                 record,
                 events,
-                waits,
+                missing,
             } = &change.inference;
             round.looks.push((at, look.removals == Removals::Count));
             if !events.is_empty() {
@@ -102,7 +104,7 @@ impl Engine {
             }
             self.record.insert(at, record.clone());
             let open = Open {
-                removal: *waits,
+                missing: missing.clone(),
                 unclear: look.observed.problems().any(|problem| problem.may_heal),
             };
             self.settle.looked(&look.key, now, open);

@@ -4,4 +4,7 @@
 mod cases;
 mod engine;
 mod meaning;
+mod settle;
+mod simulation;
+mod truth;
 mod world;
