@@ -5,6 +5,14 @@
 //! enough to tell a move from a copy; the old place has to be looked at too. So this layer takes
 //! several looks at once, pairs arrivals with departures, and lets [`infer`] judge each project by
 //! the record that belongs to it now.
+//!
+//! - Into a place where no definition was on record a project moves at once, without the pause.
+//! - Into the place of another project it moves when that one's removal counts, or when that one
+//!   moved away itself. Until then its old place waits for it ([`Change::awaited_at`]), or else it
+//!   would be deleted there and imported here.
+//! - It takes along what was on record in the old place under the same role and tag, and is there
+//!   no more; what stayed, or cannot be read, stays on record there.
+//! - A copy whose original is missing at that very look is a move; looks cannot tell the two apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
