@@ -25,7 +25,7 @@ mod home;
 
 use std::time::{Duration, Instant};
 
-pub use daemon::{Daemon, Entry};
+pub use daemon::Daemon;
 pub use endpoint::{Endpoint, sorted};
 pub use home::{Home, Settings, Webhook, write, xml};
 
