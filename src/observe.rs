@@ -55,6 +55,8 @@ pub struct Held {
     pub place: Place,
     /// The open file.
     pub file: OwnedFd,
+    /// What the file system said of it when it was opened.
+    pub stamp: Stamp,
     /// Counts it among the held ones.
     pub permit: Permit,
 }
@@ -100,9 +102,21 @@ impl Observer {
     }
 
     /// Reads a file that was opened when a hint named it. Nothing when it is not complete.
+    ///
+    /// Losing its name changed the file's change time, and it is compared with those of other
+    /// files; so the time from before counts.
     pub fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
-        self.read(held.file.as_fd(), &held.path, &held.place, now)
-            .ok()
+        let (mut state, bytes) = self
+            .read(held.file.as_fd(), &held.path, &held.place, now)
+            .ok()?;
+        let was_written_since = state.stamp.modified_ns != held.stamp.modified_ns
+            || state.stamp.size != held.stamp.size;
+        state.stamp.changed_ns = if was_written_since {
+            state.stamp.modified_ns
+        } else {
+            held.stamp.changed_ns
+        };
+        Some((state, bytes))
     }
 
     /// Finds the projects at and below a directory; the empty path is the root.
