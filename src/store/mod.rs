@@ -124,8 +124,7 @@ impl Store {
         let for_reading = schema::open_for_reading(state_dir)?;
         let (writer, writes) = Mailbox::new();
         let (reader, reads) = Mailbox::new();
-        // Each end of a thread's life is in its own hands: where the second cannot be started, the
-        // first sees its mailbox gone.
+        // Where the second thread cannot be started, the first one's mailbox goes, and it ends.
         let reader_thread = start("store-reader", state_dir, move || {
             threads::run_reader(&for_reading, reads);
         })?;
