@@ -34,7 +34,7 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest database that is checked page by page when it is opened, in bytes. A check reads
-/// everything, at some hundred MiB a second, and a start must not take minutes; damage in a larger
+/// everything, at 100 MiB a second or more, and a start must not take minutes; damage in a larger
 /// one is noticed when the page is read.
 const CHECKED_MAX: u64 = 1 << 30;
 
