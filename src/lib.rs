@@ -18,6 +18,7 @@ pub mod document;
 pub mod domain;
 pub mod engine;
 pub mod hint;
+pub mod housekeeping;
 pub mod layout;
 pub mod logging;
 pub mod observe;

@@ -101,12 +101,12 @@ impl Loop {
             if let Some(from) = &change.moved_from {
                 info!(project = %turn.due.key, %from, "the project moved; no event");
             }
-            let silent = self.adopting && turn.due.origin == Origin::CatchUp;
             let events: Vec<NewEvent> = turn
                 .passed
                 .iter()
                 .chain(&judged.events)
-                .filter(|_| !silent)
+                // Until the first scan is done nobody can tell what is new from what was there.
+                .filter(|_| !self.adopting)
                 .map(|inferred| self.event(turn, inferred, now))
                 .collect();
             needed.extend(events.iter().map(|event| event.event.payload));
