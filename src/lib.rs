@@ -40,51 +40,51 @@
     )
 )]
 
-/// The rules, pure: what happened, what a callback says, what an answer means.
+// The rules, pure: what happened, what a callback says, what an answer means.
 pub mod domain;
 
-/// config.yaml, as written and as usable.
+// config.yaml, as written and as usable.
 pub mod config;
-/// Path templates, and what they say about paths.
+// Path templates, and what they say about paths.
 pub mod layout;
 
-/// project.xml: well-formed to its end, and what it says of itself.
+// project.xml: well-formed to its end, and what it says of itself.
 pub mod document;
-/// Where to look: what the watcher tells the engine.
+// Where to look: what the watcher tells the engine.
 pub mod hint;
-/// The only reader of the repository.
+// The only reader of the repository.
 pub mod observe;
-/// The repository's root, and how anything below it is opened.
+// The repository's root, and how anything below it is opened.
 pub mod repository;
-/// The names of files' owners.
+// The names of files' owners.
 pub mod users;
-/// The operating system's reports, as hints.
+// The operating system's reports, as hints.
 pub mod watch;
 
-/// From hints to recorded events: the loop that does the work.
+// From hints to recorded events: the loop that does the work.
 pub mod engine;
-/// What was recorded, what happened, and what has still to be delivered, in SQLite.
+// What was recorded, what happened, and what has still to be delivered, in SQLite.
 pub mod store;
 
-/// From recorded deliveries to callbacks: a queue for each webhook.
+// From recorded deliveries to callbacks: a queue for each webhook.
 pub mod dispatch;
-/// The removal of what is older than its retention.
+// The removal of what is older than its retention.
 pub mod housekeeping;
-/// One callback: one POST, one outcome.
+// One callback: one POST, one outcome.
 pub mod webhook;
 
-/// What a running daemon tells of itself: health, and its state for `status`.
+// What a running daemon tells of itself: health, and its state for `status`.
 pub mod admin;
-/// The only reader of a clock.
+// The only reader of a clock.
 pub mod clock;
-/// All parts put together: supervised, reloaded, drained.
+// All parts put together: supervised, reloaded, drained.
 pub mod daemon;
-/// What is logged, and how.
+// What is logged, and how.
 pub mod logging;
-/// The service manager, and the process's limits.
+// The service manager, and the process's limits.
 pub mod os;
 
-/// The commands: they print, and decide nothing.
+// The commands: they print, and decide nothing.
 pub mod cli;
-/// A receiver of callbacks, for `listen`, `demo` and the tests.
+// A receiver of callbacks, for `listen`, `demo` and the tests.
 pub mod receiver;
