@@ -1,7 +1,7 @@
 //! From recorded deliveries to callbacks.
 //!
 //! Constraint: one webhook never waits for another, and within a webhook one project's deliveries
-//! go strictly in order. Each webhook has a [`queue`] of its own; what waits stays in the store,
+//! go strictly in order. Each webhook has a `queue` of its own; what waits stays in the store,
 //! and only what is in flight is held here. A claim is a lease in memory: a restart resolves it by
 //! forgetting it.
 //!
