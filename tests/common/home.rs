@@ -31,7 +31,9 @@ impl Webhook {
             url: url.to_owned(),
             events: "\"*\"".to_owned(),
             projects: Some("[\"*/*\"]".to_owned()),
-            more: vec!["retry: { schedule: [0s, 100ms, 200ms, 500ms, 1s, 2s, 5s, 5s, 5s, 5s] }".to_owned()],
+            more: vec![
+                "retry: { schedule: [0s, 100ms, 200ms, 500ms, 1s, 2s, 5s, 5s, 5s, 5s] }".to_owned(),
+            ],
         }
     }
 
