@@ -219,13 +219,19 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         let mut status = self.status.subscribe();
         let mut announced = false;
+        let mut told = String::new();
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
+                    // Before the first scan there is no readiness to take back or to give.
+                    Some(SIGHUP) if !announced => {
+                        self.reload(environment, logging, level_is_fixed).await;
+                    }
                     Some(SIGHUP) => {
                         os::notify_reloading();
                         self.reload(environment, logging, level_is_fixed).await;
-                        os::notify_ready(&admin::summary(&self.status.snapshot()));
+                        told = admin::summary(&self.status.snapshot());
+                        os::notify_ready(&told);
                     }
                     Some(SIGUSR1) => {
                         info!("SIGUSR1: comparing everything");
@@ -244,10 +250,14 @@ impl Daemon {
                         continue;
                     }
                     let known = status.borrow_and_update().clone();
+                    let summary = admin::summary(&known);
                     if known.ready && !announced {
                         announced = true;
-                        os::notify_ready(&admin::summary(&known));
+                        os::notify_ready(&summary);
+                    } else if summary != told {
+                        os::notify_status(&summary);
                     }
+                    told = summary;
                 }
             }
         }

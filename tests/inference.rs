@@ -139,29 +139,57 @@ fn a_publish_is_a_published_copy_that_appears_or_changes() {
     );
     watched(&[("sales/orders/project.xml", &a)], |w| {
         w.home.write("sales/orders/published/v1/project.xml", &v1);
-        w.told("sales", "Orders", "e-1", &[("project-publish", Some("v1"), &v1)]);
+        w.told(
+            "sales",
+            "Orders",
+            "e-1",
+            &[("project-publish", Some("v1"), &v1)],
+        );
         w.home.replace("sales/orders/published/v1/project.xml", &v2);
-        w.told("sales", "Orders", "e-1", &[("project-publish", Some("v1"), &v2)]);
+        w.told(
+            "sales",
+            "Orders",
+            "e-1",
+            &[("project-publish", Some("v1"), &v2)],
+        );
         w.home.write("sales/orders/published/v1/project.xml", &v1);
-        w.told("sales", "Orders", "e-1", &[("project-publish", Some("v1"), &v1)]);
+        w.told(
+            "sales",
+            "Orders",
+            "e-1",
+            &[("project-publish", Some("v1"), &v1)],
+        );
         // The same content once more is nothing new.
         w.home.write("sales/orders/published/v1/project.xml", &v1);
         w.home.replace("sales/orders/published/v1/project.xml", &v1);
         w.told_nothing();
         // A second copy.
         w.home.write("sales/orders/published/v2/project.xml", &v1);
-        w.told("sales", "Orders", "e-1", &[("project-publish", Some("v2"), &v1)]);
+        w.told(
+            "sales",
+            "Orders",
+            "e-1",
+            &[("project-publish", Some("v2"), &v1)],
+        );
         // Unpublishing one of two is none of the seven.
         w.home.remove_all("sales/orders/published/v1");
         w.told_nothing();
         // Without a tag in its path: the annotation, but not the placeholder; else the time.
         let tagged = v1.replace("version-to-be-generated-on-deploy", "2026-04");
         w.home.write("sales/orders/published/project.xml", &tagged);
-        w.told("sales", "Orders", "e-1", &[("project-publish", Some("2026-04"), &tagged)]);
+        w.told(
+            "sales",
+            "Orders",
+            "e-1",
+            &[("project-publish", Some("2026-04"), &tagged)],
+        );
         w.home.replace("sales/orders/published/project.xml", &v2);
         let came = w.endpoint.wait_for(1);
         let tag = came[0].parameter("versionTag").unwrap();
-        assert!(tag.starts_with("Published 20") && tag.ends_with('Z'), "{tag}");
+        assert!(
+            tag.starts_with("Published 20") && tag.ends_with('Z'),
+            "{tag}"
+        );
     });
 }
 
@@ -170,11 +198,17 @@ fn a_snapshot_is_created_when_it_appears_or_changes() {
     let (a, b) = (xml("Orders", "e-1", "one"), xml("Orders", "e-1", "two"));
     watched(&[("sales/orders/project.xml", &a)], |w| {
         let told = |tag, payload: &str| {
-            w.told("sales", "Orders", "e-1", &[("snapshot-create", Some(tag), payload)]);
+            w.told(
+                "sales",
+                "Orders",
+                "e-1",
+                &[("snapshot-create", Some(tag), payload)],
+            );
         };
         w.home.write("sales/orders/snapshots/first.xml", &a);
         told("first", &a);
-        w.home.write("sales/orders/snapshots/second/project.xml", &b);
+        w.home
+            .write("sales/orders/snapshots/second/project.xml", &b);
         told("second", &b);
         w.home.replace("sales/orders/snapshots/first.xml", &b);
         told("first", &b);
@@ -202,7 +236,12 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
     ];
     watched(&before, |w| {
         let restored = |payload: &str| {
-            w.told("sales", "Orders", "e-1", &[("snapshot-restore", None, payload)]);
+            w.told(
+                "sales",
+                "Orders",
+                "e-1",
+                &[("snapshot-restore", None, payload)],
+            );
         };
         // Written over, renamed over.
         w.home.write(definition, &b);
@@ -220,7 +259,12 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
         let five = xml("Orders", "e-1", "five");
         w.home.replace(definition, &five);
         w.home.write("sales/orders/snapshots/s5.xml", &five);
-        w.told("sales", "Orders", "e-1", &[("snapshot-create", Some("s5"), &five)]);
+        w.told(
+            "sales",
+            "Orders",
+            "e-1",
+            &[("snapshot-create", Some("s5"), &five)],
+        );
         // An automatic snapshot before a restore: one created, then one restored.
         w.home.replace(definition, &a);
         w.home.write("sales/orders/snapshots/auto.xml", &a);
@@ -239,7 +283,10 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
 
 #[test]
 fn a_delete_and_a_delete_and_unpublish_are_told_apart_by_the_published_copies() {
-    let (a, v) = (xml("Orders", "e-1", "one"), xml("Orders", "e-1", "published"));
+    let (a, v) = (
+        xml("Orders", "e-1", "one"),
+        xml("Orders", "e-1", "published"),
+    );
     let paths = [
         "sales/plain/project.xml",
         "sales/kept/project.xml",
@@ -279,7 +326,10 @@ fn a_delete_and_a_delete_and_unpublish_are_told_apart_by_the_published_copies() 
         fs::rename(w.home.beside("away"), w.home.at("sales/away")).unwrap();
         let came = w.endpoint.wait_for(3);
         let events: Vec<&str> = came.iter().map(|one| one.event.as_str()).collect();
-        assert_eq!(events, ["project-import", "project-import-any", "project-publish"]);
+        assert_eq!(
+            events,
+            ["project-import", "project-import-any", "project-publish"]
+        );
     });
 }
 
@@ -315,7 +365,13 @@ fn another_engine_id_is_another_project() {
         w.daemon.fence();
         let told: Vec<(&str, Option<&str>, &[u8])> = came
             .iter()
-            .map(|one| (one.event.as_str(), one.parameter("projectId"), &one.payload[..]))
+            .map(|one| {
+                (
+                    one.event.as_str(),
+                    one.parameter("projectId"),
+                    &one.payload[..],
+                )
+            })
             .collect();
         assert_eq!(
             told,
@@ -379,10 +435,18 @@ fn a_move_within_the_organization_is_nothing_and_to_another_is_delete_and_import
                 .map(|one| one.event.as_str())
                 .collect()
         };
-        assert_eq!(of("sales"), ["project-delete", "project-delete-and-unpublish"]);
+        assert_eq!(
+            of("sales"),
+            ["project-delete", "project-delete-and-unpublish"]
+        );
         assert_eq!(
             of("hr"),
-            ["project-import", "project-import-any", "snapshot-create", "project-publish"]
+            [
+                "project-import",
+                "project-import-any",
+                "snapshot-create",
+                "project-publish"
+            ]
         );
     });
 }
@@ -398,13 +462,14 @@ fn a_copied_project_gives_the_same_events_in_the_same_order_however_it_is_seen()
         ("published/v1/project.xml", content("v1")),
     ];
     watched(&[], |w| {
-        let expected: Vec<Expected<'_>> = import(&files[0].1)
-            .into_iter()
-            .chain(files[1..4].iter().map(|(path, content)| {
-                ("snapshot-create", Some(&path[10..12]), content.as_str())
-            }))
-            .chain([("project-publish", Some("v1"), files[4].1.as_str())])
-            .collect();
+        let expected: Vec<Expected<'_>> =
+            import(&files[0].1)
+                .into_iter()
+                .chain(files[1..4].iter().map(|(path, content)| {
+                    ("snapshot-create", Some(&path[10..12]), content.as_str())
+                }))
+                .chain([("project-publish", Some("v1"), files[4].1.as_str())])
+                .collect();
         // In one rename.
         for (path, content) in &files {
             common::write(&w.home.beside("whole").join(path), content);
@@ -431,27 +496,42 @@ fn a_copied_project_gives_the_same_events_in_the_same_order_however_it_is_seen()
 #[test]
 fn names_ids_and_users_come_from_where_the_contract_says() {
     let endpoint = Endpoint::new();
-    let mut settings = Settings::all_to(&endpoint).top(
-        "organizations: { sales: { name: Sales, id: 0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10 } }",
-    );
+    let mut settings = Settings::all_to(&endpoint)
+        .top("organizations: { sales: { name: Sales, id: 0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10 } }");
     settings.username = "[\"annotation:user\", owner]";
     let home = Home::new(&settings);
     let daemon = home.start();
     let owner = String::from_utf8(
-        std::process::Command::new("id").arg("-un").output().unwrap().stdout,
+        std::process::Command::new("id")
+            .arg("-un")
+            .output()
+            .unwrap()
+            .stdout,
     )
     .unwrap();
     let made_up = {
-        let namespace = uuid::Uuid::new_v5(
-            &uuid::Uuid::NAMESPACE_URL,
-            b"urn:project-webhooks:project",
-        );
+        let namespace =
+            uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, b"urn:project-webhooks:project");
         uuid::Uuid::new_v5(&namespace, b"sales/bare").to_string()
     };
     let sales = ("Sales", "0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10");
     let table = [
-        ("sales/bare", "<schema/>".to_owned(), owner.trim(), "bare", sales, made_up.as_str()),
-        ("hr/by-id", "<schema name='N' id='i-1'/>".to_owned(), owner.trim(), "N", ("hr", "hr"), "i-1"),
+        (
+            "sales/bare",
+            "<schema/>".to_owned(),
+            owner.trim(),
+            "bare",
+            sales,
+            made_up.as_str(),
+        ),
+        (
+            "hr/by-id",
+            "<schema name='N' id='i-1'/>".to_owned(),
+            owner.trim(),
+            "N",
+            ("hr", "hr"),
+            "i-1",
+        ),
         (
             "hr/annotated",
             "<schema id='i-1'><annotations><annotation name='engineId'>e-1</annotation>\
@@ -525,7 +605,10 @@ fn every_format_carries_the_same_callback_signed() {
             assert_eq!(pairs(one), expected, "{format}");
         }
         assert_eq!(one.payload, content.as_bytes(), "{format}");
-        assert!(one.id.starts_with("evt_") && !one.id.contains('.'), "{format}");
+        assert!(
+            one.id.starts_with("evt_") && !one.id.contains('.'),
+            "{format}"
+        );
         assert_eq!(one.header("webhook-attempt"), Some("1"), "{format}");
         assert_eq!(one.header("webhook-origin"), Some("live"), "{format}");
         assert!(one.timestamp.is_some(), "{format}");
@@ -551,7 +634,10 @@ fn one_webhook_never_waits_for_another() {
     hung.wait_for(1);
     // The other one is stuck by now; this one goes on.
     for n in 1..=20 {
-        home.write(&format!("sales/p{n}/project.xml"), &xml("P", &format!("e-{n}"), ""));
+        home.write(
+            &format!("sales/p{n}/project.xml"),
+            &xml("P", &format!("e-{n}"), ""),
+        );
     }
     good.wait_for(42);
     assert_eq!(hung.n(), 1);
@@ -567,7 +653,7 @@ fn a_delivery_that_fails_holds_back_its_own_project_only_and_every_attempt_is_th
         Reply::status(axum::http::StatusCode::from_u16(status).unwrap())
     });
     let home = Home::new(&Settings::of([
-        Webhook::new("all", &endpoint.url()).events("[project-import-any, snapshot-create]"),
+        Webhook::new("all", &endpoint.url()).events("[project-import-any, snapshot-create]")
     ]));
     let daemon = home.start();
     home.write("sales/stuck/project.xml", &xml("Stuck", "e-1", "one"));

@@ -81,7 +81,10 @@ fn a_thousand_directories_made_and_filled_at_once_are_a_thousand_imports() {
         .collect();
     assert_eq!(payloads.len(), N);
     for number in 0..N {
-        assert_eq!(payloads[format!("P{number}").as_str()], content(number).as_bytes());
+        assert_eq!(
+            payloads[format!("P{number}").as_str()],
+            content(number).as_bytes()
+        );
     }
     assert_eq!(daemon.events().len(), 2 * N);
 }
@@ -89,10 +92,8 @@ fn a_thousand_directories_made_and_filled_at_once_are_a_thousand_imports() {
 #[test]
 fn a_file_that_takes_long_to_write_counts_once_and_whole() {
     let endpoint = Endpoint::new();
-    let home = Home::new(
-        &Settings::of([Webhook::new("all", &endpoint.url())
-            .events("[project-import-any, project-publish, snapshot-create]")]),
-    );
+    let home = Home::new(&Settings::of([Webhook::new("all", &endpoint.url())
+        .events("[project-import-any, project-publish, snapshot-create]")]));
     // Two of the writers publish anew over a copy that is there.
     for number in 6..8 {
         home.write(&format!("sales/p{number}/project.xml"), &xml("P", "e", ""));
@@ -147,7 +148,10 @@ fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
-    home.write("sales/orders/snapshots/first.xml", &xml("Orders", "e-1", "first"));
+    home.write(
+        "sales/orders/snapshots/first.xml",
+        &xml("Orders", "e-1", "first"),
+    );
     let daemon = home.start();
     let content = |number: usize| xml("Orders", "e-1", &format!("snapshot {number}"));
     std::thread::scope(|scope| {
@@ -187,9 +191,8 @@ fn a_burst_of_atomic_replacements_is_seen_one_by_one() {
     let home = Home::new(&Settings::of([
         Webhook::new("all", &endpoint.url()).with("concurrency: 32")
     ]));
-    let path = |project: usize, copy: usize| {
-        format!("sales/p{project}/published/v{copy}/project.xml")
-    };
+    let path =
+        |project: usize, copy: usize| format!("sales/p{project}/published/v{copy}/project.xml");
     let content = |project: usize, copy: usize, round: &str| {
         xml(&format!("P{project}"), "", &format!("{copy} {round}"))
     };
@@ -217,26 +220,53 @@ fn saving_in_any_way_is_no_event() {
     let daemon = home.start();
     let project = home.at("sales/p0");
     // The metadata alone.
-    run(&project, "touch project.xml snapshots/s1.xml published/v1/project.xml");
-    run(&project, "chmod 600 project.xml && chmod -R go-w . && touch -d '2001-02-03' snapshots/s1.xml");
+    run(
+        &project,
+        "touch project.xml snapshots/s1.xml published/v1/project.xml",
+    );
+    run(
+        &project,
+        "chmod 600 project.xml && chmod -R go-w . && touch -d '2001-02-03' snapshots/s1.xml",
+    );
     // Removed and written again, with the same and with other content.
-    run(&project, "c=$(cat project.xml; echo x); rm project.xml; printf %s \"${c%x}\" >project.xml");
-    run(&project, "sed s/one/two/ project.xml >../new; rm project.xml; mv ../new project.xml");
-    run(&project, "c=$(cat published/v1/project.xml; echo x); rm -r published; \
-                   mkdir -p published/v1; printf %s \"${c%x}\" >published/v1/project.xml");
+    run(
+        &project,
+        "c=$(cat project.xml; echo x); rm project.xml; printf %s \"${c%x}\" >project.xml",
+    );
+    run(
+        &project,
+        "sed s/one/two/ project.xml >../new; rm project.xml; mv ../new project.xml",
+    );
+    run(
+        &project,
+        "c=$(cat published/v1/project.xml; echo x); rm -r published; \
+                   mkdir -p published/v1; printf %s \"${c%x}\" >published/v1/project.xml",
+    );
     run(&project, "mv snapshots away; mv away snapshots");
     // sed -i, and what vim, emacs and gedit leave beside the file while they save.
     run(&project, "sed -i s/two/three/ project.xml");
-    run(&project, "printf x >4913; rm 4913; cp project.xml .project.xml.swp; \
+    run(
+        &project,
+        "printf x >4913; rm 4913; cp project.xml .project.xml.swp; \
                    mv project.xml project.xml~; sed s/three/four/ project.xml~ >project.xml; \
-                   rm project.xml~ .project.xml.swp");
-    run(&project, "ln -s someone@host.1234:5678 .#project.xml; cp project.xml '#project.xml#'; \
+                   rm project.xml~ .project.xml.swp",
+    );
+    run(
+        &project,
+        "ln -s someone@host.1234:5678 .#project.xml; cp project.xml '#project.xml#'; \
                    cp project.xml project.xml~; sed s/four/five/ project.xml~ >project.xml; \
-                   rm .#project.xml '#project.xml#'");
-    run(&project, "sed s/five/six/ project.xml >.goutputstream-ABC123; \
-                   mv .goutputstream-ABC123 project.xml");
-    run(&project.join("snapshots"), "cp s1.xml s1.xml~; cp s1.xml .s1.xml.swp; \
-                   cp s1.xml .goutputstream-XYZ; mv .goutputstream-XYZ s1.xml; rm s1.xml~ .s1.xml.swp");
+                   rm .#project.xml '#project.xml#'",
+    );
+    run(
+        &project,
+        "sed s/five/six/ project.xml >.goutputstream-ABC123; \
+                   mv .goutputstream-ABC123 project.xml",
+    );
+    run(
+        &project.join("snapshots"),
+        "cp s1.xml s1.xml~; cp s1.xml .s1.xml.swp; \
+                   cp s1.xml .goutputstream-XYZ; mv .goutputstream-XYZ s1.xml; rm s1.xml~ .s1.xml.swp",
+    );
     // Exchanged by another file in one step, as editors on file systems with renameat2 do.
     let beside = home.beside("beside.xml");
     fs::write(&beside, xml("P0", "e-0", "seven")).unwrap();
@@ -268,12 +298,24 @@ fn a_real_editor_saves_without_an_event() {
     let endpoint = Endpoint::new();
     let home = home_with_projects(&Settings::all_to(&endpoint).settle("2s"), 1);
     let daemon = home.start();
-    for options in ["", "set backup", "set nowritebackup", "set backupcopy=yes", "set backupcopy=no"] {
+    for options in [
+        "",
+        "set backup",
+        "set nowritebackup",
+        "set backupcopy=yes",
+        "set backupcopy=no",
+    ] {
         for file in ["project.xml", "snapshots/s1.xml"] {
             // The snapshot is saved as it is.
-            let change = if file == "project.xml" { "%s/caption>/caption> /" } else { "" };
+            let change = if file == "project.xml" {
+                "%s/caption>/caption> /"
+            } else {
+                ""
+            };
             let status = Command::new("vim")
-                .args(["-u", "NONE", "-es", "-c", options, "-c", change, "-c", "wq!"])
+                .args([
+                    "-u", "NONE", "-es", "-c", options, "-c", change, "-c", "wq!",
+                ])
                 .arg(home.at("sales/p0").join(file))
                 .status()
                 .unwrap();
@@ -301,7 +343,10 @@ fn a_checkout_of_another_branch_and_back_is_no_event() {
     for _ in 0..3 {
         run(&root, "git checkout -q other; git checkout -q main");
     }
-    run(&root, "git stash -q; git reset -q --hard main; touch sales/p1/project.xml; git status >/dev/null");
+    run(
+        &root,
+        "git stash -q; git reset -q --hard main; touch sales/p1/project.xml; git status >/dev/null",
+    );
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
     assert_eq!(endpoint.n(), 0);
@@ -449,10 +494,20 @@ fn what_cannot_be_read_is_not_deleted() {
     let mut command = Daemon::command(&home);
     if rustix::process::geteuid().is_root() {
         // Root reads everything, whatever the mode says.
-        run(home.path(), "chmod 755 . && touch daemon.log && chown -R 65534:65534 .");
+        run(
+            home.path(),
+            "chmod 755 . && touch daemon.log && chown -R 65534:65534 .",
+        );
         let mut unprivileged = Command::new("setpriv");
         unprivileged
-            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
+            .args([
+                "--reuid",
+                "65534",
+                "--regid",
+                "65534",
+                "--clear-groups",
+                "--",
+            ])
             .arg(command.get_program())
             .args(command.get_args())
             .current_dir("/");
@@ -463,7 +518,12 @@ fn what_cannot_be_read_is_not_deleted() {
     let mode = |path: &str, mode: u32| {
         fs::set_permissions(home.at(path), fs::Permissions::from_mode(mode)).unwrap();
     };
-    let hidden = ["sales/p0", "sales/p1/project.xml", "sales/p2/published", "hr"];
+    let hidden = [
+        "sales/p0",
+        "sales/p1/project.xml",
+        "sales/p2/published",
+        "hr",
+    ];
     for path in hidden {
         mode(path, 0);
     }
@@ -563,7 +623,10 @@ fn what_is_no_project_is_not_sent_and_hinders_nothing() {
     daemon.fence();
     assert_eq!(
         daemon.events(),
-        ["Project Import sales/good", "Project Import - Any sales/good"]
+        [
+            "Project Import sales/good",
+            "Project Import - Any sales/good"
+        ]
     );
     // Each counts as soon as it is mended.
     fs::write(hostile("half"), xml("Half", "e-2", "")).unwrap();
@@ -586,7 +649,10 @@ fn what_is_no_project_is_not_sent_and_hinders_nothing() {
         sorted(names),
         ["Directory", "Fifo", "Good", "Half", "Large", "Link"]
     );
-    assert_eq!(fs::read_to_string(&outside).unwrap(), xml("Outside", "e-0", ""));
+    assert_eq!(
+        fs::read_to_string(&outside).unwrap(),
+        xml("Outside", "e-0", "")
+    );
     daemon.fence();
     assert_eq!(endpoint.n(), 12);
 }

@@ -60,7 +60,10 @@ fn changes_made_while_stopped_arrive_once_and_a_second_start_is_silent() {
         );
     }
     for number in 0..10 {
-        home.write(&format!("hr/n{number}/project.xml"), &xml("N", "", &format!("{number}")));
+        home.write(
+            &format!("hr/n{number}/project.xml"),
+            &xml("N", "", &format!("{number}")),
+        );
     }
     for number in 30..40 {
         home.remove_all(&format!("sales/p{number}"));
@@ -175,7 +178,10 @@ fn a_project_that_was_removed_while_stopped_is_deleted_with_its_last_content() {
     let came = endpoint.wait_for(2);
     daemon.fence();
     assert_eq!(endpoint.n(), 2);
-    for (one, event) in came.iter().zip(["project-delete", "project-delete-and-unpublish"]) {
+    for (one, event) in came
+        .iter()
+        .zip(["project-delete", "project-delete-and-unpublish"])
+    {
         assert_eq!(
             (one.event.as_str(), one.origin.as_str(), &one.payload[..]),
             (event, "catch-up", last.as_bytes())
@@ -190,12 +196,18 @@ fn what_was_not_delivered_goes_out_after_a_restart_as_it_was() {
     let accepts = std::sync::Arc::new(AtomicBool::new(false));
     let accepting = std::sync::Arc::clone(&accepts);
     let endpoint = Endpoint::answering(move |_| {
-        let status = if accepting.load(Ordering::Acquire) { 200 } else { 503 };
+        let status = if accepting.load(Ordering::Acquire) {
+            200
+        } else {
+            503
+        };
         Reply::status(axum::http::StatusCode::from_u16(status).unwrap())
     });
     let home = Home::new(&Settings::of([Webhook::new("all", &endpoint.url())
         .events("[project-publish]")
-        .schedule("[0s, 300ms, 300ms, 300ms, 300ms, 300ms, 300ms, 300ms, 300ms, 300ms]")]));
+        .schedule(
+            "[0s, 300ms, 300ms, 300ms, 300ms, 300ms, 300ms, 300ms, 300ms, 300ms]",
+        )]));
     project(&home, "sales/orders");
     let daemon = home.start();
     let published = "sales/orders/published/v1/project.xml";
@@ -228,8 +240,10 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
     const DELETED: usize = 30;
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::of([Webhook::new("all", &endpoint.url())
-        .events("[project-import-any, snapshot-create, project-publish, project-delete, \
-                 project-delete-and-unpublish, snapshot-restore]")]));
+        .events(
+            "[project-import-any, snapshot-create, project-publish, project-delete, \
+                 project-delete-and-unpublish, snapshot-restore]",
+        )]));
     for number in 0..DELETED {
         project(&home, &format!("old/d{number}"));
     }
@@ -245,9 +259,17 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
             // Each step of the stream is one whose events do not depend on when it is seen.
             while killing.load(Ordering::Acquire) || number < DELETED {
                 let key = format!("new/p{number}");
-                let steps = ["project.xml", "snapshots/s1.xml", "snapshots/s2.xml", "published/v1/project.xml"];
+                let steps = [
+                    "project.xml",
+                    "snapshots/s1.xml",
+                    "snapshots/s2.xml",
+                    "published/v1/project.xml",
+                ];
                 for step in steps {
-                    home.replace(&format!("{key}/{step}"), &xml(&key, &format!("id-{key}"), step));
+                    home.replace(
+                        &format!("{key}/{step}"),
+                        &xml(&key, &format!("id-{key}"), step),
+                    );
                     std::thread::sleep(Duration::from_millis(random.u64(0..8)));
                 }
                 if number < DELETED {
@@ -312,21 +334,38 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
             told.push(format!("{}{}", one.event, what.2));
         }
         first.insert(one.id.clone());
-        bodies.entry(one.id.clone()).or_default().insert(one.body.to_vec());
+        bodies
+            .entry(one.id.clone())
+            .or_default()
+            .insert(one.body.to_vec());
         let step = match (one.event.as_str(), what.2.as_str()) {
             ("snapshot-create", tag) => format!("snapshots/{tag}.xml"),
             ("project-publish", _) => "published/v1/project.xml".to_owned(),
             ("project-import-any", _) => "project.xml".to_owned(),
             _ => "one".to_owned(),
         };
-        assert_eq!(one.payload, xml(&what.1, &format!("id-{}", what.1), &step).as_bytes());
+        assert_eq!(
+            one.payload,
+            xml(&what.1, &format!("id-{}", what.1), &step).as_bytes()
+        );
     }
-    assert!(ids.values().all(|ids| ids.len() == 1), "seed {SEED}: {ids:?}");
-    assert!(bodies.values().all(|bodies| bodies.len() == 1), "seed {SEED}");
+    assert!(
+        ids.values().all(|ids| ids.len() == 1),
+        "seed {SEED}: {ids:?}"
+    );
+    assert!(
+        bodies.values().all(|bodies| bodies.len() == 1),
+        "seed {SEED}"
+    );
     for (key, told) in order {
         assert_eq!(
             told,
-            ["project-import-any", "snapshot-creates1", "snapshot-creates2", "project-publishv1"],
+            [
+                "project-import-any",
+                "snapshot-creates1",
+                "snapshot-creates2",
+                "project-publishv1"
+            ],
             "seed {SEED}: {key}"
         );
     }

@@ -42,7 +42,11 @@ fn endpoint_with_gate() -> (Endpoint, Arc<AtomicBool>) {
     let gate = Arc::new(AtomicBool::new(false));
     let open = Arc::clone(&gate);
     let endpoint = Endpoint::answering(move |_| {
-        let status = if open.load(Ordering::Acquire) { 200 } else { 503 };
+        let status = if open.load(Ordering::Acquire) {
+            200
+        } else {
+            503
+        };
         Reply::status(StatusCode::from_u16(status).unwrap())
     });
     (endpoint, gate)
@@ -121,7 +125,10 @@ fn what_waits_uses_the_new_settings_and_that_of_a_removed_webhook_is_parked() {
     assert_eq!(elsewhere.n(), 2);
     down.take();
     // Back again: what was parked goes out, what happened meanwhile does not.
-    home.configure(&of(&[("moved", &elsewhere, quick), ("parked", &down, slow)]));
+    home.configure(&of(&[
+        ("moved", &elsewhere, quick),
+        ("parked", &down, slow),
+    ]));
     assert!(daemon.reload());
     let came = down.wait_for(1);
     assert_eq!(came[0].parameter("versionTag"), Some("s1"));
@@ -201,9 +208,9 @@ fn sigint_ends_it_as_well_and_a_second_signal_ends_it_at_once() {
         delay: Duration::from_secs(3_600),
         ..Reply::status(StatusCode::OK)
     });
-    let home = home(&Settings::of([
-        Webhook::new("all", &endpoint.url()).events("[snapshot-create]").with("timeout: 1h")
-    ]));
+    let home = home(&Settings::of([Webhook::new("all", &endpoint.url())
+        .events("[snapshot-create]")
+        .with("timeout: 1h")]));
     let mut daemon = home.start();
     snapshot(&home, "s1");
     endpoint.wait_for(1);
@@ -254,12 +261,17 @@ fn a_configuration_error_ends_with_78_and_all_errors() {
     let endpoint = Endpoint::new();
     let home = home(&Settings::all_to(&endpoint));
     let good = fs::read_to_string(home.config()).unwrap();
-    let bad = good.replace("settle: 300ms", "setle: 300ms").replace("http://", "htp://");
+    let bad = good
+        .replace("settle: 300ms", "setle: 300ms")
+        .replace("http://", "htp://");
     fs::write(home.config(), bad).unwrap();
     let output = Daemon::command(&home).output().unwrap();
     assert_eq!(output.status.code(), Some(78));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("setle") && said.contains("settle") && said.contains("htp://"), "{said}");
+    assert!(
+        said.contains("setle") && said.contains("settle") && said.contains("\"htp\""),
+        "{said}"
+    );
     fs::remove_file(home.config()).unwrap();
     let output = Daemon::command(&home).output().unwrap();
     assert_eq!(output.status.code(), Some(78));
@@ -290,7 +302,10 @@ impl Manager {
     fn next(&self) -> Vec<String> {
         let mut buffer = [0; 4_096];
         let n = self.socket.recv(&mut buffer).expect("a message");
-        String::from_utf8_lossy(&buffer[..n]).lines().map(str::to_owned).collect()
+        String::from_utf8_lossy(&buffer[..n])
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The next message with this line, and none of those lines before it.
@@ -301,7 +316,10 @@ impl Manager {
                 return message;
             }
             for unwanted in not_before {
-                assert!(!message.iter().any(|found| found == unwanted), "{message:?}");
+                assert!(
+                    !message.iter().any(|found| found == unwanted),
+                    "{message:?}"
+                );
             }
         }
     }
@@ -321,9 +339,10 @@ impl Manager {
 }
 
 fn has_status(message: &[String]) -> bool {
-    message
-        .iter()
-        .any(|line| line.strip_prefix("STATUS=").is_some_and(|status| !status.is_empty()))
+    message.iter().any(|line| {
+        line.strip_prefix("STATUS=")
+            .is_some_and(|status| !status.is_empty())
+    })
 }
 
 #[test]
@@ -332,7 +351,10 @@ fn the_service_manager_is_told_of_readiness_reloads_and_the_end() {
     let home = home(&Settings::all_to(&endpoint));
     home.start().terminate();
     for number in 0..40 {
-        home.write(&format!("sales/p{number}/project.xml"), &xml("P", "", &format!("{number}")));
+        home.write(
+            &format!("sales/p{number}/project.xml"),
+            &xml("P", "", &format!("{number}")),
+        );
     }
     let manager = Manager::listen(&home);
     let daemon = manager.launch(&home, None);
@@ -340,7 +362,10 @@ fn the_service_manager_is_told_of_readiness_reloads_and_the_end() {
     // By then the first scan is recorded.
     assert_eq!(daemon.events().len(), 80);
     assert!(has_status(&ready), "{ready:?}");
-    assert!(ready.iter().any(|line| line.contains("41 projects")), "{ready:?}");
+    assert!(
+        ready.iter().any(|line| line.contains("41 projects")),
+        "{ready:?}"
+    );
 
     for valid in [true, false] {
         if !valid {

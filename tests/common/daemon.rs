@@ -39,7 +39,10 @@ pub struct Entry(pub serde_json::Value);
 impl Entry {
     /// A field as text; empty where there is none.
     pub fn field(&self, name: &str) -> &str {
-        self.0.get(name).and_then(|value| value.as_str()).unwrap_or_default()
+        self.0
+            .get(name)
+            .and_then(|value| value.as_str())
+            .unwrap_or_default()
     }
 
     /// The message.
@@ -113,9 +116,9 @@ impl<'a> Daemon<'a> {
         tail.rest.extend(read);
         while let Some(end) = tail.rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = tail.rest.drain(..=end).collect();
-            let value = serde_json::from_slice(&line).unwrap_or_else(|_| {
-                serde_json::json!({ "message": String::from_utf8_lossy(&line) })
-            });
+            let value = serde_json::from_slice(&line).unwrap_or_else(
+                |_| serde_json::json!({ "message": String::from_utf8_lossy(&line) }),
+            );
             tail.entries.push(Entry(value));
         }
         tail.entries.clone()
