@@ -94,9 +94,16 @@ impl Observer {
             definition_rank: usize::MAX,
             look: Look::default(),
         };
-        match root.open_directory("") {
-            Ok(directory) => walk.directory(directory, "", &cursor),
-            Err(error) => walk.blind("", &error),
+        // The definition last. A snapshot is taken of a definition that is saved already; were the
+        // definition read first, one that is saved and snapshotted in between would seem to be
+        // restored from that snapshot at the next look.
+        let copies = cursor.clone().of(|role| role != Role::Definition);
+        let definition = cursor.of(|role| role == Role::Definition);
+        for cursor in [copies, definition] {
+            match root.open_directory("") {
+                Ok(directory) => walk.directory(directory, "", &cursor),
+                Err(error) => walk.blind("", &error),
+            }
         }
         walk.look
     }
@@ -272,7 +279,7 @@ impl ProjectWalk<'_> {
                     if let Err(kind) = kind_of(&stat)
                         && cursor.leads_on()
                     {
-                        self.look.observed.blind.push(problem(path, kind, false));
+                        self.note_blind(problem(path, kind, false));
                     }
                 }
                 None => {}
@@ -360,7 +367,14 @@ impl ProjectWalk<'_> {
 
     fn blind(&mut self, path: &str, error: &io::Error) {
         let reason = format!("the directory cannot be read: {error}");
-        self.look.observed.blind.push(problem(path, &reason, true));
+        self.note_blind(problem(path, &reason, true));
+    }
+
+    fn note_blind(&mut self, problem: Problem) {
+        let blind = &mut self.look.observed.blind;
+        if !blind.iter().any(|known| known.path == problem.path) {
+            blind.push(problem);
+        }
     }
 
     fn is_recorded_below(&self, path: &str) -> bool {

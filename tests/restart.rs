@@ -270,7 +270,7 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
                         &format!("{key}/{step}"),
                         &xml(&key, &format!("id-{key}"), step),
                     );
-                    std::thread::sleep(Duration::from_millis(random.u64(0..8)));
+                    std::thread::sleep(Duration::from_millis(random.u64(0..40)));
                 }
                 if number < DELETED {
                     fs::rename(

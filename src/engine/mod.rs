@@ -5,7 +5,7 @@
 //! waits, for the difference is still on disk. Removals count only in the root they were recorded
 //! in.
 //!
-//! Map: this file has the loop and its inputs, [`step`] one turn from due projects to a commit,
+//! Map: this file has the loop and its inputs, `step` one turn from due projects to a commit,
 //! [`root`] whether the root is the one that was recorded, [`status`] what others may know.
 
 pub mod root;
