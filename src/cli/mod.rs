@@ -1,7 +1,9 @@
 //! The commands: they print, and decide nothing.
 
 pub mod check;
+pub mod demo;
 pub mod listen;
+pub mod output;
 mod run;
 
 use std::io::Write;
@@ -42,6 +44,8 @@ pub struct Arguments {
 enum Command {
     /// Run the daemon in the foreground
     Run,
+    /// Show the main job in one go: a temporary repository, a daemon, a receiver, all seven events
+    Demo(demo::DemoArguments),
     /// Validate the configuration, offline; print each webhook and where its events go
     Check {
         /// Print one JSON object
@@ -58,6 +62,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match dispatch(&arguments) {
         Ok(status) => ExitCode::from(status),
+        // Whoever read our output has enough, as `head` has: a way to end and no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "project-webhooks: {error:#}");
             ExitCode::from(FAILED)
@@ -65,10 +71,26 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Whether an error says that nobody reads any more.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
 fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     let config = arguments.config.as_deref();
     match &arguments.command {
         Command::Run => run::run(config, arguments.log_level),
+        Command::Demo(demo) => runtime()?.block_on(demo::run(
+            *demo,
+            arguments.log_level,
+            Clock::start(),
+            &style(),
+            &mut std::io::stdout().lock(),
+        )),
         Command::Check { json } => {
             Ok(check::check(config, *json, &mut std::io::stdout().lock())?.exit_status())
         }
@@ -77,7 +99,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             runtime()?.block_on(listen::run(
                 listen,
                 move || clock.now(),
-                &listen::Style::for_stdout(std::env::var_os("NO_COLOR").is_some()),
+                &style(),
                 CancellationToken::new(),
                 &mut std::io::stdout(),
                 &mut std::io::stderr(),
@@ -85,6 +107,12 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             Ok(DONE)
         }
     }
+}
+
+/// How standard output wants to be written (no-color.org: any value but an empty one).
+fn style() -> output::Style {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    output::Style::for_stdout(no_color)
 }
 
 /// A runtime for a command that waits for the network.
