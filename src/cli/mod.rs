@@ -1,19 +1,24 @@
 //! The commands: they print, and decide nothing.
 
+pub mod arguments;
 pub mod check;
 pub mod demo;
+mod events;
 pub mod listen;
 pub mod output;
 mod run;
+mod status;
+pub mod view;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::config::{self, Config, Problems, WithoutSecrets};
 
 /// Done.
 const DONE: u8 = 0;
@@ -52,6 +57,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show whether the daemon runs, what it watches, and how each webhook is doing
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what was inferred, and why
+    Events(events::EventsArguments),
     /// Receive callbacks on this machine, print them and verify their signatures
     Listen(listen::ListenArguments),
 }
@@ -65,8 +78,13 @@ pub fn main() -> ExitCode {
         // Whoever read our output has enough, as `head` has: a way to end and no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "project-webhooks: {error:#}");
-            ExitCode::from(FAILED)
+            // The problems name their file themselves.
+            let (status, said) = match error.downcast_ref::<Problems>() {
+                Some(problems) => (CONFIGURATION, problems.to_string()),
+                None => (FAILED, format!("project-webhooks: {error:#}")),
+            };
+            let _ = writeln!(std::io::stderr(), "{said}");
+            ExitCode::from(status)
         }
     }
 }
@@ -94,6 +112,14 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Command::Check { json } => {
             Ok(check::check(config, *json, &mut std::io::stdout().lock())?.exit_status())
         }
+        Command::Status { json } => {
+            let config = inspected(config)?;
+            printing(|out| status::run(&config, *json, now(), &style(), out))
+        }
+        Command::Events(events) => {
+            let config = inspected(config)?;
+            printing(|out| events::run(events, &config, now(), &style(), out))
+        }
         Command::Listen(listen) => {
             let clock = Clock::start();
             runtime()?.block_on(listen::run(
@@ -107,6 +133,25 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             Ok(DONE)
         }
     }
+}
+
+/// The configuration for a command that sends nothing.
+fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
+    config::load(&Config::file_or_default(file), &WithoutSecrets).map(|loaded| loaded.config)
+}
+
+/// The time of day.
+fn now() -> jiff::Timestamp {
+    Clock::start().now()
+}
+
+/// Lets a command print in pieces of some size: listings are long. What cannot be written is an
+/// error of the command.
+fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let status = command(&mut out)?;
+    out.flush()?;
+    Ok(status)
 }
 
 /// How standard output wants to be written (no-color.org: any value but an empty one).
