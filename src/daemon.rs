@@ -116,7 +116,7 @@ pub async fn run(
     let shared = dispatch::Shared {
         store: store.clone(),
         clock,
-        doorbells,
+        doorbells: Arc::clone(&doorbells),
         jitter: Arc::new(fastrand::f64),
     };
     let dispatcher = Dispatcher::start(shared, targets, stop.clone());
@@ -124,6 +124,7 @@ pub async fn run(
     let known = Arc::new(Known {
         status: Arc::clone(&status),
         store: store.clone(),
+        doorbells,
         clock,
         standstill: STANDSTILL,
     });
