@@ -312,13 +312,15 @@ fn change(
         Kind::Purge => operations.purge(&selector)?,
     };
     progress.finish_and_clear();
-    let told = wake(config);
-    result.daemon_told = matches!(told, Told::Daemon);
+    // What was purged is nothing that a daemon works with.
+    let told = (kind != Kind::Purge).then(|| wake(config));
+    result.daemon_told = matches!(told, Some(Told::Daemon));
     if arguments.json {
         print_json(out, &result)?;
     } else {
         let n = counted(result.changed, "delivery");
-        writeln!(out, "{n} {}; {}.", kind.done(), told.words())?;
+        let told = told.map_or_else(String::new, |told| format!("; {}", told.words()));
+        writeln!(out, "{n} {}{told}.", kind.done())?;
     }
     Ok(DONE)
 }
