@@ -5,13 +5,13 @@
 //! the demo ends, except with `--keep`.
 //!
 //! Map: [`script`] has the actions and what has to come of them, [`child`] the daemon, [`print`]
-//! what is shown; this file puts them together and keeps the score.
+//! what is shown, [`score`] what came; this file puts them together.
 
 pub mod child;
 pub mod print;
+pub mod score;
 pub mod script;
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +22,6 @@ use anyhow::{Context, anyhow};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::StreamExt;
-use jiff::Timestamp;
 use secrecy::SecretString;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
@@ -33,12 +32,13 @@ use uuid::Uuid;
 
 use self::child::Daemon;
 use self::print::Printer;
+use self::score::{Arrival, Outcome};
 use self::script::Action;
-use super::output::{Style, between};
+use super::output::Style;
 use super::{DONE, FAILED};
 use crate::clock::Clock;
 use crate::domain::event::EventKind;
-use crate::receiver::{Received, Receiver, ReceiverOptions, Signature};
+use crate::receiver::{Received, Receiver, ReceiverOptions};
 
 /// How long a project must be quiet before a removal in it counts, for the demo.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -264,86 +264,6 @@ fn configuration(url: &str) -> String {
     text
 }
 
-/// A callback that came.
-#[derive(Debug)]
-pub struct Arrival {
-    /// What came.
-    pub received: Received,
-    /// Which of the callbacks that had to come it is.
-    pub expected: Option<(EventKind, &'static str)>,
-    /// The time from the last file operation to its arrival.
-    pub latency: Option<Duration>,
-}
-
-/// The score.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    arrivals: Vec<(EventKind, Duration, bool)>,
-    /// What did not come in time.
-    pub missing: Vec<(EventKind, &'static str)>,
-    n_unexpected: usize,
-}
-
-/// What came of one event.
-#[derive(Debug)]
-pub struct Row {
-    /// The event.
-    pub kind: EventKind,
-    /// How many callbacks had to come.
-    pub n_expected: usize,
-    /// How many came.
-    pub n_arrived: usize,
-    /// How many of these were signed rightly.
-    pub n_verified: usize,
-    /// The longest time from file to callback.
-    pub latency_max: Option<Duration>,
-}
-
-impl Outcome {
-    /// Each event with what came of it, in the order in which the actions lead to them.
-    pub fn rows(&self) -> impl Iterator<Item = Row> {
-        let expected: Vec<EventKind> = script::actions()
-            .into_iter()
-            .flat_map(|action| action.callbacks)
-            .map(|(kind, _)| kind)
-            .collect();
-        let mut known = HashSet::new();
-        let kinds: Vec<EventKind> = expected
-            .iter()
-            .copied()
-            .filter(|kind| known.insert(*kind))
-            .collect();
-        kinds.into_iter().map(move |kind| {
-            let came = || self.arrivals.iter().filter(move |(k, _, _)| *k == kind);
-            Row {
-                kind,
-                n_expected: expected.iter().filter(|k| **k == kind).count(),
-                n_arrived: came().count(),
-                n_verified: came().filter(|(_, _, verified)| *verified).count(),
-                latency_max: came().map(|(_, latency, _)| *latency).max(),
-            }
-        })
-    }
-
-    /// How many callbacks had to come, and how many did.
-    pub fn counts(&self) -> (usize, usize) {
-        self.rows().fold((0, 0), |(expected, arrived), row| {
-            (
-                expected.saturating_add(row.n_expected),
-                arrived.saturating_add(row.n_arrived),
-            )
-        })
-    }
-
-    /// Whether everything came that had to, signed, and nothing else.
-    pub fn is_complete(&self) -> bool {
-        self.n_unexpected == 0
-            && self
-                .rows()
-                .all(|row| row.n_arrived == row.n_expected && row.n_verified == row.n_expected)
-    }
-}
-
 /// The callbacks as they come.
 struct Callbacks {
     received: mpsc::Receiver<Received>,
@@ -371,8 +291,8 @@ impl Callbacks {
             tokio::select! {
                 received = self.received.recv() => {
                     let received = received.context("the receiver stopped")?;
-                    let arrival = arrival(received, &mut waiting, done);
-                    outcome.note(&arrival, done);
+                    let arrival = Arrival::of(received, &mut waiting, done);
+                    outcome.note(&arrival);
                     printer.callback(&arrival)?;
                 }
                 () = &mut deadline => break,
@@ -396,37 +316,6 @@ impl Callbacks {
     }
 }
 
-/// Which of the callbacks that are waited for this is.
-fn arrival(
-    received: Received,
-    waiting: &mut Vec<(EventKind, &'static str)>,
-    done: Timestamp,
-) -> Arrival {
-    let place = waiting.iter().position(|(kind, project)| {
-        kind.as_str() == received.event && received.parameter("projectName") == Some(project)
-    });
-    let expected = place.map(|place| waiting.remove(place));
-    Arrival {
-        latency: expected.map(|_| between(done, received.at)),
-        received,
-        expected,
-    }
-}
-
-impl Outcome {
-    fn note(&mut self, arrival: &Arrival, done: Timestamp) {
-        let received = &arrival.received;
-        match arrival.expected {
-            Some((kind, _)) => self.arrivals.push((
-                kind,
-                between(done, received.at),
-                received.signature == Signature::Verified,
-            )),
-            None => self.n_unexpected = self.n_unexpected.saturating_add(1),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -445,24 +334,5 @@ mod tests {
         let directory = place.directory().to_owned();
         drop(place);
         assert!(!directory.exists());
-    }
-
-    #[test]
-    fn the_score_is_complete_only_when_all_came_signed_and_nothing_else() {
-        let mut outcome = Outcome::default();
-        assert!(!outcome.is_complete());
-        for action in script::actions() {
-            for (kind, _) in action.callbacks {
-                outcome.arrivals.push((kind, Duration::ZERO, true));
-            }
-        }
-        assert!(outcome.is_complete());
-        outcome.n_unexpected = 1;
-        assert!(!outcome.is_complete());
-        outcome.n_unexpected = 0;
-        outcome.arrivals[0].2 = false;
-        assert!(!outcome.is_complete());
-        outcome.arrivals.remove(0);
-        assert!(!outcome.is_complete());
     }
 }

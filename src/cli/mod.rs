@@ -10,6 +10,7 @@ pub mod listen;
 pub mod output;
 mod run;
 mod scan;
+mod standing;
 mod status;
 pub mod view;
 mod webhooks;

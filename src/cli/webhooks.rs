@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::check::public_url;
 use super::deliveries::wake;
 use super::output::{FAINT, GREEN, RED, Style, Table, duration, print_json, safe};
-use super::status::{self, WebhookView};
+use super::standing::{self, WebhookStanding};
 use super::view::print_answer;
 use super::{DONE, FAILED, runtime};
 use crate::clock::Clock;
@@ -95,7 +95,7 @@ pub(super) fn run(
 #[derive(Serialize)]
 struct Listed {
     #[serde(flatten)]
-    state: WebhookView,
+    state: WebhookStanding,
     url: Option<String>,
     format: Option<&'static str>,
     events: Vec<&'static str>,
@@ -115,13 +115,13 @@ fn list(
         Err(OpenError::Absent { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let states = status::webhooks(config, listings.as_ref())?;
+    let states = standing::webhooks(config, listings.as_ref())?;
     if !json {
         if states.is_empty() {
             writeln!(out, "No webhooks are configured.")?;
             return Ok(DONE);
         }
-        status::print_webhooks(&states, now, style, out)?;
+        standing::print_webhooks(&states, now, style, out)?;
         let mut table = Table::new(["webhook", "url", "format", "events"]);
         for webhook in &config.webhooks {
             let events = webhook.subscription.events.iter();

@@ -64,9 +64,11 @@ impl Daemon {
         for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
             command.env_remove(variable);
         }
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
+        Self::spawn(command, log).with_context(|| format!("cannot start {}", program.display()))
+    }
+
+    fn spawn(mut command: Command, log: PathBuf) -> io::Result<Self> {
+        let child = command.spawn()?;
         Ok(Self { child, log })
     }
 
@@ -171,4 +173,48 @@ fn tail(path: &Path) -> io::Result<Vec<String>> {
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let first = lines.len().saturating_sub(TAIL_LINES);
     Ok(lines.into_iter().skip(first).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::test_kill_process;
+
+    use super::*;
+
+    fn sleeper() -> (Daemon, Pid) {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let daemon = Daemon::spawn(command, PathBuf::from("/nowhere/daemon.log")).unwrap();
+        let pid = Pid::from_raw(daemon.pid().unwrap().cast_signed()).unwrap();
+        assert!(test_kill_process(pid).is_ok());
+        (daemon, pid)
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_it_is_stopped_and_when_it_is_dropped_by_a_panic() {
+        let (daemon, pid) = sleeper();
+        daemon.stop().await;
+        assert!(test_kill_process(pid).is_err());
+
+        let (daemon, pid) = sleeper();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _daemon = daemon;
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err());
+        assert!(test_kill_process(pid).is_err());
+    }
+
+    #[test]
+    fn the_tail_of_a_log_is_its_last_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let lines: Vec<String> = (0..5_000).map(|n| format!("line {n}")).collect();
+        std::fs::write(&log, lines.join("\n")).unwrap();
+        assert_eq!(tail(&log).unwrap(), lines[5_000 - TAIL_LINES..]);
+        std::fs::write(&log, b"one\xff").unwrap();
+        assert_eq!(tail(&log).unwrap().len(), 1);
+        std::fs::write(&log, "").unwrap();
+        assert!(tail(&log).unwrap().is_empty());
+    }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Place;
+use super::score::{Arrival, Outcome};
 use super::script::Action;
-use super::{Arrival, Outcome, Place};
 use crate::cli::listen::print::Pairs;
 use crate::cli::output::{
     BOLD, Cell, FAINT, GREEN, RED, Style, Table, duration, print_json_line, safe,
@@ -279,6 +280,10 @@ impl Printer<'_> {
         }
         let base = safe(&place.directory().display().to_string());
         let config = safe(&place.config().display().to_string());
+        let program = std::env::current_exe().map_or_else(
+            |_| env!("CARGO_PKG_NAME").to_owned(),
+            |program| safe(&program.display().to_string()),
+        );
         writeln!(
             self.out,
             "\n{}\n\
@@ -291,7 +296,7 @@ impl Printer<'_> {
              \n\
              \x20 configuration  {config}\n\
              \x20 log            {base}/daemon.log\n\
-             \x20 commands       project-webhooks --config {config} status, events, deliveries\n\
+             \x20 commands       {program} --config {config} status, events, deliveries\n\
              \n\
              Callbacks are printed as they come. Ctrl-C ends it; the directory stays.",
             self.style.paint(BOLD, "Now try it by hand:")
