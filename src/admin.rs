@@ -76,37 +76,31 @@ pub fn summary(known: &Snapshot) -> String {
     if let Some(trouble) = known.troubles.values().next() {
         return format!("trouble: {trouble}");
     }
+    if !known.ready {
+        return "starting: comparing what is there with what was recorded".to_owned();
+    }
     let unread = match known.problems {
         0 => String::new(),
         n => format!(", {n} files incomplete or unreadable"),
     };
+    if !known.ready {
+        return format!(
+            "starting: comparing {} projects with the record{unread}",
+            known.projects
+        );
+    }
     format!("watching {} projects{unread}", known.projects)
 }
 
 /// The name of the control socket in the state directory.
 const CONTROL: &str = "control.sock";
 
-/// Serves the control socket, and health where the configuration asks for it, until `stop`.
-pub async fn serve(
-    known: Arc<Known>,
-    state_dir: PathBuf,
-    listen: Option<Listen>,
-    stop: CancellationToken,
-) {
-    let control = control(Arc::clone(&known), &state_dir, stop.clone());
-    let health = async {
-        if let Some(listen) = listen {
-            health(known, listen, stop.clone()).await;
-        }
-    };
-    tokio::join!(control, health);
-}
-
-async fn control(known: Arc<Known>, state_dir: &Path, stop: CancellationToken) {
+/// Serves the control socket until `stop`.
+pub async fn control(known: Arc<Known>, state_dir: PathBuf, stop: CancellationToken) {
     let path = state_dir.join(CONTROL);
     // The lock on the state directory is held, so what is there is of a daemon that is gone.
     let _ = std::fs::remove_file(&path);
-    let listener = match bind_short(state_dir) {
+    let listener = match bind_short(&state_dir) {
         Ok(listener) => listener,
         Err(error) => {
             warn!(path = %path.display(), %error, "no control socket; `status` shows only what is recorded");
@@ -213,37 +207,54 @@ fn request(state_dir: &Path, line: &str) -> std::io::Result<Option<Report>> {
         .map_err(std::io::Error::other)
 }
 
-async fn health(known: Arc<Known>, listen: Listen, stop: CancellationToken) {
+/// A socket that health is served on.
+#[derive(Debug)]
+pub enum Bound {
+    /// On a TCP address.
+    Tcp(TcpListener),
+    /// On a Unix socket.
+    Unix(UnixListener),
+}
+
+/// Takes the address that health is served on.
+///
+/// # Errors
+///
+/// It is taken, or not this machine's.
+pub async fn bind(listen: &Listen) -> std::io::Result<Bound> {
+    match listen {
+        Listen::Tcp(address) => TcpListener::bind(address).await.map(Bound::Tcp),
+        Listen::Unix(path) => {
+            // A socket that nobody answers on is of a daemon that is gone.
+            if std::os::unix::net::UnixStream::connect(path).is_err() {
+                let _ = std::fs::remove_file(path);
+            }
+            UnixListener::bind(path).map(Bound::Unix)
+        }
+    }
+}
+
+/// Serves health until `stop`.
+pub async fn health(known: Arc<Known>, bound: Bound, stop: CancellationToken) {
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(known);
-    let stopped = stop.clone().cancelled_owned();
-    let served = match &listen {
-        Listen::Tcp(address) => match TcpListener::bind(address).await {
-            Ok(listener) => {
-                info!(%address, "serving health");
-                axum::serve(listener, router)
-                    .with_graceful_shutdown(stopped)
-                    .await
-            }
-            Err(error) => Err(error),
-        },
-        Listen::Unix(path) => {
-            let _ = std::fs::remove_file(path);
-            match UnixListener::bind(path) {
-                Ok(listener) => {
-                    info!(path = %path.display(), "serving health");
-                    axum::serve(listener, router)
-                        .with_graceful_shutdown(stopped)
-                        .await
-                }
-                Err(error) => Err(error),
-            }
+    let stopped = stop.cancelled_owned();
+    let served = match bound {
+        Bound::Tcp(listener) => {
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stopped)
+                .await
+        }
+        Bound::Unix(listener) => {
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stopped)
+                .await
         }
     };
     if let Err(error) = served {
-        error!(listen = %listen, %error, "admin.listen cannot be served; the daemon goes on without it");
+        error!(%error, "health is no longer served; the daemon goes on without it");
     }
 }
 

@@ -11,17 +11,19 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Known};
+use crate::admin::{self, Bound, Known};
 use crate::clock::Clock;
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, Environment, Listen, Retention};
 use crate::dispatch::{self, Dispatcher, Doorbells, Targets};
 use crate::engine::status::Status;
 use crate::engine::{Engine, Input, Parts};
 use crate::hint::RescanReason;
+use crate::housekeeping;
 use crate::logging::Logging;
 use crate::os;
 use crate::store::{OpenError, Store, StoreError};
@@ -68,7 +70,7 @@ pub enum DaemonError {
 /// The state or a webhook cannot be used, or a part of the daemon ended.
 #[expect(
     clippy::disallowed_methods,
-    reason = "both tasks are awaited when the daemon ends"
+    reason = "the tasks are awaited when the daemon ends"
 )]
 pub async fn run(
     config: Arc<Config>,
@@ -128,13 +130,32 @@ pub async fn run(
         clock,
         standstill: STANDSTILL,
     });
-    let admin = tokio::spawn(admin::serve(
+    let control = tokio::spawn(admin::control(
         Arc::clone(&known),
         config.state_dir.clone(),
-        config.admin.clone(),
         served.clone(),
     ));
+    let mut health = Health {
+        known,
+        stop: served.clone(),
+        serving: None,
+    };
+    if let Some(listen) = &config.admin {
+        match admin::bind(listen).await {
+            Ok(bound) => health.serve(bound, listen),
+            Err(error) => {
+                error!(%listen, %error, "admin.listen cannot be had; the daemon goes on without it");
+            }
+        }
+    }
     let heart = tokio::spawn(beat(Arc::clone(&status), clock, served.clone()));
+    let (retention, kept) = watch::channel(config.retention);
+    let housekeeper = tokio::spawn(housekeeping::run(
+        store.clone(),
+        clock,
+        kept,
+        served.clone(),
+    ));
 
     let mut daemon = Daemon {
         config,
@@ -142,6 +163,8 @@ pub async fn run(
         engine,
         dispatcher,
         status,
+        retention,
+        health,
     };
     let ended = daemon
         .supervise(
@@ -156,7 +179,10 @@ pub async fn run(
     os::notify_stopping();
     info!("stopping: deliveries in flight finish");
     let Daemon {
-        engine, dispatcher, ..
+        engine,
+        dispatcher,
+        mut health,
+        ..
     } = daemon;
     stop.cancel();
     let engine_fine = tokio::task::spawn_blocking(move || engine.stop())
@@ -170,8 +196,10 @@ pub async fn run(
         () = second_signal(&mut signals) => warn!("ended at once, by a second signal"),
     }
     served.cancel();
-    let _ = admin.await;
+    let _ = control.await;
+    health.stop().await;
     let _ = heart.await;
+    let _ = housekeeper.await;
     let _ = tokio::task::spawn_blocking(move || store.close()).await;
     info!("stopped");
     match ended {
@@ -206,6 +234,40 @@ struct Daemon {
     engine: Engine,
     dispatcher: Dispatcher,
     status: Arc<Status>,
+    retention: watch::Sender<Retention>,
+    health: Health,
+}
+
+/// Everything of a reload, made and checked before any of it is used.
+struct Prepared {
+    config: Arc<Config>,
+    targets: Targets,
+    /// Where health is served from now on, where that changes.
+    admin: Option<Option<Bound>>,
+}
+
+/// Health, served or not.
+struct Health {
+    known: Arc<Known>,
+    stop: CancellationToken,
+    serving: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+impl Health {
+    #[expect(clippy::disallowed_methods, reason = "the task is awaited by `stop`")]
+    fn serve(&mut self, bound: Bound, listen: &Listen) {
+        info!(%listen, "serving health");
+        let stop = self.stop.child_token();
+        let task = tokio::spawn(admin::health(Arc::clone(&self.known), bound, stop.clone()));
+        self.serving = Some((stop, task));
+    }
+
+    async fn stop(&mut self) {
+        if let Some((stop, task)) = self.serving.take() {
+            stop.cancel();
+            let _ = task.await;
+        }
+    }
 }
 
 impl Daemon {
@@ -220,13 +282,19 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         let mut status = self.status.subscribe();
         let mut announced = false;
+        let mut said = String::new();
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
+                    // Before the first scan there is no readiness to take back or to give.
+                    Some(SIGHUP) if !announced => {
+                        self.reload(environment, logging, level_is_fixed).await;
+                    }
                     Some(SIGHUP) => {
                         os::notify_reloading();
                         self.reload(environment, logging, level_is_fixed).await;
-                        os::notify_ready(&admin::summary(&self.status.snapshot()));
+                        said = admin::summary(&self.status.snapshot());
+                        os::notify_ready(&said);
                     }
                     Some(SIGUSR1) => {
                         info!("SIGUSR1: comparing everything");
@@ -237,18 +305,22 @@ impl Daemon {
                 _ = &mut engine_end => {
                     return Err(DaemonError::PartEnded { part: "the engine".to_owned() });
                 }
-                queue = self.dispatcher.failure() => {
-                    return Err(DaemonError::PartEnded { part: format!("the queue of webhook {queue}") });
+                () = self.dispatcher.failure() => {
+                    return Err(DaemonError::PartEnded { part: "a webhook's queue".to_owned() });
                 }
                 changed = status.changed() => {
                     if changed.is_err() {
                         continue;
                     }
                     let known = status.borrow_and_update().clone();
+                    let line = admin::summary(&known);
                     if known.ready && !announced {
                         announced = true;
-                        os::notify_ready(&admin::summary(&known));
+                        os::notify_ready(&line);
+                    } else if line != said {
+                        os::notify_status(&line);
                     }
+                    said = line;
                 }
             }
         }
@@ -262,8 +334,12 @@ impl Daemon {
         level_is_fixed: bool,
     ) {
         info!(file = %self.config.file.display(), "SIGHUP: reading the configuration again");
-        let result = self.prepare(environment).await;
-        let (new, targets) = match result {
+        let result = self.prepare(environment, level_is_fixed).await;
+        let Prepared {
+            config: new,
+            targets,
+            admin,
+        } = match result {
             Ok(prepared) => prepared,
             Err(reasons) => {
                 for reason in reasons {
@@ -274,13 +350,19 @@ impl Daemon {
                 return;
             }
         };
-        if let Some(logging) = logging
-            && !level_is_fixed
-        {
-            logging.set_level(new.log.level);
+        if let Some(logging) = logging {
+            logging.change(new.log);
         }
+        let new_retention = new.retention;
         self.engine.tell(Input::Configure(Arc::clone(&new)));
         self.dispatcher.apply(targets);
+        self.retention.send_replace(new_retention);
+        if let Some(bound) = admin {
+            self.health.stop().await;
+            if let (Some(bound), Some(listen)) = (bound, &new.admin) {
+                self.health.serve(bound, listen);
+            }
+        }
         self.config = new;
         self.status.count_reload(true);
         info!(
@@ -293,7 +375,8 @@ impl Daemon {
     async fn prepare(
         &self,
         environment: &dyn Environment,
-    ) -> Result<(Arc<Config>, Targets), Vec<String>> {
+        level_is_fixed: bool,
+    ) -> Result<Prepared, Vec<String>> {
         let loaded = config::load(&self.config.file, environment).map_err(|problems| {
             problems
                 .errors
@@ -304,7 +387,11 @@ impl Daemon {
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
-        let new = Arc::new(loaded.config);
+        let mut new = loaded.config;
+        if level_is_fixed {
+            new.log.level = self.config.log.level;
+        }
+        let new = Arc::new(new);
         let change = config::change::between(&self.config, &new);
         if !change.needs_restart.is_empty() {
             return Err(vec![format!(
@@ -314,10 +401,21 @@ impl Daemon {
         }
         let targets = Targets::prepare(&new.webhooks)
             .map_err(|errors| errors.iter().map(|error| chain(error)).collect::<Vec<_>>())?;
+        let admin = match &new.admin {
+            same if *same == self.config.admin => None,
+            None => Some(None),
+            Some(listen) => Some(Some(admin::bind(listen).await.map_err(|error| {
+                vec![format!("admin.listen: {listen} cannot be had: {error}")]
+            })?)),
+        };
         dispatch::note_configuration(&self.store, &new.webhooks)
             .await
             .map_err(|error| vec![chain(&error)])?;
-        Ok((new, targets))
+        Ok(Prepared {
+            config: new,
+            targets,
+            admin,
+        })
     }
 }
 

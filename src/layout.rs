@@ -14,6 +14,16 @@ use crate::domain::project::{ProjectKey, Role};
 /// The organization of every project where the templates have no `{organization}`.
 pub const DEFAULT_ORGANIZATION: &str = "default";
 
+/// The most templates of one role. Every pair of templates is compared, so that their number has to
+/// be bounded for a check of the configuration to take bounded time.
+pub const TEMPLATES_MAX: usize = 32;
+
+/// The longest template, in characters.
+pub const TEMPLATE_MAX: usize = 1024;
+
+/// The longest name that a file system has, in bytes (limits.h, NAME_MAX).
+const NAME_MAX: usize = 255;
+
 /// The templates of a repository; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -138,7 +148,18 @@ impl Layout {
                     reason: "no template says where a project's definition is".to_owned(),
                 });
             }
-            for (index, text) in texts.iter().enumerate() {
+            if texts.len() > TEMPLATES_MAX {
+                errors.push(TemplateError {
+                    role,
+                    index: TEMPLATES_MAX,
+                    reason: format!(
+                        "is one too many: {} templates are given; at most {TEMPLATES_MAX} are \
+                         allowed",
+                        texts.len()
+                    ),
+                });
+            }
+            for (index, text) in texts.iter().take(TEMPLATES_MAX).enumerate() {
                 match Template::parse(role, index, text) {
                     Ok(template) => templates.push(template),
                     Err(reason) => errors.push(TemplateError {
@@ -229,6 +250,19 @@ struct Live {
 }
 
 impl Cursor {
+    /// The cursor with the templates of these roles alone.
+    #[must_use]
+    pub fn of(mut self, wanted: impl Fn(Role) -> bool) -> Cursor {
+        let layout = self.layout.clone();
+        self.live.retain(|live| {
+            layout
+                .templates
+                .get(live.rank)
+                .is_some_and(|template| wanted(template.role))
+        });
+        self
+    }
+
     /// The cursor one component further, where any template leads there.
     pub fn enter(&self, name: &str) -> Option<Cursor> {
         let live: Vec<Live> = self
@@ -364,6 +398,11 @@ impl Template {
         if text.is_empty() {
             return Err("is empty; a template is a path below repository.path".to_owned());
         }
+        if text.chars().nth(TEMPLATE_MAX).is_some() {
+            return Err(format!(
+                "is too long; a template has at most {TEMPLATE_MAX} characters"
+            ));
+        }
         if text.starts_with('/') {
             return Err(
                 "starts with a slash; a template is a path below repository.path".to_owned(),
@@ -473,6 +512,19 @@ fn parse_component(text: &str) -> Result<Vec<Part>, String> {
     if has_capture && text.starts_with('.') {
         return Err(format!(
             "can never match: a capture does not match a name that starts with a dot ({text:?})"
+        ));
+    }
+    let shortest: usize = parts
+        .iter()
+        .map(|part| match part {
+            Part::Literal(literal) => literal.len(),
+            Part::Capture(_) => 1,
+        })
+        .sum();
+    if shortest > NAME_MAX {
+        return Err(format!(
+            "can never match: it asks for a name of {shortest} bytes or more, and names have at \
+             most {NAME_MAX}"
         ));
     }
     Ok(parts)
@@ -837,6 +889,49 @@ mod tests {
             } else {
                 assert!(result.is_ok(), "{project:?} {published:?} {result:?}");
             }
+        }
+    }
+
+    #[test]
+    fn number_and_length_are_bounded() {
+        let texts =
+            |n: usize| -> Vec<String> { (0..n).map(|i| format!("{{project}}/{i}.xml")).collect() };
+        let project = ["{project}/project.xml".to_owned()];
+        let most = texts(TEMPLATES_MAX);
+        assert!(Layout::new(&most, &[], &[]).is_ok());
+        assert!(Layout::new(&project, &most, &[]).is_ok());
+        for n in [TEMPLATES_MAX + 1, 10_000] {
+            let errors = Layout::new(&project, &[], &texts(n)).expect_err("too many");
+            let [error] = errors.as_slice() else {
+                panic!("{errors:?}")
+            };
+            assert_eq!((error.role, error.index), (Role::Snapshot, TEMPLATES_MAX));
+            assert!(error.reason.contains(&format!("{n} templates")), "{error}");
+        }
+
+        // Characters, not bytes; the seven directories have names of 254 bytes.
+        let of_length = |n: usize| {
+            let directories = format!("{}/", "é".repeat(127)).repeat(7);
+            let rest = n - directories.chars().count() - "{project}".len();
+            format!("{directories}{}{{project}}", "x".repeat(rest))
+        };
+        for (length, is_allowed) in [
+            (TEMPLATE_MAX - 1, true),
+            (TEMPLATE_MAX, true),
+            (TEMPLATE_MAX + 11, false),
+        ] {
+            let text = of_length(length);
+            assert_eq!(text.chars().count(), length);
+            let result = Layout::new(&[text], &[], &[]);
+            assert_eq!(result.is_ok(), is_allowed, "{length}: {result:?}");
+        }
+        for (length, is_allowed) in [(NAME_MAX, true), (NAME_MAX + 1, false)] {
+            let text = format!("{{project}}{}", "x".repeat(length - 1));
+            assert_eq!(
+                Layout::new(&[text], &[], &[]).is_ok(),
+                is_allowed,
+                "{length}"
+            );
         }
     }
 

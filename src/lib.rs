@@ -1,4 +1,36 @@
-//! From a file change to a webhook.
+//! From a change of a file to a webhook.
+//!
+//! `project-webhooks` watches a tree of `project.xml` files, infers seven events by comparing what
+//! is on disk with what was recorded, and delivers them as signed HTTP callbacks. This crate is all
+//! of it; the binary calls [`cli::main`]. ARCHITECTURE.md has the longer map.
+//!
+//! ```text
+//! watch ──Hint──▶ settle ──due──▶ observe ──Observed──▶ infer ──events──▶ store
+//!                 └──────────────── engine ────────────────────┘            │ one transaction:
+//!                                                                           │ record + events +
+//! receiver ◀──POST── webhook ◀──claims── dispatch ◀────────wake─────────────┘ payloads + deliveries
+//!                       └──Outcome──▶ store
+//! ```
+//!
+//! # What always holds
+//!
+//! 1. A report of the operating system never proves a fact; only [`observe`] does.
+//! 2. The new record, its events, their payloads and their deliveries commit in one transaction
+//!    ([`store::Store::record`]). While the store cannot commit, inference waits, and nothing is
+//!    forgotten: the difference is still on disk.
+//! 3. Unreadable is never deleted: neither a file nor a directory nor the whole root
+//!    ([`domain::project::Observed::blind`], [`engine::root`]).
+//! 4. Delivery is at least once, and an event's id is the same over attempts, restarts and
+//!    inferring it again ([`domain::event::EventId::of`]).
+//! 5. A reload is applied as a whole or changes nothing ([`daemon`]).
+//! 6. Every task and thread ends in the supervisor, by a panic too, and the process then exits
+//!    non-zero rather than limping on without one of its parts ([`daemon`]).
+//! 7. All channels are bounded, and a full hint channel becomes a comparison of everything, never a
+//!    lost hint ([`hint`]).
+//! 8. No input from disk, YAML, HTTP or signals makes the program panic.
+//!
+//! The modules below are in reading order: the rules, what the user writes, the way in, what is
+//! kept, the way out, and what holds it all together.
 
 #![cfg_attr(
     test,
@@ -8,23 +40,51 @@
     )
 )]
 
-pub mod admin;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod daemon;
-pub mod dispatch;
-pub mod document;
+// The rules, pure: what happened, what a callback says, what an answer means.
 pub mod domain;
-pub mod engine;
-pub mod hint;
+
+// config.yaml, as written and as usable.
+pub mod config;
+// Path templates, and what they say about paths.
 pub mod layout;
-pub mod logging;
+
+// project.xml: well-formed to its end, and what it says of itself.
+pub mod document;
+// Where to look: what the watcher tells the engine.
+pub mod hint;
+// The only reader of the repository.
 pub mod observe;
-pub mod os;
-pub mod receiver;
+// The repository's root, and how anything below it is opened.
 pub mod repository;
-pub mod store;
+// The names of files' owners.
 pub mod users;
+// The operating system's reports, as hints.
 pub mod watch;
+
+// From hints to recorded events: the loop that does the work.
+pub mod engine;
+// What was recorded, what happened, and what has still to be delivered, in SQLite.
+pub mod store;
+
+// From recorded deliveries to callbacks: a queue for each webhook.
+pub mod dispatch;
+// The removal of what is older than its retention.
+pub mod housekeeping;
+// One callback: one POST, one outcome.
 pub mod webhook;
+
+// What a running daemon tells of itself: health, and its state for `status`.
+pub mod admin;
+// The only reader of a clock.
+pub mod clock;
+// All parts put together: supervised, reloaded, drained.
+pub mod daemon;
+// What is logged, and how.
+pub mod logging;
+// The service manager, and the process's limits.
+pub mod os;
+
+// The commands: they print, and decide nothing.
+pub mod cli;
+// A receiver of callbacks, for `listen`, `demo` and the tests.
+pub mod receiver;

@@ -5,15 +5,19 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
-/// Changes what is logged while the program runs.
+type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
+type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+
+/// Changes what is logged, and how, while the program runs.
 pub struct Logging {
     filter: reload::Handle<EnvFilter, Registry>,
+    lines: reload::Handle<Lines, Filtered>,
 }
 
 impl std::fmt::Debug for Logging {
@@ -29,33 +33,46 @@ impl Logging {
     ///
     /// Logging was started before.
     pub fn start(log: Log) -> Result<Self, TryInitError> {
-        let (filter, handle) = reload::Layer::new(directives(log.level));
-        let registry = tracing_subscriber::registry().with(filter);
-        let text = || fmt::layer().with_writer(std::io::stderr).with_target(false);
-        let format = match log.format {
-            LogFormat::Auto if is_journal() => LogFormat::Journald,
-            LogFormat::Auto => LogFormat::Text,
-            given => given,
-        };
-        let layer: Box<dyn Layer<_> + Send + Sync> = match format {
-            LogFormat::Json => text().json().flatten_event(true).boxed(),
-            LogFormat::Journald => match tracing_journald::layer() {
-                Ok(journal) => journal.with_field_prefix(None).boxed(),
-                // No journal after all: text is better than nothing.
-                Err(_) => text().with_ansi(false).boxed(),
-            },
-            LogFormat::Text | LogFormat::Auto => {
-                text().with_ansi(std::io::stderr().is_terminal()).boxed()
-            }
-        };
-        registry.with(layer).try_init()?;
-        Ok(Self { filter: handle })
+        let (filter, filter_handle) = reload::Layer::new(directives(log.level));
+        let (lines, lines_handle) = reload::Layer::new(lines(log.format));
+        tracing_subscriber::registry()
+            .with(filter)
+            .with(lines)
+            .try_init()?;
+        Ok(Self {
+            filter: filter_handle,
+            lines: lines_handle,
+        })
     }
 
-    /// Changes the level.
-    pub fn set_level(&self, level: tracing::Level) {
-        if let Err(error) = self.filter.reload(directives(level)) {
-            tracing::error!(%error, "the log level cannot be changed");
+    /// Logs by these settings from now on.
+    pub fn change(&self, log: Log) {
+        let changed = self
+            .filter
+            .reload(directives(log.level))
+            .and_then(|()| self.lines.reload(lines(log.format)));
+        if let Err(error) = changed {
+            tracing::error!(%error, "the settings of the log cannot be changed");
+        }
+    }
+}
+
+fn lines(format: LogFormat) -> Lines {
+    let text = || fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let format = match format {
+        LogFormat::Auto if is_journal() => LogFormat::Journald,
+        LogFormat::Auto => LogFormat::Text,
+        given => given,
+    };
+    match format {
+        LogFormat::Json => text().json().flatten_event(true).boxed(),
+        LogFormat::Journald => match tracing_journald::layer() {
+            Ok(journal) => journal.with_field_prefix(None).boxed(),
+            // No journal after all: text is better than nothing.
+            Err(_) => text().with_ansi(false).boxed(),
+        },
+        LogFormat::Text | LogFormat::Auto => {
+            text().with_ansi(std::io::stderr().is_terminal()).boxed()
         }
     }
 }

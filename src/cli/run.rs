@@ -13,7 +13,7 @@ use crate::store::OpenError;
 /// Runs the daemon until a signal ends it.
 pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow::Result<u8> {
     let file = Config::file_or_default(file);
-    let loaded = match config::load(&file, &SystemEnvironment) {
+    let mut loaded = match config::load(&file, &SystemEnvironment) {
         Ok(loaded) => loaded,
         Err(problems) => {
             let mut out = std::io::stderr().lock();
@@ -21,9 +21,9 @@ pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow:
             return Ok(CONFIGURATION);
         }
     };
-    let mut log = loaded.config.log;
+    let log = &mut loaded.config.log;
     log.level = level.unwrap_or(log.level);
-    let logging = Logging::start(log)?;
+    let logging = Logging::start(*log)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

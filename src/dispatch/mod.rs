@@ -1,7 +1,7 @@
 //! From recorded deliveries to callbacks.
 //!
 //! Constraint: one webhook never waits for another, and within a webhook one project's deliveries
-//! go strictly in order. Each webhook has a [`queue`] of its own; what waits stays in the store,
+//! go strictly in order. Each webhook has a `queue` of its own; what waits stays in the store,
 //! and only what is in flight is held here. A claim is a lease in memory: a restart resolves it by
 //! forgetting it.
 //!
@@ -12,8 +12,8 @@ mod queue;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex as Gate, Notify, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -109,15 +109,16 @@ pub struct Shared {
 pub struct Dispatcher {
     shared: Shared,
     queues: HashMap<String, Running>,
-    /// Queues of webhooks that were removed, until what they have in flight is done.
-    leaving: HashMap<String, JoinHandle<()>>,
+    /// One gate for each name. A queue holds it while it runs: where a webhook goes and comes back,
+    /// its new queue waits for what the old one has in flight, which would be sent twice otherwise.
+    gates: HashMap<String, Arc<Gate<()>>>,
+    tasks: JoinSet<()>,
     stop: CancellationToken,
 }
 
 struct Running {
     target: watch::Sender<Arc<Target>>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
 }
 
 impl Dispatcher {
@@ -127,7 +128,8 @@ impl Dispatcher {
         let mut dispatcher = Self {
             shared,
             queues: HashMap::new(),
-            leaving: HashMap::new(),
+            gates: HashMap::new(),
+            tasks: JoinSet::new(),
             stop,
         };
         dispatcher.apply(targets);
@@ -142,23 +144,17 @@ impl Dispatcher {
             .iter()
             .map(|target| target.webhook.name())
             .collect();
-        let gone: Vec<String> = self
-            .queues
-            .keys()
-            .filter(|name| !names.contains(name.as_str()))
-            .cloned()
-            .collect();
-        for name in gone {
-            if let Some(queue) = self.queues.remove(&name) {
+        self.queues.retain(|name, queue| {
+            let stays = names.contains(name.as_str());
+            if !stays {
                 info!(
                     webhook = name,
                     "the webhook is off; what waits for it is parked"
                 );
                 queue.stop.cancel();
-                self.leaving.insert(name, queue.task);
             }
-        }
-        self.leaving.retain(|_, task| !task.is_finished());
+            stays
+        });
         for target in targets.0 {
             let name = target.webhook.name().to_owned();
             match self.queues.get(&name) {
@@ -170,56 +166,35 @@ impl Dispatcher {
         }
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the queues are watched by `failure` and awaited by `drain`"
-    )]
     fn open(&mut self, name: String, target: Arc<Target>) {
         let (sender, receiver) = watch::channel(target);
         let stop = self.stop.child_token();
         let queue = queue::Queue::new(self.shared.clone(), receiver, stop.clone());
-        // A queue of the same name that still has deliveries in flight ends first: two would send
-        // them twice.
-        let before = self.leaving.remove(&name);
-        let task = tokio::spawn(async move {
-            if let Some(before) = before
-                && let Err(error) = before.await
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
-            }
+        let gate = Arc::clone(self.gates.entry(name.clone()).or_default());
+        self.tasks.spawn(async move {
+            let _held = gate.lock_owned().await;
             queue.run().await;
         });
-        self.queues.insert(
-            name,
-            Running {
-                target: sender,
-                stop,
-                task,
-            },
-        );
+        let running = Running {
+            target: sender,
+            stop,
+        };
+        self.queues.insert(name, running);
     }
 
-    /// Waits until a queue ends that should not have: by a panic. Never returns otherwise.
-    pub async fn failure(&mut self) -> String {
-        loop {
-            for (name, queue) in &mut self.queues {
-                if queue.task.is_finished() && !queue.stop.is_cancelled() {
-                    return name.clone();
-                }
+    /// Waits until a queue ends by a panic. Never returns otherwise.
+    pub async fn failure(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if ended.is_err() {
+                return;
             }
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
+        std::future::pending().await
     }
 
     /// Waits until everything in flight is done. Call it after cancelling the token.
     pub async fn drain(mut self) {
-        for (_, queue) in self.queues.drain() {
-            let _ = queue.task.await;
-        }
-        for (_, task) in self.leaving.drain() {
-            let _ = task.await;
-        }
+        while self.tasks.join_next().await.is_some() {}
     }
 }
 

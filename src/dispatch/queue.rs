@@ -8,19 +8,38 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{Shared, Target};
-use crate::domain::delivery::{self, Verdict};
+use crate::domain::delivery::{self, Outcome, Verdict};
+use crate::domain::endpoint::{Admission, Endpoint, Turn};
 use crate::domain::project::ProjectKey;
 use crate::store::{AttemptLog, Claim, Finish, Unreadable};
 use crate::webhook::{Callback, CallbackContent};
 
 /// How long to wait before the store is asked again after it failed.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a queue sleeps at most: the time of day may be set meanwhile.
+const LONG: Duration = Duration::from_secs(60);
+
+fn wait_until(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now))
+        .unwrap_or_default()
+        .min(LONG)
+}
+
+/// A delivery that is no longer in flight, and is recorded.
+struct Landed {
+    lane: ProjectKey,
+    status: Option<u16>,
+    outcome: Outcome,
+    was_probe: bool,
+}
 
 /// The queue of one webhook.
 pub(super) struct Queue {
@@ -31,8 +50,8 @@ pub(super) struct Queue {
     bell: Arc<Notify>,
     /// The lanes that have a delivery in flight.
     lanes: HashSet<ProjectKey>,
-    /// What is in flight; each ends with the lane that it frees.
-    flights: JoinSet<ProjectKey>,
+    flights: JoinSet<Landed>,
+    endpoint: Endpoint,
 }
 
 impl Queue {
@@ -50,6 +69,7 @@ impl Queue {
             stop,
             lanes: HashSet::new(),
             flights: JoinSet::new(),
+            endpoint: Endpoint::default(),
         }
     }
 
@@ -76,16 +96,19 @@ impl Queue {
 
     /// Sends what is due, as far as there is room. Returns how long to wait for the next.
     async fn launch(&mut self) -> Duration {
-        const LONG: Duration = Duration::from_secs(3_600);
         let target = Arc::clone(&self.target.borrow_and_update());
-        let room = target
-            .webhook
-            .concurrency
-            .saturating_sub(self.flights.len());
+        let now = self.shared.clock.now();
+        let admission = self.endpoint.admit(now, self.flights.len());
+        let concurrency = match admission {
+            Admission::Everything => target.webhook.concurrency,
+            Admission::Probe => 1,
+            Admission::Nothing(until) => return wait_until(until, now),
+        };
+        let room = concurrency.saturating_sub(self.flights.len());
         if room == 0 {
+            // The next landing asks again.
             return LONG;
         }
-        let now = self.shared.clock.now();
         let busy = self.lanes.clone();
         let claims = match self
             .shared
@@ -104,31 +127,55 @@ impl Queue {
         }
         for claim in claims.ready {
             self.lanes.insert(claim.event.key.clone());
-            let flight = fly(
+            self.flights.spawn(fly(
                 self.shared.clone(),
                 Arc::clone(&target),
                 claim,
+                admission == Admission::Probe,
                 self.stop.clone(),
-            );
-            self.flights.spawn(flight);
+            ));
         }
-        claims.next_due.map_or(LONG, |due| {
-            if self.flights.len() >= target.webhook.concurrency {
-                // The next landing asks again.
-                return LONG;
-            }
-            let wait = due.duration_since(self.shared.clock.now());
-            Duration::try_from(wait).unwrap_or_default().min(LONG)
-        })
+        match claims.next_due {
+            Some(due) if self.flights.len() < concurrency => wait_until(due, now),
+            _ => LONG,
+        }
     }
 
-    fn land(&mut self, landed: Result<ProjectKey, JoinError>) {
+    fn land(&mut self, landed: Result<Landed, JoinError>) {
         match landed {
-            Ok(lane) => {
-                self.lanes.remove(&lane);
+            Ok(landed) => {
+                self.lanes.remove(&landed.lane);
+                self.note(&landed);
             }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
+        }
+    }
+
+    /// Notes what a landing says of the endpoint.
+    fn note(&mut self, landed: &Landed) {
+        let target = Arc::clone(&self.target.borrow());
+        let turn = self.endpoint.landed(
+            &landed.lane,
+            landed.status,
+            landed.outcome,
+            landed.was_probe,
+            &target.webhook.schedule,
+            self.shared.clock.now(),
+            (self.shared.jitter)(),
+        );
+        match turn {
+            Some(Turn::Down(next_probe)) => warn!(
+                webhook = self.name, %next_probe,
+                "the endpoint seems to be down: what waits is kept, and it is probed with one \
+                 delivery at a time"
+            ),
+            Some(Turn::Up(after)) => info!(
+                webhook = self.name,
+                down_s = after.as_secs(),
+                "the endpoint is back; what waited is delivered"
+            ),
+            None => {}
         }
     }
 
@@ -160,8 +207,9 @@ async fn fly(
     shared: Shared,
     target: Arc<Target>,
     claim: Claim,
+    was_probe: bool,
     stop: CancellationToken,
-) -> ProjectKey {
+) -> Landed {
     let Claim {
         delivery,
         attempt: number,
@@ -184,6 +232,7 @@ async fn fly(
         shared.clock.now(),
         (shared.jitter)(),
     );
+    let (status, outcome) = (attempt.status, attempt.outcome);
     let webhook = target.webhook.name();
     let ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
     let reason = attempt.error.as_deref().unwrap_or("no reason given");
@@ -222,7 +271,12 @@ async fn fly(
         verdict,
     };
     record(&shared, webhook, finish, &stop).await;
-    event.key
+    Landed {
+        lane: event.key,
+        status,
+        outcome,
+        was_probe,
+    }
 }
 
 /// Records what came of an attempt, however long the store cannot.

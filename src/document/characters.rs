@@ -152,7 +152,7 @@ fn character_reference(cursor: &mut Cursor<'_>, start: usize) -> Result<char, Fa
 }
 
 /// Appends an attribute's value with its references resolved and its white space made spaces
-/// (section 3.3.3). References that [`reference`] rejects stay as they are; a tag that was read
+/// (section 3.3.3). References that [`reference()`] rejects stay as they are; a tag that was read
 /// has none.
 pub fn append_attribute_value(raw: &str, value: &mut String) {
     let mut cursor = Cursor::new(raw);

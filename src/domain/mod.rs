@@ -7,9 +7,10 @@
 //! Map, in reading order: [`project`] says what is seen and what was recorded, [`event`] what can
 //! have happened, [`settle`] when to look, [`infer`] what a look means, [`moves`] which project
 //! went where, [`parameters`] what a callback says, [`route`] which webhooks hear of it,
-//! [`delivery`] what an answer means.
+//! [`delivery`] what an answer means, [`endpoint`] whether a receiver is down.
 
 pub mod delivery;
+pub mod endpoint;
 pub mod event;
 pub mod infer;
 pub mod moves;

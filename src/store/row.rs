@@ -95,7 +95,7 @@ pub(super) fn hash(what: &str, bytes: &[u8]) -> Result<ContentHash, Fault> {
         })
 }
 
-/// The columns that [`file`] reads.
+/// The columns that [`file()`] reads.
 pub(super) const FILE_COLUMNS: &str =
     "path, role, tag, inode, size, modified_ns, changed_ns, read_ns, hash, owner, document";
 

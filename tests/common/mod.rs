@@ -1,0 +1,61 @@
+//! What the end-to-end tests work with: the real binary on real files, and an endpoint that
+//! listens.
+//!
+//! Constraint: nothing here waits for time to pass. [`Daemon::fence`] proves that everything before
+//! it was judged: it has a project of its own appear and go, and all that happened earlier is
+//! judged earlier. Each test has its own directory and ports, so that tests run side by side.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of it, and no crate uses it from outside"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+mod daemon;
+mod endpoint;
+mod home;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub use daemon::Daemon;
+pub use endpoint::Endpoint;
+pub use home::{Home, Settings, Webhook, xml};
+
+/// How long anything that has to happen may take before the test fails: long enough for a slow
+/// machine that does something else as well.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// In order.
+pub fn sorted<T: Ord>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.into_iter().collect();
+    items.sort();
+    items
+}
+
+/// Writes a file and the directories above it.
+pub fn write(path: &Path, content: &str) {
+    fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+    fs::write(path, content).expect("a file");
+}
+
+/// Asks again and again until there is an answer.
+pub fn wait_until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = answer() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,114 @@
+//! The installation: the commands as they are, with the system's own tools played by scripts.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::blocks::{self, root};
+use crate::process::program;
+
+/// Programs that the commands call, played by scripts: `sudo` runs the rest as it is, `install`
+/// works below `$DESTINATION`, the others note that they were called.
+const PLAYED: [(&str, &str); 5] = [
+    ("sudo", "exec \"$@\""),
+    (
+        "install",
+        "exec /usr/bin/install \"$1\" \"$2\" \"$DESTINATION$3\"",
+    ),
+    ("cargo", "echo cargo \"$@\" >>\"$DESTINATION/called\""),
+    (
+        "systemctl",
+        "echo systemctl \"$@\" >>\"$DESTINATION/called\"",
+    ),
+    (
+        "systemd-sysusers",
+        "echo systemd-sysusers \"$@\" >>\"$DESTINATION/called\"",
+    ),
+];
+
+#[test]
+fn the_installation_puts_every_file_where_the_unit_looks_for_it() {
+    let block = blocks::only("install");
+    let temporary = tempfile::tempdir().unwrap();
+    let destination = temporary.path().join("destination");
+    let checkout = temporary.path().join("checkout");
+    let played = temporary.path().join("played");
+    for directory in [&destination, &checkout.join("target/release"), &played] {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    for name in ["systemd", "config.yaml"] {
+        symlink(root().join(name), checkout.join(name)).unwrap();
+    }
+    symlink(program(), checkout.join("target/release/project-webhooks")).unwrap();
+    for (name, script) in PLAYED {
+        let path = played.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let status = Command::new("sh")
+        .args(["-eux", "-c", &block.text])
+        .current_dir(&checkout)
+        .env("PATH", format!("{}:/usr/bin:/bin", played.display()))
+        .env("DESTINATION", &destination)
+        .status()
+        .unwrap();
+    assert!(status.success());
+
+    let unit = "usr/lib/systemd/system/project-webhooks.service";
+    let unit = std::fs::read_to_string(destination.join(unit)).unwrap();
+    let start = setting(&unit, "ExecStart");
+    let words: Vec<&str> = start.split(' ').collect();
+    let ["/usr/bin/project-webhooks", "--config", config, "run"] = words.as_slice() else {
+        panic!("{start}")
+    };
+    let below = |path: &str| destination.join(path.trim_start_matches('/'));
+    assert!(below("/usr/bin/project-webhooks").is_file());
+    assert!(below(config).is_file());
+    let users = below("/usr/lib/sysusers.d/project-webhooks.conf");
+    let users = std::fs::read_to_string(users).unwrap();
+    let user = setting(&unit, "User");
+    assert!(
+        users
+            .lines()
+            .any(|line| line.split_whitespace().nth(1) == Some(user))
+    );
+    // 78 is a wrong configuration, which no restart mends.
+    assert_eq!(setting(&unit, "RestartPreventExitStatus"), "78");
+    assert_eq!(called(&destination), 5);
+}
+
+fn called(destination: &Path) -> usize {
+    let text = std::fs::read_to_string(destination.join("called")).unwrap();
+    text.lines().count()
+}
+
+fn setting<'a>(unit: &'a str, name: &str) -> &'a str {
+    unit.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+        .unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[test]
+fn the_drop_in_gives_the_credentials_that_the_configuration_names() {
+    let drop_in = blocks::only("unit");
+    let mut lines = drop_in.text.lines();
+    assert_eq!(lines.next(), Some("[Service]"));
+    let configurations: String = blocks::all()
+        .into_iter()
+        .filter(|block| block.kind() == "config")
+        .map(|block| block.text)
+        .collect();
+    for line in lines {
+        let (name, value) = line.split_once('=').unwrap();
+        match name {
+            "SupplementaryGroups" => assert!(!value.is_empty()),
+            "LoadCredential" => {
+                let (id, path) = value.split_once(':').unwrap();
+                assert!(path.starts_with('/'));
+                let named = format!("credential: {id} ");
+                assert!(configurations.contains(&named), "{id}");
+            }
+            _ => panic!("{line}"),
+        }
+    }
+}

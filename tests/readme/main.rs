@@ -1,0 +1,150 @@
+//! README.md: every block in it is run, and every table is compared with the program.
+//!
+//! A comment `<!-- test: KIND -->` above a block says how. What the program prints is compared
+//! with what the README shows, but for times, ids and paths. `UPDATE_README=1` writes the blocks
+//! that are generated anew.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+mod blocks;
+mod demo;
+mod install;
+mod process;
+mod receivers;
+mod requests;
+mod tables;
+mod tour;
+
+use std::collections::BTreeMap;
+
+use blocks::{Block, root};
+use project_webhooks::config::{Config, load_str};
+
+/// Every way to run a block, the language it is for, and how many there are: a block that nothing
+/// runs would be one too many.
+const KINDS: [(&str, &str, usize); 15] = [
+    ("picture", "text", 1),
+    ("commands", "sh", 1),
+    ("demo", "text", 1),
+    ("file", "yaml", 1),
+    ("file", "xml", 1),
+    ("terminal", "console", 2),
+    ("tour", "console", 7),
+    ("shown", "text", 6),
+    ("request", "http", 5),
+    ("receiver", "python", 1),
+    ("receiver", "js", 1),
+    ("try", "sh", 1),
+    ("config", "yaml", 2),
+    ("install", "sh", 1),
+    ("unit", "ini", 1),
+];
+
+#[test]
+fn every_block_has_a_way_to_be_run() {
+    let mut found: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for block in blocks::all() {
+        let key = (block.kind().to_owned(), block.language.clone());
+        let is_known = KINDS
+            .iter()
+            .any(|(kind, language, _)| *kind == key.0 && *language == key.1);
+        assert!(
+            is_known,
+            "README.md:{}: nothing runs this {} block; put <!-- test: KIND --> above it",
+            block.line, block.language
+        );
+        *found.entry(key).or_default() += 1;
+    }
+    for (kind, language, count) in KINDS {
+        let found = found.get(&(kind.to_owned(), language.to_owned()));
+        assert_eq!(found.copied(), Some(count), "{kind} blocks in {language}");
+    }
+}
+
+#[test]
+fn the_picture_names_the_parts_that_there_are() {
+    let picture = blocks::only("picture");
+    for part in ["watch", "settle", "observe", "infer", "store", "dispatch"] {
+        assert!(picture.text.contains(part), "{part}");
+        let candidates = [
+            format!("src/{part}.rs"),
+            format!("src/{part}/mod.rs"),
+            format!("src/domain/{part}.rs"),
+        ];
+        assert!(
+            candidates.iter().any(|path| root().join(path).is_file()),
+            "{part}"
+        );
+    }
+}
+
+#[test]
+fn the_two_commands_are_the_ones_that_are_run() {
+    let commands = blocks::only("commands");
+    let lines: Vec<&str> = commands.text.lines().collect();
+    let [demo, test] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    // `demo` below runs what comes after the two dashes; this program is the other one.
+    let arguments = demo.strip_prefix("cargo run --release -- ");
+    assert_eq!(arguments, Some(demo::ARGUMENT));
+    let script = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+    assert!(
+        script
+            .lines()
+            .any(|line| line.split(" 2>&1").next() == Some(*test)),
+        "{test} is not what .ci/run runs"
+    );
+}
+
+#[test]
+fn every_configuration_is_valid() {
+    let directory = tempfile::tempdir().unwrap();
+    let credentials = directory.path().join("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    for name in ["catalog-token", "catalog-secret", "catalog-secret-next"] {
+        std::fs::write(credentials.join(name), "0123456789012345678901234").unwrap();
+    }
+    std::fs::copy(
+        root().join("tests/configs/files/ca.pem"),
+        directory.path().join("ca.pem"),
+    )
+    .unwrap();
+    let environment = BTreeMap::from([(
+        "CREDENTIALS_DIRECTORY".to_owned(),
+        credentials.display().to_string(),
+    )]);
+    let mut checked = 0;
+    for block in blocks::all() {
+        if block.language == "yaml" {
+            load(&block, directory.path(), &environment);
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 3);
+}
+
+fn load(
+    block: &Block,
+    directory: &std::path::Path,
+    environment: &BTreeMap<String, String>,
+) -> Config {
+    let file = directory.join("config.yaml");
+    load_str(block.text.as_bytes(), &file, environment)
+        .unwrap_or_else(|problems| panic!("README.md:{}: {problems}", block.line))
+        .config
+}
+
+/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
+/// these lines.
+fn skip(test: &str, reason: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+}

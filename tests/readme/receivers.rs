@@ -1,0 +1,124 @@
+//! The receivers: started as they are, and given callbacks by the real daemon.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+use crate::process::{Running, is_there, program};
+use crate::{blocks, skip};
+
+/// In base64, so that the receivers have to decode it.
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Not ASCII, with the line ends of another system, and with what a multipart body is made of.
+const PROJECT: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\r\n\
+    <schema name=\"Größe & mehr\"><![CDATA[\u{1F4E6} --boundary\r\n\r\n--\r\n]]>\n</schema>\r\n";
+
+#[test]
+fn the_python_receiver_takes_what_the_daemon_sends() {
+    let test = "the_python_receiver_takes_what_the_daemon_sends";
+    if !is_there("python3", "--version") {
+        return skip(test, "no python3");
+    }
+    takes_callbacks("python", "python3", "receiver.py");
+}
+
+#[test]
+fn the_node_receiver_takes_what_the_daemon_sends() {
+    let test = "the_node_receiver_takes_what_the_daemon_sends";
+    if !is_there("node", "--version") {
+        return skip(test, "no node");
+    }
+    takes_callbacks("js", "node", "receiver.js");
+}
+
+fn takes_callbacks(language: &str, interpreter: &str, file: &str) {
+    let block = blocks::all()
+        .into_iter()
+        .find(|block| block.kind() == "receiver" && block.language == language)
+        .unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let directory = temporary.path();
+    std::fs::write(directory.join(file), &block.text).unwrap();
+    let mut command = Command::new(interpreter);
+    command
+        .arg(directory.join(file))
+        .env("WEBHOOK_SECRET", SECRET)
+        .env("PORT", "0");
+    let receiver = Running::start(command);
+    let port: u16 = receiver.wait_for("the port", |text| {
+        let (_, rest) = text.split_once("listening on port ")?;
+        rest.split_once('\n')?.0.parse().ok()
+    });
+
+    let daemon = daemon(directory, port, block.argument());
+    let project = PROJECT.replace('&', "&amp;");
+    let place = directory.join("repository/sales/orders");
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::write(place.join("project.xml"), &project).unwrap();
+    let digest = Sha256::digest(project.as_bytes())
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+    let expected = format!("project-import-any Größe & mehr {digest}\n");
+    receiver.wait_for(&expected, |text| text.contains(&expected).then_some(()));
+    daemon.wait_for("the answer", |text| {
+        text.contains("delivered: Project Import - Any")
+            .then_some(())
+    });
+
+    // What nobody signed, and what somebody else signed, is refused.
+    for signature in [
+        "",
+        "webhook-signature: v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n",
+    ] {
+        let timestamp = jiff::Timestamp::now().as_second();
+        let headers = format!("webhook-id: evt_x\r\nwebhook-timestamp: {timestamp}\r\n{signature}");
+        assert_eq!(post(port, &headers), "401", "{signature}");
+    }
+    assert_eq!(receiver.printed().matches("project-").count(), 1);
+}
+
+/// A daemon with one webhook that goes to this port, ready to see what happens.
+fn daemon(directory: &Path, port: u16, format: &str) -> Running {
+    std::fs::create_dir(directory.join("repository")).unwrap();
+    let config = directory.join("config.yaml");
+    std::fs::write(
+        &config,
+        format!(
+            "repository: {{ path: repository }}\nwebhooks:\n  - name: receiver\n    \
+             event: Project Import - Any\n    url: http://127.0.0.1:{port}/hook\n    \
+             format: {format}\n    secret: {SECRET}\n"
+        ),
+    )
+    .unwrap();
+    let mut command = Command::new(program());
+    command
+        .arg("--config")
+        .arg(&config)
+        .arg("run")
+        .env_remove("STATE_DIRECTORY")
+        .env_remove("NOTIFY_SOCKET");
+    let daemon = Running::start(command);
+    daemon.wait_for("ready", |text| text.contains("ready").then_some(()));
+    daemon
+}
+
+/// Sends an empty request with these headers; returns the status of the answer.
+fn post(port: u16, headers: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = format!(
+        "POST /hook HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\
+         {headers}\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer.split(' ').nth(1).unwrap_or_default().to_owned()
+}

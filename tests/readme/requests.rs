@@ -1,0 +1,77 @@
+//! The examples of requests: what the program would send, to the byte.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use project_webhooks::config::Format;
+use project_webhooks::domain::event::{EventId, EventKind, Origin, Parameter};
+use project_webhooks::domain::project::ProjectKey;
+use project_webhooks::webhook::request::{Callback, CallbackContent, build};
+use project_webhooks::webhook::signature::SigningKey;
+use secrecy::SecretString;
+use url::Url;
+
+use crate::blocks;
+
+const FORMATS: [Format; 5] = [
+    Format::Multipart,
+    Format::Form,
+    Format::Xml,
+    Format::Json,
+    Format::CloudEvents,
+];
+
+fn callback() -> Callback {
+    let parameters = [
+        (Parameter::Username, "ada"),
+        (Parameter::ProjectName, "Orders & Returns"),
+        (Parameter::OrganizationName, "Sales"),
+        (
+            Parameter::OrganizationId,
+            "0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10",
+        ),
+        (Parameter::VersionTag, "2026.1"),
+        (Parameter::ProjectId, "6f1f6f3e-4f0a-4f7e-9c55-0c1d6f0f2b11"),
+    ];
+    Callback {
+        content: CallbackContent {
+            id: EventId("evt_b0972af8f3820422190274b562e3750e".to_owned()),
+            event: EventKind::ProjectPublish.into(),
+            key: ProjectKey::new("sales", "orders"),
+            occurred_at: Timestamp::from_second(1_777_000_000).unwrap(),
+            origin: Origin::Live,
+            parameters: parameters.map(|(p, value)| (p, value.to_owned())).to_vec(),
+            payload: Bytes::from_static(
+                b"<?xml version=\"1.0\"?>\n<schema name=\"Orders &amp; Returns\"/>\n",
+            ),
+        },
+        attempt: 1,
+        origin: Origin::Live,
+    }
+}
+
+/// The request as it stands in the README: as HTTP/1.1 writes it, with plain line ends.
+fn shown(format: Format) -> String {
+    let url = Url::parse("https://catalog.example.com/hooks/atscale").unwrap();
+    let secret = SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    let keys = [SigningKey::parse(&secret).unwrap()];
+    let now = Timestamp::from_second(1_777_000_001).unwrap();
+    let request = build(&url, format, &[], &keys, &callback(), now);
+    let target = match request.url.query() {
+        Some(query) => format!("{}?{query}", request.url.path()),
+        None => request.url.path().to_owned(),
+    };
+    let mut text = format!("POST {target} HTTP/1.1\nhost: catalog.example.com\n");
+    for (name, value) in &request.headers {
+        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+    }
+    let body = String::from_utf8(request.body.to_vec()).unwrap();
+    text.push_str(&format!("\n{}\n", body.replace('\r', "").trim_end()));
+    text
+}
+
+#[test]
+fn every_example_of_a_request_is_what_is_sent() {
+    for format in FORMATS {
+        blocks::expect_generated("request", format.as_str(), &shown(format));
+    }
+}

@@ -1,0 +1,106 @@
+//! The tables: complete, and as the program has it.
+
+use project_webhooks::domain::event::{EventKind, Parameter};
+
+use crate::blocks;
+
+/// The rows of all tables whose first cell satisfies `wanted`, as cells.
+fn rows(wanted: impl Fn(&str) -> bool) -> Vec<Vec<String>> {
+    blocks::text()
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+        .map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>())
+        .filter(|cells| wanted(&cells[0]))
+        .collect()
+}
+
+#[test]
+fn the_seven_events_are_listed_with_their_parameters() {
+    for kind in EventKind::ALL {
+        let title = format!("{} `{}`", kind.label(), kind.as_str());
+        let found = rows(|cell| cell == title);
+        let [row] = found.as_slice() else {
+            panic!("{title}: {found:?}")
+        };
+        let parameters: Vec<&str> = kind.parameters().iter().map(|p| p.as_str()).collect();
+        assert_eq!(row[2], parameters.join(", "), "{title}");
+    }
+    let explained = rows(|cell| cell.starts_with('`'))
+        .iter()
+        .map(|cells| cells[0].clone())
+        .collect::<Vec<_>>()
+        .join(" ");
+    for parameter in [
+        Parameter::Username,
+        Parameter::ProjectName,
+        Parameter::OrganizationName,
+        Parameter::OrganizationId,
+        Parameter::VersionTag,
+        Parameter::ProjectId,
+    ] {
+        let name = format!("`{}`", parameter.as_str());
+        assert!(explained.contains(&name), "{name}");
+    }
+}
+
+/// The keys of a configuration, with the names that a user chooses replaced.
+fn keys(prefix: &str, value: &serde_yaml::Value, found: &mut Vec<String>) {
+    match value {
+        serde_yaml::Value::Mapping(mapping) => {
+            for (key, value) in mapping {
+                let key = match prefix {
+                    "organizations" | "webhooks[].headers" => "NAME",
+                    _ => key.as_str().unwrap(),
+                };
+                let path = match prefix {
+                    "" => key.to_owned(),
+                    _ => format!("{prefix}.{key}"),
+                };
+                keys(&path, value, found);
+            }
+        }
+        serde_yaml::Value::Sequence(items) if items.iter().any(serde_yaml::Value::is_mapping) => {
+            for item in items {
+                keys(&format!("{prefix}[]"), item, found);
+            }
+        }
+        _ => found.push(prefix.to_owned()),
+    }
+}
+
+#[test]
+fn every_key_of_the_configuration_is_explained_and_no_other() {
+    // The sample that the tests of the configuration hold to be complete.
+    let sample = blocks::root().join("tests/configs/valid/every_setting.yaml");
+    let sample: serde_yaml::Value =
+        serde_yaml::from_str(&std::fs::read_to_string(sample).unwrap()).unwrap();
+    let mut expected = Vec::new();
+    keys("", &sample, &mut expected);
+    expected.sort();
+    expected.dedup();
+    let is_key = |cell: &str| {
+        let section = cell.trim_matches('`').split(['.', '[']).next();
+        cell.starts_with('`')
+            && matches!(
+                section,
+                Some(
+                    "repository"
+                        | "state_dir"
+                        | "organizations"
+                        | "username"
+                        | "webhooks"
+                        | "retention"
+                        | "admin"
+                        | "log"
+                )
+            )
+    };
+    let mut explained: Vec<String> = rows(is_key)
+        .into_iter()
+        // The parameter of that name has two cells, a setting has four.
+        .filter(|cells| cells.len() == 4)
+        .map(|cells| cells[0].trim_matches('`').to_owned())
+        .collect();
+    explained.sort();
+    assert_eq!(explained, expected);
+}
