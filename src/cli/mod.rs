@@ -1,22 +1,36 @@
 //! The commands: they print, and decide nothing.
 
+pub mod arguments;
 pub mod check;
+mod deliveries;
+pub mod demo;
+mod events;
+mod generate;
 pub mod listen;
+pub mod output;
 mod run;
+mod scan;
+mod standing;
+mod status;
+pub mod view;
+mod webhooks;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
 
 /// Done.
 const DONE: u8 = 0;
 /// Failed.
 const FAILED: u8 = 1;
+/// Wrong usage, as clap has it.
+const USAGE: u8 = 2;
 /// Another instance holds the state directory (sysexits.h, EX_TEMPFAIL).
 const HELD: u8 = 75;
 /// The configuration is wrong (sysexits.h, EX_CONFIG).
@@ -42,14 +56,41 @@ pub struct Arguments {
 enum Command {
     /// Run the daemon in the foreground
     Run,
+    /// Show the main job in one go: a temporary repository, a daemon, a receiver, all seven events
+    Demo(demo::DemoArguments),
     /// Validate the configuration, offline; print each webhook and where its events go
     Check {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
+    /// Compare the repository with the record: what `run` would infer now; records nothing
+    Scan {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show whether the daemon runs, what it watches, and how each webhook is doing
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what was inferred, and why
+    Events(events::EventsArguments),
+    /// Show the queue and its log; redeliver, cancel and purge deliveries
+    Deliveries(deliveries::DeliveriesArguments),
+    /// List the webhooks; enable, disable and test one
+    Webhooks(webhooks::WebhooksArguments),
     /// Receive callbacks on this machine, print them and verify their signatures
     Listen(listen::ListenArguments),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, project-webhooks.1
+    Man,
 }
 
 /// Runs the command that the arguments name.
@@ -58,26 +99,92 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match dispatch(&arguments) {
         Ok(status) => ExitCode::from(status),
+        // Whoever read our output has enough, as `head` has: a way to end and no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "project-webhooks: {error:#}");
-            ExitCode::from(FAILED)
+            if let Some(usage) = error.downcast_ref::<clap::Error>() {
+                let _ = usage.print();
+                return ExitCode::from(USAGE);
+            }
+            // The problems name their file themselves.
+            let (status, said) = match error.downcast_ref::<Problems>() {
+                Some(problems) => (CONFIGURATION, problems.to_string()),
+                None => (FAILED, format!("project-webhooks: {error:#}")),
+            };
+            let _ = writeln!(std::io::stderr(), "{said}");
+            ExitCode::from(status)
         }
     }
+}
+
+/// An error of usage that the definition of the arguments cannot express.
+fn usage(message: &str) -> anyhow::Error {
+    Arguments::command()
+        .error(clap::error::ErrorKind::ArgumentConflict, message)
+        .into()
+}
+
+/// Whether an error says that nobody reads any more.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
 }
 
 fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     let config = arguments.config.as_deref();
     match &arguments.command {
         Command::Run => run::run(config, arguments.log_level),
+        Command::Demo(demo) => runtime()?.block_on(demo::run(
+            *demo,
+            arguments.log_level,
+            Clock::start(),
+            &style(),
+            &mut std::io::stdout().lock(),
+        )),
         Command::Check { json } => {
             Ok(check::check(config, *json, &mut std::io::stdout().lock())?.exit_status())
         }
+        Command::Status { json } => {
+            let config = inspected(config)?;
+            printing(|out| status::run(&config, *json, now(), &style(), out))
+        }
+        Command::Events(events) => {
+            let config = inspected(config)?;
+            printing(|out| events::run(events, &config, now(), &style(), out))
+        }
+        Command::Scan { json } => {
+            let config = inspected(config)?;
+            printing(|out| scan::run(&config, *json, now(), &style(), out))
+        }
+        Command::Deliveries(deliveries) => {
+            let config = inspected(config)?;
+            printing(|out| deliveries::run(deliveries, &config, now(), &style(), out))
+        }
+        Command::Webhooks(webhooks) => {
+            let config = if webhooks.sends() {
+                config::load(&Config::file_or_default(config), &SystemEnvironment)?.config
+            } else {
+                inspected(config)?
+            };
+            printing(|out| webhooks::run(webhooks, &config, Clock::start(), &style(), out))
+        }
+        Command::Completions { shell } => printing(|out| {
+            generate::completions(*shell, out)?;
+            Ok(DONE)
+        }),
+        Command::Man => printing(|out| {
+            generate::man(out)?;
+            Ok(DONE)
+        }),
         Command::Listen(listen) => {
             let clock = Clock::start();
             runtime()?.block_on(listen::run(
                 listen,
                 move || clock.now(),
-                &listen::Style::for_stdout(std::env::var_os("NO_COLOR").is_some()),
+                &style(),
                 CancellationToken::new(),
                 &mut std::io::stdout(),
                 &mut std::io::stderr(),
@@ -85,6 +192,31 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             Ok(DONE)
         }
     }
+}
+
+/// The configuration for a command that sends nothing.
+fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
+    config::load(&Config::file_or_default(file), &WithoutSecrets).map(|loaded| loaded.config)
+}
+
+/// The time of day.
+fn now() -> jiff::Timestamp {
+    Clock::start().now()
+}
+
+/// Lets a command print in pieces of some size: listings are long. What cannot be written is an
+/// error of the command.
+fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let status = command(&mut out)?;
+    out.flush()?;
+    Ok(status)
+}
+
+/// How standard output wants to be written (no-color.org: any value but an empty one).
+fn style() -> output::Style {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    output::Style::for_stdout(no_color)
 }
 
 /// A runtime for a command that waits for the network.

@@ -1,0 +1,370 @@
+//! The commands, as the real program in processes of its own: without state, beside a stopped
+//! daemon and beside a running one. What is waited for has a deadline and no fixed time.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test owns its clock and its threads, and fails by panicking"
+)]
+
+mod demo;
+mod support;
+
+use std::fs;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use support::{Endpoint, Place, SECRET, program, project, run, wait_for, webhook};
+
+#[test]
+fn before_the_first_start_there_is_nothing_and_that_is_said() {
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    place.write("sales/orders/project.xml", &project("Orders"));
+    let status = place.run(&["status"]).succeeded();
+    assert!(status.starts_with("stopped: "), "{status}");
+    assert!(status.contains("the daemon never ran"), "{status}");
+    let status = place.run(&["status", "--json"]).json();
+    assert_eq!(status["running"], false);
+    assert_eq!(status["webhooks"][0]["name"], "catalog");
+
+    let scan = place.run(&["scan"]).succeeded();
+    assert!(scan.contains("adopted: 1 definition"), "{scan}");
+    for command in [
+        &["events"][..],
+        &["deliveries"],
+        &["deliveries", "redeliver", "1"],
+        &["webhooks", "disable", "catalog"],
+    ] {
+        let said = place.run(command).failed(1);
+        assert!(said.contains("there is no state in"), "{said}");
+    }
+    let listed = place.run(&["webhooks", "--json"]).json();
+    assert_eq!(listed[0]["standing"], "on");
+    // Looking has made nothing.
+    assert!(!place.path("state").exists());
+}
+
+#[test]
+fn a_first_start_that_reports_is_scanned_as_it_would_be_reported() {
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    let config = fs::read_to_string(place.path("config.yaml")).unwrap();
+    let config = config.replace("settle: 100ms", "settle: 100ms, on_first_start: report");
+    fs::write(place.path("config.yaml"), config).unwrap();
+    place.write("sales/orders/project.xml", &project("Orders"));
+    place.write("sales/orders/snapshots/v1.xml", &project("Orders"));
+    place.write("sales/orders/snapshots/v2.xml", "<schema");
+    let scan = place.run(&["scan", "--json"]).json();
+    let events: Vec<&str> = scan["changes"][0]["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        events,
+        ["project-import", "project-import-any", "snapshot-create"]
+    );
+    let event = &scan["changes"][0]["events"][2];
+    assert_eq!(event["webhooks"][0], "catalog");
+    assert_eq!(event["parameters"]["versionTag"], "v1");
+    assert_eq!(
+        scan["incomplete"][0]["path"],
+        "sales/orders/snapshots/v2.xml"
+    );
+}
+
+#[test]
+fn events_and_deliveries_are_shown_beside_a_running_daemon_and_after_it() {
+    let endpoint = Endpoint::start(500);
+    let place = Place::new(&webhook("catalog", &endpoint.url));
+    place.write("sales/orders/project.xml", &project("Orders"));
+    let daemon = place.daemon();
+    place.write("sales/orders/snapshots/v1.xml", &project("Orders"));
+    let failed = place.deliveries("an attempt", |d| d["attempts"] == 1);
+    assert_eq!(failed[0]["state"], "pending");
+    assert_eq!(failed[0]["lastStatus"], 500);
+    let id = failed[0]["id"].to_string();
+
+    for running in [true, false] {
+        let status = place.run(&["status", "--json"]).json();
+        assert_eq!(status["running"], running);
+        assert_eq!(status["projects"], 1);
+        let webhook = &status["webhooks"][0];
+        assert_eq!(webhook["pending"], 1);
+        assert!(
+            webhook["lastError"]["error"]
+                .as_str()
+                .unwrap()
+                .contains("500")
+        );
+        let text = place.run(&["status"]).succeeded();
+        assert!(
+            text.starts_with(if running { "running: " } else { "stopped: " }),
+            "{text}"
+        );
+        assert!(text.contains("catalog  on     1 "), "{text}");
+
+        let events = place
+            .run(&["events", "list", "--json", "--since", "1h"])
+            .json();
+        assert_eq!(events.as_array().unwrap().len(), 1);
+        let event_id = events[0]["id"].as_str().unwrap();
+        let text = place.run(&["events"]).succeeded();
+        assert!(
+            text.contains("Snapshot Create  sales/orders  live"),
+            "{text}"
+        );
+        for none in [["--event", "Project Publish"], ["--project", "sales/other"]] {
+            assert_eq!(
+                place.run(&["events", none[0], none[1], "--json"]).json(),
+                Value::Array(vec![])
+            );
+        }
+        let shown = place
+            .run(&["events", "show", &event_id[..10], "--json"])
+            .json();
+        assert_eq!(shown["id"], event_id);
+        assert_eq!(shown["after"]["path"], "sales/orders/snapshots/v1.xml");
+        assert_eq!(shown["because"], "a snapshot appeared");
+        assert_eq!(shown["log"][0]["log"][0]["status"], 500);
+        let text = place.run(&["events", "show", &event_id[4..12]]).succeeded();
+        for expected in ["because", "versionTag        v1", "to catalog: pending"] {
+            assert!(text.contains(expected), "{expected} not in:\n{text}");
+        }
+        assert!(
+            place
+                .run(&["events", "show", "evt_"])
+                .failed(1)
+                .contains("hexadecimal")
+        );
+
+        let text = place.run(&["deliveries", "show", &id]).succeeded();
+        assert!(text.contains("< answered \\u{1b}[2J"), "{text:?}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        place.run(&["deliveries", "show", "99"]).failed(1);
+        if running {
+            let said = place.run(&["scan"]).succeeded();
+            assert!(said.contains("1 project compared: 0 changes"), "{said}");
+            daemon.signal(Signal::TERM);
+            wait_for("the end of the daemon", || {
+                let status = place.run(&["status", "--json"]).json();
+                (status["running"] == false).then_some(())
+            });
+        }
+    }
+    fs::remove_dir_all(place.path("repository/sales/orders")).unwrap();
+    let said = place.run(&["scan"]).succeeded();
+    assert!(said.contains("Project Delete -> catalog"), "{said}");
+}
+
+#[test]
+fn a_running_daemon_acts_at_once_on_what_an_operator_does() {
+    let endpoint = Endpoint::start(500);
+    let place = Place::new(&webhook("catalog", &endpoint.url));
+    place.write("sales/orders/project.xml", &project("Orders"));
+    let daemon = place.daemon();
+    place.write("sales/orders/snapshots/v1.xml", &project("Orders"));
+    place.deliveries("an attempt", |d| d["attempts"] == 1);
+    endpoint.set(204);
+
+    // By its schedule it would be sent in an hour.
+    let dry = place.run(&["deliveries", "redeliver", "--state", "pending", "--dry-run"]);
+    assert!(dry.succeeded().contains("1 delivery would be redelivered"));
+    let changed = place
+        .run(&["deliveries", "redeliver", "--state", "pending", "--json"])
+        .json();
+    assert_eq!(
+        (&changed["changed"], &changed["daemonTold"]),
+        (&1.into(), &true.into())
+    );
+    let delivered = place.deliveries("the redelivery", |d| d["state"] == "delivered");
+    assert_eq!(delivered[0]["origin"], "redelivery");
+
+    let said = place.run(&[
+        "webhooks",
+        "disable",
+        "catalog",
+        "--reason",
+        "down for a while",
+    ]);
+    assert!(said.succeeded().contains("catalog is off"));
+    place.write("sales/orders/snapshots/v2.xml", &project("Orders"));
+    place.deliveries("a delivery that waits", |d| {
+        d["state"] == "pending" && d["attempts"] == 0
+    });
+    let text = place.run(&["webhooks"]).succeeded();
+    assert!(text.contains("down for a while"), "{text}");
+    assert!(!text.contains("hidden"), "{text}");
+    assert!(
+        place
+            .run(&["webhooks", "enable", "catalg"])
+            .failed(1)
+            .contains("did you mean catalog?")
+    );
+    assert!(
+        place
+            .run(&["webhooks", "enable", "catalog"])
+            .succeeded()
+            .contains("catalog is on")
+    );
+    wait_for("what had waited", || {
+        let listed = place.run(&["deliveries", "--json"]).json();
+        let all = listed.as_array()?.iter().all(|d| d["state"] == "delivered");
+        all.then_some(())
+    });
+
+    let said = place
+        .run(&["deliveries", "purge", "--webhook", "catalog", "--yes"])
+        .succeeded();
+    assert!(said.contains("2 deliveries purged"), "{said}");
+    assert_eq!(
+        place.run(&["deliveries", "--json"]).json(),
+        Value::Array(vec![])
+    );
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+}
+
+#[test]
+fn what_waits_is_cancelled_without_a_daemon_as_well() {
+    let endpoint = Endpoint::start(500);
+    let place = Place::new(&webhook("catalog", &endpoint.url));
+    place.write("sales/orders/project.xml", &project("Orders"));
+    let daemon = place.daemon();
+    place.write("sales/orders/snapshots/v1.xml", &project("Orders"));
+    let failed = place.deliveries("an attempt", |d| d["attempts"] == 1);
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+
+    // A webhook that is not configured any more.
+    let config = fs::read_to_string(place.path("config.yaml")).unwrap();
+    fs::write(
+        place.path("config.yaml"),
+        config.replace("catalog", "other"),
+    )
+    .unwrap();
+    let status = place.run(&["status", "--json"]).json();
+    assert_eq!(status["webhooks"][1]["name"], "catalog");
+    assert_eq!(status["webhooks"][1]["standing"], "parked");
+
+    let id = failed[0]["id"].to_string();
+    let said = place.run(&["deliveries", "cancel", &id]).succeeded();
+    assert!(
+        said.contains("1 delivery cancelled; no daemon runs"),
+        "{said}"
+    );
+    assert_eq!(
+        place.run(&["deliveries", "--json"]).json()[0]["state"],
+        "cancelled"
+    );
+    let said = place.run(&["deliveries", "cancel", &id]).failed(1);
+    assert!(said.contains("No delivery is meant"), "{said}");
+    place
+        .run(&["deliveries", "cancel", "--webhook", "catalog"])
+        .succeeded();
+}
+
+#[test]
+fn a_test_event_needs_no_daemon_and_its_exchange_is_printed() {
+    let endpoint = Endpoint::start(204);
+    let place = Place::new(&webhook("catalog", &endpoint.url));
+    let text = place.run(&["webhooks", "test", "catalog"]).succeeded();
+    for expected in [
+        "> webhook-event: test",
+        "> webhook-signature: v1,",
+        "< 204",
+        "delivered after",
+    ] {
+        assert!(text.contains(expected), "{expected} not in:\n{text}");
+    }
+    assert!(!text.contains("hidden") && !text.contains(SECRET), "{text}");
+    endpoint.set(503);
+    let exchange: Value = serde_json::from_str(
+        &place
+            .run(&["webhooks", "test", "catalog", "--json"])
+            .failed(1),
+    )
+    .unwrap();
+    assert_eq!(exchange["status"], 503);
+    assert_eq!(exchange["delivered"], false);
+    assert!(!place.path("state").exists());
+}
+
+#[test]
+fn names_on_disk_do_not_reach_the_terminal_as_they_are() {
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    place.write("sales/orders/project.xml", &project("Orders"));
+    place.write("sales/orders/snapshots/\u{1b}[2J\u{9b}\n.xml", "<schema");
+    let daemon = place.daemon();
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["scan"],
+        &["scan", "--json"],
+    ] {
+        let printed = place.run(arguments).succeeded();
+        assert!(printed.contains("[2J"), "{printed:?}");
+        let is_safe = |c: char| c == '\n' || !c.is_control();
+        assert!(printed.chars().all(is_safe), "{printed:?}");
+    }
+    drop(daemon);
+}
+
+#[test]
+fn an_operators_shell_without_the_services_credentials_can_ask() {
+    let place = Place::new(
+        "  - { name: a, events: \"*\", url: \"http://127.0.0.1:9/\", secret: { credential: c } }\n",
+    );
+    place.run(&["status"]).succeeded();
+    place.run(&["scan"]).succeeded();
+    // What sends needs them.
+    let said = place.run(&["webhooks", "test", "a"]).failed(78);
+    assert!(said.contains("CREDENTIALS_DIRECTORY"), "{said}");
+}
+
+#[test]
+fn the_exit_status_tells_usage_from_configuration() {
+    let place = Place::new("  - { name: a, event: nonsense, url: \"http://127.0.0.1:9/\" }\n");
+    for command in ["run", "scan", "status", "events", "deliveries", "webhooks"] {
+        let said = place.run(&[command]).failed(78);
+        assert!(
+            said.contains("config.yaml:5:23: webhooks[0].event"),
+            "{said}"
+        );
+    }
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    for arguments in [
+        &["nonsense"][..],
+        &["deliveries", "redeliver"],
+        &["deliveries", "purge", "--dry-run"],
+        &["deliveries", "cancel", "--state", "dead"],
+        &["deliveries", "list", "--state", "lost"],
+        &["events", "--since", "yesterday"],
+        &["events", "--event", "saved"],
+    ] {
+        place.run(arguments).failed(2);
+    }
+}
+
+#[test]
+fn packagers_get_completions_and_a_manual_page_without_a_configuration() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let mut command = program();
+        command.args(["completions", shell]);
+        assert!(run(command).succeeded().contains("redeliver"), "{shell}");
+    }
+    let mut command = program();
+    command.arg("man");
+    let page = run(command).succeeded();
+    assert!(page.contains(".TH project-webhooks 1 "), "{}", &page[..200]);
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let mut child = program().arg("man").stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
