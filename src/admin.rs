@@ -45,6 +45,7 @@ impl Known {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             alive: self.is_alive(),
+            uptime_s: self.clock.moment().as_secs(),
             engine: self.status.snapshot(),
         }
     }
@@ -59,6 +60,9 @@ pub struct Report {
     pub version: String,
     /// Whether the loop turns.
     pub alive: bool,
+    /// How long it runs, in seconds.
+    #[serde(default)]
+    pub uptime_s: u64,
     /// The engine's state.
     pub engine: Snapshot,
 }

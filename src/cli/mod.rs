@@ -1,17 +1,24 @@
 //! The commands: they print, and decide nothing.
 
+pub mod arguments;
 pub mod check;
+pub mod demo;
+mod events;
 pub mod listen;
+pub mod output;
 mod run;
+mod status;
+pub mod view;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::config::{self, Config, Problems, WithoutSecrets};
 
 /// Done.
 const DONE: u8 = 0;
@@ -42,12 +49,22 @@ pub struct Arguments {
 enum Command {
     /// Run the daemon in the foreground
     Run,
+    /// Show the main job in one go: a temporary repository, a daemon, a receiver, all seven events
+    Demo(demo::DemoArguments),
     /// Validate the configuration, offline; print each webhook and where its events go
     Check {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
+    /// Show whether the daemon runs, what it watches, and how each webhook is doing
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what was inferred, and why
+    Events(events::EventsArguments),
     /// Receive callbacks on this machine, print them and verify their signatures
     Listen(listen::ListenArguments),
 }
@@ -58,26 +75,57 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match dispatch(&arguments) {
         Ok(status) => ExitCode::from(status),
+        // Whoever read our output has enough, as `head` has: a way to end and no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "project-webhooks: {error:#}");
-            ExitCode::from(FAILED)
+            // The problems name their file themselves.
+            let (status, said) = match error.downcast_ref::<Problems>() {
+                Some(problems) => (CONFIGURATION, problems.to_string()),
+                None => (FAILED, format!("project-webhooks: {error:#}")),
+            };
+            let _ = writeln!(std::io::stderr(), "{said}");
+            ExitCode::from(status)
         }
     }
+}
+
+/// Whether an error says that nobody reads any more.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
 }
 
 fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     let config = arguments.config.as_deref();
     match &arguments.command {
         Command::Run => run::run(config, arguments.log_level),
+        Command::Demo(demo) => runtime()?.block_on(demo::run(
+            *demo,
+            arguments.log_level,
+            Clock::start(),
+            &style(),
+            &mut std::io::stdout().lock(),
+        )),
         Command::Check { json } => {
             Ok(check::check(config, *json, &mut std::io::stdout().lock())?.exit_status())
+        }
+        Command::Status { json } => {
+            let config = inspected(config)?;
+            printing(|out| status::run(&config, *json, now(), &style(), out))
+        }
+        Command::Events(events) => {
+            let config = inspected(config)?;
+            printing(|out| events::run(events, &config, now(), &style(), out))
         }
         Command::Listen(listen) => {
             let clock = Clock::start();
             runtime()?.block_on(listen::run(
                 listen,
                 move || clock.now(),
-                &listen::Style::for_stdout(std::env::var_os("NO_COLOR").is_some()),
+                &style(),
                 CancellationToken::new(),
                 &mut std::io::stdout(),
                 &mut std::io::stderr(),
@@ -85,6 +133,31 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             Ok(DONE)
         }
     }
+}
+
+/// The configuration for a command that sends nothing.
+fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
+    config::load(&Config::file_or_default(file), &WithoutSecrets).map(|loaded| loaded.config)
+}
+
+/// The time of day.
+fn now() -> jiff::Timestamp {
+    Clock::start().now()
+}
+
+/// Lets a command print in pieces of some size: listings are long. What cannot be written is an
+/// error of the command.
+fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let status = command(&mut out)?;
+    out.flush()?;
+    Ok(status)
+}
+
+/// How standard output wants to be written (no-color.org: any value but an empty one).
+fn style() -> output::Style {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    output::Style::for_stdout(no_color)
 }
 
 /// A runtime for a command that waits for the network.

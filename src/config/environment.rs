@@ -10,6 +10,27 @@ use std::ffi::OsString;
 pub trait Environment {
     /// The value of a variable, if it is set.
     fn variable(&self, name: &str) -> Option<OsString>;
+
+    /// Whether values that come from elsewhere (credentials, variables, files) are read. Where
+    /// they are not, a placeholder stands for each, and nothing can be sent.
+    fn reads_secrets(&self) -> bool {
+        true
+    }
+}
+
+/// The process's own environment, for a command that sends nothing: an operator's shell has
+/// neither the service's credentials nor its variables, and must be able to ask how it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WithoutSecrets;
+
+impl Environment for WithoutSecrets {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        SystemEnvironment.variable(name)
+    }
+
+    fn reads_secrets(&self) -> bool {
+        false
+    }
 }
 
 /// The process's own environment.

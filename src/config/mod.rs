@@ -39,7 +39,7 @@ use crate::domain::parameters::Naming;
 use crate::domain::route::Subscription;
 use crate::layout::Layout;
 
-pub use environment::{Environment, SystemEnvironment};
+pub use environment::{Environment, SystemEnvironment, WithoutSecrets};
 pub use problem::{Mark, Problem, Problems};
 pub use scalar::duration_text;
 

@@ -131,6 +131,21 @@ impl Listings {
         })
     }
 
+    /// The first `limit` ids of events that begin with this prefix, in their order.
+    pub fn event_ids(&self, prefix: &str, limit: usize) -> Result<Vec<EventId>, StoreError> {
+        self.read(|connection| {
+            // Ids are ASCII below the tilde, so that this is a range of the index.
+            let mut statement = connection.prepare_cached(
+                "SELECT id FROM events WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2",
+            )?;
+            let ids = statement
+                .query_map(params![prefix, row::limit(limit)], |found| found.get(0))?
+                .map(|id| id.map(EventId))
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(ids)
+        })
+    }
+
     /// The last `limit` deliveries, the newest first. An empty selector means all.
     pub fn deliveries(
         &self,

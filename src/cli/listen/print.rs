@@ -37,7 +37,9 @@ impl Style {
         }
     }
 
-    fn paint(&self, code: &str, text: &str) -> String {
+    /// The text in the colour of this SGR code (ECMA-48), where colours are on. What a peer or a
+    /// file said has to be made [`safe`] before.
+    pub fn paint(&self, code: &str, text: &str) -> String {
         if self.color {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
         } else {
@@ -130,10 +132,18 @@ pub fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Res
         payload_bytes: received.payload.len(),
         payload: &text::of_xml(&received.payload),
     })?;
-    let mut escaped = String::with_capacity(line.len() + 1);
-    for c in line.chars() {
-        // Only strings can hold these. JSON allows them there; terminals act on some.
-        if is_unsafe(c) {
+    let mut escaped = safe_json(&line);
+    escaped.push('\n');
+    out.write_all(escaped.as_bytes())
+}
+
+/// JSON with everything in its strings that a terminal might act on written as an escape. JSON
+/// allows such characters there; its own encoder leaves some of them as they are.
+pub fn safe_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        // A line end outside strings is the layout; in a string it is an escape already.
+        if c != '\n' && is_unsafe(c) {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
                 let _infallible = write!(escaped, "\\u{unit:04x}");
@@ -142,8 +152,7 @@ pub fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Res
             escaped.push(c);
         }
     }
-    escaped.push('\n');
-    out.write_all(escaped.as_bytes())
+    escaped
 }
 
 /// A callback in JSON.
@@ -169,7 +178,7 @@ struct Line<'a> {
 }
 
 /// Parameters in the order of the wire.
-struct Pairs<'a>(&'a [(String, String)]);
+pub(crate) struct Pairs<'a>(pub &'a [(String, String)]);
 
 impl Serialize for Pairs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

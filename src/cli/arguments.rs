@@ -1,0 +1,97 @@
+//! Values of arguments that several commands take.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::domain::event::EventKind;
+
+/// From when on: a time, or so long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// From this time on.
+    At(Timestamp),
+    /// From so long ago on.
+    Ago(Duration),
+}
+
+impl Since {
+    /// The time that is meant, at `now`.
+    pub fn time(self, now: Timestamp) -> Timestamp {
+        match self {
+            Since::At(time) => time,
+            Since::Ago(length) => jiff::SignedDuration::try_from(length)
+                .ok()
+                .and_then(|length| now.checked_sub(length).ok())
+                .unwrap_or(Timestamp::MIN),
+        }
+    }
+}
+
+/// Reads `--since`.
+pub fn parse_since(text: &str) -> Result<Since, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(Since::At(time));
+    }
+    if let Ok(length) = humantime::parse_duration(text) {
+        return Ok(Since::Ago(length));
+    }
+    // A date, or a date and a time, of the reader's zone.
+    text.parse::<jiff::civil::DateTime>()
+        .ok()
+        .and_then(|civil| TimeZone::system().to_timestamp(civil).ok())
+        .map(Since::At)
+        .ok_or_else(|| {
+            "a duration such as 90s, 2h or 7d, a date such as 2026-01-31, or a time such as \
+             2026-01-31T12:00:00Z"
+                .to_owned()
+        })
+}
+
+/// Reads an event's name or label, whatever the case.
+pub fn parse_event(text: &str) -> Result<EventKind, String> {
+    EventKind::ALL
+        .into_iter()
+        .find(|kind| {
+            kind.as_str().eq_ignore_ascii_case(text) || kind.label().eq_ignore_ascii_case(text)
+        })
+        .ok_or_else(|| {
+            let names = EventKind::ALL.map(EventKind::as_str).join(", ");
+            format!("one of {names}, or a label")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_time_a_date_or_so_long_ago() {
+        let now: Timestamp = "2026-02-01T00:00:00Z".parse().unwrap();
+        let at = |text: &str| parse_since(text).map(|since| since.time(now).to_string());
+        assert_eq!(at("2h"), Ok("2026-01-31T22:00:00Z".to_owned()));
+        assert_eq!(
+            at("2026-01-31T12:00:00+02:00"),
+            Ok("2026-01-31T10:00:00Z".to_owned())
+        );
+        assert!(matches!(parse_since("2026-01-31"), Ok(Since::At(_))));
+        assert!(matches!(parse_since("2026-01-31 12:30"), Ok(Since::At(_))));
+        assert_eq!(
+            Since::Ago(Duration::MAX).time(now),
+            Timestamp::MIN,
+            "before every record"
+        );
+        assert!(parse_since("yesterday").is_err());
+        assert!(parse_since("").is_err());
+    }
+
+    #[test]
+    fn events_go_by_name_and_label() {
+        for kind in EventKind::ALL {
+            assert_eq!(parse_event(kind.as_str()), Ok(kind));
+            assert_eq!(parse_event(&kind.label().to_lowercase()), Ok(kind));
+        }
+        assert!(parse_event("project").is_err());
+    }
+}

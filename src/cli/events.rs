@@ -1,0 +1,199 @@
+//! `events`: what was inferred, and why.
+
+use std::io::Write;
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::DONE;
+use super::arguments::{Since, parse_event, parse_since};
+use super::output::{Cell, FAINT, Style, Table, print_json, time};
+use super::view::{DeliveryWithAttempts, EventView, print_delivery, print_event, short_id};
+use crate::config::Config;
+use crate::domain::event::{EventId, EventKind};
+use crate::store::{EventFilter, Listings};
+
+/// Shows what was inferred, and why.
+#[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct EventsArguments {
+    #[command(subcommand)]
+    command: Option<EventsCommand>,
+    #[command(flatten)]
+    list: ListArguments,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum EventsCommand {
+    /// List events, the newest last
+    List(ListArguments),
+    /// Show one event: why it was inferred, and what each webhook did with it
+    Show {
+        /// The event's id, or a beginning of it that no other id has
+        id: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct ListArguments {
+    /// Only those recorded since then: a duration (2h), a date or a time
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    since: Option<Since>,
+    /// Only this event, by name or label
+    #[arg(long, value_name = "EVENT", value_parser = parse_event)]
+    event: Option<EventKind>,
+    /// Only those of this project: ORGANIZATION/PROJECT, or PROJECT in any organization
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
+    /// How many at most, the last ones; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(super) fn run(
+    arguments: &EventsArguments,
+    config: &Config,
+    now: Timestamp,
+    style: &Style,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let listings = Listings::open(&config.state_dir)?;
+    match &arguments.command {
+        None => list(&arguments.list, &listings, now, style, out),
+        Some(EventsCommand::List(list)) => self::list(list, &listings, now, style, out),
+        Some(EventsCommand::Show { id, json }) => show(id, *json, &listings, style, out),
+    }
+}
+
+fn list(
+    arguments: &ListArguments,
+    listings: &Listings,
+    now: Timestamp,
+    style: &Style,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let (organization, project) = match &arguments.project {
+        None => (None, None),
+        Some(named) => match named.split_once('/') {
+            Some((organization, project)) => (Some(organization), Some(project)),
+            None => (None, Some(named.as_str())),
+        },
+    };
+    let filter = EventFilter {
+        organization: organization.map(str::to_owned),
+        project: project.filter(|name| !name.is_empty()).map(str::to_owned),
+        kind: arguments.event,
+        since: arguments.since.map(|since| since.time(now)),
+    };
+    let limit = match arguments.limit {
+        0 => usize::MAX,
+        limit => limit,
+    };
+    let mut events = listings.events(&filter, limit)?;
+    // As in a log: the newest is nearest to the prompt.
+    events.reverse();
+    if arguments.json {
+        let views: Vec<EventView> = events.iter().map(EventView::of).collect();
+        print_json(out, &views)?;
+        return Ok(DONE);
+    }
+    if events.is_empty() {
+        writeln!(out, "No events.")?;
+        return Ok(DONE);
+    }
+    let mut table = Table::new(["recorded", "event", "project", "origin", "id"]);
+    for listed in &events {
+        table.row([
+            time(listed.recorded_at, style).into(),
+            listed.event.kind.label().into(),
+            listed.event.key.to_string().into(),
+            listed.event.origin.as_str().into(),
+            Cell::painted(FAINT, short_id(&listed.event.id.0)),
+        ]);
+    }
+    table.print(out, style, "")?;
+    if events.len() == limit {
+        writeln!(
+            out,
+            "\nThe last {limit}; --limit 0 shows all, --since, --event and --project fewer."
+        )?;
+    }
+    Ok(DONE)
+}
+
+/// An event in JSON, with what became of it.
+#[derive(Serialize)]
+struct WithDeliveries {
+    #[serde(flatten)]
+    event: EventView,
+    log: Vec<DeliveryWithAttempts>,
+}
+
+fn show(
+    id: &str,
+    json: bool,
+    listings: &Listings,
+    style: &Style,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let id = find(id, listings)?;
+    let (listed, deliveries) = listings
+        .event(&id)?
+        .with_context(|| format!("the event {id} was removed meanwhile"))?;
+    let mut log = Vec::new();
+    for delivery in &deliveries {
+        // One that was removed meanwhile is not shown.
+        if let Some((delivery, _, attempts)) = listings.delivery(delivery.id)? {
+            log.push((delivery, attempts));
+        }
+    }
+    if json {
+        let log = log
+            .iter()
+            .map(|(delivery, attempts)| DeliveryWithAttempts::of(delivery, attempts))
+            .collect();
+        let event = EventView::of(&listed);
+        print_json(out, &WithDeliveries { event, log })?;
+        return Ok(DONE);
+    }
+    print_event(out, style, &listed.event, Some(listed.recorded_at))?;
+    if log.is_empty() {
+        writeln!(
+            out,
+            "\nNo delivery of it is kept: no webhook wanted it, or it was long ago."
+        )?;
+    }
+    for (delivery, attempts) in &log {
+        writeln!(out)?;
+        print_delivery(out, style, delivery, attempts, false)?;
+    }
+    Ok(DONE)
+}
+
+/// The id that a beginning stands for.
+pub(super) fn find(text: &str, listings: &Listings) -> anyhow::Result<EventId> {
+    let text = text.to_ascii_lowercase();
+    let digits = text.strip_prefix("evt_").unwrap_or(&text);
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        bail!(
+            "an event's id is evt_ and hexadecimal digits, or the first of them; `events` lists them"
+        );
+    }
+    let found = listings.event_ids(&format!("evt_{digits}"), 4)?;
+    match found.as_slice() {
+        [id] => Ok(id.clone()),
+        [] => bail!("there is no event evt_{digits}; `events` lists those that are kept"),
+        several => {
+            let ids: Vec<&str> = several.iter().map(|id| id.0.as_str()).collect();
+            bail!("several events begin so: {}", ids.join(", "))
+        }
+    }
+}
