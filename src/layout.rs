@@ -250,6 +250,19 @@ struct Live {
 }
 
 impl Cursor {
+    /// The cursor with the templates of these roles alone.
+    #[must_use]
+    pub fn of(mut self, wanted: impl Fn(Role) -> bool) -> Cursor {
+        let layout = self.layout.clone();
+        self.live.retain(|live| {
+            layout
+                .templates
+                .get(live.rank)
+                .is_some_and(|template| wanted(template.role))
+        });
+        self
+    }
+
     /// The cursor one component further, where any template leads there.
     pub fn enter(&self, name: &str) -> Option<Cursor> {
         let live: Vec<Live> = self

@@ -55,6 +55,8 @@ pub struct Held {
     pub place: Place,
     /// The open file.
     pub file: OwnedFd,
+    /// What the file system said of it when it was opened.
+    pub stamp: Stamp,
     /// Counts it among the held ones.
     pub permit: Permit,
 }
@@ -92,17 +94,36 @@ impl Observer {
             definition_rank: usize::MAX,
             look: Look::default(),
         };
-        match root.open_directory("") {
-            Ok(directory) => walk.directory(directory, "", &cursor),
-            Err(error) => walk.blind("", &error),
+        // The definition last. A snapshot is taken of a definition that is saved already; were the
+        // definition read first, one that is saved and snapshotted in between would seem to be
+        // restored from that snapshot at the next look.
+        let copies = cursor.clone().of(|role| role != Role::Definition);
+        let definition = cursor.of(|role| role == Role::Definition);
+        for cursor in [copies, definition] {
+            match root.open_directory("") {
+                Ok(directory) => walk.directory(directory, "", &cursor),
+                Err(error) => walk.blind("", &error),
+            }
         }
         walk.look
     }
 
     /// Reads a file that was opened when a hint named it. Nothing when it is not complete.
+    ///
+    /// Losing its name changed the file's change time, and it is compared with those of other
+    /// files; so the time from before counts.
     pub fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
-        self.read(held.file.as_fd(), &held.path, &held.place, now)
-            .ok()
+        let (mut state, bytes) = self
+            .read(held.file.as_fd(), &held.path, &held.place, now)
+            .ok()?;
+        let was_written_since = state.stamp.modified_ns != held.stamp.modified_ns
+            || state.stamp.size != held.stamp.size;
+        state.stamp.changed_ns = if was_written_since {
+            state.stamp.modified_ns
+        } else {
+            held.stamp.changed_ns
+        };
+        Some((state, bytes))
     }
 
     /// Finds the projects at and below a directory; the empty path is the root.
@@ -258,7 +279,7 @@ impl ProjectWalk<'_> {
                     if let Err(kind) = kind_of(&stat)
                         && cursor.leads_on()
                     {
-                        self.look.observed.blind.push(problem(path, kind, false));
+                        self.note_blind(problem(path, kind, false));
                     }
                 }
                 None => {}
@@ -346,7 +367,14 @@ impl ProjectWalk<'_> {
 
     fn blind(&mut self, path: &str, error: &io::Error) {
         let reason = format!("the directory cannot be read: {error}");
-        self.look.observed.blind.push(problem(path, &reason, true));
+        self.note_blind(problem(path, &reason, true));
+    }
+
+    fn note_blind(&mut self, problem: Problem) {
+        let blind = &mut self.look.observed.blind;
+        if !blind.iter().any(|known| known.path == problem.path) {
+            blind.push(problem);
+        }
     }
 
     fn is_recorded_below(&self, path: &str) -> bool {

@@ -471,14 +471,16 @@ impl Thread {
         // was linked into place is complete, and nothing else will be reported of it.
         let stat = file.as_ref().and_then(|file| rustix::fs::fstat(file).ok());
         let is_empty = stat.as_ref().is_some_and(|stat| stamp(stat).size == 0);
-        let is_regular = stat.as_ref().is_some_and(|stat| kind_of(stat).is_ok());
-        let held = match file {
-            Some(file) if is_regular && !is_empty => Permit::take(&self.held).map(|permit| Held {
-                path: path.to_owned(),
-                place,
-                file,
-                permit,
-            }),
+        let held = match (file, stat) {
+            (Some(file), Some(stat)) if kind_of(&stat).is_ok() && !is_empty => {
+                Permit::take(&self.held).map(|permit| Held {
+                    path: path.to_owned(),
+                    place,
+                    file,
+                    stamp: stamp(&stat),
+                    permit,
+                })
+            }
             _ => None,
         };
         self.hints.send(Hint::Project {

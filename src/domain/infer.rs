@@ -1,12 +1,23 @@
 //! What a look means: recorded against observed, and the events that follow (contract section 2).
 //!
 //! Constraint: what is missing counts only when the caller says so, and only where the look could
-//! see. What is there and complete counts at once.
+//! see. What is there and complete counts at once, with two exceptions that keep a replaced
+//! project's delete in front of its successor's events: nothing of a place whose definition was
+//! replaced counts before the removal does, and while a definition is missing, neither does a
+//! published copy that bears another engineId, for it may be the successor's.
+//!
+//! The engineId is a project's identity wherever both sides have one. A definition with another
+//! engineId is that of another project, even when a snapshot in the same place has its content:
+//! such a snapshot is the successor's, not the project's own.
+//!
+//! A published copy keeps a deleted project from being unpublished when it is still there in any
+//! way: as it was, with new content, under another tag, or unreadable. Only a copy that came with
+//! another engineId does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{EventKind, Inferred};
-use super::project::{FileState, Observed, Recorded, Role};
+use super::project::{FileState, Observed, Recorded, Role, Sighting};
 
 /// Whether what is missing counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +35,24 @@ pub struct Inference {
     pub record: Recorded,
     /// What happened, in the order in which it is recorded and delivered.
     pub events: Vec<Inferred>,
-    /// Whether something that is missing did not count yet.
-    pub waits: bool,
+    /// What is missing and did not count yet.
+    pub missing: BTreeSet<String>,
+}
+
+/// What is missing: the paths of the recorded files that are gone, and of the definition also where
+/// that of another project is in its place.
+pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
+    let copies = recorded.published.keys().chain(recorded.snapshots.keys());
+    let definition = recorded
+        .definition
+        .iter()
+        .filter(|_| observed.definition_is_gone() || is_replaced(recorded, observed))
+        .map(|definition| &definition.path);
+    copies
+        .filter(|path| observed.is_gone(path))
+        .chain(definition)
+        .cloned()
+        .collect()
 }
 
 /// What this look at one project means.
@@ -36,25 +63,19 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         return Inference {
             record: recorded.clone(),
             events: Vec::new(),
-            waits: true,
+            missing: missing(recorded, observed),
         };
     }
     let mut events = Vec::new();
     if replaced {
-        let engine_id = observed.definition().and_then(|d| d.document.engine_id());
-        let published_went = recorded
-            .published
-            .values()
-            .all(|copy| went_with_its_project(copy, observed, engine_id));
         deletes(
             &mut events,
             recorded,
-            published_went,
+            observed,
             "the definition was replaced by that of another project (another engineId)",
         );
     }
-    // An organization or project name never decides here: a replaced project's successor starts
-    // without a definition on record.
+    // A replaced project's successor starts without a definition on record.
     let definition_before = recorded.definition.as_ref().filter(|_| !replaced);
 
     let mut restore = None;
@@ -78,71 +99,63 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         (before, None) => record.definition = before.cloned(),
     }
 
-    let (snapshots, mut waits) = copies(
+    record.snapshots = copies(
         &mut events,
         &recorded.snapshots,
         observed,
         Role::Snapshot,
         removals,
+        None,
     );
-    record.snapshots = snapshots;
     events.extend(restore);
-    let (published, published_waits) = copies(
+    let definition_is_missing = record.definition.is_some() && observed.definition_is_gone();
+    // Held back: see the head of this file.
+    let held_for =
+        definition_before.filter(|_| definition_is_missing && removals == Removals::Wait);
+    record.published = copies(
         &mut events,
         &recorded.published,
         observed,
         Role::Published,
         removals,
+        held_for,
     );
-    record.published = published;
-    waits |= published_waits;
-
-    if record.definition.is_some() && observed.definition_is_gone() {
-        match removals {
-            Removals::Wait => waits = true,
-            Removals::Count => {
-                let published_went = recorded.published.keys().all(|path| observed.is_gone(path));
-                deletes(
-                    &mut events,
-                    recorded,
-                    published_went,
-                    "the definition is gone",
-                );
-                record.definition = None;
-            }
-        }
+    if definition_is_missing && removals == Removals::Count {
+        deletes(&mut events, recorded, observed, "the definition is gone");
+        record.definition = None;
     }
     Inference {
+        missing: missing(&record, observed),
         record,
         events,
-        waits,
     }
 }
 
-/// Whether the definition is now that of another project.
-///
-/// A change to the content of one of the project's own snapshots is a restore, whatever engineId
-/// that snapshot bears.
+/// Whether the definition is now that of another project: both bear an engineId, and not the same.
 pub fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
-    let (Some(before), Some(seen)) = (&recorded.definition, observed.definition()) else {
-        return false;
-    };
-    let ids = (before.document.engine_id(), seen.document.engine_id());
-    matches!(ids, (Some(old), Some(new)) if old != new)
-        && restored_from(recorded, observed, seen).is_none()
+    match (&recorded.definition, observed.definition()) {
+        (Some(before), Some(seen)) => bears_another_engine_id(before, seen),
+        _ => false,
+    }
 }
 
-/// Whether a published copy of a replaced project went with it: it is gone, or its place holds a
-/// copy of the successor.
-fn went_with_its_project(
-    copy: &FileState,
-    observed: &Observed,
-    successor_engine_id: Option<&str>,
-) -> bool {
-    observed.is_gone(&copy.path)
-        || observed
-            .complete(Role::Published)
-            .any(|seen| seen.path == copy.path && seen.document.engine_id() == successor_engine_id)
+fn bears_another_engine_id(one: &FileState, other: &FileState) -> bool {
+    match (one.document.engine_id(), other.document.engine_id()) {
+        (Some(one), Some(other)) => one != other,
+        _ => false,
+    }
+}
+
+/// Whether a published copy of the project that had this definition is, or may be, still there.
+fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Observed) -> bool {
+    let came_with_another = |seen: &FileState| {
+        let known = recorded.published.get(&seen.path);
+        bears_another_engine_id(definition, seen) && known.is_none_or(|copy| copy.hash != seen.hash)
+    };
+    observed.files.values().any(|sighting| match sighting {
+        Sighting::Complete(seen) => seen.role == Role::Published && !came_with_another(seen),
+        Sighting::Unclear { role, .. } => *role == Role::Published,
+    }) || !observed.blind.is_empty()
 }
 
 /// Why a definition with this new content was restored from a snapshot, if it was.
@@ -186,11 +199,12 @@ fn imports(events: &mut Vec<Inferred>, seen: &FileState) {
     }
 }
 
-fn deletes(events: &mut Vec<Inferred>, recorded: &Recorded, published_went: bool, why: &str) {
+fn deletes(events: &mut Vec<Inferred>, recorded: &Recorded, observed: &Observed, why: &str) {
     let Some(definition) = &recorded.definition else {
         return;
     };
-    let unpublished = !recorded.published.is_empty() && published_went;
+    let unpublished =
+        !recorded.published.is_empty() && !is_still_published(definition, recorded, observed);
     let because = if unpublished {
         format!("{why}, and so are all published copies that were recorded")
     } else if recorded.published.is_empty() {
@@ -216,39 +230,33 @@ fn deletes(events: &mut Vec<Inferred>, recorded: &Recorded, published_went: bool
     }
 }
 
-/// Compares the snapshots or the published copies; returns what to record of them, and whether a
-/// missing one waits.
+/// Compares the snapshots or the published copies; returns what to record of them. New ones that bear another engineId than `held_for` are not yet recorded.
 fn copies(
     events: &mut Vec<Inferred>,
     recorded: &BTreeMap<String, FileState>,
     observed: &Observed,
     role: Role,
     removals: Removals,
-) -> (BTreeMap<String, FileState>, bool) {
+    held_for: Option<&FileState>,
+) -> BTreeMap<String, FileState> {
     let (kind, what) = match role {
         Role::Published => (EventKind::ProjectPublish, "a published copy"),
         Role::Snapshot | Role::Definition => (EventKind::SnapshotCreate, "a snapshot"),
     };
-    let mut waits = false;
-    let mut record = BTreeMap::new();
-    for (path, before) in recorded {
-        match (observed.is_gone(path), removals) {
-            (true, Removals::Count) => {}
-            (true, Removals::Wait) => {
-                waits = true;
-                record.insert(path.clone(), before.clone());
-            }
-            (false, _) => {
-                record.insert(path.clone(), before.clone());
-            }
-        }
-    }
+    let mut record: BTreeMap<String, FileState> = recorded
+        .iter()
+        .filter(|(path, _)| removals == Removals::Wait || !observed.is_gone(path))
+        .map(|(path, before)| (path.clone(), before.clone()))
+        .collect();
     let mut fresh: Vec<&FileState> = Vec::new();
     for seen in observed.complete(role) {
         if recorded
             .get(&seen.path)
             .is_none_or(|before| before.hash != seen.hash)
         {
+            if held_for.is_some_and(|definition| bears_another_engine_id(definition, seen)) {
+                continue;
+            }
             fresh.push(seen);
         }
         record.insert(seen.path.clone(), seen.clone());
@@ -266,5 +274,5 @@ fn copies(
             },
         }
     }));
-    (record, waits)
+    record
 }

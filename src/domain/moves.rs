@@ -5,12 +5,20 @@
 //! enough to tell a move from a copy; the old place has to be looked at too. So this layer takes
 //! several looks at once, pairs arrivals with departures, and lets [`infer`] judge each project by
 //! the record that belongs to it now.
+//!
+//! - Into a place where no definition was on record a project moves at once, without the pause.
+//! - Into the place of another project it moves when that one's removal counts, or when that one
+//!   moved away itself. Until then its old place waits for it ([`Change::awaited_at`]), or else it
+//!   would be deleted there and imported here.
+//! - It takes along what was on record in the old place under the same role and tag, and is there
+//!   no more; what stayed, or cannot be read, stays on record there.
+//! - A copy whose original is missing at that very look is a move; looks cannot tell the two apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{EventKind, Inferred};
 use super::infer::{Inference, Removals, infer, is_replaced};
-use super::project::{ContentHash, FileState, Observed, ProjectKey, Recorded, Role};
+use super::project::{ContentHash, FileState, Observed, ProjectKey, Recorded, Role, Sighting};
 
 /// One project, recorded and observed.
 #[derive(Clone, Debug)]
@@ -32,6 +40,9 @@ pub struct Change {
     pub key: ProjectKey,
     /// The project it was before, where it moved.
     pub moved_from: Option<ProjectKey>,
+    /// The place to which this project went, where that place waits itself. Its definition's
+    /// removal must not count before that place is judged (see [`super::settle::Settle::follow`]).
+    pub awaited_at: Option<ProjectKey>,
     /// What to record, what happened, and whether something waits.
     pub inference: Inference,
 }
@@ -41,8 +52,8 @@ impl Look {
     /// none on record, or that of another project.
     pub fn arrival(&self) -> Option<ContentHash> {
         let seen = self.observed.definition()?;
-        let arrived = self.observed.blind.is_empty()
-            && (self.recorded.definition.is_none() || is_replaced(&self.recorded, &self.observed));
+        let arrived =
+            self.recorded.definition.is_none() || is_replaced(&self.recorded, &self.observed);
         arrived.then_some(seen.hash)
     }
 
@@ -60,7 +71,7 @@ impl Look {
 /// What these looks mean together. For every arrival, the projects on record in its organization
 /// with that content have to be among the looks.
 pub fn infer_all(looks: &[Look]) -> Vec<Change> {
-    let moves = pair(looks);
+    let Pairs { moves, awaited } = pair(looks);
     let origins: BTreeSet<usize> = moves.values().copied().collect();
     looks
         .iter()
@@ -68,17 +79,29 @@ pub fn infer_all(looks: &[Look]) -> Vec<Change> {
         .map(|(index, look)| {
             let origin = moves.get(&index).and_then(|origin| looks.get(*origin));
             let departed = origins.contains(&index);
+            let awaited_at = awaited.get(&index).and_then(|place| looks.get(*place));
+            let removals = awaited_at.map_or(look.removals, |_| Removals::Wait);
             Change {
                 key: look.key.clone(),
                 moved_from: origin.map(|origin| origin.key.clone()),
-                inference: judge(look, origin, departed),
+                awaited_at: awaited_at.map(|place| place.key.clone()),
+                inference: judge(look, origin, departed, removals),
             }
         })
         .collect()
 }
 
-/// Pairs arrivals with departures: index of the new place to index of the old one.
-fn pair(looks: &[Look]) -> BTreeMap<usize, usize> {
+/// Arrivals and departures that belong together, by their indexes among the looks.
+struct Pairs {
+    /// New place to old place.
+    moves: BTreeMap<usize, usize>,
+    /// Old place to new place, where the new place is that of a project whose removal waits. No
+    /// rings.
+    awaited: BTreeMap<usize, usize>,
+}
+
+/// Pairs arrivals with departures.
+fn pair(looks: &[Look]) -> Pairs {
     let mut departures: BTreeMap<(&str, ContentHash), Vec<usize>> = BTreeMap::new();
     for (index, look) in looks.iter().enumerate() {
         if let Some(hash) = look.departure() {
@@ -116,13 +139,37 @@ fn pair(looks: &[Look]) -> BTreeMap<usize, usize> {
             }
         }
         if moves.len() == paired {
-            return moves;
+            break;
         }
     }
+    let mut awaited = BTreeMap::new();
+    for (index, look) in looks.iter().enumerate() {
+        if moves.contains_key(&index) {
+            continue;
+        }
+        let origin = look.arrival().and_then(|hash| {
+            departures
+                .get_mut(&(look.key.organization.as_str(), hash))
+                .and_then(Vec::pop)
+        });
+        if let Some(origin) = origin {
+            awaited.insert(origin, index);
+        }
+    }
+    // Projects that change places in a ring wait for nobody: a look at any one of them brings the
+    // others along, and each would follow the other for ever.
+    let in_ring = |start: usize| {
+        std::iter::successors(awaited.get(&start), |place| awaited.get(place))
+            .take(awaited.len())
+            .any(|place| *place == start)
+    };
+    let ring: BTreeSet<usize> = awaited.keys().copied().filter(|at| in_ring(*at)).collect();
+    awaited.retain(|origin, _| !ring.contains(origin));
+    Pairs { moves, awaited }
 }
 
 /// Judges one look, given where the project came from and whether the one on record went away.
-fn judge(look: &Look, origin: Option<&Look>, departed: bool) -> Inference {
+fn judge(look: &Look, origin: Option<&Look>, departed: bool, removals: Removals) -> Inference {
     let mut events: Vec<Inferred> = Vec::new();
     let mut recorded = if departed {
         left_behind(look)
@@ -145,21 +192,23 @@ fn judge(look: &Look, origin: Option<&Look>, departed: bool) -> Inference {
             recorded.put(file);
         }
     }
-    let mut inference = infer(&recorded, &look.observed, look.removals);
+    let mut inference = infer(&recorded, &look.observed, removals);
     events.append(&mut inference.events);
     inference.events = events;
     inference
 }
 
 /// What stays on record in a place that a project moved away from: the files that are still there
-/// as they were.
+/// as they were, or may be.
 fn left_behind(look: &Look) -> Recorded {
+    let observed = &look.observed;
     look.recorded
         .files()
-        .filter(|file| {
-            look.observed
-                .complete(file.role)
-                .any(|seen| seen.path == file.path && seen.hash == file.hash)
+        .filter(|file| match observed.files.get(&file.path) {
+            Some(Sighting::Complete(seen)) => seen.role == file.role && seen.hash == file.hash,
+            // It is certain that the definition went.
+            Some(Sighting::Unclear { .. }) => file.role != Role::Definition,
+            None => file.role != Role::Definition && !observed.is_gone(&file.path),
         })
         .cloned()
         .collect()

@@ -14,7 +14,7 @@ use super::status::Trouble;
 use super::{Loop, PAUSE};
 use crate::domain::delivery;
 use crate::domain::event::{Event, EventId, EventKind, Explanation, Inferred, Origin, timestamp};
-use crate::domain::infer::{Removals, infer, is_replaced};
+use crate::domain::infer::{Removals, infer, missing};
 use crate::domain::moves::{self, Look};
 use crate::domain::parameters::parameters;
 use crate::domain::project::{
@@ -32,6 +32,7 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// A look in progress: what is due, what was on record, and what files that are gone again said.
 struct Turn {
     due: Due,
+    removals: Removals,
     recorded: Recorded,
     observed: Observed,
     /// Events of files that existed between two looks, and the record after them.
@@ -43,31 +44,37 @@ struct Turn {
     held_back: Vec<Held>,
 }
 
+impl Turn {
+    fn look(&self) -> Look {
+        Look {
+            key: self.due.key.clone(),
+            recorded: self.record_after_passed.clone(),
+            observed: self.observed.clone(),
+            removals: self.removals,
+        }
+    }
+}
+
 impl Loop {
     /// Looks at due projects, judges them, commits. What cannot be done now becomes due again.
     pub(super) fn step(&mut self, due: Vec<Due>) {
-        let keys: Vec<ProjectKey> = due.iter().map(|due| due.key.clone()).collect();
+        let taken: Vec<(ProjectKey, Origin)> = due
+            .iter()
+            .map(|due| (due.key.clone(), due.origin))
+            .collect();
         let root = match self.root.open() {
             Ok(Some(root)) => root,
-            Ok(None) | Err(_) => return self.root_is_in_doubt(&keys),
+            Ok(None) | Err(_) => return self.root_is_in_doubt(&taken),
         };
         let now = self.clock.now();
         let (turns, contents, looked_at) = match self.look_at(&root, due, now) {
             Ok(found) => found,
             Err(error) => {
-                self.put_back(&keys);
+                self.put_back(&taken);
                 return self.store_failed(&error);
             }
         };
-        let looks: Vec<Look> = turns
-            .iter()
-            .map(|turn| Look {
-                key: turn.due.key.clone(),
-                recorded: turn.record_after_passed.clone(),
-                observed: turn.observed.clone(),
-                removals: turn.due.removals,
-            })
-            .collect();
+        let looks: Vec<Look> = turns.iter().map(Turn::look).collect();
         let changes = moves::infer_all(&looks);
         drop(looks);
 
@@ -77,12 +84,13 @@ impl Loop {
             for turn in turns {
                 self.hold_again(turn.due.key, turn.held.into_iter().chain(turn.held_back));
             }
-            return self.root_is_in_doubt(&keys);
+            return self.root_is_in_doubt(&taken);
         }
         drop(root);
 
         let mut batch = Batch::new(now);
         let mut opens = Vec::new();
+        let mut follows = Vec::new();
         let mut needed: BTreeSet<ContentHash> = BTreeSet::new();
         let (mut came, mut went) = (0, 0);
         for (turn, change) in turns.iter().zip(changes) {
@@ -91,10 +99,16 @@ impl Loop {
             if !turn.recorded.is_empty() && !turn.observed.files.is_empty() {
                 self.root.found_one();
             }
+            follows.extend(change.awaited_at.map(|place| (turn.due.key.clone(), place)));
             opens.push((
                 turn.due.key.clone(),
                 Open {
-                    removal: judged.waits && trusted,
+                    // What is missing in another root will never count; looking again is in vain.
+                    missing: if trusted {
+                        judged.missing
+                    } else {
+                        BTreeSet::new()
+                    },
                     unclear: turn.observed.problems().any(|problem| problem.may_heal),
                 },
             ));
@@ -137,15 +151,14 @@ impl Loop {
                 self.status.add_projects(came, went);
                 let moment = self.clock.moment();
                 for (key, open) in opens {
-                    if open.removal {
-                        // The old place of a move that was none is not waiting yet.
-                        self.settle.check(&key, moment, Origin::Live, "missing");
-                    }
                     self.settle.looked(&key, moment, open);
                 }
-                for key in keys.iter().filter(|key| !looked_at.contains(key)) {
+                for (key, place) in follows {
+                    self.settle.follow(&key, &place);
+                }
+                for (key, origin) in taken.iter().filter(|(key, _)| !looked_at.contains(key)) {
                     self.settle
-                        .check(key, moment, Origin::Live, "put off for its size");
+                        .check(key, moment, *origin, "put off for its size");
                 }
                 for turn in turns {
                     self.hold_again(turn.due.key, turn.held_back);
@@ -155,7 +168,7 @@ impl Loop {
                 for turn in turns {
                     self.hold_again(turn.due.key, turn.held.into_iter().chain(turn.held_back));
                 }
-                self.put_back(&keys);
+                self.put_back(&taken);
                 self.store_failed(&error);
             }
         }
@@ -188,15 +201,9 @@ impl Loop {
             let keys: Vec<ProjectKey> = waiting.iter().map(|due| due.key.clone()).collect();
             let recorded = self.store.recorded_many(&keys)?;
             let first = turns.len();
-            for (mut due, recorded) in waiting.into_iter().zip(recorded) {
+            for (due, recorded) in waiting.into_iter().zip(recorded) {
                 if bytes > BATCH_BYTES {
                     break;
-                }
-                if self.adopting {
-                    // The record is of another layout, or there is none.
-                    due.removals = Removals::Count;
-                } else if !self.root.trusts_removals() {
-                    due.removals = Removals::Wait;
                 }
                 looked_at.insert(due.key.clone());
                 let look = self.observer.look(root, &due.key, &recorded, now);
@@ -206,6 +213,7 @@ impl Loop {
                 }
                 let mut turn = Turn {
                     due,
+                    removals: Removals::Wait,
                     record_after_passed: recorded.clone(),
                     recorded,
                     observed: look.observed,
@@ -217,11 +225,26 @@ impl Loop {
                     bytes += content.len();
                     contents.insert(hash, content);
                 }
+                turn.removals = self.removals(&turn);
                 turns.push(turn);
             }
             waiting = self.old_places(&turns, first)?;
         }
         Ok((turns, contents, looked_at))
+    }
+
+    /// Whether what this look finds missing counts.
+    fn removals(&self, turn: &Turn) -> Removals {
+        if self.adopting {
+            // The record is of another layout, or there is none.
+            Removals::Count
+        } else if self.root.trusts_removals() {
+            let missing = missing(&turn.record_after_passed, &turn.observed);
+            self.settle
+                .removals(&turn.due.key, self.clock.moment(), &missing)
+        } else {
+            Removals::Wait
+        }
     }
 
     /// The projects on record with the content that arrived in one of these looks, as far as they
@@ -230,13 +253,9 @@ impl Loop {
         let mut places = Vec::new();
         let mut known: BTreeSet<ProjectKey> = turns.iter().map(|t| t.due.key.clone()).collect();
         for turn in turns.iter().skip(first) {
-            let look = Look {
-                key: turn.due.key.clone(),
-                recorded: turn.record_after_passed.clone(),
-                observed: turn.observed.clone(),
-                removals: turn.due.removals,
+            let Some(hash) = turn.look().arrival() else {
+                continue;
             };
-            let Some(hash) = look.arrival() else { continue };
             for key in self
                 .store
                 .with_definition(&turn.due.key.organization, &hash)?
@@ -244,7 +263,6 @@ impl Loop {
                 if known.insert(key.clone()) {
                     places.push(Due {
                         key,
-                        removals: Removals::Wait,
                         origin: turn.due.origin,
                         hint: format!("its content appeared in {}", turn.due.key),
                     });
@@ -280,12 +298,13 @@ impl Loop {
             contents.push((state.hash, bytes));
             observed
                 .files
-                .insert(state.path.clone(), Sighting::Complete(state));
-            if is_replaced(&turn.record_after_passed, &observed) {
+                .insert(state.path.clone(), Sighting::Complete(state.clone()));
+            let inference = infer(&turn.record_after_passed, &observed, Removals::Wait);
+            if !is_known(&inference.record, &state) {
+                // It waits for a removal, and so its content has to be kept until that counts.
                 turn.held_back.push(held);
                 continue;
             }
-            let inference = infer(&turn.record_after_passed, &observed, Removals::Wait);
             turn.passed.extend(inference.events);
             turn.record_after_passed = inference.record;
             turn.held.push(held);
@@ -451,17 +470,18 @@ impl Loop {
         !judge_missing
     }
 
-    fn put_back(&mut self, keys: &[ProjectKey]) {
+    /// Makes projects due again, by the origin that they were taken with.
+    fn put_back(&mut self, taken: &[(ProjectKey, Origin)]) {
         let now = self.clock.moment();
-        for key in keys {
-            self.settle.check(key, now, Origin::Live, "put back");
+        for (key, origin) in taken {
+            self.settle.check(key, now, *origin, "put back");
         }
     }
 
     /// The root could not be opened, or is not the one that is watched: nothing that was seen
     /// counts, and the root is checked at once.
-    fn root_is_in_doubt(&mut self, keys: &[ProjectKey]) {
-        self.put_back(keys);
+    fn root_is_in_doubt(&mut self, taken: &[(ProjectKey, Origin)]) {
+        self.put_back(taken);
         let now = self.clock.moment();
         self.next_pulse = now;
         self.paused_until = Some(now.saturating_add(PAUSE));

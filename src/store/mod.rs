@@ -84,19 +84,27 @@ struct Shared {
     path: Arc<Path>,
     writer: Mailbox<Box<dyn threads::Write>>,
     reader: Mailbox<threads::Read>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    reader_thread: Mutex<Option<JoinHandle<()>>>,
+    writer_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Shared {
     fn close(&self) {
+        // The reader first: the last connection to close clears the log away, and one that cannot
+        // write cannot do that.
         self.reader.close();
+        end(&self.reader_thread);
         self.writer.close();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            // A thread that panicked was reported when it did, and answers nobody any more.
-            let _ = thread.join();
-        }
+        end(&self.writer_thread);
+    }
+}
+
+/// Waits for a thread that was told to end.
+fn end(thread: &Mutex<Option<JoinHandle<()>>>) {
+    let mut thread = thread.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(thread) = thread.take() {
+        // One that panicked was reported when it did, and answers nobody any more.
+        let _ = thread.join();
     }
 }
 
@@ -116,47 +124,26 @@ impl Store {
         let for_reading = schema::open_for_reading(state_dir)?;
         let (writer, writes) = Mailbox::new();
         let (reader, reads) = Mailbox::new();
-        let store = Self {
-            shared: Arc::new(Shared {
-                path: schema::database(state_dir).into(),
-                writer,
-                reader,
-                threads: Mutex::new(Vec::new()),
-            }),
-        };
-        store.start("store-writer", state_dir, move || {
+        // Where the second thread cannot be started, the first one's mailbox goes, and it ends.
+        let reader_thread = start("store-reader", state_dir, move || {
+            threads::run_reader(&for_reading, reads);
+        })?;
+        let writer_thread = start("store-writer", state_dir, move || {
             // The lock goes last: the next daemon must not find the log of this one open.
             let _lock = lock;
             let connection = for_writing;
             threads::run_writer(&connection, writes);
             drop(connection);
         })?;
-        store.start("store-reader", state_dir, move || {
-            threads::run_reader(&for_reading, reads);
-        })?;
-        Ok(store)
-    }
-
-    fn start(
-        &self,
-        name: &str,
-        state_dir: &Path,
-        run: impl FnOnce() + Send + 'static,
-    ) -> Result<(), OpenError> {
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(run)
-            .map_err(|source: io::Error| OpenError::Io {
-                what: "start a thread for",
-                path: state_dir.to_owned(),
-                source,
-            })?;
-        self.shared
-            .threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(thread);
-        Ok(())
+        Ok(Self {
+            shared: Arc::new(Shared {
+                path: schema::database(state_dir).into(),
+                writer,
+                reader,
+                reader_thread: Mutex::new(Some(reader_thread)),
+                writer_thread: Mutex::new(Some(writer_thread)),
+            }),
+        })
     }
 
     /// Commits what waits, ends the threads and gives the lock back. Blocks. Every later call, on
@@ -204,6 +191,21 @@ impl Store {
         let result = self.shared.writer.ask_blocking(job, answer);
         result.map_err(|fault| self.error(fault))
     }
+}
+
+fn start(
+    name: &str,
+    state_dir: &Path,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, OpenError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|source: io::Error| OpenError::Io {
+            what: "start a thread for",
+            path: state_dir.to_owned(),
+            source,
+        })
 }
 
 /// The side of inference. Every method blocks.

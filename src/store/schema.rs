@@ -34,12 +34,19 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest database that is checked page by page when it is opened, in bytes. A check reads
-/// everything, at some hundred MiB a second, and a start must not take minutes; damage in a larger
+/// everything, at 100 MiB a second or more, and a start must not take minutes; damage in a larger
 /// one is noticed when the page is read.
 const CHECKED_MAX: u64 = 1 << 30;
 
+/// The write-ahead log is moved into the database when it has this many pages: 16 MiB. A burst
+/// writes the same pages of the indexes again and again, and each is moved only once.
+const LOG_PAGES: i64 = 4096;
+
 /// The write-ahead log is cut back to this when it was larger, in bytes.
 const LOG_SIZE: i64 = 16 << 20;
+
+/// The cache of the writer, in KiB, negative as SQLite wants it.
+const WRITER_CACHE: i64 = -8192;
 
 /// The statements a connection keeps prepared.
 const STATEMENTS_KEPT: usize = 128;
@@ -143,11 +150,15 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
 fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    connection.query_row(
-        &format!("PRAGMA journal_size_limit = {LOG_SIZE}"),
-        [],
-        |_| Ok(()),
-    )
+    connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
+    for (name, value) in [
+        ("wal_autocheckpoint", LOG_PAGES),
+        ("journal_size_limit", LOG_SIZE),
+    ] {
+        // Setting these answers with a row, which an update must not.
+        connection.query_row(&format!("PRAGMA {name} = {value}"), [], |_| Ok(()))?;
+    }
+    Ok(())
 }
 
 /// The schema version of a database of this program.

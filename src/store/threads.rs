@@ -4,10 +4,11 @@
 //!
 //! Operation: the writer takes whatever waits in its channel, up to [`GROUP_MAX`] jobs, and
 //! commits it as one transaction, so that a burst costs one write to the disk instead of one each.
-//! Each job has a savepoint: one that fails leaves the others alone. Where the whole transaction
-//! fails, each job gets a transaction of its own, so that a large batch that does not fit on the
-//! disk does not take small ones with it. The reader has a connection that cannot write; what it
-//! reads in one job is one consistent state.
+//! Where one of the jobs fails, or the commit, everything is undone and each job gets a transaction
+//! of its own, so that a large batch that does not fit on the disk does not take small ones with
+//! it. (A savepoint for each job would spare the others this, and made every write half as fast:
+//! SQLite keeps the page before each change of it once more.) The reader has a connection that
+//! cannot write; what it reads in one job is one consistent state.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -96,15 +97,15 @@ pub(super) fn run_reader(connection: &Connection, mut jobs: mpsc::Receiver<Read>
 
 /// A job of the writer. It can run again where its transaction failed.
 pub(super) trait Write: Send {
-    /// Does the work and keeps the result; says whether it may be committed.
-    fn run(&mut self, connection: &Connection) -> bool;
-    /// Answers: with the result, or with what the commit failed on.
+    /// Does the work and keeps the result until it is committed.
+    fn run(&mut self, connection: &Connection) -> Result<(), Fault>;
+    /// Answers: with the result, or with what the transaction failed on.
     fn reply(self: Box<Self>, committed: Result<(), Fault>);
 }
 
 struct Task<T, W> {
     work: W,
-    result: Option<Result<T, Fault>>,
+    result: Option<T>,
     reply: oneshot::Sender<Result<T, Fault>>,
 }
 
@@ -113,23 +114,15 @@ where
     T: Send,
     W: FnMut(&Connection) -> Result<T, Fault> + Send,
 {
-    fn run(&mut self, connection: &Connection) -> bool {
-        let result = (self.work)(connection);
-        let done = result.is_ok();
-        self.result = Some(result);
-        done
+    fn run(&mut self, connection: &Connection) -> Result<(), Fault> {
+        self.result = Some((self.work)(connection)?);
+        Ok(())
     }
 
     fn reply(self: Box<Self>, committed: Result<(), Fault>) {
-        let result = match (committed, self.result) {
-            (Ok(()), Some(result)) => result,
-            // Its own failure says more than that of the transaction.
-            (Err(_), Some(Err(fault))) => Err(fault),
-            (Err(fault), _) => Err(fault),
-            (Ok(()), None) => Err(Fault::Closed),
-        };
+        let Task { result, reply, .. } = *self;
         // Whoever asked may have gone.
-        let _ = self.reply.send(result);
+        let _ = reply.send(committed.and_then(|()| result.ok_or(Fault::Closed)));
     }
 }
 
@@ -162,8 +155,7 @@ pub(super) fn run_writer(connection: &Connection, mut jobs: mpsc::Receiver<Box<d
 
 fn commit_group(connection: &Connection, mut group: Vec<Box<dyn Write>>) {
     match attempt(connection, &mut group) {
-        // Each on its own: the one that does not fit must not take the others with it. Another
-        // process that keeps the database busy would make every one of them wait again.
+        // Where another process keeps the database busy, each would wait for it again.
         Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
             for mut job in group {
                 let committed = attempt(connection, std::slice::from_mut(&mut job));
@@ -192,13 +184,7 @@ fn run_all(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), 
     // IMMEDIATE: waiting for another process happens here, before anything was done.
     connection.execute_batch("BEGIN IMMEDIATE")?;
     for job in group {
-        connection.execute_batch("SAVEPOINT job")?;
-        if !job.run(connection) {
-            // On a full disk SQLite gives up the whole transaction, and the savepoint with it:
-            // this statement fails then, and so does the group.
-            connection.execute_batch("ROLLBACK TO job")?;
-        }
-        connection.execute_batch("RELEASE job")?;
+        job.run(connection)?;
     }
     connection.execute_batch("COMMIT")?;
     Ok(())

@@ -88,7 +88,6 @@ CREATE TABLE events (
     payload      INTEGER NOT NULL REFERENCES payloads (id),
     n_deliveries INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-CREATE INDEX events_project ON events (organization, project);
 CREATE INDEX events_payload ON events (payload);
 CREATE INDEX events_finished ON events (recorded_ms) WHERE n_deliveries = 0;
 

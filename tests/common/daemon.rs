@@ -1,0 +1,239 @@
+//! The real binary, its log, its signals.
+
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Home, wait_until, xml};
+
+/// The organization of the projects that fence.
+pub const FENCE: &str = "fence";
+
+/// The last lines of the log that a failing test shows.
+const SHOWN: usize = 60;
+
+/// A running daemon; killed when dropped.
+pub struct Daemon<'a> {
+    home: &'a Home,
+    child: Child,
+    log: PathBuf,
+    tail: RefCell<Tail>,
+    fences: Cell<u32>,
+}
+
+/// What was read of the log.
+struct Tail {
+    file: File,
+    rest: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+/// One line of the log.
+#[derive(Clone, Debug)]
+pub struct Entry(pub serde_json::Value);
+
+impl Entry {
+    /// A field as text; empty where there is none.
+    pub fn field(&self, name: &str) -> &str {
+        self.0
+            .get(name)
+            .and_then(|value| value.as_str())
+            .unwrap_or_default()
+    }
+
+    /// The message.
+    pub fn message(&self) -> &str {
+        self.field("message")
+    }
+}
+
+impl<'a> Daemon<'a> {
+    /// Starts it and waits until it is ready.
+    pub fn start(home: &'a Home) -> Self {
+        let daemon = Self::launch(home, Self::command(home));
+        daemon.wait_ready();
+        daemon
+    }
+
+    /// The command that runs it.
+    pub fn command(home: &Home) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
+        command.arg("--config").arg(home.config()).arg("run");
+        command.current_dir("/").env_remove("NOTIFY_SOCKET");
+        command
+    }
+
+    /// Starts this command, with its log appended to one file. Does not wait.
+    pub fn launch(home: &'a Home, mut command: Command) -> Self {
+        let log = home.path().join("daemon.log");
+        let writer = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("the log");
+        let mut file = File::open(&log).expect("the log");
+        file.seek(SeekFrom::End(0)).expect("seeks");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(writer)
+            .spawn()
+            .expect("the program starts");
+        Self {
+            home,
+            child,
+            log,
+            tail: RefCell::new(Tail {
+                file,
+                rest: Vec::new(),
+                entries: Vec::new(),
+            }),
+            // Fences of an earlier run are on record.
+            fences: Cell::new(0),
+        }
+    }
+
+    /// Waits until it is ready.
+    pub fn wait_ready(&self) {
+        self.wait_log("ready", |entry| entry.message().starts_with("ready"));
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The lines logged since this start.
+    pub fn entries(&self) -> Vec<Entry> {
+        let mut tail = self.tail.borrow_mut();
+        let tail = &mut *tail;
+        let mut read = Vec::new();
+        tail.file.read_to_end(&mut read).expect("reads the log");
+        tail.rest.extend(read);
+        while let Some(end) = tail.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = tail.rest.drain(..=end).collect();
+            let value = serde_json::from_slice(&line).unwrap_or_else(
+                |_| serde_json::json!({ "message": String::from_utf8_lossy(&line) }),
+            );
+            tail.entries.push(Entry(value));
+        }
+        tail.entries.clone()
+    }
+
+    /// Waits for a line of the log, and returns the first such.
+    pub fn wait_log(&self, what: &str, wanted: impl Fn(&Entry) -> bool) -> Entry {
+        wait_until(&format!("a log line: {what}"), || {
+            self.entries().into_iter().find(|entry| wanted(entry))
+        })
+    }
+
+    /// Waits for the nth line of the log that contains a text.
+    pub fn wait_message(&self, text: &str, n: usize) {
+        wait_until(&format!("{n} log lines with: {text}"), || {
+            (self.n_messages(text) >= n).then_some(())
+        });
+    }
+
+    /// How many lines of the log contain a text.
+    pub fn n_messages(&self, text: &str) -> usize {
+        self.entries()
+            .iter()
+            .filter(|entry| entry.message().contains(text))
+            .count()
+    }
+
+    /// The events that were recorded since this start, but those of fences, in order, as
+    /// `label organization/project`.
+    pub fn events(&self) -> Vec<String> {
+        self.event_entries()
+            .iter()
+            .filter(|entry| !entry.field("project").starts_with("fence/"))
+            .map(|entry| format!("{} {}", entry.message(), entry.field("project")))
+            .collect()
+    }
+
+    /// The lines that tell of recorded events.
+    pub fn event_entries(&self) -> Vec<Entry> {
+        let mut entries = self.entries();
+        entries.retain(|entry| {
+            entry.0.get("webhooks").is_some() && !entry.field("event_id").is_empty()
+        });
+        entries
+    }
+
+    /// Waits until everything that happened before is judged, removals too: a project of its own
+    /// appears and goes.
+    pub fn fence(&self) {
+        let number = self.fences.get();
+        self.fences.set(number + 1);
+        let key = format!("{FENCE}/{}-{number}", self.pid());
+        self.home
+            .write(&format!("{key}/project.xml"), &xml("fence", "", &key));
+        let recorded = |label: &str| {
+            self.wait_log(&format!("{label} of {key}"), |entry| {
+                entry.message() == label && entry.field("project") == key
+            });
+        };
+        recorded("Project Import - Any");
+        self.home.remove_all(&key);
+        recorded("Project Delete");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid")).expect("a pid");
+        kill_process(pid, signal).expect("signals");
+    }
+
+    /// SIGHUP, and waits until the configuration is applied or rejected. True when applied.
+    pub fn reload(&self) -> bool {
+        const APPLIED: &str = "the configuration is applied";
+        const REJECTED: &str = "the configuration is rejected";
+        let before = (self.n_messages(APPLIED), self.n_messages(REJECTED));
+        self.signal(Signal::HUP);
+        wait_until("an answer to SIGHUP", || {
+            if self.n_messages(APPLIED) > before.0 {
+                return Some(true);
+            }
+            (self.n_messages(REJECTED) > before.1).then_some(false)
+        })
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kills");
+        self.child.wait().expect("waits");
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait_exit()
+    }
+
+    /// Waits for the end.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        wait_until("the end of the daemon", || {
+            self.child.try_wait().expect("waits")
+        })
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the end of the daemon's log:");
+            for line in lines.iter().skip(lines.len().saturating_sub(SHOWN)) {
+                eprintln!("  {line}");
+            }
+        }
+    }
+}

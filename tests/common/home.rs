@@ -1,0 +1,244 @@
+//! A directory with a repository, a configuration and a state, and the actions on its files.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Daemon, Endpoint};
+
+/// One test's directory.
+#[derive(Debug)]
+pub struct Home {
+    directory: tempfile::TempDir,
+}
+
+/// A webhook of the configuration.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    name: String,
+    url: String,
+    events: String,
+    projects: Option<String>,
+    /// Lines of YAML.
+    more: Vec<String>,
+}
+
+impl Webhook {
+    /// A webhook that hears of everything, Project Import too.
+    pub fn new(name: &str, url: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            url: url.to_owned(),
+            events: "\"*\"".to_owned(),
+            projects: Some("[\"*/*\"]".to_owned()),
+            more: vec![
+                "retry: { schedule: [0s, 100ms, 200ms, 500ms, 1s, 2s, 5s, 5s, 5s, 5s] }".to_owned(),
+            ],
+        }
+    }
+
+    /// Only these events: a YAML list.
+    pub fn events(mut self, events: &str) -> Self {
+        self.events = events.to_owned();
+        self
+    }
+
+    /// Only these projects: a YAML list.
+    pub fn projects(mut self, projects: &str) -> Self {
+        self.projects = Some(projects.to_owned());
+        self
+    }
+
+    /// One more line of YAML.
+    pub fn with(mut self, line: &str) -> Self {
+        self.more.push(line.to_owned());
+        self
+    }
+
+    /// Another schedule of attempts: a YAML list.
+    pub fn schedule(mut self, schedule: &str) -> Self {
+        self.more.retain(|line| !line.starts_with("retry:"));
+        self.with(&format!("retry: {{ schedule: {schedule} }}"))
+    }
+}
+
+/// The configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `repository.settle`.
+    pub settle: &'static str,
+    /// Further lines of YAML below `repository`.
+    pub repository: Vec<String>,
+    /// Further lines of YAML at the top level.
+    pub top: Vec<String>,
+    /// The sources of `username`.
+    pub username: &'static str,
+    /// The webhooks.
+    pub webhooks: Vec<Webhook>,
+}
+
+impl Settings {
+    /// One webhook, named `all`, that hears of everything.
+    pub fn all_to(endpoint: &Endpoint) -> Self {
+        Self::of([Webhook::new("all", &endpoint.url())])
+    }
+
+    /// These webhooks.
+    pub fn of(webhooks: impl IntoIterator<Item = Webhook>) -> Self {
+        Self {
+            settle: "300ms",
+            repository: Vec::new(),
+            top: Vec::new(),
+            username: "[\"value:tester\"]",
+            webhooks: webhooks.into_iter().collect(),
+        }
+    }
+
+    /// Another `repository.settle`.
+    pub fn settle(mut self, settle: &'static str) -> Self {
+        self.settle = settle;
+        self
+    }
+
+    /// One more line below `repository`.
+    pub fn repository(mut self, line: &str) -> Self {
+        self.repository.push(line.to_owned());
+        self
+    }
+
+    /// One more line at the top level.
+    pub fn top(mut self, line: &str) -> Self {
+        self.top.push(line.to_owned());
+        self
+    }
+
+    fn yaml(&self) -> String {
+        let mut yaml = format!(
+            "repository:\n  path: ./repository\n  settle: {}\n",
+            self.settle
+        );
+        for line in &self.repository {
+            let _ = writeln!(yaml, "  {line}");
+        }
+        let _ = writeln!(
+            yaml,
+            "state_dir: ./state\nusername: {}\nlog: {{ level: debug, format: json }}",
+            self.username
+        );
+        for line in &self.top {
+            let _ = writeln!(yaml, "{line}");
+        }
+        let _ = writeln!(yaml, "webhooks:");
+        for webhook in &self.webhooks {
+            let _ = writeln!(
+                yaml,
+                "  - name: {}\n    url: {}\n    events: {}",
+                webhook.name, webhook.url, webhook.events
+            );
+            if let Some(projects) = &webhook.projects {
+                let _ = writeln!(yaml, "    projects: {projects}");
+            }
+            for line in &webhook.more {
+                let _ = writeln!(yaml, "    {line}");
+            }
+        }
+        yaml
+    }
+}
+
+impl Home {
+    /// An empty repository with this configuration.
+    pub fn new(settings: &Settings) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(directory.path().join("repository")).expect("the repository");
+        let home = Self { directory };
+        home.configure(settings);
+        home
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The configuration's file.
+    pub fn config(&self) -> PathBuf {
+        self.path().join("config.yaml")
+    }
+
+    /// A path below the repository; the empty one is the repository.
+    pub fn at(&self, below: &str) -> PathBuf {
+        self.path().join("repository").join(below)
+    }
+
+    /// A directory beside the repository, on the same file system.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Writes the configuration.
+    pub fn configure(&self, settings: &Settings) {
+        fs::write(self.config(), settings.yaml()).expect("the configuration");
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub fn start(&self) -> Daemon<'_> {
+        Daemon::start(self)
+    }
+
+    /// Writes a file as `mkdir -p` and a shell's `>` do.
+    pub fn write(&self, below: &str, content: &str) {
+        write(&self.at(below), content);
+    }
+
+    /// Writes a file beside its place and renames it over.
+    pub fn replace(&self, below: &str, content: &str) {
+        let path = self.at(below);
+        let parent = path.parent().expect("a parent");
+        fs::create_dir_all(parent).expect("directories");
+        let beside = parent.join(".incoming");
+        fs::write(&beside, content).expect("a file");
+        fs::rename(&beside, &path).expect("renames");
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, below: &str) {
+        fs::remove_file(self.at(below)).expect("removes");
+    }
+
+    /// Removes a directory and all below it.
+    pub fn remove_all(&self, below: &str) {
+        fs::remove_dir_all(self.at(below)).expect("removes");
+    }
+
+    /// Renames within the repository.
+    pub fn rename(&self, from: &str, to: &str) {
+        let to = self.at(to);
+        fs::create_dir_all(to.parent().expect("a parent")).expect("directories");
+        fs::rename(self.at(from), to).expect("renames");
+    }
+}
+
+/// Writes a file and the directories above it.
+pub fn write(path: &Path, content: &str) {
+    fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+    fs::write(path, content).expect("a file");
+}
+
+/// A project.xml: its name, its engineId if any, and something to tell its versions apart.
+pub fn xml(name: &str, engine_id: &str, body: &str) -> String {
+    let annotations = if engine_id.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "  <annotations>\n    <annotation name=\"engineId\">{engine_id}</annotation>\n    \
+             <annotation name=\"version\">version-to-be-generated-on-deploy</annotation>\n  \
+             </annotations>\n"
+        )
+    };
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!-- a project -->\n\
+         <schema xmlns=\"http://www.atscale.com/xsd/project_2_0\" name=\"{name}\" version=\"2.0\">\n\
+         {annotations}  <properties><caption>{body}</caption></properties>\n</schema>\n"
+    )
+}

@@ -1,0 +1,46 @@
+//! What the end-to-end tests work with: the real binary on real files, and an endpoint that
+//! listens.
+//!
+//! Constraint: nothing here waits for time to pass. [`Daemon::fence`] proves that everything before
+//! it was judged: it has a project of its own appear and go, and all that happened earlier is
+//! judged earlier. Each test has its own directory and ports, so that tests run side by side.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of it, and no crate uses it from outside"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+mod daemon;
+mod endpoint;
+mod home;
+
+use std::time::{Duration, Instant};
+
+pub use daemon::Daemon;
+pub use endpoint::{Endpoint, sorted};
+pub use home::{Home, Settings, Webhook, write, xml};
+
+/// How long anything that has to happen may take before the test fails: long enough for a slow
+/// machine that does something else as well.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer.
+pub fn wait_until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = answer() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

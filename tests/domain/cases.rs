@@ -1,0 +1,298 @@
+//! Runs `tests/cases/infer/*.yaml`: what was recorded, what is seen, what it means.
+//!
+//! A file is written as three words, `<content> <engineId> <time>`: any word for the content
+//! (equal words are equal bytes), the engineId or `-` for none, and the change time. Besides,
+//! `unclear` stands for a file that could not be read. Paths are those of the default layout, and
+//! `<organization>/<project>/definition/project.xml` is a second place for a definition.
+//!
+//! ```yaml
+//! rule: what has to hold, as a sentence
+//! removals: wait            # or count; or one of the two per project
+//! before: { sales/crm/project.xml: A e1 1 }
+//! after: { sales/crm/project.xml: A e1 1, sales/crm/snapshots/v1.xml: A e1 2 }
+//! blind: [sales/crm/published]              # directories that could not be read
+//! events: [snapshot-create sales/crm/snapshots/v1.xml A]    # kind, subject, content; in order
+//! waits: [sales/crm]                        # projects of which a removal waits
+//! awaited: [sales/crm]                      # projects that an arrival elsewhere explains
+//! moved: { sales/crm: sales/old }           # new place: old place
+//! record: { sales/crm/project.xml: A }      # only where it is not what is seen
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use project_webhooks::domain::infer::Removals;
+use project_webhooks::domain::moves::{Change, Look, infer_all};
+use project_webhooks::domain::project::{
+    ContentHash, Document, FileState, Observed, Problem, ProjectKey, Recorded, Sighting, Stamp,
+};
+use project_webhooks::layout::{Layout, Place};
+use serde::Deserialize;
+
+/// How many cases there are; a runner that finds none would pass.
+const N_CASES: usize = 82;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    rule: String,
+    removals: RemovalsOf,
+    #[serde(default)]
+    before: BTreeMap<String, String>,
+    #[serde(default)]
+    after: BTreeMap<String, String>,
+    #[serde(default)]
+    blind: BTreeSet<String>,
+    events: Vec<String>,
+    #[serde(default)]
+    waits: BTreeSet<String>,
+    #[serde(default)]
+    awaited: BTreeMap<String, String>,
+    #[serde(default)]
+    moved: BTreeMap<String, String>,
+    record: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RemovalsOf {
+    All(Word),
+    Each(BTreeMap<String, Word>),
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Wait,
+    Count,
+}
+
+impl Case {
+    fn removals(&self, key: &ProjectKey) -> Removals {
+        let word = match &self.removals {
+            RemovalsOf::All(word) => *word,
+            RemovalsOf::Each(words) => words[&key.to_string()],
+        };
+        match word {
+            Word::Wait => Removals::Wait,
+            Word::Count => Removals::Count,
+        }
+    }
+
+    /// The looks that the engine would take: one at each project that is recorded or seen.
+    fn looks(&self) -> Vec<Look> {
+        let mut recorded: BTreeMap<ProjectKey, Recorded> = BTreeMap::new();
+        let mut observed: BTreeMap<ProjectKey, Observed> = BTreeMap::new();
+        for (path, words) in &self.before {
+            let file = file(path, words);
+            recorded.entry(place(path).key).or_default().put(file);
+        }
+        for (path, words) in &self.after {
+            let sighting = match words.as_str() {
+                "unclear" => Sighting::Unclear {
+                    role: place(path).role,
+                    problem: problem(path),
+                },
+                words => Sighting::Complete(file(path, words)),
+            };
+            let seen = observed.entry(place(path).key).or_default();
+            seen.files.insert(path.clone(), sighting);
+        }
+        for directory in &self.blind {
+            let names: Vec<&str> = directory.splitn(3, '/').collect();
+            let seen = observed.entry(ProjectKey::new(names[0], names[1]));
+            seen.or_default().blind.push(problem(directory));
+        }
+        let keys: BTreeSet<ProjectKey> = recorded.keys().chain(observed.keys()).cloned().collect();
+        keys.into_iter()
+            .map(|key| Look {
+                recorded: recorded.remove(&key).unwrap_or_default(),
+                observed: observed.remove(&key).unwrap_or_default(),
+                removals: self.removals(&key),
+                key,
+            })
+            .collect()
+    }
+
+    /// The record to expect: path to content.
+    fn record(&self) -> BTreeMap<String, String> {
+        let content = |words: &str| words.split(' ').next().unwrap_or_default().to_owned();
+        self.record
+            .as_ref()
+            .unwrap_or(&self.after)
+            .iter()
+            .map(|(path, words)| (path.clone(), content(words)))
+            .collect()
+    }
+}
+
+fn layout() -> Layout {
+    let texts = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
+    Layout::new(
+        &texts(&[
+            "{organization}/{project}/project.xml",
+            "{organization}/{project}/definition/project.xml",
+        ]),
+        &texts(&[
+            "{organization}/{project}/published/project.xml",
+            "{organization}/{project}/published/{versionTag}/project.xml",
+        ]),
+        &texts(&[
+            "{organization}/{project}/snapshots/{versionTag}.xml",
+            "{organization}/{project}/snapshots/{versionTag}/project.xml",
+        ]),
+    )
+    .expect("the layout is valid")
+}
+
+fn place(path: &str) -> Place {
+    layout()
+        .at(path)
+        .and_then(|cursor| cursor.place())
+        .unwrap_or_else(|| panic!("{path} is no place of the layout"))
+}
+
+fn file(path: &str, words: &str) -> FileState {
+    let Place { role, tag, .. } = place(path);
+    let parts: Vec<&str> = words.split(' ').collect();
+    let [content, engine_id, time] = parts[..] else {
+        panic!("{path}: {words:?} is not <content> <engineId> <time>");
+    };
+    let annotations = (engine_id != "-").then(|| ("engineId".to_owned(), engine_id.to_owned()));
+    let time: i64 = time.parse().expect("a change time");
+    FileState {
+        path: path.to_owned(),
+        role,
+        tag,
+        stamp: Stamp {
+            inode: 1,
+            size: 1,
+            modified_ns: time,
+            changed_ns: time,
+        },
+        read_ns: time,
+        hash: ContentHash::of(content.as_bytes()),
+        document: Document {
+            annotations: annotations.into_iter().collect(),
+            ..Document::default()
+        },
+        owner: "ann".to_owned(),
+    }
+}
+
+fn problem(path: &str) -> Problem {
+    Problem {
+        path: path.to_owned(),
+        reason: "cannot be read".to_owned(),
+        line: None,
+        column: None,
+        may_heal: true,
+    }
+}
+
+/// What came out, in the words of a case.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    events: Vec<String>,
+    waits: BTreeSet<String>,
+    awaited: BTreeMap<String, String>,
+    moved: BTreeMap<String, String>,
+    record: BTreeMap<String, String>,
+}
+
+fn outcome(changes: &[Change], content: impl Fn(&FileState) -> String) -> Outcome {
+    let pairs = |other: fn(&Change) -> Option<&ProjectKey>| {
+        let both = |change| Some((change, other(change)?));
+        let pairs = changes.iter().filter_map(both);
+        pairs
+            .map(|(change, other)| (change.key.to_string(), other.to_string()))
+            .collect()
+    };
+    let waiting = changes
+        .iter()
+        .filter(|change| !change.inference.missing.is_empty());
+    let events = changes.iter().flat_map(|change| &change.inference.events);
+    let files = changes
+        .iter()
+        .flat_map(|change| change.inference.record.files());
+    Outcome {
+        events: events
+            .map(|event| {
+                let subject = &event.subject;
+                format!("{} {} {}", event.kind, subject.path, content(subject))
+            })
+            .collect(),
+        waits: waiting.map(|change| change.key.to_string()).collect(),
+        awaited: pairs(|change| change.awaited_at.as_ref()),
+        moved: pairs(|change| change.moved_from.as_ref()),
+        record: files
+            .map(|file| (file.path.clone(), content(file)))
+            .collect(),
+    }
+}
+
+#[test]
+fn every_case_holds() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/infer");
+    let mut paths: Vec<_> = fs::read_dir(&directory)
+        .expect("the cases are there")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    paths.sort();
+    let mut failures = Vec::new();
+    for path in &paths {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        let text = fs::read_to_string(path).expect("a readable case");
+        let case: Case =
+            serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let words: BTreeMap<ContentHash, String> = case
+            .before
+            .values()
+            .chain(case.after.values())
+            .filter_map(|words| words.split(' ').next())
+            .map(|content| (ContentHash::of(content.as_bytes()), content.to_owned()))
+            .collect();
+        let content = |file: &FileState| words[&file.hash].clone();
+        let looks = case.looks();
+        let changes = infer_all(&looks);
+        for change in &changes {
+            for event in &change.inference.events {
+                assert_eq!(place(&event.subject.path).key, change.key, "{name}");
+            }
+            for file in change.inference.record.files() {
+                let Place { key, role, tag, .. } = place(&file.path);
+                assert_eq!(
+                    (key, role, &tag),
+                    (change.key.clone(), file.role, &file.tag),
+                    "{name}"
+                );
+            }
+        }
+        let expected = Outcome {
+            events: case.events.clone(),
+            waits: case.waits.clone(),
+            awaited: case.awaited.clone(),
+            moved: case.moved.clone(),
+            record: case.record(),
+        };
+        let actual = outcome(&changes, content);
+        if actual != expected {
+            let rule = &case.rule;
+            failures.push(format!(
+                "{name}: {rule}\n expected {expected:#?}\n actual {actual:#?}"
+            ));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(
+        paths.len(),
+        N_CASES,
+        "a case was added or lost: say so in N_CASES"
+    );
+}

@@ -1,0 +1,153 @@
+//! The round of the real pieces, exactly as the head of `settle.rs` prescribes it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use project_webhooks::domain::event::{EventId, EventKind, Origin};
+use project_webhooks::domain::infer::{Inference, Removals, missing};
+use project_webhooks::domain::moves::{Look, infer_all};
+use project_webhooks::domain::project::{ContentHash, Recorded};
+use project_webhooks::domain::settle::{Moment, Open, Settle};
+
+use crate::world::{PLACES, World, key, place};
+
+pub const PAUSE: Duration = Duration::from_millis(1000);
+
+/// An event as it is compared: what happened, to which file, with which bytes.
+pub type Happening = (EventKind, String, ContentHash);
+
+/// One round: at what it looked, and whether removals counted; what happened, by place.
+#[derive(Debug, Default)]
+pub struct Round {
+    pub looks: Vec<(usize, bool)>,
+    pub events: BTreeMap<usize, Vec<Happening>>,
+}
+
+#[derive(Debug)]
+pub struct Engine {
+    pub settle: Settle,
+    pub record: BTreeMap<usize, Recorded>,
+}
+
+impl Engine {
+    pub fn new() -> Self {
+        Self {
+            settle: Settle::new(PAUSE),
+            record: BTreeMap::new(),
+        }
+    }
+
+    pub fn hint(&mut self, at: usize, now: Moment) {
+        self.settle
+            .hint(&key(at), now, Origin::Live, "a file changed");
+    }
+
+    pub fn check_all(&mut self, now: Moment) {
+        for at in 0..PLACES.len() {
+            self.settle.check(&key(at), now, Origin::Live, "full check");
+        }
+    }
+
+    fn look(&self, world: &World, at: usize, now: Moment) -> Look {
+        let recorded = self.record.get(&at).cloned().unwrap_or_default();
+        let observed = world.observe(at);
+        let missing = missing(&recorded, &observed);
+        Look {
+            key: key(at),
+            removals: self.settle.removals(&key(at), now, &missing),
+            recorded,
+            observed,
+        }
+    }
+
+    /// One round at this moment; no looks where nothing is due.
+    pub fn round(&mut self, world: &World, now: Moment, limit: usize) -> Round {
+        let due = self.settle.due(now, limit);
+        let mut looks: Vec<Look> = due
+            .iter()
+            .map(|due| self.look(world, place(&due.key), now))
+            .collect();
+        let mut next = 0;
+        while let Some(look) = looks.get(next) {
+            next += 1;
+            let Some(arrived) = look.arrival() else {
+                continue;
+            };
+            let organization = look.key.organization.clone();
+            for (at, recorded) in &self.record {
+                let candidate = key(*at);
+                let has_it = recorded
+                    .definition
+                    .as_ref()
+                    .is_some_and(|d| d.hash == arrived);
+                let is_new = !looks.iter().any(|look| look.key == candidate);
+                if has_it && is_new && candidate.organization == organization {
+                    looks.push(self.look(world, *at, now));
+                }
+            }
+        }
+        let changes = infer_all(&looks);
+        let mut round = Round::default();
+        for (look, change) in looks.iter().zip(&changes) {
+            let at = place(&look.key);
+            let Inference {
+                record,
+                events,
+                missing,
+            } = &change.inference;
+            round.looks.push((at, look.removals == Removals::Count));
+            if !events.is_empty() {
+                let happenings = events
+                    .iter()
+                    .map(|event| (event.kind, event.subject.path.clone(), event.subject.hash));
+                round.events.insert(at, happenings.collect());
+            }
+            self.record.insert(at, record.clone());
+            let open = Open {
+                missing: missing.clone(),
+                unclear: look.observed.problems().any(|problem| problem.may_heal),
+            };
+            self.settle.looked(&look.key, now, open);
+        }
+        for change in &changes {
+            if let Some(place) = &change.awaited_at {
+                self.settle.follow(&change.key, place);
+            }
+        }
+        // What is inferred again, after a power cut for one, has the same ids.
+        let ids = |changes: &[_]| -> Vec<EventId> { changes.iter().flat_map(ids_of).collect() };
+        assert_eq!(ids(&changes), ids(&infer_all(&looks)));
+        round
+    }
+
+    /// Rounds until nothing more is due within three pauses, or ever; returns when that is.
+    pub fn rest(&mut self, world: &World, from: Moment, mut each: impl FnMut(Round)) -> Moment {
+        let mut now = from;
+        let mut n_rounds = 0;
+        while let Some(at) = self.settle.next().filter(|at| *at <= from + 3 * PAUSE) {
+            now = now.max(at);
+            each(self.round(world, now, 2));
+            n_rounds += 1;
+            assert!(n_rounds < 1000, "the rounds do not come to rest");
+        }
+        from + 3 * PAUSE
+    }
+}
+
+fn ids_of(change: &project_webhooks::domain::moves::Change) -> Vec<EventId> {
+    let events = change.inference.events.iter();
+    events
+        .map(|event| {
+            let subject = &event.subject;
+            let tag = subject.tag.as_deref();
+            EventId::of(
+                event.kind,
+                &change.key,
+                tag,
+                &subject.stamp,
+                &subject.hash,
+                0,
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,158 @@
+//! What each user action means when the daemon comes to rest after it. Nothing is compared here:
+//! the events follow from the action and from what the user had before.
+
+use project_webhooks::domain::event::EventKind;
+use proptest::prelude::*;
+
+use crate::engine::{Engine, Happening};
+use crate::world::{Action, Content, Name, PLACES, World, actions, hash, path};
+
+type Expected = Vec<Happening>;
+
+fn event(kind: EventKind, at: usize, name: Name, content: Content) -> Happening {
+    (kind, path(at, name), hash(content))
+}
+
+fn deleted(before: &World, at: usize, unpublished: bool) -> Expected {
+    let Some(content) = before.content(at, Name::Definition) else {
+        return vec![];
+    };
+    let mut kinds = vec![EventKind::ProjectDelete];
+    if unpublished && before.is_published(at) {
+        kinds.push(EventKind::ProjectDeleteAndUnpublish);
+    }
+    kinds
+        .into_iter()
+        .map(|kind| event(kind, at, Name::Definition, content))
+        .collect()
+}
+
+/// Everything that is there came in.
+fn came(after: &World, at: usize) -> Expected {
+    let Some(content) = after.content(at, Name::Definition) else {
+        return vec![];
+    };
+    let mut events: Expected = [EventKind::ProjectImport, EventKind::ProjectImportAny]
+        .into_iter()
+        .map(|kind| event(kind, at, Name::Definition, content))
+        .collect();
+    let is_snapshot = |name: &Name| matches!(name, Name::Snapshot(_));
+    let is_published = |name: &Name| matches!(name, Name::Published(_));
+    for (kind, is_it) in [
+        (
+            EventKind::SnapshotCreate,
+            &is_snapshot as &dyn Fn(&Name) -> bool,
+        ),
+        (EventKind::ProjectPublish, &is_published),
+    ] {
+        let mut names: Vec<Name> = after.names(at).into_iter().filter(is_it).collect();
+        names.sort_by_key(|name| (after.files[&(at, *name)].changed, *name));
+        events.extend(names.into_iter().filter_map(|name| {
+            let content = after.content(at, name)?;
+            Some(event(kind, at, name, content))
+        }));
+    }
+    events
+}
+
+/// The events of an action, in their order within each place.
+fn meaning(before: &World, after: &World, action: Action) -> Expected {
+    use Action::*;
+    let copied = |kind, at, name| match (before.content(at, name), after.content(at, name)) {
+        (old, Some(new)) if old != Some(new) => vec![event(kind, at, name, new)],
+        _ => vec![],
+    };
+    match action {
+        Import(at) | ImportWhole(at) => came(after, at),
+        Publish(at, tag) => copied(EventKind::ProjectPublish, at, Name::Published(tag)),
+        Snapshot(at, tag) => copied(EventKind::SnapshotCreate, at, Name::Snapshot(tag)),
+        RestoreByCopy(at, tag) | RestoreByMove(at, tag) => {
+            let old = before.content(at, Name::Definition);
+            let new = before.content(at, Name::Snapshot(tag));
+            match (old, new) {
+                (Some(old), Some(new)) if old.engine != new.engine => {
+                    let mut events = deleted(before, at, false);
+                    events.push(event(EventKind::ProjectImport, at, Name::Definition, new));
+                    events.push(event(
+                        EventKind::ProjectImportAny,
+                        at,
+                        Name::Definition,
+                        new,
+                    ));
+                    events
+                }
+                (Some(old), Some(new)) if old != new => {
+                    vec![event(EventKind::SnapshotRestore, at, Name::Definition, new)]
+                }
+                _ => vec![],
+            }
+        }
+        Delete(at) => deleted(before, at, false),
+        DeleteAndUnpublish(at) => deleted(before, at, true),
+        Replace(at) => {
+            let mut events = deleted(before, at, false);
+            events.extend(came(after, at).into_iter().filter(|(kind, ..)| {
+                matches!(kind, EventKind::ProjectImport | EventKind::ProjectImportAny)
+            }));
+            events
+        }
+        ReplaceWhole(at) => [deleted(before, at, true), came(after, at)].concat(),
+        Move(from, to) if PLACES[from].0 != PLACES[to].0 => {
+            [came(after, to), deleted(before, from, true)].concat()
+        }
+        Swap(one, other) if PLACES[one].0 != PLACES[other].0 => {
+            let gone = [deleted(before, one, true), deleted(before, other, true)];
+            [gone.concat(), came(after, one), came(after, other)].concat()
+        }
+        // A save, a touch, the end of a publish or a snapshot, a move: none of the seven.
+        _ => vec![],
+    }
+}
+
+fn by_place(mut events: Expected) -> Expected {
+    // A stable sort: the order within a place stays.
+    let place = |path: &str| path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
+    events.sort_by_key(|(_, path, _)| place(path));
+    events
+}
+
+/// An action that is done in one go.
+fn whole(action: Action) -> Action {
+    use Action::*;
+    match action {
+        BeginSave(at, _) | FinishSave(at) => Save(at),
+        BeginPublish(at, tag) => Publish(at, tag),
+        BeginSnapshot(at, tag) => Snapshot(at, tag),
+        other => other,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// With time to come to rest after each action, what is inferred is what was done.
+    #[test]
+    fn each_action_at_rest_is_its_events(steps in prop::collection::vec((actions(), any::<bool>()), 1..16)) {
+        let mut world = World::default();
+        let mut engine = Engine::new();
+        let mut now = std::time::Duration::ZERO;
+        for (action, hint_is_lost) in steps {
+            let action = whole(action);
+            world.tick += 1;
+            let before = world.clone();
+            let touched = world.act(action);
+            let expected = if touched.is_empty() { vec![] } else { meaning(&before, &world, action) };
+            if hint_is_lost {
+                engine.check_all(now);
+            } else {
+                touched.iter().for_each(|at| engine.hint(*at, now));
+            }
+            let mut inferred = Vec::new();
+            now = engine.rest(&world, now, |round| {
+                inferred.extend(round.events.into_values().flatten());
+            });
+            prop_assert_eq!(by_place(inferred), by_place(expected), "{:?}", action);
+            prop_assert!(engine.settle.is_empty(), "at rest the memory is empty");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Random user actions, looks at random times and in random batches, lost hints and full checks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use project_webhooks::domain::event::EventKind;
+use project_webhooks::domain::project::{ContentHash, Recorded};
+use proptest::prelude::*;
+
+use crate::engine::{Engine, PAUSE, Round};
+use crate::truth::Truth;
+use crate::world::{Action, Name, World, actions, hash, path};
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A user does something; the hint may be lost.
+    Act { action: Action, hint_is_lost: bool },
+    /// Time goes by; the file system's clock may not notice.
+    Pass { milliseconds: u64, ticks: bool },
+    /// The daemon gets to run, and takes so many projects at once.
+    Round { limit: usize },
+    /// A full comparison.
+    Check,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (actions(), prop::bool::weighted(0.1))
+            .prop_map(|(action, hint_is_lost)| Step::Act { action, hint_is_lost }),
+        4 => (prop_oneof![0..60_u64, 900..1100_u64, 1..3000_u64], prop::bool::weighted(0.8))
+            .prop_map(|(milliseconds, ticks)| Step::Pass { milliseconds, ticks }),
+        5 => (1..5_usize).prop_map(|limit| Step::Round { limit }),
+        1 => Just(Step::Check),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+/// What is complete on disk, by place and path.
+fn on_disk(world: &World) -> BTreeMap<String, ContentHash> {
+    let files = world.files.iter();
+    files
+        .filter_map(|((at, name), file)| Some((path(*at, *name), hash(file.content?))))
+        .collect()
+}
+
+fn on_record(record: &BTreeMap<usize, Recorded>) -> BTreeMap<String, ContentHash> {
+    let files = record.values().flat_map(Recorded::files);
+    files.map(|file| (file.path.clone(), file.hash)).collect()
+}
+
+fn agree(truth: &mut Truth, world: &World, round: &Round) {
+    let expected = truth.look(world, &round.looks);
+    assert_eq!(round.events, expected, "looks {:?}", round.looks);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6000))]
+
+    /// Whatever users do and whenever the daemon looks, it finds what the model finds, in the same
+    /// order; in the end the record is what is on disk, the memory is empty, and a second
+    /// comparison is silent.
+    #[test]
+    fn looks_at_any_time_find_the_truth(steps in steps()) {
+        let mut world = World::default();
+        let mut truth = Truth::default();
+        let mut engine = Engine::new();
+        let mut now = Duration::ZERO;
+        for step in steps {
+            match step {
+                Step::Act { action, hint_is_lost } => {
+                    for at in world.act(action) {
+                        if !hint_is_lost {
+                            engine.hint(at, now);
+                        }
+                    }
+                }
+                Step::Pass { milliseconds, ticks } => {
+                    now += Duration::from_millis(milliseconds);
+                    world.tick += i64::from(ticks);
+                }
+                Step::Round { limit } => {
+                    let round = engine.round(&world, now, limit);
+                    agree(&mut truth, &world, &round);
+                }
+                Step::Check => engine.check_all(now),
+            }
+        }
+        world.finish();
+        engine.check_all(now);
+        now = engine.rest(&world, now, |round| agree(&mut truth, &world, &round));
+        prop_assert_eq!(on_record(&engine.record), on_disk(&world), "the record is what is there");
+        prop_assert!(engine.settle.is_empty(), "at rest the memory is empty");
+
+        let record = engine.record.clone();
+        engine.check_all(now);
+        engine.rest(&world, now, |round| assert!(round.events.is_empty(), "{round:?}"));
+        prop_assert_eq!(&engine.record, &record);
+    }
+
+    /// For creations, the set of events does not depend on how the changes were batched.
+    #[test]
+    fn creations_are_confluent(
+        order in Just((0..6_usize).collect::<Vec<_>>()).prop_shuffle(),
+        rounds in prop::collection::vec(any::<bool>(), 6),
+        half in prop::collection::vec(any::<bool>(), 6),
+    ) {
+        // A project with all its copies, from which a copy is made file by file.
+        let mut source = World::default();
+        source.act(Action::Import(0));
+        for tag in [false, true] {
+            source.tick += 1;
+            source.act(Action::Snapshot(0, tag));
+            source.act(Action::Publish(0, tag));
+        }
+        let mut names = source.names(0);
+        names.push(Name::Definition);
+        let mut world = World::default();
+        let mut engine = Engine::new();
+        let mut now = Duration::ZERO;
+        let mut kinds = Vec::new();
+        for (step, index) in order.into_iter().enumerate() {
+            let name = names[index];
+            let mut file = source.files[&(0, name)];
+            world.tick += 1;
+            file.changed = world.tick;
+            if half[step] && !world.files.contains_key(&(1, name)) {
+                let mut unfinished = file;
+                unfinished.content = None;
+                world.files.insert((1, name), unfinished);
+                engine.hint(1, now);
+                kinds.extend(engine.round(&world, now, 1).events.into_values().flatten());
+            }
+            world.files.insert((1, name), file);
+            engine.hint(1, now);
+            now += Duration::from_millis(10);
+            if rounds[step] {
+                kinds.extend(engine.round(&world, now, 1).events.into_values().flatten());
+            }
+        }
+        engine.rest(&world, now, |round| kinds.extend(round.events.into_values().flatten()));
+        let mut kinds: Vec<EventKind> = kinds.into_iter().map(|(kind, ..)| kind).collect();
+        kinds.sort_unstable();
+        prop_assert_eq!(kinds, [
+            EventKind::ProjectImport,
+            EventKind::ProjectImportAny,
+            EventKind::ProjectPublish,
+            EventKind::ProjectPublish,
+            EventKind::SnapshotCreate,
+            EventKind::SnapshotCreate,
+        ]);
+    }
+
+    /// Saves of any kind that are back before the pause ends are none of the seven, whenever the
+    /// daemon looks, and with a snapshot removed at any time beside them. Every other hint may be
+    /// lost; were that of the return lost too, then two absences would look like one.
+    #[test]
+    fn saves_are_silent(
+        saves in prop::collection::vec((0..4_u8, 0..1000_u64, any::<bool>(), any::<bool>()), 1..30),
+        removed_at in 0..30_usize,
+    ) {
+        let mut world = World::default();
+        let mut engine = Engine::new();
+        world.act(Action::ImportWhole(0));
+        engine.hint(0, Duration::ZERO);
+        let mut now = engine.rest(&world, Duration::ZERO, |_| {});
+        prop_assert!(engine.record.contains_key(&0));
+        for (step, (save, milliseconds, look, hint_is_lost)) in saves.into_iter().enumerate() {
+            world.tick += 1;
+            if step == removed_at {
+                world.act(Action::DropSnapshot(0, false));
+            }
+            let first = match save {
+                0 => Action::Save(0),
+                1 => Action::Touch(0),
+                2 => Action::BeginSave(0, false),
+                _ => Action::BeginSave(0, true),
+            };
+            let absent = Duration::from_millis(milliseconds).min(PAUSE - Duration::from_millis(1));
+            let back = now + absent;
+            for action in [first, Action::FinishSave(0)] {
+                let is_return = !matches!(action, Action::BeginSave(..));
+                if !world.act(action).is_empty() && (is_return || !hint_is_lost) {
+                    engine.hint(0, now);
+                }
+                if look {
+                    while let Some(at) = engine.settle.next().filter(|at| *at <= back) {
+                        now = now.max(at);
+                        let round = engine.round(&world, now, 1);
+                        prop_assert!(round.events.is_empty(), "{:?}", round);
+                    }
+                }
+                now = back;
+            }
+        }
+        engine.check_all(now);
+        engine.rest(&world, now, |round| assert!(round.events.is_empty(), "{round:?}"));
+        prop_assert_eq!(on_record(&engine.record), on_disk(&world));
+    }
+}

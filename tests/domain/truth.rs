@@ -1,0 +1,263 @@
+//! What looks at any time must find, by identity: a project is its engineId, a state of it is a
+//! version, and this model follows projects from place to place.
+//!
+//! Between two looks changes run together, and the model says exactly how: of several writes of
+//! one file the last counts, and none where it ends as it was seen; a project that came and went
+//! was never there; a restore counts where the snapshot was seen before, or is there and older.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use project_webhooks::domain::event::EventKind;
+
+use crate::engine::Happening;
+use crate::world::{Content, Name, PLACES, World, hash, path};
+
+/// What was seen of a place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    pub project: Option<Content>,
+    pub copies: BTreeMap<Name, Content>,
+}
+
+#[derive(Debug, Default)]
+pub struct Truth {
+    pub known: BTreeMap<usize, Known>,
+}
+
+/// The events of one place in one round.
+struct Log<'a> {
+    at: usize,
+    events: &'a mut Vec<Happening>,
+}
+
+impl Log<'_> {
+    fn say(&mut self, kind: EventKind, name: Name, content: Content) {
+        self.events.push((kind, path(self.at, name), hash(content)));
+    }
+}
+
+fn is_published(name: &Name) -> bool {
+    matches!(name, Name::Published(_))
+}
+
+impl Truth {
+    fn project(&self, at: usize) -> Option<Content> {
+        self.known.get(&at)?.project
+    }
+
+    /// A project that is complete in this place and was not known there.
+    fn newcomer(&self, world: &World, at: usize) -> Option<Content> {
+        let here = world.content(at, Name::Definition)?;
+        let was_here = self
+            .project(at)
+            .is_some_and(|known| known.engine == here.engine);
+        (!was_here).then_some(here)
+    }
+
+    /// Where a newcomer was known as it is, and is no more.
+    fn came_from(&self, world: &World, at: usize, among: &BTreeSet<usize>) -> Option<usize> {
+        let newcomer = self.newcomer(world, at)?;
+        among.iter().copied().find(|from| {
+            let file = world.files.get(&(*from, Name::Definition));
+            let left = file.is_none_or(|file| {
+                file.content
+                    .is_some_and(|here| here.engine != newcomer.engine)
+            });
+            *from != at
+                && PLACES[*from].0 == PLACES[at].0
+                && self.project(*from) == Some(newcomer)
+                && left
+        })
+    }
+
+    /// The events of a round of looks, by place. A look is a place, and whether removals count.
+    pub fn look(
+        &mut self,
+        world: &World,
+        looks: &[(usize, bool)],
+    ) -> BTreeMap<usize, Vec<Happening>> {
+        let among: BTreeSet<usize> = looks.iter().map(|(at, _)| *at).collect();
+        let ways: BTreeMap<usize, usize> = among
+            .iter()
+            .filter_map(|at| Some((*at, self.came_from(world, *at, &among)?)))
+            .collect();
+        // A newcomer is taken in where nobody was, where the one that was may count as gone, or
+        // where that one was taken in elsewhere.
+        let mut taken_in: BTreeSet<usize> = BTreeSet::new();
+        loop {
+            let more: Vec<usize> = looks
+                .iter()
+                .filter(|(at, counts)| {
+                    let left = ways
+                        .iter()
+                        .any(|(to, from)| from == at && taken_in.contains(to));
+                    *counts || left || self.project(*at).is_none()
+                })
+                .map(|(at, _)| *at)
+                .filter(|at| ways.contains_key(at) && !taken_in.contains(at))
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            taken_in.extend(more);
+        }
+        let before = self.known.clone();
+        let mut all = BTreeMap::new();
+        for (at, counts) in looks {
+            let mut events = Vec::new();
+            let mut log = Log {
+                at: *at,
+                events: &mut events,
+            };
+            let mut known = before.get(at).cloned().unwrap_or_default();
+            let goes_to = ways.iter().find(|(_, from)| *from == at).map(|(to, _)| *to);
+            if goes_to.is_some_and(|to| taken_in.contains(&to)) {
+                known.project = None;
+                known
+                    .copies
+                    .retain(|name, content| stays(world, *at, *name, *content));
+            }
+            let counts = *counts && goes_to.is_none_or(|to| taken_in.contains(&to));
+            if taken_in.contains(at) {
+                let from = ways[at];
+                if known.project.is_some() {
+                    delete(&mut log, world, &known);
+                    known
+                        .copies
+                        .retain(|name, content| stays(world, *at, *name, *content));
+                }
+                known.project = world.content(*at, Name::Definition);
+                for name in world.names(*at) {
+                    let brought = before[&from].copies.get(&name);
+                    let brought = brought.filter(|content| !stays(world, from, name, **content));
+                    if let (Some(_), Some(content)) = (world.content(*at, name), brought) {
+                        known.copies.insert(name, *content);
+                    }
+                }
+            }
+            look_at(&mut log, world, &mut known, counts);
+            self.known.insert(*at, known);
+            if !events.is_empty() {
+                all.insert(*at, events);
+            }
+        }
+        all
+    }
+}
+
+/// Whether a copy is where it was, as it was or half written.
+fn stays(world: &World, at: usize, name: Name, content: Content) -> bool {
+    let file = world.files.get(&(at, name));
+    file.is_some_and(|file| file.content.is_none_or(|here| here == content))
+}
+
+fn delete(log: &mut Log<'_>, world: &World, known: &Known) {
+    let Some(project) = known.project else {
+        return;
+    };
+    log.say(EventKind::ProjectDelete, Name::Definition, project);
+    let was_published = known.copies.keys().any(is_published);
+    let is_still = world
+        .names(log.at)
+        .into_iter()
+        .filter(is_published)
+        .any(|name| {
+            world.content(log.at, name).is_none_or(|here| {
+                here.engine == project.engine || known.copies.get(&name) == Some(&here)
+            })
+        });
+    if was_published && !is_still {
+        log.say(
+            EventKind::ProjectDeleteAndUnpublish,
+            Name::Definition,
+            project,
+        );
+    }
+}
+
+fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
+    let at = log.at;
+    let here = world.content(at, Name::Definition);
+    let is_missing = !world.files.contains_key(&(at, Name::Definition));
+    if let (Some(old), Some(here)) = (known.project, here)
+        && old.engine != here.engine
+    {
+        if !counts {
+            return;
+        }
+        delete(log, world, known);
+        known.project = None;
+    }
+    let as_seen = known.clone();
+    let mut restored = None;
+    match (known.project, here) {
+        (None, Some(here)) => {
+            log.say(EventKind::ProjectImport, Name::Definition, here);
+            log.say(EventKind::ProjectImportAny, Name::Definition, here);
+        }
+        (Some(old), Some(here)) if old != here => {
+            let changed = world.files[&(at, Name::Definition)].changed;
+            let snapshots = [Name::Snapshot(false), Name::Snapshot(true)];
+            let was_restored = snapshots.iter().any(|name| {
+                let file = world.files.get(&(at, *name));
+                known.copies.get(name) == Some(&here)
+                    || file.is_some_and(|f| f.content == Some(here) && f.changed < changed)
+            });
+            restored = was_restored.then_some(here);
+        }
+        _ => {}
+    }
+    known.project = here.or(known.project);
+    let held_for = known.project.filter(|_| is_missing && !counts);
+    copies(log, world, known, EventKind::SnapshotCreate, |name, _| {
+        !is_published(&name)
+    });
+    if let Some(here) = restored {
+        log.say(EventKind::SnapshotRestore, Name::Definition, here);
+    }
+    copies(
+        log,
+        world,
+        known,
+        EventKind::ProjectPublish,
+        |name, content| {
+            is_published(&name) && held_for.is_none_or(|project| project.engine == content.engine)
+        },
+    );
+    if counts {
+        known
+            .copies
+            .retain(|name, _| world.files.contains_key(&(at, *name)));
+        if is_missing {
+            delete(log, world, &as_seen);
+            known.project = None;
+        }
+    }
+}
+
+/// Copies that appeared or have other content, oldest first.
+fn copies(
+    log: &mut Log<'_>,
+    world: &World,
+    known: &mut Known,
+    kind: EventKind,
+    which: impl Fn(Name, Content) -> bool,
+) {
+    let mut new: Vec<(i64, Name, Content)> = world
+        .names(log.at)
+        .into_iter()
+        .filter(|name| *name != Name::Definition)
+        .filter_map(|name| {
+            let file = world.files[&(log.at, name)];
+            Some((file.changed, name, file.content?))
+        })
+        .filter(|(_, name, content)| {
+            which(*name, *content) && known.copies.get(name) != Some(content)
+        })
+        .collect();
+    new.sort_unstable();
+    for (_, name, content) in new {
+        log.say(kind, name, content);
+        known.copies.insert(name, content);
+    }
+}
