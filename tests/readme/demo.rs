@@ -45,7 +45,7 @@ fn essence(text: &str) -> BTreeSet<String> {
             line.split_whitespace()
                 .filter(|word| !word.contains(|c: char| c.is_ascii_digit()))
                 .filter(|word| !matches!(word.trim_end_matches([',', '.']), "µs" | "ms" | "s"))
-                .filter(|word| !word.starts_with("username=") && !word.starts_with("/tmp/"))
+                .filter(|word| !word.starts_with("username=") && !word.contains("-demo-"))
                 .collect::<Vec<_>>()
                 .join(" ")
         })
