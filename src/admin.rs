@@ -79,6 +79,12 @@ pub fn summary(known: &Snapshot) -> String {
         0 => String::new(),
         n => format!(", {n} files incomplete or unreadable"),
     };
+    if !known.ready {
+        return format!(
+            "starting: comparing {} projects with the record{unread}",
+            known.projects
+        );
+    }
     format!("watching {} projects{unread}", known.projects)
 }
 

@@ -285,10 +285,15 @@ impl Daemon {
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
+                    // Before the first scan there is no readiness to take back or to give.
+                    Some(SIGHUP) if !announced => {
+                        self.reload(environment, logging, level_is_fixed).await;
+                    }
                     Some(SIGHUP) => {
                         os::notify_reloading();
                         self.reload(environment, logging, level_is_fixed).await;
-                        os::notify_ready(&admin::summary(&self.status.snapshot()));
+                        said = admin::summary(&self.status.snapshot());
+                        os::notify_ready(&said);
                     }
                     Some(SIGUSR1) => {
                         info!("SIGUSR1: comparing everything");

@@ -131,10 +131,3 @@ impl Drop for Endpoint {
         }
     }
 }
-
-/// In order.
-pub fn sorted<T: Ord>(items: impl IntoIterator<Item = T>) -> Vec<T> {
-    let mut items: Vec<T> = items.into_iter().collect();
-    items.sort();
-    items
-}

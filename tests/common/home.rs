@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Daemon, Endpoint};
+use super::{Daemon, Endpoint, write};
 
 /// One test's directory.
 #[derive(Debug)]
@@ -217,12 +217,6 @@ impl Home {
         fs::create_dir_all(to.parent().expect("a parent")).expect("directories");
         fs::rename(self.at(from), to).expect("renames");
     }
-}
-
-/// Writes a file and the directories above it.
-pub fn write(path: &Path, content: &str) {
-    fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
-    fs::write(path, content).expect("a file");
 }
 
 /// A project.xml: its name, its engineId if any, and something to tell its versions apart.

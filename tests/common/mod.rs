@@ -23,15 +23,30 @@ mod daemon;
 mod endpoint;
 mod home;
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
-pub use endpoint::{Endpoint, sorted};
-pub use home::{Home, Settings, Webhook, write, xml};
+pub use endpoint::Endpoint;
+pub use home::{Home, Settings, Webhook, xml};
 
 /// How long anything that has to happen may take before the test fails: long enough for a slow
 /// machine that does something else as well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// In order.
+pub fn sorted<T: Ord>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.into_iter().collect();
+    items.sort();
+    items
+}
+
+/// Writes a file and the directories above it.
+pub fn write(path: &Path, content: &str) {
+    fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+    fs::write(path, content).expect("a file");
+}
 
 /// Asks again and again until there is an answer.
 pub fn wait_until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {

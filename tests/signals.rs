@@ -1,0 +1,430 @@
+//! Signals, the service manager, and the exit status.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use common::{Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, wait_until, xml};
+use project_webhooks::receiver::Reply;
+use rustix::process::Signal;
+
+const DEFINITION: &str = "sales/orders/project.xml";
+
+fn snapshot(home: &Home, tag: &str) {
+    home.write(
+        &format!("sales/orders/snapshots/{tag}.xml"),
+        &xml("Orders", "e-1", tag),
+    );
+}
+
+fn home(settings: &Settings) -> Home {
+    let home = Home::new(settings);
+    home.write(DEFINITION, &xml("Orders", "e-1", "one"));
+    home
+}
+
+/// An endpoint whose answers wait until they are let go.
+fn endpoint_with_gate() -> (Endpoint, Arc<AtomicBool>) {
+    let gate = Arc::new(AtomicBool::new(false));
+    let open = Arc::clone(&gate);
+    let endpoint = Endpoint::answering(move |_| {
+        let status = if open.load(Ordering::Acquire) {
+            200
+        } else {
+            503
+        };
+        Reply::status(StatusCode::from_u16(status).unwrap())
+    });
+    (endpoint, gate)
+}
+
+#[test]
+fn a_valid_reload_is_applied_as_a_whole() {
+    let (first, second, third) = (Endpoint::new(), Endpoint::new(), Endpoint::new());
+    let of = |webhooks: &[(&str, &Endpoint)]| {
+        Settings::of(webhooks.iter().map(|(name, endpoint)| {
+            Webhook::new(name, &endpoint.url()).events("[snapshot-create]")
+        }))
+    };
+    let home = home(&of(&[("a", &first), ("b", &second)]));
+    let daemon = home.start();
+    snapshot(&home, "s1");
+    first.wait_for(1);
+    second.wait_for(1);
+
+    // One webhook goes, one comes.
+    home.configure(&of(&[("a", &first), ("c", &third)]));
+    assert!(daemon.reload());
+    snapshot(&home, "s2");
+    first.wait_for(2);
+    assert_eq!(third.wait_for(1)[0].parameter("versionTag"), Some("s2"));
+    daemon.fence();
+    assert_eq!((first.n(), second.n(), third.n()), (2, 1, 1));
+
+    // It comes back, and hears of what happens from then on.
+    home.configure(&of(&[("a", &first), ("b", &second), ("c", &third)]));
+    assert!(daemon.reload());
+    snapshot(&home, "s3");
+    let tags: Vec<String> = second
+        .wait_for(2)
+        .iter()
+        .filter_map(|one| one.parameter("versionTag").map(str::to_owned))
+        .collect();
+    assert_eq!(tags, ["s1", "s3"]);
+}
+
+#[test]
+fn what_waits_uses_the_new_settings_and_that_of_a_removed_webhook_is_parked() {
+    let (down, open) = endpoint_with_gate();
+    let elsewhere = Endpoint::new();
+    let slow = "[0s, 1h, 1h]";
+    let quick = "[0s, 100ms, 200ms, 400ms, 1s, 2s, 5s, 5s]";
+    let of = |webhooks: &[(&str, &Endpoint, &str)]| {
+        Settings::of(webhooks.iter().map(|(name, endpoint, schedule)| {
+            Webhook::new(name, &endpoint.url())
+                .events("[snapshot-create]")
+                .schedule(schedule)
+        }))
+    };
+    let home = home(&of(&[("moved", &down, quick), ("parked", &down, quick)]));
+    let daemon = home.start();
+    snapshot(&home, "s1");
+    // Two of each: both have failed at least once.
+    wait_until("attempts of both", || {
+        let failures = |name: &str| {
+            daemon
+                .entries()
+                .iter()
+                .filter(|e| e.message().starts_with("failed") && e.field("webhook") == name)
+                .count()
+        };
+        (failures("moved") > 0 && failures("parked") > 0).then_some(())
+    });
+    // The one has another address now; the other one is gone.
+    home.configure(&of(&[("moved", &elsewhere, quick)]));
+    assert!(daemon.reload());
+    assert_eq!(elsewhere.wait_for(1)[0].parameter("versionTag"), Some("s1"));
+    open.store(true, Ordering::Release);
+    snapshot(&home, "s2");
+    elsewhere.wait_for(2);
+    daemon.fence();
+    assert_eq!(elsewhere.n(), 2);
+    down.take();
+    // Back again: what was parked goes out, what happened meanwhile does not.
+    home.configure(&of(&[
+        ("moved", &elsewhere, quick),
+        ("parked", &down, slow),
+    ]));
+    assert!(daemon.reload());
+    let came = down.wait_for(1);
+    assert_eq!(came[0].parameter("versionTag"), Some("s1"));
+    daemon.fence();
+    assert_eq!(down.n(), 1);
+}
+
+#[test]
+fn an_invalid_reload_says_every_error_and_changes_nothing() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::of([Webhook::new("all", &endpoint.url()).events("[snapshot-create]")]);
+    let home = home(&settings);
+    let daemon = home.start();
+    let good = fs::read_to_string(home.config()).unwrap();
+    let bad = good
+        .replace("settle: 300ms", "settle: soon")
+        .replace("snapshot-create", "snapshot-creat")
+        .replace("state_dir: ./state", "state_dirr: ./elsewhere");
+    fs::write(home.config(), bad).unwrap();
+    assert!(!daemon.reload());
+    for mistake in ["settle", "snapshot-creat", "state_dirr"] {
+        daemon.wait_log(mistake, |entry| {
+            entry.field("level") == "ERROR" && entry.message().contains(mistake)
+        });
+    }
+    snapshot(&home, "s1");
+    endpoint.wait_for(1);
+    // What cannot change without a restart is refused by name, and so is the rest of it.
+    let moved = good
+        .replace("state_dir: ./state", "state_dir: ./elsewhere")
+        .replace("snapshot-create", "project-publish");
+    fs::write(home.config(), moved).unwrap();
+    assert!(!daemon.reload());
+    daemon.wait_log("state_dir by name", |entry| {
+        entry.field("level") == "ERROR" && entry.message().contains("state_dir cannot change")
+    });
+    // A file that is gone, and one that is no YAML.
+    fs::remove_file(home.config()).unwrap();
+    assert!(!daemon.reload());
+    fs::write(home.config(), "webhooks: [\n  \u{0}").unwrap();
+    assert!(!daemon.reload());
+    snapshot(&home, "s2");
+    endpoint.wait_for(2);
+    fs::write(home.config(), good).unwrap();
+    assert!(daemon.reload());
+    snapshot(&home, "s3");
+    endpoint.wait_for(3);
+}
+
+#[test]
+fn sigterm_lets_what_is_in_flight_finish_and_exits_with_0() {
+    let endpoint = Endpoint::answering(|_| Reply {
+        delay: Duration::from_millis(700),
+        ..Reply::status(StatusCode::OK)
+    });
+    let home = home(&Settings::of([
+        Webhook::new("all", &endpoint.url()).events("[snapshot-create]")
+    ]));
+    let daemon = home.start();
+    snapshot(&home, "s1");
+    snapshot(&home, "s2");
+    endpoint.wait_for(1);
+    // The answer is still to come.
+    assert_eq!(daemon.terminate().code(), Some(0));
+    // It was recorded: the next start sends only what was not sent.
+    let daemon = home.start();
+    let came = endpoint.wait_for(2);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 2);
+    let tags: Vec<_> = came.iter().map(|one| one.parameter("versionTag")).collect();
+    assert_eq!(tags, [Some("s1"), Some("s2")]);
+}
+
+#[test]
+fn sigint_ends_it_as_well_and_a_second_signal_ends_it_at_once() {
+    let endpoint = Endpoint::answering(|_| Reply {
+        delay: Duration::from_secs(3_600),
+        ..Reply::status(StatusCode::OK)
+    });
+    let home = home(&Settings::of([Webhook::new("all", &endpoint.url())
+        .events("[snapshot-create]")
+        .with("timeout: 1h")]));
+    let mut daemon = home.start();
+    snapshot(&home, "s1");
+    endpoint.wait_for(1);
+    daemon.signal(Signal::INT);
+    daemon.wait_message("stopping", 1);
+    daemon.signal(Signal::INT);
+    assert_eq!(daemon.wait_exit().code(), Some(0));
+    assert_eq!(daemon.n_messages("ended at once"), 1);
+    assert_eq!(daemon.n_messages("still in flight"), 0);
+}
+
+#[test]
+fn sigusr1_compares_everything() {
+    let endpoint = Endpoint::new();
+    // Nothing is reported to the daemon, and nothing is due for a long time.
+    let home = home(
+        &Settings::all_to(&endpoint)
+            .repository("watch: poll")
+            .repository("poll_interval: 1h"),
+    );
+    let daemon = home.start();
+    snapshot(&home, "s1");
+    daemon.signal(Signal::USR1);
+    assert_eq!(endpoint.wait_for(1)[0].parameter("versionTag"), Some("s1"));
+    daemon.wait_message("SIGUSR1", 1);
+}
+
+#[test]
+fn a_second_instance_is_refused_by_the_first_ones_pid() {
+    let endpoint = Endpoint::new();
+    let home = home(&Settings::all_to(&endpoint));
+    let daemon = home.start();
+    let output = Daemon::command(&home).output().unwrap();
+    assert_eq!(output.status.code(), Some(75));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&daemon.pid().to_string()), "{said}");
+    // The first one goes on.
+    snapshot(&home, "s1");
+    endpoint.wait_for(1);
+    daemon.kill();
+    // And leaves nothing behind that would keep the next one from starting.
+    let daemon = home.start();
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn a_configuration_error_ends_with_78_and_all_errors() {
+    let endpoint = Endpoint::new();
+    let home = home(&Settings::all_to(&endpoint));
+    let good = fs::read_to_string(home.config()).unwrap();
+    let bad = good
+        .replace("settle: 300ms", "setle: 300ms")
+        .replace("http://", "htp://");
+    fs::write(home.config(), bad).unwrap();
+    let output = Daemon::command(&home).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("setle") && said.contains("settle") && said.contains("\"htp\""),
+        "{said}"
+    );
+    fs::remove_file(home.config()).unwrap();
+    let output = Daemon::command(&home).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+}
+
+/// The service manager's end of `NOTIFY_SOCKET`.
+struct Manager {
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn listen(home: &Home) -> Self {
+        let socket = UnixDatagram::bind(home.beside("notify")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket }
+    }
+
+    fn launch<'a>(&self, home: &'a Home, watchdog: Option<Duration>) -> Daemon<'a> {
+        let mut command = Daemon::command(home);
+        command.env("NOTIFY_SOCKET", home.beside("notify"));
+        if let Some(watchdog) = watchdog {
+            command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        }
+        Daemon::launch(home, command)
+    }
+
+    /// The next message.
+    fn next(&self) -> Vec<String> {
+        let mut buffer = [0; 4_096];
+        let n = self.socket.recv(&mut buffer).expect("a message");
+        String::from_utf8_lossy(&buffer[..n])
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The next message with this line, and none of those lines before it.
+    fn expect(&self, line: &str, not_before: &[&str]) -> Vec<String> {
+        loop {
+            let message = self.next();
+            if message.iter().any(|found| found == line) {
+                return message;
+            }
+            for unwanted in not_before {
+                assert!(
+                    !message.iter().any(|found| found == unwanted),
+                    "{message:?}"
+                );
+            }
+        }
+    }
+
+    /// Everything that was said up to now.
+    fn so_far(&self) -> Vec<String> {
+        let mut buffer = [0; 4_096];
+        let mut lines = Vec::new();
+        self.socket.set_nonblocking(true).unwrap();
+        while let Ok(n) = self.socket.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            lines.extend(text.lines().map(str::to_owned));
+        }
+        self.socket.set_nonblocking(false).unwrap();
+        lines
+    }
+}
+
+fn has_status(message: &[String]) -> bool {
+    message.iter().any(|line| {
+        line.strip_prefix("STATUS=")
+            .is_some_and(|status| !status.is_empty())
+    })
+}
+
+#[test]
+fn the_service_manager_is_told_of_readiness_reloads_and_the_end() {
+    let endpoint = Endpoint::new();
+    let home = home(&Settings::all_to(&endpoint));
+    home.start().terminate();
+    for number in 0..40 {
+        home.write(
+            &format!("sales/p{number}/project.xml"),
+            &xml("P", "", &format!("{number}")),
+        );
+    }
+    let manager = Manager::listen(&home);
+    let daemon = manager.launch(&home, None);
+    let ready = manager.expect("READY=1", &["STOPPING=1", "RELOADING=1"]);
+    // By then the first scan is recorded.
+    assert_eq!(daemon.events().len(), 80);
+    assert!(has_status(&ready), "{ready:?}");
+    assert!(
+        ready.iter().any(|line| line.contains("41 projects")),
+        "{ready:?}"
+    );
+
+    for valid in [true, false] {
+        if !valid {
+            fs::write(home.config(), "nonsense").unwrap();
+        }
+        assert_eq!(daemon.reload(), valid);
+        let reloading = manager.expect("RELOADING=1", &["READY=1"]);
+        let monotonic = reloading
+            .iter()
+            .find_map(|line| line.strip_prefix("MONOTONIC_USEC="))
+            .and_then(|text| text.parse::<u64>().ok());
+        assert!(monotonic.is_some_and(|at| at > 0), "{reloading:?}");
+        let ready = manager.expect("READY=1", &["STOPPING=1"]);
+        assert!(has_status(&ready), "{ready:?}");
+    }
+    assert_eq!(daemon.terminate().code(), Some(0));
+    manager.expect("STOPPING=1", &["READY=1"]);
+}
+
+#[test]
+fn the_status_follows_what_happens_and_the_watchdog_is_fed() {
+    let endpoint = Endpoint::new();
+    let home = home(&Settings::all_to(&endpoint));
+    let manager = Manager::listen(&home);
+    let daemon = manager.launch(&home, Some(Duration::from_millis(400)));
+    manager.expect("READY=1", &[]);
+    for _ in 0..3 {
+        manager.expect("WATCHDOG=1", &["STOPPING=1"]);
+    }
+    // A person who asks the service manager sees the trouble.
+    let status_with = |text: &str| {
+        wait_until(&format!("STATUS= with {text}"), || {
+            manager
+                .next()
+                .into_iter()
+                .find(|line| line.starts_with("STATUS=") && line.contains(text))
+        })
+    };
+    fs::rename(home.at(""), home.beside("away")).unwrap();
+    status_with("trouble");
+    fs::rename(home.beside("away"), home.at("")).unwrap();
+    status_with("watching 1 projects");
+    assert_eq!(daemon.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_reload_before_the_first_scan_is_not_readiness() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint);
+    let home = home(&settings);
+    fs::rename(home.at(""), home.beside("away")).unwrap();
+    let manager = Manager::listen(&home);
+    let daemon = manager.launch(&home, None);
+    daemon.wait_message("is not there", 1);
+    assert!(daemon.reload());
+    assert!(daemon.reload());
+    let said = manager.so_far();
+    assert!(!said.iter().any(|line| line == "READY=1"), "{said:?}");
+    fs::rename(home.beside("away"), home.at("")).unwrap();
+    manager.expect("READY=1", &[]);
+    daemon.wait_ready();
+}
