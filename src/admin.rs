@@ -1,8 +1,9 @@
 //! What the running daemon tells of itself: health over HTTP, and its state on the control socket.
 //!
-//! Constraint: it only reads, and it answers while everything else is stuck. The control socket in
-//! the state directory is how `status` finds a running daemon: who connects is sent one JSON object
-//! and the end.
+//! Constraint: it changes nothing, and it answers while everything else is stuck. The control
+//! socket in the state directory is how the other commands find a running daemon. Who connects
+//! sends one line: `status`, or `wake` after having changed the queue, upon which every webhook's
+//! queue looks at the store again. The answer to both is one JSON object and the end.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,13 +14,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Listen;
+use crate::dispatch::Doorbells;
 use crate::engine::status::{Snapshot, Status};
 use crate::store::Store;
 
@@ -29,6 +31,8 @@ pub struct Known {
     pub status: Arc<Status>,
     /// The store.
     pub store: Store,
+    /// Rung when a command changed the queue.
+    pub doorbells: Arc<Doorbells>,
     /// The clock of the engine's beats.
     pub clock: Clock,
     /// How long the loop may stand before the daemon counts as not alive.
@@ -130,17 +134,51 @@ fn short_path(directory: &std::fs::File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
 }
 
+/// How long a client may take for its line, and to read the answer. One that takes longer must not
+/// keep others waiting.
+const CLIENT_MAX: Duration = Duration::from_secs(1);
+
+/// The request to look at the store again.
+const WAKE: &str = "wake";
+/// The request for the report alone.
+const STATUS: &str = "status";
+
 async fn answer(known: &Known, mut stream: UnixStream) {
+    let mut line = String::new();
+    let mut reader = BufReader::new(&mut stream).take(64);
+    // One that says nothing is told the status too.
+    let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
+    if line.trim_end() == WAKE {
+        info!("a command changed the queue");
+        known.doorbells.ring_all();
+    }
     let Ok(report) = serde_json::to_vec(&known.report()) else {
         return;
     };
-    // A client that does not read must not keep others waiting.
-    let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&report)).await;
+    let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
 }
 
 /// Asks the daemon that holds this state directory. Nothing where none runs.
+///
+/// # Errors
+///
+/// Where a daemon that may be there cannot be asked.
 pub fn ask(state_dir: &Path) -> std::io::Result<Option<Report>> {
-    use std::io::Read;
+    request(state_dir, STATUS)
+}
+
+/// Tells the daemon that holds this state directory that the queue was changed, so that it acts on
+/// it at once. Nothing where none runs.
+///
+/// # Errors
+///
+/// Where a daemon that may be there cannot be told.
+pub fn wake(state_dir: &Path) -> std::io::Result<Option<Report>> {
+    request(state_dir, WAKE)
+}
+
+fn request(state_dir: &Path, line: &str) -> std::io::Result<Option<Report>> {
+    use std::io::{Read, Write};
     let directory = match std::fs::File::open(state_dir) {
         Ok(directory) => directory,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -160,6 +198,8 @@ pub fn ask(state_dir: &Path) -> std::io::Result<Option<Report>> {
         Err(error) => return Err(error),
     };
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    writeln!(stream, "{line}")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     serde_json::from_str(&text)

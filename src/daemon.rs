@@ -118,7 +118,7 @@ pub async fn run(
     let shared = dispatch::Shared {
         store: store.clone(),
         clock,
-        doorbells,
+        doorbells: Arc::clone(&doorbells),
         jitter: Arc::new(fastrand::f64),
     };
     let dispatcher = Dispatcher::start(shared, targets, stop.clone());
@@ -126,6 +126,7 @@ pub async fn run(
     let known = Arc::new(Known {
         status: Arc::clone(&status),
         store: store.clone(),
+        doorbells,
         clock,
         standstill: STANDSTILL,
     });

@@ -2,28 +2,34 @@
 
 pub mod arguments;
 pub mod check;
+mod deliveries;
 pub mod demo;
 mod events;
+mod generate;
 pub mod listen;
 pub mod output;
 mod run;
+mod scan;
 mod status;
 pub mod view;
+mod webhooks;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{self, Config, Problems, WithoutSecrets};
+use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
 
 /// Done.
 const DONE: u8 = 0;
 /// Failed.
 const FAILED: u8 = 1;
+/// Wrong usage, as clap has it.
+const USAGE: u8 = 2;
 /// Another instance holds the state directory (sysexits.h, EX_TEMPFAIL).
 const HELD: u8 = 75;
 /// The configuration is wrong (sysexits.h, EX_CONFIG).
@@ -57,6 +63,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compare the repository with the record: what `run` would infer now; records nothing
+    Scan {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Show whether the daemon runs, what it watches, and how each webhook is doing
     Status {
         /// Print one JSON object
@@ -65,8 +77,19 @@ enum Command {
     },
     /// Show what was inferred, and why
     Events(events::EventsArguments),
+    /// Show the queue and its log; redeliver, cancel and purge deliveries
+    Deliveries(deliveries::DeliveriesArguments),
+    /// List the webhooks; enable, disable and test one
+    Webhooks(webhooks::WebhooksArguments),
     /// Receive callbacks on this machine, print them and verify their signatures
     Listen(listen::ListenArguments),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, project-webhooks.1
+    Man,
 }
 
 /// Runs the command that the arguments name.
@@ -78,6 +101,10 @@ pub fn main() -> ExitCode {
         // Whoever read our output has enough, as `head` has: a way to end and no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
+            if let Some(usage) = error.downcast_ref::<clap::Error>() {
+                let _ = usage.print();
+                return ExitCode::from(USAGE);
+            }
             // The problems name their file themselves.
             let (status, said) = match error.downcast_ref::<Problems>() {
                 Some(problems) => (CONFIGURATION, problems.to_string()),
@@ -87,6 +114,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(status)
         }
     }
+}
+
+/// An error of usage that the definition of the arguments cannot express.
+fn usage(message: &str) -> anyhow::Error {
+    Arguments::command()
+        .error(clap::error::ErrorKind::ArgumentConflict, message)
+        .into()
 }
 
 /// Whether an error says that nobody reads any more.
@@ -120,6 +154,30 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             let config = inspected(config)?;
             printing(|out| events::run(events, &config, now(), &style(), out))
         }
+        Command::Scan { json } => {
+            let config = inspected(config)?;
+            printing(|out| scan::run(&config, *json, now(), &style(), out))
+        }
+        Command::Deliveries(deliveries) => {
+            let config = inspected(config)?;
+            printing(|out| deliveries::run(deliveries, &config, now(), &style(), out))
+        }
+        Command::Webhooks(webhooks) => {
+            let config = if webhooks.sends() {
+                config::load(&Config::file_or_default(config), &SystemEnvironment)?.config
+            } else {
+                inspected(config)?
+            };
+            printing(|out| webhooks::run(webhooks, &config, Clock::start(), &style(), out))
+        }
+        Command::Completions { shell } => printing(|out| {
+            generate::completions(*shell, out)?;
+            Ok(DONE)
+        }),
+        Command::Man => printing(|out| {
+            generate::man(out)?;
+            Ok(DONE)
+        }),
         Command::Listen(listen) => {
             let clock = Clock::start();
             runtime()?.block_on(listen::run(

@@ -5,11 +5,13 @@
 //! waits, for the difference is still on disk. Removals count only in the root they were recorded
 //! in.
 //!
-//! Map: this file has the loop and its inputs, `step` one turn from due projects to a commit,
-//! `passed` the files that came and went between two looks, [`root`] whether the root is the one that was recorded, [`status`] what others may know.
+//! Map: this file has the loop and its inputs, [`start`] what a start finds on record, `step` one
+//! turn from due projects to a commit, `passed` the files that came and went between two looks,
+//! [`root`] whether the root is the one that was recorded, [`status`] what others may know.
 
 mod passed;
 pub mod root;
+pub mod start;
 pub mod status;
 mod step;
 
@@ -36,6 +38,7 @@ use crate::store::Store;
 use crate::watch::{Watch, WatchSettings};
 
 use root::RootGuard;
+use start::Start;
 use status::{Status, Trouble};
 
 /// How many inputs may wait for the engine; a hint more is answered by a comparison of everything.
@@ -243,19 +246,19 @@ impl Loop {
     /// Reads what the store knows of the last run.
     fn remember(&mut self) -> Result<(), crate::store::StoreError> {
         use crate::store::MetaKey;
-        let first_start = self.store.meta(MetaKey::FirstStart)?.is_none();
-        let layout = self.store.meta(MetaKey::Layout)?;
-        self.layout_changed =
-            layout.is_some_and(|recorded| recorded != self.config.repository.layout.to_string());
+        let start = Start::judge(
+            self.store.meta(MetaKey::FirstStart)?.as_deref(),
+            self.store.meta(MetaKey::Layout)?.as_deref(),
+            &self.config.repository,
+        );
+        self.layout_changed = start.layout_changed;
+        self.adopting = start.adopts;
         if self.layout_changed {
             warn!(
                 "repository.layout is not the one that the record was made with; what exists is \
                  adopted under the new one, without events"
             );
         }
-        self.adopting = self.layout_changed
-            || (first_start
-                && self.config.repository.on_first_start == crate::config::FirstStart::Adopt);
         self.root
             .remember(self.store.meta(MetaKey::RepositoryRoot)?);
         for recorded in self.store.problems(usize::MAX)? {

@@ -19,11 +19,15 @@ use crate::domain::project::ProjectKey;
 /// The most deliveries that one transaction changes.
 const CHUNK: usize = 1_000;
 
-/// Write access for the command line, without the lock of the daemon. Blocks; a running daemon
-/// hears of it by [`Store::changed_elsewhere`](super::Store::changed_elsewhere).
+/// Is told the number of deliveries that were handled since it was told last.
+type Progress = Box<dyn FnMut(u64)>;
+
+/// Write access for the command line, without the lock of the daemon. Blocks. A running daemon
+/// acts on it when it is told so, by [`crate::admin::wake`].
 pub struct Operations {
     connection: Connection,
     path: Arc<Path>,
+    progress: Option<Progress>,
 }
 
 impl Operations {
@@ -33,7 +37,13 @@ impl Operations {
         Ok(Self {
             connection: schema::open_beside(state_dir)?,
             path: schema::database(state_dir).into(),
+            progress: None,
         })
+    }
+
+    /// Has `progress` told, from now on, how many deliveries more were handled.
+    pub fn on_progress(&mut self, progress: impl FnMut(u64) + 'static) {
+        self.progress = Some(Box::new(progress));
     }
 
     /// How many deliveries are meant.
@@ -116,7 +126,7 @@ impl Operations {
         let mut n_changed = 0_u64;
         let mut after = i64::MIN;
         loop {
-            let (last, n) = self.in_transaction(|connection| {
+            let (last, n_handled, n) = self.in_transaction(|connection| {
                 let ids = ids_after(connection, selector, after)?;
                 let mut lanes = BTreeSet::new();
                 let mut n = 0_u64;
@@ -129,8 +139,11 @@ impl Operations {
                 for (webhook, key) in lanes {
                     queue::refresh_lane(connection, &webhook, &key)?;
                 }
-                Ok((ids.last().copied(), n))
+                Ok((ids.last().copied(), ids.len(), n))
             })?;
+            if let Some(progress) = &mut self.progress {
+                progress(n_handled as u64);
+            }
             n_changed = n_changed.saturating_add(n);
             match last {
                 Some(last) => after = last,

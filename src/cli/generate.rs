@@ -1,0 +1,153 @@
+//! `completions` and `man`, for packagers.
+//!
+//! Constraint: both come from the one definition of the arguments, so that they cannot differ from
+//! what the program takes. The manual page is one for all commands.
+
+use std::io::{self, Write};
+
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::Arguments;
+
+/// What the page says beyond the arguments.
+const END: &str = r#".SH EXIT STATUS
+.TP
+0
+done
+.TP
+1
+failed
+.TP
+2
+wrong usage
+.TP
+75
+another instance holds the state directory (EX_TEMPFAIL)
+.TP
+78
+the configuration is wrong (EX_CONFIG)
+.SH SIGNALS
+.TP
+HUP
+read the configuration again; an invalid one changes nothing
+.TP
+TERM, INT
+stop: deliveries in flight may take 10 seconds to finish; a second one ends at once
+.TP
+USR1
+compare everything now
+.SH FILES
+.TP
+\&./config.yaml, /etc/project\-webhooks/config.yaml
+the configuration, the first that exists, unless \-\-config names one
+.SH ENVIRONMENT
+.TP
+STATE_DIRECTORY
+where the state is kept, unless the configuration names a place
+.TP
+CREDENTIALS_DIRECTORY
+where { credential: NAME } is read from
+.TP
+NO_COLOR
+no colours
+"#;
+
+/// Writes the completions for a shell.
+pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(
+        shell,
+        &mut Arguments::command(),
+        env!("CARGO_PKG_NAME"),
+        &mut text,
+    );
+    out.write_all(&text)
+}
+
+/// Writes the manual page.
+pub(super) fn man(out: &mut dyn Write) -> io::Result<()> {
+    let mut command = Arguments::command();
+    command.build();
+    let page = Man::new(command.clone()).manual("User Commands");
+    page.render_title(out)?;
+    page.render_name_section(out)?;
+    page.render_synopsis_section(out)?;
+    page.render_description_section(out)?;
+    page.render_options_section(out)?;
+    writeln!(out, ".SH COMMANDS")?;
+    for sub in command.get_subcommands() {
+        subcommand(sub, "", out)?;
+    }
+    out.write_all(END.as_bytes())?;
+    page.render_version_section(out)
+}
+
+/// Writes what a command does and takes, and the same of its own commands.
+fn subcommand(command: &Command, parents: &str, out: &mut dyn Write) -> io::Result<()> {
+    // The arguments of all commands are said once.
+    if command.get_name() == "help" {
+        return Ok(());
+    }
+    let mut own = command.clone();
+    for global in ["config", "log_level", "help"] {
+        if own.get_arguments().any(|known| known.get_id() == global) {
+            own = own.mut_arg(global, |argument| argument.hide(true));
+        }
+    }
+    let name = format!("{parents}{}", own.get_name());
+    writeln!(out, ".SS {}", name.replace('-', "\\-"))?;
+    let page = Man::new(own);
+    let mut text = Vec::new();
+    page.render_description_section(&mut text)?;
+    page.render_options_section(&mut text)?;
+    // They are sections of a page of their own; here they stand below the command.
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        if !line.starts_with(b".SH ") {
+            out.write_all(line)?;
+        }
+    }
+    for sub in command.get_subcommands() {
+        subcommand(sub, &format!("{name} "), out)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_every_command_and_every_option() {
+        let mut page = Vec::new();
+        man(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap().replace("\\-", "-");
+        let mut command = Arguments::command();
+        command.build();
+        let mut waiting: Vec<(String, &Command)> = command
+            .get_subcommands()
+            .map(|sub| (sub.get_name().to_owned(), sub))
+            .collect();
+        let mut n_commands = 0;
+        while let Some((name, command)) = waiting.pop() {
+            if command.get_name() == "help" {
+                continue;
+            }
+            n_commands += 1;
+            assert!(page.contains(&format!(".SS {name}\n")), "{name}\n{page}");
+            for argument in command.get_arguments() {
+                if let Some(long) = argument.get_long() {
+                    assert!(page.contains(&format!("--{long}")), "{name} --{long}");
+                }
+            }
+            waiting.extend(
+                command
+                    .get_subcommands()
+                    .map(|sub| (format!("{name} {}", sub.get_name()), sub)),
+            );
+        }
+        assert!(n_commands > 15, "{n_commands}");
+        assert_eq!(page.matches(".SH COMMANDS").count(), 1);
+    }
+}

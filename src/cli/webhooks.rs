@@ -1,0 +1,309 @@
+//! `webhooks`: list them, switch them on and off, and try one.
+
+use std::io::Write;
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::check::public_url;
+use super::deliveries::wake;
+use super::output::{FAINT, GREEN, RED, Style, Table, duration, print_json, safe};
+use super::status::{self, WebhookView};
+use super::view::print_answer;
+use super::{DONE, FAILED, runtime};
+use crate::clock::Clock;
+use crate::config::{Config, Webhook};
+use crate::domain::delivery::Outcome;
+use crate::domain::event::{EventId, Origin};
+use crate::store::{Listings, OpenError, Operations};
+use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
+
+/// Lists webhooks, switches them on and off, and tries one.
+#[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct WebhooksArguments {
+    #[command(subcommand)]
+    command: Option<WebhooksCommand>,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum WebhooksCommand {
+    /// List the webhooks of the configuration, and those that deliveries are parked for
+    List {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Switch a webhook on again, whoever switched it off
+    Enable {
+        /// The webhook's name
+        name: String,
+    },
+    /// Switch a webhook off; what is for it waits until it is switched on again
+    Disable {
+        /// The webhook's name
+        name: String,
+        /// Why, for those who ask later
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "switched off by an operator"
+        )]
+        reason: String,
+    },
+    /// Send one signed `test` event and print the exchange; needs no daemon
+    Test {
+        /// The webhook's name
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl WebhooksArguments {
+    /// Whether the command sends, and so needs the secrets.
+    pub(super) fn sends(&self) -> bool {
+        matches!(self.command, Some(WebhooksCommand::Test { .. }))
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(
+    arguments: &WebhooksArguments,
+    config: &Config,
+    clock: Clock,
+    style: &Style,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let now = clock.now();
+    match &arguments.command {
+        None => list(arguments.json, config, now, style, out),
+        Some(WebhooksCommand::List { json }) => list(*json, config, now, style, out),
+        Some(WebhooksCommand::Enable { name }) => enable(name, config, out),
+        Some(WebhooksCommand::Disable { name, reason }) => disable(name, reason, config, now, out),
+        Some(WebhooksCommand::Test { name, json }) => test(name, *json, config, now, style, out),
+    }
+}
+
+/// A webhook in JSON.
+#[derive(Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    state: WebhookView,
+    url: Option<String>,
+    format: Option<&'static str>,
+    events: Vec<&'static str>,
+    /// Absent where every project is wanted.
+    projects: Option<Vec<String>>,
+}
+
+fn list(
+    json: bool,
+    config: &Config,
+    now: Timestamp,
+    style: &Style,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let listings = match Listings::open(&config.state_dir) {
+        Ok(listings) => Some(listings),
+        Err(OpenError::Absent { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let states = status::webhooks(config, listings.as_ref())?;
+    if !json {
+        if states.is_empty() {
+            writeln!(out, "No webhooks are configured.")?;
+            return Ok(DONE);
+        }
+        status::print_webhooks(&states, now, style, out)?;
+        let mut table = Table::new(["webhook", "url", "format", "events"]);
+        for webhook in &config.webhooks {
+            let events = webhook.subscription.events.iter();
+            let events: Vec<&str> = events.map(|kind| kind.as_str()).collect();
+            table.row([
+                webhook.name().into(),
+                public_url(&webhook.url).into(),
+                webhook.format.as_str().into(),
+                events.join(" ").into(),
+            ]);
+        }
+        writeln!(out)?;
+        table.print(out, style, "")?;
+        return Ok(DONE);
+    }
+    let listed: Vec<Listed> = states
+        .into_iter()
+        .map(|state| {
+            let webhook = config.webhooks.iter().find(|w| w.name() == state.name);
+            let events = webhook.map(|webhook| webhook.subscription.events.iter());
+            Listed {
+                url: webhook.map(|webhook| public_url(&webhook.url)),
+                format: webhook.map(|webhook| webhook.format.as_str()),
+                events: events.into_iter().flatten().map(|k| k.as_str()).collect(),
+                projects: webhook
+                    .filter(|webhook| webhook.subscription.projects.is_some())
+                    .map(|webhook| webhook.project_globs.clone()),
+                state,
+            }
+        })
+        .collect();
+    print_json(out, &listed)?;
+    Ok(DONE)
+}
+
+/// The webhook of this name in the configuration.
+fn configured<'a>(name: &str, config: &'a Config) -> anyhow::Result<&'a Webhook> {
+    let found = config
+        .webhooks
+        .iter()
+        .find(|webhook| webhook.name() == name);
+    if let Some(webhook) = found {
+        return Ok(webhook);
+    }
+    let near = config
+        .webhooks
+        .iter()
+        .map(Webhook::name)
+        .filter(|known| strsim::damerau_levenshtein(known, name) <= 2)
+        .min_by_key(|known| strsim::damerau_levenshtein(known, name));
+    match near {
+        Some(near) => bail!("there is no webhook {name}; did you mean {near}?"),
+        None => bail!("there is no webhook {name} in the configuration; `webhooks` lists them"),
+    }
+}
+
+fn enable(name: &str, config: &Config, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let webhook = configured(name, config)?;
+    let was_off = Operations::open(&config.state_dir)?.switch_on(name)?;
+    let told = wake(config);
+    let name = safe(name);
+    if was_off {
+        writeln!(out, "{name} is on; {}.", told.words())?;
+    } else {
+        writeln!(out, "{name} was on already.")?;
+    }
+    if !webhook.enabled {
+        writeln!(
+            out,
+            "The configuration still says enabled: false for it; change that and reload."
+        )?;
+    }
+    Ok(DONE)
+}
+
+fn disable(
+    name: &str,
+    reason: &str,
+    config: &Config,
+    now: Timestamp,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    configured(name, config)?;
+    let was_on = Operations::open(&config.state_dir)?.switch_off(name, reason, now)?;
+    let told = wake(config);
+    let name = safe(name);
+    if was_on {
+        writeln!(
+            out,
+            "{name} is off until `webhooks enable`; {}. What is for it waits.",
+            told.words()
+        )?;
+    } else {
+        writeln!(out, "{name} was off already.")?;
+    }
+    Ok(DONE)
+}
+
+/// An exchange in JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Exchange {
+    webhook: String,
+    url: String,
+    format: &'static str,
+    delivered: bool,
+    status: Option<u16>,
+    error: Option<String>,
+    duration_ms: u128,
+    request_headers: Vec<(String, String)>,
+    answer: String,
+}
+
+fn test(
+    name: &str,
+    json: bool,
+    config: &Config,
+    now: Timestamp,
+    style: &Style,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let webhook = configured(name, config)?;
+    let client = WebhookClient::new(webhook, &TrustRoots::load())?;
+    // As unique as a real one, so that a receiver that drops repetitions takes each test.
+    let id = EventId(format!("evt_{}", Uuid::new_v4().simple()));
+    let callback = Callback {
+        content: CallbackContent::test(id, now),
+        attempt: 1,
+        origin: Origin::Test,
+    };
+    let attempt = runtime()
+        .context("no runtime can be had")?
+        .block_on(client.send(&callback, now));
+    let delivered = attempt.outcome == Outcome::Accepted;
+    if json {
+        print_json(
+            out,
+            &Exchange {
+                webhook: name.to_owned(),
+                url: public_url(&webhook.url),
+                format: webhook.format.as_str(),
+                delivered,
+                status: attempt.status,
+                duration_ms: attempt.duration.as_millis(),
+                answer: String::from_utf8_lossy(&attempt.answer).into_owned(),
+                error: attempt.error,
+                request_headers: attempt.request_headers,
+            },
+        )?;
+    } else {
+        print_exchange(webhook, &attempt, delivered, style, out)?;
+    }
+    Ok(if delivered { DONE } else { FAILED })
+}
+
+fn print_exchange(
+    webhook: &Webhook,
+    attempt: &Attempt,
+    delivered: bool,
+    style: &Style,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    writeln!(out, "> POST {}", safe(&public_url(&webhook.url)))?;
+    for (name, value) in &attempt.request_headers {
+        let line = format!("> {}: {}", safe(name), safe(value));
+        writeln!(out, "{}", style.paint(FAINT, &line))?;
+    }
+    if webhook.secrets.is_empty() {
+        writeln!(out, "> (not signed: the webhook has no secret)")?;
+    }
+    writeln!(out)?;
+    if let Some(status) = attempt.status {
+        writeln!(out, "< {status}")?;
+    }
+    print_answer(out, "< ", &attempt.answer)?;
+    let took = duration(attempt.duration);
+    let verdict = if delivered {
+        style.paint(GREEN, "delivered")
+    } else {
+        style.paint(RED, "failed")
+    };
+    let reason = attempt.error.as_deref().map(safe);
+    let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    writeln!(out, "{verdict} after {took}{reason}")
+}
