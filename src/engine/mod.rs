@@ -6,8 +6,9 @@
 //! in.
 //!
 //! Map: this file has the loop and its inputs, `step` one turn from due projects to a commit,
-//! [`root`] whether the root is the one that was recorded, [`status`] what others may know.
+//! `passed` the files that came and went between two looks, [`root`] whether the root is the one that was recorded, [`status`] what others may know.
 
+mod passed;
 pub mod root;
 pub mod status;
 mod step;

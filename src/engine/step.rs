@@ -4,7 +4,6 @@
 //! project back, and the held files with them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::os::fd::AsFd;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -14,12 +13,10 @@ use super::status::Trouble;
 use super::{Loop, PAUSE};
 use crate::domain::delivery;
 use crate::domain::event::{Event, EventId, EventKind, Explanation, Inferred, Origin, timestamp};
-use crate::domain::infer::{Removals, infer, missing};
+use crate::domain::infer::{Removals, missing};
 use crate::domain::moves::{self, Look};
 use crate::domain::parameters::parameters;
-use crate::domain::project::{
-    ContentHash, FileState, Observed, Problem, ProjectKey, Recorded, Sighting,
-};
+use crate::domain::project::{ContentHash, Observed, Problem, ProjectKey, Recorded};
 use crate::domain::route::route;
 use crate::domain::settle::{Due, Open};
 use crate::observe::Held;
@@ -29,23 +26,41 @@ use crate::store::{Batch, Change, MetaKey, NewEvent, StoreError};
 /// The bytes of files that are read for one commit, beyond which the rest waits for the next.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
+/// The looks of one turn of the loop, in progress.
+#[derive(Default)]
+pub(super) struct Round {
+    pub(super) turns: Vec<Turn>,
+    /// The bytes that were read, by their hash.
+    contents: HashMap<ContentHash, Bytes>,
+    /// How many they are.
+    bytes: usize,
+    looked_at: HashSet<ProjectKey>,
+}
+
+impl Round {
+    pub(super) fn keep(&mut self, hash: ContentHash, content: Bytes) {
+        self.bytes = self.bytes.saturating_add(content.len());
+        self.contents.insert(hash, content);
+    }
+}
+
 /// A look in progress: what is due, what was on record, and what files that are gone again said.
-struct Turn {
-    due: Due,
+pub(super) struct Turn {
+    pub(super) due: Due,
     removals: Removals,
     recorded: Recorded,
-    observed: Observed,
+    pub(super) observed: Observed,
     /// Events of files that existed between two looks, and the record after them.
-    passed: Vec<Inferred>,
-    record_after_passed: Recorded,
+    pub(super) passed: Vec<Inferred>,
+    pub(super) record_after_passed: Recorded,
     /// The held files that were judged, until that is committed.
-    held: Vec<Held>,
+    pub(super) held: Vec<Held>,
     /// Held files that have to be judged again at the next look.
-    held_back: Vec<Held>,
+    pub(super) held_back: Vec<Held>,
 }
 
 impl Turn {
-    fn look(&self) -> Look {
+    pub(super) fn look(&self) -> Look {
         Look {
             key: self.due.key.clone(),
             recorded: self.record_after_passed.clone(),
@@ -67,13 +82,18 @@ impl Loop {
             Ok(None) | Err(_) => return self.root_is_in_doubt(&taken),
         };
         let now = self.clock.now();
-        let (turns, contents, looked_at) = match self.look_at(&root, due, now) {
-            Ok(found) => found,
-            Err(error) => {
-                self.put_back(&taken);
-                return self.store_failed(&error);
-            }
-        };
+        let mut round = Round::default();
+        if let Err(error) = self.look_at(&root, due, now, &mut round) {
+            self.hold_all_again(round.turns);
+            self.put_back(&taken);
+            return self.store_failed(&error);
+        }
+        let Round {
+            turns,
+            contents,
+            looked_at,
+            ..
+        } = round;
         let looks: Vec<Look> = turns.iter().map(Turn::look).collect();
         let changes = moves::infer_all(&looks);
         drop(looks);
@@ -81,9 +101,7 @@ impl Loop {
         // The looks went by the root that was opened. If another one is there now, or none, what
         // was missing proves nothing.
         if !root.is_in_place() {
-            for turn in turns {
-                self.hold_again(turn.due.key, turn.held.into_iter().chain(turn.held_back));
-            }
+            self.hold_all_again(turns);
             return self.root_is_in_doubt(&taken);
         }
         drop(root);
@@ -165,16 +183,20 @@ impl Loop {
                 }
             }
             Err(error) => {
-                for turn in turns {
-                    self.hold_again(turn.due.key, turn.held.into_iter().chain(turn.held_back));
-                }
+                self.hold_all_again(turns);
                 self.put_back(&taken);
                 self.store_failed(&error);
             }
         }
     }
 
-    fn hold_again(&mut self, key: ProjectKey, held: impl IntoIterator<Item = Held>) {
+    fn hold_all_again(&mut self, turns: Vec<Turn>) {
+        for turn in turns {
+            self.hold_again(turn.due.key, turn.held.into_iter().chain(turn.held_back));
+        }
+    }
+
+    pub(super) fn hold_again(&mut self, key: ProjectKey, held: impl IntoIterator<Item = Held>) {
         let mut held = held.into_iter().peekable();
         if held.peek().is_some() {
             self.held.entry(key).or_default().extend(held);
@@ -182,55 +204,69 @@ impl Loop {
     }
 
     /// Looks at the due projects, and at those that may have moved to where they are.
-    #[allow(
-        clippy::type_complexity,
-        reason = "three results of one pass, named by the caller"
-    )]
     fn look_at(
         &mut self,
         root: &Root,
         due: Vec<Due>,
         now: Timestamp,
-    ) -> Result<(Vec<Turn>, HashMap<ContentHash, Bytes>, HashSet<ProjectKey>), StoreError> {
-        let mut turns: Vec<Turn> = Vec::with_capacity(due.len());
-        let mut contents: HashMap<ContentHash, Bytes> = HashMap::new();
-        let mut looked_at: HashSet<ProjectKey> = HashSet::new();
-        let mut bytes = 0;
-        let mut waiting = due;
-        while !waiting.is_empty() {
-            let keys: Vec<ProjectKey> = waiting.iter().map(|due| due.key.clone()).collect();
-            let recorded = self.store.recorded_many(&keys)?;
-            let first = turns.len();
-            for (due, recorded) in waiting.into_iter().zip(recorded) {
-                if bytes > BATCH_BYTES {
-                    break;
-                }
-                looked_at.insert(due.key.clone());
-                let look = self.observer.look(root, &due.key, &recorded, now);
-                for (hash, content) in look.contents {
-                    bytes += content.len();
-                    contents.insert(hash, content);
-                }
-                let mut turn = Turn {
-                    due,
-                    removals: Removals::Wait,
-                    record_after_passed: recorded.clone(),
-                    recorded,
-                    observed: look.observed,
-                    passed: Vec::new(),
-                    held: Vec::new(),
-                    held_back: Vec::new(),
-                };
-                for (hash, content) in self.judge_held(&mut turn, now) {
-                    bytes += content.len();
-                    contents.insert(hash, content);
-                }
-                turn.removals = self.removals(&turn);
-                turns.push(turn);
+        round: &mut Round,
+    ) -> Result<(), StoreError> {
+        self.look_at_each(root, due, now, round)?;
+        self.judge_held(root, now, round)?;
+        let mut first = 0;
+        loop {
+            let looked = round.turns.len();
+            let arrived = round.turns.iter().skip(first).filter_map(|turn| {
+                let hash = turn.look().arrival()?;
+                Some((turn.due.key.clone(), hash, turn.due.origin))
+            });
+            let arrived: Vec<_> = arrived.collect();
+            let places = self.old_places(arrived, round)?;
+            if places.is_empty() {
+                break;
             }
-            waiting = self.old_places(&turns, first)?;
+            first = looked;
+            self.look_at_each(root, places, now, round)?;
         }
-        Ok((turns, contents, looked_at))
+        for index in 0..round.turns.len() {
+            let removals = round.turns.get(index).map(|turn| self.removals(turn));
+            if let (Some(turn), Some(removals)) = (round.turns.get_mut(index), removals) {
+                turn.removals = removals;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn look_at_each(
+        &mut self,
+        root: &Root,
+        due: Vec<Due>,
+        now: Timestamp,
+        round: &mut Round,
+    ) -> Result<(), StoreError> {
+        let keys: Vec<ProjectKey> = due.iter().map(|due| due.key.clone()).collect();
+        let recorded = self.store.recorded_many(&keys)?;
+        for (due, recorded) in due.into_iter().zip(recorded) {
+            if round.bytes > BATCH_BYTES {
+                break;
+            }
+            round.looked_at.insert(due.key.clone());
+            let look = self.observer.look(root, &due.key, &recorded, now);
+            for (hash, content) in look.contents {
+                round.keep(hash, content);
+            }
+            round.turns.push(Turn {
+                due,
+                removals: Removals::Wait,
+                record_after_passed: recorded.clone(),
+                recorded,
+                observed: look.observed,
+                passed: Vec::new(),
+                held: Vec::new(),
+                held_back: Vec::new(),
+            });
+        }
+        Ok(())
     }
 
     /// Whether what this look finds missing counts.
@@ -247,69 +283,26 @@ impl Loop {
         }
     }
 
-    /// The projects on record with the content that arrived in one of these looks, as far as they
-    /// were not looked at yet.
-    fn old_places(&self, turns: &[Turn], first: usize) -> Result<Vec<Due>, StoreError> {
-        let mut places = Vec::new();
-        let mut known: BTreeSet<ProjectKey> = turns.iter().map(|t| t.due.key.clone()).collect();
-        for turn in turns.iter().skip(first) {
-            let Some(hash) = turn.look().arrival() else {
-                continue;
-            };
-            for key in self
-                .store
-                .with_definition(&turn.due.key.organization, &hash)?
-            {
-                if known.insert(key.clone()) {
+    /// The projects on record with the content that arrived somewhere, as far as they were not
+    /// looked at yet.
+    pub(super) fn old_places(
+        &self,
+        arrived: Vec<(ProjectKey, ContentHash, Origin)>,
+        round: &Round,
+    ) -> Result<Vec<Due>, StoreError> {
+        let mut places: Vec<Due> = Vec::new();
+        for (place, hash, origin) in arrived {
+            for key in self.store.with_definition(&place.organization, &hash)? {
+                if !round.looked_at.contains(&key) && places.iter().all(|due| due.key != key) {
                     places.push(Due {
                         key,
-                        origin: turn.due.origin,
-                        hint: format!("its content appeared in {}", turn.due.key),
+                        origin,
+                        hint: format!("its content appeared in {place}"),
                     });
                 }
             }
         }
         Ok(places)
-    }
-
-    /// Judges the files that hints named and that are gone by now: each is a look of its own, at a
-    /// moment when that file was there.
-    fn judge_held(&mut self, turn: &mut Turn, now: Timestamp) -> Vec<(ContentHash, Bytes)> {
-        let mut contents = Vec::new();
-        for held in self.held.remove(&turn.due.key).unwrap_or_default() {
-            // A file that has a name still is seen by it, wherever that is now.
-            let unlinked =
-                rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
-            if !unlinked {
-                continue;
-            }
-            let Some((state, bytes)) = self.observer.read_held(&held, now) else {
-                continue;
-            };
-            if is_known(&turn.record_after_passed, &state) {
-                continue;
-            }
-            let mut observed = turn.observed.clone();
-            if state.role == crate::domain::project::Role::Definition {
-                observed.files.retain(|_, sighting| {
-                    !matches!(sighting, Sighting::Complete(file) if file.role == state.role)
-                });
-            }
-            contents.push((state.hash, bytes));
-            observed
-                .files
-                .insert(state.path.clone(), Sighting::Complete(state.clone()));
-            let inference = infer(&turn.record_after_passed, &observed, Removals::Wait);
-            if !is_known(&inference.record, &state) {
-                // It waits for a removal, and so its content has to be kept until that counts.
-                turn.held_back.push(held);
-                continue;
-            }
-            turn.passed.extend(inference.events);
-            turn.record_after_passed = inference.record;
-            turn.held.push(held);
-        }
-        contents
     }
 
     fn event(&self, turn: &Turn, inferred: &Inferred, now: Timestamp) -> NewEvent {
@@ -506,11 +499,4 @@ impl Loop {
             info!("the store works again");
         }
     }
-}
-
-/// Whether this very file, or one with its content in its place, is on record.
-fn is_known(recorded: &Recorded, state: &FileState) -> bool {
-    recorded
-        .file(&state.path)
-        .is_some_and(|known| known.hash == state.hash)
 }
