@@ -4,7 +4,7 @@
 //! are real, the callbacks come over HTTP with real signatures; and nothing is left behind, however
 //! the demo ends, except with `--keep`.
 //!
-//! Map: [`script`] has the actions and what has to come of them, [`child`] the daemon, [`print`]
+//! Map: [`script`] has the actions and what has to come of them, [`child`] the daemon, [`mod@print`]
 //! what is shown, [`score`] what came; this file puts them together.
 
 pub mod child;
