@@ -45,46 +45,60 @@ pub mod domain;
 
 // config.yaml, as written and as usable.
 pub mod config;
+
 // Path templates, and what they say about paths.
 pub mod layout;
 
-// project.xml: well-formed to its end, and what it says of itself.
-pub mod document;
-// Where to look: what the watcher tells the engine.
-pub mod hint;
-// The only reader of the repository.
-pub mod observe;
 // The repository's root, and how anything below it is opened.
 pub mod repository;
+
+// project.xml: well-formed to its end, and what it says of itself.
+pub mod document;
+
 // The names of files' owners.
 pub mod users;
+
+// The only reader of the repository.
+pub mod observe;
+
+// Where to look: what the watcher tells the engine.
+pub mod hint;
+
 // The operating system's reports, as hints.
 pub mod watch;
 
-// From hints to recorded events: the loop that does the work.
-pub mod engine;
 // What was recorded, what happened, and what has still to be delivered, in SQLite.
 pub mod store;
 
-// From recorded deliveries to callbacks: a queue for each webhook.
-pub mod dispatch;
-// The removal of what is older than its retention.
-pub mod housekeeping;
+// From hints to recorded events: the loop that does the work.
+pub mod engine;
+
 // One callback: one POST, one outcome.
 pub mod webhook;
 
-// What a running daemon tells of itself: health, and its state for `status`.
-pub mod admin;
+// From recorded deliveries to callbacks: a queue for each webhook.
+pub mod dispatch;
+
+// The removal of what is older than its retention.
+pub mod housekeeping;
+
 // The only reader of a clock.
 pub mod clock;
-// All parts put together: supervised, reloaded, drained.
-pub mod daemon;
-// What is logged, and how.
-pub mod logging;
+
 // The service manager, and the process's limits.
 pub mod os;
 
-// The commands: they print, and decide nothing.
-pub mod cli;
+// What is logged, and how.
+pub mod logging;
+
+// What a running daemon tells of itself: health, and its state for `status`.
+pub mod admin;
+
+// All parts put together: supervised, reloaded, drained.
+pub mod daemon;
+
 // A receiver of callbacks, for `listen`, `demo` and the tests.
 pub mod receiver;
+
+// The commands: they print, and decide nothing.
+pub mod cli;

@@ -4,6 +4,7 @@
 //! what cannot be read is neither there nor gone. A look never follows a link, never blocks, never
 //! reads more than `max_file_size`, and reads no file whose metadata proves it unchanged.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,6 +27,9 @@ use crate::watch::Permit;
 /// A writer that takes longer between two writes is found by its close or by the next rescan.
 const HEALING_NS: i64 = 10 * 60 * 1_000_000_000;
 
+/// How often a look is begun anew when directories are moved during it.
+const TRIES: usize = 5;
+
 /// What one look found.
 #[derive(Debug, Default)]
 pub struct Look {
@@ -33,6 +37,8 @@ pub struct Look {
     pub observed: Observed,
     /// The bytes of the files that were read, by their hash.
     pub contents: Vec<(ContentHash, Bytes)>,
+    /// Whether a directory was moved in between, so that this is no picture of any moment.
+    is_torn: bool,
 }
 
 /// What a walk over directories found.
@@ -86,12 +92,38 @@ impl Observer {
         recorded: &Recorded,
         now: Timestamp,
     ) -> Look {
+        let mut look = self.look_once(root, key, recorded, now);
+        for _ in 1..TRIES {
+            if !look.is_torn {
+                return look;
+            }
+            let earlier = look.contents;
+            look = self.look_once(root, key, recorded, now);
+            look.contents.extend(earlier);
+        }
+        if look.is_torn {
+            let reason = "the project's directories are moved faster than they can be read";
+            look.observed
+                .blind
+                .push(problem(&key.to_string(), reason, true));
+        }
+        look
+    }
+
+    fn look_once(
+        &mut self,
+        root: &Root,
+        key: &ProjectKey,
+        recorded: &Recorded,
+        now: Timestamp,
+    ) -> Look {
         let cursor = self.layout.project(key);
         let mut walk = ProjectWalk {
             observer: self,
             recorded,
             now,
             definition_rank: usize::MAX,
+            directories: HashMap::new(),
             look: Look::default(),
         };
         // The definition last. A snapshot is taken of a definition that is saved already; were the
@@ -222,6 +254,9 @@ struct ProjectWalk<'a> {
     recorded: &'a Recorded,
     now: Timestamp,
     definition_rank: usize,
+    /// The inodes of the directories on the way, none where there was no directory. A path that is
+    /// passed twice must lead to the same one.
+    directories: HashMap<String, Option<u64>>,
     look: Look,
 }
 
@@ -263,9 +298,12 @@ impl ProjectWalk<'_> {
     ) {
         let stat = match stat_at(parent, name) {
             Ok(stat) => stat,
-            Err(error) if is_absent(&error) => return,
+            Err(error) if is_absent(&error) => return self.note_directory(path, None),
             Err(error) => return self.unreadable(path, cursor, &error),
         };
+        if cursor.leads_on() {
+            self.note_directory(path, Some(stamp(&stat).inode));
+        }
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if cursor.leads_on() => match open_directory_at(parent, name) {
                 Ok(directory) => self.directory(directory, path, cursor),
@@ -348,6 +386,11 @@ impl ProjectWalk<'_> {
         };
         let (state, bytes) = self.observer.read(file.as_fd(), path, place, self.now)?;
         Ok(Some((state, Some(bytes))))
+    }
+
+    fn note_directory(&mut self, path: &str, inode: Option<u64>) {
+        let before = self.directories.insert(path.to_owned(), inode);
+        self.look.is_torn |= before.is_some_and(|before| before != inode);
     }
 
     fn unreadable(&mut self, path: &str, cursor: &Cursor, error: &io::Error) {

@@ -81,10 +81,11 @@ fn changes_made_while_stopped_arrive_once_and_a_second_start_is_silent() {
     home.rename("sales/p50", "sales/moved");
 
     let daemon = home.start();
-    // What is ready has recorded all of it.
-    let recorded = daemon.events().len();
-    let came = endpoint.wait_for(recorded);
+    // What is ready has recorded all of it but the removals, which have a pause to wait for.
+    assert_eq!(daemon.events().len(), 20 + 15 + 2 * 10 + 5);
     daemon.fence();
+    let came = endpoint.wait_for(80);
+    assert_eq!(daemon.events().len(), 80);
     assert!(came.iter().all(|one| one.origin == "catch-up"));
     assert_eq!(
         count(&came),

@@ -1,7 +1,9 @@
 //! Which project went where.
 //!
-//! Constraint: a project directory that is renamed or moved inside its organization, with the same
-//! content and so the same engineId, is none of the seven events. One look at the new place is not
+//! Constraint: a project directory that is renamed or moved inside its organization is none of the
+//! seven events. It is known by its engineId, so that one that is saved right after it was renamed,
+//! before anybody could look, is a move and a save and no delete; where it has none it is known by
+//! its content. One look at the new place is not
 //! enough to tell a move from a copy; the old place has to be looked at too. So this layer takes
 //! several looks at once, pairs arrivals with departures, and lets [`infer`] judge each project by
 //! the record that belongs to it now.
@@ -18,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{EventKind, Inferred};
 use super::infer::{Inference, Removals, infer, is_replaced};
-use super::project::{ContentHash, FileState, Observed, ProjectKey, Recorded, Role, Sighting};
+use super::project::{FileState, Identity, Observed, ProjectKey, Recorded, Role, Sighting};
 
 /// One project, recorded and observed.
 #[derive(Clone, Debug)]
@@ -48,28 +50,73 @@ pub struct Change {
 }
 
 impl Look {
-    /// The content of a definition that arrived here and may have come from elsewhere: there was
-    /// none on record, or that of another project.
-    pub fn arrival(&self) -> Option<ContentHash> {
-        let seen = self.observed.definition()?;
-        let arrived =
-            self.recorded.definition.is_none() || is_replaced(&self.recorded, &self.observed);
-        arrived.then_some(seen.hash)
+    /// A definition that arrived here and may have come from elsewhere: there was none on record,
+    /// or that of another project.
+    pub fn arrival(&self) -> Option<&FileState> {
+        arrival(&self.recorded, &self.observed)
     }
 
-    /// The content of a definition that was on record here and certainly is here no more.
-    fn departure(&self) -> Option<ContentHash> {
+    /// A definition that was on record here and certainly is here no more.
+    fn departure(&self) -> Option<&FileState> {
         let recorded = self.recorded.definition.as_ref()?;
         let departed = match self.observed.definition() {
             Some(seen) => seen.hash != recorded.hash && is_replaced(&self.recorded, &self.observed),
             None => self.observed.definition_is_gone(),
         };
-        departed.then_some(recorded.hash)
+        departed.then_some(recorded)
+    }
+}
+
+/// See [`Look::arrival`].
+pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
+    let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
+    observed.definition().filter(|_| arrived)
+}
+
+/// The projects that departed and were not found elsewhere yet.
+struct Departures<'a> {
+    looks: &'a [Look],
+    by_identity: BTreeMap<(&'a str, Identity), Vec<usize>>,
+}
+
+impl<'a> Departures<'a> {
+    fn of(looks: &'a [Look]) -> Self {
+        let mut by_identity: BTreeMap<(&str, Identity), Vec<usize>> = BTreeMap::new();
+        for (index, look) in looks.iter().enumerate() {
+            if let Some(departed) = look.departure() {
+                by_identity
+                    .entry((&look.key.organization, departed.identity()))
+                    .or_default()
+                    .push(index);
+            }
+        }
+        for origins in by_identity.values_mut() {
+            origins.sort_by_key(|index| looks.get(*index).map(|look| &look.key));
+        }
+        Self { looks, by_identity }
+    }
+
+    /// Takes the place that the project came from which arrived in this look: the one with its
+    /// content, or else the first by name.
+    fn take(&mut self, look: &'a Look) -> Option<usize> {
+        let arrived = look.arrival()?;
+        let origins = self
+            .by_identity
+            .get_mut(&(look.key.organization.as_str(), arrived.identity()))?;
+        let looks = self.looks;
+        let has_its_content = |index: &usize| {
+            looks
+                .get(*index)
+                .and_then(Look::departure)
+                .is_some_and(|departed| departed.hash == arrived.hash)
+        };
+        let position = origins.iter().position(has_its_content).unwrap_or(0);
+        (position < origins.len()).then(|| origins.remove(position))
     }
 }
 
 /// What these looks mean together. For every arrival, the projects on record in its organization
-/// with that content have to be among the looks.
+/// with that identity have to be among the looks.
 pub fn infer_all(looks: &[Look]) -> Vec<Change> {
     let Pairs { moves, awaited } = pair(looks);
     let origins: BTreeSet<usize> = moves.values().copied().collect();
@@ -102,19 +149,7 @@ struct Pairs {
 
 /// Pairs arrivals with departures.
 fn pair(looks: &[Look]) -> Pairs {
-    let mut departures: BTreeMap<(&str, ContentHash), Vec<usize>> = BTreeMap::new();
-    for (index, look) in looks.iter().enumerate() {
-        if let Some(hash) = look.departure() {
-            departures
-                .entry((&look.key.organization, hash))
-                .or_default()
-                .push(index);
-        }
-    }
-    for origins in departures.values_mut() {
-        // Taken from the end: the first project by name goes first.
-        origins.sort_by_key(|index| looks.get(*index).map(|look| std::cmp::Reverse(&look.key)));
-    }
+    let mut departures = Departures::of(looks);
     let mut moves = BTreeMap::new();
     let mut departed = BTreeSet::new();
     loop {
@@ -128,12 +163,7 @@ fn pair(looks: &[Look]) -> Pairs {
             if !settled || moves.contains_key(&index) {
                 continue;
             }
-            let origin = look.arrival().and_then(|hash| {
-                departures
-                    .get_mut(&(look.key.organization.as_str(), hash))
-                    .and_then(Vec::pop)
-            });
-            if let Some(origin) = origin {
+            if let Some(origin) = departures.take(look) {
                 moves.insert(index, origin);
                 departed.insert(origin);
             }
@@ -147,12 +177,7 @@ fn pair(looks: &[Look]) -> Pairs {
         if moves.contains_key(&index) {
             continue;
         }
-        let origin = look.arrival().and_then(|hash| {
-            departures
-                .get_mut(&(look.key.organization.as_str(), hash))
-                .and_then(Vec::pop)
-        });
-        if let Some(origin) = origin {
+        if let Some(origin) = departures.take(look) {
             awaited.insert(origin, index);
         }
     }

@@ -161,6 +161,26 @@ pub struct FileState {
     pub owner: String,
 }
 
+/// Which project a definition is of, wherever it lies: the one with this engineId, or, where it
+/// has none, the one with this content.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    /// The project with this engineId.
+    EngineId(String),
+    /// A project without an engineId, known by its content alone.
+    Content(ContentHash),
+}
+
+impl fmt::Display for Identity {
+    /// A text that differs for different identities.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::EngineId(id) => write!(formatter, "engine-id {id}"),
+            Identity::Content(hash) => write!(formatter, "content {hash}"),
+        }
+    }
+}
+
 /// How old a change must have been when the file was read for its times to prove anything, in
 /// nanoseconds.
 ///
@@ -169,6 +189,14 @@ pub struct FileState {
 const TICK_NS: i64 = 2_000_000_000;
 
 impl FileState {
+    /// Which project this is of.
+    pub fn identity(&self) -> Identity {
+        match self.document.engine_id() {
+            Some(id) => Identity::EngineId(id.to_owned()),
+            None => Identity::Content(self.hash),
+        }
+    }
+
     /// Whether a file with this stamp is the recorded one and need not be read.
     pub fn is_unchanged(&self, stamp: &Stamp) -> bool {
         let newest = self.stamp.changed_ns.max(self.stamp.modified_ns);

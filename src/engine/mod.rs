@@ -5,9 +5,9 @@
 //! waits, for the difference is still on disk. Removals count only in the root they were recorded
 //! in.
 //!
-//! Map: this file has the loop and its inputs, `step` one turn from due projects to a commit,
-//! `passed` the files that came and went between two looks, [`start`] what a start finds on
-//! record, [`root`] whether the root is the one that was recorded, [`status`] what others may know.
+//! Map: this file has the loop and its inputs, [`start`] what a start finds on record, `step` one
+//! turn from due projects to a commit, `passed` the files that came and went between two looks,
+//! [`root`] whether the root is the one that was recorded, [`status`] what others may know.
 
 mod passed;
 pub mod root;

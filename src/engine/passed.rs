@@ -72,8 +72,8 @@ impl Loop {
         look.observed.files.insert(state.path.clone(), seen);
 
         // A definition that came and went may be that of a project that moved here.
-        if let Some(hash) = look.arrival() {
-            let arrived = vec![(look.key.clone(), hash, turn.due.origin)];
+        if let Some(arrived) = look.arrival() {
+            let arrived = vec![(look.key.clone(), arrived.identity(), turn.due.origin)];
             let looked = self
                 .old_places(arrived, round)
                 .and_then(|places| self.look_at_each(root, places, now, round));
@@ -90,7 +90,7 @@ impl Loop {
                     .record_after_passed
                     .definition
                     .as_ref()
-                    .is_some_and(|definition| definition.hash == state.hash);
+                    .is_some_and(|definition| definition.identity() == state.identity());
             if is_its_old_place {
                 indexes.push(other);
                 looks.push(turn.look());

@@ -16,7 +16,7 @@ use crate::domain::event::{Event, EventId, EventKind, Explanation, Inferred, Ori
 use crate::domain::infer::{Removals, missing};
 use crate::domain::moves::{self, Look};
 use crate::domain::parameters::parameters;
-use crate::domain::project::{ContentHash, Observed, Problem, ProjectKey, Recorded};
+use crate::domain::project::{ContentHash, Identity, Observed, Problem, ProjectKey, Recorded};
 use crate::domain::route::route;
 use crate::domain::settle::{Due, Open};
 use crate::observe::Held;
@@ -217,10 +217,12 @@ impl Loop {
         loop {
             let looked = round.turns.len();
             let arrived = round.turns.iter().skip(first).filter_map(|turn| {
-                let hash = turn.look().arrival()?;
-                Some((turn.due.key.clone(), hash, turn.due.origin))
+                let arrived = moves::arrival(&turn.record_after_passed, &turn.observed)?;
+                let identity = arrived.identity();
+                Some((turn.due.key.clone(), identity, turn.due.origin))
             });
             let arrived: Vec<_> = arrived.collect();
+            self.look_behind(root, &arrived, now, round);
             let places = self.old_places(arrived, round)?;
             if places.is_empty() {
                 break;
@@ -235,6 +237,37 @@ impl Loop {
             }
         }
         Ok(())
+    }
+
+    /// Looks once more at the projects that were looked at before one of their identity arrived
+    /// elsewhere: it may have moved in between, and would be seen in both places.
+    fn look_behind(
+        &mut self,
+        root: &Root,
+        arrived: &[(ProjectKey, Identity, Origin)],
+        now: Timestamp,
+        round: &mut Round,
+    ) {
+        let mut contents = Vec::new();
+        for (place, identity, _) in arrived {
+            for turn in &mut round.turns {
+                let was_it = turn.recorded.definition.is_some()
+                    && turn.due.key.organization == place.organization
+                    && turn.due.key != *place
+                    && turn
+                        .observed
+                        .definition()
+                        .is_some_and(|seen| seen.identity() == *identity);
+                if was_it {
+                    let look = self.observer.look(root, &turn.due.key, &turn.recorded, now);
+                    turn.observed = look.observed;
+                    contents.extend(look.contents);
+                }
+            }
+        }
+        for (hash, content) in contents {
+            round.keep(hash, content);
+        }
     }
 
     pub(super) fn look_at_each(
@@ -283,21 +316,21 @@ impl Loop {
         }
     }
 
-    /// The projects on record with the content that arrived somewhere, as far as they were not
+    /// The projects on record with the identity that arrived somewhere, as far as they were not
     /// looked at yet.
     pub(super) fn old_places(
         &self,
-        arrived: Vec<(ProjectKey, ContentHash, Origin)>,
+        arrived: Vec<(ProjectKey, Identity, Origin)>,
         round: &Round,
     ) -> Result<Vec<Due>, StoreError> {
         let mut places: Vec<Due> = Vec::new();
-        for (place, hash, origin) in arrived {
-            for key in self.store.with_definition(&place.organization, &hash)? {
+        for (place, identity, origin) in arrived {
+            for key in self.store.with_identity(&place.organization, &identity)? {
                 if !round.looked_at.contains(&key) && places.iter().all(|due| due.key != key) {
                     places.push(Due {
                         key,
                         origin,
-                        hint: format!("its content appeared in {place}"),
+                        hint: format!("its definition appeared in {place}"),
                     });
                 }
             }

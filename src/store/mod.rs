@@ -67,7 +67,7 @@ pub use select::Selector;
 pub use webhooks::{Off, OffCause, WebhookState};
 
 use crate::config::Retention;
-use crate::domain::project::{ContentHash, ProjectKey, Recorded};
+use crate::domain::project::{ContentHash, Identity, ProjectKey, Recorded};
 use threads::Mailbox;
 
 /// The daemon's handle to the store. Its clones are the same store.
@@ -238,15 +238,15 @@ impl Store {
         self.read_blocking(move |connection| record::keys(connection, Some(&organization)))
     }
 
-    /// The projects of an organization whose definition has this content, sorted.
-    pub fn with_definition(
+    /// The projects of an organization whose definition has this identity, sorted.
+    pub fn with_identity(
         &self,
         organization: &str,
-        hash: &ContentHash,
+        identity: &Identity,
     ) -> Result<Vec<ProjectKey>, StoreError> {
-        let (organization, hash) = (organization.to_owned(), *hash);
+        let (organization, identity) = (organization.to_owned(), identity.clone());
         self.read_blocking(move |connection| {
-            record::with_definition(connection, &organization, &hash)
+            record::with_identity(connection, &organization, &identity)
         })
     }
 

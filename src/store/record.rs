@@ -14,7 +14,9 @@ use super::error::Fault;
 use super::payload::{self, Given};
 use super::{problems, row};
 use crate::domain::event::{Event, EventId};
-use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded, Role, Stamp};
+use crate::domain::project::{
+    ContentHash, FileState, Identity, Problem, ProjectKey, Recorded, Role, Stamp,
+};
 
 /// What is recorded in one transaction.
 #[derive(Clone, Debug)]
@@ -323,13 +325,14 @@ fn put_file(
         });
     }
     let document = row::to_json("the file's document", &file.document)?;
+    let identity = (file.role == Role::Definition).then(|| file.identity().to_string());
     let stamp = &file.stamp;
     let written = match old {
         None => connection
             .prepare_cached(
                 "INSERT INTO files (organization, project, path, role, tag, inode, size, \
-                 modified_ns, changed_ns, read_ns, hash, owner, document) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+                 modified_ns, changed_ns, read_ns, hash, owner, document, identity) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
                  ON CONFLICT DO NOTHING",
             )?
             .execute(params![
@@ -346,13 +349,15 @@ fn put_file(
                 &file.hash.0[..],
                 file.owner,
                 document,
+                identity,
             ])?,
         Some(old) => connection
             .prepare_cached(
                 "UPDATE files SET role = ?4, tag = ?5, inode = ?6, size = ?7, modified_ns = ?8, \
-                 changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13 \
+                 changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13, \
+                 identity = ?14 \
                  WHERE organization = ?1 AND project = ?2 AND path = ?3 \
-                 AND hash = ?14 AND changed_ns = ?15",
+                 AND hash = ?15 AND changed_ns = ?16",
             )?
             .execute(params![
                 key.organization,
@@ -368,6 +373,7 @@ fn put_file(
                 &file.hash.0[..],
                 file.owner,
                 document,
+                identity,
                 &old.hash.0[..],
                 old.stamp.changed_ns,
             ])?,
@@ -412,21 +418,21 @@ pub(super) fn keys(
     Ok(keys)
 }
 
-/// The projects of an organization whose definition has this content, sorted.
-pub(super) fn with_definition(
+/// The projects of an organization whose definition has this identity, sorted.
+pub(super) fn with_identity(
     connection: &Connection,
     organization: &str,
-    hash: &ContentHash,
+    identity: &Identity,
 ) -> Result<Vec<ProjectKey>, Fault> {
-    let mut statement = connection.prepare_cached(WITH_DEFINITION)?;
+    let mut statement = connection.prepare_cached(WITH_IDENTITY)?;
     let keys = statement
-        .query_map(params![organization, &hash.0[..]], key)?
+        .query_map(params![organization, identity.to_string()], key)?
         .collect::<rusqlite::Result<_>>()?;
     Ok(keys)
 }
 
-pub(super) const WITH_DEFINITION: &str = "SELECT organization, project FROM files \
-     WHERE role = 'definition' AND organization = ?1 AND hash = ?2 ORDER BY project";
+pub(super) const WITH_IDENTITY: &str = "SELECT organization, project FROM files \
+     WHERE organization = ?1 AND identity = ?2 ORDER BY project";
 
 fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {
     Ok(ProjectKey {

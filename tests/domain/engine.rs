@@ -6,7 +6,7 @@ use std::time::Duration;
 use project_webhooks::domain::event::{EventId, EventKind, Origin};
 use project_webhooks::domain::infer::{Inference, Removals, missing};
 use project_webhooks::domain::moves::{Look, infer_all};
-use project_webhooks::domain::project::{ContentHash, Recorded};
+use project_webhooks::domain::project::{ContentHash, FileState, Recorded};
 use project_webhooks::domain::settle::{Moment, Open, Settle};
 
 use crate::world::{PLACES, World, key, place};
@@ -70,7 +70,7 @@ impl Engine {
         let mut next = 0;
         while let Some(look) = looks.get(next) {
             next += 1;
-            let Some(arrived) = look.arrival() else {
+            let Some(arrived) = look.arrival().map(FileState::identity) else {
                 continue;
             };
             let organization = look.key.organization.clone();
@@ -79,7 +79,7 @@ impl Engine {
                 let has_it = recorded
                     .definition
                     .as_ref()
-                    .is_some_and(|d| d.hash == arrived);
+                    .is_some_and(|d| d.identity() == arrived);
                 let is_new = !looks.iter().any(|look| look.key == candidate);
                 if has_it && is_new && candidate.organization == organization {
                     looks.push(self.look(world, *at, now));

@@ -54,7 +54,7 @@ impl Truth {
         (!was_here).then_some(here)
     }
 
-    /// Where a newcomer was known as it is, and is no more.
+    /// Where a newcomer was known, by its engineId, and is no more.
     fn came_from(&self, world: &World, at: usize, among: &BTreeSet<usize>) -> Option<usize> {
         let newcomer = self.newcomer(world, at)?;
         among.iter().copied().find(|from| {
@@ -65,7 +65,9 @@ impl Truth {
             });
             *from != at
                 && PLACES[*from].0 == PLACES[at].0
-                && self.project(*from) == Some(newcomer)
+                && self
+                    .project(*from)
+                    .is_some_and(|known| known.engine == newcomer.engine)
                 && left
         })
     }
@@ -126,7 +128,8 @@ impl Truth {
                         .copies
                         .retain(|name, content| stays(world, *at, *name, *content));
                 }
-                known.project = world.content(*at, Name::Definition);
+                // As it was known: what it changed on its way is a save or a restore.
+                known.project = before[&from].project;
                 for name in world.names(*at) {
                     let brought = before[&from].copies.get(&name);
                     let brought = brought.filter(|content| !stays(world, from, name, **content));

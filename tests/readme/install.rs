@@ -45,14 +45,15 @@ fn the_installation_puts_every_file_where_the_unit_looks_for_it() {
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let status = Command::new("sh")
-        .args(["-eux", "-c", &block.text])
+    let output = Command::new("sh")
+        .args(["-eu", "-c", &block.text])
         .current_dir(&checkout)
         .env("PATH", format!("{}:/usr/bin:/bin", played.display()))
         .env("DESTINATION", &destination)
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
 
     let unit = "usr/lib/systemd/system/project-webhooks.service";
     let unit = std::fs::read_to_string(destination.join(unit)).unwrap();

@@ -86,14 +86,3 @@ pub fn is_there(program: &str, argument: &str) -> bool {
         .status()
         .is_ok_and(|status| status.success())
 }
-
-/// Whether the program has this command.
-pub fn has_command(name: &str) -> bool {
-    is_there(program().to_str().unwrap(), "--version")
-        && Command::new(program())
-            .args([name, "--help"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
-}

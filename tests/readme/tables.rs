@@ -1,8 +1,11 @@
 //! The tables: complete, and as the program has it.
 
+use std::process::Command;
+
 use project_webhooks::domain::event::{EventKind, Parameter};
 
 use crate::blocks;
+use crate::process::program;
 
 /// The rows of all tables whose first cell satisfies `wanted`, as cells.
 fn rows(wanted: impl Fn(&str) -> bool) -> Vec<Vec<String>> {
@@ -41,6 +44,27 @@ fn the_seven_events_are_listed_with_their_parameters() {
         let name = format!("`{}`", parameter.as_str());
         assert!(explained.contains(&name), "{name}");
     }
+}
+
+#[test]
+fn every_command_is_listed() {
+    let output = Command::new(program()).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let mut n_commands = 0;
+    for line in commands.lines().take_while(|line| !line.is_empty()) {
+        // What a command does may go on in further lines, which are indented deeper.
+        let Some(line) = line.strip_prefix("  ").filter(|l| !l.starts_with(' ')) else {
+            continue;
+        };
+        let name = format!("`{}`", line.split(' ').next().unwrap());
+        if name != "`help`" {
+            let found = rows(|cell| cell.split(", ").any(|command| command == name));
+            assert_eq!(found.len(), 1, "{name}");
+            n_commands += 1;
+        }
+    }
+    assert!(n_commands >= 6, "{help}");
 }
 
 /// The keys of a configuration, with the names that a user chooses replaced.

@@ -42,9 +42,11 @@ CREATE TABLE files (
     hash         BLOB    NOT NULL,
     owner        TEXT    NOT NULL,
     document     TEXT    NOT NULL,
+    -- Which project a definition is of, wherever it lies; null for copies.
+    identity     TEXT,
     PRIMARY KEY (organization, project, path)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX files_definition ON files (organization, hash, project) WHERE role = 'definition';
+CREATE INDEX files_identity ON files (organization, identity, project) WHERE identity IS NOT NULL;
 
 -- A delete must be able to send the last definition: a recorded definition keeps its payload.
 CREATE TRIGGER files_inserted AFTER INSERT ON files WHEN NEW.role = 'definition' BEGIN

@@ -14,7 +14,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
         (webhooks::NEXT_ATTEMPT, "COVERING INDEX lanes_due"),
         (retention::FINISHED, "INDEX deliveries_finished"),
         (retention::EVENTS_FINISHED, "INDEX events_finished"),
-        (record::WITH_DEFINITION, "INDEX files_definition"),
+        (record::WITH_IDENTITY, "INDEX files_identity"),
         (
             "SELECT id FROM payloads WHERE n_references = 0 LIMIT 1",
             "INDEX payloads_unreferenced",

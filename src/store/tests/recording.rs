@@ -1,5 +1,6 @@
 use super::helpers::*;
 use crate::domain::event::{EventId, EventKind};
+use crate::domain::project::Identity;
 use crate::domain::project::{ContentHash, Problem, Recorded, Role};
 use crate::store::{Batch, EventFilter, Fault, Listings, MetaKey, Store};
 
@@ -24,18 +25,20 @@ fn what_is_recorded_is_read_back_as_it_was() {
     assert_eq!(store.keys_in("sales").unwrap(), [key("a")]);
     assert!(store.keys_in("other").unwrap().is_empty());
     assert_eq!(
-        store.with_definition("sales", &hash("one")).unwrap(),
+        store
+            .with_identity("sales", &Identity::Content(hash("one")))
+            .unwrap(),
         [key("a")]
     );
     assert!(
         store
-            .with_definition("sales", &hash("two"))
+            .with_identity("sales", &Identity::Content(hash("two")))
             .unwrap()
             .is_empty()
     );
     assert!(
         store
-            .with_definition("other", &hash("one"))
+            .with_identity("other", &Identity::Content(hash("one")))
             .unwrap()
             .is_empty()
     );
