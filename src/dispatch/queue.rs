@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Shared, Target};
+use super::{Bell, Shared, Target};
 use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::endpoint::{Admission, Endpoint, Turn};
 use crate::domain::project::ProjectKey;
@@ -36,6 +36,8 @@ fn wait_until(at: Timestamp, now: Timestamp) -> Duration {
 /// A delivery that is no longer in flight, and is recorded.
 struct Landed {
     lane: ProjectKey,
+    /// Of the settings that it was sent by.
+    fingerprint: [u8; 32],
     status: Option<u16>,
     outcome: Outcome,
     was_probe: bool,
@@ -47,11 +49,13 @@ pub(super) struct Queue {
     name: String,
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
-    bell: Arc<Notify>,
+    bell: Arc<Bell>,
     /// The lanes that have a delivery in flight.
     lanes: HashSet<ProjectKey>,
     flights: JoinSet<Landed>,
     endpoint: Endpoint,
+    /// Of the settings by which the endpoint is known.
+    fingerprint: [u8; 32],
 }
 
 impl Queue {
@@ -60,8 +64,12 @@ impl Queue {
         target: watch::Receiver<Arc<Target>>,
         stop: CancellationToken,
     ) -> Self {
-        let name = target.borrow().webhook.name().to_owned();
+        let (name, fingerprint) = {
+            let target = target.borrow();
+            (target.webhook.name().to_owned(), target.fingerprint)
+        };
         Self {
+            fingerprint,
             bell: shared.doorbells.of(&name),
             shared,
             name,
@@ -79,7 +87,11 @@ impl Queue {
             let wait = self.launch().await;
             tokio::select! {
                 Some(landed) = self.flights.join_next() => self.land(landed),
-                () = self.bell.notified() => {}
+                () = self.bell.rung() => {
+                    if self.bell.take_hurry() {
+                        self.endpoint.hurry(self.shared.clock.now());
+                    }
+                }
                 changed = self.target.changed() => {
                     if changed.is_err() {
                         break;
@@ -96,12 +108,14 @@ impl Queue {
 
     /// Sends what is due, as far as there is room. Returns how long to wait for the next.
     async fn launch(&mut self) -> Duration {
-        let target = Arc::clone(&self.target.borrow_and_update());
+        let target = self.take_target();
         let now = self.shared.clock.now();
         let admission = self.endpoint.admit(now, self.flights.len());
         let concurrency = match admission {
             Admission::Everything => target.webhook.concurrency,
             Admission::Probe => 1,
+            // The landing asks again.
+            Admission::AfterLanding => return LONG,
             Admission::Nothing(until) => return wait_until(until, now),
         };
         let room = concurrency.saturating_sub(self.flights.len());
@@ -123,13 +137,16 @@ impl Queue {
             }
         };
         for unreadable in claims.unreadable {
-            self.give_up(unreadable).await;
+            if !self.give_up(unreadable).await {
+                return STORE_PAUSE;
+            }
         }
         for claim in claims.ready {
             self.lanes.insert(claim.event.key.clone());
             self.flights.spawn(fly(
                 self.shared.clone(),
                 Arc::clone(&target),
+                self.target.clone(),
                 claim,
                 admission == Admission::Probe,
                 self.stop.clone(),
@@ -139,6 +156,17 @@ impl Queue {
             Some(due) if self.flights.len() < concurrency => wait_until(due, now),
             _ => LONG,
         }
+    }
+
+    /// The settings to work with now. What is known of the endpoint was learnt by the settings
+    /// before, and does not hold for others.
+    fn take_target(&mut self) -> Arc<Target> {
+        let target = Arc::clone(&self.target.borrow_and_update());
+        if self.fingerprint != target.fingerprint {
+            self.fingerprint = target.fingerprint;
+            self.endpoint = Endpoint::default();
+        }
+        target
     }
 
     fn land(&mut self, landed: Result<Landed, JoinError>) {
@@ -154,6 +182,9 @@ impl Queue {
 
     /// Notes what a landing says of the endpoint.
     fn note(&mut self, landed: &Landed) {
+        if landed.fingerprint != self.fingerprint {
+            return;
+        }
         let target = Arc::clone(&self.target.borrow());
         let turn = self.endpoint.landed(
             &landed.lane,
@@ -179,8 +210,9 @@ impl Queue {
         }
     }
 
-    /// Finishes a delivery that cannot be read as dead: it would hold its lane for ever.
-    async fn give_up(&self, unreadable: Unreadable) {
+    /// Finishes a delivery that cannot be read as dead: it would hold its lane for ever. Says
+    /// whether that is recorded.
+    async fn give_up(&self, unreadable: Unreadable) -> bool {
         let reason = format!("the delivery cannot be read: {}", unreadable.fault);
         error!(webhook = self.name, project = %unreadable.key, delivery = unreadable.delivery, "{reason}");
         let finish = Finish {
@@ -196,9 +228,11 @@ impl Queue {
             },
             verdict: Verdict::Dead,
         };
-        if let Err(error) = self.shared.store.finish(vec![finish]).await {
+        let finished = self.shared.store.finish(vec![finish]).await;
+        if let Err(error) = &finished {
             error!(webhook = self.name, %error, "the store cannot be written");
         }
+        finished.is_ok()
     }
 }
 
@@ -206,6 +240,7 @@ impl Queue {
 async fn fly(
     shared: Shared,
     target: Arc<Target>,
+    settings: watch::Receiver<Arc<Target>>,
     claim: Claim,
     was_probe: bool,
     stop: CancellationToken,
@@ -225,10 +260,11 @@ async fn fly(
     };
     let at = shared.clock.now();
     let attempt = target.client.send(&callback, at).await;
-    let verdict = delivery::next(
-        &target.webhook.schedule,
-        scheduled_attempt,
+    let verdict = judge(
         attempt.outcome,
+        scheduled_attempt,
+        &target,
+        &settings.borrow(),
         shared.clock.now(),
         (shared.jitter)(),
     );
@@ -273,9 +309,34 @@ async fn fly(
     record(&shared, webhook, finish, &stop).await;
     Landed {
         lane: event.key,
+        fingerprint: target.fingerprint,
         status,
         outcome,
         was_probe,
+    }
+}
+
+/// What follows from an attempt. The settings may have changed while it was under way: then the
+/// new schedule counts, what failed with the old settings is tried with the new ones at once, and
+/// a 410 was said to a request that is not sent like that again.
+fn judge(
+    outcome: Outcome,
+    scheduled_attempt: u32,
+    used: &Target,
+    current: &Target,
+    now: Timestamp,
+    jitter: f64,
+) -> Verdict {
+    let schedule = &current.webhook.schedule;
+    let verdict = delivery::next(schedule, scheduled_attempt, outcome, now, jitter);
+    if used.fingerprint == current.fingerprint {
+        return verdict;
+    }
+    match (verdict, outcome) {
+        (Verdict::SwitchOff, _) | (Verdict::Retry(_), Outcome::Failed { retry_after: None }) => {
+            Verdict::Retry(now)
+        }
+        _ => verdict,
     }
 }
 
