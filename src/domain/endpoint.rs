@@ -332,12 +332,28 @@ mod tests {
             let asked = Outcome::Failed {
                 retry_after: Some(Duration::from_secs(asked)),
             };
-            endpoint.landed(&key(project), Some(429), asked, false, &SCHEDULE, at(10), 0.0);
+            endpoint.landed(
+                &key(project),
+                Some(429),
+                asked,
+                false,
+                &SCHEDULE,
+                at(10),
+                0.0,
+            );
         }
         endpoint.hurry(at(11));
         assert_eq!(endpoint.admit(at(11), 0), Admission::Nothing(at(70)));
         // An answer ends that as well.
-        endpoint.landed(&key("g"), Some(200), Outcome::Accepted, false, &SCHEDULE, at(12), 0.0);
+        endpoint.landed(
+            &key("g"),
+            Some(200),
+            Outcome::Accepted,
+            false,
+            &SCHEDULE,
+            at(12),
+            0.0,
+        );
         assert_eq!(endpoint, Endpoint::default());
     }
 }
