@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Shared, Target};
+use super::{Bell, Shared, Target};
 use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::endpoint::{Admission, Endpoint, Turn};
 use crate::domain::project::ProjectKey;
@@ -47,6 +47,8 @@ const UNRECORDED_MAX: usize = 256;
 /// A delivery that is no longer in flight.
 struct Landed {
     lane: ProjectKey,
+    /// Of the settings that it was sent by.
+    fingerprint: [u8; 32],
     status: Option<u16>,
     outcome: Outcome,
     was_probe: bool,
@@ -59,7 +61,7 @@ pub(super) struct Queue {
     name: String,
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
-    bell: Arc<Notify>,
+    bell: Arc<Bell>,
     /// The lanes that are not to be claimed: their delivery is ahead, in flight, or not recorded.
     lanes: HashSet<ProjectKey>,
     /// Claims that wait for room, and since when.
@@ -73,6 +75,8 @@ pub(super) struct Queue {
     /// The recording in progress, at most one; ends with the lanes that it frees.
     recording: JoinSet<Vec<ProjectKey>>,
     endpoint: Endpoint,
+    /// Of the settings by which the endpoint is known.
+    fingerprint: [u8; 32],
 }
 
 impl Queue {
@@ -81,8 +85,12 @@ impl Queue {
         target: watch::Receiver<Arc<Target>>,
         stop: CancellationToken,
     ) -> Self {
-        let name = target.borrow().webhook.name().to_owned();
+        let (name, fingerprint) = {
+            let target = target.borrow();
+            (target.webhook.name().to_owned(), target.fingerprint)
+        };
         Self {
+            fingerprint,
             bell: shared.doorbells.of(&name),
             shared,
             name,
@@ -106,7 +114,12 @@ impl Queue {
             tokio::select! {
                 Some(landed) = self.flights.join_next() => self.land(landed),
                 Some(recorded) = self.recording.join_next() => self.free(recorded),
-                () = self.bell.notified() => {}
+                () = self.bell.rung() => {
+                    if self.bell.take_hurry() {
+                        self.endpoint.hurry(self.shared.clock.now());
+                        self.drop_ahead();
+                    }
+                }
                 changed = self.target.changed() => {
                     if changed.is_err() {
                         break;
@@ -127,12 +140,17 @@ impl Queue {
 
     /// Sends what is due, as far as there is room. Returns how long to wait for the next.
     async fn launch(&mut self) -> Duration {
-        let target = Arc::clone(&self.target.borrow_and_update());
+        let target = self.take_target();
         let now = self.shared.clock.now();
         let admission = self.endpoint.admit(now, self.flights.len());
         let concurrency = match admission {
             Admission::Everything => target.webhook.concurrency,
             Admission::Probe => 1,
+            // The landing asks again.
+            Admission::AfterLanding => {
+                self.drop_ahead();
+                return LONG;
+            }
             Admission::Nothing(until) => {
                 self.drop_ahead();
                 return wait_until(until, now);
@@ -161,6 +179,7 @@ impl Queue {
             self.flights.spawn(fly(
                 self.shared.clone(),
                 Arc::clone(&target),
+                self.target.clone(),
                 claim,
                 admission == Admission::Probe,
             ));
@@ -191,7 +210,7 @@ impl Queue {
             .claim_due(&self.name, now, wanted, busy)
             .await?;
         for unreadable in claims.unreadable {
-            self.give_up(unreadable).await;
+            self.give_up(unreadable).await?;
         }
         if !claims.ready.is_empty() {
             let bytes: usize = claims.ready.iter().map(|claim| claim.payload.len()).sum();
@@ -210,6 +229,17 @@ impl Queue {
         for claim in self.ahead.drain(..) {
             self.lanes.remove(&claim.event.key);
         }
+    }
+
+    /// The settings to work with now. What is known of the endpoint was learnt by the settings
+    /// before, and does not hold for others.
+    fn take_target(&mut self) -> Arc<Target> {
+        let target = Arc::clone(&self.target.borrow_and_update());
+        if self.fingerprint != target.fingerprint {
+            self.fingerprint = target.fingerprint;
+            self.endpoint = Endpoint::default();
+        }
+        target
     }
 
     fn land(&mut self, landed: Result<Landed, JoinError>) {
@@ -258,6 +288,9 @@ impl Queue {
 
     /// Notes what a landing says of the endpoint.
     fn note(&mut self, landed: &Landed) {
+        if landed.fingerprint != self.fingerprint {
+            return;
+        }
         let target = Arc::clone(&self.target.borrow());
         let turn = self.endpoint.landed(
             &landed.lane,
@@ -284,7 +317,7 @@ impl Queue {
     }
 
     /// Finishes a delivery that cannot be read as dead: it would hold its lane for ever.
-    async fn give_up(&self, unreadable: Unreadable) {
+    async fn give_up(&self, unreadable: Unreadable) -> Result<(), StoreError> {
         let reason = format!("the delivery cannot be read: {}", unreadable.fault);
         error!(webhook = self.name, project = %unreadable.key, delivery = unreadable.delivery, "{reason}");
         let finish = Finish {
@@ -300,14 +333,18 @@ impl Queue {
             },
             verdict: Verdict::Dead,
         };
-        if let Err(error) = self.shared.store.finish(vec![finish]).await {
-            error!(webhook = self.name, %error, "the store cannot be written");
-        }
+        self.shared.store.finish(vec![finish]).await
     }
 }
 
 /// One attempt: sent, judged, recorded.
-async fn fly(shared: Shared, target: Arc<Target>, claim: Claim, was_probe: bool) -> Landed {
+async fn fly(
+    shared: Shared,
+    target: Arc<Target>,
+    settings: watch::Receiver<Arc<Target>>,
+    claim: Claim,
+    was_probe: bool,
+) -> Landed {
     let Claim {
         delivery,
         attempt: number,
@@ -323,10 +360,11 @@ async fn fly(shared: Shared, target: Arc<Target>, claim: Claim, was_probe: bool)
     };
     let at = shared.clock.now();
     let attempt = target.client.send(&callback, at).await;
-    let verdict = delivery::next(
-        &target.webhook.schedule,
-        scheduled_attempt,
+    let verdict = judge(
         attempt.outcome,
+        scheduled_attempt,
+        &target,
+        &settings.borrow(),
         shared.clock.now(),
         (shared.jitter)(),
     );
@@ -370,10 +408,35 @@ async fn fly(shared: Shared, target: Arc<Target>, claim: Claim, was_probe: bool)
     };
     Landed {
         lane: event.key,
+        fingerprint: target.fingerprint,
         status,
         outcome,
         was_probe,
         finish,
+    }
+}
+
+/// What follows from an attempt. The settings may have changed while it was under way: then the
+/// new schedule counts, what failed with the old settings is tried with the new ones at once, and
+/// a 410 was said to a request that is not sent like that again.
+fn judge(
+    outcome: Outcome,
+    scheduled_attempt: u32,
+    used: &Target,
+    current: &Target,
+    now: Timestamp,
+    jitter: f64,
+) -> Verdict {
+    let schedule = &current.webhook.schedule;
+    let verdict = delivery::next(schedule, scheduled_attempt, outcome, now, jitter);
+    if used.fingerprint == current.fingerprint {
+        return verdict;
+    }
+    match (verdict, outcome) {
+        (Verdict::SwitchOff, _) | (Verdict::Retry(_), Outcome::Failed { retry_after: None }) => {
+            Verdict::Retry(now)
+        }
+        _ => verdict,
     }
 }
 
