@@ -336,6 +336,8 @@ fn a_checkout_of_another_branch_and_back_is_no_event() {
         "git init -q -b main . && git config user.email a@example.com && git config user.name a \
          && git config gc.auto 0 && git add . && git commit -qm one \
          && git checkout -qb other && sed -i s/one/another/ sales/*/project.xml \
+         && git mv sales/p5 sales/p55 && git mv sales/p6 sales/p66 \
+         && sed -i s/another/moved/ sales/p66/project.xml \
          && git rm -rqf sales/p3 sales/p4 && git add . && git commit -qm two \
          && git checkout -q main",
     );

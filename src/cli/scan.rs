@@ -21,7 +21,7 @@ use crate::domain::event::Inferred;
 use crate::domain::infer::Removals;
 use crate::domain::moves::{self, Change, Look};
 use crate::domain::parameters::parameters;
-use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded};
+use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
 use crate::domain::route::{Subscription, route};
 use crate::engine::root::RootGuard;
 use crate::engine::start::Start;
@@ -165,9 +165,11 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         .filter(|webhook| webhook.enabled)
         .map(|webhook| webhook.subscription.clone())
         .collect();
+    let relocate =
+        |file: &FileState, to: &ProjectKey| config.repository.layout.relocate(&file.path, to);
     let changes = looks
         .iter()
-        .zip(moves::infer_all(&looks))
+        .zip(moves::infer_all(&looks, &relocate))
         .filter_map(|(look, change)| view(look, change, start, config, &subscriptions))
         .collect();
     Ok(ScanView {

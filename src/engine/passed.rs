@@ -96,7 +96,7 @@ impl Loop {
                 looks.push(turn.look());
             }
         }
-        let changes = moves::infer_all(&looks);
+        let changes = moves::infer_all(&looks, &self.relocate());
         let taken = changes
             .first()
             .is_some_and(|change| is_on_record(&change.inference.record, &state));

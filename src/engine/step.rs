@@ -16,7 +16,9 @@ use crate::domain::event::{Event, EventId, EventKind, Explanation, Inferred, Ori
 use crate::domain::infer::{Removals, missing};
 use crate::domain::moves::{self, Look};
 use crate::domain::parameters::parameters;
-use crate::domain::project::{ContentHash, Identity, Observed, Problem, ProjectKey, Recorded};
+use crate::domain::project::{
+    ContentHash, FileState, Identity, Observed, Problem, ProjectKey, Recorded,
+};
 use crate::domain::route::route;
 use crate::domain::settle::{Due, Open};
 use crate::observe::Held;
@@ -95,7 +97,7 @@ impl Loop {
             ..
         } = round;
         let looks: Vec<Look> = turns.iter().map(Turn::look).collect();
-        let changes = moves::infer_all(&looks);
+        let changes = moves::infer_all(&looks, &self.relocate());
         drop(looks);
 
         // The looks went by the root that was opened. If another one is there now, or none, what
@@ -300,6 +302,12 @@ impl Loop {
             });
         }
         Ok(())
+    }
+
+    /// Where a file on record lies once its project is in another place.
+    pub(super) fn relocate(&self) -> impl Fn(&FileState, &ProjectKey) -> Option<String> + 'static {
+        let layout = self.config.repository.layout.clone();
+        move |file, to| layout.relocate(&file.path, to)
     }
 
     /// Whether what this look finds missing counts.
