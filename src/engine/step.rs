@@ -129,7 +129,8 @@ impl Loop {
                     } else {
                         BTreeSet::new()
                     },
-                    unclear: turn.observed.problems().any(|problem| problem.may_heal),
+                    unclear: !turn.held_back.is_empty()
+                        || turn.observed.problems().any(|problem| problem.may_heal),
                 },
             ));
             if let Some(from) = &change.moved_from {
@@ -214,7 +215,7 @@ impl Loop {
         round: &mut Round,
     ) -> Result<(), StoreError> {
         self.look_at_each(root, due, now, round)?;
-        self.judge_held(root, now, round)?;
+        self.judge_held(now, round);
         let mut first = 0;
         loop {
             let looked = round.turns.len();
