@@ -143,47 +143,6 @@ fn a_file_that_takes_long_to_write_counts_once_and_whole() {
 }
 
 #[test]
-fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content() {
-    const N: usize = 100;
-    let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
-    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
-    home.write(
-        "sales/orders/snapshots/first.xml",
-        &xml("Orders", "e-1", "first"),
-    );
-    let daemon = home.start();
-    let content = |number: usize| xml("Orders", "e-1", &format!("snapshot {number}"));
-    std::thread::scope(|scope| {
-        for writer in 0..4 {
-            let (home, content) = (&home, &content);
-            scope.spawn(move || {
-                for number in (0..N).filter(|number| number % 4 == writer) {
-                    let path = format!("sales/orders/snapshots/short-{number}.xml");
-                    home.write(&path, &content(number));
-                    takes(50);
-                    home.remove(&path);
-                }
-            });
-        }
-    });
-    endpoint.wait_for(N);
-    daemon.fence();
-    let came = endpoint.all();
-    let told: BTreeMap<&str, &[u8]> = came
-        .iter()
-        .map(|one| (one.parameter("versionTag").unwrap(), &one.payload[..]))
-        .collect();
-    assert_eq!((came.len(), told.len()), (N, N));
-    for number in 0..N {
-        assert_eq!(
-            told[format!("short-{number}").as_str()],
-            content(number).as_bytes()
-        );
-    }
-}
-
-#[test]
 fn a_burst_of_atomic_replacements_is_seen_one_by_one() {
     const PROJECTS: usize = 100;
     const COPIES: usize = 10;

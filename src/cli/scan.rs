@@ -118,7 +118,8 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
     let discovered = observer.discover(&root, "");
     let on_record = listings.as_ref().map_or(Ok(Vec::new()), Listings::keys)?;
-    guard.begin_scan(on_record.len());
+    let n_on_record = on_record.len();
+    let mut n_found = 0;
     let mut keys: Vec<ProjectKey> = discovered.keys.into_iter().chain(on_record).collect();
     keys.sort();
     keys.dedup();
@@ -133,7 +134,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         // The contents are not kept: a first look at a large repository reads all of it.
         let observed = observer.look(&root, &key, &recorded, now).observed;
         if !recorded.is_empty() && !observed.files.is_empty() {
-            guard.found_one();
+            n_found += 1;
         }
         incomplete.extend(observed.problems().cloned());
         looks.push(Look {
@@ -150,14 +151,12 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         "the repository's root {} was replaced meanwhile; nothing that was seen counts",
         repository.path.display()
     );
-    // A root that is not the recorded one comes to be trusted by what was found in it.
-    let _identity = guard.end_scan();
     let mut notes = notes(start, config, listings.is_some());
-    if !guard.trusts_removals() && !start.adopts {
+    // A root that is not the recorded one comes to be trusted by what was found in it.
+    let is_trusted = !guard.needs_survey() || guard.surveyed(n_found, n_on_record);
+    if !is_trusted && !start.adopts {
         notes.extend(guard.distrust());
-        for look in &mut looks {
-            look.removals = Removals::Wait;
-        }
+        looks.clear();
     }
     let subscriptions: Vec<Subscription> = config
         .webhooks

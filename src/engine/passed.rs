@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::Loop;
 use super::step::{Round, Turn};
-use crate::domain::infer::{Removals, infer};
+use crate::domain::infer::{Inference, Removals, infer};
 use crate::domain::project::{FileState, Recorded, Role, Sighting};
 use crate::observe::Held;
 
@@ -27,6 +27,8 @@ impl Loop {
                 let unlinked =
                     rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
                 if !unlinked {
+                    // It is seen by its name, unless that is gone by the time it may count.
+                    turn.named.push(held);
                     continue;
                 }
                 let Some((state, bytes)) = self.observer.read_held(&held, now) else {
@@ -41,6 +43,23 @@ impl Loop {
         for (hash, bytes) in contents {
             round.keep(hash, bytes);
         }
+    }
+}
+
+impl Turn {
+    /// Keeps the held files that have their names still and are not on record after this turn,
+    /// because all of their place waits for a removal: they may be gone when it counts.
+    pub(super) fn keep_what_waits(&mut self, judged: &Inference) {
+        if judged.missing.is_empty() {
+            return;
+        }
+        let named = std::mem::take(&mut self.named);
+        self.held_back.extend(named.into_iter().filter(|held| {
+            judged
+                .record
+                .file(&held.path)
+                .is_none_or(|file| file.stamp.inode != held.stamp.inode)
+        }));
     }
 }
 
