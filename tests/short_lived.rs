@@ -62,3 +62,44 @@ fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content() {
         );
     }
 }
+
+#[test]
+fn what_lives_while_a_replacement_waits_comes_after_it() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).settle("500ms"));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    let daemon = home.start();
+    home.write("sales/orders/project.xml", &xml("Other", "e-2", "two"));
+    let snapshot = xml("Other", "e-2", "short");
+    takes(50);
+    home.write("sales/orders/snapshots/short.xml", &snapshot);
+    takes(60);
+    home.remove("sales/orders/snapshots/short.xml");
+    assert_eq!(
+        endpoint.take_events(4),
+        [
+            "project-delete",
+            "project-import",
+            "project-import-any",
+            "snapshot-create"
+        ]
+    );
+    daemon.fence();
+}
+
+#[test]
+fn a_save_through_a_temporary_file_that_takes_long_is_no_event() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).settle("500ms"));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    let daemon = home.start();
+    home.remove("sales/orders/project.xml");
+    for number in 0..12 {
+        home.write("sales/orders/project.xml.tmp", &format!("<schema>{number}"));
+        takes(100);
+    }
+    home.write("sales/orders/project.xml.tmp", &xml("Orders", "e-1", "two"));
+    home.rename("sales/orders/project.xml.tmp", "sales/orders/project.xml");
+    daemon.fence();
+    assert_eq!(daemon.events(), [""; 0]);
+}
