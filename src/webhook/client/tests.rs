@@ -1,5 +1,7 @@
 //! The client against real sockets on loopback.
 
+mod hostile;
+mod policy;
 mod tls;
 
 use std::collections::BTreeSet;
