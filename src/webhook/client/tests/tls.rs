@@ -193,7 +193,7 @@ async fn certificates_that_are_not_trusted_are_told_apart() {
         ),
     ] {
         let url = serve(certificate, None);
-        let host = host(&url.parse().unwrap());
+        let host = host(&url);
         let (outcome, error) = send(&url, tls).await;
         assert_eq!(outcome, Outcome::Failed { retry_after: None });
         assert_eq!(error, format!("the certificate of {host} {expected}"));
@@ -231,7 +231,7 @@ async fn a_client_certificate_is_shown_where_it_is_asked_for() {
     };
     let mut webhook = webhook(&url);
     webhook.tls = half;
-    let refused = WebhookClient::new(&webhook, &TrustRoots::empty()).unwrap_err();
+    let refused = WebhookClient::new(&webhook, &TrustRoots::empty(), &Arc::default()).unwrap_err();
     assert!(refused.to_string().contains("catalog"), "{refused}");
 }
 
