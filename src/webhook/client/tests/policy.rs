@@ -81,7 +81,7 @@ async fn a_name_that_turns_to_a_denied_address_is_not_followed() {
 #[tokio::test]
 async fn nothing_is_sent_to_what_a_setting_denies() {
     let (url, mut received) = receiver(|_| Reply::status(StatusCode::OK)).await;
-    let policy = denying(&["127.0.0.0/8", "::1"]);
+    let policy = denying(&["127.0.0.0/8", "::1/128"]);
     for (url, range) in [
         (url.clone(), "127.0.0.0/8"),
         (url.replace("127.0.0.1", "127.1"), "127.0.0.0/8"),
