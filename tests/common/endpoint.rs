@@ -85,16 +85,15 @@ impl Endpoint {
         self.url.clone()
     }
 
-<<<<<<< HEAD
     /// How many callbacks came so far, those of fences too. Costs nothing, however many.
     pub fn n_all(&self) -> usize {
         self.received.lock().expect("the list").len()
-=======
+    }
+
     /// Its port on loopback.
     pub fn port(&self) -> u16 {
         let port = self.url.trim_end_matches('/').rsplit(':').next();
         port.and_then(|port| port.parse().ok()).expect("a port")
->>>>>>> part-policy
     }
 
     /// What came so far, but that of fences.
