@@ -447,6 +447,6 @@ webhooks:
         let verdict = check(Some(Path::new("/nowhere/config.yaml")), false, &mut out).unwrap();
         assert_eq!(verdict.exit_status(), 78);
         let printed = String::from_utf8(out).unwrap();
-        assert!(printed.starts_with("/nowhere/config.yaml: the configuration cannot be read"));
+        assert!(printed.starts_with("/nowhere/config.yaml: there is no configuration here"));
     }
 }

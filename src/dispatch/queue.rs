@@ -72,6 +72,8 @@ pub(super) struct Queue {
     flights: JoinSet<Landed>,
     /// What came of attempts, until it is recorded together.
     landed: Vec<Landed>,
+    /// Whether the receiver asked for no more, and that is not recorded yet.
+    is_switching_off: bool,
     /// The recording in progress, at most one; ends with the lanes that it frees.
     recording: JoinSet<Vec<ProjectKey>>,
     endpoint: Endpoint,
@@ -102,6 +104,7 @@ impl Queue {
             claims_ahead: false,
             flights: JoinSet::new(),
             landed: Vec::new(),
+            is_switching_off: false,
             recording: JoinSet::new(),
             endpoint: Endpoint::default(),
         }
@@ -157,7 +160,7 @@ impl Queue {
             }
         };
         let room = concurrency.saturating_sub(self.flights.len());
-        if room == 0 || self.landed.len() >= UNRECORDED_MAX {
+        if room == 0 || self.landed.len() >= UNRECORDED_MAX || self.is_switching_off {
             // The next landing or recording asks again.
             return LONG;
         }
@@ -247,6 +250,7 @@ impl Queue {
             Ok(landed) => {
                 self.note(&landed);
                 if landed.finish.verdict == Verdict::SwitchOff {
+                    self.is_switching_off = true;
                     self.drop_ahead();
                 }
                 self.landed.push(landed);
@@ -278,6 +282,10 @@ impl Queue {
             Ok(lanes) => {
                 for lane in lanes {
                     self.lanes.remove(&lane);
+                }
+                if self.landed.is_empty() {
+                    // On record, where the next claim finds it.
+                    self.is_switching_off = false;
                 }
                 self.record();
             }
