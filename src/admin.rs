@@ -150,7 +150,7 @@ async fn answer(known: &Known, mut stream: UnixStream) {
     let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
     if line.trim_end() == WAKE {
         info!("a command changed the queue");
-        known.doorbells.ring_all();
+        known.doorbells.hurry_all();
     }
     let Ok(report) = serde_json::to_vec(&known.report()) else {
         return;

@@ -92,7 +92,7 @@ pub async fn run(
         first_of(errors)
     })?;
     let store = open_store(config.state_dir.clone()).await?;
-    dispatch::note_configuration(&store, &config.webhooks).await?;
+    dispatch::note_configuration(&store, &config.webhooks, clock.now()).await?;
 
     let status = Arc::new(Status::default());
     let doorbells = Arc::new(Doorbells::default());
@@ -160,6 +160,7 @@ pub async fn run(
     let mut daemon = Daemon {
         config,
         store: store.clone(),
+        clock,
         engine,
         dispatcher,
         status,
@@ -231,6 +232,7 @@ fn first_of(errors: Vec<ClientError>) -> DaemonError {
 struct Daemon {
     config: Arc<Config>,
     store: Store,
+    clock: Clock,
     engine: Engine,
     dispatcher: Dispatcher,
     status: Arc<Status>,
@@ -408,7 +410,7 @@ impl Daemon {
                 vec![format!("admin.listen: {listen} cannot be had: {error}")]
             })?)),
         };
-        dispatch::note_configuration(&self.store, &new.webhooks)
+        dispatch::note_configuration(&self.store, &new.webhooks, self.clock.now())
             .await
             .map_err(|error| vec![chain(&error)])?;
         Ok(Prepared {

@@ -27,7 +27,8 @@ use crate::watch::Permit;
 /// A writer that takes longer between two writes is found by its close or by the next rescan.
 const HEALING_NS: i64 = 10 * 60 * 1_000_000_000;
 
-/// How often a look is begun anew when directories are moved during it.
+/// How often a look is begun anew when directories are moved during it, and a directory is listed
+/// when files come and go meanwhile.
 const TRIES: usize = 5;
 
 /// What one look found.
@@ -270,20 +271,16 @@ impl ProjectWalk<'_> {
                     }
                 }
             }
-            Entries::Any => {
-                let listed = list(directory.as_fd(), |name, _| {
-                    // A name that is not text matches no template, and so cannot be a file of this
-                    // project; discovery and the listing of problems speak of it.
-                    if let Ok(name) = name
-                        && let Some(next) = cursor.enter(name)
-                    {
-                        self.entry(directory.as_fd(), &join(path, name), name, &next, false);
+            Entries::Any => match names_at_one_moment(directory.as_fd(), cursor) {
+                Ok(names) => {
+                    for name in names {
+                        if let Some(next) = cursor.enter(&name) {
+                            self.entry(directory.as_fd(), &join(path, &name), &name, &next, false);
+                        }
                     }
-                });
-                if let Err(error) = listed {
-                    self.blind(path, &error);
                 }
-            }
+                Err(error) => self.blind(path, &error),
+            },
         }
     }
 
@@ -496,6 +493,38 @@ fn discover_in(directory: OwnedFd, path: &str, cursor: &Cursor, discovery: &mut 
             Err(error) => discovery.blind(&path, &error),
         }
     }
+}
+
+/// The names of a directory that its cursor leads on to.
+///
+/// A listing of a directory in which files are created meanwhile may have a later one and miss an
+/// earlier one, and their events would be recorded in the wrong order. Two listings that are equal
+/// miss only what was created after all that they have.
+fn names_at_one_moment(directory: BorrowedFd<'_>, cursor: &Cursor) -> io::Result<Vec<String>> {
+    let mut names = names(directory, cursor)?;
+    for _ in 1..TRIES {
+        let again = self::names(directory, cursor)?;
+        if again == names {
+            break;
+        }
+        names = again;
+    }
+    Ok(names)
+}
+
+fn names(directory: BorrowedFd<'_>, cursor: &Cursor) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    list(directory, |name, _| {
+        // A name that is not text matches no template, and so cannot be a file of this project;
+        // discovery and the listing of problems speak of it.
+        if let Ok(name) = name
+            && cursor.enter(name).is_some()
+        {
+            names.push(name.to_owned());
+        }
+    })?;
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Visits the entries of a directory but `.` and `..`: the name, or the name with its bytes that

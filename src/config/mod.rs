@@ -63,7 +63,17 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
     match read(file) {
         Ok((bytes, mode)) => validate::load(&bytes, file, mode & 0o004 != 0, environment),
         Err(error) => {
-            let message = format!("the configuration cannot be read: {error}");
+            let message = if error.kind() == std::io::ErrorKind::NotFound {
+                let [here, system] = Config::default_files();
+                format!(
+                    "there is no configuration here; name one with --config FILE, or put it at {} \
+                     or {} (`project-webhooks demo` needs none)",
+                    here.display(),
+                    system.display()
+                )
+            } else {
+                format!("the configuration cannot be read: {error}")
+            };
             Err(Problems {
                 errors: vec![Problem::of_file(file, message)],
                 warnings: Vec::new(),

@@ -10,8 +10,10 @@
 mod queue;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use tokio::sync::{Mutex as Gate, Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,32 +24,53 @@ use crate::config::{self, NetworkPolicy};
 use crate::store::{Store, StoreError};
 use crate::webhook::{ClientError, TrustRoots, WebhookClient};
 
-/// One bell for each webhook, rung when something was recorded for it.
+/// Rung when there may be something to do for a webhook.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: Notify,
+    /// Whether an operator rang.
+    hurry: AtomicBool,
+}
+
+impl Bell {
+    async fn rung(&self) {
+        self.rung.notified().await;
+    }
+
+    /// Whether an operator rang since this was asked last.
+    fn take_hurry(&self) -> bool {
+        self.hurry.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// One bell for each webhook.
 #[derive(Debug, Default)]
 pub struct Doorbells {
-    bells: Mutex<HashMap<String, Arc<Notify>>>,
+    bells: Mutex<HashMap<String, Arc<Bell>>>,
 }
 
 impl Doorbells {
     /// The bell of this webhook.
-    fn of(&self, webhook: &str) -> Arc<Notify> {
+    fn of(&self, webhook: &str) -> Arc<Bell> {
         let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(bells.entry(webhook.to_owned()).or_default())
     }
 
-    /// Rings for these webhooks.
+    /// Rings for these webhooks, for which something was recorded.
     pub fn ring(&self, webhooks: &BTreeSet<String>) {
         let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
         for bell in webhooks.iter().filter_map(|webhook| bells.get(webhook)) {
-            bell.notify_one();
+            bell.rung.notify_one();
         }
     }
 
-    /// Rings for all.
-    pub fn ring_all(&self) {
+    /// Rings for all, because an operator changed something in the store: what is due is tried
+    /// without waiting for the next probe of an endpoint that is down.
+    pub fn hurry_all(&self) {
         let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
         for bell in bells.values() {
-            bell.notify_one();
+            bell.hurry.store(true, Ordering::Release);
+            bell.rung.notify_one();
         }
     }
 }
@@ -59,6 +82,8 @@ pub struct Target {
     pub webhook: config::Webhook,
     /// What sends to it.
     pub client: WebhookClient,
+    /// The fingerprint of the settings.
+    fingerprint: [u8; 32],
 }
 
 /// Targets made of a configuration, before any of them is used: a reload is applied whole or not
@@ -81,6 +106,7 @@ impl Targets {
                 Ok(client) => targets.push(Arc::new(Target {
                     webhook: webhook.clone(),
                     client,
+                    fingerprint: config::change::fingerprint(webhook),
                 })),
                 Err(error) => errors.push(error),
             }
@@ -202,15 +228,26 @@ impl Dispatcher {
     }
 }
 
-/// Records what the configuration says of each webhook, so that one that was switched off by its
-/// receiver is switched on again when its configuration changed.
+/// Records what the configuration says of each webhook. Where that changed, one that was switched
+/// off by its receiver is switched on again, and what waits after a failure is tried with the new
+/// settings at once.
 pub async fn note_configuration(
     store: &Store,
     webhooks: &[config::Webhook],
+    now: Timestamp,
 ) -> Result<(), StoreError> {
-    for webhook in webhooks {
-        let fingerprint = config::change::fingerprint(webhook);
-        store.set_fingerprint(webhook.name(), fingerprint).await?;
+    let fingerprints = webhooks
+        .iter()
+        .map(|webhook| {
+            let fingerprint = config::change::fingerprint(webhook);
+            (webhook.name().to_owned(), fingerprint)
+        })
+        .collect();
+    for webhook in store.set_fingerprints(fingerprints, now).await? {
+        info!(
+            webhook,
+            "its configuration changed: the webhook that its receiver switched off is on again"
+        );
     }
     Ok(())
 }

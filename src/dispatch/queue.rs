@@ -2,23 +2,24 @@
 //!
 //! Constraint: a lane, that is a project, has at most one delivery in flight, and it is free again
 //! only when what came of it is recorded. What cannot be recorded is tried again until it can be:
-//! sending anew instead would be a second callback for one happening.
+//! sending anew instead would be a second callback for one happening. Claims are made some ahead and
+//! landings recorded together, so that a burst costs the store a few questions and not one for each.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Shared, Target};
+use super::{Bell, Shared, Target};
 use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::endpoint::{Admission, Endpoint, Turn};
 use crate::domain::project::ProjectKey;
-use crate::store::{AttemptLog, Claim, Finish, Unreadable};
+use crate::store::{AttemptLog, Claim, Finish, StoreError, Unreadable};
 use crate::webhook::{Callback, CallbackContent};
 
 /// How long to wait before the store is asked again after it failed.
@@ -33,12 +34,25 @@ fn wait_until(at: Timestamp, now: Timestamp) -> Duration {
         .min(LONG)
 }
 
-/// A delivery that is no longer in flight, and is recorded.
+/// How many deliveries are claimed beyond those that can go out now, so that the store is not asked
+/// for each one.
+const AHEAD: usize = 16;
+/// How large the payloads of one claim may be for the next to be made ahead, in bytes.
+const AHEAD_BYTES: usize = 1024 * 1024;
+/// How long a claim made ahead holds: an operator may have cancelled it meanwhile.
+const AHEAD_FOR: Duration = Duration::from_millis(500);
+/// How many attempts may wait to be recorded before no more are made.
+const UNRECORDED_MAX: usize = 256;
+
+/// A delivery that is no longer in flight.
 struct Landed {
     lane: ProjectKey,
+    /// Of the settings that it was sent by.
+    fingerprint: [u8; 32],
     status: Option<u16>,
     outcome: Outcome,
     was_probe: bool,
+    finish: Finish,
 }
 
 /// The queue of one webhook.
@@ -47,11 +61,22 @@ pub(super) struct Queue {
     name: String,
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
-    bell: Arc<Notify>,
-    /// The lanes that have a delivery in flight.
+    bell: Arc<Bell>,
+    /// The lanes that are not to be claimed: their delivery is ahead, in flight, or not recorded.
     lanes: HashSet<ProjectKey>,
+    /// Claims that wait for room, and since when.
+    ahead: VecDeque<Claim>,
+    ahead_since: Duration,
+    /// Whether payloads are small enough to claim ahead.
+    claims_ahead: bool,
     flights: JoinSet<Landed>,
+    /// What came of attempts, until it is recorded together.
+    landed: Vec<Landed>,
+    /// The recording in progress, at most one; ends with the lanes that it frees.
+    recording: JoinSet<Vec<ProjectKey>>,
     endpoint: Endpoint,
+    /// Of the settings by which the endpoint is known.
+    fingerprint: [u8; 32],
 }
 
 impl Queue {
@@ -60,15 +85,24 @@ impl Queue {
         target: watch::Receiver<Arc<Target>>,
         stop: CancellationToken,
     ) -> Self {
-        let name = target.borrow().webhook.name().to_owned();
+        let (name, fingerprint) = {
+            let target = target.borrow();
+            (target.webhook.name().to_owned(), target.fingerprint)
+        };
         Self {
+            fingerprint,
             bell: shared.doorbells.of(&name),
             shared,
             name,
             target,
             stop,
             lanes: HashSet::new(),
+            ahead: VecDeque::new(),
+            ahead_since: Duration::ZERO,
+            claims_ahead: false,
             flights: JoinSet::new(),
+            landed: Vec::new(),
+            recording: JoinSet::new(),
             endpoint: Endpoint::default(),
         }
     }
@@ -79,7 +113,13 @@ impl Queue {
             let wait = self.launch().await;
             tokio::select! {
                 Some(landed) = self.flights.join_next() => self.land(landed),
-                () = self.bell.notified() => {}
+                Some(recorded) = self.recording.join_next() => self.free(recorded),
+                () = self.bell.rung() => {
+                    if self.bell.take_hurry() {
+                        self.endpoint.hurry(self.shared.clock.now());
+                        self.drop_ahead();
+                    }
+                }
                 changed = self.target.changed() => {
                     if changed.is_err() {
                         break;
@@ -89,63 +129,157 @@ impl Queue {
                 () = stop.cancelled() => {}
             }
         }
-        while let Some(landed) = self.flights.join_next().await {
-            self.land(landed);
+        loop {
+            tokio::select! {
+                Some(landed) = self.flights.join_next() => self.land(landed),
+                Some(recorded) = self.recording.join_next() => self.free(recorded),
+                else => return,
+            }
         }
     }
 
     /// Sends what is due, as far as there is room. Returns how long to wait for the next.
     async fn launch(&mut self) -> Duration {
-        let target = Arc::clone(&self.target.borrow_and_update());
+        let target = self.take_target();
         let now = self.shared.clock.now();
         let admission = self.endpoint.admit(now, self.flights.len());
         let concurrency = match admission {
             Admission::Everything => target.webhook.concurrency,
             Admission::Probe => 1,
-            Admission::Nothing(until) => return wait_until(until, now),
-        };
-        let room = concurrency.saturating_sub(self.flights.len());
-        if room == 0 {
-            // The next landing asks again.
-            return LONG;
-        }
-        let busy = self.lanes.clone();
-        let claims = match self
-            .shared
-            .store
-            .claim_due(&self.name, now, room, busy)
-            .await
-        {
-            Ok(claims) => claims,
-            Err(error) => {
-                error!(webhook = self.name, %error, "what is due cannot be read");
-                return STORE_PAUSE;
+            // The landing asks again.
+            Admission::AfterLanding => {
+                self.drop_ahead();
+                return LONG;
+            }
+            Admission::Nothing(until) => {
+                self.drop_ahead();
+                return wait_until(until, now);
             }
         };
-        for unreadable in claims.unreadable {
-            self.give_up(unreadable).await;
+        let room = concurrency.saturating_sub(self.flights.len());
+        if room == 0 || self.landed.len() >= UNRECORDED_MAX {
+            // The next landing or recording asks again.
+            return LONG;
         }
-        for claim in claims.ready {
-            self.lanes.insert(claim.event.key.clone());
+        if self.shared.clock.moment().saturating_sub(self.ahead_since) > AHEAD_FOR {
+            self.drop_ahead();
+        }
+        let mut wait = LONG;
+        if self.ahead.len() < room {
+            match self.claim(room, admission == Admission::Everything).await {
+                Ok(Some(due)) => wait = wait_until(due, now),
+                Ok(None) => {}
+                Err(error) => {
+                    error!(webhook = self.name, %error, "what is due cannot be read");
+                    wait = STORE_PAUSE;
+                }
+            }
+        }
+        for claim in self.ahead.drain(..room.min(self.ahead.len())) {
             self.flights.spawn(fly(
                 self.shared.clone(),
                 Arc::clone(&target),
+                self.target.clone(),
                 claim,
                 admission == Admission::Probe,
-                self.stop.clone(),
             ));
         }
-        match claims.next_due {
-            Some(due) if self.flights.len() < concurrency => wait_until(due, now),
-            _ => LONG,
+        if self.flights.len() < concurrency {
+            wait
+        } else {
+            LONG
         }
+    }
+
+    /// Claims what is due, for the room there is and some ahead. Returns when more is due.
+    async fn claim(
+        &mut self,
+        room: usize,
+        may_be_ahead: bool,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let wanted = room.saturating_sub(self.ahead.len());
+        let wanted = if may_be_ahead && self.claims_ahead {
+            wanted.saturating_add(AHEAD)
+        } else {
+            wanted
+        };
+        let (now, busy) = (self.shared.clock.now(), self.lanes.clone());
+        let claims = self
+            .shared
+            .store
+            .claim_due(&self.name, now, wanted, busy)
+            .await?;
+        for unreadable in claims.unreadable {
+            self.give_up(unreadable).await?;
+        }
+        if !claims.ready.is_empty() {
+            let bytes: usize = claims.ready.iter().map(|claim| claim.payload.len()).sum();
+            self.claims_ahead = bytes <= AHEAD_BYTES;
+            self.ahead_since = self.shared.clock.moment();
+        }
+        for claim in claims.ready {
+            self.lanes.insert(claim.event.key.clone());
+            self.ahead.push_back(claim);
+        }
+        Ok(claims.next_due)
+    }
+
+    /// Gives back the claims that were made ahead.
+    fn drop_ahead(&mut self) {
+        for claim in self.ahead.drain(..) {
+            self.lanes.remove(&claim.event.key);
+        }
+    }
+
+    /// The settings to work with now. What is known of the endpoint was learnt by the settings
+    /// before, and does not hold for others.
+    fn take_target(&mut self) -> Arc<Target> {
+        let target = Arc::clone(&self.target.borrow_and_update());
+        if self.fingerprint != target.fingerprint {
+            self.fingerprint = target.fingerprint;
+            self.endpoint = Endpoint::default();
+        }
+        target
     }
 
     fn land(&mut self, landed: Result<Landed, JoinError>) {
         match landed {
             Ok(landed) => {
-                self.lanes.remove(&landed.lane);
                 self.note(&landed);
+                if landed.finish.verdict == Verdict::SwitchOff {
+                    self.drop_ahead();
+                }
+                self.landed.push(landed);
+                self.record();
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {}
+        }
+    }
+
+    /// Records together what landed, unless a recording is in progress, which does so at its end.
+    fn record(&mut self) {
+        if self.landed.is_empty() || !self.recording.is_empty() {
+            return;
+        }
+        let (lanes, finished) = std::mem::take(&mut self.landed)
+            .into_iter()
+            .map(|landed| (landed.lane, landed.finish))
+            .unzip();
+        let (shared, name, stop) = (self.shared.clone(), self.name.clone(), self.stop.clone());
+        self.recording.spawn(async move {
+            record(&shared, &name, finished, &stop).await;
+            lanes
+        });
+    }
+
+    fn free(&mut self, recorded: Result<Vec<ProjectKey>, JoinError>) {
+        match recorded {
+            Ok(lanes) => {
+                for lane in lanes {
+                    self.lanes.remove(&lane);
+                }
+                self.record();
             }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
@@ -154,6 +288,9 @@ impl Queue {
 
     /// Notes what a landing says of the endpoint.
     fn note(&mut self, landed: &Landed) {
+        if landed.fingerprint != self.fingerprint {
+            return;
+        }
         let target = Arc::clone(&self.target.borrow());
         let turn = self.endpoint.landed(
             &landed.lane,
@@ -180,7 +317,7 @@ impl Queue {
     }
 
     /// Finishes a delivery that cannot be read as dead: it would hold its lane for ever.
-    async fn give_up(&self, unreadable: Unreadable) {
+    async fn give_up(&self, unreadable: Unreadable) -> Result<(), StoreError> {
         let reason = format!("the delivery cannot be read: {}", unreadable.fault);
         error!(webhook = self.name, project = %unreadable.key, delivery = unreadable.delivery, "{reason}");
         let finish = Finish {
@@ -196,9 +333,7 @@ impl Queue {
             },
             verdict: Verdict::Dead,
         };
-        if let Err(error) = self.shared.store.finish(vec![finish]).await {
-            error!(webhook = self.name, %error, "the store cannot be written");
-        }
+        self.shared.store.finish(vec![finish]).await
     }
 }
 
@@ -206,9 +341,9 @@ impl Queue {
 async fn fly(
     shared: Shared,
     target: Arc<Target>,
+    settings: watch::Receiver<Arc<Target>>,
     claim: Claim,
     was_probe: bool,
-    stop: CancellationToken,
 ) -> Landed {
     let Claim {
         delivery,
@@ -225,10 +360,11 @@ async fn fly(
     };
     let at = shared.clock.now();
     let attempt = target.client.send(&callback, at).await;
-    let verdict = delivery::next(
-        &target.webhook.schedule,
-        scheduled_attempt,
+    let verdict = judge(
         attempt.outcome,
+        scheduled_attempt,
+        &target,
+        &settings.borrow(),
         shared.clock.now(),
         (shared.jitter)(),
     );
@@ -270,42 +406,63 @@ async fn fly(
         },
         verdict,
     };
-    record(&shared, webhook, finish, &stop).await;
     Landed {
         lane: event.key,
+        fingerprint: target.fingerprint,
         status,
         outcome,
         was_probe,
+        finish,
     }
 }
 
-/// Records what came of an attempt, however long the store cannot.
-async fn record(shared: &Shared, webhook: &str, finish: Finish, stop: &CancellationToken) {
+/// What follows from an attempt. The settings may have changed while it was under way: then the
+/// new schedule counts, what failed with the old settings is tried with the new ones at once, and
+/// a 410 was said to a request that is not sent like that again.
+fn judge(
+    outcome: Outcome,
+    scheduled_attempt: u32,
+    used: &Target,
+    current: &Target,
+    now: Timestamp,
+    jitter: f64,
+) -> Verdict {
+    let schedule = &current.webhook.schedule;
+    let verdict = delivery::next(schedule, scheduled_attempt, outcome, now, jitter);
+    if used.fingerprint == current.fingerprint {
+        return verdict;
+    }
+    match (verdict, outcome) {
+        (Verdict::SwitchOff, _) | (Verdict::Retry(_), Outcome::Failed { retry_after: None }) => {
+            Verdict::Retry(now)
+        }
+        _ => verdict,
+    }
+}
+
+/// Records what came of attempts, however long the store cannot.
+async fn record(shared: &Shared, webhook: &str, finished: Vec<Finish>, stop: &CancellationToken) {
+    let n_finished = finished.len();
     let mut failures: u32 = 0;
     loop {
-        match shared.store.finish(vec![finish.clone()]).await {
+        match shared.store.finish(finished.clone()).await {
             Ok(()) => {
                 if failures > 0 {
-                    info!(webhook, delivery = finish.delivery, "recorded after all");
+                    info!(webhook, n_finished, "recorded after all");
                 }
                 return;
             }
             Err(error) if failures == 0 => error!(
-                webhook, delivery = finish.delivery, %error,
-                "what came of an attempt cannot be recorded; it is tried until it can"
+                webhook, n_finished, %error,
+                "what came of attempts cannot be recorded; it is tried until it can"
             ),
-            Err(error) => debug!(webhook, delivery = finish.delivery, %error, "still not recorded"),
+            Err(error) => debug!(webhook, n_finished, %error, "still not recorded"),
         }
         failures = failures.saturating_add(1);
-        tokio::select! {
-            () = tokio::time::sleep(STORE_PAUSE) => {}
-            () = stop.cancelled() => {
-                // The next start sends it again, with the same id.
-                if failures > 3 {
-                    return;
-                }
-                tokio::time::sleep(STORE_PAUSE).await;
-            }
+        if stop.is_cancelled() && failures > 3 {
+            // The next start sends them again, with the same ids.
+            return;
         }
+        tokio::time::sleep(STORE_PAUSE).await;
     }
 }

@@ -16,6 +16,9 @@ use jiff::Timestamp;
 use super::delivery::{self, Outcome, Verdict};
 use super::project::ProjectKey;
 
+/// A failure that asks for nothing.
+const FAILED: Outcome = Outcome::Failed { retry_after: None };
+
 /// Failures in a row, and projects they are of, from which on an endpoint counts as down.
 pub const DOWN_AFTER: usize = 3;
 
@@ -24,6 +27,8 @@ pub const DOWN_AFTER: usize = 3;
 pub struct Endpoint {
     /// The projects of the failures in a row, at most [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
+    /// The latest time that a Retry-After of these failures asked for. No probe goes before it.
+    asked_until: Option<Timestamp>,
     down: Option<Down>,
 }
 
@@ -42,7 +47,9 @@ pub enum Admission {
     Everything,
     /// One delivery that is due, as a probe.
     Probe,
-    /// Nothing before this time, or before what is in flight has landed.
+    /// Nothing before what is in flight has landed.
+    AfterLanding,
+    /// Nothing before this time.
     Nothing(Timestamp),
 }
 
@@ -65,8 +72,18 @@ impl Endpoint {
     pub fn admit(&self, now: Timestamp, n_in_flight: usize) -> Admission {
         match self.down {
             None => Admission::Everything,
-            Some(down) if down.next_probe <= now && n_in_flight == 0 => Admission::Probe,
+            Some(_) if n_in_flight > 0 => Admission::AfterLanding,
+            Some(down) if down.next_probe <= now => Admission::Probe,
             Some(down) => Admission::Nothing(down.next_probe),
+        }
+    }
+
+    /// An operator changed something: an endpoint that is down is probed as soon as it allows,
+    /// for the pace of the probes may be a day by now, and the reason may be mended.
+    pub fn hurry(&mut self, now: Timestamp) {
+        if let Some(down) = &mut self.down {
+            let earliest = self.asked_until.map_or(now, |asked| asked.max(now));
+            down.next_probe = down.next_probe.min(earliest);
         }
     }
 
@@ -94,15 +111,19 @@ impl Endpoint {
         let failed = matches!(outcome, Outcome::Failed { .. }) && is_trouble(status);
         if !failed {
             self.failing.clear();
+            self.asked_until = None;
             return self.down.take().map(|down| {
                 Turn::Up(Duration::try_from(now.duration_since(down.since)).unwrap_or_default())
             });
         }
+        self.asked_until = self.asked_until.max(asked_until(outcome, now));
+        let not_sooner = |at: Timestamp| self.asked_until.map_or(at, |asked| asked.max(at));
         if let Some(down) = &mut self.down {
             if was_probe {
                 down.probes = down.probes.saturating_add(1);
-                down.next_probe = probe_time(schedule, down.probes, outcome, now, jitter);
+                down.next_probe = probe_time(schedule, down.probes, now, jitter);
             }
+            down.next_probe = not_sooner(down.next_probe);
             return None;
         }
         if self.failing.len() < DOWN_AFTER {
@@ -111,7 +132,7 @@ impl Endpoint {
         if self.failing.len() < DOWN_AFTER {
             return None;
         }
-        let next_probe = probe_time(schedule, 0, outcome, now, jitter);
+        let next_probe = not_sooner(probe_time(schedule, 0, now, jitter));
         self.down = Some(Down {
             since: now,
             probes: 0,
@@ -123,13 +144,7 @@ impl Endpoint {
 
 /// When to probe after so many failed probes: as a delivery would be tried again, and for ever at
 /// the pace of the schedule's end.
-fn probe_time(
-    schedule: &[Duration],
-    probes: u32,
-    outcome: Outcome,
-    now: Timestamp,
-    jitter: f64,
-) -> Timestamp {
+fn probe_time(schedule: &[Duration], probes: u32, now: Timestamp, jitter: f64) -> Timestamp {
     // A schedule of one attempt has no delay; a minute keeps a dead endpoint from a storm.
     const MINUTE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(60)];
     let schedule = if schedule.len() < 2 {
@@ -138,23 +153,30 @@ fn probe_time(
         schedule
     };
     let last = u32::try_from(schedule.len() - 1).unwrap_or(u32::MAX);
-    match delivery::next(
-        schedule,
-        probes.saturating_add(1).min(last),
-        outcome,
-        now,
-        jitter,
-    ) {
+    let attempt = probes.saturating_add(1).min(last);
+    match delivery::next(schedule, attempt, FAILED, now, jitter) {
         Verdict::Retry(at) => at,
         _ => now,
+    }
+}
+
+/// What a Retry-After asks for, within its bounds.
+fn asked_until(outcome: Outcome, now: Timestamp) -> Option<Timestamp> {
+    let Outcome::Failed {
+        retry_after: Some(_),
+    } = outcome
+    else {
+        return None;
+    };
+    match delivery::next(&[Duration::ZERO; 2], 1, outcome, now, 0.0) {
+        Verdict::Retry(at) => Some(at),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const FAILED: Outcome = Outcome::Failed { retry_after: None };
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + second).expect("a time")
@@ -190,11 +212,13 @@ mod tests {
         assert_eq!(endpoint.admit(at(0), 0), Admission::Everything);
         assert_eq!(fail(&mut endpoint, "c", 0, false), Some(Turn::Down(at(5))));
         assert_eq!(endpoint.admit(at(4), 0), Admission::Nothing(at(5)));
-        assert_eq!(
-            endpoint.admit(at(5), 1),
-            Admission::Nothing(at(5)),
-            "one at a time"
-        );
+        for second in [4, 5, 500] {
+            assert_eq!(
+                endpoint.admit(at(second), 1),
+                Admission::AfterLanding,
+                "one at a time"
+            );
+        }
         assert_eq!(endpoint.admit(at(5), 0), Admission::Probe);
     }
 
@@ -283,5 +307,53 @@ mod tests {
             );
         }
         assert_eq!(single.admit(at(59), 0), Admission::Nothing(at(60)));
+    }
+
+    #[test]
+    fn an_operator_hurries_the_probe_but_not_past_what_the_endpoint_asked_for() {
+        let mut up = Endpoint::default();
+        up.hurry(at(0));
+        assert_eq!(up, Endpoint::default());
+
+        let mut endpoint = Endpoint::default();
+        for (project, second) in [("a", 0), ("b", 0), ("c", 0)] {
+            fail(&mut endpoint, project, second, false);
+        }
+        fail(&mut endpoint, "d", 5, true);
+        assert_eq!(endpoint.admit(at(10), 0), Admission::Nothing(at(305)));
+        endpoint.hurry(at(10));
+        assert_eq!(endpoint.admit(at(10), 0), Admission::Probe);
+        // It only ever makes it sooner.
+        endpoint.hurry(at(20));
+        assert_eq!(endpoint.admit(at(10), 0), Admission::Probe);
+
+        // One that was in flight asks for more than the others, and the later ones for less.
+        for (project, asked) in [("e", 60), ("f", 2)] {
+            let asked = Outcome::Failed {
+                retry_after: Some(Duration::from_secs(asked)),
+            };
+            endpoint.landed(
+                &key(project),
+                Some(429),
+                asked,
+                false,
+                &SCHEDULE,
+                at(10),
+                0.0,
+            );
+        }
+        endpoint.hurry(at(11));
+        assert_eq!(endpoint.admit(at(11), 0), Admission::Nothing(at(70)));
+        // An answer ends that as well.
+        endpoint.landed(
+            &key("g"),
+            Some(200),
+            Outcome::Accepted,
+            false,
+            &SCHEDULE,
+            at(12),
+            0.0,
+        );
+        assert_eq!(endpoint, Endpoint::default());
     }
 }

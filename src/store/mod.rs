@@ -342,16 +342,24 @@ impl Store {
             .await
     }
 
-    /// Notes the fingerprint of a webhook's configuration. Where it changed and the receiver had
-    /// switched the webhook off by 410, it is switched on again; says whether that was so.
-    pub async fn set_fingerprint(
+    /// Notes the fingerprints of the webhooks' configurations, all or none. Where one changed, what
+    /// waits after a failure is due now, and the webhook is on again if its receiver had switched
+    /// it off by 410. Returns the webhooks that are on again.
+    pub async fn set_fingerprints(
         &self,
-        webhook: &str,
-        fingerprint: [u8; 32],
-    ) -> Result<bool, StoreError> {
-        let webhook = webhook.to_owned();
-        self.write(move |connection| webhooks::set_fingerprint(connection, &webhook, &fingerprint))
-            .await
+        fingerprints: Vec<(String, [u8; 32])>,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        self.write(move |connection| {
+            let mut switched_on = Vec::new();
+            for (webhook, fingerprint) in &fingerprints {
+                if webhooks::set_fingerprint(connection, webhook, fingerprint, now)? {
+                    switched_on.push(webhook.clone());
+                }
+            }
+            Ok(switched_on)
+        })
+        .await
     }
 
     /// Removes a piece of what is older than its retention: at most `limit` rows of each kind. To

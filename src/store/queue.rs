@@ -364,3 +364,27 @@ pub(super) fn refresh_lane(
     };
     Ok(())
 }
+
+/// The heads of a webhook's lanes that wait after a failure by the schedule alone.
+const WAITING_BY_SCHEDULE: &str = "SELECT d.id FROM lanes l JOIN deliveries d ON d.id = l.head \
+     WHERE l.webhook = ?1 AND l.due_ms > ?2 AND d.n_attempts > d.n_attempts_before \
+     AND (d.last_status IS NULL OR d.last_status NOT IN (429, 502, 503, 504))";
+
+/// Makes what waits after a failure due now: the settings it failed with are not those any more.
+/// An answer that may have asked for a time by Retry-After keeps it.
+pub(super) fn hurry(connection: &Connection, webhook: &str, now: Timestamp) -> Result<(), Fault> {
+    let now = row::milliseconds(now);
+    // Only heads have failed: what is behind one was not tried.
+    connection
+        .prepare_cached(&format!(
+            "UPDATE deliveries SET due_ms = ?2 WHERE id IN ({WAITING_BY_SCHEDULE})"
+        ))?
+        .execute(params![webhook, now])?;
+    connection
+        .prepare_cached(
+            "UPDATE lanes SET due_ms = (SELECT due_ms FROM deliveries WHERE id = lanes.head) \
+             WHERE webhook = ?1 AND due_ms > ?2",
+        )?
+        .execute(params![webhook, now])?;
+    Ok(())
+}

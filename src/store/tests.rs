@@ -4,6 +4,7 @@ mod damage;
 mod helpers;
 mod model;
 mod operating;
+mod outcomes;
 mod plans;
 mod queueing;
 mod recording;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Fault;
-use super::row;
+use super::{queue, row};
 
 /// Who switched a webhook off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,12 +188,14 @@ pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fau
     Ok(switched > 0)
 }
 
-/// Notes the fingerprint of a webhook's configuration. Where it is another one than before and the
-/// receiver had switched the webhook off, it is switched on again; says whether that was so.
+/// Notes the fingerprint of a webhook's configuration. Where it is another one than before, what
+/// waits after a failure is due now, and where the receiver had switched the webhook off it is
+/// switched on again; says whether that was so.
 pub(super) fn set_fingerprint(
     connection: &Connection,
     name: &str,
     fingerprint: &[u8; 32],
+    now: Timestamp,
 ) -> Result<bool, Fault> {
     ensure(connection, name)?;
     let (before, cause): (Option<Vec<u8>>, Option<String>) = connection
@@ -205,7 +207,11 @@ pub(super) fn set_fingerprint(
     connection
         .prepare_cached("UPDATE webhooks SET fingerprint = ?2 WHERE name = ?1")?
         .execute(params![name, &fingerprint[..]])?;
-    if before.is_some() && cause.as_deref() == Some(OffCause::Gone.as_str()) {
+    if before.is_none() {
+        return Ok(false);
+    }
+    queue::hurry(connection, name, now)?;
+    if cause.as_deref() == Some(OffCause::Gone.as_str()) {
         switch_on(connection, name)
     } else {
         Ok(false)

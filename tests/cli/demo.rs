@@ -42,7 +42,7 @@ fn the_demo_shows_all_seven_events_and_leaves_nothing_behind() {
             "{printed}"
         );
     }
-    for command in ["$ mv ", "$ mkdir -p ", "&& cp ", "$ rm -r "] {
+    for command in ["$ mv ", "$ mkdir -p ", "$ cp ", "$ rm -r "] {
         assert!(printed.contains(command), "{command} not in:\n{printed}");
     }
     assert!(printed.contains("All callbacks came: 9"), "{printed}");

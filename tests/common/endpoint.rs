@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use jiff::Timestamp;
 use project_webhooks::receiver::{Received, Receiver, ReceiverOptions, Reply};
 use secrecy::SecretString;
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 use super::daemon::FENCE;
@@ -39,11 +40,15 @@ impl Endpoint {
 
     /// Behaves like this.
     pub fn with(options: ReceiverOptions) -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), options)
+    }
+
+    /// Listens on this address.
+    fn at(address: SocketAddr, options: ReceiverOptions) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime");
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let (receiver, mut incoming) = runtime
             .block_on(Receiver::bind(address, options))
             .expect("a port");
@@ -78,6 +83,11 @@ impl Endpoint {
     /// Where it listens.
     pub fn url(&self) -> String {
         self.url.clone()
+    }
+
+    /// How many callbacks came so far, those of fences too. Costs nothing, however many.
+    pub fn n_all(&self) -> usize {
+        self.received.lock().expect("the list").len()
     }
 
     /// Its port on loopback.
@@ -126,6 +136,38 @@ impl Endpoint {
     pub fn take_events(&self, n: usize) -> Vec<String> {
         self.wait_for(n);
         self.take().into_iter().map(|one| one.event).collect()
+    }
+}
+
+/// A port of our own on which nobody listens yet: connections to it are refused.
+pub struct Reserved {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl Reserved {
+    /// Takes a port.
+    pub fn new() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // Only so can another socket listen on it while this one keeps it.
+        socket.set_reuseaddr(true).expect("an option");
+        socket
+            .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .expect("a port");
+        let address = socket.local_addr().expect("an address");
+        Self { socket, address }
+    }
+
+    /// Where somebody will listen.
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// Listens on it.
+    pub fn open(self, options: ReceiverOptions) -> Endpoint {
+        let endpoint = Endpoint::at(self.address, options);
+        drop(self.socket);
+        endpoint
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::{Daemon, Endpoint, write};
 
@@ -179,6 +180,38 @@ impl Home {
     /// Writes the configuration.
     pub fn configure(&self, settings: &Settings) {
         fs::write(self.config(), settings.yaml()).expect("the configuration");
+    }
+
+    /// Replaces the configuration in one step, for a daemon that may be reading it.
+    pub fn reconfigure(&self, settings: &Settings) {
+        let beside = self.beside("config.yaml.new");
+        fs::write(&beside, settings.yaml()).expect("the configuration");
+        fs::rename(beside, self.config()).expect("renames");
+    }
+
+    /// Runs a command of the program and returns what it prints; it must succeed.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
+            .arg("--config")
+            .arg(self.config())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Runs a command of the program with `--json`.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let printed = self.command(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&printed).expect("JSON")
+    }
+
+    /// Where the daemon keeps its database.
+    pub fn database(&self) -> PathBuf {
+        self.path().join("state/state.db")
     }
 
     /// Starts the daemon and waits until it is ready.

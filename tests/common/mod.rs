@@ -7,6 +7,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     reason = "each test binary uses a part of it, and no crate uses it from outside"
 )]
@@ -28,7 +29,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Reserved};
 pub use home::{Home, Settings, Webhook, xml};
 
 /// How long anything that has to happen may take before the test fails: long enough for a slow
@@ -49,13 +50,18 @@ pub fn write(path: &Path, content: &str) {
 }
 
 /// Asks again and again until there is an answer.
-pub fn wait_until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_until<T>(what: &str, answer: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, answer)
+}
+
+/// Asks again and again until there is an answer, for so long.
+pub fn wait_within<T>(patience: Duration, what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = answer() {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

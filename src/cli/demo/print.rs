@@ -151,12 +151,11 @@ impl Printer<'_> {
             });
         }
         let title = self.style.paint(BOLD, action.title);
-        let commands = commands.join(" && ");
-        writeln!(
-            self.out,
-            "\n{number}. {title}\n   {}",
-            self.style.paint(FAINT, &format!("$ {commands}"))
-        )?;
+        writeln!(self.out, "\n{number}. {title}")?;
+        for command in commands {
+            let line = self.style.paint(FAINT, &format!("$ {command}"));
+            writeln!(self.out, "   {line}")?;
+        }
         self.out.flush()
     }
 
@@ -192,14 +191,16 @@ impl Printer<'_> {
             head.push(self.style.paint(RED, "not expected here"));
         }
         writeln!(self.out, "   -> {}", head.join(", "))?;
-        let parameters: Vec<String> = received
+        let mut words: Vec<String> = received
             .parameters
             .iter()
             .map(|(name, value)| format!("{}={}", safe(name), quoted(value)))
             .collect();
         let size = bytesize::ByteSize::b(received.payload.len() as u64);
-        let said = format!("{} payload={size}", parameters.join(" "));
-        writeln!(self.out, "      {}", self.style.paint(FAINT, &said))?;
+        words.push(format!("payload={}", quoted(&size.to_string())));
+        for line in wrapped(&words) {
+            writeln!(self.out, "      {}", self.style.paint(FAINT, &line))?;
+        }
         self.out.flush()
     }
 
@@ -316,6 +317,23 @@ impl Printer<'_> {
         print_json_line(self.out, line)?;
         self.out.flush()
     }
+}
+
+/// The words in lines that fit a terminal of 100 columns with their indentation; a word is never
+/// broken, so that it can be copied.
+fn wrapped(words: &[String]) -> Vec<String> {
+    const COLUMNS: usize = 94;
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.chars().count().saturating_add(word.chars().count()) < COLUMNS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.clone()),
+        }
+    }
+    lines
 }
 
 /// A value as a shell would need it, to show where it begins and ends.

@@ -25,6 +25,13 @@ pub(super) fn states(store: &Store) -> BTreeMap<String, WebhookState> {
         .collect()
 }
 
+/// Notes a configuration at time 1; says whether that switched the webhook on.
+fn configure(store: &Store, fingerprint: u8) -> bool {
+    let fingerprints = vec![("catalog".to_owned(), [fingerprint; 32])];
+    let switched_on = wait(store.set_fingerprints(fingerprints, at(1))).unwrap();
+    !switched_on.is_empty()
+}
+
 #[test]
 fn a_lane_goes_strictly_in_order() {
     let directory = tempfile::tempdir().unwrap();
@@ -116,7 +123,7 @@ fn finishing_twice_is_finishing_once() {
 fn a_gone_receiver_switches_the_webhook_off() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
-    assert!(!wait(store.set_fingerprint("catalog", [1; 32])).unwrap());
+    assert!(!configure(&store, 1));
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     end(&store, &claim(&store, "catalog", at(0)), Verdict::SwitchOff);
     let off = states(&store)["catalog"].off.clone().unwrap();
@@ -127,8 +134,8 @@ fn a_gone_receiver_switches_the_webhook_off() {
     assert!(claims(&store, "catalog", at(900)).ready.is_empty());
     assert_eq!(wait(store.next_due("catalog", [].into())).unwrap(), None);
 
-    assert!(!wait(store.set_fingerprint("catalog", [1; 32])).unwrap());
-    assert!(wait(store.set_fingerprint("catalog", [2; 32])).unwrap());
+    assert!(!configure(&store, 1));
+    assert!(configure(&store, 2));
     let again = claim(&store, "catalog", at(900));
     assert_eq!(again.attempt, 2);
 
@@ -139,10 +146,50 @@ fn a_gone_receiver_switches_the_webhook_off() {
 }
 
 #[test]
+fn a_changed_configuration_is_tried_at_once_but_where_the_receiver_asked_for_time() {
+    for (status, due) in [
+        (None, 1),
+        (Some(404), 1),
+        (Some(500), 1),
+        (Some(429), 60),
+        (Some(503), 60),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        configure(&store, 1);
+        store.record(one_event("a", "one", &["catalog"])).unwrap();
+        store.record(one_event("a", "two", &["catalog"])).unwrap();
+        let head = claim(&store, "catalog", at(0));
+        let mut failed = finish(&head, Verdict::Retry(at(60)));
+        failed.attempt.status = status;
+        wait(store.finish(vec![failed])).unwrap();
+        let next_due = || wait(store.next_due("catalog", [].into())).unwrap();
+        configure(&store, 1);
+        assert_eq!(next_due(), Some(at(60)), "{status:?}");
+        configure(&store, 2);
+        assert_eq!(next_due(), Some(at(due)), "{status:?}");
+        let again = claim(&store, "catalog", at(due));
+        assert_eq!((again.delivery, again.attempt), (head.delivery, 2));
+    }
+    // What was not tried yet keeps the time of its first attempt.
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    configure(&store, 1);
+    let mut batch = one_event("a", "one", &[]);
+    batch.changes[0].events[0].webhooks = vec![("catalog".to_owned(), at(30))];
+    store.record(batch).unwrap();
+    configure(&store, 2);
+    assert_eq!(
+        wait(store.next_due("catalog", [].into())).unwrap(),
+        Some(at(30))
+    );
+}
+
+#[test]
 fn what_an_operator_switched_off_no_configuration_switches_on() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
-    wait(store.set_fingerprint("catalog", [1; 32])).unwrap();
+    configure(&store, 1);
     let mut operations = Operations::open(directory.path()).unwrap();
     let before = wait(store.changed_elsewhere()).unwrap();
     assert!(
@@ -151,7 +198,7 @@ fn what_an_operator_switched_off_no_configuration_switches_on() {
             .unwrap()
     );
     assert_ne!(wait(store.changed_elsewhere()).unwrap(), before);
-    assert!(!wait(store.set_fingerprint("catalog", [2; 32])).unwrap());
+    assert!(!configure(&store, 2));
     assert!(states(&store)["catalog"].off.is_some());
     assert!(operations.switch_on("catalog").unwrap());
     assert!(states(&store)["catalog"].off.is_none());

@@ -24,24 +24,16 @@ fn what_is_recorded_is_read_back_as_it_was() {
     assert_eq!(store.keys().unwrap(), [key("a")]);
     assert_eq!(store.keys_in("sales").unwrap(), [key("a")]);
     assert!(store.keys_in("other").unwrap().is_empty());
-    assert_eq!(
+    // The helper's documents have an engineId, which goes before the content.
+    let identity = Identity::EngineId("é".to_owned());
+    assert_eq!(store.with_identity("sales", &identity).unwrap(), [key("a")]);
+    assert!(
         store
             .with_identity("sales", &Identity::Content(hash("one")))
-            .unwrap(),
-        [key("a")]
-    );
-    assert!(
-        store
-            .with_identity("sales", &Identity::Content(hash("two")))
             .unwrap()
             .is_empty()
     );
-    assert!(
-        store
-            .with_identity("other", &Identity::Content(hash("one")))
-            .unwrap()
-            .is_empty()
-    );
+    assert!(store.with_identity("other", &identity).unwrap().is_empty());
 
     let mut less = after.clone();
     less.published.clear();

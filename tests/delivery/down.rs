@@ -1,0 +1,73 @@
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use project_webhooks::receiver::ReceiverOptions;
+
+use crate::common::{Home, PATIENCE, Reserved, Settings, Webhook, wait_until, wait_within};
+use crate::{assert_in_order, by_id, define, snapshot, standing};
+
+const PROJECTS: usize = 100;
+const SNAPSHOTS: usize = 100;
+const ALL: usize = PROJECTS * SNAPSHOTS;
+
+#[test]
+fn an_endpoint_that_is_down_spends_no_attempts_of_what_waits() {
+    let reserved = Reserved::new();
+    // The first retry, of a delivery or of the endpoint, is late enough for all projects to have
+    // something waiting; from then on it is probed every second.
+    let webhook = Webhook::new("all", &reserved.url())
+        .events("[snapshot-create]")
+        .schedule("[0s, 5s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s]")
+        .with("format: xml")
+        .with("concurrency: 32");
+    let home = Home::new(&Settings::of([webhook]));
+    for number in 0..PROJECTS {
+        define(&home, &format!("p{number}"));
+    }
+    let daemon = home.start();
+    let began = Instant::now();
+    for tag in 0..SNAPSHOTS {
+        for number in 0..PROJECTS {
+            snapshot(&home, &format!("p{number}"), &format!("s{tag:03}"));
+        }
+    }
+    wait_within(PATIENCE * 2, "everything is recorded", || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        (standing(&home, "all")["pending"] == ALL).then_some(())
+    });
+    let recorded = began.elapsed();
+    daemon.wait_message("the endpoint seems to be down", 1);
+    // Each that failed is one that was in flight when that was found out, or a probe.
+    let failed: Vec<String> = daemon
+        .entries()
+        .iter()
+        .filter(|entry| entry.message().starts_with("failed"))
+        .map(|entry| entry.field("event_id").to_owned())
+        .collect();
+    let distinct: BTreeSet<&String> = failed.iter().collect();
+    assert_eq!(distinct.len(), failed.len(), "one attempt each");
+    assert!(
+        failed.len() < PROJECTS,
+        "{} attempts were spent",
+        failed.len()
+    );
+
+    let back = Instant::now();
+    let endpoint = reserved.open(ReceiverOptions::new(Timestamp::now));
+    wait_within(PATIENCE * 2, "everything is delivered", || {
+        (endpoint.n_all() >= ALL).then_some(())
+    });
+    eprintln!(
+        "recorded in {recorded:?}, delivered in {:?}",
+        back.elapsed()
+    );
+    wait_until("all is marked", || {
+        (standing(&home, "all")["pending"] == 0).then_some(())
+    });
+    let came = endpoint.all();
+    assert_eq!((came.len(), by_id(&came).len()), (ALL, ALL));
+    assert_in_order(&came);
+    assert!(came.iter().all(|one| one.attempt <= Some(2)));
+    daemon.wait_message("the endpoint is back", 1);
+}

@@ -1,0 +1,122 @@
+//! The delivery side of the real program: order, isolation, crashes, reloads, commands.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+// Several endpoints, each with a fault of its own.
+mod isolation;
+
+// An endpoint that nobody answers on while much arrives.
+mod down;
+
+// The daemon is killed: at any time, and between an answer and its mark.
+mod kills;
+
+// SIGHUP with a full queue.
+mod reloads;
+
+// Commands beside the running daemon.
+mod operator;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::http::StatusCode;
+use common::{Home, xml};
+use project_webhooks::receiver::{Received, Reply};
+
+/// A reply of this status.
+fn reply(status: u16) -> Reply {
+    Reply::status(StatusCode::from_u16(status).expect("a status"))
+}
+
+/// Writes the definition of a project.
+fn define(home: &Home, project: &str) {
+    home.write(
+        &format!("sales/{project}/project.xml"),
+        &xml(project, "", "one"),
+    );
+}
+
+/// Takes a snapshot of a project. Tags are sorted as they are taken.
+fn snapshot(home: &Home, project: &str, tag: &str) {
+    home.write(
+        &format!("sales/{project}/snapshots/{tag}.xml"),
+        &xml(project, "", tag),
+    );
+}
+
+/// The project that a snapshot is of: its name is that of its directory.
+fn project(one: &Received) -> String {
+    one.parameter("projectName").unwrap_or_default().to_owned()
+}
+
+/// The tag of a snapshot.
+fn tag(one: &Received) -> String {
+    one.parameter("versionTag").unwrap_or_default().to_owned()
+}
+
+/// The tags of each project in the order in which they came, repetitions of one left out.
+fn order(came: &[Received]) -> BTreeMap<String, Vec<String>> {
+    let mut order: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for one in came {
+        let tags = order.entry(project(one)).or_default();
+        if tags.last() != Some(&tag(one)) {
+            tags.push(tag(one));
+        }
+    }
+    order
+}
+
+/// Asserts that the tags of each project came in order and one after the other: none came again
+/// after a later one.
+fn assert_in_order(came: &[Received]) {
+    for (project, tags) in order(came) {
+        assert!(tags.is_sorted(), "{project}: {tags:?}");
+        let distinct: BTreeSet<&String> = tags.iter().collect();
+        assert_eq!(distinct.len(), tags.len(), "{project}: {tags:?}");
+    }
+}
+
+/// What came of each event, in order.
+fn by_id(came: &[Received]) -> BTreeMap<&str, Vec<&Received>> {
+    let mut by_id: BTreeMap<&str, Vec<&Received>> = BTreeMap::new();
+    for one in came {
+        by_id.entry(&one.id).or_default().push(one);
+    }
+    by_id
+}
+
+/// Asserts that all attempts of an event carried the same bytes.
+fn assert_same_bytes(came: &[Received]) {
+    for (id, attempts) in by_id(came) {
+        for attempt in &attempts {
+            assert_eq!(attempt.body, attempts[0].body, "{id}");
+            assert_eq!(attempt.event, attempts[0].event, "{id}");
+            assert_eq!(
+                attempt.header("content-type"),
+                attempts[0].header("content-type"),
+                "{id}"
+            );
+        }
+    }
+}
+
+/// A webhook as `status` shows it.
+fn standing(home: &Home, webhook: &str) -> serde_json::Value {
+    let status = home.json(&["status"]);
+    let webhooks = status["webhooks"].as_array().expect("a list");
+    webhooks
+        .iter()
+        .find(|one| one["name"] == webhook)
+        .expect("the webhook")
+        .clone()
+}

@@ -1,0 +1,156 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use project_webhooks::receiver::ReceiverOptions;
+
+use crate::common::{Daemon, Endpoint, Home, Reserved, Settings, Webhook, wait_until, wait_within};
+use crate::{assert_in_order, define, reply, snapshot, standing, tag};
+
+/// A daemon that is told of a change acts on it within a second. One that is not told looks at the
+/// store once a minute; so it was told if it acts within this, on a busy machine as well.
+const TOLD: Duration = Duration::from_secs(20);
+
+/// One webhook, `all`, that hears of snapshots and tries once and then in an hour; an endpoint that
+/// answers with what is in the number; and some projects.
+fn start(status: u16, projects: &[&str]) -> (Endpoint, Arc<AtomicU16>, Home) {
+    let answer = Arc::new(AtomicU16::new(status));
+    let answers = Arc::clone(&answer);
+    let endpoint = Endpoint::answering(move |_| reply(answers.load(Ordering::Acquire)));
+    let home = home(&endpoint.url(), projects);
+    (endpoint, answer, home)
+}
+
+fn home(url: &str, projects: &[&str]) -> Home {
+    let webhook = Webhook::new("all", url)
+        .events("[snapshot-create]")
+        .schedule("[0s, 1h, 1h]");
+    let home = Home::new(&Settings::of([webhook]));
+    for project in projects {
+        define(&home, project);
+    }
+    home
+}
+
+fn wait_count(home: &Home, state: &str, n: usize) {
+    wait_until(&format!("{n} {state}"), || {
+        (standing(home, "all")[state] == n).then_some(())
+    });
+}
+
+/// Waits until so many attempts are on record as failed.
+fn wait_failed(home: &Home, daemon: &Daemon<'_>, n: usize) {
+    daemon.wait_message("failed: ", n);
+    wait_until("failures on record", || {
+        let pending = home.json(&["deliveries", "--state", "pending"]);
+        let failed = pending.as_array().unwrap().iter();
+        (failed.filter(|one| one["attempts"] != 0).count() >= n).then_some(())
+    });
+}
+
+fn wait_told(endpoint: &Endpoint, n: usize) {
+    wait_within(TOLD, &format!("{n} callbacks"), || {
+        (endpoint.n() >= n).then_some(())
+    });
+}
+
+#[test]
+fn a_redelivery_is_sent_at_once() {
+    let (endpoint, answer, home) = start(500, &["p"]);
+    let daemon = home.start();
+    snapshot(&home, "p", "s1");
+    snapshot(&home, "p", "s2");
+    wait_failed(&home, &daemon, 1);
+    answer.store(200, Ordering::Release);
+    // What waits for its next attempt.
+    home.command(&["deliveries", "redeliver", "--state", "pending", "--yes"]);
+    wait_told(&endpoint, 3);
+    wait_count(&home, "delivered", 2);
+    // What was delivered.
+    home.command(&["deliveries", "redeliver", "--state", "delivered", "--yes"]);
+    wait_told(&endpoint, 5);
+    let came = endpoint.all();
+    let tags: Vec<String> = came.iter().map(tag).collect();
+    assert_eq!(tags, ["s1", "s1", "s2", "s1", "s2"]);
+    assert_eq!(came[0].id, came[3].id);
+    assert_eq!(came[0].body, came[3].body);
+    assert_eq!(
+        (came[3].attempt, came[3].origin.as_str()),
+        (Some(3), "redelivery")
+    );
+}
+
+#[test]
+fn a_redelivery_probes_an_endpoint_that_is_down() {
+    let projects = ["a", "b", "c", "d"];
+    let reserved = Reserved::new();
+    let home = home(&reserved.url(), &projects);
+    let daemon = home.start();
+    for project in projects {
+        snapshot(&home, project, "s1");
+        snapshot(&home, project, "s2");
+    }
+    daemon.wait_message("the endpoint seems to be down", 1);
+    wait_count(&home, "pending", 8);
+    // It is back, and nobody would notice for an hour.
+    let endpoint = reserved.open(ReceiverOptions::new(Timestamp::now));
+    home.command(&["deliveries", "redeliver", "--state", "pending", "--yes"]);
+    wait_told(&endpoint, 8);
+    assert_in_order(&endpoint.all());
+    wait_count(&home, "delivered", 8);
+}
+
+#[test]
+fn a_cancelled_delivery_lets_the_next_one_go() {
+    let (endpoint, answer, home) = start(500, &["p"]);
+    let daemon = home.start();
+    snapshot(&home, "p", "s1");
+    wait_failed(&home, &daemon, 1);
+    snapshot(&home, "p", "s2");
+    wait_count(&home, "pending", 2);
+    answer.store(200, Ordering::Release);
+    let pending = home.json(&["deliveries", "--state", "pending"]);
+    let head = pending[0]["id"].to_string();
+    home.command(&["deliveries", "cancel", &head, "--yes"]);
+    wait_told(&endpoint, 2);
+    assert_eq!(tag(&endpoint.all()[1]), "s2");
+    wait_count(&home, "delivered", 1);
+    wait_count(&home, "cancelled", 1);
+    // What is finished can be purged beside the daemon, which goes on.
+    home.command(&["deliveries", "purge", "--webhook", "all", "--yes"]);
+    wait_count(&home, "delivered", 0);
+    wait_count(&home, "cancelled", 0);
+    snapshot(&home, "p", "s3");
+    wait_told(&endpoint, 3);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 3);
+}
+
+#[test]
+fn a_disabled_webhook_waits_until_it_is_enabled() {
+    let (endpoint, _, home) = start(200, &["p", "q"]);
+    let daemon = home.start();
+    snapshot(&home, "p", "s1");
+    endpoint.wait_for(1);
+    wait_count(&home, "delivered", 1);
+    home.command(&["webhooks", "disable", "all", "--reason", "maintenance"]);
+    snapshot(&home, "p", "s2");
+    snapshot(&home, "q", "s1");
+    snapshot(&home, "p", "s3");
+    daemon.fence();
+    wait_count(&home, "pending", 3);
+    let state = standing(&home, "all");
+    assert_eq!(state["standing"], "off");
+    assert_eq!(state["off"]["reason"], "maintenance");
+    // Neither a reload nor a restart switches on what an operator switched off.
+    assert!(daemon.reload());
+    assert!(daemon.terminate().success());
+    let daemon = home.start();
+    daemon.fence();
+    assert_eq!(endpoint.n(), 1);
+    home.command(&["webhooks", "enable", "all"]);
+    wait_told(&endpoint, 4);
+    assert_in_order(&endpoint.all());
+    wait_count(&home, "pending", 0);
+}
