@@ -1,6 +1,7 @@
 //! The client against real sockets on loopback.
 
 mod hostile;
+mod hostile_http_2;
 mod policy;
 mod tls;
 
