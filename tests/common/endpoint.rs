@@ -43,6 +43,11 @@ impl Endpoint {
         Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), options)
     }
 
+    /// A port of its own on which nobody listens yet.
+    pub fn reserved() -> Reserved {
+        Reserved::new()
+    }
+
     /// Listens on this address.
     fn at(address: SocketAddr, options: ReceiverOptions) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -146,8 +151,7 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// Takes a port.
-    pub fn new() -> Self {
+    fn new() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         // Only so can another socket listen on it while this one keeps it.
         socket.set_reuseaddr(true).expect("an option");

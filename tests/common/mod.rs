@@ -29,7 +29,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
-pub use endpoint::{Endpoint, Reserved};
+pub use endpoint::Endpoint;
 pub use home::{Home, Settings, Webhook, xml};
 
 /// How long anything that has to happen may take before the test fails: long enough for a slow

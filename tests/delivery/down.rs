@@ -4,7 +4,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use project_webhooks::receiver::ReceiverOptions;
 
-use crate::common::{Home, PATIENCE, Reserved, Settings, Webhook, wait_until, wait_within};
+use crate::common::{Endpoint, Home, PATIENCE, Settings, Webhook, wait_until, wait_within};
 use crate::{assert_in_order, by_id, define, snapshot, standing};
 
 const PROJECTS: usize = 100;
@@ -13,7 +13,7 @@ const ALL: usize = PROJECTS * SNAPSHOTS;
 
 #[test]
 fn an_endpoint_that_is_down_spends_no_attempts_of_what_waits() {
-    let reserved = Reserved::new();
+    let reserved = Endpoint::reserved();
     // The first retry, of a delivery or of the endpoint, is late enough for all projects to have
     // something waiting; from then on it is probed every second.
     let webhook = Webhook::new("all", &reserved.url())
@@ -32,8 +32,7 @@ fn an_endpoint_that_is_down_spends_no_attempts_of_what_waits() {
             snapshot(&home, &format!("p{number}"), &format!("s{tag:03}"));
         }
     }
-    wait_within(PATIENCE * 2, "everything is recorded", || {
-        std::thread::sleep(std::time::Duration::from_millis(100));
+    wait_within(PATIENCE * 5, "everything is recorded", || {
         (standing(&home, "all")["pending"] == ALL).then_some(())
     });
     let recorded = began.elapsed();
@@ -55,7 +54,7 @@ fn an_endpoint_that_is_down_spends_no_attempts_of_what_waits() {
 
     let back = Instant::now();
     let endpoint = reserved.open(ReceiverOptions::new(Timestamp::now));
-    wait_within(PATIENCE * 2, "everything is delivered", || {
+    wait_within(PATIENCE * 5, "everything is delivered", || {
         (endpoint.n_all() >= ALL).then_some(())
     });
     eprintln!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use project_webhooks::receiver::ReceiverOptions;
 
-use crate::common::{Daemon, Endpoint, Home, Reserved, Settings, Webhook, wait_until, wait_within};
+use crate::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, wait_within};
 use crate::{assert_in_order, define, reply, snapshot, standing, tag};
 
 /// A daemon that is told of a change acts on it within a second. One that is not told looks at the
@@ -84,7 +84,7 @@ fn a_redelivery_is_sent_at_once() {
 #[test]
 fn a_redelivery_probes_an_endpoint_that_is_down() {
     let projects = ["a", "b", "c", "d"];
-    let reserved = Reserved::new();
+    let reserved = Endpoint::reserved();
     let home = home(&reserved.url(), &projects);
     let daemon = home.start();
     for project in projects {
