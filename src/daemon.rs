@@ -85,7 +85,7 @@ pub async fn run(
             what: "signal handlers",
             source,
         })?;
-    let targets = Targets::prepare(&config.webhooks).map_err(|errors| {
+    let targets = Targets::prepare(&config.webhooks, &config.network).map_err(|errors| {
         for error in &errors {
             error!("{}", chain(error));
         }
@@ -401,7 +401,7 @@ impl Daemon {
                 change.needs_restart.join(", ")
             )]);
         }
-        let targets = Targets::prepare(&new.webhooks)
+        let targets = Targets::prepare(&new.webhooks, &new.network)
             .map_err(|errors| errors.iter().map(|error| chain(error)).collect::<Vec<_>>())?;
         let admin = match &new.admin {
             same if *same == self.config.admin => None,

@@ -26,6 +26,12 @@ pub enum Hint {
         /// Whether the file is still being written, so that its close will be reported too.
         unfinished: bool,
     },
+    /// Something happened in a project that changes nothing of it: a file that is none of its
+    /// files, as editors and synchronisers make them. It shows that the project is not quiet.
+    Activity {
+        /// The project.
+        key: ProjectKey,
+    },
     /// Something happened at a directory above projects, as a path below the root.
     Subtree {
         /// The directory.
@@ -112,6 +118,12 @@ impl HintSender {
             }
             Err(TrySendError::Disconnected(_)) => false,
         }
+    }
+
+    /// Sends a hint that may be lost. Returns whether the engine is still there.
+    pub fn send_if_room(&self, hint: Hint) -> bool {
+        let sent = self.sender.try_send(Input::Hint(Box::new(hint)));
+        !matches!(sent, Err(TrySendError::Disconnected(_)))
     }
 
     /// Sends a hint that must arrive, waiting for room. Returns whether the engine is still there.

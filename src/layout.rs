@@ -217,6 +217,27 @@ impl Layout {
         }
     }
 
+    /// Where the file at this path lies once its project is in another place.
+    pub fn relocate(&self, path: &str, to: &ProjectKey) -> Option<String> {
+        let place = self.at(path)?.place()?;
+        let template = self.templates.get(place.rank)?;
+        let components = template.components.iter().map(|component| {
+            component
+                .iter()
+                .map(|part| match part {
+                    Part::Literal(text) => Some(text.as_str()),
+                    Part::Capture(Capture::Organization) => Some(to.organization.as_str()),
+                    Part::Capture(Capture::Project) => Some(to.project.as_str()),
+                    Part::Capture(Capture::VersionTag) => place.tag.as_deref(),
+                })
+                .collect::<Option<String>>()
+        });
+        let path = components.collect::<Option<Vec<_>>>()?.join("/");
+        // A name may be matched in more than one way; only what is read back as meant is meant.
+        let read_back = self.at(&path)?.place()?;
+        (read_back.key == *to && read_back.role == place.role).then_some(path)
+    }
+
     /// The cursor at this path below the root, where any template leads there.
     pub fn at(&self, path: &str) -> Option<Cursor> {
         path.split('/')

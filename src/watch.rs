@@ -392,9 +392,23 @@ impl Thread {
             // A name that is not text matches no template.
             let Some(path) = below.to_str() else { continue };
             let Some(cursor) = self.settings.layout.at(path) else {
+                self.activity(path);
                 continue;
             };
             self.translate(&event.kind, path, &cursor);
+        }
+    }
+
+    /// A file that is none of a project's files lies beside them.
+    fn activity(&self, path: &str) {
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let project = self
+            .settings
+            .layout
+            .at(directory)
+            .and_then(|cursor| cursor.project());
+        if let Some(key) = project {
+            self.hints.send_if_room(Hint::Activity { key });
         }
     }
 

@@ -143,47 +143,6 @@ fn a_file_that_takes_long_to_write_counts_once_and_whole() {
 }
 
 #[test]
-fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content() {
-    const N: usize = 100;
-    let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
-    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
-    home.write(
-        "sales/orders/snapshots/first.xml",
-        &xml("Orders", "e-1", "first"),
-    );
-    let daemon = home.start();
-    let content = |number: usize| xml("Orders", "e-1", &format!("snapshot {number}"));
-    std::thread::scope(|scope| {
-        for writer in 0..4 {
-            let (home, content) = (&home, &content);
-            scope.spawn(move || {
-                for number in (0..N).filter(|number| number % 4 == writer) {
-                    let path = format!("sales/orders/snapshots/short-{number}.xml");
-                    home.write(&path, &content(number));
-                    takes(50);
-                    home.remove(&path);
-                }
-            });
-        }
-    });
-    endpoint.wait_for(N);
-    daemon.fence();
-    let came = endpoint.all();
-    let told: BTreeMap<&str, &[u8]> = came
-        .iter()
-        .map(|one| (one.parameter("versionTag").unwrap(), &one.payload[..]))
-        .collect();
-    assert_eq!((came.len(), told.len()), (N, N));
-    for number in 0..N {
-        assert_eq!(
-            told[format!("short-{number}").as_str()],
-            content(number).as_bytes()
-        );
-    }
-}
-
-#[test]
 fn a_burst_of_atomic_replacements_is_seen_one_by_one() {
     const PROJECTS: usize = 100;
     const COPIES: usize = 10;
@@ -336,6 +295,8 @@ fn a_checkout_of_another_branch_and_back_is_no_event() {
         "git init -q -b main . && git config user.email a@example.com && git config user.name a \
          && git config gc.auto 0 && git add . && git commit -qm one \
          && git checkout -qb other && sed -i s/one/another/ sales/*/project.xml \
+         && git mv sales/p5 sales/p55 && git mv sales/p6 sales/p66 \
+         && sed -i s/another/moved/ sales/p66/project.xml \
          && git rm -rqf sales/p3 sales/p4 && git add . && git commit -qm two \
          && git checkout -q main",
     );

@@ -17,7 +17,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Endpoint, Home, Settings, Webhook, sorted, xml};
+use common::{Daemon, Endpoint, Home, Settings, Webhook, sorted, xml};
 use project_webhooks::receiver::{Received, Reply};
 
 /// A project with a snapshot and a published copy.
@@ -377,4 +377,27 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
     assert_eq!(sorted([endpoint.n(), before]), [before, before]);
+}
+
+#[test]
+fn another_directory_in_the_roots_place_infers_nothing() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    for number in 0..3 {
+        let content = xml(&format!("P{number}"), &format!("e-{number}"), "one");
+        home.write(&format!("sales/p{number}/project.xml"), &content);
+    }
+    let daemon = home.start();
+    daemon.fence();
+    assert!(daemon.terminate().success());
+    fs::rename(home.at(""), home.beside("away")).unwrap();
+    home.write("other/zz/project.xml", &xml("Z", "e-z", "one"));
+    let daemon = Daemon::launch(&home, Daemon::command(&home));
+    daemon.wait_message("is not the directory that was watched before", 1);
+    fs::remove_dir_all(home.at("")).unwrap();
+    fs::rename(home.beside("away"), home.at("")).unwrap();
+    daemon.wait_ready();
+    daemon.fence();
+    assert_eq!(daemon.events(), [""; 0]);
+    assert_eq!(endpoint.n(), 0);
 }

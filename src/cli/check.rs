@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
+use ipnet::IpNet;
 use serde::Serialize;
 use url::Url;
 
@@ -116,9 +117,17 @@ struct Summary {
     published: Vec<String>,
     snapshot: Vec<String>,
     state_dir: String,
+    network: NetworkSummary,
     #[serde(skip_serializing_if = "Option::is_none")]
     admin: Option<String>,
     webhooks: Vec<WebhookSummary>,
+}
+
+/// What callbacks may be sent to, beside the defaults.
+#[derive(Serialize)]
+struct NetworkSummary {
+    allow: Vec<String>,
+    deny: Vec<String>,
 }
 
 /// A webhook without what is secret in it.
@@ -137,6 +146,7 @@ struct WebhookSummary {
     secrets: usize,
     tls: Vec<&'static str>,
     timeout: String,
+    connect_timeout: String,
     schedule: Vec<String>,
     concurrency: usize,
 }
@@ -150,6 +160,10 @@ impl Summary {
             published: repository.templates.published.clone(),
             snapshot: repository.templates.snapshot.clone(),
             state_dir: config.state_dir.display().to_string(),
+            network: NetworkSummary {
+                allow: config.network.allow.iter().map(range_text).collect(),
+                deny: config.network.deny.iter().map(range_text).collect(),
+            },
             admin: config.admin.as_ref().map(ToString::to_string),
             webhooks: config.webhooks.iter().map(WebhookSummary::of).collect(),
         }
@@ -187,6 +201,7 @@ impl WebhookSummary {
             .map(|(name, _)| name)
             .collect(),
             timeout: duration_text(webhook.timeout),
+            connect_timeout: duration_text(webhook.connect_timeout),
             schedule: webhook
                 .schedule
                 .iter()
@@ -195,6 +210,15 @@ impl WebhookSummary {
                 .collect(),
             concurrency: webhook.concurrency,
         }
+    }
+}
+
+/// A range as it is written in the configuration: an address alone without its length.
+fn range_text(range: &IpNet) -> String {
+    if range.prefix_len() == range.max_prefix_len() {
+        range.addr().to_string()
+    } else {
+        range.to_string()
     }
 }
 
@@ -238,6 +262,18 @@ fn print_valid(file: &Path, loaded: &Loaded, out: &mut dyn Write) -> io::Result<
     if let Some(admin) = &summary.admin {
         writeln!(out, "admin       {admin}")?;
     }
+    writeln!(
+        out,
+        "network     every address but link-local ones and those of cloud metadata"
+    )?;
+    for (list, ranges) in [
+        ("deny", &summary.network.deny),
+        ("allow", &summary.network.allow),
+    ] {
+        if !ranges.is_empty() {
+            writeln!(out, "  {list:<9} {}", ranges.join(", "))?;
+        }
+    }
     for webhook in &summary.webhooks {
         writeln!(out)?;
         write!(out, "{webhook}")?;
@@ -263,10 +299,14 @@ impl fmt::Display for WebhookSummary {
             "retry",
             &format!("{attempts} {noun}: {}", self.schedule.join(", ")),
         )?;
-        let (timeout, concurrency) = (&self.timeout, self.concurrency);
+        let (timeout, connect_timeout) = (&self.timeout, &self.connect_timeout);
+        let concurrency = self.concurrency;
         line(
             "limits",
-            &format!("{timeout} for an exchange, {concurrency} projects side by side"),
+            &format!(
+                "{timeout} for an exchange, {connect_timeout} of it to connect, {concurrency} \
+                 projects side by side"
+            ),
         )
     }
 }
@@ -322,6 +362,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "repository: { path: repository }
+network: { deny: [10.0.0.0/8], allow: [10.1.0.0/16, 169.254.7.7] }
 webhooks:
   - name: catalog
     events: [Project Publish, snapshot-create]
@@ -357,7 +398,10 @@ webhooks:
             "  projects  sales/*\n",
             "  auth      signed; headers authorization, x-key\n",
             "  retry     2 attempts: 0s, 5m\n",
+            "  limits    15s for an exchange, 5s of it to connect, 8 projects side by side\n",
             "webhook     spare (disabled)\n",
+            "  deny      10.0.0.0/8\n",
+            "  allow     10.1.0.0/16, 169.254.7.7\n",
             "  projects  all\n",
             "  project    {organization}/{project}/project.xml\n",
         ] {
@@ -379,6 +423,8 @@ webhooks:
         assert_eq!(webhook["events"][1], "Snapshot Create");
         assert_eq!(webhook["secrets"], 1);
         assert_eq!(webhook["schedule"][1], "5m");
+        assert_eq!(webhook["connectTimeout"], "5s");
+        assert_eq!(report["config"]["network"]["deny"][0], "10.0.0.0/8");
     }
 
     #[test]
@@ -386,13 +432,13 @@ webhooks:
         let text = TEXT.replace("events: [", "evnts: [").replace("0s", "0x");
         let (verdict, printed) = run(&text, false);
         assert_eq!(verdict.exit_status(), 78);
-        assert!(printed.contains("config.yaml:4:5: webhooks[0].evnts: unknown key"));
-        assert!(printed.contains("config.yaml:9:25: webhooks[0].retry.schedule[0]:"));
+        assert!(printed.contains("config.yaml:5:5: webhooks[0].evnts: unknown key"));
+        assert!(printed.contains("config.yaml:10:25: webhooks[0].retry.schedule[0]:"));
         let (_, printed) = run(&text, true);
         let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
         assert_eq!(report["valid"], false);
         assert_eq!(report["errors"][0]["key"], "webhooks[0].event");
-        assert_eq!(report["errors"][1]["line"], 4);
+        assert_eq!(report["errors"][1]["line"], 5);
     }
 
     #[test]
@@ -401,6 +447,6 @@ webhooks:
         let verdict = check(Some(Path::new("/nowhere/config.yaml")), false, &mut out).unwrap();
         assert_eq!(verdict.exit_status(), 78);
         let printed = String::from_utf8(out).unwrap();
-        assert!(printed.starts_with("/nowhere/config.yaml: the configuration cannot be read"));
+        assert!(printed.starts_with("/nowhere/config.yaml: there is no configuration here"));
     }
 }

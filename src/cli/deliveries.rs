@@ -37,6 +37,7 @@ enum DeliveriesCommand {
     /// Show one delivery: its event, and every attempt with the answer
     Show {
         /// The delivery's id
+        #[arg(value_parser = parse_id)]
         id: i64,
         /// Print one JSON object
         #[arg(long)]
@@ -63,11 +64,20 @@ struct ListArguments {
     json: bool,
 }
 
+/// The number of a delivery.
+fn parse_id(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| {
+        "a delivery is named by its number, the first column of `deliveries list`; an event's id \
+         goes to `events show`"
+            .to_owned()
+    })
+}
+
 /// Which deliveries are meant; what is given must all hold.
 #[derive(Clone, Debug, clap::Args)]
 struct Which {
     /// Only these deliveries
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = parse_id)]
     ids: Vec<i64>,
     /// Only those of this webhook
     #[arg(long, value_name = "NAME")]

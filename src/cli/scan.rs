@@ -21,7 +21,7 @@ use crate::domain::event::Inferred;
 use crate::domain::infer::Removals;
 use crate::domain::moves::{self, Change, Look};
 use crate::domain::parameters::parameters;
-use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded};
+use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
 use crate::domain::route::{Subscription, route};
 use crate::engine::root::RootGuard;
 use crate::engine::start::Start;
@@ -118,7 +118,8 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
     let discovered = observer.discover(&root, "");
     let on_record = listings.as_ref().map_or(Ok(Vec::new()), Listings::keys)?;
-    guard.begin_scan(on_record.len());
+    let n_on_record = on_record.len();
+    let mut n_found = 0;
     let mut keys: Vec<ProjectKey> = discovered.keys.into_iter().chain(on_record).collect();
     keys.sort();
     keys.dedup();
@@ -133,7 +134,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         // The contents are not kept: a first look at a large repository reads all of it.
         let observed = observer.look(&root, &key, &recorded, now).observed;
         if !recorded.is_empty() && !observed.files.is_empty() {
-            guard.found_one();
+            n_found += 1;
         }
         incomplete.extend(observed.problems().cloned());
         looks.push(Look {
@@ -150,14 +151,12 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         "the repository's root {} was replaced meanwhile; nothing that was seen counts",
         repository.path.display()
     );
-    // A root that is not the recorded one comes to be trusted by what was found in it.
-    let _identity = guard.end_scan();
     let mut notes = notes(start, config, listings.is_some());
-    if !guard.trusts_removals() && !start.adopts {
+    // A root that is not the recorded one comes to be trusted by what was found in it.
+    let is_trusted = !guard.needs_survey() || guard.surveyed(n_found, n_on_record);
+    if !is_trusted && !start.adopts {
         notes.extend(guard.distrust());
-        for look in &mut looks {
-            look.removals = Removals::Wait;
-        }
+        looks.clear();
     }
     let subscriptions: Vec<Subscription> = config
         .webhooks
@@ -165,9 +164,11 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         .filter(|webhook| webhook.enabled)
         .map(|webhook| webhook.subscription.clone())
         .collect();
+    let relocate =
+        |file: &FileState, to: &ProjectKey| config.repository.layout.relocate(&file.path, to);
     let changes = looks
         .iter()
-        .zip(moves::infer_all(&looks))
+        .zip(moves::infer_all(&looks, &relocate))
         .filter_map(|(look, change)| view(look, change, start, config, &subscriptions))
         .collect();
     Ok(ScanView {

@@ -1,6 +1,7 @@
 //! `webhooks`: list them, switch them on and off, and try one.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
@@ -244,7 +245,8 @@ fn test(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let webhook = configured(name, config)?;
-    let client = WebhookClient::new(webhook, &TrustRoots::load())?;
+    let network = Arc::new(config.network.clone());
+    let client = WebhookClient::new(webhook, &TrustRoots::load(), &network)?;
     // As unique as a real one, so that a receiver that drops repetitions takes each test.
     let id = EventId(format!("evt_{}", Uuid::new_v4().simple()));
     let callback = Callback {

@@ -80,6 +80,8 @@ pub fn between(old: &Config, new: &Config) -> Change {
             old.naming.organizations != new.naming.organizations,
         ),
         ("username", old.naming.username != new.naming.username),
+        ("network.allow", old.network.allow != new.network.allow),
+        ("network.deny", old.network.deny != new.network.deny),
         (
             "retention.delivered",
             old.retention.delivered != new.retention.delivered,
@@ -142,6 +144,10 @@ fn webhook_fields(old: &Webhook, new: &Webhook) -> Vec<&'static str> {
         ("headers", old.headers != new.headers),
         ("secret", !same_secrets(&old.secrets, &new.secrets)),
         ("timeout", old.timeout != new.timeout),
+        (
+            "connect_timeout",
+            old.connect_timeout != new.connect_timeout,
+        ),
         ("retry.schedule", old.schedule != new.schedule),
         ("concurrency", old.concurrency != new.concurrency),
         ("tls.ca", old.tls.ca != new.tls.ca),
@@ -170,7 +176,7 @@ fn same_secrets(old: &[SecretString], new: &[SecretString]) -> bool {
 /// them back. The context string keeps it apart from every other hash of this program, and
 /// changes with the list of settings.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 1");
+    let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 2");
     // Each part goes in with its length and each list with its count, so that no two different
     // webhooks can run together into the same bytes.
     let mut part = |bytes: &[u8]| {
@@ -199,6 +205,7 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
         part(secret.expose_secret().as_bytes());
     }
     part(&webhook.timeout.as_nanos().to_le_bytes());
+    part(&webhook.connect_timeout.as_nanos().to_le_bytes());
     part(&count(webhook.schedule.len()));
     for delay in &webhook.schedule {
         part(&delay.as_nanos().to_le_bytes());
@@ -289,6 +296,11 @@ webhooks:
                 "retention.dead",
             ),
             ("state_dir", "username: 'value:x'\nstate_dir", "username"),
+            (
+                "state_dir",
+                "network: { allow: [169.254.1.1], deny: [10.0.0.0/8] }\nstate_dir",
+                "network.allow network.deny",
+            ),
         ];
         for (from, to, expected) in cases {
             let change = between(&config(BASE), &config(&BASE.replacen(from, to, 1)));
@@ -335,6 +347,7 @@ webhooks:
             "event: project-delete, secret: aaaaaaaaaaaaaaaaaaaaaaab",
             "event: project-delete, secret: [aaaaaaaaaaaaaaaaaaaaaaaa, aaaaaaaaaaaaaaaaaaaaaaab]",
             "event: project-delete, timeout: 1s",
+            "event: project-delete, connect_timeout: 1s",
             "event: project-delete, retry: { schedule: [0s] }",
             "event: project-delete, retry: { schedule: [0s, 0s] }",
             "event: project-delete, concurrency: 1",

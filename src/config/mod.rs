@@ -7,13 +7,14 @@
 //! Map, in reading order: `raw`, with `marks`, turns bytes into a tree of values with their places;
 //! `section` reads a mapping of it, `value` a single value, `scalar` its text; `secret` reads what
 //! comes from credentials, the environment and files. `validate` makes a [`Config`] of it all, with
-//! the help of `repository`, `webhook`, `subscription`, `authentication` and `tls`. `problem` says what is wrong, and
-//! [`change`] what differs between two configurations.
+//! the help of `repository`, `webhook`, `subscription`, `authentication`, `tls` and `network`.
+//! `problem` says what is wrong, and [`change`] what differs between two configurations.
 
 mod authentication;
 pub mod change;
 mod environment;
 mod marks;
+mod network;
 mod problem;
 mod raw;
 mod repository;
@@ -40,6 +41,7 @@ use crate::domain::route::Subscription;
 use crate::layout::Layout;
 
 pub use environment::{Environment, SystemEnvironment, WithoutSecrets};
+pub use network::{Denied, NetworkPolicy};
 pub use problem::{Mark, Problem, Problems};
 pub use scalar::duration_text;
 
@@ -61,7 +63,17 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
     match read(file) {
         Ok((bytes, mode)) => validate::load(&bytes, file, mode & 0o004 != 0, environment),
         Err(error) => {
-            let message = format!("the configuration cannot be read: {error}");
+            let message = if error.kind() == std::io::ErrorKind::NotFound {
+                let [here, system] = Config::default_files();
+                format!(
+                    "there is no configuration here; name one with --config FILE, or put it at {} \
+                     or {} (`project-webhooks demo` needs none)",
+                    here.display(),
+                    system.display()
+                )
+            } else {
+                format!("the configuration cannot be read: {error}")
+            };
             Err(Problems {
                 errors: vec![Problem::of_file(file, message)],
                 warnings: Vec::new(),
@@ -106,6 +118,8 @@ pub struct Config {
     pub naming: Naming,
     /// The webhooks in the order of the file.
     pub webhooks: Vec<Webhook>,
+    /// Which addresses callbacks may be sent to.
+    pub network: NetworkPolicy,
     /// How long finished deliveries are kept.
     pub retention: Retention,
     /// Where metrics and health are served.
@@ -209,6 +223,8 @@ pub struct Webhook {
     pub secrets: Vec<SecretString>,
     /// The bound of a whole exchange.
     pub timeout: Duration,
+    /// The bound of its first part: name, connection, proxy and TLS; at most `timeout`.
+    pub connect_timeout: Duration,
     /// The delay before each attempt.
     pub schedule: Vec<Duration>,
     /// How many projects are served side by side.

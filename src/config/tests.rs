@@ -180,6 +180,9 @@ fn the_defaults_are_those_of_the_contract() {
     let (webhook, _) = place.webhook("event: project-delete").unwrap();
     assert_eq!(webhook.format, Format::Multipart);
     assert_eq!(webhook.timeout, Duration::from_secs(15));
+    assert_eq!(webhook.connect_timeout, Duration::from_secs(5));
+    let (short, _) = place.webhook("event: project-delete, timeout: 2s").unwrap();
+    assert_eq!(short.connect_timeout, Duration::from_secs(2));
     assert_eq!(webhook.concurrency, 8);
     assert!(webhook.enabled);
     let hours: Vec<u64> = webhook

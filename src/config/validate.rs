@@ -12,7 +12,7 @@ use super::problem::{Problem, Problems, arranged, shown};
 use super::raw::{self, Kind, Node};
 use super::section::{Context, Fault, Place, Section};
 use super::value::At;
-use super::{Config, Listen, Loaded, Log, LogFormat, Retention, repository, webhook};
+use super::{Config, Listen, Loaded, Log, LogFormat, Retention, network, repository, webhook};
 use crate::domain::parameters::{Naming, Organization, UsernameSource};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -94,6 +94,9 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
     };
     let webhooks = section.take("webhooks");
     let webhooks = webhook::webhooks(webhooks, &section.place, context);
+    let network = section
+        .section(context, "network")
+        .and_then(|section| network::network(section, context));
     let retention = section
         .section(context, "retention")
         .and_then(|section| retention(section, context));
@@ -115,6 +118,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
             username: username?,
         },
         webhooks: webhooks?,
+        network: network?,
         retention: retention?,
         admin: match admin {
             None => None,

@@ -4,12 +4,14 @@
 //! check: its URL, headers, secrets and PEM files are fit for use.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use url::Url;
 
 use super::problem::shown;
+use super::scalar::duration_text;
 use super::section::{Context, Fault, Place, Section};
 use super::value::At;
 use super::{Format, Tls, Webhook, authentication, subscription, tls};
@@ -31,6 +33,16 @@ const SCHEDULE_SECONDS: [u64; 10] = [
     20 * HOUR,
     24 * HOUR,
 ];
+
+/// The bound of a whole exchange.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The bound of connecting: a receiver within reach takes milliseconds, and a packet that was lost
+/// is sent anew after one and after three seconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+const TIMEOUT_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(HOUR);
 
 /// The most attempts of a schedule.
 const ATTEMPTS_MAX: usize = 100;
@@ -112,12 +124,8 @@ fn webhook(
         Some(at) => authentication::secrets(&at, context),
         None => Some(Vec::new()),
     };
-    let timeout = section.duration(
-        context,
-        "timeout",
-        Duration::from_secs(15),
-        Duration::from_millis(10)..=Duration::from_secs(HOUR),
-    );
+    let timeout = section.duration(context, "timeout", TIMEOUT, TIMEOUT_BOUNDS);
+    let connect_timeout = connect_timeout(section.take("connect_timeout"), timeout, context);
     let schedule = section
         .section(context, "retry")
         .and_then(|section| schedule(section, context));
@@ -160,11 +168,36 @@ fn webhook(
         headers: headers?,
         secrets: secrets?,
         timeout: timeout?,
+        connect_timeout: connect_timeout?,
         schedule: schedule?,
         concurrency: usize::try_from(concurrency?).unwrap_or(1),
         tls: tls?,
         enabled: enabled?,
     })
+}
+
+/// The bound of connecting, which is a part of the exchange.
+fn connect_timeout(
+    at: Option<At<'_>>,
+    timeout: Option<Duration>,
+    context: &mut Context<'_>,
+) -> Option<Duration> {
+    let Some(at) = at else {
+        return Some(timeout.map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)));
+    };
+    let found = at.duration(context, TIMEOUT_BOUNDS)?;
+    match timeout {
+        Some(timeout) if found > timeout => {
+            let [found, timeout] = [found, timeout].map(duration_text);
+            let fault = Fault::new(format!(
+                "{found} is longer than the whole exchange may take, {timeout}"
+            ))
+            .allowed(format!("a duration up to timeout, {timeout}"));
+            context.error(&at.place, fault);
+            None
+        }
+        _ => Some(found),
+    }
 }
 
 fn name(

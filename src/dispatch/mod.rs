@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, NetworkPolicy};
 use crate::store::{Store, StoreError};
 use crate::webhook::{ClientError, TrustRoots, WebhookClient};
 
@@ -93,12 +93,16 @@ pub struct Targets(Vec<Arc<Target>>);
 
 impl Targets {
     /// Makes the clients of these webhooks, or says for each that fails why.
-    pub fn prepare(webhooks: &[config::Webhook]) -> Result<Self, Vec<ClientError>> {
+    pub fn prepare(
+        webhooks: &[config::Webhook],
+        network: &NetworkPolicy,
+    ) -> Result<Self, Vec<ClientError>> {
+        let network = Arc::new(network.clone());
         let roots = TrustRoots::load();
         let mut targets = Vec::new();
         let mut errors = Vec::new();
         for webhook in webhooks.iter().filter(|webhook| webhook.enabled) {
-            match WebhookClient::new(webhook, &roots) {
+            match WebhookClient::new(webhook, &roots, &network) {
                 Ok(client) => targets.push(Arc::new(Target {
                     webhook: webhook.clone(),
                     client,

@@ -2,9 +2,10 @@
 //!
 //! Constraint: a lane, that is a project, has at most one delivery in flight, and it is free again
 //! only when what came of it is recorded. What cannot be recorded is tried again until it can be:
-//! sending anew instead would be a second callback for one happening.
+//! sending anew instead would be a second callback for one happening. Claims are made some ahead and
+//! landings recorded together, so that a burst costs the store a few questions and not one for each.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::{Bell, Shared, Target};
 use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::endpoint::{Admission, Endpoint, Turn};
 use crate::domain::project::ProjectKey;
-use crate::store::{AttemptLog, Claim, Finish, Unreadable};
+use crate::store::{AttemptLog, Claim, Finish, StoreError, Unreadable};
 use crate::webhook::{Callback, CallbackContent};
 
 /// How long to wait before the store is asked again after it failed.
@@ -33,7 +34,17 @@ fn wait_until(at: Timestamp, now: Timestamp) -> Duration {
         .min(LONG)
 }
 
-/// A delivery that is no longer in flight, and is recorded.
+/// How many deliveries are claimed beyond those that can go out now, so that the store is not asked
+/// for each one.
+const AHEAD: usize = 16;
+/// How large the payloads of one claim may be for the next to be made ahead, in bytes.
+const AHEAD_BYTES: usize = 1024 * 1024;
+/// How long a claim made ahead holds: an operator may have cancelled it meanwhile.
+const AHEAD_FOR: Duration = Duration::from_millis(500);
+/// How many attempts may wait to be recorded before no more are made.
+const UNRECORDED_MAX: usize = 256;
+
+/// A delivery that is no longer in flight.
 struct Landed {
     lane: ProjectKey,
     /// Of the settings that it was sent by.
@@ -41,6 +52,7 @@ struct Landed {
     status: Option<u16>,
     outcome: Outcome,
     was_probe: bool,
+    finish: Finish,
 }
 
 /// The queue of one webhook.
@@ -50,9 +62,20 @@ pub(super) struct Queue {
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
     bell: Arc<Bell>,
-    /// The lanes that have a delivery in flight.
+    /// The lanes that are not to be claimed: their delivery is ahead, in flight, or not recorded.
     lanes: HashSet<ProjectKey>,
+    /// Claims that wait for room, and since when.
+    ahead: VecDeque<Claim>,
+    ahead_since: Duration,
+    /// Whether payloads are small enough to claim ahead.
+    claims_ahead: bool,
     flights: JoinSet<Landed>,
+    /// What came of attempts, until it is recorded together.
+    landed: Vec<Landed>,
+    /// Whether the receiver asked for no more, and that is not recorded yet.
+    is_switching_off: bool,
+    /// The recording in progress, at most one; ends with the lanes that it frees.
+    recording: JoinSet<Vec<ProjectKey>>,
     endpoint: Endpoint,
     /// Of the settings by which the endpoint is known.
     fingerprint: [u8; 32],
@@ -76,7 +99,13 @@ impl Queue {
             target,
             stop,
             lanes: HashSet::new(),
+            ahead: VecDeque::new(),
+            ahead_since: Duration::ZERO,
+            claims_ahead: false,
             flights: JoinSet::new(),
+            landed: Vec::new(),
+            is_switching_off: false,
+            recording: JoinSet::new(),
             endpoint: Endpoint::default(),
         }
     }
@@ -87,9 +116,11 @@ impl Queue {
             let wait = self.launch().await;
             tokio::select! {
                 Some(landed) = self.flights.join_next() => self.land(landed),
+                Some(recorded) = self.recording.join_next() => self.free(recorded),
                 () = self.bell.rung() => {
                     if self.bell.take_hurry() {
                         self.endpoint.hurry(self.shared.clock.now());
+                        self.drop_ahead();
                     }
                 }
                 changed = self.target.changed() => {
@@ -101,8 +132,12 @@ impl Queue {
                 () = stop.cancelled() => {}
             }
         }
-        while let Some(landed) = self.flights.join_next().await {
-            self.land(landed);
+        loop {
+            tokio::select! {
+                Some(landed) = self.flights.join_next() => self.land(landed),
+                Some(recorded) = self.recording.join_next() => self.free(recorded),
+                else => return,
+            }
         }
     }
 
@@ -115,46 +150,87 @@ impl Queue {
             Admission::Everything => target.webhook.concurrency,
             Admission::Probe => 1,
             // The landing asks again.
-            Admission::AfterLanding => return LONG,
-            Admission::Nothing(until) => return wait_until(until, now),
+            Admission::AfterLanding => {
+                self.drop_ahead();
+                return LONG;
+            }
+            Admission::Nothing(until) => {
+                self.drop_ahead();
+                return wait_until(until, now);
+            }
         };
         let room = concurrency.saturating_sub(self.flights.len());
-        if room == 0 {
-            // The next landing asks again.
+        if room == 0 || self.landed.len() >= UNRECORDED_MAX || self.is_switching_off {
+            // The next landing or recording asks again.
             return LONG;
         }
-        let busy = self.lanes.clone();
-        let claims = match self
-            .shared
-            .store
-            .claim_due(&self.name, now, room, busy)
-            .await
-        {
-            Ok(claims) => claims,
-            Err(error) => {
-                error!(webhook = self.name, %error, "what is due cannot be read");
-                return STORE_PAUSE;
-            }
-        };
-        for unreadable in claims.unreadable {
-            if !self.give_up(unreadable).await {
-                return STORE_PAUSE;
+        if self.shared.clock.moment().saturating_sub(self.ahead_since) > AHEAD_FOR {
+            self.drop_ahead();
+        }
+        let mut wait = LONG;
+        if self.ahead.len() < room {
+            match self.claim(room, admission == Admission::Everything).await {
+                Ok(Some(due)) => wait = wait_until(due, now),
+                Ok(None) => {}
+                Err(error) => {
+                    error!(webhook = self.name, %error, "what is due cannot be read");
+                    wait = STORE_PAUSE;
+                }
             }
         }
-        for claim in claims.ready {
-            self.lanes.insert(claim.event.key.clone());
+        for claim in self.ahead.drain(..room.min(self.ahead.len())) {
             self.flights.spawn(fly(
                 self.shared.clone(),
                 Arc::clone(&target),
                 self.target.clone(),
                 claim,
                 admission == Admission::Probe,
-                self.stop.clone(),
             ));
         }
-        match claims.next_due {
-            Some(due) if self.flights.len() < concurrency => wait_until(due, now),
-            _ => LONG,
+        if self.flights.len() < concurrency {
+            wait
+        } else {
+            LONG
+        }
+    }
+
+    /// Claims what is due, for the room there is and some ahead. Returns when more is due.
+    async fn claim(
+        &mut self,
+        room: usize,
+        may_be_ahead: bool,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let wanted = room.saturating_sub(self.ahead.len());
+        let wanted = if may_be_ahead && self.claims_ahead {
+            wanted.saturating_add(AHEAD)
+        } else {
+            wanted
+        };
+        let (now, busy) = (self.shared.clock.now(), self.lanes.clone());
+        let claims = self
+            .shared
+            .store
+            .claim_due(&self.name, now, wanted, busy)
+            .await?;
+        for unreadable in claims.unreadable {
+            self.give_up(unreadable).await?;
+        }
+        if !claims.ready.is_empty() {
+            let bytes: usize = claims.ready.iter().map(|claim| claim.payload.len()).sum();
+            self.claims_ahead = bytes <= AHEAD_BYTES;
+            self.ahead_since = self.shared.clock.moment();
+        }
+        for claim in claims.ready {
+            self.lanes.insert(claim.event.key.clone());
+            self.ahead.push_back(claim);
+        }
+        Ok(claims.next_due)
+    }
+
+    /// Gives back the claims that were made ahead.
+    fn drop_ahead(&mut self) {
+        for claim in self.ahead.drain(..) {
+            self.lanes.remove(&claim.event.key);
         }
     }
 
@@ -172,8 +248,46 @@ impl Queue {
     fn land(&mut self, landed: Result<Landed, JoinError>) {
         match landed {
             Ok(landed) => {
-                self.lanes.remove(&landed.lane);
                 self.note(&landed);
+                if landed.finish.verdict == Verdict::SwitchOff {
+                    self.is_switching_off = true;
+                    self.drop_ahead();
+                }
+                self.landed.push(landed);
+                self.record();
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {}
+        }
+    }
+
+    /// Records together what landed, unless a recording is in progress, which does so at its end.
+    fn record(&mut self) {
+        if self.landed.is_empty() || !self.recording.is_empty() {
+            return;
+        }
+        let (lanes, finished) = std::mem::take(&mut self.landed)
+            .into_iter()
+            .map(|landed| (landed.lane, landed.finish))
+            .unzip();
+        let (shared, name, stop) = (self.shared.clone(), self.name.clone(), self.stop.clone());
+        self.recording.spawn(async move {
+            record(&shared, &name, finished, &stop).await;
+            lanes
+        });
+    }
+
+    fn free(&mut self, recorded: Result<Vec<ProjectKey>, JoinError>) {
+        match recorded {
+            Ok(lanes) => {
+                for lane in lanes {
+                    self.lanes.remove(&lane);
+                }
+                if self.landed.is_empty() {
+                    // On record, where the next claim finds it.
+                    self.is_switching_off = false;
+                }
+                self.record();
             }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
@@ -210,9 +324,8 @@ impl Queue {
         }
     }
 
-    /// Finishes a delivery that cannot be read as dead: it would hold its lane for ever. Says
-    /// whether that is recorded.
-    async fn give_up(&self, unreadable: Unreadable) -> bool {
+    /// Finishes a delivery that cannot be read as dead: it would hold its lane for ever.
+    async fn give_up(&self, unreadable: Unreadable) -> Result<(), StoreError> {
         let reason = format!("the delivery cannot be read: {}", unreadable.fault);
         error!(webhook = self.name, project = %unreadable.key, delivery = unreadable.delivery, "{reason}");
         let finish = Finish {
@@ -228,11 +341,7 @@ impl Queue {
             },
             verdict: Verdict::Dead,
         };
-        let finished = self.shared.store.finish(vec![finish]).await;
-        if let Err(error) = &finished {
-            error!(webhook = self.name, %error, "the store cannot be written");
-        }
-        finished.is_ok()
+        self.shared.store.finish(vec![finish]).await
     }
 }
 
@@ -243,7 +352,6 @@ async fn fly(
     settings: watch::Receiver<Arc<Target>>,
     claim: Claim,
     was_probe: bool,
-    stop: CancellationToken,
 ) -> Landed {
     let Claim {
         delivery,
@@ -306,13 +414,13 @@ async fn fly(
         },
         verdict,
     };
-    record(&shared, webhook, finish, &stop).await;
     Landed {
         lane: event.key,
         fingerprint: target.fingerprint,
         status,
         outcome,
         was_probe,
+        finish,
     }
 }
 
@@ -340,33 +448,29 @@ fn judge(
     }
 }
 
-/// Records what came of an attempt, however long the store cannot.
-async fn record(shared: &Shared, webhook: &str, finish: Finish, stop: &CancellationToken) {
+/// Records what came of attempts, however long the store cannot.
+async fn record(shared: &Shared, webhook: &str, finished: Vec<Finish>, stop: &CancellationToken) {
+    let n_finished = finished.len();
     let mut failures: u32 = 0;
     loop {
-        match shared.store.finish(vec![finish.clone()]).await {
+        match shared.store.finish(finished.clone()).await {
             Ok(()) => {
                 if failures > 0 {
-                    info!(webhook, delivery = finish.delivery, "recorded after all");
+                    info!(webhook, n_finished, "recorded after all");
                 }
                 return;
             }
             Err(error) if failures == 0 => error!(
-                webhook, delivery = finish.delivery, %error,
-                "what came of an attempt cannot be recorded; it is tried until it can"
+                webhook, n_finished, %error,
+                "what came of attempts cannot be recorded; it is tried until it can"
             ),
-            Err(error) => debug!(webhook, delivery = finish.delivery, %error, "still not recorded"),
+            Err(error) => debug!(webhook, n_finished, %error, "still not recorded"),
         }
         failures = failures.saturating_add(1);
-        tokio::select! {
-            () = tokio::time::sleep(STORE_PAUSE) => {}
-            () = stop.cancelled() => {
-                // The next start sends it again, with the same id.
-                if failures > 3 {
-                    return;
-                }
-                tokio::time::sleep(STORE_PAUSE).await;
-            }
+        if stop.is_cancelled() && failures > 3 {
+            // The next start sends them again, with the same ids.
+            return;
         }
+        tokio::time::sleep(STORE_PAUSE).await;
     }
 }

@@ -12,8 +12,8 @@
 //! - Into the place of another project it moves when that one's removal counts, or when that one
 //!   moved away itself. Until then its old place waits for it ([`Change::awaited_at`]), or else it
 //!   would be deleted there and imported here.
-//! - It takes along what was on record in the old place under the same role and tag, and is there
-//!   no more; what stayed, or cannot be read, stays on record there.
+//! - It takes along what was on record in the old place and is there no more, also what has not
+//!   come yet; what stayed, or cannot be read, stays on record there.
 //! - A copy whose original is missing at that very look is a move; looks cannot tell the two apart.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::event::{EventKind, Inferred};
 use super::infer::{Inference, Removals, infer, is_replaced};
 use super::project::{FileState, Identity, Observed, ProjectKey, Recorded, Role, Sighting};
+
+/// Where a file on record lies once its project is in another place, as the layout says.
+pub type Relocate<'a> = dyn Fn(&FileState, &ProjectKey) -> Option<String> + 'a;
 
 /// One project, recorded and observed.
 #[derive(Clone, Debug)]
@@ -117,7 +120,9 @@ impl<'a> Departures<'a> {
 
 /// What these looks mean together. For every arrival, the projects on record in its organization
 /// with that identity have to be among the looks.
-pub fn infer_all(looks: &[Look]) -> Vec<Change> {
+///
+/// `relocate` says where a file on record lies once its project is in another place.
+pub fn infer_all(looks: &[Look], relocate: &Relocate<'_>) -> Vec<Change> {
     let Pairs { moves, awaited } = pair(looks);
     let origins: BTreeSet<usize> = moves.values().copied().collect();
     looks
@@ -132,7 +137,7 @@ pub fn infer_all(looks: &[Look]) -> Vec<Change> {
                 key: look.key.clone(),
                 moved_from: origin.map(|origin| origin.key.clone()),
                 awaited_at: awaited_at.map(|place| place.key.clone()),
-                inference: judge(look, origin, departed, removals),
+                inference: judge(look, origin, departed, removals, relocate),
             }
         })
         .collect()
@@ -194,7 +199,13 @@ fn pair(looks: &[Look]) -> Pairs {
 }
 
 /// Judges one look, given where the project came from and whether the one on record went away.
-fn judge(look: &Look, origin: Option<&Look>, departed: bool, removals: Removals) -> Inference {
+fn judge(
+    look: &Look,
+    origin: Option<&Look>,
+    departed: bool,
+    removals: Removals,
+    relocate: &Relocate<'_>,
+) -> Inference {
     let mut events: Vec<Inferred> = Vec::new();
     let mut recorded = if departed {
         left_behind(look)
@@ -213,7 +224,7 @@ fn judge(look: &Look, origin: Option<&Look>, departed: bool, removals: Removals)
             });
             recorded = left_behind(look);
         }
-        for file in carried_along(origin, &look.observed) {
+        for file in carried_along(origin, look, relocate) {
             recorded.put(file);
         }
     }
@@ -239,30 +250,46 @@ fn left_behind(look: &Look) -> Recorded {
         .collect()
 }
 
-/// What a moved project brings on record to its new place: of each file seen there, the one that
-/// was on record in the old place for the same role and tag, and is there no more.
-fn carried_along(origin: &Look, seen_here: &Observed) -> Vec<FileState> {
+/// What a moved project brings on record to its new place: everything that was on record in the old
+/// place and is there no more. What is not seen here yet is on record as missing: a move may be made
+/// file by file, as by a checkout, and what comes later is no news.
+fn carried_along(origin: &Look, here: &Look, relocate: &Relocate<'_>) -> Vec<FileState> {
     let stayed = left_behind(origin);
-    let left: Vec<&FileState> = origin
+    let left = origin
         .recorded
         .files()
-        .filter(|file| stayed.file(&file.path).is_none())
-        .collect();
-    let mut carried = Vec::new();
-    for role in [Role::Definition, Role::Published, Role::Snapshot] {
-        for seen in seen_here.complete(role) {
-            let same_place = |file: &&&FileState| file.role == seen.role && file.tag == seen.tag;
-            let known = left
-                .iter()
-                .filter(same_place)
-                .find(|file| file.hash == seen.hash)
-                .or_else(|| left.iter().find(same_place));
-            if let Some(known) = known {
-                carried.push(FileState {
-                    path: seen.path.clone(),
-                    ..(*known).clone()
-                });
-            }
+        .filter(|file| stayed.file(&file.path).is_none());
+    let mut carried: Vec<FileState> = Vec::new();
+    // Where two files come to one place, as from two templates, the one that is seen there counts.
+    let mut put = |file: &FileState, path: &str| {
+        let is_seen = here
+            .observed
+            .complete(file.role)
+            .any(|seen| seen.path == path && seen.hash == file.hash);
+        let known = carried.iter().position(|known| known.path == path);
+        let moved = FileState {
+            path: path.to_owned(),
+            ..file.clone()
+        };
+        match known.and_then(|at| carried.get_mut(at)) {
+            Some(known) if is_seen => *known = moved,
+            Some(_) => {}
+            None => carried.push(moved),
+        }
+    };
+    for file in left {
+        let mut seen = here
+            .observed
+            .complete(file.role)
+            .filter(|seen| seen.role == Role::Definition || seen.tag == file.tag)
+            .peekable();
+        if seen.peek().is_none()
+            && let Some(path) = relocate(file, &here.key)
+        {
+            put(file, &path);
+        }
+        for seen in seen {
+            put(file, &seen.path);
         }
     }
     carried

@@ -178,6 +178,15 @@ impl Settle {
         self.schedule(key, now.saturating_add(delay));
     }
 
+    /// There was activity in a project that changed nothing of it: a pause that runs begins anew.
+    pub fn active(&mut self, key: &ProjectKey, now: Moment) {
+        if let Some(waiting) = self.waiting.get_mut(key)
+            && waiting.missing.is_some()
+        {
+            waiting.active_at = now;
+        }
+    }
+
     /// A project is to be compared although nothing is known to have happened in it; a pause that
     /// runs goes on.
     pub fn check(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) {

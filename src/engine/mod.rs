@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::Doorbells;
 use crate::domain::event::Origin;
-use crate::domain::project::{Problem, ProjectKey};
+use crate::domain::project::{Problem, ProjectKey, Recorded};
 use crate::domain::route::Subscription;
 use crate::domain::settle::{Moment, Settle};
 use crate::hint::{Hint, HintSender, RescanReason};
@@ -189,6 +189,7 @@ struct Loop {
     next_pulse: Moment,
     next_rescan: Moment,
     next_poll: Moment,
+    next_survey: Moment,
 }
 
 impl Loop {
@@ -233,6 +234,7 @@ impl Loop {
             layout_changed: false,
             paused_until: None,
             next_pulse: Duration::ZERO,
+            next_survey: Duration::ZERO,
         };
         match this.remember() {
             Ok(()) => Some(this),
@@ -295,7 +297,7 @@ impl Loop {
     fn until_next(&self) -> Duration {
         let now = self.clock.moment();
         let mut next = self.next_pulse;
-        if self.root.is_armed() {
+        if self.may_infer() {
             if self.scan.is_some() {
                 next = next.min(self.paused_until.unwrap_or_default());
             }
@@ -337,6 +339,7 @@ impl Loop {
                     }
                 }
             }
+            Hint::Activity { key } => self.settle.active(&key, now),
             Hint::Subtree { path, what } => self.hint_subtree(&path, &what, now),
             Hint::Rescan(reason) => self.rearm(reason),
             Hint::Armed { root, reason } => {
@@ -384,7 +387,7 @@ impl Loop {
             warn!("more hints came than could wait; everything is compared instead");
             self.begin_scan(RescanReason::Overflow);
         }
-        if !self.root.is_armed() || self.paused_until.is_some_and(|until| now < until) {
+        if !self.may_infer() || self.paused_until.is_some_and(|until| now < until) {
             return;
         }
         self.paused_until = None;
@@ -408,6 +411,12 @@ impl Loop {
             root::Check::Back => self.rearm(RescanReason::Root),
         }
         if !self.root.is_armed() || self.scan.is_some() {
+            return;
+        }
+        if !self.may_infer() {
+            if now >= self.next_survey {
+                self.begin_scan(RescanReason::Root);
+            }
             return;
         }
         let coverage = self.watch.coverage();
@@ -440,8 +449,11 @@ impl Loop {
         let mut keys = discovered.keys;
         match self.store.keys() {
             Ok(recorded) => {
-                self.root.begin_scan(recorded.len());
                 self.status.set_projects(recorded.len());
+                if self.root.needs_survey() && !self.adopting && !self.survey(&recorded) {
+                    self.next_survey = began.saturating_add(self.config.repository.poll_interval);
+                    return;
+                }
                 keys.extend(recorded);
             }
             Err(error) => {
@@ -470,6 +482,43 @@ impl Loop {
             keys: keys.into(),
             began,
         });
+    }
+
+    /// Finds out whether the root may be compared with the record.
+    fn survey(&mut self, on_record: &[ProjectKey]) -> bool {
+        let Ok(Some(root)) = self.root.open() else {
+            return false;
+        };
+        let mut found = 0_usize;
+        for keys in on_record.chunks(BATCH) {
+            let recorded = match self.store.recorded_many(keys) {
+                Ok(recorded) => recorded,
+                Err(error) => {
+                    self.store_failed(&error);
+                    return false;
+                }
+            };
+            let has_a_file =
+                |files: &Recorded| files.files().any(|file| root.open_file(&file.path).is_ok());
+            found = found.saturating_add(recorded.iter().filter(|files| has_a_file(files)).count());
+            if found.saturating_mul(2) >= on_record.len() {
+                break;
+            }
+        }
+        if self.root.surveyed(found, on_record.len()) {
+            return true;
+        }
+        if let Some(reason) = self.root.distrust()
+            && self.status.set_trouble(Trouble::Root, Some(reason.clone()))
+        {
+            warn!("{reason}");
+        }
+        false
+    }
+
+    /// Whether what is seen now may be compared with the record.
+    fn may_infer(&self) -> bool {
+        self.root.is_trusted() || (self.root.is_armed() && self.adopting)
     }
 
     /// Makes the next projects of the scan due.

@@ -1,7 +1,10 @@
 //! Files that came and went between two looks.
 //!
 //! Constraint: a file that a hint named was opened at once, so its content is there although its
-//! name is not; it counts as a look of its own, at a moment when the file was there. A file that
+//! name is not; it counts as a look of its own, at a moment when the file was there. It says
+//! nothing about other files at that moment, so only what is certain counts: a copy counts in a
+//! place where its project is or was on record, a definition only where one was on record. A whole
+//! project that came and went, as in a checkout of another branch and back, is none. A file that
 //! still has a name, wherever that is now, is seen by it and not here: a file that was written
 //! under a temporary name and renamed is one file.
 
@@ -10,120 +13,89 @@ use std::os::fd::AsFd;
 use jiff::Timestamp;
 
 use super::Loop;
-use super::step::Round;
-use crate::domain::infer::Removals;
-use crate::domain::moves::{self, Look};
+use super::step::{Round, Turn};
+use crate::domain::infer::{Inference, Removals, infer};
 use crate::domain::project::{FileState, Recorded, Role, Sighting};
 use crate::observe::Held;
-use crate::repository::Root;
-use crate::store::StoreError;
 
 impl Loop {
     /// Judges the held files of the projects that were looked at.
-    pub(super) fn judge_held(
-        &mut self,
-        root: &Root,
-        now: Timestamp,
-        round: &mut Round,
-    ) -> Result<(), StoreError> {
-        let n_looked_at = round.turns.len();
-        for index in 0..n_looked_at {
-            let Some(key) = round.turns.get(index).map(|turn| turn.due.key.clone()) else {
-                continue;
-            };
-            let mut held = self.held.remove(&key).unwrap_or_default().into_iter();
-            while let Some(next) = held.next() {
-                if let Err(failed) = self.judge_one(root, now, round, index, next) {
-                    let (error, next) = *failed;
-                    self.hold_again(key, std::iter::once(next).chain(held));
-                    return Err(error);
+    pub(super) fn judge_held(&mut self, now: Timestamp, round: &mut Round) {
+        let mut contents = Vec::new();
+        for turn in &mut round.turns {
+            for held in self.held.remove(&turn.due.key).unwrap_or_default() {
+                let unlinked =
+                    rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
+                if !unlinked {
+                    // It is seen by its name, unless that is gone by the time it may count.
+                    turn.named.push(held);
+                    continue;
+                }
+                let Some((state, bytes)) = self.observer.read_held(&held, now) else {
+                    continue;
+                };
+                let hash = state.hash;
+                if judge(turn, held, state) {
+                    contents.push((hash, bytes));
                 }
             }
         }
-        Ok(())
+        for (hash, bytes) in contents {
+            round.keep(hash, bytes);
+        }
     }
+}
 
-    fn judge_one(
-        &mut self,
-        root: &Root,
-        now: Timestamp,
-        round: &mut Round,
-        index: usize,
-        held: Held,
-    ) -> Result<(), Box<(StoreError, Held)>> {
-        let unlinked = rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
-        let Some(turn) = round.turns.get(index).filter(|_| unlinked) else {
-            return Ok(());
-        };
-        let Some((state, bytes)) = self.observer.read_held(&held, now) else {
-            return Ok(());
-        };
-        if is_on_record(&turn.record_after_passed, &state) {
-            return Ok(());
+impl Turn {
+    /// Keeps the held files that have their names still and are not on record after this turn,
+    /// because all of their place waits for a removal: they may be gone when it counts.
+    pub(super) fn keep_what_waits(&mut self, judged: &Inference) {
+        if judged.missing.is_empty() {
+            return;
         }
-        let mut look = turn.look();
-        look.removals = Removals::Wait;
-        if state.role == Role::Definition {
-            look.observed.files.retain(|_, sighting| {
-                !matches!(sighting, Sighting::Complete(file) if file.role == state.role)
-            });
-        }
-        let seen = Sighting::Complete(state.clone());
-        look.observed.files.insert(state.path.clone(), seen);
-
-        // A definition that came and went may be that of a project that moved here.
-        if let Some(arrived) = look.arrival() {
-            let arrived = vec![(look.key.clone(), arrived.identity(), turn.due.origin)];
-            let looked = self
-                .old_places(arrived, round)
-                .and_then(|places| self.look_at_each(root, places, now, round));
-            if let Err(error) = looked {
-                return Err(Box::new((error, held)));
-            }
-        }
-        let mut indexes = vec![index];
-        let mut looks: Vec<Look> = vec![look.clone()];
-        for (other, turn) in round.turns.iter().enumerate() {
-            let is_its_old_place = other != index
-                && turn.due.key.organization == look.key.organization
-                && turn
-                    .record_after_passed
-                    .definition
-                    .as_ref()
-                    .is_some_and(|definition| definition.identity() == state.identity());
-            if is_its_old_place {
-                indexes.push(other);
-                looks.push(turn.look());
-            }
-        }
-        let changes = moves::infer_all(&looks);
-        let taken = changes
-            .first()
-            .is_some_and(|change| is_on_record(&change.inference.record, &state));
-        if !taken {
-            // It waits for a removal, and so its content has to be kept until that counts.
-            if let Some(turn) = round.turns.get_mut(index) {
-                turn.held_back.push(held);
-            }
-            return Ok(());
-        }
-        let moved_from = changes.first().and_then(|change| change.moved_from.clone());
-        for (at, change) in indexes.into_iter().zip(changes) {
-            let Some(turn) = round.turns.get_mut(at) else {
-                continue;
-            };
-            // Of other places only that which the project left is judged here.
-            if at == index || moved_from.as_ref() == Some(&change.key) {
-                turn.passed.extend(change.inference.events);
-                turn.record_after_passed = change.inference.record;
-            }
-        }
-        round.keep(state.hash, bytes);
-        if let Some(turn) = round.turns.get_mut(index) {
-            turn.held.push(held);
-        }
-        Ok(())
+        let named = std::mem::take(&mut self.named);
+        self.held_back.extend(named.into_iter().filter(|held| {
+            judged
+                .record
+                .file(&held.path)
+                .is_none_or(|file| file.stamp.inode != held.stamp.inode)
+        }));
     }
+}
+
+/// Judges one file that came and went. Returns whether its content is needed.
+fn judge(turn: &mut Turn, held: Held, state: FileState) -> bool {
+    let has_definition = turn.record_after_passed.definition.is_some();
+    let counts = match state.role {
+        Role::Definition => has_definition,
+        Role::Published | Role::Snapshot => has_definition || turn.observed.definition().is_some(),
+    };
+    if !counts || is_on_record(&turn.record_after_passed, &state) {
+        return false;
+    }
+    if !has_definition {
+        // Whether its project was imported or moved here is judged first, from several looks.
+        turn.held_back.push(held);
+        return false;
+    }
+    let mut observed = turn.observed.clone();
+    if state.role == Role::Definition {
+        observed.files.retain(
+            |_, sighting| !matches!(sighting, Sighting::Complete(file) if file.role == state.role),
+        );
+    }
+    let seen = Sighting::Complete(state.clone());
+    observed.files.insert(state.path.clone(), seen);
+    let inference = infer(&turn.record_after_passed, &observed, Removals::Wait);
+    if !is_on_record(&inference.record, &state) {
+        // It waits for a removal, and so its content has to be kept until that counts.
+        turn.held_back.push(held);
+        return false;
+    }
+    turn.passed.extend(inference.events);
+    turn.record_after_passed = inference.record;
+    turn.held.push(held);
+    true
 }
 
 /// Whether a file with this content is on record in this place.

@@ -1,8 +1,8 @@
 //! Whether the root is the directory that the record was made of.
 //!
-//! Constraint: no delete is ever inferred from a root that went away, or from another directory in
-//! its place. A root that is not the recorded one is trusted with removals only when a scan finds
-//! in it at least half of the projects on record: a deployment that swaps directories passes, an
+//! Constraint: nothing is ever inferred from a root that went away, or from another directory in
+//! its place. A root that is not the recorded one is compared with the record only when it has
+//! files of at least half of the projects on record: a deployment that swaps directories passes, an
 //! empty mount point does not, not even one that somebody wrote a project into.
 
 use std::io;
@@ -29,7 +29,7 @@ pub struct RootGuard {
     /// The identity on record, as text.
     recorded: Option<String>,
     trusted: bool,
-    /// Of the scan in progress: how many projects were on record, and how many of them were found.
+    /// Of the last survey: how many projects were on record, and how many of them were found.
     on_record: usize,
     found: usize,
 }
@@ -114,49 +114,44 @@ impl RootGuard {
         }
     }
 
-    /// A scan begins, with so many projects on record.
-    pub fn begin_scan(&mut self, on_record: usize) {
+    /// Whether it has to be found out if this directory may be compared with the record.
+    pub fn needs_survey(&self) -> bool {
+        self.is_armed() && !self.trusted
+    }
+
+    /// Of so many projects on record so many have a file in this directory. Returns whether it may
+    /// be compared with the record.
+    pub fn surveyed(&mut self, found: usize, on_record: usize) -> bool {
+        self.found = found;
         self.on_record = on_record;
-        self.found = 0;
-    }
-
-    /// A project on record was found, in a scan or by a hint.
-    pub fn found_one(&mut self) {
-        self.found = self.found.saturating_add(1);
-    }
-
-    /// Whether what is missing in this root counts.
-    pub fn trusts_removals(&self) -> bool {
+        self.trusted = self.is_armed() && found.saturating_mul(2) >= on_record;
         self.trusted
     }
 
-    /// A scan ended. Returns the identity to record when the root has come to be trusted or is
-    /// new, and whether a further scan has to judge what was missing.
-    pub fn end_scan(&mut self) -> (Option<String>, bool) {
-        let State::Armed(identity) = self.state else {
-            return (None, false);
-        };
-        let identity = identity.to_string();
-        if self.trusted {
-            let changed = self.recorded.as_ref() != Some(&identity);
-            return (changed.then_some(identity), false);
-        }
-        if self.found.saturating_mul(2) >= self.on_record {
-            self.trusted = true;
-            return (Some(identity), true);
-        }
-        (None, false)
+    /// Whether this directory may be compared with the record.
+    pub fn is_trusted(&self) -> bool {
+        self.is_armed() && self.trusted
     }
 
-    /// Why removals do not count, for a person.
+    /// The identity to record, where it is not on record already.
+    pub fn identity_to_record(&self) -> Option<String> {
+        let State::Armed(identity) = self.state else {
+            return None;
+        };
+        let identity = identity.to_string();
+        (self.trusted && self.recorded.as_ref() != Some(&identity)).then_some(identity)
+    }
+
+    /// Why nothing is inferred, for a person.
     pub fn distrust(&self) -> Option<String> {
-        (self.is_armed() && !self.trusted).then(|| {
+        self.needs_survey().then(|| {
             format!(
-                "{} is not the directory that was watched before, and has {} of the {} projects on \
-                 record; none of them is taken as deleted. Is a file system not mounted? To begin \
-                 anew with this directory, stop the daemon and give it an empty state_dir",
+                "{} is not the directory that was watched before, and has files of only {} of the \
+                 {} projects on record; nothing is inferred from it. Is a file system not mounted, \
+                 or repository.path wrong? To begin anew with this directory, stop the daemon and \
+                 give it an empty state_dir",
                 self.path.display(),
-                self.found.min(self.on_record),
+                self.found,
                 self.on_record
             )
         })

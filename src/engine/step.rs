@@ -16,7 +16,9 @@ use crate::domain::event::{Event, EventId, EventKind, Explanation, Inferred, Ori
 use crate::domain::infer::{Removals, missing};
 use crate::domain::moves::{self, Look};
 use crate::domain::parameters::parameters;
-use crate::domain::project::{ContentHash, Identity, Observed, Problem, ProjectKey, Recorded};
+use crate::domain::project::{
+    ContentHash, FileState, Identity, Observed, Problem, ProjectKey, Recorded,
+};
 use crate::domain::route::route;
 use crate::domain::settle::{Due, Open};
 use crate::observe::Held;
@@ -57,6 +59,8 @@ pub(super) struct Turn {
     pub(super) held: Vec<Held>,
     /// Held files that have to be judged again at the next look.
     pub(super) held_back: Vec<Held>,
+    /// Held files that have their names still.
+    pub(super) named: Vec<Held>,
 }
 
 impl Turn {
@@ -89,13 +93,13 @@ impl Loop {
             return self.store_failed(&error);
         }
         let Round {
-            turns,
+            mut turns,
             contents,
             looked_at,
             ..
         } = round;
         let looks: Vec<Look> = turns.iter().map(Turn::look).collect();
-        let changes = moves::infer_all(&looks);
+        let changes = moves::infer_all(&looks, &self.relocate());
         drop(looks);
 
         // The looks went by the root that was opened. If another one is there now, or none, what
@@ -111,23 +115,16 @@ impl Loop {
         let mut follows = Vec::new();
         let mut needed: BTreeSet<ContentHash> = BTreeSet::new();
         let (mut came, mut went) = (0, 0);
-        for (turn, change) in turns.iter().zip(changes) {
+        for (turn, change) in turns.iter_mut().zip(changes) {
             let judged = change.inference;
-            let trusted = self.root.trusts_removals() || self.adopting;
-            if !turn.recorded.is_empty() && !turn.observed.files.is_empty() {
-                self.root.found_one();
-            }
+            let waits = !turn.held_back.is_empty();
+            turn.keep_what_waits(&judged);
             follows.extend(change.awaited_at.map(|place| (turn.due.key.clone(), place)));
             opens.push((
                 turn.due.key.clone(),
                 Open {
-                    // What is missing in another root will never count; looking again is in vain.
-                    missing: if trusted {
-                        judged.missing
-                    } else {
-                        BTreeSet::new()
-                    },
-                    unclear: turn.observed.problems().any(|problem| problem.may_heal),
+                    missing: judged.missing,
+                    unclear: waits || turn.observed.problems().any(|problem| problem.may_heal),
                 },
             ));
             if let Some(from) = &change.moved_from {
@@ -192,7 +189,8 @@ impl Loop {
 
     fn hold_all_again(&mut self, turns: Vec<Turn>) {
         for turn in turns {
-            self.hold_again(turn.due.key, turn.held.into_iter().chain(turn.held_back));
+            let held = turn.held.into_iter().chain(turn.held_back);
+            self.hold_again(turn.due.key, held.chain(turn.named));
         }
     }
 
@@ -212,7 +210,7 @@ impl Loop {
         round: &mut Round,
     ) -> Result<(), StoreError> {
         self.look_at_each(root, due, now, round)?;
-        self.judge_held(root, now, round)?;
+        self.judge_held(now, round);
         let mut first = 0;
         loop {
             let looked = round.turns.len();
@@ -297,9 +295,16 @@ impl Loop {
                 passed: Vec::new(),
                 held: Vec::new(),
                 held_back: Vec::new(),
+                named: Vec::new(),
             });
         }
         Ok(())
+    }
+
+    /// Where a file on record lies once its project is in another place.
+    pub(super) fn relocate(&self) -> impl Fn(&FileState, &ProjectKey) -> Option<String> + 'static {
+        let layout = self.config.repository.layout.clone();
+        move |file, to| layout.relocate(&file.path, to)
     }
 
     /// Whether what this look finds missing counts.
@@ -307,12 +312,10 @@ impl Loop {
         if self.adopting {
             // The record is of another layout, or there is none.
             Removals::Count
-        } else if self.root.trusts_removals() {
+        } else {
             let missing = missing(&turn.record_after_passed, &turn.observed);
             self.settle
                 .removals(&turn.due.key, self.clock.moment(), &missing)
-        } else {
-            Removals::Wait
         }
     }
 
@@ -460,10 +463,10 @@ impl Loop {
             .set_problems(self.problems.values().map(Vec::len).sum());
     }
 
-    /// Records that everything was compared. Returns false when another scan has to follow.
+    /// Records that everything was compared. Returns false where that failed.
     pub(super) fn record_scan(&mut self) -> bool {
-        let (identity, judge_missing) = self.root.end_scan();
         let mut batch = Batch::new(self.clock.now());
+        let identity = self.root.identity_to_record();
         if let Some(identity) = &identity {
             batch.meta.push((MetaKey::RepositoryRoot, identity.clone()));
         }
@@ -484,16 +487,10 @@ impl Loop {
         if let Some(identity) = identity {
             self.root.remember(Some(identity));
         }
-        let distrust = self.root.distrust();
-        if let Some(reason) = &distrust
-            && self.status.set_trouble(Trouble::Root, Some(reason.clone()))
-        {
-            warn!("{reason}");
-        }
-        if distrust.is_none() && self.status.set_trouble(Trouble::Root, None) {
+        if self.status.set_trouble(Trouble::Root, None) {
             info!("the repository's root is back");
         }
-        !judge_missing
+        true
     }
 
     /// Makes projects due again, by the origin that they were taken with.

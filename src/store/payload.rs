@@ -4,10 +4,12 @@
 //! its hash when it comes in and when it goes out. Compression happens on the caller's thread,
 //! not in the transaction that everything else waits for.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::error::Fault;
 use super::row;
@@ -46,10 +48,39 @@ impl Given {
     }
 }
 
+thread_local! {
+    /// Making a context costs more than compressing a small project.xml with it, so each thread
+    /// keeps its own.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 fn compress(hash: &ContentHash, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
-    zstd::bulk::compress(bytes, LEVEL).map_err(|source| Fault::Coding {
+    let compressed = COMPRESSOR.with_borrow_mut(|kept| {
+        let mut compressor = match kept.take() {
+            Some(compressor) => compressor,
+            None => Compressor::new(LEVEL)?,
+        };
+        // After an error the context is not kept.
+        let compressed = compressor.compress(bytes)?;
+        *kept = Some(compressor);
+        Ok(compressed)
+    });
+    compressed.map_err(|source| Fault::Coding {
         hash: *hash,
         source: Arc::new(source),
+    })
+}
+
+fn decompress(compressed: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let mut decompressor = match kept.take() {
+            Some(decompressor) => decompressor,
+            None => Decompressor::new()?,
+        };
+        let bytes = decompressor.decompress(compressed, size)?;
+        *kept = Some(decompressor);
+        Ok(bytes)
     })
 }
 
@@ -109,7 +140,7 @@ pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<
         source: Arc::new(source),
     };
     let size = usize::try_from(size).map_err(|error| coding(std::io::Error::other(error)))?;
-    let bytes = zstd::bulk::decompress(&compressed, size).map_err(coding)?;
+    let bytes = decompress(&compressed, size).map_err(coding)?;
     if ContentHash::of(&bytes) != *hash {
         return Err(Fault::WrongPayload { hash: *hash });
     }

@@ -7,11 +7,12 @@
 //! written to it is replaced by a new one.
 //!
 //! `timeout` bounds the whole exchange from the first look-up of the name to the last byte that
-//! is read of the answer.
+//! is read of the answer, `connect_timeout` the part of it up to the end of the TLS handshake.
 
 mod upload;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -19,23 +20,33 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Method};
+use hyper_util::client::proxy::matcher::Matcher;
 use jiff::{SignedDuration, Timestamp};
 use percent_encoding::percent_decode_str;
+use reqwest::dns::Resolve;
 use tokio::time::{Instant, timeout_at};
-use url::{Host, Url};
+use url::Url;
 
 use self::upload::{Stage, Upload};
+use super::network::{Destination, GuardedLookup, SystemLookup, is_loopback};
 use super::request::{self, Callback, Request};
 use super::signature::{SecretError, SigningKey};
 use super::trust::{TrustError, TrustRoots};
 use super::{answer, failure};
-use crate::config;
+use crate::config::{self, NetworkPolicy};
 use crate::domain::delivery::Outcome;
 
 /// How long an unused connection is kept. Common servers close theirs after 5 s; a callback that
 /// is written to a connection just being closed fails and waits for its next attempt, so ours
 /// goes first. A burst still shares its connections.
 const IDLE: Duration = Duration::from_secs(4);
+
+/// How much of an HTTP/2 answer a server may send ahead of its reading: little more than is kept of
+/// it, since the rest of an answer is never read.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// The same for all answers that share a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// What stands for the value of a configured header in [`Attempt::request_headers`].
 const HIDDEN: &str = "(not shown)";
@@ -44,8 +55,8 @@ const HIDDEN: &str = "(not shown)";
 pub struct WebhookClient {
     http: reqwest::Client,
     url: Url,
-    /// Host and port, for messages.
-    host: String,
+    to: Destination,
+    policy: Arc<NetworkPolicy>,
     format: config::Format,
     headers: Vec<(HeaderName, HeaderValue)>,
     keys: Vec<SigningKey>,
@@ -56,7 +67,7 @@ impl fmt::Debug for WebhookClient {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("WebhookClient")
-            .field("host", &self.host)
+            .field("host", &self.to.host)
             .field("format", &self.format)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
@@ -112,12 +123,27 @@ pub struct Attempt {
 }
 
 impl WebhookClient {
-    /// The client of a webhook, which trusts `roots` and what the webhook names itself.
+    /// The client of a webhook, which trusts `roots` and what the webhook names itself, and
+    /// connects to what `policy` allows. Proxies are those that the environment names.
     ///
     /// # Errors
     ///
     /// Where a secret or a certificate cannot be used. A valid configuration has neither.
-    pub fn new(webhook: &config::Webhook, roots: &TrustRoots) -> Result<Self, ClientError> {
+    pub fn new(
+        webhook: &config::Webhook,
+        roots: &TrustRoots,
+        policy: &Arc<NetworkPolicy>,
+    ) -> Result<Self, ClientError> {
+        Self::with_lookup(webhook, roots, policy, Arc::new(SystemLookup))
+    }
+
+    /// The same with another way to look names up.
+    fn with_lookup(
+        webhook: &config::Webhook,
+        roots: &TrustRoots,
+        policy: &Arc<NetworkPolicy>,
+        lookup: Arc<dyn Resolve>,
+    ) -> Result<Self, ClientError> {
         let name = || webhook.name().to_owned();
         let keys = webhook
             .secrets
@@ -143,12 +169,19 @@ impl WebhookClient {
             .retry(reqwest::retry::never())
             .referer(false)
             .tcp_nodelay(true)
+            .dns_resolver(GuardedLookup::new(Arc::clone(policy), lookup))
+            .connect_timeout(webhook.connect_timeout)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(webhook.concurrency);
         // A proxy's loopback is another machine's; so these go to the machine they name.
-        if is_loopback(&webhook.url) {
+        let proxies = if is_loopback(&webhook.url) {
             builder = builder.no_proxy();
-        }
+            None
+        } else {
+            Some(Matcher::from_system())
+        };
         let http = builder.build().map_err(|source| ClientError::Setup {
             webhook: name(),
             source: source.without_url(),
@@ -162,7 +195,13 @@ impl WebhookClient {
         }
         Ok(Self {
             http,
-            host: host(&url),
+            to: Destination::new(
+                &url,
+                proxies.as_ref(),
+                webhook.connect_timeout,
+                webhook.timeout,
+            ),
+            policy: Arc::clone(policy),
             url,
             format: webhook.format,
             headers,
@@ -205,6 +244,10 @@ impl WebhookClient {
         now: Timestamp,
         attempt: &mut Attempt,
     ) {
+        if let Err(denied) = self.to.judge(&self.policy) {
+            attempt.error = Some(denied);
+            return;
+        }
         let upload = Upload::new(request.body);
         let progress = upload.progress();
         let mut post = reqwest::Request::new(Method::POST, request.url);
@@ -217,21 +260,21 @@ impl WebhookClient {
         let mut response = match sent {
             Some(Ok(response)) => response,
             Some(Err(error)) => {
-                attempt.error = Some(failure::describe(error, &self.host));
+                attempt.error = Some(failure::describe(error, &self.to));
                 return;
             }
             None => {
                 let timeout = humantime::format_duration(self.timeout);
-                let host = &self.host;
+                let to = &self.to;
                 attempt.error = Some(match progress.stage() {
                     Stage::Connecting => {
-                        format!("timed out after {timeout} connecting to {host}")
+                        format!("timed out after {timeout} connecting to {to}")
                     }
                     Stage::Sending => {
-                        format!("timed out after {timeout} sending the request to {host}")
+                        format!("timed out after {timeout} sending the request to {to}")
                     }
                     Stage::Sent => {
-                        format!("timed out after {timeout} waiting for the answer of {host}")
+                        format!("timed out after {timeout} waiting for the answer of {to}")
                     }
                 });
                 return;
@@ -275,25 +318,6 @@ async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Ou
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
         None => Some(future.await),
-    }
-}
-
-/// Host and port of a URL.
-fn host(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    match url.port_or_known_default() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    }
-}
-
-/// Whether a URL names this machine.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 

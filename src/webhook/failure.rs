@@ -11,19 +11,27 @@ use jiff::Timestamp;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError};
 
-/// What went wrong when sending to `host` (with its port).
-pub fn describe(error: reqwest::Error, host: &str) -> String {
+use super::network::{Destination, ResolveError};
+
+/// What went wrong when sending there.
+pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
+    let host = &to.host;
     // The library prints the URL with its query.
     let error = error.without_url();
     let causes: Vec<&(dyn Error + 'static)> = causes(&error).collect();
     if let Some(tls) = find::<rustls::Error>(&causes) {
         return tls_failure(tls, host);
     }
-    if causes.iter().any(|cause| cause.to_string() == "dns error") {
-        let reason = causes.last().map(ToString::to_string).unwrap_or_default();
-        return one_line(&format!("cannot resolve the host name of {host}: {reason}"));
+    if let Some(resolving) = find::<ResolveError>(&causes) {
+        return one_line(&resolve_failure(resolving, to));
     }
-    if let Some(text) = find::<io::Error>(&causes).and_then(|error| io_failure(error, host)) {
+    let io = find::<io::Error>(&causes);
+    // The system's own patience ends with an error number.
+    let is_system = io.is_some_and(|error| error.raw_os_error().is_some());
+    if error.is_connect() && error.is_timeout() && !is_system {
+        return connecting_timed_out(to);
+    }
+    if let Some(text) = io.and_then(|error| io_failure(error, to)) {
         return text;
     }
     // What is left is flattened, without the outer layers, which say only that a request failed.
@@ -38,7 +46,33 @@ pub fn describe(error: reqwest::Error, host: &str) -> String {
     if parts.is_empty() {
         parts.push(error.to_string());
     }
-    one_line(&format!("{} ({host})", parts.join(": ")))
+    one_line(&format!("{} ({to})", parts.join(": ")))
+}
+
+/// That no connection came about in time.
+pub(super) fn connecting_timed_out(to: &Destination) -> String {
+    let bound = humantime::format_duration(to.connect_timeout);
+    let setting = if to.has_own_connect_timeout {
+        " (connect_timeout)"
+    } else {
+        ""
+    };
+    format!("timed out after {bound} connecting to {to}{setting}")
+}
+
+fn resolve_failure(error: &ResolveError, to: &Destination) -> String {
+    let whose = to.named(error.name());
+    match error {
+        ResolveError::Lookup { source, .. } => {
+            let reason = causes(&**source).last().map(ToString::to_string);
+            let reason = reason.unwrap_or_default();
+            format!("cannot resolve the host name of {whose}: {reason}")
+        }
+        ResolveError::Nothing { .. } => {
+            format!("cannot resolve the host name of {whose}: it has no address")
+        }
+        ResolveError::Denied { source, .. } => format!("cannot connect to {whose}: {source}"),
+    }
 }
 
 /// An error and what caused it, outermost first.
@@ -58,7 +92,7 @@ fn find<'a, E: Error + 'static>(causes: &[&'a (dyn Error + 'static)]) -> Option<
     causes.iter().find_map(|cause| cause.downcast_ref::<E>())
 }
 
-fn io_failure(error: &io::Error, host: &str) -> Option<String> {
+fn io_failure(error: &io::Error, to: &Destination) -> Option<String> {
     let what = match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused",
         io::ErrorKind::ConnectionReset => "connection reset by the other side",
@@ -70,7 +104,7 @@ fn io_failure(error: &io::Error, host: &str) -> Option<String> {
         io::ErrorKind::TimedOut => "the connection timed out",
         _ => return None,
     };
-    Some(format!("{what} ({host})"))
+    Some(format!("{what} ({to})"))
 }
 
 fn tls_failure(error: &rustls::Error, host: &str) -> String {

@@ -7,12 +7,14 @@
 //!
 //! Map, in reading order: [`request`] says what is sent and with which headers, [`body`] makes
 //! the five formats, [`signature`] signs and verifies, [`trust`] says whom TLS trusts, [`client`]
-//! sends, [`answer`] judges what came back, [`failure`] puts into words why nothing did.
+//! sends over what `network`
+//! lets it connect to, [`answer`] judges what came back, `failure` puts into words why nothing did.
 
 pub mod answer;
 pub mod body;
 pub mod client;
-pub mod failure;
+mod failure;
+mod network;
 pub mod request;
 pub mod signature;
 pub mod trust;

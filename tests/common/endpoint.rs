@@ -95,6 +95,12 @@ impl Endpoint {
         self.received.lock().expect("the list").len()
     }
 
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        let port = self.url.trim_end_matches('/').rsplit(':').next();
+        port.and_then(|port| port.parse().ok()).expect("a port")
+    }
+
     /// What came so far, but that of fences.
     pub fn all(&self) -> Vec<Received> {
         let mut all = self.received.lock().expect("the list").clone();

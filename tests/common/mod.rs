@@ -7,6 +7,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     reason = "each test binary uses a part of it, and no crate uses it from outside"
 )]

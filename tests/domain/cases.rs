@@ -31,7 +31,7 @@ use project_webhooks::layout::{Layout, Place};
 use serde::Deserialize;
 
 /// How many cases there are; a runner that finds none would pass.
-const N_CASES: usize = 83;
+const N_CASES: usize = 84;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -260,7 +260,9 @@ fn every_case_holds() {
             .collect();
         let content = |file: &FileState| words[&file.hash].clone();
         let looks = case.looks();
-        let changes = infer_all(&looks);
+        let changes = infer_all(&looks, &|file: &FileState, to: &ProjectKey| {
+            layout().relocate(&file.path, to)
+        });
         for change in &changes {
             for event in &change.inference.events {
                 assert_eq!(place(&event.subject.path).key, change.key, "{name}");

@@ -6,10 +6,16 @@ use std::time::Duration;
 use project_webhooks::domain::event::{EventId, EventKind, Origin};
 use project_webhooks::domain::infer::{Inference, Removals, missing};
 use project_webhooks::domain::moves::{Look, infer_all};
-use project_webhooks::domain::project::{ContentHash, FileState, Recorded};
+use project_webhooks::domain::project::{ContentHash, FileState, ProjectKey, Recorded};
 use project_webhooks::domain::settle::{Moment, Open, Settle};
 
 use crate::world::{PLACES, World, key, place};
+
+/// Where a file lies once its project is in another place: below that one, under the same name.
+fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
+    let below = file.path.splitn(3, '/').nth(2)?;
+    Some(format!("{to}/{below}"))
+}
 
 pub const PAUSE: Duration = Duration::from_millis(1000);
 
@@ -86,7 +92,7 @@ impl Engine {
                 }
             }
         }
-        let changes = infer_all(&looks);
+        let changes = infer_all(&looks, &relocate);
         let mut round = Round::default();
         for (look, change) in looks.iter().zip(&changes) {
             let at = place(&look.key);
@@ -116,7 +122,7 @@ impl Engine {
         }
         // What is inferred again, after a power cut for one, has the same ids.
         let ids = |changes: &[_]| -> Vec<EventId> { changes.iter().flat_map(ids_of).collect() };
-        assert_eq!(ids(&changes), ids(&infer_all(&looks)));
+        assert_eq!(ids(&changes), ids(&infer_all(&looks, &relocate)));
         round
     }
 

@@ -130,11 +130,10 @@ impl Truth {
                 }
                 // As it was known: what it changed on its way is a save or a restore.
                 known.project = before[&from].project;
-                for name in world.names(*at) {
-                    let brought = before[&from].copies.get(&name);
-                    let brought = brought.filter(|content| !stays(world, from, name, **content));
-                    if let (Some(_), Some(content)) = (world.content(*at, name), brought) {
-                        known.copies.insert(name, *content);
+                // Also what has not come yet.
+                for (name, content) in &before[&from].copies {
+                    if !stays(world, from, *name, *content) {
+                        known.copies.insert(*name, *content);
                     }
                 }
             }

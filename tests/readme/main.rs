@@ -42,7 +42,7 @@ const KINDS: [(&str, &str, usize); 15] = [
     ("receiver", "python", 1),
     ("receiver", "js", 1),
     ("try", "sh", 1),
-    ("config", "yaml", 2),
+    ("config", "yaml", 3),
     ("install", "sh", 1),
     ("unit", "ini", 1),
 ];
@@ -128,7 +128,7 @@ fn every_configuration_is_valid() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 3);
+    assert_eq!(checked, 4);
 }
 
 fn load(

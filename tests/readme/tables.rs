@@ -113,6 +113,7 @@ fn every_key_of_the_configuration_is_explained_and_no_other() {
                         | "organizations"
                         | "username"
                         | "webhooks"
+                        | "network"
                         | "retention"
                         | "admin"
                         | "log"

@@ -15,9 +15,9 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::*;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority(name: &str) -> Authority {
+pub(super) fn authority(name: &str) -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,12 +40,15 @@ fn issue(
     [certificate.pem(), key.serialize_pem()]
 }
 
-fn server_certificate(authority: &Authority, name: &str, until: i32) -> [String; 2] {
+pub(super) fn server_certificate(authority: &Authority, name: &str, until: i32) -> [String; 2] {
     issue(authority, name, until, ExtendedKeyUsagePurpose::ServerAuth)
 }
 
 /// A server's settings, with client certificates of `clients` wanted.
-fn server_config([certificate, key]: [String; 2], clients: Option<&Authority>) -> ServerConfig {
+pub(super) fn server_config(
+    [certificate, key]: [String; 2],
+    clients: Option<&Authority>,
+) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -99,7 +102,7 @@ async fn send(url: &str, tls: Tls) -> (Outcome, String) {
     (attempt.outcome, attempt.error.unwrap_or_default())
 }
 
-fn trusting(authority: &Authority) -> Tls {
+pub(super) fn trusting(authority: &Authority) -> Tls {
     Tls {
         ca: Some(authority.pem().into_bytes()),
         ..Tls::default()
@@ -193,7 +196,7 @@ async fn certificates_that_are_not_trusted_are_told_apart() {
         ),
     ] {
         let url = serve(certificate, None);
-        let host = host(&url.parse().unwrap());
+        let host = host(&url);
         let (outcome, error) = send(&url, tls).await;
         assert_eq!(outcome, Outcome::Failed { retry_after: None });
         assert_eq!(error, format!("the certificate of {host} {expected}"));
@@ -231,7 +234,7 @@ async fn a_client_certificate_is_shown_where_it_is_asked_for() {
     };
     let mut webhook = webhook(&url);
     webhook.tls = half;
-    let refused = WebhookClient::new(&webhook, &TrustRoots::empty()).unwrap_err();
+    let refused = WebhookClient::new(&webhook, &TrustRoots::empty(), &Arc::default()).unwrap_err();
     assert!(refused.to_string().contains("catalog"), "{refused}");
 }
 

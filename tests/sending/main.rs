@@ -1,0 +1,265 @@
+//! The way of a callback to its receiver, with the real binary: TLS, proxies, and the network
+//! policy.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod proxy;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
+use proxy::Proxy;
+use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
+use serde_json::Value;
+use tls::Authority;
+
+/// A webhook of one event, which is tried once.
+fn webhook(name: &str, url: &str) -> Webhook {
+    Webhook::new(name, url)
+        .events("[project-import-any]")
+        .schedule("[0s]")
+}
+
+/// The daemon with these variables of the environment, and without any other proxy.
+fn start<'a>(home: &'a Home, variables: &[(&str, &str)]) -> Daemon<'a> {
+    let mut command = Daemon::command(home);
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
+    command.envs(variables.iter().copied());
+    let daemon = Daemon::launch(home, command);
+    daemon.wait_ready();
+    daemon
+}
+
+/// What a command prints.
+fn printed(home: &Home, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
+        .arg("--config")
+        .arg(home.config())
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Imports a project, waits until every webhook is through with it, and returns what
+/// `deliveries show` says of each: its state is in the first place.
+fn import(home: &Home, n_webhooks: usize) -> BTreeMap<String, (String, String)> {
+    home.write("sales/orders/project.xml", &xml("Orders", "", "one"));
+    let done = wait_until("every delivery to be through", || {
+        let listed = printed(home, &["deliveries", "list", "--json"]);
+        let listed: Vec<Value> = serde_json::from_str(&listed).ok()?;
+        let is_done = |one: &Value| one["state"] == "delivered" || one["state"] == "dead";
+        (listed.len() == n_webhooks && listed.iter().all(is_done)).then_some(listed)
+    });
+    done.into_iter()
+        .map(|one| {
+            let id = one["id"].to_string();
+            let shown = printed(home, &["deliveries", "show", &id]);
+            let text = |key: &str| one[key].as_str().unwrap().to_owned();
+            (text("webhook"), (text("state"), shown))
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_wrong_with_tls_is_shown_with_the_delivery() {
+    let authority = Authority::new("one");
+    let stranger = Authority::new("two");
+    let good = tls::Server::start(authority.issue("localhost", 2100, ServerAuth), None);
+    let expired = tls::Server::start(authority.issue("localhost", 2020, ServerAuth), None);
+    let other = tls::Server::start(authority.issue("other.example", 2100, ServerAuth), None);
+    let unknown = tls::Server::start(stranger.issue("localhost", 2100, ServerAuth), None);
+    let guarded = tls::Server::start(
+        authority.issue("localhost", 2100, ServerAuth),
+        Some(&authority),
+    );
+    let to = |name: &str, server: &tls::Server| {
+        webhook(name, &server.url("localhost")).with("tls: { ca: ca.pem }")
+    };
+    let home = Home::new(&Settings::of([
+        to("good", &good),
+        webhook("without-ca", &good.url("localhost")),
+        to("expired", &expired),
+        to("wrong-host", &other),
+        to("unknown-issuer", &unknown),
+        to("guarded", &guarded),
+    ]));
+    std::fs::write(home.beside("ca.pem"), authority.pem()).unwrap();
+    let _daemon = start(&home, &[]);
+    let shown = import(&home, 6);
+    for (name, server, expected) in [
+        ("good", &good, ""),
+        (
+            "without-ca",
+            &good,
+            "is from an unknown issuer; if it is to be trusted, name the issuer's certificate in \
+             tls.ca",
+        ),
+        ("expired", &expired, "has expired on 2020-01-01T00:00:00Z"),
+        (
+            "wrong-host",
+            &other,
+            "is not valid for this host name, only for other.example",
+        ),
+        ("unknown-issuer", &unknown, "is from an unknown issuer"),
+        (
+            "guarded",
+            &guarded,
+            "asks for a client certificate; set tls.client_cert and tls.client_key",
+        ),
+    ] {
+        let (state, text) = &shown[name];
+        let is_good = expected.is_empty();
+        assert_eq!(state, if is_good { "delivered" } else { "dead" }, "{text}");
+        if !is_good {
+            let host = format!("localhost:{} {expected}", server.port());
+            assert!(text.contains(&host), "{name}: {text}");
+        }
+    }
+}
+
+#[test]
+fn an_http_proxy_of_the_environment_is_used() {
+    let endpoint = Endpoint::new();
+    let authority = Authority::new("one");
+    let server = tls::Server::start(authority.issue("catalog.example", 2100, ServerAuth), None);
+    let proxy = Proxy::http(endpoint.port(), server.port());
+    let home = Home::new(&Settings::of([
+        webhook("plain", "http://catalog.example/hook?x=1"),
+        webhook("tunnel", "https://catalog.example/hook").with("tls: { ca: ca.pem }"),
+        webhook("loopback", &endpoint.url()),
+        webhook("near", "http://receiver.near.invalid/"),
+    ]));
+    std::fs::write(home.beside("ca.pem"), authority.pem()).unwrap();
+    let url = proxy.url("http", "us%40er:hush@");
+    let _daemon = start(
+        &home,
+        &[
+            ("HTTP_PROXY", &url),
+            ("https_proxy", &url),
+            ("NO_PROXY", "10.0.0.0/8, .near.invalid"),
+        ],
+    );
+    let shown = import(&home, 4);
+    for name in ["plain", "tunnel", "loopback"] {
+        assert_eq!(shown[name].0, "delivered", "{}", shown[name].1);
+    }
+    let (_, near) = &shown["near"];
+    let expected = "cannot resolve the host name of receiver.near.invalid:80: ";
+    assert!(near.contains(expected), "{near}");
+    let mut heads = proxy.heads();
+    heads.sort();
+    let [tunnel, plain] = heads.as_slice() else {
+        panic!("{heads:?}")
+    };
+    assert!(tunnel.starts_with("CONNECT catalog.example:443 HTTP/1.1\r\n"));
+    assert!(plain.starts_with("POST http://catalog.example/hook?x=1 HTTP/1.1\r\n"));
+    for head in heads {
+        let head = head.to_lowercase();
+        assert!(head.contains("proxy-authorization: basic dxnazxi6ahvzaa=="));
+    }
+    assert!(!printed(&home, &["deliveries", "list", "--json"]).contains("hush"));
+}
+
+#[test]
+fn a_socks_proxy_of_the_environment_is_used() {
+    let endpoint = Endpoint::new();
+    let authority = Authority::new("one");
+    let server = tls::Server::start(authority.issue("catalog.example", 2100, ServerAuth), None);
+    let proxy = Proxy::socks5(endpoint.port(), server.port());
+    let home = Home::new(&Settings::of([
+        webhook("plain", "http://catalog.example/hook"),
+        webhook("tunnel", "https://catalog.example/hook").with("tls: { ca: ca.pem }"),
+        webhook("address", "http://192.0.2.1:81/"),
+        webhook("metadata", "http://169.254.169.254/"),
+        webhook("loopback", &endpoint.url()),
+    ]));
+    std::fs::write(home.beside("ca.pem"), authority.pem()).unwrap();
+    let _daemon = start(&home, &[("ALL_PROXY", &proxy.url("socks5h", ""))]);
+    let shown = import(&home, 5);
+    for name in ["plain", "tunnel", "loopback", "address"] {
+        assert_eq!(shown[name].0, "delivered", "{}", shown[name].1);
+    }
+    let (_, metadata) = &shown["metadata"];
+    assert!(
+        metadata.contains("169.254.0.0/16 is link-local"),
+        "{metadata}"
+    );
+    let mut heads = proxy.heads();
+    heads.sort();
+    assert_eq!(
+        heads,
+        ["192.0.2.1:81", "catalog.example:443", "catalog.example:80"]
+    );
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_named() {
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let home = Home::new(&Settings::of([
+        webhook("plain", "http://catalog.example/"),
+        webhook("tunnel", "https://catalog.example/"),
+    ]));
+    let url = format!("http://user:hush@{closed}");
+    let _daemon = start(&home, &[("all_proxy", &url)]);
+    let shown = import(&home, 2);
+    for (name, port) in [("plain", 80), ("tunnel", 443)] {
+        let expected = format!(
+            "connection refused (catalog.example:{port} by way of the proxy http://{closed})"
+        );
+        let (_, text) = &shown[name];
+        assert!(text.contains(&expected), "{text}");
+        assert!(!text.contains("hush"), "{text}");
+    }
+}
+
+#[test]
+fn a_denied_address_is_told_and_a_reload_allows_it() {
+    let endpoint = Endpoint::new();
+    let proxy = Proxy::http(endpoint.port(), 0);
+    let settings = |network: &str| {
+        let hearing = |name, url: &str| Webhook::new(name, url).events("[project-import-any]");
+        Settings::of([
+            hearing("direct", &endpoint.url()),
+            hearing("proxied", "http://catalog.example/"),
+        ])
+        .top(&format!("network: {network}"))
+    };
+    let home = Home::new(&settings("{ deny: [127.0.0.0/8] }"));
+    let daemon = start(&home, &[("HTTP_PROXY", &proxy.url("http", ""))]);
+    let checked = printed(&home, &["check"]);
+    assert!(checked.contains("  deny      127.0.0.0/8\n"), "{checked}");
+
+    home.write("sales/orders/project.xml", &xml("Orders", "", "one"));
+    let denied = "the address 127.0.0.1 is denied by 127.0.0.0/8 in network.deny";
+    for who in [
+        format!("127.0.0.1:{}", endpoint.port()),
+        format!("the proxy http://127.0.0.1:{}", proxy.port()),
+    ] {
+        let expected = format!("cannot connect to {who}: {denied}");
+        daemon.wait_log(&expected, |entry| entry.message().contains(&expected));
+    }
+    assert_eq!((endpoint.n(), proxy.heads().len()), (0, 0));
+
+    home.configure(&settings("{ deny: [127.0.0.0/8], allow: [127.0.0.1] }"));
+    assert!(daemon.reload());
+    endpoint.wait_for(2);
+    assert_eq!(proxy.heads().len(), 1);
+}

@@ -1,0 +1,105 @@
+//! Files that live for moments. Alone in its binary, so that no other test takes the processor from
+//! a daemon that has 50 ms to open a file.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::{Endpoint, Home, Settings, xml};
+
+/// A pause inside a scenario: a writer that takes its time. Nothing is synchronised by it.
+fn takes(milliseconds: u64) {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+}
+
+#[test]
+fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content() {
+    const N: usize = 100;
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    home.write(
+        "sales/orders/snapshots/first.xml",
+        &xml("Orders", "e-1", "first"),
+    );
+    let daemon = home.start();
+    let content = |number: usize| xml("Orders", "e-1", &format!("snapshot {number}"));
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let (home, content) = (&home, &content);
+            scope.spawn(move || {
+                for number in (0..N).filter(|number| number % 4 == writer) {
+                    let path = format!("sales/orders/snapshots/short-{number}.xml");
+                    home.write(&path, &content(number));
+                    takes(50);
+                    home.remove(&path);
+                }
+            });
+        }
+    });
+    endpoint.wait_for(N);
+    daemon.fence();
+    let came = endpoint.all();
+    let told: BTreeMap<&str, &[u8]> = came
+        .iter()
+        .map(|one| (one.parameter("versionTag").unwrap(), &one.payload[..]))
+        .collect();
+    assert_eq!((came.len(), told.len()), (N, N));
+    for number in 0..N {
+        assert_eq!(
+            told[format!("short-{number}").as_str()],
+            content(number).as_bytes()
+        );
+    }
+}
+
+#[test]
+fn what_lives_while_a_replacement_waits_comes_after_it() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).settle("500ms"));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    let daemon = home.start();
+    home.write("sales/orders/project.xml", &xml("Other", "e-2", "two"));
+    let snapshot = xml("Other", "e-2", "short");
+    takes(50);
+    home.write("sales/orders/snapshots/short.xml", &snapshot);
+    takes(60);
+    home.remove("sales/orders/snapshots/short.xml");
+    assert_eq!(
+        endpoint.take_events(4),
+        [
+            "project-delete",
+            "project-import",
+            "project-import-any",
+            "snapshot-create"
+        ]
+    );
+    daemon.fence();
+}
+
+#[test]
+fn a_save_through_a_temporary_file_that_takes_long_is_no_event() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).settle("500ms"));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    let daemon = home.start();
+    home.remove("sales/orders/project.xml");
+    for number in 0..12 {
+        home.write("sales/orders/project.xml.tmp", &format!("<schema>{number}"));
+        takes(100);
+    }
+    home.write("sales/orders/project.xml.tmp", &xml("Orders", "e-1", "two"));
+    home.rename("sales/orders/project.xml.tmp", "sales/orders/project.xml");
+    daemon.fence();
+    assert_eq!(daemon.events(), [""; 0]);
+}
