@@ -39,8 +39,6 @@ pub enum Hint {
         /// What was reported, for a person.
         what: String,
     },
-    /// Reports were lost: compare everything.
-    Rescan(RescanReason),
     /// Every directory that matters is watched, as far as possible; compare everything.
     Armed {
         /// The root that is watched; none where it could not be opened.
@@ -70,17 +68,6 @@ pub enum RescanReason {
 }
 
 impl RescanReason {
-    /// All of them.
-    pub const ALL: [RescanReason; 7] = [
-        RescanReason::Start,
-        RescanReason::Overflow,
-        RescanReason::Timer,
-        RescanReason::Poll,
-        RescanReason::Signal,
-        RescanReason::Root,
-        RescanReason::Reload,
-    ];
-
     /// The word in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -110,11 +110,6 @@ impl Engine {
         self.inputs.send(input).is_ok()
     }
 
-    /// A sender of inputs.
-    pub fn inputs(&self) -> SyncSender<Input> {
-        self.inputs.clone()
-    }
-
     /// Stops it and waits until what it has seen is committed. False when it panicked.
     pub fn stop(self) -> bool {
         let _ = self.inputs.send(Input::Stop);
@@ -190,6 +185,8 @@ struct Loop {
     next_rescan: Moment,
     next_poll: Moment,
     next_survey: Moment,
+    /// Whether a thread that this one needs is gone: then it ends, and the daemon with it.
+    has_lost_a_part: bool,
 }
 
 impl Loop {
@@ -235,6 +232,7 @@ impl Loop {
             paused_until: None,
             next_pulse: Duration::ZERO,
             next_survey: Duration::ZERO,
+            has_lost_a_part: false,
         };
         match this.remember() {
             Ok(()) => Some(this),
@@ -290,6 +288,9 @@ impl Loop {
                 }
             }
             self.turn();
+            if self.has_lost_a_part {
+                return;
+            }
         }
     }
 
@@ -341,7 +342,6 @@ impl Loop {
             }
             Hint::Activity { key } => self.settle.active(&key, now),
             Hint::Subtree { path, what } => self.hint_subtree(&path, &what, now),
-            Hint::Rescan(reason) => self.rearm(reason),
             Hint::Armed { root, reason } => {
                 self.root.armed(root);
                 self.status.set_coverage(self.watch.coverage());
@@ -399,8 +399,13 @@ impl Loop {
         self.end_scan();
     }
 
-    /// Once a second: the root, the timers.
+    /// Once a second: the watch thread, the root, the timers.
     fn pulse(&mut self, now: Moment) {
+        if !self.watch.is_alive() {
+            tracing::error!("the watch thread ended; this is a defect of the program");
+            self.has_lost_a_part = true;
+            return;
+        }
         match self.root.check() {
             root::Check::InPlace => {}
             root::Check::Lost(reason) => {

@@ -23,7 +23,7 @@ use crate::domain::route::route;
 use crate::domain::settle::{Due, Open};
 use crate::observe::Held;
 use crate::repository::Root;
-use crate::store::{Batch, Change, MetaKey, NewEvent, StoreError};
+use crate::store::{Batch, Change, Fault, MetaKey, NewEvent, StoreError};
 
 /// The bytes of files that are read for one commit, beyond which the rest waits for the next.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
@@ -512,6 +512,8 @@ impl Loop {
 
     pub(super) fn store_failed(&mut self, error: &StoreError) {
         self.paused_until = Some(self.clock.moment().saturating_add(PAUSE));
+        // The store's threads end before this one only by a panic.
+        self.has_lost_a_part |= matches!(error.fault(), Fault::Closed);
         let mut chain = error.to_string();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
