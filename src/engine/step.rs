@@ -422,7 +422,7 @@ impl Loop {
             );
             self.status.count_event(kind.as_str(), origin.as_str());
         }
-        self.doorbells.ring(&committed.woken);
+        self.doorbells.ring(committed);
         for (key, problems) in problems {
             self.remember_problems(key, problems);
         }
