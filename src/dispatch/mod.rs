@@ -85,7 +85,11 @@ impl Doorbells {
                 bell.hand(claim);
             }
         }
-        for bell in committed.woken.iter().filter_map(|webhook| bells.get(webhook)) {
+        for bell in committed
+            .woken
+            .iter()
+            .filter_map(|webhook| bells.get(webhook))
+        {
             bell.rung.notify_one();
         }
     }
