@@ -8,6 +8,7 @@ mod events;
 mod generate;
 pub mod listen;
 pub mod output;
+mod reload;
 mod run;
 mod scan;
 mod standing;
@@ -64,6 +65,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Have the running daemon read the configuration again, and wait until it is applied or rejected
+    Reload,
     /// Compare the repository with the record: what `run` would infer now; records nothing
     Scan {
         /// Print one JSON object
@@ -147,6 +150,12 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Command::Check { json } => {
             Ok(check::check(config, *json, &mut std::io::stdout().lock())?.exit_status())
         }
+        Command::Reload => reload::run(
+            config,
+            config::given_state_dir(&SystemEnvironment),
+            &mut std::io::stdout().lock(),
+            &mut std::io::stderr().lock(),
+        ),
         Command::Status { json } => {
             let config = inspected(config)?;
             printing(|out| status::run(&config, *json, now(), &style(), out))
