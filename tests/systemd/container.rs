@@ -1,8 +1,8 @@
 //! A real systemd, booted in a container over a copy-on-write view of this machine.
 //!
 //! Constraint: nothing of this machine is changed, and nothing is left behind, however the test
-//! ends. The mounts belong to a mount namespace that goes with its last process, and the container
-//! is killed with the thread that started it. It has a network of its own, with loopback alone.
+//! ends. Mounts and processes have namespaces of their own, which go with their first process, and
+//! that is killed with the thread that started it. The network is loopback alone.
 
 use std::fs;
 use std::io::Write;
@@ -121,25 +121,35 @@ impl Stage {
         container
     }
 
-    /// Killed with the thread that starts it, in a mount namespace of its own.
+    /// Killed with the thread that starts it, and everything in it too.
     fn nspawn(&self) -> Command {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL"])
             .args(["unshare", "--mount", "--propagation", "private"])
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["bash", "-c", BOOT, "boot"])
             .arg(self.directory.path());
         command
     }
 }
 
-/// The process that is the container's first: systemd-nspawn has other children while it prepares.
-fn first_process(nspawn: u32) -> Option<u32> {
-    let children = fs::read_to_string(format!("/proc/{nspawn}/task/{nspawn}/children")).ok()?;
-    let mut children = children.split_whitespace().filter_map(|id| id.parse().ok());
-    children.find(|id: &u32| {
+/// The process that is the container's first: unshare has systemd-nspawn as its only child, and
+/// that has others while it prepares.
+fn first_process(unshare: u32) -> Option<u32> {
+    let nspawn = children(unshare).into_iter().next()?;
+    children(nspawn).into_iter().find(|id| {
         fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.trim() == "systemd")
     })
+}
+
+fn children(id: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+    children
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|id| id.parse().ok())
+        .collect()
 }
 
 /// Why there can be no container here.
