@@ -7,10 +7,12 @@ pub mod demo;
 mod events;
 mod generate;
 pub mod listen;
+mod manual;
 pub mod output;
 mod reload;
 mod run;
 mod scan;
+pub mod settings;
 mod standing;
 mod status;
 pub mod view;
@@ -92,8 +94,12 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, project-webhooks.1
-    Man,
+    /// Print a manual page
+    Man {
+        /// Its section
+        #[arg(value_enum, default_value_t)]
+        section: generate::Section,
+    },
 }
 
 /// Runs the command that the arguments name.
@@ -184,8 +190,11 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             generate::completions(*shell, out)?;
             Ok(DONE)
         }),
-        Command::Man => printing(|out| {
-            generate::man(out)?;
+        Command::Man { section } => printing(|out| {
+            match section {
+                generate::Section::Commands => generate::man(out)?,
+                generate::Section::Configuration => manual::configuration(out)?,
+            }
             Ok(DONE)
         }),
         Command::Listen(listen) => {
