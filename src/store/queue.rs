@@ -43,6 +43,20 @@ pub struct Claim {
     pub origin: Origin,
 }
 
+impl Claim {
+    /// The first attempt of a delivery that was just recorded.
+    pub(super) fn first(delivery: i64, event: Event, payload: Bytes) -> Self {
+        Self {
+            delivery,
+            attempt: 1,
+            scheduled_attempt: 1,
+            origin: event.origin,
+            event,
+            payload,
+        }
+    }
+}
+
 /// A delivery that is due and whose event or payload cannot be read. It would hold its lane for
 /// ever; finish it as dead.
 #[derive(Clone, Debug)]

@@ -316,3 +316,24 @@ fn a_cancelled_delivery_that_arrived_all_the_same_is_delivered() {
         assert!(claims(&store, "catalog", at(900)).ready.is_empty());
     }
 }
+
+#[test]
+fn the_claims_of_a_commit_are_what_a_claim_finds() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let committed = store
+        .record(one_event("a", "one", &["catalog", "audit"]))
+        .unwrap();
+    assert_eq!(committed.claims.len(), 2);
+    for (webhook, handed) in &committed.claims {
+        assert_eq!(claim(&store, webhook, at(0)), *handed);
+    }
+    // Behind another delivery of its lane nothing is due.
+    let behind = store.record(one_event("a", "two", &["catalog"])).unwrap();
+    assert_eq!(behind.claims, []);
+    // Nothing is due of a webhook that is off.
+    let first = claim(&store, "catalog", at(0));
+    end(&store, &first, Verdict::SwitchOff);
+    let off = store.record(one_event("b", "one", &["catalog"])).unwrap();
+    assert_eq!(off.claims, []);
+}
