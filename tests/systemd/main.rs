@@ -16,6 +16,7 @@
 mod common;
 mod container;
 mod faults;
+mod operations;
 mod package;
 mod reloads;
 mod service;
