@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use crate::common::wait_until;
 
-/// Mounts the view and boots: `$1` is what is laid over this machine's root.
+/// Mounts the view and boots: `$1` has what is laid over the root `$2`.
 const BOOT: &str = r#"
 set -e
 work=$1/work
@@ -20,9 +20,9 @@ mkdir "$work"
 mount -t tmpfs -o size=2g,mode=755 systemd-test "$work"
 mkdir "$work/upper" "$work/work" "$work/root"
 cp -a "$1/stage/." "$work/upper/"
-mount -t overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
+mount -t overlay -o "lowerdir=$2,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
 exec systemd-nspawn --quiet --register=no --keep-unit --directory="$work/root" --private-network \
-    --link-journal=no --console=pipe "${@:2}"
+    --link-journal=no --console=pipe "${@:3}"
 "#;
 
 /// Units of this machine that have no business in a test.
@@ -130,6 +130,14 @@ impl Stage {
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["bash", "-c", BOOT, "boot"])
             .arg(self.directory.path());
+        // Another root than this machine's, for another systemd: one made by, for example,
+        // mmdebstrap --include=systemd-sysv,dbus,procps,passwd,man-db,sqlite3,openssl trixie ROOT
+        match std::env::var_os("SYSTEMD_TEST_ROOT") {
+            Some(root) => command
+                .arg(root)
+                .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1"),
+            None => command.arg("/"),
+        };
         command
     }
 }

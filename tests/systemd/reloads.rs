@@ -1,7 +1,7 @@
 //! `systemctl reload`: done when it is applied, failed when it is rejected.
 
-use crate::can_boot;
-use crate::service::{REPOSITORY, UNIT, config, installed};
+use crate::service::{REPOSITORY, UNIT, config, drop_in, installed};
+use crate::{can_boot, root, skip};
 
 #[test]
 fn a_reload_is_done_when_it_is_applied_and_fails_when_it_is_rejected() {
@@ -47,4 +47,37 @@ fn a_reload_is_done_when_it_is_applied_and_fails_when_it_is_rejected() {
     assert_eq!(container.wait_snapshots(&first, 2), ["s1", "s4"]);
     assert_eq!(container.property(UNIT, "MainPID"), main);
     assert_eq!(container.property(UNIT, "NRestarts"), "0");
+}
+
+#[test]
+fn a_reload_by_signal_is_waited_for_where_systemd_can() {
+    const TEST: &str = "a_reload_by_signal_is_waited_for_where_systemd_can";
+    if !can_boot(TEST) {
+        return;
+    }
+    let example = root().join("systemd/examples/notify-reload.conf");
+    let example = std::fs::read_to_string(example).unwrap();
+    let container = installed(|stage| drop_in(stage, "notify-reload", &example));
+    let version = container.run(&["systemctl", "--version"]);
+    let version: u32 = version.split(' ').nth(1).unwrap().parse().unwrap();
+    if version < 253 {
+        return skip(
+            TEST,
+            &format!("systemd {version} has no Type=notify-reload"),
+        );
+    }
+    let (first, second) = (container.receive(9001, ""), container.receive(9002, ""));
+    container.configure(&config(9001, ""));
+    container.run(&["systemctl", "start", UNIT]);
+    container.import(REPOSITORY);
+    container.snapshot(REPOSITORY, "s1");
+    container.wait_snapshots(&first, 1);
+    container.configure(&config(9002, ""));
+    container.run(&["systemctl", "reload", UNIT]);
+    container.snapshot(REPOSITORY, "s2");
+    assert_eq!(container.wait_snapshots(&second, 1), ["s2"]);
+    // A rejected one is over as well, and says so in the log alone.
+    container.configure("nonsense");
+    container.run(&["systemctl", "reload", UNIT]);
+    assert!(container.journal(UNIT).contains("is rejected"));
 }
