@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 
-use crate::domain::project::ProjectKey;
+use crate::domain::project::{Problem, ProjectKey};
 use crate::engine::Input;
 use crate::observe::Held;
 use crate::repository::RootIdentity;
@@ -39,12 +39,34 @@ pub enum Hint {
         /// What was reported, for a person.
         what: String,
     },
+    /// Something that cannot be used appeared outside any project, or went.
+    Unusable {
+        /// What is wrong with it.
+        problem: Problem,
+        /// Whether it went.
+        is_gone: bool,
+    },
+    /// A walk over everything begins, which sets the watches.
+    Arming {
+        /// The root that is walked.
+        root: RootIdentity,
+        /// Why.
+        reason: RescanReason,
+    },
+    /// The walk passed these projects: all their directories are watched, as far as possible.
+    Found {
+        /// The projects; one may be told of more than once.
+        keys: Vec<ProjectKey>,
+    },
     /// Every directory that matters is watched, as far as possible; compare everything.
     Armed {
         /// The root that is watched; none where it could not be opened.
         root: Option<RootIdentity>,
         /// Why the watches were set.
         reason: RescanReason,
+        /// What the walk found outside any project that cannot be used. Counts only after
+        /// [`Hint::Arming`]; without that the projects are still to be found.
+        problems: Vec<Problem>,
     },
 }
 

@@ -103,6 +103,15 @@ impl Root {
         open_beneath(self.directory.as_fd(), path, DIRECTORY)
     }
 
+    /// Whether this path below the root still leads to this directory.
+    pub fn is_at(&self, path: &str, directory: &OwnedFd) -> bool {
+        let at_path = rustix::fs::statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW);
+        match (at_path, rustix::fs::fstat(directory)) {
+            (Ok(one), Ok(other)) => one.st_ino == other.st_ino && one.st_dev == other.st_dev,
+            _ => false,
+        }
+    }
+
     /// Opens a file below the root for reading. It may be anything but a symbolic link: look at
     /// what it is before reading.
     pub fn open_file(&self, path: &str) -> io::Result<OwnedFd> {

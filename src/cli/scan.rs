@@ -116,7 +116,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     })?;
     guard.armed(Some(root.identity()));
     let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
-    let discovered = observer.discover(&root, "");
+    let discovered = observer.discover(&root);
     let on_record = listings.as_ref().map_or(Ok(Vec::new()), Listings::keys)?;
     let n_on_record = on_record.len();
     let mut n_found = 0;

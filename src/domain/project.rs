@@ -199,8 +199,30 @@ impl FileState {
 
     /// Whether a file with this stamp is the recorded one and need not be read.
     pub fn is_unchanged(&self, stamp: &Stamp) -> bool {
-        let newest = self.stamp.changed_ns.max(self.stamp.modified_ns);
-        self.stamp == *stamp && newest < self.read_ns.saturating_sub(TICK_NS)
+        is_unchanged(&self.stamp, self.read_ns, stamp)
+    }
+}
+
+fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp) -> bool {
+    let newest = recorded.changed_ns.max(recorded.modified_ns);
+    recorded == found && newest < read_ns.saturating_sub(TICK_NS)
+}
+
+/// What tells whether a recorded file is unchanged, and nothing else of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Where the file is, below the repository's root.
+    pub path: String,
+    /// What the file system said when it was read.
+    pub stamp: Stamp,
+    /// When it was read, in nanoseconds since the Unix epoch.
+    pub read_ns: i64,
+}
+
+impl Mark {
+    /// As [`FileState::is_unchanged`].
+    pub fn is_unchanged(&self, stamp: &Stamp) -> bool {
+        is_unchanged(&self.stamp, self.read_ns, stamp)
     }
 }
 

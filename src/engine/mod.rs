@@ -6,16 +6,18 @@
 //! in.
 //!
 //! Map: this file has the loop and its inputs, [`start`] what a start finds on record, `step` one
-//! turn from due projects to a commit, `passed` the files that came and went between two looks,
-//! [`root`] whether the root is the one that was recorded, [`status`] what others may know.
+//! turn from due projects to a commit, `scan` the comparison of everything, `passed` the files that
+//! came and went between two looks, [`root`] whether the root is the one that was recorded,
+//! [`status`] what others may know.
 
 mod passed;
 pub mod root;
+mod scan;
 pub mod start;
 pub mod status;
 mod step;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,13 +26,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::Doorbells;
 use crate::domain::event::Origin;
-use crate::domain::project::{Problem, ProjectKey, Recorded};
+use crate::domain::project::{Problem, ProjectKey};
 use crate::domain::route::Subscription;
 use crate::domain::settle::{Moment, Settle};
 use crate::hint::{Hint, HintSender, RescanReason};
@@ -39,6 +41,7 @@ use crate::store::Store;
 use crate::watch::{Watch, WatchSettings};
 
 use root::RootGuard;
+use scan::Scan;
 use start::Start;
 use status::{Status, Trouble};
 
@@ -126,16 +129,6 @@ impl<F: FnOnce()> Drop for OnDrop<F> {
             then();
         }
     }
-}
-
-/// The comparison of everything, in progress.
-#[derive(Debug)]
-struct Scan {
-    reason: RescanReason,
-    origin: Origin,
-    keys: VecDeque<ProjectKey>,
-    began: Moment,
-    total: usize,
 }
 
 /// Who hears of what, and when the first attempt is due.
@@ -300,8 +293,8 @@ impl Loop {
         let now = self.clock.moment();
         let mut next = self.next_pulse;
         if self.may_infer() {
-            if self.scan.is_some() {
-                next = next.min(self.paused_until.unwrap_or_default());
+            if let Some(due) = self.scan.as_ref().and_then(Scan::next) {
+                next = next.min(due.max(self.paused_until.unwrap_or_default()));
             }
             if let Some(due) = self.settle.next() {
                 next = next.min(due.max(self.paused_until.unwrap_or_default()));
@@ -347,14 +340,25 @@ impl Loop {
             }
             Hint::Activity { key } => self.settle.active(&key, now),
             Hint::Subtree { path, what } => self.hint_subtree(&path, &what, now),
-            Hint::Armed { root, reason } => {
-                self.root.armed(root);
-                self.status.set_coverage(self.watch.coverage());
-                if root.is_some() {
-                    self.begin_scan(reason);
-                }
-            }
+            Hint::Unusable { problem, is_gone } => self.unusable(problem, is_gone),
+            Hint::Arming { root, reason } => self.begin_scan_of_walk(root, reason),
+            Hint::Found { keys } => self.found(keys),
+            Hint::Armed {
+                root,
+                reason,
+                problems,
+            } => self.armed(root, reason, problems),
         }
+    }
+
+    /// Something unusable appeared or went where no look at a project would see it.
+    fn unusable(&mut self, problem: Problem, is_gone: bool) {
+        let mut problems = self.problems.get(&None).cloned().unwrap_or_default();
+        problems.retain(|known| known.path != problem.path);
+        if !is_gone {
+            problems.push(problem);
+        }
+        self.note_problems(None, problems);
     }
 
     /// Something happened above projects: every project that is recorded or found below.
@@ -449,141 +453,9 @@ impl Loop {
         self.watch.arm(watch_settings(&self.config), reason);
     }
 
-    fn begin_scan(&mut self, reason: RescanReason) {
-        let began = self.clock.moment();
-        let discovered = match crate::repository::Root::open(&self.config.repository.path) {
-            Ok(root) => self.observer.discover(&root, ""),
-            // The next check of the root says what is wrong.
-            Err(_) => return,
-        };
-        let mut keys = discovered.keys;
-        match self.store.keys() {
-            Ok(recorded) => {
-                self.status.set_projects(recorded.len());
-                if self.root.needs_survey() && !self.adopting && !self.survey(&recorded) {
-                    self.next_survey = began.saturating_add(self.config.repository.poll_interval);
-                    return;
-                }
-                keys.extend(recorded);
-            }
-            Err(error) => {
-                self.store_failed(&error);
-                self.hints_lost.store(true, Ordering::Release);
-                return;
-            }
-        }
-        keys.sort();
-        keys.dedup();
-        self.note_problems(None, discovered.problems);
-        self.status.count_rescan(reason);
-        debug!(
-            reason = reason.as_str(),
-            projects = keys.len(),
-            "comparing everything"
-        );
-        self.scan = Some(Scan {
-            reason,
-            origin: if self.starting {
-                Origin::CatchUp
-            } else {
-                Origin::Live
-            },
-            total: keys.len(),
-            keys: keys.into(),
-            began,
-        });
-    }
-
-    /// Finds out whether the root may be compared with the record.
-    fn survey(&mut self, on_record: &[ProjectKey]) -> bool {
-        let Ok(Some(root)) = self.root.open() else {
-            return false;
-        };
-        let mut found = 0_usize;
-        for keys in on_record.chunks(BATCH) {
-            let recorded = match self.store.recorded_many(keys) {
-                Ok(recorded) => recorded,
-                Err(error) => {
-                    self.store_failed(&error);
-                    return false;
-                }
-            };
-            let has_a_file =
-                |files: &Recorded| files.files().any(|file| root.open_file(&file.path).is_ok());
-            found = found.saturating_add(recorded.iter().filter(|files| has_a_file(files)).count());
-            if found.saturating_mul(2) >= on_record.len() {
-                break;
-            }
-        }
-        if self.root.surveyed(found, on_record.len()) {
-            return true;
-        }
-        if let Some(reason) = self.root.distrust()
-            && self.status.set_trouble(Trouble::Root, Some(reason.clone()))
-        {
-            warn!("{reason}");
-        }
-        false
-    }
-
     /// Whether what is seen now may be compared with the record.
     fn may_infer(&self) -> bool {
         self.root.is_trusted() || (self.root.is_armed() && self.adopting)
-    }
-
-    /// Makes the next projects of the scan due.
-    fn feed_scan(&mut self, now: Moment) {
-        let Some(scan) = &mut self.scan else { return };
-        let what = format!("compared ({})", scan.reason.as_str());
-        for _ in 0..BATCH {
-            let Some(key) = scan.keys.pop_front() else {
-                return;
-            };
-            self.settle.check(&key, now, scan.origin, &what);
-        }
-    }
-
-    /// Ends the scan when all of it is recorded.
-    fn end_scan(&mut self) {
-        let now = self.clock.moment();
-        let done = self.scan.as_ref().is_some_and(|scan| scan.keys.is_empty())
-            && self.settle.next().is_none_or(|next| next > now)
-            && self.paused_until.is_none();
-        if !done {
-            return;
-        }
-        let Some(scan) = self.scan.take() else { return };
-        let lasted = now.saturating_sub(scan.began);
-        self.next_rescan = now.saturating_add(self.config.repository.rescan);
-        // Comparison never takes more than a quarter of a core.
-        self.next_poll = now.saturating_add(
-            self.config
-                .repository
-                .poll_interval
-                .max(lasted.saturating_mul(3)),
-        );
-        if !self.record_scan() {
-            self.begin_scan(scan.reason);
-            return;
-        }
-        debug!(
-            reason = scan.reason.as_str(),
-            projects = scan.total,
-            duration_ms = lasted.as_millis(),
-            "everything is compared"
-        );
-        if self.starting {
-            self.starting = false;
-            self.adopting = false;
-            info!(
-                projects = scan.total,
-                duration_ms = lasted.as_millis(),
-                "ready: watching {}",
-                self.config.repository.path.display()
-            );
-            self.status.set_ready();
-        }
-        self.adopting = false;
     }
 
     fn configure(&mut self, config: Arc<Config>) {

@@ -505,7 +505,7 @@ impl Loop {
 
     /// The root could not be opened, or is not the one that is watched: nothing that was seen
     /// counts, and the root is checked at once.
-    fn root_is_in_doubt(&mut self, taken: &[(ProjectKey, Origin)]) {
+    pub(super) fn root_is_in_doubt(&mut self, taken: &[(ProjectKey, Origin)]) {
         self.put_back(taken);
         let now = self.clock.moment();
         self.next_pulse = now;

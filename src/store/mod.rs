@@ -26,13 +26,14 @@
 //! beside a running daemon or without one.
 //!
 //! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `threads` runs the jobs,
-//! `record` and `problems` write and read what was recorded, `payload` keeps the bytes, `queue`
+//! `record`, `marks` and `problems` write and read what was recorded, `payload` keeps the bytes, `queue`
 //! claims and finishes, `webhooks` keeps what is known of a webhook, `retention` removes what is
 //! old, `listing`, `select` and `operations` serve the command line, `row` and `error` serve all.
 
 mod error;
 mod listing;
 mod lock;
+mod marks;
 mod operations;
 mod payload;
 mod problems;
@@ -67,7 +68,7 @@ pub use select::Selector;
 pub use webhooks::{Off, OffCause, WebhookState};
 
 use crate::config::Retention;
-use crate::domain::project::{ContentHash, Identity, ProjectKey, Recorded};
+use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use threads::{Reader, Writer};
 
 /// The daemon's handle to the store. Its clones are the same store.
@@ -224,6 +225,12 @@ impl Store {
                 .map(|key| record::recorded(connection, key))
                 .collect()
         })
+    }
+
+    /// What tells of each of these projects whether its files are unchanged, in their order. Ask for
+    /// some hundreds at once, not for all.
+    pub fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
+        self.read_blocking(move |connection| marks::marks(connection, &keys))
     }
 
     /// The projects with anything recorded, sorted.

@@ -1,0 +1,214 @@
+//! Steps through the templates.
+//!
+//! Constraint: one reading of a name. Each capture takes the shortest text that lets the rest match,
+//! and one that is bound already matches only its value.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::template::{Capture, Part, Template};
+use super::{Entries, Layout, Place};
+use crate::domain::project::{ProjectKey, Role};
+
+/// What the captures of one template have matched so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bound {
+    pub(super) organization: Option<Arc<str>>,
+    pub(super) project: Option<Arc<str>>,
+    pub(super) tag: Option<Arc<str>>,
+}
+
+impl Bound {
+    fn get(&self, capture: Capture) -> Option<&str> {
+        match capture {
+            Capture::Organization => self.organization.as_deref(),
+            Capture::Project => self.project.as_deref(),
+            Capture::VersionTag => self.tag.as_deref(),
+        }
+    }
+
+    fn set(&mut self, capture: Capture, value: &str) {
+        let slot = match capture {
+            Capture::Organization => &mut self.organization,
+            Capture::Project => &mut self.project,
+            Capture::VersionTag => &mut self.tag,
+        };
+        *slot = Some(value.into());
+    }
+
+    fn key(&self) -> Option<ProjectKey> {
+        Some(ProjectKey {
+            organization: self.organization.as_deref()?.to_owned(),
+            project: self.project.as_deref()?.to_owned(),
+        })
+    }
+}
+
+/// A position below the root, and the templates that can still match from there.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    layout: Layout,
+    depth: usize,
+    live: Vec<Live>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) rank: usize,
+    pub(super) bound: Bound,
+}
+
+impl Cursor {
+    pub(super) fn at_root(layout: Layout, live: Vec<Live>) -> Self {
+        Self {
+            layout,
+            depth: 0,
+            live,
+        }
+    }
+
+    /// The cursor with the templates of these roles alone.
+    #[must_use]
+    pub fn of(mut self, wanted: impl Fn(Role) -> bool) -> Cursor {
+        let layout = self.layout.clone();
+        self.live.retain(|live| {
+            layout
+                .templates
+                .get(live.rank)
+                .is_some_and(|template| wanted(template.role))
+        });
+        self
+    }
+
+    /// The cursor one component further, where any template leads there.
+    pub fn enter(&self, name: &str) -> Option<Cursor> {
+        let live: Vec<Live> = self
+            .live
+            .iter()
+            .filter_map(|live| {
+                let component = self.component(live)?;
+                let bound = match_component(component, name, &live.bound)?;
+                Some(Live {
+                    rank: live.rank,
+                    bound,
+                })
+            })
+            .collect();
+        (!live.is_empty()).then(|| Cursor {
+            layout: self.layout.clone(),
+            depth: self.depth + 1,
+            live,
+        })
+    }
+
+    /// What a file at this path is; templates do not overlap, so there is one answer.
+    pub fn place(&self) -> Option<Place> {
+        self.live.iter().find_map(|live| {
+            let template = self.template(live)?;
+            if template.components.len() != self.depth {
+                return None;
+            }
+            Some(Place {
+                key: live.bound.key()?,
+                role: template.role,
+                tag: live.bound.tag.as_deref().map(str::to_owned),
+                rank: live.rank,
+            })
+        })
+    }
+
+    /// Whether a directory at this path can hold anything that matters.
+    pub fn leads_on(&self) -> bool {
+        self.live.iter().any(|live| self.component(live).is_some())
+    }
+
+    /// Which entries of a directory at this path can matter.
+    pub fn entries(&self) -> Entries {
+        let mut names = BTreeSet::new();
+        for live in &self.live {
+            let Some(component) = self.component(live) else {
+                continue;
+            };
+            let mut name = String::new();
+            for part in component {
+                match part {
+                    Part::Literal(text) => name.push_str(text),
+                    Part::Capture(capture) => match live.bound.get(*capture) {
+                        Some(value) => name.push_str(value),
+                        None => return Entries::Any,
+                    },
+                }
+            }
+            names.insert(name);
+        }
+        Entries::Only(names)
+    }
+
+    /// The one project that everything at and below this path belongs to, where that is certain.
+    pub fn project(&self) -> Option<ProjectKey> {
+        let (first, others) = self.live.split_first()?;
+        let is_same = |live: &Live| {
+            live.bound.project == first.bound.project
+                && live.bound.organization == first.bound.organization
+        };
+        let key = first.bound.key()?;
+        others.iter().all(is_same).then_some(key)
+    }
+
+    /// The one organization that everything at and below this path belongs to, where that is
+    /// certain.
+    pub fn organization(&self) -> Option<String> {
+        let mut organizations = self
+            .live
+            .iter()
+            .map(|live| live.bound.organization.as_ref());
+        let first = organizations.next()??;
+        organizations
+            .all(|organization| organization == Some(first))
+            .then(|| first.to_string())
+    }
+
+    fn template(&self, live: &Live) -> Option<&Template> {
+        self.layout.templates.get(live.rank)
+    }
+
+    /// The component that comes next in a template that can still match.
+    fn component(&self, live: &Live) -> Option<&[Part]> {
+        self.template(live)?
+            .components
+            .get(self.depth)
+            .map(Vec::as_slice)
+    }
+}
+
+/// Matches one name; each capture takes the shortest text that lets the rest match. A capture that
+/// is bound already matches only its value.
+pub(super) fn match_component(parts: &[Part], name: &str, bound: &Bound) -> Option<Bound> {
+    let has_capture = parts.iter().any(|part| matches!(part, Part::Capture(_)));
+    // Hidden entries are editors', version control's and synchronisers' own.
+    if has_capture && name.starts_with('.') {
+        return None;
+    }
+    match_parts(parts, name, bound)
+}
+
+fn match_parts(parts: &[Part], text: &str, bound: &Bound) -> Option<Bound> {
+    match parts.split_first() {
+        None => text.is_empty().then(|| bound.clone()),
+        Some((Part::Literal(literal), rest)) => {
+            match_parts(rest, text.strip_prefix(literal.as_str())?, bound)
+        }
+        Some((Part::Capture(capture), rest)) => match bound.get(*capture) {
+            Some(value) => match_parts(rest, text.strip_prefix(value)?, bound),
+            None => text
+                .char_indices()
+                .map(|(start, character)| start + character.len_utf8())
+                .find_map(|end| {
+                    let (value, after) = text.split_at_checked(end)?;
+                    let mut matched = match_parts(rest, after, bound)?;
+                    matched.set(*capture, value);
+                    Some(matched)
+                }),
+        },
+    }
+}

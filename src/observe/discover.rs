@@ -1,0 +1,64 @@
+//! Which projects there are.
+//!
+//! Constraint: a directory that cannot be read is a problem and not an empty one. The walk stops
+//! where a path is certain to belong to one project; the rest is for a look at that project.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::listing::{Entry, entries, is_absent, join, unreadable};
+use crate::domain::project::{Problem, ProjectKey};
+use crate::layout::{Cursor, Layout};
+use crate::repository::{Root, open_directory_at};
+
+/// What a walk over directories found.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    /// The projects for which there is a directory or a file, sorted.
+    pub keys: Vec<ProjectKey>,
+    /// Directories that could not be read, and entries that cannot belong to a project.
+    pub problems: Vec<Problem>,
+}
+
+/// Finds all projects.
+pub fn discover(layout: &Layout, root: &Root) -> Discovery {
+    let mut discovery = Discovery::default();
+    match root.open_directory("") {
+        Ok(directory) => discover_in(&directory, "", &layout.root(), &mut discovery),
+        Err(error) if is_absent(&error) => {}
+        Err(error) => discovery.problems.push(unreadable("", &error)),
+    }
+    discovery.keys.sort_unstable();
+    discovery.keys.dedup();
+    discovery
+}
+
+fn discover_in(directory: &OwnedFd, path: &str, cursor: &Cursor, discovery: &mut Discovery) {
+    let mut directories = Vec::new();
+    let read = entries(
+        directory.as_fd(),
+        path,
+        cursor,
+        |_| true,
+        |entry| match entry {
+            Entry::Directory(name, next) if next.leads_on() => match next.project() {
+                Some(key) => discovery.keys.push(key),
+                None => directories.push((name.to_owned(), next)),
+            },
+            Entry::Directory(_, next) | Entry::Other(_, next) => {
+                discovery.keys.extend(next.place().map(|place| place.key));
+            }
+            Entry::Problem(problem) => discovery.problems.push(problem),
+        },
+    );
+    if let Err(error) = read {
+        discovery.problems.push(unreadable(path, &error));
+    }
+    for (name, next) in directories {
+        let below = join(path, &name);
+        match open_directory_at(directory.as_fd(), &name) {
+            Ok(opened) => discover_in(&opened, &below, &next, discovery),
+            Err(error) if is_absent(&error) => {}
+            Err(error) => discovery.problems.push(unreadable(&below, &error)),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The entries of a directory.
+//!
+//! Constraint: every walk reads a directory here, so that all walks agree on what is in it.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::FileType;
+
+use crate::domain::project::Problem;
+use crate::layout::{Cursor, Entries};
+use crate::repository::stat_at;
+
+/// An entry of a directory that matters.
+#[derive(Debug)]
+pub enum Entry<'a> {
+    /// A directory of this name.
+    Directory(&'a str, Cursor),
+    /// Anything else of this name but a symbolic link.
+    Other(&'a str, Cursor),
+    /// Something that cannot be used.
+    Problem(Problem),
+}
+
+/// Visits the entries of the directory at `path` that its cursor leads on to and that are wanted.
+pub fn entries(
+    directory: BorrowedFd<'_>,
+    path: &str,
+    cursor: &Cursor,
+    is_wanted: impl Fn(&Cursor) -> bool,
+    mut visit: impl FnMut(Entry<'_>),
+) -> io::Result<()> {
+    let mut visit_kind = |name: &str, next: Cursor, kind: FileType| {
+        visit(match kind {
+            FileType::Directory => Entry::Directory(name, next),
+            FileType::Symlink => {
+                let reason = "is a symbolic link, and links are not followed";
+                Entry::Problem(problem(&join(path, name), reason, false))
+            }
+            _ => Entry::Other(name, next),
+        });
+    };
+    match cursor.entries() {
+        Entries::Only(names) => {
+            for name in names {
+                let Some(next) = cursor.enter(&name).filter(&is_wanted) else {
+                    continue;
+                };
+                match stat_at(directory, &name) {
+                    Ok(stat) => visit_kind(&name, next, FileType::from_raw_mode(stat.st_mode)),
+                    Err(error) if is_absent(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        }
+        Entries::Any => {
+            let mut unnamed_ones = Vec::new();
+            list(directory, |name, kind| match name {
+                Ok(name) => {
+                    let Some(next) = cursor.enter(name).filter(&is_wanted) else {
+                        return;
+                    };
+                    let kind = match kind {
+                        FileType::Unknown => match stat_at(directory, name) {
+                            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                            Err(_) => FileType::Unknown,
+                        },
+                        known => known,
+                    };
+                    visit_kind(name, next, kind);
+                }
+                Err(lossy) => unnamed_ones.push(unnamed(&join(path, &lossy))),
+            })?;
+            for problem in unnamed_ones {
+                visit(Entry::Problem(problem));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Visits the entries of a directory but `.` and `..`: the name, or the name with its bytes that
+/// are not UTF-8 replaced, and the kind of file as far as the listing tells.
+pub(super) fn list(
+    directory: BorrowedFd<'_>,
+    mut visit: impl FnMut(Result<&str, String>, FileType),
+) -> io::Result<()> {
+    each_entry(directory, |name, kind| {
+        if matches!(name.to_bytes(), b"." | b"..") {
+            return;
+        }
+        match name.to_str() {
+            Ok(text) => visit(Ok(text), kind),
+            Err(_) => visit(Err(name.to_string_lossy().into_owned()), kind),
+        }
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn each_entry(
+    directory: BorrowedFd<'_>,
+    mut visit: impl FnMut(&std::ffi::CStr, FileType),
+) -> io::Result<()> {
+    use rustix::fs::{RawDir, SeekFrom};
+    // It may have been read before.
+    rustix::fs::seek(directory, SeekFrom::Start(0))?;
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 8 * 1024];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        visit(entry.file_name(), entry.file_type());
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn each_entry(
+    directory: BorrowedFd<'_>,
+    mut visit: impl FnMut(&std::ffi::CStr, FileType),
+) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        visit(entry.file_name(), entry.file_type());
+    }
+    Ok(())
+}
+
+/// A path below the root and one more component.
+pub fn join(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        let mut joined = String::with_capacity(path.len() + 1 + name.len());
+        joined.push_str(path);
+        joined.push('/');
+        joined.push_str(name);
+        joined
+    }
+}
+
+/// What is wrong with a path whose name is not text.
+pub fn unnamed(path: &str) -> Problem {
+    let reason = "has a name that is not UTF-8, and so cannot be named in a callback";
+    problem(path, reason, false)
+}
+
+/// What is wrong with a directory that cannot be read.
+pub fn unreadable(path: &str, error: &io::Error) -> Problem {
+    let reason = format!("the directory cannot be read: {error}");
+    problem(path, &reason, true)
+}
+
+pub(super) fn problem(path: &str, reason: &str, may_heal: bool) -> Problem {
+    Problem {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+        line: None,
+        column: None,
+        may_heal,
+    }
+}
+
+/// Whether an error says that nothing is there. A component that is a file where a directory was
+/// says so too: what was below it is gone.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}

@@ -1,0 +1,335 @@
+//! One look at one project.
+//!
+//! Constraint: a look is a picture of one moment, as far as events follow from it: copies are read
+//! before the definition, a listing with something new is taken twice, and a path that is passed
+//! twice must lead to the same directory.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rustix::fs::{FileType, Stat};
+
+use super::listing::{is_absent, join, list, problem, unnamed, unreadable};
+use super::{Look, Observer};
+use crate::domain::project::{FileState, Problem, ProjectKey, Recorded, Role, Sighting, Stamp};
+use crate::layout::{Cursor, Entries, Place};
+use crate::repository::{Root, kind_of, open_directory_at, open_file_at, stamp, stat_at};
+
+/// How often a look is begun anew when directories are moved during it, and a directory is listed
+/// when files come and go meanwhile.
+const TRIES: usize = 5;
+
+impl Observer {
+    /// Looks at one project. Files whose metadata equals the recorded are taken as recorded.
+    pub fn look(
+        &mut self,
+        root: &Root,
+        key: &ProjectKey,
+        recorded: &Recorded,
+        now: Timestamp,
+    ) -> Look {
+        let mut look = self.look_once(root, key, recorded, now);
+        for _ in 1..TRIES {
+            if !look.is_torn {
+                return look;
+            }
+            let earlier = look.contents;
+            look = self.look_once(root, key, recorded, now);
+            look.contents.extend(earlier);
+        }
+        if look.is_torn {
+            let reason = "the project's directories are moved faster than they can be read";
+            look.observed
+                .blind
+                .push(problem(&key.to_string(), reason, true));
+        }
+        look
+    }
+
+    fn look_once(
+        &mut self,
+        root: &Root,
+        key: &ProjectKey,
+        recorded: &Recorded,
+        now: Timestamp,
+    ) -> Look {
+        let home = self.layout.home(key);
+        let cursor = self.layout.project(key);
+        let mut walk = ProjectWalk {
+            observer: self,
+            recorded,
+            now,
+            definition_rank: usize::MAX,
+            directories: HashMap::new(),
+            look: Look::default(),
+        };
+        match home {
+            Some((path, cursor)) => match root.open_directory(&path) {
+                Ok(directory) => {
+                    walk.copies_then_definition(&directory, &path, &cursor);
+                    walk.look.is_torn |= !root.is_at(&path, &directory);
+                    return walk.look;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return walk.look,
+                // What stands in the way is found out step by step.
+                Err(_) => {}
+            },
+            None => {}
+        }
+        match root.open_directory("") {
+            Ok(directory) => walk.copies_then_definition(&directory, "", &cursor),
+            Err(error) => walk.blind("", &error),
+        }
+        walk.look
+    }
+}
+
+/// One look at one project, in progress.
+struct ProjectWalk<'a> {
+    observer: &'a mut Observer,
+    recorded: &'a Recorded,
+    now: Timestamp,
+    definition_rank: usize,
+    /// The inodes of the directories on the way, none where there was no directory. A path that is
+    /// passed twice must lead to the same one.
+    directories: HashMap<String, Option<u64>>,
+    look: Look,
+}
+
+impl ProjectWalk<'_> {
+    /// The definition last. A snapshot is taken of a definition that is saved already; were the
+    /// definition read first, one that is saved and snapshotted in between would seem to be
+    /// restored from that snapshot at the next look.
+    fn copies_then_definition(&mut self, directory: &OwnedFd, path: &str, cursor: &Cursor) {
+        let copies = cursor.clone().of(|role| role != Role::Definition);
+        let definition = cursor.clone().of(|role| role == Role::Definition);
+        for cursor in [copies, definition] {
+            self.directory(directory, path, &cursor);
+        }
+    }
+
+    fn directory(&mut self, directory: &OwnedFd, path: &str, cursor: &Cursor) {
+        match cursor.entries() {
+            Entries::Only(names) => {
+                for name in names {
+                    if let Some(next) = cursor.enter(&name) {
+                        self.entry(directory.as_fd(), &join(path, &name), &name, &next, true);
+                    }
+                }
+            }
+            Entries::Any => match self.names_at_one_moment(directory.as_fd(), path, cursor) {
+                Ok(names) => {
+                    for (name, next) in names {
+                        self.entry(directory.as_fd(), &join(path, &name), &name, &next, false);
+                    }
+                }
+                Err(error) => self.blind(path, &error),
+            },
+        }
+    }
+
+    /// The names of a directory that its cursor leads on to, in order.
+    ///
+    /// A listing of a directory in which files are created meanwhile may have a later one and miss
+    /// an earlier one, and their events would be recorded in the wrong order. Two listings that are
+    /// equal miss only what was created after all that they have. Where nothing is new, there is no
+    /// order to get wrong.
+    fn names_at_one_moment(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        path: &str,
+        cursor: &Cursor,
+    ) -> io::Result<Vec<(String, Cursor)>> {
+        let mut found = self.names(directory, path, cursor)?;
+        for _ in 1..TRIES {
+            let is_known = |(name, _): &(String, Cursor)| {
+                let path = join(path, name);
+                self.recorded.file(&path).is_some() || self.is_recorded_below(&path)
+            };
+            if found.iter().all(is_known) {
+                break;
+            }
+            let again = self.names(directory, path, cursor)?;
+            let is_same = again.len() == found.len()
+                && again
+                    .iter()
+                    .zip(&found)
+                    .all(|(again, found)| again.0 == found.0);
+            found = again;
+            if is_same {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn names(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        path: &str,
+        cursor: &Cursor,
+    ) -> io::Result<Vec<(String, Cursor)>> {
+        let mut names = Vec::new();
+        let files = &mut self.look.observed.files;
+        list(directory, |name, _| match name {
+            Ok(name) => {
+                if let Some(next) = cursor.enter(name) {
+                    names.push((name.to_owned(), next));
+                }
+            }
+            Err(lossy) => {
+                let path = join(path, &lossy);
+                let sighting = Sighting::Unclear {
+                    role: Role::Snapshot,
+                    problem: unnamed(&path),
+                };
+                files.insert(path, sighting);
+            }
+        })?;
+        names.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        Ok(names)
+    }
+
+    /// `expected` says that the layout asks for this very name.
+    fn entry(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        path: &str,
+        name: &str,
+        cursor: &Cursor,
+        expected: bool,
+    ) {
+        let stat = match stat_at(parent, name) {
+            Ok(stat) => stat,
+            Err(error) if is_absent(&error) => return self.note_directory(path, None),
+            Err(error) => return self.unreadable(path, cursor, &error),
+        };
+        if cursor.leads_on() {
+            self.note_directory(path, Some(stamp(&stat).inode));
+        }
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if cursor.leads_on() => match open_directory_at(parent, name) {
+                Ok(directory) => self.directory(&directory, path, cursor),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => self.blind(path, &error),
+            },
+            _ => match cursor.place() {
+                Some(place) => self.file(parent, path, name, &place, &stat),
+                // Where a directory with recorded files was, something else is now.
+                None if expected || self.is_recorded_below(path) => {
+                    if let Err(kind) = kind_of(&stat)
+                        && cursor.leads_on()
+                    {
+                        self.note_blind(problem(path, kind, false));
+                    }
+                }
+                None => {}
+            },
+        }
+    }
+
+    fn file(&mut self, parent: BorrowedFd<'_>, path: &str, name: &str, place: &Place, stat: &Stat) {
+        if place.role == Role::Definition {
+            if place.rank > self.definition_rank {
+                return;
+            }
+            // Of two definitions the template that is listed first decides.
+            self.definition_rank = place.rank;
+            self.look.observed.files.retain(|_, sighting| {
+                !matches!(
+                    sighting,
+                    Sighting::Complete(FileState {
+                        role: Role::Definition,
+                        ..
+                    }) | Sighting::Unclear {
+                        role: Role::Definition,
+                        ..
+                    }
+                )
+            });
+        }
+        let sighting = match self.sight(parent, path, name, place, stat) {
+            Ok(Some((state, contents))) => {
+                if let Some(bytes) = contents {
+                    self.look.contents.push((state.hash, bytes));
+                }
+                Sighting::Complete(state)
+            }
+            Ok(None) => return,
+            Err(problem) => Sighting::Unclear {
+                role: place.role,
+                problem,
+            },
+        };
+        self.look.observed.files.insert(path.to_owned(), sighting);
+    }
+
+    fn sight(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        path: &str,
+        name: &str,
+        place: &Place,
+        stat: &Stat,
+    ) -> Result<Option<(FileState, Option<Bytes>)>, Problem> {
+        kind_of(stat).map_err(|kind| problem(path, kind, false))?;
+        let stamp: Stamp = stamp(stat);
+        if let Some(known) = self.recorded.file(path)
+            && known.is_unchanged(&stamp)
+        {
+            return Ok(Some((known.clone(), None)));
+        }
+        if stamp.size > self.observer.max_file_size {
+            return Err(self.observer.too_large(path, stamp.size));
+        }
+        let file = match open_file_at(parent, name) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(problem(path, &format!("cannot be opened: {error}"), true)),
+        };
+        let (state, bytes) = self.observer.read(file.as_fd(), path, place, self.now)?;
+        Ok(Some((state, Some(bytes))))
+    }
+
+    fn note_directory(&mut self, path: &str, inode: Option<u64>) {
+        let before = self.directories.insert(path.to_owned(), inode);
+        self.look.is_torn |= before.is_some_and(|before| before != inode);
+    }
+
+    fn unreadable(&mut self, path: &str, cursor: &Cursor, error: &io::Error) {
+        match cursor.place() {
+            Some(place) if !cursor.leads_on() => {
+                self.look.observed.files.insert(
+                    path.to_owned(),
+                    Sighting::Unclear {
+                        role: place.role,
+                        problem: problem(path, &format!("cannot be examined: {error}"), true),
+                    },
+                );
+            }
+            _ => self.blind(path, error),
+        }
+    }
+
+    fn blind(&mut self, path: &str, error: &io::Error) {
+        self.note_blind(unreadable(path, error));
+    }
+
+    fn note_blind(&mut self, problem: Problem) {
+        let blind = &mut self.look.observed.blind;
+        if !blind.iter().any(|known| known.path == problem.path) {
+            blind.push(problem);
+        }
+    }
+
+    fn is_recorded_below(&self, path: &str) -> bool {
+        self.recorded.files().any(|file| {
+            file.path
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+}

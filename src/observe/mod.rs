@@ -1,0 +1,218 @@
+//! The only reader of the repository.
+//!
+//! Constraint: a file counts only when it reads the same twice and is well-formed to its end, and
+//! what cannot be read is neither there nor gone. A look never follows a link, never blocks, never
+//! reads more than `max_file_size`, and reads no file whose metadata proves it unchanged.
+//!
+//! Map: this file reads a file; `look` looks at one project, `unchanged` finds out without one
+//! whether it is as recorded, `discover` finds the projects, `listing` reads a directory.
+
+mod discover;
+mod listing;
+mod look;
+mod unchanged;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::document;
+use crate::domain::project::{ContentHash, FileState, Observed, Problem, Stamp};
+use crate::layout::{Layout, Place};
+use crate::repository::{Root, kind_of, stamp};
+use crate::users::OwnerNames;
+use crate::watch::Permit;
+
+pub use discover::Discovery;
+pub use listing::{Entry, entries, is_absent, join, unnamed, unreadable};
+pub use unchanged::is_unchanged;
+
+/// How long after its last change a file that does not count is looked at again without a hint.
+/// A writer that takes longer between two writes is found by its close or by the next rescan.
+const HEALING_NS: i64 = 10 * 60 * 1_000_000_000;
+
+/// What one look found.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// What is there.
+    pub observed: Observed,
+    /// The bytes of the files that were read, by their hash.
+    pub contents: Vec<(ContentHash, Bytes)>,
+    /// Whether a directory was moved in between, so that this is no picture of any moment.
+    is_torn: bool,
+}
+
+/// A file that a hint named, opened at once so that its content outlives its name.
+#[derive(Debug)]
+pub struct Held {
+    /// Where it was, below the root.
+    pub path: String,
+    /// What it was there.
+    pub place: Place,
+    /// The open file.
+    pub file: OwnedFd,
+    /// What the file system said of it when it was opened.
+    pub stamp: Stamp,
+    /// Counts it among the held ones.
+    pub permit: Permit,
+}
+
+/// Reads the repository as one configuration says.
+pub struct Observer {
+    layout: Layout,
+    max_file_size: u64,
+    owners: OwnerNames,
+}
+
+impl Observer {
+    /// An observer of this layout that reads files up to `max_file_size` bytes.
+    pub fn new(layout: Layout, max_file_size: u64) -> Self {
+        Self {
+            layout,
+            max_file_size,
+            owners: OwnerNames::system(),
+        }
+    }
+
+    /// Finds all projects.
+    pub fn discover(&self, root: &Root) -> Discovery {
+        discover::discover(&self.layout, root)
+    }
+
+    /// Reads a file that was opened when a hint named it. Nothing when it is not complete.
+    ///
+    /// Losing its name changed the file's change time, and it is compared with those of other
+    /// files; so the time from before counts.
+    pub fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
+        let (mut state, bytes) = self
+            .read(held.file.as_fd(), &held.path, &held.place, now)
+            .ok()?;
+        let was_written_since = state.stamp.modified_ns != held.stamp.modified_ns
+            || state.stamp.size != held.stamp.size;
+        state.stamp.changed_ns = if was_written_since {
+            state.stamp.modified_ns
+        } else {
+            held.stamp.changed_ns
+        };
+        Some((state, bytes))
+    }
+
+    fn read(
+        &mut self,
+        file: BorrowedFd<'_>,
+        path: &str,
+        place: &Place,
+        now: Timestamp,
+    ) -> Result<(FileState, Bytes), Problem> {
+        let unread = |reason: String, may_heal: bool| Problem {
+            path: path.to_owned(),
+            reason,
+            line: None,
+            column: None,
+            may_heal,
+        };
+        let failed = |error: io::Error| unread(format!("cannot be read: {error}"), true);
+        let before = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
+        kind_of(&before).map_err(|kind| unread(kind.to_owned(), false))?;
+        let size = stamp(&before).size;
+        if size > self.max_file_size {
+            return Err(self.too_large(path, size));
+        }
+        let file = File::from(file.try_clone_to_owned().map_err(failed)?);
+        let bytes = read_up_to(&file, size, self.max_file_size).map_err(failed)?;
+        let after = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?;
+        let is_stable = stamp(&before) == stamp(&after)
+            && bytes.len() as u64 == size
+            && reads_the_same(&file, &bytes).map_err(failed)?;
+        if !is_stable {
+            return Err(unread("changed while it was read".to_owned(), true));
+        }
+        let read_ns = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
+        let stamp = stamp(&after);
+        match document::parse(&bytes) {
+            Ok(document) => {
+                let state = FileState {
+                    path: path.to_owned(),
+                    role: place.role,
+                    tag: place.tag.clone(),
+                    stamp,
+                    read_ns,
+                    hash: ContentHash::of(&bytes),
+                    document,
+                    owner: self.owners.name(after.st_uid, now),
+                };
+                Ok((state, bytes))
+            }
+            Err(malformed) => Err(Problem {
+                path: path.to_owned(),
+                reason: malformed.reason,
+                line: Some(malformed.line),
+                column: Some(malformed.column),
+                may_heal: read_ns.saturating_sub(stamp.changed_ns) < HEALING_NS,
+            }),
+        }
+    }
+
+    fn too_large(&self, path: &str, size: u64) -> Problem {
+        Problem {
+            path: path.to_owned(),
+            reason: format!(
+                "is larger than repository.max_file_size allows ({size} bytes, {} allowed)",
+                self.max_file_size
+            ),
+            line: None,
+            column: None,
+            may_heal: false,
+        }
+    }
+}
+
+fn read_up_to(file: &File, size: u64, max: u64) -> io::Result<Bytes> {
+    // One byte more than expected shows a file that grew. The capacity is what the file system
+    // says, which `max` bounds.
+    let mut bytes = Vec::with_capacity(usize::try_from(size.min(max)).unwrap_or(0) + 1);
+    let mut positioned = PositionedRead { file, offset: 0 };
+    positioned.by_ref().take(size + 1).read_to_end(&mut bytes)?;
+    Ok(Bytes::from(bytes))
+}
+
+/// Whether a second reading gives the same bytes.
+fn reads_the_same(file: &File, bytes: &[u8]) -> io::Result<bool> {
+    let mut buffer = [0_u8; 32 * 1024];
+    let mut offset = 0_usize;
+    loop {
+        let count = file.read_at(&mut buffer, offset as u64)?;
+        let (Some(again), Some(first)) = (
+            buffer.get(..count),
+            bytes.get(offset..offset.saturating_add(count)),
+        ) else {
+            return Ok(false);
+        };
+        if again != first {
+            return Ok(false);
+        }
+        if count == 0 {
+            return Ok(offset == bytes.len());
+        }
+        offset += count;
+    }
+}
+
+/// Reads from the start whatever the descriptor's own position is: a held descriptor may be read
+/// more than once.
+struct PositionedRead<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for PositionedRead<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}

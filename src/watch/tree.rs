@@ -1,0 +1,300 @@
+//! Which watch is on which directory.
+//!
+//! Constraint: renaming or removing a subtree costs what that subtree costs, however many watches
+//! there are. So a watch knows its parent and its name, and no path is kept: the path of everything
+//! below a renamed directory changes by one entry.
+//!
+//! The kernel has one watch for a directory, whatever path leads there: adding it again gives the
+//! same descriptor. A directory that went from its place is therefore kept for a moment, as an
+//! orphan; if it turns up in another place it goes on with its watches, and if not they are removed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::observe::join;
+
+/// A watch descriptor. The kernel counts up from 1 and does not use one again.
+pub(super) type Wd = i32;
+
+/// The parent of the root.
+pub(super) const ABOVE: Wd = 0;
+/// The parent of what has no place.
+pub(super) const NOWHERE: Wd = -1;
+/// Longer chains of parents than this are rings, which a stale place can make for a moment. No
+/// template has as many components.
+const DEPTH_MAX: usize = 1_100;
+/// How many names are kept once, however often they occur: those that every project has.
+const SHARED_MAX: usize = 64;
+
+#[derive(Debug)]
+struct Node {
+    parent: Wd,
+    /// The walk that saw it last.
+    walk: u32,
+    name: Arc<str>,
+}
+
+/// The watched directories.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    nodes: HashMap<Wd, Node>,
+    children: BTreeMap<(Wd, Arc<str>), Wd>,
+    orphans: Vec<Wd>,
+    shared: HashSet<Arc<str>>,
+    walk: u32,
+}
+
+impl Tree {
+    /// How many directories are watched.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A walk over everything begins; see [`Tree::take_unseen`].
+    pub(super) fn begin_walk(&mut self) {
+        self.walk = self.walk.wrapping_add(1);
+    }
+
+    /// The watch is on the directory of this name in that one, wherever it was before. False when
+    /// the parent is not watched: then it has no place.
+    pub(super) fn put(&mut self, wd: Wd, parent: Wd, name: &str) -> bool {
+        if parent != ABOVE && !self.nodes.contains_key(&parent) {
+            return false;
+        }
+        if let Some(node) = self.nodes.get_mut(&wd) {
+            node.walk = self.walk;
+            if node.parent == parent && *node.name == *name {
+                return true;
+            }
+        }
+        self.unlink(wd);
+        let name = self.name(name);
+        if let Some(displaced) = self.children.insert((parent, Arc::clone(&name)), wd) {
+            // Another directory had this place; where it is now is not known yet.
+            if let Some(node) = self.nodes.get_mut(&displaced) {
+                node.parent = NOWHERE;
+            }
+            self.orphans.push(displaced);
+        }
+        self.nodes.insert(
+            wd,
+            Node {
+                parent,
+                walk: self.walk,
+                name,
+            },
+        );
+        true
+    }
+
+    /// Whether the directory of this name in that one is watched.
+    pub(super) fn has(&self, parent: Wd, name: &str) -> bool {
+        self.children.contains_key(&(parent, Arc::from(name)))
+    }
+
+    /// The path of a watched directory below the root; none while it has no place.
+    pub(super) fn path(&self, wd: Wd) -> Option<String> {
+        let mut names: Vec<&str> = Vec::new();
+        let mut at = wd;
+        while at != ABOVE {
+            let node = self.nodes.get(&at)?;
+            if names.len() > DEPTH_MAX {
+                return None;
+            }
+            names.push(&node.name);
+            at = node.parent;
+        }
+        // The root's own name is empty.
+        let mut path = String::new();
+        for name in names.iter().rev().filter(|name| !name.is_empty()) {
+            path = join(&path, name);
+        }
+        Some(path)
+    }
+
+    /// The directory of this name went from that one: away, or to another place.
+    pub(super) fn detach(&mut self, parent: Wd, name: &str) {
+        let key = (parent, Arc::from(name));
+        if let Some(wd) = self.children.remove(&key) {
+            if let Some(node) = self.nodes.get_mut(&wd) {
+                node.parent = NOWHERE;
+            }
+            self.orphans.push(wd);
+        }
+    }
+
+    /// The kernel removed this watch.
+    pub(super) fn forget(&mut self, wd: Wd) {
+        self.unlink(wd);
+        if self.nodes.remove(&wd).is_some() {
+            for child in self.children_of(wd) {
+                self.unlink(child);
+                if let Some(node) = self.nodes.get_mut(&child) {
+                    node.parent = NOWHERE;
+                }
+                self.orphans.push(child);
+            }
+        }
+    }
+
+    /// Takes the watches of all directories that have no place, and of what is below them.
+    pub(super) fn take_orphans(&mut self) -> Vec<Wd> {
+        let mut waiting: Vec<Wd> = std::mem::take(&mut self.orphans)
+            .into_iter()
+            .filter(|wd| {
+                self.nodes
+                    .get(wd)
+                    .is_some_and(|node| node.parent == NOWHERE)
+            })
+            .collect();
+        let mut taken = Vec::new();
+        while let Some(wd) = waiting.pop() {
+            waiting.extend(self.children_of(wd));
+            self.unlink(wd);
+            if self.nodes.remove(&wd).is_some() {
+                taken.push(wd);
+            }
+        }
+        taken
+    }
+
+    /// Takes the watches that the last walk did not see.
+    pub(super) fn take_unseen(&mut self) -> Vec<Wd> {
+        let unseen: Vec<Wd> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.walk != self.walk)
+            .map(|(wd, _)| *wd)
+            .collect();
+        for wd in &unseen {
+            self.unlink(*wd);
+            self.nodes.remove(wd);
+        }
+        unseen
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn children_of(&self, parent: Wd) -> Vec<Wd> {
+        let first = (parent, Arc::from(""));
+        self.children
+            .range(first..)
+            .take_while(|((of, _), _)| *of == parent)
+            .map(|(_, wd)| *wd)
+            .collect()
+    }
+
+    /// Takes a watch from its place, where it has one.
+    fn unlink(&mut self, wd: Wd) {
+        if let Some(node) = self.nodes.get(&wd) {
+            let key = (node.parent, Arc::clone(&node.name));
+            if self.children.get(&key) == Some(&wd) {
+                self.children.remove(&key);
+            }
+        }
+    }
+
+    fn name(&mut self, name: &str) -> Arc<str> {
+        if let Some(shared) = self.shared.get(name) {
+            return Arc::clone(shared);
+        }
+        let name: Arc<str> = Arc::from(name);
+        if self.shared.len() < SHARED_MAX {
+            self.shared.insert(Arc::clone(&name));
+        }
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> Tree {
+        let mut tree = Tree::default();
+        for (wd, parent, name) in [
+            (1, ABOVE, ""),
+            (2, 1, "sales"),
+            (3, 2, "orders"),
+            (4, 3, "snapshots"),
+            (5, 1, "finance"),
+        ] {
+            assert!(tree.put(wd, parent, name));
+        }
+        tree
+    }
+
+    #[test]
+    fn a_renamed_directory_takes_everything_below_it_along() {
+        let mut tree = tree();
+        assert_eq!(tree.path(4).as_deref(), Some("sales/orders/snapshots"));
+        tree.detach(2, "orders");
+        assert_eq!(tree.path(4), None, "it has no place");
+        assert!(tree.put(3, 5, "orders-2"));
+        assert_eq!(tree.path(4).as_deref(), Some("finance/orders-2/snapshots"));
+        assert!(tree.take_orphans().is_empty());
+        assert_eq!(tree.len(), 5);
+    }
+
+    #[test]
+    fn what_went_away_is_taken_with_everything_below_it() {
+        let mut tree = tree();
+        tree.detach(1, "sales");
+        let mut taken = tree.take_orphans();
+        taken.sort_unstable();
+        assert_eq!(taken, [2, 3, 4]);
+        assert_eq!(tree.len(), 2);
+        assert_eq!(tree.path(5).as_deref(), Some("finance"));
+        assert!(tree.children.len() == 2 && tree.take_orphans().is_empty());
+    }
+
+    #[test]
+    fn a_watch_that_the_kernel_removed_leaves_nothing_behind() {
+        let mut tree = tree();
+        tree.forget(4);
+        tree.forget(4);
+        assert_eq!(tree.len(), 4);
+        // A mount that went takes its directories without a word of each.
+        tree.forget(2);
+        assert_eq!(tree.take_orphans(), [3]);
+        assert_eq!((tree.len(), tree.children.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_place_that_another_directory_took_is_the_other_ones() {
+        let mut tree = tree();
+        assert!(tree.put(9, 2, "orders"));
+        assert_eq!(tree.path(9).as_deref(), Some("sales/orders"));
+        assert_eq!(tree.path(4), None);
+        tree.forget(3);
+        let mut taken = tree.take_orphans();
+        taken.sort_unstable();
+        assert_eq!(taken, [4]);
+        assert_eq!(tree.path(9).as_deref(), Some("sales/orders"));
+    }
+
+    #[test]
+    fn what_a_walk_does_not_see_is_taken() {
+        let mut tree = tree();
+        tree.begin_walk();
+        for (wd, parent, name) in [(1, ABOVE, ""), (2, 1, "sales"), (3, 2, "renamed")] {
+            assert!(tree.put(wd, parent, name));
+        }
+        let mut unseen = tree.take_unseen();
+        unseen.sort_unstable();
+        assert_eq!(unseen, [4, 5]);
+        assert_eq!(tree.path(3).as_deref(), Some("sales/renamed"));
+        assert_eq!((tree.len(), tree.children.len()), (3, 3));
+    }
+
+    #[test]
+    fn a_ring_of_stale_places_has_no_path() {
+        let mut tree = tree();
+        assert!(tree.put(2, 3, "sales"));
+        assert_eq!(tree.path(4), None);
+        assert!(!tree.put(7, 77, "below nothing"));
+    }
+}
