@@ -1,6 +1,7 @@
 //! The installed service: its files where the package puts them, a repository and a receiver.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::common::{wait_until, xml};
 use crate::container::{Container, Stage};
@@ -65,7 +66,10 @@ impl Container {
 
     /// A receiver on a port; its name is the unit whose log has what came, one object a line.
     pub fn receive(&self, port: u16, arguments: &str) -> String {
-        let unit = format!("receiver-{port}");
+        // systemd forgets the name of one that was stopped some time later.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let unit = format!("receiver-{port}-{number}");
         self.sh(&format!(
             "systemd-run --quiet --unit {unit} /usr/bin/project-webhooks listen --port {port} \
              --json {arguments}"
