@@ -126,6 +126,7 @@ fn a_wrong_configuration_is_said_once_and_not_tried_again() {
     container.configure(&config(9000, ""));
     container.sh(
         "install -d -o project-webhooks -g project-webhooks -m 700 /var/lib/project-webhooks\n\
+         install -o project-webhooks -m 600 /dev/null /var/lib/project-webhooks/lock\n\
          systemd-run --quiet --unit holder --uid project-webhooks \
          flock /var/lib/project-webhooks/lock sleep infinity",
     );
