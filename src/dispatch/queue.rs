@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{Bell, Shared, Target};
+use crate::clock::Reading;
 use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::endpoint::{Admission, Endpoint, Turn};
 use crate::domain::project::ProjectKey;
@@ -26,7 +27,7 @@ use crate::webhook::{Callback, CallbackContent};
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a queue sleeps at most: the time of day may be set meanwhile.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(30);
 
 fn wait_until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now))
@@ -62,6 +63,8 @@ pub(super) struct Queue {
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
     bell: Arc<Bell>,
+    /// The clock at the last turn.
+    reading: Reading,
     /// The lanes that are not to be claimed: their delivery is ahead, in flight, or not recorded.
     lanes: HashSet<ProjectKey>,
     /// Claims that wait for room, and since when.
@@ -96,6 +99,7 @@ impl Queue {
         Self {
             fingerprint,
             bell: shared.doorbells.of(&name),
+            reading: shared.clock.reading(),
             shared,
             name,
             target,
@@ -146,8 +150,33 @@ impl Queue {
         }
     }
 
+    /// Where the time of day was set back, what waits must not wait for as long as it was ahead.
+    async fn mind_the_clock(&mut self) {
+        let reading = self.shared.clock.reading();
+        if !self.reading.was_set_back_until(&reading) {
+            self.reading = reading;
+            return;
+        }
+        let now = self.shared.clock.now();
+        match self.shared.store.mend_times(&self.name, now).await {
+            Ok(n_mended) => {
+                self.reading = reading;
+                self.endpoint.hurry(now);
+                warn!(
+                    webhook = self.name,
+                    n_mended,
+                    "the time of day was set back; what waited by the old time is tried now"
+                );
+            }
+            Err(error) => {
+                debug!(webhook = self.name, %error, "the times cannot be mended yet");
+            }
+        }
+    }
+
     /// Sends what is due, as far as there is room. Returns how long to wait for the next.
     async fn launch(&mut self) -> Duration {
+        self.mind_the_clock().await;
         let target = self.take_target();
         let handed = self.bell.take_handed();
         let now = self.shared.clock.now();

@@ -437,12 +437,7 @@ impl Loop {
         if coverage.polls && now >= self.next_poll {
             self.begin_scan(RescanReason::Poll);
         } else if now >= self.next_rescan {
-            if coverage.uncovered > 0 {
-                // The limit may have been raised.
-                self.rearm(RescanReason::Timer);
-            } else {
-                self.begin_scan(RescanReason::Timer);
-            }
+            self.begin_scan(RescanReason::Timer);
         }
         self.status.set_coverage(coverage);
     }

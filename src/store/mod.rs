@@ -336,6 +336,14 @@ impl Store {
         .await
     }
 
+    /// Makes due now what waits for a time that was reckoned by a clock which has been set back
+    /// since. Returns how many deliveries that was.
+    pub async fn mend_times(&self, webhook: &str, now: Timestamp) -> Result<usize, StoreError> {
+        let webhook = webhook.to_owned();
+        self.write(move |connection| queue::mend_times(connection, &webhook, now))
+            .await
+    }
+
     /// Where each webhook stands that ever had a delivery or a fingerprint, by name.
     pub async fn webhook_states(&self) -> Result<Vec<WebhookState>, StoreError> {
         self.read(webhooks::states).await

@@ -379,6 +379,31 @@ pub(super) fn refresh_lane(
     Ok(())
 }
 
+/// Makes due now what was made to wait by a clock that has been set back since: it would wait for
+/// as long as the clock was ahead. Returns how many deliveries that was.
+pub(super) fn mend_times(
+    connection: &Connection,
+    webhook: &str,
+    now: Timestamp,
+) -> Result<usize, Fault> {
+    let now = row::milliseconds(now);
+    let n_mended = connection
+        .prepare_cached(
+            "UPDATE deliveries SET due_ms = ?2, waiting_ms = min(waiting_ms, ?2) \
+             WHERE webhook = ?1 AND state = 'pending' AND due_ms > ?2 AND (waiting_ms > ?2 OR \
+             EXISTS (SELECT 1 FROM attempts a WHERE a.delivery = deliveries.id AND a.at_ms > ?2))",
+        )?
+        .execute(params![webhook, now])?;
+    connection
+        .prepare_cached(
+            "UPDATE lanes SET (due_ms, waiting_ms) = \
+             (SELECT due_ms, waiting_ms FROM deliveries WHERE id = lanes.head) \
+             WHERE webhook = ?1 AND due_ms > ?2",
+        )?
+        .execute(params![webhook, now])?;
+    Ok(n_mended)
+}
+
 /// The heads of a webhook's lanes that wait after a failure by the schedule alone.
 const WAITING_BY_SCHEDULE: &str = "SELECT d.id FROM lanes l JOIN deliveries d ON d.id = l.head \
      WHERE l.webhook = ?1 AND l.due_ms > ?2 AND d.n_attempts > d.n_attempts_before \

@@ -122,6 +122,7 @@ pub(super) fn prepare(
         tree: Tree::default(),
         overflowed: false,
         limited_at: None,
+        lacks_instance: false,
         n_beyond_limit: 0,
         unwatchable: BTreeSet::new(),
         note: None,
@@ -148,6 +149,8 @@ pub(super) struct Thread {
     inotify: Option<Arc<OwnedFd>>,
     tree: Tree,
     overflowed: bool,
+    /// Whether no inotify instance could be had, though one is wanted.
+    lacks_instance: bool,
     /// The limit of watches when it was reached; 0 where it is not known.
     limited_at: Option<usize>,
     /// How many directories were passed by since then.
@@ -198,7 +201,8 @@ impl Thread {
         if let Some(inotify) = &inotify {
             waited_for.push(PollFd::new(inotify, PollFlags::IN));
         }
-        let timeout = self.limited_at.map(|_| &LIMIT_CHECK);
+        let is_limited = self.limited_at.is_some() || self.lacks_instance;
+        let timeout = is_limited.then_some(&LIMIT_CHECK);
         match poll(&mut waited_for, timeout) {
             Ok(0) => self.check_limit(),
             Ok(_) | Err(Errno::INTR) => {}
@@ -212,6 +216,14 @@ impl Thread {
 
     /// After the limit was raised the rest is watched, and compared, for nobody reported on it.
     fn check_limit(&mut self) {
+        if self.lacks_instance {
+            if let Ok(inotify) = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
+                info!("an inotify instance can be had now; everything is watched");
+                self.inotify = Some(Arc::new(inotify));
+                self.arm_all(RescanReason::Timer);
+            }
+            return;
+        }
         if let (Some(then), Some(now)) = (self.limited_at, limits::max_watches())
             && now > then
         {
@@ -401,6 +413,7 @@ impl Thread {
     /// Has an inotify instance where one is wanted and can be had.
     fn choose_mode(&mut self) {
         let settings = &self.reporter.settings;
+        self.lacks_instance = false;
         self.note = match settings.mode {
             WatchMode::Poll => Some("repository.watch is poll".to_owned()),
             WatchMode::Native => None,
@@ -411,7 +424,10 @@ impl Thread {
         } else if self.inotify.is_none() {
             match inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
                 Ok(inotify) => self.inotify = Some(Arc::new(inotify)),
-                Err(error) => self.note = Some(limits::instance_limit(&error)),
+                Err(error) => {
+                    self.lacks_instance = true;
+                    self.note = Some(limits::instance_limit(&error));
+                }
             }
         }
     }

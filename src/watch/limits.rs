@@ -2,10 +2,16 @@
 
 use std::path::Path;
 
-/// The most watches that one user may have (inotify(7)), where it is known.
+/// The most watches that one user may have (inotify(7)), where it is known. In a user namespace,
+/// as of a container, there is a limit of its own (namespaces(7)).
 pub(super) fn max_watches() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").ok()?;
-    text.trim().parse().ok()
+    let read = |path| {
+        let text = std::fs::read_to_string(path).ok()?;
+        text.trim().parse::<usize>().ok()
+    };
+    let system = read("/proc/sys/fs/inotify/max_user_watches");
+    let namespace = read("/proc/sys/user/max_inotify_watches");
+    system.into_iter().chain(namespace).min()
 }
 
 /// What to say when the limit of watches is reached: so many of the directories that matter are
