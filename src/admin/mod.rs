@@ -270,6 +270,9 @@ fn request<T: serde::de::DeserializeOwned>(
     writeln!(stream, "{line}")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
+    if text.is_empty() {
+        return Err(std::io::Error::other("it ended before it answered"));
+    }
     serde_json::from_str(&text)
         .map(Some)
         .map_err(std::io::Error::other)
