@@ -12,7 +12,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rustix::fs::{FileType, Stat};
 
-use super::listing::{is_absent, join, list, problem, unnamed, unreadable};
+use super::listing::{is_absent, join, list, problem, rewind, unnamed, unreadable};
 use super::{Look, Observer};
 use crate::domain::project::{FileState, Problem, ProjectKey, Recorded, Role, Sighting, Stamp};
 use crate::layout::{Cursor, Entries, Place};
@@ -152,6 +152,7 @@ impl ProjectWalk<'_> {
             if found.iter().all(is_known) {
                 break;
             }
+            rewind(directory)?;
             let again = self.names(directory, path, cursor)?;
             let is_same = again.len() == found.len()
                 && again
@@ -166,6 +167,7 @@ impl ProjectWalk<'_> {
         Ok(found)
     }
 
+    /// The listing behind it; a directory is opened for one look, so that it is at its start.
     fn names(
         &mut self,
         directory: BorrowedFd<'_>,

@@ -28,7 +28,7 @@ use super::{Coverage, SharedCoverage, WatchSettings, limits};
 use crate::config::WatchMode;
 use crate::domain::project::{Problem, ProjectKey};
 use crate::hint::{Hint, HintSender, RescanReason};
-use crate::layout::Cursor;
+use crate::layout::{Cursor, Entries};
 use crate::observe::{Entry, entries, is_absent, join, unnamed, unreadable};
 use crate::repository::{Root, open_directory_at};
 
@@ -479,24 +479,36 @@ impl Thread {
         let mut directories = Vec::new();
         let mut files = Vec::new();
         let mut problems = Vec::new();
-        let read = entries(
-            directory.as_fd(),
-            path,
-            cursor,
-            // Of a project's files only the directories are wanted by a walk: the look finds them.
-            |next| next.leads_on() || !is_walk || !is_in_project,
-            |entry| match entry {
-                Entry::Directory(name, next) if next.leads_on() => {
-                    directories.push((name.to_owned(), next));
+        match cursor.entries() {
+            // Of a project a walk wants only the directories, for the look finds the files; they
+            // are opened by their names, if they are there.
+            Entries::Only(names) if is_walk && is_in_project => {
+                let next = names
+                    .into_iter()
+                    .filter_map(|name| Some((cursor.enter(&name)?, name)))
+                    .filter(|(next, _)| next.leads_on());
+                directories.extend(next.map(|(next, name)| (name, next)));
+            }
+            _ => {
+                let read = entries(
+                    directory.as_fd(),
+                    path,
+                    cursor,
+                    |_| true,
+                    |entry| match entry {
+                        Entry::Directory(name, next) if next.leads_on() => {
+                            directories.push((name.to_owned(), next));
+                        }
+                        Entry::Directory(name, next) | Entry::Other(name, next) => {
+                            files.push((name.to_owned(), next));
+                        }
+                        Entry::Problem(problem) => problems.push(problem),
+                    },
+                );
+                if let Err(error) = read {
+                    problems.push(unreadable(path, &error));
                 }
-                Entry::Directory(name, next) | Entry::Other(name, next) => {
-                    files.push((name.to_owned(), next));
-                }
-                Entry::Problem(problem) => problems.push(problem),
-            },
-        );
-        if let Err(error) = read {
-            problems.push(unreadable(path, &error));
+            }
         }
         if let Some(what) = what {
             for (name, next) in &files {
