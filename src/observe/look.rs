@@ -66,8 +66,8 @@ impl Observer {
             directories: HashMap::new(),
             look: Look::default(),
         };
-        match home {
-            Some((path, cursor)) => match root.open_directory(&path) {
+        if let Some((path, cursor)) = home {
+            match root.open_directory(&path) {
                 Ok(directory) => {
                     walk.copies_then_definition(&directory, &path, &cursor);
                     walk.look.is_torn |= !root.is_at(&path, &directory);
@@ -76,8 +76,7 @@ impl Observer {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return walk.look,
                 // What stands in the way is found out step by step.
                 Err(_) => {}
-            },
-            None => {}
+            }
         }
         match root.open_directory("") {
             Ok(directory) => walk.copies_then_definition(&directory, "", &cursor),

@@ -140,6 +140,8 @@ struct Walk {
     /// Whether a project's files all lie below one directory, so that it can be told of when that
     /// was passed.
     tells_early: bool,
+    /// The device whose directories have a link for each directory in them, if the root's has.
+    counts_links_on: Option<u64>,
 }
 
 pub(super) struct Thread {
@@ -212,13 +214,10 @@ impl Thread {
 
     /// After the limit was raised the rest is watched, and compared, for nobody reported on it.
     fn check_limit(&mut self) {
-        if let (Some(then), Some(now)) = (self.limited_at, limits::max_watches())
+        if let (Some(then), Some((name, now))) = (self.limited_at, limits::max_watches())
             && now > then
         {
-            info!(
-                max_user_watches = now,
-                "the limit of watches was raised; the rest is watched"
-            );
+            info!("the limit of watches was raised ({name} = {now}); the rest is watched");
             self.arm_all(RescanReason::Timer);
         }
     }
@@ -365,6 +364,7 @@ impl Thread {
         let layout = self.reporter.settings.layout.clone();
         self.walk = Some(Walk {
             tells_early: layout.project_directory().is_some(),
+            counts_links_on: limits::counts_links(&self.reporter.settings.root),
             ..Walk::default()
         });
         if let Ok(directory) = root.open_directory("") {
@@ -489,6 +489,7 @@ impl Thread {
                     .filter(|(next, _)| next.leads_on());
                 directories.extend(next.map(|(next, name)| (name, next)));
             }
+            Entries::Any if is_walk && is_in_project && self.has_no_directories(directory) => {}
             _ => {
                 let read = entries(
                     directory.as_fd(),
@@ -548,6 +549,15 @@ impl Thread {
         if !is_in_project {
             self.tell_problems(problems);
         }
+    }
+
+    /// Whether a directory is certain to have no directories in it, by its link count: each has the
+    /// entry `..`. It is watched already, so that one made from now on is reported.
+    fn has_no_directories(&self, directory: &OwnedFd) -> bool {
+        self.walk.as_ref().is_some_and(|walk| {
+            rustix::fs::fstat(directory)
+                .is_ok_and(|stat| walk.counts_links_on == Some(stat.st_dev) && stat.st_nlink == 2)
+        })
     }
 
     /// Whether a walk goes on; now and then reads the reports that came meanwhile.
@@ -623,7 +633,7 @@ impl Thread {
                 NOWHERE
             }
             Err(Errno::NOSPC) => {
-                self.limited_at = Some(limits::max_watches().unwrap_or(0));
+                self.limited_at = Some(limits::max_watches().map_or(0, |(_, limit)| limit));
                 self.n_beyond_limit += 1;
                 NOWHERE
             }
