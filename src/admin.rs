@@ -1,9 +1,10 @@
 //! What the running daemon tells of itself: health over HTTP, and its state on the control socket.
 //!
-//! Constraint: it changes nothing, and it answers while everything else is stuck. The control
-//! socket in the state directory is how the other commands find a running daemon. Who connects
-//! sends one line: `status`, or `wake` after having changed the queue, upon which every webhook's
-//! queue looks at the store again. The answer to both is one JSON object and the end.
+//! Constraint: it changes nothing itself, and it answers while everything else is stuck. The
+//! control socket in the state directory is how the other commands find a running daemon. Who
+//! connects sends one line: `status`; `wake` after having changed the queue, upon which every
+//! webhook's queue looks at the store again; or `reload`, which is passed on to the supervisor.
+//! The answer is one JSON object and the end.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -37,6 +40,28 @@ pub struct Known {
     pub clock: Clock,
     /// How long the loop may stand before the daemon counts as not alive.
     pub standstill: Duration,
+    /// Where requests to read the configuration again go.
+    pub reloads: mpsc::Sender<ReloadRequest>,
+}
+
+/// A request to read the configuration again: where the answer goes.
+pub type ReloadRequest = oneshot::Sender<Reloaded>;
+
+/// What came of reading the configuration again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Why the configuration is rejected; it is applied where there is nothing.
+    pub errors: Vec<String>,
+    /// What the configuration has that is probably not meant.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+impl Reloaded {
+    /// Whether the daemon works by what it read.
+    pub fn is_applied(&self) -> bool {
+        self.errors.is_empty()
+    }
 }
 
 impl Known {
@@ -107,15 +132,20 @@ pub async fn control(known: Arc<Known>, state_dir: PathBuf, stop: CancellationTo
             return;
         }
     };
+    // Those who wait for a reload must not keep others from asking how it is.
+    let mut clients = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => answer(&known, stream).await,
+            accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    clients.spawn(answer(Arc::clone(&known), stream));
+                }
                 Err(error) => {
                     warn!(%error, "the control socket cannot accept");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             },
+            Some(_) = clients.join_next() => {}
             () = stop.cancelled() => break,
         }
     }
@@ -134,27 +164,45 @@ fn short_path(directory: &std::fs::File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
 }
 
-/// How long a client may take for its line, and to read the answer. One that takes longer must not
-/// keep others waiting.
+/// How long a client may take for its line, and to read the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(1);
+/// How many clients are served at once; more wait.
+const CLIENTS_MAX: usize = 16;
+/// How long a command waits for the answer of a daemon that runs.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long it waits for a reload: the daemon looks for this long at most at what the loop does.
+const RELOAD_MAX: Duration = Duration::from_secs(60);
 
 /// The request to look at the store again.
 const WAKE: &str = "wake";
 /// The request for the report alone.
 const STATUS: &str = "status";
+/// The request to read the configuration again.
+const RELOAD: &str = "reload";
 
-async fn answer(known: &Known, mut stream: UnixStream) {
+async fn answer(known: Arc<Known>, mut stream: UnixStream) {
     let mut line = String::new();
     let mut reader = BufReader::new(&mut stream).take(64);
     // One that says nothing is told the status too.
     let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
-    if line.trim_end() == WAKE {
-        info!("a command changed the queue");
-        known.doorbells.hurry_all();
-    }
-    let Ok(report) = serde_json::to_vec(&known.report()) else {
-        return;
+    let report = match line.trim_end() {
+        RELOAD => {
+            let (request, answer) = oneshot::channel();
+            // Dropped unanswered where the daemon stops: the command then sees no answer.
+            if known.reloads.send(request).await.is_err() {
+                return;
+            }
+            let Ok(reloaded) = answer.await else { return };
+            serde_json::to_vec(&reloaded)
+        }
+        WAKE => {
+            info!("a command changed the queue");
+            known.doorbells.hurry_all();
+            serde_json::to_vec(&known.report())
+        }
+        _ => serde_json::to_vec(&known.report()),
     };
+    let Ok(report) = report else { return };
     let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
 }
 
@@ -164,7 +212,7 @@ async fn answer(known: &Known, mut stream: UnixStream) {
 ///
 /// Where a daemon that may be there cannot be asked.
 pub fn ask(state_dir: &Path) -> std::io::Result<Option<Report>> {
-    request(state_dir, STATUS)
+    request(state_dir, STATUS, ANSWER_MAX)
 }
 
 /// Tells the daemon that holds this state directory that the queue was changed, so that it acts on
@@ -174,10 +222,24 @@ pub fn ask(state_dir: &Path) -> std::io::Result<Option<Report>> {
 ///
 /// Where a daemon that may be there cannot be told.
 pub fn wake(state_dir: &Path) -> std::io::Result<Option<Report>> {
-    request(state_dir, WAKE)
+    request(state_dir, WAKE, ANSWER_MAX)
 }
 
-fn request(state_dir: &Path, line: &str) -> std::io::Result<Option<Report>> {
+/// Has the daemon that holds this state directory read its configuration again, and waits until it
+/// works by it or has rejected it. Nothing where none runs.
+///
+/// # Errors
+///
+/// Where a daemon that may be there cannot be told, or does not answer.
+pub fn reload(state_dir: &Path) -> std::io::Result<Option<Reloaded>> {
+    request(state_dir, RELOAD, RELOAD_MAX)
+}
+
+fn request<T: serde::de::DeserializeOwned>(
+    state_dir: &Path,
+    line: &str,
+    patience: Duration,
+) -> std::io::Result<Option<T>> {
     use std::io::{Read, Write};
     let directory = match std::fs::File::open(state_dir) {
         Ok(directory) => directory,
@@ -197,8 +259,8 @@ fn request(state_dir: &Path, line: &str) -> std::io::Result<Option<Report>> {
         }
         Err(error) => return Err(error),
     };
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(ANSWER_MAX))?;
     writeln!(stream, "{line}")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

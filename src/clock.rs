@@ -4,6 +4,27 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+/// A difference between the two times that is no step of the clock, but slewing and the time
+/// between two readings.
+const SLEWED: Duration = Duration::from_secs(1);
+
+/// Both times at once, to find out later whether the time of day was set.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    now: Timestamp,
+    moment: Duration,
+}
+
+impl Reading {
+    /// Whether the time of day was set back between this reading and a later one.
+    pub fn was_set_back_until(&self, later: &Self) -> bool {
+        let passed = later.moment.saturating_sub(self.moment);
+        self.now
+            .checked_add(passed.saturating_sub(SLEWED))
+            .is_ok_and(|expected| later.now < expected)
+    }
+}
+
 /// The time of day, and a monotonic time since the clock was made.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -31,8 +52,45 @@ impl Clock {
         Timestamp::now()
     }
 
+    /// Both times.
+    pub fn reading(&self) -> Reading {
+        Reading {
+            now: self.now(),
+            moment: self.moment(),
+        }
+    }
+
     /// The time of day in nanoseconds since the Unix epoch, as file times are given.
     pub fn now_ns(&self) -> i64 {
         i64::try_from(self.now().as_nanosecond()).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_clock_that_was_set_back_was_set_back() {
+        let reading = |now_s: i64, moment_s: u64| Reading {
+            now: Timestamp::from_second(1_700_000_000 + now_s).expect("a time"),
+            moment: Duration::from_secs(moment_s),
+        };
+        let before = reading(0, 100);
+        for (now_s, moment_s, expected) in [
+            (0, 100, false),
+            (10, 110, false),
+            (9, 110, false),
+            (8, 110, true),
+            (-3600, 110, true),
+            (3600, 110, false),
+        ] {
+            let later = reading(now_s, moment_s);
+            assert_eq!(
+                before.was_set_back_until(&later),
+                expected,
+                "{now_s} {moment_s}"
+            );
+        }
     }
 }

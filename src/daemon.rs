@@ -11,12 +11,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Bound, Known};
+use crate::admin::{self, Bound, Known, ReloadRequest, Reloaded};
 use crate::clock::Clock;
 use crate::config::{self, Config, Environment, Listen, Retention};
 use crate::dispatch::{self, Dispatcher, Doorbells, Targets};
@@ -34,6 +34,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How long the loop may stand before the daemon counts as not alive: longer than reading the
 /// largest file of a slow disk.
 const STANDSTILL: Duration = Duration::from_secs(30);
+
+/// How many commands may wait for a reload; it is one reload after the other.
+const RELOADS_WAITING: usize = 4;
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +126,9 @@ pub async fn run(
     };
     let dispatcher = Dispatcher::start(shared, targets, stop.clone());
     let served = CancellationToken::new();
+    let (reloads, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
     let known = Arc::new(Known {
+        reloads,
         status: Arc::clone(&status),
         store: store.clone(),
         doorbells,
@@ -170,13 +175,18 @@ pub async fn run(
     let ended = daemon
         .supervise(
             &mut signals,
+            &mut reload_requests,
             engine_end,
-            environment,
-            logging,
-            level_is_fixed,
+            Rereading {
+                environment,
+                logging,
+                level_is_fixed,
+            },
         )
         .await;
 
+    // Who waits for a reload hears that there will be none.
+    drop(reload_requests);
     os::notify_stopping();
     info!("stopping: deliveries in flight finish");
     let Daemon {
@@ -240,6 +250,15 @@ struct Daemon {
     health: Health,
 }
 
+/// What reading the configuration again needs beside its file.
+#[derive(Clone, Copy)]
+struct Rereading<'a> {
+    environment: &'a dyn Environment,
+    logging: Option<&'a Logging>,
+    /// Whether the command line said which level is logged.
+    level_is_fixed: bool,
+}
+
 /// Everything of a reload, made and checked before any of it is used.
 struct Prepared {
     config: Arc<Config>,
@@ -277,10 +296,9 @@ impl Daemon {
     async fn supervise(
         &mut self,
         signals: &mut Signals,
+        reload_requests: &mut mpsc::Receiver<ReloadRequest>,
         mut engine_end: oneshot::Receiver<()>,
-        environment: &dyn Environment,
-        logging: Option<&Logging>,
-        level_is_fixed: bool,
+        rereading: Rereading<'_>,
     ) -> Result<(), DaemonError> {
         let mut status = self.status.subscribe();
         let mut announced = false;
@@ -288,15 +306,8 @@ impl Daemon {
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
-                    // Before the first scan there is no readiness to take back or to give.
-                    Some(SIGHUP) if !announced => {
-                        self.reload(environment, logging, level_is_fixed).await;
-                    }
                     Some(SIGHUP) => {
-                        os::notify_reloading();
-                        self.reload(environment, logging, level_is_fixed).await;
-                        said = admin::summary(&self.status.snapshot());
-                        os::notify_ready(&said);
+                        self.reload("SIGHUP", rereading, announced.then_some(&mut said)).await;
                     }
                     Some(SIGUSR1) => {
                         info!("SIGUSR1: comparing everything");
@@ -304,6 +315,13 @@ impl Daemon {
                     }
                     Some(_) | None => return Ok(()),
                 },
+                Some(request) = reload_requests.recv() => {
+                    let reloaded = self
+                        .reload("a command", rereading, announced.then_some(&mut said))
+                        .await;
+                    // It may have lost its patience.
+                    let _ = request.send(reloaded);
+                }
                 _ = &mut engine_end => {
                     return Err(DaemonError::PartEnded { part: "the engine".to_owned() });
                 }
@@ -328,35 +346,59 @@ impl Daemon {
         }
     }
 
-    /// Reads the configuration again: applied whole, or not at all.
+    /// Reads the configuration again, and tells the service manager of it. Before the first scan
+    /// there is no readiness to take back or to give, and no line that was `said`.
     async fn reload(
         &mut self,
-        environment: &dyn Environment,
-        logging: Option<&Logging>,
-        level_is_fixed: bool,
-    ) {
-        info!(file = %self.config.file.display(), "SIGHUP: reading the configuration again");
-        let result = self.prepare(environment, level_is_fixed).await;
+        asked_by: &str,
+        rereading: Rereading<'_>,
+        said: Option<&mut String>,
+    ) -> Reloaded {
+        if said.is_some() {
+            os::notify_reloading();
+        }
+        let file = self.config.file.display().to_string();
+        info!(file, "{asked_by}: reading the configuration again");
+        let reloaded = match self.prepare(rereading).await {
+            Ok((prepared, warnings)) => {
+                self.apply(prepared, rereading.logging).await;
+                Reloaded {
+                    errors: Vec::new(),
+                    warnings,
+                }
+            }
+            Err(errors) => {
+                for reason in &errors {
+                    error!("{reason}");
+                }
+                error!("the configuration is rejected; nothing changes");
+                Reloaded {
+                    errors,
+                    warnings: Vec::new(),
+                }
+            }
+        };
+        self.status.count_reload(reloaded.is_applied());
+        if let Some(said) = said {
+            *said = admin::summary(&self.status.snapshot());
+            os::notify_ready(said);
+        }
+        reloaded
+    }
+
+    /// Works by what was prepared from now on.
+    async fn apply(&mut self, prepared: Prepared, logging: Option<&Logging>) {
         let Prepared {
             config: new,
             targets,
             admin,
-        } = match result {
-            Ok(prepared) => prepared,
-            Err(reasons) => {
-                for reason in reasons {
-                    error!("{reason}");
-                }
-                error!("the configuration is rejected; nothing changes");
-                self.status.count_reload(false);
-                return;
-            }
-        };
+        } = prepared;
         if let Some(logging) = logging {
             logging.change(new.log);
         }
         let new_retention = new.retention;
-        self.engine.tell(Input::Configure(Arc::clone(&new)));
+        let (taken, takes) = oneshot::channel();
+        self.engine.tell(Input::Configure(Arc::clone(&new), taken));
         self.dispatcher.apply(targets);
         self.retention.send_replace(new_retention);
         if let Some(bound) = admin {
@@ -366,7 +408,13 @@ impl Daemon {
             }
         }
         self.config = new;
-        self.status.count_reload(true);
+        // A loop that stands is the watchdog's business, and no reason to hold up signals.
+        if tokio::time::timeout(STANDSTILL, takes).await.is_err() {
+            warn!(
+                "the loop is busy for more than {STANDSTILL:?}; it takes the configuration over \
+                 when it turns again, and `status` says what it does"
+            );
+        }
         info!(
             webhooks = self.config.webhooks.len(),
             "the configuration is applied"
@@ -376,21 +424,21 @@ impl Daemon {
     /// Everything of a reload that can fail, before anything is changed.
     async fn prepare(
         &self,
-        environment: &dyn Environment,
-        level_is_fixed: bool,
-    ) -> Result<Prepared, Vec<String>> {
-        let loaded = config::load(&self.config.file, environment).map_err(|problems| {
-            problems
-                .errors
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-        })?;
+        rereading: Rereading<'_>,
+    ) -> Result<(Prepared, Vec<String>), Vec<String>> {
+        let loaded =
+            config::load(&self.config.file, rereading.environment).map_err(|problems| {
+                problems
+                    .errors
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+            })?;
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
         let mut new = loaded.config;
-        if level_is_fixed {
+        if rereading.level_is_fixed {
             new.log.level = self.config.log.level;
         }
         let new = Arc::new(new);
@@ -413,11 +461,13 @@ impl Daemon {
         dispatch::note_configuration(&self.store, &new.webhooks, self.clock.now())
             .await
             .map_err(|error| vec![chain(&error)])?;
-        Ok(Prepared {
+        let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+        let prepared = Prepared {
             config: new,
             targets,
             admin,
-        })
+        };
+        Ok((prepared, warnings))
     }
 }
 

@@ -2,9 +2,13 @@
 //!
 //! Constraint: one line an event, to standard error; standard output belongs to the commands.
 
+use std::fmt::Debug;
 use std::io::IsTerminal;
 
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
@@ -58,14 +62,15 @@ impl Logging {
 }
 
 fn lines(format: LogFormat) -> Lines {
-    let text = || fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = || fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let text = || lines().fmt_fields(format::debug_fn(field).delimited(" "));
     let format = match format {
         LogFormat::Auto if is_journal() => LogFormat::Journald,
         LogFormat::Auto => LogFormat::Text,
         given => given,
     };
     match format {
-        LogFormat::Json => text().json().flatten_event(true).boxed(),
+        LogFormat::Json => lines().json().flatten_event(true).boxed(),
         LogFormat::Journald => match tracing_journald::layer() {
             Ok(journal) => journal.with_field_prefix(None).boxed(),
             // No journal after all: text is better than nothing.
@@ -75,6 +80,23 @@ fn lines(format: LogFormat) -> Lines {
             text().with_ansi(std::io::stderr().is_terminal()).boxed()
         }
     }
+}
+
+/// Writes a field of a line of text. A name on disk or in a project.xml may have line breaks and
+/// escape sequences of terminals, and must not look like a line of its own.
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    if field.name() != "message" {
+        write!(writer, "{field}=")?;
+    }
+    let text = format!("{value:?}");
+    for character in text.chars() {
+        if character.is_control() {
+            write!(writer, "{}", character.escape_default())?;
+        } else {
+            writer.write_char(character)?;
+        }
+    }
+    Ok(())
 }
 
 /// Our own lines from this level on, those of libraries only from warnings on: a peer that closes

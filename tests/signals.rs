@@ -178,6 +178,66 @@ fn an_invalid_reload_says_every_error_and_changes_nothing() {
     endpoint.wait_for(3);
 }
 
+/// The command that asks for a reload: its exit status and what it said.
+fn reload_command(home: &Home, state_dir: Option<&str>) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
+    command.arg("--config").arg(home.config()).arg("reload");
+    command.env_remove("STATE_DIRECTORY");
+    if let Some(state_dir) = state_dir {
+        command.env("STATE_DIRECTORY", home.path().join(state_dir));
+    }
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn the_reload_command_waits_and_tells_what_came_of_it() {
+    let (first, second) = (Endpoint::new(), Endpoint::new());
+    let of = |endpoint: &Endpoint| {
+        Settings::of([Webhook::new("all", &endpoint.url()).events("[snapshot-create]")])
+    };
+    let home = home(&of(&first));
+    let (status, said) = reload_command(&home, None);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("no daemon runs"), "{said}");
+
+    let daemon = home.start();
+    home.configure(&of(&second));
+    let (status, said) = reload_command(&home, None);
+    assert_eq!(status, Some(0), "{said}");
+    // It works by the new one already: nothing has to be waited for.
+    assert_eq!(daemon.n_messages("the configuration is applied"), 1);
+    snapshot(&home, "s1");
+    second.wait_for(1);
+
+    // An invalid one: every error, from the daemon where it can be found without the file.
+    let good = fs::read_to_string(home.config()).unwrap();
+    let bad = good
+        .replace("settle: 300ms", "settle: soon")
+        .replace("snapshot-create", "snapshot-creat");
+    fs::write(home.config(), bad).unwrap();
+    for state_dir in [None, Some("state")] {
+        let (status, said) = reload_command(&home, state_dir);
+        assert_eq!(status, Some(78), "{said}");
+        for mistake in ["settle", "snapshot-creat"] {
+            assert!(said.contains(mistake), "{said}");
+        }
+    }
+    assert_eq!(daemon.n_messages("the configuration is rejected"), 1);
+
+    // Valid by itself, and yet not for this daemon: only it has the variable or has it not.
+    let secret = "secret: { env: A_VARIABLE_THAT_IS_NOT_SET }\n    url:";
+    fs::write(home.config(), good.replace("url:", secret)).unwrap();
+    let (status, said) = reload_command(&home, None);
+    assert_eq!(status, Some(78), "{said}");
+    assert!(said.contains("A_VARIABLE_THAT_IS_NOT_SET"), "{said}");
+    snapshot(&home, "s2");
+    second.wait_for(2);
+    daemon.fence();
+    assert_eq!((first.n(), second.n()), (0, 2));
+}
+
 #[test]
 fn sigterm_lets_what_is_in_flight_finish_and_exits_with_0() {
     let endpoint = Endpoint::answering(|_| Reply {

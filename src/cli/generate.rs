@@ -1,7 +1,8 @@
 //! `completions` and `man`, for packagers.
 //!
 //! Constraint: both come from the one definition of the arguments, so that they cannot differ from
-//! what the program takes. The manual page is one for all commands.
+//! what the program takes. The manual page is one for all commands; that of the configuration is
+//! [`super::manual`]'s.
 
 use std::io::{self, Write};
 
@@ -10,6 +11,18 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::Arguments;
+
+/// The section of the manual that a page is in.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(super) enum Section {
+    /// project-webhooks(1): the commands
+    #[default]
+    #[value(name = "1")]
+    Commands,
+    /// project-webhooks-config(5): the configuration
+    #[value(name = "5")]
+    Configuration,
+}
 
 /// What the page says beyond the arguments.
 const END: &str = r#".SH EXIT STATUS
@@ -52,6 +65,8 @@ where { credential: NAME } is read from
 .TP
 NO_COLOR
 no colours
+.SH SEE ALSO
+.BR project\-webhooks\-config (5)
 "#;
 
 /// Writes the completions for a shell.

@@ -7,9 +7,12 @@ pub mod demo;
 mod events;
 mod generate;
 pub mod listen;
+mod manual;
 pub mod output;
+mod reload;
 mod run;
 mod scan;
+pub mod settings;
 mod standing;
 mod status;
 pub mod view;
@@ -64,6 +67,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Have the running daemon read the configuration again, and wait until it is applied or rejected
+    Reload,
     /// Compare the repository with the record: what `run` would infer now; records nothing
     Scan {
         /// Print one JSON object
@@ -89,8 +94,12 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, project-webhooks.1
-    Man,
+    /// Print a manual page
+    Man {
+        /// Its section
+        #[arg(value_enum, default_value_t)]
+        section: generate::Section,
+    },
 }
 
 /// Runs the command that the arguments name.
@@ -147,6 +156,12 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Command::Check { json } => {
             Ok(check::check(config, *json, &mut std::io::stdout().lock())?.exit_status())
         }
+        Command::Reload => reload::run(
+            config,
+            config::given_state_dir(&SystemEnvironment),
+            &mut std::io::stdout().lock(),
+            &mut std::io::stderr().lock(),
+        ),
         Command::Status { json } => {
             let config = inspected(config)?;
             printing(|out| status::run(&config, *json, now(), &style(), out))
@@ -175,8 +190,11 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             generate::completions(*shell, out)?;
             Ok(DONE)
         }),
-        Command::Man => printing(|out| {
-            generate::man(out)?;
+        Command::Man { section } => printing(|out| {
+            match section {
+                generate::Section::Commands => generate::man(out)?,
+                generate::Section::Configuration => manual::configuration(out)?,
+            }
             Ok(DONE)
         }),
         Command::Listen(listen) => {

@@ -43,6 +43,7 @@ use crate::layout::Layout;
 pub use environment::{Environment, SystemEnvironment, WithoutSecrets};
 pub use network::{Denied, NetworkPolicy};
 pub use problem::{Mark, Problem, Problems};
+pub use repository::given_state_dir;
 pub use scalar::duration_text;
 
 /// A configuration that is valid, and what is probably not meant in it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::problem::Mark;
 use super::section::{Context, Fault, Place, Section};
 use super::value::At;
-use super::{FirstStart, Repository, Templates, WatchMode};
+use super::{Environment, FirstStart, Repository, Templates, WatchMode};
 use crate::domain::project::Role;
 use crate::layout::Layout;
 
@@ -153,13 +153,7 @@ pub(super) fn state_dir(at: Option<At<'_>>, context: &mut Context<'_>) -> Option
     let (path, place) = match at {
         Some(at) => (at.path(context)?, at.place),
         None => {
-            // systemd gives several directories as a list with colons; the first is ours.
-            let given = context.environment.variable("STATE_DIRECTORY");
-            let given = given
-                .as_deref()
-                .and_then(|list| std::env::split_paths(list).next())
-                .filter(|first| !first.as_os_str().is_empty());
-            let path = match given {
+            let path = match given_state_dir(context.environment) {
                 Some(path) => context.base.join(path),
                 None => context.path("./state"),
             };
@@ -176,6 +170,14 @@ pub(super) fn state_dir(at: Option<At<'_>>, context: &mut Context<'_>) -> Option
         return None;
     }
     Some(path)
+}
+
+/// The state directory that the service manager gives. systemd gives several as a list with
+/// colons; the first is ours.
+pub fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> {
+    let list = environment.variable("STATE_DIRECTORY")?;
+    let first = std::env::split_paths(&list).next()?;
+    (!first.as_os_str().is_empty()).then_some(first)
 }
 
 /// Reports a state directory that is not apart from the repository: the daemon must not see its

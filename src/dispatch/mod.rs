@@ -21,8 +21,11 @@ use tracing::info;
 
 use crate::clock::Clock;
 use crate::config::{self, NetworkPolicy};
-use crate::store::{Store, StoreError};
+use crate::store::{Claim, Committed, HANDED_MAX, Store, StoreError};
 use crate::webhook::{ClientError, TrustRoots, WebhookClient};
+
+/// The payloads that may wait at a webhook's door, in bytes.
+const HANDED_BYTES: usize = 1024 * 1024;
 
 /// Rung when there may be something to do for a webhook.
 #[derive(Debug, Default)]
@@ -30,11 +33,28 @@ struct Bell {
     rung: Notify,
     /// Whether an operator rang.
     hurry: AtomicBool,
+    /// What was recorded just now and is due, for a queue that has nothing better to do.
+    handed: Mutex<Vec<Claim>>,
 }
 
 impl Bell {
     async fn rung(&self) {
         self.rung.notified().await;
+    }
+
+    /// Leaves claims at the door, as far as there is room: the store has them too.
+    fn hand(&self, claim: Claim) {
+        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes: usize = handed.iter().map(|claim| claim.payload.len()).sum();
+        if handed.len() < HANDED_MAX && bytes.saturating_add(claim.payload.len()) <= HANDED_BYTES {
+            handed.push(claim);
+        }
+    }
+
+    /// Takes what was left at the door, oldest first.
+    fn take_handed(&self) -> Vec<Claim> {
+        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut handed)
     }
 
     /// Whether an operator rang since this was asked last.
@@ -56,10 +76,20 @@ impl Doorbells {
         Arc::clone(bells.entry(webhook.to_owned()).or_default())
     }
 
-    /// Rings for these webhooks, for which something was recorded.
-    pub fn ring(&self, webhooks: &BTreeSet<String>) {
+    /// Rings for the webhooks for which something was recorded, and leaves with them what they may
+    /// send without asking the store.
+    pub fn ring(&self, committed: Committed) {
         let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        for bell in webhooks.iter().filter_map(|webhook| bells.get(webhook)) {
+        for (webhook, claim) in committed.claims {
+            if let Some(bell) = bells.get(&webhook) {
+                bell.hand(claim);
+            }
+        }
+        for bell in committed
+            .woken
+            .iter()
+            .filter_map(|webhook| bells.get(webhook))
+        {
             bell.rung.notify_one();
         }
     }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{Bell, Shared, Target};
+use crate::clock::Reading;
 use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::endpoint::{Admission, Endpoint, Turn};
 use crate::domain::project::ProjectKey;
@@ -26,7 +27,7 @@ use crate::webhook::{Callback, CallbackContent};
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a queue sleeps at most: the time of day may be set meanwhile.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(30);
 
 fn wait_until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now))
@@ -62,11 +63,15 @@ pub(super) struct Queue {
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
     bell: Arc<Bell>,
+    /// The clock at the last turn.
+    reading: Reading,
     /// The lanes that are not to be claimed: their delivery is ahead, in flight, or not recorded.
     lanes: HashSet<ProjectKey>,
     /// Claims that wait for room, and since when.
     ahead: VecDeque<Claim>,
     ahead_since: Duration,
+    /// The newest delivery that was ever claimed here.
+    newest: i64,
     /// Whether payloads are small enough to claim ahead.
     claims_ahead: bool,
     flights: JoinSet<Landed>,
@@ -94,6 +99,7 @@ impl Queue {
         Self {
             fingerprint,
             bell: shared.doorbells.of(&name),
+            reading: shared.clock.reading(),
             shared,
             name,
             target,
@@ -101,6 +107,7 @@ impl Queue {
             lanes: HashSet::new(),
             ahead: VecDeque::new(),
             ahead_since: Duration::ZERO,
+            newest: 0,
             claims_ahead: false,
             flights: JoinSet::new(),
             landed: Vec::new(),
@@ -121,6 +128,8 @@ impl Queue {
                     if self.bell.take_hurry() {
                         self.endpoint.hurry(self.shared.clock.now());
                         self.drop_ahead();
+                        // An operator may have cancelled what it is.
+                        drop(self.bell.take_handed());
                     }
                 }
                 changed = self.target.changed() => {
@@ -141,9 +150,35 @@ impl Queue {
         }
     }
 
+    /// Where the time of day was set back, what waits must not wait for as long as it was ahead.
+    async fn mind_the_clock(&mut self) {
+        let reading = self.shared.clock.reading();
+        if !self.reading.was_set_back_until(&reading) {
+            self.reading = reading;
+            return;
+        }
+        let now = self.shared.clock.now();
+        match self.shared.store.mend_times(&self.name, now).await {
+            Ok(n_mended) => {
+                self.reading = reading;
+                self.endpoint.hurry(now);
+                warn!(
+                    webhook = self.name,
+                    n_mended,
+                    "the time of day was set back; what waited by the old time is tried now"
+                );
+            }
+            Err(error) => {
+                debug!(webhook = self.name, %error, "the times cannot be mended yet");
+            }
+        }
+    }
+
     /// Sends what is due, as far as there is room. Returns how long to wait for the next.
     async fn launch(&mut self) -> Duration {
+        self.mind_the_clock().await;
         let target = self.take_target();
+        let handed = self.bell.take_handed();
         let now = self.shared.clock.now();
         let admission = self.endpoint.admit(now, self.flights.len());
         let concurrency = match admission {
@@ -167,6 +202,11 @@ impl Queue {
         if self.shared.clock.moment().saturating_sub(self.ahead_since) > AHEAD_FOR {
             self.drop_ahead();
         }
+        if admission == Admission::Everything && self.ahead.is_empty() {
+            self.accept(handed);
+            self.send_ahead(&target, concurrency, false);
+        }
+        let room = concurrency.saturating_sub(self.flights.len());
         let mut wait = LONG;
         if self.ahead.len() < room {
             match self.claim(room, admission == Admission::Everything).await {
@@ -178,19 +218,43 @@ impl Queue {
                 }
             }
         }
-        for claim in self.ahead.drain(..room.min(self.ahead.len())) {
-            self.flights.spawn(fly(
-                self.shared.clone(),
-                Arc::clone(&target),
-                self.target.clone(),
-                claim,
-                admission == Admission::Probe,
-            ));
-        }
+        self.send_ahead(&target, concurrency, admission == Admission::Probe);
         if self.flights.len() < concurrency {
             wait
         } else {
             LONG
+        }
+    }
+
+    /// Takes claims that came with the commit of their deliveries, where the store would give the
+    /// same: the lane is free, and the delivery is newer than all that were claimed. An older one
+    /// may have been claimed, sent and recorded before it was handed over.
+    fn accept(&mut self, handed: Vec<Claim>) {
+        for claim in handed {
+            if claim.delivery > self.newest && !self.lanes.contains(&claim.event.key) {
+                self.ahead_since = self.shared.clock.moment();
+                self.take_in(claim);
+            }
+        }
+    }
+
+    fn take_in(&mut self, claim: Claim) {
+        self.newest = self.newest.max(claim.delivery);
+        self.lanes.insert(claim.event.key.clone());
+        self.ahead.push_back(claim);
+    }
+
+    /// Sends what is claimed, as far as there is room.
+    fn send_ahead(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) {
+        let room = concurrency.saturating_sub(self.flights.len());
+        for claim in self.ahead.drain(..room.min(self.ahead.len())) {
+            self.flights.spawn(fly(
+                self.shared.clone(),
+                Arc::clone(target),
+                self.target.clone(),
+                claim,
+                is_probe,
+            ));
         }
     }
 
@@ -221,8 +285,7 @@ impl Queue {
             self.ahead_since = self.shared.clock.moment();
         }
         for claim in claims.ready {
-            self.lanes.insert(claim.event.key.clone());
-            self.ahead.push_back(claim);
+            self.take_in(claim);
         }
         Ok(claims.next_due)
     }

@@ -25,6 +25,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
@@ -64,8 +65,8 @@ pub enum Input {
     Hint(Box<Hint>),
     /// Compare everything.
     Rescan(RescanReason),
-    /// Work by this configuration from now on.
-    Configure(Arc<Config>),
+    /// Work by this configuration from now on, and say when that is so.
+    Configure(Arc<Config>, oneshot::Sender<()>),
     /// Commit and end.
     Stop,
 }
@@ -307,7 +308,11 @@ impl Loop {
         match input {
             Input::Hint(hint) => self.take_hint(*hint, now),
             Input::Rescan(reason) => self.rearm(reason),
-            Input::Configure(config) => self.configure(config),
+            Input::Configure(config, taken) => {
+                self.configure(config);
+                // Who reloads may not wait any more.
+                let _ = taken.send(());
+            }
             Input::Stop => {}
         }
     }
@@ -436,12 +441,7 @@ impl Loop {
         if coverage.polls && now >= self.next_poll {
             self.begin_scan(RescanReason::Poll);
         } else if now >= self.next_rescan {
-            if coverage.uncovered > 0 {
-                // The limit may have been raised.
-                self.rearm(RescanReason::Timer);
-            } else {
-                self.begin_scan(RescanReason::Timer);
-            }
+            self.begin_scan(RescanReason::Timer);
         }
         self.status.set_coverage(coverage);
     }

@@ -76,9 +76,12 @@ impl Status {
         self.known.borrow().clone()
     }
 
-    /// Tells of every change.
+    /// Tells of what is known already, and of every change from then on: a repository that was
+    /// compared before anybody asked is ready all the same.
     pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
-        self.known.subscribe()
+        let mut changes = self.known.subscribe();
+        changes.mark_changed();
+        changes
     }
 
     /// The loop turned at this moment.
@@ -167,5 +170,21 @@ impl Status {
 
     fn change(&self, change: impl FnOnce(&mut Snapshot) -> bool) -> bool {
         self.known.send_if_modified(change)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscriber_is_told_of_what_was_before_it() {
+        let status = Status::default();
+        // The first scan of a small repository is done before anybody listens.
+        status.set_ready();
+        let mut told = status.subscribe();
+        assert!(told.has_changed().unwrap());
+        assert!(told.borrow_and_update().ready);
+        assert!(!told.has_changed().unwrap());
     }
 }

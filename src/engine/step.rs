@@ -409,9 +409,12 @@ impl Loop {
                 )
             })
             .collect();
-        let committed = self.store.record(batch)?;
+        let mut committed = self.store.record(batch)?;
+        // First the callbacks, then the lines about what they are of.
+        let events = std::mem::take(&mut committed.events);
+        self.doorbells.ring(committed);
         self.store_works();
-        for (recorded, (kind, key, origin, webhooks)) in committed.events.iter().zip(told) {
+        for (recorded, (kind, key, origin, webhooks)) in events.iter().zip(told) {
             info!(
                 event_id = %recorded.id,
                 project = %key,
@@ -422,7 +425,6 @@ impl Loop {
             );
             self.status.count_event(kind.as_str(), origin.as_str());
         }
-        self.doorbells.ring(&committed.woken);
         for (key, problems) in problems {
             self.remember_problems(key, problems);
         }

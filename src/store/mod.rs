@@ -62,19 +62,19 @@ pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings};
 pub use operations::Operations;
 pub use problems::RecordedProblem;
 pub use queue::{ANSWER_MAX, AttemptLog, Claim, Claims, Finish, Unreadable};
-pub use record::{Batch, Change, Committed, MetaKey, NewEvent, RecordedEvent};
+pub use record::{Batch, Change, Committed, HANDED_MAX, MetaKey, NewEvent, RecordedEvent};
 pub use retention::Collected;
 pub use select::Selector;
 pub use webhooks::{Off, OffCause, WebhookState};
 
 use crate::config::Retention;
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
-use threads::Mailbox;
+use threads::{Reader, Writer};
 
 /// The daemon's handle to the store. Its clones are the same store.
 ///
-/// The blocking methods must be called from a plain thread, not from an asynchronous task; they
-/// say so. When the last handle is dropped what waits is committed and the threads end, as with
+/// The blocking methods do their work on the caller's thread, which must be a plain one, not one of
+/// asynchronous tasks; they say so. When the last handle is dropped what waits is committed and the threads end, as with
 /// [`Store::close`].
 #[derive(Clone)]
 pub struct Store {
@@ -83,8 +83,8 @@ pub struct Store {
 
 struct Shared {
     path: Arc<Path>,
-    writer: Mailbox<Box<dyn threads::Write>>,
-    reader: Mailbox<threads::Read>,
+    writer: Arc<Writer>,
+    reader: Reader,
     reader_thread: Mutex<Option<JoinHandle<()>>>,
     writer_thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -122,19 +122,22 @@ impl Store {
         schema::prepare_directory(state_dir)?;
         let lock = lock::StateLock::take(state_dir)?;
         let for_writing = schema::open_and_migrate(state_dir)?;
+        let for_checkpoints = schema::open_beside(state_dir)?;
         let for_reading = schema::open_for_reading(state_dir)?;
-        let (writer, writes) = Mailbox::new();
-        let (reader, reads) = Mailbox::new();
-        // Where the second thread cannot be started, the first one's mailbox goes, and it ends.
+        let (reader, reads) = Reader::new(schema::open_for_reading(state_dir)?);
+        let writer = Arc::new(Writer::new(for_writing));
+        // Where the second thread cannot be started, the reader goes, and the first one ends.
         let reader_thread = start("store-reader", state_dir, move || {
             threads::run_reader(&for_reading, reads);
         })?;
-        let writer_thread = start("store-writer", state_dir, move || {
-            // The lock goes last: the next daemon must not find the log of this one open.
-            let _lock = lock;
-            let connection = for_writing;
-            threads::run_writer(&connection, writes);
-            drop(connection);
+        let writer_thread = start("store-writer", state_dir, {
+            let writer = Arc::clone(&writer);
+            move || {
+                // The lock goes last: the next daemon must not find the log of this one open.
+                let _lock = lock;
+                writer.run(&for_checkpoints);
+                drop(for_checkpoints);
+            }
         })?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -161,17 +164,15 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (job, answer) = threads::read(work);
-        let result = self.shared.reader.ask(job, answer).await;
+        let result = self.shared.reader.read(work).await;
         result.map_err(|fault| self.error(fault))
     }
 
-    fn read_blocking<T: Send + 'static>(
+    fn read_blocking<T>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
-        let (job, answer) = threads::read(work);
-        let result = self.shared.reader.ask_blocking(job, answer);
+        let result = self.shared.reader.read_here(work);
         result.map_err(|fault| self.error(fault))
     }
 
@@ -179,8 +180,7 @@ impl Store {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (job, answer) = threads::write(work);
-        let result = self.shared.writer.ask(job, answer).await;
+        let result = self.shared.writer.write(work).await;
         result.map_err(|fault| self.error(fault))
     }
 
@@ -188,8 +188,7 @@ impl Store {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (job, answer) = threads::write(work);
-        let result = self.shared.writer.ask_blocking(job, answer);
+        let result = self.shared.writer.write_here(work);
         result.map_err(|fault| self.error(fault))
     }
 }
@@ -335,6 +334,14 @@ impl Store {
                 .try_for_each(|finish| queue::finish(connection, finish))
         })
         .await
+    }
+
+    /// Makes due now what waits for a time that was reckoned by a clock which has been set back
+    /// since. Returns how many deliveries that was.
+    pub async fn mend_times(&self, webhook: &str, now: Timestamp) -> Result<usize, StoreError> {
+        let webhook = webhook.to_owned();
+        self.write(move |connection| queue::mend_times(connection, &webhook, now))
+            .await
     }
 
     /// Where each webhook stands that ever had a delivery or a fingerprint, by name.

@@ -46,6 +46,16 @@ impl Given {
             compressed,
         })
     }
+
+    /// Whether it is the payload with this hash.
+    pub(super) fn is(&self, hash: &ContentHash) -> bool {
+        self.hash == *hash
+    }
+
+    /// Its bytes, shared.
+    pub(super) fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
 }
 
 thread_local! {

@@ -43,6 +43,20 @@ pub struct Claim {
     pub origin: Origin,
 }
 
+impl Claim {
+    /// The first attempt of a delivery that was just recorded.
+    pub(super) fn first(delivery: i64, event: Event, payload: Bytes) -> Self {
+        Self {
+            delivery,
+            attempt: 1,
+            scheduled_attempt: 1,
+            origin: event.origin,
+            event,
+            payload,
+        }
+    }
+}
+
 /// A delivery that is due and whose event or payload cannot be read. It would hold its lane for
 /// ever; finish it as dead.
 #[derive(Clone, Debug)]
@@ -363,6 +377,31 @@ pub(super) fn refresh_lane(
             .execute([webhook, &key.organization, &key.project])?,
     };
     Ok(())
+}
+
+/// Makes due now what was made to wait by a clock that has been set back since: it would wait for
+/// as long as the clock was ahead. Returns how many deliveries that was.
+pub(super) fn mend_times(
+    connection: &Connection,
+    webhook: &str,
+    now: Timestamp,
+) -> Result<usize, Fault> {
+    let now = row::milliseconds(now);
+    let n_mended = connection
+        .prepare_cached(
+            "UPDATE deliveries SET due_ms = ?2, waiting_ms = min(waiting_ms, ?2) \
+             WHERE webhook = ?1 AND state = 'pending' AND due_ms > ?2 AND (waiting_ms > ?2 OR \
+             EXISTS (SELECT 1 FROM attempts a WHERE a.delivery = deliveries.id AND a.at_ms > ?2))",
+        )?
+        .execute(params![webhook, now])?;
+    connection
+        .prepare_cached(
+            "UPDATE lanes SET (due_ms, waiting_ms) = \
+             (SELECT due_ms, waiting_ms FROM deliveries WHERE id = lanes.head) \
+             WHERE webhook = ?1 AND due_ms > ?2",
+        )?
+        .execute(params![webhook, now])?;
+    Ok(n_mended)
 }
 
 /// The heads of a webhook's lanes that wait after a failure by the schedule alone.

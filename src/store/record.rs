@@ -12,7 +12,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Fault;
 use super::payload::{self, Given};
-use super::{problems, row};
+use super::queue::Claim;
+use super::{problems, row, webhooks};
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{
     ContentHash, FileState, Identity, Problem, ProjectKey, Recorded, Role, Stamp,
@@ -101,6 +102,10 @@ impl MetaKey {
     }
 }
 
+/// How many claims come with a commit: enough for what happens one by one. In a burst the
+/// dispatchers claim for themselves, which costs less for each.
+pub const HANDED_MAX: usize = 16;
+
 /// What was recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
@@ -108,6 +113,9 @@ pub struct Committed {
     pub events: Vec<RecordedEvent>,
     /// The webhooks for which a lane was opened: those whose dispatcher may sleep.
     pub woken: BTreeSet<String>,
+    /// What a claim would find now, with the webhook's name: the first of the deliveries that lead
+    /// their lanes. A dispatcher that gets them spares itself the claim; at most [`HANDED_MAX`].
+    pub claims: Vec<(String, Claim)>,
 }
 
 /// An event as it was recorded.
@@ -131,7 +139,7 @@ pub(super) fn record(
     let mut committed = Committed::default();
     for change in &batch.changes {
         for new in &change.events {
-            insert_event(connection, new, batch.now, &mut committed)?;
+            insert_event(connection, new, batch.now, payloads, &mut committed)?;
         }
         replace_files(connection, change)?;
     }
@@ -156,6 +164,7 @@ fn insert_event(
     connection: &Connection,
     new: &NewEvent,
     now: Timestamp,
+    payloads: &[Given],
     committed: &mut Committed,
 ) -> Result<(), Fault> {
     let event = &new.event;
@@ -185,8 +194,22 @@ fn insert_event(
         ])?;
     let sequence = connection.last_insert_rowid();
     for (webhook, due) in &new.webhooks {
-        if insert_delivery(connection, event, sequence, webhook, *due, now)? {
-            committed.woken.insert(webhook.clone());
+        let Some(delivery) = open_lane(connection, event, sequence, webhook, *due, now)? else {
+            continue;
+        };
+        committed.woken.insert(webhook.clone());
+        let payload = payloads.iter().find(|given| given.is(&event.payload));
+        if let Some(payload) = payload
+            && committed.claims.len() < HANDED_MAX
+            && *due <= now
+            && !webhooks::is_off(connection, webhook)?
+        {
+            let event = Event {
+                id: id.clone(),
+                ..event.clone()
+            };
+            let claim = Claim::first(delivery, event, payload.bytes());
+            committed.claims.push((webhook.clone(), claim));
         }
     }
     committed.events.push(RecordedEvent { id, sequence });
@@ -214,15 +237,15 @@ fn free_id(connection: &Connection, new: &NewEvent) -> Result<EventId, Fault> {
     Ok(id)
 }
 
-/// Adds a delivery, and says whether it opened its lane.
-fn insert_delivery(
+/// Adds a delivery, and returns it where it opened its lane.
+fn open_lane(
     connection: &Connection,
     event: &Event,
     sequence: i64,
     webhook: &str,
     due: Timestamp,
     now: Timestamp,
-) -> Result<bool, Fault> {
+) -> Result<Option<i64>, Fault> {
     let due = row::milliseconds_up(due);
     let now = row::milliseconds(now);
     let key = &event.key;
@@ -243,6 +266,7 @@ fn insert_delivery(
             due,
             now,
         ])?;
+    let delivery = connection.last_insert_rowid();
     // A lane that is there has an older head, which stays.
     let opened = connection
         .prepare_cached(
@@ -253,11 +277,11 @@ fn insert_delivery(
             webhook,
             key.organization,
             key.project,
-            connection.last_insert_rowid(),
+            delivery,
             due,
             now,
         ])?;
-    Ok(opened > 0)
+    Ok((opened > 0).then_some(delivery))
 }
 
 /// Writes what differs between the files before and after.

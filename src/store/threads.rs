@@ -1,19 +1,28 @@
-//! The two threads: one that writes, one that reads.
+//! Who runs the store's jobs: a thread that reads, a thread that writes, and callers that may block.
 //!
 //! Constraint: a write is answered only when it is durable, and a read never waits for a write.
 //!
-//! Operation: the writer takes whatever waits in its channel, up to [`GROUP_MAX`] jobs, and
-//! commits it as one transaction, so that a burst costs one write to the disk instead of one each.
+//! Operation: writes wait in a line ([`Writer`]). Whoever has the writing connection takes all that
+//! waits, up to [`GROUP_MAX`] jobs, and commits it as one transaction, so that a burst costs one
+//! write to the disk instead of one each. That is the writer's thread for jobs of asynchronous
+//! tasks, and for a caller that may block the caller itself: two switches of threads cost more than
+//! the work of a small commit.
 //! Where one of the jobs fails, or the commit, everything is undone and each job gets a transaction
 //! of its own, so that a large batch that does not fit on the disk does not take small ones with
 //! it. (A savepoint for each job would spare the others this, and made every write half as fast:
-//! SQLite keeps the page before each change of it once more.) The reader has a connection that
-//! cannot write; what it reads in one job is one consistent state.
+//! SQLite keeps the page before each change of it once more.)
+//!
+//! A reading connection cannot write; what it reads in one job is one consistent state. There is one
+//! for the thread that answers asynchronous tasks, and one for callers that may block.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::error::Fault;
 
@@ -23,72 +32,80 @@ const GROUP_MAX: usize = 256;
 /// The jobs that can wait for a thread before the sender waits.
 const CHANNEL_SIZE: usize = 256;
 
-/// A way into a thread; closing it lets the thread finish what waits and end.
-pub(super) struct Mailbox<J>(Mutex<Option<mpsc::Sender<J>>>);
+/// How many commits the log holds before an idle moment is used to empty it: about a megabyte.
+const COMMITS_IN_LOG: u32 = 16;
 
-impl<J> Mailbox<J> {
-    /// A mailbox and the thread's end of it.
-    pub(super) fn new() -> (Self, mpsc::Receiver<J>) {
-        let (sender, receiver) = mpsc::channel(CHANNEL_SIZE);
-        (Self(Mutex::new(Some(sender))), receiver)
-    }
+/// How long nothing waits before the moment counts as idle.
+const IDLE: Duration = Duration::from_millis(50);
 
-    /// Takes no more jobs.
-    pub(super) fn close(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    fn sender(&self) -> Result<mpsc::Sender<J>, Fault> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .ok_or(Fault::Closed)
-    }
-
-    /// Sends a job and waits for its answer.
-    pub(super) async fn ask<T>(
-        &self,
-        job: J,
-        answer: oneshot::Receiver<Result<T, Fault>>,
-    ) -> Result<T, Fault> {
-        self.sender()?.send(job).await.map_err(|_| Fault::Closed)?;
-        answer.await.map_err(|_| Fault::Closed)?
-    }
-
-    /// Sends a job and waits for its answer, on a thread that may wait.
-    pub(super) fn ask_blocking<T>(
-        &self,
-        job: J,
-        answer: oneshot::Receiver<Result<T, Fault>>,
-    ) -> Result<T, Fault> {
-        self.sender()?
-            .blocking_send(job)
-            .map_err(|_| Fault::Closed)?;
-        answer.blocking_recv().map_err(|_| Fault::Closed)?
-    }
+/// What a panic left behind is good: jobs are taken out before they run, and SQLite rolls back.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A job of the reader.
 pub(super) type Read = Box<dyn FnOnce(&Connection) + Send>;
 
-/// A job of the reader that answers with what `work` returns.
-pub(super) fn read<T: Send + 'static>(
-    work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
-) -> (Read, oneshot::Receiver<Result<T, Fault>>) {
-    let (reply, answer) = oneshot::channel();
-    let job = Box::new(move |connection: &Connection| {
-        let result = connection
-            .unchecked_transaction()
-            .map_err(Fault::from)
-            .and_then(|_whole| work(connection));
-        // Whoever asked may have gone.
-        let _ = reply.send(result);
-    });
-    (job, answer)
+/// Runs `work` on one consistent state.
+fn consistently<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let _whole = connection.unchecked_transaction()?;
+    work(connection)
 }
 
-/// Reads until the mailbox is closed.
+/// The way to the reader's thread, and the connection of callers that may block.
+pub(super) struct Reader {
+    jobs: Mutex<Option<mpsc::Sender<Read>>>,
+    direct: Mutex<Option<Connection>>,
+}
+
+impl Reader {
+    /// With the connection of callers that may block, and the thread's end.
+    pub(super) fn new(direct: Connection) -> (Self, mpsc::Receiver<Read>) {
+        let (sender, receiver) = mpsc::channel(CHANNEL_SIZE);
+        let reader = Self {
+            jobs: Mutex::new(Some(sender)),
+            direct: Mutex::new(Some(direct)),
+        };
+        (reader, receiver)
+    }
+
+    /// Reads no more.
+    pub(super) fn close(&self) {
+        lock(&self.jobs).take();
+        lock(&self.direct).take();
+    }
+
+    /// Reads on the reader's thread.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (reply, answer) = oneshot::channel();
+        let job: Read = Box::new(move |connection: &Connection| {
+            // Whoever asked may have gone.
+            let _ = reply.send(consistently(connection, work));
+        });
+        let jobs = lock(&self.jobs).clone().ok_or(Fault::Closed)?;
+        jobs.send(job).await.map_err(|_| Fault::Closed)?;
+        answer.await.map_err(|_| Fault::Closed)?
+    }
+
+    /// Reads on the caller's thread.
+    pub(super) fn read_here<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        match lock(&self.direct).as_ref() {
+            Some(connection) => consistently(connection, work),
+            None => Err(Fault::Closed),
+        }
+    }
+}
+
+/// Reads until there is nobody left to ask.
 pub(super) fn run_reader(connection: &Connection, mut jobs: mpsc::Receiver<Read>) {
     while let Some(job) = jobs.blocking_recv() {
         job(connection);
@@ -126,8 +143,8 @@ where
     }
 }
 
-/// A job of the writer that answers with what `work` returns, once that is durable.
-pub(super) fn write<T: Send + 'static>(
+/// A job that answers with what `work` returns, once that is durable.
+fn write<T: Send + 'static>(
     work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
 ) -> (Box<dyn Write>, oneshot::Receiver<Result<T, Fault>>) {
     let (reply, answer) = oneshot::channel();
@@ -139,17 +156,165 @@ pub(super) fn write<T: Send + 'static>(
     (job, answer)
 }
 
-/// Writes until the mailbox is closed and what waits in it is committed.
-pub(super) fn run_writer(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Write>>) {
-    while let Some(first) = jobs.blocking_recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP_MAX {
-            match jobs.try_recv() {
-                Ok(job) => group.push(job),
-                Err(_) => break,
+/// The writing connection, and the line of jobs that wait for it.
+pub(super) struct Writer {
+    connection: Mutex<Option<Connection>>,
+    line: Mutex<Line>,
+    /// Rung when a job came for the thread, or the line was closed.
+    came: Condvar,
+    /// Bounds the line: a job holds a permit until it is answered.
+    room: Arc<Semaphore>,
+    /// Commits since the log was last emptied.
+    n_commits: AtomicU32,
+}
+
+#[derive(Default)]
+struct Line {
+    jobs: VecDeque<(Box<dyn Write>, Option<OwnedSemaphorePermit>)>,
+    is_closed: bool,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self {
+            connection: Mutex::new(Some(connection)),
+            line: Mutex::default(),
+            came: Condvar::new(),
+            room: Arc::new(Semaphore::new(CHANNEL_SIZE)),
+            n_commits: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes no more jobs; the thread commits what waits and ends.
+    pub(super) fn close(&self) {
+        lock(&self.line).is_closed = true;
+        self.came.notify_all();
+    }
+
+    /// Writes on the writer's thread.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (job, answer) = write(work);
+        let permit = Arc::clone(&self.room).acquire_owned().await;
+        self.queue(job, permit.ok())?;
+        self.came.notify_one();
+        answer.await.map_err(|_| Fault::Closed)?
+    }
+
+    /// Writes on the caller's thread, together with what waits.
+    pub(super) fn write_here<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (job, mut answer) = write(work);
+        // Without a permit: whoever comes here is one thread, and waits.
+        self.queue(job, None)?;
+        loop {
+            let connection = lock(&self.connection);
+            // The thread may have done the job meanwhile.
+            match answer.try_recv() {
+                Ok(result) => return result,
+                Err(TryRecvError::Closed) => return Err(Fault::Closed),
+                Err(TryRecvError::Empty) => {}
+            }
+            // It waits in line, since nobody else has the connection.
+            let connection = connection.as_ref().ok_or(Fault::Closed)?;
+            self.commit_waiting(connection);
+        }
+    }
+
+    fn queue(
+        &self,
+        job: Box<dyn Write>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Fault> {
+        let mut line = lock(&self.line);
+        if line.is_closed {
+            return Err(Fault::Closed);
+        }
+        line.jobs.push_back((job, permit));
+        Ok(())
+    }
+}
+
+/// What a thread that ends leaves behind: nothing is accepted that nobody would answer.
+struct End<'a>(&'a Writer);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let unanswered = {
+            let mut line = lock(&self.0.line);
+            line.is_closed = true;
+            std::mem::take(&mut line.jobs)
+        };
+        drop(unanswered);
+        lock(&self.0.connection).take();
+    }
+}
+
+impl Writer {
+    /// The thread's work: commits what waits, until the line is closed. While nothing waits it moves
+    /// what was committed from the log into the database by a connection of its own, so that no
+    /// commit has to do it, which would make one in some thirty take ten times as long.
+    pub(super) fn run(&self, checkpointer: &Connection) {
+        let _end = End(self);
+        while self.wait(checkpointer) {
+            if let Some(connection) = lock(&self.connection).as_ref() {
+                self.commit_waiting(connection);
             }
         }
+    }
+
+    /// Waits until there are jobs. False when there are none and none will come.
+    fn wait(&self, checkpointer: &Connection) -> bool {
+        let mut line = lock(&self.line);
+        while line.jobs.is_empty() && !line.is_closed {
+            if self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
+                line = self.came.wait(line).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (back, waited) = self
+                .came
+                .wait_timeout(line, IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            line = back;
+            if waited.timed_out() && line.jobs.is_empty() {
+                drop(line);
+                self.n_commits.store(0, Ordering::Relaxed);
+                checkpoint(checkpointer);
+                line = lock(&self.line);
+            }
+        }
+        !line.jobs.is_empty()
+    }
+
+    /// Commits what waits in line, as far as one transaction takes it.
+    fn commit_waiting(&self, connection: &Connection) {
+        let (group, permits): (Vec<_>, Vec<_>) = {
+            let mut line = lock(&self.line);
+            let n_jobs = line.jobs.len().min(GROUP_MAX);
+            line.jobs.drain(..n_jobs).unzip()
+        };
+        if group.is_empty() {
+            return;
+        }
         commit_group(connection, group);
+        drop(permits);
+        if self.n_commits.fetch_add(1, Ordering::Relaxed) == COMMITS_IN_LOG {
+            // It may sleep without end.
+            self.came.notify_one();
+        }
+    }
+}
+
+/// Moves what is in the log into the database, as far as readers allow. What remains, and what a
+/// failure leaves, is done by the next, or by a commit when the log has grown long.
+fn checkpoint(connection: &Connection) {
+    let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    if let Err(error) = done {
+        tracing::debug!(%error, "the log could not be moved into the database");
     }
 }
 

@@ -50,6 +50,9 @@ const STRIDE: usize = 64;
 const FOUND: usize = 256;
 /// After how many readings of a queue that never empties an overflow is answered all the same.
 const READINGS: usize = 1_024;
+/// After how many such looks everything is walked again all the same: other programs may have let go
+/// of watches.
+const LIMIT_CHECKS: usize = 120;
 /// How often it is looked whether a limit that was reached has been raised.
 const LIMIT_CHECK: Timespec = Timespec {
     tv_sec: 5,
@@ -122,6 +125,8 @@ pub(super) fn prepare(
         tree: Tree::default(),
         overflowed: false,
         limited_at: None,
+        n_limit_checks: 0,
+        lacks_instance: false,
         n_beyond_limit: 0,
         unwatchable: BTreeSet::new(),
         note: None,
@@ -150,8 +155,11 @@ pub(super) struct Thread {
     inotify: Option<Arc<OwnedFd>>,
     tree: Tree,
     overflowed: bool,
+    /// Whether no inotify instance could be had, though one is wanted.
+    lacks_instance: bool,
     /// The limit of watches when it was reached; 0 where it is not known.
     limited_at: Option<usize>,
+    n_limit_checks: usize,
     /// How many directories were passed by since then.
     n_beyond_limit: usize,
     /// The directories that cannot be watched for another reason, as a rule a permission.
@@ -200,7 +208,8 @@ impl Thread {
         if let Some(inotify) = &inotify {
             waited_for.push(PollFd::new(inotify, PollFlags::IN));
         }
-        let timeout = self.limited_at.map(|_| &LIMIT_CHECK);
+        let is_limited = self.limited_at.is_some() || self.lacks_instance;
+        let timeout = is_limited.then_some(&LIMIT_CHECK);
         match poll(&mut waited_for, timeout) {
             Ok(0) => self.check_limit(),
             Ok(_) | Err(Errno::INTR) => {}
@@ -214,10 +223,22 @@ impl Thread {
 
     /// After the limit was raised the rest is watched, and compared, for nobody reported on it.
     fn check_limit(&mut self) {
-        if let (Some(then), Some((name, now))) = (self.limited_at, limits::max_watches())
+        if self.lacks_instance {
+            if let Ok(inotify) = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
+                info!("an inotify instance can be had now; everything is watched");
+                self.inotify = Some(Arc::new(inotify));
+                self.arm_all(RescanReason::Timer);
+            }
+            return;
+        }
+        let Some(then) = self.limited_at else { return };
+        self.n_limit_checks += 1;
+        if let Some((name, now)) = limits::max_watches()
             && now > then
         {
             info!("the limit of watches was raised ({name} = {now}); the rest is watched");
+            self.arm_all(RescanReason::Timer);
+        } else if self.n_limit_checks >= LIMIT_CHECKS {
             self.arm_all(RescanReason::Timer);
         }
     }
@@ -337,6 +358,7 @@ impl Thread {
     /// Walks over everything: watches what is not watched, and lets go of what is there no more.
     fn arm_all(&mut self, reason: RescanReason) {
         self.limited_at = None;
+        self.n_limit_checks = 0;
         self.n_beyond_limit = 0;
         self.unwatchable.clear();
         self.reporter.root = None;
@@ -401,6 +423,7 @@ impl Thread {
     /// Has an inotify instance where one is wanted and can be had.
     fn choose_mode(&mut self) {
         let settings = &self.reporter.settings;
+        self.lacks_instance = false;
         self.note = match settings.mode {
             WatchMode::Poll => Some("repository.watch is poll".to_owned()),
             WatchMode::Native => None,
@@ -411,7 +434,10 @@ impl Thread {
         } else if self.inotify.is_none() {
             match inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
                 Ok(inotify) => self.inotify = Some(Arc::new(inotify)),
-                Err(error) => self.note = Some(limits::instance_limit(&error)),
+                Err(error) => {
+                    self.lacks_instance = true;
+                    self.note = Some(limits::instance_limit(&error));
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::process::program;
 
 /// Programs that the commands call, played by scripts: `sudo` runs the rest as it is, `install`
 /// works below `$DESTINATION`, the others note that they were called.
-const PLAYED: [(&str, &str); 5] = [
+const PLAYED: [(&str, &str); 7] = [
     ("sudo", "exec \"$@\""),
     (
         "install",
@@ -24,6 +24,11 @@ const PLAYED: [(&str, &str); 5] = [
         "systemd-sysusers",
         "echo systemd-sysusers \"$@\" >>\"$DESTINATION/called\"",
     ),
+    (
+        "systemd-tmpfiles",
+        "echo systemd-tmpfiles \"$@\" >>\"$DESTINATION/called\"",
+    ),
+    ("chgrp", "echo chgrp \"$@\" >>\"$DESTINATION/called\""),
 ];
 
 #[test]
@@ -36,7 +41,7 @@ fn the_installation_puts_every_file_where_the_unit_looks_for_it() {
     for directory in [&destination, &checkout.join("target/release"), &played] {
         std::fs::create_dir_all(directory).unwrap();
     }
-    for name in ["systemd", "config.yaml"] {
+    for name in ["systemd", "packaging"] {
         symlink(root().join(name), checkout.join(name)).unwrap();
     }
     symlink(program(), checkout.join("target/release/project-webhooks")).unwrap();
@@ -73,9 +78,32 @@ fn the_installation_puts_every_file_where_the_unit_looks_for_it() {
             .lines()
             .any(|line| line.split_whitespace().nth(1) == Some(user))
     );
+    // The template has the same program, and the package the same files.
+    assert!(below("/usr/lib/systemd/system/project-webhooks@.service").is_file());
+    assert!(below("/usr/lib/tmpfiles.d/project-webhooks.conf").is_file());
     // 78 is a wrong configuration, which no restart mends.
     assert_eq!(setting(&unit, "RestartPreventExitStatus"), "78");
     assert_eq!(called(&destination), 5);
+}
+
+#[test]
+fn the_package_is_built_by_its_script_and_started_by_hand() {
+    let build = blocks::only("package").text;
+    assert!(
+        build.lines().any(|line| line == "packaging/build-deb"),
+        "{build}"
+    );
+    assert!(root().join("packaging/build-deb").is_file());
+    // tests/systemd does it with the package itself.
+    let start = blocks::only("package-start").text;
+    let lines: Vec<&str> = start.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "sudo project-webhooks check",
+            "sudo systemctl enable --now project-webhooks"
+        ]
+    );
 }
 
 fn called(destination: &Path) -> usize {

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use project_webhooks::cli::settings::SETTINGS;
 use project_webhooks::domain::event::{EventKind, Parameter};
 
 use crate::blocks;
@@ -93,6 +94,21 @@ fn keys(prefix: &str, value: &serde_yaml::Value, found: &mut Vec<String>) {
 }
 
 #[test]
+fn settings_are_explained_as_in_the_manual_page() {
+    for setting in SETTINGS {
+        let key = format!("`{}`", setting.key);
+        let found = rows(|cell| cell == key);
+        let found = found.iter().find(|cells| cells.len() == 4);
+        let expected = [&key, setting.value, setting.default, setting.meaning];
+        assert_eq!(
+            found.unwrap_or_else(|| panic!("{key} is not in README.md")),
+            &expected,
+            "README.md and src/cli/settings.rs"
+        );
+    }
+}
+
+#[test]
 fn every_key_of_the_configuration_is_explained_and_no_other() {
     // The sample that the tests of the configuration hold to be complete.
     let sample = blocks::root().join("tests/configs/valid/every_setting.yaml");
@@ -128,4 +144,7 @@ fn every_key_of_the_configuration_is_explained_and_no_other() {
         .collect();
     explained.sort();
     assert_eq!(explained, expected);
+    let mut described: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
+    described.sort_unstable();
+    assert_eq!(described, expected, "src/cli/settings.rs");
 }

@@ -316,3 +316,61 @@ fn a_cancelled_delivery_that_arrived_all_the_same_is_delivered() {
         assert!(claims(&store, "catalog", at(900)).ready.is_empty());
     }
 }
+
+#[test]
+fn the_claims_of_a_commit_are_what_a_claim_finds() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let committed = store
+        .record(one_event("a", "one", &["catalog", "audit"]))
+        .unwrap();
+    assert_eq!(committed.claims.len(), 2);
+    for (webhook, handed) in &committed.claims {
+        assert_eq!(claim(&store, webhook, at(0)), *handed);
+    }
+    // Behind another delivery of its lane nothing is due.
+    let behind = store.record(one_event("a", "two", &["catalog"])).unwrap();
+    assert_eq!(behind.claims, []);
+    // Nothing is due of a webhook that is off.
+    let first = claim(&store, "catalog", at(0));
+    end(&store, &first, Verdict::SwitchOff);
+    let off = store.record(one_event("b", "one", &["catalog"])).unwrap();
+    assert_eq!(off.claims, []);
+}
+
+#[test]
+fn what_waits_by_a_clock_that_was_set_back_is_due() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    // Recorded, and failed, at a time that is ahead by an hour.
+    let mut ahead = one_event("a", "one", &["catalog"]);
+    ahead.now = at(3600);
+    ahead.changes[0].events[0].webhooks[0].1 = at(3600);
+    store.record(ahead).unwrap();
+    store.record(one_event("b", "one", &["catalog"])).unwrap();
+    let mut failed = finish(&claim(&store, "catalog", at(0)), Verdict::Retry(at(3605)));
+    failed.attempt.at = at(3600);
+    wait(store.finish(vec![failed])).unwrap();
+    // What failed by the right time keeps its time.
+    store.record(one_event("c", "one", &["catalog"])).unwrap();
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(at(300)),
+    );
+    assert_eq!(claims(&store, "catalog", at(10)).ready, []);
+    assert_eq!(wait(store.mend_times("catalog", at(10))).unwrap(), 2);
+    let due = claims(&store, "catalog", at(10));
+    let projects: Vec<&str> = due
+        .ready
+        .iter()
+        .map(|claim| claim.event.key.project.as_str())
+        .collect();
+    assert_eq!(sorted(projects), ["a", "b"]);
+    assert_eq!(due.next_due, Some(at(300)));
+}
+
+fn sorted(mut items: Vec<&str>) -> Vec<&str> {
+    items.sort_unstable();
+    items
+}

@@ -1,0 +1,216 @@
+//! The kernel's limits: queue, watches, instances. They are set in a user namespace of the test's
+//! own, so that nothing else on the machine is touched.
+
+use std::fs;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use super::common::{Daemon, Endpoint, Home, Settings, xml};
+use super::{projects, skip, succeeds, wait_status};
+
+const WATCHES: &str = "/proc/sys/user/max_inotify_watches";
+const INSTANCES: &str = "/proc/sys/user/max_inotify_instances";
+
+/// Whether this machine lets a test have a user namespace with limits of its own.
+fn has_namespaces(test: &str) -> bool {
+    let script = format!("echo 100 > {WATCHES} && echo 100 > {INSTANCES}");
+    let can =
+        succeeds("unshare", &["-Ur", "sh", "-c", &script]) && succeeds("nsenter", &["--version"]);
+    if !can {
+        skip(test, "needs user namespaces, unshare and nsenter");
+    }
+    can
+}
+
+/// The command that runs the daemon with a limit.
+fn limited(home: &Home, limit: &str, value: u32) -> Command {
+    let inner = Daemon::command(home);
+    let script = format!("echo {value} > {limit} && exec \"$@\"");
+    let mut command = Command::new("unshare");
+    command
+        .args(["-Ur", "sh", "-c", &script, "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .current_dir("/")
+        .env_remove("NOTIFY_SOCKET");
+    command
+}
+
+/// Sets a limit where the daemon runs.
+fn raise(daemon: &Daemon<'_>, limit: &str, value: u32) {
+    let pid = daemon.pid().to_string();
+    let script = format!("echo {value} > {limit}");
+    assert!(succeeds(
+        "nsenter",
+        &[
+            "-t",
+            &pid,
+            "-U",
+            "--preserve-credentials",
+            "sh",
+            "-c",
+            &script
+        ]
+    ));
+}
+
+fn polls(status: &serde_json::Value) -> bool {
+    status["coverage"]["polls"] == true
+}
+
+fn note(status: &serde_json::Value) -> &str {
+    status["coverage"]["note"].as_str().unwrap_or_default()
+}
+
+#[test]
+fn a_queue_that_overflows_while_the_process_is_stopped_loses_nothing() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    projects(&home, 4);
+    let daemon = home.start();
+    let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let queue: usize = queue.trim().parse().unwrap();
+    daemon.signal(Signal::STOP);
+    // Reports that equal the one before them are one for the kernel; so two take turns.
+    let noise = home.at("sales/p0/noise");
+    let other = home.at("sales/p0/other");
+    for number in 0..2 * queue {
+        fs::write(if number % 2 == 0 { &noise } else { &other }, "x").unwrap();
+    }
+    home.write("sales/new/project.xml", &xml("New", "e-new", ""));
+    home.replace(
+        "sales/p1/published/v1/project.xml",
+        &xml("P1", "e-1", "published again"),
+    );
+    home.write("sales/p2/snapshots/s2.xml", &xml("P2", "e-2", "another"));
+    home.remove_all("sales/p3");
+    daemon.signal(Signal::CONT);
+    daemon.wait_log("an overflow", |entry| {
+        entry.message().contains("everything is compared instead")
+    });
+    let mut came = endpoint.take_events(6);
+    daemon.fence();
+    came.sort();
+    assert_eq!(
+        came,
+        [
+            "project-delete",
+            "project-delete-and-unpublish",
+            "project-import",
+            "project-import-any",
+            "project-publish",
+            "snapshot-create",
+        ]
+    );
+    assert_eq!(endpoint.n(), 0);
+    // What is made after it is noticed as before.
+    home.write("sales/later/project.xml", &xml("Later", "e-later", ""));
+    endpoint.wait_for(2);
+}
+
+#[test]
+fn too_few_watches_are_made_up_for_by_comparison_until_there_are_enough() {
+    if !has_namespaces("too few watches") {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint)
+        .repository("poll_interval: 300ms")
+        .repository("rescan: 2s");
+    let home = Home::new(&settings);
+    projects(&home, 6);
+    // Enough for the root and a few more; then some more, and one directory too many.
+    let daemon = Daemon::launch(&home, limited(&home, WATCHES, 5));
+    daemon.wait_ready();
+    let status = wait_status(&home, "too few watches", polls);
+    assert!(
+        note(&status).contains("fs.inotify.max_user_watches="),
+        "{}",
+        note(&status)
+    );
+    assert!(status["coverage"]["uncovered"].as_u64().unwrap() > 0);
+    daemon.wait_log("what to do", |entry| {
+        entry
+            .message()
+            .contains("sysctl fs.inotify.max_user_watches=")
+    });
+    home.write("sales/p5/snapshots/s2.xml", &xml("P5", "e-5", "another"));
+    home.write("sales/new/project.xml", &xml("New", "e-new", ""));
+    home.remove_all("sales/p4");
+    let mut came = endpoint.take_events(5);
+    came.sort();
+    assert_eq!(
+        came,
+        [
+            "project-delete",
+            "project-delete-and-unpublish",
+            "project-import",
+            "project-import-any",
+            "snapshot-create",
+        ]
+    );
+    raise(&daemon, WATCHES, 100_000);
+    wait_status(&home, "enough watches", |status| {
+        !polls(status) && status["coverage"]["uncovered"] == 0
+    });
+    home.write("sales/p5/snapshots/s3.xml", &xml("P5", "e-5", "a third"));
+    assert_eq!(endpoint.take_events(1), ["snapshot-create"]);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 0);
+}
+
+#[test]
+fn watches_that_run_out_later_are_made_up_for_too() {
+    if !has_namespaces("watches that run out later") {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).repository("poll_interval: 300ms"));
+    projects(&home, 2);
+    let daemon = Daemon::launch(&home, limited(&home, WATCHES, 12));
+    daemon.wait_ready();
+    assert!(!polls(&home.json(&["status"])));
+    for number in 0..8 {
+        let at = format!("hr/q{number}");
+        let id = format!("q-{number}");
+        home.write(&format!("{at}/project.xml"), &xml("Q", &id, ""));
+    }
+    endpoint.wait_for(16);
+    wait_status(&home, "too few watches", polls);
+    endpoint.take();
+    for number in 0..8 {
+        let text = xml("Q", &format!("q-{number}"), "snapshot");
+        home.write(&format!("hr/q{number}/snapshots/s1.xml"), &text);
+    }
+    endpoint.wait_for(8);
+    assert_eq!(endpoint.n(), 8);
+}
+
+#[test]
+fn without_an_instance_everything_is_found_by_comparison() {
+    if !has_namespaces("no inotify instance") {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint)
+        .repository("poll_interval: 300ms")
+        .repository("rescan: 2s");
+    let home = Home::new(&settings);
+    projects(&home, 2);
+    let daemon = Daemon::launch(&home, limited(&home, INSTANCES, 0));
+    daemon.wait_ready();
+    let status = wait_status(&home, "no instance", polls);
+    assert!(
+        note(&status).contains("fs.inotify.max_user_instances="),
+        "{}",
+        note(&status)
+    );
+    home.write("sales/new/project.xml", &xml("New", "e-new", ""));
+    home.remove_all("sales/p1");
+    endpoint.wait_for(4);
+    raise(&daemon, INSTANCES, 100);
+    wait_status(&home, "an instance", |status| !polls(status));
+    daemon.fence();
+    assert_eq!(endpoint.n(), 4);
+}

@@ -1,0 +1,121 @@
+//! What must not bring the daemon down, nor make it say what is not so: hostile files and names,
+//! a root that goes, limits of the kernel, and resources that end. The real binary, real files.
+//!
+//! What needs root or a tool says so where it is missing (`skipped:`, counted by `.ci/run`).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+// Files that are no project.xml, whatever their names say.
+mod files;
+
+// Names and parameters that want to be something else.
+mod names;
+
+// The repository's root goes, comes back, or is another one.
+mod roots;
+
+// The kernel's limits: queue, watches, instances.
+mod limits;
+
+// Disk, descriptors, time of day, state.
+mod resources;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{Daemon, Home, wait_until, xml};
+
+/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
+/// these lines.
+fn skip(test: &str, reason: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+}
+
+/// Whether the test runs as root; says that it is skipped where not.
+fn is_root(test: &str) -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        skip(test, "needs root");
+    }
+    is_root
+}
+
+/// Runs a command to its end. Returns whether it succeeded.
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Something mounted, until it is dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// Mounts with these arguments of mount(8) at a directory that exists. Nothing where that is
+    /// not allowed.
+    fn new(arguments: &[&str], at: &Path) -> Option<Self> {
+        let mut all = arguments.to_vec();
+        let target = at.to_str().unwrap();
+        all.push(target);
+        succeeds("mount", &all).then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        succeeds("umount", &["-l", self.0.to_str().unwrap()]);
+    }
+}
+
+/// Projects with a definition, a published copy and a snapshot each, of one organization.
+fn projects(home: &Home, n: usize) {
+    for number in 0..n {
+        let id = format!("e-{number}");
+        let name = format!("P{number}");
+        let at = format!("sales/p{number}");
+        home.write(&format!("{at}/project.xml"), &xml(&name, &id, "one"));
+        home.write(
+            &format!("{at}/published/v1/project.xml"),
+            &xml(&name, &id, "published"),
+        );
+        home.write(
+            &format!("{at}/snapshots/s1.xml"),
+            &xml(&name, &id, "snapshot"),
+        );
+    }
+}
+
+/// A field of the daemon's status in /proc, in KiB.
+fn memory_kib(daemon: &Daemon<'_>, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    let number = line.split_whitespace().nth(1).unwrap();
+    number.parse().unwrap()
+}
+
+/// Waits until `status` says something, and returns all that it says.
+fn wait_status(
+    home: &Home,
+    what: &str,
+    wanted: impl Fn(&serde_json::Value) -> bool,
+) -> serde_json::Value {
+    wait_until(&format!("a status: {what}"), || {
+        let status = home.json(&["status"]);
+        wanted(&status).then_some(status)
+    })
+}

@@ -1,0 +1,307 @@
+//! Disk, descriptors, time of day, state.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
+use super::{Mount, is_root, projects, skip, succeeds, wait_status};
+
+/// Runs the program and returns its exit status and what it says.
+fn run(home: &Home, arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
+        .arg("--config")
+        .arg(home.config())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .env_remove("NOTIFY_SOCKET")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap_or(-1), said)
+}
+
+fn store_is_in_trouble(status: &serde_json::Value) -> bool {
+    status["troubles"]
+        .to_string()
+        .contains("nothing is forgotten")
+}
+
+#[test]
+fn a_full_disk_makes_inference_wait_and_loses_nothing() {
+    const TEST: &str = "a full disk";
+    if !is_root(TEST) {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    projects(&home, 2);
+    let state = home.beside("state");
+    fs::create_dir(&state).unwrap();
+    let Some(mounted) = Mount::new(&["-t", "tmpfs", "-o", "size=4m", "tmpfs"], &state) else {
+        return skip(TEST, "mounting is not allowed");
+    };
+    let daemon = home.start();
+    let filler = state.join("filler");
+    // All that is left, to the last block.
+    let _full = fs::write(&filler, vec![0_u8; 8 << 20]);
+    // Too much for what the log of the database has left.
+    let body: String = (0..400_000_u32)
+        .map(|number| char::from(b'a' + (number.wrapping_mul(2_654_435_761) >> 24) as u8 % 26))
+        .collect();
+    for number in 0..8 {
+        let text = xml("New", &format!("n-{number}"), &format!("{number}{body}"));
+        home.write(&format!("sales/n{number}/project.xml"), &text);
+    }
+    home.remove_all("sales/p1");
+    daemon.wait_log("inference waits", |entry| {
+        entry.message().contains("inference waits")
+    });
+    wait_status(&home, "the store's trouble", store_is_in_trouble);
+    let before = endpoint.n();
+    assert!(before < 18, "{before} callbacks of what was not recorded");
+    fs::remove_file(&filler).unwrap();
+    endpoint.wait_for(18);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 18);
+    daemon.wait_log("it works again", |entry| {
+        entry.message().contains("works again")
+    });
+    drop(daemon);
+    drop(mounted);
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_refused_at_the_start() {
+    const TEST: &str = "a read-only state directory";
+    if !is_root(TEST) {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    projects(&home, 1);
+    home.start().terminate();
+    let state = home.beside("state");
+    let Some(mounted) = Mount::new(&["--bind", state.to_str().unwrap()], &state) else {
+        return skip(TEST, "mounting is not allowed");
+    };
+    assert!(succeeds(
+        "mount",
+        &["-o", "remount,ro,bind", state.to_str().unwrap()]
+    ));
+    let (status, said) = run(&home, &["run"]);
+    assert_eq!(status, 1, "{said}");
+    assert!(
+        said.contains("Read-only file system") && said.contains("state"),
+        "{said}"
+    );
+    drop(mounted);
+    home.start().terminate();
+}
+
+#[test]
+fn a_full_table_of_descriptors_loses_nothing() {
+    const TEST: &str = "descriptors exhausted";
+    if !succeeds("prlimit", &["--version"]) {
+        return skip(TEST, "needs prlimit");
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).repository("rescan: 1s"));
+    projects(&home, 4);
+    let daemon = home.start();
+    let pid = daemon.pid().to_string();
+    let limit = |n: u32| {
+        let limit = format!("--nofile={n}:");
+        let set = Command::new("prlimit")
+            .args(["--pid", &pid, &limit])
+            .output()
+            .unwrap();
+        assert!(
+            set.status.success(),
+            "{limit}: {}",
+            String::from_utf8_lossy(&set.stderr)
+        );
+    };
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    limit(u32::try_from(open).unwrap() - 1);
+    for number in 0..5 {
+        let text = xml("New", &format!("n-{number}"), "");
+        home.write(&format!("sales/n{number}/project.xml"), &text);
+    }
+    home.remove_all("sales/p1");
+    // It notices: what cannot be read is listed, and nothing is inferred from that.
+    wait_status(&home, "what cannot be read", |status| {
+        status["incomplete"]
+            .to_string()
+            .contains("Too many open files")
+    });
+    assert_eq!(endpoint.n(), 0);
+    limit(1_024);
+    endpoint.wait_for(12);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 12);
+}
+
+#[test]
+fn a_clock_that_is_set_forward_and_back_holds_nothing_up() {
+    const TEST: &str = "a clock that is set";
+    let library = ["x86_64", "aarch64"]
+        .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1"))
+        .into_iter()
+        .find(|path| fs::exists(path).unwrap_or(false));
+    let Some(library) = library else {
+        return skip(TEST, "needs libfaketime");
+    };
+    let refuses = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let endpoint = Endpoint::answering({
+        let refuses = std::sync::Arc::clone(&refuses);
+        move |_| {
+            let refused = refuses.load(std::sync::atomic::Ordering::SeqCst);
+            project_webhooks::receiver::Reply::status(
+                axum::http::StatusCode::from_u16(if refused { 500 } else { 200 }).unwrap(),
+            )
+        }
+    });
+    let webhook = Webhook::new("all", &endpoint.url()).schedule("[0s, 2s, 2s, 2s, 2s, 2s, 2s, 2s]");
+    let home = Home::new(&Settings::of([webhook]));
+    projects(&home, 2);
+    let offset = home.beside("offset");
+    fs::write(&offset, "+0").unwrap();
+    let mut command = Daemon::command(&home);
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", &offset)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1");
+    let daemon = Daemon::launch(&home, command);
+    daemon.wait_ready();
+    let set = |to: &str| {
+        let beside = home.beside("offset.new");
+        fs::write(&beside, to).unwrap();
+        fs::rename(beside, &offset).unwrap();
+    };
+    home.write("sales/a/project.xml", &xml("A", "a", ""));
+    endpoint.wait_for(1);
+    set("+3600");
+    // What is recorded and fails an hour ahead waits by that time.
+    home.write("sales/b/project.xml", &xml("B", "b", ""));
+    endpoint.wait_for_one("b", |one| one.parameter("projectName") == Some("B"));
+    home.remove_all("sales/p1");
+    daemon.wait_log("the delete", |entry| entry.message() == "Project Delete");
+    set("+0");
+    home.write("sales/c/project.xml", &xml("C", "c", ""));
+    daemon.wait_log("the import", |entry| {
+        entry.message() == "Project Import" && entry.field("project") == "sales/c"
+    });
+    refuses.store(false, std::sync::atomic::Ordering::SeqCst);
+    // Two of each import, and both deletes: delivered within the patience of a test, not of a clock.
+    wait_until("all delivered", || {
+        let status = home.json(&["deliveries", "--state", "delivered"]);
+        (status.as_array().map(Vec::len) == Some(8)).then_some(())
+    });
+    assert_eq!(daemon.events().len(), 8);
+}
+
+#[test]
+fn a_second_instance_is_refused_with_the_first_ones_pid() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    let daemon = home.start();
+    let (status, said) = run(&home, &["run"]);
+    assert_eq!(status, 75, "{said}");
+    assert!(said.contains(&daemon.pid().to_string()), "{said}");
+}
+
+/// A way to damage a database.
+type Damage = (&'static str, fn(&mut Vec<u8>));
+
+#[test]
+fn a_damaged_database_is_reported_and_left_as_it_is() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    projects(&home, 20);
+    home.start().terminate();
+    let whole = fs::read(home.database()).unwrap();
+    let damages: [Damage; 4] = [
+        ("no database at all", |bytes| {
+            *bytes = b"garbage".repeat(1_000)
+        }),
+        ("cut off", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("a header of noise", |bytes| bytes[..100].fill(0xa5)),
+        ("pages of noise", |bytes| {
+            let from = bytes.len() / 2 / 4096 * 4096;
+            bytes[from..].fill(0xa5);
+        }),
+    ];
+    for (name, damage) in damages {
+        let mut bytes = whole.clone();
+        damage(&mut bytes);
+        fs::write(home.database(), &bytes).unwrap();
+        let (status, said) = run(&home, &["run"]);
+        assert_eq!(status, 1, "{name}: {said}");
+        assert!(said.contains("state.db"), "{name}: {said}");
+        assert!(!said.contains("panicked"), "{name}: {said}");
+        assert_eq!(
+            fs::read(home.database()).unwrap(),
+            bytes,
+            "{name}: it was changed"
+        );
+    }
+    fs::write(home.database(), &whole).unwrap();
+    let daemon = home.start();
+    assert_eq!(daemon.events(), [""; 0]);
+}
+
+#[test]
+fn a_newer_state_is_refused_and_left_as_it_is() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    home.start().terminate();
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    database.pragma_update(None, "user_version", 999).unwrap();
+    drop(database);
+    let before = fs::read(home.database()).unwrap();
+    let (status, said) = run(&home, &["run"]);
+    assert_eq!(status, 1, "{said}");
+    assert!(
+        said.contains("999") && said.contains("install the version that wrote it"),
+        "{said}"
+    );
+    assert_eq!(fs::read(home.database()).unwrap(), before);
+}
+
+#[test]
+fn a_state_directory_of_somebody_else_is_refused() {
+    const TEST: &str = "a state directory of somebody else";
+    if !is_root(TEST) {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    home.start().terminate();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = env!("CARGO_BIN_EXE_project-webhooks");
+    let config = home.config();
+    let output = Command::new("setpriv")
+        .args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "--",
+            binary,
+            "--config",
+        ])
+        .arg(config)
+        .arg("run")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("Permission denied") && said.contains("state"),
+        "{said}"
+    );
+}

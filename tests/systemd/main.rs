@@ -1,0 +1,49 @@
+//! The service as it will run: a real systemd, the units as they are, the package as it is built.
+//!
+//! Each test boots a container of its own, which takes a second. Where none can be had, every test
+//! says that it was skipped.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod container;
+mod faults;
+mod operations;
+mod package;
+mod reloads;
+mod service;
+mod starts;
+mod units;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// The directory of the package.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
+/// these lines.
+fn skip(test: &str, reason: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+}
+
+/// Whether a container can be had; says that the test is skipped where none can.
+fn can_boot(test: &str) -> bool {
+    static WHY_NOT: OnceLock<Option<String>> = OnceLock::new();
+    let reason = WHY_NOT.get_or_init(container::why_not);
+    if let Some(reason) = reason {
+        skip(test, reason);
+    }
+    reason.is_none()
+}
