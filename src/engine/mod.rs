@@ -54,7 +54,7 @@ const PULSE: Duration = Duration::from_secs(1);
 /// How long inference waits after the store failed or the root could not be opened.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How many held files wait for one project.
-const HELD_PER_PROJECT: usize = 64;
+const HELD_PER_PROJECT: usize = 128;
 /// How long a file that was just created is left to its writer, whose close is reported too.
 const WRITER_PAUSE: Duration = Duration::from_millis(25);
 
@@ -333,7 +333,11 @@ impl Loop {
                 }
                 if let Some(held) = held {
                     let waiting = self.held.entry(key).or_default();
-                    if waiting.len() < HELD_PER_PROJECT {
+                    // A file is named when it is created and again when it is closed.
+                    let is_held = waiting
+                        .iter()
+                        .any(|other| other.path == held.path && other.stamp == held.stamp);
+                    if !is_held && waiting.len() < HELD_PER_PROJECT {
                         waiting.push(held);
                     }
                 }

@@ -81,7 +81,8 @@ pub fn entries(
 }
 
 /// Visits the entries of a directory but `.` and `..`: the name, or the name with its bytes that
-/// are not UTF-8 replaced, and the kind of file as far as the listing tells.
+/// are not UTF-8 replaced, and the kind of file as far as the listing tells. One that was listed
+/// before has to be rewound.
 pub(super) fn list(
     directory: BorrowedFd<'_>,
     mut visit: impl FnMut(Result<&str, String>, FileType),
@@ -97,14 +98,18 @@ pub(super) fn list(
     })
 }
 
+/// Lets a directory be listed once more.
+pub(super) fn rewind(directory: BorrowedFd<'_>) -> io::Result<()> {
+    rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
+    Ok(())
+}
+
 #[cfg(target_os = "linux")]
 fn each_entry(
     directory: BorrowedFd<'_>,
     mut visit: impl FnMut(&std::ffi::CStr, FileType),
 ) -> io::Result<()> {
-    use rustix::fs::{RawDir, SeekFrom};
-    // It may have been read before.
-    rustix::fs::seek(directory, SeekFrom::Start(0))?;
+    use rustix::fs::RawDir;
     let mut buffer = [std::mem::MaybeUninit::uninit(); 8 * 1024];
     let mut entries = RawDir::new(directory, &mut buffer);
     while let Some(entry) = entries.next() {

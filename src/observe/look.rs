@@ -12,7 +12,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rustix::fs::{FileType, Stat};
 
-use super::listing::{is_absent, join, list, problem, unnamed, unreadable};
+use super::listing::{is_absent, join, list, problem, rewind, unnamed, unreadable};
 use super::{Look, Observer};
 use crate::domain::project::{FileState, Problem, ProjectKey, Recorded, Role, Sighting, Stamp};
 use crate::layout::{Cursor, Entries, Place};
@@ -66,8 +66,8 @@ impl Observer {
             directories: HashMap::new(),
             look: Look::default(),
         };
-        match home {
-            Some((path, cursor)) => match root.open_directory(&path) {
+        if let Some((path, cursor)) = home {
+            match root.open_directory(&path) {
                 Ok(directory) => {
                     walk.copies_then_definition(&directory, &path, &cursor);
                     walk.look.is_torn |= !root.is_at(&path, &directory);
@@ -76,8 +76,7 @@ impl Observer {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return walk.look,
                 // What stands in the way is found out step by step.
                 Err(_) => {}
-            },
-            None => {}
+            }
         }
         match root.open_directory("") {
             Ok(directory) => walk.copies_then_definition(&directory, "", &cursor),
@@ -152,6 +151,7 @@ impl ProjectWalk<'_> {
             if found.iter().all(is_known) {
                 break;
             }
+            rewind(directory)?;
             let again = self.names(directory, path, cursor)?;
             let is_same = again.len() == found.len()
                 && again
@@ -166,6 +166,7 @@ impl ProjectWalk<'_> {
         Ok(found)
     }
 
+    /// The listing behind it; a directory is opened for one look, so that it is at its start.
     fn names(
         &mut self,
         directory: BorrowedFd<'_>,

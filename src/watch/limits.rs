@@ -2,23 +2,36 @@
 
 use std::path::Path;
 
-/// The most watches that one user may have (inotify(7)), where it is known. In a user namespace,
-/// as of a container, there is a limit of its own (namespaces(7)).
-pub(super) fn max_watches() -> Option<usize> {
-    let read = |path| {
+/// The settings that limit how many watches one user may have: inotify(7), and namespaces(7) for
+/// the user namespace that the daemon runs in.
+const WATCH_LIMITS: [(&str, &str); 2] = [
+    (
+        "fs.inotify.max_user_watches",
+        "/proc/sys/fs/inotify/max_user_watches",
+    ),
+    (
+        "user.max_inotify_watches",
+        "/proc/sys/user/max_inotify_watches",
+    ),
+];
+
+/// The setting that limits the watches most, and its value.
+pub(super) fn max_watches() -> Option<(&'static str, usize)> {
+    let values = WATCH_LIMITS.iter().filter_map(|(name, path)| {
         let text = std::fs::read_to_string(path).ok()?;
-        text.trim().parse::<usize>().ok()
-    };
-    let system = read("/proc/sys/fs/inotify/max_user_watches");
-    let namespace = read("/proc/sys/user/max_inotify_watches");
-    system.into_iter().chain(namespace).min()
+        Some((*name, text.trim().parse().ok()?))
+    });
+    // Of equal ones the first.
+    values.min_by_key(|(_, value)| *value)
 }
 
 /// What to say when the limit of watches is reached: so many of the directories that matter are
 /// watched, and so many are not.
 pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
-    let limit = max_watches();
     let directories = watches.saturating_add(uncovered);
+    let (name, limit) = max_watches().map_or((WATCH_LIMITS[0].0, None), |(name, limit)| {
+        (name, Some(limit))
+    });
     // Other programs of this user have the rest; and the tree may grow by half.
     let others = limit.unwrap_or(0).saturating_sub(watches);
     let needed = directories
@@ -28,9 +41,8 @@ pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
         .next_multiple_of(1_024);
     let limit = limit.map_or("unknown".to_owned(), |limit| limit.to_string());
     format!(
-        "the limit of watches is reached (fs.inotify.max_user_watches = {limit}; {watches} of \
-         {directories} directories are watched); raise it: \
-         sysctl fs.inotify.max_user_watches={needed}"
+        "the limit of watches is reached ({name} = {limit}; {watches} of {directories} directories \
+         are watched); raise it: sysctl {name}={needed}"
     )
 }
 
@@ -59,6 +71,16 @@ pub(super) fn network(name: &str) -> String {
     )
 }
 
+/// The device of a path, where its file system is known to give a directory two links and one for
+/// each directory in it. Others give any number.
+#[cfg(target_os = "linux")]
+pub(super) fn counts_links(path: &Path) -> Option<u64> {
+    // From linux/magic.h: ext4 and its elders, XFS, tmpfs, F2FS.
+    const KNOWN: [u64; 4] = [0xef53, 0x5846_5342, 0x0102_1994, 0xf2f5_2010];
+    let stat = rustix::fs::stat(path).ok()?;
+    KNOWN.contains(&magic(path)?).then_some(stat.st_dev)
+}
+
 /// The name of a file system that does not report what other machines do.
 #[cfg(target_os = "linux")]
 pub(super) fn network_file_system(path: &Path) -> Option<&'static str> {
@@ -73,17 +95,23 @@ pub(super) fn network_file_system(path: &Path) -> Option<&'static str> {
         (0x5346_414f, "AFS"),
         (0x00c3_6400, "CephFS"),
     ];
+    let magic = magic(path)?;
+    KNOWN
+        .iter()
+        .find(|(known, _)| *known == magic)
+        .map(|(_, name)| *name)
+}
+
+/// Which file system a path lies on.
+#[cfg(target_os = "linux")]
+fn magic(path: &Path) -> Option<u64> {
     let found = rustix::fs::statfs(path).ok()?;
     #[allow(
         clippy::cast_sign_loss,
         clippy::unnecessary_cast,
         reason = "a magic number"
     )]
-    let magic = found.f_type as u64 & 0xffff_ffff;
-    KNOWN
-        .iter()
-        .find(|(known, _)| *known == magic)
-        .map(|(_, name)| *name)
+    Some(found.f_type as u64 & 0xffff_ffff)
 }
 
 #[cfg(not(target_os = "linux"))]

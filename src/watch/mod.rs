@@ -9,21 +9,24 @@
 //! One thread owns the watches. It opens a file as soon as a hint names it, so that its content
 //! survives its name.
 //!
-//! Map: this file has the handle; `inotify` is the thread on Linux and `tree` what it knows of the
-//! watched directories, `portable` the thread elsewhere, by way of the crate notify (on Linux with
+//! Map: this file has the handle; `inotify` is the thread on Linux, `walk` sets the watches for it,
+//! `tree` is what it knows of the watched directories, `orders` what it is told; `portable` is the
+//! thread elsewhere, by way of the crate notify (on Linux with
 //! the Cargo feature `portable-watch`); `report` turns paths into hints for both, and `limits` says
 //! what stands in the way and what to do about it.
 
 #[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
-#[path = "inotify.rs"]
-mod backend;
-#[cfg(any(not(target_os = "linux"), feature = "portable-watch"))]
-#[path = "portable.rs"]
-mod backend;
+mod inotify;
 mod limits;
+#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
+mod orders;
+#[cfg(any(not(target_os = "linux"), feature = "portable-watch"))]
+mod portable;
 mod report;
 #[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
 mod tree;
+#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
+mod walk;
 
 use std::io;
 use std::path::PathBuf;
@@ -35,6 +38,11 @@ use tracing::error;
 use crate::config::WatchMode;
 use crate::hint::{HintSender, RescanReason};
 use crate::layout::Layout;
+
+#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
+use inotify as backend;
+#[cfg(any(not(target_os = "linux"), feature = "portable-watch"))]
+use portable as backend;
 
 pub use report::Permit;
 

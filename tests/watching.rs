@@ -1,0 +1,199 @@
+//! What is watched: moved, removed and new directories, names that are no text, limits.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
+
+use common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
+use rustix::process::{Pid, Signal, kill_process};
+
+fn home_with_projects(settings: &Settings, count: usize) -> Home {
+    let home = Home::new(settings);
+    for number in 0..count {
+        add_project(&home, &format!("sales/p{number}"), number);
+    }
+    home
+}
+
+fn add_project(home: &Home, path: &str, number: usize) {
+    let content = xml("p", &format!("e{number}"), "one");
+    home.write(&format!("{path}/project.xml"), &content);
+    home.write(&format!("{path}/published/project.xml"), &content);
+    home.write(&format!("{path}/snapshots/v1.xml"), &content);
+}
+
+fn coverage(home: &Home) -> serde_json::Value {
+    home.json(&["status"])["coverage"].clone()
+}
+
+fn wait_for_watches(home: &Home, count: u64) {
+    wait_until("the number of watches", || {
+        (coverage(home)["watches"] == count).then_some(())
+    });
+}
+
+#[test]
+fn the_number_of_watches_follows_renames_and_removals() {
+    let endpoint = Endpoint::new();
+    let home = home_with_projects(&Settings::all_to(&endpoint), 4);
+    let daemon = home.start();
+    // The root, the organization, and three for each project.
+    wait_for_watches(&home, 2 + 4 * 3);
+    home.rename("sales/p0", "sales/q0");
+    home.rename("sales", "finance");
+    home.write("finance/q0/snapshots/v2.xml", &xml("p", "e0", "two"));
+    wait_until("the snapshot", || {
+        let events = daemon.events();
+        events
+            .contains(&"Snapshot Create finance/q0".to_owned())
+            .then_some(())
+    });
+    wait_for_watches(&home, 2 + 4 * 3);
+    fs::rename(home.at("finance/p1"), home.beside("away")).unwrap();
+    home.remove_all("finance/p2");
+    wait_for_watches(&home, 2 + 2 * 3);
+    // What went out of the repository is not heard of, and what comes back is.
+    fs::rename(home.beside("away"), home.at("finance/p9")).unwrap();
+    wait_for_watches(&home, 2 + 3 * 3);
+    home.remove_all("finance");
+    wait_for_watches(&home, 1);
+}
+
+#[test]
+fn names_that_are_not_text_are_listed_while_they_are_there() {
+    let endpoint = Endpoint::new();
+    let home = home_with_projects(&Settings::all_to(&endpoint), 1);
+    let _daemon = home.start();
+    let wrong = OsStr::from_bytes(b"wrong-\xff");
+    let places = ["", "sales", "sales/p0/snapshots"];
+    for place in places {
+        fs::create_dir(home.at(place).join(wrong)).unwrap();
+    }
+    let listed = |count: usize| {
+        wait_until("the list of what does not count", || {
+            let status = home.command(&["status"]);
+            (status.matches("not UTF-8").count() == count).then_some(())
+        });
+    };
+    listed(places.len());
+    for place in places {
+        fs::remove_dir(home.at(place).join(wrong)).unwrap();
+    }
+    listed(0);
+}
+
+#[test]
+fn a_queue_that_overflows_loses_no_change_and_no_watch() {
+    let endpoint = Endpoint::new();
+    let home = home_with_projects(&Settings::all_to(&endpoint), 3);
+    let daemon = home.start();
+    let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    home.write("sales/p0/snapshots/v2.xml", &xml("p", "e0", "two"));
+    let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let queue: usize = queue.trim().parse().unwrap();
+    // Each renaming is two reports.
+    home.write("sales/x", "x");
+    for _ in 0..=queue / 4 {
+        home.rename("sales/x", "sales/y");
+        home.rename("sales/y", "sales/x");
+    }
+    // None of this is reported.
+    home.rename("sales/p1", "sales/q1");
+    add_project(&home, "sales/p7", 7);
+    kill_process(pid, Signal::CONT).unwrap();
+    daemon.wait_message("file events came faster", 1);
+    wait_until("what happened meanwhile", || {
+        let events = daemon.events();
+        let has = |event: &str| events.iter().any(|found| found == event);
+        (has("Snapshot Create sales/p0") && has("Project Import sales/p7")).then_some(())
+    });
+    wait_for_watches(&home, 2 + 4 * 3);
+    // They are watched where they are now.
+    for project in ["q1", "p7"] {
+        home.write(
+            &format!("sales/{project}/snapshots/live.xml"),
+            &xml("p", "e", project),
+        );
+    }
+    wait_until("the live snapshots", || {
+        let events = daemon.events();
+        let count = |event: &str| events.iter().filter(|found| *found == event).count();
+        let is_seen = count("Snapshot Create sales/q1") == 1;
+        (is_seen && count("Snapshot Create sales/p7") == 2).then_some(())
+    });
+}
+
+#[test]
+fn at_the_limit_of_watches_changes_are_found_and_the_limit_is_named() {
+    let test = "at_the_limit_of_watches_changes_are_found_and_the_limit_is_named";
+    let limit_to = |limit: u32| format!("echo {limit} > /proc/sys/user/max_inotify_watches");
+    // A user namespace has a limit of its own.
+    let may = Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-c", &limit_to(20)])
+        .stderr(Stdio::null())
+        .status();
+    if !may.is_ok_and(|status| status.success()) {
+        skip(test, "no user namespace can be made here");
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).repository("poll_interval: 200ms");
+    let home = home_with_projects(&settings, 10);
+    let daemon = Daemon::command(&home);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "sh", "-c"])
+        .arg(format!("{} && exec \"$0\" \"$@\"", limit_to(20)))
+        .arg(daemon.get_program())
+        .args(daemon.get_args())
+        .current_dir("/")
+        .env_remove("NOTIFY_SOCKET");
+    let daemon = Daemon::launch(&home, command);
+    daemon.wait_ready();
+    let found = coverage(&home);
+    assert_eq!(found["watches"], 20, "{found}");
+    assert_eq!(found["uncovered"], 12, "{found}");
+    let note = found["note"].as_str().unwrap();
+    assert!(
+        note.contains("user.max_inotify_watches = 20; 20 of 32 directories are watched"),
+        "{note}"
+    );
+    for number in 0..10 {
+        home.write(
+            &format!("sales/p{number}/snapshots/v2.xml"),
+            &xml("p", &format!("e{number}"), "two"),
+        );
+    }
+    endpoint.wait_for(10);
+    let raised = Command::new("nsenter")
+        .args(["--user", "--preserve-credentials", "--target"])
+        .arg(daemon.pid().to_string())
+        .args(["sh", "-c", &limit_to(1000)])
+        .status()
+        .unwrap();
+    assert!(raised.success());
+    wait_for_watches(&home, 32);
+    let found = coverage(&home);
+    assert_eq!(found["uncovered"], 0, "{found}");
+    assert_eq!(found["polls"], false, "{found}");
+}
+
+/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
+/// these lines.
+fn skip(test: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+}
