@@ -241,7 +241,7 @@ pub const SETTINGS: &[Setting] = &[
         "admin.listen",
         "`ADDRESS:PORT`, or `unix:PATH`",
         "off",
-        "where health is served: `/healthz`, `/readyz`",
+        "where health and metrics are served: `/healthz`, `/readyz`, `/metrics`",
     ),
     setting(
         "log.level",

@@ -5,9 +5,12 @@
 //! and only what is in flight is held here. A claim is a lease in memory: a restart resolves it by
 //! forgetting it.
 //!
-//! This file has the queues as a set: which run, what a reload does to them, and how they end.
+//! Map: `queue` is one webhook's, `attempt` one exchange and what follows from it, `repeats` what the
+//! log says of it. This file has the queues as a set: which run, what a reload does to them, and how they end.
 
+mod attempt;
 mod queue;
+mod repeats;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -15,15 +15,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::attempt::{Landed, fly};
+use super::repeats::Repeats;
 use super::{Bell, Shared, Target};
 use crate::clock::Reading;
-use crate::domain::delivery::{self, Outcome, Verdict};
+use crate::domain::delivery::Verdict;
 use crate::domain::endpoint::{Admission, Endpoint, Turn};
-use crate::domain::event::{Event, Origin};
 use crate::domain::project::ProjectKey;
-use crate::metrics::AttemptOutcome;
 use crate::store::{AttemptLog, Claim, Finish, StoreError, Unreadable};
-use crate::webhook::{Callback, CallbackContent};
 
 /// How long to wait before the store is asked again after it failed.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -47,17 +46,6 @@ const AHEAD_FOR: Duration = Duration::from_millis(500);
 /// How many attempts may wait to be recorded before no more are made.
 const UNRECORDED_MAX: usize = 256;
 
-/// A delivery that is no longer in flight.
-struct Landed {
-    lane: ProjectKey,
-    /// Of the settings that it was sent by.
-    fingerprint: [u8; 32],
-    status: Option<u16>,
-    outcome: Outcome,
-    was_probe: bool,
-    finish: Finish,
-}
-
 /// The queue of one webhook.
 pub(super) struct Queue {
     shared: Shared,
@@ -65,6 +53,7 @@ pub(super) struct Queue {
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
     bell: Arc<Bell>,
+    repeats: Repeats,
     /// The clock at the last turn.
     reading: Reading,
     /// The lanes that are not to be claimed: their delivery is ahead, in flight, or not recorded.
@@ -101,6 +90,7 @@ impl Queue {
         Self {
             fingerprint,
             bell: shared.doorbells.of(&name),
+            repeats: Repeats::default(),
             reading: shared.clock.reading(),
             shared,
             name,
@@ -179,6 +169,7 @@ impl Queue {
     /// Sends what is due, as far as there is room. Returns how long to wait for the next.
     async fn launch(&mut self) -> Duration {
         self.mind_the_clock().await;
+        self.repeats.sum_up(&self.name, self.shared.clock.moment());
         let target = self.take_target();
         let handed = self.bell.take_handed();
         let now = self.shared.clock.now();
@@ -313,6 +304,8 @@ impl Queue {
     fn land(&mut self, landed: Result<Landed, JoinError>) {
         match landed {
             Ok(landed) => {
+                self.repeats
+                    .say(&self.name, &landed, self.shared.clock.moment());
                 self.note(&landed);
                 if landed.finish.verdict == Verdict::SwitchOff {
                     self.is_switching_off = true;
@@ -407,143 +400,6 @@ impl Queue {
             verdict: Verdict::Dead,
         };
         self.shared.store.finish(vec![finish]).await
-    }
-}
-
-/// One attempt: sent, judged, recorded.
-async fn fly(
-    shared: Shared,
-    target: Arc<Target>,
-    settings: watch::Receiver<Arc<Target>>,
-    claim: Claim,
-    was_probe: bool,
-) -> Landed {
-    let Claim {
-        delivery,
-        attempt: number,
-        scheduled_attempt,
-        event,
-        payload,
-        origin,
-    } = claim;
-    let callback = Callback {
-        content: CallbackContent::of(&event, payload),
-        attempt: number,
-        origin,
-    };
-    let at = shared.clock.now();
-    let attempt = target.client.send(&callback, at).await;
-    let verdict = judge(
-        attempt.outcome,
-        scheduled_attempt,
-        &target,
-        &settings.borrow(),
-        shared.clock.now(),
-        (shared.jitter)(),
-    );
-    let (status, outcome) = (attempt.status, attempt.outcome);
-    let webhook = target.webhook.name();
-    let ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
-    let reason = attempt.error.as_deref().unwrap_or("no reason given");
-    count(
-        &shared,
-        webhook,
-        &event,
-        origin,
-        &verdict,
-        at,
-        attempt.duration,
-    );
-    match verdict {
-        Verdict::Delivered => info!(
-            webhook, event_id = %event.id, project = %event.key, attempt = number, ms,
-            status = attempt.status, "delivered: {}", event.kind.label()
-        ),
-        Verdict::Retry(next) => warn!(
-            webhook, event_id = %event.id, project = %event.key, attempt = number, ms,
-            status = attempt.status, %next, "failed: {reason}"
-        ),
-        Verdict::Dead => error!(
-            webhook, event_id = %event.id, project = %event.key, attempt = number, ms,
-            status = attempt.status,
-            "dead after the last attempt: {reason}; the delivery is kept and can be redelivered"
-        ),
-        Verdict::SwitchOff => error!(
-            webhook, event_id = %event.id, project = %event.key, attempt = number, ms,
-            status = attempt.status,
-            "the receiver answered 410 Gone: the webhook is switched off until its configuration \
-             changes or it is enabled; what waits for it is kept"
-        ),
-    }
-    let finish = Finish {
-        delivery,
-        attempt: AttemptLog {
-            number,
-            at,
-            duration: attempt.duration,
-            status: attempt.status,
-            error: attempt.error,
-            answer: attempt.answer,
-            request_headers: attempt.request_headers,
-        },
-        verdict,
-    };
-    Landed {
-        lane: event.key,
-        fingerprint: target.fingerprint,
-        status,
-        outcome,
-        was_probe,
-        finish,
-    }
-}
-
-/// Counts an attempt.
-fn count(
-    shared: &Shared,
-    webhook: &str,
-    event: &Event,
-    origin: Origin,
-    verdict: &Verdict,
-    at: Timestamp,
-    took: Duration,
-) {
-    let outcome = match verdict {
-        Verdict::Delivered => AttemptOutcome::Delivered,
-        Verdict::Retry(_) => AttemptOutcome::Failed,
-        Verdict::Dead => AttemptOutcome::Dead,
-        Verdict::SwitchOff => AttemptOutcome::Gone,
-    };
-    shared.metrics.attempted(webhook, outcome, took);
-    if outcome == AttemptOutcome::Delivered && origin == Origin::Live {
-        // A file's time may be ahead of the clock.
-        let until_sent = Duration::try_from(at.duration_since(event.occurred_at));
-        let latency = until_sent.unwrap_or_default().saturating_add(took);
-        shared.metrics.delivered_after(latency);
-    }
-}
-
-/// What follows from an attempt. The settings may have changed while it was under way: then the
-/// new schedule counts, what failed with the old settings is tried with the new ones at once, and
-/// a 410 was said to a request that is not sent like that again.
-fn judge(
-    outcome: Outcome,
-    scheduled_attempt: u32,
-    used: &Target,
-    current: &Target,
-    now: Timestamp,
-    jitter: f64,
-) -> Verdict {
-    let schedule = &current.webhook.schedule;
-    let verdict = delivery::next(schedule, scheduled_attempt, outcome, now, jitter);
-    if used.fingerprint == current.fingerprint {
-        return verdict;
-    }
-    match (verdict, outcome) {
-        (Verdict::SwitchOff, _) | (Verdict::Retry(_), Outcome::Failed { retry_after: None }) => {
-            Verdict::Retry(now)
-        }
-        _ => verdict,
     }
 }
 

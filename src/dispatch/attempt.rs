@@ -1,0 +1,147 @@
+//! One attempt: sent, judged, counted.
+//!
+//! Constraint: it decides nothing that outlives it. What came of it goes back to the queue, which
+//! records it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::{Shared, Target};
+use crate::domain::delivery::{self, Outcome, Verdict};
+use crate::domain::event::{Event, EventId, EventKind, Origin};
+use crate::domain::project::ProjectKey;
+use crate::metrics::AttemptOutcome;
+use crate::store::{AttemptLog, Claim, Finish};
+use crate::webhook::{Callback, CallbackContent};
+
+/// A delivery that is no longer in flight.
+pub(super) struct Landed {
+    pub(super) lane: ProjectKey,
+    pub(super) event: EventId,
+    pub(super) kind: EventKind,
+    /// Of the settings that it was sent by.
+    pub(super) fingerprint: [u8; 32],
+    pub(super) status: Option<u16>,
+    pub(super) outcome: Outcome,
+    pub(super) was_probe: bool,
+    pub(super) finish: Finish,
+}
+
+/// One attempt: sent, judged, recorded.
+pub(super) async fn fly(
+    shared: Shared,
+    target: Arc<Target>,
+    settings: watch::Receiver<Arc<Target>>,
+    claim: Claim,
+    was_probe: bool,
+) -> Landed {
+    let Claim {
+        delivery,
+        attempt: number,
+        scheduled_attempt,
+        event,
+        payload,
+        origin,
+    } = claim;
+    let callback = Callback {
+        content: CallbackContent::of(&event, payload),
+        attempt: number,
+        origin,
+    };
+    let at = shared.clock.now();
+    let attempt = target.client.send(&callback, at).await;
+    let verdict = judge(
+        attempt.outcome,
+        scheduled_attempt,
+        &target,
+        &settings.borrow(),
+        shared.clock.now(),
+        (shared.jitter)(),
+    );
+    let (status, outcome) = (attempt.status, attempt.outcome);
+    let webhook = target.webhook.name();
+    count(
+        &shared,
+        webhook,
+        &event,
+        origin,
+        &verdict,
+        at,
+        attempt.duration,
+    );
+    let finish = Finish {
+        delivery,
+        attempt: AttemptLog {
+            number,
+            at,
+            duration: attempt.duration,
+            status: attempt.status,
+            error: attempt.error,
+            answer: attempt.answer,
+            request_headers: attempt.request_headers,
+        },
+        verdict,
+    };
+    Landed {
+        lane: event.key,
+        event: event.id,
+        kind: event.kind,
+        fingerprint: target.fingerprint,
+        status,
+        outcome,
+        was_probe,
+        finish,
+    }
+}
+
+/// Counts an attempt.
+fn count(
+    shared: &Shared,
+    webhook: &str,
+    event: &Event,
+    origin: Origin,
+    verdict: &Verdict,
+    at: Timestamp,
+    took: Duration,
+) {
+    let outcome = match verdict {
+        Verdict::Delivered => AttemptOutcome::Delivered,
+        Verdict::Retry(_) => AttemptOutcome::Failed,
+        Verdict::Dead => AttemptOutcome::Dead,
+        Verdict::SwitchOff => AttemptOutcome::Gone,
+    };
+    shared.metrics.attempted(webhook, outcome, took);
+    if outcome == AttemptOutcome::Delivered && origin == Origin::Live {
+        // A file's time may be ahead of the clock.
+        let until_sent = Duration::try_from(at.duration_since(event.occurred_at));
+        let latency = until_sent.unwrap_or_default().saturating_add(took);
+        shared.metrics.delivered_after(latency);
+    }
+}
+
+/// What follows from an attempt. The settings may have changed while it was under way: then the
+/// new schedule counts, what failed with the old settings is tried with the new ones at once, and
+/// a 410 was said to a request that is not sent like that again.
+fn judge(
+    outcome: Outcome,
+    scheduled_attempt: u32,
+    used: &Target,
+    current: &Target,
+    now: Timestamp,
+    jitter: f64,
+) -> Verdict {
+    let schedule = &current.webhook.schedule;
+    let verdict = delivery::next(schedule, scheduled_attempt, outcome, now, jitter);
+    if used.fingerprint == current.fingerprint {
+        return verdict;
+    }
+    match (verdict, outcome) {
+        (Verdict::SwitchOff, _) | (Verdict::Retry(_), Outcome::Failed { retry_after: None }) => {
+            Verdict::Retry(now)
+        }
+        _ => verdict,
+    }
+}
