@@ -13,7 +13,7 @@ mod queue;
 mod repeats;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -39,6 +39,8 @@ struct Bell {
     hurry: AtomicBool,
     /// What was recorded just now and is due, for a queue that has nothing better to do.
     handed: Mutex<Vec<Claim>>,
+    /// The newest delivery that was ever claimed for the webhook, by this queue or one before it.
+    newest: AtomicI64,
 }
 
 impl Bell {
@@ -59,6 +61,17 @@ impl Bell {
     fn take_handed(&self) -> Vec<Claim> {
         let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut handed)
+    }
+
+    /// Whether a delivery is newer than all that were claimed. An older one may have been claimed,
+    /// sent and recorded before it was left here.
+    fn is_news(&self, delivery: i64) -> bool {
+        delivery > self.newest.load(Ordering::Acquire)
+    }
+
+    /// A delivery is claimed.
+    fn claimed(&self, delivery: i64) {
+        self.newest.fetch_max(delivery, Ordering::AcqRel);
     }
 
     /// Whether an operator rang since this was asked last.

@@ -61,8 +61,6 @@ pub(super) struct Queue {
     /// Claims that wait for room, and since when.
     ahead: VecDeque<Claim>,
     ahead_since: Duration,
-    /// The newest delivery that was ever claimed here.
-    newest: i64,
     /// Whether payloads are small enough to claim ahead.
     claims_ahead: bool,
     flights: JoinSet<Landed>,
@@ -99,7 +97,6 @@ impl Queue {
             lanes: HashSet::new(),
             ahead: VecDeque::new(),
             ahead_since: Duration::ZERO,
-            newest: 0,
             claims_ahead: false,
             flights: JoinSet::new(),
             landed: Vec::new(),
@@ -220,11 +217,10 @@ impl Queue {
     }
 
     /// Takes claims that came with the commit of their deliveries, where the store would give the
-    /// same: the lane is free, and the delivery is newer than all that were claimed. An older one
-    /// may have been claimed, sent and recorded before it was handed over.
+    /// same: the lane is free, and the delivery is newer than all that were claimed.
     fn accept(&mut self, handed: Vec<Claim>) {
         for claim in handed {
-            if claim.delivery > self.newest && !self.lanes.contains(&claim.event.key) {
+            if self.bell.is_news(claim.delivery) && !self.lanes.contains(&claim.event.key) {
                 self.ahead_since = self.shared.clock.moment();
                 self.take_in(claim);
             }
@@ -232,7 +228,7 @@ impl Queue {
     }
 
     fn take_in(&mut self, claim: Claim) {
-        self.newest = self.newest.max(claim.delivery);
+        self.bell.claimed(claim.delivery);
         self.lanes.insert(claim.event.key.clone());
         self.ahead.push_back(claim);
     }
