@@ -4,6 +4,7 @@
 //! its parts: when one ends that should not, by a panic too, all of it ends and the service
 //! manager starts it again.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::engine::{Engine, Input, Parts};
 use crate::hint::RescanReason;
 use crate::housekeeping;
 use crate::logging::Logging;
+use crate::metrics::Metrics;
 use crate::os;
 use crate::store::{OpenError, Store, StoreError};
 use crate::webhook::ClientError;
@@ -118,7 +120,13 @@ pub async fn run(
     })?;
 
     let stop = CancellationToken::new();
+    let metrics = Metrics::new(enabled(&config)).map_err(|source| DaemonError::System {
+        what: "metrics",
+        source: std::io::Error::other(source),
+    })?;
+    let metrics = Arc::new(metrics);
     let shared = dispatch::Shared {
+        metrics: Arc::clone(&metrics),
         store: store.clone(),
         clock,
         doorbells: Arc::clone(&doorbells),
@@ -129,6 +137,7 @@ pub async fn run(
     let (reloads, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
     let known = Arc::new(Known {
         reloads,
+        metrics: Arc::clone(&metrics),
         status: Arc::clone(&status),
         store: store.clone(),
         doorbells,
@@ -168,6 +177,7 @@ pub async fn run(
         clock,
         engine,
         dispatcher,
+        metrics,
         status,
         retention,
         health,
@@ -230,6 +240,14 @@ async fn open_store(state_dir: PathBuf) -> Result<Store, DaemonError> {
         .map_err(DaemonError::from)
 }
 
+/// The webhooks of a configuration, and whether it enables them.
+fn enabled(config: &Config) -> BTreeMap<String, bool> {
+    let webhooks = config.webhooks.iter();
+    webhooks
+        .map(|webhook| (webhook.name().to_owned(), webhook.enabled))
+        .collect()
+}
+
 fn first_of(errors: Vec<ClientError>) -> DaemonError {
     match errors.into_iter().next() {
         Some(error) => DaemonError::Client(error),
@@ -245,6 +263,7 @@ struct Daemon {
     clock: Clock,
     engine: Engine,
     dispatcher: Dispatcher,
+    metrics: Arc<Metrics>,
     status: Arc<Status>,
     retention: watch::Sender<Retention>,
     health: Health,
@@ -400,6 +419,7 @@ impl Daemon {
         let (taken, takes) = oneshot::channel();
         self.engine.tell(Input::Configure(Arc::clone(&new), taken));
         self.dispatcher.apply(targets);
+        self.metrics.configure(enabled(&new));
         self.retention.send_replace(new_retention);
         if let Some(bound) = admin {
             self.health.stop().await;

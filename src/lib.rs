@@ -85,6 +85,9 @@ pub mod housekeeping;
 // The only reader of a clock.
 pub mod clock;
 
+// What is counted and measured.
+pub mod metrics;
+
 // The service manager, and the process's limits.
 pub mod os;
 

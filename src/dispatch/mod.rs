@@ -21,6 +21,7 @@ use tracing::info;
 
 use crate::clock::Clock;
 use crate::config::{self, NetworkPolicy};
+use crate::metrics::Metrics;
 use crate::store::{Claim, Committed, HANDED_MAX, Store, StoreError};
 use crate::webhook::{ClientError, TrustRoots, WebhookClient};
 
@@ -163,6 +164,8 @@ pub struct Shared {
     pub doorbells: Arc<Doorbells>,
     /// The source of jitter.
     pub jitter: Jitter,
+    /// Where attempts are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The running queues.

@@ -19,7 +19,9 @@ use super::{Bell, Shared, Target};
 use crate::clock::Reading;
 use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::endpoint::{Admission, Endpoint, Turn};
+use crate::domain::event::{Event, Origin};
 use crate::domain::project::ProjectKey;
+use crate::metrics::AttemptOutcome;
 use crate::store::{AttemptLog, Claim, Finish, StoreError, Unreadable};
 use crate::webhook::{Callback, CallbackContent};
 
@@ -443,6 +445,15 @@ async fn fly(
     let webhook = target.webhook.name();
     let ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
     let reason = attempt.error.as_deref().unwrap_or("no reason given");
+    count(
+        &shared,
+        webhook,
+        &event,
+        origin,
+        &verdict,
+        at,
+        attempt.duration,
+    );
     match verdict {
         Verdict::Delivered => info!(
             webhook, event_id = %event.id, project = %event.key, attempt = number, ms,
@@ -484,6 +495,31 @@ async fn fly(
         outcome,
         was_probe,
         finish,
+    }
+}
+
+/// Counts an attempt.
+fn count(
+    shared: &Shared,
+    webhook: &str,
+    event: &Event,
+    origin: Origin,
+    verdict: &Verdict,
+    at: Timestamp,
+    took: Duration,
+) {
+    let outcome = match verdict {
+        Verdict::Delivered => AttemptOutcome::Delivered,
+        Verdict::Retry(_) => AttemptOutcome::Failed,
+        Verdict::Dead => AttemptOutcome::Dead,
+        Verdict::SwitchOff => AttemptOutcome::Gone,
+    };
+    shared.metrics.attempted(webhook, outcome, took);
+    if outcome == AttemptOutcome::Delivered && origin == Origin::Live {
+        // A file's time may be ahead of the clock.
+        let until_sent = Duration::try_from(at.duration_since(event.occurred_at));
+        let latency = until_sent.unwrap_or_default().saturating_add(took);
+        shared.metrics.delivered_after(latency);
     }
 }
 

@@ -1,8 +1,8 @@
 //! What systemd has to mend: a process that is killed, and one that hangs.
 
-use crate::can_boot;
-use crate::common::wait_until;
+use crate::common::{PATIENCE, wait_until, wait_within};
 use crate::service::{REPOSITORY, UNIT, config, drop_in, installed};
+use crate::{can_boot, skip};
 
 #[test]
 fn after_a_kill_it_is_started_again_and_nothing_is_lost() {
@@ -39,6 +39,53 @@ fn after_a_kill_it_is_started_again_and_nothing_is_lost() {
     let mut tags = container.wait_snapshots(&receiver, 3);
     tags.sort();
     assert_eq!(tags, ["after", "before", "meanwhile"]);
+}
+
+/// Stops one thread of the service and holds it: `$1` is its name.
+const FREEZE: &str = r#"
+main=$(systemctl show --value --property MainPID project-webhooks)
+for task in /proc/$main/task/*; do
+    if [ "$(cat "$task/comm")" = "$1" ]; then
+        exec systemd-run --quiet --unit freezer python3 -c "
+import ctypes, signal
+PTRACE_ATTACH = 16
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.ptrace(PTRACE_ATTACH, ${task##*/}, None, None) == 0
+signal.pause()
+"
+    fi
+done
+exit 1
+"#;
+
+#[test]
+fn a_loop_that_hangs_is_not_hidden_by_threads_that_go_on() {
+    const TEST: &str = "a_loop_that_hangs_is_not_hidden_by_threads_that_go_on";
+    if !can_boot(TEST) {
+        return;
+    }
+    let container = installed(|stage| {
+        drop_in(
+            stage,
+            "quick",
+            "[Service]\nWatchdogSec=3s\nRestartSec=100ms\n",
+        );
+    });
+    if container.try_run(&["python3", "--version"]).0 != Some(0) {
+        return skip(TEST, "no python3 in the container");
+    }
+    container.configure(&config(9000, ""));
+    container.run(&["systemctl", "start", UNIT]);
+    container.run(&["sh", "-euc", FREEZE, "sh", "engine"]);
+    // Half a minute is how long the loop may stand: reading a large file of a slow disk takes time.
+    wait_within(2 * PATIENCE, "the watchdog", || {
+        let log = container.journal(UNIT);
+        (log.contains("the loop has not turned") && log.contains("Watchdog timeout")).then_some(())
+    });
+    // What holds the thread holds the end of the process as well.
+    container.run(&["systemctl", "stop", "freezer"]);
+    container.wait_property(UNIT, "NRestarts", "1");
+    container.wait_property(UNIT, "ActiveState", "active");
 }
 
 #[test]

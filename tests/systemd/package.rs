@@ -98,6 +98,17 @@ fn the_package_is_installed_upgraded_and_purged() {
             unit,
         ]);
     }
+    // So are the examples; one is for a newer systemd than there may be.
+    let examples = "/usr/share/doc/project-webhooks/examples";
+    for name in ["credentials", "group", "home", "memory", "nfs"] {
+        let directory = format!("/etc/systemd/system/{UNIT}.d");
+        container.sh(&format!(
+            "mkdir -p {directory}; cp {examples}/{name}.conf {directory}"
+        ));
+        let verified = container.try_run(&["systemd-analyze", "verify", UNIT]);
+        assert_eq!(verified, (Some(0), String::new()), "{name}");
+        container.sh(&format!("rm -r {directory}"));
+    }
     // What was generated is what the program says.
     container.sh(
         "zcat /usr/share/man/man1/project-webhooks.1.gz >/tmp/1; project-webhooks man | cmp - /tmp/1\n\

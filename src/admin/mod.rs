@@ -1,10 +1,13 @@
-//! What the running daemon tells of itself: health over HTTP, and its state on the control socket.
+//! What the running daemon tells of itself: health and metrics over HTTP, and its state on the
+//! control socket.
 //!
 //! Constraint: it changes nothing itself, and it answers while everything else is stuck. The
 //! control socket in the state directory is how the other commands find a running daemon. Who
 //! connects sends one line: `status`; `wake` after having changed the queue, upon which every
 //! webhook's queue looks at the store again; or `reload`, which is passed on to the supervisor.
 //! The answer is one JSON object and the end.
+
+mod exposition;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +29,7 @@ use crate::clock::Clock;
 use crate::config::Listen;
 use crate::dispatch::Doorbells;
 use crate::engine::status::{Snapshot, Status};
+use crate::metrics::Metrics;
 use crate::store::Store;
 
 /// What can be told.
@@ -40,6 +44,8 @@ pub struct Known {
     pub clock: Clock,
     /// How long the loop may stand before the daemon counts as not alive.
     pub standstill: Duration,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Where requests to read the configuration again go.
     pub reloads: mpsc::Sender<ReloadRequest>,
 }
@@ -264,6 +270,9 @@ fn request<T: serde::de::DeserializeOwned>(
     writeln!(stream, "{line}")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
+    if text.is_empty() {
+        return Err(std::io::Error::other("it ended before it answered"));
+    }
     serde_json::from_str(&text)
         .map(Some)
         .map_err(std::io::Error::other)
@@ -301,6 +310,7 @@ pub async fn health(known: Arc<Known>, bound: Bound, stop: CancellationToken) {
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/metrics", get(exposition::metrics))
         .with_state(known);
     let stopped = stop.cancelled_owned();
     let served = match bound {
