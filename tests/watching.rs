@@ -1,5 +1,7 @@
 //! What is watched: moved, removed and new directories, names that are no text, limits.
 
+// Of the daemon's own reading of inotify; the portable way watches what was renamed anew.
+#![cfg(all(target_os = "linux", not(feature = "portable-watch")))]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
