@@ -307,3 +307,48 @@ fn overlap_agrees_with_trying_all_short_texts() {
         }
     }
 }
+
+#[test]
+fn a_project_has_a_home_where_all_its_files_lie_below_one_directory() {
+    let key = ProjectKey::new("sales", "orders");
+    let home = |layout: &Layout| layout.home(&key).map(|(path, _)| path);
+    assert_eq!(home(&standard()).as_deref(), Some("sales/orders"));
+    for (project, published, snapshot, expected) in [
+        (
+            "{project}/project.xml",
+            "{project}/p/project.xml",
+            "{project}/s/{versionTag}.xml",
+            None,
+        ),
+        (
+            "a/{organization}-{project}.d/x.xml",
+            "a/{organization}-{project}.d/p/x.xml",
+            "a/{organization}-{project}.d/s/{versionTag}.xml",
+            Some("a/sales-orders.d"),
+        ),
+        // The definitions lie elsewhere, or are files themselves.
+        (
+            "d/{organization}/{project}/x.xml",
+            "p/{organization}/{project}/x.xml",
+            "p/{organization}/{project}/{versionTag}.s",
+            None,
+        ),
+        (
+            "{organization}/{project}.xml",
+            "{organization}/{project}.xml.d/p.xml",
+            "{organization}/{project}.xml.d/s/{versionTag}",
+            None,
+        ),
+    ] {
+        let layout = layout(&[project], &[published], &[snapshot]).unwrap();
+        assert_eq!(home(&layout).as_deref(), expected, "{project}");
+    }
+    // Every file of the project is reached from there as it is from the root.
+    let (path, cursor) = standard().home(&key).unwrap();
+    let place = ["snapshots", "v1.xml"]
+        .iter()
+        .try_fold(cursor, |cursor, name| cursor.enter(name))
+        .and_then(|cursor| cursor.place());
+    let from_root = standard().at(&format!("{path}/snapshots/v1.xml"));
+    assert_eq!(place, from_root.and_then(|cursor| cursor.place()));
+}

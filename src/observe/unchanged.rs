@@ -87,3 +87,105 @@ fn directory_is_unchanged(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// Marks of all regular files below a directory, as if read long after.
+    fn marks(root: &std::path::Path, below: &str, into: &mut Vec<Mark>) {
+        for entry in fs::read_dir(root.join(below)).unwrap() {
+            let entry = entry.unwrap();
+            let path = join(below, entry.file_name().to_str().unwrap());
+            if entry.file_type().unwrap().is_dir() {
+                marks(root, &path, into);
+            } else {
+                let stat = rustix::fs::stat(entry.path()).unwrap();
+                into.push(Mark {
+                    path,
+                    stamp: stamp(&stat),
+                    read_ns: i64::MAX,
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_is_exactly_as_recorded_is_unchanged() {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |path: &str| temporary.path().join(path);
+        let strings = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let layout = Layout::new(
+            &strings(&["{organization}/{project}/project.xml"]),
+            &strings(&["{organization}/{project}/published/{versionTag}/project.xml"]),
+            &strings(&["{organization}/{project}/snapshots/{versionTag}.xml"]),
+        )
+        .unwrap();
+        fs::create_dir_all(at("o/p/snapshots")).unwrap();
+        fs::create_dir_all(at("o/p/published/v1")).unwrap();
+        for file in [
+            "project.xml",
+            "published/v1/project.xml",
+            "snapshots/a.xml",
+            "snapshots/b.xml",
+        ] {
+            fs::write(at("o/p").join(file), file).unwrap();
+        }
+        let root = Root::open(temporary.path()).unwrap();
+        let mut recorded = Vec::new();
+        marks(temporary.path(), "o/p", &mut recorded);
+        recorded.sort_by(|one, other| one.path.cmp(&other.path));
+        let key = ProjectKey::new("o", "p");
+        let is_same = |marks: &[Mark]| is_unchanged(&layout, &root, &key, marks);
+        assert!(is_same(&recorded));
+        assert!(!is_same(&recorded[1..]), "one is new");
+        let mut young = recorded.clone();
+        young[0].read_ns = young[0].stamp.changed_ns;
+        assert!(!is_same(&young), "a change in the same tick would not show");
+        // Files that are none of a project's are nothing.
+        fs::write(at("o/p/notes.txt"), "x").unwrap();
+        fs::write(at("o/p/published/notes.txt"), "x").unwrap();
+        assert!(is_same(&recorded));
+        for (make, undo) in [
+            ("touch -d 2001-01-01 o/p/snapshots/a.xml", ""),
+            ("mv o/p/snapshots/b.xml x", "mv x o/p/snapshots/b.xml"),
+            ("ln -s a.xml o/p/snapshots/c.xml", "rm o/p/snapshots/c.xml"),
+            ("mkdir o/p/snapshots/c.xml", "rmdir o/p/snapshots/c.xml"),
+            (
+                "mkdir o/p/published/v2; touch o/p/published/v2/project.xml",
+                "rm -r o/p/published/v2",
+            ),
+            (
+                "mv o/p/snapshots s; ln -s ../../s o/p/snapshots",
+                "rm o/p/snapshots; mv s o/p/snapshots",
+            ),
+            ("mv o/p x", "mv x o/p"),
+        ] {
+            let run = |command: &str| {
+                let status = std::process::Command::new("sh")
+                    .args(["-ec", command])
+                    .current_dir(temporary.path())
+                    .status();
+                assert!(status.unwrap().success(), "{command}");
+            };
+            run(make);
+            assert!(!is_unchanged(&layout, &root, &key, &recorded), "{make}");
+            run(undo);
+            // Each renaming changes the change time of what was renamed.
+            recorded.clear();
+            marks(temporary.path(), "o/p", &mut recorded);
+            recorded.retain(|mark| mark.path.ends_with(".xml"));
+            recorded.sort_by(|one, other| one.path.cmp(&other.path));
+            assert!(
+                is_unchanged(&layout, &root, &key, &recorded),
+                "after {undo}"
+            );
+        }
+    }
+}

@@ -73,7 +73,7 @@ pub(super) fn network(name: &str) -> String {
 
 /// The device of a path, where its file system is known to give a directory two links and one for
 /// each directory in it. Others give any number.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
 pub(super) fn counts_links(path: &Path) -> Option<u64> {
     // From linux/magic.h: ext4 and its elders, XFS, tmpfs, F2FS.
     const KNOWN: [u64; 4] = [0xef53, 0x5846_5342, 0x0102_1994, 0xf2f5_2010];

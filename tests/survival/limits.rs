@@ -125,15 +125,13 @@ fn too_few_watches_are_made_up_for_by_comparison_until_there_are_enough() {
     daemon.wait_ready();
     let status = wait_status(&home, "too few watches", polls);
     assert!(
-        note(&status).contains("fs.inotify.max_user_watches="),
+        note(&status).contains("sysctl user.max_inotify_watches="),
         "{}",
         note(&status)
     );
     assert!(status["coverage"]["uncovered"].as_u64().unwrap() > 0);
     daemon.wait_log("what to do", |entry| {
-        entry
-            .message()
-            .contains("sysctl fs.inotify.max_user_watches=")
+        entry.message().contains("sysctl user.max_inotify_watches=")
     });
     home.write("sales/p5/snapshots/s2.xml", &xml("P5", "e-5", "another"));
     home.write("sales/new/project.xml", &xml("New", "e-new", ""));
