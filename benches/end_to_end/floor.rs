@@ -1,0 +1,89 @@
+//! The floor: the least that a durable program must do. One thread: inotify, read the file, one
+//! fdatasync before each POST (`each`) or one for all of an inotify read (`batch`), POST on one
+//! connection. No new directories, no queue, no retries: a limit, not a program.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::mem::MaybeUninit;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::fs::inotify;
+
+/// Watches `root` and posts each project.xml that is moved or written there to `address`.
+pub fn run(root: &Path, address: &str, journal: &Path, each: bool) -> anyhow::Result<()> {
+    let system = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    let mut directories = HashMap::new();
+    watch(&system, root, &mut directories)?;
+    let mut journal = File::create(journal)?;
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    println!("ready");
+    let mut space = [MaybeUninit::uninit(); 64 * 1024];
+    let mut reader = inotify::Reader::new(&system, &mut space);
+    loop {
+        let mut bodies = Vec::new();
+        loop {
+            let event = reader.next()?;
+            let file = event
+                .file_name()
+                .is_some_and(|name| name.to_bytes() == b"project.xml");
+            if let (true, Some(directory)) = (file, directories.get(&event.wd())) {
+                bodies.push(std::fs::read(Path::join(directory, "project.xml"))?);
+            }
+            if reader.is_buffer_empty() {
+                break;
+            }
+        }
+        if !each && !bodies.is_empty() {
+            journal.write_all(&bodies.concat())?;
+            journal.sync_data()?;
+        }
+        for body in bodies {
+            if each {
+                journal.write_all(&body)?;
+                journal.sync_data()?;
+            }
+            post(&mut stream, &body)?;
+        }
+    }
+}
+
+fn watch(
+    system: &std::os::fd::OwnedFd,
+    directory: &Path,
+    directories: &mut HashMap<i32, PathBuf>,
+) -> anyhow::Result<()> {
+    let flags = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CLOSE_WRITE;
+    let watch_descriptor = inotify::add_watch(system, directory, flags)
+        .with_context(|| format!("watching {}", directory.display()))?;
+    directories.insert(watch_descriptor, directory.to_owned());
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            watch(system, &entry.path(), directories)?;
+        }
+    }
+    Ok(())
+}
+
+/// One POST; the receiver answers without a body.
+fn post(stream: &mut TcpStream, body: &[u8]) -> anyhow::Result<()> {
+    let mut request = format!(
+        "POST / HTTP/1.1\r\nHost: floor\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body);
+    stream.write_all(&request)?;
+    let mut answer = Vec::new();
+    let mut space = [0; 1024];
+    while !answer.ends_with(b"\r\n\r\n") {
+        let length = stream.read(&mut space)?;
+        anyhow::ensure!(length > 0, "the receiver closed the connection");
+        answer.extend_from_slice(space.get(..length).unwrap_or_default());
+    }
+    Ok(())
+}
