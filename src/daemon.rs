@@ -158,7 +158,7 @@ pub async fn run(
         match admin::bind(listen).await {
             Ok(bound) => health.serve(bound, listen),
             Err(error) => {
-                error!(%listen, %error, "admin.listen cannot be had; the daemon goes on without it");
+                error!(%listen, %error, "admin.listen cannot be had; the daemon goes on without it: free the address or choose another, and reload");
             }
         }
     }
@@ -390,7 +390,9 @@ impl Daemon {
                 for reason in &errors {
                     error!("{reason}");
                 }
-                error!("the configuration is rejected; nothing changes");
+                error!(
+                    "the configuration is rejected; nothing changes. `project-webhooks check` says the same before a reload"
+                );
                 Reloaded {
                     errors,
                     warnings: Vec::new(),
@@ -500,7 +502,9 @@ async fn beat(status: Arc<Status>, clock: Clock, stop: CancellationToken) {
         if clock.moment().saturating_sub(status.last_beat()) < STANDSTILL {
             os::notify_watchdog();
         } else {
-            error!("the loop has not turned for {STANDSTILL:?}; the watchdog is not fed");
+            error!(
+                "the loop has not turned for {STANDSTILL:?}; the watchdog is not fed, and systemd restarts the daemon. Is the repository's disk or network file system stuck?"
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(interval) => {}

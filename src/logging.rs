@@ -56,7 +56,7 @@ impl Logging {
             .reload(directives(log.level))
             .and_then(|()| self.lines.reload(lines(log.format)));
         if let Err(error) = changed {
-            tracing::error!(%error, "the settings of the log cannot be changed");
+            tracing::error!(%error, "the settings of the log cannot be changed; a restart applies them");
         }
     }
 }

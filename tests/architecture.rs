@@ -162,3 +162,18 @@ fn every_direct_dependency_has_its_reason() {
         assert!(!reason.is_empty(), "{name}");
     }
 }
+
+#[test]
+fn the_tests_that_prove_a_promise_exist() {
+    let text = read("docs/reliability.md");
+    let named: Vec<(&str, &str)> = text
+        .split('`')
+        .filter_map(|word| word.split_once(".rs::"))
+        .collect();
+    assert!(named.len() > 40, "{} tests are named", named.len());
+    for (file, name) in named {
+        let source = read(format!("{file}.rs"));
+        let test = format!("#[test]\nfn {name}() {{");
+        assert!(source.contains(&test), "{file}.rs has no test {name}");
+    }
+}

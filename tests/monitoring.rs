@@ -154,7 +154,10 @@ fn what_is_scraped_is_true_and_well_formed() {
                 "project_webhooks_deliveries_total{outcome=\"gone\",webhook=\"gone\"}",
                 1.0,
             )
-            && is("project_webhooks_incomplete_files", 1.0);
+            && is("project_webhooks_incomplete_files", 1.0)
+            // An answer is counted when it came, and counts as delivered when that is on record.
+            && is("project_webhooks_pending{webhook=\"good\"}", 0.0)
+            && is("project_webhooks_webhook_enabled{webhook=\"gone\"}", 0.0);
         all.then_some(text)
     });
     for (series, expected) in [

@@ -134,7 +134,7 @@ pub async fn control(known: Arc<Known>, state_dir: PathBuf, stop: CancellationTo
     let listener = match bind_short(&state_dir) {
         Ok(listener) => listener,
         Err(error) => {
-            warn!(path = %path.display(), %error, "no control socket; `status` shows only what is recorded");
+            warn!(path = %path.display(), %error, "no control socket: `status` shows only what is recorded, and `reload` does not work (SIGHUP does); mend the state directory and restart");
             return;
         }
     };
@@ -147,7 +147,7 @@ pub async fn control(known: Arc<Known>, state_dir: PathBuf, stop: CancellationTo
                     clients.spawn(answer(Arc::clone(&known), stream));
                 }
                 Err(error) => {
-                    warn!(%error, "the control socket cannot accept");
+                    warn!(%error, "the control socket cannot accept; it is tried again. Is the limit of open files reached (LimitNOFILE=)?");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             },
@@ -326,7 +326,7 @@ pub async fn health(known: Arc<Known>, bound: Bound, stop: CancellationToken) {
         }
     };
     if let Err(error) = served {
-        error!(%error, "health is no longer served; the daemon goes on without it");
+        error!(%error, "health and metrics are no longer served; the daemon goes on without them until it is restarted");
     }
 }
 

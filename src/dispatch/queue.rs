@@ -205,7 +205,7 @@ impl Queue {
                 Ok(Some(due)) => wait = wait_until(due, now),
                 Ok(None) => {}
                 Err(error) => {
-                    error!(webhook = self.name, %error, "what is due cannot be read");
+                    error!(webhook = self.name, %error, "what is due cannot be read; it is tried again. Is the state directory's disk in order?");
                     wait = STORE_PAUSE;
                 }
             }
@@ -415,7 +415,7 @@ async fn record(shared: &Shared, webhook: &str, finished: Vec<Finish>, stop: &Ca
             }
             Err(error) if failures == 0 => error!(
                 webhook, n_finished, %error,
-                "what came of attempts cannot be recorded; it is tried until it can"
+                "what came of attempts cannot be recorded; it is tried until it can. Is the disk full?"
             ),
             Err(error) => debug!(webhook, n_finished, %error, "still not recorded"),
         }

@@ -197,7 +197,7 @@ impl Loop {
         let watch = match Watch::start(watch_settings(&config), hints) {
             Ok(watch) => watch,
             Err(error) => {
-                tracing::error!(%error, "the watch thread cannot be started");
+                tracing::error!(%error, "the watch thread cannot be started; is the limit of tasks reached (TasksMax=)?");
                 return None;
             }
         };
@@ -231,7 +231,7 @@ impl Loop {
         match this.remember() {
             Ok(()) => Some(this),
             Err(error) => {
-                tracing::error!(%error, "what was recorded cannot be read");
+                tracing::error!(%error, "what was recorded cannot be read; restore the state from a backup if it is damaged");
                 None
             }
         }
@@ -397,7 +397,9 @@ impl Loop {
             self.pulse(now);
         }
         if self.hints_lost.swap(false, Ordering::AcqRel) {
-            warn!("more hints came than could wait; everything is compared instead");
+            warn!(
+                "more hints came than could wait; everything is compared instead, and nothing is to be done"
+            );
             self.begin_scan(RescanReason::Overflow);
         }
         if !self.may_infer() || self.paused_until.is_some_and(|until| now < until) {
@@ -415,7 +417,9 @@ impl Loop {
     /// Once a second: the watch thread, the root, the timers.
     fn pulse(&mut self, now: Moment) {
         if !self.watch.is_alive() {
-            tracing::error!("the watch thread ended; this is a defect of the program");
+            tracing::error!(
+                "the watch thread ended; this is a defect of the program, please report it. The daemon ends, to be started again"
+            );
             self.has_lost_a_part = true;
             return;
         }

@@ -132,7 +132,7 @@ impl Thread {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 // Not to turn in a circle; the comparison on a timer goes on.
-                error!(%error, "cannot wait for file events");
+                error!(%error, "cannot wait for file events; it is tried again, and everything is compared on a timer");
                 std::thread::sleep(Duration::from_secs(1));
             }
         }

@@ -135,7 +135,7 @@ impl Drop for Watch {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            error!("the watch thread panicked");
+            error!("the watch thread panicked; this is a defect of the program, please report it");
         }
     }
 }

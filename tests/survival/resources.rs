@@ -203,16 +203,6 @@ fn a_clock_that_is_set_forward_and_back_holds_nothing_up() {
     assert_eq!(daemon.events().len(), 8);
 }
 
-#[test]
-fn a_second_instance_is_refused_with_the_first_ones_pid() {
-    let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
-    let daemon = home.start();
-    let (status, said) = run(&home, &["run"]);
-    assert_eq!(status, 75, "{said}");
-    assert!(said.contains(&daemon.pid().to_string()), "{said}");
-}
-
 /// A way to damage a database.
 type Damage = (&'static str, fn(&mut Vec<u8>));
 
