@@ -47,7 +47,7 @@ const LOG_PAGES: i64 = 4096;
 const LOG_SIZE: i64 = 16 << 20;
 
 /// The cache of the writer, in KiB, negative as SQLite wants it.
-const WRITER_CACHE: i64 = -8192;
+const WRITER_CACHE: i64 = -4096;
 
 /// The statements a connection keeps prepared.
 const STATEMENTS_KEPT: usize = 128;
