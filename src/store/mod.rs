@@ -71,6 +71,9 @@ use crate::config::Retention;
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use threads::{Reader, Writer};
 
+/// How many projects are few enough for their record to be read while writes wait.
+const FEW: usize = 8;
+
 /// The daemon's handle to the store. Its clones are the same store.
 ///
 /// The blocking methods do their work on the caller's thread, which must be a plain one, not one of
@@ -176,6 +179,17 @@ impl Store {
         result.map_err(|fault| self.error(fault))
     }
 
+    /// The same for a read of a few rows.
+    fn read_few_blocking<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        match self.shared.writer.read_here(work) {
+            Ok(result) => result.map_err(|fault| self.error(fault)),
+            Err(work) => self.read_blocking(work),
+        }
+    }
+
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -219,12 +233,16 @@ impl Store {
     /// What is recorded of each of these projects, in their order. Claims wait meanwhile, so ask
     /// for some hundreds at once, not for all.
     pub fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
-        let keys = keys.to_vec();
-        self.read_blocking(move |connection| {
+        let read = |connection: &Connection| {
             keys.iter()
                 .map(|key| record::recorded(connection, key))
                 .collect()
-        })
+        };
+        if keys.len() <= FEW {
+            self.read_few_blocking(read)
+        } else {
+            self.read_blocking(read)
+        }
     }
 
     /// What tells of each of these projects whether its files are unchanged, in their order. Ask for
@@ -250,9 +268,8 @@ impl Store {
         organization: &str,
         identity: &Identity,
     ) -> Result<Vec<ProjectKey>, StoreError> {
-        let (organization, identity) = (organization.to_owned(), identity.clone());
-        self.read_blocking(move |connection| {
-            record::with_identity(connection, &organization, &identity)
+        self.read_few_blocking(|connection| {
+            record::with_identity(connection, organization, identity)
         })
     }
 
@@ -285,7 +302,7 @@ impl Store {
         let stored = if hashes.is_empty() {
             Vec::new()
         } else {
-            self.read_blocking(move |connection| payload::stored(connection, &hashes))?
+            self.read_few_blocking(move |connection| payload::stored(connection, &hashes))?
         };
         let payloads = payloads
             .into_iter()
