@@ -1,0 +1,286 @@
+//! The power is cut: state and repository lie on a file system that is shut down without flushing
+//! its log, and mounted again. What was told stays told, under one id, and what survived is told.
+//!
+//! `PROJECT_WEBHOOKS_ROUNDS=20 cargo test --test power_cuts -- --nocapture` cuts twenty times on each
+//! file system. Needs root, loop devices and xfs_io; says so where one is missing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
+
+/// What a cut and all that follows may take away: nothing of this.
+#[derive(Default)]
+struct Tally {
+    rounds: usize,
+    written: usize,
+    callbacks: usize,
+}
+
+fn run(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// A file system in a file, mounted by a loop device.
+struct Disk {
+    image: PathBuf,
+    at: PathBuf,
+}
+
+impl Disk {
+    /// A fresh one. Nothing where this machine does not let us.
+    fn new(kind: &str, image: PathBuf, at: PathBuf) -> Option<Self> {
+        fs::File::create(&image)
+            .unwrap()
+            .set_len(400 << 20)
+            .unwrap();
+        fs::create_dir(&at).unwrap();
+        let quiet = if kind == "ext4" { "-qF" } else { "-qf" };
+        let made = run(&format!("mkfs.{kind}"), &[quiet, image.to_str().unwrap()]);
+        let disk = Self { image, at };
+        (made && disk.mount()).then_some(disk)
+    }
+
+    fn mount(&self) -> bool {
+        let (image, at) = (self.image.to_str().unwrap(), self.at.to_str().unwrap());
+        run("mount", &["-o", "loop", image, at])
+    }
+
+    /// The cut: everything that was not synced is gone, the log of the file system too.
+    fn cut(&self) {
+        assert!(run(
+            "xfs_io",
+            &["-x", "-c", "shutdown", self.at.to_str().unwrap()]
+        ));
+    }
+
+    /// Mounted again; the file system repairs itself by its log.
+    fn again(&self) {
+        let at = self.at.to_str().unwrap();
+        wait_until("unmounting", || run("umount", &[at]).then_some(()));
+        assert!(self.mount());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("umount", &["-l", self.at.to_str().unwrap()]);
+    }
+}
+
+/// Random numbers that a seed repeats (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// Writes until the disk is gone or somebody says stop. Nothing is written twice: each file's
+/// content has a number of its own. Returns what was written, whole or not.
+fn load(home: &Home, round: usize, random: &mut Random, stop: &AtomicBool) -> BTreeSet<String> {
+    let mut written = BTreeSet::new();
+    for number in 0_u64.. {
+        if stop.load(Ordering::Acquire) {
+            break;
+        }
+        let project = format!("r{round}-p{}", random.below(20));
+        let unique = format!("{round}/{number}");
+        let (below, content) = match random.below(4) {
+            0 => (
+                format!("sales/r{round}-n{number}/project.xml"),
+                xml(&format!("r{round}-n{number}"), "", &unique),
+            ),
+            1 => (
+                format!("sales/{project}/snapshots/s{number}.xml"),
+                xml(&project, "", &unique),
+            ),
+            2 => (
+                format!("sales/{project}/published/project.xml"),
+                xml(&project, "", &unique),
+            ),
+            _ => (
+                format!("sales/{project}/project.xml"),
+                xml(&project, "", &unique),
+            ),
+        };
+        written.insert(content.clone());
+        let path = home.at(&below);
+        let beside = path.with_extension("tmp");
+        let done = fs::create_dir_all(path.parent().unwrap())
+            .and_then(|()| fs::write(&beside, &content))
+            .and_then(|()| fs::rename(&beside, &path));
+        if done.is_err() {
+            break;
+        }
+    }
+    written
+}
+
+/// The names of the projects whose definitions are whole on disk.
+fn whole_on_disk(repository: &Path) -> BTreeSet<String> {
+    let projects = fs::read_dir(repository.join("sales")).into_iter().flatten();
+    projects
+        .flatten()
+        .filter_map(|project| {
+            let text = fs::read_to_string(project.path().join("project.xml")).ok()?;
+            let is_whole = text.ends_with("</schema>\n");
+            is_whole.then(|| project.file_name().into_string().unwrap())
+        })
+        .collect()
+}
+
+fn cuts(kind: &str) {
+    let rounds = std::env::var("PROJECT_WEBHOOKS_ROUNDS");
+    let rounds: usize = rounds.map_or(2, |rounds| rounds.parse().unwrap());
+    let seed = std::env::var("PROJECT_WEBHOOKS_SEED").map_or_else(
+        |_| u64::from(std::process::id()),
+        |seed| seed.parse().unwrap(),
+    );
+    println!("power cuts on {kind}: PROJECT_WEBHOOKS_SEED={seed}");
+    let mut random = Random(seed);
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    let skip = |why: &str| {
+        let _ = writeln!(std::io::stderr(), "skipped: power cuts on {kind}: {why}");
+    };
+    if !run("xfs_io", &["-V"]) {
+        return skip("needs xfs_io (xfsprogs)");
+    }
+    let Some(disk) = Disk::new(kind, home.beside("disk.img"), home.beside("disk")) else {
+        return skip("needs root, mkfs and loop devices");
+    };
+    fs::remove_dir(home.at("")).unwrap();
+    for name in ["repository", "state"] {
+        fs::create_dir(disk.at.join(name)).unwrap();
+        std::os::unix::fs::symlink(disk.at.join(name), home.beside(name)).unwrap();
+    }
+    assert!(run("sync", &[]));
+
+    let mut tally = Tally::default();
+    let mut written = BTreeSet::new();
+    let mut recorded: BTreeSet<String> = BTreeSet::new();
+    let mut daemon = home.start();
+    for round in 0..rounds {
+        let stop = AtomicBool::new(false);
+        let pause = Duration::from_millis(50 + random.below(900));
+        let mut writers_random = Random(random.below(u64::MAX));
+        written.extend(std::thread::scope(|scope| {
+            let writer = scope.spawn(|| load(&home, round, &mut writers_random, &stop));
+            // The moment of the cut, not a wait.
+            std::thread::sleep(pause);
+            disk.cut();
+            stop.store(true, Ordering::Release);
+            writer.join().unwrap()
+        }));
+        recorded.extend(ids_in_the_log(&daemon));
+        daemon.kill();
+        disk.again();
+
+        daemon = home.start();
+        let told = "everything that survived is told and delivered";
+        wait_until(told, || {
+            let status = home.json(&["status"]);
+            let pending = &status["webhooks"][0]["pending"];
+            (*pending == 0).then_some(())
+        });
+        daemon.fence();
+        recorded.extend(ids_in_the_log(&daemon));
+        // What was told, to the receiver or in the log, is on record under its id.
+        let listed = home.json(&["events", "--limit", "0"]);
+        let on_record: BTreeSet<&str> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["id"].as_str().unwrap())
+            .collect();
+        let came = endpoint.all();
+        let told = came.iter().map(|one| one.id.as_str());
+        for id in told.chain(recorded.iter().map(String::as_str)) {
+            assert!(on_record.contains(id), "round {round}: {id} is lost");
+        }
+        // One happening has one id, and a payload is what was written. Of files that are written
+        // once, that is: a published copy that the cut set back to what it was before is published
+        // again, and a definition that the cut took is a delete, since that is what the disk says.
+        let mut ids: BTreeMap<(String, &[u8]), BTreeSet<&str>> = BTreeMap::new();
+        for one in &came {
+            let payload = std::str::from_utf8(&one.payload).unwrap();
+            assert!(
+                written.contains(payload),
+                "round {round}: nobody wrote {payload}"
+            );
+            if one.event == "snapshot-create" || one.event.starts_with("project-import") {
+                let happening = (one.event.clone(), &one.payload[..]);
+                ids.entry(happening).or_default().insert(&one.id);
+            }
+        }
+        for ((event, _), ids) in &ids {
+            assert_eq!(ids.len(), 1, "round {round}: {event} came under {ids:?}");
+        }
+        // What is whole on disk was told.
+        let imported: BTreeSet<&str> = came
+            .iter()
+            .filter(|one| one.event == "project-import-any")
+            .filter_map(|one| one.parameter("projectName"))
+            .collect();
+        for project in whole_on_disk(&home.at("")) {
+            assert!(
+                imported.contains(project.as_str()),
+                "round {round}: {project} is not told"
+            );
+        }
+        tally.rounds += 1;
+        tally.callbacks = came.len();
+        tally.written = written.len();
+    }
+    println!(
+        "power cuts on {kind}: {} rounds, {} files written, {} callbacks, lost 0, doubled ids 0",
+        tally.rounds, tally.written, tally.callbacks
+    );
+}
+
+/// The ids that the log says are recorded.
+fn ids_in_the_log(daemon: &Daemon<'_>) -> Vec<String> {
+    let entries = daemon.event_entries();
+    let ids = entries
+        .iter()
+        .map(|entry| entry.field("event_id").to_owned());
+    ids.collect()
+}
+
+#[test]
+fn cuts_on_ext4_lose_nothing_that_was_told() {
+    cuts("ext4");
+}
+
+#[test]
+fn cuts_on_xfs_lose_nothing_that_was_told() {
+    cuts("xfs");
+}
