@@ -1,0 +1,215 @@
+//! Fuzzing inside the test process, on a stable toolchain: seeds and a corpus are mutated for a
+//! while, inputs that show new behaviour are kept for further mutation, and what a target asserts
+//! has to hold for all of them.
+//!
+//! `PROJECT_WEBHOOKS_FUZZ_SECONDS=3600 cargo test --test fuzz -- --nocapture` goes on for longer;
+//! `PROJECT_WEBHOOKS_SEED` repeats a run. An input that fails is made shorter and written to
+//! `tests/fuzz/corpus/<target>/`, where every later run begins with it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+// What is fuzzed, and what has to hold.
+mod targets;
+
+use std::collections::HashSet;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The longest input.
+const SIZE_MAX: usize = 16 * 1024;
+/// Longer than any input of that size may take on a machine that does something else as well.
+const TIME_MAX: Duration = Duration::from_secs(20);
+/// How many inputs with new behaviour are kept.
+const KEPT_MAX: usize = 4_096;
+
+/// Runs an input, panics where something does not hold, and says what kind of behaviour it was: the
+/// same number for the same kind.
+type Target = fn(&[u8]) -> u64;
+
+struct Random(u64);
+
+impl Random {
+    /// Below n (splitmix64).
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % (n.max(1) as u64)).unwrap()
+    }
+}
+
+/// One to four changes of an input: bits, bytes, pieces of itself or of another, words of the language.
+fn mutate(input: &[u8], other: &[u8], words: &[&str], random: &mut Random) -> Vec<u8> {
+    let mut bytes = input.to_vec();
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len() + 1);
+        let end = (at + 1 + random.below(16)).min(bytes.len());
+        match random.below(8) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            1 if at < bytes.len() => bytes[at] = u8::try_from(random.below(256)).unwrap(),
+            2 => drop(bytes.drain(at.min(end)..end)),
+            3 => bytes.truncate(at),
+            4 => {
+                let piece = bytes[at.min(end)..end].to_vec();
+                for _ in 0..1 << random.below(8) {
+                    bytes.splice(at..at, piece.iter().copied());
+                }
+            }
+            5 => {
+                let from = random.below(other.len() + 1);
+                let to = (from + random.below(64)).min(other.len());
+                bytes.splice(at..at, other[from..to].iter().copied());
+            }
+            _ => {
+                let word = words[random.below(words.len())];
+                bytes.splice(at..at, word.bytes());
+            }
+        }
+        bytes.truncate(SIZE_MAX);
+    }
+    bytes
+}
+
+fn fails(target: Target, input: &[u8]) -> bool {
+    let began = Instant::now();
+    catch_unwind(AssertUnwindSafe(|| target(input))).is_err() || began.elapsed() > TIME_MAX
+}
+
+/// As short as dropping pieces makes it while it still fails.
+fn shorten(target: Target, input: Vec<u8>) -> Vec<u8> {
+    let mut input = input;
+    let mut piece = input.len() / 2;
+    while piece > 0 {
+        let mut at = 0;
+        while at < input.len() {
+            let mut shorter = input.clone();
+            shorter.drain(at..(at + piece).min(input.len()));
+            if fails(target, &shorter) {
+                input = shorter;
+            } else {
+                at += piece;
+            }
+        }
+        piece /= 2;
+    }
+    input
+}
+
+fn corpus(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fuzz/corpus")
+        .join(name)
+}
+
+fn fuzz(name: &str, target: Target, seeds: Vec<Vec<u8>>, words: &[&str]) {
+    let seconds = std::env::var("PROJECT_WEBHOOKS_FUZZ_SECONDS");
+    let seconds: u64 = seconds.map_or(3, |seconds| seconds.parse().unwrap());
+    let seed = std::env::var("PROJECT_WEBHOOKS_SEED").map_or_else(
+        |_| u64::from(std::process::id()),
+        |seed| seed.parse().unwrap(),
+    );
+    let mut random = Random(seed);
+    let mut known = HashSet::new();
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    let mut inputs = seeds;
+    for entry in fs::read_dir(corpus(name)).into_iter().flatten().flatten() {
+        inputs.push(fs::read(entry.path()).unwrap());
+    }
+    let n_given = inputs.len();
+    inputs.reverse();
+    let mut n_runs: u64 = 0;
+    let began = Instant::now();
+    loop {
+        let input = match inputs.pop() {
+            Some(given) => given,
+            None if began.elapsed() >= Duration::from_secs(seconds) => break,
+            None => {
+                let (one, other) = (random.below(kept.len()), random.below(kept.len()));
+                mutate(&kept[one], &kept[other], words, &mut random)
+            }
+        };
+        n_runs += 1;
+        let one_began = Instant::now();
+        let ran = catch_unwind(AssertUnwindSafe(|| target(&input)));
+        if ran.is_err() || one_began.elapsed() > TIME_MAX {
+            let short = shorten(target, input);
+            let path = corpus(name).join(format!("{}", blake3::hash(&short).to_hex()));
+            fs::create_dir_all(corpus(name)).unwrap();
+            fs::write(&path, &short).unwrap();
+            panic!(
+                "{name}: fails after {n_runs} runs with PROJECT_WEBHOOKS_SEED={seed}, by {:?}; it is \
+                 kept as {} and run first from now on: cargo test --test fuzz {name}",
+                String::from_utf8_lossy(&short),
+                path.display()
+            );
+        }
+        let behaviour = ran.unwrap_or_default();
+        if kept.len() < n_given || (known.insert(behaviour) && kept.len() < KEPT_MAX) {
+            kept.push(input);
+        }
+    }
+    println!(
+        "fuzz {name}: {n_runs} runs in {seconds} s, {n_given} given, {} kinds of behaviour, seed {seed}",
+        known.len()
+    );
+}
+
+#[test]
+fn project_xml() {
+    fuzz(
+        "project_xml",
+        targets::project_xml,
+        targets::documents(),
+        targets::XML,
+    );
+}
+
+#[test]
+fn config_yaml() {
+    fuzz(
+        "config_yaml",
+        targets::config_yaml,
+        targets::configurations(),
+        targets::YAML,
+    );
+}
+
+#[test]
+fn path_templates() {
+    fuzz(
+        "path_templates",
+        targets::path_templates,
+        targets::templates(),
+        targets::TEMPLATES,
+    );
+}
+
+#[test]
+fn answer_headers() {
+    fuzz(
+        "answer_headers",
+        targets::answer_headers,
+        targets::headers(),
+        targets::HEADERS,
+    );
+}
+
+#[test]
+fn bodies() {
+    fuzz(
+        "bodies",
+        targets::bodies,
+        targets::values(),
+        targets::VALUES,
+    );
+}
