@@ -228,6 +228,7 @@ impl Loop {
             first = looked;
             self.look_at_each(root, places, now, round)?;
         }
+        self.look_at_arrivals_again(root, now, round);
         for index in 0..round.turns.len() {
             let removals = round.turns.get(index).map(|turn| self.removals(turn));
             if let (Some(turn), Some(removals)) = (round.turns.get_mut(index), removals) {
@@ -261,6 +262,37 @@ impl Loop {
                     turn.observed = look.observed;
                     contents.extend(look.contents);
                 }
+            }
+        }
+        for (hash, content) in contents {
+            round.keep(hash, content);
+        }
+    }
+
+    /// Looks once more at projects that arrived while their old place still shows them: they may have
+    /// gone back in between, as in a checkout of another branch and back, and would be taken for a
+    /// copy. What is still there after the old place was looked at is one.
+    fn look_at_arrivals_again(&mut self, root: &Root, now: Timestamp, round: &mut Round) {
+        let shown: Vec<(ProjectKey, Identity)> = round
+            .turns
+            .iter()
+            .filter_map(|turn| Some((turn.due.key.clone(), turn.observed.definition()?.identity())))
+            .collect();
+        let mut contents = Vec::new();
+        for turn in &mut round.turns {
+            let Some(arrived) = moves::arrival(&turn.record_after_passed, &turn.observed) else {
+                continue;
+            };
+            let identity = arrived.identity();
+            let is_elsewhere = shown.iter().any(|(key, shown)| {
+                *key != turn.due.key
+                    && key.organization == turn.due.key.organization
+                    && *shown == identity
+            });
+            if is_elsewhere {
+                let look = self.observer.look(root, &turn.due.key, &turn.recorded, now);
+                turn.observed = look.observed;
+                contents.extend(look.contents);
             }
         }
         for (hash, content) in contents {
