@@ -105,6 +105,24 @@ pub struct WebhookGauges {
     pub is_off: bool,
 }
 
+/// What was counted since the start, for who has no Prometheus.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Events that were recorded, by name.
+    pub events: BTreeMap<String, u64>,
+    /// Attempts that ended, by webhook and by what became of them.
+    pub attempts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// How long an attempt took on average, by webhook, in seconds.
+    pub attempt_seconds: BTreeMap<String, f64>,
+    /// From a file's last change to the 2xx of its callback, on average, in seconds.
+    pub event_latency_seconds: Option<f64>,
+    /// Comparisons of everything, by reason.
+    pub rescans: BTreeMap<String, u64>,
+    /// How often the configuration was read again, by result.
+    pub reloads: BTreeMap<String, u64>,
+}
+
 /// The counters of a running daemon.
 #[derive(Debug)]
 pub struct Metrics {
@@ -265,6 +283,31 @@ impl Metrics {
         self.latency.observe(latency.as_secs_f64());
     }
 
+    /// What attempts came to since the start; the rest of the counts is others'.
+    pub fn counts(&self) -> Counts {
+        let configured = self
+            .configured
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut counts = Counts {
+            event_latency_seconds: mean(&self.latency),
+            ..Counts::default()
+        };
+        for name in configured.keys() {
+            let outcomes = AttemptOutcome::ALL.map(|outcome| {
+                let labels = [name.as_str(), outcome.as_str()];
+                let n = self.deliveries.with_label_values(&labels).get();
+                (outcome.as_str().to_owned(), n)
+            });
+            counts.attempts.insert(name.clone(), outcomes.into());
+            let took = mean(&self.attempt_seconds.with_label_values(&[name.as_str()]));
+            counts
+                .attempt_seconds
+                .extend(took.map(|took| (name.clone(), took)));
+        }
+        counts
+    }
+
     /// All of it as text.
     ///
     /// # Errors
@@ -333,6 +376,12 @@ impl Metrics {
             }
         }
     }
+}
+
+/// The mean of what was observed, if anything was.
+fn mean(histogram: &Histogram) -> Option<f64> {
+    let n = u32::try_from(histogram.get_sample_count()).unwrap_or(u32::MAX);
+    (n > 0).then(|| histogram.get_sample_sum() / f64::from(n))
 }
 
 fn count(n: usize) -> i64 {

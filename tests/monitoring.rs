@@ -222,6 +222,14 @@ fn what_is_scraped_is_true_and_well_formed() {
     if has_promtool("promtool check metrics") {
         promtool(&["check", "metrics"], &text);
     }
+    // Who has no Prometheus is told the same.
+    let status = home.json(&["status"]);
+    let counts = &status["sinceStart"];
+    assert_eq!(counts["events"]["project-import"], 1, "{counts}");
+    assert_eq!(counts["attempts"]["good"]["delivered"], 2, "{counts}");
+    assert_eq!(counts["attempts"]["refusing"]["dead"], 2, "{counts}");
+    assert_eq!(counts["rescans"]["start"], 1, "{counts}");
+    assert!(counts["eventLatencySeconds"].as_f64().is_some(), "{counts}");
     // A webhook that is configured no more is gone from what is scraped, but for what it left.
     home.reconfigure(
         &Settings::of([Webhook::new("good", &endpoint.url())])

@@ -1,7 +1,7 @@
 //! Measures the real binary from the change of a file to the call, beside a floor in the same run.
 //!
 //! `cargo bench --bench end_to_end -- [--quick] [SCENARIO...]`; scenarios: edits, burst, fresh, kill,
-//! stopped, start. It prints a JSON line for each measurement on standard output, and
+//! stopped, start, idle. It prints a JSON line for each measurement on standard output, and
 //! fails if a call was lost, early or unasked, or doubled where no process was killed.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
@@ -43,7 +43,9 @@ struct Arguments {
 /// How many calls may come again after a kill: those in flight, and the answers that wait to be
 /// recorded or are being recorded, 64 each (docs/reliability.md).
 const IN_FLIGHT_MAX: u64 = 16 + 2 * 64;
-const SCENARIOS: [&str; 6] = ["edits", "burst", "fresh", "kill", "stopped", "start"];
+const SCENARIOS: [&str; 7] = [
+    "edits", "burst", "fresh", "kill", "stopped", "start", "idle",
+];
 const PUBLISHED: &str = "published/project.xml";
 const AT_ONCE: Duration = Duration::ZERO;
 
@@ -113,6 +115,9 @@ fn main() -> anyhow::Result<()> {
                 results.add(result);
             }
         }
+    }
+    if wanted("idle") {
+        results.add(idle()?);
     }
     anyhow::ensure!(
         !results.failed,
@@ -279,6 +284,27 @@ fn start(projects: usize) -> anyhow::Result<Vec<Value>> {
         program.kill()?;
     }
     Ok(results)
+}
+
+/// At rest with 1,000 projects on record, and what its file takes.
+fn idle() -> anyhow::Result<Value> {
+    const REST: Duration = Duration::from_secs(30);
+    let place = Place::new(1_000)?;
+    place.start("project-webhooks", "127.0.0.1:9")?.kill()?;
+    let program = place.start("project-webhooks", "127.0.0.1:9")?;
+    // What follows on a start is no rest.
+    std::thread::sleep(Duration::from_secs(3));
+    let before = program.wake_ups()?;
+    std::thread::sleep(REST);
+    let wake_ups = program.wake_ups()?.saturating_sub(before);
+    let binary = std::fs::metadata(env!("CARGO_BIN_EXE_project-webhooks"))?;
+    #[allow(clippy::cast_precision_loss, reason = "a small number")]
+    let per_second = wake_ups as f64 / REST.as_secs_f64();
+    Ok(json!({
+        "scenario": "idle", "who": "project-webhooks", "projects": 1_000,
+        "wake_ups_per_second": per_second, "memory_kb": program.memory()?,
+        "binary_bytes": binary.len(),
+    }))
 }
 
 /// Compares what was changed with what was called. Up to `allowed` doubled calls are `repeated`.

@@ -47,11 +47,31 @@ impl Program {
 
     /// The most memory that it had resident, in kilobytes.
     pub fn peak_memory(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        self.status_field("status", "VmHWM:")
+    }
+
+    /// The memory that it has resident, in kilobytes.
+    pub fn memory(&self) -> anyhow::Result<u64> {
+        self.status_field("status", "VmRSS:")
+    }
+
+    /// How often its threads were woken, since each began.
+    pub fn wake_ups(&self) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let name = thread?.file_name();
+            let status = format!("task/{}/status", name.to_string_lossy());
+            sum += self.status_field(&status, "voluntary_ctxt_switches:")?;
+        }
+        Ok(sum)
+    }
+
+    fn status_field(&self, file: &str, field: &str) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?;
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .context("no VmHWM")?;
+            .find_map(|line| line.strip_prefix(field))
+            .with_context(|| format!("no {field}"))?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 

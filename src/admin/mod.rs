@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::config::Listen;
 use crate::dispatch::Doorbells;
 use crate::engine::status::{Snapshot, Status};
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 use crate::store::Store;
 
 /// What can be told.
@@ -76,12 +76,23 @@ impl Known {
     }
 
     fn report(&self) -> Report {
+        let engine = self.status.snapshot();
+        let mut counts = self.metrics.counts();
+        for ((event, _), n) in &engine.events {
+            *counts.events.entry((*event).to_owned()).or_default() += n;
+        }
+        counts.rescans.clone_from(&engine.rescans);
+        let (applied, rejected) = engine.reloads;
+        counts.reloads = [("applied", applied), ("rejected", rejected)]
+            .map(|(result, n)| (result.to_owned(), n))
+            .into();
         Report {
+            counts,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             alive: self.is_alive(),
             uptime_s: self.clock.moment().as_secs(),
-            engine: self.status.snapshot(),
+            engine,
         }
     }
 }
@@ -100,6 +111,9 @@ pub struct Report {
     pub uptime_s: u64,
     /// The engine's state.
     pub engine: Snapshot,
+    /// What was counted since the start.
+    #[serde(default)]
+    pub counts: Counts,
 }
 
 /// A line for people about what the daemon does.

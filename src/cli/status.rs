@@ -18,6 +18,7 @@ use super::view::print_pairs;
 use crate::admin::{self, Report};
 use crate::config::Config;
 use crate::engine::status::Trouble;
+use crate::metrics::Counts;
 use crate::store::{Listings, OpenError, RecordedProblem};
 use crate::watch::Coverage;
 
@@ -54,6 +55,7 @@ struct DaemonView {
     ready: bool,
     troubles: BTreeMap<Trouble, String>,
     coverage: Coverage,
+    since_start: Counts,
 }
 
 #[derive(Serialize)]
@@ -112,6 +114,7 @@ fn gather(
             ready: report.engine.ready,
             troubles: report.engine.troubles,
             coverage: report.engine.coverage,
+            since_start: report.counts,
         }),
         unknown,
         repository: config.repository.path.display().to_string(),
@@ -167,6 +170,9 @@ fn print(view: &StatusView, now: Timestamp, style: &Style, out: &mut dyn Write) 
             },
         ));
     }
+    if let Some(daemon) = &view.daemon {
+        pairs.push(("since start", since_start(&daemon.since_start)));
+    }
     if !view.has_state {
         pairs.push((
             "note",
@@ -188,6 +194,33 @@ fn print(view: &StatusView, now: Timestamp, style: &Style, out: &mut dyn Write) 
         return writeln!(out, "No webhooks are configured.");
     }
     standing::print_webhooks(&view.webhooks, now, style, out)
+}
+
+/// What was counted since the start, in a line.
+fn since_start(counts: &Counts) -> String {
+    let sum = |by: &BTreeMap<String, u64>| by.values().sum::<u64>();
+    let of = |outcome: &str| -> u64 {
+        let attempts = counts.attempts.values();
+        attempts.filter_map(|by| by.get(outcome)).sum()
+    };
+    let mut line = format!(
+        "{}; {} delivered, {} failed, {} dead; everything compared {} times; configuration read \
+         again {} times, {} rejected",
+        counted(sum(&counts.events), "event"),
+        of("delivered"),
+        of("failed"),
+        of("dead"),
+        sum(&counts.rescans),
+        sum(&counts.reloads),
+        counts.reloads.get("rejected").copied().unwrap_or(0),
+    );
+    if let Some(seconds) = counts.event_latency_seconds {
+        line.push_str(&format!(
+            "; from a change to its callback {:.1} ms on average",
+            seconds * 1000.0
+        ));
+    }
+    line
 }
 
 fn print_daemon(view: &StatusView, style: &Style, out: &mut dyn Write) -> io::Result<()> {
