@@ -49,6 +49,8 @@ struct Run {
     hooks: [Hook; 2],
     bytes: HashMap<ContentHash, Bytes>,
     told: HashMap<EventId, Happening>,
+    /// When something was last reported of each place, since the start.
+    hinted: BTreeMap<usize, Duration>,
 }
 
 /// Where a file lies once its project is in another place.
@@ -100,6 +102,7 @@ impl Run {
             hooks: [hook(), hook()],
             bytes: HashMap::new(),
             told: HashMap::new(),
+            hinted: BTreeMap::new(),
         }
     }
 
@@ -121,6 +124,7 @@ impl Run {
             } => {
                 for at in self.world.act(action) {
                     if !hint_is_lost {
+                        self.hinted.insert(at, self.now);
                         self.settle
                             .hint(&key(at), self.now, Origin::Live, "a file changed");
                     }
@@ -187,6 +191,7 @@ impl Run {
         self.store = None;
         self.store = Some(Store::open(self.directory.path()).unwrap());
         self.settle = Settle::new(PAUSE);
+        self.hinted.clear();
         for hook in &mut self.hooks {
             hook.endpoint = Endpoint::default();
         }
@@ -230,6 +235,13 @@ impl Run {
             .iter()
             .map(|look| (place(&look.key), look.removals == Removals::Count))
             .collect();
+        for (at, _) in seen.iter().filter(|(_, counts)| *counts) {
+            let since = self.hinted.get(at).map(|hinted| self.now - *hinted);
+            assert!(
+                since.is_none_or(|since| since >= PAUSE),
+                "a removal counts after {since:?}"
+            );
+        }
         let expected = self.truth.look(&self.world, &seen);
         let mut found: BTreeMap<usize, Vec<Happening>> = BTreeMap::new();
         for (look, change) in looks.iter().zip(&changes) {
