@@ -327,6 +327,32 @@ fn a_checkout_of_another_branch_and_back_is_no_event() {
 }
 
 #[test]
+fn the_rest_of_a_checkout_that_is_taken_back_is_no_event() {
+    let endpoint = Endpoint::new();
+    let home = home_with_projects(&Settings::all_to(&endpoint).settle("3s"), 1);
+    let daemon = home.start();
+    // What a look may find of a checkout and back: copies whose definition was removed first.
+    for (path, body) in [
+        ("snapshots/s1.xml", "s1"),
+        ("published/v1/project.xml", "v1"),
+    ] {
+        home.write(&format!("sales/p55/{path}"), &xml("P0", "e-0", body));
+    }
+    // They were looked at once a project that came later is imported.
+    home.write("sales/p56/project.xml", &xml("P56", "e-56", ""));
+    let imports = ["Project Import sales/p56", "Project Import - Any sales/p56"];
+    endpoint.wait_for(imports.len());
+    home.remove_all("sales/p55");
+    daemon.fence();
+    assert_eq!(daemon.events(), imports);
+    // What stays counts after the pause.
+    home.write("sales/p55/snapshots/s1.xml", &xml("P0", "e-0", "s1"));
+    endpoint.wait_for(imports.len() + 1);
+    daemon.fence();
+    assert_eq!(daemon.events()[2..], ["Snapshot Create sales/p55"]);
+}
+
+#[test]
 fn an_rsync_that_deletes_before_is_no_event() {
     let endpoint = Endpoint::new();
     let home = home_with_projects(&Settings::all_to(&endpoint).settle("3s"), 20);

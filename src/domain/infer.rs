@@ -6,6 +6,10 @@
 //! replaced counts before the removal does, and while a definition is missing, neither does a
 //! published copy that bears another engineId, for it may be the successor's.
 //!
+//! A copy that appears in a place where no definition is, on record or on disk, counts after the
+//! pause too: it may be the rest of a project that is on its way, or the first of one. A checkout
+//! makes and removes a project file by file, and one that came and went as a whole is no event.
+//!
 //! The engineId is a project's identity wherever both sides have one. A definition with another
 //! engineId is that of another project, even when a snapshot in the same place has its content:
 //! such a snapshot is the successor's, not the project's own.
@@ -40,7 +44,8 @@ pub struct Inference {
 }
 
 /// What is missing: the paths of the recorded files that are gone, and of the definition also where
-/// that of another project is in its place.
+/// that of another project is in its place. Of new copies without a definition it is the project
+/// that is missing, and their paths stand for it.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     let copies = recorded.published.keys().chain(recorded.snapshots.keys());
     let definition = recorded
@@ -48,11 +53,24 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
         .iter()
         .filter(|_| observed.definition_is_gone() || is_replaced(recorded, observed))
         .map(|definition| &definition.path);
+    let orphans = observed
+        .complete(Role::Published)
+        .chain(observed.complete(Role::Snapshot))
+        .filter(|seen| is_orphan(recorded, observed, seen))
+        .map(|seen| &seen.path);
     copies
         .filter(|path| observed.is_gone(path))
         .chain(definition)
+        .chain(orphans)
         .cloned()
         .collect()
+}
+
+/// Whether a copy appeared where no definition is, on record or on disk.
+fn is_orphan(recorded: &Recorded, observed: &Observed, seen: &FileState) -> bool {
+    recorded.definition.is_none()
+        && observed.definition().is_none()
+        && recorded.file(&seen.path).is_none()
 }
 
 /// What this look at one project means.
@@ -105,20 +123,25 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         observed,
         Role::Snapshot,
         removals,
-        None,
+        |seen| removals == Removals::Wait && is_orphan(recorded, observed, seen),
     );
     events.extend(restore);
     let definition_is_missing = record.definition.is_some() && observed.definition_is_gone();
     // Held back: see the head of this file.
-    let held_for =
-        definition_before.filter(|_| definition_is_missing && removals == Removals::Wait);
+    let may_be_the_successors = |seen: &FileState| {
+        definition_is_missing
+            && definition_before.is_some_and(|before| bears_another_engine_id(before, seen))
+    };
     record.published = copies(
         &mut events,
         &recorded.published,
         observed,
         Role::Published,
         removals,
-        held_for,
+        |seen| {
+            removals == Removals::Wait
+                && (may_be_the_successors(seen) || is_orphan(recorded, observed, seen))
+        },
     );
     if definition_is_missing && removals == Removals::Count {
         deletes(&mut events, recorded, observed, "the definition is gone");
@@ -230,14 +253,15 @@ fn deletes(events: &mut Vec<Inferred>, recorded: &Recorded, observed: &Observed,
     }
 }
 
-/// Compares the snapshots or the published copies; returns what to record of them. New ones that bear another engineId than `held_for` are not yet recorded.
+/// Compares the snapshots or the published copies; returns what to record of them. New ones that
+/// have to wait are not recorded yet.
 fn copies(
     events: &mut Vec<Inferred>,
     recorded: &BTreeMap<String, FileState>,
     observed: &Observed,
     role: Role,
     removals: Removals,
-    held_for: Option<&FileState>,
+    has_to_wait: impl Fn(&FileState) -> bool,
 ) -> BTreeMap<String, FileState> {
     let (kind, what) = match role {
         Role::Published => (EventKind::ProjectPublish, "a published copy"),
@@ -254,7 +278,7 @@ fn copies(
             .get(&seen.path)
             .is_none_or(|before| before.hash != seen.hash)
         {
-            if held_for.is_some_and(|definition| bears_another_engine_id(definition, seen)) {
+            if has_to_wait(seen) {
                 continue;
             }
             fresh.push(seen);

@@ -210,9 +210,13 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
         _ => {}
     }
     known.project = here.or(known.project);
+    let known_project = known.project;
     let held_for = known.project.filter(|_| is_missing && !counts);
+    // A new copy without a project waits for one, or for the pause.
+    let is_orphan =
+        |name: &Name| known_project.is_none() && !counts && !as_seen.copies.contains_key(name);
     copies(log, world, known, EventKind::SnapshotCreate, |name, _| {
-        !is_published(&name)
+        !is_published(&name) && !is_orphan(&name)
     });
     if let Some(here) = restored {
         log.say(EventKind::SnapshotRestore, Name::Definition, here);
@@ -223,7 +227,9 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
         known,
         EventKind::ProjectPublish,
         |name, content| {
-            is_published(&name) && held_for.is_none_or(|project| project.engine == content.engine)
+            is_published(&name)
+                && !is_orphan(&name)
+                && held_for.is_none_or(|project| project.engine == content.engine)
         },
     );
     if counts {
