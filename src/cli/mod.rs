@@ -237,10 +237,11 @@ fn style() -> output::Style {
     output::Style::for_stdout(no_color)
 }
 
-/// A runtime for a command that waits for the network.
+/// A runtime for a command that waits for the network. One thread: a second one would be woken for
+/// each callback, which costs more than it does. What takes long has threads of its own.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()
 }

@@ -196,7 +196,10 @@ impl Queue {
         }
         if admission == Admission::Everything && self.ahead.is_empty() {
             self.accept(handed);
-            self.send_ahead(&target, concurrency, false);
+            if self.send_ahead(&target, concurrency, false) > 0 {
+                // They are on the wire before the store is asked for more.
+                tokio::task::yield_now().await;
+            }
         }
         let room = concurrency.saturating_sub(self.flights.len());
         let mut wait = LONG;
@@ -235,10 +238,11 @@ impl Queue {
         self.ahead.push_back(claim);
     }
 
-    /// Sends what is claimed, as far as there is room.
-    fn send_ahead(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) {
+    /// Sends what is claimed, as far as there is room, and says how many that were.
+    fn send_ahead(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) -> usize {
         let room = concurrency.saturating_sub(self.flights.len());
-        for claim in self.ahead.drain(..room.min(self.ahead.len())) {
+        let n_sent = room.min(self.ahead.len());
+        for claim in self.ahead.drain(..n_sent) {
             self.flights.spawn(fly(
                 self.shared.clone(),
                 Arc::clone(target),
@@ -247,6 +251,7 @@ impl Queue {
                 is_probe,
             ));
         }
+        n_sent
     }
 
     /// Claims what is due, for the room there is and some ahead. Returns when more is due.

@@ -299,8 +299,9 @@ impl Store {
     pub fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
         let payloads = std::mem::take(&mut batch.payloads);
         let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
-        let stored = if hashes.is_empty() {
-            Vec::new()
+        let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
+        let stored = if size <= payload::UNASKED_MAX {
+            vec![false; hashes.len()]
         } else {
             self.read_few_blocking(move |connection| payload::stored(connection, &hashes))?
         };

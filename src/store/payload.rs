@@ -94,6 +94,10 @@ fn decompress(compressed: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
     })
 }
 
+/// Payloads of this size together are compressed without asking whether they are stored, which takes
+/// longer than to compress them.
+pub(super) const UNASKED_MAX: usize = 64 * 1024;
+
 /// Which of these payloads are stored.
 pub(super) fn stored(connection: &Connection, hashes: &[ContentHash]) -> Result<Vec<bool>, Fault> {
     hashes
@@ -110,10 +114,12 @@ pub(super) fn id(connection: &Connection, hash: &ContentHash) -> Result<Option<i
         .optional()?)
 }
 
-/// Stores a payload, unless it is stored already.
-pub(super) fn put(connection: &Connection, given: &Given) -> Result<(), Fault> {
+/// Stores a payload, unless it is stored already. One that is new is held, with a reference of its
+/// own, until [`release`]: a payload that never was without references costs no change of the index
+/// of those that are.
+pub(super) fn put(connection: &Connection, given: &Given) -> Result<Option<i64>, Fault> {
     if id(connection, &given.hash)?.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     // It may have been collected since it was looked up.
     let late;
@@ -125,11 +131,20 @@ pub(super) fn put(connection: &Connection, given: &Given) -> Result<(), Fault> {
         }
     };
     connection
-        .prepare_cached("INSERT INTO payloads (hash, size) VALUES (?1, ?2)")?
+        .prepare_cached("INSERT INTO payloads (hash, size, n_references) VALUES (?1, ?2, 1)")?
         .execute(params![&given.hash.0[..], row::limit(given.bytes.len())])?;
+    let payload = connection.last_insert_rowid();
     connection
         .prepare_cached("INSERT INTO payload_contents (payload, compressed) VALUES (?1, ?2)")?
-        .execute(params![connection.last_insert_rowid(), compressed])?;
+        .execute(params![payload, compressed])?;
+    Ok(Some(payload))
+}
+
+/// Lets go of a payload that [`put`] holds.
+pub(super) fn release(connection: &Connection, payload: i64) -> Result<(), Fault> {
+    connection
+        .prepare_cached("UPDATE payloads SET n_references = n_references - 1 WHERE id = ?1")?
+        .execute([payload])?;
     Ok(())
 }
 
@@ -159,6 +174,13 @@ pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<
 
 /// Removes payloads that nothing refers to, a few at a time, and says how many.
 pub(super) fn collect(connection: &Connection) -> Result<usize, Fault> {
+    // The statement below sets up a table of its own, which costs more than to ask first.
+    let any = connection
+        .prepare_cached("SELECT 1 FROM payloads WHERE n_references = 0 LIMIT 1")?
+        .exists([])?;
+    if !any {
+        return Ok(0);
+    }
     Ok(connection
         .prepare_cached(
             "DELETE FROM payloads WHERE id IN \

@@ -133,8 +133,9 @@ pub(super) fn record(
     batch: &Batch,
     payloads: &[Given],
 ) -> Result<Committed, Fault> {
+    let mut held = Vec::new();
     for given in payloads {
-        payload::put(connection, given)?;
+        held.extend(payload::put(connection, given)?);
     }
     let mut committed = Committed::default();
     for change in &batch.changes {
@@ -153,6 +154,9 @@ pub(super) fn record(
                  ON CONFLICT (key) DO UPDATE SET value = excluded.value",
             )?
             .execute([key.as_str(), value])?;
+    }
+    for payload in held {
+        payload::release(connection, payload)?;
     }
     // An ordinary save every few seconds leaves its last payload behind each time; waiting for
     // the next collection would let the file grow by all of them.
@@ -177,8 +181,8 @@ fn insert_event(
     connection
         .prepare_cached(
             "INSERT INTO events (id, kind, organization, project, origin, occurred_ns, \
-             recorded_ms, parameters, explanation, payload) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             recorded_ms, parameters, explanation, payload, n_deliveries) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1)",
         )?
         .execute(params![
             id.0,
@@ -212,6 +216,11 @@ fn insert_event(
             committed.claims.push((webhook.clone(), claim));
         }
     }
+    // It was counted as one delivery until here, so that the index of events without deliveries is
+    // changed only where there are none.
+    connection
+        .prepare_cached("UPDATE events SET n_deliveries = n_deliveries - 1 WHERE sequence = ?1")?
+        .execute([sequence])?;
     committed.events.push(RecordedEvent { id, sequence });
     Ok(())
 }

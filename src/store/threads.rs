@@ -51,8 +51,17 @@ fn consistently<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    let _whole = connection.unchecked_transaction()?;
-    work(connection)
+    statement(connection, "BEGIN")?;
+    let result = work(connection);
+    // Nothing was written. Where even this fails, the next BEGIN says so.
+    let _ = statement(connection, "ROLLBACK");
+    result
+}
+
+/// Runs a statement that has neither values nor rows, and is not parsed anew each time.
+fn statement(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
 }
 
 /// The way to the reader's thread, and the connection of callers that may block.
@@ -358,17 +367,17 @@ fn attempt(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), 
     let result = run_all(connection, group);
     if result.is_err() && !connection.is_autocommit() {
         // SQLite has often done so itself; where even this fails, the next BEGIN says so.
-        let _ = connection.execute_batch("ROLLBACK");
+        let _ = statement(connection, "ROLLBACK");
     }
     result
 }
 
 fn run_all(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), Fault> {
     // IMMEDIATE: waiting for another process happens here, before anything was done.
-    connection.execute_batch("BEGIN IMMEDIATE")?;
+    statement(connection, "BEGIN IMMEDIATE")?;
     for job in group {
         job.run(connection)?;
     }
-    connection.execute_batch("COMMIT")?;
+    statement(connection, "COMMIT")?;
     Ok(())
 }

@@ -48,19 +48,40 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 /// The same for all answers that share a connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
+/// The largest payload whose request is built and signed between other callbacks: that takes about
+/// a millisecond for each MiB.
+const LARGE: usize = 256 * 1024;
+
 /// What stands for the value of a configured header in [`Attempt::request_headers`].
 const HIDDEN: &str = "(not shown)";
 
 /// Sends callbacks to one webhook.
 pub struct WebhookClient {
     http: reqwest::Client,
-    url: Url,
     to: Destination,
     policy: Arc<NetworkPolicy>,
+    plan: Arc<Plan>,
+    timeout: Duration,
+}
+
+/// How the requests of a webhook are made.
+struct Plan {
+    url: Url,
     format: config::Format,
     headers: Vec<(HeaderName, HeaderValue)>,
     keys: Vec<SigningKey>,
-    timeout: Duration,
+}
+
+impl Plan {
+    fn request(&self, callback: &Callback, now: Timestamp) -> Request {
+        let Self {
+            url,
+            format,
+            headers,
+            keys,
+        } = self;
+        request::build(url, *format, headers, keys, callback, now)
+    }
 }
 
 impl fmt::Debug for WebhookClient {
@@ -68,7 +89,7 @@ impl fmt::Debug for WebhookClient {
         formatter
             .debug_struct("WebhookClient")
             .field("host", &self.to.host)
-            .field("format", &self.format)
+            .field("format", &self.plan.format)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -202,10 +223,12 @@ impl WebhookClient {
                 webhook.timeout,
             ),
             policy: Arc::clone(policy),
-            url,
-            format: webhook.format,
-            headers,
-            keys,
+            plan: Arc::new(Plan {
+                url,
+                format: webhook.format,
+                headers,
+                keys,
+            }),
             timeout: webhook.timeout,
         })
     }
@@ -216,14 +239,7 @@ impl WebhookClient {
     /// Dropping the future ends the exchange; the receiver may have got the callback.
     pub async fn send(&self, callback: &Callback, now: Timestamp) -> Attempt {
         let started = Instant::now();
-        let request = request::build(
-            &self.url,
-            self.format,
-            &self.headers,
-            &self.keys,
-            callback,
-            now,
-        );
+        let request = self.request(callback, now).await;
         let mut attempt = Attempt {
             outcome: Outcome::Failed { retry_after: None },
             status: None,
@@ -235,6 +251,19 @@ impl WebhookClient {
         self.exchange(request, started, now, &mut attempt).await;
         attempt.duration = started.elapsed();
         attempt
+    }
+
+    /// The request. A large one is built and signed on another thread: it takes longer than other
+    /// callbacks should wait.
+    async fn request(&self, callback: &Callback, now: Timestamp) -> Request {
+        let plan = Arc::clone(&self.plan);
+        if callback.content.payload.len() <= LARGE {
+            return plan.request(callback, now);
+        }
+        let given = callback.clone();
+        let built = tokio::task::spawn_blocking(move || plan.request(&given, now)).await;
+        // It fails when the runtime ends, and then nobody waits for what takes long.
+        built.unwrap_or_else(|_| self.plan.request(callback, now))
     }
 
     async fn exchange(
@@ -301,7 +330,7 @@ impl WebhookClient {
             .headers
             .iter()
             .map(|(name, value)| {
-                let configured = self.headers.iter().any(|(secret, _)| secret == name);
+                let configured = self.plan.headers.iter().any(|(secret, _)| secret == name);
                 let value = if value.is_sensitive() || (configured && !request::is_reserved(name)) {
                     HIDDEN.to_owned()
                 } else {
