@@ -174,6 +174,16 @@ impl Run {
             } else {
                 self.settle.hint(&key, now, Origin::Live, what);
             }
+            let delay = if is_begun {
+                WRITER_PAUSE
+            } else {
+                Duration::ZERO
+            };
+            let next = self.settle.next();
+            assert!(
+                next.is_some_and(|next| next <= now + delay),
+                "what was reported at {now:?} is looked at {next:?}"
+            );
         }
         self.remember_bytes();
     }
