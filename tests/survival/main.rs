@@ -27,6 +27,9 @@ mod roots;
 // The kernel's limits: queue, watches, instances.
 mod limits;
 
+// States of earlier versions.
+mod states;
+
 // Disk, descriptors, time of day, state.
 mod resources;
 
