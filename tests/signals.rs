@@ -137,6 +137,23 @@ fn what_waits_uses_the_new_settings_and_that_of_a_removed_webhook_is_parked() {
 }
 
 #[test]
+fn a_configuration_that_became_a_pipe_is_rejected_and_not_waited_for() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::of([Webhook::new("all", &endpoint.url()).events("[snapshot-create]")]);
+    let home = home(&settings);
+    let daemon = home.start();
+    fs::rename(home.config(), home.beside("good.yaml")).unwrap();
+    let (mode, kind) = (rustix::fs::Mode::RWXU, rustix::fs::FileType::Fifo);
+    rustix::fs::mknodat(rustix::fs::CWD, home.config(), kind, mode, 0).unwrap();
+    assert!(!daemon.reload());
+    snapshot(&home, "s1");
+    endpoint.wait_for(1);
+    fs::rename(home.beside("good.yaml"), home.config()).unwrap();
+    assert!(daemon.reload());
+    assert!(daemon.terminate().success());
+}
+
+#[test]
 fn an_invalid_reload_says_every_error_and_changes_nothing() {
     let endpoint = Endpoint::new();
     let settings = Settings::of([Webhook::new("all", &endpoint.url()).events("[snapshot-create]")]);

@@ -33,6 +33,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use secrecy::SecretString;
 use url::Url;
 
@@ -97,8 +98,14 @@ pub fn load_str(
 }
 
 /// The bytes and the mode of the file, no more of it than one byte above the limit.
+///
+/// A pipe is read to its end while somebody writes to it, as with `--config <(command)`; but one that
+/// nobody writes to is empty and not waited for: a reload would never end, nor would the daemon.
 fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
-    let file = File::open(path)?;
+    let without_waiting = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, without_waiting, Mode::empty())?;
+    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+    let file = File::from(file);
     let mode = file.metadata()?.mode();
     let mut bytes = Vec::new();
     file.take(raw::SIZE_MAX as u64 + 1)

@@ -99,7 +99,7 @@ pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError
         });
     }
     prepare_writer(&connection).map_err(wrap)?;
-    migrate(&connection, found).map_err(wrap)?;
+    migrate(&connection, MIGRATIONS, found).map_err(wrap)?;
     Ok(connection)
 }
 
@@ -206,9 +206,13 @@ fn check(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Applies the migrations after `found`, each in a transaction of its own.
-fn migrate(connection: &Connection, found: i64) -> rusqlite::Result<()> {
-    for (version, migration) in (1_i64..).zip(MIGRATIONS) {
+/// Applies those of the migrations that come after schema `found`, each in a transaction of its own.
+pub(super) fn migrate(
+    connection: &Connection,
+    migrations: &[&str],
+    found: i64,
+) -> rusqlite::Result<()> {
+    for (version, migration) in (1_i64..).zip(migrations) {
         if version <= found {
             continue;
         }
@@ -255,7 +259,7 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         // Has to come before the first table: without it the file can never shrink.
         connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;")?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-        migrate(&connection, 0)
+        migrate(&connection, MIGRATIONS, 0)
     };
     filled().map_err(|source| OpenError::from_sqlite(&building, source))?;
     connection

@@ -15,9 +15,25 @@ const WATCH_LIMITS: [(&str, &str); 2] = [
     ),
 ];
 
+/// The settings that limit how many inotify instances one user may have.
+const INSTANCE_LIMITS: [(&str, &str); 2] = [
+    (
+        "fs.inotify.max_user_instances",
+        "/proc/sys/fs/inotify/max_user_instances",
+    ),
+    (
+        "user.max_inotify_instances",
+        "/proc/sys/user/max_inotify_instances",
+    ),
+];
+
 /// The setting that limits the watches most, and its value.
 pub(super) fn max_watches() -> Option<(&'static str, usize)> {
-    let values = WATCH_LIMITS.iter().filter_map(|(name, path)| {
+    lowest(&WATCH_LIMITS)
+}
+
+fn lowest(limits: &[(&'static str, &str)]) -> Option<(&'static str, usize)> {
+    let values = limits.iter().filter_map(|(name, path)| {
         let text = std::fs::read_to_string(path).ok()?;
         Some((*name, text.trim().parse().ok()?))
     });
@@ -55,11 +71,18 @@ pub(super) fn unwatchable(count: usize, first: &str) -> String {
     )
 }
 
-/// What to say when no watcher can be had at all.
+/// What to say when no watcher can be had at all. The error is the same when the process has no
+/// descriptors left.
 pub(super) fn instance_limit(error: &dyn std::fmt::Display) -> String {
+    let (name, limit) = lowest(&INSTANCE_LIMITS).map_or((INSTANCE_LIMITS[0].0, None), |found| {
+        (found.0, Some(found.1))
+    });
+    // Other programs of this user have those that there are.
+    let needed = limit.unwrap_or(0).saturating_mul(2).max(1_024);
+    let limit = limit.map_or("unknown".to_owned(), |limit| limit.to_string());
     format!(
-        "no watcher can be had ({error}); is fs.inotify.max_user_instances reached? raise it: \
-         sysctl fs.inotify.max_user_instances=1024"
+        "no watcher can be had ({error}); if the limit of instances is reached ({name} = {limit}), \
+         raise it: sysctl {name}={needed}"
     )
 }
 

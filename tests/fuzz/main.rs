@@ -3,8 +3,9 @@
 //! has to hold for all of them.
 //!
 //! `PROJECT_WEBHOOKS_FUZZ_SECONDS=3600 cargo test --test fuzz -- --nocapture` goes on for longer;
-//! `PROJECT_WEBHOOKS_SEED` repeats a run. An input that fails is made shorter and written to
-//! `tests/fuzz/corpus/<target>/`, where every later run begins with it.
+//! `PROJECT_WEBHOOKS_SEED` repeats a run. Every run begins with the corpus, `corpus/<target>/`. An
+//! input that fails is made shorter and written there; `PROJECT_WEBHOOKS_FUZZ_KEEP=40` adds up
+//! to so many of the inputs that a run found, one for each kind of behaviour.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,10 +16,13 @@
     reason = "a test may fail by panicking, and owns its clock"
 )]
 
+// Multipart bodies, read by a parser in another language.
+mod python;
+
 // What is fuzzed, and what has to hold.
 mod targets;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -105,6 +109,58 @@ fn shorten(target: Target, input: Vec<u8>) -> Vec<u8> {
     input
 }
 
+/// As short as dropping pieces makes it while it behaves the same.
+fn shorten_alike(target: Target, input: &[u8], behaviour: u64) -> Vec<u8> {
+    let mut input = input.to_vec();
+    let mut piece = input.len() / 2;
+    while piece > 0 {
+        let mut at = 0;
+        while at < input.len() {
+            let mut shorter = input.clone();
+            shorter.drain(at..(at + piece).min(input.len()));
+            if target(&shorter) == behaviour {
+                input = shorter;
+            } else {
+                at += piece;
+            }
+        }
+        piece /= 2;
+    }
+    input
+}
+
+/// Adds inputs to the corpus, up to so many: from the shortest to the longest evenly, one for each
+/// kind of behaviour, each as short as it can be.
+fn keep(name: &str, target: Target, kept: &[Vec<u8>], n: usize) {
+    let mut by_length: Vec<&Vec<u8>> = kept.iter().filter(|input| input.len() < 4_096).collect();
+    by_length.sort_by_key(|input| input.len());
+    let step = by_length.len().div_ceil(n).max(1);
+    let mut by_behaviour: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    for input in by_length.into_iter().step_by(step) {
+        let behaviour = target(input);
+        by_behaviour
+            .entry(behaviour)
+            .or_insert_with(|| shorten_alike(target, input, behaviour));
+    }
+    fs::create_dir_all(corpus(name)).unwrap();
+    for input in by_behaviour.into_values() {
+        let path = corpus(name).join(blake3::hash(&input).to_hex().as_str());
+        fs::write(path, input).unwrap();
+    }
+}
+
+/// The inputs of the corpus, in the same order everywhere.
+fn given(name: &str) -> Vec<Vec<u8>> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(corpus(name))
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    let read = |path: PathBuf| fs::read(path).unwrap();
+    paths.into_iter().map(read).collect()
+}
+
 fn corpus(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/corpus")
@@ -122,9 +178,13 @@ fn fuzz(name: &str, target: Target, seeds: Vec<Vec<u8>>, words: &[&str]) {
     let mut known = HashSet::new();
     let mut kept: Vec<Vec<u8>> = Vec::new();
     let mut inputs = seeds;
-    for entry in fs::read_dir(corpus(name)).into_iter().flatten().flatten() {
-        inputs.push(fs::read(entry.path()).unwrap());
-    }
+    let replayed = given(name);
+    let keeps = std::env::var("PROJECT_WEBHOOKS_FUZZ_KEEP").ok();
+    assert!(
+        !replayed.is_empty() || keeps.is_some(),
+        "{name} has no corpus"
+    );
+    inputs.extend(replayed);
     let n_given = inputs.len();
     inputs.reverse();
     let mut n_runs: u64 = 0;
@@ -157,6 +217,9 @@ fn fuzz(name: &str, target: Target, seeds: Vec<Vec<u8>>, words: &[&str]) {
         if kept.len() < n_given || (known.insert(behaviour) && kept.len() < KEPT_MAX) {
             kept.push(input);
         }
+    }
+    if let Some(n) = keeps {
+        keep(name, target, &kept, n.parse().unwrap());
     }
     println!(
         "fuzz {name}: {n_runs} runs in {seconds} s, {n_given} given, {} kinds of behaviour, seed {seed}",

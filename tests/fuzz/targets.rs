@@ -365,12 +365,11 @@ pub fn values() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Four lines are parameters and the rest is the payload. Another party's parser reads the same fields
-/// out of a multipart body as went in, and so does one of forms.
-pub fn bodies(input: &[u8]) -> u64 {
+/// Four lines are parameters and the rest is the payload.
+pub fn content(input: &[u8]) -> CallbackContent {
     let mut pieces = input.splitn(5, |byte| *byte == b'\n');
     let mut text = || String::from_utf8_lossy(pieces.next().unwrap_or_default()).into_owned();
-    let parameters: Vec<(Parameter, String)> = [
+    let parameters = [
         Parameter::Username,
         Parameter::ProjectName,
         Parameter::OrganizationName,
@@ -379,20 +378,26 @@ pub fn bodies(input: &[u8]) -> u64 {
     .into_iter()
     .map(|parameter| (parameter, text()))
     .collect();
-    let payload = Bytes::copy_from_slice(pieces.next().unwrap_or_default());
-    let content = CallbackContent {
+    CallbackContent {
         id: EventId("evt_0123456789abcdef0123456789abcdef".to_owned()),
         event: EventKind::SnapshotRestore.into(),
         key: ProjectKey::new("sales", "p"),
         occurred_at: Timestamp::UNIX_EPOCH,
         origin: Origin::Live,
-        parameters: parameters.clone(),
-        payload: payload.clone(),
-    };
+        parameters,
+        payload: Bytes::copy_from_slice(pieces.next().unwrap_or_default()),
+    }
+}
+
+/// Another party's parser reads the same fields out of a multipart body as went in, and so does one
+/// of forms.
+pub fn bodies(input: &[u8]) -> u64 {
+    let content = content(input);
+    let (parameters, payload) = (&content.parameters, &content.payload);
     let multipart = body::build(Format::Multipart, &content);
     let parts = parse_multipart(&multipart);
     assert_eq!(parts.len(), parameters.len() + 1);
-    for ((name, value), (parameter, expected)) in parts.iter().zip(&parameters) {
+    for ((name, value), (parameter, expected)) in parts.iter().zip(parameters) {
         assert_eq!(name, parameter.as_str());
         assert_eq!(value, expected.as_bytes());
     }
@@ -403,7 +408,7 @@ pub fn bodies(input: &[u8]) -> u64 {
 
     let form = body::build(Format::Form, &content);
     let pairs: Vec<_> = url::form_urlencoded::parse(&form.bytes).collect();
-    for ((name, value), (parameter, expected)) in pairs.iter().zip(&parameters) {
+    for ((name, value), (parameter, expected)) in pairs.iter().zip(parameters) {
         assert_eq!(
             (name.as_ref(), value.as_ref()),
             (parameter.as_str(), expected.as_str())
@@ -411,11 +416,11 @@ pub fn bodies(input: &[u8]) -> u64 {
     }
     let json = body::build(Format::Json, &content);
     let json: serde_json::Value = serde_json::from_slice(&json.bytes).unwrap();
-    for (parameter, expected) in &parameters {
+    for (parameter, expected) in parameters {
         assert_eq!(json["parameters"][parameter.as_str()], expected.as_str());
     }
     for format in [Format::Xml, Format::CloudEvents] {
-        assert_eq!(body::build(format, &content).bytes, payload);
+        assert_eq!(body::build(format, &content).bytes, *payload);
     }
     kind((
         parts

@@ -28,8 +28,16 @@ mod world;
 // What the model compares.
 mod engine;
 
-// One run: the parts put together.
+// One run: the parts put together; its engine and its queues.
+mod deliver;
+mod infer;
 mod run;
+
+// What a kill leaves of the state.
+mod crash;
+
+// What has to arrive.
+mod hook;
 
 // What happens in a run, made from a seed.
 mod steps;
@@ -91,6 +99,8 @@ fn every_seed_keeps_every_promise() {
                     let steps = steps::of(seed);
                     n_steps.fetch_add(steps.len() as u64, Ordering::Relaxed);
                     if failure(&steps).is_some() {
+                        // One is enough.
+                        next.store(u64::MAX / 2, Ordering::Relaxed);
                         std::panic::set_hook(Box::new(|_| {}));
                         let short = shorten(steps);
                         let why = failure(&short).unwrap_or_default();

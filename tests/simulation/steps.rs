@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 
+use crate::crash::Crash;
 use crate::world::{Action, PLACES};
 
 /// How an endpoint answers.
@@ -17,16 +18,8 @@ pub enum Answers {
     RefusesOne,
     /// 410.
     Gone,
-}
-
-/// When the process is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
-    No,
-    /// Before the store's transaction commits, or before an answer is recorded.
-    Before,
-    /// After it, before anything else.
-    After,
+    /// It gets the callback and takes its time, so that the answer is a step of its own.
+    Slowly,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +36,8 @@ pub enum Step {
         limit: usize,
         crash: Crash,
     },
+    /// Nothing is reported any more until everything is compared.
+    Overflow,
     Compare,
     Restart,
     Answer {
@@ -54,12 +49,27 @@ pub enum Step {
         limit: usize,
         crash: Crash,
     },
+    /// The answers that were slow come, in time or not.
+    Land {
+        webhook: usize,
+        in_time: bool,
+        crash: Crash,
+    },
+    /// An operator switches a webhook on.
     Enable {
         webhook: usize,
     },
+    /// An operator has sent again what was given up.
+    Redeliver {
+        webhook: usize,
+    },
     /// A reload that takes the second webhook out, or in.
-    Reload {
+    Configure {
         has_second: bool,
+    },
+    /// A reload that gives a webhook other settings.
+    Change {
+        webhook: usize,
     },
     SetClock {
         seconds: i64,
@@ -98,8 +108,20 @@ fn action(rng: &mut Rng) -> Action {
 fn crash(rng: &mut Rng) -> Crash {
     match rng.u8(..16) {
         0 => Crash::Before,
-        1 => Crash::After,
+        1 => Crash::During { part: rng.u8(..) },
+        2 => Crash::After,
         _ => Crash::No,
+    }
+}
+
+fn answers(rng: &mut Rng) -> Answers {
+    match rng.u8(..9) {
+        0..3 => Answers::Well,
+        3 => Answers::Nothing,
+        4 => Answers::Later,
+        5..7 => Answers::RefusesOne,
+        7 => Answers::Slowly,
+        _ => Answers::Gone,
     }
 }
 
@@ -107,50 +129,53 @@ fn crash(rng: &mut Rng) -> Crash {
 pub fn of(seed: u64) -> Vec<Step> {
     let mut rng = Rng::with_seed(seed);
     let n = rng.usize(20..80);
-    (0..n)
-        .map(|_| match rng.u8(..32) {
-            0..12 => Step::Act {
-                action: action(&mut rng),
-                hint_is_lost: rng.u8(..10) == 0,
+    (0..n).map(|_| step(&mut rng)).collect()
+}
+
+fn step(rng: &mut Rng) -> Step {
+    let webhook = rng.usize(..2);
+    match rng.u8(..36) {
+        0..12 => Step::Act {
+            action: action(rng),
+            hint_is_lost: rng.u8(..10) == 0,
+        },
+        12..16 => Step::Pass {
+            milliseconds: match rng.u8(..3) {
+                0 => rng.u64(..60),
+                1 => rng.u64(900..1100),
+                _ => rng.u64(1..6_000),
             },
-            12..16 => Step::Pass {
-                milliseconds: match rng.u8(..3) {
-                    0 => rng.u64(..60),
-                    1 => rng.u64(900..1100),
-                    _ => rng.u64(1..6_000),
-                },
-                ticks: rng.u8(..5) > 0,
-            },
-            16..21 => Step::Round {
-                limit: rng.usize(1..5),
-                crash: crash(&mut rng),
-            },
-            21 => Step::Compare,
-            22 => Step::Restart,
-            23..25 => Step::Answer {
-                webhook: rng.usize(..2),
-                answers: match rng.u8(..8) {
-                    0..3 => Answers::Well,
-                    3 => Answers::Nothing,
-                    4 => Answers::Later,
-                    5..7 => Answers::RefusesOne,
-                    _ => Answers::Gone,
-                },
-            },
-            25..30 => Step::Deliver {
-                webhook: rng.usize(..2),
-                limit: rng.usize(1..5),
-                crash: crash(&mut rng),
-            },
-            30 if rng.bool() => Step::Enable {
-                webhook: rng.usize(..2),
-            },
-            30 => Step::Reload {
-                has_second: rng.bool(),
-            },
-            _ => Step::SetClock {
-                seconds: rng.i64(-4_000..4_000),
-            },
-        })
-        .collect()
+            ticks: rng.u8(..5) > 0,
+        },
+        16..21 => Step::Round {
+            limit: rng.usize(1..5),
+            crash: crash(rng),
+        },
+        21 => Step::Compare,
+        22 if rng.bool() => Step::Overflow,
+        22 => Step::Restart,
+        23..25 => Step::Answer {
+            webhook,
+            answers: answers(rng),
+        },
+        25..30 => Step::Deliver {
+            webhook,
+            limit: rng.usize(1..5),
+            crash: crash(rng),
+        },
+        30..32 => Step::Land {
+            webhook,
+            in_time: rng.bool(),
+            crash: crash(rng),
+        },
+        32 if rng.bool() => Step::Enable { webhook },
+        32 => Step::Redeliver { webhook },
+        33 => Step::Configure {
+            has_second: rng.bool(),
+        },
+        34 => Step::Change { webhook },
+        _ => Step::SetClock {
+            seconds: rng.i64(-4_000..4_000),
+        },
+    }
 }

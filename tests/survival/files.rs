@@ -1,13 +1,13 @@
 //! Files that are no project.xml, whatever their names say.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::common::{Endpoint, Home, Settings, xml};
+use super::common::{Daemon, Endpoint, Home, Settings, xml};
 use super::{memory_kib, wait_status};
 
 /// More than a reader of files of this size needs, and less than one bad file could take.
@@ -101,6 +101,18 @@ const HOSTILE: &[Hostile] = &[
     ("lying-encoding", "", |path| {
         let text = "<?xml version=\"1.0\" encoding=\"UTF-16\"?><schema name=\"p\"/>";
         fs::write(path, text).unwrap();
+    }),
+    ("byte-order-mark-that-lies", "", |path| {
+        let text = "\u{feff}<?xml version=\"1.0\" encoding=\"UTF-8\"?><schema name=\"p\"/>";
+        fs::write(path, [utf16(text), b"x".to_vec()].concat()).unwrap();
+    }),
+    ("latin-1-called-utf-8", "", |path| {
+        let text = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?><schema name=\"\xe9\"/>";
+        fs::write(path, text).unwrap();
+    }),
+    ("many-attributes", "attributes", |path| {
+        let attributes: String = (0..200_000).map(|n| format!(" a{n}=\"\"")).collect();
+        fs::write(path, format!("<schema{attributes}/>")).unwrap();
     }),
     ("not-utf-8", "", |path| {
         fs::write(path, b"<schema name=\"\xff\xfe\xfd\"/>").unwrap();
@@ -225,6 +237,64 @@ fn links_to_directories_are_not_followed() {
     ] {
         assert!(listed.contains(&path), "{path}: {listed:?}");
     }
+}
+
+#[test]
+fn what_may_not_be_read_is_listed_and_hinders_nothing() {
+    let endpoint = Endpoint::new();
+    // The comparison finds what nobody reports: that a directory further up may be read again.
+    let home = Home::new(&Settings::all_to(&endpoint).repository("rescan: 2s"));
+    let Some(command) = super::unprivileged(&home, "what may not be read") else {
+        return;
+    };
+    let daemon = Daemon::launch(&home, command);
+    daemon.wait_ready();
+    let mode = |path: &str, mode: u32| {
+        fs::set_permissions(home.at(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let hidden = [
+        ("sales/file/project.xml", "sales/file/project.xml"),
+        ("sales/project", "sales/project/project.xml"),
+        ("hr", "hr/p/project.xml"),
+        (
+            "sales/copies/published",
+            "sales/copies/published/project.xml",
+        ),
+    ];
+    home.write("sales/copies/project.xml", &xml("Copies", "e-c", ""));
+    for (number, (closed, path)) in hidden.iter().enumerate() {
+        // Nothing can be seen of it before it is closed.
+        let beside = home.beside("made").join(path);
+        fs::create_dir_all(beside.parent().unwrap()).unwrap();
+        fs::write(&beside, xml("Hidden", &format!("e-{number}"), "")).unwrap();
+        let made = home.beside("made").join(closed);
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o0)).unwrap();
+        fs::create_dir_all(home.at(closed).parent().unwrap()).unwrap();
+        fs::rename(made, home.at(closed)).unwrap();
+    }
+    home.write("sales/good/project.xml", &xml("Good", "e-good", ""));
+    let status = wait_status(&home, "all of them", |status| {
+        hidden.iter().all(|(closed, _)| {
+            let listed = status["incomplete"].as_array().unwrap();
+            listed.iter().any(|one| one["path"] == *closed)
+        })
+    });
+    for one in status["incomplete"].as_array().unwrap() {
+        let reason = one["reason"].as_str().unwrap();
+        assert!(reason.contains("Permission denied"), "{one}");
+    }
+    endpoint.wait_for(4);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 4, "two projects, two imports each");
+    for (closed, _) in hidden {
+        mode(closed, 0o755);
+    }
+    endpoint.wait_for(4 + 3 * 2 + 1);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 4 + 3 * 2 + 1);
+    wait_status(&home, "none", |status| {
+        status["incomplete"] == serde_json::json!([])
+    });
 }
 
 #[test]

@@ -200,10 +200,50 @@ fn without_an_instance_everything_is_found_by_comparison() {
     daemon.wait_ready();
     let status = wait_status(&home, "no instance", polls);
     assert!(
-        note(&status).contains("fs.inotify.max_user_instances="),
+        note(&status).contains("sysctl user.max_inotify_instances=1024"),
         "{}",
         note(&status)
     );
+    home.write("sales/new/project.xml", &xml("New", "e-new", ""));
+    home.remove_all("sales/p1");
+    endpoint.wait_for(4);
+    raise(&daemon, INSTANCES, 100);
+    wait_status(&home, "an instance", |status| !polls(status));
+    daemon.fence();
+    assert_eq!(endpoint.n(), 4);
+}
+
+#[test]
+fn an_instance_that_is_wanted_later_is_made_up_for_too() {
+    if !has_namespaces("no inotify instance later") {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let settings = |watch: &str| {
+        Settings::all_to(&endpoint)
+            .repository("poll_interval: 300ms")
+            .repository(&format!("watch: {watch}"))
+    };
+    let home = Home::new(&settings("native"));
+    projects(&home, 2);
+    let daemon = Daemon::launch(&home, limited(&home, INSTANCES, 1));
+    daemon.wait_ready();
+    assert!(!polls(&home.json(&["status"])));
+    // It gives its instance back, and another program takes the last one.
+    home.reconfigure(&settings("poll"));
+    assert!(daemon.reload());
+    wait_status(&home, "comparison alone", polls);
+    raise(&daemon, INSTANCES, 0);
+    home.reconfigure(&settings("native"));
+    assert!(daemon.reload());
+    wait_status(&home, "no instance", |status| {
+        note(status).contains("sysctl user.max_inotify_instances=")
+    });
+    daemon.wait_log("what to do", |entry| {
+        entry
+            .message()
+            .contains("sysctl user.max_inotify_instances=")
+    });
     home.write("sales/new/project.xml", &xml("New", "e-new", ""));
     home.remove_all("sales/p1");
     endpoint.wait_for(4);

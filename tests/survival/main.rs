@@ -27,9 +27,14 @@ mod roots;
 // The kernel's limits: queue, watches, instances.
 mod limits;
 
+// States of earlier versions.
+mod states;
+
 // Disk, descriptors, time of day, state.
 mod resources;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -60,6 +65,34 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// The command that runs the daemon as a user whom permissions bind; root hands the files over to
+/// one, since root reads everything. Nothing where that is not possible.
+fn unprivileged(home: &Home, test: &str) -> Option<Command> {
+    let command = Daemon::command(home);
+    if !rustix::process::geteuid().is_root() {
+        return Some(command);
+    }
+    let user = "65534";
+    fs::File::create(home.beside("daemon.log")).unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let owner = format!("{user}:{user}");
+    let home_path = home.path().to_str().unwrap();
+    let has_tools =
+        succeeds("setpriv", &["--version"]) && succeeds("chown", &["-R", &owner, home_path]);
+    if !has_tools {
+        skip(test, "needs setpriv");
+        return None;
+    }
+    let mut unprivileged = Command::new("setpriv");
+    unprivileged
+        .args(["--reuid", user, "--regid", user, "--clear-groups", "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir("/")
+        .env_remove("NOTIFY_SOCKET");
+    Some(unprivileged)
 }
 
 /// Something mounted, until it is dropped.

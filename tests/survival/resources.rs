@@ -27,6 +27,17 @@ fn store_is_in_trouble(status: &serde_json::Value) -> bool {
         .contains("nothing is forgotten")
 }
 
+/// Writes eight projects: too much for what the log of the database has left.
+fn write_much(home: &Home) {
+    let body: String = (0..400_000_u32)
+        .map(|number| char::from(b'a' + (number.wrapping_mul(2_654_435_761) >> 24) as u8 % 26))
+        .collect();
+    for number in 0..8 {
+        let text = xml("New", &format!("n-{number}"), &format!("{number}{body}"));
+        home.write(&format!("sales/n{number}/project.xml"), &text);
+    }
+}
+
 #[test]
 fn a_full_disk_makes_inference_wait_and_loses_nothing() {
     const TEST: &str = "a full disk";
@@ -45,14 +56,7 @@ fn a_full_disk_makes_inference_wait_and_loses_nothing() {
     let filler = state.join("filler");
     // All that is left, to the last block.
     let _full = fs::write(&filler, vec![0_u8; 8 << 20]);
-    // Too much for what the log of the database has left.
-    let body: String = (0..400_000_u32)
-        .map(|number| char::from(b'a' + (number.wrapping_mul(2_654_435_761) >> 24) as u8 % 26))
-        .collect();
-    for number in 0..8 {
-        let text = xml("New", &format!("n-{number}"), &format!("{number}{body}"));
-        home.write(&format!("sales/n{number}/project.xml"), &text);
-    }
+    write_much(&home);
     home.remove_all("sales/p1");
     daemon.wait_log("inference waits", |entry| {
         entry.message().contains("inference waits")
@@ -69,6 +73,54 @@ fn a_full_disk_makes_inference_wait_and_loses_nothing() {
     });
     drop(daemon);
     drop(mounted);
+}
+
+#[test]
+fn a_disk_that_fails_makes_inference_wait_and_loses_nothing() {
+    const TEST: &str = "a disk that fails";
+    if !succeeds("prlimit", &["--version"]) {
+        return skip(TEST, "needs prlimit");
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    projects(&home, 2);
+    // Beyond a size of file every write fails, as on a disk with an error: EFBIG is none of the
+    // errors that mean a full one.
+    let inner = Daemon::command(&home);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .current_dir("/")
+        .env_remove("NOTIFY_SOCKET");
+    let daemon = Daemon::launch(&home, command);
+    daemon.wait_ready();
+    let pid = daemon.pid().to_string();
+    let limit = |size: &str| {
+        let limit = format!("--fsize={size}:");
+        assert!(succeeds("prlimit", &["--pid", &pid, &limit]), "{limit}");
+    };
+    limit("262144");
+    write_much(&home);
+    home.remove_all("sales/p1");
+    daemon.wait_log("inference waits", |entry| {
+        entry.message().contains("inference waits")
+            && entry
+                .message()
+                .contains("cannot read or write the database")
+    });
+    wait_status(&home, "the store's trouble", store_is_in_trouble);
+    let before = endpoint.n();
+    assert!(before < 18, "{before} callbacks of what was not recorded");
+    limit("unlimited");
+    endpoint.wait_for(18);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 18);
+    daemon.wait_log("it works again", |entry| {
+        entry.message().contains("works again")
+    });
+    wait_status(&home, "no trouble", |status| !store_is_in_trouble(status));
 }
 
 #[test]

@@ -1,0 +1,66 @@
+//! Multipart bodies, read by a parser in another language: Python's own, which is for mail and so
+//! knows every licence that the standard gives.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use project_webhooks::config::Format;
+use project_webhooks::webhook::body;
+use serde_json::json;
+
+use super::{Random, given, mutate, targets};
+
+/// How many bodies are made besides those of the corpus.
+const N: usize = 2_000;
+
+#[test]
+fn multipart_bodies_say_the_same_to_a_parser_in_another_language() {
+    let mut inputs = targets::values();
+    inputs.extend(given("bodies"));
+    let mut random = Random(1);
+    for _ in 0..N {
+        let (one, other) = (random.below(inputs.len()), random.below(inputs.len()));
+        inputs.push(mutate(
+            &inputs[one],
+            &inputs[other],
+            targets::VALUES,
+            &mut random,
+        ));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bodies");
+    let mut file = fs::File::create(&path).unwrap();
+    for input in &inputs {
+        let content = targets::content(input);
+        let multipart = body::build(Format::Multipart, &content);
+        let mut fields: Vec<(&str, String)> = content
+            .parameters
+            .iter()
+            .map(|(parameter, value)| (parameter.as_str(), BASE64_STANDARD.encode(value)))
+            .collect();
+        fields.push(("payload", BASE64_STANDARD.encode(&content.payload)));
+        let line = json!({
+            "type": multipart.content_type,
+            "body": BASE64_STANDARD.encode(&multipart.bytes),
+            "fields": fields,
+        });
+        writeln!(file, "{line}").unwrap();
+    }
+    drop(file);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/multipart.py");
+    let Ok(ran) = Command::new("python3").arg(script).arg(&path).output() else {
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: multipart by Python: needs python3"
+        );
+        return;
+    };
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+    let n_read = String::from_utf8(ran.stdout).unwrap();
+    assert_eq!(n_read.trim(), inputs.len().to_string());
+}

@@ -1,0 +1,228 @@
+//! The queues of a run: claims, attempts, and what comes of them.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::SignedDuration;
+use project_webhooks::domain::delivery::{self, Outcome, State, Verdict};
+use project_webhooks::domain::endpoint::Admission;
+use project_webhooks::domain::project::ProjectKey;
+use project_webhooks::store::{AttemptLog, Claim, Finish, Operations, Selector};
+
+use crate::crash::{Crash, Image};
+use crate::hook::{Flight, Standing};
+use crate::run::Run;
+use crate::steps::Answers;
+use crate::world::key;
+
+/// Whose callbacks an endpoint refuses that refuses one project's.
+const REFUSED: usize = 1;
+
+/// What a Retry-After asks for.
+pub const ASKED: Duration = Duration::from_secs(30);
+
+/// What comes of an attempt; nothing where the answer takes its time.
+fn answer(answers: Answers, of: &ProjectKey) -> Option<(Option<u16>, Outcome)> {
+    let failed = |retry_after| Outcome::Failed { retry_after };
+    Some(match answers {
+        Answers::RefusesOne if *of == key(REFUSED) => (Some(400), failed(None)),
+        Answers::Well | Answers::RefusesOne => (Some(200), Outcome::Accepted),
+        Answers::Nothing => (None, failed(None)),
+        Answers::Later => (Some(503), failed(Some(ASKED))),
+        Answers::Gone => (Some(410), Outcome::Gone),
+        Answers::Slowly => return None,
+    })
+}
+
+impl Run {
+    pub fn claims(&self, webhook: &str, limit: usize, busy: HashSet<ProjectKey>) -> Vec<Claim> {
+        let claims = self.store().claim_due(webhook, self.wall(), limit, busy);
+        let claims = self.runtime.block_on(claims).unwrap();
+        assert!(claims.unreadable.is_empty(), "{:?}", claims.unreadable);
+        claims.ready
+    }
+
+    /// One turn of a webhook's queue. Returns how many attempts it made.
+    pub fn deliver(&mut self, webhook: usize, limit: usize, crash: Crash) -> usize {
+        let now = self.wall();
+        let hook = &self.hooks[webhook];
+        if !hook.is_configured {
+            return 0;
+        }
+        let admission = hook.endpoint.admit(now, hook.flights.len());
+        let limit = match admission {
+            Admission::Everything => limit.saturating_sub(hook.flights.len()),
+            Admission::Probe => 1,
+            Admission::AfterLanding | Admission::Nothing(_) => 0,
+        };
+        let mut busy = hook.busy();
+        let claims = self.claims(hook.name, limit, busy.clone());
+        let n_claims = claims.len();
+        for claim in claims {
+            let content = &self.bytes[&claim.event.payload];
+            assert_eq!(claim.payload, content, "other bytes");
+            assert!(
+                busy.insert(claim.event.key.clone()),
+                "two of one project at once"
+            );
+            let hook = &mut self.hooks[webhook];
+            hook.claimed(&claim, now);
+            if hook.answers != Answers::Nothing {
+                hook.received(&claim);
+            }
+            hook.flights.push(Flight {
+                claim,
+                is_probe: admission == Admission::Probe,
+                answers: hook.answers,
+            });
+        }
+        self.land(webhook, crash, |flight| {
+            answer(flight.answers, &flight.claim.event.key)
+        });
+        n_claims
+    }
+
+    /// The answers that took their time come, or come too late.
+    pub fn land_slow(&mut self, webhook: usize, in_time: bool, crash: Crash) {
+        self.land(webhook, crash, |_| {
+            Some(if in_time {
+                (Some(200), Outcome::Accepted)
+            } else {
+                (None, Outcome::Failed { retry_after: None })
+            })
+        });
+    }
+
+    /// Records together what came of attempts.
+    fn land(
+        &mut self,
+        webhook: usize,
+        crash: Crash,
+        answer: impl Fn(&Flight) -> Option<(Option<u16>, Outcome)>,
+    ) {
+        let flights = std::mem::take(&mut self.hooks[webhook].flights);
+        let (landed, flying): (Vec<Flight>, Vec<Flight>) = flights
+            .into_iter()
+            .partition(|flight| answer(flight).is_some());
+        self.hooks[webhook].flights = flying;
+        if landed.is_empty() {
+            return;
+        }
+        if crash == Crash::Before {
+            // Answered, and nobody knows: the same again after the restart.
+            return self.crash(&Image::take(&self.state));
+        }
+        let now = self.wall();
+        let hook = &mut self.hooks[webhook];
+        let mut finished = Vec::new();
+        for flight in &landed {
+            let (status, outcome) = answer(flight).unwrap();
+            let claim = &flight.claim;
+            let verdict =
+                delivery::next(&hook.schedule, claim.scheduled_attempt, outcome, now, 0.5);
+            if let Verdict::Retry(due) = verdict {
+                let latest = now + SignedDuration::from_secs(86_400);
+                assert!(due > now && due <= latest, "{due}");
+                if status == Some(503) {
+                    assert!(
+                        due >= now + SignedDuration::try_from(ASKED).unwrap(),
+                        "{due}"
+                    );
+                }
+            }
+            hook.endpoint.landed(
+                &claim.event.key,
+                status,
+                outcome,
+                flight.is_probe,
+                &hook.schedule,
+                now,
+                0.5,
+            );
+            finished.push(Finish {
+                delivery: claim.delivery,
+                attempt: AttemptLog {
+                    number: claim.attempt,
+                    at: now,
+                    duration: Duration::from_millis(1),
+                    status,
+                    error: (verdict != Verdict::Delivered).then(|| "it failed".to_owned()),
+                    answer: Bytes::new(),
+                    request_headers: Vec::new(),
+                },
+                verdict,
+            });
+        }
+        let verdicts: Vec<(Verdict, bool)> = finished
+            .iter()
+            .map(|finish| (finish.verdict, finish.attempt.status == Some(503)))
+            .collect();
+        let is_recorded = self.commit(crash, |store, runtime| {
+            runtime.block_on(store.finish(finished)).unwrap();
+        });
+        let is_recorded = is_recorded.unwrap_or_else(|| {
+            // All of them are on record after the crash, or none.
+            let listings = self.listings();
+            let on_record: Vec<bool> = landed
+                .iter()
+                .map(|flight| {
+                    let (_, _, attempts) =
+                        listings.delivery(flight.claim.delivery).unwrap().unwrap();
+                    attempts
+                        .iter()
+                        .any(|attempt| attempt.number == flight.claim.attempt)
+                })
+                .collect();
+            assert!(on_record.windows(2).all(|two| two[0] == two[1]), "in part");
+            on_record[0]
+        });
+        if is_recorded {
+            for (flight, (verdict, was_asked)) in landed.iter().zip(verdicts) {
+                self.hooks[webhook].recorded(&flight.claim, verdict, was_asked);
+            }
+        }
+    }
+
+    pub fn switch_on(&mut self, webhook: usize) {
+        let hook = &self.hooks[webhook];
+        let switched = self.store().switch_on(hook.name);
+        let was_off = self.runtime.block_on(switched).unwrap();
+        assert_eq!(was_off, hook.is_off, "{}", hook.name);
+        self.hooks[webhook].is_off = false;
+    }
+
+    /// An operator's command, beside the daemon.
+    pub fn redeliver(&mut self, webhook: usize) {
+        let now = self.wall();
+        let hook = &mut self.hooks[webhook];
+        let dead = Selector {
+            webhook: Some(hook.name.to_owned()),
+            state: Some(State::Dead),
+            ..Selector::default()
+        };
+        let mut operations = Operations::open(&self.state).unwrap();
+        let n_again = operations.redeliver(&dead, now).unwrap();
+        assert_eq!(n_again, hook.count(Standing::Dead) as u64, "{}", hook.name);
+        for one in hook.all().filter(|one| one.standing == Standing::Dead) {
+            one.standing = Standing::Pending;
+            one.n_attempts_before = one.n_attempts;
+            one.due = Some(now);
+        }
+        hook.endpoint.hurry(now);
+    }
+
+    /// Other settings: what is known of the endpoint does not hold for them.
+    pub fn change(&mut self, webhook: usize) {
+        let now = self.wall();
+        let hook = &mut self.hooks[webhook];
+        hook.n_changes += 1;
+        hook.endpoint = project_webhooks::domain::endpoint::Endpoint::default();
+        hook.hurry();
+        let (fingerprint, was_off) = (hook.fingerprint(), hook.is_off);
+        let noted = self.store().set_fingerprints(vec![fingerprint], now);
+        let switched_on = self.runtime.block_on(noted).unwrap();
+        assert_eq!(!switched_on.is_empty(), was_off);
+        self.hooks[webhook].is_off = false;
+    }
+}

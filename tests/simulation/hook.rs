@@ -1,0 +1,203 @@
+//! A webhook as the model sees it: what has to arrive, in which order, and how it stands.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use project_webhooks::domain::delivery::{self, Verdict};
+use project_webhooks::domain::endpoint::Endpoint;
+use project_webhooks::domain::event::EventId;
+use project_webhooks::domain::project::ProjectKey;
+use project_webhooks::store::{Claim, WebhookState};
+
+use crate::deliver::ASKED;
+use crate::steps::Answers;
+use crate::world::place;
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Pending,
+    Delivered,
+    Dead,
+}
+
+/// A delivery.
+#[derive(Debug)]
+pub struct Expected {
+    pub id: EventId,
+    pub standing: Standing,
+    /// The attempts that are on record, and how many of them a redelivery left behind.
+    pub n_attempts: u32,
+    pub n_attempts_before: u32,
+    /// Not to be tried before this time, where that is known.
+    pub due: Option<Timestamp>,
+    /// Whether the endpoint asked for that time.
+    pub was_asked: bool,
+    /// How often the endpoint got it.
+    pub n_received: usize,
+}
+
+/// An attempt whose answer is not there yet.
+#[derive(Debug)]
+pub struct Flight {
+    pub claim: Claim,
+    pub is_probe: bool,
+    pub answers: Answers,
+}
+
+pub struct Hook {
+    pub name: &'static str,
+    pub endpoint: Endpoint,
+    pub answers: Answers,
+    pub schedule: Vec<Duration>,
+    /// How often its settings changed.
+    pub n_changes: u8,
+    pub is_configured: bool,
+    pub is_off: bool,
+    /// What has to arrive, by place and in order.
+    pub lanes: BTreeMap<usize, Vec<Expected>>,
+    pub flights: Vec<Flight>,
+}
+
+impl Hook {
+    pub fn new(name: &'static str, schedule: Vec<Duration>) -> Self {
+        Self {
+            name,
+            endpoint: Endpoint::default(),
+            answers: Answers::Well,
+            schedule,
+            n_changes: 0,
+            is_configured: true,
+            is_off: false,
+            lanes: BTreeMap::new(),
+            flights: Vec::new(),
+        }
+    }
+
+    /// What the store is told of its settings.
+    pub fn fingerprint(&self) -> (String, [u8; 32]) {
+        (self.name.to_owned(), [self.n_changes; 32])
+    }
+
+    /// An event was recorded.
+    pub fn expect(&mut self, at: usize, id: EventId, now: Timestamp) {
+        self.lanes.entry(at).or_default().push(Expected {
+            id,
+            standing: Standing::Pending,
+            n_attempts: 0,
+            n_attempts_before: 0,
+            due: Some(delivery::first(&self.schedule, now)),
+            was_asked: false,
+            n_received: 0,
+        });
+    }
+
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Expected> {
+        self.lanes.values_mut().flatten()
+    }
+
+    pub fn count(&self, standing: Standing) -> usize {
+        let all = self.lanes.values().flatten();
+        all.filter(|one| one.standing == standing).count()
+    }
+
+    /// The projects in flight.
+    pub fn busy(&self) -> HashSet<ProjectKey> {
+        let flights = self.flights.iter();
+        flights
+            .map(|flight| flight.claim.event.key.clone())
+            .collect()
+    }
+
+    /// It is claimed: the first of its lane that waits, when it may be, as the attempt that it is.
+    pub fn claimed(&mut self, claim: &Claim, now: Timestamp) {
+        let (name, is_off) = (self.name, self.is_off);
+        assert!(!is_off, "{name} is off");
+        let lane = self.lanes.entry(place(&claim.event.key)).or_default();
+        let head = lane
+            .iter()
+            .find(|one| one.standing == Standing::Pending)
+            .unwrap_or_else(|| panic!("{name}: nobody expects {:?}", claim.event));
+        assert_eq!(head.id, claim.event.id, "{name}: out of order");
+        assert!(
+            head.due.is_none_or(|due| due <= now),
+            "{name}: {:?} before {:?}",
+            head,
+            now
+        );
+        let numbers = (claim.attempt, claim.scheduled_attempt);
+        let expected = (
+            head.n_attempts + 1,
+            head.n_attempts + 1 - head.n_attempts_before,
+        );
+        assert_eq!(numbers, expected, "{name}: the number of the attempt");
+    }
+
+    fn of(&mut self, claim: &Claim) -> &mut Expected {
+        let lane = self.lanes.get_mut(&place(&claim.event.key)).unwrap();
+        let mut lane = lane.iter_mut();
+        lane.find(|one| one.id == claim.event.id).unwrap()
+    }
+
+    /// The endpoint got it.
+    pub fn received(&mut self, claim: &Claim) {
+        self.of(claim).n_received += 1;
+    }
+
+    /// What came of an attempt is on record.
+    pub fn recorded(&mut self, claim: &Claim, verdict: Verdict, was_asked: bool) {
+        let one = self.of(claim);
+        one.n_attempts = claim.attempt;
+        one.was_asked = was_asked;
+        match verdict {
+            Verdict::Delivered => one.standing = Standing::Delivered,
+            Verdict::Dead => one.standing = Standing::Dead,
+            Verdict::Retry(due) => one.due = Some(due),
+            Verdict::SwitchOff => self.is_off = true,
+        }
+    }
+
+    /// What waits may be tried when it is asked for, but for what the endpoint asked itself.
+    pub fn hurry(&mut self) {
+        for one in self.all().filter(|one| !one.was_asked) {
+            one.due = None;
+        }
+    }
+
+    /// What waits may be tried: the clock by which it waited is not the clock now.
+    pub fn forget_times(&mut self) {
+        self.all().for_each(|one| one.due = None);
+    }
+
+    /// The store counts as the model does, and nothing waits for longer than a schedule says.
+    pub fn compare(&self, states: &[WebhookState], now: Timestamp) {
+        let state = states.iter().find(|state| state.name == self.name);
+        if let Some(next) = state.and_then(|state| state.next_attempt) {
+            let longest = self.schedule.iter().max().unwrap().max(&ASKED);
+            let latest = now + SignedDuration::try_from(longest.mul_f64(1.1)).unwrap();
+            assert!(next <= latest, "{}: {next} at {now}", self.name);
+        }
+        let found = state.map(|state| {
+            (
+                state.n_pending,
+                state.n_delivered,
+                state.n_dead,
+                state.off.is_some(),
+            )
+        });
+        let count = |standing| self.count(standing) as u64;
+        let expected = (
+            count(Standing::Pending),
+            count(Standing::Delivered),
+            count(Standing::Dead),
+            self.is_off,
+        );
+        assert_eq!(
+            found.unwrap_or_default(),
+            expected,
+            "{}: pending, delivered, dead, off",
+            self.name
+        );
+    }
+}

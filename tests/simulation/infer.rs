@@ -1,0 +1,234 @@
+//! The engine of a run: looks, what they mean, and the commit of it.
+
+use std::collections::BTreeMap;
+
+use project_webhooks::domain::delivery;
+use project_webhooks::domain::event::{Event, EventId, Explanation, Inferred, Origin};
+use project_webhooks::domain::infer::{Removals, missing};
+use project_webhooks::domain::moves::{self, Look, infer_all};
+use project_webhooks::domain::project::{FileState, ProjectKey};
+use project_webhooks::domain::settle::Open;
+use project_webhooks::store::{Batch, Change, Committed, NewEvent};
+
+use crate::crash::{Crash, Image};
+use crate::engine::Happening;
+use crate::run::{PAUSE, Run};
+use crate::world::{key, place};
+
+/// Where a file lies once its project is in another place.
+fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
+    let below = file.path.splitn(3, '/').nth(2)?;
+    Some(format!("{to}/{below}"))
+}
+
+impl Run {
+    fn look(&self, at: usize) -> Look {
+        let recorded = self.store().recorded(&key(at)).unwrap();
+        let observed = self.world.observe(at);
+        let missing = missing(&recorded, &observed);
+        Look {
+            key: key(at),
+            removals: self.settle.removals(&key(at), self.now, &missing),
+            recorded,
+            observed,
+        }
+    }
+
+    /// What is due, and where it may have come from.
+    fn looks(&mut self, limit: usize) -> Vec<Look> {
+        let due = self.settle.due(self.now, limit);
+        let mut looks: Vec<Look> = due.iter().map(|due| self.look(place(&due.key))).collect();
+        let mut next = 0;
+        while let Some(look) = looks.get(next) {
+            next += 1;
+            let Some(arrived) = look.arrival().map(FileState::identity) else {
+                continue;
+            };
+            let organization = look.key.organization.clone();
+            for candidate in self.store().with_identity(&organization, &arrived).unwrap() {
+                if !looks.iter().any(|look| look.key == candidate) {
+                    looks.push(self.look(place(&candidate)));
+                }
+            }
+        }
+        looks
+    }
+
+    /// One turn of the engine. Returns how many events it recorded.
+    pub fn round(&mut self, limit: usize, crash: Crash) -> usize {
+        let looks = self.looks(limit);
+        let changes = infer_all(&looks, &relocate);
+        let known = self.truth.known.clone();
+        self.compare_with_truth(&looks, &changes);
+        if crash == Crash::Before {
+            self.truth.known = known;
+            self.crash(&Image::take(&self.state));
+            return 0;
+        }
+        let batch = self.batch(&looks, &changes);
+        let mut committed = Committed::default();
+        let is_recorded = self.commit(crash, |store, _| {
+            committed = store.record(batch).unwrap();
+        });
+        let is_recorded = is_recorded
+            .or_else(|| self.is_recorded(&looks, &changes, &committed))
+            .unwrap_or(true);
+        if !is_recorded {
+            self.truth.known = known;
+            return 0;
+        }
+        let n_events = self.expect(&looks, &changes, &committed);
+        if crash != Crash::No {
+            return n_events;
+        }
+        // What a commit hands over is what a claim finds.
+        for (webhook, handed) in &committed.claims {
+            let claims = self.claims(webhook, 100, Default::default());
+            assert!(claims.contains(handed), "{webhook}: {handed:?}");
+        }
+        for (look, change) in looks.iter().zip(&changes) {
+            let open = Open {
+                missing: change.inference.missing.clone(),
+                unclear: look.observed.problems().any(|problem| problem.may_heal),
+            };
+            self.settle.looked(&look.key, self.now, open);
+        }
+        for change in &changes {
+            if let Some(place) = &change.awaited_at {
+                self.settle.follow(&change.key, place);
+            }
+        }
+        n_events
+    }
+
+    /// Nothing lost, nothing invented: the model finds the same in the same order.
+    fn compare_with_truth(&mut self, looks: &[Look], changes: &[moves::Change]) {
+        let seen: Vec<(usize, bool)> = looks
+            .iter()
+            .map(|look| (place(&look.key), look.removals == Removals::Count))
+            .collect();
+        for (at, _) in seen.iter().filter(|(_, counts)| *counts) {
+            let since = self.hinted.get(at).map(|hinted| self.now - *hinted);
+            assert!(
+                since.is_none_or(|since| since >= PAUSE),
+                "a removal counts after {since:?}"
+            );
+        }
+        let expected = self.truth.look(&self.world, &seen);
+        let mut found: BTreeMap<usize, Vec<Happening>> = BTreeMap::new();
+        for (look, change) in looks.iter().zip(changes) {
+            let events = &change.inference.events;
+            let happenings = events
+                .iter()
+                .map(|event| (event.kind, event.subject.path.clone(), event.subject.hash));
+            if !events.is_empty() {
+                found.insert(place(&look.key), happenings.collect());
+            }
+        }
+        assert_eq!(found, expected, "what is inferred");
+    }
+
+    fn batch(&self, looks: &[Look], changes: &[moves::Change]) -> Batch {
+        let mut batch = Batch::new(self.wall());
+        for (look, change) in looks.iter().zip(changes) {
+            let inference = &change.inference;
+            let events = inference.events.iter();
+            batch.changes.push(Change {
+                key: look.key.clone(),
+                before: look.recorded.clone(),
+                after: inference.record.clone(),
+                events: events.map(|event| self.event(&look.key, event)).collect(),
+            });
+            let definition = inference.record.definition.iter().map(|file| file.hash);
+            let payloads = inference.events.iter().map(|event| event.subject.hash);
+            for needed in definition.chain(payloads) {
+                batch.payloads.push((needed, self.bytes[&needed].clone()));
+            }
+        }
+        batch
+    }
+
+    fn event(&self, key: &ProjectKey, inferred: &Inferred) -> NewEvent {
+        let subject = &inferred.subject;
+        let tag = subject.tag.clone();
+        let (kind, now) = (inferred.kind, self.wall());
+        NewEvent {
+            event: Event {
+                id: EventId::of(kind, key, tag.as_deref(), &subject.stamp, &subject.hash, 0),
+                kind,
+                key: key.clone(),
+                origin: Origin::Live,
+                occurred_at: now,
+                parameters: Vec::new(),
+                payload: subject.hash,
+                explanation: Explanation::default(),
+            },
+            tag,
+            stamp: subject.stamp,
+            webhooks: self
+                .hooks
+                .iter()
+                .filter(|hook| hook.is_configured)
+                .map(|hook| (hook.name.to_owned(), delivery::first(&hook.schedule, now)))
+                .collect(),
+        }
+    }
+
+    /// Whether a batch is on record after a crash, whole; nothing where it changed nothing.
+    fn is_recorded(
+        &self,
+        looks: &[Look],
+        changes: &[moves::Change],
+        committed: &Committed,
+    ) -> Option<bool> {
+        let mut on_record = Vec::new();
+        for (look, change) in looks.iter().zip(changes) {
+            let after = &change.inference.record;
+            if look.recorded != *after {
+                let found = self.store().recorded(&look.key).unwrap();
+                assert!(found == look.recorded || found == *after, "{found:?}");
+                on_record.push(found == *after);
+            }
+        }
+        let listings = self.listings();
+        for event in &committed.events {
+            on_record.push(listings.event(&event.id).unwrap().is_some());
+        }
+        assert!(
+            on_record.windows(2).all(|two| two[0] == two[1]),
+            "a batch is on record in part"
+        );
+        on_record.first().copied()
+    }
+
+    /// What was recorded has to be delivered. Returns how many events that are.
+    fn expect(
+        &mut self,
+        looks: &[Look],
+        changes: &[moves::Change],
+        committed: &Committed,
+    ) -> usize {
+        let now = self.wall();
+        let inferred = looks.iter().zip(changes).flat_map(|(look, change)| {
+            let events = change.inference.events.iter();
+            events.map(move |event| (place(&look.key), event))
+        });
+        let mut n_events = 0;
+        for ((at, event), recorded) in inferred.zip(&committed.events) {
+            n_events += 1;
+            let subject = &event.subject;
+            let happening = (event.kind, subject.path.clone(), subject.hash);
+            let before = self.told.insert(recorded.id.clone(), happening);
+            assert_eq!(
+                before, None,
+                "{} is the id of two happenings",
+                recorded.id.0
+            );
+            for hook in self.hooks.iter_mut().filter(|hook| hook.is_configured) {
+                hook.expect(at, recorded.id.clone(), now);
+            }
+        }
+        assert_eq!(n_events, committed.events.len());
+        n_events
+    }
+}
