@@ -484,7 +484,7 @@ fn the_status_follows_what_happens_and_the_watchdog_is_fed() {
     fs::rename(home.at(""), home.beside("away")).unwrap();
     status_with("trouble");
     fs::rename(home.beside("away"), home.at("")).unwrap();
-    status_with("watching 1 projects");
+    status_with("watching 1 project");
     assert_eq!(daemon.terminate().code(), Some(0));
 }
 

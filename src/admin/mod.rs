@@ -124,17 +124,16 @@ pub fn summary(known: &Snapshot) -> String {
     if !known.ready {
         return "starting: comparing what is there with what was recorded".to_owned();
     }
+    let projects = match known.projects {
+        1 => "1 project".to_owned(),
+        n => format!("{n} projects"),
+    };
     let unread = match known.problems {
         0 => String::new(),
+        1 => ", 1 file incomplete or unreadable".to_owned(),
         n => format!(", {n} files incomplete or unreadable"),
     };
-    if !known.ready {
-        return format!(
-            "starting: comparing {} projects with the record{unread}",
-            known.projects
-        );
-    }
-    format!("watching {} projects{unread}", known.projects)
+    format!("watching {projects}{unread}")
 }
 
 /// The name of the control socket in the state directory.

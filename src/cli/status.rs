@@ -4,7 +4,7 @@
 //! its control socket, everything else from the record; a daemon that cannot be asked is said to be
 //! so, and the rest is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -204,14 +204,14 @@ fn since_start(counts: &Counts) -> String {
         attempts.filter_map(|by| by.get(outcome)).sum()
     };
     let mut line = format!(
-        "{}; {} delivered, {} failed, {} dead; everything compared {} times; configuration read \
-         again {} times, {} rejected",
+        "{}; {} delivered, {} failed, {} dead; everything compared {}; configuration read again {}, \
+         {} rejected",
         counted(sum(&counts.events), "event"),
         of("delivered"),
         of("failed"),
         of("dead"),
-        sum(&counts.rescans),
-        sum(&counts.reloads),
+        counted(sum(&counts.rescans), "time"),
+        counted(sum(&counts.reloads), "time"),
         counts.reloads.get("rejected").copied().unwrap_or(0),
     );
     if let Some(seconds) = counts.event_latency_seconds {
@@ -261,13 +261,19 @@ fn print_problems(problems: &[ProblemView], style: &Style, out: &mut dyn Write) 
     if problems.is_empty() {
         return Ok(());
     }
-    let n = counted(problems.len() as u64, "file");
-    let verb = if problems.len() == 1 { "does" } else { "do" };
     let or_more = if problems.len() >= PROBLEMS_MAX {
         " or more"
     } else {
         ""
     };
+    // Each project below a directory that cannot be read has that as its problem.
+    let mut said = HashSet::new();
+    let problems: Vec<&ProblemView> = problems
+        .iter()
+        .filter(|problem| said.insert((&problem.path, &problem.reason, problem.line)))
+        .collect();
+    let n = counted(problems.len() as u64, "file");
+    let verb = if problems.len() == 1 { "does" } else { "do" };
     let heading = style.paint(BOLD, &format!("{n}{or_more} {verb} not count"));
     writeln!(out, "\n{heading}")?;
     for problem in problems {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::attempt::{Landed, fly};
-use super::repeats::Repeats;
+use super::repeats::Failures;
 use super::{Bell, Shared, Target};
 use crate::clock::Reading;
 use crate::domain::delivery::Verdict;
@@ -55,7 +55,7 @@ pub(super) struct Queue {
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
     bell: Arc<Bell>,
-    repeats: Repeats,
+    failures: Failures,
     /// The clock at the last turn.
     reading: Reading,
     /// The lanes that are not to be claimed: their delivery is ahead, in flight, or not recorded.
@@ -90,7 +90,7 @@ impl Queue {
         Self {
             fingerprint,
             bell: shared.doorbells.of(&name),
-            repeats: Repeats::default(),
+            failures: Failures::default(),
             reading: shared.clock.reading(),
             shared,
             name,
@@ -168,7 +168,7 @@ impl Queue {
     /// Sends what is due, as far as there is room. Returns how long to wait for the next.
     async fn launch(&mut self) -> Duration {
         self.mind_the_clock().await;
-        self.repeats.sum_up(&self.name, self.shared.clock.moment());
+        self.failures.sum_up(&self.name, self.shared.clock.moment());
         let target = self.take_target();
         let handed = self.bell.take_handed();
         let now = self.shared.clock.now();
@@ -307,7 +307,7 @@ impl Queue {
     fn land(&mut self, landed: Result<Landed, JoinError>) {
         match landed {
             Ok(landed) => {
-                self.repeats
+                self.failures
                     .say(&self.name, &landed, self.shared.clock.moment());
                 self.note(&landed);
                 if landed.finish.verdict == Verdict::SwitchOff {

@@ -7,7 +7,8 @@
 //! Map, in reading order: [`project`] says what is seen and what was recorded, [`event`] what can
 //! have happened, [`settle`] when to look, [`infer`] what a look means, [`moves`] which project
 //! went where, [`parameters`] what a callback says, [`route`] which webhooks hear of it,
-//! [`delivery`] what an answer means, [`endpoint`] whether a receiver is down.
+//! [`delivery`] what an answer means, [`endpoint`] whether a receiver is down, [`repeats`] how much is
+//! said of what happens again and again.
 
 pub mod delivery;
 pub mod endpoint;
@@ -16,5 +17,6 @@ pub mod infer;
 pub mod moves;
 pub mod parameters;
 pub mod project;
+pub mod repeats;
 pub mod route;
 pub mod settle;

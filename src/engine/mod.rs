@@ -7,10 +7,11 @@
 //!
 //! Map: this file has the loop and its inputs, [`start`] what a start finds on record, `step` one
 //! turn from due projects to a commit, `scan` the comparison of everything, `passed` the files that
-//! came and went between two looks, [`root`] whether the root is the one that was recorded,
+//! came and went between two looks, `problems` what is said of files that do not count, [`root`] whether the root is the one that was recorded,
 //! [`status`] what others may know.
 
 mod passed;
+mod problems;
 pub mod root;
 mod scan;
 pub mod start;
@@ -33,6 +34,7 @@ use crate::config::Config;
 use crate::dispatch::Doorbells;
 use crate::domain::event::Origin;
 use crate::domain::project::{Problem, ProjectKey};
+use crate::domain::repeats::Repeats;
 use crate::domain::route::Subscription;
 use crate::domain::settle::{Moment, Settle};
 use crate::hint::{Hint, HintSender, RescanReason};
@@ -40,15 +42,20 @@ use crate::observe::{Held, Observer};
 use crate::store::Store;
 use crate::watch::{Watch, WatchSettings};
 
+use problems::Healing;
 use root::RootGuard;
 use scan::Scan;
 use start::Start;
 use status::{Status, Trouble};
 
-/// How many inputs may wait for the engine; a hint more is answered by a comparison of everything.
-const INPUTS: usize = 65_536;
+/// How many inputs may wait for the engine; a hint more is answered by a comparison of everything. As
+/// many as the kernel's own queue holds by default. The channel takes room for all of them at once.
+const INPUTS: usize = 16_384;
 /// How many projects are looked at for one commit.
 const BATCH: usize = 256;
+/// How many while the daemon starts, which reads whole projects: what was in memory once stays with
+/// the process for long.
+const BATCH_AT_START: usize = 64;
 /// How long the loop sleeps at most: the root is checked and the heart beats this often.
 const PULSE: Duration = Duration::from_secs(1);
 /// How long inference waits after the store failed or the root could not be opened.
@@ -175,6 +182,12 @@ struct Loop {
     /// The layout that the record was made with; written when a scan has been recorded.
     layout_changed: bool,
     paused_until: Option<Moment>,
+    /// Whether the database is not the one in the state directory.
+    is_store_displaced: bool,
+    /// How many files that do not count are said one by one.
+    repeats: Repeats,
+    /// Files that do not count and may by themselves, that nothing was said of, and since when.
+    healing: Healing,
     next_pulse: Moment,
     next_rescan: Moment,
     next_poll: Moment,
@@ -224,6 +237,9 @@ impl Loop {
             starting: true,
             layout_changed: false,
             paused_until: None,
+            is_store_displaced: false,
+            repeats: Repeats::default(),
+            healing: Healing::default(),
             next_pulse: Duration::ZERO,
             next_survey: Duration::ZERO,
             has_lost_a_part: false,
@@ -407,15 +423,18 @@ impl Loop {
         }
         self.paused_until = None;
         self.feed_scan(now);
-        let due = self.settle.due(now, BATCH);
+        let batch = if self.starting { BATCH_AT_START } else { BATCH };
+        let due = self.settle.due(now, batch);
         if !due.is_empty() {
             self.step(due);
         }
         self.end_scan();
     }
 
-    /// Once a second: the watch thread, the root, the timers.
+    /// Once a second: the watch thread, the store, the root, the timers.
     fn pulse(&mut self, now: Moment) {
+        self.check_store(now);
+        self.tell_of_what_lasts(now);
         if !self.watch.is_alive() {
             tracing::error!(
                 "the watch thread ended; this is a defect of the program, please report it. The daemon ends, to be started again"

@@ -97,19 +97,25 @@ impl RootGuard {
         Ok((root.identity() == identity).then_some(root))
     }
 
-    /// Compares the root's path with the directory that is watched.
+    /// Compares the root's path with the directory that is watched. One that cannot be read is as
+    /// good as none: nothing below it can be looked at.
     pub fn check(&mut self) -> Check {
-        let found = Root::identity_at(&self.path);
+        let found = Root::open(&self.path)
+            .and_then(|root| root.open_directory("").map(|_| root.identity()));
         match (self.state, found) {
             (State::Arming, _) => Check::InPlace,
             (State::Armed(identity), Ok(found)) if found == identity => Check::InPlace,
             (_, Ok(_)) => Check::Back,
             (_, Err(error)) => {
                 self.state = State::Lost;
-                Check::Lost(format!(
-                    "the repository's root {} is not there ({error})",
-                    self.path.display()
-                ))
+                let path = self.path.display();
+                Check::Lost(match error.kind() {
+                    io::ErrorKind::PermissionDenied => format!(
+                        "the repository's root {path} cannot be read ({error}); the daemon's user, \
+                         or a group of it, needs to read and enter it"
+                    ),
+                    _ => format!("the repository's root {path} is not there ({error})"),
+                })
             }
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::status::Trouble;
 use super::{Loop, PAUSE};
@@ -20,7 +20,7 @@ use crate::domain::project::{
     ContentHash, FileState, Identity, Observed, Problem, ProjectKey, Recorded,
 };
 use crate::domain::route::route;
-use crate::domain::settle::{Due, Open};
+use crate::domain::settle::{Due, Moment, Open};
 use crate::observe::Held;
 use crate::repository::Root;
 use crate::store::{Batch, Change, Fault, MetaKey, NewEvent, StoreError};
@@ -481,11 +481,14 @@ impl Loop {
                 .problems
                 .get(&key)
                 .is_some_and(|known| known.iter().any(|k| k.path == problem.path));
-            if !known && !problem.may_heal {
-                warn!(
-                    path = problem.path,
-                    "{} does not count: {}", problem.path, problem.reason
-                );
+            if known {
+                continue;
+            }
+            let now = self.clock.moment();
+            if problem.may_heal {
+                self.healing.note(&problem.path, now);
+            } else {
+                self.tell_of_problem(problem, now);
             }
         }
         if problems.is_empty() {
@@ -558,6 +561,27 @@ impl Loop {
         if self.status.set_trouble(Trouble::Store, Some(what.clone())) {
             tracing::error!("{what}");
         }
+    }
+
+    /// The database that is open may be in the state directory no more.
+    pub(super) fn check_store(&mut self, now: Moment) {
+        let is_displaced = !self.store.is_in_place();
+        if is_displaced {
+            // Nothing is recorded where it would be lost; until the next check, and some.
+            self.paused_until = Some(now.saturating_add(PAUSE));
+            let what = format!(
+                "{} was removed, moved or replaced while the daemon runs; inference waits, and \
+                 callbacks that wait go out. Put it back, or restart the daemon: it then begins \
+                 with what is in the state directory",
+                self.store.path().display()
+            );
+            if self.status.set_trouble(Trouble::Store, Some(what.clone())) {
+                tracing::error!("{what}");
+            }
+        } else if self.is_store_displaced {
+            self.store_works();
+        }
+        self.is_store_displaced = is_displaced;
     }
 
     fn store_works(&mut self) {

@@ -86,6 +86,8 @@ pub struct Store {
 
 struct Shared {
     path: Arc<Path>,
+    /// Of the database's file when it was opened.
+    identity: schema::FileIdentity,
     writer: Arc<Writer>,
     reader: Reader,
     reader_thread: Mutex<Option<JoinHandle<()>>>,
@@ -128,6 +130,8 @@ impl Store {
         let for_checkpoints = schema::open_beside(state_dir)?;
         let for_reading = schema::open_for_reading(state_dir)?;
         let (reader, reads) = Reader::new(schema::open_for_reading(state_dir)?);
+        let path = schema::database(state_dir);
+        let identity = schema::identity(&path)?;
         let writer = Arc::new(Writer::new(for_writing));
         // Where the second thread cannot be started, the reader goes, and the first one ends.
         let reader_thread = start("store-reader", state_dir, move || {
@@ -144,13 +148,25 @@ impl Store {
         })?;
         Ok(Self {
             shared: Arc::new(Shared {
-                path: schema::database(state_dir).into(),
+                path: path.into(),
+                identity,
                 writer,
                 reader,
                 reader_thread: Mutex::new(Some(reader_thread)),
                 writer_thread: Mutex::new(Some(writer_thread)),
             }),
         })
+    }
+
+    /// Where the database is.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Whether the database that is open is still the one in the state directory. One that was
+    /// removed or moved away takes every commit, and none of them is there after a restart.
+    pub fn is_in_place(&self) -> bool {
+        schema::identity(&self.shared.path).is_ok_and(|found| found == self.shared.identity)
     }
 
     /// Commits what waits, ends the threads and gives the lock back. Blocks. Every later call, on

@@ -57,6 +57,23 @@ pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
+/// Which file one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+/// Which file is at this path.
+pub(super) fn identity(path: &Path) -> Result<FileIdentity, OpenError> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).map_err(|source| io_error("look at", path, source))?;
+    Ok(FileIdentity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+    })
+}
+
 /// Where the database of a state directory is.
 pub(super) fn database(directory: &Path) -> PathBuf {
     directory.join(DATABASE_FILE)

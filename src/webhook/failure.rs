@@ -166,7 +166,19 @@ fn certificate_failure(reason: &CertificateError, host: &str) -> String {
             "the certificate of {host} is not signed by the issuer it names; was the issuer's \
              key replaced since tls.ca was written?"
         ),
-        other => format!("the certificate of {host} is not valid: {other}"),
+        // The library has no word of its own for these two, and they are the usual mistakes of
+        // certificates that are made by hand.
+        other => match format!("{other:?}") {
+            text if text.contains("CaUsedAsEndEntity") => format!(
+                "the certificate of {host} is one of an authority (CA:TRUE), which no server may \
+                 use; make one for the server, without that mark"
+            ),
+            text if text.contains("UnsupportedCertVersion") => format!(
+                "the certificate of {host} has no names in it (subjectAltName), since it is of X.509 \
+                 version 1; make one of version 3"
+            ),
+            _ => format!("the certificate of {host} is not valid: {other}"),
+        },
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
+use super::roots::wait_health;
 use super::{Mount, is_root, projects, skip, succeeds, wait_status};
 
 /// Runs the program and returns its exit status and what it says.
@@ -121,6 +122,34 @@ fn a_disk_that_fails_makes_inference_wait_and_loses_nothing() {
         entry.message().contains("works again")
     });
     wait_status(&home, "no trouble", |status| !store_is_in_trouble(status));
+}
+
+#[test]
+fn a_state_directory_that_is_moved_away_makes_inference_wait_until_it_is_back() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).top("admin: { listen: \"unix:./admin.sock\" }");
+    let home = Home::new(&settings);
+    projects(&home, 1);
+    let daemon = home.start();
+    let (state, away) = (home.beside("state"), home.beside("away"));
+    fs::rename(&state, &away).unwrap();
+    wait_health(&home, "/readyz", 503);
+    wait_health(&home, "/healthz", 200);
+    daemon.wait_message("was removed, moved or replaced while the daemon runs", 1);
+    // Nothing is recorded where a restart would not find it.
+    home.write("sales/new/project.xml", &xml("New", "e-new", ""));
+    // One that is made in its place is not it.
+    fs::create_dir(&state).unwrap();
+    fs::copy(away.join("state.db"), state.join("state.db")).unwrap();
+    wait_health(&home, "/readyz", 503);
+    fs::remove_dir_all(&state).unwrap();
+    fs::rename(&away, &state).unwrap();
+    wait_health(&home, "/readyz", 200);
+    daemon.wait_message("the store works again", 1);
+    endpoint.wait_for(2);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 2);
+    assert_eq!(daemon.events().len(), 2);
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
 use super::common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
-use super::{Mount, is_root, projects};
+use super::{Mount, is_root, projects, unprivileged};
 
 /// A daemon that watches four projects and tells how it is doing.
 fn watched(test: impl FnOnce(&Home, &Daemon<'_>, &Endpoint)) {
@@ -31,7 +32,7 @@ fn watched(test: impl FnOnce(&Home, &Daemon<'_>, &Endpoint)) {
 }
 
 /// Waits until a path of the admin server answers with this status.
-fn wait_health(home: &Home, path: &str, status: u16) {
+pub fn wait_health(home: &Home, path: &str, status: u16) {
     let wanted = format!("HTTP/1.1 {status} ");
     wait_until(&format!("{status} from {path}"), || {
         let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
@@ -201,4 +202,30 @@ fn moved_to_another_file_system() {
         wait_health(home, "/readyz", 200);
         drop(mounted);
     });
+}
+
+#[test]
+fn not_readable_any_more_and_readable_again() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).top("admin: { listen: \"unix:./admin.sock\" }");
+    let home = Home::new(&settings);
+    projects(&home, 4);
+    let daemon = Daemon::launch(&home, unprivileged(&home));
+    daemon.wait_ready();
+    let mode = |mode: u32| {
+        fs::set_permissions(home.at(""), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    // Neither is enough: to read it without entering it, and to enter it without reading it.
+    for not_enough in [0o000, 0o444, 0o111] {
+        mode(not_enough);
+        wait_lost(&home);
+        let status = home.json(&["status"]);
+        let trouble = status["troubles"]["root"].to_string();
+        assert!(trouble.contains("cannot be read"), "{trouble}");
+        mode(0o755);
+        wait_health(&home, "/readyz", 200);
+    }
+    daemon.fence();
+    assert_eq!(daemon.events(), [""; 0]);
+    assert_eq!(endpoint.n(), 0);
 }

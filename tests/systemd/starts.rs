@@ -33,7 +33,7 @@ fn it_is_started_when_it_watches_and_not_before() {
     assert_eq!(container.property(UNIT, "ActiveState"), "active");
     // Ready: the first comparison is recorded, and what happens from now on is noticed.
     let status = container.run(&["systemctl", "status", UNIT]);
-    assert!(status.contains("Status: \"watching 1 projects"), "{status}");
+    assert!(status.contains("Status: \"watching 1 project"), "{status}");
     container.snapshot(REPOSITORY, "s1");
     assert_eq!(container.wait_snapshots(&receiver, 1), ["s1"]);
 
