@@ -1,11 +1,75 @@
 //! Values of arguments that several commands take.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Command, Error};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::domain::delivery::State;
 use crate::domain::event::EventKind;
+
+/// Reads one of some words. Help, manual page and completions say which; what is read may be more,
+/// such as another case.
+#[derive(Clone)]
+pub struct OneOf<T> {
+    words: Vec<&'static str>,
+    read: fn(&str) -> Result<T, String>,
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<T, Error> {
+        let read = self.read;
+        StringValueParser::new()
+            .try_map(move |text| read(&text))
+            .parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.words.iter().map(PossibleValue::new)))
+    }
+}
+
+/// `--state`: where a delivery stands.
+pub fn state() -> OneOf<State> {
+    OneOf {
+        words: State::ALL.map(State::as_str).to_vec(),
+        read: |text| {
+            State::from_word(text).ok_or_else(|| {
+                let words = State::ALL.map(State::as_str).join(", ");
+                format!("one of {words}")
+            })
+        },
+    }
+}
+
+/// `--event`: an event by its name or its label.
+pub fn event() -> OneOf<EventKind> {
+    OneOf {
+        words: EventKind::ALL.map(EventKind::as_str).to_vec(),
+        read: parse_event,
+    }
+}
+
+/// `--log-level`: how severe what is logged is at least.
+pub fn log_level() -> OneOf<tracing::Level> {
+    OneOf {
+        words: vec!["error", "warn", "info", "debug", "trace"],
+        read: |text| {
+            text.parse()
+                .map_err(|_| "one of error, warn, info, debug, trace".to_owned())
+        },
+    }
+}
 
 /// From when on: a time, or so long ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::arguments::{Since, parse_since};
+use super::arguments::{self, Since, parse_since};
 use super::output::{Cell, FAINT, Style, Table, counted, print_json, safe, time};
 use super::view::{
     DeliveryView, DeliveryWithAttempts, print_delivery, print_event, short_id, standing,
@@ -82,8 +82,8 @@ struct Which {
     /// Only those of this webhook
     #[arg(long, value_name = "NAME")]
     webhook: Option<String>,
-    /// Only those in this state: pending, delivered, dead or cancelled
-    #[arg(long, value_name = "STATE", value_parser = parse_state)]
+    /// Only those in this state
+    #[arg(long, value_name = "STATE", value_parser = arguments::state())]
     state: Option<State>,
     /// Only those recorded since then: a duration (2h), a date or a time
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
@@ -103,13 +103,6 @@ struct ChangeArguments {
     /// Print one JSON object; does not ask
     #[arg(long)]
     json: bool,
-}
-
-fn parse_state(text: &str) -> Result<State, String> {
-    State::from_word(text).ok_or_else(|| {
-        let words = State::ALL.map(State::as_str).join(", ");
-        format!("one of {words}")
-    })
 }
 
 impl Which {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::DONE;
-use super::arguments::{Since, parse_event, parse_since};
+use super::arguments::{self, Since, parse_since};
 use super::output::{Cell, FAINT, Style, Table, print_json, time};
 use super::view::{DeliveryWithAttempts, EventView, print_delivery, print_event, short_id};
 use crate::config::Config;
@@ -44,7 +44,7 @@ struct ListArguments {
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
     /// Only this event, by name or label
-    #[arg(long, value_name = "EVENT", value_parser = parse_event)]
+    #[arg(long, value_name = "EVENT", value_parser = arguments::event())]
     event: Option<EventKind>,
     /// Only those of this project: ORGANIZATION/PROJECT, or PROJECT in any organization
     #[arg(long, value_name = "PROJECT")]

@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use clap::{Command, CommandFactory};
+use clap::{Command, CommandFactory, ValueHint};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -65,6 +65,19 @@ where { credential: NAME } is read from
 .TP
 NO_COLOR
 no colours
+.SH EXAMPLES
+.TP
+See the main job in one go, without any configuration
+.B project\-webhooks demo
+.TP
+What became of the callbacks of yesterday?
+.B project\-webhooks deliveries \-\-since 1d
+.TP
+Send again what a receiver refused for good
+.B project\-webhooks deliveries redeliver \-\-webhook catalog \-\-state dead
+.TP
+Does the receiver answer?
+.B project\-webhooks webhooks test catalog
 .SH SEE ALSO
 .BR project\-webhooks\-config (5)
 "#;
@@ -72,21 +85,90 @@ no colours
 /// Writes the completions for a shell.
 pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     let mut text = Vec::new();
-    clap_complete::generate(
-        shell,
-        &mut Arguments::command(),
-        env!("CARGO_PKG_NAME"),
-        &mut text,
-    );
-    out.write_all(&text)
+    let mut command = without_files(Arguments::command());
+    clap_complete::generate(shell, &mut command, env!("CARGO_PKG_NAME"), &mut text);
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    match shell {
+        // A hyphen in the program's name becomes one thing where a command is recognized and another
+        // where its arguments are looked up, so that nothing below the first command was completed.
+        Shell::Bash => text = text.replace("project__subcmd__webhooks", "project__webhooks"),
+        Shell::Fish => text.push_str(&fish_positionals(&command)),
+        _ => {}
+    }
+    out.write_all(text.as_bytes())
+}
+
+/// What is left out for fish: that arguments without an option take no files, and which values there
+/// are for them.
+fn fish_positionals(command: &Command) -> String {
+    let name = command.get_name();
+    let mut lines = format!("complete -c {name} -f\n");
+    for sub in command.get_subcommands() {
+        for argument in sub.get_positionals() {
+            let values = argument.get_possible_values();
+            let values: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
+            if !values.is_empty() {
+                let (sub, values) = (sub.get_name(), values.join(" "));
+                lines.push_str(&format!(
+                    "complete -c {name} -n \"__fish_seen_subcommand_from {sub}\" -a \"{values}\"\n"
+                ));
+            }
+        }
+    }
+    lines
+}
+
+/// Where an argument does not say what it takes, shells offer files: none of ours takes one but
+/// those that say so.
+fn without_files(command: Command) -> Command {
+    command
+        .mut_args(|argument| match argument.get_value_hint() {
+            ValueHint::Unknown if argument.get_action().takes_values() => {
+                argument.value_hint(ValueHint::Other)
+            }
+            _ => argument,
+        })
+        .mut_subcommands(without_files)
 }
 
 /// Writes the manual page.
 pub(super) fn man(out: &mut dyn Write) -> io::Result<()> {
+    let mut text = Vec::new();
+    untidy(&mut text)?;
+    out.write_all(tidy(&String::from_utf8_lossy(&text)).as_bytes())
+}
+
+/// What is rendered section by section repeats what belongs at the beginning of a page, and has
+/// breaks and empty lines that mandoc warns of.
+fn tidy(page: &str) -> String {
+    let is_preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
+    let mut tidy = String::new();
+    for line in page.lines().filter(is_preamble).take(2) {
+        tidy.push_str(line);
+        tidy.push('\n');
+    }
+    let mut last = "";
+    for line in page.lines() {
+        let repeats = line == ".br" && last == ".br";
+        if !line.is_empty() && !is_preamble(&line) && !repeats {
+            tidy.push_str(line);
+            tidy.push('\n');
+            last = line;
+        }
+    }
+    tidy
+}
+
+fn untidy(out: &mut dyn Write) -> io::Result<()> {
     let mut command = Arguments::command();
     command.build();
-    let page = Man::new(command.clone()).manual("User Commands");
-    page.render_title(out)?;
+    let page = Man::new(command.clone());
+    // The date is left out, so that one version always gives the same page.
+    writeln!(
+        out,
+        ".TH project\\-webhooks 1 \"\" \"project\\-webhooks {}\" \"User Commands\"",
+        env!("CARGO_PKG_VERSION")
+    )?;
     page.render_name_section(out)?;
     page.render_synopsis_section(out)?;
     page.render_description_section(out)?;
@@ -115,6 +197,8 @@ fn subcommand(command: &Command, parents: &str, out: &mut dyn Write) -> io::Resu
     writeln!(out, ".SS {}", name.replace('-', "\\-"))?;
     let page = Man::new(own);
     let mut text = Vec::new();
+    page.render_synopsis_section(&mut text)?;
+    writeln!(text, ".PP")?;
     page.render_description_section(&mut text)?;
     page.render_options_section(&mut text)?;
     // They are sections of a page of their own; here they stand below the command.

@@ -44,11 +44,11 @@ const CONFIGURATION: u8 = 78;
 #[command(name = "project-webhooks", version, max_term_width = 100)]
 pub struct Arguments {
     /// The configuration [default: ./config.yaml, then /etc/project-webhooks/config.yaml]
-    #[arg(long, short, global = true, value_name = "FILE")]
+    #[arg(long, short, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     config: Option<PathBuf>,
 
     /// The least severe level that is logged, in place of the configuration's log.level
-    #[arg(long, global = true, value_name = "L")]
+    #[arg(long, global = true, value_name = "L", value_parser = arguments::log_level())]
     log_level: Option<tracing::Level>,
 
     #[command(subcommand)]

@@ -11,6 +11,7 @@
 )]
 
 mod demo;
+mod shells;
 mod support;
 
 use std::fs;

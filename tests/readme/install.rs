@@ -100,10 +100,21 @@ fn the_package_is_built_by_its_script_and_started_by_hand() {
     assert_eq!(
         lines,
         [
-            "sudo project-webhooks check",
+            "sudo project-webhooks --config /etc/project-webhooks/config.yaml check",
             "sudo systemctl enable --now project-webhooks"
         ]
     );
+}
+
+#[test]
+fn the_static_program_is_built_as_ci_builds_it() {
+    // .ci/run builds it for this target, and runs its demo.
+    const TARGET: &str = "x86_64-unknown-linux-musl";
+    let ci = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+    assert!(ci.contains(&format!("target={TARGET}\n")));
+    let block = blocks::only("static").text;
+    assert_eq!(block.lines().count(), 3);
+    assert!(block.lines().all(|line| line.contains(TARGET)), "{block}");
 }
 
 fn called(destination: &Path) -> usize {

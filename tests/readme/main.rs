@@ -29,7 +29,7 @@ use project_webhooks::config::{Config, load_str};
 
 /// Every way to run a block, the language it is for, and how many there are: a block that nothing
 /// runs would be one too many.
-const KINDS: [(&str, &str, usize); 17] = [
+const KINDS: [(&str, &str, usize); 18] = [
     ("picture", "text", 1),
     ("commands", "sh", 1),
     ("demo", "text", 1),
@@ -45,6 +45,7 @@ const KINDS: [(&str, &str, usize); 17] = [
     ("config", "yaml", 3),
     ("install", "sh", 1),
     ("package", "sh", 1),
+    ("static", "sh", 1),
     ("package-start", "sh", 1),
     ("unit", "ini", 1),
 ];

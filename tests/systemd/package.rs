@@ -100,14 +100,22 @@ fn the_package_is_installed_upgraded_and_purged() {
     }
     // So are the examples; one is for a newer systemd than there may be.
     let examples = "/usr/share/doc/project-webhooks/examples";
-    for name in ["credentials", "group", "home", "memory", "nfs"] {
-        let directory = format!("/etc/systemd/system/{UNIT}.d");
-        container.sh(&format!(
-            "mkdir -p {directory}; cp {examples}/{name}.conf {directory}"
-        ));
-        let verified = container.try_run(&["systemd-analyze", "verify", UNIT]);
-        assert_eq!(verified, (Some(0), String::new()), "{name}");
-        container.sh(&format!("rm -r {directory}"));
+    for (of, unit) in [
+        (UNIT, UNIT),
+        (
+            "project-webhooks@.service",
+            "project-webhooks@sales.service",
+        ),
+    ] {
+        for name in ["credentials", "group", "home", "memory", "nfs"] {
+            let directory = format!("/etc/systemd/system/{of}.d");
+            container.sh(&format!(
+                "mkdir -p {directory}; cp {examples}/{name}.conf {directory}"
+            ));
+            let verified = container.try_run(&["systemd-analyze", "verify", unit]);
+            assert_eq!(verified, (Some(0), String::new()), "{name} of {unit}");
+            container.sh(&format!("rm -r {directory}"));
+        }
     }
     // What was generated is what the program says.
     container.sh(
