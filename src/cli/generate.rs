@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use clap::{Command, CommandFactory, ValueHint};
+use clap::{Arg, Command, CommandFactory, ValueHint};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -92,27 +92,38 @@ pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
         // A hyphen in the program's name becomes one thing where a command is recognized and another
         // where its arguments are looked up, so that nothing below the first command was completed.
         Shell::Bash => text = text.replace("project__subcmd__webhooks", "project__webhooks"),
-        Shell::Fish => text.push_str(&fish_positionals(&command)),
+        Shell::Fish => text.push_str(&fish_rest(&command)),
         _ => {}
     }
     out.write_all(text.as_bytes())
 }
 
-/// What is left out for fish: that arguments without an option take no files, and which values there
-/// are for them.
-fn fish_positionals(command: &Command) -> String {
+/// What is left out for fish: that arguments without an option take no files, which values there are
+/// for them, and what follows an option before the command is there.
+fn fish_rest(command: &Command) -> String {
     let name = command.get_name();
+    let offer = |condition: String, argument: &Arg| {
+        let values = argument.get_possible_values();
+        let values: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
+        let what = match argument.get_value_hint() {
+            ValueHint::FilePath => "-F".to_owned(),
+            _ if values.is_empty() => return String::new(),
+            _ => format!("-a \"{}\"", values.join(" ")),
+        };
+        format!("complete -c {name} -n \"{condition}\" {what}\n")
+    };
     let mut lines = format!("complete -c {name} -f\n");
+    for argument in command.get_opts() {
+        let long = argument.get_long().map(|long| format!("--{long}"));
+        let short = argument.get_short().map(|short| format!("-{short}"));
+        let names: Vec<String> = [long, short].into_iter().flatten().collect();
+        let condition = format!("__fish_prev_arg_in {}", names.join(" "));
+        lines.push_str(&offer(condition, argument));
+    }
     for sub in command.get_subcommands() {
         for argument in sub.get_positionals() {
-            let values = argument.get_possible_values();
-            let values: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
-            if !values.is_empty() {
-                let (sub, values) = (sub.get_name(), values.join(" "));
-                lines.push_str(&format!(
-                    "complete -c {name} -n \"__fish_seen_subcommand_from {sub}\" -a \"{values}\"\n"
-                ));
-            }
+            let condition = format!("__fish_seen_subcommand_from {}", sub.get_name());
+            lines.push_str(&offer(condition, argument));
         }
     }
     lines

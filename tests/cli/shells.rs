@@ -153,7 +153,7 @@ fn zsh_completes() {
     const ASK: &str = r#"
 zmodload zsh/zpty
 zpty shell zsh -f -i
-zpty -w shell "fpath=($PWD \$fpath); autoload -Uz compinit; compinit -u -D; PS1='pro''mpt:'"
+zpty -w shell "unsetopt beep; fpath=($PWD \$fpath); autoload -Uz compinit; compinit -u -D; PS1='pro''mpt:'"
 zpty -r shell said '*prompt:*'
 zpty -w -n shell "$1"$'\t'
 zpty -r shell said "*$2*"
