@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 mod floor;
+mod growth;
 mod judge;
 mod place;
 mod plot;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
+use serde_json::{Value, json};
 
 use place::Who;
 use receiver::Receiver;
@@ -40,13 +42,16 @@ struct Arguments {
     /// A repository of 100,000 projects too: 300,000 directories, 500,000 files.
     #[arg(long)]
     full: bool,
+    /// The numbers of projects of the scenario `scale`, instead of those of the size.
+    #[arg(long, value_delimiter = ',')]
+    projects: Vec<usize>,
     /// How many rounds a comparison has.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Where results, table and plots go; the results of scenarios that are not measured now stay.
+    /// Where results, table and plots go.
     #[arg(long, default_value = "target/benchmarks")]
     output: PathBuf,
-    /// Goes on with the results that are in the output directory.
+    /// Goes on with the results that are there, but for what is measured anew.
     #[arg(long)]
     resume: bool,
     /// Puts the results into docs/benchmarks, and the tables into docs/benchmarks.md and README.md.
@@ -74,17 +79,22 @@ fn main() -> anyhow::Result<()> {
         });
     }
     let wanted = wanted(&arguments.scenarios)?;
+    let size = match (arguments.quick, arguments.full) {
+        (true, _) => Size::Quick,
+        (_, true) => Size::Full,
+        _ => Size::Usual,
+    };
     let bench = Bench {
         receiver: Receiver::start()?,
-        size: match (arguments.quick, arguments.full) {
-            (true, _) => Size::Quick,
-            (_, true) => Size::Full,
-            _ => Size::Usual,
+        size,
+        projects: match arguments.projects.as_slice() {
+            [] => size.projects().to_vec(),
+            given => given.to_vec(),
         },
         rounds: if arguments.quick { 2 } else { arguments.rounds },
     };
     if wanted.contains(&"scale") {
-        check_watches(bench.projects_max())?;
+        check_watches(bench.projects.iter().copied().max().unwrap_or_default())?;
     }
     if !Who::Inotifywait.is_there() {
         eprintln!("inotifywait with curl is not measured: install inotify-tools and curl for that");
@@ -93,7 +103,15 @@ fn main() -> anyhow::Result<()> {
     let directory = home.join(&arguments.output);
     std::fs::create_dir_all(&directory)?;
     let goes_on = arguments.resume || wanted.is_empty();
-    let mut results = Results::create(&directory.join("results.jsonl"), goes_on, &wanted)?;
+    let is_stale = |line: &Value| match results::text(line, "scenario") {
+        "machine" => !wanted.is_empty(),
+        "scale" => {
+            let of = |projects: &usize| line.get("projects") == Some(&json!(projects));
+            wanted.contains(&"scale") && bench.projects.iter().any(of)
+        }
+        name => wanted.contains(&name),
+    };
+    let mut results = Results::create(&directory.join("results.jsonl"), goes_on, is_stale)?;
     if !wanted.is_empty() {
         results.add(results::machine(&std::env::temp_dir())?)?;
     }

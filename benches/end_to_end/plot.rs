@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::report::{scale as at, sizes};
+use crate::growth::{scale as at, sizes};
 use crate::results::{Results, text};
 use crate::svg::{Panel, Series, draw};
 use crate::table::thousands;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::growth::{self, scale, sizes};
 use crate::plot;
 use crate::results::{Results, text};
 use crate::table::{Table, megabytes, milliseconds, per_second, seconds, thousands};
@@ -29,7 +30,8 @@ struct Measure<'a> {
     is_headline: bool,
 }
 
-const NONE: &str = "–";
+/// Where there is nothing.
+pub const NONE: &str = "–";
 
 /// Writes tables and plots into the directory of the results.
 pub fn write(results: &Results, directory: &Path) -> anyhow::Result<()> {
@@ -49,7 +51,7 @@ pub fn write(results: &Results, directory: &Path) -> anyhow::Result<()> {
 /// All tables for a terminal.
 pub fn terminal(results: &Results) -> String {
     let mut said = String::new();
-    for table in [comparisons(&compare(results)), projects(results)] {
+    for table in [comparisons(&compare(results)), growth::table(results)] {
         said.push_str(&table.aligned());
         said.push('\n');
     }
@@ -69,10 +71,35 @@ fn figures(results: &Results) -> String {
         )
     });
     format!(
-        "{said}{}\nAnd with more and more projects, of three directories and five files each:\n\n{}",
+        "{said}{}\n{}\nWith more and more projects, of three directories and five files each:\n\n\
+         {}\n{}",
         comparisons(&compare(results)).markdown(),
-        projects(results).markdown()
+        image(
+            results,
+            "Which part of the edits took how long to their call",
+            "benchmarks/latency.svg"
+        ),
+        growth::table(results).markdown(),
+        image(
+            results,
+            "Throughput, latency, memory and time of a start against the number of projects",
+            "benchmarks/scale.svg"
+        ),
     )
+}
+
+/// A plot in Markdown; nothing where it was not drawn.
+fn image(results: &Results, alternative: &str, path: &str) -> String {
+    let is_drawn = if path.ends_with("latency.svg") {
+        plot::latency(results).is_some()
+    } else {
+        plot::scale(results).is_some()
+    };
+    if is_drawn {
+        format!("![{alternative}]({path})\n")
+    } else {
+        String::new()
+    }
 }
 
 fn headline(results: &Results) -> String {
@@ -80,7 +107,12 @@ fn headline(results: &Results) -> String {
         .into_iter()
         .filter(|one| one.is_headline)
         .collect();
-    comparisons(&all).markdown()
+    let plot = image(
+        results,
+        "Which part of the edits took how long to their call",
+        "docs/benchmarks/latency.svg",
+    );
+    format!("{}\n{plot}", comparisons(&all).markdown())
 }
 
 fn compare(results: &Results) -> Vec<Comparison> {
@@ -292,100 +324,4 @@ fn comparisons(all: &[Comparison]) -> Table {
             })
             .collect(),
     }
-}
-
-/// The sizes of repository that were measured.
-pub fn sizes(results: &Results) -> Vec<u64> {
-    let mut sizes: Vec<u64> = results
-        .all(&[("scenario", json!("scale")), ("what", json!("restart"))])
-        .filter_map(|line| line.get("projects")?.as_u64())
-        .collect();
-    sizes.sort_unstable();
-    sizes.dedup();
-    sizes
-}
-
-/// What finds a measurement at this number of projects.
-pub fn scale(what: &str, projects: u64) -> [(&'static str, Value); 3] {
-    [
-        ("scenario", json!("scale")),
-        ("what", json!(what)),
-        ("projects", json!(projects)),
-    ]
-}
-
-/// What things cost with more and more projects.
-fn projects(results: &Results) -> Table {
-    type Row<'a> = (&'a str, &'a str, &'a str, fn(f64) -> String);
-    const ROWS: [Row<'_>; 14] = [
-        ("first start", "first-start", "start_s", seconds),
-        ("its peak memory", "first-start", "peak_kb", megabytes),
-        ("restart, nothing changed", "restart", "start_s", seconds),
-        (
-            "inotifywait's start there",
-            "restart",
-            "inotifywait_start_s",
-            seconds,
-        ),
-        (
-            "peak memory after the restart",
-            "restart",
-            "peak_kb",
-            megabytes,
-        ),
-        (
-            "restart with changes",
-            "restart-with-changes",
-            "start_s",
-            seconds,
-        ),
-        (
-            "… to the last call of these",
-            "restart-with-changes",
-            "last_call_s",
-            seconds,
-        ),
-        ("an edit, p50", "edits", "p50_ms", milliseconds),
-        ("an edit, p99", "edits", "p99_ms", milliseconds),
-        (
-            "an edit while all is compared, p50",
-            "edits-in-rescan",
-            "p50_ms",
-            milliseconds,
-        ),
-        (
-            "an edit while all is compared, p99",
-            "edits-in-rescan",
-            "p99_ms",
-            milliseconds,
-        ),
-        ("burst", "burst", "per_second", per_second),
-        (
-            "peak memory after all of this",
-            "burst",
-            "peak_kb",
-            megabytes,
-        ),
-        (
-            "worst edit after a removal",
-            "edits-after-removal",
-            "max_ms",
-            milliseconds,
-        ),
-    ];
-    let sizes = sizes(results);
-    let mut head = vec!["projects".to_owned()];
-    head.extend(sizes.iter().copied().map(thousands));
-    let rows = ROWS
-        .iter()
-        .map(|(title, what, key, unit)| {
-            let mut row = vec![(*title).to_owned()];
-            row.extend(sizes.iter().map(|size| {
-                let number = results.number(&scale(what, *size), key);
-                number.map_or_else(|| NONE.to_owned(), unit)
-            }));
-            row
-        })
-        .collect();
-    Table { head, rows }
 }

@@ -16,19 +16,19 @@ pub struct Results {
 }
 
 impl Results {
-    /// Begins a file; with the lines of the one before where the run goes on, but for those of the
-    /// scenarios that are measured now.
-    pub fn create(path: &Path, goes_on: bool, measured: &[&str]) -> anyhow::Result<Self> {
+    /// Begins a file; where the run goes on with the lines of the one before, without those that
+    /// are measured anew.
+    pub fn create(
+        path: &Path,
+        goes_on: bool,
+        is_stale: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Self> {
         let mut lines = Vec::new();
         if goes_on && path.exists() {
             for line in std::fs::read_to_string(path)?.lines() {
                 let line: Value = serde_json::from_str(line)
                     .with_context(|| format!("{} is no results of a run", path.display()))?;
-                let scenario = text(&line, "scenario");
-                let is_stale = scenario == "machine" && !measured.is_empty();
-                if !is_stale && !measured.contains(&scenario) {
-                    lines.push(line);
-                }
+                lines.extend(Some(line).filter(|line| !is_stale(line)));
             }
         }
         let mut results = Self {

@@ -33,6 +33,8 @@ pub struct Bench {
     pub receiver: Receiver,
     /// How much is measured.
     pub size: Size,
+    /// The numbers of projects of `scale`.
+    pub projects: Vec<usize>,
     /// Rounds of a comparison.
     pub rounds: usize,
 }
@@ -57,12 +59,18 @@ pub const ALL: [(&str, Scenario); 10] = [
     ("idle", idle::idle),
 ];
 
-impl Bench {
-    /// How many projects the largest repository has.
-    pub fn projects_max(&self) -> usize {
-        scale::sizes(self.size).last().copied().unwrap_or_default()
+impl Size {
+    /// The numbers of projects of `scale`.
+    pub fn projects(self) -> &'static [usize] {
+        match self {
+            Self::Quick => &[1_000],
+            Self::Usual => &[1_000, 10_000, 20_000],
+            Self::Full => &[1_000, 10_000, 20_000, 100_000],
+        }
     }
+}
 
+impl Bench {
     fn address(&self) -> String {
         self.receiver.address.to_string()
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Bench, Found, Size, labelled};
+use super::{Bench, Found, labelled};
 use crate::judge::{Judged, median, summary};
 use crate::place::{Place, Webhook, Who};
 use crate::program::Program;
@@ -14,18 +14,9 @@ use crate::tree::{self, Edits, PUBLISHED};
 const DELETED: &str = "/deleted";
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The numbers of projects.
-pub fn sizes(size: Size) -> &'static [usize] {
-    match size {
-        Size::Quick => &[1_000],
-        Size::Usual => &[1_000, 10_000, 20_000],
-        Size::Full => &[1_000, 10_000, 20_000, 100_000],
-    }
-}
-
 /// All of it, on one repository of each size.
 pub fn scale(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
-    for &projects in sizes(bench.size) {
+    for &projects in &bench.projects {
         let repository = Repository {
             bench,
             place: Place::new(projects)?,
