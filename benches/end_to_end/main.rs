@@ -9,6 +9,7 @@
 
 mod floor;
 mod growth;
+mod interrupt;
 mod judge;
 mod place;
 mod plot;
@@ -78,6 +79,7 @@ fn main() -> anyhow::Result<()> {
             copies: copies.parse()?,
         });
     }
+    interrupt::listen()?;
     let wanted = wanted(&arguments.scenarios)?;
     let size = match (arguments.quick, arguments.full) {
         (true, _) => Size::Quick,

@@ -36,6 +36,7 @@ impl Program {
             start: Duration::ZERO,
         };
         while begin.elapsed() < Duration::from_secs(300) {
+            crate::interrupt::check()?;
             let said = std::fs::read_to_string(log)?;
             if said.contains(ready) {
                 program.start = begin.elapsed();

@@ -66,7 +66,7 @@ impl Receiver {
 
     /// Waits until `wanted` calls came and then for `quiet` without another, so that doubled calls
     /// are seen too; gives up when `limit` has passed.
-    pub fn settle(&self, wanted: usize, quiet: Duration, limit: Duration) {
+    pub fn settle(&self, wanted: usize, quiet: Duration, limit: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + limit;
         let mut seen = (self.count(), Instant::now());
         while Instant::now() < end {
@@ -74,10 +74,12 @@ impl Receiver {
             if now != seen.0 {
                 seen = (now, Instant::now());
             } else if now >= wanted && seen.1.elapsed() >= quiet {
-                return;
+                return Ok(());
             }
+            crate::interrupt::check()?;
             std::thread::sleep(Duration::from_millis(5));
         }
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Call>> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::growth::{self, scale, sizes};
 use crate::plot;
 use crate::results::{Results, text};
-use crate::table::{Table, megabytes, milliseconds, per_second, seconds, thousands};
+use crate::table::{Table, integer, megabytes, milliseconds, per_second, seconds, thousands};
 
 /// One comparison: who, beside whom, and what is asked of it.
 struct Comparison {
@@ -281,7 +281,10 @@ fn large(results: &Results, found: &mut Vec<Comparison>) {
     let removed = number("edits-after-removal", "removed");
     if let (Some(worst), Some(removed)) = (number("edits-after-removal", "max_ms"), removed) {
         found.push(Comparison {
-            what: format!("{removed} of {count} projects removed, worst edit after that"),
+            what: format!(
+                "{} of {count} projects removed, worst edit after that",
+                integer(removed)
+            ),
             ours: milliseconds(worst),
             beside: number("edits", "p50_ms").map_or_else(
                 || NONE.to_owned(),

@@ -251,12 +251,6 @@ fn short(value: f64) -> String {
     } else if value < 10.0 && value.fract() > 0.001 {
         format!("{value:.1}")
     } else {
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a mark on an axis"
-        )]
-        let value = value.round() as u64;
-        crate::table::thousands(value)
+        crate::table::integer(value)
     }
 }

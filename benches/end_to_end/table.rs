@@ -62,13 +62,18 @@ pub fn megabytes(kilobytes: f64) -> String {
 
 /// As a rate is written.
 pub fn per_second(value: f64) -> String {
+    format!("{}/s", integer(value))
+}
+
+/// To the next whole number, with commas.
+pub fn integer(value: f64) -> String {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a rate"
+        reason = "none is negative"
     )]
     let value = value.round() as u64;
-    format!("{}/s", thousands(value))
+    thousands(value)
 }
 
 /// With commas.

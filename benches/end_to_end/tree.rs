@@ -90,6 +90,7 @@ pub fn prepare(root: &Path, projects: usize) -> anyhow::Result<()> {
 }
 
 fn make(root: &Path, index: usize) -> anyhow::Result<()> {
+    crate::interrupt::check()?;
     let directory = project(root, index);
     for below in ["", "published", "snapshots"] {
         fs::create_dir(directory.join(below))?;
@@ -118,6 +119,7 @@ pub fn replace(root: &Path, stage: &Path, edits: &Edits) -> anyhow::Result<Vec<C
     }
     let mut changes = Vec::with_capacity(edits.projects.len());
     for index in edits.projects.clone() {
+        crate::interrupt::check()?;
         std::thread::sleep(edits.pause);
         let target = project(root, index).join(edits.file);
         let directory = target.parent().context("a file without a directory")?;

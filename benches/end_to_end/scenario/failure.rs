@@ -32,13 +32,13 @@ pub fn kill(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     let limit = Duration::from_secs(60);
     bench
         .receiver
-        .settle(CHANGES * 3 / 10, Duration::ZERO, limit);
+        .settle(CHANGES * 3 / 10, Duration::ZERO, limit)?;
     let at_kill = bench.receiver.count();
     program.kill()?;
     let _again = place.start(Who::Ours, &bench.address())?;
     bench
         .receiver
-        .settle(CHANGES, Duration::from_secs(2), limit);
+        .settle(CHANGES, Duration::from_secs(2), limit)?;
     let judged = Judged::of(bench.receiver.take(), &made, &[])?;
     let more = json!({
         "scenario": "kill", "who": Who::Ours.name(), "size": CHANGES, "calls_at_kill": at_kill,
@@ -58,7 +58,7 @@ pub fn stopped(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     let limit = Duration::from_secs(60);
     bench
         .receiver
-        .settle(CHANGES, Duration::from_secs(2), limit);
+        .settle(CHANGES, Duration::from_secs(2), limit)?;
     let judged = Judged::of(bench.receiver.take(), &made, &[])?;
     let more = json!({ "scenario": "stopped", "who": Who::Ours.name(), "size": CHANGES });
     found(labelled(summary(&[judged], 0), more))?;

@@ -86,7 +86,7 @@ impl Bench {
             made.len() * webhooks.len().max(1),
             Duration::from_millis(quiet),
             Duration::from_secs(60),
-        );
+        )?;
         Judged::of(self.receiver.take(), &made, webhooks)
     }
 }

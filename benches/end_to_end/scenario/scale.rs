@@ -145,7 +145,7 @@ impl Repository<'_> {
         age();
         let program = self.start()?;
         let receiver = &self.bench.receiver;
-        receiver.settle(made.len(), Duration::from_secs(1), PATIENCE);
+        receiver.settle(made.len(), Duration::from_secs(1), PATIENCE)?;
         let calls = receiver.take();
         let last = calls.iter().map(|call| call.at).max();
         let last = last.map(|at| at.saturating_duration_since(program.begin));
@@ -178,7 +178,7 @@ impl Repository<'_> {
         })?;
         let receiver = &self.bench.receiver;
         let wanted = made.len() + self.some;
-        receiver.settle(wanted, Duration::from_secs(1), PATIENCE);
+        receiver.settle(wanted, Duration::from_secs(1), PATIENCE)?;
         let (deleted, calls): (Vec<_>, Vec<_>) = receiver
             .take()
             .into_iter()
