@@ -68,9 +68,11 @@ fn publish(home: &Home, number: usize, version: usize) {
     .unwrap();
 }
 
-/// Waits until the files are so old that their metadata proves them unchanged.
-fn age(home: &Home) {
-    let last = home.at("sales/p0/snapshots/3.xml");
+/// Makes projects, and waits until the last of their files is so old that metadata proves it
+/// unchanged.
+fn old_projects(home: &Home, n: usize) {
+    projects(home, n);
+    let last = home.at(&format!("sales/p{}/snapshots/3.xml", n - 1));
     wait_until("files that are old enough", || {
         let modified = fs::metadata(&last).unwrap().modified().unwrap();
         let age = SystemTime::now().duration_since(modified);
@@ -84,8 +86,7 @@ fn a_change_costs_one_open_and_two_syncs() {
     const CHANGES: usize = 20;
     let endpoint = Endpoint::new();
     let home = Home::new(&settings(&endpoint));
-    projects(&home, CHANGES);
-    age(&home);
+    old_projects(&home, CHANGES);
     let test = "a_change_costs_one_open_and_two_syncs";
     let Some((_daemon, trace)) = Trace::start(test, &home) else {
         return;
@@ -120,8 +121,7 @@ fn a_burst_shares_its_syncs() {
     const CHANGES: usize = 500;
     let endpoint = Endpoint::new();
     let home = Home::new(&settings(&endpoint));
-    projects(&home, CHANGES);
-    age(&home);
+    old_projects(&home, CHANGES);
     let Some((daemon, trace)) = Trace::start("a_burst_shares_its_syncs", &home) else {
         return;
     };
@@ -154,8 +154,7 @@ fn a_restart_opens_no_file_that_did_not_change() {
     const PROJECTS: usize = 200;
     let endpoint = Endpoint::new();
     let home = Home::new(&settings(&endpoint));
-    projects(&home, PROJECTS);
-    age(&home);
+    old_projects(&home, PROJECTS);
     home.start().kill();
     let test = "a_restart_opens_no_file_that_did_not_change";
     let Some((_daemon, trace)) = Trace::start(test, &home) else {
@@ -202,8 +201,7 @@ fn nothing_waits_for_each_project_or_webhook_at_rest() {
             // None of them hears of the fence below, so that nothing is still being delivered.
             Webhook::new(&format!("w{number}"), &endpoint.url()).projects("[\"sales/*\"]")
         })));
-        projects(&home, n_projects);
-        age(&home);
+        old_projects(&home, n_projects);
         let daemon = home.start();
         daemon.fence();
         let (_, before) = threads(&daemon);
