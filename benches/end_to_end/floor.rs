@@ -12,8 +12,29 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use rustix::fs::inotify;
 
-/// Watches `root` and posts each project.xml that is moved or written there to `address`.
-pub fn run(root: &Path, address: &str, journal: &Path, each: bool) -> anyhow::Result<()> {
+/// What the floor does.
+pub struct Floor<'a> {
+    /// What it watches.
+    pub root: &'a Path,
+    /// Where it posts each project.xml that is moved or written there.
+    pub address: &'a str,
+    /// What it syncs.
+    pub journal: &'a Path,
+    /// Whether it syncs before each file's POST.
+    pub each: bool,
+    /// How often it posts each file.
+    pub copies: usize,
+}
+
+/// Runs until it is killed.
+pub fn run(floor: &Floor<'_>) -> anyhow::Result<()> {
+    let Floor {
+        root,
+        address,
+        journal,
+        each,
+        copies,
+    } = *floor;
     let system = inotify::init(inotify::CreateFlags::CLOEXEC)?;
     let mut directories = HashMap::new();
     watch(&system, root, &mut directories)?;
@@ -46,7 +67,9 @@ pub fn run(root: &Path, address: &str, journal: &Path, each: bool) -> anyhow::Re
                 journal.write_all(&body)?;
                 journal.sync_data()?;
             }
-            post(&mut stream, &body)?;
+            for copy in 0..copies {
+                post(&mut stream, copy, &body)?;
+            }
         }
     }
 }
@@ -70,9 +93,9 @@ fn watch(
 }
 
 /// One POST; the receiver answers without a body.
-fn post(stream: &mut TcpStream, body: &[u8]) -> anyhow::Result<()> {
+fn post(stream: &mut TcpStream, copy: usize, body: &[u8]) -> anyhow::Result<()> {
     let mut request = format!(
-        "POST / HTTP/1.1\r\nHost: floor\r\nContent-Length: {}\r\n\r\n",
+        "POST /{copy} HTTP/1.1\r\nHost: floor\r\nContent-Length: {}\r\n\r\n",
         body.len()
     )
     .into_bytes();

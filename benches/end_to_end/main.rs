@@ -1,124 +1,138 @@
 //! Measures the real binary from the change of a file to the call, beside a floor in the same run.
 //!
-//! `cargo bench --bench end_to_end -- [--quick] [SCENARIO...]`; scenarios: edits, burst, fresh, kill,
-//! stopped, start, idle. It prints a JSON line for each measurement on standard output, and
-//! fails if a call was lost, early or unasked, or doubled where no process was killed.
+//! `cargo bench --bench end_to_end -- [--quick | --full] [--resume] [--write] [SCENARIO...]`. It
+//! prints a table with ratios and leaves the measurements as JSON lines, the table in Markdown and
+//! the plots in a directory; docs/benchmarks.md says more. It fails if a call was lost, early or
+//! unasked, or doubled where no process was killed.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 mod floor;
+mod growth;
+mod interrupt;
+mod judge;
+mod place;
+mod plot;
 mod program;
+mod publish;
 mod receiver;
+mod report;
+mod results;
+mod scenario;
+mod svg;
+mod table;
 mod tree;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use program::Program;
+use place::Who;
 use receiver::Receiver;
-use tree::Change;
+use results::Results;
+use scenario::{Bench, Size};
 
 /// Measures project-webhooks from the change of a file to the call.
 #[derive(Parser)]
 struct Arguments {
-    /// Smaller sizes.
-    #[arg(long)]
+    /// Small sizes: whether it works.
+    #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Which scenarios; all without any.
+    /// A repository of 100,000 projects too: 300,000 directories, 500,000 files.
+    #[arg(long)]
+    full: bool,
+    /// The numbers of projects of the scenario `scale`, instead of those of the size.
+    #[arg(long, value_delimiter = ',')]
+    projects: Vec<usize>,
+    /// How many rounds a comparison has.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Where results, table and plots go.
+    #[arg(long, default_value = "target/benchmarks")]
+    output: PathBuf,
+    /// Goes on with the results that are there, but for what is measured anew.
+    #[arg(long)]
+    resume: bool,
+    /// Puts the results into docs/benchmarks, and the tables into docs/benchmarks.md and README.md.
+    #[arg(long)]
+    write: bool,
+    /// Which scenarios; all without any; `none` only draws what was measured.
     scenarios: Vec<String>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Runs the floor instead: root, address, journal, each or batch.
-    #[arg(long, hide = true, num_args = 4)]
+    /// Runs the floor instead: root, address, journal, each or batch, how often each is posted.
+    #[arg(long, hide = true, num_args = 5)]
     floor: Vec<String>,
 }
 
-/// How many calls may come again after a kill: those in flight, and the answers that wait to be
-/// recorded or are being recorded, 64 each (docs/reliability.md).
-const IN_FLIGHT_MAX: u64 = 16 + 2 * 64;
-const SCENARIOS: [&str; 7] = [
-    "edits", "burst", "fresh", "kill", "stopped", "start", "idle",
-];
-const PUBLISHED: &str = "published/project.xml";
-const AT_ONCE: Duration = Duration::ZERO;
-
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let [root, address, journal, sync] = arguments.floor.as_slice() {
-        return floor::run(Path::new(root), address, Path::new(journal), sync == "each");
+    if let [root, address, journal, sync, copies] = arguments.floor.as_slice() {
+        return floor::run(&floor::Floor {
+            root: Path::new(root),
+            address,
+            journal: Path::new(journal),
+            each: sync == "each",
+            copies: copies.parse()?,
+        });
     }
-    if let Some(unknown) = arguments
-        .scenarios
-        .iter()
-        .find(|name| !SCENARIOS.contains(&name.as_str()))
-    {
-        anyhow::bail!("no scenario {unknown}; there are: {}", SCENARIOS.join(", "));
-    }
-    let wanted = |name: &str| {
-        arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|one| one == name)
+    interrupt::listen()?;
+    let wanted = wanted(&arguments.scenarios)?;
+    let size = match (arguments.quick, arguments.full) {
+        (true, _) => Size::Quick,
+        (_, true) => Size::Full,
+        _ => Size::Usual,
     };
-    let receiver = Receiver::start()?;
-    let mut results = Results::default();
-    if wanted("edits") {
-        for who in ["floor-each", "project-webhooks"] {
-            results.add(changes(
-                &receiver,
-                "edits",
-                who,
-                100,
-                Duration::from_millis(200),
-                PUBLISHED,
-            )?);
+    let bench = Bench {
+        receiver: Receiver::start()?,
+        size,
+        projects: match arguments.projects.as_slice() {
+            [] => size.projects().to_vec(),
+            given => given.to_vec(),
+        },
+        rounds: if arguments.quick { 2 } else { arguments.rounds },
+    };
+    if wanted.contains(&"scale") {
+        check_watches(bench.projects.iter().copied().max().unwrap_or_default())?;
+    }
+    if !Who::Inotifywait.is_there() {
+        eprintln!("inotifywait with curl is not measured: install inotify-tools and curl for that");
+    }
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directory = home.join(&arguments.output);
+    std::fs::create_dir_all(&directory)?;
+    let goes_on = arguments.resume || wanted.is_empty();
+    let is_stale = |line: &Value| match results::text(line, "scenario") {
+        "machine" => !wanted.is_empty(),
+        "scale" => {
+            let of = |projects: &usize| line.get("projects") == Some(&json!(projects));
+            wanted.contains(&"scale") && bench.projects.iter().any(of)
+        }
+        name => wanted.contains(&name),
+    };
+    let mut results = Results::create(&directory.join("results.jsonl"), goes_on, is_stale)?;
+    if !wanted.is_empty() {
+        results.add(results::machine(&std::env::temp_dir())?)?;
+    }
+    for (name, scenario) in scenario::ALL {
+        if wanted.contains(&name) {
+            eprintln!("{name}:");
+            scenario(&bench, &mut |line| results.add(line))
+                .with_context(|| format!("measuring {name}"))?;
         }
     }
-    if wanted("burst") {
-        for size in if arguments.quick {
-            vec![1_000]
-        } else {
-            vec![1_000, 10_000]
-        } {
-            for who in ["floor-each", "floor-batch", "project-webhooks"] {
-                results.add(changes(&receiver, "burst", who, size, AT_ONCE, PUBLISHED)?);
-            }
-        }
+    report::write(&results, &directory)?;
+    if arguments.write {
+        publish::publish(home, &directory)?;
     }
-    if wanted("fresh") {
-        results.add(changes(
-            &receiver,
-            "fresh",
-            "project-webhooks",
-            1_000,
-            AT_ONCE,
-            "project.xml",
-        )?);
-    }
-    if wanted("kill") {
-        results.add(kill(&receiver)?);
-    }
-    if wanted("stopped") {
-        results.add(stopped(&receiver)?);
-    }
-    if wanted("start") {
-        for projects in if arguments.quick {
-            vec![1_000]
-        } else {
-            vec![1_000, 10_000]
-        } {
-            for result in start(projects)? {
-                results.add(result);
-            }
-        }
-    }
-    if wanted("idle") {
-        results.add(idle()?);
-    }
+    println!("{}", report::terminal(&results));
+    println!(
+        "Measurements, table and plots: {}",
+        arguments.output.display()
+    );
     anyhow::ensure!(
         !results.failed,
         "calls were lost, early, doubled or unasked: see the lines above"
@@ -126,238 +140,30 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was measured, and whether all of it was right.
-#[derive(Default)]
-struct Results {
-    failed: bool,
+/// The names of the scenarios to measure.
+fn wanted(asked: &[String]) -> anyhow::Result<Vec<&'static str>> {
+    let names = || scenario::ALL.iter().map(|(name, _)| *name);
+    for name in asked {
+        anyhow::ensure!(
+            name == "none" || names().any(|one| one == name),
+            "no scenario {name}; there are: {}, none",
+            names().collect::<Vec<_>>().join(", ")
+        );
+    }
+    Ok(names()
+        .filter(|name| asked.is_empty() || asked.iter().any(|one| one == name))
+        .collect())
 }
 
-impl Results {
-    fn add(&mut self, result: Value) {
-        let wrong = |key| result.get(key).and_then(Value::as_u64).unwrap_or(0) > 0;
-        self.failed |= ["lost", "early", "doubled", "unasked"]
-            .into_iter()
-            .any(wrong);
-        println!("{result}");
-    }
-}
-
-/// A tree with its state beside it, removed when dropped.
-struct Place {
-    directory: tempfile::TempDir,
-}
-
-impl Place {
-    fn new(projects: usize) -> anyhow::Result<Self> {
-        let place = Self {
-            directory: tempfile::tempdir()?,
-        };
-        // The organizations are there in every scenario.
-        for index in 0..100 {
-            if let Some(organization) = tree::project(&place.root(), index).parent() {
-                std::fs::create_dir_all(organization)?;
-            }
-        }
-        tree::prepare(&place.root(), projects)?;
-        Ok(place)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.directory.path().join("repository")
-    }
-
-    fn stage(&self) -> PathBuf {
-        self.directory.path().join("stage")
-    }
-
-    /// Starts the daemon or a floor on this tree.
-    fn start(&self, who: &str, address: &str) -> anyhow::Result<Program> {
-        let log = self.directory.path().join("log");
-        if let Some(sync) = who.strip_prefix("floor-") {
-            let journal = self.directory.path().join("journal");
-            let mut command = Command::new(std::env::current_exe()?);
-            command
-                .arg("--floor")
-                .arg(self.root())
-                .arg(address)
-                .arg(journal)
-                .arg(sync);
-            return Program::start(&mut command, &log);
-        }
-        let config = self.directory.path().join("config.yaml");
-        std::fs::write(
-            &config,
-            format!(
-                "repository: {{ path: {:?} }}\nstate_dir: {:?}\nwebhooks:\n  - name: bench\n    \
-                 events: [project-publish, project-import-any]\n    url: http://{address}/\n    \
-                 format: xml\n    concurrency: 16\n",
-                self.root(),
-                self.directory.path().join("state"),
-            ),
-        )?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
-        command.arg("--config").arg(config).arg("run");
-        Program::start(&mut command, &log)
-    }
-}
-
-/// Edits at a rate, or a burst of them, or of new projects.
-fn changes(
-    receiver: &Receiver,
-    scenario: &str,
-    who: &str,
-    count: usize,
-    pause: Duration,
-    file: &str,
-) -> anyhow::Result<Value> {
-    let place = Place::new(if file == PUBLISHED { count } else { 0 })?;
-    let program = place.start(who, &receiver.address.to_string())?;
-    let _ = receiver.take();
-    let made = tree::replace(&place.root(), &place.stage(), file, count, pause)?;
-    receiver.settle(count, Duration::from_secs(1), Duration::from_secs(60));
-    let mut result = judge(receiver, &made, 0)?;
-    add(
-        &mut result,
-        &[
-            ("scenario", json!(scenario)),
-            ("who", json!(who)),
-            ("peak_kb", json!(program.peak_memory()?)),
-        ],
+/// Says before anything is measured what would make the last of it fail.
+fn check_watches(projects: usize) -> anyhow::Result<()> {
+    const LIMIT: &str = "/proc/sys/fs/inotify/max_user_watches";
+    let limit: usize = std::fs::read_to_string(LIMIT)?.trim().parse()?;
+    let needed = tree::directories(projects) + 1_000;
+    anyhow::ensure!(
+        limit >= needed,
+        "{projects} projects need {needed} inotify watches and the limit is {limit}: \
+         sysctl fs.inotify.max_user_watches=524288"
     );
-    Ok(result)
-}
-
-/// kill -9 after a third of a burst's calls; what was in flight then may come twice.
-fn kill(receiver: &Receiver) -> anyhow::Result<Value> {
-    let place = Place::new(1_000)?;
-    let address = receiver.address.to_string();
-    let mut program = place.start("project-webhooks", &address)?;
-    let _ = receiver.take();
-    let made = tree::replace(&place.root(), &place.stage(), PUBLISHED, 1_000, AT_ONCE)?;
-    receiver.settle(300, AT_ONCE, Duration::from_secs(30));
-    let at_kill = receiver.count();
-    program.kill()?;
-    let _again = place.start("project-webhooks", &address)?;
-    receiver.settle(1_000, Duration::from_secs(2), Duration::from_secs(60));
-    let mut result = judge(receiver, &made, IN_FLIGHT_MAX)?;
-    add(
-        &mut result,
-        &[
-            ("scenario", json!("kill")),
-            ("who", json!("project-webhooks")),
-            ("calls_at_kill", json!(at_kill)),
-        ],
-    );
-    Ok(result)
-}
-
-/// Changes that are made while nothing runs.
-fn stopped(receiver: &Receiver) -> anyhow::Result<Value> {
-    let place = Place::new(400)?;
-    let address = receiver.address.to_string();
-    place.start("project-webhooks", &address)?.kill()?;
-    let _ = receiver.take();
-    let made = tree::replace(&place.root(), &place.stage(), PUBLISHED, 200, AT_ONCE)?;
-    let _again = place.start("project-webhooks", &address)?;
-    receiver.settle(200, Duration::from_secs(2), Duration::from_secs(60));
-    let mut result = judge(receiver, &made, 0)?;
-    add(
-        &mut result,
-        &[
-            ("scenario", json!("stopped")),
-            ("who", json!("project-webhooks")),
-        ],
-    );
-    Ok(result)
-}
-
-/// The first start, and a restart with nothing changed.
-fn start(projects: usize) -> anyhow::Result<Vec<Value>> {
-    let place = Place::new(projects)?;
-    let mut results = Vec::new();
-    for scenario in ["first-start", "restart"] {
-        let mut program = place.start("project-webhooks", "127.0.0.1:9")?;
-        results.push(json!({
-            "scenario": scenario, "who": "project-webhooks", "projects": projects,
-            "start_s": program.start.as_secs_f64(), "peak_kb": program.peak_memory()?,
-        }));
-        program.kill()?;
-    }
-    Ok(results)
-}
-
-/// At rest with 1,000 projects on record, and what its file takes.
-fn idle() -> anyhow::Result<Value> {
-    const REST: Duration = Duration::from_secs(30);
-    let place = Place::new(1_000)?;
-    // What is younger than two seconds when it is read is read again, which is no rest either.
-    std::thread::sleep(Duration::from_secs(3));
-    place.start("project-webhooks", "127.0.0.1:9")?.kill()?;
-    let program = place.start("project-webhooks", "127.0.0.1:9")?;
-    // What follows on a start is no rest.
-    std::thread::sleep(Duration::from_secs(3));
-    let before = program.wake_ups()?;
-    std::thread::sleep(REST);
-    let wake_ups = program.wake_ups()?.saturating_sub(before);
-    let binary = std::fs::metadata(env!("CARGO_BIN_EXE_project-webhooks"))?;
-    #[allow(clippy::cast_precision_loss, reason = "a small number")]
-    let per_second = wake_ups as f64 / REST.as_secs_f64();
-    Ok(json!({
-        "scenario": "idle", "who": "project-webhooks", "projects": 1_000,
-        "wake_ups_per_second": per_second, "memory_kb": program.memory()?,
-        "binary_bytes": binary.len(),
-    }))
-}
-
-/// Compares what was changed with what was called. Up to `allowed` doubled calls are `repeated`.
-fn judge(receiver: &Receiver, made: &[Change], allowed: u64) -> anyhow::Result<Value> {
-    let mut called: HashMap<String, Vec<Instant>> = HashMap::new();
-    for (at, body) in receiver.take() {
-        let text = String::from_utf8_lossy(&body);
-        let token = text
-            .split_once("name=\"")
-            .and_then(|(_, rest)| rest.split_once(';'));
-        let (token, _) = token.with_context(|| format!("a call without a token: {text}"))?;
-        called.entry(token.to_owned()).or_default().push(at);
-    }
-    let (mut lost, mut early, mut doubled) = (0_u64, 0_u64, 0_u64);
-    let mut latencies = Vec::new();
-    let mut last = None;
-    for change in made {
-        let Some(calls) = called.remove(&change.token) else {
-            lost += 1;
-            continue;
-        };
-        doubled += calls.len().saturating_sub(1) as u64;
-        early += calls.iter().filter(|at| **at < change.complete).count() as u64;
-        if let Some(first) = calls.first() {
-            latencies.push(first.saturating_duration_since(change.complete));
-            last = last.max(Some(*first));
-        }
-    }
-    latencies.sort();
-    let quantile = |part: usize| {
-        let at = (latencies.len() * part / 100).min(latencies.len().saturating_sub(1));
-        latencies.get(at).map(|latency| latency.as_secs_f64() * 1e3)
-    };
-    let span = made
-        .first()
-        .zip(last)
-        .map(|(first, last)| last.saturating_duration_since(first.complete));
-    Ok(json!({
-        "changes": made.len(), "lost": lost, "early": early,
-        "doubled": if doubled > allowed { doubled } else { 0 }, "repeated": doubled,
-        // Calls about files that did not change.
-        "unasked": called.len(),
-        "p50_ms": quantile(50), "p99_ms": quantile(99), "max_ms": quantile(100),
-        "per_second": span.map(|span| latencies.len() as f64 / span.as_secs_f64()),
-    }))
-}
-
-fn add(result: &mut Value, entries: &[(&str, Value)]) {
-    if let Some(object) = result.as_object_mut() {
-        for (key, value) in entries {
-            object.insert((*key).to_owned(), value.clone());
-        }
-    }
+    Ok(())
 }

@@ -1,0 +1,209 @@
+//! What many projects cost: starts, memory, live changes, and many changes at once.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Bench, Found, labelled};
+use crate::judge::{Judged, median, summary};
+use crate::place::{Place, Webhook, Who};
+use crate::program::Program;
+use crate::tree::{self, Edits, PUBLISHED};
+
+/// Hears of what is deleted, so that it is known when all of that was judged.
+const DELETED: &str = "/deleted";
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// All of it, on one repository of each size.
+pub fn scale(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
+    for &projects in &bench.projects {
+        let repository = Repository {
+            bench,
+            place: Place::new(projects)?,
+            projects,
+            // No more than a half of the smallest repository.
+            some: 1_000.min(projects / 2),
+        };
+        repository.measure(found)?;
+    }
+    Ok(())
+}
+
+struct Repository<'a> {
+    bench: &'a Bench,
+    place: Place,
+    projects: usize,
+    /// How many are changed or removed at once.
+    some: usize,
+}
+
+impl Repository<'_> {
+    fn measure(&self, found: Found<'_>) -> anyhow::Result<()> {
+        let mut found = |what: &str, result: Value| {
+            found(labelled(
+                result,
+                json!({
+                    "scenario": "scale", "what": what, "who": Who::Ours.name(),
+                    "projects": self.projects,
+                }),
+            ))
+        };
+        age();
+        let mut program = self.start()?;
+        found("first-start", standing(&program)?)?;
+        program.kill()?;
+        let (program, restart) = self.restarts()?;
+        found("restart", restart)?;
+        let (resting, disturbed) = self.live(&program)?;
+        found("edits", resting)?;
+        found("edits-in-rescan", disturbed)?;
+        let burst = self.edits(1, 0..self.some, Duration::ZERO)?;
+        found(
+            "burst",
+            labelled(
+                summary(&[burst], 0),
+                json!({ "peak_kb": program.peak_memory()? }),
+            ),
+        )?;
+        drop(program);
+        let (program, restart) = self.restart_with_changes()?;
+        found("restart-with-changes", restart)?;
+        found("edits-after-removal", self.removal()?)?;
+        drop(program);
+        Ok(())
+    }
+
+    fn start(&self) -> anyhow::Result<Program> {
+        let mut deleted = Webhook::at(DELETED);
+        deleted.events = "[project-delete]";
+        let webhooks = [Webhook::at("/"), deleted];
+        self.place.daemon(&self.bench.address(), &webhooks)
+    }
+
+    /// Restarts after a kill with nothing changed, beside inotifywait on the same directories.
+    fn restarts(&self) -> anyhow::Result<(Program, Value)> {
+        let mut ours = Vec::new();
+        let mut peer = Vec::new();
+        for _ in 1..self.bench.rounds.min(3) {
+            ours.push(self.start()?.start.as_secs_f64());
+            if Who::Inotifywait.is_there() {
+                let address = self.bench.address();
+                let other = self.place.start(Who::Inotifywait, &address)?;
+                peer.push(other.start.as_secs_f64());
+            }
+        }
+        let program = self.start()?;
+        ours.push(program.start.as_secs_f64());
+        let mut result = standing(&program)?;
+        if let Some(object) = result.as_object_mut() {
+            object.insert("start_s".to_owned(), json!(median(ours.into_iter())));
+            object.insert(
+                "inotifywait_start_s".to_owned(),
+                json!(median(peer.into_iter())),
+            );
+        }
+        Ok((program, result))
+    }
+
+    /// Single changes, at rest and during a comparison of everything.
+    fn live(&self, program: &Program) -> anyhow::Result<(Value, Value)> {
+        let mut resting = Vec::new();
+        let mut disturbed = Vec::new();
+        for round in 0..self.bench.rounds.min(3) {
+            let pause = Duration::from_millis(100);
+            resting.push(self.edits(10 + round, 0..20, pause)?);
+            program.rescan()?;
+            disturbed.push(self.edits(20 + round, 20..40, pause)?);
+        }
+        Ok((summary(&resting, 0), summary(&disturbed, 0)))
+    }
+
+    fn edits(
+        &self,
+        round: usize,
+        projects: std::ops::Range<usize>,
+        pause: Duration,
+    ) -> anyhow::Result<Judged> {
+        let edits = Edits {
+            file: PUBLISHED,
+            projects,
+            round,
+            pause,
+        };
+        self.bench.round(&self.place, &edits, &[])
+    }
+
+    /// Some were changed while nothing ran.
+    fn restart_with_changes(&self) -> anyhow::Result<(Program, Value)> {
+        let _ = self.bench.receiver.take();
+        let made = self.place.edit(&Edits {
+            file: PUBLISHED,
+            projects: 0..self.some,
+            round: 2,
+            pause: Duration::ZERO,
+        })?;
+        age();
+        let program = self.start()?;
+        let receiver = &self.bench.receiver;
+        receiver.settle(made.len(), Duration::from_secs(1), PATIENCE)?;
+        let calls = receiver.take();
+        let last = calls.iter().map(|call| call.at).max();
+        let last = last.map(|at| at.saturating_duration_since(program.begin));
+        let judged = Judged::of(calls, &made, &[])?;
+        let more = json!({
+            "start_s": program.start.as_secs_f64(),
+            "last_call_s": last.map(|last| last.as_secs_f64()),
+            "peak_kb": program.peak_memory()?,
+        });
+        // Latencies would measure how long nothing ran.
+        let mut result = summary(&[judged], 0);
+        if let Some(object) = result.as_object_mut() {
+            object.retain(|key, _| !key.ends_with("_ms") && key != "per_second");
+        }
+        Ok((program, labelled(result, more)))
+    }
+
+    /// Many projects go, and right after them others change.
+    fn removal(&self) -> anyhow::Result<Value> {
+        let _ = self.bench.receiver.take();
+        let root = self.place.root();
+        let begin = std::time::Instant::now();
+        tree::remove(&root, self.projects - self.some..self.projects)?;
+        let took = begin.elapsed();
+        let made = self.place.edit(&Edits {
+            file: PUBLISHED,
+            projects: 0..20,
+            round: 3,
+            pause: Duration::from_millis(50),
+        })?;
+        let receiver = &self.bench.receiver;
+        let wanted = made.len() + self.some;
+        receiver.settle(wanted, Duration::from_secs(1), PATIENCE)?;
+        let (deleted, calls): (Vec<_>, Vec<_>) = receiver
+            .take()
+            .into_iter()
+            .partition(|call| call.uri.path() == DELETED);
+        let last = deleted.iter().map(|call| call.at).max();
+        let last = last.map(|at| at.saturating_duration_since(begin).as_secs_f64());
+        let judged = Judged::of(calls, &made, &[])?;
+        let more = json!({
+            "removed": self.some, "removing_s": took.as_secs_f64(),
+            "lost_deletes": self.some.saturating_sub(deleted.len()),
+            "last_delete_s": last,
+        });
+        Ok(labelled(summary(&[judged], 0), more))
+    }
+}
+
+/// What is younger than two seconds when it is read is read again at the next start.
+fn age() {
+    std::thread::sleep(Duration::from_millis(2_500));
+}
+
+/// A start, and what it cost.
+fn standing(program: &Program) -> anyhow::Result<Value> {
+    Ok(json!({
+        "start_s": program.start.as_secs_f64(), "peak_kb": program.peak_memory()?,
+        "memory_kb": program.memory()?, "bytes_read": program.bytes_read()?,
+    }))
+}

@@ -1,0 +1,219 @@
+//! What it costs, in numbers that do not depend on the machine: syncs, opened files, connections,
+//! threads, wake-ups. Times are for `benches`.
+//!
+//! A bound is what was counted when it was set and a third or more above it, unless it is exact.
+//! Each says what the number would be without the property that it guards.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod trace;
+
+use std::fs;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
+use rustix::process::Signal;
+use trace::Trace;
+
+/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
+/// these lines.
+fn skip(test: &str, reason: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+}
+
+/// One webhook that hears of published copies.
+fn settings(endpoint: &Endpoint) -> Settings {
+    let webhook = Webhook::new("publish", &endpoint.url()).events("[project-publish]");
+    Settings::of([webhook.with("concurrency: 16")])
+}
+
+/// Projects with a definition, a published copy and three snapshots.
+fn projects(home: &Home, n: usize) {
+    for number in 0..n {
+        let at = format!("sales/p{number}");
+        for file in [
+            "project.xml",
+            "published/project.xml",
+            "snapshots/1.xml",
+            "snapshots/2.xml",
+            "snapshots/3.xml",
+        ] {
+            let content = xml(&at, &format!("id-{number}"), file);
+            home.write(&format!("{at}/{file}"), &content);
+        }
+    }
+}
+
+/// Replaces the published copy of a project.
+fn publish(home: &Home, number: usize, version: usize) {
+    let content = xml("P", &format!("id-{number}"), &format!("version {version}"));
+    // Beside the repository, so that nothing else is reported than the rename.
+    let beside = home.beside("incoming.xml");
+    fs::write(&beside, content).unwrap();
+    fs::rename(
+        beside,
+        home.at(&format!("sales/p{number}/published/project.xml")),
+    )
+    .unwrap();
+}
+
+/// Makes projects, and waits until the last of their files is so old that metadata proves it
+/// unchanged.
+fn old_projects(home: &Home, n: usize) {
+    projects(home, n);
+    let last = home.at(&format!("sales/p{}/snapshots/3.xml", n - 1));
+    wait_until("files that are old enough", || {
+        let modified = fs::metadata(&last).unwrap().modified().unwrap();
+        let age = SystemTime::now().duration_since(modified);
+        age.is_ok_and(|age| age > Duration::from_millis(2_500))
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_change_costs_one_open_and_two_syncs() {
+    const CHANGES: usize = 20;
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint));
+    old_projects(&home, CHANGES);
+    let test = "a_change_costs_one_open_and_two_syncs";
+    let Some((_daemon, trace)) = Trace::start(test, &home) else {
+        return;
+    };
+    let begin = trace.now();
+    for number in 0..CHANGES {
+        publish(&home, number, 1);
+        endpoint.wait_for(number + 1);
+    }
+    let calls = trace.since(begin);
+    // The file that changed: to read it twice, to hash and to parse it, it is opened once.
+    let opens = calls.opens("published/project.xml");
+    assert!(opens <= CHANGES, "{opens} opens\n{}", calls.text());
+    // One commit for what happened and one for the answer; a checkpoint now and then has two more.
+    // No change is told of before it is on disk.
+    let syncs = calls.syncs();
+    assert!(
+        syncs >= CHANGES,
+        "{syncs} syncs: what was told is not on disk"
+    );
+    assert!(syncs <= 2 * CHANGES + 4, "{syncs} syncs\n{}", calls.text());
+    // Counted: 23 for each. A second look at the project would make it 40.
+    let looks = calls.looks();
+    assert!(looks <= 32 * CHANGES, "{looks} looks\n{}", calls.text());
+    // One after the other they go over one connection.
+    let connections = calls.connections();
+    assert!(connections <= 1, "{connections} connections");
+}
+
+#[test]
+fn a_burst_shares_its_syncs() {
+    const CHANGES: usize = 500;
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint));
+    old_projects(&home, CHANGES);
+    let Some((daemon, trace)) = Trace::start("a_burst_shares_its_syncs", &home) else {
+        return;
+    };
+    let begin = trace.now();
+    // All of it is there when the daemon goes on: the same burst on every machine.
+    daemon.signal(Signal::STOP);
+    for number in 0..CHANGES {
+        publish(&home, number, 1);
+    }
+    daemon.signal(Signal::CONT);
+    endpoint.wait_for(CHANGES);
+    let calls = trace.since(begin);
+    // Counted: 72. How many answers come between two commits differs; if nothing were shared, it
+    // would be 1,000.
+    let syncs = calls.syncs();
+    assert!(syncs <= CHANGES / 2, "{syncs} syncs\n{}", calls.text());
+    // A report that is made again by a comparison may open a file again.
+    let opens = calls.opens("published/project.xml");
+    assert!(opens <= CHANGES + CHANGES / 10, "{opens} opens");
+    // Counted: 17 for each.
+    let looks = calls.looks();
+    assert!(looks <= 25 * CHANGES, "{looks} looks\n{}", calls.text());
+    // `concurrency`, and kept alive: 500 if each call had its own.
+    let connections = calls.connections();
+    assert!(connections <= 16, "{connections} connections");
+}
+
+#[test]
+fn a_restart_opens_no_file_that_did_not_change() {
+    const PROJECTS: usize = 200;
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint));
+    old_projects(&home, PROJECTS);
+    home.start().kill();
+    let test = "a_restart_opens_no_file_that_did_not_change";
+    let Some((_daemon, trace)) = Trace::start(test, &home) else {
+        return;
+    };
+    let calls = trace.since(0);
+    // Of 1,000 files.
+    assert_eq!(calls.opens(".xml"), 0, "{}", calls.text());
+    // Root, organization, and three directories of each project.
+    assert_eq!(calls.count(&["inotify_add_watch"], ""), 2 + 3 * PROJECTS);
+    // Counted: 18 for each project, of three directories and five files.
+    let looks = calls.looks();
+    assert!(looks <= 26 * PROJECTS, "{looks} looks\n{}", calls.text());
+    // Nothing is recorded about a project that did not change. Counted: 2.
+    let syncs = calls.syncs();
+    assert!(syncs <= 10, "{syncs} syncs\n{}", calls.text());
+}
+
+/// The threads of a daemon, and how often they were woken, together.
+fn threads(daemon: &Daemon<'_>) -> (usize, u64) {
+    let tasks = format!("/proc/{}/task", daemon.pid());
+    let mut count = 0;
+    let mut woken = 0;
+    for task in fs::read_dir(tasks).unwrap() {
+        let Ok(status) = fs::read_to_string(task.unwrap().path().join("status")) else {
+            continue;
+        };
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        woken += line.unwrap().trim().parse::<u64>().unwrap();
+        count += 1;
+    }
+    (count, woken)
+}
+
+#[test]
+fn nothing_waits_for_each_project_or_webhook_at_rest() {
+    const REST: Duration = Duration::from_secs(3);
+    let endpoint = Endpoint::new();
+    let mut found = Vec::new();
+    for (n_projects, n_webhooks) in [(10, 1), (300, 50)] {
+        let home = Home::new(&Settings::of((0..n_webhooks).map(|number| {
+            // None of them hears of the fence below, so that nothing is still being delivered.
+            Webhook::new(&format!("w{number}"), &endpoint.url()).projects("[\"sales/*\"]")
+        })));
+        old_projects(&home, n_projects);
+        let daemon = home.start();
+        daemon.fence();
+        let (_, before) = threads(&daemon);
+        let begin = Instant::now();
+        wait_until("some rest", || (begin.elapsed() > REST).then_some(()));
+        let (count, after) = threads(&daemon);
+        let seconds = begin.elapsed().as_secs() + 1;
+        // Whether the root is there is looked at each second, and the loop says that it turns.
+        // Counted: 1 a second, and some until it rests; 300 if each project had a timer.
+        let woken = after - before;
+        assert!(woken <= 20 * seconds, "woken {woken} times in {seconds} s");
+        found.push(count);
+    }
+    assert_eq!(found[0], found[1], "threads with 1 and with 50 webhooks");
+}

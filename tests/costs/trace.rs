@@ -1,0 +1,122 @@
+//! The system calls of a daemon, by strace.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::common::{Daemon, Home};
+use super::skip;
+
+/// What is traced: what opens, looks, syncs and connects. Reads and writes of sockets and pipes, and
+/// whatever threads wake each other with, depend on the machine and are left out.
+const TRACED: &str = "open,openat,openat2,stat,lstat,newfstatat,statx,getdents64,fsync,fdatasync,\
+    connect,inotify_add_watch";
+
+/// The system calls of one run.
+pub struct Trace {
+    file: PathBuf,
+}
+
+/// System calls between two moments.
+pub struct Calls(Vec<String>);
+
+impl Trace {
+    /// Starts the daemon under strace and waits until it is ready. Nothing, and a word about it,
+    /// where that is not possible here.
+    pub fn start<'a>(test: &str, home: &'a Home) -> Option<(Daemon<'a>, Self)> {
+        let can_trace = Command::new("strace")
+            .args(["-D", "-f", "-qq", "-o", "/dev/null", "true"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !can_trace {
+            skip(test, "needs strace, and to be allowed to trace");
+            return None;
+        }
+        let file = home.path().join("trace");
+        let inner = Daemon::command(home);
+        // -D: the daemon is the child and strace a process beside it, so that signals go where
+        // they belong.
+        let mut command = Command::new("strace");
+        command
+            .args(["-D", "-f", "-qq", "--seccomp-bpf", "-e", "signal=none"])
+            .args(["-e", &format!("trace={TRACED}"), "-o"])
+            .arg(&file)
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .current_dir("/")
+            .env_remove("NOTIFY_SOCKET");
+        let daemon = Daemon::launch(home, command);
+        daemon.wait_ready();
+        Some((daemon, Self { file }))
+    }
+
+    /// This moment: a call that is over has its line in the file.
+    pub fn now(&self) -> usize {
+        self.text().len()
+    }
+
+    /// What was called since then.
+    pub fn since(&self, moment: usize) -> Calls {
+        Calls(self.text()[moment..].lines().map(str::to_owned).collect())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.file).unwrap()).into_owned()
+    }
+}
+
+impl Calls {
+    /// How often one of these was called with an argument like this. A call that is shown in two
+    /// parts counts by the first.
+    pub fn count(&self, names: &[&str], argument: &str) -> usize {
+        let is_call = |line: &str| {
+            let call = line
+                .split_once(' ')
+                .map_or("", |(_, call)| call.trim_start());
+            names.iter().any(|name| {
+                call.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with('('))
+            })
+        };
+        let wanted = |line: &&String| is_call(line) && line.contains(argument);
+        self.0.iter().filter(wanted).count()
+    }
+
+    /// How often something was written to disk for good.
+    pub fn syncs(&self) -> usize {
+        self.count(&["fsync", "fdatasync"], "")
+    }
+
+    /// How often a name that ends like this was opened.
+    pub fn opens(&self, end: &str) -> usize {
+        self.count(&["open", "openat", "openat2"], &format!("{end}\""))
+    }
+
+    /// How often something was opened, looked at or listed.
+    pub fn looks(&self) -> usize {
+        let names = [
+            "open",
+            "openat",
+            "openat2",
+            "stat",
+            "lstat",
+            "newfstatat",
+            "statx",
+            "getdents64",
+        ];
+        self.count(&names, "")
+    }
+
+    /// How many connections over IPv4 were made.
+    pub fn connections(&self) -> usize {
+        self.count(&["connect"], "AF_INET,")
+    }
+
+    /// The last of it, for a failing test.
+    pub fn text(&self) -> String {
+        let last = self.0.len().saturating_sub(200);
+        self.0[last..].join("\n")
+    }
+}
