@@ -115,32 +115,6 @@ impl Drop for Mount {
     }
 }
 
-/// The command that runs the daemon as a user whom modes are for: root reads everything.
-fn unprivileged(home: &Home) -> Command {
-    let command = Daemon::command(home);
-    if !rustix::process::geteuid().is_root() {
-        return command;
-    }
-    std::fs::File::create(home.path().join("daemon.log")).unwrap();
-    let at = home.path().to_str().unwrap();
-    assert!(succeeds("chmod", &["755", at]));
-    assert!(succeeds("chown", &["-R", "65534:65534", at]));
-    let mut unprivileged = Command::new("setpriv");
-    unprivileged
-        .args([
-            "--reuid",
-            "65534",
-            "--regid",
-            "65534",
-            "--clear-groups",
-            "--",
-        ])
-        .arg(command.get_program())
-        .args(command.get_args())
-        .current_dir("/");
-    unprivileged
-}
-
 /// Projects with a definition, a published copy and a snapshot each, of one organization.
 fn projects(home: &Home, n: usize) {
     for number in 0..n {
