@@ -7,20 +7,20 @@ use std::io::IsTerminal;
 
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt as _;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
-type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
 
 /// Changes what is logged, and how, while the program runs.
 pub struct Logging {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     lines: reload::Handle<Lines, Filtered>,
 }
 
@@ -101,14 +101,10 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
 
 /// Our own lines from this level on, those of libraries only from warnings on: a peer that closes
 /// a connection is said by our own line already.
-fn directives(level: tracing::Level) -> EnvFilter {
-    let libraries = LevelFilter::from_level(level.min(tracing::Level::WARN));
-    let ours = format!("project_webhooks={level}");
-    let filter = EnvFilter::default().add_directive(libraries.into());
-    match ours.parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    }
+fn directives(level: tracing::Level) -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::from_level(level.min(tracing::Level::WARN)))
+        .with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
 /// Whether standard error is the journal's: systemd names its device and inode (systemd.exec(5),

@@ -153,14 +153,19 @@ pub async fn control(known: Arc<Known>, state_dir: PathBuf, stop: CancellationTo
     };
     // Those who wait for a reload must not keep others from asking how it is.
     let mut clients = JoinSet::new();
+    // Said once, not once a second.
+    let mut is_refusing = false;
     loop {
         tokio::select! {
             accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
                 Ok((stream, _)) => {
+                    is_refusing = false;
                     clients.spawn(answer(Arc::clone(&known), stream));
                 }
                 Err(error) => {
-                    warn!(%error, "the control socket cannot accept; it is tried again. Is the limit of open files reached (LimitNOFILE=)?");
+                    if !std::mem::replace(&mut is_refusing, true) {
+                        warn!(%error, "the control socket cannot accept; it is tried again. Is the limit of open files reached (LimitNOFILE=)?");
+                    }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             },

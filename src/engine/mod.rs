@@ -55,7 +55,7 @@ const INPUTS: usize = 16_384;
 const BATCH: usize = 256;
 /// How many while the daemon starts, which reads whole projects: what was in memory once stays with
 /// the process for long.
-const BATCH_AT_START: usize = 64;
+const BATCH_AT_START: usize = 32;
 /// How long the loop sleeps at most: the root is checked and the heart beats this often.
 const PULSE: Duration = Duration::from_secs(1);
 /// How long inference waits after the store failed or the root could not be opened.

@@ -97,11 +97,17 @@ impl RootGuard {
         Ok((root.identity() == identity).then_some(root))
     }
 
-    /// Compares the root's path with the directory that is watched. One that cannot be read is as
-    /// good as none: nothing below it can be looked at.
+    /// Compares the root's path with the directory that is watched. One that may not be read is as
+    /// good as none: nothing below it can be looked at. Other failures to open it, such as too many
+    /// open files, are no word of the root.
     pub fn check(&mut self) -> Check {
-        let found = Root::open(&self.path)
-            .and_then(|root| root.open_directory("").map(|_| root.identity()));
+        let found = Root::identity_at(&self.path).and_then(|identity| {
+            let entered = Root::open(&self.path).and_then(|root| root.open_directory(""));
+            match entered {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+                _ => Ok(identity),
+            }
+        });
         match (self.state, found) {
             (State::Arming, _) => Check::InPlace,
             (State::Armed(identity), Ok(found)) if found == identity => Check::InPlace,

@@ -49,6 +49,10 @@ const LOG_SIZE: i64 = 16 << 20;
 /// The cache of the writer, in KiB, negative as SQLite wants it.
 const WRITER_CACHE: i64 = -4096;
 
+/// The cache of a reader, likewise. A start reads the whole record once, in order, and would leave
+/// the cache full of what nobody asks for again.
+const READER_CACHE: i64 = -512;
+
 /// The statements a connection keeps prepared.
 const STATEMENTS_KEPT: usize = 128;
 
@@ -129,7 +133,10 @@ pub(super) fn open_beside(directory: &Path) -> Result<Connection, OpenError> {
 
 /// Opens an up-to-date database for reading.
 pub(super) fn open_for_reading(directory: &Path) -> Result<Connection, OpenError> {
-    let (_, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let (path, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection
+        .pragma_update(None, "cache_size", READER_CACHE)
+        .map_err(|source| OpenError::from_sqlite(&path, source))?;
     Ok(connection)
 }
 

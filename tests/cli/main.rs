@@ -360,7 +360,11 @@ fn packagers_get_completions_and_a_manual_page_without_a_configuration() {
     let mut command = program();
     command.arg("man");
     let page = run(command).succeeded();
-    assert!(page.contains(".TH project-webhooks 1 "), "{}", &page[..200]);
+    assert!(
+        page.contains(".TH project\\-webhooks 1 "),
+        "{}",
+        &page[..200]
+    );
 }
 
 #[test]
