@@ -144,9 +144,10 @@ fn a_burst_shares_its_syncs() {
     // Counted: 17 for each.
     let looks = calls.looks();
     assert!(looks <= 25 * CHANGES, "{looks} looks\n{}", calls.text());
-    // `concurrency`, and kept alive: 500 if each call had its own.
+    // `concurrency` is 16, and they are kept alive: 500 if each call had its own. One that is being
+    // opened when another one gets free is opened all the same, and kept too.
     let connections = calls.connections();
-    assert!(connections <= 16, "{connections} connections");
+    assert!(connections <= 32, "{connections} connections");
 }
 
 #[test]
