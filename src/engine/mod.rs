@@ -7,8 +7,8 @@
 //!
 //! Map: this file has the loop and its inputs, [`start`] what a start finds on record, `step` one
 //! turn from due projects to a commit, `scan` the comparison of everything, `passed` the files that
-//! came and went between two looks, `problems` what is said of files that do not count, [`root`] whether the root is the one that was recorded,
-//! [`status`] what others may know.
+//! came and went between two looks, `problems` what is said of files that do not count, [`root`]
+//! whether the root is the one that was recorded, [`status`] what others may know.
 
 mod passed;
 mod problems;
