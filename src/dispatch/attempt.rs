@@ -14,7 +14,7 @@ use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::ProjectKey;
 use crate::metrics::AttemptOutcome;
-use crate::store::{AttemptLog, Claim, Finish};
+use crate::store::{AttemptLog, Claim, Commit, Finish};
 use crate::webhook::{Callback, CallbackContent};
 
 /// A delivery that is no longer in flight.
@@ -30,14 +30,20 @@ pub(super) struct Landed {
     pub(super) finish: Finish,
 }
 
-/// One attempt: sent, judged, recorded.
+/// A delivery that was not sent, since the commit that it came of failed: it is none.
+pub(super) struct Grounded {
+    pub(super) lane: ProjectKey,
+}
+
+/// One attempt: sent when the commit it comes of is durable, judged, counted.
 pub(super) async fn fly(
     shared: Shared,
     target: Arc<Target>,
     settings: watch::Receiver<Arc<Target>>,
     claim: Claim,
+    commit: Option<Commit>,
     was_probe: bool,
-) -> Landed {
+) -> Result<Landed, Grounded> {
     let Claim {
         delivery,
         attempt: number,
@@ -51,8 +57,15 @@ pub(super) async fn fly(
         attempt: number,
         origin,
     };
+    // The request is made while the disk is still at work.
+    let prepared = target.client.prepare(&callback, shared.clock.now()).await;
+    if let Some(commit) = commit
+        && !commit.ended().await
+    {
+        return Err(Grounded { lane: event.key });
+    }
     let at = shared.clock.now();
-    let attempt = target.client.send(&callback, at).await;
+    let attempt = target.client.send_prepared(prepared).await;
     let verdict = judge(
         attempt.outcome,
         scheduled_attempt,
@@ -85,7 +98,7 @@ pub(super) async fn fly(
         },
         verdict,
     };
-    Landed {
+    Ok(Landed {
         lane: event.key,
         event: event.id,
         kind: event.kind,
@@ -94,7 +107,7 @@ pub(super) async fn fly(
         outcome,
         was_probe,
         finish,
-    }
+    })
 }
 
 /// Counts an attempt.

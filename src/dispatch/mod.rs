@@ -3,7 +3,8 @@
 //! Constraint: one webhook never waits for another, and within a webhook one project's deliveries
 //! go strictly in order. Each webhook has a `queue` of its own; what waits stays in the store,
 //! and only what is in flight is held here. A claim is a lease in memory: a restart resolves it by
-//! forgetting it.
+//! forgetting it. What comes with a commit that is still being written to disk is made ready to be
+//! sent meanwhile, and waits for its end.
 //!
 //! Map: `queue` is one webhook's, `attempt` one exchange and what follows from it, `repeats` what the
 //! log says of it. This file has the queues as a set: which run, what a reload does to them, and how they end.
@@ -25,7 +26,7 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::config::{self, NetworkPolicy};
 use crate::metrics::Metrics;
-use crate::store::{Claim, Committed, HANDED_MAX, Store, StoreError};
+use crate::store::{Claim, Commit, Committed, HANDED_MAX, Handed, Store, StoreError};
 use crate::webhook::{ClientError, TrustRoots, WebhookClient};
 
 /// The payloads that may wait at a webhook's door, in bytes.
@@ -37,8 +38,8 @@ struct Bell {
     rung: Notify,
     /// Whether an operator rang.
     hurry: AtomicBool,
-    /// What was recorded just now and is due, for a queue that has nothing better to do.
-    handed: Mutex<Vec<Claim>>,
+    /// What is being recorded just now and is due, for a queue that has nothing better to do.
+    handed: Mutex<Vec<(Claim, Commit)>>,
     /// The newest delivery that was ever claimed for the webhook, by this queue or one before it.
     newest: AtomicI64,
 }
@@ -48,17 +49,17 @@ impl Bell {
         self.rung.notified().await;
     }
 
-    /// Leaves claims at the door, as far as there is room: the store has them too.
-    fn hand(&self, claim: Claim) {
+    /// Leaves a claim at the door, as far as there is room: the store will have it too.
+    fn hand(&self, claim: Claim, commit: Commit) {
         let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: usize = handed.iter().map(|claim| claim.payload.len()).sum();
+        let bytes: usize = handed.iter().map(|(claim, _)| claim.payload.len()).sum();
         if handed.len() < HANDED_MAX && bytes.saturating_add(claim.payload.len()) <= HANDED_BYTES {
-            handed.push(claim);
+            handed.push((claim, commit));
         }
     }
 
     /// Takes what was left at the door, oldest first.
-    fn take_handed(&self) -> Vec<Claim> {
+    fn take_handed(&self) -> Vec<(Claim, Commit)> {
         let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut handed)
     }
@@ -93,15 +94,21 @@ impl Doorbells {
         Arc::clone(bells.entry(webhook.to_owned()).or_default())
     }
 
-    /// Rings for the webhooks for which something was recorded, and leaves with them what they may
-    /// send without asking the store.
-    pub fn ring(&self, committed: Committed) {
+    /// Rings for the webhooks for which something is being recorded, and leaves with them what they
+    /// may send without asking the store once that is durable.
+    pub fn hand(&self, handed: Handed, commit: &Commit) {
         let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        for (webhook, claim) in committed.claims {
+        for (webhook, claim) in handed {
             if let Some(bell) = bells.get(&webhook) {
-                bell.hand(claim);
+                bell.hand(claim, commit.clone());
+                bell.rung.notify_one();
             }
         }
+    }
+
+    /// Rings for the webhooks for which something was recorded.
+    pub fn ring(&self, committed: &Committed) {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
         for bell in committed
             .woken
             .iter()

@@ -15,14 +15,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::attempt::{Landed, fly};
+use super::attempt::{Grounded, Landed, fly};
 use super::repeats::Failures;
 use super::{Bell, Shared, Target};
 use crate::clock::Reading;
 use crate::domain::delivery::Verdict;
 use crate::domain::endpoint::{Admission, Endpoint, Turn};
 use crate::domain::project::ProjectKey;
-use crate::store::{AttemptLog, Claim, Finish, StoreError, Unreadable};
+use crate::store::{AttemptLog, Claim, Commit, Finish, StoreError, Unreadable};
 
 /// How long to wait before the store is asked again after it failed.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -60,12 +60,12 @@ pub(super) struct Queue {
     reading: Reading,
     /// The lanes that are not to be claimed: their delivery is ahead, in flight, or not recorded.
     lanes: HashSet<ProjectKey>,
-    /// Claims that wait for room, and since when.
-    ahead: VecDeque<Claim>,
+    /// Claims that wait for room, with the commit they came with where they did, and since when.
+    ahead: VecDeque<(Claim, Option<Commit>)>,
     ahead_since: Duration,
     /// Whether payloads are small enough to claim ahead.
     claims_ahead: bool,
-    flights: JoinSet<Landed>,
+    flights: JoinSet<Result<Landed, Grounded>>,
     /// What came of attempts, until it is recorded together.
     landed: Vec<Landed>,
     /// Whether the receiver asked for no more, and that is not recorded yet.
@@ -195,8 +195,13 @@ impl Queue {
             self.drop_ahead();
         }
         if admission == Admission::Everything && self.ahead.is_empty() {
+            let is_early = handed.iter().any(|(_, commit)| !commit.is_durable());
             self.accept(handed);
             if self.send_ahead(&target, concurrency, false) > 0 {
+                if is_early {
+                    // The bell rings again when the commit is durable, and where it fails they land.
+                    return LONG;
+                }
                 // They are on the wire before the store is asked for more.
                 tokio::task::yield_now().await;
             }
@@ -222,32 +227,33 @@ impl Queue {
     }
 
     /// Takes claims that came with the commit of their deliveries, where the store would give the
-    /// same: the lane is free, and the delivery is newer than all that were claimed.
-    fn accept(&mut self, handed: Vec<Claim>) {
-        for claim in handed {
+    /// same after it: the lane is free, and the delivery is newer than all that were claimed.
+    fn accept(&mut self, handed: Vec<(Claim, Commit)>) {
+        for (claim, commit) in handed {
             if self.bell.is_news(claim.delivery) && !self.lanes.contains(&claim.event.key) {
                 self.ahead_since = self.shared.clock.moment();
-                self.take_in(claim);
+                self.take_in(claim, Some(commit));
             }
         }
     }
 
-    fn take_in(&mut self, claim: Claim) {
+    fn take_in(&mut self, claim: Claim, commit: Option<Commit>) {
         self.bell.claimed(claim.delivery);
         self.lanes.insert(claim.event.key.clone());
-        self.ahead.push_back(claim);
+        self.ahead.push_back((claim, commit));
     }
 
     /// Sends what is claimed, as far as there is room, and says how many that were.
     fn send_ahead(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) -> usize {
         let room = concurrency.saturating_sub(self.flights.len());
         let n_sent = room.min(self.ahead.len());
-        for claim in self.ahead.drain(..n_sent) {
+        for (claim, commit) in self.ahead.drain(..n_sent) {
             self.flights.spawn(fly(
                 self.shared.clone(),
                 Arc::clone(target),
                 self.target.clone(),
                 claim,
+                commit,
                 is_probe,
             ));
         }
@@ -281,14 +287,14 @@ impl Queue {
             self.ahead_since = self.shared.clock.moment();
         }
         for claim in claims.ready {
-            self.take_in(claim);
+            self.take_in(claim, None);
         }
         Ok(claims.next_due)
     }
 
     /// Gives back the claims that were made ahead.
     fn drop_ahead(&mut self) {
-        for claim in self.ahead.drain(..) {
+        for (claim, _) in self.ahead.drain(..) {
             self.lanes.remove(&claim.event.key);
         }
     }
@@ -304,9 +310,12 @@ impl Queue {
         target
     }
 
-    fn land(&mut self, landed: Result<Landed, JoinError>) {
+    fn land(&mut self, landed: Result<Result<Landed, Grounded>, JoinError>) {
         match landed {
-            Ok(landed) => {
+            Ok(Err(Grounded { lane })) => {
+                self.lanes.remove(&lane);
+            }
+            Ok(Ok(landed)) => {
                 self.failures
                     .say(&self.name, &landed, self.shared.clock.moment());
                 self.note(&landed);

@@ -4,6 +4,7 @@
 //! project back, and the held files with them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -441,10 +442,13 @@ impl Loop {
                 )
             })
             .collect();
-        let mut committed = self.store.record(batch)?;
+        let doorbells = Arc::clone(&self.doorbells);
+        let committed = self.store.record_handing(batch, move |handed, commit| {
+            doorbells.hand(handed, commit);
+        })?;
         // First the callbacks, then the lines about what they are of.
-        let events = std::mem::take(&mut committed.events);
-        self.doorbells.ring(committed);
+        self.doorbells.ring(&committed);
+        let events = committed.events;
         self.store_works();
         for (recorded, (kind, key, origin, webhooks)) in events.iter().zip(told) {
             info!(

@@ -27,10 +27,11 @@
 //!
 //! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `threads` runs the jobs,
 //! `record`, `marks` and `problems` write and read what was recorded, `payload` keeps the bytes, `queue`
-//! claims and finishes, `webhooks` keeps what is known of a webhook, `retention` removes what is
+//! claims and finishes, `handing` lets claims out before their commit is durable, `webhooks` keeps what is known of a webhook, `retention` removes what is
 //! old, `listing`, `select` and `operations` serve the command line, `row` and `error` serve all.
 
 mod error;
+mod handing;
 mod listing;
 mod lock;
 mod marks;
@@ -58,6 +59,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 pub use error::{Fault, OpenError, StoreError};
+pub use handing::{Commit, Handed};
 pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings};
 pub use operations::Operations;
 pub use problems::RecordedProblem;
@@ -69,6 +71,7 @@ pub use webhooks::{Off, OffCause, WebhookState};
 
 use crate::config::Retention;
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
+use handing::Promise;
 use threads::{Reader, Writer};
 
 /// How many projects are few enough for their record to be read while writes wait.
@@ -312,7 +315,18 @@ impl Store {
     /// Records a batch, whole or not at all; returns when it is durable. After an error nothing
     /// has changed and the same batch may be tried again, but after [`Fault::Stale`], which asks
     /// for the record to be read and inferred from again.
-    pub fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
+    pub fn record(&self, batch: Batch) -> Result<Committed, StoreError> {
+        self.record_handing(batch, |_, _| {})
+    }
+
+    /// The same, and gives to `hand` what a claim would find after the commit, before it is durable:
+    /// whoever sends has the time that the disk takes to prepare for it, and may send when
+    /// [`Commit::ended`] says so. Where a commit is tried again, so is this, with another [`Commit`].
+    pub fn record_handing(
+        &self,
+        mut batch: Batch,
+        mut hand: impl FnMut(Handed, &Commit) + Send + 'static,
+    ) -> Result<Committed, StoreError> {
         let payloads = std::mem::take(&mut batch.payloads);
         let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
         let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -327,7 +341,16 @@ impl Store {
             .map(|((hash, bytes), stored)| payload::Given::prepare(hash, bytes, stored))
             .collect::<Result<Vec<_>, Fault>>()
             .map_err(|fault| self.error(fault))?;
-        self.write_blocking(move |connection| record::record(connection, &batch, &payloads))
+        let (committed, promise) = self.write_blocking(move |connection| {
+            let (committed, handed) = record::record(connection, &batch, &payloads)?;
+            let (promise, commit) = Promise::new();
+            if !handed.is_empty() {
+                hand(handed, &commit);
+            }
+            Ok((committed, promise))
+        })?;
+        promise.keep();
+        Ok(committed)
     }
 }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Fault;
+use super::handing::Handed;
 use super::payload::{self, Given};
 use super::queue::Claim;
 use super::{problems, row, webhooks};
@@ -113,9 +114,6 @@ pub struct Committed {
     pub events: Vec<RecordedEvent>,
     /// The webhooks for which a lane was opened: those whose dispatcher may sleep.
     pub woken: BTreeSet<String>,
-    /// What a claim would find now, with the webhook's name: the first of the deliveries that lead
-    /// their lanes. A dispatcher that gets them spares itself the claim; at most [`HANDED_MAX`].
-    pub claims: Vec<(String, Claim)>,
 }
 
 /// An event as it was recorded.
@@ -127,20 +125,23 @@ pub struct RecordedEvent {
     pub sequence: i64,
 }
 
-/// Records a batch in the current transaction.
+/// Records a batch in the current transaction. Beside it goes what a claim would find after that:
+/// the first of the deliveries that lead their lanes, at most [`HANDED_MAX`].
 pub(super) fn record(
     connection: &Connection,
     batch: &Batch,
     payloads: &[Given],
-) -> Result<Committed, Fault> {
+) -> Result<(Committed, Handed), Fault> {
     let mut held = Vec::new();
     for given in payloads {
         held.extend(payload::put(connection, given)?);
     }
     let mut committed = Committed::default();
+    let mut handed = Handed::new();
     for change in &batch.changes {
         for new in &change.events {
-            insert_event(connection, new, batch.now, payloads, &mut committed)?;
+            let (committed, handed) = (&mut committed, &mut handed);
+            insert_event(connection, new, batch.now, payloads, committed, handed)?;
         }
         replace_files(connection, change)?;
     }
@@ -161,7 +162,7 @@ pub(super) fn record(
     // An ordinary save every few seconds leaves its last payload behind each time; waiting for
     // the next collection would let the file grow by all of them.
     payload::collect(connection)?;
-    Ok(committed)
+    Ok((committed, handed))
 }
 
 fn insert_event(
@@ -170,6 +171,7 @@ fn insert_event(
     now: Timestamp,
     payloads: &[Given],
     committed: &mut Committed,
+    handed: &mut Handed,
 ) -> Result<(), Fault> {
     let event = &new.event;
     let id = free_id(connection, new)?;
@@ -204,7 +206,7 @@ fn insert_event(
         committed.woken.insert(webhook.clone());
         let payload = payloads.iter().find(|given| given.is(&event.payload));
         if let Some(payload) = payload
-            && committed.claims.len() < HANDED_MAX
+            && handed.len() < HANDED_MAX
             && *due <= now
             && !webhooks::is_off(connection, webhook)?
         {
@@ -213,7 +215,7 @@ fn insert_event(
                 ..event.clone()
             };
             let claim = Claim::first(delivery, event, payload.bytes());
-            committed.claims.push((webhook.clone(), claim));
+            handed.push((webhook.clone(), claim));
         }
     }
     // It was counted as one delivery until here, so that the index of events without deliveries is

@@ -27,7 +27,7 @@ use reqwest::dns::Resolve;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use self::upload::{Stage, Upload};
+use self::upload::{Progress, Stage, Upload};
 use super::network::{Destination, GuardedLookup, SystemLookup, is_loopback};
 use super::request::{self, Callback, Request};
 use super::signature::{SecretError, SigningKey};
@@ -124,6 +124,17 @@ pub enum ClientError {
         /// Why not.
         source: reqwest::Error,
     },
+}
+
+/// A request that has only to be sent.
+#[derive(Debug)]
+pub struct Prepared {
+    post: reqwest::Request,
+    progress: Progress,
+    shown_headers: Vec<(String, String)>,
+    /// The wall clock's time when it was made, and the moment.
+    made_at: Timestamp,
+    made: Instant,
 }
 
 /// What one attempt came to.
@@ -238,17 +249,48 @@ impl WebhookClient {
     ///
     /// Dropping the future ends the exchange; the receiver may have got the callback.
     pub async fn send(&self, callback: &Callback, now: Timestamp) -> Attempt {
-        let started = Instant::now();
+        self.send_prepared(self.prepare(callback, now).await).await
+    }
+
+    /// Makes the request of a callback, signed at `now`, the wall clock's time.
+    pub async fn prepare(&self, callback: &Callback, now: Timestamp) -> Prepared {
         let request = self.request(callback, now).await;
+        let shown_headers = self.shown_headers(&request);
+        let upload = Upload::new(request.body);
+        let progress = upload.progress();
+        let mut post = reqwest::Request::new(Method::POST, request.url);
+        *post.headers_mut() = request.headers;
+        *post.body_mut() = Some(reqwest::Body::wrap(upload));
+        Prepared {
+            post,
+            progress,
+            shown_headers,
+            made_at: now,
+            made: Instant::now(),
+        }
+    }
+
+    /// Sends a request that was made before. See [`send`](Self::send).
+    pub async fn send_prepared(&self, prepared: Prepared) -> Attempt {
+        let started = Instant::now();
+        let Prepared {
+            post,
+            progress,
+            shown_headers,
+            made_at,
+            made,
+        } = prepared;
         let mut attempt = Attempt {
             outcome: Outcome::Failed { retry_after: None },
             status: None,
             error: None,
             duration: Duration::ZERO,
             answer: Bytes::new(),
-            request_headers: self.shown_headers(&request),
+            request_headers: shown_headers,
         };
-        self.exchange(request, started, now, &mut attempt).await;
+        let now = || later(made_at, made.elapsed());
+        self.exchange(post, &progress, started, now, &mut attempt)
+            .await;
         attempt.duration = started.elapsed();
         attempt
     }
@@ -268,21 +310,16 @@ impl WebhookClient {
 
     async fn exchange(
         &self,
-        request: Request,
+        post: reqwest::Request,
+        progress: &Progress,
         started: Instant,
-        now: Timestamp,
+        now: impl Fn() -> Timestamp,
         attempt: &mut Attempt,
     ) {
         if let Err(denied) = self.to.judge(&self.policy) {
             attempt.error = Some(denied);
             return;
         }
-        let upload = Upload::new(request.body);
-        let progress = upload.progress();
-        let mut post = reqwest::Request::new(Method::POST, request.url);
-        *post.headers_mut() = request.headers;
-        *post.body_mut() = Some(reqwest::Body::wrap(upload));
-
         // A timeout that no clock can hold is one that never comes.
         let deadline = started.checked_add(self.timeout);
         let sent = within(deadline, self.http.execute(post)).await;
@@ -309,10 +346,7 @@ impl WebhookClient {
                 return;
             }
         };
-        let answered_at = SignedDuration::try_from(started.elapsed())
-            .ok()
-            .and_then(|elapsed| now.checked_add(elapsed).ok())
-            .unwrap_or(now);
+        let answered_at = now();
         let status = response.status();
         attempt.status = Some(status.as_u16());
         attempt.outcome = answer::outcome(status, response.headers(), answered_at);
@@ -340,6 +374,14 @@ impl WebhookClient {
             })
             .collect()
     }
+}
+
+/// The time of day so much later.
+fn later(time: Timestamp, elapsed: Duration) -> Timestamp {
+    SignedDuration::try_from(elapsed)
+        .ok()
+        .and_then(|elapsed| time.checked_add(elapsed).ok())
+        .unwrap_or(time)
 }
 
 /// What a future yields before the deadline, if it does.

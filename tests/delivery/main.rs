@@ -21,6 +21,9 @@ mod down;
 // The daemon is killed: at any time, and between an answer and its mark.
 mod kills;
 
+// A commit fails at its end.
+mod commits;
+
 // SIGHUP with a full queue.
 mod reloads;
 

@@ -1,6 +1,7 @@
 //! The engine of a run: looks, what they mean, and the commit of it.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use project_webhooks::domain::delivery;
 use project_webhooks::domain::event::{Event, EventId, Explanation, Inferred, Origin};
@@ -8,7 +9,7 @@ use project_webhooks::domain::infer::{Removals, missing};
 use project_webhooks::domain::moves::{self, Look, infer_all};
 use project_webhooks::domain::project::{FileState, ProjectKey};
 use project_webhooks::domain::settle::Open;
-use project_webhooks::store::{Batch, Change, Committed, NewEvent};
+use project_webhooks::store::{Batch, Change, Commit, Committed, Handed, NewEvent};
 
 use crate::crash::{Crash, Image};
 use crate::engine::Happening;
@@ -67,8 +68,14 @@ impl Run {
         }
         let batch = self.batch(&looks, &changes);
         let mut committed = Committed::default();
+        let handed: Arc<Mutex<Handed>> = Arc::default();
         let is_recorded = self.commit(crash, |store, _| {
-            committed = store.record(batch).unwrap();
+            let handed = Arc::clone(&handed);
+            let hand = move |claims, commit: &Commit| {
+                assert!(!commit.is_durable(), "handed out too late");
+                *handed.lock().unwrap() = claims;
+            };
+            committed = store.record_handing(batch, hand).unwrap();
         });
         let is_recorded = is_recorded
             .or_else(|| self.is_recorded(&looks, &changes, &committed))
@@ -81,8 +88,8 @@ impl Run {
         if crash != Crash::No {
             return n_events;
         }
-        // What a commit hands over is what a claim finds.
-        for (webhook, handed) in &committed.claims {
+        // What a commit hands out is what a claim finds.
+        for (webhook, handed) in handed.lock().unwrap().iter() {
             let claims = self.claims(webhook, 100, Default::default());
             assert!(claims.contains(handed), "{webhook}: {handed:?}");
         }
