@@ -58,13 +58,18 @@ pub(super) async fn fly(
         origin,
     };
     // The request is made while the disk is still at work.
-    let prepared = target.client.prepare(&callback, shared.clock.now()).await;
-    if let Some(commit) = commit
-        && !commit.ended().await
-    {
-        return Err(Grounded { lane: event.key });
+    let mut at = shared.clock.now();
+    let mut prepared = target.client.prepare(&callback, at).await;
+    if let Some(commit) = commit {
+        if !commit.ended().await {
+            return Err(Grounded { lane: event.key });
+        }
+        let made_at = std::mem::replace(&mut at, shared.clock.now());
+        if made_at.as_second() != at.as_second() {
+            // What is signed is the second of the attempt, however long the disk took.
+            prepared = target.client.prepare(&callback, at).await;
+        }
     }
-    let at = shared.clock.now();
     let attempt = target.client.send_prepared(prepared).await;
     let verdict = judge(
         attempt.outcome,

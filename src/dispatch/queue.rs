@@ -195,8 +195,9 @@ impl Queue {
             self.drop_ahead();
         }
         if admission == Admission::Everything && self.ahead.is_empty() {
-            let is_early = handed.iter().any(|(_, commit)| !commit.is_durable());
             self.accept(handed);
+            let mut commits = self.ahead.iter().filter_map(|(_, commit)| commit.as_ref());
+            let is_early = commits.any(|commit| !commit.is_durable());
             if self.send_ahead(&target, concurrency, false) > 0 {
                 if is_early {
                     // The bell rings again when the commit is durable, and where it fails they land.

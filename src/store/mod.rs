@@ -27,8 +27,9 @@
 //!
 //! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `threads` runs the jobs,
 //! `record`, `marks` and `problems` write and read what was recorded, `payload` keeps the bytes, `queue`
-//! claims and finishes, `handing` lets claims out before their commit is durable, `webhooks` keeps what is known of a webhook, `retention` removes what is
-//! old, `listing`, `select` and `operations` serve the command line, `row` and `error` serve all.
+//! claims and finishes, `handing` lets claims out before their commit is durable, `webhooks` keeps
+//! what is known of a webhook, `retention` removes what is old, `listing`, `select` and
+//! `operations` serve the command line, `row` and `error` serve all.
 
 mod error;
 mod handing;

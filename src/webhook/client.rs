@@ -126,8 +126,7 @@ pub enum ClientError {
     },
 }
 
-/// A request that has only to be sent.
-#[derive(Debug)]
+/// A request that has only to be sent. It does not print: its headers hold what was configured.
 pub struct Prepared {
     post: reqwest::Request,
     progress: Progress,
