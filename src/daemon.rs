@@ -101,6 +101,10 @@ pub async fn run(
 
     let status = Arc::new(Status::default());
     let doorbells = Arc::new(Doorbells::default());
+    store.on_written_out({
+        let doorbells = Arc::clone(&doorbells);
+        move |webhook| doorbells.ring_for(webhook)
+    });
     let (engine_ended, engine_end) = oneshot::channel();
     let engine = Engine::start(
         Parts {

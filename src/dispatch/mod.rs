@@ -118,6 +118,14 @@ impl Doorbells {
         }
     }
 
+    /// Rings for a webhook for which deliveries can be claimed that were recorded before.
+    pub fn ring_for(&self, webhook: &str) {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bell) = bells.get(webhook) {
+            bell.rung.notify_one();
+        }
+    }
+
     /// Rings for all, because an operator changed something in the store: what is due is tried
     /// without waiting for the next probe of an endpoint that is down.
     pub fn hurry_all(&self) {

@@ -290,7 +290,7 @@ pub struct Explanation {
 }
 
 /// An event as it is recorded and sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Its id; stable over attempts, restarts and inferring it again.
     pub id: EventId,

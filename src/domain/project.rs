@@ -62,7 +62,8 @@ impl Role {
 }
 
 /// BLAKE3 of a file's bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ContentHash(pub [u8; 32]);
 
 impl ContentHash {
@@ -141,7 +142,7 @@ impl Document {
 }
 
 /// A complete file, as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
     /// Where it is, below the repository's root.
     pub path: String,
@@ -227,7 +228,7 @@ impl Mark {
 }
 
 /// What was recorded of a project: its complete files by path.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
     /// The definition.
     pub definition: Option<FileState>,

@@ -84,6 +84,16 @@ pub enum OpenError {
         /// Why not.
         source: io::Error,
     },
+    /// What was recorded last, and is not in its tables yet, cannot be read.
+    #[error(
+        "the journal in {path} cannot be read. Nothing was changed. Restore the state directory from a copy if it is damaged"
+    )]
+    Journal {
+        /// The database.
+        path: PathBuf,
+        /// Why not.
+        source: Fault,
+    },
     /// SQLite refused something.
     #[error("cannot open {path}")]
     Database {

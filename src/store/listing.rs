@@ -18,7 +18,7 @@ use super::queue::AttemptLog;
 use super::record::MetaKey;
 use super::select::{Conditions, Selector};
 use super::webhooks::WebhookState;
-use super::{payload, problems, record, row, schema, webhooks};
+use super::{journal, payload, problems, record, row, schema, webhooks};
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
@@ -87,10 +87,18 @@ pub struct Listings {
 }
 
 impl Listings {
-    /// Opens the state of a directory for reading, whether a daemon runs or not.
+    /// Opens the state of a directory for reading, whether a daemon runs or not. What is recorded and
+    /// not yet in its tables comes there first, as far as that can be done.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
+        let connection = schema::open_for_reading(state_dir)?;
+        if !matches!(journal::await_writing_out(&connection), Ok(true)) {
+            // Of a daemon that was killed, or has no space. Who may not write sees what there is.
+            let written_out = schema::open_beside(state_dir)
+                .map(|connection| journal::write_out_all(&connection));
+            tracing::debug!(?written_out, "there is a journal that no daemon writes out");
+        }
         Ok(Self {
-            connection: schema::open_for_reading(state_dir)?,
+            connection,
             path: schema::database(state_dir).into(),
         })
     }

@@ -26,13 +26,15 @@
 //! beside a running daemon or without one.
 //!
 //! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `threads` runs the jobs,
-//! `record`, `marks` and `problems` write and read what was recorded, `payload` keeps the bytes, `queue`
+//! `record`, `marks` and `problems` write and read what was recorded, `journal` makes small batches
+//! durable fast, `payload` keeps the bytes, `queue`
 //! claims and finishes, `handing` lets claims out before their commit is durable, `webhooks` keeps
 //! what is known of a webhook, `retention` removes what is old, `listing`, `select` and
 //! `operations` serve the command line, `row` and `error` serve all.
 
 mod error;
 mod handing;
+mod journal;
 mod listing;
 mod lock;
 mod marks;
@@ -136,7 +138,15 @@ impl Store {
         let (reader, reads) = Reader::new(schema::open_for_reading(state_dir)?);
         let path = schema::database(state_dir);
         let identity = schema::identity(&path)?;
-        let writer = Arc::new(Writer::new(for_writing));
+        let journal = journal::load(&for_writing).map_err(|source| OpenError::Journal {
+            path: path.clone(),
+            source,
+        })?;
+        let writer = Arc::new(Writer::new(for_writing, journal));
+        // Where it cannot be, the writer's thread tries again, and nobody reads past it.
+        if let Err(fault) = writer.write_out() {
+            tracing::warn!(%fault, "what was recorded before the start cannot be written out yet");
+        }
         // Where the second thread cannot be started, the reader goes, and the first one ends.
         let reader_thread = start("store-reader", state_dir, move || {
             threads::run_reader(&for_reading, reads);
@@ -246,13 +256,16 @@ fn start(
 impl Store {
     /// What is recorded of a project; empty where nothing is.
     pub fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
-        let key = key.clone();
-        self.read_blocking(move |connection| record::recorded(connection, &key))
+        let recorded = self.recorded_many(std::slice::from_ref(key))?;
+        Ok(recorded.into_iter().next().unwrap_or_default())
     }
 
     /// What is recorded of each of these projects, in their order. Claims wait meanwhile, so ask
     /// for some hundreds at once, not for all.
     pub fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
+        if self.shared.writer.is_waiting_for(keys) {
+            self.write_out()?;
+        }
         let read = |connection: &Connection| {
             keys.iter()
                 .map(|key| record::recorded(connection, key))
@@ -268,16 +281,21 @@ impl Store {
     /// What tells of each of these projects whether its files are unchanged, in their order. Ask for
     /// some hundreds at once, not for all.
     pub fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
+        if self.shared.writer.is_waiting_for(&keys) {
+            self.write_out()?;
+        }
         self.read_blocking(move |connection| marks::marks(connection, &keys))
     }
 
     /// The projects with anything recorded, sorted.
     pub fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
+        self.write_out()?;
         self.read_blocking(|connection| record::keys(connection, None))
     }
 
     /// The projects of an organization with anything recorded, sorted.
     pub fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
+        self.write_out()?;
         let organization = organization.to_owned();
         self.read_blocking(move |connection| record::keys(connection, Some(&organization)))
     }
@@ -288,6 +306,7 @@ impl Store {
         organization: &str,
         identity: &Identity,
     ) -> Result<Vec<ProjectKey>, StoreError> {
+        self.write_out()?;
         self.read_few_blocking(|connection| {
             record::with_identity(connection, organization, identity)
         })
@@ -316,18 +335,42 @@ impl Store {
     /// Records a batch, whole or not at all; returns when it is durable. After an error nothing
     /// has changed and the same batch may be tried again, but after [`Fault::Stale`], which asks
     /// for the record to be read and inferred from again.
-    pub fn record(&self, batch: Batch) -> Result<Committed, StoreError> {
-        self.record_handing(batch, |_, _| {})
+    pub fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
+        let payloads = self.prepare(&mut batch)?;
+        self.record_prepared(batch, payloads, |_, _| {})
     }
 
     /// The same, and gives to `hand` what a claim would find after the commit, before it is durable:
     /// whoever sends has the time that the disk takes to prepare for it, and may send when
     /// [`Commit::ended`] says so. Where a commit is tried again, so is this, with another [`Commit`].
+    ///
+    /// A small batch of which all is handed out is durable sooner, and in its tables some
+    /// milliseconds later ([`Store::write_out`]).
     pub fn record_handing(
         &self,
         mut batch: Batch,
         mut hand: impl FnMut(Handed, &Commit) + Send + 'static,
     ) -> Result<Committed, StoreError> {
+        let payloads = self.prepare(&mut batch)?;
+        let writer = &self.shared.writer;
+        let journaled = writer.journal(|connection, waiting| {
+            let written = journal::write(connection, &batch, &payloads, waiting)?;
+            Ok(written.map(|(entry, committed, handed)| {
+                let (promise, commit) = Promise::new();
+                hand(handed, &commit);
+                (entry, (committed, promise))
+            }))
+        });
+        if let Some((committed, promise)) = journaled {
+            promise.keep();
+            writer.wake();
+            return Ok(committed);
+        }
+        self.record_prepared(batch, payloads, hand)
+    }
+
+    /// Takes the payloads out of a batch and makes them what is stored.
+    fn prepare(&self, batch: &mut Batch) -> Result<Vec<payload::Given>, StoreError> {
         let payloads = std::mem::take(&mut batch.payloads);
         let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
         let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -336,12 +379,20 @@ impl Store {
         } else {
             self.read_few_blocking(move |connection| payload::stored(connection, &hashes))?
         };
-        let payloads = payloads
+        payloads
             .into_iter()
             .zip(stored)
             .map(|((hash, bytes), stored)| payload::Given::prepare(hash, bytes, stored))
             .collect::<Result<Vec<_>, Fault>>()
-            .map_err(|fault| self.error(fault))?;
+            .map_err(|fault| self.error(fault))
+    }
+
+    fn record_prepared(
+        &self,
+        batch: Batch,
+        payloads: Vec<payload::Given>,
+        mut hand: impl FnMut(Handed, &Commit) + Send + 'static,
+    ) -> Result<Committed, StoreError> {
         let (committed, promise) = self.write_blocking(move |connection| {
             let (committed, handed) = record::record(connection, &batch, &payloads)?;
             let (promise, commit) = Promise::new();
@@ -352,6 +403,19 @@ impl Store {
         })?;
         promise.keep();
         Ok(committed)
+    }
+
+    /// Has everything that was recorded in its tables, where listings and claims find it. That
+    /// happens by itself within milliseconds.
+    pub fn write_out(&self) -> Result<(), StoreError> {
+        let result = self.shared.writer.write_out();
+        result.map_err(|fault| self.error(fault))
+    }
+
+    /// Has `told` told of each webhook for which deliveries are in their tables that were recorded
+    /// before: claims find them from then on. The first one that is set counts.
+    pub fn on_written_out(&self, told: impl Fn(&str) + Send + Sync + 'static) {
+        self.shared.writer.tell(Box::new(told));
     }
 }
 

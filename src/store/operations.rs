@@ -13,7 +13,7 @@ use rusqlite::{Connection, Params, TransactionBehavior, params, params_from_iter
 
 use super::error::{Fault, OpenError, StoreError};
 use super::select::Selector;
-use super::{queue, row, schema, webhooks};
+use super::{journal, queue, row, schema, webhooks};
 use crate::domain::project::ProjectKey;
 
 /// The most deliveries that one transaction changes.
@@ -34,9 +34,15 @@ impl Operations {
     /// Opens the state of a directory. The daemon makes it and brings it up to date; this does
     /// neither.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
+        let connection = schema::open_beside(state_dir)?;
+        let path = schema::database(state_dir);
+        // What is recorded is meant as well, in its tables or not.
+        if let Err(source) = journal::write_out_all(&connection) {
+            return Err(OpenError::Journal { path, source });
+        }
         Ok(Self {
-            connection: schema::open_beside(state_dir)?,
-            path: schema::database(state_dir).into(),
+            connection,
+            path: path.into(),
             progress: None,
         })
     }

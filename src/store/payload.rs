@@ -21,12 +21,13 @@ const LEVEL: i32 = 2;
 /// The most payloads that one transaction removes.
 const REMOVED_AT_ONCE: usize = 64;
 
-/// A payload that a batch brings.
+/// A payload that a batch brings. Its clones share their bytes.
+#[derive(Clone, Debug)]
 pub(super) struct Given {
     hash: ContentHash,
     bytes: Bytes,
     /// Absent where it was stored already when the batch was prepared.
-    compressed: Option<Vec<u8>>,
+    compressed: Option<Bytes>,
 }
 
 impl Given {
@@ -38,13 +39,43 @@ impl Given {
         let compressed = if stored {
             None
         } else {
-            Some(compress(&hash, &bytes)?)
+            Some(Bytes::from(compress(&hash, &bytes)?))
         };
         Ok(Self {
             hash,
             bytes,
             compressed,
         })
+    }
+
+    /// The payload that [`Given::compressed`] is of, of this size.
+    pub(super) fn restore(
+        hash: ContentHash,
+        size: usize,
+        compressed: &[u8],
+    ) -> Result<Self, Fault> {
+        let bytes = decompress(compressed, size).map_err(|source| Fault::Coding {
+            hash,
+            source: Arc::new(source),
+        })?;
+        if ContentHash::of(&bytes) != hash {
+            return Err(Fault::WrongPayload { hash });
+        }
+        Ok(Self {
+            hash,
+            bytes: Bytes::from(bytes),
+            compressed: Some(Bytes::copy_from_slice(compressed)),
+        })
+    }
+
+    /// Its hash.
+    pub(super) fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    /// What is stored of it, where it was not stored already when the batch was prepared.
+    pub(super) fn compressed(&self) -> Option<&[u8]> {
+        self.compressed.as_deref()
     }
 
     /// Whether it is the payload with this hash.
@@ -126,7 +157,7 @@ pub(super) fn put(connection: &Connection, given: &Given) -> Result<Option<i64>,
     let compressed = match &given.compressed {
         Some(compressed) => compressed,
         None => {
-            late = compress(&given.hash, &given.bytes)?;
+            late = Bytes::from(compress(&given.hash, &given.bytes)?);
             &late
         }
     };
@@ -136,7 +167,7 @@ pub(super) fn put(connection: &Connection, given: &Given) -> Result<Option<i64>,
     let payload = connection.last_insert_rowid();
     connection
         .prepare_cached("INSERT INTO payload_contents (payload, compressed) VALUES (?1, ?2)")?
-        .execute(params![payload, compressed])?;
+        .execute(params![payload, &compressed[..]])?;
     Ok(Some(payload))
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 
 use super::error::Fault;
 use super::handing::Handed;
@@ -56,7 +57,7 @@ impl Batch {
 }
 
 /// A change of one project.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Change {
     /// The project.
     pub key: ProjectKey,
@@ -69,7 +70,7 @@ pub struct Change {
 }
 
 /// An event to record.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewEvent {
     /// The event with the id of its first happening ([`EventId::of`] with repetition 0).
     pub event: Event,
@@ -125,6 +126,50 @@ pub struct RecordedEvent {
     pub sequence: i64,
 }
 
+/// The numbers that the next event and the next delivery get.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Numbers {
+    pub(super) sequence: i64,
+    pub(super) delivery: i64,
+}
+
+impl Numbers {
+    /// Those that come next in the tables. Numbers are never used again, which is what
+    /// AUTOINCREMENT keeps `sqlite_sequence` for.
+    pub(super) fn next(connection: &Connection) -> Result<Self, Fault> {
+        let mut statement =
+            connection.prepare_cached("SELECT seq + 1 FROM sqlite_sequence WHERE name = ?1")?;
+        let mut next = |table: &str| -> rusqlite::Result<i64> {
+            let found = statement.query_row([table], |row| row.get(0)).optional()?;
+            Ok(found.unwrap_or(1))
+        };
+        Ok(Self {
+            sequence: next("events")?,
+            delivery: next("deliveries")?,
+        })
+    }
+
+    pub(super) fn take_sequence(&mut self) -> i64 {
+        let next = self.sequence.saturating_add(1);
+        std::mem::replace(&mut self.sequence, next)
+    }
+
+    pub(super) fn take_delivery(&mut self) -> i64 {
+        let next = self.delivery.saturating_add(1);
+        std::mem::replace(&mut self.delivery, next)
+    }
+}
+
+/// A batch on its way into the tables.
+struct Writing<'a> {
+    payloads: &'a [Given],
+    now: Timestamp,
+    /// Where events have their ids and numbers already.
+    numbers: Option<Numbers>,
+    committed: Committed,
+    handed: Handed,
+}
+
 /// Records a batch in the current transaction. Beside it goes what a claim would find after that:
 /// the first of the deliveries that lead their lanes, at most [`HANDED_MAX`].
 pub(super) fn record(
@@ -132,16 +177,41 @@ pub(super) fn record(
     batch: &Batch,
     payloads: &[Given],
 ) -> Result<(Committed, Handed), Fault> {
+    let written = write(connection, batch, payloads, None)?;
+    Ok((written.committed, written.handed))
+}
+
+/// Writes a batch of the journal into the tables, whose events have their ids and get these numbers.
+pub(super) fn write_out(
+    connection: &Connection,
+    batch: &Batch,
+    payloads: &[Given],
+    first: Numbers,
+) -> Result<(), Fault> {
+    write(connection, batch, payloads, Some(first))?;
+    Ok(())
+}
+
+fn write<'a>(
+    connection: &Connection,
+    batch: &Batch,
+    payloads: &'a [Given],
+    numbers: Option<Numbers>,
+) -> Result<Writing<'a>, Fault> {
+    let mut writing = Writing {
+        payloads,
+        now: batch.now,
+        numbers,
+        committed: Committed::default(),
+        handed: Handed::new(),
+    };
     let mut held = Vec::new();
     for given in payloads {
         held.extend(payload::put(connection, given)?);
     }
-    let mut committed = Committed::default();
-    let mut handed = Handed::new();
     for change in &batch.changes {
         for new in &change.events {
-            let (committed, handed) = (&mut committed, &mut handed);
-            insert_event(connection, new, batch.now, payloads, committed, handed)?;
+            writing.insert_event(connection, new)?;
         }
         replace_files(connection, change)?;
     }
@@ -162,52 +232,76 @@ pub(super) fn record(
     // An ordinary save every few seconds leaves its last payload behind each time; waiting for
     // the next collection would let the file grow by all of them.
     payload::collect(connection)?;
-    Ok((committed, handed))
+    Ok(writing)
 }
 
-fn insert_event(
-    connection: &Connection,
-    new: &NewEvent,
-    now: Timestamp,
-    payloads: &[Given],
-    committed: &mut Committed,
-    handed: &mut Handed,
-) -> Result<(), Fault> {
-    let event = &new.event;
-    let id = free_id(connection, new)?;
-    let payload =
-        payload::id(connection, &event.payload)?.ok_or_else(|| Fault::MissingPayload {
-            hash: event.payload,
-            needed_by: format!("the event {id}"),
-        })?;
-    connection
-        .prepare_cached(
-            "INSERT INTO events (id, kind, organization, project, origin, occurred_ns, \
-             recorded_ms, parameters, explanation, payload, n_deliveries) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1)",
-        )?
-        .execute(params![
-            id.0,
-            event.kind.as_str(),
-            event.key.organization,
-            event.key.project,
-            event.origin.as_str(),
-            row::nanoseconds(event.occurred_at),
-            row::milliseconds(now),
-            row::to_json("the event's parameters", &event.parameters)?,
-            row::to_json("the event's explanation", &event.explanation)?,
-            payload,
-        ])?;
-    let sequence = connection.last_insert_rowid();
-    for (webhook, due) in &new.webhooks {
-        let Some(delivery) = open_lane(connection, event, sequence, webhook, *due, now)? else {
-            continue;
+impl Writing<'_> {
+    fn insert_event(&mut self, connection: &Connection, new: &NewEvent) -> Result<(), Fault> {
+        let event = &new.event;
+        let (id, sequence) = match &mut self.numbers {
+            Some(numbers) => (event.id.clone(), Some(numbers.take_sequence())),
+            None => (free_id(connection, new)?, None),
         };
-        committed.woken.insert(webhook.clone());
-        let payload = payloads.iter().find(|given| given.is(&event.payload));
+        let payload =
+            payload::id(connection, &event.payload)?.ok_or_else(|| Fault::MissingPayload {
+                hash: event.payload,
+                needed_by: format!("the event {id}"),
+            })?;
+        connection
+            .prepare_cached(
+                "INSERT INTO events (sequence, id, kind, organization, project, origin, \
+                 occurred_ns, recorded_ms, parameters, explanation, payload, n_deliveries) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1)",
+            )?
+            .execute(params![
+                sequence,
+                id.0,
+                event.kind.as_str(),
+                event.key.organization,
+                event.key.project,
+                event.origin.as_str(),
+                row::nanoseconds(event.occurred_at),
+                row::milliseconds(self.now),
+                row::to_json("the event's parameters", &event.parameters)?,
+                row::to_json("the event's explanation", &event.explanation)?,
+                payload,
+            ])?;
+        let sequence = connection.last_insert_rowid();
+        for (webhook, due) in &new.webhooks {
+            let number = self.numbers.as_mut().map(Numbers::take_delivery);
+            let opened = open_lane(connection, event, sequence, webhook, number, *due, self.now)?;
+            if let Some(delivery) = opened {
+                self.committed.woken.insert(webhook.clone());
+                self.hand(connection, delivery, &id, event, webhook, *due)?;
+            }
+        }
+        // It was counted as one delivery until here, so that the index of events without deliveries
+        // is changed only where there are none.
+        connection
+            .prepare_cached(
+                "UPDATE events SET n_deliveries = n_deliveries - 1 WHERE sequence = ?1",
+            )?
+            .execute([sequence])?;
+        self.committed.events.push(RecordedEvent { id, sequence });
+        Ok(())
+    }
+
+    /// Hands out a delivery that leads its lane, where it may be sent now. Those of the journal were
+    /// handed out when they came into it.
+    fn hand(
+        &mut self,
+        connection: &Connection,
+        delivery: i64,
+        id: &EventId,
+        event: &Event,
+        webhook: &str,
+        due: Timestamp,
+    ) -> Result<(), Fault> {
+        let payload = self.payloads.iter().find(|given| given.is(&event.payload));
         if let Some(payload) = payload
-            && handed.len() < HANDED_MAX
-            && *due <= now
+            && self.numbers.is_none()
+            && self.handed.len() < HANDED_MAX
+            && due <= self.now
             && !webhooks::is_off(connection, webhook)?
         {
             let event = Event {
@@ -215,21 +309,15 @@ fn insert_event(
                 ..event.clone()
             };
             let claim = Claim::first(delivery, event, payload.bytes());
-            handed.push((webhook.clone(), claim));
+            self.handed.push((webhook.to_owned(), claim));
         }
+        Ok(())
     }
-    // It was counted as one delivery until here, so that the index of events without deliveries is
-    // changed only where there are none.
-    connection
-        .prepare_cached("UPDATE events SET n_deliveries = n_deliveries - 1 WHERE sequence = ?1")?
-        .execute([sequence])?;
-    committed.events.push(RecordedEvent { id, sequence });
-    Ok(())
 }
 
 /// The event's id, or the first repetition of it that is not on record: the difference on disk is
 /// real, so an equal happening on record is an earlier one.
-fn free_id(connection: &Connection, new: &NewEvent) -> Result<EventId, Fault> {
+pub(super) fn free_id(connection: &Connection, new: &NewEvent) -> Result<EventId, Fault> {
     let event = &new.event;
     let mut statement = connection.prepare_cached("SELECT 1 FROM events WHERE id = ?1")?;
     let mut id = event.id.clone();
@@ -254,6 +342,7 @@ fn open_lane(
     event: &Event,
     sequence: i64,
     webhook: &str,
+    number: Option<i64>,
     due: Timestamp,
     now: Timestamp,
 ) -> Result<Option<i64>, Fault> {
@@ -265,10 +354,12 @@ fn open_lane(
         .execute([webhook])?;
     connection
         .prepare_cached(
-            "INSERT INTO deliveries (event, webhook, organization, project, state, origin, \
-             due_ms, created_ms, waiting_ms) VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?6, ?7, ?7)",
+            "INSERT INTO deliveries (id, event, webhook, organization, project, state, origin, \
+             due_ms, created_ms, waiting_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8, ?8)",
         )?
         .execute(params![
+            number,
             sequence,
             webhook,
             key.organization,
@@ -295,7 +386,7 @@ fn open_lane(
     Ok((opened > 0).then_some(delivery))
 }
 
-/// Writes what differs between the files before and after.
+/// Writes what differs between the files before and after, of which those that stay may be left out.
 fn replace_files(connection: &Connection, change: &Change) -> Result<(), Fault> {
     let by_path = |recorded| -> BTreeMap<&str, &FileState> {
         Recorded::files(recorded)
@@ -318,7 +409,10 @@ fn replace_files(connection: &Connection, change: &Change) -> Result<(), Fault> 
     let key = &change.key;
     if after.is_empty() {
         connection
-            .prepare_cached("DELETE FROM projects WHERE organization = ?1 AND project = ?2")?
+            .prepare_cached(
+                "DELETE FROM projects WHERE organization = ?1 AND project = ?2 AND NOT EXISTS \
+                 (SELECT 1 FROM files WHERE organization = ?1 AND project = ?2)",
+            )?
             .execute([&key.organization, &key.project])?;
     } else if before.is_empty() {
         connection

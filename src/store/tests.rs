@@ -2,6 +2,7 @@
 
 mod damage;
 mod helpers;
+mod journal;
 mod model;
 mod operating;
 mod outcomes;

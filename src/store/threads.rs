@@ -11,13 +11,15 @@
 //! of its own, so that a large batch that does not fit on the disk does not take small ones with
 //! it. (A savepoint for each job would spare the others this, and made every write half as fast:
 //! SQLite keeps the page before each change of it once more.)
+//! What waits in the journal is written out first, by whoever writes next; by the writer's thread
+//! where nobody does.
 //!
 //! A reading connection cannot write; what it reads in one job is one consistent state. There is one
 //! for the thread that answers asynchronous tasks, and one for callers that may block.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -25,6 +27,8 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::error::Fault;
+use super::journal::{self, Entry};
+use crate::domain::project::ProjectKey;
 
 /// The most jobs that one transaction holds.
 const GROUP_MAX: usize = 256;
@@ -37,6 +41,12 @@ const COMMITS_IN_LOG: u32 = 16;
 
 /// How long nothing waits before the moment counts as idle.
 const IDLE: Duration = Duration::from_millis(50);
+
+/// How long the journal waits for somebody who writes: longer than most receivers take to answer.
+const WRITE_OUT_AFTER: Duration = Duration::from_millis(5);
+
+/// How long after it could not be written out, for want of space as a rule.
+const WRITE_OUT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a panic left behind is good: jobs are taken out before they run, and SQLite rolls back.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -175,7 +185,14 @@ pub(super) struct Writer {
     room: Arc<Semaphore>,
     /// Commits since the log was last emptied.
     n_commits: AtomicU32,
+    /// What is in the journal, in its order. Changed only by who has the connection.
+    journal: Mutex<Vec<Arc<Entry>>>,
+    /// Is told the webhooks that have deliveries in what was written out.
+    told: OnceLock<Told>,
 }
+
+/// Is told of a webhook.
+pub(super) type Told = Box<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct Line {
@@ -184,8 +201,11 @@ struct Line {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection) -> Self {
+    /// With what is in the journal.
+    pub(super) fn new(connection: Connection, journal: Vec<Entry>) -> Self {
         Self {
+            journal: Mutex::new(journal.into_iter().map(Arc::new).collect()),
+            told: OnceLock::new(),
             connection: Mutex::new(Some(connection)),
             line: Mutex::default(),
             came: Condvar::new(),
@@ -252,6 +272,78 @@ impl Writer {
         }
     }
 
+    /// Has `told` told of what is written out from now on. The first one counts.
+    pub(super) fn tell(&self, told: Told) {
+        let _ = self.told.set(told);
+    }
+
+    /// Journals what `work` makes of what waits already, where nobody else writes and there is room.
+    /// Nothing where it was not journaled, for whatever reason: then nothing was changed.
+    pub(super) fn journal<T>(
+        &self,
+        work: impl FnOnce(&Connection, &[Arc<Entry>]) -> Result<Option<(Entry, T)>, Fault>,
+    ) -> Option<T> {
+        let connection = match self.connection.try_lock() {
+            Ok(connection) => connection,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let connection = connection.as_ref()?;
+        {
+            let line = lock(&self.line);
+            if line.is_closed || !line.jobs.is_empty() {
+                return None;
+            }
+        }
+        let waiting = self.waiting();
+        if waiting.len() >= journal::WAITING_MAX {
+            return None;
+        }
+        match transact(connection, |connection| work(connection, &waiting)) {
+            Ok(Some((entry, result))) => {
+                lock(&self.journal).push(Arc::new(entry));
+                self.n_commits.fetch_add(1, Ordering::Relaxed);
+                Some(result)
+            }
+            Ok(None) => None,
+            Err(fault) => {
+                tracing::debug!(%fault, "a batch could not be journaled; it is recorded without");
+                None
+            }
+        }
+    }
+
+    /// Makes sure that the writer's thread knows that something is in the journal.
+    pub(super) fn wake(&self) {
+        // It has looked before it waits, or waits already.
+        drop(lock(&self.line));
+        self.came.notify_one();
+    }
+
+    fn waiting(&self) -> Vec<Arc<Entry>> {
+        lock(&self.journal).clone()
+    }
+
+    /// Whether the record of one of these projects is to be written out.
+    pub(super) fn is_waiting_for(&self, keys: &[ProjectKey]) -> bool {
+        let journal = lock(&self.journal);
+        journal
+            .iter()
+            .any(|entry| keys.iter().any(|key| entry.is_about(key)))
+    }
+
+    /// Writes out what is in the journal, on the caller's thread.
+    pub(super) fn write_out(&self) -> Result<(), Fault> {
+        if self.has_journal() {
+            self.write_here(|_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    fn has_journal(&self) -> bool {
+        !lock(&self.journal).is_empty()
+    }
+
     fn queue(
         &self,
         job: Box<dyn Write>,
@@ -287,52 +379,108 @@ impl Writer {
     /// commit has to do it, which would make one in some thirty take ten times as long.
     pub(super) fn run(&self, checkpointer: &Connection) {
         let _end = End(self);
-        while self.wait(checkpointer) {
+        let mut pause = WRITE_OUT_AFTER;
+        while self.wait(checkpointer, pause) {
             if let Some(connection) = lock(&self.connection).as_ref() {
                 self.commit_waiting(connection);
             }
+            pause = match self.has_journal() {
+                true => WRITE_OUT_AGAIN,
+                false => WRITE_OUT_AFTER,
+            };
+        }
+        if let Some(connection) = lock(&self.connection).as_ref() {
+            self.commit_waiting(connection);
         }
     }
 
-    /// Waits until there are jobs. False when there are none and none will come.
-    fn wait(&self, checkpointer: &Connection) -> bool {
+    /// Waits until there are jobs, or something is in the journal for as long as `pause`. False when
+    /// there are no jobs and none will come.
+    fn wait(&self, checkpointer: &Connection, pause: Duration) -> bool {
         let mut line = lock(&self.line);
         while line.jobs.is_empty() && !line.is_closed {
-            if self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
+            let has_journal = self.has_journal();
+            if !has_journal && self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
                 line = self.came.wait(line).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             let (back, waited) = self
                 .came
-                .wait_timeout(line, IDLE)
+                .wait_timeout(line, if has_journal { pause } else { IDLE })
                 .unwrap_or_else(PoisonError::into_inner);
             line = back;
-            if waited.timed_out() && line.jobs.is_empty() {
-                drop(line);
-                self.n_commits.store(0, Ordering::Relaxed);
-                checkpoint(checkpointer);
-                line = lock(&self.line);
+            if !waited.timed_out() || !line.jobs.is_empty() {
+                continue;
             }
+            if has_journal {
+                return true;
+            }
+            drop(line);
+            self.n_commits.store(0, Ordering::Relaxed);
+            checkpoint(checkpointer);
+            line = lock(&self.line);
         }
         !line.jobs.is_empty()
     }
 
-    /// Commits what waits in line, as far as one transaction takes it.
+    /// Commits what waits in the journal and in line, as far as one transaction takes it.
     fn commit_waiting(&self, connection: &Connection) {
         let (group, permits): (Vec<_>, Vec<_>) = {
             let mut line = lock(&self.line);
             let n_jobs = line.jobs.len().min(GROUP_MAX);
             line.jobs.drain(..n_jobs).unzip()
         };
-        if group.is_empty() {
+        if group.is_empty() && !self.has_journal() {
             return;
         }
-        commit_group(connection, group);
+        self.commit_group(connection, group);
         drop(permits);
         if self.n_commits.fetch_add(1, Ordering::Relaxed) == COMMITS_IN_LOG {
             // It may sleep without end.
             self.came.notify_one();
         }
+    }
+
+    fn commit_group(&self, connection: &Connection, mut group: Vec<Box<dyn Write>>) {
+        match self.attempt(connection, &mut group) {
+            // Where another process keeps the database busy, each would wait for it again.
+            Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
+                for mut job in group {
+                    let committed = self.attempt(connection, std::slice::from_mut(&mut job));
+                    job.reply(committed);
+                }
+            }
+            committed => {
+                if let (Err(fault), true) = (&committed, group.is_empty()) {
+                    tracing::warn!(%fault, "what was recorded cannot be written out; it is tried again");
+                }
+                for job in group {
+                    job.reply(committed.clone());
+                }
+            }
+        }
+    }
+
+    /// Writes out the journal and runs the jobs, in one transaction. After an error nothing of it is
+    /// there.
+    fn attempt(&self, connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), Fault> {
+        let waiting = self.waiting();
+        let result = transact(connection, |connection| {
+            for entry in &waiting {
+                journal::write_out(connection, entry)?;
+            }
+            group.iter_mut().try_for_each(|job| job.run(connection))
+        });
+        if result.is_ok() && !waiting.is_empty() {
+            lock(&self.journal).drain(..waiting.len());
+            if let Some(told) = self.told.get() {
+                waiting
+                    .iter()
+                    .flat_map(|entry| entry.webhooks())
+                    .for_each(told);
+            }
+        }
+        result
     }
 }
 
@@ -345,39 +493,22 @@ fn checkpoint(connection: &Connection) {
     }
 }
 
-fn commit_group(connection: &Connection, mut group: Vec<Box<dyn Write>>) {
-    match attempt(connection, &mut group) {
-        // Where another process keeps the database busy, each would wait for it again.
-        Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
-            for mut job in group {
-                let committed = attempt(connection, std::slice::from_mut(&mut job));
-                job.reply(committed);
-            }
-        }
-        committed => {
-            for job in group {
-                job.reply(committed.clone());
-            }
-        }
-    }
-}
-
-/// Runs the jobs in one transaction. After an error nothing of it is there.
-fn attempt(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), Fault> {
-    let result = run_all(connection, group);
+/// Runs `work` in a transaction. After an error nothing of it is there.
+fn transact<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    // IMMEDIATE: waiting for another process happens here, before anything was done.
+    let result = statement(connection, "BEGIN IMMEDIATE")
+        .map_err(Fault::from)
+        .and_then(|()| work(connection))
+        .and_then(|result| {
+            statement(connection, "COMMIT")?;
+            Ok(result)
+        });
     if result.is_err() && !connection.is_autocommit() {
         // SQLite has often done so itself; where even this fails, the next BEGIN says so.
         let _ = statement(connection, "ROLLBACK");
     }
     result
-}
-
-fn run_all(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), Fault> {
-    // IMMEDIATE: waiting for another process happens here, before anything was done.
-    statement(connection, "BEGIN IMMEDIATE")?;
-    for job in group {
-        job.run(connection)?;
-    }
-    statement(connection, "COMMIT")?;
-    Ok(())
 }

@@ -3,6 +3,55 @@ use rusqlite::Connection;
 use crate::common::{Endpoint, Home, Settings};
 use crate::{define, snapshot};
 
+/// Fails every commit that adds to one of these tables, at its end.
+fn break_commits(database: &Connection, tables: &[&str]) {
+    // A deferred constraint that is broken fails the commit, and nothing before it.
+    database
+        .execute_batch(
+            "CREATE TABLE parents (id INTEGER PRIMARY KEY);
+             CREATE TABLE children (parent INTEGER REFERENCES parents (id)
+                 DEFERRABLE INITIALLY DEFERRED);",
+        )
+        .unwrap();
+    for table in tables {
+        let trigger = format!(
+            "CREATE TRIGGER {table}_breaks AFTER INSERT ON {table}
+                 BEGIN INSERT INTO children VALUES (1); END"
+        );
+        database.execute_batch(&trigger).unwrap();
+    }
+}
+
+/// What was recorded and sent while it could not be written out is written out later, and
+/// is not sent again: not after a kill either, as far as it was answered and that is on record.
+#[test]
+fn what_cannot_be_written_out_is_sent_and_waits() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    define(&home, "catalog");
+    let daemon = home.start();
+    let database = Connection::open(home.database()).unwrap();
+    break_commits(&database, &["events"]);
+    snapshot(&home, "catalog", "one");
+    endpoint.wait_for(1);
+    daemon.wait_log("cannot be recorded", |entry| {
+        entry.message().contains("cannot be recorded")
+    });
+    // Nothing is inferred from a record that is not whole.
+    snapshot(&home, "catalog", "two");
+    daemon.wait_log("inference waits", |entry| {
+        entry.message().contains("inference waits")
+    });
+    assert_eq!(endpoint.n_all(), 1);
+    database
+        .execute_batch("DROP TRIGGER events_breaks")
+        .unwrap();
+    let all = endpoint.wait_for(2);
+    let tags: Vec<_> = all.iter().map(|one| one.parameter("versionTag")).collect();
+    assert_eq!(tags, [Some("one"), Some("two")]);
+    assert!(all.iter().all(|one| one.attempt == Some(1)));
+}
+
 /// The request is made while the commit is on its way to the disk. Where that fails, the event is
 /// none yet, and nobody may hear of it.
 #[test]
@@ -12,22 +61,15 @@ fn what_a_commit_that_fails_was_to_send_is_not_sent() {
     define(&home, "catalog");
     let daemon = home.start();
     let database = Connection::open(home.database()).unwrap();
-    // A deferred constraint that is broken fails the commit, and nothing before it.
-    database
-        .execute_batch(
-            "CREATE TABLE parents (id INTEGER PRIMARY KEY);
-             CREATE TABLE children (parent INTEGER REFERENCES parents (id)
-                 DEFERRABLE INITIALLY DEFERRED);
-             CREATE TRIGGER breaks AFTER INSERT ON events
-                 BEGIN INSERT INTO children VALUES (1); END;",
-        )
-        .unwrap();
+    break_commits(&database, &["journal", "events"]);
     snapshot(&home, "catalog", "one");
     daemon.wait_log("inference waits", |entry| {
         entry.message().contains("inference waits")
     });
     assert_eq!(endpoint.n_all(), 0);
-    database.execute_batch("DROP TRIGGER breaks").unwrap();
+    database
+        .execute_batch("DROP TRIGGER events_breaks; DROP TRIGGER journal_breaks")
+        .unwrap();
     endpoint.wait_for(1);
     // The lane is free again.
     snapshot(&home, "catalog", "two");

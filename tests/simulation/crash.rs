@@ -7,6 +7,8 @@
 use std::fs;
 use std::path::Path;
 
+use rusqlite::Connection;
+
 /// When the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
@@ -28,9 +30,14 @@ pub struct Image {
 }
 
 impl Image {
-    /// Of a state that nobody writes to now. What is moved from the log into the database meanwhile
-    /// is in the log as well, since that is read first.
+    /// Of a state that a store has open. What is appended to the log meanwhile is a commit more or a
+    /// part of one; what is moved from the log into the database is in the log as well, since that is
+    /// read first, and nothing newer is moved while a reader is there.
     pub fn take(state: &Path) -> Self {
+        let reader = Connection::open(state.join("state.db")).unwrap();
+        reader
+            .execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema;")
+            .unwrap();
         let log = fs::read(state.join("state.db-wal")).unwrap_or_default();
         let database = fs::read(state.join("state.db")).unwrap();
         Self { database, log }

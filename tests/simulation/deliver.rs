@@ -37,6 +37,7 @@ fn answer(answers: Answers, of: &ProjectKey) -> Option<(Option<u16>, Outcome)> {
 
 impl Run {
     pub fn claims(&self, webhook: &str, limit: usize, busy: HashSet<ProjectKey>) -> Vec<Claim> {
+        self.store().write_out().unwrap();
         let claims = self.store().claim_due(webhook, self.wall(), limit, busy);
         let claims = self.runtime.block_on(claims).unwrap();
         assert!(claims.unreadable.is_empty(), "{:?}", claims.unreadable);

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -7,8 +6,7 @@ use super::helpers::*;
 use crate::domain::delivery::{State, Verdict};
 use crate::domain::event::EventId;
 use crate::store::{
-    ANSWER_MAX, Batch, Commit, Fault, Finish, Handed, Listings, OffCause, Operations, Selector,
-    Store, StoreError, WebhookState,
+    ANSWER_MAX, Fault, Finish, Listings, OffCause, Operations, Selector, Store, WebhookState,
 };
 
 fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
@@ -317,77 +315,6 @@ fn a_cancelled_delivery_that_arrived_all_the_same_is_delivered() {
         assert_eq!(listed.n_attempts, 1);
         assert!(claims(&store, "catalog", at(900)).ready.is_empty());
     }
-}
-
-/// Records a batch, and returns what was handed out before that was durable, each time.
-fn handed_by(store: &Store, batch: Batch) -> (Result<(), StoreError>, Vec<(Handed, Commit)>) {
-    let all = Arc::new(Mutex::new(Vec::new()));
-    let result = store.record_handing(batch, {
-        let all = Arc::clone(&all);
-        move |handed, commit| {
-            assert!(!commit.is_durable());
-            all.lock().unwrap().push((handed, commit.clone()));
-        }
-    });
-    let all = std::mem::take(&mut *all.lock().unwrap());
-    (result.map(drop), all)
-}
-
-#[test]
-fn what_a_commit_hands_out_is_what_a_claim_finds_after_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
-    let (recorded, handed) = handed_by(&store, one_event("a", "one", &["catalog", "audit"]));
-    recorded.unwrap();
-    let [(claims, commit)] = &handed[..] else {
-        panic!("handed out {} times", handed.len());
-    };
-    assert!(commit.is_durable() && wait(commit.clone().ended()));
-    assert_eq!(claims.len(), 2);
-    for (webhook, handed) in claims {
-        assert_eq!(claim(&store, webhook, at(0)), *handed);
-    }
-}
-
-#[test]
-fn a_commit_hands_out_nothing_that_is_not_due() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
-    store.record(one_event("a", "one", &["catalog"])).unwrap();
-    // Behind another delivery of its lane.
-    let (_, behind) = handed_by(&store, one_event("a", "two", &["catalog"]));
-    assert!(behind.is_empty());
-    // Of a webhook that is off.
-    let first = claim(&store, "catalog", at(0));
-    end(&store, &first, Verdict::SwitchOff);
-    let (_, off) = handed_by(&store, one_event("b", "one", &["catalog"]));
-    assert!(off.is_empty());
-}
-
-#[test]
-fn what_a_failed_commit_handed_out_is_never_durable() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
-    // A deferred constraint that is broken fails the commit, and nothing before it.
-    store
-        .write_blocking(|connection| {
-            connection.execute_batch(
-                "CREATE TABLE parents (id INTEGER PRIMARY KEY); \
-                 CREATE TABLE children (parent INTEGER REFERENCES parents (id) \
-                 DEFERRABLE INITIALLY DEFERRED); \
-                 CREATE TRIGGER breaks AFTER INSERT ON events \
-                 BEGIN INSERT INTO children VALUES (1); END;",
-            )?;
-            Ok(())
-        })
-        .unwrap();
-    let (failed, handed) = handed_by(&store, one_event("a", "one", &["catalog"]));
-    assert!(failed.is_err());
-    assert!(!handed.is_empty());
-    for (_, commit) in handed {
-        assert!(!wait(commit.ended()));
-    }
-    assert_eq!(due_ids(&store, 0), []);
 }
 
 #[test]
