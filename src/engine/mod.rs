@@ -7,11 +7,13 @@
 //!
 //! Map: this file has the loop and its inputs, [`start`] what a start finds on record, `step` one
 //! turn from due projects to a commit, `scan` the comparison of everything, `passed` the files that
-//! came and went between two looks, `problems` what is said of files that do not count, [`root`]
+//! came and went between two looks, `recent` what is on record of projects that were recorded last,
+//! `problems` what is said of files that do not count, [`root`]
 //! whether the root is the one that was recorded, [`status`] what others may know.
 
 mod passed;
 mod problems;
+mod recent;
 pub mod root;
 mod scan;
 pub mod start;
@@ -43,6 +45,7 @@ use crate::store::Store;
 use crate::watch::{Watch, WatchSettings};
 
 use problems::Healing;
+use recent::Recent;
 use root::RootGuard;
 use scan::Scan;
 use start::Start;
@@ -60,6 +63,9 @@ const BATCH_AT_START: usize = 32;
 const PULSE: Duration = Duration::from_secs(1);
 /// How long inference waits after the store failed or the root could not be opened.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long what was recorded waits for somebody who writes to take it to its tables: longer than
+/// most receivers take to answer.
+const WRITE_OUT_AFTER: Duration = Duration::from_millis(5);
 /// How many held files wait for one project.
 const HELD_PER_PROJECT: usize = 128;
 /// How long a file that was just created is left to its writer, whose close is reported too.
@@ -170,6 +176,7 @@ struct Loop {
     hints_lost: Arc<AtomicBool>,
     watch: Watch,
     observer: Observer,
+    recent: Recent,
     settle: Settle,
     held: HashMap<ProjectKey, Vec<Held>>,
     problems: HashMap<Option<ProjectKey>, Vec<Problem>>,
@@ -182,6 +189,8 @@ struct Loop {
     /// The layout that the record was made with; written when a scan has been recorded.
     layout_changed: bool,
     paused_until: Option<Moment>,
+    /// When what was recorded is written out at the latest, where it is not.
+    write_out_at: Option<Moment>,
     /// Whether the database is not the one in the state directory.
     is_store_displaced: bool,
     /// How many files that do not count are said one by one.
@@ -217,6 +226,7 @@ impl Loop {
         let repository = &config.repository;
         let mut this = Self {
             observer: Observer::new(repository.layout.clone(), repository.max_file_size),
+            recent: Recent::default(),
             settle: Settle::new(repository.settle),
             root: RootGuard::new(repository.path.clone()),
             next_rescan: repository.rescan,
@@ -237,6 +247,7 @@ impl Loop {
             starting: true,
             layout_changed: false,
             paused_until: None,
+            write_out_at: None,
             is_store_displaced: false,
             repeats: Repeats::default(),
             healing: Healing::default(),
@@ -308,6 +319,9 @@ impl Loop {
     fn until_next(&self) -> Duration {
         let now = self.clock.moment();
         let mut next = self.next_pulse;
+        if let Some(due) = self.write_out_at {
+            next = next.min(due.max(self.paused_until.unwrap_or_default()));
+        }
         if self.may_infer() {
             if let Some(due) = self.scan.as_ref().and_then(Scan::next) {
                 next = next.min(due.max(self.paused_until.unwrap_or_default()));
@@ -418,6 +432,10 @@ impl Loop {
             );
             self.begin_scan(RescanReason::Overflow);
         }
+        if self.paused_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.write_out(now);
         if !self.may_infer() || self.paused_until.is_some_and(|until| now < until) {
             return;
         }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tracing::info;
 
 use super::status::Trouble;
-use super::{Loop, PAUSE};
+use super::{Loop, PAUSE, WRITE_OUT_AFTER};
 use crate::domain::delivery;
 use crate::domain::event::{Event, EventId, EventKind, Explanation, Inferred, Origin, timestamp};
 use crate::domain::infer::{Removals, missing};
@@ -308,8 +308,7 @@ impl Loop {
         now: Timestamp,
         round: &mut Round,
     ) -> Result<(), StoreError> {
-        let keys: Vec<ProjectKey> = due.iter().map(|due| due.key.clone()).collect();
-        let recorded = self.store.recorded_many(&keys)?;
+        let recorded = self.recorded(&due)?;
         for (due, recorded) in due.into_iter().zip(recorded) {
             if round.bytes > BATCH_BYTES {
                 break;
@@ -332,6 +331,24 @@ impl Loop {
             });
         }
         Ok(())
+    }
+
+    /// What is on record of the due projects.
+    fn recorded(&mut self, due: &[Due]) -> Result<Vec<Recorded>, StoreError> {
+        let known = due.iter().map(|due| self.recent.get(&due.key).cloned());
+        let known: Vec<Option<Recorded>> = known.collect();
+        let unknown = due.iter().zip(&known);
+        let unknown = unknown.filter(|(_, known)| known.is_none());
+        let unknown: Vec<ProjectKey> = unknown.map(|(due, _)| due.key.clone()).collect();
+        let mut read = match unknown.is_empty() {
+            true => Vec::new(),
+            false => self.store.recorded_many(&unknown)?,
+        }
+        .into_iter();
+        let known = known.into_iter();
+        Ok(known
+            .map(|known| known.or_else(|| read.next()).unwrap_or_default())
+            .collect())
     }
 
     /// Where a file on record lies once its project is in another place.
@@ -428,6 +445,10 @@ impl Loop {
             return Ok(());
         }
         let problems = batch.problems.clone();
+        let changes = batch.changes.iter();
+        let recorded: Vec<(ProjectKey, Recorded)> = changes
+            .map(|change| (change.key.clone(), change.after.clone()))
+            .collect();
         let told: Vec<(EventKind, ProjectKey, Origin, usize)> = batch
             .changes
             .iter()
@@ -445,10 +466,19 @@ impl Loop {
         let doorbells = Arc::clone(&self.doorbells);
         let committed = self.store.record_handing(batch, move |handed, commit| {
             doorbells.hand(handed, commit);
-        })?;
+        });
+        let committed = committed.inspect_err(|_| self.recent.clear())?;
         // First the callbacks, then the lines about what they are of.
+        std::thread::yield_now();
         self.doorbells.ring(&committed);
+        if !self.store.is_written_out() {
+            let due = self.clock.moment().saturating_add(WRITE_OUT_AFTER);
+            self.write_out_at.get_or_insert(due);
+        }
         let events = committed.events;
+        for (key, recorded) in recorded {
+            self.recent.put(key, recorded);
+        }
         self.store_works();
         for (recorded, (kind, key, origin, webhooks)) in events.iter().zip(told) {
             info!(
@@ -465,6 +495,17 @@ impl Loop {
             self.remember_problems(key, problems);
         }
         Ok(())
+    }
+
+    /// Writes out what was recorded, where nobody who wrote since has done so.
+    pub(super) fn write_out(&mut self, now: Moment) {
+        if self.write_out_at.is_none_or(|due| now < due) {
+            return;
+        }
+        match self.store.write_out() {
+            Ok(()) => self.write_out_at = None,
+            Err(error) => self.store_failed(&error),
+        }
     }
 
     /// Records what does not count outside any project, or in one project.

@@ -29,7 +29,7 @@ use super::handing::Handed;
 use super::payload::{self, Given};
 use super::queue::Claim;
 use super::record::{self, Batch, Change, Committed, HANDED_MAX, Numbers, RecordedEvent};
-use super::{row, webhooks};
+use super::row;
 use crate::domain::project::{ContentHash, FileState, ProjectKey, Recorded};
 
 /// The most batches that wait to be written out.
@@ -238,10 +238,11 @@ fn is_as_expected(
 fn is_free(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<bool, Fault> {
     let is_taken = connection
         .prepare_cached(
-            "SELECT 1 FROM lanes WHERE webhook = ?1 AND organization = ?2 AND project = ?3",
+            "SELECT 1 FROM lanes WHERE webhook = ?1 AND organization = ?2 AND project = ?3 \
+             UNION ALL SELECT 1 FROM webhooks WHERE name = ?1 AND off_cause IS NOT NULL",
         )?
         .exists([webhook, &key.organization, &key.project])?;
-    Ok(!is_taken && !webhooks::is_off(connection, webhook)?)
+    Ok(!is_taken)
 }
 
 fn insert(connection: &Connection, entry: &Entry) -> Result<(), Fault> {

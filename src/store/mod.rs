@@ -143,7 +143,7 @@ impl Store {
             source,
         })?;
         let writer = Arc::new(Writer::new(for_writing, journal));
-        // Where it cannot be, the writer's thread tries again, and nobody reads past it.
+        // Where it cannot be, nobody reads past it.
         if let Err(fault) = writer.write_out() {
             tracing::warn!(%fault, "what was recorded before the start cannot be written out yet");
         }
@@ -344,8 +344,8 @@ impl Store {
     /// whoever sends has the time that the disk takes to prepare for it, and may send when
     /// [`Commit::ended`] says so. Where a commit is tried again, so is this, with another [`Commit`].
     ///
-    /// A small batch of which all is handed out is durable sooner, and in its tables some
-    /// milliseconds later ([`Store::write_out`]).
+    /// A small batch of which all is handed out is durable sooner, and in its tables later
+    /// ([`Store::is_written_out`]).
     pub fn record_handing(
         &self,
         mut batch: Batch,
@@ -363,7 +363,6 @@ impl Store {
         });
         if let Some((committed, promise)) = journaled {
             promise.keep();
-            writer.wake();
             return Ok(committed);
         }
         self.record_prepared(batch, payloads, hand)
@@ -405,8 +404,13 @@ impl Store {
         Ok(committed)
     }
 
-    /// Has everything that was recorded in its tables, where listings and claims find it. That
-    /// happens by itself within milliseconds.
+    /// Whether everything that was recorded is in its tables, where listings and claims find it. The
+    /// next write sees to that, or [`Store::write_out`].
+    pub fn is_written_out(&self) -> bool {
+        !self.shared.writer.has_journal()
+    }
+
+    /// Has everything that was recorded in its tables.
     pub fn write_out(&self) -> Result<(), StoreError> {
         let result = self.shared.writer.write_out();
         result.map_err(|fault| self.error(fault))

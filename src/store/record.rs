@@ -137,16 +137,16 @@ impl Numbers {
     /// Those that come next in the tables. Numbers are never used again, which is what
     /// AUTOINCREMENT keeps `sqlite_sequence` for.
     pub(super) fn next(connection: &Connection) -> Result<Self, Fault> {
-        let mut statement =
-            connection.prepare_cached("SELECT seq + 1 FROM sqlite_sequence WHERE name = ?1")?;
-        let mut next = |table: &str| -> rusqlite::Result<i64> {
-            let found = statement.query_row([table], |row| row.get(0)).optional()?;
-            Ok(found.unwrap_or(1))
-        };
-        Ok(Self {
-            sequence: next("events")?,
-            delivery: next("deliveries")?,
-        })
+        let mut statement = connection.prepare_cached(
+            "SELECT coalesce(max(iif(name = 'events', seq, 0)), 0) + 1, \
+             coalesce(max(iif(name = 'deliveries', seq, 0)), 0) + 1 FROM sqlite_sequence",
+        )?;
+        Ok(statement.query_row([], |row| {
+            Ok(Self {
+                sequence: row.get(0)?,
+                delivery: row.get(1)?,
+            })
+        })?)
     }
 
     pub(super) fn take_sequence(&mut self) -> i64 {

@@ -11,8 +11,7 @@
 //! of its own, so that a large batch that does not fit on the disk does not take small ones with
 //! it. (A savepoint for each job would spare the others this, and made every write half as fast:
 //! SQLite keeps the page before each change of it once more.)
-//! What waits in the journal is written out first, by whoever writes next; by the writer's thread
-//! where nobody does.
+//! What waits in the journal is written out first, by whoever writes next.
 //!
 //! A reading connection cannot write; what it reads in one job is one consistent state. There is one
 //! for the thread that answers asynchronous tasks, and one for callers that may block.
@@ -41,12 +40,6 @@ const COMMITS_IN_LOG: u32 = 16;
 
 /// How long nothing waits before the moment counts as idle.
 const IDLE: Duration = Duration::from_millis(50);
-
-/// How long the journal waits for somebody who writes: longer than most receivers take to answer.
-const WRITE_OUT_AFTER: Duration = Duration::from_millis(5);
-
-/// How long after it could not be written out, for want of space as a rule.
-const WRITE_OUT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a panic left behind is good: jobs are taken out before they run, and SQLite rolls back.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -223,7 +216,8 @@ impl Writer {
     /// Reads by the writing connection, on the caller's thread, where it is free; gives the work back
     /// where not. What it wrote last is in its cache, while a reading connection has to read each
     /// changed page again: a fourth of the time for a read of one project. Not for long reads, which
-    /// writes would wait for.
+    /// writes would wait for. Each statement of the work sees a state of its own: only what this
+    /// process writes is the same for all, since nobody else has the connection meanwhile.
     pub(super) fn read_here<T, W>(&self, work: W) -> Result<Result<T, Fault>, W>
     where
         W: FnOnce(&Connection) -> Result<T, Fault>,
@@ -233,7 +227,7 @@ impl Writer {
             Err(_) => return Err(work),
         };
         match connection.as_ref() {
-            Some(connection) => Ok(consistently(connection, work)),
+            Some(connection) => Ok(work(connection)),
             None => Err(work),
         }
     }
@@ -313,13 +307,6 @@ impl Writer {
         }
     }
 
-    /// Makes sure that the writer's thread knows that something is in the journal.
-    pub(super) fn wake(&self) {
-        // It has looked before it waits, or waits already.
-        drop(lock(&self.line));
-        self.came.notify_one();
-    }
-
     fn waiting(&self) -> Vec<Arc<Entry>> {
         lock(&self.journal).clone()
     }
@@ -340,7 +327,8 @@ impl Writer {
         Ok(())
     }
 
-    fn has_journal(&self) -> bool {
+    /// Whether anything is in the journal.
+    pub(super) fn has_journal(&self) -> bool {
         !lock(&self.journal).is_empty()
     }
 
@@ -379,46 +367,36 @@ impl Writer {
     /// commit has to do it, which would make one in some thirty take ten times as long.
     pub(super) fn run(&self, checkpointer: &Connection) {
         let _end = End(self);
-        let mut pause = WRITE_OUT_AFTER;
-        while self.wait(checkpointer, pause) {
+        while self.wait(checkpointer) {
             if let Some(connection) = lock(&self.connection).as_ref() {
                 self.commit_waiting(connection);
             }
-            pause = match self.has_journal() {
-                true => WRITE_OUT_AGAIN,
-                false => WRITE_OUT_AFTER,
-            };
         }
+        // What is in the journal still. Where that fails the next start does it.
         if let Some(connection) = lock(&self.connection).as_ref() {
             self.commit_waiting(connection);
         }
     }
 
-    /// Waits until there are jobs, or something is in the journal for as long as `pause`. False when
-    /// there are no jobs and none will come.
-    fn wait(&self, checkpointer: &Connection, pause: Duration) -> bool {
+    /// Waits until there are jobs. False when there are none and none will come.
+    fn wait(&self, checkpointer: &Connection) -> bool {
         let mut line = lock(&self.line);
         while line.jobs.is_empty() && !line.is_closed {
-            let has_journal = self.has_journal();
-            if !has_journal && self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
+            if self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
                 line = self.came.wait(line).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             let (back, waited) = self
                 .came
-                .wait_timeout(line, if has_journal { pause } else { IDLE })
+                .wait_timeout(line, IDLE)
                 .unwrap_or_else(PoisonError::into_inner);
             line = back;
-            if !waited.timed_out() || !line.jobs.is_empty() {
-                continue;
+            if waited.timed_out() && line.jobs.is_empty() {
+                drop(line);
+                self.n_commits.store(0, Ordering::Relaxed);
+                checkpoint(checkpointer);
+                line = lock(&self.line);
             }
-            if has_journal {
-                return true;
-            }
-            drop(line);
-            self.n_commits.store(0, Ordering::Relaxed);
-            checkpoint(checkpointer);
-            line = lock(&self.line);
         }
         !line.jobs.is_empty()
     }
@@ -451,9 +429,6 @@ impl Writer {
                 }
             }
             committed => {
-                if let (Err(fault), true) = (&committed, group.is_empty()) {
-                    tracing::warn!(%fault, "what was recorded cannot be written out; it is tried again");
-                }
                 for job in group {
                     job.reply(committed.clone());
                 }
