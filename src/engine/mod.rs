@@ -65,7 +65,7 @@ const PULSE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long what was recorded waits for somebody who writes to take it to its tables: longer than
 /// most receivers take to answer.
-const WRITE_OUT_AFTER: Duration = Duration::from_millis(5);
+const WRITE_OUT_AFTER: Duration = Duration::from_millis(100);
 /// How many held files wait for one project.
 const HELD_PER_PROJECT: usize = 128;
 /// How long a file that was just created is left to its writer, whose close is reported too.

@@ -12,10 +12,8 @@ mod listing;
 mod look;
 mod unchanged;
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -122,12 +120,11 @@ impl Observer {
         if size > self.max_file_size {
             return Err(self.too_large(path, size));
         }
-        let file = File::from(file.try_clone_to_owned().map_err(failed)?);
-        let bytes = read_up_to(&file, size, self.max_file_size).map_err(failed)?;
-        let after = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?;
+        let bytes = read_up_to(file, size, self.max_file_size).map_err(failed)?;
+        let after = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
         let is_stable = stamp(&before) == stamp(&after)
             && bytes.len() as u64 == size
-            && reads_the_same(&file, &bytes).map_err(failed)?;
+            && reads_the_same(file, &bytes).map_err(failed)?;
         if !is_stable {
             return Err(unread("changed while it was read".to_owned(), true));
         }
@@ -171,7 +168,7 @@ impl Observer {
     }
 }
 
-fn read_up_to(file: &File, size: u64, max: u64) -> io::Result<Bytes> {
+fn read_up_to(file: BorrowedFd<'_>, size: u64, max: u64) -> io::Result<Bytes> {
     // One byte more than expected shows a file that grew. The capacity is what the file system
     // says, which `max` bounds.
     let mut bytes = Vec::with_capacity(usize::try_from(size.min(max)).unwrap_or(0) + 1);
@@ -181,11 +178,11 @@ fn read_up_to(file: &File, size: u64, max: u64) -> io::Result<Bytes> {
 }
 
 /// Whether a second reading gives the same bytes.
-fn reads_the_same(file: &File, bytes: &[u8]) -> io::Result<bool> {
+fn reads_the_same(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<bool> {
     let mut buffer = [0_u8; 32 * 1024];
     let mut offset = 0_usize;
     loop {
-        let count = file.read_at(&mut buffer, offset as u64)?;
+        let count = rustix::io::pread(file, &mut buffer, offset as u64)?;
         let (Some(again), Some(first)) = (
             buffer.get(..count),
             bytes.get(offset..offset.saturating_add(count)),
@@ -205,13 +202,13 @@ fn reads_the_same(file: &File, bytes: &[u8]) -> io::Result<bool> {
 /// Reads from the start whatever the descriptor's own position is: a held descriptor may be read
 /// more than once.
 struct PositionedRead<'a> {
-    file: &'a File,
+    file: BorrowedFd<'a>,
     offset: u64,
 }
 
 impl Read for PositionedRead<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.offset)?;
+        let count = rustix::io::pread(self.file, buffer, self.offset)?;
         self.offset += count as u64;
         Ok(count)
     }

@@ -38,8 +38,8 @@ pub(super) const WAITING_MAX: usize = 16;
 /// The largest contents of a batch in the journal, compressed, in bytes: they are written twice.
 const CONTENTS_MAX: usize = 16 * 1024;
 
-/// How long the command line waits for a daemon to write out, in steps.
-const PATIENCE: (u32, Duration) = (20, Duration::from_millis(5));
+/// How long the command line waits for a daemon to write out, in steps: twice as long as that takes.
+const PATIENCE: (u32, Duration) = (40, Duration::from_millis(5));
 
 /// A batch in the journal.
 #[derive(Debug)]
