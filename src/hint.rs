@@ -135,6 +135,13 @@ impl HintSender {
         !matches!(sent, Err(TrySendError::Disconnected(_)))
     }
 
+    /// Wakes the engine, since the first hint after a rest is about to come: to wake a thread takes as
+    /// long as to make a hint, and so both happen at once.
+    pub fn rouse(&self) {
+        // Where there is no room it is awake.
+        let _ = self.sender.try_send(Input::Rouse);
+    }
+
     /// Sends a hint that must arrive, waiting for room. Returns whether the engine is still there.
     pub fn send_waiting(&self, hint: Hint) -> bool {
         self.sender.send(Input::Hint(Box::new(hint))).is_ok()

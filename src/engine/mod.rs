@@ -41,6 +41,7 @@ use crate::domain::route::Subscription;
 use crate::domain::settle::{Moment, Settle};
 use crate::hint::{Hint, HintSender, RescanReason};
 use crate::observe::{Held, Observer};
+use crate::repository::Root;
 use crate::store::Store;
 use crate::watch::{Watch, WatchSettings};
 
@@ -66,6 +67,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long what was recorded waits for somebody who writes to take it to its tables: longer than
 /// most receivers take to answer.
 const WRITE_OUT_AFTER: Duration = Duration::from_millis(100);
+/// How long the loop waits for the hint that it was woken for, with the root open.
+const ROUSED_FOR: Duration = Duration::from_millis(1);
 /// How many held files wait for one project.
 const HELD_PER_PROJECT: usize = 128;
 /// How long a file that was just created is left to its writer, whose close is reported too.
@@ -76,6 +79,8 @@ const WRITER_PAUSE: Duration = Duration::from_millis(25);
 pub enum Input {
     /// A hint of the watcher's.
     Hint(Box<Hint>),
+    /// A hint is about to come.
+    Rouse,
     /// Compare everything.
     Rescan(RescanReason),
     /// Work by this configuration from now on, and say when that is so.
@@ -181,6 +186,8 @@ struct Loop {
     held: HashMap<ProjectKey, Vec<Held>>,
     problems: HashMap<Option<ProjectKey>, Vec<Problem>>,
     root: RootGuard,
+    /// The root, where it was opened for the hint that is about to come.
+    opened: Option<Root>,
     scan: Option<Scan>,
     /// Whether what the first scan finds is recorded without events.
     adopting: bool,
@@ -229,6 +236,7 @@ impl Loop {
             recent: Recent::default(),
             settle: Settle::new(repository.settle),
             root: RootGuard::new(repository.path.clone()),
+            opened: None,
             next_rescan: repository.rescan,
             next_poll: repository.poll_interval,
             routes: Routes::of(&config),
@@ -295,7 +303,12 @@ impl Loop {
         loop {
             self.status.beat(self.clock.moment());
             let timeout = self.until_next();
-            match self.inbox.recv_timeout(timeout) {
+            let mut input = self.inbox.recv_timeout(timeout);
+            if matches!(input, Ok(Input::Rouse)) {
+                self.opened = self.root.open().ok().flatten();
+                input = self.inbox.recv_timeout(timeout.min(ROUSED_FOR));
+            }
+            match input {
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -309,6 +322,7 @@ impl Loop {
                 }
             }
             self.turn();
+            self.opened = None;
             if self.has_lost_a_part {
                 return;
             }
@@ -343,7 +357,7 @@ impl Loop {
                 // Who reloads may not wait any more.
                 let _ = taken.send(());
             }
-            Input::Stop => {}
+            Input::Rouse | Input::Stop => {}
         }
     }
 

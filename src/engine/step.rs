@@ -82,7 +82,9 @@ impl Loop {
             .iter()
             .map(|due| (due.key.clone(), due.origin))
             .collect();
-        let root = match self.root.open() {
+        let opened = self.opened.take().filter(|root| self.root.is(root));
+        let opened = opened.map_or_else(|| self.root.open(), |root| Ok(Some(root)));
+        let root = match opened {
             Ok(Some(root)) => root,
             Ok(None) | Err(_) => return self.root_is_in_doubt(&taken),
         };

@@ -137,16 +137,21 @@ impl Numbers {
     /// Those that come next in the tables. Numbers are never used again, which is what
     /// AUTOINCREMENT keeps `sqlite_sequence` for.
     pub(super) fn next(connection: &Connection) -> Result<Self, Fault> {
-        let mut statement = connection.prepare_cached(
-            "SELECT coalesce(max(iif(name = 'events', seq, 0)), 0) + 1, \
-             coalesce(max(iif(name = 'deliveries', seq, 0)), 0) + 1 FROM sqlite_sequence",
-        )?;
-        Ok(statement.query_row([], |row| {
-            Ok(Self {
-                sequence: row.get(0)?,
-                delivery: row.get(1)?,
-            })
-        })?)
+        let mut statement = connection.prepare_cached("SELECT name, seq FROM sqlite_sequence")?;
+        let mut rows = statement.query([])?;
+        let mut next = Self {
+            sequence: 1,
+            delivery: 1,
+        };
+        while let Some(row) = rows.next()? {
+            let number = row.get::<_, i64>(1)?.saturating_add(1);
+            match row.get_ref(0)?.as_str() {
+                Ok("events") => next.sequence = number,
+                Ok("deliveries") => next.delivery = number,
+                _ => {}
+            }
+        }
+        Ok(next)
     }
 
     pub(super) fn take_sequence(&mut self) -> i64 {

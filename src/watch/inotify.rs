@@ -129,7 +129,13 @@ impl Thread {
         let timeout = is_limited.then_some(&LIMIT_CHECK);
         match poll(&mut waited_for, timeout) {
             Ok(0) => self.check_limit(),
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(_) => {
+                let is_report = |waited: &PollFd<'_>| waited.revents().contains(PollFlags::IN);
+                if waited_for.get(1).is_some_and(is_report) {
+                    self.reporter.hints.rouse();
+                }
+            }
+            Err(Errno::INTR) => {}
             Err(error) => {
                 // Not to turn in a circle; the comparison on a timer goes on.
                 error!(%error, "cannot wait for file events; it is tried again, and everything is compared on a timer");
