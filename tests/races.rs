@@ -248,6 +248,34 @@ fn saving_in_any_way_is_no_event() {
     );
 }
 
+/// The daemon looks while it happens: the snapshot comes before the restore that follows it, whatever
+/// the look sees of it.
+#[test]
+fn an_automatic_snapshot_before_a_restore_is_told_before_it() {
+    let endpoint = Endpoint::new();
+    let home = home_with_projects(&Settings::all_to(&endpoint), 0);
+    let definition = "sales/orders/project.xml";
+    let content = |text: &str| xml("Orders", "e-1", text);
+    home.write(definition, &content("first"));
+    // Two that are restored in turns: what is on record already is no change.
+    let restored = ["one", "two"].map(content);
+    for (name, content) in ["s1", "s2"].iter().zip(&restored) {
+        home.write(&format!("sales/orders/snapshots/{name}.xml"), content);
+    }
+    let _daemon = home.start();
+    for round in 0..150 {
+        let saved = content(&format!("saved {round}"));
+        home.replace(definition, &saved);
+        home.write(&format!("sales/orders/snapshots/auto-{round}.xml"), &saved);
+        home.replace(definition, &restored[round % 2]);
+        assert_eq!(
+            endpoint.take_events(2),
+            ["snapshot-create", "snapshot-restore"],
+            "round {round}"
+        );
+    }
+}
+
 #[test]
 fn a_real_editor_saves_without_an_event() {
     if Command::new("vim").arg("--version").output().is_err() {

@@ -70,7 +70,10 @@ fn judge(turn: &mut Turn, held: Held, state: FileState) -> bool {
         Role::Definition => has_definition,
         Role::Published | Role::Snapshot => has_definition || turn.observed.definition().is_some(),
     };
-    if !counts || is_on_record(&turn.record_after_passed, &state) {
+    if !counts
+        || is_on_record(&turn.record_after_passed, &state)
+        || is_before_record(&turn.record_after_passed, &state)
+    {
         return false;
     }
     if !has_definition {
@@ -96,6 +99,14 @@ fn judge(turn: &mut Turn, held: Held, state: FileState) -> bool {
     turn.record_after_passed = inference.record;
     turn.held.push(held);
     true
+}
+
+/// Whether what is on record in this place came after this file: its hint came later than the look
+/// that saw its successor. Told now it would be told in the wrong order, and the successor twice.
+fn is_before_record(recorded: &Recorded, state: &FileState) -> bool {
+    recorded
+        .file(&state.path)
+        .is_some_and(|known| known.stamp.changed_ns > state.stamp.changed_ns)
 }
 
 /// Whether a file with this content is on record in this place.

@@ -14,7 +14,9 @@ use rustix::fs::{FileType, Stat};
 
 use super::listing::{is_absent, join, list, problem, rewind, unnamed, unreadable};
 use super::{Look, Observer};
-use crate::domain::project::{FileState, Problem, ProjectKey, Recorded, Role, Sighting, Stamp};
+use crate::domain::project::{
+    FileState, Observed, Problem, ProjectKey, Recorded, Role, Sighting, Stamp,
+};
 use crate::layout::{Cursor, Entries, Place};
 use crate::repository::{Root, kind_of, open_directory_at, open_file_at, stamp, stat_at};
 
@@ -24,7 +26,34 @@ const TRIES: usize = 5;
 
 impl Observer {
     /// Looks at one project. Files whose metadata equals the recorded are taken as recorded.
+    ///
+    /// The copies are read before the definition. Where that was restored, a snapshot that was taken
+    /// in between would be told after the restore that followed it; so then the copies have to be
+    /// the same after the definition as before it.
     pub fn look(
+        &mut self,
+        root: &Root,
+        key: &ProjectKey,
+        recorded: &Recorded,
+        now: Timestamp,
+    ) -> Look {
+        let mut look = self.look_untorn(root, key, recorded, now);
+        for _ in 1..TRIES {
+            if !is_restored(&look.observed, recorded) {
+                break;
+            }
+            let again = self.look_untorn(root, key, recorded, now);
+            let is_same = copies(&again.observed).eq(copies(&look.observed));
+            if is_same {
+                break;
+            }
+            let earlier = std::mem::replace(&mut look, again).contents;
+            look.contents.extend(earlier);
+        }
+        look
+    }
+
+    fn look_untorn(
         &mut self,
         root: &Root,
         key: &ProjectKey,
@@ -84,6 +113,29 @@ impl Observer {
         }
         walk.look
     }
+}
+
+/// Whether a definition that was on record has the content of a snapshot now.
+fn is_restored(observed: &Observed, recorded: &Recorded) -> bool {
+    let (Some(before), Some(seen)) = (&recorded.definition, observed.definition()) else {
+        return false;
+    };
+    let mut snapshots = recorded
+        .snapshots
+        .values()
+        .chain(observed.complete(Role::Snapshot));
+    before.hash != seen.hash && snapshots.any(|snapshot| snapshot.hash == seen.hash)
+}
+
+/// What was found besides the definition.
+fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &Sighting)> {
+    observed.files.iter().filter(|(_, sighting)| {
+        let role = match sighting {
+            Sighting::Complete(file) => file.role,
+            Sighting::Unclear { role, .. } => *role,
+        };
+        role != Role::Definition
+    })
 }
 
 /// One look at one project, in progress.

@@ -117,11 +117,16 @@ impl Reporter {
         let is_empty = stat.as_ref().is_some_and(|stat| stamp(stat).size == 0);
         let held = match (file, stat) {
             (Some(file), Some(stat)) if kind_of(&stat).is_ok() && !is_empty => {
+                let mut stamp = stamp(&stat);
+                if stat.st_nlink == 0 {
+                    // It lost its name since it was opened, and that is what changed last.
+                    stamp.changed_ns = stamp.modified_ns;
+                }
                 Permit::take(&self.held).map(|permit| Held {
                     path: path.to_owned(),
                     place,
                     file,
-                    stamp: stamp(&stat),
+                    stamp,
                     permit,
                 })
             }
