@@ -198,6 +198,8 @@ struct Loop {
     paused_until: Option<Moment>,
     /// When what was recorded is written out at the latest, where it is not.
     write_out_at: Option<Moment>,
+    /// Whether the store's trouble is that this cannot be done.
+    has_journal_trouble: bool,
     /// Whether the database is not the one in the state directory.
     is_store_displaced: bool,
     /// How many files that do not count are said one by one.
@@ -256,6 +258,7 @@ impl Loop {
             layout_changed: false,
             paused_until: None,
             write_out_at: None,
+            has_journal_trouble: false,
             is_store_displaced: false,
             repeats: Repeats::default(),
             healing: Healing::default(),

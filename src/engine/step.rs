@@ -505,7 +505,14 @@ impl Loop {
             return;
         }
         match self.store.write_out() {
-            Ok(()) => self.write_out_at = None,
+            Ok(()) => {
+                self.write_out_at = None;
+                // Nothing else may be recorded for long, and say so. Trouble of another kind ends by
+                // what it hindered.
+                if self.has_journal_trouble {
+                    self.store_works();
+                }
+            }
             Err(error) => self.store_failed(&error),
         }
     }
@@ -596,6 +603,10 @@ impl Loop {
 
     pub(super) fn store_failed(&mut self, error: &StoreError) {
         self.paused_until = Some(self.clock.moment().saturating_add(PAUSE));
+        self.has_journal_trouble = !self.store.is_written_out();
+        if self.has_journal_trouble {
+            self.write_out_at.get_or_insert(self.clock.moment());
+        }
         // The store's threads end before this one only by a panic.
         self.has_lost_a_part |= matches!(error.fault(), Fault::Closed);
         let mut chain = error.to_string();
@@ -616,6 +627,7 @@ impl Loop {
         if is_displaced {
             // Nothing is recorded where it would be lost; until the next check, and some.
             self.paused_until = Some(now.saturating_add(PAUSE));
+            self.has_journal_trouble = false;
             let what = format!(
                 "{} was removed, moved or replaced while the daemon runs; inference waits, and \
                  callbacks that wait go out. Put it back, or restart the daemon: it then begins \
@@ -632,6 +644,7 @@ impl Loop {
     }
 
     fn store_works(&mut self) {
+        self.has_journal_trouble = false;
         if self.status.set_trouble(Trouble::Store, None) {
             info!("the store works again");
         }

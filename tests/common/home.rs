@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Daemon, Endpoint, write};
+use super::{Daemon, Endpoint, wait_until, write};
 
 /// One test's directory.
 #[derive(Debug)]
@@ -250,6 +252,19 @@ impl Home {
         fs::create_dir_all(to.parent().expect("a parent")).expect("directories");
         fs::rename(self.at(from), to).expect("renames");
     }
+}
+
+/// Waits until a path of the admin server answers with this status.
+pub fn wait_health(home: &Home, path: &str, status: u16) {
+    let wanted = format!("HTTP/1.1 {status} ");
+    wait_until(&format!("{status} from {path}"), || {
+        let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.starts_with(&wanted).then_some(())
+    });
 }
 
 /// A project.xml: its name, its engineId if any, and something to tell its versions apart.

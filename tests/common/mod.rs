@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
 pub use endpoint::Endpoint;
-pub use home::{Home, Settings, Webhook, xml};
+pub use home::{Home, Settings, Webhook, wait_health, xml};
 
 /// How long anything that has to happen may take before the test fails: long enough for a slow
 /// machine that does something else as well.

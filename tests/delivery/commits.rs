@@ -1,6 +1,6 @@
 use rusqlite::Connection;
 
-use crate::common::{Endpoint, Home, Settings};
+use crate::common::{Endpoint, Home, Settings, wait_health};
 use crate::{define, snapshot};
 
 /// Fails every commit that adds to one of these tables, at its end.
@@ -50,6 +50,27 @@ fn what_cannot_be_written_out_is_sent_and_waits() {
     let tags: Vec<_> = all.iter().map(|one| one.parameter("versionTag")).collect();
     assert_eq!(tags, [Some("one"), Some("two")]);
     assert!(all.iter().all(|one| one.attempt == Some(1)));
+}
+
+/// Nothing has to happen in the repository for the daemon to be well again.
+#[test]
+fn what_can_be_written_out_again_ends_the_trouble() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).top("admin: { listen: \"unix:./admin.sock\" }");
+    let home = Home::new(&settings);
+    define(&home, "catalog");
+    let daemon = home.start();
+    let database = Connection::open(home.database()).unwrap();
+    break_commits(&database, &["events"]);
+    snapshot(&home, "catalog", "one");
+    endpoint.wait_for(1);
+    wait_health(&home, "/readyz", 503);
+    database
+        .execute_batch("DROP TRIGGER events_breaks")
+        .unwrap();
+    wait_health(&home, "/readyz", 200);
+    daemon.wait_message("the store works again", 1);
+    assert_eq!(endpoint.n_all(), 1);
 }
 
 /// The request is made while the commit is on its way to the disk. Where that fails, the event is

@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
-use super::roots::wait_health;
+use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_health, wait_until, xml};
 use super::{Mount, is_root, projects, skip, succeeds, wait_status};
 
 /// Runs the program and returns its exit status and what it says.

@@ -1,13 +1,11 @@
 //! The repository's root goes, comes back, or is another one. Nothing is inferred from that.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
-use super::common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
+use super::common::{Daemon, Endpoint, Home, Settings, wait_health, xml};
 use super::{Mount, is_root, projects, unprivileged};
 
 /// A daemon that watches four projects and tells how it is doing.
@@ -29,19 +27,6 @@ fn watched(test: impl FnOnce(&Home, &Daemon<'_>, &Endpoint)) {
     assert_eq!(endpoint.n(), 0);
     home.write("sales/after/project.xml", &xml("After", "e-after", ""));
     endpoint.wait_for(2);
-}
-
-/// Waits until a path of the admin server answers with this status.
-pub fn wait_health(home: &Home, path: &str, status: u16) {
-    let wanted = format!("HTTP/1.1 {status} ");
-    wait_until(&format!("{status} from {path}"), || {
-        let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.starts_with(&wanted).then_some(())
-    });
 }
 
 /// The root is lost: the daemon lives, is not ready, and `status` says why.
