@@ -38,6 +38,10 @@ pub(super) const WAITING_MAX: usize = 16;
 /// The largest contents of a batch in the journal, compressed, in bytes: they are written twice.
 const CONTENTS_MAX: usize = 16 * 1024;
 
+/// The largest payloads of a batch in the journal, in bytes, one for each event: what a webhook takes
+/// at its door without asking the store. More has to be claimed, which has to wait for the tables.
+const HANDED_BYTES: usize = 1024 * 1024;
+
 /// How long the command line waits for a daemon to write out, in steps: twice as long as that takes.
 const PATIENCE: (u32, Duration) = (40, Duration::from_millis(5));
 
@@ -122,11 +126,25 @@ pub(super) fn write(
             return Ok(None);
         }
         let mut change = differences(change);
-        if !is_as_expected(connection, &change, payloads)? {
+        if !is_as_expected(connection, &change)? {
             return Ok(None);
+        }
+        // What is stored may be collected with what waits already.
+        let is_there = |hash: &ContentHash| -> Result<bool, Fault> {
+            let is_given = payloads.iter().any(|given| given.is(hash));
+            Ok(is_given || (waiting.is_empty() && payload::id(connection, hash)?.is_some()))
+        };
+        for hash in needed(&change) {
+            if !is_there(hash)? {
+                return Ok(None);
+            }
         }
         for new in &mut change.events {
             let id = record::free_id(connection, new)?;
+            if committed.events.iter().any(|other| other.id == id) {
+                // The tables would tell the second one from the first.
+                return Ok(None);
+            }
             new.event.id = id.clone();
             let sequence = numbers.take_sequence();
             committed.events.push(RecordedEvent { id, sequence });
@@ -163,7 +181,11 @@ pub(super) fn write(
 fn fits(batch: &Batch, payloads: &[Given]) -> bool {
     let events = || batch.changes.iter().flat_map(|change| &change.events);
     let mut lanes: Vec<(&str, &ProjectKey)> = Vec::new();
+    let mut handed: usize = 0;
     for new in events() {
+        let payload = payloads.iter().find(|given| given.is(&new.event.payload));
+        let size = payload.map_or(0, |given| given.bytes().len());
+        handed = handed.saturating_add(size);
         for (webhook, due) in &new.webhooks {
             if *due > batch.now || lanes.len() >= HANDED_MAX {
                 return false;
@@ -180,6 +202,7 @@ fn fits(batch: &Batch, payloads: &[Given]) -> bool {
         .sum();
     n_lanes > 0
         && lanes.len() == n_lanes
+        && handed <= HANDED_BYTES
         && batch.problems.is_empty()
         && batch.meta.is_empty()
         && size.is_some_and(|size| size <= CONTENTS_MAX)
@@ -199,12 +222,15 @@ fn differences(change: &Change) -> Change {
     }
 }
 
-/// Whether the record is what the change was inferred from, and has what the change needs.
-fn is_as_expected(
-    connection: &Connection,
-    change: &Change,
-    payloads: &[Given],
-) -> Result<bool, Fault> {
+/// The payloads that a change needs: those of its events and that of the definition.
+fn needed(change: &Change) -> impl Iterator<Item = &ContentHash> {
+    let definition = change.after.definition.iter().map(|file| &file.hash);
+    let events = change.events.iter().map(|new| &new.event.payload);
+    definition.chain(events)
+}
+
+/// Whether the record is what the change was inferred from.
+fn is_as_expected(connection: &Connection, change: &Change) -> Result<bool, Fault> {
     let key = &change.key;
     for file in change.before.files().chain(change.after.files()) {
         let recorded = connection
@@ -227,11 +253,7 @@ fn is_as_expected(
             return Ok(false);
         }
     }
-    let mut definitions = change.after.definition.iter();
-    definitions.try_fold(true, |are_there, file| {
-        let is_given = payloads.iter().any(|given| given.is(&file.hash));
-        Ok(are_there && (is_given || payload::id(connection, &file.hash)?.is_some()))
-    })
+    Ok(true)
 }
 
 /// Whether a delivery would lead its lane, and may be sent.

@@ -296,7 +296,7 @@ impl Writer {
         match transact(connection, |connection| work(connection, &waiting)) {
             Ok(Some((entry, result))) => {
                 lock(&self.journal).push(Arc::new(entry));
-                self.n_commits.fetch_add(1, Ordering::Relaxed);
+                self.count_commit();
                 Some(result)
             }
             Ok(None) => None,
@@ -413,8 +413,15 @@ impl Writer {
         }
         self.commit_group(connection, group);
         drop(permits);
-        if self.n_commits.fetch_add(1, Ordering::Relaxed) == COMMITS_IN_LOG {
-            // It may sleep without end.
+        self.count_commit();
+    }
+
+    /// Counts a commit, and rings for the thread when there are enough to empty the log: it may sleep
+    /// without end. Not for each that is more, which would cost two switches of threads; but now and
+    /// then, since a ring is lost while the thread is on its way to sleep.
+    fn count_commit(&self) {
+        let before = self.n_commits.fetch_add(1, Ordering::Relaxed);
+        if before.saturating_add(1).is_multiple_of(COMMITS_IN_LOG) {
             self.came.notify_one();
         }
     }

@@ -410,3 +410,59 @@ fn a_batch_of_two_projects_goes_by_the_journal_too() {
     let handed: Vec<_> = handed[0].0.iter().map(|(_, claim)| claim.clone()).collect();
     assert_eq!(found, handed);
 }
+
+#[test]
+fn what_could_not_be_written_out_is_not_journaled() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    // An event that nobody hears of, and whose payload nobody has.
+    let mut batch = one_event("a", "one", &["catalog"]);
+    let unheard = event(EventKind::ProjectPublish, &key("a"), "nobody has this", &[]);
+    batch.changes[0].events.push(unheard);
+    let (recorded, _) = handed_by(&store, batch.clone());
+    recorded.unwrap_err();
+    assert!(store.is_written_out());
+    batch.payloads.push(payload("nobody has this"));
+    handed_by(&store, batch).0.unwrap();
+    assert!(!store.is_written_out());
+    store.write_out().unwrap();
+    // The same twice.
+    let mut batch = one_event("b", "one", &["catalog"]);
+    let again = event(EventKind::SnapshotCreate, &key("b"), "one", &["audit"]);
+    batch.changes[0].events.push(again);
+    let recorded = handed_by(&store, batch).0.unwrap();
+    assert!(store.is_written_out());
+    assert_ne!(recorded.events[0].id, recorded.events[1].id);
+}
+
+#[test]
+fn what_no_webhook_takes_at_its_door_is_not_journaled() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    for (n_bytes, is_journaled) in [(1 << 20, false), (1 << 19, true)] {
+        let text = "x".repeat(n_bytes);
+        let batch = one_event(&format!("p{n_bytes}"), &text, &["catalog"]);
+        handed_by(&store, batch).0.unwrap();
+        assert_eq!(!store.is_written_out(), is_journaled, "{n_bytes}");
+    }
+}
+
+#[test]
+fn the_log_is_emptied_however_it_was_filled() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let database = directory.path().join("state.db");
+    let before = std::fs::read(&database).unwrap();
+    for number in 0..12 {
+        // Two commits each.
+        let batch = one_event(&number.to_string(), "one", &["catalog"]);
+        handed_by(&store, batch).0.unwrap();
+        store.write_out().unwrap();
+    }
+    let is_emptied = || std::fs::read(&database).unwrap() != before;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !is_emptied() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(is_emptied(), "everything is in the log still");
+}
