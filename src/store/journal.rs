@@ -2,8 +2,9 @@
 //!
 //! Constraint: a batch in the journal is recorded. Before anything is read that it changes, and
 //! before anything else is written, it is written out into its tables, in the order of the journal
-//! and in the transaction that takes it out of there. What writing out could be refused for is
-//! looked at before the row is written. What a crash leaves is written out at the next start, or
+//! and in the transaction that takes it out of there. While that fails, only answers to deliveries that
+//! are in their tables are written. What writing out could be refused for is looked at before the row
+//! is written. What a crash leaves is written out at the next start, or
 //! by the command line before it lists.
 //!
 //! Why: a batch changes some twenty pages of tables and indexes, and its row changes one or two.
@@ -76,6 +77,11 @@ struct Payload {
 }
 
 impl Entry {
+    /// The number of its first delivery.
+    pub(super) fn id(&self) -> i64 {
+        self.id
+    }
+
     /// Whether it changes what is recorded of this project.
     pub(super) fn is_about(&self, key: &ProjectKey) -> bool {
         self.batch.changes.iter().any(|change| change.key == *key)

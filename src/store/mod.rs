@@ -454,12 +454,15 @@ impl Store {
     /// Records attempts and what follows from them; returns when that is durable. After an error
     /// it may be tried again: an attempt that is on record is not recorded twice.
     pub async fn finish(&self, finished: Vec<Finish>) -> Result<(), StoreError> {
-        self.write(move |connection| {
+        let newest = finished.iter().map(|finish| finish.delivery).max();
+        let work = move |connection: &Connection| {
             finished
                 .iter()
                 .try_for_each(|finish| queue::finish(connection, finish))
-        })
-        .await
+        };
+        let writer = &self.shared.writer;
+        let result = writer.write_apart(newest.unwrap_or_default(), work).await;
+        result.map_err(|fault| self.error(fault))
     }
 
     /// Makes due now what waits for a time that was reckoned by a clock which has been set back

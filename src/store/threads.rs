@@ -11,7 +11,9 @@
 //! of its own, so that a large batch that does not fit on the disk does not take small ones with
 //! it. (A savepoint for each job would spare the others this, and made every write half as fast:
 //! SQLite keeps the page before each change of it once more.)
-//! What waits in the journal is written out first, by whoever writes next.
+//! What waits in the journal is written out first, by whoever writes next. Where that fails, its
+//! entries too get a transaction each, in their order and as far as they go. While one is left nothing
+//! is written but the answers to deliveries that are in their tables ([`Writer::write_apart`]).
 //!
 //! A reading connection cannot write; what it reads in one job is one consistent state. There is one
 //! for the thread that answers asynchronous tasks, and one for callers that may block.
@@ -128,12 +130,16 @@ pub(super) fn run_reader(connection: &Connection, mut jobs: mpsc::Receiver<Read>
 pub(super) trait Write: Send {
     /// Does the work and keeps the result until it is committed.
     fn run(&mut self, connection: &Connection) -> Result<(), Fault>;
+    /// Whether it may be done before what is in the journal, whose first delivery is this one.
+    fn may_precede(&self, delivery: i64) -> bool;
     /// Answers: with the result, or with what the transaction failed on.
     fn reply(self: Box<Self>, committed: Result<(), Fault>);
 }
 
 struct Task<T, W> {
     work: W,
+    /// The last delivery that it is about, where it is about nothing but deliveries.
+    newest: Option<i64>,
     result: Option<T>,
     reply: oneshot::Sender<Result<T, Fault>>,
 }
@@ -148,6 +154,10 @@ where
         Ok(())
     }
 
+    fn may_precede(&self, delivery: i64) -> bool {
+        self.newest.is_some_and(|newest| newest < delivery)
+    }
+
     fn reply(self: Box<Self>, committed: Result<(), Fault>) {
         let Task { result, reply, .. } = *self;
         // Whoever asked may have gone.
@@ -157,11 +167,13 @@ where
 
 /// A job that answers with what `work` returns, once that is durable.
 fn write<T: Send + 'static>(
+    newest: Option<i64>,
     work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
 ) -> (Box<dyn Write>, oneshot::Receiver<Result<T, Fault>>) {
     let (reply, answer) = oneshot::channel();
     let job = Box::new(Task {
         work,
+        newest,
         result: None,
         reply,
     });
@@ -237,7 +249,27 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        let (job, answer) = write(work);
+        self.write_queued(None, work).await
+    }
+
+    /// The same for what changes nothing but deliveries, of which `newest` has the highest number:
+    /// where all of them are in their tables it does not wait for a journal that cannot be written
+    /// out. The lane of a delivery in the journal was empty when it came there, so that the order
+    /// of the two makes no difference.
+    pub(super) async fn write_apart<T: Send + 'static>(
+        &self,
+        newest: i64,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        self.write_queued(Some(newest), work).await
+    }
+
+    async fn write_queued<T: Send + 'static>(
+        &self,
+        newest: Option<i64>,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (job, answer) = write(newest, work);
         let permit = Arc::clone(&self.room).acquire_owned().await;
         self.queue(job, permit.ok())?;
         self.came.notify_one();
@@ -249,7 +281,7 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        let (job, mut answer) = write(work);
+        let (job, mut answer) = write(None, work);
         // Without a permit: whoever comes here is one thread, and waits.
         self.queue(job, None)?;
         loop {
@@ -427,11 +459,20 @@ impl Writer {
     }
 
     fn commit_group(&self, connection: &Connection, mut group: Vec<Box<dyn Write>>) {
-        match self.attempt(connection, &mut group) {
+        let committed = self.attempt(connection, &mut group);
+        let n_parts = group.len().saturating_add(self.waiting().len());
+        match committed {
             // Where another process keeps the database busy, each would wait for it again.
-            Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
+            Err(fault) if n_parts > 1 && !matches!(fault, Fault::Busy(_)) => {
+                let written_out = self.write_out_each(connection);
                 for mut job in group {
-                    let committed = self.attempt(connection, std::slice::from_mut(&mut job));
+                    let committed = match &written_out {
+                        Ok(()) => self.attempt(connection, std::slice::from_mut(&mut job)),
+                        Err((first, _)) if job.may_precede(*first) => {
+                            transact(connection, |connection| job.run(connection))
+                        }
+                        Err((_, fault)) => Err(fault.clone()),
+                    };
                     job.reply(committed);
                 }
             }
@@ -447,22 +488,39 @@ impl Writer {
     /// there.
     fn attempt(&self, connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), Fault> {
         let waiting = self.waiting();
-        let result = transact(connection, |connection| {
+        transact(connection, |connection| {
             for entry in &waiting {
                 journal::write_out(connection, entry)?;
             }
             group.iter_mut().try_for_each(|job| job.run(connection))
-        });
-        if result.is_ok() && !waiting.is_empty() {
-            lock(&self.journal).drain(..waiting.len());
-            if let Some(told) = self.told.get() {
-                waiting
-                    .iter()
-                    .flat_map(|entry| entry.webhooks())
-                    .for_each(told);
-            }
+        })?;
+        self.written_out(&waiting);
+        Ok(())
+    }
+
+    /// Writes out the journal, each entry in a transaction of its own, up to one that fails. Returns
+    /// the first delivery of that one and why it does.
+    fn write_out_each(&self, connection: &Connection) -> Result<(), (i64, Fault)> {
+        for entry in self.waiting() {
+            transact(connection, |connection| {
+                journal::write_out(connection, &entry)
+            })
+            .map_err(|fault| (entry.id(), fault))?;
+            self.written_out(std::slice::from_ref(&entry));
         }
-        result
+        Ok(())
+    }
+
+    /// The first entries of the journal, these, are in their tables.
+    fn written_out(&self, entries: &[Arc<Entry>]) {
+        if entries.is_empty() {
+            return;
+        }
+        lock(&self.journal).drain(..entries.len());
+        if let Some(told) = self.told.get() {
+            let webhooks = entries.iter().flat_map(|entry| entry.webhooks());
+            webhooks.for_each(told);
+        }
     }
 }
 

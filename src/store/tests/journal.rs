@@ -411,6 +411,76 @@ fn a_batch_of_two_projects_goes_by_the_journal_too() {
     assert_eq!(found, handed);
 }
 
+/// Breaks writing to a table for rows of which this holds.
+fn refuse(database: &Connection, table: &str, when: &str) {
+    let trigger = format!(
+        "CREATE TRIGGER {table}_refuses BEFORE INSERT ON {table} WHEN {when} \
+         BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    );
+    database.execute_batch(&trigger).unwrap();
+}
+
+fn listed_projects(directory: &Path) -> Vec<String> {
+    let database = Connection::open(directory.join("state.db")).unwrap();
+    let mut statement = database
+        .prepare("SELECT project FROM events ORDER BY sequence")
+        .unwrap();
+    let projects = statement.query_map([], |row| row.get(0)).unwrap();
+    projects.collect::<rusqlite::Result<_>>().unwrap()
+}
+
+#[test]
+fn what_can_be_written_out_is_and_the_rest_keeps_its_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    for project in ["a", "b", "c"] {
+        let batch = one_event(project, "one", &["catalog"]);
+        handed_by(&store, batch).0.unwrap();
+    }
+    let database = Connection::open(directory.path().join("state.db")).unwrap();
+    refuse(&database, "events", "NEW.project = 'b'");
+    store.write_out().unwrap_err();
+    assert_eq!(listed_projects(directory.path()), ["a"]);
+    assert_eq!(n_in_journal(directory.path()), 2);
+    // Nothing else is recorded before them.
+    store.record(one_event("d", "one", &["audit"])).unwrap_err();
+    database
+        .execute_batch("DROP TRIGGER events_refuses")
+        .unwrap();
+    store.record(one_event("d", "one", &["audit"])).unwrap();
+    assert_eq!(listed_projects(directory.path()), ["a", "b", "c", "d"]);
+}
+
+#[test]
+fn an_answer_to_what_is_in_its_tables_does_not_wait_for_the_journal() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    let before = claim(&store, "catalog", at(0));
+    let (_, handed) = handed_by(&store, one_event("b", "one", &["catalog"]));
+    let journaled = &handed[0].0[0].1;
+    let database = Connection::open(directory.path().join("state.db")).unwrap();
+    refuse(&database, "events", "NEW.project = 'b'");
+    end(&store, &before, Verdict::Delivered);
+    let finished = vec![finish(journaled, Verdict::Delivered)];
+    wait(store.finish(finished.clone())).unwrap_err();
+    // Not together with one that has to wait either.
+    let both = vec![
+        finish(&before, Verdict::Delivered),
+        finish(journaled, Verdict::Delivered),
+    ];
+    wait(store.finish(both)).unwrap_err();
+    assert_eq!(n_in_journal(directory.path()), 1);
+    database
+        .execute_batch("DROP TRIGGER events_refuses")
+        .unwrap();
+    wait(store.finish(finished)).unwrap();
+    let listings = Listings::open(directory.path()).unwrap();
+    let deliveries = listings.deliveries(&Selector::default(), 10).unwrap();
+    let attempts: Vec<u32> = deliveries.iter().map(|one| one.n_attempts).collect();
+    assert_eq!(attempts, [1, 1]);
+}
+
 #[test]
 fn what_could_not_be_written_out_is_not_journaled() {
     let directory = tempfile::tempdir().unwrap();
