@@ -18,7 +18,7 @@ use super::{DONE, FAILED, scan, usage};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::delivery::State;
-use crate::store::{Listings, Operations, Selector};
+use crate::store::{Operations, Selector};
 
 /// Shows the queue and its log, and changes it.
 #[derive(Clone, Debug, clap::Args)]
@@ -146,7 +146,7 @@ fn list(
         0 => usize::MAX,
         limit => limit,
     };
-    let listings = Listings::open(&config.state_dir)?;
+    let listings = super::listings(config)?;
     let mut deliveries = listings.deliveries(&arguments.which.selector(now), limit)?;
     // As in a log: the newest is nearest to the prompt.
     deliveries.reverse();
@@ -197,7 +197,7 @@ fn show(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let listings = Listings::open(&config.state_dir)?;
+    let listings = super::listings(config)?;
     let (delivery, event, attempts) = listings
         .delivery(id)?
         .with_context(|| format!("there is no delivery {id}; `deliveries` lists them"))?;

@@ -65,7 +65,7 @@ pub(super) fn run(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let listings = Listings::open(&config.state_dir)?;
+    let listings = super::listings(config)?;
     match &arguments.command {
         None => list(&arguments.list, &listings, now, style, out),
         Some(EventsCommand::List(list)) => self::list(list, &listings, now, style, out),

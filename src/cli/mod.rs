@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
+use crate::daemon;
+use crate::store::{Listings, OpenError};
 
 /// Done.
 const DONE: u8 = 0;
@@ -215,6 +217,23 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
 /// The configuration for a command that sends nothing.
 fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
     config::load(&Config::file_or_default(file), &WithoutSecrets).map(|loaded| loaded.config)
+}
+
+/// Opens what is recorded for listing, and says on standard error what of it is missing there.
+fn listings(config: &Config) -> Result<Listings, OpenError> {
+    let listings = Listings::open(&config.state_dir)?;
+    if let Some(missing) = listings.missing() {
+        let what = match missing.n_batches {
+            1 => "one batch of what happened last is".to_owned(),
+            n => format!("{n} batches of what happened last are"),
+        };
+        let why = output::safe(&daemon::chain(&missing.why));
+        let _ = writeln!(
+            std::io::stderr(),
+            "warning: {what} recorded and not listed: {why}"
+        );
+    }
+    Ok(listings)
 }
 
 /// The time of day.

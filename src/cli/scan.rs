@@ -91,7 +91,7 @@ pub(super) fn run(
 
 fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     let repository = &config.repository;
-    let listings = match Listings::open(&config.state_dir) {
+    let listings = match super::listings(config) {
         Ok(listings) => Some(listings),
         Err(OpenError::Absent { .. }) => None,
         Err(error) => return Err(error.into()),

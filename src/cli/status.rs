@@ -81,7 +81,7 @@ pub(super) fn run(
         Ok(report) => (report, None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let listings = match Listings::open(&config.state_dir) {
+    let listings = match super::listings(config) {
         Ok(listings) => Some(listings),
         Err(OpenError::Absent { .. }) => None,
         Err(error) => return Err(error.into()),

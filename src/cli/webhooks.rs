@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Webhook};
 use crate::domain::delivery::Outcome;
 use crate::domain::event::{EventId, Origin};
-use crate::store::{Listings, OpenError, Operations};
+use crate::store::{OpenError, Operations};
 use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
 
 /// Lists webhooks, switches them on and off, and tries one.
@@ -111,7 +111,7 @@ fn list(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let listings = match Listings::open(&config.state_dir) {
+    let listings = match super::listings(config) {
         Ok(listings) => Some(listings),
         Err(OpenError::Absent { .. }) => None,
         Err(error) => return Err(error.into()),

@@ -351,6 +351,14 @@ fn is_empty(connection: &Connection) -> Result<bool, Fault> {
         .exists([])?)
 }
 
+/// How many batches are in the journal.
+pub(super) fn count(connection: &Connection) -> Result<u64, Fault> {
+    let count = connection
+        .prepare_cached("SELECT count(*) FROM journal")?
+        .query_row([], |row| row.get(0))?;
+    Ok(row::count(count))
+}
+
 /// Waits until a daemon has written out what it recorded. Returns whether it has: one that was
 /// killed has not.
 pub(super) fn await_writing_out(connection: &Connection) -> Result<bool, Fault> {

@@ -1,8 +1,11 @@
 //! What the command line shows: events, deliveries and their log.
 //!
-//! Constraint: listing changes nothing and needs no daemon. It reads beside a running one from
-//! one consistent state, and after a stopped or killed one as well. Nothing is read without a
-//! limit.
+//! Constraint: listing needs no daemon, and changes nothing of what is recorded. It reads beside a
+//! running one from one consistent state, and after a stopped or killed one as well. Nothing is read
+//! without a limit.
+//!
+//! What a killed daemon left in the journal is recorded, and no query finds it there: [`Listings::open`]
+//! has it written out, as the next start would. Where that cannot be, it says so ([`Missing`]).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -80,10 +83,20 @@ pub struct ListedDelivery {
     pub last_error: Option<String>,
 }
 
+/// What is recorded and not listed.
+#[derive(Debug)]
+pub struct Missing {
+    /// How many batches that are, each with an event at least.
+    pub n_batches: u64,
+    /// Why they cannot be listed yet.
+    pub why: OpenError,
+}
+
 /// Read access for the command line. Blocks.
 pub struct Listings {
     connection: Connection,
     path: Arc<Path>,
+    missing: Option<Missing>,
 }
 
 impl Listings {
@@ -91,16 +104,31 @@ impl Listings {
     /// not yet in its tables comes there first, as far as that can be done.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_for_reading(state_dir)?;
+        let path = schema::database(state_dir);
+        let mut missing = None;
         if !matches!(journal::await_writing_out(&connection), Ok(true)) {
             // Of a daemon that was killed, or has no space. Who may not write sees what there is.
-            let written_out = schema::open_beside(state_dir)
-                .map(|connection| journal::write_out_all(&connection));
-            tracing::debug!(?written_out, "there is a journal that no daemon writes out");
+            let written_out = schema::open_beside(state_dir).and_then(|connection| {
+                journal::write_out_all(&connection)
+                    .map_err(|fault| OpenError::of_journal(&path, fault))
+            });
+            if let Err(why) = written_out {
+                let n_batches = journal::count(&connection)
+                    .map_err(|fault| OpenError::of_journal(&path, fault))?;
+                // A daemon may have done it meanwhile.
+                missing = (n_batches > 0).then_some(Missing { n_batches, why });
+            }
         }
         Ok(Self {
             connection,
-            path: schema::database(state_dir).into(),
+            path: path.into(),
+            missing,
         })
+    }
+
+    /// What is recorded and missing in all that is listed, where anything is.
+    pub fn missing(&self) -> Option<&Missing> {
+        self.missing.as_ref()
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {

@@ -63,7 +63,7 @@ use rusqlite::Connection;
 
 pub use error::{Fault, OpenError, StoreError};
 pub use handing::{Commit, Handed};
-pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings};
+pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings, Missing};
 pub use operations::Operations;
 pub use problems::RecordedProblem;
 pub use queue::{ANSWER_MAX, AttemptLog, Claim, Claims, Finish, Unreadable};
@@ -138,10 +138,8 @@ impl Store {
         let (reader, reads) = Reader::new(schema::open_for_reading(state_dir)?);
         let path = schema::database(state_dir);
         let identity = schema::identity(&path)?;
-        let journal = journal::load(&for_writing).map_err(|source| OpenError::Journal {
-            path: path.clone(),
-            source,
-        })?;
+        let journal =
+            journal::load(&for_writing).map_err(|fault| OpenError::of_journal(&path, fault))?;
         let writer = Arc::new(Writer::new(for_writing, journal));
         // Where it cannot be, nobody reads past it.
         if let Err(fault) = writer.write_out() {

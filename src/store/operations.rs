@@ -37,9 +37,7 @@ impl Operations {
         let connection = schema::open_beside(state_dir)?;
         let path = schema::database(state_dir);
         // What is recorded is meant as well, in its tables or not.
-        if let Err(source) = journal::write_out_all(&connection) {
-            return Err(OpenError::Journal { path, source });
-        }
+        journal::write_out_all(&connection).map_err(|fault| OpenError::of_journal(&path, fault))?;
         Ok(Self {
             connection,
             path: path.into(),

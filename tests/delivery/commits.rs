@@ -1,3 +1,5 @@
+use std::process::{Command, Stdio};
+
 use rusqlite::Connection;
 
 use crate::common::{Endpoint, Home, Settings, wait_health};
@@ -71,6 +73,54 @@ fn what_can_be_written_out_again_ends_the_trouble() {
     wait_health(&home, "/readyz", 200);
     daemon.wait_message("the store works again", 1);
     assert_eq!(endpoint.n_all(), 1);
+}
+
+/// A command that cannot have all that is recorded in its tables says what is missing, and why.
+#[test]
+fn commands_say_what_they_cannot_see() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    define(&home, "catalog");
+    let daemon = home.start();
+    let database = Connection::open(home.database()).unwrap();
+    break_commits(&database, &["events"]);
+    snapshot(&home, "catalog", "one");
+    endpoint.wait_for(1);
+    daemon.kill();
+    let says = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
+            .arg("--config")
+            .arg(home.config())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (status, listed, warned) = says(&["events", "--json"]);
+    assert_eq!((status, listed.trim()), (Some(0), "[]"));
+    assert!(
+        warned.starts_with("warning: one batch of what happened last is recorded and not listed: ")
+            && warned.contains("constraint failed"),
+        "{warned}"
+    );
+    let (status, _, refused) = says(&["deliveries", "cancel", "--webhook", "all", "--yes"]);
+    assert_eq!(status, Some(1), "{refused}");
+    assert!(
+        refused.contains("try again when the cause is mended") && !refused.contains("damaged"),
+        "{refused}"
+    );
+    database
+        .execute_batch("DROP TRIGGER events_breaks")
+        .unwrap();
+    let (status, listed, warned) = says(&["events", "--json"]);
+    assert_eq!((status, &warned[..]), (Some(0), ""));
+    assert!(listed.contains("snapshot-create"), "{listed}");
 }
 
 /// The request is made while the commit is on its way to the disk. Where that fails, the event is

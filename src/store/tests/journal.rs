@@ -411,6 +411,17 @@ fn a_batch_of_two_projects_goes_by_the_journal_too() {
     assert_eq!(found, handed);
 }
 
+/// An error with its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut all = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        all = format!("{all}: {error}");
+        cause = error.source();
+    }
+    all
+}
+
 /// Breaks writing to a table for rows of which this holds.
 fn refuse(database: &Connection, table: &str, when: &str) {
     let trigger = format!(
@@ -535,4 +546,33 @@ fn the_log_is_emptied_however_it_was_filled() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     assert!(is_emptied(), "everything is in the log still");
+}
+
+#[test]
+fn the_command_line_says_why_the_journal_is_not_written_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = crash_with_a_journal(directory.path());
+    let database = Connection::open(left.path().join("state.db")).unwrap();
+    refuse(&database, "events", "1");
+    let error = Operations::open(left.path()).err().unwrap();
+    let error = chain(&error);
+    assert!(
+        error.contains("refused") && !error.contains("damaged") && !error.contains("copy"),
+        "{error}"
+    );
+    // A listing does without, and says so.
+    let listings = Listings::open(left.path()).unwrap();
+    let missing = listings.missing().unwrap();
+    assert_eq!(missing.n_batches, 1);
+    let why = chain(&missing.why);
+    assert!(why.contains("refused"), "{why}");
+    assert_eq!(n_in_journal(left.path()), 1);
+    database
+        .execute_batch("DROP TRIGGER events_refuses; UPDATE journal SET body = '{}'")
+        .unwrap();
+    let error = Operations::open(left.path()).err().unwrap().to_string();
+    assert!(error.contains("cannot be read"), "{error}");
+    database.execute_batch("DELETE FROM journal").unwrap();
+    let listings = Listings::open(left.path()).unwrap();
+    assert!(listings.missing().is_none());
 }
