@@ -14,8 +14,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, Bound, Known, ReloadRequest, Reloaded};
 use crate::clock::Clock;
@@ -28,7 +29,7 @@ use crate::housekeeping;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::os;
-use crate::store::{OpenError, Store, StoreError};
+use crate::store::{Fault, OpenError, Store, StoreError};
 use crate::webhook::ClientError;
 
 /// How long deliveries in flight may take after SIGTERM.
@@ -36,6 +37,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How long the loop may stand before the daemon counts as not alive: longer than reading the
 /// largest file of a slow disk.
 const STANDSTILL: Duration = Duration::from_secs(30);
+
+/// How long it takes until what the configuration says of webhooks is recorded, where the store could
+/// not at the start.
+const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many commands may wait for a reload; it is one reload after the other.
 const RELOADS_WAITING: usize = 4;
@@ -97,7 +102,7 @@ pub async fn run(
         first_of(errors)
     })?;
     let store = open_store(config.state_dir.clone()).await?;
-    dispatch::note_configuration(&store, &config.webhooks, clock.now()).await?;
+    let is_noted = note_at_start(&store, &config, clock).await?;
 
     let status = Arc::new(Status::default());
     let doorbells = Arc::new(Doorbells::default());
@@ -177,6 +182,7 @@ pub async fn run(
 
     let mut daemon = Daemon {
         config,
+        is_noted,
         store: store.clone(),
         clock,
         engine,
@@ -244,6 +250,26 @@ async fn open_store(state_dir: PathBuf) -> Result<Store, DaemonError> {
         .map_err(DaemonError::from)
 }
 
+/// Notes what the configuration says of webhooks, and returns whether that could be done. A start does
+/// not depend on it: a daemon that does not run delivers nothing of what waits, and nobody would start
+/// it again when the disk has space. All that waits with it is what a change of settings hurries.
+async fn note_at_start(store: &Store, config: &Config, clock: Clock) -> Result<bool, DaemonError> {
+    match dispatch::note_configuration(store, &config.webhooks, clock.now()).await {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.fault(), Fault::Damaged(_) | Fault::Closed) => {
+            Err(error.into())
+        }
+        Err(error) => {
+            warn!(
+                "that the settings of webhooks changed cannot be recorded yet; it is tried until it \
+                 can, and what waits by the old settings goes out by its schedule: {}",
+                chain(&error)
+            );
+            Ok(false)
+        }
+    }
+}
+
 /// The webhooks of a configuration, and whether it enables them.
 fn enabled(config: &Config) -> BTreeMap<String, bool> {
     let webhooks = config.webhooks.iter();
@@ -263,6 +289,8 @@ fn first_of(errors: Vec<ClientError>) -> DaemonError {
 
 struct Daemon {
     config: Arc<Config>,
+    /// Whether what it says of webhooks is on record.
+    is_noted: bool,
     store: Store,
     clock: Clock,
     engine: Engine,
@@ -326,8 +354,11 @@ impl Daemon {
         let mut status = self.status.subscribe();
         let mut announced = false;
         let mut said = String::new();
+        let mut again = tokio::time::interval(NOTED_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = again.tick(), if !self.is_noted => self.note_again().await,
                 signal = signals.next() => match signal {
                     Some(SIGHUP) => {
                         self.reload("SIGHUP", rereading, announced.then_some(&mut said)).await;
@@ -369,6 +400,20 @@ impl Daemon {
         }
     }
 
+    /// Notes what could not be noted at the start.
+    async fn note_again(&mut self) {
+        let now = self.clock.now();
+        match dispatch::note_configuration(&self.store, &self.config.webhooks, now).await {
+            Ok(()) => {
+                self.is_noted = true;
+                // What it made due is found when somebody asks.
+                self.health.known.doorbells.hurry_all();
+                info!("that the settings of webhooks changed is recorded");
+            }
+            Err(error) => debug!(%error, "the settings of webhooks are still not recorded"),
+        }
+    }
+
     /// Reads the configuration again, and tells the service manager of it. Before the first scan
     /// there is no readiness to take back or to give, and no line that was `said`.
     async fn reload(
@@ -384,6 +429,7 @@ impl Daemon {
         info!(file, "{asked_by}: reading the configuration again");
         let reloaded = match self.prepare(rereading).await {
             Ok((prepared, warnings)) => {
+                self.is_noted = true;
                 self.apply(prepared, rereading.logging).await;
                 Reloaded {
                     errors: Vec::new(),
@@ -486,7 +532,14 @@ impl Daemon {
         };
         dispatch::note_configuration(&self.store, &new.webhooks, self.clock.now())
             .await
-            .map_err(|error| vec![chain(&error)])?;
+            .map_err(|error| {
+                // Unlike at a start, there are settings to go on with and somebody who hears of it.
+                vec![format!(
+                    "that the settings of webhooks changed cannot be recorded; mend this and reload \
+                     again: {}",
+                    chain(&error)
+                )]
+            })?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         let prepared = Prepared {
             config: new,

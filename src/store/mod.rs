@@ -485,15 +485,31 @@ impl Store {
 
     /// Notes the fingerprints of the webhooks' configurations, all or none. Where one changed, what
     /// waits after a failure is due now, and the webhook is on again if its receiver had switched
-    /// it off by 410. Returns the webhooks that are on again.
+    /// it off by 410. Returns the webhooks that are on again. Where none changed nothing is written,
+    /// so that it works on a full disk.
     pub async fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,
         now: Timestamp,
     ) -> Result<Vec<String>, StoreError> {
+        // Nothing of it is ever in the journal.
+        let changed = self
+            .read(move |connection| {
+                let mut changed = Vec::new();
+                for (webhook, fingerprint) in fingerprints {
+                    if !webhooks::has_fingerprint(connection, &webhook, &fingerprint)? {
+                        changed.push((webhook, fingerprint));
+                    }
+                }
+                Ok(changed)
+            })
+            .await?;
+        if changed.is_empty() {
+            return Ok(Vec::new());
+        }
         self.write(move |connection| {
             let mut switched_on = Vec::new();
-            for (webhook, fingerprint) in &fingerprints {
+            for (webhook, fingerprint) in &changed {
                 if webhooks::set_fingerprint(connection, webhook, fingerprint, now)? {
                     switched_on.push(webhook.clone());
                 }

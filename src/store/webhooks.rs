@@ -188,6 +188,17 @@ pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fau
     Ok(switched > 0)
 }
 
+/// Whether this fingerprint of a webhook's configuration is on record.
+pub(super) fn has_fingerprint(
+    connection: &Connection,
+    name: &str,
+    fingerprint: &[u8; 32],
+) -> Result<bool, Fault> {
+    Ok(connection
+        .prepare_cached("SELECT 1 FROM webhooks WHERE name = ?1 AND fingerprint = ?2")?
+        .exists(params![name, &fingerprint[..]])?)
+}
+
 /// Notes the fingerprint of a webhook's configuration. Where it is another one than before, what
 /// waits after a failure is due now, and where the receiver had switched the webhook off it is
 /// switched on again; says whether that was so.

@@ -3,6 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::http::StatusCode;
+use project_webhooks::receiver::{Received, Reply};
 
 use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_health, wait_until, xml};
 use super::{Mount, is_root, projects, skip, succeeds, wait_status};
@@ -73,6 +78,94 @@ fn a_full_disk_makes_inference_wait_and_loses_nothing() {
     });
     drop(daemon);
     drop(mounted);
+}
+
+/// A daemon that was killed with what happened last in its journal starts on a full disk, and delivers
+/// what waits: with the settings that it had, and with others.
+#[test]
+fn a_start_on_a_full_disk_delivers_what_waits() {
+    const TEST: &str = "a start on a full disk";
+    if !is_root(TEST) {
+        return;
+    }
+    for is_changed in [false, true] {
+        if !starts_on_a_full_disk(is_changed) {
+            return skip(TEST, "mounting is not allowed");
+        }
+    }
+}
+
+fn starts_on_a_full_disk(is_changed: bool) -> bool {
+    let refuses = Arc::new(AtomicBool::new(true));
+    let endpoint = Endpoint::answering({
+        let refuses = Arc::clone(&refuses);
+        move |_| {
+            let refused = refuses.load(Ordering::SeqCst);
+            Reply::status(StatusCode::from_u16(if refused { 500 } else { 200 }).unwrap())
+        }
+    });
+    let webhook = Webhook::new("all", &endpoint.url());
+    let changed = webhook.clone().with("timeout: 7s");
+    let settings =
+        |webhook| Settings::of([webhook]).top("admin: { listen: \"unix:./admin.sock\" }");
+    let home = Home::new(&settings(webhook.clone()));
+    projects(&home, 2);
+    let state = home.beside("state");
+    fs::create_dir(&state).unwrap();
+    let Some(mounted) = Mount::new(&["-t", "tmpfs", "-o", "size=4m", "tmpfs"], &state) else {
+        return false;
+    };
+    let daemon = home.start();
+    home.write("sales/p0/snapshots/s2.xml", &xml("P0", "e-0", "waits"));
+    // Its first attempt is on record when the second is made.
+    endpoint.wait_for(2);
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    let refuse = "CREATE TRIGGER refuses BEFORE INSERT ON events
+                      BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    database.execute_batch(refuse).unwrap();
+    home.write("sales/p1/snapshots/s2.xml", &xml("P1", "e-1", "last"));
+    let is_last = |one: &Received| one.parameter("projectName") == Some("P1");
+    endpoint.wait_for_one("the last", is_last);
+    daemon.kill();
+    // The log cannot begin anew, where it would find room, while somebody reads what is in it.
+    database
+        .execute_batch("DROP TRIGGER refuses; BEGIN; SELECT count(*) FROM journal")
+        .unwrap();
+    let filler = state.join("filler");
+    let _full = fs::write(&filler, vec![0_u8; 8 << 20]);
+    endpoint.take();
+    refuses.store(false, Ordering::SeqCst);
+    if is_changed {
+        home.reconfigure(&settings(changed.clone()));
+    }
+
+    let daemon = Daemon::launch(&home, Daemon::command(&home));
+    endpoint.wait_for_one("what waits", |one| !is_last(one));
+    daemon.wait_message("inference waits", 1);
+    let later = "that the settings of webhooks changed cannot be recorded yet";
+    assert_eq!(daemon.n_messages(later), usize::from(is_changed));
+    wait_health(&home, "/readyz", 503);
+    wait_health(&home, "/healthz", 200);
+    if !is_changed {
+        assert!(daemon.reload(), "nothing is to be recorded for it");
+        home.reconfigure(&settings(changed));
+        assert!(!daemon.reload());
+        daemon.wait_message("mend this and reload again: ", 1);
+    }
+    database.execute_batch("ROLLBACK").unwrap();
+    fs::remove_file(&filler).unwrap();
+    wait_health(&home, "/readyz", 200);
+    endpoint.wait_for_one("the last", is_last);
+    if is_changed {
+        daemon.wait_message("that the settings of webhooks changed is recorded", 1);
+    } else {
+        assert!(daemon.reload());
+    }
+    daemon.fence();
+    drop(daemon);
+    drop(database);
+    drop(mounted);
+    true
 }
 
 #[test]

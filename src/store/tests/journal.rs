@@ -576,3 +576,17 @@ fn the_command_line_says_why_the_journal_is_not_written_out() {
     let listings = Listings::open(left.path()).unwrap();
     assert!(listings.missing().is_none());
 }
+
+#[test]
+fn a_configuration_that_is_on_record_needs_no_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let fingerprints = |number| vec![("catalog".to_owned(), [number; 32])];
+    wait(store.set_fingerprints(fingerprints(1), at(0))).unwrap();
+    break_commits(&store, &["events"]);
+    handed_by(&store, one_event("a", "one", &["catalog"]))
+        .0
+        .unwrap();
+    wait(store.set_fingerprints(fingerprints(1), at(0))).unwrap();
+    wait(store.set_fingerprints(fingerprints(2), at(0))).unwrap_err();
+}
