@@ -12,6 +12,16 @@
 //! 0.9), and most of the twenty pages are those that the answer changes as well, so that they
 //! are written once.
 //!
+//! # Format
+//!
+//! A row outlives the program that wrote it: an upgrade finds what a kill left. So the body says its
+//! version, and another than the known ones is refused. Within a version a body is only added to, with
+//! a default for what is absent, and only what a program may ignore that does not know it; anything
+//! else is another version, and the old ones are read still. `tests/survival/states` keeps a row as
+//! each schema had it, which has to load.
+//!
+//! # Operation
+//!
 //! Only a batch goes this way that somebody waits for: one whose deliveries are all handed out with
 //! it ([`Handed`]), so that nothing of it has to be claimed from the tables. In a burst the writer is
 //! busy, and everything goes the direct way.
@@ -57,9 +67,19 @@ pub(super) struct Entry {
     first: Numbers,
 }
 
+/// The version of a body that is written.
+const VERSION: u32 = 1;
+
+/// The version of any body.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
 /// The body of a row.
 #[derive(Serialize, Deserialize)]
 struct Body<C> {
+    version: u32,
     now: Timestamp,
     first: Numbers,
     changes: C,
@@ -286,6 +306,7 @@ fn insert(connection: &Connection, entry: &Entry) -> Result<(), Fault> {
         });
     }
     let body = Body {
+        version: VERSION,
         now: entry.batch.now,
         first: entry.first,
         changes: &entry.batch.changes,
@@ -318,7 +339,18 @@ pub(super) fn load(connection: &Connection) -> Result<Vec<Entry>, Fault> {
     while let Some(row) = rows.next()? {
         let id: i64 = row.get(0)?;
         let what = format!("the batch {id} in the journal");
-        let body: Body<Vec<Change>> = row::from_json(&what, &row.get::<_, String>(1)?)?;
+        let body: String = row.get(1)?;
+        let Version { version } = row::from_json(&what, &body)?;
+        if version != VERSION {
+            return Err(Fault::Undecodable {
+                what,
+                reason: format!(
+                    "it has version {version} and this program knows {VERSION}: a later version of \
+                     the program wrote it, and has to be installed"
+                ),
+            });
+        }
+        let body: Body<Vec<Change>> = row::from_json(&what, &body)?;
         let mut rest: &[u8] = &row.get::<_, Vec<u8>>(2)?;
         let mut payloads = Vec::new();
         for one in body.payloads {

@@ -549,6 +549,24 @@ fn the_log_is_emptied_however_it_was_filled() {
 }
 
 #[test]
+fn a_batch_of_a_later_version_is_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = crash_with_a_journal(directory.path());
+    let database = Connection::open(left.path().join("state.db")).unwrap();
+    database
+        .execute_batch("UPDATE journal SET body = json_set(body, '$.version', 999)")
+        .unwrap();
+    drop(database);
+    let error = Store::open(left.path()).err().unwrap();
+    let error = chain(&error);
+    assert!(
+        error.contains("999") && error.contains("a later version"),
+        "{error}"
+    );
+    assert_eq!(n_in_journal(left.path()), 1);
+}
+
+#[test]
 fn the_command_line_says_why_the_journal_is_not_written_out() {
     let directory = tempfile::tempdir().unwrap();
     let left = crash_with_a_journal(directory.path());
