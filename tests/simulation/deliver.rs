@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use project_webhooks::domain::delivery::{self, Outcome, State, Verdict};
 use project_webhooks::domain::endpoint::Admission;
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::store::{AttemptLog, Claim, Finish, Operations, Selector};
+use project_webhooks::store::{AttemptLog, Claim, Finish, Handed, Operations, Selector};
 
 use crate::crash::{Crash, Image};
 use crate::hook::{Flight, Standing};
@@ -61,27 +61,56 @@ impl Run {
         let claims = self.claims(hook.name, limit, busy.clone());
         let n_claims = claims.len();
         for claim in claims {
-            let content = &self.bytes[&claim.event.payload];
-            assert_eq!(claim.payload, content, "other bytes");
             assert!(
                 busy.insert(claim.event.key.clone()),
                 "two of one project at once"
             );
-            let hook = &mut self.hooks[webhook];
-            hook.claimed(&claim, now);
-            if hook.answers != Answers::Nothing {
-                hook.received(&claim);
-            }
-            hook.flights.push(Flight {
-                claim,
-                is_probe: admission == Admission::Probe,
-                answers: hook.answers,
-            });
+            self.send(webhook, claim, admission == Admission::Probe);
         }
+        self.land_answered(webhook, crash);
+        n_claims
+    }
+
+    fn send(&mut self, webhook: usize, claim: Claim, is_probe: bool) {
+        let content = &self.bytes[&claim.event.payload];
+        assert_eq!(claim.payload, content, "other bytes");
+        let now = self.wall();
+        let hook = &mut self.hooks[webhook];
+        hook.claimed(&claim, now);
+        if hook.answers != Answers::Nothing {
+            hook.received(&claim);
+        }
+        hook.flights.push(Flight {
+            claim,
+            is_probe,
+            answers: hook.answers,
+        });
+    }
+
+    /// Sends what came with a commit as the queues do: where they would claim it too, and without
+    /// asking the store, in which it may be in the journal alone.
+    pub fn send_handed(&mut self, handed: Handed, crash: Crash) {
+        let now = self.wall();
+        for (name, claim) in handed {
+            let mut hooks = self.hooks.iter();
+            let webhook = hooks.position(|hook| hook.name == name).unwrap();
+            let hook = &self.hooks[webhook];
+            let is_free = !hook.busy().contains(&claim.event.key);
+            let admission = hook.endpoint.admit(now, hook.flights.len());
+            if hook.is_configured && is_free && admission == Admission::Everything {
+                self.send(webhook, claim, false);
+            }
+        }
+        for webhook in 0..self.hooks.len() {
+            self.land_answered(webhook, crash);
+        }
+    }
+
+    /// The answers that take no time come.
+    fn land_answered(&mut self, webhook: usize, crash: Crash) {
         self.land(webhook, crash, |flight| {
             answer(flight.answers, &flight.claim.event.key)
         });
-        n_claims
     }
 
     /// The answers that took their time come, or come too late.

@@ -128,7 +128,11 @@ impl Run {
                 self.now += Duration::from_millis(milliseconds);
                 self.world.tick += i64::from(ticks);
             }
-            Step::Round { limit, crash } => drop(self.round(limit, crash)),
+            Step::Round {
+                limit,
+                crash,
+                sends,
+            } => drop(self.round(limit, crash, sends)),
             Step::Overflow => self.is_deaf = true,
             Step::Compare => self.compare(Origin::Live),
             Step::Restart => {
@@ -386,7 +390,7 @@ impl Run {
                 return n_events;
             };
             self.now = self.now.max(at);
-            n_events += self.round(2, Crash::No);
+            n_events += self.round(2, Crash::No, None);
         }
         panic!("the rounds do not come to rest");
     }

@@ -35,6 +35,9 @@ pub enum Step {
     Round {
         limit: usize,
         crash: Crash,
+        /// Whether what the commit hands out is sent before the store is asked for anything, and
+        /// when the process is killed then.
+        sends: Option<Crash>,
     },
     /// Nothing is reported any more until everything is compared.
     Overflow,
@@ -114,6 +117,16 @@ fn crash(rng: &mut Rng) -> Crash {
     }
 }
 
+/// Often: what is sent may be in the journal alone.
+fn crash_while_sent(rng: &mut Rng) -> Crash {
+    match rng.u8(..6) {
+        0 => Crash::Before,
+        1 => Crash::During { part: rng.u8(..) },
+        2 => Crash::After,
+        _ => Crash::No,
+    }
+}
+
 fn answers(rng: &mut Rng) -> Answers {
     match rng.u8(..9) {
         0..3 => Answers::Well,
@@ -150,6 +163,7 @@ fn step(rng: &mut Rng) -> Step {
         16..21 => Step::Round {
             limit: rng.usize(1..5),
             crash: crash(rng),
+            sends: rng.bool().then(|| crash_while_sent(rng)),
         },
         21 => Step::Compare,
         22 if rng.bool() => Step::Overflow,
