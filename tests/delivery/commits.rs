@@ -2,7 +2,7 @@ use std::process::{Command, Stdio};
 
 use rusqlite::Connection;
 
-use crate::common::{Endpoint, Home, Settings, wait_health};
+use crate::common::{Daemon, Endpoint, Home, Settings, wait_health, xml};
 use crate::{define, snapshot};
 
 /// Fails every commit that adds to one of these tables, at its end.
@@ -24,17 +24,38 @@ fn break_commits(database: &Connection, tables: &[&str]) {
     }
 }
 
+fn settings(endpoint: &Endpoint) -> Settings {
+    Settings::all_to(endpoint).top("admin: { listen: \"unix:./admin.sock\" }")
+}
+
+/// Starts the daemon, and waits for its queues too: what is handed out before they are there is not
+/// sent until it is written out.
+fn start(home: &Home) -> Daemon<'_> {
+    let daemon = home.start();
+    wait_health(home, "/readyz", 200);
+    daemon
+}
+
+/// Takes a snapshot that is whole whenever it is looked at. What was seen half-written is on record as
+/// incomplete, and what ends that does not go by the journal.
+fn whole_snapshot(home: &Home, project: &str, tag: &str) {
+    home.replace(
+        &format!("sales/{project}/snapshots/{tag}.xml"),
+        &xml(project, "", tag),
+    );
+}
+
 /// What was recorded and sent while it could not be written out is written out later, and
 /// is not sent again: not after a kill either, as far as it was answered and that is on record.
 #[test]
 fn what_cannot_be_written_out_is_sent_and_waits() {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
+    let home = Home::new(&settings(&endpoint));
     define(&home, "catalog");
-    let daemon = home.start();
+    let daemon = start(&home);
     let database = Connection::open(home.database()).unwrap();
     break_commits(&database, &["events"]);
-    snapshot(&home, "catalog", "one");
+    whole_snapshot(&home, "catalog", "one");
     endpoint.wait_for(1);
     daemon.wait_log("cannot be recorded", |entry| {
         entry.message().contains("cannot be recorded")
@@ -58,13 +79,12 @@ fn what_cannot_be_written_out_is_sent_and_waits() {
 #[test]
 fn what_can_be_written_out_again_ends_the_trouble() {
     let endpoint = Endpoint::new();
-    let settings = Settings::all_to(&endpoint).top("admin: { listen: \"unix:./admin.sock\" }");
-    let home = Home::new(&settings);
+    let home = Home::new(&settings(&endpoint));
     define(&home, "catalog");
-    let daemon = home.start();
+    let daemon = start(&home);
     let database = Connection::open(home.database()).unwrap();
     break_commits(&database, &["events"]);
-    snapshot(&home, "catalog", "one");
+    whole_snapshot(&home, "catalog", "one");
     endpoint.wait_for(1);
     wait_health(&home, "/readyz", 503);
     database
@@ -79,12 +99,12 @@ fn what_can_be_written_out_again_ends_the_trouble() {
 #[test]
 fn commands_say_what_they_cannot_see() {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
+    let home = Home::new(&settings(&endpoint));
     define(&home, "catalog");
-    let daemon = home.start();
+    let daemon = start(&home);
     let database = Connection::open(home.database()).unwrap();
     break_commits(&database, &["events"]);
-    snapshot(&home, "catalog", "one");
+    whole_snapshot(&home, "catalog", "one");
     endpoint.wait_for(1);
     daemon.kill();
     let says = |arguments: &[&str]| {
@@ -128,9 +148,9 @@ fn commands_say_what_they_cannot_see() {
 #[test]
 fn what_a_commit_that_fails_was_to_send_is_not_sent() {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
+    let home = Home::new(&settings(&endpoint));
     define(&home, "catalog");
-    let daemon = home.start();
+    let daemon = start(&home);
     let database = Connection::open(home.database()).unwrap();
     break_commits(&database, &["journal", "events"]);
     snapshot(&home, "catalog", "one");

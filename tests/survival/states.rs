@@ -120,7 +120,9 @@ fn write_journal(directory: &Path, schema: i64) {
                       BEGIN SELECT RAISE(ABORT, 'refused'); END";
     database.execute_batch(refuse).unwrap();
     let daemon = Daemon::launch(&home, Daemon::command(&home));
-    endpoint.wait_for(3);
+    wait_until("a batch in the journal", || {
+        (n_in_journal(&home) == 1).then_some(())
+    });
     daemon.kill();
     database.execute_batch("DROP TRIGGER refuses").unwrap();
     // The last one to close moves all of it into the one file that is kept.
@@ -136,6 +138,12 @@ fn write_journal(directory: &Path, schema: i64) {
         text + "\n",
     )
     .unwrap();
+}
+
+fn n_in_journal(home: &Home) -> i64 {
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    let count = database.query_row("SELECT count(*) FROM journal", [], |row| row.get(0));
+    count.unwrap()
 }
 
 /// What happened last in the repository of a state with a journal.
@@ -177,11 +185,6 @@ fn states_of_all_schemas_load_with_all_that_is_in_them() {
 /// command without a daemon and after a start, and it is delivered.
 #[test]
 fn journals_of_all_schemas_are_written_out() {
-    let n_in_journal = |home: &Home| -> i64 {
-        let database = rusqlite::Connection::open(home.database()).unwrap();
-        let count = database.query_row("SELECT count(*) FROM journal", [], |row| row.get(0));
-        count.unwrap()
-    };
     let schema = schema();
     if std::env::var_os("UPDATE_STATES").is_some() {
         write_journal(&states(), schema);
