@@ -16,6 +16,16 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// The monotonic time.
+    pub fn moment(&self) -> Duration {
+        self.moment
+    }
+
     /// Whether the time of day was set back between this reading and a later one.
     pub fn was_set_back_until(&self, later: &Self) -> bool {
         let passed = later.moment.saturating_sub(self.moment);

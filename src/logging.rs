@@ -89,6 +89,9 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
         write!(writer, "{field}=")?;
     }
     let text = format!("{value:?}");
+    if !text.contains(char::is_control) {
+        return writer.write_str(&text);
+    }
     for character in text.chars() {
         if character.is_control() {
             write!(writer, "{}", character.escape_default())?;

@@ -224,7 +224,7 @@ impl Loop {
             });
             let arrived: Vec<_> = arrived.collect();
             self.look_behind(root, &arrived, now, round);
-            let places = self.old_places(arrived, round)?;
+            let places = self.old_places(&arrived, round)?;
             if places.is_empty() {
                 break;
             }
@@ -375,16 +375,21 @@ impl Loop {
     /// looked at yet.
     pub(super) fn old_places(
         &self,
-        arrived: Vec<(ProjectKey, Identity, Origin)>,
+        arrived: &[(ProjectKey, Identity, Origin)],
         round: &Round,
     ) -> Result<Vec<Due>, StoreError> {
         let mut places: Vec<Due> = Vec::new();
-        for (place, identity, origin) in arrived {
-            for key in self.store.with_identity(&place.organization, &identity)? {
+        let wanted: Vec<_> = arrived
+            .iter()
+            .map(|(place, identity, _)| (place.organization.as_str(), identity))
+            .collect();
+        let found = self.store.with_identities(&wanted)?;
+        for ((place, _, origin), keys) in arrived.iter().zip(found) {
+            for key in keys {
                 if !round.looked_at.contains(&key) && places.iter().all(|due| due.key != key) {
                     places.push(Due {
                         key,
-                        origin,
+                        origin: *origin,
                         hint: format!("its definition appeared in {place}"),
                     });
                 }

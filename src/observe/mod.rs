@@ -177,9 +177,13 @@ fn read_up_to(file: BorrowedFd<'_>, size: u64, max: u64) -> io::Result<Bytes> {
     Ok(Bytes::from(bytes))
 }
 
+/// How much of a file is read at once to compare it, in bytes.
+const COMPARED_AT_ONCE: usize = 32 * 1024;
+
 /// Whether a second reading gives the same bytes.
 fn reads_the_same(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<bool> {
-    let mut buffer = [0_u8; 32 * 1024];
+    // One more than there should be shows at once when there is more.
+    let mut buffer = vec![0_u8; bytes.len().saturating_add(1).min(COMPARED_AT_ONCE)];
     let mut offset = 0_usize;
     loop {
         let count = rustix::io::pread(file, &mut buffer, offset as u64)?;

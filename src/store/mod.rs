@@ -298,16 +298,28 @@ impl Store {
         self.read_blocking(move |connection| record::keys(connection, Some(&organization)))
     }
 
-    /// The projects of an organization whose definition has this identity, sorted.
-    pub fn with_identity(
+    /// For each of these organizations and identities the projects whose definition has it, sorted.
+    pub fn with_identities(
         &self,
-        organization: &str,
-        identity: &Identity,
-    ) -> Result<Vec<ProjectKey>, StoreError> {
+        wanted: &[(&str, &Identity)],
+    ) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
         self.write_out()?;
-        self.read_few_blocking(|connection| {
-            record::with_identity(connection, organization, identity)
-        })
+        let read = |connection: &Connection| {
+            wanted
+                .iter()
+                .map(|(organization, identity)| {
+                    record::with_identity(connection, organization, identity)
+                })
+                .collect()
+        };
+        if wanted.len() <= FEW {
+            self.read_few_blocking(read)
+        } else {
+            self.read_blocking(read)
+        }
     }
 
     /// A fact about the repository as a whole.
@@ -451,13 +463,10 @@ impl Store {
 
     /// Records attempts and what follows from them; returns when that is durable. After an error
     /// it may be tried again: an attempt that is on record is not recorded twice.
-    pub async fn finish(&self, finished: Vec<Finish>) -> Result<(), StoreError> {
+    pub async fn finish(&self, finished: impl Into<Arc<[Finish]>>) -> Result<(), StoreError> {
+        let finished = finished.into();
         let newest = finished.iter().map(|finish| finish.delivery).max();
-        let work = move |connection: &Connection| {
-            finished
-                .iter()
-                .try_for_each(|finish| queue::finish(connection, finish))
-        };
+        let work = move |connection: &Connection| queue::finish(connection, &finished);
         let writer = &self.shared.writer;
         let result = writer.write_apart(newest.unwrap_or_default(), work).await;
         result.map_err(|fault| self.error(fault))

@@ -145,12 +145,20 @@ pub(super) fn id(connection: &Connection, hash: &ContentHash) -> Result<Option<i
         .optional()?)
 }
 
-/// Stores a payload, unless it is stored already. One that is new is held, with a reference of its
-/// own, until [`release`]: a payload that never was without references costs no change of the index
-/// of those that are.
-pub(super) fn put(connection: &Connection, given: &Given) -> Result<Option<i64>, Fault> {
-    if id(connection, &given.hash)?.is_some() {
-        return Ok(None);
+/// A payload of a batch in its table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Put {
+    /// Its row.
+    pub(super) id: i64,
+    /// Whether it is held, with a reference of its own, until [`release`].
+    pub(super) is_held: bool,
+}
+
+/// Stores a payload, unless it is stored already. One that is new is held: a payload that never was
+/// without references costs no change of the index of those that are.
+pub(super) fn put(connection: &Connection, given: &Given) -> Result<Put, Fault> {
+    if let Some(id) = id(connection, &given.hash)? {
+        return Ok(Put { id, is_held: false });
     }
     // It may have been collected since it was looked up.
     let late;
@@ -164,11 +172,11 @@ pub(super) fn put(connection: &Connection, given: &Given) -> Result<Option<i64>,
     connection
         .prepare_cached("INSERT INTO payloads (hash, size, n_references) VALUES (?1, ?2, 1)")?
         .execute(params![&given.hash.0[..], row::limit(given.bytes.len())])?;
-    let payload = connection.last_insert_rowid();
+    let id = connection.last_insert_rowid();
     connection
         .prepare_cached("INSERT INTO payload_contents (payload, compressed) VALUES (?1, ?2)")?
-        .execute(params![payload, &compressed[..]])?;
-    Ok(Some(payload))
+        .execute(params![id, &compressed[..]])?;
+    Ok(Put { id, is_held: true })
 }
 
 /// Lets go of a payload that [`put`] holds.

@@ -8,7 +8,7 @@
 //! A claim is a pure read. Which lanes are in flight is the dispatcher's own knowledge, given with
 //! each claim; a restart forgets it, and so an attempt that a crash cut off is made again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,9 @@ use crate::domain::project::ProjectKey;
 
 /// The most of an answer that is kept, in bytes (contract section 4).
 pub const ANSWER_MAX: usize = 16 * 1024;
+
+/// How large the payloads of one claim may be together, in bytes; the first may be of any size.
+const CLAIM_BYTES: usize = 1024 * 1024;
 
 /// A delivery to attempt now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +123,12 @@ pub(super) const LANE_HEAD: &str = "SELECT id, due_ms, waiting_ms FROM deliverie
      WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending' \
      ORDER BY id LIMIT 1";
 
+/// Removes a lane in which nothing is pending.
+pub(super) const EMPTIED: &str = "DELETE FROM lanes \
+     WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND NOT EXISTS \
+     (SELECT 1 FROM deliveries WHERE webhook = ?1 AND organization = ?2 AND project = ?3 \
+     AND state = 'pending')";
+
 /// The heads of the lanes that are due, at most `limit`, the longest due first.
 pub(super) fn claim_due(
     connection: &Connection,
@@ -135,6 +144,7 @@ pub(super) fn claim_due(
     let now = row::milliseconds(now);
     // One more than can be claimed, to see when the next is due.
     let looked_at = limit.saturating_add(excluding.len()).saturating_add(1);
+    let mut n_bytes = 0_usize;
     let mut statement = connection.prepare_cached(HEADS)?;
     let mut rows = statement.query(params![webhook, row::limit(looked_at)])?;
     while let Some(lane) = rows.next()? {
@@ -144,11 +154,11 @@ pub(super) fn claim_due(
         }
         let due: i64 = lane.get(3)?;
         let n_claimed = claims.ready.len().saturating_add(claims.unreadable.len());
-        if due > now || n_claimed >= limit {
+        if due > now || n_claimed >= limit || n_bytes >= CLAIM_BYTES {
             claims.next_due = Some(row::from_milliseconds(due));
             break;
         }
-        claim(connection, lane.get(2)?, key, &mut claims)?;
+        n_bytes += claim(connection, lane.get(2)?, key, &mut claims)?;
     }
     Ok(claims)
 }
@@ -164,13 +174,13 @@ pub(super) fn next_due(
 }
 
 /// Reads one delivery. Trouble with the database fails the claim; trouble with this one delivery
-/// is reported beside the others, which it must not hold up.
+/// is reported beside the others, which it must not hold up. Returns the payload's size.
 fn claim(
     connection: &Connection,
     delivery: i64,
     key: ProjectKey,
     claims: &mut Claims,
-) -> Result<(), Fault> {
+) -> Result<usize, Fault> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT d.n_attempts, d.n_attempts_before, d.origin, {} FROM deliveries d \
          JOIN events e ON e.sequence = d.event JOIN payloads p ON p.id = e.payload \
@@ -188,7 +198,7 @@ fn claim(
                 reason: "it, its event or its payload is missing".to_owned(),
             },
         });
-        return Ok(());
+        return Ok(0);
     };
     let n_attempts: u32 = found.get(0)?;
     let n_before: u32 = found.get(1)?;
@@ -211,7 +221,11 @@ fn claim(
         })
     };
     match whole() {
-        Ok(claim) => claims.ready.push(claim),
+        Ok(claim) => {
+            let size = claim.payload.len();
+            claims.ready.push(claim);
+            return Ok(size);
+        }
         Err(
             fault @ (Fault::MissingPayload { .. }
             | Fault::WrongPayload { .. }
@@ -225,17 +239,38 @@ fn claim(
         }),
         Err(fault) => return Err(fault),
     }
+    Ok(0)
+}
+
+/// Records attempts and what follows from them. A delivery that went meanwhile is left alone, and
+/// so is an attempt that is on record: finishing twice is finishing once.
+pub(super) fn finish(connection: &Connection, finished: &[Finish]) -> Result<(), Fault> {
+    // What webhooks heard last: their rows are changed once and not for each attempt.
+    let mut heard = BTreeMap::new();
+    for one in finished {
+        if let Some(Heard { webhook, at, error }) = finish_one(connection, one)? {
+            heard.insert((webhook, error.is_some()), (at, error));
+        }
+    }
+    for ((webhook, _), (at, error)) in heard {
+        webhooks::heard(connection, &webhook, at, error.as_deref())?;
+    }
     Ok(())
 }
 
-/// Records an attempt and what follows from it. A delivery that went meanwhile is left alone, and
-/// so is an attempt that is on record: finishing twice is finishing once.
-pub(super) fn finish(connection: &Connection, finish: &Finish) -> Result<(), Fault> {
+/// The end of an attempt, with an error or without.
+struct Heard {
+    webhook: String,
+    at: Timestamp,
+    error: Option<String>,
+}
+
+fn finish_one(connection: &Connection, finish: &Finish) -> Result<Option<Heard>, Fault> {
     let Some(delivery) = Standing::of(connection, finish.delivery)? else {
-        return Ok(());
+        return Ok(None);
     };
     if !log_attempt(connection, finish)? {
-        return Ok(());
+        return Ok(None);
     }
     let attempt = &finish.attempt;
     let ended = attempt
@@ -273,13 +308,17 @@ pub(super) fn finish(connection: &Connection, finish: &Finish) -> Result<(), Fau
             attempt.status,
             error,
         ])?;
-    webhooks::heard(connection, &delivery.webhook, ended, error.as_deref())?;
     if finish.verdict == Verdict::SwitchOff {
         let reason = error.as_deref().unwrap_or_default();
         let cause = webhooks::OffCause::Gone;
         webhooks::switch_off(connection, &delivery.webhook, cause, reason, ended)?;
     }
-    refresh_lane(connection, &delivery.webhook, &delivery.key)
+    refresh_lane(connection, &delivery.webhook, &delivery.key)?;
+    Ok(Some(Heard {
+        webhook: delivery.webhook,
+        at: ended,
+        error,
+    }))
 }
 
 fn describe(attempt: &AttemptLog) -> String {
@@ -348,14 +387,21 @@ pub(super) fn refresh_lane(
     webhook: &str,
     key: &ProjectKey,
 ) -> Result<(), Fault> {
+    let emptied =
+        connection
+            .prepare_cached(EMPTIED)?
+            .execute([webhook, &key.organization, &key.project])?;
+    if emptied > 0 {
+        return Ok(());
+    }
     let head: Option<(i64, i64, i64)> = connection
         .prepare_cached(LANE_HEAD)?
         .query_row([webhook, &key.organization, &key.project], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })
         .optional()?;
-    match head {
-        Some((head, due, waiting)) => connection
+    if let Some((head, due, waiting)) = head {
+        connection
             .prepare_cached(
                 "INSERT INTO lanes (webhook, organization, project, head, due_ms, waiting_ms) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
@@ -369,13 +415,8 @@ pub(super) fn refresh_lane(
                 head,
                 due,
                 waiting,
-            ])?,
-        None => connection
-            .prepare_cached(
-                "DELETE FROM lanes WHERE webhook = ?1 AND organization = ?2 AND project = ?3",
-            )?
-            .execute([webhook, &key.organization, &key.project])?,
-    };
+            ])?;
+    }
     Ok(())
 }
 

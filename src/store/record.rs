@@ -4,7 +4,7 @@
 //! each only where it still is what the batch was inferred from, so that a mistake in the
 //! caller's bookkeeping cannot quietly turn into a wrong record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -167,8 +167,11 @@ impl Numbers {
 
 /// A batch on its way into the tables.
 struct Writing<'a> {
-    payloads: &'a [Given],
+    /// What the batch brings, with the row of each.
+    payloads: HashMap<ContentHash, (&'a Given, i64)>,
     now: Timestamp,
+    /// The webhooks that have their row, as far as that was asked.
+    webhooks: BTreeSet<&'a str>,
     /// Where events have their ids and numbers already.
     numbers: Option<Numbers>,
     committed: Committed,
@@ -199,26 +202,31 @@ pub(super) fn write_out(
 
 fn write<'a>(
     connection: &Connection,
-    batch: &Batch,
+    batch: &'a Batch,
     payloads: &'a [Given],
     numbers: Option<Numbers>,
 ) -> Result<Writing<'a>, Fault> {
     let mut writing = Writing {
-        payloads,
+        payloads: HashMap::with_capacity(payloads.len()),
         now: batch.now,
+        webhooks: BTreeSet::new(),
         numbers,
         committed: Committed::default(),
         handed: Handed::new(),
     };
     let mut held = Vec::new();
     for given in payloads {
-        held.extend(payload::put(connection, given)?);
+        let put = payload::put(connection, given)?;
+        if put.is_held {
+            held.push(put.id);
+        }
+        writing.payloads.insert(given.hash(), (given, put.id));
     }
     for change in &batch.changes {
         for new in &change.events {
             writing.insert_event(connection, new)?;
         }
-        replace_files(connection, change)?;
+        writing.replace_files(connection, change)?;
     }
     for (key, now_wrong) in &batch.problems {
         problems::replace(connection, key.as_ref(), now_wrong, batch.now)?;
@@ -240,23 +248,32 @@ fn write<'a>(
     Ok(writing)
 }
 
-impl Writing<'_> {
-    fn insert_event(&mut self, connection: &Connection, new: &NewEvent) -> Result<(), Fault> {
+impl<'a> Writing<'a> {
+    /// The row of a payload.
+    fn payload(&self, connection: &Connection, hash: &ContentHash) -> Result<Option<i64>, Fault> {
+        match self.payloads.get(hash) {
+            Some((_, id)) => Ok(Some(*id)),
+            None => payload::id(connection, hash),
+        }
+    }
+
+    fn insert_event(&mut self, connection: &Connection, new: &'a NewEvent) -> Result<(), Fault> {
         let event = &new.event;
+        let payload =
+            self.payload(connection, &event.payload)?
+                .ok_or_else(|| Fault::MissingPayload {
+                    hash: event.payload,
+                    needed_by: format!("the event {}", event.id),
+                })?;
         let (id, sequence) = match &mut self.numbers {
             Some(numbers) => (event.id.clone(), Some(numbers.take_sequence())),
             None => (free_id(connection, new)?, None),
         };
-        let payload =
-            payload::id(connection, &event.payload)?.ok_or_else(|| Fault::MissingPayload {
-                hash: event.payload,
-                needed_by: format!("the event {id}"),
-            })?;
         connection
             .prepare_cached(
                 "INSERT INTO events (sequence, id, kind, organization, project, origin, \
                  occurred_ns, recorded_ms, parameters, explanation, payload, n_deliveries) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?
             .execute(params![
                 sequence,
@@ -270,25 +287,133 @@ impl Writing<'_> {
                 row::to_json("the event's parameters", &event.parameters)?,
                 row::to_json("the event's explanation", &event.explanation)?,
                 payload,
+                row::limit(new.webhooks.len()),
             ])?;
         let sequence = connection.last_insert_rowid();
         for (webhook, due) in &new.webhooks {
+            if self.webhooks.insert(webhook) {
+                webhooks::ensure(connection, webhook)?;
+            }
             let number = self.numbers.as_mut().map(Numbers::take_delivery);
             let opened = open_lane(connection, event, sequence, webhook, number, *due, self.now)?;
             if let Some(delivery) = opened {
-                self.committed.woken.insert(webhook.clone());
+                if !self.committed.woken.contains(webhook) {
+                    self.committed.woken.insert(webhook.clone());
+                }
                 self.hand(connection, delivery, &id, event, webhook, *due)?;
             }
         }
-        // It was counted as one delivery until here, so that the index of events without deliveries
-        // is changed only where there are none.
-        connection
-            .prepare_cached(
-                "UPDATE events SET n_deliveries = n_deliveries - 1 WHERE sequence = ?1",
-            )?
-            .execute([sequence])?;
         self.committed.events.push(RecordedEvent { id, sequence });
         Ok(())
+    }
+
+    /// Writes what differs between the files before and after, of which those that stay may be left out.
+    fn replace_files(&self, connection: &Connection, change: &Change) -> Result<(), Fault> {
+        let by_path = |recorded| -> BTreeMap<&str, &FileState> {
+            Recorded::files(recorded)
+                .map(|file| (file.path.as_str(), file))
+                .collect()
+        };
+        let before = by_path(&change.before);
+        let after = by_path(&change.after);
+        for (path, file) in &before {
+            if !after.contains_key(path) {
+                delete_file(connection, &change.key, file)?;
+            }
+        }
+        for (path, file) in &after {
+            match before.get(path) {
+                Some(old) if old == file => {}
+                old => self.put_file(connection, &change.key, old.copied(), file)?,
+            }
+        }
+        let key = &change.key;
+        if after.is_empty() {
+            connection
+                .prepare_cached(
+                    "DELETE FROM projects WHERE organization = ?1 AND project = ?2 AND NOT EXISTS \
+                     (SELECT 1 FROM files WHERE organization = ?1 AND project = ?2)",
+                )?
+                .execute([&key.organization, &key.project])?;
+        } else if before.is_empty() {
+            connection
+                .prepare_cached(
+                    "INSERT INTO projects (organization, project) VALUES (?1, ?2) \
+                     ON CONFLICT DO NOTHING",
+                )?
+                .execute([&key.organization, &key.project])?;
+        }
+        Ok(())
+    }
+
+    fn put_file(
+        &self,
+        connection: &Connection,
+        key: &ProjectKey,
+        old: Option<&FileState>,
+        file: &FileState,
+    ) -> Result<(), Fault> {
+        if file.role == Role::Definition && self.payload(connection, &file.hash)?.is_none() {
+            return Err(Fault::MissingPayload {
+                hash: file.hash,
+                needed_by: format!("the project {key}"),
+            });
+        }
+        let document = row::to_json("the file's document", &file.document)?;
+        let identity = (file.role == Role::Definition).then(|| file.identity().to_string());
+        let stamp = &file.stamp;
+        let written = match old {
+            None => connection
+                .prepare_cached(
+                    "INSERT INTO files (organization, project, path, role, tag, inode, size, \
+                     modified_ns, changed_ns, read_ns, hash, owner, document, identity) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
+                     ON CONFLICT DO NOTHING",
+                )?
+                .execute(params![
+                    key.organization,
+                    key.project,
+                    file.path,
+                    file.role.as_str(),
+                    file.tag,
+                    stamp.inode.cast_signed(),
+                    stamp.size.cast_signed(),
+                    stamp.modified_ns,
+                    stamp.changed_ns,
+                    file.read_ns,
+                    &file.hash.0[..],
+                    file.owner,
+                    document,
+                    identity,
+                ])?,
+            Some(old) => connection
+                .prepare_cached(
+                    "UPDATE files SET role = ?4, tag = ?5, inode = ?6, size = ?7, modified_ns = ?8, \
+                     changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13, \
+                     identity = ?14 \
+                     WHERE organization = ?1 AND project = ?2 AND path = ?3 \
+                     AND hash = ?15 AND changed_ns = ?16",
+                )?
+                .execute(params![
+                    key.organization,
+                    key.project,
+                    file.path,
+                    file.role.as_str(),
+                    file.tag,
+                    stamp.inode.cast_signed(),
+                    stamp.size.cast_signed(),
+                    stamp.modified_ns,
+                    stamp.changed_ns,
+                    file.read_ns,
+                    &file.hash.0[..],
+                    file.owner,
+                    document,
+                    identity,
+                    &old.hash.0[..],
+                    old.stamp.changed_ns,
+                ])?,
+        };
+        as_expected(written, key)
     }
 
     /// Hands out a delivery that leads its lane, where it may be sent now. Those of the journal were
@@ -302,11 +427,10 @@ impl Writing<'_> {
         webhook: &str,
         due: Timestamp,
     ) -> Result<(), Fault> {
-        let payload = self.payloads.iter().find(|given| given.is(&event.payload));
-        if let Some(payload) = payload
-            && self.numbers.is_none()
+        if self.numbers.is_none()
             && self.handed.len() < HANDED_MAX
             && due <= self.now
+            && let Some((payload, _)) = self.payloads.get(&event.payload)
             && !webhooks::is_off(connection, webhook)?
         {
             let event = Event {
@@ -355,9 +479,6 @@ fn open_lane(
     let now = row::milliseconds(now);
     let key = &event.key;
     connection
-        .prepare_cached("INSERT INTO webhooks (name) VALUES (?1) ON CONFLICT DO NOTHING")?
-        .execute([webhook])?;
-    connection
         .prepare_cached(
             "INSERT INTO deliveries (id, event, webhook, organization, project, state, origin, \
              due_ms, created_ms, waiting_ms) \
@@ -391,45 +512,6 @@ fn open_lane(
     Ok((opened > 0).then_some(delivery))
 }
 
-/// Writes what differs between the files before and after, of which those that stay may be left out.
-fn replace_files(connection: &Connection, change: &Change) -> Result<(), Fault> {
-    let by_path = |recorded| -> BTreeMap<&str, &FileState> {
-        Recorded::files(recorded)
-            .map(|file| (file.path.as_str(), file))
-            .collect()
-    };
-    let before = by_path(&change.before);
-    let after = by_path(&change.after);
-    for (path, file) in &before {
-        if !after.contains_key(path) {
-            delete_file(connection, &change.key, file)?;
-        }
-    }
-    for (path, file) in &after {
-        match before.get(path) {
-            Some(old) if old == file => {}
-            old => put_file(connection, &change.key, old.copied(), file)?,
-        }
-    }
-    let key = &change.key;
-    if after.is_empty() {
-        connection
-            .prepare_cached(
-                "DELETE FROM projects WHERE organization = ?1 AND project = ?2 AND NOT EXISTS \
-                 (SELECT 1 FROM files WHERE organization = ?1 AND project = ?2)",
-            )?
-            .execute([&key.organization, &key.project])?;
-    } else if before.is_empty() {
-        connection
-            .prepare_cached(
-                "INSERT INTO projects (organization, project) VALUES (?1, ?2) \
-                 ON CONFLICT DO NOTHING",
-            )?
-            .execute([&key.organization, &key.project])?;
-    }
-    Ok(())
-}
-
 fn delete_file(connection: &Connection, key: &ProjectKey, file: &FileState) -> Result<(), Fault> {
     let deleted = connection
         .prepare_cached(
@@ -444,75 +526,6 @@ fn delete_file(connection: &Connection, key: &ProjectKey, file: &FileState) -> R
             file.stamp.changed_ns,
         ])?;
     as_expected(deleted, key)
-}
-
-fn put_file(
-    connection: &Connection,
-    key: &ProjectKey,
-    old: Option<&FileState>,
-    file: &FileState,
-) -> Result<(), Fault> {
-    if file.role == Role::Definition && payload::id(connection, &file.hash)?.is_none() {
-        return Err(Fault::MissingPayload {
-            hash: file.hash,
-            needed_by: format!("the project {key}"),
-        });
-    }
-    let document = row::to_json("the file's document", &file.document)?;
-    let identity = (file.role == Role::Definition).then(|| file.identity().to_string());
-    let stamp = &file.stamp;
-    let written = match old {
-        None => connection
-            .prepare_cached(
-                "INSERT INTO files (organization, project, path, role, tag, inode, size, \
-                 modified_ns, changed_ns, read_ns, hash, owner, document, identity) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
-                 ON CONFLICT DO NOTHING",
-            )?
-            .execute(params![
-                key.organization,
-                key.project,
-                file.path,
-                file.role.as_str(),
-                file.tag,
-                stamp.inode.cast_signed(),
-                stamp.size.cast_signed(),
-                stamp.modified_ns,
-                stamp.changed_ns,
-                file.read_ns,
-                &file.hash.0[..],
-                file.owner,
-                document,
-                identity,
-            ])?,
-        Some(old) => connection
-            .prepare_cached(
-                "UPDATE files SET role = ?4, tag = ?5, inode = ?6, size = ?7, modified_ns = ?8, \
-                 changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13, \
-                 identity = ?14 \
-                 WHERE organization = ?1 AND project = ?2 AND path = ?3 \
-                 AND hash = ?15 AND changed_ns = ?16",
-            )?
-            .execute(params![
-                key.organization,
-                key.project,
-                file.path,
-                file.role.as_str(),
-                file.tag,
-                stamp.inode.cast_signed(),
-                stamp.size.cast_signed(),
-                stamp.modified_ns,
-                stamp.changed_ns,
-                file.read_ns,
-                &file.hash.0[..],
-                file.owner,
-                document,
-                identity,
-                &old.hash.0[..],
-                old.stamp.changed_ns,
-            ])?,
-    };
-    as_expected(written, key)
 }
 
 fn as_expected(n_rows: usize, key: &ProjectKey) -> Result<(), Fault> {

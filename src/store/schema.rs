@@ -29,7 +29,11 @@ const APPLICATION_ID: i64 = 0x7077_686b;
 
 /// The migrations. Number n, counted from 1, turns schema n - 1 into schema n. What has been
 /// released is never changed, only added to.
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+];
 
 /// How long to wait for another process that writes: the command line beside the daemon.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -148,7 +148,8 @@ pub(super) fn heard(
     Ok(())
 }
 
-fn ensure(connection: &Connection, name: &str) -> Result<(), Fault> {
+/// Gives a webhook its row, unless it has one.
+pub(super) fn ensure(connection: &Connection, name: &str) -> Result<(), Fault> {
     connection
         .prepare_cached("INSERT INTO webhooks (name) VALUES (?1) ON CONFLICT DO NOTHING")?
         .execute([name])?;

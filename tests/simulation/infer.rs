@@ -52,7 +52,12 @@ impl Run {
                 continue;
             };
             let organization = look.key.organization.clone();
-            for candidate in self.store().with_identity(&organization, &arrived).unwrap() {
+            for candidate in self
+                .store()
+                .with_identities(&[(&organization, &arrived)])
+                .unwrap()
+                .concat()
+            {
                 if !looks.iter().any(|look| look.key == candidate) {
                     looks.push(self.look(place(&candidate)));
                 }

@@ -181,15 +181,17 @@ fn states_of_all_schemas_load_with_all_that_is_in_them() {
     }
 }
 
-/// What a kill left in the journal of an earlier version is listed as that version lists it, by a
-/// command without a daemon and after a start, and it is delivered.
+/// What a kill left in the journal of an earlier version is listed as that version lists it, after a
+/// start and, where the schema is the present one, by a command without a daemon; and it is
+/// delivered.
 #[test]
 fn journals_of_all_schemas_are_written_out() {
     let schema = schema();
     if std::env::var_os("UPDATE_STATES").is_some() {
         write_journal(&states(), schema);
     }
-    for schema in 2..=schema {
+    let present = schema;
+    for schema in 2..=present {
         let kept = states().join(format!("{schema}-journal.db"));
         assert!(
             kept.is_file(),
@@ -205,7 +207,8 @@ fn journals_of_all_schemas_are_written_out() {
             fs::create_dir(home.beside("state")).unwrap();
             fs::copy(&kept, home.database()).unwrap();
             assert_eq!(n_in_journal(&home), 1);
-            if !is_started {
+            // A command does not bring an earlier schema up to date.
+            if !is_started && schema == present {
                 assert_eq!(listed(&home), before);
             }
             let daemon = home.start();

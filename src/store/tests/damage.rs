@@ -240,7 +240,7 @@ fn a_newer_schema_is_refused() {
         let Some(OpenError::Newer { found, known, .. }) = error else {
             panic!("{error:?}");
         };
-        assert_eq!((found, known), (99, 2));
+        assert_eq!((found, known), (99, 3));
     }
 }
 

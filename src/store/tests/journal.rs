@@ -179,7 +179,7 @@ fn nobody_reads_past_what_cannot_be_written_out() {
     store.recorded(&key("a")).unwrap_err();
     store.keys().unwrap_err();
     store
-        .with_identity("sales", &one.definition.as_ref().unwrap().identity())
+        .with_identities(&[("sales", &one.definition.as_ref().unwrap().identity())])
         .unwrap_err();
     let sent = &handed[0].0[0].1;
     wait(store.finish(vec![finish(sent, Verdict::Delivered)])).unwrap_err();

@@ -1,6 +1,8 @@
 //! A million rows must cost no more than ten: the frequent statements use their index and sort
 //! nothing.
 
+use rusqlite::Connection;
+
 use crate::store::{Store, queue, record, retention, webhooks};
 
 #[test]
@@ -10,6 +12,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
     let cases = [
         (queue::HEADS, "COVERING INDEX lanes_due"),
         (queue::LANE_HEAD, "INDEX deliveries_lane"),
+        (queue::EMPTIED, "INDEX deliveries_lane"),
         (webhooks::OLDEST_PENDING, "COVERING INDEX lanes_waiting"),
         (webhooks::NEXT_ATTEMPT, "COVERING INDEX lanes_due"),
         (retention::FINISHED, "INDEX deliveries_finished"),
@@ -37,5 +40,61 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
         assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
         let scans_all = plan.contains("SCAN") && !plan.contains("payloads_unreferenced");
         assert!(!scans_all, "{sql}\n{plan}");
+    }
+}
+
+/// What is written for each event sets up no table of its own, which costs more than the row.
+#[test]
+fn what_is_written_for_each_event_sets_up_no_table() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Store::open(directory.path()).unwrap());
+    let connection = Connection::open(directory.path().join("state.db")).unwrap();
+    let statements = [
+        "INSERT INTO events (id, kind, organization, project, origin, occurred_ns, recorded_ms, \
+         parameters, explanation, payload) VALUES (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)",
+        "INSERT INTO deliveries (event, webhook, organization, project, state, origin, due_ms, \
+         created_ms, waiting_ms) VALUES (1, 2, 3, 4, 'pending', 6, 7, 8, 9)",
+        "UPDATE deliveries SET state = 'dead', finished_ms = 1 WHERE id = 1",
+        "INSERT INTO files (organization, project, path, role, inode, size, modified_ns, \
+         changed_ns, read_ns, hash, owner, document) \
+         VALUES (1, 2, 3, 'published', 5, 6, 7, 8, 9, 10, 11, 12)",
+        "UPDATE files SET hash = 1, changed_ns = 2 \
+         WHERE organization = 1 AND project = 2 AND path = 3",
+        "INSERT INTO attempts (delivery, number, at_ms, duration_ms, answer, request_headers) \
+         VALUES (1, 2, 3, 4, 5, 6)",
+    ];
+    for sql in statements {
+        let mut statement = connection.prepare(&format!("EXPLAIN {sql}")).unwrap();
+        let operations: Vec<String> = statement
+            .query_map([], |row| row.get(1))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        assert!(
+            !operations.iter().any(|one| one == "OpenEphemeral"),
+            "{sql}\n{operations:?}"
+        );
+    }
+}
+
+/// A migration says what is allowed in other words; it is still refused.
+#[test]
+fn words_that_are_none_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Store::open(directory.path()).unwrap());
+    let connection = Connection::open(directory.path().join("state.db")).unwrap();
+    let statements = [
+        "INSERT INTO deliveries (event, webhook, organization, project, state, origin, due_ms, \
+         created_ms, waiting_ms) VALUES (1, 'w', 'o', 'p', 'lost', 'live', 1, 1, 1)",
+        "INSERT INTO files (organization, project, path, role, inode, size, modified_ns, \
+         changed_ns, read_ns, hash, owner, document) \
+         VALUES ('o', 'p', 'f', 'draft', 1, 1, 1, 1, 1, x'00', 'o', '{}')",
+    ];
+    connection
+        .pragma_update(None, "foreign_keys", false)
+        .unwrap();
+    for sql in statements {
+        let error = connection.execute(sql, []).unwrap_err().to_string();
+        assert!(error.contains("CHECK constraint failed"), "{error}");
     }
 }

@@ -353,3 +353,20 @@ fn sorted(mut items: Vec<&str>) -> Vec<&str> {
     items.sort_unstable();
     items
 }
+
+/// What is claimed is held in memory, and a project.xml may be as large as the configuration says.
+#[test]
+fn large_payloads_are_claimed_some_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    for project in ["a", "b", "c", "d"] {
+        let text = project.repeat(700 * 1024);
+        store
+            .record(one_event(project, &text, &["catalog"]))
+            .unwrap();
+    }
+    let found = claims(&store, "catalog", at(5));
+    assert_eq!(found.ready.len(), 2);
+    // There is more, and it is due.
+    assert_eq!(found.next_due, Some(at(0)));
+}
