@@ -173,7 +173,9 @@ fn the_tests_that_prove_a_promise_exist() {
     assert!(named.len() > 40, "{} tests are named", named.len());
     for (file, name) in named {
         let source = read(format!("{file}.rs"));
-        let test = format!("#[test]\nfn {name}() {{");
-        assert!(source.contains(&test), "{file}.rs has no test {name}");
+        let blocks = format!("#[test]\nfn {name}() {{");
+        let waits = format!("#[tokio::test]\nasync fn {name}() {{");
+        let is_there = source.contains(&blocks) || source.contains(&waits);
+        assert!(is_there, "{file}.rs has no test {name}");
     }
 }

@@ -6,12 +6,15 @@
 //! forgetting it. What comes with a commit that is still being written to disk is made ready to be
 //! sent meanwhile, and waits for its end.
 //!
-//! Map: `queue` is one webhook's, `attempt` one exchange and what follows from it, `repeats` what the
+//! Map: `queue` is one webhook's, `ahead` what it claimed and waits for room, `attempt` one exchange and what follows from it, `repeats` what the
 //! log says of it. This file has the queues as a set: which run, what a reload does to them, and how they end.
 
+mod ahead;
 mod attempt;
 mod queue;
 mod repeats;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
