@@ -21,7 +21,9 @@ mod trace;
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
+use axum::http::StatusCode;
 use common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
+use project_webhooks::receiver::Reply;
 use rustix::process::Signal;
 use trace::Trace;
 
@@ -217,4 +219,34 @@ fn nothing_waits_for_each_project_or_webhook_at_rest() {
         found.push(count);
     }
     assert_eq!(found[0], found[1], "threads with 1 and with 50 webhooks");
+}
+
+#[test]
+fn a_hung_endpoint_wakes_nobody_while_many_wait() {
+    const REST: Duration = Duration::from_secs(3);
+    const PROJECTS: usize = 150;
+    let endpoint = Endpoint::answering(|_| Reply {
+        delay: Duration::from_secs(3600),
+        ..Reply::status(StatusCode::NO_CONTENT)
+    });
+    let webhook = Webhook::new("publish", &endpoint.url()).events("[project-publish]");
+    let home = Home::new(&Settings::of([webhook.with("concurrency: 2")]));
+    old_projects(&home, PROJECTS);
+    let daemon = home.start();
+    for number in 0..PROJECTS {
+        publish(&home, number, 1);
+    }
+    endpoint.wait_for(2);
+    wait_until("all wait", || {
+        let waiting = home.json(&["deliveries", "--state", "pending", "--limit", "0"]);
+        (waiting.as_array().unwrap().len() == PROJECTS).then_some(())
+    });
+    let (_, before) = threads(&daemon);
+    let begin = Instant::now();
+    wait_until("some rest", || (begin.elapsed() > REST).then_some(()));
+    let (_, after) = threads(&daemon);
+    let seconds = begin.elapsed().as_secs() + 1;
+    // Some 850 a second where a queue without room asks again and again what is due.
+    let woken = after - before;
+    assert!(woken <= 50 * seconds, "woken {woken} times in {seconds} s");
 }
