@@ -340,4 +340,4 @@ pub enum LogFormat {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

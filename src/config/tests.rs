@@ -1,15 +1,39 @@
 //! What reads the disk and the environment, and what is made of it; the tables of invalid and
 //! valid files are in `tests/configs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::*;
 use crate::domain::event::EventKind;
+use crate::domain::route::Subscription;
+
+/// A webhook that hears of everything, tries once, and has patience.
+pub(crate) fn webhook(url: &str) -> Webhook {
+    Webhook {
+        subscription: Subscription {
+            webhook: "catalog".to_owned(),
+            events: BTreeSet::from(EventKind::ALL),
+            projects: None,
+        },
+        project_globs: Vec::new(),
+        url: url.parse().unwrap(),
+        format: Format::Multipart,
+        headers: Vec::new(),
+        secrets: Vec::new(),
+        timeout: Duration::from_secs(60),
+        connect_timeout: Duration::from_secs(60),
+        schedule: vec![Duration::ZERO],
+        concurrency: 2,
+        tls: Tls::default(),
+        enabled: true,
+    }
+}
 use crate::domain::project::ProjectKey;
 
 struct Place {

@@ -6,8 +6,9 @@
 //! forgetting it. What comes with a commit that is still being written to disk is made ready to be
 //! sent meanwhile, and waits for its end.
 //!
-//! Map: `queue` is one webhook's, `ahead` what it claimed and waits for room, `attempt` one exchange and what follows from it, `repeats` what the
-//! log says of it. This file has the queues as a set: which run, what a reload does to them, and how they end.
+//! Map: `queue` is one webhook's, `ahead` what it claimed and waits for room, `attempt` one exchange
+//! and what follows from it, `repeats` what the log says of it. This file has the queues as a set:
+//! which run, what a reload does to them, and how they end.
 
 mod ahead;
 mod attempt;
@@ -29,11 +30,8 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::config::{self, NetworkPolicy};
 use crate::metrics::Metrics;
-use crate::store::{Claim, Commit, Committed, HANDED_MAX, Handed, Store, StoreError};
+use crate::store::{Claim, Commit, Committed, HANDED_BYTES, HANDED_MAX, Handed, Store, StoreError};
 use crate::webhook::{ClientError, TrustRoots, WebhookClient};
-
-/// The payloads that may wait at a webhook's door, in bytes.
-const HANDED_BYTES: usize = 1024 * 1024;
 
 /// Rung when there may be something to do for a webhook.
 #[derive(Debug, Default)]

@@ -1,6 +1,5 @@
 //! The queues with a real store and a real endpoint, and what waits for room.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,10 +7,9 @@ use bytes::Bytes;
 
 use super::ahead::Ahead;
 use super::*;
-use crate::config::{Format, Tls, Webhook};
+use crate::config::tests::webhook;
 use crate::domain::event::{Event, EventId, EventKind, Explanation, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded, Stamp};
-use crate::domain::route::Subscription;
 use crate::receiver::{Receiver, ReceiverOptions};
 use crate::store::{Batch, Change, Claims, NewEvent, Operations, Selector};
 
@@ -81,27 +79,6 @@ fn batch(project: &str) -> Batch {
             }],
         }],
         ..Batch::new(start())
-    }
-}
-
-fn webhook(url: &str) -> Webhook {
-    Webhook {
-        subscription: Subscription {
-            webhook: "catalog".to_owned(),
-            events: BTreeSet::from(EventKind::ALL),
-            projects: None,
-        },
-        project_globs: Vec::new(),
-        url: url.parse().unwrap(),
-        format: Format::Multipart,
-        headers: Vec::new(),
-        secrets: Vec::new(),
-        timeout: Duration::from_secs(60),
-        connect_timeout: Duration::from_secs(60),
-        schedule: vec![Duration::ZERO],
-        concurrency: 2,
-        tls: Tls::default(),
-        enabled: true,
     }
 }
 

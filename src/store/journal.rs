@@ -39,7 +39,9 @@ use super::error::Fault;
 use super::handing::Handed;
 use super::payload::{self, Given};
 use super::queue::Claim;
-use super::record::{self, Batch, Change, Committed, HANDED_MAX, Numbers, RecordedEvent};
+use super::record::{
+    self, Batch, Change, Committed, HANDED_BYTES, HANDED_MAX, Numbers, RecordedEvent,
+};
 use super::row;
 use crate::domain::project::{ContentHash, FileState, ProjectKey, Recorded};
 
@@ -48,10 +50,6 @@ pub(super) const WAITING_MAX: usize = 16;
 
 /// The largest contents of a batch in the journal, compressed, in bytes: they are written twice.
 const CONTENTS_MAX: usize = 16 * 1024;
-
-/// The largest payloads of a batch in the journal, in bytes, one for each event: what a webhook takes
-/// at its door without asking the store. More has to be claimed, which has to wait for the tables.
-const HANDED_BYTES: usize = 1024 * 1024;
 
 /// How long the command line waits for a daemon to write out, in steps: twice as long as that takes.
 const PATIENCE: (u32, Duration) = (40, Duration::from_millis(5));

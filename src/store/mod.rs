@@ -67,7 +67,9 @@ pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings, Missing};
 pub use operations::Operations;
 pub use problems::RecordedProblem;
 pub use queue::{ANSWER_MAX, AttemptLog, Claim, Claims, Finish, Unreadable};
-pub use record::{Batch, Change, Committed, HANDED_MAX, MetaKey, NewEvent, RecordedEvent};
+pub use record::{
+    Batch, Change, Committed, HANDED_BYTES, HANDED_MAX, MetaKey, NewEvent, RecordedEvent,
+};
 pub use retention::Collected;
 pub use select::Selector;
 pub use webhooks::{Off, OffCause, WebhookState};
@@ -218,6 +220,19 @@ impl Store {
         }
     }
 
+    /// Reads so many things.
+    fn read_some_blocking<T>(
+        &self,
+        n: usize,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        if n <= FEW {
+            self.read_few_blocking(work)
+        } else {
+            self.read_blocking(work)
+        }
+    }
+
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -269,11 +284,7 @@ impl Store {
                 .map(|key| record::recorded(connection, key))
                 .collect()
         };
-        if keys.len() <= FEW {
-            self.read_few_blocking(read)
-        } else {
-            self.read_blocking(read)
-        }
+        self.read_some_blocking(keys.len(), read)
     }
 
     /// What tells of each of these projects whether its files are unchanged, in their order. Ask for
@@ -315,11 +326,7 @@ impl Store {
                 })
                 .collect()
         };
-        if wanted.len() <= FEW {
-            self.read_few_blocking(read)
-        } else {
-            self.read_blocking(read)
-        }
+        self.read_some_blocking(wanted.len(), read)
     }
 
     /// A fact about the repository as a whole.

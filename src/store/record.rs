@@ -108,6 +108,9 @@ impl MetaKey {
 /// dispatchers claim for themselves, which costs less for each.
 pub const HANDED_MAX: usize = 16;
 
+/// How large their payloads are together at most, in bytes; what is larger is claimed.
+pub const HANDED_BYTES: usize = 1024 * 1024;
+
 /// What was recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {

@@ -194,9 +194,19 @@ fn threads(daemon: &Daemon<'_>) -> (usize, u64) {
     (count, woken)
 }
 
+/// How many threads a daemon has, how often they are woken while nothing happens, and for how many
+/// seconds that was counted, rounded up.
+fn woken_at_rest(daemon: &Daemon<'_>) -> (usize, u64, u64) {
+    const REST: Duration = Duration::from_secs(3);
+    let (_, before) = threads(daemon);
+    let begin = Instant::now();
+    wait_until("some rest", || (begin.elapsed() > REST).then_some(()));
+    let (count, after) = threads(daemon);
+    (count, after - before, begin.elapsed().as_secs() + 1)
+}
+
 #[test]
 fn nothing_waits_for_each_project_or_webhook_at_rest() {
-    const REST: Duration = Duration::from_secs(3);
     let endpoint = Endpoint::new();
     let mut found = Vec::new();
     for (n_projects, n_webhooks) in [(10, 1), (300, 50)] {
@@ -207,14 +217,9 @@ fn nothing_waits_for_each_project_or_webhook_at_rest() {
         old_projects(&home, n_projects);
         let daemon = home.start();
         daemon.fence();
-        let (_, before) = threads(&daemon);
-        let begin = Instant::now();
-        wait_until("some rest", || (begin.elapsed() > REST).then_some(()));
-        let (count, after) = threads(&daemon);
-        let seconds = begin.elapsed().as_secs() + 1;
+        let (count, woken, seconds) = woken_at_rest(&daemon);
         // Whether the root is there is looked at each second, and the loop says that it turns.
         // Counted: 1 a second, and some until it rests; 300 if each project had a timer.
-        let woken = after - before;
         assert!(woken <= 20 * seconds, "woken {woken} times in {seconds} s");
         found.push(count);
     }
@@ -223,7 +228,6 @@ fn nothing_waits_for_each_project_or_webhook_at_rest() {
 
 #[test]
 fn a_hung_endpoint_wakes_nobody_while_many_wait() {
-    const REST: Duration = Duration::from_secs(3);
     const PROJECTS: usize = 150;
     let endpoint = Endpoint::answering(|_| Reply {
         delay: Duration::from_secs(3600),
@@ -241,12 +245,7 @@ fn a_hung_endpoint_wakes_nobody_while_many_wait() {
         let waiting = home.json(&["deliveries", "--state", "pending", "--limit", "0"]);
         (waiting.as_array().unwrap().len() == PROJECTS).then_some(())
     });
-    let (_, before) = threads(&daemon);
-    let begin = Instant::now();
-    wait_until("some rest", || (begin.elapsed() > REST).then_some(()));
-    let (_, after) = threads(&daemon);
-    let seconds = begin.elapsed().as_secs() + 1;
+    let (_, woken, seconds) = woken_at_rest(&daemon);
     // Some 850 a second where a queue without room asks again and again what is due.
-    let woken = after - before;
     assert!(woken <= 50 * seconds, "woken {woken} times in {seconds} s");
 }

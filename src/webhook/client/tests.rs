@@ -5,7 +5,6 @@ mod hostile_http_2;
 mod policy;
 mod tls;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -18,9 +17,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::config::tests::webhook;
 use crate::config::{Format, Tls, Webhook};
 use crate::domain::event::{EventId, EventKind, Origin};
-use crate::domain::route::Subscription;
 use crate::receiver::{Received, Receiver, ReceiverOptions, Reply, Signature};
 use crate::webhook::{CallbackContent, EventName};
 
@@ -28,27 +27,6 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_767_323_045).unwrap()
-}
-
-fn webhook(url: &str) -> Webhook {
-    Webhook {
-        subscription: Subscription {
-            webhook: "catalog".to_owned(),
-            events: BTreeSet::from(EventKind::ALL),
-            projects: None,
-        },
-        project_globs: Vec::new(),
-        url: url.parse().unwrap(),
-        format: Format::Multipart,
-        headers: Vec::new(),
-        secrets: Vec::new(),
-        timeout: Duration::from_secs(60),
-        connect_timeout: Duration::from_secs(60),
-        schedule: vec![Duration::ZERO],
-        concurrency: 2,
-        tls: Tls::default(),
-        enabled: true,
-    }
 }
 
 fn client(webhook: &Webhook) -> WebhookClient {
