@@ -180,14 +180,15 @@ impl Loop {
         false
     }
 
-    /// Compares the next projects of the scan; those that differ become due.
-    pub(super) fn feed_scan(&mut self, now: Moment) {
+    /// Compares the next projects of the scan, so many at most; those that differ become due.
+    pub(super) fn feed_scan(&mut self, piece: usize) {
+        let now = self.clock.moment();
         let Some(scan) = &self.scan else { return };
         let keys: Vec<ProjectKey> = scan
             .keys
             .iter()
             .skip(scan.n_compared)
-            .take(BATCH)
+            .take(piece)
             .cloned()
             .collect();
         if now < scan.next_piece || keys.is_empty() {
