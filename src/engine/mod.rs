@@ -60,11 +60,6 @@ const BATCH: usize = 256;
 /// How many while the daemon starts, which reads whole projects: what was in memory once stays with
 /// the process for long.
 const BATCH_AT_START: usize = 32;
-/// How many are compared at once by their metadata, which takes a millisecond or two: what is hinted
-/// meanwhile waits for that. With 256 an edit took 19 ms to its callback instead of 1.5.
-const PIECE: usize = 32;
-/// How many while the daemon starts and nothing else is due, when more of them cost less.
-const PIECE_AT_REST: usize = 256;
 /// How long the loop sleeps at most: the root is checked and the heart beats this often.
 const PULSE: Duration = Duration::from_secs(1);
 /// How long inference waits after the store failed or the root could not be opened.
@@ -464,14 +459,12 @@ impl Loop {
         self.paused_until = None;
         let batch = if self.starting { BATCH_AT_START } else { BATCH };
         let due = self.settle.due(now, batch);
-        let is_behind = due.len() >= batch;
         if !due.is_empty() {
             self.step(due);
         }
-        // After what was hinted, which does not wait for the comparison of anything else.
+        // After what was hinted, which does not wait for a piece more.
         if self.paused_until.is_none() {
-            let is_alone = self.starting && !is_behind;
-            self.feed_scan(if is_alone { PIECE_AT_REST } else { PIECE });
+            self.feed_scan();
         }
         self.end_scan();
     }

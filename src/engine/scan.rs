@@ -23,6 +23,10 @@ use crate::hint::RescanReason;
 use crate::observe::is_unchanged;
 use crate::repository::{Root, RootIdentity};
 
+/// How many projects are compared at once: what is hinted meanwhile waits for them, a millisecond or
+/// two. With 256 an edit among 100,000 projects took 19 ms to its callback instead of 2.
+const PIECE: usize = 32;
+
 /// The comparison of everything, in progress.
 #[derive(Debug)]
 pub(super) struct Scan {
@@ -180,15 +184,15 @@ impl Loop {
         false
     }
 
-    /// Compares the next projects of the scan, so many at most; those that differ become due.
-    pub(super) fn feed_scan(&mut self, piece: usize) {
+    /// Compares the next projects of the scan; those that differ become due.
+    pub(super) fn feed_scan(&mut self) {
         let now = self.clock.moment();
         let Some(scan) = &self.scan else { return };
         let keys: Vec<ProjectKey> = scan
             .keys
             .iter()
             .skip(scan.n_compared)
-            .take(piece)
+            .take(PIECE)
             .cloned()
             .collect();
         if now < scan.next_piece || keys.is_empty() {

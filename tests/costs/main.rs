@@ -176,6 +176,56 @@ fn a_restart_opens_no_file_that_did_not_change() {
     assert!(syncs <= 10, "{syncs} syncs\n{}", calls.text());
 }
 
+#[test]
+fn a_change_waits_for_few_of_a_comparison() {
+    // More than two pieces of the 256 that it once was.
+    const PROJECTS: usize = 600;
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint));
+    old_projects(&home, PROJECTS);
+    let Some((daemon, trace)) = Trace::start("a_change_waits_for_few_of_a_comparison", &home)
+    else {
+        return;
+    };
+    let engine = thread(&daemon, "engine");
+    let mut version = 0;
+    // A change may be looked at before the comparison has begun, or after it: then once more.
+    let (n_waited, text) = wait_until("a change amid a comparison", || {
+        version += 1;
+        let begin = trace.now();
+        daemon.signal(Signal::USR1);
+        wait_until("a comparison", || {
+            (!trace.since(begin).of(engine).compared().is_empty()).then_some(())
+        });
+        let change = trace.now();
+        publish(&home, version, version);
+        endpoint.wait_for(version);
+        daemon.wait_message("everything is compared", version + 1);
+        let calls = trace.since(change);
+        // Who reports it opens it first, and the engine when its turn comes; a comparison opens no file.
+        let reported = calls.position(&format!("sales/p{version}/published/project.xml\""))?;
+        let of_engine = calls.from(reported).of(engine);
+        let looked = of_engine.position("\"project.xml\", O_RDONLY")?;
+        let compared = of_engine.compared();
+        let n_waited = compared.iter().filter(|at| **at < looked).count();
+        (n_waited < compared.len()).then(|| (n_waited, calls.text()))
+    });
+    // A piece of 32, and its own. Where what is hinted goes after the next piece, or a piece is all that
+    // one commit may hold, it would be up to 512.
+    assert!(n_waited <= 64, "{n_waited} projects\n{text}");
+}
+
+/// The number of the thread with this name.
+fn thread(daemon: &Daemon<'_>, name: &str) -> u32 {
+    let tasks = format!("/proc/{}/task", daemon.pid());
+    let mut tasks = fs::read_dir(tasks).unwrap().map(|task| task.unwrap());
+    let task = tasks.find(|task| {
+        let found = fs::read_to_string(task.path().join("comm"));
+        found.is_ok_and(|found| found.trim() == name)
+    });
+    task.unwrap().file_name().to_string_lossy().parse().unwrap()
+}
+
 /// The threads of a daemon, and how often they were woken, together.
 fn threads(daemon: &Daemon<'_>) -> (usize, u64) {
     let tasks = format!("/proc/{}/task", daemon.pid());

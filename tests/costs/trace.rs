@@ -84,6 +84,32 @@ impl Calls {
         self.0.iter().filter(wanted).count()
     }
 
+    /// The calls of one thread.
+    pub fn of(&self, thread: u32) -> Self {
+        let begin = format!("{thread} ");
+        let calls = self.0.iter().filter(|line| line.starts_with(&begin));
+        Self(calls.cloned().collect())
+    }
+
+    /// The first call with this in it.
+    pub fn position(&self, argument: &str) -> Option<usize> {
+        self.0.iter().position(|line| line.contains(argument))
+    }
+
+    /// The calls from that one on.
+    pub fn from(&self, position: usize) -> Self {
+        Self(self.0[position..].to_vec())
+    }
+
+    /// Where a project's directory was opened, to look at it or to compare it.
+    pub fn compared(&self) -> Vec<usize> {
+        let is_one = |line: &str| line.contains("openat2(") && line.contains("\"sales/p");
+        let lines = self.0.iter().enumerate();
+        lines
+            .filter_map(|(at, line)| is_one(line).then_some(at))
+            .collect()
+    }
+
     /// How often something was written to disk for good.
     pub fn syncs(&self) -> usize {
         self.count(&["fsync", "fdatasync"], "")
