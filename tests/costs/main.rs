@@ -180,39 +180,45 @@ fn a_restart_opens_no_file_that_did_not_change() {
 fn a_change_waits_for_few_of_a_comparison() {
     // More than two pieces of the 256 that it once was.
     const PROJECTS: usize = 600;
+    const CHANGES: usize = 5;
     let endpoint = Endpoint::new();
     let home = Home::new(&settings(&endpoint));
     old_projects(&home, PROJECTS);
-    let Some((daemon, trace)) = Trace::start("a_change_waits_for_few_of_a_comparison", &home)
-    else {
+    let test = "a_change_waits_for_few_of_a_comparison";
+    let Some((daemon, trace)) = Trace::start(test, &home) else {
         return;
     };
     let engine = thread(&daemon, "engine");
-    let mut version = 0;
-    // A change may be looked at before the comparison has begun, or after it: then once more.
-    let (n_waited, text) = wait_until("a change amid a comparison", || {
-        version += 1;
+    let mut waited = Vec::new();
+    // A change may be looked at after the comparison: then another one.
+    for number in 0..PROJECTS {
         let begin = trace.now();
         daemon.signal(Signal::USR1);
         wait_until("a comparison", || {
             (!trace.since(begin).of(engine).compared().is_empty()).then_some(())
         });
         let change = trace.now();
-        publish(&home, version, version);
-        endpoint.wait_for(version);
-        daemon.wait_message("everything is compared", version + 1);
+        publish(&home, number, 1);
+        endpoint.wait_for(number + 1);
+        daemon.wait_message("everything is compared", number + 2);
+        // Who reports it opens it first, and the engine when its turn comes.
         let calls = trace.since(change);
-        // Who reports it opens it first, and the engine when its turn comes; a comparison opens no file.
-        let reported = calls.position(&format!("sales/p{version}/published/project.xml\""))?;
-        let of_engine = calls.from(reported).of(engine);
-        let looked = of_engine.position("\"project.xml\", O_RDONLY")?;
-        let compared = of_engine.compared();
-        let n_waited = compared.iter().filter(|at| **at < looked).count();
-        (n_waited < compared.len()).then(|| (n_waited, calls.text()))
-    });
-    // A piece of 32, and its own. Where what is hinted goes after the next piece, or a piece is all that
-    // one commit may hold, it would be up to 512.
-    assert!(n_waited <= 64, "{n_waited} projects\n{text}");
+        let path = format!("sales/p{number}/published/project.xml");
+        let since = calls.from(calls.position(&path).unwrap()).of(engine);
+        let looked = since.read_in(&format!("sales/p{number}")).unwrap();
+        let compared = since.compared();
+        let before = compared.iter().filter(|at| **at < looked).count();
+        if before < compared.len() {
+            waited.push(before);
+        }
+        if waited.len() == CHANGES {
+            break;
+        }
+    }
+    waited.sort_unstable();
+    // Counted: the rest of a piece of 32, and its own. A whole piece more where a comparison goes on
+    // before what is hinted; with pieces of 256, up to 500. One report may be stopped on its way.
+    assert!(waited[CHANGES / 2] <= 36, "{waited:?} projects");
 }
 
 /// The number of the thread with this name.

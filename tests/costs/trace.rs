@@ -110,6 +110,19 @@ impl Calls {
             .collect()
     }
 
+    /// The first time that a file was opened in this project by one thread, of which these are the
+    /// calls. A comparison opens none.
+    pub fn read_in(&self, project: &str) -> Option<usize> {
+        let home = format!("\"{project}\"");
+        let mut is_there = false;
+        self.0.iter().position(|line| {
+            if line.contains("openat2(") {
+                is_there = line.contains(&home);
+            }
+            is_there && line.contains("\"project.xml\", O_RDONLY")
+        })
+    }
+
     /// How often something was written to disk for good.
     pub fn syncs(&self) -> usize {
         self.count(&["fsync", "fdatasync"], "")
