@@ -6,11 +6,13 @@
 //! in.
 //!
 //! Map: this file has the loop and its inputs, [`start`] what a start finds on record, `step` one
-//! turn from due projects to a commit, `scan` the comparison of everything, `passed` the files that
-//! came and went between two looks, `recent` what is on record of projects that were recorded last,
-//! `problems` what is said of files that do not count, [`root`]
-//! whether the root is the one that was recorded, [`status`] what others may know.
+//! turn from due projects to a batch, `commit` what becomes of a batch and what follows where the
+//! store cannot take it, `scan` the comparison of everything, `passed` the files that came and went
+//! between two looks, `recent` what is on record of projects that were recorded last, `problems`
+//! what is recorded and said of files that do not count, [`root`] whether the root is the one that
+//! was recorded, [`status`] what others may know.
 
+mod commit;
 mod passed;
 mod problems;
 mod recent;

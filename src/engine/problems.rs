@@ -11,8 +11,9 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::Loop;
-use crate::domain::project::Problem;
+use crate::domain::project::{Problem, ProjectKey};
 use crate::domain::settle::Moment;
+use crate::store::Batch;
 
 /// How long a file that may count by itself is waited for.
 const LASTS: Duration = Duration::from_secs(60);
@@ -36,6 +37,44 @@ impl Healing {
 }
 
 impl Loop {
+    /// Records what does not count outside any project, or in one project.
+    pub(super) fn note_problems(&mut self, key: Option<ProjectKey>, problems: Vec<Problem>) {
+        if self.problems.get(&key).map_or(&[][..], Vec::as_slice) == problems {
+            return;
+        }
+        let mut batch = Batch::new(self.clock.now());
+        batch.problems.push((key, problems));
+        if let Err(error) = self.commit(batch) {
+            self.store_failed(&error);
+        }
+    }
+
+    /// Takes note of what is on record as not counting, and says what is new.
+    pub(super) fn remember_problems(&mut self, key: Option<ProjectKey>, problems: Vec<Problem>) {
+        for problem in &problems {
+            let known = self
+                .problems
+                .get(&key)
+                .is_some_and(|known| known.iter().any(|k| k.path == problem.path));
+            if known {
+                continue;
+            }
+            let now = self.clock.moment();
+            if problem.may_heal {
+                self.healing.note(&problem.path, now);
+            } else {
+                self.tell_of_problem(problem, now);
+            }
+        }
+        if problems.is_empty() {
+            self.problems.remove(&key);
+        } else {
+            self.problems.insert(key, problems);
+        }
+        self.status
+            .set_problems(self.problems.values().map(Vec::len).sum());
+    }
+
     /// Says that a file does not count, if not too many were said already.
     pub(super) fn tell_of_problem(&mut self, problem: &Problem, now: Moment) {
         self.sum_up(now);

@@ -8,6 +8,13 @@ use tokio::sync::watch;
 
 use super::queue::Claim;
 
+/// How many claims come with a commit: enough for what happens one by one. In a burst the
+/// dispatchers claim for themselves, which costs less for each.
+pub const HANDED_MAX: usize = 16;
+
+/// How large their payloads are together at most, in bytes; what is larger is claimed.
+pub const HANDED_BYTES: usize = 1024 * 1024;
+
 /// What a claim would find after a commit, with the webhook's name.
 pub type Handed = Vec<(String, Claim)>;
 

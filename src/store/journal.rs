@@ -35,13 +35,12 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
+use super::batch::{Batch, Change, Committed, RecordedEvent};
 use super::error::Fault;
-use super::handing::Handed;
+use super::handing::{HANDED_BYTES, HANDED_MAX, Handed};
 use super::payload::{self, Given};
 use super::queue::Claim;
-use super::record::{
-    self, Batch, Change, Committed, HANDED_BYTES, HANDED_MAX, Numbers, RecordedEvent,
-};
+use super::record::{self, Numbers};
 use super::row;
 use crate::domain::project::{ContentHash, FileState, ProjectKey, Recorded};
 

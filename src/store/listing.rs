@@ -15,10 +15,10 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
+use super::batch::MetaKey;
 use super::error::{Fault, OpenError, StoreError};
 use super::problems::RecordedProblem;
 use super::queue::AttemptLog;
-use super::record::MetaKey;
 use super::select::{Conditions, Selector};
 use super::webhooks::WebhookState;
 use super::{journal, payload, problems, record, row, schema, webhooks};

@@ -20,18 +20,19 @@
 //!
 //! # Operation
 //!
-//! One thread writes and commits whatever waits as one transaction, another reads; see
-//! `threads`. [`Store`] is the daemon's handle to both: the inference side blocks on it, the
+//! One thread writes and commits whatever waits as one transaction, another reads; see `writer` and
+//! `reader`. [`Store`] is the daemon's handle to both: the inference side blocks on it, the
 //! delivery side awaits it. The command line reads by [`Listings`] and writes by [`Operations`],
 //! beside a running daemon or without one.
 //!
-//! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `threads` runs the jobs,
-//! `record`, `marks` and `problems` write and read what was recorded, `journal` makes small batches
-//! durable fast, `payload` keeps the bytes, `queue`
-//! claims and finishes, `handing` lets claims out before their commit is durable, `webhooks` keeps
-//! what is known of a webhook, `retention` removes what is old, `listing`, `select` and
-//! `operations` serve the command line, `row` and `error` serve all.
+//! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `writer` and `reader` run
+//! the jobs, each as one `transaction`. `batch` is what is recorded together, `record`, `marks` and
+//! `problems` write and read it, `journal` makes small batches durable fast, `payload` keeps the
+//! bytes. `queue` claims and finishes, `handing` lets claims out before their commit is durable,
+//! `webhooks` keeps what is known of a webhook, `retention` removes what is old. `listing`, `select`
+//! and `operations` serve the command line, `row` and `error` serve all.
 
+mod batch;
 mod error;
 mod handing;
 mod journal;
@@ -42,6 +43,7 @@ mod operations;
 mod payload;
 mod problems;
 mod queue;
+mod reader;
 mod record;
 mod retention;
 mod row;
@@ -49,27 +51,26 @@ mod schema;
 mod select;
 #[cfg(test)]
 mod tests;
-mod threads;
+mod transaction;
 mod webhooks;
+mod writer;
 
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use jiff::Timestamp;
 use rusqlite::Connection;
 
+pub use batch::{Batch, Change, Committed, MetaKey, NewEvent, RecordedEvent};
 pub use error::{Fault, OpenError, StoreError};
-pub use handing::{Commit, Handed};
+pub use handing::{Commit, HANDED_BYTES, HANDED_MAX, Handed};
 pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings, Missing};
 pub use operations::Operations;
 pub use problems::RecordedProblem;
 pub use queue::{ANSWER_MAX, AttemptLog, Claim, Claims, Finish, Unreadable};
-pub use record::{
-    Batch, Change, Committed, HANDED_BYTES, HANDED_MAX, MetaKey, NewEvent, RecordedEvent,
-};
 pub use retention::Collected;
 pub use select::Selector;
 pub use webhooks::{Off, OffCause, WebhookState};
@@ -77,7 +78,8 @@ pub use webhooks::{Off, OffCause, WebhookState};
 use crate::config::Retention;
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use handing::Promise;
-use threads::{Reader, Writer};
+use reader::Reader;
+use writer::Writer;
 
 /// How many projects are few enough for their record to be read while writes wait.
 const FEW: usize = 8;
@@ -85,8 +87,8 @@ const FEW: usize = 8;
 /// The daemon's handle to the store. Its clones are the same store.
 ///
 /// The blocking methods do their work on the caller's thread, which must be a plain one, not one of
-/// asynchronous tasks; they say so. When the last handle is dropped what waits is committed and the threads end, as with
-/// [`Store::close`].
+/// asynchronous tasks; they say so. When the last handle is dropped what waits is committed and the
+/// threads end, as with [`Store::close`].
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -113,10 +115,14 @@ impl Shared {
     }
 }
 
+/// What a panic left behind is good: a job is taken out before it runs, and SQLite rolls back.
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Waits for a thread that was told to end.
 fn end(thread: &Mutex<Option<JoinHandle<()>>>) {
-    let mut thread = thread.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(thread) = thread.take() {
+    if let Some(thread) = guard(thread).take() {
         // One that panicked was reported when it did, and answers nobody any more.
         let _ = thread.join();
     }
@@ -149,7 +155,7 @@ impl Store {
         }
         // Where the second thread cannot be started, the reader goes, and the first one ends.
         let reader_thread = start("store-reader", state_dir, move || {
-            threads::run_reader(&for_reading, reads);
+            reader::run(&for_reading, reads);
         })?;
         let writer_thread = start("store-writer", state_dir, {
             let writer = Arc::clone(&writer);

@@ -6,128 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
+use super::batch::{Batch, Change, Committed, MetaKey, NewEvent, RecordedEvent};
 use super::error::Fault;
-use super::handing::Handed;
+use super::handing::{HANDED_MAX, Handed};
 use super::payload::{self, Given};
 use super::queue::Claim;
 use super::{problems, row, webhooks};
 use crate::domain::event::{Event, EventId};
-use crate::domain::project::{
-    ContentHash, FileState, Identity, Problem, ProjectKey, Recorded, Role, Stamp,
-};
-
-/// What is recorded in one transaction.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// The projects that changed, in the order of what happened.
-    pub changes: Vec<Change>,
-    /// Payloads of the events and of the new definitions, by the hash of their bytes. One that is
-    /// stored already is not stored again.
-    pub payloads: Vec<(ContentHash, Bytes)>,
-    /// What does not count now in these projects, in place of what did not count in them before;
-    /// `None` stands for everything outside any project.
-    pub problems: Vec<(Option<ProjectKey>, Vec<Problem>)>,
-    /// Facts about the repository as a whole.
-    pub meta: Vec<(MetaKey, String)>,
-    /// The time of recording.
-    pub now: Timestamp,
-}
-
-impl Batch {
-    /// A batch with nothing in it.
-    pub fn new(now: Timestamp) -> Self {
-        Self {
-            changes: Vec::new(),
-            payloads: Vec::new(),
-            problems: Vec::new(),
-            meta: Vec::new(),
-            now,
-        }
-    }
-
-    /// Whether recording it would change nothing.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.problems.is_empty() && self.meta.is_empty()
-    }
-}
-
-/// A change of one project.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Change {
-    /// The project.
-    pub key: ProjectKey,
-    /// What was recorded of it, as the store gave it.
-    pub before: Recorded,
-    /// What is recorded of it from now on; an empty one forgets the project.
-    pub after: Recorded,
-    /// What happened, in order.
-    pub events: Vec<NewEvent>,
-}
-
-/// An event to record.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NewEvent {
-    /// The event with the id of its first happening ([`EventId::of`] with repetition 0).
-    pub event: Event,
-    /// The tag that its id is made of.
-    pub tag: Option<String>,
-    /// The stamp that its id is made of.
-    pub stamp: Stamp,
-    /// The webhooks that hear of it, by name, with the time of the first attempt.
-    pub webhooks: Vec<(String, Timestamp)>,
-}
-
-/// A fact about the repository as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetaKey {
-    /// Set when the first scan was recorded; until then every start is a first start.
-    FirstStart,
-    /// What the repository's root was, to tell another one from it.
-    RepositoryRoot,
-    /// The path templates that the record was made with.
-    Layout,
-}
-
-impl MetaKey {
-    /// The key in the store.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            MetaKey::FirstStart => "first-start",
-            MetaKey::RepositoryRoot => "repository-root",
-            MetaKey::Layout => "layout",
-        }
-    }
-}
-
-/// How many claims come with a commit: enough for what happens one by one. In a burst the
-/// dispatchers claim for themselves, which costs less for each.
-pub const HANDED_MAX: usize = 16;
-
-/// How large their payloads are together at most, in bytes; what is larger is claimed.
-pub const HANDED_BYTES: usize = 1024 * 1024;
-
-/// What was recorded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Committed {
-    /// The events in order, with the ids they were recorded under.
-    pub events: Vec<RecordedEvent>,
-    /// The webhooks for which a lane was opened: those whose dispatcher may sleep.
-    pub woken: BTreeSet<String>,
-}
-
-/// An event as it was recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordedEvent {
-    /// Its id.
-    pub id: EventId,
-    /// Its place in the order of recording; grows, with gaps.
-    pub sequence: i64,
-}
+use crate::domain::project::{ContentHash, FileState, Identity, ProjectKey, Recorded, Role};
 
 /// The numbers that the next event and the next delivery get.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

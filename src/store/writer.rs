@@ -1,6 +1,6 @@
-//! Who runs the store's jobs: a thread that reads, a thread that writes, and callers that may block.
+//! Who writes: a thread, and callers that may block.
 //!
-//! Constraint: a write is answered only when it is durable, and a read never waits for a write.
+//! Constraint: a write is answered only when it is durable.
 //!
 //! Operation: writes wait in a line ([`Writer`]). Whoever has the writing connection takes all that
 //! waits, up to [`GROUP_MAX`] jobs, and commits it as one transaction, so that a burst costs one
@@ -14,117 +14,33 @@
 //! What waits in the journal is written out first, by whoever writes next. Where that fails, its
 //! entries too get a transaction each, in their order and as far as they go. While one is left nothing
 //! is written but the answers to deliveries that are in their tables ([`Writer::write_apart`]).
-//!
-//! A reading connection cannot write; what it reads in one job is one consistent state. There is one
-//! for the thread that answers asynchronous tasks, and one for callers that may block.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::error::Fault;
+use super::guard;
 use super::journal::{self, Entry};
+use super::transaction::transact;
 use crate::domain::project::ProjectKey;
 
 /// The most jobs that one transaction holds.
 const GROUP_MAX: usize = 256;
 
-/// The jobs that can wait for a thread before the sender waits.
-const CHANNEL_SIZE: usize = 256;
+/// The jobs of asynchronous tasks that can wait before who brings one waits.
+const LINE_MAX: usize = 256;
 
 /// How many commits the log holds before an idle moment is used to empty it: about a megabyte.
 const COMMITS_IN_LOG: u32 = 16;
 
 /// How long nothing waits before the moment counts as idle.
 const IDLE: Duration = Duration::from_millis(50);
-
-/// What a panic left behind is good: jobs are taken out before they run, and SQLite rolls back.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A job of the reader.
-pub(super) type Read = Box<dyn FnOnce(&Connection) + Send>;
-
-/// Runs `work` on one consistent state.
-fn consistently<T>(
-    connection: &Connection,
-    work: impl FnOnce(&Connection) -> Result<T, Fault>,
-) -> Result<T, Fault> {
-    statement(connection, "BEGIN")?;
-    let result = work(connection);
-    // Nothing was written. Where even this fails, the next BEGIN says so.
-    let _ = statement(connection, "ROLLBACK");
-    result
-}
-
-/// Runs a statement that has neither values nor rows, and is not parsed anew each time.
-fn statement(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(sql)?.execute([])?;
-    Ok(())
-}
-
-/// The way to the reader's thread, and the connection of callers that may block.
-pub(super) struct Reader {
-    jobs: Mutex<Option<mpsc::Sender<Read>>>,
-    direct: Mutex<Option<Connection>>,
-}
-
-impl Reader {
-    /// With the connection of callers that may block, and the thread's end.
-    pub(super) fn new(direct: Connection) -> (Self, mpsc::Receiver<Read>) {
-        let (sender, receiver) = mpsc::channel(CHANNEL_SIZE);
-        let reader = Self {
-            jobs: Mutex::new(Some(sender)),
-            direct: Mutex::new(Some(direct)),
-        };
-        (reader, receiver)
-    }
-
-    /// Reads no more.
-    pub(super) fn close(&self) {
-        lock(&self.jobs).take();
-        lock(&self.direct).take();
-    }
-
-    /// Reads on the reader's thread.
-    pub(super) async fn read<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, Fault> {
-        let (reply, answer) = oneshot::channel();
-        let job: Read = Box::new(move |connection: &Connection| {
-            // Whoever asked may have gone.
-            let _ = reply.send(consistently(connection, work));
-        });
-        let jobs = lock(&self.jobs).clone().ok_or(Fault::Closed)?;
-        jobs.send(job).await.map_err(|_| Fault::Closed)?;
-        answer.await.map_err(|_| Fault::Closed)?
-    }
-
-    /// Reads on the caller's thread.
-    pub(super) fn read_here<T>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        match lock(&self.direct).as_ref() {
-            Some(connection) => consistently(connection, work),
-            None => Err(Fault::Closed),
-        }
-    }
-}
-
-/// Reads until there is nobody left to ask.
-pub(super) fn run_reader(connection: &Connection, mut jobs: mpsc::Receiver<Read>) {
-    while let Some(job) = jobs.blocking_recv() {
-        job(connection);
-    }
-}
 
 /// A job of the writer. It can run again where its transaction failed.
 pub(super) trait Write: Send {
@@ -214,14 +130,14 @@ impl Writer {
             connection: Mutex::new(Some(connection)),
             line: Mutex::default(),
             came: Condvar::new(),
-            room: Arc::new(Semaphore::new(CHANNEL_SIZE)),
+            room: Arc::new(Semaphore::new(LINE_MAX)),
             n_commits: AtomicU32::new(0),
         }
     }
 
     /// Takes no more jobs; the thread commits what waits and ends.
     pub(super) fn close(&self) {
-        lock(&self.line).is_closed = true;
+        guard(&self.line).is_closed = true;
         self.came.notify_all();
     }
 
@@ -285,7 +201,7 @@ impl Writer {
         // Without a permit: whoever comes here is one thread, and waits.
         self.queue(job, None)?;
         loop {
-            let connection = lock(&self.connection);
+            let connection = guard(&self.connection);
             // The thread may have done the job meanwhile.
             match answer.try_recv() {
                 Ok(result) => return result,
@@ -316,7 +232,7 @@ impl Writer {
         };
         let connection = connection.as_ref()?;
         {
-            let line = lock(&self.line);
+            let line = guard(&self.line);
             if line.is_closed || !line.jobs.is_empty() {
                 return None;
             }
@@ -327,7 +243,7 @@ impl Writer {
         }
         match transact(connection, |connection| work(connection, &waiting)) {
             Ok(Some((entry, result))) => {
-                lock(&self.journal).push(Arc::new(entry));
+                guard(&self.journal).push(Arc::new(entry));
                 self.count_commit();
                 Some(result)
             }
@@ -340,12 +256,12 @@ impl Writer {
     }
 
     fn waiting(&self) -> Vec<Arc<Entry>> {
-        lock(&self.journal).clone()
+        guard(&self.journal).clone()
     }
 
     /// Whether the record of one of these projects is to be written out.
     pub(super) fn is_waiting_for(&self, keys: &[ProjectKey]) -> bool {
-        let journal = lock(&self.journal);
+        let journal = guard(&self.journal);
         journal
             .iter()
             .any(|entry| keys.iter().any(|key| entry.is_about(key)))
@@ -361,7 +277,7 @@ impl Writer {
 
     /// Whether anything is in the journal.
     pub(super) fn has_journal(&self) -> bool {
-        !lock(&self.journal).is_empty()
+        !guard(&self.journal).is_empty()
     }
 
     fn queue(
@@ -369,7 +285,7 @@ impl Writer {
         job: Box<dyn Write>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Fault> {
-        let mut line = lock(&self.line);
+        let mut line = guard(&self.line);
         if line.is_closed {
             return Err(Fault::Closed);
         }
@@ -384,12 +300,12 @@ struct End<'a>(&'a Writer);
 impl Drop for End<'_> {
     fn drop(&mut self) {
         let unanswered = {
-            let mut line = lock(&self.0.line);
+            let mut line = guard(&self.0.line);
             line.is_closed = true;
             std::mem::take(&mut line.jobs)
         };
         drop(unanswered);
-        lock(&self.0.connection).take();
+        guard(&self.0.connection).take();
     }
 }
 
@@ -400,19 +316,19 @@ impl Writer {
     pub(super) fn run(&self, checkpointer: &Connection) {
         let _end = End(self);
         while self.wait(checkpointer) {
-            if let Some(connection) = lock(&self.connection).as_ref() {
+            if let Some(connection) = guard(&self.connection).as_ref() {
                 self.commit_waiting(connection);
             }
         }
         // What is in the journal still. Where that fails the next start does it.
-        if let Some(connection) = lock(&self.connection).as_ref() {
+        if let Some(connection) = guard(&self.connection).as_ref() {
             self.commit_waiting(connection);
         }
     }
 
     /// Waits until there are jobs. False when there are none and none will come.
     fn wait(&self, checkpointer: &Connection) -> bool {
-        let mut line = lock(&self.line);
+        let mut line = guard(&self.line);
         while line.jobs.is_empty() && !line.is_closed {
             if self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
                 line = self.came.wait(line).unwrap_or_else(PoisonError::into_inner);
@@ -427,7 +343,7 @@ impl Writer {
                 drop(line);
                 self.n_commits.store(0, Ordering::Relaxed);
                 checkpoint(checkpointer);
-                line = lock(&self.line);
+                line = guard(&self.line);
             }
         }
         !line.jobs.is_empty()
@@ -436,7 +352,7 @@ impl Writer {
     /// Commits what waits in the journal and in line, as far as one transaction takes it.
     fn commit_waiting(&self, connection: &Connection) {
         let (group, permits): (Vec<_>, Vec<_>) = {
-            let mut line = lock(&self.line);
+            let mut line = guard(&self.line);
             let n_jobs = line.jobs.len().min(GROUP_MAX);
             line.jobs.drain(..n_jobs).unzip()
         };
@@ -516,7 +432,7 @@ impl Writer {
         if entries.is_empty() {
             return;
         }
-        lock(&self.journal).drain(..entries.len());
+        guard(&self.journal).drain(..entries.len());
         if let Some(told) = self.told.get() {
             let webhooks = entries.iter().flat_map(|entry| entry.webhooks());
             webhooks.for_each(told);
@@ -531,24 +447,4 @@ fn checkpoint(connection: &Connection) {
     if let Err(error) = done {
         tracing::debug!(%error, "the log could not be moved into the database");
     }
-}
-
-/// Runs `work` in a transaction. After an error nothing of it is there.
-fn transact<T>(
-    connection: &Connection,
-    work: impl FnOnce(&Connection) -> Result<T, Fault>,
-) -> Result<T, Fault> {
-    // IMMEDIATE: waiting for another process happens here, before anything was done.
-    let result = statement(connection, "BEGIN IMMEDIATE")
-        .map_err(Fault::from)
-        .and_then(|()| work(connection))
-        .and_then(|result| {
-            statement(connection, "COMMIT")?;
-            Ok(result)
-        });
-    if result.is_err() && !connection.is_autocommit() {
-        // SQLite has often done so itself; where even this fails, the next BEGIN says so.
-        let _ = statement(connection, "ROLLBACK");
-    }
-    result
 }
