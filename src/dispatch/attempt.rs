@@ -71,12 +71,18 @@ pub(super) async fn fly(
         }
     }
     let attempt = target.client.send_prepared(prepared).await;
+    let now = shared.clock.now();
+    // Where the clock was set forward meanwhile, the next attempt is reckoned by the time as it was:
+    // once it is set back, what began before that is not taken for reckoned by a wrong clock.
+    let landed_at = at
+        .checked_add(attempt.duration)
+        .map_or(now, |by| by.min(now));
     let verdict = judge(
         attempt.outcome,
         scheduled_attempt,
         &target,
         &settings.borrow(),
-        shared.clock.now(),
+        landed_at,
         (shared.jitter)(),
     );
     let (status, outcome) = (attempt.status, attempt.outcome);

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use project_webhooks::receiver::{Received, Reply};
@@ -326,14 +327,19 @@ fn a_clock_that_is_set_forward_and_back_holds_nothing_up() {
     let Some(library) = library else {
         return skip(TEST, "needs libfaketime");
     };
-    let refuses = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let refuses = Arc::new(AtomicBool::new(true));
+    let is_first = AtomicBool::new(true);
     let endpoint = Endpoint::answering({
-        let refuses = std::sync::Arc::clone(&refuses);
+        let refuses = Arc::clone(&refuses);
         move |_| {
-            let refused = refuses.load(std::sync::atomic::Ordering::SeqCst);
-            project_webhooks::receiver::Reply::status(
-                axum::http::StatusCode::from_u16(if refused { 500 } else { 200 }).unwrap(),
-            )
+            let refused = refuses.load(Ordering::SeqCst);
+            let status = StatusCode::from_u16(if refused { 500 } else { 200 }).unwrap();
+            let mut reply = Reply::status(status);
+            if is_first.swap(false, Ordering::SeqCst) {
+                // This attempt begins before the clock is set and ends after that.
+                reply.delay = Duration::from_secs(1);
+            }
+            reply
         }
     });
     let webhook = Webhook::new("all", &endpoint.url()).schedule("[0s, 2s, 2s, 2s, 2s, 2s, 2s, 2s]");
@@ -363,12 +369,15 @@ fn a_clock_that_is_set_forward_and_back_holds_nothing_up() {
     endpoint.wait_for_one("b", |one| one.parameter("projectName") == Some("B"));
     home.remove_all("sales/p1");
     daemon.wait_log("the delete", |entry| entry.message() == "Project Delete");
+    daemon.wait_log("the first failure", |entry| {
+        entry.message().starts_with("failed") && entry.field("project") == "sales/a"
+    });
     set("+0");
     home.write("sales/c/project.xml", &xml("C", "c", ""));
     daemon.wait_log("the import", |entry| {
         entry.message() == "Project Import" && entry.field("project") == "sales/c"
     });
-    refuses.store(false, std::sync::atomic::Ordering::SeqCst);
+    refuses.store(false, Ordering::SeqCst);
     // Two of each import, and both deletes: delivered within the patience of a test, not of a clock.
     wait_until("all delivered", || {
         let status = home.json(&["deliveries", "--state", "delivered"]);
