@@ -88,9 +88,8 @@ impl Loop {
             let layout = self.config.repository.layout.to_string();
             batch.meta.push((MetaKey::Layout, layout));
         }
-        if !batch.meta.is_empty()
-            && let Err(error) = self.commit(batch)
-        {
+        // Also where there is nothing to record: that the store could be read ends its trouble.
+        if let Err(error) = self.commit(batch) {
             self.store_failed(&error);
             return false;
         }
@@ -166,7 +165,7 @@ impl Loop {
     }
 
     /// Something was recorded, or could have been.
-    pub(super) fn store_works(&mut self) {
+    fn store_works(&mut self) {
         self.has_journal_trouble = false;
         if self.status.set_trouble(Trouble::Store, None) {
             info!("the store works again");

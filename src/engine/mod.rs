@@ -461,12 +461,13 @@ impl Loop {
         self.paused_until = None;
         let batch = if self.starting { BATCH_AT_START } else { BATCH };
         let due = self.settle.due(now, batch);
-        let is_behind = due.len() >= batch;
         if !due.is_empty() {
             self.step(due);
         }
-        // After what was hinted.
-        self.feed_scan(batch, is_behind);
+        // After what was hinted, which does not wait for a piece more.
+        if self.paused_until.is_none() {
+            self.feed_scan();
+        }
         self.end_scan();
     }
 

@@ -1,4 +1,4 @@
-//! What the log says of files that do not count.
+//! What is recorded and said of files that do not count.
 //!
 //! Constraint: a tree of a thousand wrong files must not fill the log, and no file may stay out
 //! without a word. So the first of a minute are said in full and the rest as one number; and a file

@@ -184,22 +184,13 @@ impl Loop {
         false
     }
 
-    /// Compares the next piece of the scan, and up to a batch where that makes nobody wait: pieces that
-    /// differ as a whole share a commit, and where more than a batch is due it waits anyway.
-    pub(super) fn feed_scan(&mut self, batch: usize, is_behind: bool) {
-        for _ in 0..batch / PIECE {
-            let may_compare = self.paused_until.is_none();
-            if !(may_compare && (self.compare_piece() || is_behind)) {
-                break;
-            }
-        }
-    }
-
-    /// Compares the next projects of the scan; those that differ become due. Returns whether all of
-    /// them do.
-    fn compare_piece(&mut self) -> bool {
+    /// Compares the next projects of the scan; those that differ become due.
+    pub(super) fn feed_scan(&mut self) {
         let now = self.clock.moment();
-        let Some(scan) = &self.scan else { return false };
+        let Some(scan) = &self.scan else { return };
+        if now < scan.next_piece {
+            return;
+        }
         let keys: Vec<ProjectKey> = scan
             .keys
             .iter()
@@ -207,34 +198,25 @@ impl Loop {
             .take(PIECE)
             .cloned()
             .collect();
-        if now < scan.next_piece || keys.is_empty() {
-            return false;
+        if keys.is_empty() {
+            return;
         }
         let (origin, what) = (scan.origin, format!("compared ({})", scan.reason.as_str()));
         let root = match self.root.open() {
             Ok(Some(root)) => root,
-            Ok(None) | Err(_) => {
-                self.root_is_in_doubt(&[]);
-                return false;
-            }
+            Ok(None) | Err(_) => return self.root_is_in_doubt(&[]),
         };
         let marks = match self.store.marks(keys.clone()) {
             Ok(marks) => marks,
-            Err(error) => {
-                self.store_failed(&error);
-                return false;
-            }
+            Err(error) => return self.store_failed(&error),
         };
-        let mut all_differ = true;
         let layout = &self.config.repository.layout;
         for (key, marks) in keys.iter().zip(marks) {
             let is_at_rest = !marks.is_empty()
                 && is_unchanged(layout, &root, key, &marks)
                 // What is on record as a problem may be none any more.
                 && !self.problems.contains_key(&Some(key.clone()));
-            if is_at_rest {
-                all_differ = false;
-            } else {
+            if !is_at_rest {
                 self.settle.check(key, now, origin, &what);
             }
         }
@@ -242,7 +224,6 @@ impl Loop {
             scan.n_compared = scan.n_compared.saturating_add(keys.len());
         }
         self.spread(now);
-        all_differ
     }
 
     /// After a piece that began then, leaves the core to others where comparisons never end.

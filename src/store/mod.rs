@@ -26,7 +26,7 @@
 //! beside a running daemon or without one.
 //!
 //! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `writer` and `reader` run
-//! the jobs, each as one `transaction`. `batch` is what is recorded together, `record`, `marks` and
+//! the jobs, as `transaction` says. `batch` is what is recorded together, `record`, `marks` and
 //! `problems` write and read it, `journal` makes small batches durable fast, `payload` keeps the
 //! bytes. `queue` claims and finishes, `handing` lets claims out before their commit is durable,
 //! `webhooks` keeps what is known of a webhook, `retention` removes what is old. `listing`, `select`

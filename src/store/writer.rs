@@ -14,6 +14,7 @@
 //! What waits in the journal is written out first, by whoever writes next. Where that fails, its
 //! entries too get a transaction each, in their order and as far as they go. While one is left nothing
 //! is written but the answers to deliveries that are in their tables ([`Writer::write_apart`]).
+//! A read of a few rows may use the connection where it is free ([`Writer::read_here`]).
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
