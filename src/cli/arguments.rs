@@ -8,6 +8,7 @@ use clap::{Arg, Command, Error};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::config::LOG_LEVELS;
 use crate::domain::delivery::State;
 use crate::domain::event::EventKind;
 
@@ -63,10 +64,12 @@ pub fn event() -> OneOf<EventKind> {
 /// `--log-level`: how severe what is logged is at least.
 pub fn log_level() -> OneOf<tracing::Level> {
     OneOf {
-        words: vec!["error", "warn", "info", "debug", "trace"],
+        words: LOG_LEVELS.map(|(word, _)| word).to_vec(),
         read: |text| {
-            text.parse()
-                .map_err(|_| "one of error, warn, info, debug, trace".to_owned())
+            text.parse().map_err(|_| {
+                let words = LOG_LEVELS.map(|(word, _)| word).join(", ");
+                format!("one of {words}")
+            })
         },
     }
 }

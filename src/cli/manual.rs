@@ -1,13 +1,13 @@
 //! The manual page of config.yaml, project-webhooks-config.5.
 //!
-//! Constraint: the settings come from their one table ([`super::settings`]); only what holds for
+//! Constraint: the settings come from their one table ([`crate::config::settings`]); only what holds for
 //! several of them is written here. What the table has is Markdown and becomes roff: nothing in it
 //! may be taken for a request.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::settings::SETTINGS;
+use crate::config::settings::{DefaultValue, SETTINGS};
 
 /// What is said before the settings.
 const BEGINNING: &str = r".SH NAME
@@ -77,11 +77,11 @@ pub(super) fn configuration(out: &mut dyn Write) -> io::Result<()> {
     out.write_all(BEGINNING.as_bytes())?;
     for setting in SETTINGS {
         writeln!(out, ".TP\n\\fB{}\\fR", escape(setting.key))?;
-        writeln!(out, "{}.", sentence(setting.meaning))?;
-        writeln!(out, ".br\nAllowed: {}.", text(setting.value))?;
+        writeln!(out, "{}.", sentence(&setting.meaning_text()))?;
+        writeln!(out, ".br\nAllowed: {}.", text(&setting.allowed()))?;
         match setting.default {
-            "required" => writeln!(out, ".br\nRequired.")?,
-            default => writeln!(out, ".br\nDefault: {}.", text(default))?,
+            DefaultValue::Required => writeln!(out, ".br\nRequired.")?,
+            _ => writeln!(out, ".br\nDefault: {}.", text(&setting.default_text()))?,
         }
     }
     out.write_all(END.as_bytes())
@@ -92,18 +92,18 @@ fn sentence(markdown: &str) -> String {
     let mut characters = markdown.chars();
     match characters.next() {
         // Code keeps its case.
-        Some(first) if first != '`' && first != '[' => {
+        Some(first) if first != '`' => {
             text(&format!("{}{}", first.to_uppercase(), characters.as_str()))
         }
         _ => text(markdown),
     }
 }
 
-/// Markdown as roff: code is bold, of a link its words are left.
+/// Markdown as roff: code is bold.
 fn text(markdown: &str) -> String {
     let mut roff = String::new();
     let mut is_code = false;
-    for part in without_links(markdown).split('`') {
+    for part in markdown.split('`') {
         if is_code {
             let _ = write!(roff, "\\fB{}\\fR", escape(part));
         } else {
@@ -112,30 +112,6 @@ fn text(markdown: &str) -> String {
         is_code = !is_code;
     }
     roff
-}
-
-fn without_links(markdown: &str) -> String {
-    let mut plain = String::new();
-    let mut rest = markdown;
-    while let Some((before, after)) = rest.split_once('[') {
-        plain.push_str(before);
-        let link = after.split_once("](").and_then(|(words, after)| {
-            let (_, after) = after.split_once(')')?;
-            (!words.contains(['[', ']', '`'])).then_some((words, after))
-        });
-        match link {
-            Some((words, after)) => {
-                plain.push_str(words);
-                rest = after;
-            }
-            None => {
-                plain.push('[');
-                rest = after;
-            }
-        }
-    }
-    plain.push_str(rest);
-    plain
 }
 
 /// Characters that roff would take for something else. The texts are single lines, so that only
@@ -163,9 +139,7 @@ mod tests {
     fn markdown_becomes_roff() {
         for (markdown, roff) in [
             ("a `code-word` here", "a \\fBcode\\-word\\fR here"),
-            ("see [events](#the-seven-events)", "see events"),
             ("`webhooks[].name`", "\\fBwebhooks[].name\\fR"),
-            ("`[owner]` and [above](#x)", "\\fB[owner]\\fR and above"),
             (".hidden \\ one", "\\&.hidden \\e one"),
         ] {
             assert_eq!(text(markdown), roff);

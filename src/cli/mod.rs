@@ -12,7 +12,6 @@ pub mod output;
 mod reload;
 mod run;
 mod scan;
-pub mod settings;
 mod standing;
 mod status;
 pub mod view;

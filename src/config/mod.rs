@@ -21,6 +21,7 @@ mod repository;
 mod scalar;
 mod secret;
 mod section;
+pub mod settings;
 mod subscription;
 mod tls;
 mod validate;
@@ -205,6 +206,20 @@ pub enum WatchMode {
     Poll,
 }
 
+impl WatchMode {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [WatchMode; 3] = [WatchMode::Auto, WatchMode::Native, WatchMode::Poll];
+
+    /// The word in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            WatchMode::Auto => "auto",
+            WatchMode::Native => "native",
+            WatchMode::Poll => "poll",
+        }
+    }
+}
+
 /// What the first start does with what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstStart {
@@ -212,6 +227,19 @@ pub enum FirstStart {
     Adopt,
     /// Report imports, snapshots and published copies.
     Report,
+}
+
+impl FirstStart {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [FirstStart; 2] = [FirstStart::Adopt, FirstStart::Report];
+
+    /// The word in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FirstStart::Adopt => "adopt",
+            FirstStart::Report => "report",
+        }
+    }
 }
 
 /// A webhook.
@@ -243,19 +271,6 @@ pub struct Webhook {
     pub enabled: bool,
 }
 
-impl Format {
-    /// The word in the configuration and in listings.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Format::Multipart => "multipart",
-            Format::Form => "form",
-            Format::Xml => "xml",
-            Format::Json => "json",
-            Format::CloudEvents => "cloudevents",
-        }
-    }
-}
-
 impl Webhook {
     /// Its unique name.
     pub fn name(&self) -> &str {
@@ -276,6 +291,28 @@ pub enum Format {
     Json,
     /// CloudEvents 1.0 in HTTP binary mode.
     CloudEvents,
+}
+
+impl Format {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Format; 5] = [
+        Format::Multipart,
+        Format::Form,
+        Format::Xml,
+        Format::Json,
+        Format::CloudEvents,
+    ];
+
+    /// The word in the configuration and in listings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Format::Multipart => "multipart",
+            Format::Form => "form",
+            Format::Xml => "xml",
+            Format::Json => "json",
+            Format::CloudEvents => "cloudevents",
+        }
+    }
 }
 
 /// PEM text for a webhook's TLS connections, read when the configuration was.
@@ -338,6 +375,35 @@ pub enum LogFormat {
     /// journald's own protocol.
     Journald,
 }
+
+impl LogFormat {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [LogFormat; 4] = [
+        LogFormat::Auto,
+        LogFormat::Text,
+        LogFormat::Json,
+        LogFormat::Journald,
+    ];
+
+    /// The word in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Auto => "auto",
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+            LogFormat::Journald => "journald",
+        }
+    }
+}
+
+/// The levels of logging by their words, the most severe first.
+pub const LOG_LEVELS: [(&str, tracing::Level); 5] = [
+    ("error", tracing::Level::ERROR),
+    ("warn", tracing::Level::WARN),
+    ("info", tracing::Level::INFO),
+    ("debug", tracing::Level::DEBUG),
+    ("trace", tracing::Level::TRACE),
+];
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -107,6 +107,25 @@ pub fn expect_generated(kind: &str, argument: &str, generated: &str) {
     );
 }
 
+/// The table below the comment `generated: NAME` has to be this one; with `UPDATE_README` it is made
+/// to.
+pub fn expect_generated_table(name: &str, generated: &str) {
+    let text = text();
+    let marker = format!("<!-- generated: {name} -->\n\n");
+    let (_, after) = text
+        .split_once(&marker)
+        .unwrap_or_else(|| panic!("README.md has no table {name}"));
+    let found = &after[..table_end(after)];
+    if found != generated && is_updating() {
+        return replace(&marker, generated, table_end);
+    }
+    assert_eq!(
+        found, generated,
+        "README.md: the table {name} is not that of the program; UPDATE_README=1 cargo test --test \
+         readme"
+    );
+}
+
 /// Whether generated blocks are to be written anew.
 pub fn is_updating() -> bool {
     std::env::var_os("UPDATE_README").is_some()
@@ -114,21 +133,29 @@ pub fn is_updating() -> bool {
 
 /// Puts another text into a block.
 pub fn write(block: &Block, generated: &str) {
+    let marker = format!("<!-- test: {} -->", block.marker.join(" "));
+    let opening = format!("{marker}\n```{}\n", block.language);
+    replace(&opening, generated, |after| {
+        if after.starts_with("```\n") {
+            0
+        } else {
+            after.find("\n```\n").expect("the block is closed") + 1
+        }
+    });
+}
+
+/// Where a table ends.
+fn table_end(after: &str) -> usize {
+    after.find("\n\n").map_or(after.len(), |end| end + 1)
+}
+
+/// Replaces the text after `opening`, up to the end that `end` finds.
+fn replace(opening: &str, generated: &str, end: impl Fn(&str) -> usize) {
     // Tests of one binary run side by side, and each may write.
     static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _writing = WRITING.lock().unwrap();
-    let marker = format!("<!-- test: {} -->", block.marker.join(" "));
-    let opening = format!("{marker}\n```{}\n", block.language);
     let text = text();
-    let (before, after) = text.split_once(&opening).expect("the block is there");
-    let end = if after.starts_with("```\n") {
-        0
-    } else {
-        after.find("\n```\n").expect("the block is closed") + 1
-    };
-    std::fs::write(
-        file(),
-        format!("{before}{opening}{generated}{}", &after[end..]),
-    )
-    .unwrap();
+    let (before, after) = text.split_once(opening).expect("the opening is there");
+    let rest = &after[end(after)..];
+    std::fs::write(file(), format!("{before}{opening}{generated}{rest}")).unwrap();
 }

@@ -1,0 +1,473 @@
+//! The table of settings: one row for each key of config.yaml.
+//!
+//! Constraint: a default, a bound or a list of words is written here and nowhere else. The reader
+//! takes its defaults, bounds and known keys from the rows. The table in the documentation, the
+//! manual page and the comments of the sample are compared with them or made of them.
+//!
+//! Texts are Markdown, of which only `code` is used.
+
+use super::{FirstStart, Format, LOG_LEVELS, LogFormat, WatchMode};
+use crate::domain::event::EventKind;
+
+/// A setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its key path. `NAME` is a name that the user chooses, `[]` each item of a list.
+    pub key: &'static str,
+    /// The type of its value, or of each of its values.
+    pub value: ValueType,
+    /// How many values it takes.
+    pub count: Count,
+    /// The value of a setting that is absent.
+    pub default: DefaultValue,
+    /// Whether a running daemon can take over another value.
+    pub reload: Reload,
+    /// The purpose of the setting.
+    pub meaning: &'static str,
+}
+
+/// The type of a value, with its bounds.
+#[derive(Clone, Copy, Debug)]
+pub enum ValueType {
+    /// A text of this kind, with a regular expression that it has to match.
+    Text(&'static str, Option<&'static str>),
+    /// A text, or the place where it is kept.
+    Sourced,
+    /// The name or the label of an event.
+    Event,
+    /// One of these words.
+    Word(fn() -> Vec<&'static str>),
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number between these bounds.
+    Whole(u64, u64),
+    /// A duration between these bounds, as they are written in the configuration.
+    Duration(&'static str, &'static str),
+    /// A size between these bounds, as they are written in the configuration.
+    Size(&'static str, &'static str),
+}
+
+/// How many values a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// One, and no list.
+    One,
+    /// One, or a list with a length between these bounds.
+    OneOrList(usize, usize),
+    /// A list with a length between these bounds.
+    List(usize, usize),
+}
+
+/// The value of a setting that is absent.
+#[derive(Clone, Copy, Debug)]
+pub enum DefaultValue {
+    /// None: the setting must be given.
+    Required,
+    /// These values, as they are written in the configuration.
+    Values(&'static [&'static str]),
+    /// This value, or less where another setting bounds it; the text says which.
+    AtMost(&'static [&'static str], &'static str),
+    /// No value that could be written: the text says what holds instead.
+    Described(&'static str),
+}
+
+/// Whether a running daemon can take over another value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// It takes the value over.
+    Applies,
+    /// It takes the value over and scans the repository again.
+    Rescans,
+    /// It refuses: the value needs a restart.
+    NeedsRestart,
+}
+
+use Count::{List, OneOrList};
+use DefaultValue::{AtMost, Described, Required, Values};
+use ValueType::{Boolean, Duration, Event, Size, Sourced, Text, Whole, Word};
+
+/// The rest of most rows.
+const ROW: Setting = Setting {
+    key: "",
+    value: Text("", None),
+    count: Count::One,
+    default: Required,
+    reload: Reload::Applies,
+    meaning: "",
+};
+
+const PATH: ValueType = Text("a path", None);
+const PEM_FILE: ValueType = Text("the path of a PEM file", None);
+const TEMPLATE: ValueType = Text("a path template", None);
+const ADDRESSES: ValueType = Text(
+    "an address such as `10.1.2.3` or `\"fd00::1\"`, or a range such as `10.0.0.0/8`",
+    None,
+);
+
+/// All settings, in the order of the file.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "repository.path",
+        value: PATH,
+        reload: Reload::Rescans,
+        meaning: "the root of the watched tree; it may be created or mounted later",
+        ..ROW
+    },
+    Setting {
+        key: "repository.layout.project",
+        value: TEMPLATE,
+        count: OneOrList(1, 32),
+        default: Values(&["{organization}/{project}/project.xml"]),
+        reload: Reload::Rescans,
+        meaning: "the definitions; if two templates match for one project, the first wins",
+    },
+    Setting {
+        key: "repository.layout.published",
+        value: TEMPLATE,
+        count: OneOrList(0, 32),
+        default: Values(&[
+            "{organization}/{project}/published/project.xml",
+            "{organization}/{project}/published/{versionTag}/project.xml",
+        ]),
+        reload: Reload::Rescans,
+        meaning: "the published copies",
+    },
+    Setting {
+        key: "repository.layout.snapshot",
+        value: TEMPLATE,
+        count: OneOrList(0, 32),
+        default: Values(&[
+            "{organization}/{project}/snapshots/{versionTag}.xml",
+            "{organization}/{project}/snapshots/{versionTag}/project.xml",
+        ]),
+        reload: Reload::Rescans,
+        meaning: "the snapshots",
+    },
+    Setting {
+        key: "repository.settle",
+        value: Duration("1ms", "1h"),
+        default: Values(&["1s"]),
+        meaning: "how long a project must be idle before a removal in it counts",
+        ..ROW
+    },
+    Setting {
+        key: "repository.rescan",
+        value: Duration("1s", "7d"),
+        default: Values(&["10m"]),
+        meaning: "the time between full scans, which run whatever the system reports",
+        ..ROW
+    },
+    Setting {
+        key: "repository.watch",
+        value: Word(|| WatchMode::ALL.map(WatchMode::as_str).to_vec()),
+        default: Values(&["auto"]),
+        reload: Reload::Rescans,
+        meaning: "`native` uses the system's change events, `poll` scans every `poll_interval`; `auto` is `poll` on network file systems, else `native`",
+        ..ROW
+    },
+    Setting {
+        key: "repository.poll_interval",
+        value: Duration("10ms", "1d"),
+        default: Values(&["5s"]),
+        meaning: "the time between scans where the system reports no changes",
+        ..ROW
+    },
+    Setting {
+        key: "repository.max_file_size",
+        value: Size("1B", "1GiB"),
+        default: Values(&["64MiB"]),
+        reload: Reload::Rescans,
+        meaning: "larger files are logged and ignored",
+        ..ROW
+    },
+    Setting {
+        key: "repository.on_first_start",
+        value: Word(|| FirstStart::ALL.map(FirstStart::as_str).to_vec()),
+        default: Values(&["adopt"]),
+        meaning: "with nothing recorded: `adopt` records what exists silently, `report` reports it as imports, snapshots and published copies",
+        ..ROW
+    },
+    Setting {
+        key: "state_dir",
+        value: PATH,
+        default: Described("`$STATE_DIRECTORY`, else `./state`"),
+        reload: Reload::NeedsRestart,
+        meaning: "the directory of the record and the queues; not inside the repository, and not on a network file system",
+        ..ROW
+    },
+    Setting {
+        key: "organizations.NAME.name",
+        value: Text("a text", None),
+        default: Described("the directory's name"),
+        meaning: "`organizationName` of the projects below the directory `NAME`",
+        ..ROW
+    },
+    Setting {
+        key: "organizations.NAME.id",
+        value: Text("a text", None),
+        default: Described("the directory's name"),
+        meaning: "their `organizationId`",
+        ..ROW
+    },
+    Setting {
+        key: "username",
+        value: Text(
+            "`owner`, `annotation:NAME`, `value:TEXT`",
+            Some("^(owner|annotation:.+|value:.+)$"),
+        ),
+        count: OneOrList(1, 100),
+        default: Values(&["owner"]),
+        meaning: "the first source that yields a name: the file's owner, an annotation in the project.xml, a fixed text",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].name",
+        value: Text("a text of up to 100 characters", Some("^.{1,100}$")),
+        meaning: "unique; it names the queue, so a new name starts a new queue",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].event",
+        value: Event,
+        default: Described("this or `events`"),
+        meaning: "the event to deliver, by name or by label",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].events",
+        value: Event,
+        count: OneOrList(1, EventKind::ALL.len()),
+        default: Described("this or `event`"),
+        meaning: "several events, or `\"*\"` for all; `\"*\"` has Project Import only if there is `projects`",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].url",
+        value: Text("`http://HOST/…` or `https://HOST/…`", Some("^https?://")),
+        meaning: "where callbacks go; without user name and fragment",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].projects",
+        value: Text(
+            "a glob on `organization/project`, such as `\"sales/*\"`",
+            None,
+        ),
+        count: OneOrList(1, 1000),
+        default: Described("every project"),
+        meaning: "`*` does not cross the slash. Project Import needs this setting",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].format",
+        value: Word(|| Format::ALL.map(Format::as_str).to_vec()),
+        default: Values(&["multipart"]),
+        meaning: "the format of the body",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].headers.NAME",
+        value: Sourced,
+        default: Described("none"),
+        meaning: "headers of your own; not `webhook-*`, `ce-*` or those of HTTP itself",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].secret",
+        value: Sourced,
+        count: OneOrList(1, 2),
+        default: Described("none: not signed"),
+        meaning: "`whsec_` and base64, or raw text; two during a rotation",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].timeout",
+        value: Duration("10ms", "1h"),
+        default: Values(&["15s"]),
+        meaning: "the bound of the whole exchange",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].connect_timeout",
+        value: Duration("10ms", "1h"),
+        // A receiver within reach takes milliseconds. A lost packet is sent again after one second
+        // and after three.
+        default: AtMost(&["5s"], "`timeout`"),
+        meaning: "the bound of its first part: name resolution, connection, proxy, TLS; at most `timeout`",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].retry.schedule",
+        value: Duration("0s", "30d"),
+        count: List(1, 100),
+        // The schedule that Standard Webhooks proposes.
+        default: Values(&[
+            "0s", "5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h",
+        ]),
+        meaning: "the delay before each attempt",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].concurrency",
+        value: Whole(1, 1024),
+        default: Values(&["8"]),
+        meaning: "how many projects are served at the same time",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].tls.ca",
+        value: PEM_FILE,
+        default: Described("none"),
+        meaning: "certificate authorities to trust in addition to the system's",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].tls.client_cert",
+        value: PEM_FILE,
+        default: Described("none"),
+        meaning: "the client certificate, with its chain",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].tls.client_key",
+        value: PEM_FILE,
+        default: Described("none"),
+        meaning: "its private key",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].enabled",
+        value: Boolean,
+        default: Values(&["true"]),
+        meaning: "whether the webhook gets deliveries",
+        ..ROW
+    },
+    Setting {
+        key: "network.allow",
+        value: ADDRESSES,
+        count: OneOrList(0, 1024),
+        default: Described("none"),
+        meaning: "addresses that callbacks may be sent to",
+        ..ROW
+    },
+    Setting {
+        key: "network.deny",
+        value: ADDRESSES,
+        count: OneOrList(0, 1024),
+        default: Described("none"),
+        meaning: "addresses that callbacks may not be sent to; of several matching entries the most specific wins",
+        ..ROW
+    },
+    Setting {
+        key: "retention.delivered",
+        value: Duration("0s", "3650d"),
+        default: Values(&["7d"]),
+        meaning: "how long delivered deliveries are kept",
+        ..ROW
+    },
+    Setting {
+        key: "retention.dead",
+        value: Duration("0s", "3650d"),
+        default: Values(&["30d"]),
+        meaning: "how long dead deliveries are kept",
+        ..ROW
+    },
+    Setting {
+        key: "admin.listen",
+        value: Text(
+            "`ADDRESS:PORT` such as `127.0.0.1:9417` or `\"[::1]:9417\"`, or `unix:PATH`",
+            None,
+        ),
+        default: Described("off"),
+        meaning: "where health and metrics are served: `/healthz`, `/readyz`, `/metrics`",
+        ..ROW
+    },
+    Setting {
+        key: "log.level",
+        value: Word(|| LOG_LEVELS.map(|(word, _)| word).to_vec()),
+        default: Values(&["info"]),
+        meaning: "the least severe level that is logged",
+        ..ROW
+    },
+    Setting {
+        key: "log.format",
+        value: Word(|| LogFormat::ALL.map(LogFormat::as_str).to_vec()),
+        default: Values(&["auto"]),
+        meaning: "`auto` is `journald` under systemd, else `text`; logs go to standard error",
+        ..ROW
+    },
+];
+
+impl Setting {
+    /// The allowed values, in words.
+    pub fn allowed(&self) -> String {
+        let one = self.value.allowed();
+        match self.count {
+            Count::One => one,
+            Count::OneOrList(0 | 1, max) => format!("{one}; or a list of up to {max}"),
+            Count::OneOrList(min, max) => format!("{one}; or a list of {min} to {max}"),
+            Count::List(min, max) => format!("a list of {min} to {max}, each {one}"),
+        }
+    }
+
+    /// The default, in words.
+    pub fn default_text(&self) -> String {
+        let code = |values: &[&str]| {
+            let code: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+            code.join(", ")
+        };
+        match self.default {
+            Required => "required".to_owned(),
+            Values(values) => code(values),
+            AtMost(values, bound) => format!("{}, or {bound} if that is less", code(values)),
+            Described(text) => text.to_owned(),
+        }
+    }
+
+    /// The purpose, and whether a change of the setting needs a restart.
+    pub fn meaning_text(&self) -> String {
+        match self.reload {
+            Reload::NeedsRestart => format!("{}; a change needs a restart", self.meaning),
+            Reload::Applies | Reload::Rescans => self.meaning.to_owned(),
+        }
+    }
+}
+
+impl ValueType {
+    /// The allowed values, in words.
+    pub fn allowed(self) -> String {
+        match self {
+            Text(kind, _) => kind.to_owned(),
+            Sourced => {
+                "a text, `{ credential: NAME }`, `{ env: NAME }` or `{ file: PATH }`".to_owned()
+            }
+            Event => "the name or the label of an event".to_owned(),
+            Word(words) => words()
+                .iter()
+                .map(|word| format!("`{word}`"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Boolean => "`true`, `false`".to_owned(),
+            Whole(min, max) => format!("{min} to {max}"),
+            Duration(min, max) => format!("a duration from {min} to {max}"),
+            Size(min, max) => format!("a size from {min} to {max}"),
+        }
+    }
+}
+
+/// The table of settings in Markdown, for the documentation.
+pub fn markdown() -> String {
+    let mut table = "| key | allowed | default | meaning |\n|---|---|---|---|\n".to_owned();
+    for setting in SETTINGS {
+        let (key, allowed, default, meaning) = (
+            setting.key,
+            setting.allowed(),
+            setting.default_text(),
+            setting.meaning_text(),
+        );
+        table.push_str(&format!(
+            "| `{key}` | {allowed} | {default} | {meaning} |\n"
+        ));
+    }
+    table
+}
