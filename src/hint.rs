@@ -1,18 +1,19 @@
 //! Hints: where to look, never what happened.
 //!
-//! Constraint: a hint is never lost quietly. The channel is bounded; a hint that finds it full
-//! leaves a mark, and the engine answers the mark with a comparison of everything.
+//! Constraint: no hint is lost unnoticed. The channel is bounded. A hint that finds it full sets a
+//! flag, and the engine answers the flag with a full scan.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 
 use crate::domain::project::{Problem, ProjectKey};
-use crate::engine::Input;
+use crate::domain::rescan::RescanReason;
 use crate::observe::Held;
 use crate::repository::RootIdentity;
 
-/// A place to look at.
+/// A part of the repository to observe.
 #[derive(Debug)]
 pub enum Hint {
     /// Something happened in a project.
@@ -21,129 +22,118 @@ pub enum Hint {
         key: ProjectKey,
         /// What was reported, for a person.
         what: String,
-        /// The file that was named, open, where it could be opened.
+        /// The reported file, if it could be opened.
         held: Option<Held>,
         /// Whether the file is still being written, so that its close will be reported too.
         unfinished: bool,
     },
-    /// Something happened in a project that changes nothing of it: a file that is none of its
-    /// files, as editors and synchronisers make them. It shows that the project is not quiet.
+    /// A file that is none of the project's changed beside it.
+    ///
+    /// Editors and synchronisers make such files. The project is not idle.
     Activity {
         /// The project.
         key: ProjectKey,
     },
-    /// Something happened at a directory above projects, as a path below the root.
+    /// Something happened at a directory above projects.
     Subtree {
-        /// The directory.
+        /// The directory, as a path below the root.
         path: String,
         /// What was reported, for a person.
         what: String,
     },
-    /// Something that cannot be used appeared outside any project, or went.
+    /// An entry that cannot be used appeared outside any project, or went away.
     Unusable {
         /// What is wrong with it.
         problem: Problem,
-        /// Whether it went.
+        /// Whether it went away.
         is_gone: bool,
     },
-    /// A walk over everything begins, which sets the watches.
-    Arming {
+    /// A walk begins that watches every directory.
+    WalkStarted {
         /// The root that is walked.
         root: RootIdentity,
         /// Why.
         reason: RescanReason,
     },
-    /// The walk passed these projects: all their directories are watched, as far as possible.
-    Found {
-        /// The projects; one may be told of more than once.
+    /// The walk passed these projects and watches all their directories, if it can.
+    ProjectsFound {
+        /// The projects, some of them perhaps twice.
         keys: Vec<ProjectKey>,
     },
-    /// Every directory that matters is watched, as far as possible; compare everything.
-    Armed {
-        /// The root that is watched; none where it could not be opened.
+    /// Every directory that matters is watched, if possible. Scan everything.
+    WalkFinished {
+        /// The watched root; none if it could not be opened.
         root: Option<RootIdentity>,
-        /// Why the watches were set.
+        /// Why the walk was made.
         reason: RescanReason,
-        /// What the walk found outside any project that cannot be used. Counts only after
-        /// [`Hint::Arming`]; without that the projects are still to be found.
+        /// Unusable entries outside any project.
+        ///
+        /// Without a preceding [`Hint::WalkStarted`] the walk collected neither problems nor
+        /// projects, and the engine has to find them.
         problems: Vec<Problem>,
     },
 }
 
-/// Why everything is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RescanReason {
-    /// The daemon starts.
-    Start,
-    /// The system's event queue overflowed, or the daemon's own.
-    Overflow,
-    /// The time between rescans passed.
-    Timer,
-    /// The time between comparisons passed where changes are not reported.
-    Poll,
-    /// SIGUSR1.
-    Signal,
-    /// The repository's root came back, or is another one.
-    Root,
-    /// The configuration of the repository changed.
-    Reload,
-}
-
-impl RescanReason {
-    /// The word in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RescanReason::Start => "start",
-            RescanReason::Overflow => "overflow",
-            RescanReason::Timer => "timer",
-            RescanReason::Poll => "poll",
-            RescanReason::Signal => "signal",
-            RescanReason::Root => "root",
-            RescanReason::Reload => "reload",
-        }
-    }
-}
-
-/// Sends hints to the engine.
-#[derive(Clone, Debug)]
+/// Sends hints into the channel of their receiver.
+#[derive(Clone)]
 pub struct HintSender {
-    sender: SyncSender<Input>,
-    lost: Arc<AtomicBool>,
+    channel: Arc<dyn Channel>,
+    has_lost_hints: Arc<AtomicBool>,
 }
 
 impl HintSender {
-    /// A sender into the engine's channel; `lost` is the mark that the engine looks at.
-    pub fn new(sender: SyncSender<Input>, lost: Arc<AtomicBool>) -> Self {
-        Self { sender, lost }
-    }
-
-    /// Sends a hint, or leaves the mark. Returns whether the engine is still there.
-    pub fn send(&self, hint: Hint) -> bool {
-        match self.sender.try_send(Input::Hint(Box::new(hint))) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.lost.store(true, Ordering::Release);
-                true
-            }
-            Err(TrySendError::Disconnected(_)) => false,
+    /// A sender into a channel that carries other messages too.
+    ///
+    /// A hint that finds no room sets `has_lost_hints`.
+    pub fn new<Message: From<Hint> + Send + 'static>(
+        channel: SyncSender<Message>,
+        has_lost_hints: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            channel: Arc::new(channel),
+            has_lost_hints,
         }
     }
 
-    /// Sends a hint that may be lost. Returns whether the engine is still there.
-    pub fn send_if_room(&self, hint: Hint) -> bool {
-        let sent = self.sender.try_send(Input::Hint(Box::new(hint)));
-        !matches!(sent, Err(TrySendError::Disconnected(_)))
+    /// Sends a hint, or sets the flag if there is no room.
+    pub fn send(&self, hint: Hint) {
+        if self.channel.offer(hint) {
+            self.has_lost_hints.store(true, Ordering::Release);
+        }
     }
 
-    /// Wakes the engine, since the first hint after a rest is about to come: to wake a thread takes as
-    /// long as to make a hint, and so both happen at once.
-    pub fn rouse(&self) {
-        // Where there is no room it is awake.
-        let _ = self.sender.try_send(Input::Rouse);
+    /// Sends a hint that may be lost.
+    pub fn send_if_room(&self, hint: Hint) {
+        self.channel.offer(hint);
     }
 
-    /// Sends a hint that must arrive, waiting for room. Returns whether the engine is still there.
-    pub fn send_waiting(&self, hint: Hint) -> bool {
-        self.sender.send(Input::Hint(Box::new(hint))).is_ok()
+    /// Sends a hint that must arrive, waiting for room.
+    pub fn send_waiting(&self, hint: Hint) {
+        self.channel.send(hint);
+    }
+}
+
+impl fmt::Debug for HintSender {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("HintSender").finish_non_exhaustive()
+    }
+}
+
+/// A bounded channel, whatever else it carries. A receiver that is gone needs no hints.
+trait Channel: Send + Sync {
+    /// Sends without waiting. Returns whether the channel is full.
+    fn offer(&self, hint: Hint) -> bool;
+
+    /// Sends, waiting for room.
+    fn send(&self, hint: Hint);
+}
+
+impl<Message: From<Hint> + Send> Channel for SyncSender<Message> {
+    fn offer(&self, hint: Hint) -> bool {
+        matches!(self.try_send(hint.into()), Err(TrySendError::Full(_)))
+    }
+
+    fn send(&self, hint: Hint) {
+        let _ = SyncSender::send(self, hint.into());
     }
 }

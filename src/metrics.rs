@@ -17,6 +17,7 @@ use prometheus::{
 };
 
 use crate::domain::event::{EventKind, Origin};
+use crate::domain::rescan::RescanReason;
 
 /// What became of an attempt: the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +44,6 @@ impl AttemptOutcome {
         }
     }
 }
-
-/// The reasons of a comparison of everything, as `hint::RescanReason` names them.
-const RESCAN_REASONS: [&str; 7] = [
-    "start", "overflow", "timer", "poll", "signal", "root", "reload",
-];
 
 /// From a kept connection on loopback to the longest `timeout` that anybody sets.
 const ATTEMPT_BUCKETS: [f64; 12] = [
@@ -233,8 +229,8 @@ impl Metrics {
                 metrics.events.with_label_values(&labels);
             }
         }
-        for reason in RESCAN_REASONS {
-            metrics.rescans.with_label_values(&[reason]);
+        for reason in RescanReason::ALL {
+            metrics.rescans.with_label_values(&[reason.as_str()]);
         }
         metrics.configure(webhooks);
         Ok(metrics)

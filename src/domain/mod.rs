@@ -8,7 +8,8 @@
 //! have happened, [`settle`] when to look, [`infer`] what a look means, [`moves`] which project
 //! went where, [`parameters`] what a callback says, [`route`] which webhooks hear of it,
 //! [`delivery`] what an answer means, [`endpoint`] whether a receiver is down, [`repeats`] how much is
-//! said of what happens again and again.
+//! said of what happens again and again,
+//! [`rescan`] why everything is scanned.
 
 pub mod delivery;
 pub mod endpoint;
@@ -18,5 +19,6 @@ pub mod moves;
 pub mod parameters;
 pub mod project;
 pub mod repeats;
+pub mod rescan;
 pub mod route;
 pub mod settle;

@@ -39,11 +39,11 @@ use crate::dispatch::Doorbells;
 use crate::domain::event::Origin;
 use crate::domain::project::{Problem, ProjectKey};
 use crate::domain::repeats::Repeats;
+use crate::domain::rescan::RescanReason;
 use crate::domain::route::Subscription;
 use crate::domain::settle::{Moment, Settle};
-use crate::hint::{Hint, HintSender, RescanReason};
+use crate::hint::{Hint, HintSender};
 use crate::observe::{Held, Observer};
-use crate::repository::Root;
 use crate::store::Store;
 use crate::watch::{Watch, WatchSettings};
 
@@ -69,8 +69,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long what was recorded waits for somebody who writes to take it to its tables: longer than
 /// most receivers take to answer.
 const WRITE_OUT_AFTER: Duration = Duration::from_millis(100);
-/// How long the loop waits for the hint that it was woken for, with the root open.
-const ROUSED_FOR: Duration = Duration::from_millis(1);
 /// How many held files wait for one project.
 const HELD_PER_PROJECT: usize = 128;
 /// How long a file that was just created is left to its writer, whose close is reported too.
@@ -81,14 +79,18 @@ const WRITER_PAUSE: Duration = Duration::from_millis(25);
 pub enum Input {
     /// A hint of the watcher's.
     Hint(Box<Hint>),
-    /// A hint is about to come.
-    Rouse,
     /// Compare everything.
     Rescan(RescanReason),
     /// Work by this configuration from now on, and say when that is so.
     Configure(Arc<Config>, oneshot::Sender<()>),
     /// Commit and end.
     Stop,
+}
+
+impl From<Hint> for Input {
+    fn from(hint: Hint) -> Self {
+        Self::Hint(Box::new(hint))
+    }
 }
 
 /// The engine's thread.
@@ -188,8 +190,6 @@ struct Loop {
     held: HashMap<ProjectKey, Vec<Held>>,
     problems: HashMap<Option<ProjectKey>, Vec<Problem>>,
     root: RootGuard,
-    /// The root, where it was opened for the hint that is about to come.
-    opened: Option<Root>,
     scan: Option<Scan>,
     /// Whether what the first scan finds is recorded without events.
     adopting: bool,
@@ -240,7 +240,6 @@ impl Loop {
             recent: Recent::default(),
             settle: Settle::new(repository.settle),
             root: RootGuard::new(repository.path.clone()),
-            opened: None,
             next_rescan: repository.rescan,
             next_poll: repository.poll_interval,
             routes: Routes::of(&config),
@@ -308,12 +307,7 @@ impl Loop {
         loop {
             self.status.beat(self.clock.moment());
             let timeout = self.until_next();
-            let mut input = self.inbox.recv_timeout(timeout);
-            if matches!(input, Ok(Input::Rouse)) {
-                self.opened = self.root.open().ok().flatten();
-                input = self.inbox.recv_timeout(timeout.min(ROUSED_FOR));
-            }
-            match input {
+            match self.inbox.recv_timeout(timeout) {
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -327,7 +321,6 @@ impl Loop {
                 }
             }
             self.turn();
-            self.opened = None;
             if self.has_lost_a_part {
                 return;
             }
@@ -362,7 +355,7 @@ impl Loop {
                 // Who reloads may not wait any more.
                 let _ = taken.send(());
             }
-            Input::Rouse | Input::Stop => {}
+            Input::Stop => {}
         }
     }
 
@@ -394,9 +387,9 @@ impl Loop {
             Hint::Activity { key } => self.settle.active(&key, now),
             Hint::Subtree { path, what } => self.hint_subtree(&path, &what, now),
             Hint::Unusable { problem, is_gone } => self.unusable(problem, is_gone),
-            Hint::Arming { root, reason } => self.begin_scan_of_walk(root, reason),
-            Hint::Found { keys } => self.found(keys),
-            Hint::Armed {
+            Hint::WalkStarted { root, reason } => self.begin_scan_of_walk(root, reason),
+            Hint::ProjectsFound { keys } => self.found(keys),
+            Hint::WalkFinished {
                 root,
                 reason,
                 problems,

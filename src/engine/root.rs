@@ -97,11 +97,6 @@ impl RootGuard {
         Ok((root.identity() == identity).then_some(root))
     }
 
-    /// Whether an open root is the one that is watched.
-    pub fn is(&self, root: &Root) -> bool {
-        matches!(self.state, State::Armed(identity) if identity == root.identity())
-    }
-
     /// Compares the root's path with the directory that is watched. One that may not be read is as
     /// good as none: nothing below it can be looked at. Other failures to open it, such as too many
     /// open files, are no word of the root.

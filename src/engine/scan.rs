@@ -5,10 +5,10 @@
 //! comparisons are made again and again, because changes are not reported, they take a quarter of a
 //! core at most.
 //!
-//! The projects come from a walk of the watch thread, while it goes on ([`Hint::Found`]), or from
+//! The projects come from a walk of the watch thread, while it goes on ([`Hint::ProjectsFound`]), or from
 //! one here. Those on record that the walk did not find are compared last.
 //!
-//! [`Hint::Found`]: crate::hint::Hint::Found
+//! [`Hint::ProjectsFound`]: crate::hint::Hint::ProjectsFound
 
 use std::sync::atomic::Ordering;
 
@@ -18,8 +18,8 @@ use super::status::Trouble;
 use super::{BATCH, Loop};
 use crate::domain::event::Origin;
 use crate::domain::project::{Problem, ProjectKey, Recorded};
+use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
-use crate::hint::RescanReason;
 use crate::observe::is_unchanged;
 use crate::repository::{Root, RootIdentity};
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
-use crate::hint::RescanReason;
 use crate::watch::Coverage;
 
 /// A part that can be in trouble.

@@ -80,9 +80,7 @@ impl Loop {
             .iter()
             .map(|due| (due.key.clone(), due.origin))
             .collect();
-        let opened = self.opened.take().filter(|root| self.root.is(root));
-        let opened = opened.map_or_else(|| self.root.open(), |root| Ok(Some(root)));
-        let root = match opened {
+        let root = match self.root.open() {
             Ok(Some(root)) => root,
             Ok(None) | Err(_) => return self.root_is_in_doubt(&taken),
         };

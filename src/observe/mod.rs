@@ -4,28 +4,29 @@
 //! what cannot be read is neither there nor gone. A look never follows a link, never blocks, never
 //! reads more than `max_file_size`, and reads no file whose metadata proves it unchanged.
 //!
-//! Map: this file reads a file; `look` looks at one project, `unchanged` finds out without one
+//! Map: this file reads a file, `held` opens files that a report names; `look` looks at one project, `unchanged` finds out without one
 //! whether it is as recorded, `discover` finds the projects, `listing` reads a directory.
 
 mod discover;
+mod held;
 mod listing;
 mod look;
 mod unchanged;
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::document;
-use crate::domain::project::{ContentHash, FileState, Observed, Problem, Stamp};
+use crate::domain::project::{ContentHash, FileState, Observed, Problem};
 use crate::layout::{Layout, Place};
 use crate::repository::{Root, kind_of, stamp};
 use crate::users::OwnerNames;
-use crate::watch::Permit;
 
 pub use discover::Discovery;
+pub use held::{Held, Holder};
 pub use listing::{Entry, entries, is_absent, join, unnamed, unreadable};
 pub use unchanged::is_unchanged;
 
@@ -42,21 +43,6 @@ pub struct Look {
     pub contents: Vec<(ContentHash, Bytes)>,
     /// Whether a directory was moved in between, so that this is no picture of any moment.
     is_torn: bool,
-}
-
-/// A file that a hint named, opened at once so that its content outlives its name.
-#[derive(Debug)]
-pub struct Held {
-    /// Where it was, below the root.
-    pub path: String,
-    /// What it was there.
-    pub place: Place,
-    /// The open file.
-    pub file: OwnedFd,
-    /// What the file system said of it when it was opened.
-    pub stamp: Stamp,
-    /// Counts it among the held ones.
-    pub permit: Permit,
 }
 
 /// Reads the repository as one configuration says.

@@ -24,7 +24,8 @@ use super::tree::{Tree, Wd};
 use super::walk::Walk;
 use super::{Coverage, SharedCoverage, WatchSettings, limits};
 use crate::config::WatchMode;
-use crate::hint::{Hint, HintSender, RescanReason};
+use crate::domain::rescan::RescanReason;
+use crate::hint::{Hint, HintSender};
 use crate::layout::Cursor;
 use crate::observe::{is_absent, join, unnamed};
 
@@ -129,13 +130,7 @@ impl Thread {
         let timeout = is_limited.then_some(&LIMIT_CHECK);
         match poll(&mut waited_for, timeout) {
             Ok(0) => self.check_limit(),
-            Ok(_) => {
-                let is_report = |waited: &PollFd<'_>| waited.revents().contains(PollFlags::IN);
-                if waited_for.get(1).is_some_and(is_report) {
-                    self.reporter.hints.rouse();
-                }
-            }
-            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 // Not to turn in a circle; the comparison on a timer goes on.
                 error!(%error, "cannot wait for file events; it is tried again, and everything is compared on a timer");

@@ -36,15 +36,14 @@ use std::thread::JoinHandle;
 use tracing::error;
 
 use crate::config::WatchMode;
-use crate::hint::{HintSender, RescanReason};
+use crate::domain::rescan::RescanReason;
+use crate::hint::HintSender;
 use crate::layout::Layout;
 
 #[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
 use inotify as backend;
 #[cfg(any(not(target_os = "linux"), feature = "portable-watch"))]
 use portable as backend;
-
-pub use report::Permit;
 
 /// What is watched, and how.
 #[derive(Clone, Debug)]
@@ -94,7 +93,7 @@ pub struct Watch {
 
 impl Watch {
     /// Starts the thread and sets the watches;
-    /// [`Hint::Armed`](crate::hint::Hint::Armed) tells when they are set.
+    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) tells when they are set.
     pub fn start(settings: WatchSettings, hints: HintSender) -> io::Result<Self> {
         let coverage = SharedCoverage::default();
         let (control, thread) = backend::prepare(settings.clone(), hints, coverage.clone())?;
@@ -110,7 +109,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Sets all watches by these settings; [`Hint::Armed`](crate::hint::Hint::Armed) tells when
+    /// Sets all watches by these settings; [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) tells when
     /// they are set. Those that are set already may stay.
     pub fn arm(&self, settings: WatchSettings, reason: RescanReason) {
         self.control.arm(settings, reason);

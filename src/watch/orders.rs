@@ -10,7 +10,7 @@ use std::{io, mem};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::WatchSettings;
-use crate::hint::RescanReason;
+use crate::domain::rescan::RescanReason;
 
 /// The handle's side: what the thread is told.
 #[derive(Debug)]

@@ -19,7 +19,8 @@ use tracing::{debug, info, warn};
 use super::report::Reporter;
 use super::{Coverage, SharedCoverage, WatchSettings, limits};
 use crate::config::WatchMode;
-use crate::hint::{Hint, HintSender, RescanReason};
+use crate::domain::rescan::RescanReason;
+use crate::hint::{Hint, HintSender};
 use crate::layout::Cursor;
 use crate::observe::{Entry, entries, join};
 use crate::repository::Root;
@@ -114,7 +115,7 @@ impl Thread {
             Ok(root) => root,
             Err(error) => {
                 debug!(%error, "the root cannot be watched yet");
-                self.reporter.hints.send_waiting(Hint::Armed {
+                self.reporter.hints.send_waiting(Hint::WalkFinished {
                     root: None,
                     reason,
                     problems: Vec::new(),
@@ -149,7 +150,7 @@ impl Thread {
             "watching {}",
             self.reporter.settings.root.display()
         );
-        self.reporter.hints.send_waiting(Hint::Armed {
+        self.reporter.hints.send_waiting(Hint::WalkFinished {
             root: Some(identity),
             reason,
             problems: Vec::new(),

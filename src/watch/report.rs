@@ -3,19 +3,13 @@
 //! Constraint: nothing here decides what happened. A path is read by the layout's cursor; a file
 //! that has a place is opened at once, within a bound, so that its content survives its name.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use tracing::warn;
 
 use super::{Coverage, SharedCoverage, WatchSettings};
 use crate::hint::{Hint, HintSender};
 use crate::layout::Cursor;
-use crate::observe::Held;
-use crate::repository::{Root, kind_of, stamp};
-
-/// How many files are held open for hints that the engine has not seen yet.
-const HELD_MAX: usize = 256;
+use crate::observe::Holder;
+use crate::repository::Root;
 
 /// Sends hints, and tells how well changes are noticed.
 pub(super) struct Reporter {
@@ -24,7 +18,7 @@ pub(super) struct Reporter {
     /// The root, open while there is work; see [`Root`].
     pub(super) root: Option<Root>,
     coverage: SharedCoverage,
-    held: Arc<AtomicUsize>,
+    holder: Holder,
 }
 
 impl Reporter {
@@ -38,7 +32,7 @@ impl Reporter {
             settings,
             root: None,
             coverage,
-            held: Arc::new(AtomicUsize::new(0)),
+            holder: Holder::default(),
         }
     }
 
@@ -110,27 +104,11 @@ impl Reporter {
             return;
         };
         let key = place.key.clone();
-        let file = self.open_root().and_then(|root| root.open_file(path).ok());
-        // A file that was just created is empty as a rule, and its close will be reported; one that
-        // was linked into place is complete, and nothing else will be reported of it.
-        let stat = file.as_ref().and_then(|file| rustix::fs::fstat(file).ok());
-        let is_empty = stat.as_ref().is_some_and(|stat| stamp(stat).size == 0);
-        let held = match (file, stat) {
-            (Some(file), Some(stat)) if kind_of(&stat).is_ok() && !is_empty => {
-                let mut stamp = stamp(&stat);
-                if stat.st_nlink == 0 {
-                    // It lost its name since it was opened, and that is what changed last.
-                    stamp.changed_ns = stamp.modified_ns;
-                }
-                Permit::take(&self.held).map(|permit| Held {
-                    path: path.to_owned(),
-                    place,
-                    file,
-                    stamp,
-                    permit,
-                })
-            }
-            _ => None,
+        // A file that was linked into place is complete, and nothing else is reported of it.
+        self.open_root();
+        let (held, is_empty) = match &self.root {
+            Some(root) => self.holder.hold(root, path, place),
+            None => (None, false),
         };
         self.hints.send(Hint::Project {
             key,
@@ -138,27 +116,5 @@ impl Reporter {
             held,
             unfinished: is_empty && what == "created",
         });
-    }
-}
-
-/// The right to hold one more file open; given back when dropped.
-#[derive(Debug)]
-pub struct Permit {
-    taken: Arc<AtomicUsize>,
-}
-
-impl Permit {
-    fn take(taken: &Arc<AtomicUsize>) -> Option<Self> {
-        let permit = Self {
-            taken: Arc::clone(taken),
-        };
-        // One too many is given back at once, by the drop.
-        (taken.fetch_add(1, Ordering::AcqRel) < HELD_MAX).then_some(permit)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -16,7 +16,8 @@ use super::inotify::Thread;
 use super::limits;
 use super::tree::{ABOVE, NOWHERE, Wd};
 use crate::domain::project::{Problem, ProjectKey};
-use crate::hint::{Hint, RescanReason};
+use crate::domain::rescan::RescanReason;
+use crate::hint::Hint;
 use crate::layout::{Cursor, Entries};
 use crate::observe::{Entry, entries, is_absent, join, unreadable};
 use crate::repository::{Root, open_directory_at};
@@ -63,7 +64,7 @@ impl Thread {
                 debug!(%error, "the root cannot be watched yet");
                 self.let_go();
                 self.tell_coverage();
-                self.reporter.hints.send_waiting(Hint::Armed {
+                self.reporter.hints.send_waiting(Hint::WalkFinished {
                     root: None,
                     reason,
                     problems: Vec::new(),
@@ -73,7 +74,7 @@ impl Thread {
         };
         let identity = root.identity();
         self.choose_mode();
-        self.reporter.hints.send_waiting(Hint::Arming {
+        self.reporter.hints.send_waiting(Hint::WalkStarted {
             root: identity,
             reason,
         });
@@ -107,8 +108,8 @@ impl Thread {
             self.reporter.settings.root.display()
         );
         let hints = &self.reporter.hints;
-        hints.send_waiting(Hint::Found { keys: walk.found });
-        hints.send_waiting(Hint::Armed {
+        hints.send_waiting(Hint::ProjectsFound { keys: walk.found });
+        hints.send_waiting(Hint::WalkFinished {
             root: Some(identity),
             reason,
             problems: walk.problems,
@@ -239,7 +240,9 @@ impl Thread {
         walk.found.extend(keys);
         if walk.tells_early && walk.found.len() >= FOUND {
             let keys = mem::take(&mut walk.found);
-            self.reporter.hints.send_waiting(Hint::Found { keys });
+            self.reporter
+                .hints
+                .send_waiting(Hint::ProjectsFound { keys });
         }
     }
 
