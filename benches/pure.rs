@@ -16,9 +16,9 @@ use project_webhooks::document;
 use project_webhooks::domain::event::{EventId, EventKind, Origin};
 use project_webhooks::domain::infer::{Removals, infer};
 use project_webhooks::domain::project::{
-    ContentHash, FileState, Observed, ProjectKey, Recorded, Role, Sighting, Stamp,
+    ContentHash, FileState, Observed, ObservedFile, ProjectKey, Recorded, Role, Stamp,
 };
-use project_webhooks::domain::settle::{Open, Settle};
+use project_webhooks::domain::settle::{Agenda, Unresolved};
 use project_webhooks::layout::Layout;
 use project_webhooks::webhook::signature::{SigningKey, sign};
 use project_webhooks::webhook::{CallbackContent, body};
@@ -111,10 +111,10 @@ fn inference(criterion: &mut Criterion) -> anyhow::Result<()> {
                 .cloned()
                 .map(|mut file| {
                     change(&mut file);
-                    (file.path.clone(), Sighting::Complete(file))
+                    (file.path.clone(), ObservedFile::Complete(file))
                 })
                 .collect(),
-            blind: Vec::new(),
+            unreadable: Vec::new(),
         };
         let same = seen(|_| {});
         let published = seen(|file| {
@@ -124,7 +124,13 @@ fn inference(criterion: &mut Criterion) -> anyhow::Result<()> {
         });
         for (what, observed) in [("nothing", &same), ("publish", &published)] {
             group.bench_function(BenchmarkId::new(what, snapshots), |b| {
-                b.iter(|| infer(black_box(&before), black_box(observed), Removals::Wait));
+                b.iter(|| {
+                    infer(
+                        black_box(&before),
+                        black_box(observed),
+                        Removals::Unconfirmed,
+                    )
+                });
             });
         }
     }
@@ -135,25 +141,25 @@ fn inference(criterion: &mut Criterion) -> anyhow::Result<()> {
 fn settling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("settle");
     for waiting in [0_u64, 10_000] {
-        let mut settle = Settle::new(Duration::from_secs(1));
+        let mut settle = Agenda::new(Duration::from_secs(1));
         let begin = Duration::from_secs(10);
         for number in 0..waiting {
             let key = ProjectKey::new("others", number.to_string());
             settle.hint(&key, begin, Origin::Live, "a report");
             settle.due(begin, 1);
             let missing = BTreeSet::from(["others/project.xml".to_owned()]);
-            let open = Open {
+            let open = Unresolved {
                 missing,
-                unclear: false,
+                retry: false,
             };
-            settle.looked(&key, begin, open);
+            settle.observed(&key, begin, open);
         }
         let key = ProjectKey::new("sales", "orders");
         group.bench_function(BenchmarkId::new("hint, due, looked", waiting), |b| {
             b.iter(|| {
                 settle.hint(black_box(&key), begin, Origin::Live, "a report");
                 let due = settle.due(begin, 1);
-                settle.looked(&key, begin, Open::default());
+                settle.observed(&key, begin, Unresolved::default());
                 due
             });
         });

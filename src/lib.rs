@@ -19,7 +19,7 @@
 //!    ([`store::Store::record`]). While the store cannot commit, inference waits, and nothing is
 //!    forgotten: the difference is still on disk.
 //! 3. Unreadable is never deleted: neither a file nor a directory nor the whole root
-//!    ([`domain::project::Observed::blind`], [`engine::root`]).
+//!    ([`domain::project::Observed::unreadable`], [`engine::root`]).
 //! 4. Delivery is at least once, and an event's id is the same over attempts, restarts and
 //!    inferring it again ([`domain::event::EventId::of`]).
 //! 5. A reload is applied as a whole or changes nothing ([`daemon`]).

@@ -17,9 +17,9 @@ use super::DONE;
 use super::listen::print::Pairs;
 use super::output::{BOLD, FAINT, Style, YELLOW, counted, print_json, safe};
 use crate::config::Config;
-use crate::domain::event::Inferred;
+use crate::domain::event::InferredEvent;
 use crate::domain::infer::Removals;
-use crate::domain::moves::{self, Change, Look};
+use crate::domain::moves::{self, Comparison, Conclusion};
 use crate::domain::parameters::parameters;
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
 use crate::domain::route::{Subscription, route};
@@ -137,11 +137,11 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
             n_found += 1;
         }
         incomplete.extend(observed.problems().cloned());
-        looks.push(Look {
+        looks.push(Comparison {
             key,
             recorded,
             observed,
-            removals: Removals::Count,
+            removals: Removals::Confirmed,
         });
         progress.inc(1);
     }
@@ -223,8 +223,8 @@ fn notes(start: Start, config: &Config, has_state: bool) -> Vec<String> {
 
 /// What is shown of a change; nothing where there is none.
 fn view(
-    look: &Look,
-    change: Change,
+    look: &Comparison,
+    change: Conclusion,
     start: Start,
     config: &Config,
     subscriptions: &[Subscription],
@@ -261,7 +261,7 @@ fn view(
 
 fn event(
     key: &ProjectKey,
-    inferred: &Inferred,
+    inferred: &InferredEvent,
     config: &Config,
     subscriptions: &[Subscription],
 ) -> EventView {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::listen::print::Pairs;
 use super::output::{Cell, FAINT, GREEN, RED, Style, YELLOW, duration, safe, time};
 use crate::domain::delivery::State;
-use crate::domain::event::{Event, FileBrief};
+use crate::domain::event::{Event, FileSummary};
 use crate::store::{AttemptLog, ListedDelivery, ListedEvent};
 
 /// How many digits of an event's id listings show; any unique beginning names the event.
@@ -44,8 +44,8 @@ pub struct EventView {
     deliveries: u64,
     because: String,
     hint: String,
-    before: Option<FileBrief>,
-    after: Option<FileBrief>,
+    before: Option<FileSummary>,
+    after: Option<FileSummary>,
     parameters: serde_json::Value,
     payload: String,
 }
@@ -239,7 +239,7 @@ pub fn print_event(
     print_pairs(out, style, "  ", &pairs)
 }
 
-fn brief(file: Option<&FileBrief>, style: &Style) -> String {
+fn brief(file: Option<&FileSummary>, style: &Style) -> String {
     file.map_or_else(
         || "nothing".to_owned(),
         |file| {

@@ -10,11 +10,11 @@ use tracing::{debug, error, info, warn};
 
 use super::attempt::Landed;
 use crate::domain::delivery::Verdict;
-use crate::domain::repeats::Repeats;
+use crate::domain::log_limit::LogLimit;
 
 /// The failures of one webhook.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Repeats);
+pub(super) struct Failures(LogLimit);
 
 impl Failures {
     /// Says what came of an attempt: each that arrived, and of many failures the first ones and
@@ -31,7 +31,7 @@ impl Failures {
         );
         if is_failure {
             self.sum_up(webhook, now);
-            if !self.0.add(now) {
+            if !self.0.allows(now) {
                 debug!(
                     webhook, %event_id, %project, attempt = number, ms, status,
                     "failed: {reason}"
@@ -64,7 +64,7 @@ impl Failures {
 
     /// Says how many failures were not said one by one, when it is time to.
     pub(super) fn sum_up(&mut self, webhook: &str, now: Duration) {
-        if let Some(n_failed) = self.0.summary(now) {
+        if let Some(n_failed) = self.0.take_suppressed(now) {
             warn!(
                 webhook,
                 n_failed,

@@ -152,7 +152,7 @@ impl fmt::Display for EventKind {
 pub enum Origin {
     /// Seen while the daemon watched.
     Live,
-    /// Inferred at start, from what changed while the daemon was down.
+    /// InferredEvent at start, from what changed while the daemon was down.
     CatchUp,
     /// Sent again by an operator.
     Redelivery,
@@ -234,7 +234,7 @@ impl fmt::Display for EventId {
 
 /// What a look inferred, before names and parameters are given to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inferred {
+pub struct InferredEvent {
     /// What happened.
     pub kind: EventKind,
     /// The file the event is about; its bytes are the payload.
@@ -247,7 +247,7 @@ pub struct Inferred {
 
 /// One side of an event's explanation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileBrief {
+pub struct FileSummary {
     /// Where it is or was, below the repository's root.
     pub path: String,
     /// The hash of its bytes, in hexadecimal digits.
@@ -258,7 +258,7 @@ pub struct FileBrief {
     pub modified: Timestamp,
 }
 
-impl From<&FileState> for FileBrief {
+impl From<&FileState> for FileSummary {
     fn from(file: &FileState) -> Self {
         Self {
             path: file.path.clone(),
@@ -281,10 +281,10 @@ pub struct Explanation {
     pub because: String,
     /// The file that was recorded before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<FileBrief>,
+    pub before: Option<FileSummary>,
     /// The file that was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<FileBrief>,
+    pub after: Option<FileSummary>,
     /// What made the daemon look.
     pub hint: String,
 }

@@ -1,51 +1,54 @@
-//! What a look means: recorded against observed, and the events that follow (contract section 2).
+//! Infers events from the record and an observation of one project (contract section 2).
 //!
-//! Constraint: what is missing counts only when the caller says so, and only where the look could
-//! see. What is there and complete counts at once, with two exceptions that keep a replaced
-//! project's delete in front of its successor's events: nothing of a place whose definition was
-//! replaced counts before the removal does, and while a definition is missing, neither does a
-//! published copy that bears another engineId, for it may be the successor's.
+//! Constraint: a missing file counts as removed only when the caller confirms it, and only where the
+//! observation could read the directory. A complete file counts at once, with three exceptions:
 //!
-//! A copy that appears in a place where no definition is, on record or on disk, counts after the
-//! pause too: it may be the rest of a project that is on its way, or the first of one. A checkout
-//! makes and removes a project file by file, and one that came and went as a whole is no event.
+//! - Nothing in the place of a replaced definition counts before the removal is confirmed, so that
+//!   the old project's delete comes before the events of its successor.
+//! - While the definition is missing, a published copy with another engineId waits with it: the copy
+//!   may be the successor's.
+//! - A copy without a definition, on record or on disk, waits for the settle time. It may be the
+//!   rest of a project that a checkout removes, or the first file of a project that it creates. A
+//!   checkout handles one file at a time, and a whole project that came and went is no event.
 //!
-//! The engineId is a project's identity wherever both sides have one. A definition with another
-//! engineId is that of another project, even when a snapshot in the same place has its content:
-//! such a snapshot is the successor's, not the project's own.
+//! The engineId identifies a project wherever both sides have one. A definition with another
+//! engineId belongs to another project, even when a snapshot beside it has the same content: such a
+//! snapshot belongs to the successor.
 //!
-//! A published copy keeps a deleted project from being unpublished when it is still there in any
-//! way: as it was, with new content, under another tag, or unreadable. Only a copy that came with
-//! another engineId does not.
+//! A deleted project is not unpublished while a published copy is still there in any form: as it
+//! was, with new content, under another tag, or unreadable. A copy that came with another engineId
+//! is the one exception.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::event::{EventKind, Inferred};
-use super::project::{FileState, Observed, Recorded, Role, Sighting};
+use super::event::{EventKind, InferredEvent};
+use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
 
-/// Whether what is missing counts.
+/// Whether missing files count as removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removals {
-    /// Not yet: the project was not quiet for long enough.
-    Wait,
-    /// It does.
-    Count,
+    /// Not yet: the project was not idle for the settle time.
+    Unconfirmed,
+    /// They do.
+    Confirmed,
 }
 
-/// What a look means.
+/// The meaning of one observation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inference {
-    /// What to record.
+    /// The new record.
     pub record: Recorded,
-    /// What happened, in the order in which it is recorded and delivered.
-    pub events: Vec<Inferred>,
-    /// What is missing and did not count yet.
+    /// The events, in the order of recording and delivery.
+    pub events: Vec<InferredEvent>,
+    /// Paths whose removal is not confirmed yet; see [`missing`].
     pub missing: BTreeSet<String>,
 }
 
-/// What is missing: the paths of the recorded files that are gone, and of the definition also where
-/// that of another project is in its place. Of new copies without a definition it is the project
-/// that is missing, and their paths stand for it.
+/// Returns the paths of missing files.
+///
+/// These are the recorded files that are gone. A definition is also missing when another project's
+/// definition is in its place. New copies without a definition miss their project, so their paths
+/// stand for it.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     let copies = recorded.published.keys().chain(recorded.snapshots.keys());
     let definition = recorded
@@ -66,18 +69,18 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
         .collect()
 }
 
-/// Whether a copy appeared where no definition is, on record or on disk.
+/// Whether a new copy has no definition, neither on record nor on disk.
 fn is_orphan(recorded: &Recorded, observed: &Observed, seen: &FileState) -> bool {
     recorded.definition.is_none()
         && observed.definition().is_none()
         && recorded.file(&seen.path).is_none()
 }
 
-/// What this look at one project means.
+/// Infers the events of one project.
 pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> Inference {
     let replaced = is_replaced(recorded, observed);
-    if replaced && removals == Removals::Wait {
-        // The old project's delete comes before everything of the new one, so all of it waits.
+    if replaced && removals == Removals::Unconfirmed {
+        // The old project's delete comes before all events of the new one, so all of them wait.
         return Inference {
             record: recorded.clone(),
             events: Vec::new(),
@@ -105,7 +108,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         }
         (Some(before), Some(seen)) => {
             if seen.hash != before.hash {
-                restore = restored_from(recorded, observed, seen).map(|because| Inferred {
+                restore = restored_from(recorded, observed, seen).map(|because| InferredEvent {
                     kind: EventKind::SnapshotRestore,
                     subject: seen.clone(),
                     before: Some(before.clone()),
@@ -123,14 +126,14 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         observed,
         Role::Snapshot,
         removals,
-        |seen| removals == Removals::Wait && is_orphan(recorded, observed, seen),
+        |seen| removals == Removals::Unconfirmed && is_orphan(recorded, observed, seen),
     );
     events.extend(restore);
     let definition_is_missing = record.definition.is_some() && observed.definition_is_gone();
-    // Held back: see the head of this file.
+    // See the second exception at the head of this file.
     let may_be_the_successors = |seen: &FileState| {
         definition_is_missing
-            && definition_before.is_some_and(|before| bears_another_engine_id(before, seen))
+            && definition_before.is_some_and(|before| has_another_engine_id(before, seen))
     };
     record.published = copies(
         &mut events,
@@ -139,11 +142,11 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         Role::Published,
         removals,
         |seen| {
-            removals == Removals::Wait
+            removals == Removals::Unconfirmed
                 && (may_be_the_successors(seen) || is_orphan(recorded, observed, seen))
         },
     );
-    if definition_is_missing && removals == Removals::Count {
+    if definition_is_missing && removals == Removals::Confirmed {
         deletes(&mut events, recorded, observed, "the definition is gone");
         record.definition = None;
     }
@@ -154,34 +157,34 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
     }
 }
 
-/// Whether the definition is now that of another project: both bear an engineId, and not the same.
+/// Whether the definition now belongs to another project: both have an engineId, and they differ.
 pub fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     match (&recorded.definition, observed.definition()) {
-        (Some(before), Some(seen)) => bears_another_engine_id(before, seen),
+        (Some(before), Some(seen)) => has_another_engine_id(before, seen),
         _ => false,
     }
 }
 
-fn bears_another_engine_id(one: &FileState, other: &FileState) -> bool {
+fn has_another_engine_id(one: &FileState, other: &FileState) -> bool {
     match (one.document.engine_id(), other.document.engine_id()) {
         (Some(one), Some(other)) => one != other,
         _ => false,
     }
 }
 
-/// Whether a published copy of the project that had this definition is, or may be, still there.
+/// Whether a published copy of the project with this definition is, or may be, still there.
 fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Observed) -> bool {
     let came_with_another = |seen: &FileState| {
         let known = recorded.published.get(&seen.path);
-        bears_another_engine_id(definition, seen) && known.is_none_or(|copy| copy.hash != seen.hash)
+        has_another_engine_id(definition, seen) && known.is_none_or(|copy| copy.hash != seen.hash)
     };
-    observed.files.values().any(|sighting| match sighting {
-        Sighting::Complete(seen) => seen.role == Role::Published && !came_with_another(seen),
-        Sighting::Unclear { role, .. } => *role == Role::Published,
-    }) || !observed.blind.is_empty()
+    observed.files.values().any(|file| match file {
+        ObservedFile::Complete(seen) => seen.role == Role::Published && !came_with_another(seen),
+        ObservedFile::Invalid { role, .. } => *role == Role::Published,
+    }) || !observed.unreadable.is_empty()
 }
 
-/// Why a definition with this new content was restored from a snapshot, if it was.
+/// Returns why this new definition is a restore of a snapshot, if it is.
 fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> Option<String> {
     if recorded.definition.as_ref()?.hash == seen.hash {
         return None;
@@ -196,8 +199,8 @@ fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> 
             snapshot.path
         ));
     }
-    // New in this look: taken first and restored then, or the saved definition snapshotted? Only
-    // the change times can tell; on a tie it was a save.
+    // A snapshot that is new in this observation: was it restored, or was the saved definition
+    // snapshotted? Only the change times can tell. On a tie it was a save.
     observed
         .complete(Role::Snapshot)
         .find(|snapshot| {
@@ -211,9 +214,9 @@ fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> 
         })
 }
 
-fn imports(events: &mut Vec<Inferred>, seen: &FileState) {
+fn imports(events: &mut Vec<InferredEvent>, seen: &FileState) {
     for kind in [EventKind::ProjectImport, EventKind::ProjectImportAny] {
-        events.push(Inferred {
+        events.push(InferredEvent {
             kind,
             subject: seen.clone(),
             before: None,
@@ -222,7 +225,7 @@ fn imports(events: &mut Vec<Inferred>, seen: &FileState) {
     }
 }
 
-fn deletes(events: &mut Vec<Inferred>, recorded: &Recorded, observed: &Observed, why: &str) {
+fn deletes(events: &mut Vec<InferredEvent>, recorded: &Recorded, observed: &Observed, why: &str) {
     let Some(definition) = &recorded.definition else {
         return;
     };
@@ -244,7 +247,7 @@ fn deletes(events: &mut Vec<Inferred>, recorded: &Recorded, observed: &Observed,
         &[EventKind::ProjectDelete]
     };
     for kind in kinds {
-        events.push(Inferred {
+        events.push(InferredEvent {
             kind: *kind,
             subject: definition.clone(),
             before: Some(definition.clone()),
@@ -253,10 +256,11 @@ fn deletes(events: &mut Vec<Inferred>, recorded: &Recorded, observed: &Observed,
     }
 }
 
-/// Compares the snapshots or the published copies; returns what to record of them. New ones that
-/// have to wait are not recorded yet.
+/// Compares the snapshots or the published copies, and returns their new record.
+///
+/// New copies for which `has_to_wait` holds are not recorded yet.
 fn copies(
-    events: &mut Vec<Inferred>,
+    events: &mut Vec<InferredEvent>,
     recorded: &BTreeMap<String, FileState>,
     observed: &Observed,
     role: Role,
@@ -269,7 +273,7 @@ fn copies(
     };
     let mut record: BTreeMap<String, FileState> = recorded
         .iter()
-        .filter(|(path, _)| removals == Removals::Wait || !observed.is_gone(path))
+        .filter(|(path, _)| removals == Removals::Unconfirmed || !observed.is_gone(path))
         .map(|(path, before)| (path.clone(), before.clone()))
         .collect();
     let mut fresh: Vec<&FileState> = Vec::new();
@@ -288,7 +292,7 @@ fn copies(
     fresh.sort_by_key(|seen| (seen.stamp.changed_ns, seen.stamp.modified_ns, &seen.path));
     events.extend(fresh.into_iter().map(|seen| {
         let before = recorded.get(&seen.path);
-        Inferred {
+        InferredEvent {
             kind,
             subject: seen.clone(),
             before: before.cloned(),

@@ -1,65 +1,66 @@
-//! Which project went where.
+//! Pairs projects that appeared with projects that went.
 //!
 //! Constraint: a project directory that is renamed or moved inside its organization is none of the
-//! seven events. It is known by its engineId, so that one that is saved right after it was renamed,
-//! before anybody could look, is a move and a save and no delete; where it has none it is known by
-//! its content. One look at the new place is not
-//! enough to tell a move from a copy; the old place has to be looked at too. So this layer takes
-//! several looks at once, pairs arrivals with departures, and lets [`infer`] judge each project by
-//! the record that belongs to it now.
+//! seven events. Its engineId identifies it, or its content where it has no engineId. So a project
+//! that is renamed and saved before anybody could observe it is a move and a save, and no delete.
+//! The new location alone does not tell a move from a copy; the old one has to be observed too. So
+//! this layer takes several projects at once, pairs arrivals with departures, and lets [`infer`]
+//! judge each project by the record that belongs to it now.
 //!
-//! - Into a place where no definition was on record a project moves at once, without the pause.
-//! - Into the place of another project it moves when that one's removal counts, or when that one
-//!   moved away itself. Until then its old place waits for it ([`Change::awaited_at`]), or else it
-//!   would be deleted there and imported here.
-//! - It takes along what was on record in the old place and is there no more, also what has not
-//!   come yet; what stayed, or cannot be read, stays on record there.
-//! - A copy whose original is missing at that very look is a move; looks cannot tell the two apart.
+//! - A project moves at once, without the settle time, where no definition was on record.
+//! - It moves over another project once that one's removal is confirmed, or once that one moved away
+//!   itself. Until then the removal at its old location waits ([`Conclusion::moves_to`]). Without
+//!   that it would be deleted there and imported here.
+//! - It takes along all recorded files that are gone from the old location, also those that have not
+//!   arrived yet. Files that stayed, or cannot be read, stay on record there.
+//! - A copy whose original is missing in the same observation is a move: observations cannot tell the
+//!   two apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::event::{EventKind, Inferred};
+use super::event::{EventKind, InferredEvent};
 use super::infer::{Inference, Removals, infer, is_replaced};
-use super::project::{FileState, Identity, Observed, ProjectKey, Recorded, Role, Sighting};
+use super::project::{FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role};
 
-/// Where a file on record lies once its project is in another place, as the layout says.
+/// Returns the path of a recorded file after a move of its project, as the layout says.
 pub type Relocate<'a> = dyn Fn(&FileState, &ProjectKey) -> Option<String> + 'a;
 
-/// One project, recorded and observed.
+/// A project's record beside its observation.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Comparison {
     /// The project.
     pub key: ProjectKey,
-    /// What was recorded of it.
+    /// The record.
     pub recorded: Recorded,
-    /// What was seen of it.
+    /// The observation.
     pub observed: Observed,
-    /// Whether what is missing counts.
+    /// Whether missing files count as removed.
     pub removals: Removals,
 }
 
-/// What looks mean for one project.
+/// The meaning of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct Conclusion {
     /// The project.
     pub key: ProjectKey,
-    /// The project it was before, where it moved.
+    /// The former key of a project that moved here.
     pub moved_from: Option<ProjectKey>,
-    /// The place to which this project went, where that place waits itself. Its definition's
-    /// removal must not count before that place is judged (see [`super::settle::Settle::follow`]).
-    pub awaited_at: Option<ProjectKey>,
-    /// What to record, what happened, and whether something waits.
+    /// The new key of this project, while the removal of the project there is not confirmed yet.
+    ///
+    /// The removal of this definition must not count before that one does; see
+    /// [`super::settle::Agenda::confirm_after`].
+    pub moves_to: Option<ProjectKey>,
+    /// The new record, the events, and the removals that are not confirmed yet.
     pub inference: Inference,
 }
 
-impl Look {
-    /// A definition that arrived here and may have come from elsewhere: there was none on record,
-    /// or that of another project.
+impl Comparison {
+    /// See [`arrival`].
     pub fn arrival(&self) -> Option<&FileState> {
         arrival(&self.recorded, &self.observed)
     }
 
-    /// A definition that was on record here and certainly is here no more.
+    /// Returns the recorded definition if it is certainly gone from here.
     fn departure(&self) -> Option<&FileState> {
         let recorded = self.recorded.definition.as_ref()?;
         let departed = match self.observed.definition() {
@@ -70,47 +71,51 @@ impl Look {
     }
 }
 
-/// See [`Look::arrival`].
+/// Returns an observed definition that may have moved here: none was on record, or another
+/// project's.
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)
 }
 
-/// The projects that departed and were not found elsewhere yet.
+/// Departed projects that are not paired with an arrival yet.
 struct Departures<'a> {
-    looks: &'a [Look],
+    comparisons: &'a [Comparison],
     by_identity: BTreeMap<(&'a str, Identity), Vec<usize>>,
 }
 
 impl<'a> Departures<'a> {
-    fn of(looks: &'a [Look]) -> Self {
+    fn of(comparisons: &'a [Comparison]) -> Self {
         let mut by_identity: BTreeMap<(&str, Identity), Vec<usize>> = BTreeMap::new();
-        for (index, look) in looks.iter().enumerate() {
-            if let Some(departed) = look.departure() {
+        for (index, comparison) in comparisons.iter().enumerate() {
+            if let Some(departed) = comparison.departure() {
                 by_identity
-                    .entry((&look.key.organization, departed.identity()))
+                    .entry((&comparison.key.organization, departed.identity()))
                     .or_default()
                     .push(index);
             }
         }
         for origins in by_identity.values_mut() {
-            origins.sort_by_key(|index| looks.get(*index).map(|look| &look.key));
+            origins.sort_by_key(|index| comparisons.get(*index).map(|origin| &origin.key));
         }
-        Self { looks, by_identity }
+        Self {
+            comparisons,
+            by_identity,
+        }
     }
 
-    /// Takes the place that the project came from which arrived in this look: the one with its
-    /// content, or else the first by name.
-    fn take(&mut self, look: &'a Look) -> Option<usize> {
-        let arrived = look.arrival()?;
+    /// Takes out the departure that belongs to this arrival: the one with the same content, else
+    /// the first by name.
+    fn take(&mut self, arrived_in: &'a Comparison) -> Option<usize> {
+        let arrived = arrived_in.arrival()?;
         let origins = self
             .by_identity
-            .get_mut(&(look.key.organization.as_str(), arrived.identity()))?;
-        let looks = self.looks;
+            .get_mut(&(arrived_in.key.organization.as_str(), arrived.identity()))?;
+        let comparisons = self.comparisons;
         let has_its_content = |index: &usize| {
-            looks
+            comparisons
                 .get(*index)
-                .and_then(Look::departure)
+                .and_then(Comparison::departure)
                 .is_some_and(|departed| departed.hash == arrived.hash)
         };
         let position = origins.iter().position(has_its_content).unwrap_or(0);
@@ -118,57 +123,59 @@ impl<'a> Departures<'a> {
     }
 }
 
-/// What these looks mean together. For every arrival, the projects on record in its organization
-/// with that identity have to be among the looks.
+/// Infers the events of several projects together.
 ///
-/// `relocate` says where a file on record lies once its project is in another place.
-pub fn infer_all(looks: &[Look], relocate: &Relocate<'_>) -> Vec<Change> {
-    let Pairs { moves, awaited } = pair(looks);
+/// For every arrival, the recorded projects of its organization with that identity have to be among
+/// the comparisons.
+pub fn infer_all(comparisons: &[Comparison], relocate: &Relocate<'_>) -> Vec<Conclusion> {
+    let Pairs { moves, waiting } = pair(comparisons);
     let origins: BTreeSet<usize> = moves.values().copied().collect();
-    looks
+    comparisons
         .iter()
         .enumerate()
-        .map(|(index, look)| {
-            let origin = moves.get(&index).and_then(|origin| looks.get(*origin));
+        .map(|(index, comparison)| {
+            let origin = moves
+                .get(&index)
+                .and_then(|origin| comparisons.get(*origin));
             let departed = origins.contains(&index);
-            let awaited_at = awaited.get(&index).and_then(|place| looks.get(*place));
-            let removals = awaited_at.map_or(look.removals, |_| Removals::Wait);
-            Change {
-                key: look.key.clone(),
+            let moves_to = waiting.get(&index).and_then(|to| comparisons.get(*to));
+            let removals = moves_to.map_or(comparison.removals, |_| Removals::Unconfirmed);
+            Conclusion {
+                key: comparison.key.clone(),
                 moved_from: origin.map(|origin| origin.key.clone()),
-                awaited_at: awaited_at.map(|place| place.key.clone()),
-                inference: judge(look, origin, departed, removals, relocate),
+                moves_to: moves_to.map(|to| to.key.clone()),
+                inference: judge(comparison, origin, departed, removals, relocate),
             }
         })
         .collect()
 }
 
-/// Arrivals and departures that belong together, by their indexes among the looks.
+/// Arrivals and departures that belong together, by their indexes among the comparisons.
 struct Pairs {
-    /// New place to old place.
+    /// New location to old location.
     moves: BTreeMap<usize, usize>,
-    /// Old place to new place, where the new place is that of a project whose removal waits. No
-    /// rings.
-    awaited: BTreeMap<usize, usize>,
+    /// Old location to new location, while the removal of the project there is not confirmed.
+    /// Without rings.
+    waiting: BTreeMap<usize, usize>,
 }
 
 /// Pairs arrivals with departures.
-fn pair(looks: &[Look]) -> Pairs {
-    let mut departures = Departures::of(looks);
+fn pair(comparisons: &[Comparison]) -> Pairs {
+    let mut departures = Departures::of(comparisons);
     let mut moves = BTreeMap::new();
     let mut departed = BTreeSet::new();
     loop {
         let paired = moves.len();
-        for (index, look) in looks.iter().enumerate() {
-            // A project that was on record here has to be judged with the arrival: when its own
-            // removal counts, or as soon as it is known where it went.
-            let settled = look.recorded.definition.is_none()
-                || look.removals == Removals::Count
+        for (index, comparison) in comparisons.iter().enumerate() {
+            // A project that was on record here has to be judged with the arrival: once its own
+            // removal is confirmed, or once it is paired with an arrival elsewhere.
+            let settled = comparison.recorded.definition.is_none()
+                || comparison.removals == Removals::Confirmed
                 || departed.contains(&index);
             if !settled || moves.contains_key(&index) {
                 continue;
             }
-            if let Some(origin) = departures.take(look) {
+            if let Some(origin) = departures.take(comparison) {
                 moves.insert(index, origin);
                 departed.insert(origin);
             }
@@ -177,90 +184,99 @@ fn pair(looks: &[Look]) -> Pairs {
             break;
         }
     }
-    let mut awaited = BTreeMap::new();
-    for (index, look) in looks.iter().enumerate() {
+    let mut waiting = BTreeMap::new();
+    for (index, comparison) in comparisons.iter().enumerate() {
         if moves.contains_key(&index) {
             continue;
         }
-        if let Some(origin) = departures.take(look) {
-            awaited.insert(origin, index);
+        if let Some(origin) = departures.take(comparison) {
+            waiting.insert(origin, index);
         }
     }
-    // Projects that change places in a ring wait for nobody: a look at any one of them brings the
-    // others along, and each would follow the other for ever.
+    // Projects that exchange their locations in a ring do not wait: an observation of any one of them
+    // brings the others along, and each would wait for the next for ever.
     let in_ring = |start: usize| {
-        std::iter::successors(awaited.get(&start), |place| awaited.get(place))
-            .take(awaited.len())
-            .any(|place| *place == start)
+        std::iter::successors(waiting.get(&start), |to| waiting.get(to))
+            .take(waiting.len())
+            .any(|to| *to == start)
     };
-    let ring: BTreeSet<usize> = awaited.keys().copied().filter(|at| in_ring(*at)).collect();
-    awaited.retain(|origin, _| !ring.contains(origin));
-    Pairs { moves, awaited }
+    let ring: BTreeSet<usize> = waiting.keys().copied().filter(|at| in_ring(*at)).collect();
+    waiting.retain(|origin, _| !ring.contains(origin));
+    Pairs { moves, waiting }
 }
 
-/// Judges one look, given where the project came from and whether the one on record went away.
+/// Judges one comparison.
+///
+/// `origin` is the old location of the project that arrived here. `departed` tells whether the
+/// project on record here arrived elsewhere.
 fn judge(
-    look: &Look,
-    origin: Option<&Look>,
+    here: &Comparison,
+    origin: Option<&Comparison>,
     departed: bool,
     removals: Removals,
     relocate: &Relocate<'_>,
 ) -> Inference {
-    let mut events: Vec<Inferred> = Vec::new();
+    let mut events: Vec<InferredEvent> = Vec::new();
     let mut recorded = if departed {
-        left_behind(look)
+        left_behind(here)
     } else {
-        look.recorded.clone()
+        here.recorded.clone()
     };
     if let Some(origin) = origin {
         if recorded.definition.is_some() {
-            // The project that was here is gone, and another one moved into its place.
-            events = infer(&recorded, &look.observed, Removals::Count).events;
+            // The project that was here is gone, and another one moved to this location.
+            events = infer(&recorded, &here.observed, Removals::Confirmed).events;
             events.retain(|event| {
                 matches!(
                     event.kind,
                     EventKind::ProjectDelete | EventKind::ProjectDeleteAndUnpublish
                 )
             });
-            recorded = left_behind(look);
+            recorded = left_behind(here);
         }
-        for file in carried_along(origin, look, relocate) {
+        for file in carried_along(origin, here, relocate) {
             recorded.put(file);
         }
     }
-    let mut inference = infer(&recorded, &look.observed, removals);
+    let mut inference = infer(&recorded, &here.observed, removals);
     events.append(&mut inference.events);
     inference.events = events;
     inference
 }
 
-/// What stays on record in a place that a project moved away from: the files that are still there
-/// as they were, or may be.
-fn left_behind(look: &Look) -> Recorded {
-    let observed = &look.observed;
-    look.recorded
+/// Returns the record that stays at the old location of a project: files that are, or may be, still
+/// there and unchanged.
+fn left_behind(from: &Comparison) -> Recorded {
+    let observed = &from.observed;
+    from.recorded
         .files()
         .filter(|file| match observed.files.get(&file.path) {
-            Some(Sighting::Complete(seen)) => seen.role == file.role && seen.hash == file.hash,
-            // It is certain that the definition went.
-            Some(Sighting::Unclear { .. }) => file.role != Role::Definition,
+            Some(ObservedFile::Complete(seen)) => seen.role == file.role && seen.hash == file.hash,
+            // The definition is known to be gone.
+            Some(ObservedFile::Invalid { .. }) => file.role != Role::Definition,
             None => file.role != Role::Definition && !observed.is_gone(&file.path),
         })
         .cloned()
         .collect()
 }
 
-/// What a moved project brings on record to its new place: everything that was on record in the old
-/// place and is there no more. What is not seen here yet is on record as missing: a move may be made
-/// file by file, as by a checkout, and what comes later is no news.
-fn carried_along(origin: &Look, here: &Look, relocate: &Relocate<'_>) -> Vec<FileState> {
+/// Returns the record that a moved project brings along: the recorded files that are gone from its
+/// old location.
+///
+/// A file that is not observed here yet is on record as missing. A move may be made file by file, as
+/// by a checkout, and a file that arrives later is no event.
+fn carried_along(
+    origin: &Comparison,
+    here: &Comparison,
+    relocate: &Relocate<'_>,
+) -> Vec<FileState> {
     let stayed = left_behind(origin);
     let left = origin
         .recorded
         .files()
         .filter(|file| stayed.file(&file.path).is_none());
     let mut carried: Vec<FileState> = Vec::new();
-    // Where two files come to one place, as from two templates, the one that is seen there counts.
+    // Two files may get one path, as from two templates. Then the file that is observed there wins.
     let mut put = |file: &FileState, path: &str| {
         let is_seen = here
             .observed

@@ -1,15 +1,16 @@
-//! What is seen of a project on disk, and what was recorded of it.
+//! Observed and recorded projects.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A project's place: the names of its organization and project directories, as the layout's
-/// captures `{organization}` and `{project}` yielded them.
+/// The names of a project's organization and project directories.
+///
+/// They are the layout's captures `{organization}` and `{project}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProjectKey {
-    /// The organization's directory name, or `default` where the layout has no organization.
+    /// The organization's directory name, or `default` if the layout has no organization.
     pub organization: String,
     /// The project's directory name.
     pub project: String,
@@ -31,7 +32,7 @@ impl fmt::Display for ProjectKey {
     }
 }
 
-/// What a file is to its project.
+/// A file's role in its project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -44,6 +45,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// All roles.
+    pub const ALL: [Role; 3] = [Role::Definition, Role::Published, Role::Snapshot];
+
     /// The word used in configuration, listings and the store.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,9 +59,7 @@ impl Role {
 
     /// The role that [`Role::as_str`] names.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Role::Definition, Role::Published, Role::Snapshot]
-            .into_iter()
-            .find(|role| role.as_str() == word)
+        Self::ALL.into_iter().find(|role| role.as_str() == word)
     }
 }
 
@@ -75,7 +77,7 @@ impl ContentHash {
 
 impl fmt::Display for ContentHash {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each event shows some of them. To format byte by byte took a fiftieth of a burst (callgrind).
+        // Each event shows several hashes; formatting byte by byte took 2 % of a burst (callgrind).
         let nibbles = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
         let text: String = nibbles
             .filter_map(|nibble| char::from_digit(nibble.into(), 16))
@@ -90,10 +92,10 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-/// What the file system says of a file without reading it.
+/// A file's metadata, available without reading it.
 ///
-/// The device is left out: it changes when a disk is mounted again, and would make the same file
-/// look like another one after a restart.
+/// It leaves out the device, which changes when a disk is mounted again: after a restart the same
+/// file would look like another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     /// The inode number.
@@ -106,7 +108,7 @@ pub struct Stamp {
     pub changed_ns: i64,
 }
 
-/// What a project.xml says of itself: the root's own attributes and its direct annotations.
+/// The contents of a project.xml: the root's attributes and its direct annotations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     /// The root attribute `name`.
@@ -115,17 +117,18 @@ pub struct Document {
     /// The root attribute `id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The direct annotations by name; of two with one name the first counts.
+    /// The direct annotations by name; the first of equal names counts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// The value of the annotation `version` that is no version (reference: the modeler writes it
-/// into every project and the server replaces it when it deploys).
+/// The value of the annotation `version` that stands for no version.
+///
+/// The modeler writes it into every project, and the server replaces it when it deploys.
 const VERSION_PLACEHOLDER: &str = "version-to-be-generated-on-deploy";
 
 impl Document {
-    /// An annotation that is there and not empty.
+    /// Returns an annotation that is not empty.
     pub fn annotation(&self, name: &str) -> Option<&str> {
         let value = self.annotations.get(name)?.trim();
         (!value.is_empty()).then_some(value)
@@ -146,36 +149,35 @@ impl Document {
 /// A complete file, as it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
-    /// Where it is, below the repository's root.
+    /// The path below the repository's root.
     pub path: String,
-    /// What it is to its project.
+    /// The role in its project.
     pub role: Role,
-    /// What `{versionTag}` captured, where the template has it.
+    /// The capture `{versionTag}`, if the template has one.
     pub tag: Option<String>,
-    /// What the file system said when it was read.
+    /// The metadata at the time of reading.
     pub stamp: Stamp,
-    /// When it was read, in nanoseconds since the Unix epoch; see [`FileState::is_unchanged`].
+    /// The time of reading, in nanoseconds since the Unix epoch; see [`FileState::is_unchanged`].
     pub read_ns: i64,
     /// The hash of its bytes.
     pub hash: ContentHash,
-    /// What it says of itself.
+    /// The parsed contents.
     pub document: Document,
-    /// The file's owner: a name, or the number where the system knows no name.
+    /// The file's owner: a name, or a number if the system knows no name.
     pub owner: String,
 }
 
-/// Which project a definition is of, wherever it lies: the one with this engineId, or, where it
-/// has none, the one with this content.
+/// The identity of a project, wherever its definition lies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
     /// The project with this engineId.
     EngineId(String),
-    /// A project without an engineId, known by its content alone.
+    /// The content of a project without an engineId.
     Content(ContentHash),
 }
 
 impl fmt::Display for Identity {
-    /// A text that differs for different identities.
+    /// Writes a text that differs for different identities.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Identity::EngineId(id) => write!(formatter, "engine-id {id}"),
@@ -184,15 +186,14 @@ impl fmt::Display for Identity {
     }
 }
 
-/// How old a change must have been when the file was read for its times to prove anything, in
-/// nanoseconds.
+/// The least age of a change, at the time of reading, for its times to prove anything.
 ///
 /// Two writes within one tick of the file system's clock leave the same times. Linux ticks at up
-/// to 10 ms and some network and FAT file systems at 2 s, so a younger change is read again.
+/// to 10 ms, and some network and FAT file systems at 2 s. So a younger change is read again.
 const TICK_NS: i64 = 2_000_000_000;
 
 impl FileState {
-    /// Which project this is of.
+    /// Returns the identity of the project that this file defines.
     pub fn identity(&self) -> Identity {
         match self.document.engine_id() {
             Some(id) => Identity::EngineId(id.to_owned()),
@@ -211,14 +212,14 @@ fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp) -> bool {
     recorded == found && newest < read_ns.saturating_sub(TICK_NS)
 }
 
-/// What tells whether a recorded file is unchanged, and nothing else of it.
+/// The part of a recorded file that tells whether it is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Where the file is, below the repository's root.
+    /// The path below the repository's root.
     pub path: String,
-    /// What the file system said when it was read.
+    /// The metadata at the time of reading.
     pub stamp: Stamp,
-    /// When it was read, in nanoseconds since the Unix epoch.
+    /// The time of reading, in nanoseconds since the Unix epoch.
     pub read_ns: i64,
 }
 
@@ -229,7 +230,7 @@ impl Mark {
     }
 }
 
-/// What was recorded of a project: its complete files by path.
+/// The record of a project: its complete files by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
     /// The definition.
@@ -263,7 +264,7 @@ impl Recorded {
             .or_else(|| self.snapshots.get(path))
     }
 
-    /// Puts a file in the place of its role and path.
+    /// Adds a file, or replaces the one with its role and path.
     pub fn put(&mut self, file: FileState) {
         match file.role {
             Role::Definition => self.definition = Some(file),
@@ -287,12 +288,12 @@ impl FromIterator<FileState> for Recorded {
     }
 }
 
-/// Why a file that is there does not count.
+/// The reason why a file is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// Where it is, below the repository's root; bytes that are not UTF-8 are replaced.
+    /// The path below the repository's root; bytes that are not UTF-8 are replaced.
     pub path: String,
-    /// What is wrong with it, for a person.
+    /// The reason, as shown to people.
     pub reason: String,
     /// The line of the first fault in the file, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -300,74 +301,72 @@ pub struct Problem {
     /// The column of it in characters, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u64>,
-    /// Whether time alone can mend it: a file that is still being written, for one. Such a file is
-    /// looked at again without a hint.
+    /// Whether the file may become valid without a further report, for instance while it is being
+    /// written. Such a file is observed again without a hint.
     #[serde(default)]
     pub may_heal: bool,
 }
 
-/// What one look found in one place.
+/// An observed file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sighting {
+pub enum ObservedFile {
     /// A complete file.
     Complete(FileState),
-    /// Something that could not be read as a complete file: neither there nor gone.
-    Unclear {
-        /// What a complete file there would be to the project.
+    /// A file that could not be read as a complete one. It counts neither as there nor as gone.
+    Invalid {
+        /// The role of a complete file at this path.
         role: Role,
-        /// What is wrong with it.
+        /// The reason.
         problem: Problem,
     },
 }
 
-/// What one look found of a project.
+/// An observation of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// What was found, by path. What is not here was not there.
-    pub files: BTreeMap<String, Sighting>,
-    /// Directories that could not be read. With any of these nothing that is missing counts as
-    /// gone: unreadable is not deleted.
-    pub blind: Vec<Problem>,
+    /// The files by path. A path that is not in this map was not there.
+    pub files: BTreeMap<String, ObservedFile>,
+    /// Directories that could not be read. With any of these no missing file counts as gone:
+    /// unreadable is not deleted.
+    pub unreadable: Vec<Problem>,
 }
 
 impl Observed {
     /// The complete files of one role.
     pub fn complete(&self, role: Role) -> impl Iterator<Item = &FileState> {
-        self.files
-            .values()
-            .filter_map(move |sighting| match sighting {
-                Sighting::Complete(file) if file.role == role => Some(file),
-                _ => None,
-            })
+        self.files.values().filter_map(move |file| match file {
+            ObservedFile::Complete(file) if file.role == role => Some(file),
+            _ => None,
+        })
     }
 
-    /// The definition, where it is complete.
+    /// The definition, if it is complete.
     pub fn definition(&self) -> Option<&FileState> {
         self.complete(Role::Definition).next()
     }
 
     /// Whether it is certain that there is no definition.
     pub fn definition_is_gone(&self) -> bool {
-        self.blind.is_empty()
-            && !self.files.values().any(|sighting| match sighting {
-                Sighting::Complete(file) => file.role == Role::Definition,
-                Sighting::Unclear { role, .. } => *role == Role::Definition,
+        self.unreadable.is_empty()
+            && !self.files.values().any(|file| match file {
+                ObservedFile::Complete(file) => file.role == Role::Definition,
+                ObservedFile::Invalid { role, .. } => *role == Role::Definition,
             })
     }
 
     /// Whether the file at this path is certainly not there.
     pub fn is_gone(&self, path: &str) -> bool {
-        self.blind.is_empty() && !self.files.contains_key(path)
+        self.unreadable.is_empty() && !self.files.contains_key(path)
     }
 
-    /// Everything that could not be read.
+    /// Invalid files and unreadable directories.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.files
             .values()
-            .filter_map(|sighting| match sighting {
-                Sighting::Unclear { problem, .. } => Some(problem),
-                Sighting::Complete(_) => None,
+            .filter_map(|file| match file {
+                ObservedFile::Invalid { problem, .. } => Some(problem),
+                ObservedFile::Complete(_) => None,
             })
-            .chain(&self.blind)
+            .chain(&self.unreadable)
     }
 }

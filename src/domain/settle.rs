@@ -1,27 +1,27 @@
-//! When to look at a project.
+//! Decides when to observe a project, and when its removals are confirmed.
 //!
 //! Constraint: no clock. `now` is an argument, a [`Moment`] of any monotonic clock.
 //!
-//! A hint makes its project due at once: a completed creation is acted on immediately. What the
-//! look finds missing counts only when the project has been quiet for the pause, so the look is
-//! repeated then. Hints come late, or not at all, so that no hint is not yet quiet: what is missing
-//! counts only if a look after the last hint found it missing and another one, no sooner than a
-//! pause after both, still does. A look that finds more missing than the one before begins the
-//! pause anew. What the look finds incomplete is looked at again after a delay that doubles, for
-//! writers whose close nobody reports.
+//! A hint makes its project due at once, so that a completed creation is acted on immediately.
+//! Missing files count as removed only when the project has been idle for the settle time, so the
+//! project is observed again then. Hints may be late or lost, so the absence of hints does not prove
+//! that a project is idle. Two observations have to find the files missing: one after the last hint,
+//! and one at least a settle time after both. If the second one finds more files missing, the settle
+//! time begins anew. A project with an invalid file is observed again after a delay that doubles,
+//! since the end of a write is not always reported.
 //!
-//! The round, for one caller at a time:
+//! The caller's step:
 //!
-//! 1. Take in what was hinted, by [`Settle::hint`] and [`Settle::check`].
-//! 2. Take what is [`Settle::due`] and look at it.
-//! 3. For each arrival ([`super::moves::Look::arrival`]) look also at the projects on record in its
-//!    organization with that content, until there are no more.
-//! 4. Ask for each look whether what is missing ([`super::infer::missing`]) counts:
-//!    [`Settle::removals`].
+//! 1. Pass in hints by [`Agenda::hint`] and [`Agenda::check`].
+//! 2. Take due projects by [`Agenda::due`] and observe them.
+//! 3. For each arrival ([`super::moves::arrival`]) observe also the recorded projects of its
+//!    organization with that identity, until there are no more.
+//! 4. For each comparison, pass the missing files ([`super::infer::missing`]) to
+//!    [`Agenda::removals`].
 //! 5. Infer ([`super::moves::infer_all`]) and record.
-//! 6. Say of each look, whether it was due or joined in step 3, what it left open:
-//!    [`Settle::looked`]. Only then let each project that is awaited elsewhere
-//!    ([`super::moves::Change::awaited_at`]) [`Settle::follow`] that place.
+//! 6. Report the outcome of each observation, also those of step 3, by [`Agenda::observed`]. Then
+//!    call [`Agenda::confirm_after`] for each project that moves to a location which waits itself
+//!    ([`super::moves::Conclusion::moves_to`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -30,56 +30,56 @@ use super::event::Origin;
 use super::infer::Removals;
 use super::project::ProjectKey;
 
-/// A moment of a monotonic clock, as the time since that clock's start.
+/// A time of a monotonic clock, measured from that clock's start.
 pub type Moment = Duration;
 
-/// The first delay before an incomplete file is looked at again without a hint.
-const AGAIN_FIRST: Duration = Duration::from_millis(50);
+/// The first delay before a project with an invalid file is observed again without a hint.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// The longest such delay.
-const AGAIN_MAX: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// A project to look at now.
+/// A project to observe now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
     /// The project.
     pub key: ProjectKey,
-    /// The origin of what will be inferred.
+    /// The origin of the events that are inferred.
     pub origin: Origin,
-    /// What made the daemon look, for a person.
+    /// The reason for the observation, as shown to people.
     pub hint: String,
 }
 
-/// What a look left open.
+/// The part of an observation that has to be observed again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Open {
-    /// What is missing and did not count yet ([`super::infer::Inference::missing`]).
+pub struct Unresolved {
+    /// Missing files whose removal is not confirmed yet ([`super::infer::Inference::missing`]).
     pub missing: BTreeSet<String>,
-    /// Something is incomplete or unreadable and may heal.
-    pub unclear: bool,
+    /// Whether a file is invalid that may become valid without a hint.
+    pub retry: bool,
 }
 
-/// The projects that were hinted at and are not at rest. At rest a project costs nothing here.
+/// Projects that are to be observed, now or later. Other projects take no memory here.
 #[derive(Debug)]
-pub struct Settle {
-    pause: Duration,
-    waiting: HashMap<ProjectKey, Waiting>,
-    agenda: BTreeSet<(Moment, ProjectKey)>,
+pub struct Agenda {
+    settle_time: Duration,
+    entries: HashMap<ProjectKey, Entry>,
+    by_time: BTreeSet<(Moment, ProjectKey)>,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    /// The last sign of activity.
+struct Entry {
+    /// The time of the last activity.
     active_at: Moment,
-    /// What the last look found missing.
+    /// The missing files of the last observation.
     missing: Option<Missing>,
-    /// When to look; none between [`Settle::due`] and [`Settle::looked`].
-    look_at: Option<Moment>,
-    /// The origin handed out; none but between [`Settle::due`] and [`Settle::looked`].
+    /// The time of the next observation; none between [`Agenda::due`] and [`Agenda::observed`].
+    observe_at: Option<Moment>,
+    /// The origin that [`Agenda::due`] returned; none after [`Agenda::observed`].
     taken: Option<Origin>,
-    /// Whether a look was taken with this origin.
+    /// Whether [`Agenda::due`] has returned `origin` already.
     origin_served: bool,
-    /// How often it was looked at in vain since the last sign of activity.
-    looks_in_vain: u32,
+    /// The number of observations with invalid files since the last activity.
+    n_retries: u32,
     origin: Origin,
     hint: String,
 }
@@ -87,82 +87,82 @@ struct Waiting {
 #[derive(Debug)]
 struct Missing {
     paths: BTreeSet<String>,
-    /// Since when every look has found it so; none where no look was taken since the last hint.
+    /// The time since which every observation found these files missing; none if there was no
+    /// observation since the last hint.
     since: Option<Moment>,
-    /// The origin of the look that first found something missing; what went while the daemon was
-    /// down is inferred as that, whatever else happens before it counts.
+    /// The origin of the first observation that found a file missing. A file that was removed while
+    /// the daemon was down keeps that origin, whatever happens before the removal is confirmed.
     origin: Origin,
 }
 
-impl Waiting {
+impl Entry {
     fn new(now: Moment, origin: Origin, hint: &str) -> Self {
         Self {
             active_at: now,
             missing: None,
-            look_at: None,
+            observe_at: None,
             taken: None,
             origin_served: false,
-            looks_in_vain: 0,
+            n_retries: 0,
             origin,
             hint: hint.to_owned(),
         }
     }
 
-    /// Since when the project has been quiet, if something is missing.
-    fn quiet_since(&self) -> Option<Moment> {
+    /// The time since which the project has been idle, if files are missing.
+    fn idle_since(&self) -> Option<Moment> {
         Some(self.active_at.max(self.missing.as_ref()?.since?))
     }
 
-    fn is_quiet(&self, now: Moment, pause: Duration) -> bool {
-        self.quiet_since()
-            .is_some_and(|since| now >= since.saturating_add(pause))
+    fn is_settled(&self, now: Moment, settle_time: Duration) -> bool {
+        self.idle_since()
+            .is_some_and(|since| now >= since.saturating_add(settle_time))
     }
 }
 
-impl Settle {
-    /// Nothing hinted at yet; a removal counts after `pause` without activity.
-    pub fn new(pause: Duration) -> Self {
+impl Agenda {
+    /// An empty agenda. Removals are confirmed after `settle_time` without activity.
+    pub fn new(settle_time: Duration) -> Self {
         Self {
-            pause,
-            waiting: HashMap::new(),
-            agenda: BTreeSet::new(),
+            settle_time,
+            entries: HashMap::new(),
+            by_time: BTreeSet::new(),
         }
     }
 
-    /// Changes the pause; what waits is judged by the new one.
-    pub fn set_pause(&mut self, pause: Duration) {
-        self.pause = pause;
+    /// Changes the settle time, also for removals that are not confirmed yet.
+    pub fn set_settle_time(&mut self, settle_time: Duration) {
+        self.settle_time = settle_time;
         let sooner: Vec<(ProjectKey, Moment)> = self
-            .waiting
+            .entries
             .iter()
-            // One that is being looked at is scheduled afterwards.
-            .filter(|(_, waiting)| waiting.look_at.is_some())
-            .filter_map(|(key, waiting)| {
-                let since = waiting.quiet_since()?;
-                Some((key.clone(), since.saturating_add(pause)))
+            // A project that is being observed is scheduled afterwards.
+            .filter(|(_, entry)| entry.observe_at.is_some())
+            .filter_map(|(key, entry)| {
+                let since = entry.idle_since()?;
+                Some((key.clone(), since.saturating_add(settle_time)))
             })
             .collect();
-        // Of a longer pause the old look stays: it is one too many, and finds the right time for
-        // the next one.
+        // With a longer settle time the old observation stays. It is one too many, and schedules the
+        // next one at the right time.
         for (key, at) in sooner {
             self.schedule(&key, at);
         }
     }
 
-    /// There was activity in a project: look now, and let the pause begin anew.
+    /// Notes activity in a project: it is due now, and its settle time begins anew.
     pub fn hint(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) {
-        let waiting = self.entry(key, now, origin, hint);
-        waiting.active_at = waiting.active_at.max(now);
-        if let Some(missing) = &mut waiting.missing {
+        let entry = self.entry(key, now, origin, hint);
+        entry.active_at = entry.active_at.max(now);
+        if let Some(missing) = &mut entry.missing {
             missing.since = None;
         }
-        waiting.looks_in_vain = 0;
-        waiting.hint = hint.to_owned();
+        entry.n_retries = 0;
+        entry.hint = hint.to_owned();
         self.schedule(key, now);
     }
 
-    /// There was activity in a project that goes on: look after `delay`, or when the next hint says
-    /// so.
+    /// Notes activity that goes on: the project is due after `delay`, or by the next hint.
     pub fn hint_later(
         &mut self,
         key: &ProjectKey,
@@ -171,185 +171,182 @@ impl Settle {
         origin: Origin,
         hint: &str,
     ) {
-        let waiting = self.entry(key, now, origin, hint);
-        waiting.active_at = now;
-        waiting.looks_in_vain = 0;
-        waiting.hint = hint.to_owned();
+        let entry = self.entry(key, now, origin, hint);
+        entry.active_at = now;
+        entry.n_retries = 0;
+        entry.hint = hint.to_owned();
         self.schedule(key, now.saturating_add(delay));
     }
 
-    /// There was activity in a project that changed nothing of it: a pause that runs begins anew.
-    pub fn active(&mut self, key: &ProjectKey, now: Moment) {
-        if let Some(waiting) = self.waiting.get_mut(key)
-            && waiting.missing.is_some()
+    /// Notes activity that changed no file of the project: a running settle time begins anew.
+    pub fn activity(&mut self, key: &ProjectKey, now: Moment) {
+        if let Some(entry) = self.entries.get_mut(key)
+            && entry.missing.is_some()
         {
-            waiting.active_at = now;
+            entry.active_at = now;
         }
     }
 
-    /// A project is to be compared although nothing is known to have happened in it; a pause that
-    /// runs goes on.
+    /// Makes a project due without activity: a running settle time goes on.
     pub fn check(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) {
         self.entry(key, now, origin, hint);
         self.schedule(key, now);
     }
 
-    /// Lets what is missing of a project count only after the pause of the place to which it went,
-    /// so that the two are judged together and the project is not deleted in between.
-    pub fn follow(&mut self, key: &ProjectKey, place: &ProjectKey) {
-        let Some(since) = self.waiting.get(place).and_then(Waiting::quiet_since) else {
+    /// Confirms removals of a project only after those of the location that it moves to.
+    ///
+    /// So both are judged together, and the project is not deleted in between.
+    pub fn confirm_after(&mut self, key: &ProjectKey, moves_to: &ProjectKey) {
+        let Some(since) = self.entries.get(moves_to).and_then(Entry::idle_since) else {
             return;
         };
-        let Some(waiting) = self.waiting.get_mut(key) else {
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        // After it by the least that a clock can tell, so that the place is due first.
+        // Later by the least that a clock can tell, so that the other location is due first.
         let behind = since.saturating_add(Duration::from_nanos(1));
-        waiting.active_at = waiting.active_at.max(behind);
+        entry.active_at = entry.active_at.max(behind);
     }
 
-    fn entry(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) -> &mut Waiting {
-        let waiting = self
-            .waiting
+    fn entry(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) -> &mut Entry {
+        let entry = self
+            .entries
             .entry(key.clone())
-            .or_insert_with(|| Waiting::new(now, origin, hint));
-        // What a look that is still to be taken finds may be older than this hint.
-        if waiting.origin_served {
-            waiting.origin = origin;
-            waiting.origin_served = false;
+            .or_insert_with(|| Entry::new(now, origin, hint));
+        // An observation that is still to come may find changes that are older than this hint.
+        if entry.origin_served {
+            entry.origin = origin;
+            entry.origin_served = false;
         }
-        waiting
+        entry
     }
 
-    /// Looks no later than `at`.
+    /// Makes a project due no later than `at`.
     fn schedule(&mut self, key: &ProjectKey, at: Moment) {
-        let Some(waiting) = self.waiting.get_mut(key) else {
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        match waiting.look_at {
+        match entry.observe_at {
             Some(sooner) if sooner <= at => return,
             Some(later) => {
-                self.agenda.remove(&(later, key.clone()));
+                self.by_time.remove(&(later, key.clone()));
             }
             None => {}
         }
-        waiting.look_at = Some(at);
-        self.agenda.insert((at, key.clone()));
+        entry.observe_at = Some(at);
+        self.by_time.insert((at, key.clone()));
     }
 
-    /// Takes up to `limit` projects that are due, longest due first. Each has to come back by
-    /// [`Settle::looked`] before more are taken.
+    /// Takes up to `limit` due projects, longest due first.
+    ///
+    /// Each has to come back by [`Agenda::observed`] before more are taken.
     pub fn due(&mut self, now: Moment, limit: usize) -> Vec<Due> {
         let mut due = Vec::new();
         while due.len() < limit {
-            let Some((at, _)) = self.agenda.first() else {
+            let Some((at, _)) = self.by_time.first() else {
                 break;
             };
             if *at > now {
                 break;
             }
-            let Some((_, key)) = self.agenda.pop_first() else {
+            let Some((_, key)) = self.by_time.pop_first() else {
                 break;
             };
-            let Some(waiting) = self.waiting.get_mut(&key) else {
+            let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
             };
-            waiting.look_at = None;
-            let origin = match &waiting.missing {
-                Some(missing) if waiting.is_quiet(now, self.pause) => missing.origin,
-                _ => waiting.origin,
+            entry.observe_at = None;
+            let origin = match &entry.missing {
+                Some(missing) if entry.is_settled(now, self.settle_time) => missing.origin,
+                _ => entry.origin,
             };
-            waiting.taken = Some(origin);
-            waiting.origin_served = true;
+            entry.taken = Some(origin);
+            entry.origin_served = true;
             due.push(Due {
                 key,
                 origin,
-                hint: waiting.hint.clone(),
+                hint: entry.hint.clone(),
             });
         }
         due
     }
 
-    /// Whether what a look at this moment finds missing counts.
+    /// Whether the missing files of an observation at this time count as removed.
     pub fn removals(&self, key: &ProjectKey, now: Moment, missing: &BTreeSet<String>) -> Removals {
-        let counts = self.waiting.get(key).is_some_and(|waiting| {
+        let is_confirmed = self.entries.get(key).is_some_and(|entry| {
             let was_missing = |before: &Missing| missing.is_subset(&before.paths);
-            waiting.is_quiet(now, self.pause) && waiting.missing.as_ref().is_some_and(was_missing)
+            entry.is_settled(now, self.settle_time)
+                && entry.missing.as_ref().is_some_and(was_missing)
         });
-        if counts {
-            Removals::Count
+        if is_confirmed {
+            Removals::Confirmed
         } else {
-            Removals::Wait
+            Removals::Unconfirmed
         }
     }
 
-    /// A look at a project, due or not, is done and recorded, and left this open.
-    pub fn looked(&mut self, key: &ProjectKey, now: Moment, open: Open) {
-        if !open.missing.is_empty() || open.unclear {
-            // A look that was not due may be the first to find something open.
-            self.waiting.entry(key.clone()).or_insert_with(|| {
-                Waiting::new(now, Origin::Live, "found open beside another project")
-            });
+    /// Notes that an observation, due or not, is recorded, and what it left unresolved.
+    pub fn observed(&mut self, key: &ProjectKey, now: Moment, unresolved: Unresolved) {
+        if !unresolved.missing.is_empty() || unresolved.retry {
+            // An observation that was not due may be the first to find a file missing or invalid.
+            self.entries
+                .entry(key.clone())
+                .or_insert_with(|| Entry::new(now, Origin::Live, "observed with another project"));
         }
-        let pause = self.pause;
-        let Some(waiting) = self.waiting.get_mut(key) else {
+        let settle_time = self.settle_time;
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let taken = waiting.taken.take();
-        // The look may have been over before that hint, which has its own look to come.
-        let was_hinted_meanwhile = taken.is_some() && waiting.look_at.is_some();
-        // What was left open although it could have counted begins anew as well.
-        let could_count = waiting.is_quiet(now, pause);
-        let before = waiting.missing.take();
-        if !open.missing.is_empty() {
+        let taken = entry.taken.take();
+        // The observation may be older than that hint, which has its own observation to come.
+        let was_hinted_meanwhile = taken.is_some() && entry.observe_at.is_some();
+        // A removal that could have been confirmed and was not begins anew as well.
+        let was_settled = entry.is_settled(now, settle_time);
+        let before = entry.missing.take();
+        if !unresolved.missing.is_empty() {
             let goes_on = before.as_ref().and_then(|before| {
-                let goes_on = open.missing.is_subset(&before.paths) && !could_count;
+                let goes_on = unresolved.missing.is_subset(&before.paths) && !was_settled;
                 before.since.filter(|_| goes_on)
             });
-            waiting.missing = Some(Missing {
+            entry.missing = Some(Missing {
                 since: (!was_hinted_meanwhile).then_some(goes_on.unwrap_or(now)),
-                origin: before.map_or(taken.unwrap_or(waiting.origin), |before| before.origin),
-                paths: open.missing,
+                origin: before.map_or(taken.unwrap_or(entry.origin), |before| before.origin),
+                paths: unresolved.missing,
             });
         }
-        let mut again = waiting
-            .quiet_since()
-            .map(|since| since.saturating_add(pause));
-        if open.unclear {
-            let factor = 1_u32.checked_shl(waiting.looks_in_vain).unwrap_or(u32::MAX);
-            let delay = AGAIN_FIRST.saturating_mul(factor).min(AGAIN_MAX);
-            waiting.looks_in_vain = waiting.looks_in_vain.saturating_add(1);
+        let mut again = entry
+            .idle_since()
+            .map(|since| since.saturating_add(settle_time));
+        if unresolved.retry {
+            let factor = 1_u32.checked_shl(entry.n_retries).unwrap_or(u32::MAX);
+            let delay = RETRY_FIRST.saturating_mul(factor).min(RETRY_MAX);
+            entry.n_retries = entry.n_retries.saturating_add(1);
             let at = now.saturating_add(delay);
             again = Some(again.map_or(at, |sooner| sooner.min(at)));
         }
-        match (again, waiting.look_at) {
+        match (again, entry.observe_at) {
             (Some(at), _) => self.schedule(key, at),
-            // A hint came in between, or a joined look came before the one that is due.
+            // A hint came in between, or the project was observed before it was due.
             (None, Some(_)) => {}
             (None, None) => {
-                self.waiting.remove(key);
+                self.entries.remove(key);
             }
         }
     }
 
-    /// When the next project is due.
+    /// The time when the next project is due.
     pub fn next(&self) -> Option<Moment> {
-        self.agenda.first().map(|(at, _)| *at)
+        self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// How many projects are not at rest.
-    pub fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Whether all projects are at rest.
+    /// Whether no project is to be observed.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.entries.is_empty()
     }
 
-    /// Forgets everything that waits; used before a comparison of everything.
+    /// Drops all projects, before a full scan.
     pub fn clear(&mut self) {
-        self.waiting.clear();
-        self.agenda.clear();
+        self.entries.clear();
+        self.by_time.clear();
     }
 }

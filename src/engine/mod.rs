@@ -37,11 +37,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::Doorbells;
 use crate::domain::event::Origin;
+use crate::domain::log_limit::LogLimit;
 use crate::domain::project::{Problem, ProjectKey};
-use crate::domain::repeats::Repeats;
 use crate::domain::rescan::RescanReason;
 use crate::domain::route::Subscription;
-use crate::domain::settle::{Moment, Settle};
+use crate::domain::settle::{Agenda, Moment};
 use crate::hint::{Hint, HintSender};
 use crate::observe::{Held, Observer};
 use crate::store::Store;
@@ -186,7 +186,7 @@ struct Loop {
     watch: Watch,
     observer: Observer,
     recent: Recent,
-    settle: Settle,
+    settle: Agenda,
     held: HashMap<ProjectKey, Vec<Held>>,
     problems: HashMap<Option<ProjectKey>, Vec<Problem>>,
     root: RootGuard,
@@ -205,7 +205,7 @@ struct Loop {
     /// Whether the database is not the one in the state directory.
     is_store_displaced: bool,
     /// How many files that do not count are said one by one.
-    repeats: Repeats,
+    repeats: LogLimit,
     /// Files that do not count and may by themselves, that nothing was said of, and since when.
     healing: Healing,
     next_pulse: Moment,
@@ -238,7 +238,7 @@ impl Loop {
         let mut this = Self {
             observer: Observer::new(repository.layout.clone(), repository.max_file_size),
             recent: Recent::default(),
-            settle: Settle::new(repository.settle),
+            settle: Agenda::new(repository.settle),
             root: RootGuard::new(repository.path.clone()),
             next_rescan: repository.rescan,
             next_poll: repository.poll_interval,
@@ -261,7 +261,7 @@ impl Loop {
             write_out_at: None,
             has_journal_trouble: false,
             is_store_displaced: false,
-            repeats: Repeats::default(),
+            repeats: LogLimit::default(),
             healing: Healing::default(),
             next_pulse: Duration::ZERO,
             next_survey: Duration::ZERO,
@@ -384,7 +384,7 @@ impl Loop {
                     }
                 }
             }
-            Hint::Activity { key } => self.settle.active(&key, now),
+            Hint::Activity { key } => self.settle.activity(&key, now),
             Hint::Subtree { path, what } => self.hint_subtree(&path, &what, now),
             Hint::Unusable { problem, is_gone } => self.unusable(problem, is_gone),
             Hint::WalkStarted { root, reason } => self.begin_scan_of_walk(root, reason),
@@ -517,7 +517,7 @@ impl Loop {
         self.routes = Routes::of(&config);
         let old = std::mem::replace(&mut self.config, config);
         let (old, new) = (&old.repository, &self.config.repository);
-        self.settle.set_pause(new.settle);
+        self.settle.set_settle_time(new.settle);
         let layout_changed = old.layout != new.layout;
         if layout_changed || old.max_file_size != new.max_file_size {
             self.observer = Observer::new(new.layout.clone(), new.max_file_size);

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::Loop;
 use super::step::{Round, Turn};
 use crate::domain::infer::{Inference, Removals, infer};
-use crate::domain::project::{FileState, Recorded, Role, Sighting};
+use crate::domain::project::{FileState, ObservedFile, Recorded, Role};
 use crate::observe::Held;
 
 impl Loop {
@@ -84,12 +84,12 @@ fn judge(turn: &mut Turn, held: Held, state: FileState) -> bool {
     let mut observed = turn.observed.clone();
     if state.role == Role::Definition {
         observed.files.retain(
-            |_, sighting| !matches!(sighting, Sighting::Complete(file) if file.role == state.role),
+            |_, sighting| !matches!(sighting, ObservedFile::Complete(file) if file.role == state.role),
         );
     }
-    let seen = Sighting::Complete(state.clone());
+    let seen = ObservedFile::Complete(state.clone());
     observed.files.insert(state.path.clone(), seen);
-    let inference = infer(&turn.record_after_passed, &observed, Removals::Wait);
+    let inference = infer(&turn.record_after_passed, &observed, Removals::Unconfirmed);
     if !is_on_record(&inference.record, &state) {
         // It waits for a removal, and so its content has to be kept until that counts.
         turn.held_back.push(held);

@@ -79,7 +79,7 @@ impl Loop {
     pub(super) fn tell_of_problem(&mut self, problem: &Problem, now: Moment) {
         self.sum_up(now);
         let Problem { path, reason, .. } = problem;
-        if self.repeats.add(now) {
+        if self.repeats.allows(now) {
             warn!(
                 path,
                 "{path} does not count: {reason}; when that is mended it counts by itself"
@@ -112,7 +112,7 @@ impl Loop {
     }
 
     fn sum_up(&mut self, now: Moment) {
-        if let Some(n_files) = self.repeats.summary(now) {
+        if let Some(n_files) = self.repeats.take_suppressed(now) {
             warn!(
                 n_files,
                 "more files do not count than are said one by one; `project-webhooks status` lists \

@@ -11,15 +11,17 @@ use tracing::info;
 
 use super::{Loop, PAUSE};
 use crate::domain::delivery;
-use crate::domain::event::{Event, EventId, EventKind, Explanation, Inferred, Origin, timestamp};
+use crate::domain::event::{
+    Event, EventId, EventKind, Explanation, InferredEvent, Origin, timestamp,
+};
 use crate::domain::infer::{Removals, missing};
-use crate::domain::moves::{self, Look};
+use crate::domain::moves::{self, Comparison};
 use crate::domain::parameters::parameters;
 use crate::domain::project::{
     ContentHash, FileState, Identity, Observed, Problem, ProjectKey, Recorded,
 };
 use crate::domain::route::route;
-use crate::domain::settle::{Due, Open};
+use crate::domain::settle::{Due, Unresolved};
 use crate::observe::Held;
 use crate::repository::Root;
 use crate::store::{Batch, Change, NewEvent, StoreError};
@@ -52,7 +54,7 @@ pub(super) struct Turn {
     recorded: Recorded,
     pub(super) observed: Observed,
     /// Events of files that existed between two looks, and the record after them.
-    pub(super) passed: Vec<Inferred>,
+    pub(super) passed: Vec<InferredEvent>,
     pub(super) record_after_passed: Recorded,
     /// The held files that were judged, until that is committed.
     pub(super) held: Vec<Held>,
@@ -63,8 +65,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub(super) fn look(&self) -> Look {
-        Look {
+    pub(super) fn look(&self) -> Comparison {
+        Comparison {
             key: self.due.key.clone(),
             recorded: self.record_after_passed.clone(),
             observed: self.observed.clone(),
@@ -97,7 +99,7 @@ impl Loop {
             looked_at,
             ..
         } = round;
-        let looks: Vec<Look> = turns.iter().map(Turn::look).collect();
+        let looks: Vec<Comparison> = turns.iter().map(Turn::look).collect();
         let changes = moves::infer_all(&looks, &self.relocate());
         drop(looks);
 
@@ -118,12 +120,12 @@ impl Loop {
             let judged = change.inference;
             let waits = !turn.held_back.is_empty();
             turn.keep_what_waits(&judged);
-            follows.extend(change.awaited_at.map(|place| (turn.due.key.clone(), place)));
+            follows.extend(change.moves_to.map(|place| (turn.due.key.clone(), place)));
             opens.push((
                 turn.due.key.clone(),
-                Open {
+                Unresolved {
                     missing: judged.missing,
-                    unclear: waits || turn.observed.problems().any(|problem| problem.may_heal),
+                    retry: waits || turn.observed.problems().any(|problem| problem.may_heal),
                 },
             ));
             if let Some(from) = &change.moved_from {
@@ -165,10 +167,10 @@ impl Loop {
                 self.status.add_projects(came, went);
                 let moment = self.clock.moment();
                 for (key, open) in opens {
-                    self.settle.looked(&key, moment, open);
+                    self.settle.observed(&key, moment, open);
                 }
                 for (key, place) in follows {
-                    self.settle.follow(&key, &place);
+                    self.settle.confirm_after(&key, &place);
                 }
                 for (key, origin) in taken.iter().filter(|(key, _)| !looked_at.contains(key)) {
                     self.settle
@@ -318,7 +320,7 @@ impl Loop {
             }
             round.turns.push(Turn {
                 due,
-                removals: Removals::Wait,
+                removals: Removals::Unconfirmed,
                 record_after_passed: recorded.clone(),
                 recorded,
                 observed: look.observed,
@@ -359,7 +361,7 @@ impl Loop {
     fn removals(&self, turn: &Turn) -> Removals {
         if self.adopting {
             // The record is of another layout, or there is none.
-            Removals::Count
+            Removals::Confirmed
         } else {
             let missing = missing(&turn.record_after_passed, &turn.observed);
             self.settle
@@ -394,7 +396,7 @@ impl Loop {
         Ok(places)
     }
 
-    fn event(&self, turn: &Turn, inferred: &Inferred, now: Timestamp) -> NewEvent {
+    fn event(&self, turn: &Turn, inferred: &InferredEvent, now: Timestamp) -> NewEvent {
         let key = &turn.due.key;
         let subject = &inferred.subject;
         let is_delete = matches!(

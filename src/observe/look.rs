@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Stat};
 use super::listing::{is_absent, join, list, problem, rewind, unnamed, unreadable};
 use super::{Look, Observer};
 use crate::domain::project::{
-    FileState, Observed, Problem, ProjectKey, Recorded, Role, Sighting, Stamp,
+    FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp,
 };
 use crate::layout::{Cursor, Entries, Place};
 use crate::repository::{Root, kind_of, open_directory_at, open_file_at, stamp, stat_at};
@@ -72,7 +72,7 @@ impl Observer {
         if look.is_torn {
             let reason = "the project's directories are moved faster than they can be read";
             look.observed
-                .blind
+                .unreadable
                 .push(problem(&key.to_string(), reason, true));
         }
         look
@@ -128,11 +128,11 @@ fn is_restored(observed: &Observed, recorded: &Recorded) -> bool {
 }
 
 /// What was found besides the definition.
-fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &Sighting)> {
+fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)> {
     observed.files.iter().filter(|(_, sighting)| {
         let role = match sighting {
-            Sighting::Complete(file) => file.role,
-            Sighting::Unclear { role, .. } => *role,
+            ObservedFile::Complete(file) => file.role,
+            ObservedFile::Invalid { role, .. } => *role,
         };
         role != Role::Definition
     })
@@ -235,7 +235,7 @@ impl ProjectWalk<'_> {
             }
             Err(lossy) => {
                 let path = join(path, &lossy);
-                let sighting = Sighting::Unclear {
+                let sighting = ObservedFile::Invalid {
                     role: Role::Snapshot,
                     problem: unnamed(&path),
                 };
@@ -294,10 +294,10 @@ impl ProjectWalk<'_> {
             self.look.observed.files.retain(|_, sighting| {
                 !matches!(
                     sighting,
-                    Sighting::Complete(FileState {
+                    ObservedFile::Complete(FileState {
                         role: Role::Definition,
                         ..
-                    }) | Sighting::Unclear {
+                    }) | ObservedFile::Invalid {
                         role: Role::Definition,
                         ..
                     }
@@ -309,10 +309,10 @@ impl ProjectWalk<'_> {
                 if let Some(bytes) = contents {
                     self.look.contents.push((state.hash, bytes));
                 }
-                Sighting::Complete(state)
+                ObservedFile::Complete(state)
             }
             Ok(None) => return,
-            Err(problem) => Sighting::Unclear {
+            Err(problem) => ObservedFile::Invalid {
                 role: place.role,
                 problem,
             },
@@ -357,7 +357,7 @@ impl ProjectWalk<'_> {
             Some(place) if !cursor.leads_on() => {
                 self.look.observed.files.insert(
                     path.to_owned(),
-                    Sighting::Unclear {
+                    ObservedFile::Invalid {
                         role: place.role,
                         problem: problem(path, &format!("cannot be examined: {error}"), true),
                     },
@@ -372,7 +372,7 @@ impl ProjectWalk<'_> {
     }
 
     fn note_blind(&mut self, problem: Problem) {
-        let blind = &mut self.look.observed.blind;
+        let blind = &mut self.look.observed.unreadable;
         if !blind.iter().any(|known| known.path == problem.path) {
             blind.push(problem);
         }

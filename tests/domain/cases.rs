@@ -23,9 +23,9 @@ use std::fs;
 use std::path::Path;
 
 use project_webhooks::domain::infer::Removals;
-use project_webhooks::domain::moves::{Change, Look, infer_all};
+use project_webhooks::domain::moves::{Comparison, Conclusion, infer_all};
 use project_webhooks::domain::project::{
-    ContentHash, Document, FileState, Observed, Problem, ProjectKey, Recorded, Sighting, Stamp,
+    ContentHash, Document, FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Stamp,
 };
 use project_webhooks::layout::{Layout, Place};
 use serde::Deserialize;
@@ -75,13 +75,13 @@ impl Case {
             RemovalsOf::Each(words) => words[&key.to_string()],
         };
         match word {
-            Word::Wait => Removals::Wait,
-            Word::Count => Removals::Count,
+            Word::Wait => Removals::Unconfirmed,
+            Word::Count => Removals::Confirmed,
         }
     }
 
     /// The looks that the engine would take: one at each project that is recorded or seen.
-    fn looks(&self) -> Vec<Look> {
+    fn looks(&self) -> Vec<Comparison> {
         let mut recorded: BTreeMap<ProjectKey, Recorded> = BTreeMap::new();
         let mut observed: BTreeMap<ProjectKey, Observed> = BTreeMap::new();
         for (path, words) in &self.before {
@@ -90,11 +90,11 @@ impl Case {
         }
         for (path, words) in &self.after {
             let sighting = match words.as_str() {
-                "unclear" => Sighting::Unclear {
+                "unclear" => ObservedFile::Invalid {
                     role: place(path).role,
                     problem: problem(path),
                 },
-                words => Sighting::Complete(file(path, words)),
+                words => ObservedFile::Complete(file(path, words)),
             };
             let seen = observed.entry(place(path).key).or_default();
             seen.files.insert(path.clone(), sighting);
@@ -102,11 +102,11 @@ impl Case {
         for directory in &self.blind {
             let names: Vec<&str> = directory.splitn(3, '/').collect();
             let seen = observed.entry(ProjectKey::new(names[0], names[1]));
-            seen.or_default().blind.push(problem(directory));
+            seen.or_default().unreadable.push(problem(directory));
         }
         let keys: BTreeSet<ProjectKey> = recorded.keys().chain(observed.keys()).cloned().collect();
         keys.into_iter()
-            .map(|key| Look {
+            .map(|key| Comparison {
                 recorded: recorded.remove(&key).unwrap_or_default(),
                 observed: observed.remove(&key).unwrap_or_default(),
                 removals: self.removals(&key),
@@ -206,8 +206,8 @@ struct Outcome {
     record: BTreeMap<String, String>,
 }
 
-fn outcome(changes: &[Change], content: impl Fn(&FileState) -> String) -> Outcome {
-    let pairs = |other: fn(&Change) -> Option<&ProjectKey>| {
+fn outcome(changes: &[Conclusion], content: impl Fn(&FileState) -> String) -> Outcome {
+    let pairs = |other: fn(&Conclusion) -> Option<&ProjectKey>| {
         let both = |change| Some((change, other(change)?));
         let pairs = changes.iter().filter_map(both);
         pairs
@@ -229,7 +229,7 @@ fn outcome(changes: &[Change], content: impl Fn(&FileState) -> String) -> Outcom
             })
             .collect(),
         waits: waiting.map(|change| change.key.to_string()).collect(),
-        awaited: pairs(|change| change.awaited_at.as_ref()),
+        awaited: pairs(|change| change.moves_to.as_ref()),
         moved: pairs(|change| change.moved_from.as_ref()),
         record: files
             .map(|file| (file.path.clone(), content(file)))

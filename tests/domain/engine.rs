@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use project_webhooks::domain::event::{EventId, EventKind, Origin};
 use project_webhooks::domain::infer::{Inference, Removals, missing};
-use project_webhooks::domain::moves::{Look, infer_all};
+use project_webhooks::domain::moves::{Comparison, infer_all};
 use project_webhooks::domain::project::{ContentHash, FileState, ProjectKey, Recorded};
-use project_webhooks::domain::settle::{Moment, Open, Settle};
+use project_webhooks::domain::settle::{Agenda, Moment, Unresolved};
 
 use crate::world::{PLACES, World, key, place};
 
@@ -31,14 +31,14 @@ pub struct Round {
 
 #[derive(Debug)]
 pub struct Engine {
-    pub settle: Settle,
+    pub settle: Agenda,
     pub record: BTreeMap<usize, Recorded>,
 }
 
 impl Engine {
     pub fn new() -> Self {
         Self {
-            settle: Settle::new(PAUSE),
+            settle: Agenda::new(PAUSE),
             record: BTreeMap::new(),
         }
     }
@@ -54,11 +54,11 @@ impl Engine {
         }
     }
 
-    fn look(&self, world: &World, at: usize, now: Moment) -> Look {
+    fn look(&self, world: &World, at: usize, now: Moment) -> Comparison {
         let recorded = self.record.get(&at).cloned().unwrap_or_default();
         let observed = world.observe(at);
         let missing = missing(&recorded, &observed);
-        Look {
+        Comparison {
             key: key(at),
             removals: self.settle.removals(&key(at), now, &missing),
             recorded,
@@ -69,7 +69,7 @@ impl Engine {
     /// One round at this moment; no looks where nothing is due.
     pub fn round(&mut self, world: &World, now: Moment, limit: usize) -> Round {
         let due = self.settle.due(now, limit);
-        let mut looks: Vec<Look> = due
+        let mut looks: Vec<Comparison> = due
             .iter()
             .map(|due| self.look(world, place(&due.key), now))
             .collect();
@@ -101,7 +101,7 @@ impl Engine {
                 events,
                 missing,
             } = &change.inference;
-            round.looks.push((at, look.removals == Removals::Count));
+            round.looks.push((at, look.removals == Removals::Confirmed));
             if !events.is_empty() {
                 let happenings = events
                     .iter()
@@ -109,15 +109,15 @@ impl Engine {
                 round.events.insert(at, happenings.collect());
             }
             self.record.insert(at, record.clone());
-            let open = Open {
+            let open = Unresolved {
                 missing: missing.clone(),
-                unclear: look.observed.problems().any(|problem| problem.may_heal),
+                retry: look.observed.problems().any(|problem| problem.may_heal),
             };
-            self.settle.looked(&look.key, now, open);
+            self.settle.observed(&look.key, now, open);
         }
         for change in &changes {
-            if let Some(place) = &change.awaited_at {
-                self.settle.follow(&change.key, place);
+            if let Some(place) = &change.moves_to {
+                self.settle.confirm_after(&change.key, place);
             }
         }
         // What is inferred again, after a power cut for one, has the same ids.
@@ -140,7 +140,7 @@ impl Engine {
     }
 }
 
-fn ids_of(change: &project_webhooks::domain::moves::Change) -> Vec<EventId> {
+fn ids_of(change: &project_webhooks::domain::moves::Conclusion) -> Vec<EventId> {
     let events = change.inference.events.iter();
     events
         .map(|event| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use project_webhooks::domain::event::Origin;
 use project_webhooks::domain::infer::Removals;
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::domain::settle::{Moment, Open, Settle};
+use project_webhooks::domain::settle::{Agenda, Moment, Unresolved};
 use proptest::prelude::*;
 
 fn key(project: u8) -> ProjectKey {
@@ -21,49 +21,49 @@ fn paths(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn open(missing: &[&str], unclear: bool) -> Open {
-    Open {
+fn open(missing: &[&str], retry: bool) -> Unresolved {
+    Unresolved {
         missing: paths(missing),
-        unclear,
+        retry,
     }
 }
 
-fn live(settle: &mut Settle, project: u8, now: u64) {
+fn live(settle: &mut Agenda, project: u8, now: u64) {
     settle.hint(&key(project), at(now), Origin::Live, "a file changed");
 }
 
 /// The projects that are due, without their looks.
-fn due(settle: &mut Settle, now: u64) -> Vec<String> {
+fn due(settle: &mut Agenda, now: u64) -> Vec<String> {
     let due = settle.due(at(now), usize::MAX);
     due.into_iter().map(|due| due.key.project).collect()
 }
 
-fn counts(settle: &Settle, project: u8, now: u64, missing: &[&str]) -> bool {
-    settle.removals(&key(project), at(now), &paths(missing)) == Removals::Count
+fn counts(settle: &Agenda, project: u8, now: u64, missing: &[&str]) -> bool {
+    settle.removals(&key(project), at(now), &paths(missing)) == Removals::Confirmed
 }
 
 #[test]
 fn a_hint_is_due_at_once_and_leaves_nothing_behind() {
-    let mut settle = Settle::new(at(1000));
+    let mut settle = Agenda::new(at(1000));
     live(&mut settle, 1, 5);
     assert_eq!(settle.next(), Some(at(5)));
     assert_eq!(due(&mut settle, 4), [""; 0]);
     assert_eq!(due(&mut settle, 5), ["p1"]);
-    settle.looked(&key(1), at(6), Open::default());
+    settle.observed(&key(1), at(6), Unresolved::default());
     assert!(settle.is_empty());
     assert_eq!(settle.next(), None);
 }
 
 #[test]
 fn what_is_missing_counts_a_pause_after_it_was_found_missing() {
-    let mut settle = Settle::new(at(1000));
+    let mut settle = Agenda::new(at(1000));
     live(&mut settle, 1, 0);
     assert_eq!(due(&mut settle, 5000), ["p1"], "a late look");
     assert!(
         !counts(&settle, 1, 5000, &["a"]),
         "the first look never counts"
     );
-    settle.looked(&key(1), at(5000), open(&["a"], false));
+    settle.observed(&key(1), at(5000), open(&["a"], false));
     assert_eq!(settle.next(), Some(at(6000)));
     assert!(!counts(&settle, 1, 5999, &["a"]));
     assert!(counts(&settle, 1, 6000, &["a"]));
@@ -72,24 +72,24 @@ fn what_is_missing_counts_a_pause_after_it_was_found_missing() {
         "something else went meanwhile"
     );
     assert_eq!(due(&mut settle, 6000), ["p1"]);
-    settle.looked(&key(1), at(6000), open(&["a", "b"], false));
+    settle.observed(&key(1), at(6000), open(&["a", "b"], false));
     assert_eq!(settle.next(), Some(at(7000)), "so the pause begins anew");
 }
 
 #[test]
 fn a_hint_begins_the_pause_anew_and_a_check_does_not() {
     for (hint, expected) in [(true, 1500), (false, 1000)] {
-        let mut settle = Settle::new(at(1000));
+        let mut settle = Agenda::new(at(1000));
         live(&mut settle, 1, 0);
         due(&mut settle, 0);
-        settle.looked(&key(1), at(0), open(&["a"], false));
+        settle.observed(&key(1), at(0), open(&["a"], false));
         if hint {
             live(&mut settle, 1, 500);
         } else {
             settle.check(&key(1), at(500), Origin::Live, "full check");
         }
         assert_eq!(due(&mut settle, 500), ["p1"]);
-        settle.looked(&key(1), at(500), open(&["a"], false));
+        settle.observed(&key(1), at(500), open(&["a"], false));
         assert_eq!(settle.next(), Some(at(expected)));
         assert!(!counts(&settle, 1, expected - 1, &["a"]));
         assert!(counts(&settle, 1, expected, &["a"]));
@@ -99,11 +99,11 @@ fn a_hint_begins_the_pause_anew_and_a_check_does_not() {
 #[test]
 fn a_hint_during_a_look_is_not_lost() {
     for missing in [&[][..], &["a"]] {
-        let mut settle = Settle::new(at(1000));
+        let mut settle = Agenda::new(at(1000));
         live(&mut settle, 1, 0);
         due(&mut settle, 0);
         live(&mut settle, 1, 1);
-        settle.looked(&key(1), at(2), open(missing, false));
+        settle.observed(&key(1), at(2), open(missing, false));
         assert!(
             !counts(&settle, 1, 9000, &["a"]),
             "that look may be older than the hint"
@@ -114,13 +114,13 @@ fn a_hint_during_a_look_is_not_lost() {
 
 #[test]
 fn what_is_unclear_is_looked_at_again_ever_later() {
-    let mut settle = Settle::new(at(1000));
+    let mut settle = Agenda::new(at(1000));
     live(&mut settle, 1, 0);
     let mut now = at(0);
     let mut delays = Vec::new();
     for _ in 0..50 {
         assert_eq!(settle.due(now, 1).len(), 1);
-        settle.looked(&key(1), now, open(&[], true));
+        settle.observed(&key(1), now, open(&[], true));
         let next = settle.next().expect("another look");
         delays.push((next - now).as_millis());
         now = next;
@@ -129,18 +129,18 @@ fn what_is_unclear_is_looked_at_again_ever_later() {
     assert!(delays[10..].iter().all(|delay| *delay == 30_000));
     settle.hint(&key(1), now, Origin::Live, "a file changed");
     settle.due(now, 1);
-    settle.looked(&key(1), now, open(&[], true));
+    settle.observed(&key(1), now, open(&[], true));
     assert_eq!(settle.next(), Some(now + at(50)), "a hint begins anew");
 }
 
 #[test]
 fn a_new_pause_holds_for_what_waits() {
     for pause in [200, 3000] {
-        let mut settle = Settle::new(at(1000));
+        let mut settle = Agenda::new(at(1000));
         live(&mut settle, 1, 0);
         due(&mut settle, 0);
-        settle.looked(&key(1), at(0), open(&["a"], false));
-        settle.set_pause(at(pause));
+        settle.observed(&key(1), at(0), open(&["a"], false));
+        settle.set_settle_time(at(pause));
         assert!(settle.next() <= Some(at(pause)));
         assert!(!counts(&settle, 1, pause - 1, &["a"]));
         assert!(counts(&settle, 1, pause, &["a"]));
@@ -149,17 +149,17 @@ fn a_new_pause_holds_for_what_waits() {
 
 #[test]
 fn a_project_counts_after_the_place_it_went_to() {
-    let mut settle = Settle::new(at(1000));
+    let mut settle = Agenda::new(at(1000));
     live(&mut settle, 1, 0);
     live(&mut settle, 2, 30);
     due(&mut settle, 30);
     for project in [1, 2] {
-        settle.looked(&key(project), at(30), open(&["a"], false));
+        settle.observed(&key(project), at(30), open(&["a"], false));
     }
     live(&mut settle, 2, 500);
     due(&mut settle, 500);
-    settle.looked(&key(2), at(500), open(&["a"], false));
-    settle.follow(&key(1), &key(2));
+    settle.observed(&key(2), at(500), open(&["a"], false));
+    settle.confirm_after(&key(1), &key(2));
     assert!(!counts(&settle, 1, 1500, &["a"]));
     assert!(counts(&settle, 2, 1500, &["a"]));
     assert!(counts(&settle, 1, 1501, &["a"]));
@@ -167,24 +167,24 @@ fn a_project_counts_after_the_place_it_went_to() {
 
 #[test]
 fn catch_up_is_what_changed_before_the_first_look() {
-    let mut settle = Settle::new(at(1000));
+    let mut settle = Agenda::new(at(1000));
     settle.check(&key(1), at(0), Origin::CatchUp, "start");
     live(&mut settle, 1, 1);
-    let origins = |settle: &mut Settle, now| -> Vec<Origin> {
+    let origins = |settle: &mut Agenda, now| -> Vec<Origin> {
         let due = settle.due(at(now), 1);
         due.into_iter().map(|due| due.origin).collect()
     };
     assert_eq!(origins(&mut settle, 1), [Origin::CatchUp]);
-    settle.looked(&key(1), at(1), open(&["a"], true));
+    settle.observed(&key(1), at(1), open(&["a"], true));
     live(&mut settle, 1, 20);
     assert_eq!(origins(&mut settle, 20), [Origin::Live], "this one is live");
-    settle.looked(&key(1), at(20), open(&["a"], false));
+    settle.observed(&key(1), at(20), open(&["a"], false));
     assert_eq!(
         origins(&mut settle, 1020),
         [Origin::CatchUp],
         "that went before"
     );
-    settle.looked(&key(1), at(1020), open(&[], true));
+    settle.observed(&key(1), at(1020), open(&[], true));
     live(&mut settle, 1, 1030);
     assert_eq!(origins(&mut settle, 1030), [Origin::Live]);
 }
@@ -206,7 +206,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..3_u8).prop_map(Step::Check),
         4 => prop_oneof![0..100_u64, 400..700_u64].prop_map(Step::Pass),
         5 => (1..4_usize).prop_map(Step::Take),
-        5 => (0..3_u8, any::<bool>()).prop_map(|(n, unclear)| Step::Looked(n, unclear)),
+        5 => (0..3_u8, any::<bool>()).prop_map(|(n, retry)| Step::Looked(n, retry)),
         1 => (0..1500_u64).prop_map(Step::SetPause),
     ];
     prop::collection::vec(step, 1..60)
@@ -238,7 +238,7 @@ proptest! {
 
     #[test]
     fn hints_are_answered_and_removals_are_sure(steps in steps()) {
-        let mut settle = Settle::new(at(500));
+        let mut settle = Agenda::new(at(500));
         let mut pause = 500;
         let mut now = 0;
         let mut stories: BTreeMap<u8, Story> = BTreeMap::new();
@@ -261,7 +261,7 @@ proptest! {
                 Step::Pass(milliseconds) => now += milliseconds,
                 Step::SetPause(milliseconds) => {
                     pause = milliseconds;
-                    settle.set_pause(at(pause));
+                    settle.set_settle_time(at(pause));
                 }
                 Step::Take(limit) if taken.is_empty() => {
                     let due = settle.due(at(now), limit);
@@ -275,14 +275,14 @@ proptest! {
                     prop_assert!(n_waiting == 0 || taken.len() == limit, "a hint is due at once");
                 }
                 Step::Take(_) => {}
-                Step::Looked(n_missing, unclear) => {
+                Step::Looked(n_missing, retry) => {
                     for (project, was_hinted) in std::mem::take(&mut taken) {
                         let names = &FILES[..usize::from(n_missing)];
                         let counted = n_missing > 0 && counts(&settle, project, now, names);
                         let story = stories.entry(project).or_default();
                         prop_assert!(!counted || story.may_count(now, pause, n_missing));
                         let left = if counted { 0 } else { n_missing };
-                        settle.looked(&key(project), at(now), open(&names[..usize::from(left)], unclear));
+                        settle.observed(&key(project), at(now), open(&names[..usize::from(left)], retry));
                         if !was_hinted {
                             story.looks.push((now, left));
                         }
@@ -295,16 +295,16 @@ proptest! {
         }
         // The hints stop, and one file stays missing: it counts at last, and then there is rest.
         for project in std::mem::take(&mut taken).into_keys() {
-            settle.looked(&key(project), at(now), open(&["a"], false));
+            settle.observed(&key(project), at(now), open(&["a"], false));
         }
         let mut n_looks = 0;
         while let Some(next) = settle.next() {
             now = now.max(u64::try_from(next.as_millis()).expect("small") + 1);
             for due in settle.due(at(now), 2) {
                 let missing = paths(&["a"]);
-                let counted = settle.removals(&due.key, at(now), &missing) == Removals::Count;
+                let counted = settle.removals(&due.key, at(now), &missing) == Removals::Confirmed;
                 let left = if counted { open(&[], false) } else { open(&["a"], false) };
-                settle.looked(&due.key, at(now), left);
+                settle.observed(&due.key, at(now), left);
             }
             n_looks += 1;
             prop_assert!(n_looks < 100, "what is missing counts at last");

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use project_webhooks::domain::project::{
-    ContentHash, Document, FileState, Observed, Problem, ProjectKey, Role, Sighting, Stamp,
+    ContentHash, Document, FileState, Observed, ObservedFile, Problem, ProjectKey, Role, Stamp,
 };
 use proptest::prelude::*;
 
@@ -298,8 +298,8 @@ impl World {
             }
             let path = path(at, *name);
             let sighting = match file.content {
-                Some(content) => Sighting::Complete(state(at, *name, content, file.changed)),
-                None => Sighting::Unclear {
+                Some(content) => ObservedFile::Complete(state(at, *name, content, file.changed)),
+                None => ObservedFile::Invalid {
                     role: role(*name),
                     problem: Problem {
                         path: path.clone(),

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use project_webhooks::domain::delivery;
-use project_webhooks::domain::event::{Event, EventId, EventKind, Explanation, Inferred, Origin};
+use project_webhooks::domain::event::{
+    Event, EventId, EventKind, Explanation, InferredEvent, Origin,
+};
 use project_webhooks::domain::infer::{Removals, missing};
-use project_webhooks::domain::moves::{self, Look, infer_all};
+use project_webhooks::domain::moves::{self, Comparison, infer_all};
 use project_webhooks::domain::project::{FileState, ProjectKey};
-use project_webhooks::domain::settle::Open;
+use project_webhooks::domain::settle::Unresolved;
 use project_webhooks::store::{Batch, Change, Commit, Committed, Handed, NewEvent};
 
 use crate::crash::{Crash, Image};
@@ -29,11 +31,11 @@ fn is_heard(kind: EventKind, at: usize) -> bool {
 }
 
 impl Run {
-    fn look(&self, at: usize) -> Look {
+    fn look(&self, at: usize) -> Comparison {
         let recorded = self.store().recorded(&key(at)).unwrap();
         let observed = self.world.observe(at);
         let missing = missing(&recorded, &observed);
-        Look {
+        Comparison {
             key: key(at),
             removals: self.settle.removals(&key(at), self.now, &missing),
             recorded,
@@ -42,9 +44,9 @@ impl Run {
     }
 
     /// What is due, and where it may have come from.
-    fn looks(&mut self, limit: usize) -> Vec<Look> {
+    fn looks(&mut self, limit: usize) -> Vec<Comparison> {
         let due = self.settle.due(self.now, limit);
-        let mut looks: Vec<Look> = due.iter().map(|due| self.look(place(&due.key))).collect();
+        let mut looks: Vec<Comparison> = due.iter().map(|due| self.look(place(&due.key))).collect();
         let mut next = 0;
         while let Some(look) = looks.get(next) {
             next += 1;
@@ -101,15 +103,15 @@ impl Run {
             return n_events;
         }
         for (look, change) in looks.iter().zip(&changes) {
-            let open = Open {
+            let open = Unresolved {
                 missing: change.inference.missing.clone(),
-                unclear: look.observed.problems().any(|problem| problem.may_heal),
+                retry: look.observed.problems().any(|problem| problem.may_heal),
             };
-            self.settle.looked(&look.key, self.now, open);
+            self.settle.observed(&look.key, self.now, open);
         }
         for change in &changes {
-            if let Some(place) = &change.awaited_at {
-                self.settle.follow(&change.key, place);
+            if let Some(place) = &change.moves_to {
+                self.settle.confirm_after(&change.key, place);
             }
         }
         let handed = std::mem::take(&mut *handed.lock().unwrap());
@@ -127,10 +129,10 @@ impl Run {
     }
 
     /// Nothing lost, nothing invented: the model finds the same in the same order.
-    fn compare_with_truth(&mut self, looks: &[Look], changes: &[moves::Change]) {
+    fn compare_with_truth(&mut self, looks: &[Comparison], changes: &[moves::Conclusion]) {
         let seen: Vec<(usize, bool)> = looks
             .iter()
-            .map(|look| (place(&look.key), look.removals == Removals::Count))
+            .map(|look| (place(&look.key), look.removals == Removals::Confirmed))
             .collect();
         for (at, _) in seen.iter().filter(|(_, counts)| *counts) {
             let since = self.hinted.get(at).map(|hinted| self.now - *hinted);
@@ -153,7 +155,7 @@ impl Run {
         assert_eq!(found, expected, "what is inferred");
     }
 
-    fn batch(&self, looks: &[Look], changes: &[moves::Change]) -> Batch {
+    fn batch(&self, looks: &[Comparison], changes: &[moves::Conclusion]) -> Batch {
         let mut batch = Batch::new(self.wall());
         for (look, change) in looks.iter().zip(changes) {
             let inference = &change.inference;
@@ -173,7 +175,7 @@ impl Run {
         batch
     }
 
-    fn event(&self, key: &ProjectKey, inferred: &Inferred) -> NewEvent {
+    fn event(&self, key: &ProjectKey, inferred: &InferredEvent) -> NewEvent {
         let subject = &inferred.subject;
         let tag = subject.tag.clone();
         let (kind, now) = (inferred.kind, self.wall());
@@ -202,8 +204,8 @@ impl Run {
     /// Whether a batch is on record after a crash, whole; nothing where it changed nothing.
     fn is_recorded(
         &self,
-        looks: &[Look],
-        changes: &[moves::Change],
+        looks: &[Comparison],
+        changes: &[moves::Conclusion],
         committed: &Committed,
     ) -> Option<bool> {
         let mut on_record = Vec::new();
@@ -229,8 +231,8 @@ impl Run {
     /// What was recorded has to be delivered. Returns how many events that are.
     fn expect(
         &mut self,
-        looks: &[Look],
-        changes: &[moves::Change],
+        looks: &[Comparison],
+        changes: &[moves::Conclusion],
         committed: &Committed,
     ) -> usize {
         let now = self.wall();

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use project_webhooks::domain::endpoint::Endpoint;
 use project_webhooks::domain::event::{EventId, Origin};
 use project_webhooks::domain::project::ContentHash;
-use project_webhooks::domain::settle::Settle;
+use project_webhooks::domain::settle::Agenda;
 use project_webhooks::store::{EventFilter, Listings, Store};
 use tokio::runtime::Runtime;
 
@@ -33,7 +33,7 @@ pub struct Run {
     pub runtime: Runtime,
     pub world: World,
     pub truth: Truth,
-    pub settle: Settle,
+    pub settle: Agenda,
     pub now: Duration,
     /// How far the time of day is from where it began, besides `now`.
     offset: SignedDuration,
@@ -85,7 +85,7 @@ impl Run {
                 .unwrap(),
             world: World::default(),
             truth: Truth::default(),
-            settle: Settle::new(PAUSE),
+            settle: Agenda::new(PAUSE),
             now: Duration::ZERO,
             offset: SignedDuration::ZERO,
             is_deaf: false,
@@ -261,7 +261,7 @@ impl Run {
     fn open(&mut self) {
         self.store = None;
         self.store = Some(Store::open(&self.state).unwrap());
-        self.settle = Settle::new(PAUSE);
+        self.settle = Agenda::new(PAUSE);
         self.hinted.clear();
         for hook in &mut self.hooks {
             hook.endpoint = Endpoint::default();
