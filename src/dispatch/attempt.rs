@@ -24,7 +24,6 @@ pub(super) struct Landed {
     pub(super) kind: EventKind,
     /// Of the settings that it was sent by.
     pub(super) fingerprint: [u8; 32],
-    pub(super) status: Option<u16>,
     pub(super) outcome: Outcome,
     pub(super) was_probe: bool,
     pub(super) finish: Finish,
@@ -85,7 +84,7 @@ pub(super) async fn fly(
         landed_at,
         (shared.jitter)(),
     );
-    let (status, outcome) = (attempt.status, attempt.outcome);
+    let outcome = attempt.outcome;
     let webhook = target.webhook.name();
     count(
         &shared,
@@ -114,7 +113,6 @@ pub(super) async fn fly(
         event: event.id,
         kind: event.kind,
         fingerprint: target.fingerprint,
-        status,
         outcome,
         was_probe,
         finish,
@@ -133,7 +131,7 @@ fn count(
 ) {
     let outcome = match verdict {
         Verdict::Delivered => AttemptOutcome::Delivered,
-        Verdict::Retry(_) => AttemptOutcome::Failed,
+        Verdict::Retry(_) | Verdict::RetryAsAsked(_) => AttemptOutcome::Failed,
         Verdict::Dead => AttemptOutcome::Dead,
         Verdict::SwitchOff => AttemptOutcome::Gone,
     };
@@ -162,10 +160,8 @@ fn judge(
     if used.fingerprint == current.fingerprint {
         return verdict;
     }
-    match (verdict, outcome) {
-        (Verdict::SwitchOff, _) | (Verdict::Retry(_), Outcome::Failed { retry_after: None }) => {
-            Verdict::Retry(now)
-        }
+    match verdict {
+        Verdict::SwitchOff | Verdict::Retry(_) => Verdict::Retry(now),
         _ => verdict,
     }
 }

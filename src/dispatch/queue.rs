@@ -20,7 +20,7 @@ use super::repeats::Failures;
 use super::{Bell, Shared, Target};
 use crate::clock::Reading;
 use crate::domain::delivery::Verdict;
-use crate::domain::endpoint::{Admission, Endpoint, Turn};
+use crate::domain::endpoint::{Admission, Endpoint, Transition};
 use crate::domain::project::ProjectKey;
 use crate::store::{AttemptLog, Claims, Finish, StoreError, Unreadable};
 
@@ -156,7 +156,7 @@ impl Queue {
         match self.shared.store.mend_times(&self.name, now).await {
             Ok(n_mended) => {
                 self.reading = reading;
-                self.endpoint.hurry(now);
+                self.endpoint.probe_soon(now);
                 self.ahead.look_again();
                 warn!(
                     webhook = self.name,
@@ -178,7 +178,7 @@ impl Queue {
         let now = self.shared.clock.now();
         let mut handed = self.bell.take_handed();
         if self.bell.take_hurry() {
-            self.endpoint.hurry(now);
+            self.endpoint.probe_soon(now);
             self.ahead.drop_all();
             // An operator may have cancelled what it is.
             handed.clear();
@@ -188,7 +188,7 @@ impl Queue {
             Admission::Everything => target.webhook.concurrency,
             Admission::Probe => 1,
             // The landing asks again.
-            Admission::AfterLanding => {
+            Admission::AfterInFlight => {
                 self.ahead.drop_all();
                 return LONG;
             }
@@ -371,22 +371,21 @@ impl Queue {
             return;
         }
         let target = Arc::clone(&self.target.borrow());
-        let turn = self.endpoint.landed(
+        let transition = self.endpoint.attempt_ended(
             &landed.lane,
-            landed.status,
             landed.outcome,
             landed.was_probe,
             &target.webhook.schedule,
             self.shared.clock.now(),
             (self.shared.jitter)(),
         );
-        match turn {
-            Some(Turn::Down(next_probe)) => warn!(
+        match transition {
+            Some(Transition::Down(next_probe)) => warn!(
                 webhook = self.name, %next_probe,
                 "the endpoint seems to be down: what waits is kept, and it is probed with one \
                  delivery at a time"
             ),
-            Some(Turn::Up(after)) => info!(
+            Some(Transition::Up(after)) => info!(
                 webhook = self.name,
                 down_s = after.as_secs(),
                 "the endpoint is back; what waited is delivered"

@@ -50,7 +50,7 @@ impl Failures {
                  is kept, until its configuration changes or `project-webhooks webhooks enable \
                  {webhook}`"
             ),
-            Verdict::Retry(next) => warn!(
+            Verdict::Retry(next) | Verdict::RetryAsAsked(next) => warn!(
                 webhook, %event_id, %project, attempt = number, ms, status, %next,
                 "failed: {reason}; it is tried again"
             ),

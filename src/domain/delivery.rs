@@ -1,27 +1,26 @@
-//! What an answer means for a delivery, its webhook and the next attempt.
+//! Rules for one delivery: its states, and the verdict that follows an attempt.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Where a delivery stands.
+/// The state of a delivery.
 ///
-/// In flight is not a state of the store: a claim is a lease held in memory, so that a restart
-/// resolves it by forgetting it.
+/// "In flight" is no state: a claim is a lease held in memory, and a restart drops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Waits for its first or next attempt.
+    /// Its first or next attempt is still to come.
     Pending,
-    /// A 2xx came.
+    /// The receiver answered 2xx.
     Delivered,
-    /// The schedule is used up. Kept, listed, can be redelivered.
+    /// The last attempt of the schedule failed. Kept, listed, can be redelivered.
     Dead,
-    /// An operator gave it up.
+    /// An operator cancelled it.
     Cancelled,
 }
 
 impl State {
-    /// All of them.
+    /// All states.
     pub const ALL: [State; 4] = [
         State::Pending,
         State::Delivered,
@@ -45,46 +44,95 @@ impl State {
     }
 }
 
-/// What one attempt came to.
+/// The result of one attempt, as [`crate::webhook::answer`] derives it from the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// 2xx.
+    /// The receiver took the callback.
     Accepted,
-    /// 410: the receiver wants no more.
+    /// The receiver wants no more callbacks.
     Gone,
-    /// Any other answer, no connection, TLS failure or timeout.
+    /// The receiver did not take the callback, or there was no answer.
     Failed {
-        /// What a Retry-After of 429, 502, 503 or 504 asks for, counted from the answer.
+        /// Whose failure it is.
+        cause: FailureCause,
+        /// The wait that the receiver asked for, counted from its answer.
         retry_after: Option<Duration>,
     },
 }
 
-/// What follows from an outcome.
+/// Whose failure a failed attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureCause {
+    /// The endpoint's own: other deliveries to it would fail as well.
+    Endpoint,
+    /// This delivery's: the endpoint works and refused it.
+    Delivery,
+}
+
+impl Outcome {
+    /// There was no answer, or one of a failing endpoint without a Retry-After.
+    pub const NO_ANSWER: Outcome = Outcome::Failed {
+        cause: FailureCause::Endpoint,
+        retry_after: None,
+    };
+
+    /// The endpoint works and refused this delivery, without a Retry-After.
+    pub const REFUSED: Outcome = Outcome::Failed {
+        cause: FailureCause::Delivery,
+        retry_after: None,
+    };
+
+    /// Whether the attempt failed and the failure is the endpoint's own.
+    pub const fn is_endpoint_failure(self) -> bool {
+        matches!(
+            self,
+            Outcome::Failed {
+                cause: FailureCause::Endpoint,
+                ..
+            }
+        )
+    }
+}
+
+/// What to do with a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Done.
+    /// The delivery is done.
     Delivered,
-    /// Try again, not before this time.
+    /// Retry by the schedule, not before this time. New settings make it due at once.
     Retry(Timestamp),
-    /// The schedule is used up.
+    /// Retry as the receiver asked, not before this time. New settings do not change it.
+    RetryAsAsked(Timestamp),
+    /// The last attempt of the schedule failed.
     Dead,
-    /// The webhook is switched off; the delivery waits for it to be enabled.
+    /// Switch the webhook off. The delivery stays pending until it is on again.
     SwitchOff,
 }
 
-/// The longest that a Retry-After is obeyed: one day, the last step of the default schedule. A
-/// peer that names a year must not be able to hold a delivery for it.
+impl Verdict {
+    /// The earliest time of the next attempt, if there is one.
+    pub const fn retry_at(self) -> Option<Timestamp> {
+        match self {
+            Verdict::Retry(at) | Verdict::RetryAsAsked(at) => Some(at),
+            Verdict::Delivered | Verdict::Dead | Verdict::SwitchOff => None,
+        }
+    }
+}
+
+/// The longest Retry-After that is obeyed: one day, the last step of the default schedule.
+///
+/// A receiver that asks for a year cannot hold a delivery that long.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The part of a delay that jitter may add.
+/// The largest jitter, as a fraction of the delay.
 ///
-/// Jitter keeps deliveries that failed together from coming back together.
+/// Jitter spreads the retries of deliveries that failed together.
 pub const JITTER: f64 = 0.1;
 
-/// What `outcome` of attempt number `attempt` (from 1) means at `now`.
+/// Returns the verdict on attempt number `attempt` (from 1), which ended with `outcome` at `now`.
 ///
-/// `schedule` holds the delay before each attempt; its first entry is the delay before attempt 1
-/// and its length the number of attempts. `jitter` is drawn by the caller from 0 to 1.
+/// `schedule` holds the delay before each attempt: its first entry is the delay before attempt 1,
+/// its length the number of attempts. The caller draws `jitter` from 0 to 1.
 pub fn next(
     schedule: &[Duration],
     attempt: u32,
@@ -95,7 +143,7 @@ pub fn next(
     match outcome {
         Outcome::Accepted => Verdict::Delivered,
         Outcome::Gone => Verdict::SwitchOff,
-        Outcome::Failed { retry_after } => {
+        Outcome::Failed { retry_after, .. } => {
             let Some(delay) = schedule.get(attempt as usize) else {
                 return Verdict::Dead;
             };
@@ -107,21 +155,22 @@ pub fn next(
             let delay = delay
                 .checked_add(delay.mul_f64(JITTER * jitter))
                 .unwrap_or(*delay);
-            let delay = match retry_after {
-                Some(asked) => delay.max(asked.min(RETRY_AFTER_MAX)),
-                None => delay,
-            };
-            Verdict::Retry(after(now, delay))
+            match retry_after {
+                Some(asked) => {
+                    Verdict::RetryAsAsked(after(now, delay.max(asked.min(RETRY_AFTER_MAX))))
+                }
+                None => Verdict::Retry(after(now, delay)),
+            }
         }
     }
 }
 
-/// When the first attempt of a delivery recorded at `now` is due.
+/// Returns the due time of the first attempt of a delivery recorded at `now`.
 pub fn first(schedule: &[Duration], now: Timestamp) -> Timestamp {
     after(now, schedule.first().copied().unwrap_or_default())
 }
 
-/// `now` and a delay; what no calendar can hold becomes its end.
+/// Adds a delay to `now`, up to the last representable time.
 fn after(now: Timestamp, delay: Duration) -> Timestamp {
     jiff::SignedDuration::try_from(delay)
         .ok()
@@ -153,10 +202,11 @@ mod tests {
         seconds(24 * 3600),
     ];
 
-    const FAILED: Outcome = Outcome::Failed { retry_after: None };
+    const FAILED: Outcome = Outcome::NO_ANSWER;
 
     const fn asking(delay: Duration) -> Outcome {
         Outcome::Failed {
+            cause: FailureCause::Endpoint,
             retry_after: Some(delay),
         }
     }
@@ -170,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_answer_means_at_every_attempt() {
+    fn every_attempt_has_a_verdict_for_each_outcome() {
         for attempt in 0..=12 {
             let next = |outcome| next(&SCHEDULE, attempt, outcome, now(), 0.0);
             assert_eq!(next(Outcome::Accepted), Verdict::Delivered, "{attempt}");
@@ -184,16 +234,16 @@ mod tests {
                 Verdict::Retry(in_seconds(delay)),
                 "{attempt}"
             );
-            // Sooner than the schedule is not obeyed.
+            // A Retry-After that is shorter than the schedule changes nothing.
             assert_eq!(
                 next(&SCHEDULE, attempt, asking(seconds(4)), now(), 0.0),
-                Verdict::Retry(in_seconds(delay)),
+                Verdict::RetryAsAsked(in_seconds(delay)),
                 "{attempt}"
             );
-            // Nor is longer than a day.
+            // One that is longer than a day counts as a day.
             assert_eq!(
                 next(&SCHEDULE, attempt, asking(Duration::MAX), now(), 0.0),
-                Verdict::Retry(in_seconds(86_400)),
+                Verdict::RetryAsAsked(in_seconds(86_400)),
                 "{attempt}"
             );
         }
@@ -205,7 +255,7 @@ mod tests {
         // A Retry-After that is later than the schedule and within bounds.
         assert_eq!(
             next(&SCHEDULE, 1, asking(seconds(60)), now(), 1.0),
-            Verdict::Retry(in_seconds(60))
+            Verdict::RetryAsAsked(in_seconds(60))
         );
     }
 
@@ -221,7 +271,7 @@ mod tests {
         assert_eq!(retry(0.0), Verdict::Retry(in_seconds(300)));
         assert_eq!(retry(0.5), Verdict::Retry(in_seconds(315)));
         assert_eq!(retry(1.0), Verdict::Retry(in_seconds(330)));
-        // What no caller should draw.
+        // Values out of bounds.
         assert_eq!(retry(-1.0), retry(0.0));
         assert_eq!(retry(7.0), retry(1.0));
         assert_eq!(retry(f64::NAN), retry(0.0));
@@ -237,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_known_by_their_words() {
+    fn state_words_round_trip() {
         for state in State::ALL {
             assert_eq!(State::from_word(state.as_str()), Some(state));
         }
@@ -267,12 +317,15 @@ mod tests {
             now in timestamps(),
             jitter in prop_oneof![0.0..=1.0_f64, any::<f64>()],
         ) {
-            let verdict = next(&schedule, attempt, Outcome::Failed { retry_after }, now, jitter);
+            let cause = FailureCause::Delivery;
+            let outcome = Outcome::Failed { cause, retry_after };
+            let verdict = next(&schedule, attempt, outcome, now, jitter);
             let Some(delay) = schedule.get(attempt as usize) else {
                 prop_assert_eq!(verdict, Verdict::Dead);
                 return Ok(());
             };
-            let Verdict::Retry(at) = verdict else {
+            prop_assert_eq!(matches!(verdict, Verdict::RetryAsAsked(_)), retry_after.is_some());
+            let Some(at) = verdict.retry_at() else {
                 return Err(TestCaseError::fail(format!("{verdict:?}")));
             };
             let asked = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);

@@ -1,12 +1,14 @@
-//! Whether an endpoint is down, and what may be sent to it meanwhile.
+//! Decides whether an endpoint is down, and paces the probes while it is.
 //!
-//! Constraint: an endpoint that is down must not spend the attempts of everything that waits for
-//! it, and a project whose deliveries fail for themselves must not stop the others. So it takes
-//! failures in a row over different projects, and failures that are the endpoint's own: no answer,
-//! 5xx or 429. While it is down one delivery at a time goes out as a probe, by the schedule; each
-//! probe takes the delivery that waits longest, so that no one delivery pays for all.
+//! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries,
+//! and one project whose deliveries fail must not stop the other projects. So an endpoint is down
+//! after consecutive failures of its own ([`FailureCause::Endpoint`]) in several projects. While it
+//! is down, the queue sends one delivery at a time as a probe, by the schedule. Each probe takes
+//! the delivery that has been due the longest, so that no single delivery pays for all.
 //!
-//! What is known here is in memory: a restart finds out anew.
+//! This state is in memory only: a restart starts without it.
+//!
+//! [`FailureCause::Endpoint`]: super::delivery::FailureCause::Endpoint
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,18 +18,15 @@ use jiff::Timestamp;
 use super::delivery::{self, Outcome, Verdict};
 use super::project::ProjectKey;
 
-/// A failure that asks for nothing.
-const FAILED: Outcome = Outcome::Failed { retry_after: None };
-
-/// Failures in a row, and projects they are of, from which on an endpoint counts as down.
+/// The number of projects with consecutive failures that makes an endpoint "down".
 pub const DOWN_AFTER: usize = 3;
 
-/// What is known of an endpoint.
+/// The health of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The projects of the failures in a row, at most [`DOWN_AFTER`].
+    /// The projects of the consecutive failures, at most [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
-    /// The latest time that a Retry-After of these failures asked for. No probe goes before it.
+    /// The latest time that a Retry-After of these failures asked for: no probe before it.
     asked_until: Option<Timestamp>,
     down: Option<Down>,
 }
@@ -35,93 +34,80 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Down {
     since: Timestamp,
-    /// How many probes failed.
-    probes: u32,
+    n_failed_probes: u32,
     next_probe: Timestamp,
 }
 
-/// What may be sent now.
+/// What the queue may send now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Whatever is due.
+    /// All due deliveries.
     Everything,
-    /// One delivery that is due, as a probe.
+    /// One due delivery, as a probe.
     Probe,
-    /// Nothing before what is in flight has landed.
-    AfterLanding,
+    /// Nothing before the attempts in flight have ended.
+    AfterInFlight,
     /// Nothing before this time.
     Nothing(Timestamp),
 }
 
-/// A change of what is known.
+/// A change of the endpoint's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// It is down, and probed next at this time.
+pub enum Transition {
+    /// The endpoint went down; the next probe is at this time.
     Down(Timestamp),
-    /// It is back, after so long.
+    /// The endpoint is up again, after being down for this long.
     Up(Duration),
 }
 
-/// Whether a failure is the endpoint's own and not the delivery's.
-pub fn is_trouble(status: Option<u16>) -> bool {
-    status.is_none_or(|status| status >= 500 || status == 429)
-}
-
 impl Endpoint {
-    /// What may be sent now, with so many deliveries in flight.
+    /// Returns what the queue may send now, with `n_in_flight` attempts in flight.
     pub fn admit(&self, now: Timestamp, n_in_flight: usize) -> Admission {
         match self.down {
             None => Admission::Everything,
-            Some(_) if n_in_flight > 0 => Admission::AfterLanding,
+            Some(_) if n_in_flight > 0 => Admission::AfterInFlight,
             Some(down) if down.next_probe <= now => Admission::Probe,
             Some(down) => Admission::Nothing(down.next_probe),
         }
     }
 
-    /// An operator changed something: an endpoint that is down is probed as soon as it allows,
-    /// for the pace of the probes may be a day by now, and the reason may be mended.
-    pub fn hurry(&mut self, now: Timestamp) {
+    /// Makes the next probe of a down endpoint due now, or when its Retry-After allows.
+    ///
+    /// Called when an operator changed something: the probes may be a day apart by now, and the
+    /// reason for the failures may be fixed.
+    pub fn probe_soon(&mut self, now: Timestamp) {
         if let Some(down) = &mut self.down {
             let earliest = self.asked_until.map_or(now, |asked| asked.max(now));
             down.next_probe = down.next_probe.min(earliest);
         }
     }
 
-    /// When it went down, if it is.
-    pub fn down_since(&self) -> Option<Timestamp> {
-        self.down.map(|down| down.since)
-    }
-
-    /// An attempt landed. `was_probe` says that it was admitted as one; others that land while the
-    /// endpoint is down were in flight before that was known.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one fact each, and all of them decide"
-    )]
-    pub fn landed(
+    /// Records the outcome of an attempt; returns whether the endpoint went down or up by it.
+    ///
+    /// `was_probe` tells a probe from an attempt that was in flight when the endpoint went down.
+    pub fn attempt_ended(
         &mut self,
         key: &ProjectKey,
-        status: Option<u16>,
         outcome: Outcome,
         was_probe: bool,
         schedule: &[Duration],
         now: Timestamp,
         jitter: f64,
-    ) -> Option<Turn> {
-        let failed = matches!(outcome, Outcome::Failed { .. }) && is_trouble(status);
-        if !failed {
+    ) -> Option<Transition> {
+        if !outcome.is_endpoint_failure() {
             self.failing.clear();
             self.asked_until = None;
             return self.down.take().map(|down| {
-                Turn::Up(Duration::try_from(now.duration_since(down.since)).unwrap_or_default())
+                let after = Duration::try_from(now.duration_since(down.since));
+                Transition::Up(after.unwrap_or_default())
             });
         }
         self.asked_until = self.asked_until.max(asked_until(outcome, now));
         let not_sooner = |at: Timestamp| self.asked_until.map_or(at, |asked| asked.max(at));
         if let Some(down) = &mut self.down {
             if was_probe {
-                down.probes = down.probes.saturating_add(1);
-                down.next_probe = probe_time(schedule, down.probes, now, jitter);
+                down.n_failed_probes = down.n_failed_probes.saturating_add(1);
+                down.next_probe = probe_time(schedule, down.n_failed_probes, now, jitter);
             }
             down.next_probe = not_sooner(down.next_probe);
             return None;
@@ -135,17 +121,23 @@ impl Endpoint {
         let next_probe = not_sooner(probe_time(schedule, 0, now, jitter));
         self.down = Some(Down {
             since: now,
-            probes: 0,
+            n_failed_probes: 0,
             next_probe,
         });
-        Some(Turn::Down(next_probe))
+        Some(Transition::Down(next_probe))
     }
 }
 
-/// When to probe after so many failed probes: as a delivery would be tried again, and for ever at
-/// the pace of the schedule's end.
-fn probe_time(schedule: &[Duration], probes: u32, now: Timestamp, jitter: f64) -> Timestamp {
-    // A schedule of one attempt has no delay; a minute keeps a dead endpoint from a storm.
+/// Returns the time of the next probe after this many failed ones.
+///
+/// Probes follow the delivery schedule, and repeat its last delay for as long as they fail.
+fn probe_time(
+    schedule: &[Duration],
+    n_failed_probes: u32,
+    now: Timestamp,
+    jitter: f64,
+) -> Timestamp {
+    // A schedule of one attempt has no delay. A minute bounds the probes of a dead endpoint.
     const MINUTE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(60)];
     let schedule = if schedule.len() < 2 {
         &MINUTE
@@ -153,23 +145,16 @@ fn probe_time(schedule: &[Duration], probes: u32, now: Timestamp, jitter: f64) -
         schedule
     };
     let last = u32::try_from(schedule.len() - 1).unwrap_or(u32::MAX);
-    let attempt = probes.saturating_add(1).min(last);
-    match delivery::next(schedule, attempt, FAILED, now, jitter) {
-        Verdict::Retry(at) => at,
-        _ => now,
-    }
+    let attempt = n_failed_probes.saturating_add(1).min(last);
+    delivery::next(schedule, attempt, Outcome::NO_ANSWER, now, jitter)
+        .retry_at()
+        .unwrap_or(now)
 }
 
-/// What a Retry-After asks for, within its bounds.
+/// Returns the time that a Retry-After asks for, within its bounds.
 fn asked_until(outcome: Outcome, now: Timestamp) -> Option<Timestamp> {
-    let Outcome::Failed {
-        retry_after: Some(_),
-    } = outcome
-    else {
-        return None;
-    };
     match delivery::next(&[Duration::ZERO; 2], 1, outcome, now, 0.0) {
-        Verdict::Retry(at) => Some(at),
+        Verdict::RetryAsAsked(at) => Some(at),
         _ => None,
     }
 }
@@ -177,6 +162,7 @@ fn asked_until(outcome: Outcome, now: Timestamp) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::delivery::FailureCause;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + second).expect("a time")
@@ -192,30 +178,48 @@ mod tests {
         Duration::from_secs(300),
     ];
 
-    fn fail(endpoint: &mut Endpoint, project: &str, second: i64, was_probe: bool) -> Option<Turn> {
-        endpoint.landed(
-            &key(project),
-            None,
-            FAILED,
-            was_probe,
-            &SCHEDULE,
-            at(second),
-            0.0,
-        )
+    fn fail(
+        endpoint: &mut Endpoint,
+        project: &str,
+        second: i64,
+        was_probe: bool,
+    ) -> Option<Transition> {
+        end(endpoint, project, Outcome::NO_ANSWER, was_probe, second)
+    }
+
+    fn end(
+        endpoint: &mut Endpoint,
+        project: &str,
+        outcome: Outcome,
+        was_probe: bool,
+        second: i64,
+    ) -> Option<Transition> {
+        let now = at(second);
+        endpoint.attempt_ended(&key(project), outcome, was_probe, &SCHEDULE, now, 0.0)
+    }
+
+    fn asking(seconds: u64) -> Outcome {
+        Outcome::Failed {
+            cause: FailureCause::Endpoint,
+            retry_after: Some(Duration::from_secs(seconds)),
+        }
     }
 
     #[test]
-    fn failures_of_different_projects_in_a_row_mean_down() {
+    fn consecutive_failures_in_several_projects_mean_down() {
         let mut endpoint = Endpoint::default();
         assert_eq!(fail(&mut endpoint, "a", 0, false), None);
         assert_eq!(fail(&mut endpoint, "b", 0, false), None);
         assert_eq!(endpoint.admit(at(0), 0), Admission::Everything);
-        assert_eq!(fail(&mut endpoint, "c", 0, false), Some(Turn::Down(at(5))));
+        assert_eq!(
+            fail(&mut endpoint, "c", 0, false),
+            Some(Transition::Down(at(5)))
+        );
         assert_eq!(endpoint.admit(at(4), 0), Admission::Nothing(at(5)));
         for second in [4, 5, 500] {
             assert_eq!(
                 endpoint.admit(at(second), 1),
-                Admission::AfterLanding,
+                Admission::AfterInFlight,
                 "one at a time"
             );
         }
@@ -232,76 +236,49 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_any_kind_ends_the_row() {
-        for (status, outcome) in [
-            (Some(204), Outcome::Accepted),
-            (Some(400), FAILED),
-            (Some(302), FAILED),
-            (Some(410), Outcome::Gone),
-        ] {
+    fn any_answer_that_is_no_endpoint_failure_resets_the_count() {
+        for outcome in [Outcome::Accepted, Outcome::REFUSED, Outcome::Gone] {
             let mut endpoint = Endpoint::default();
             fail(&mut endpoint, "a", 0, false);
             fail(&mut endpoint, "b", 0, false);
-            endpoint.landed(&key("c"), status, outcome, false, &SCHEDULE, at(0), 0.0);
-            assert_eq!(fail(&mut endpoint, "d", 0, false), None, "{status:?}");
-        }
-        for status in [Some(500), Some(503), Some(429), None] {
-            assert!(is_trouble(status), "{status:?}");
+            end(&mut endpoint, "c", outcome, false, 0);
+            assert_eq!(fail(&mut endpoint, "d", 0, false), None, "{outcome:?}");
         }
     }
 
     #[test]
-    fn probes_go_by_the_schedule_and_then_at_its_last_pace() {
+    fn probes_follow_the_schedule_and_repeat_its_last_delay() {
         let mut endpoint = Endpoint::default();
         for project in ["a", "b", "c"] {
             fail(&mut endpoint, project, 0, false);
         }
-        // What was in flight when it went down changes nothing.
+        // An attempt that was in flight when it went down changes nothing.
         assert_eq!(fail(&mut endpoint, "d", 1, false), None);
         assert_eq!(endpoint.admit(at(5), 0), Admission::Probe);
         fail(&mut endpoint, "e", 5, true);
         assert_eq!(endpoint.admit(at(6), 0), Admission::Nothing(at(305)));
         fail(&mut endpoint, "f", 305, true);
         assert_eq!(endpoint.admit(at(306), 0), Admission::Nothing(at(605)));
-        let back = endpoint.landed(
-            &key("g"),
-            Some(200),
-            Outcome::Accepted,
-            true,
-            &SCHEDULE,
-            at(605),
-            0.0,
-        );
-        assert_eq!(back, Some(Turn::Up(Duration::from_secs(605))));
+        let back = end(&mut endpoint, "g", Outcome::Accepted, true, 605);
+        assert_eq!(back, Some(Transition::Up(Duration::from_secs(605))));
         assert_eq!(endpoint.admit(at(605), 3), Admission::Everything);
     }
 
     #[test]
-    fn a_probe_is_never_sooner_than_asked() {
+    fn a_probe_respects_retry_after() {
         let mut endpoint = Endpoint::default();
-        let asked = Outcome::Failed {
-            retry_after: Some(Duration::from_secs(60)),
-        };
         for project in ["a", "b", "c"] {
-            endpoint.landed(
-                &key(project),
-                Some(503),
-                asked,
-                false,
-                &SCHEDULE,
-                at(0),
-                0.0,
-            );
+            end(&mut endpoint, project, asking(60), false, 0);
         }
         assert_eq!(endpoint.admit(at(59), 0), Admission::Nothing(at(60)));
         let mut single = Endpoint::default();
         for project in ["a", "b", "c"] {
-            single.landed(
+            let schedule = [Duration::ZERO];
+            single.attempt_ended(
                 &key(project),
-                None,
-                FAILED,
+                Outcome::NO_ANSWER,
                 false,
-                &[Duration::ZERO],
+                &schedule,
                 at(0),
                 0.0,
             );
@@ -310,9 +287,9 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_hurries_the_probe_but_not_past_what_the_endpoint_asked_for() {
+    fn an_operator_brings_the_probe_forward_up_to_retry_after() {
         let mut up = Endpoint::default();
-        up.hurry(at(0));
+        up.probe_soon(at(0));
         assert_eq!(up, Endpoint::default());
 
         let mut endpoint = Endpoint::default();
@@ -321,39 +298,20 @@ mod tests {
         }
         fail(&mut endpoint, "d", 5, true);
         assert_eq!(endpoint.admit(at(10), 0), Admission::Nothing(at(305)));
-        endpoint.hurry(at(10));
+        endpoint.probe_soon(at(10));
         assert_eq!(endpoint.admit(at(10), 0), Admission::Probe);
-        // It only ever makes it sooner.
-        endpoint.hurry(at(20));
+        // A later call does not postpone it.
+        endpoint.probe_soon(at(20));
         assert_eq!(endpoint.admit(at(10), 0), Admission::Probe);
 
-        // One that was in flight asks for more than the others, and the later ones for less.
+        // Attempts that were in flight ask for a longer wait, then for a shorter one.
         for (project, asked) in [("e", 60), ("f", 2)] {
-            let asked = Outcome::Failed {
-                retry_after: Some(Duration::from_secs(asked)),
-            };
-            endpoint.landed(
-                &key(project),
-                Some(429),
-                asked,
-                false,
-                &SCHEDULE,
-                at(10),
-                0.0,
-            );
+            end(&mut endpoint, project, asking(asked), false, 10);
         }
-        endpoint.hurry(at(11));
+        endpoint.probe_soon(at(11));
         assert_eq!(endpoint.admit(at(11), 0), Admission::Nothing(at(70)));
-        // An answer ends that as well.
-        endpoint.landed(
-            &key("g"),
-            Some(200),
-            Outcome::Accepted,
-            false,
-            &SCHEDULE,
-            at(12),
-            0.0,
-        );
+        // A success ends that as well.
+        end(&mut endpoint, "g", Outcome::Accepted, false, 12);
         assert_eq!(endpoint, Endpoint::default());
     }
 }

@@ -282,12 +282,9 @@ fn finish_one(connection: &Connection, finish: &Finish) -> Result<Option<Heard>,
         Verdict::Delivered => State::Delivered,
         _ if delivery.state != State::Pending => delivery.state,
         Verdict::Dead => State::Dead,
-        Verdict::Retry(_) | Verdict::SwitchOff => State::Pending,
+        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::SwitchOff => State::Pending,
     };
-    let due = match finish.verdict {
-        Verdict::Retry(due) => Some(row::milliseconds_up(due)),
-        _ => None,
-    };
+    let due = finish.verdict.retry_at().map(row::milliseconds_up);
     let finished = (state != State::Pending).then(|| row::milliseconds(ended));
     let error = match finish.verdict {
         Verdict::Delivered => None,

@@ -1,8 +1,8 @@
-//! What an answer means (contract section 4).
+//! Turns an HTTP answer into an outcome (contract section 4).
 //!
-//! Constraint: nothing that a peer sends can make this panic, wait without end or use much
-//! memory. The status decides: once it is there, a body that breaks off, trickles or never ends
-//! changes nothing, since the receiver has said what it made of the callback.
+//! Constraint: no other module decides anything by an HTTP status; they get the [`Outcome`].
+//! Nothing that a peer sends can cause a panic, an endless wait or large memory use. The status
+//! alone decides: a body that breaks off, trickles or never ends changes nothing.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,34 +11,48 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
-use crate::domain::delivery::Outcome;
+use crate::domain::delivery::{FailureCause, Outcome};
 
-/// How much of an answer is read and kept, in bytes.
+/// The most of an answer's body that is read and kept, in bytes.
 pub const ANSWER_MAX: usize = 16 * 1024;
 
-/// The outcome that a status and its headers, received at `now`, stand for.
+/// Returns the outcome of an answer with this status and these headers, received at `now`.
+///
+/// Failures of the endpoint itself are 5xx and 429, as well as no answer
+/// ([`Outcome::NO_ANSWER`]). After any other answer the endpoint works, and refused this delivery.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
     if status.is_success() {
         return Outcome::Accepted;
     }
-    match status {
-        StatusCode::GONE => Outcome::Gone,
+    if status == StatusCode::GONE {
+        return Outcome::Gone;
+    }
+    let may_ask_for_time = matches!(
+        status,
         StatusCode::TOO_MANY_REQUESTS
-        | StatusCode::BAD_GATEWAY
-        | StatusCode::SERVICE_UNAVAILABLE
-        | StatusCode::GATEWAY_TIMEOUT => Outcome::Failed {
-            retry_after: headers
-                .get(RETRY_AFTER)
-                .and_then(|value| value.to_str().ok())
-                .and_then(|value| retry_after(value, now)),
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    );
+    let is_endpoints_own = status.as_u16() >= 500 || status == StatusCode::TOO_MANY_REQUESTS;
+    Outcome::Failed {
+        cause: if is_endpoints_own {
+            FailureCause::Endpoint
+        } else {
+            FailureCause::Delivery
         },
-        _ => Outcome::Failed { retry_after: None },
+        retry_after: headers
+            .get(RETRY_AFTER)
+            .filter(|_| may_ask_for_time)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| retry_after(value, now)),
     }
 }
 
-/// What the value of a Retry-After header that came at `now` asks for: seconds, or a date in one
-/// of the three forms of RFC 9110. A date that is past asks for no wait; seconds that no number
-/// holds ask for the longest there is; what is neither asks for nothing.
+/// Parses the value of a Retry-After header that came at `now`.
+///
+/// The value is a number of seconds, or a date in one of the three forms of RFC 9110. A date in
+/// the past is a wait of zero. A number too large to hold is the longest wait there is.
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -51,7 +65,7 @@ pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     Some(date.saturating_sub(now))
 }
 
-/// Why an answer that is no 2xx is a failure, for a person.
+/// Explains to a person why an answer is a failure; `None` for 2xx.
 pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     if status.is_success() {
         return None;
@@ -60,8 +74,7 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     let mut text = format!("the answer was {} {reason}", status.as_u16());
     if status.is_redirection() {
         text.push_str("; redirects are not followed");
-        // Where to is what one needs to know to mend the url. What it has beside host and path
-        // may be a secret.
+        // The target helps to fix the url. Its query, fragment and user name may be secrets.
         if let Some(location) = headers.get(http::header::LOCATION) {
             let location = String::from_utf8_lossy(location.as_bytes());
             let location = location.split(['?', '#']).next().unwrap_or_default();
@@ -78,11 +91,12 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     Some(text)
 }
 
-/// Reads an answer's body into `kept`, up to [`ANSWER_MAX`] bytes, until it ends or fails. What
-/// was read so far is in `kept` also where the caller drops this future at its deadline.
+/// Reads an answer's body into `kept`, up to [`ANSWER_MAX`] bytes, until it ends or fails.
+///
+/// When the caller drops this future at its deadline, `kept` has what was read until then.
 pub async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) {
     while kept.len() < ANSWER_MAX {
-        // A body that fails is a body that ends: the status has been said.
+        // The status has decided already, so an error is the end of the body.
         let Ok(Some(chunk)) = response.chunk().await else {
             return;
         };
@@ -91,8 +105,7 @@ pub async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) {
     }
 }
 
-/// What was kept, given up for keeping. The copy lets go of the reading buffer, which may be much
-/// larger than a short answer.
+/// Copies a kept answer out of its read buffer, which may be much larger.
 pub(super) fn keep(kept: &BytesMut) -> Bytes {
     Bytes::copy_from_slice(kept)
 }
@@ -107,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_in_all_its_forms() {
+    fn retry_after_accepts_all_its_forms() {
         let now = at("1994-11-06T08:49:07Z");
         for (value, expected) in [
             ("120", Some(120)),
@@ -135,25 +148,27 @@ mod tests {
     }
 
     #[test]
-    fn statuses_mean_what_the_contract_says() {
+    fn statuses_have_the_outcomes_of_the_contract() {
         let now = at("2026-01-01T00:00:00Z");
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, "60".parse().unwrap());
         let asked = Outcome::Failed {
+            cause: FailureCause::Endpoint,
             retry_after: Some(Duration::from_secs(60)),
         };
-        let failed = Outcome::Failed { retry_after: None };
+        let failed = Outcome::NO_ANSWER;
+        let refused = Outcome::REFUSED;
         for (status, expected) in [
             (200, Outcome::Accepted),
             (202, Outcome::Accepted),
             (204, Outcome::Accepted),
             (299, Outcome::Accepted),
-            (301, failed),
-            (302, failed),
-            (304, failed),
-            (307, failed),
-            (400, failed),
-            (404, failed),
+            (301, refused),
+            (302, refused),
+            (304, refused),
+            (307, refused),
+            (400, refused),
+            (404, refused),
             (410, Outcome::Gone),
             (429, asked),
             (500, failed),
@@ -175,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_told_without_its_secrets() {
+    fn a_redirect_target_is_shown_without_its_secrets() {
         let mut headers = HeaderMap::new();
         headers.insert(
             "location",

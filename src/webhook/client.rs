@@ -280,7 +280,7 @@ impl WebhookClient {
             made,
         } = prepared;
         let mut attempt = Attempt {
-            outcome: Outcome::Failed { retry_after: None },
+            outcome: Outcome::NO_ANSWER,
             status: None,
             error: None,
             duration: Duration::ZERO,

@@ -339,10 +339,9 @@ pub fn answer_headers(input: &[u8]) -> u64 {
     let _ = answer::complaint(status, &headers);
     let schedule = [Duration::ZERO, Duration::from_secs(5)];
     let verdict = delivery::next(&schedule, 1, outcome, now, 0.5);
-    let wait = match verdict {
-        Verdict::Retry(due) => Some(Duration::try_from(due.duration_since(now)).unwrap()),
-        _ => None,
-    };
+    let wait = verdict
+        .retry_at()
+        .map(|due| Duration::try_from(due.duration_since(now)).unwrap());
     if let Some(wait) = wait {
         assert!(wait >= schedule[1] && wait.as_secs() <= 86_400, "{wait:?}");
     }

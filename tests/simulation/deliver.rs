@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::SignedDuration;
-use project_webhooks::domain::delivery::{self, Outcome, State, Verdict};
+use project_webhooks::domain::delivery::{self, FailureCause, Outcome, State, Verdict};
 use project_webhooks::domain::endpoint::Admission;
 use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::store::{AttemptLog, Claim, Finish, Handed, Operations, Selector};
@@ -24,12 +24,15 @@ pub const ASKED: Duration = Duration::from_secs(30);
 
 /// What comes of an attempt; nothing where the answer takes its time.
 fn answer(answers: Answers, of: &ProjectKey) -> Option<(Option<u16>, Outcome)> {
-    let failed = |retry_after| Outcome::Failed { retry_after };
+    let asked = Outcome::Failed {
+        cause: FailureCause::Endpoint,
+        retry_after: Some(ASKED),
+    };
     Some(match answers {
-        Answers::RefusesOne if *of == key(REFUSED) => (Some(400), failed(None)),
+        Answers::RefusesOne if *of == key(REFUSED) => (Some(400), Outcome::REFUSED),
         Answers::Well | Answers::RefusesOne => (Some(200), Outcome::Accepted),
-        Answers::Nothing => (None, failed(None)),
-        Answers::Later => (Some(503), failed(Some(ASKED))),
+        Answers::Nothing => (None, Outcome::NO_ANSWER),
+        Answers::Later => (Some(503), asked),
         Answers::Gone => (Some(410), Outcome::Gone),
         Answers::Slowly => return None,
     })
@@ -55,7 +58,7 @@ impl Run {
         let limit = match admission {
             Admission::Everything => limit.saturating_sub(hook.flights.len()),
             Admission::Probe => 1,
-            Admission::AfterLanding | Admission::Nothing(_) => 0,
+            Admission::AfterInFlight | Admission::Nothing(_) => 0,
         };
         let mut busy = hook.busy();
         let claims = self.claims(hook.name, limit, busy.clone());
@@ -119,7 +122,7 @@ impl Run {
             Some(if in_time {
                 (Some(200), Outcome::Accepted)
             } else {
-                (None, Outcome::Failed { retry_after: None })
+                (None, Outcome::NO_ANSWER)
             })
         });
     }
@@ -151,19 +154,18 @@ impl Run {
             let claim = &flight.claim;
             let verdict =
                 delivery::next(&hook.schedule, claim.scheduled_attempt, outcome, now, 0.5);
-            if let Verdict::Retry(due) = verdict {
+            if let Some(due) = verdict.retry_at() {
                 let latest = now + SignedDuration::from_secs(86_400);
                 assert!(due > now && due <= latest, "{due}");
-                if status == Some(503) {
+                if matches!(verdict, Verdict::RetryAsAsked(_)) {
                     assert!(
                         due >= now + SignedDuration::try_from(ASKED).unwrap(),
                         "{due}"
                     );
                 }
             }
-            hook.endpoint.landed(
+            hook.endpoint.attempt_ended(
                 &claim.event.key,
-                status,
                 outcome,
                 flight.is_probe,
                 &hook.schedule,
@@ -184,10 +186,7 @@ impl Run {
                 verdict,
             });
         }
-        let verdicts: Vec<(Verdict, bool)> = finished
-            .iter()
-            .map(|finish| (finish.verdict, finish.attempt.status == Some(503)))
-            .collect();
+        let verdicts: Vec<Verdict> = finished.iter().map(|finish| finish.verdict).collect();
         let is_recorded = self.commit(crash, |store, runtime| {
             runtime.block_on(store.finish(finished)).unwrap();
         });
@@ -208,8 +207,8 @@ impl Run {
             on_record[0]
         });
         if is_recorded {
-            for (flight, (verdict, was_asked)) in landed.iter().zip(verdicts) {
-                self.hooks[webhook].recorded(&flight.claim, verdict, was_asked);
+            for (flight, verdict) in landed.iter().zip(verdicts) {
+                self.hooks[webhook].recorded(&flight.claim, verdict);
             }
         }
     }
@@ -239,7 +238,7 @@ impl Run {
             one.n_attempts_before = one.n_attempts;
             one.due = Some(now);
         }
-        hook.endpoint.hurry(now);
+        hook.endpoint.probe_soon(now);
     }
 
     /// Other settings: what is known of the endpoint does not hold for them.

@@ -146,14 +146,14 @@ impl Hook {
     }
 
     /// What came of an attempt is on record.
-    pub fn recorded(&mut self, claim: &Claim, verdict: Verdict, was_asked: bool) {
+    pub fn recorded(&mut self, claim: &Claim, verdict: Verdict) {
         let one = self.of(claim);
         one.n_attempts = claim.attempt;
-        one.was_asked = was_asked;
+        one.was_asked = matches!(verdict, Verdict::RetryAsAsked(_));
         match verdict {
             Verdict::Delivered => one.standing = Standing::Delivered,
             Verdict::Dead => one.standing = Standing::Dead,
-            Verdict::Retry(due) => one.due = Some(due),
+            Verdict::Retry(due) | Verdict::RetryAsAsked(due) => one.due = Some(due),
             Verdict::SwitchOff => self.is_off = true,
         }
     }

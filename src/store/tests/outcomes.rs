@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::helpers::*;
 use super::queueing::states;
-use crate::domain::delivery::{self, Outcome, State};
+use crate::domain::delivery::{self, FailureCause, Outcome, State};
 use crate::domain::event::Origin;
 use crate::store::{Claim, ListedDelivery, Listings, OffCause, Operations, Selector, Store};
 
@@ -14,8 +14,9 @@ const SCHEDULE: [Duration; 3] = [
     Duration::from_secs(300),
 ];
 
-const FAILED: Outcome = Outcome::Failed { retry_after: None };
+const FAILED: Outcome = Outcome::NO_ANSWER;
 const ASKED: Outcome = Outcome::Failed {
+    cause: FailureCause::Endpoint,
     retry_after: Some(Duration::from_secs(3_600)),
 };
 

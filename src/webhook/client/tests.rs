@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::config::tests::webhook;
 use crate::config::{Format, Tls, Webhook};
+use crate::domain::delivery::FailureCause;
 use crate::domain::event::{EventId, EventKind, Origin};
 use crate::receiver::{Received, Receiver, ReceiverOptions, Reply, Signature};
 use crate::webhook::{CallbackContent, EventName};
@@ -180,9 +181,9 @@ async fn answers_become_outcomes() {
     .await;
     for (status, outcome) in [
         (200, Some(Outcome::Accepted)),
-        (302, Some(Outcome::Failed { retry_after: None })),
+        (302, Some(Outcome::REFUSED)),
         (410, Some(Outcome::Gone)),
-        (500, Some(Outcome::Failed { retry_after: None })),
+        (500, Some(Outcome::NO_ANSWER)),
         (503, None),
     ] {
         let attempt = client(&webhook(&format!("{url}{status}")))
@@ -195,7 +196,7 @@ async fn answers_become_outcomes() {
             // The date is a minute after `now`; how long the exchange took is taken off.
             None => assert!(matches!(
                 attempt.outcome,
-                Outcome::Failed { retry_after: Some(asked) }
+                Outcome::Failed { cause: FailureCause::Endpoint, retry_after: Some(asked) }
                     if asked <= Duration::from_secs(60)
             )),
         }
@@ -271,7 +272,7 @@ async fn failures_are_told_in_words() {
         let mut webhook = webhook(&url);
         webhook.timeout = Duration::from_secs(2);
         let attempt = client(&webhook).send(&callback(b"<x/>"), now()).await;
-        assert_eq!(attempt.outcome, Outcome::Failed { retry_after: None });
+        assert_eq!(attempt.outcome, Outcome::NO_ANSWER);
         assert_eq!((attempt.status, attempt.answer.len()), (None, 0));
         assert_eq!(attempt.error, Some(expected));
     }

@@ -180,7 +180,7 @@ async fn interim_answers_do_not_count_however_many_they_are() {
     }
     let answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
     let switched = attempt(&answering(answer.to_vec()).await, PATIENT).await;
-    assert_eq!(switched.outcome, Outcome::Failed { retry_after: None });
+    assert_eq!(switched.outcome, Outcome::REFUSED);
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ async fn what_is_no_http_1_is_a_failure() {
         let attempt = attempt(&answering(answer.to_vec()).await, PATIENT).await;
         assert_eq!(
             (attempt.outcome, attempt.status),
-            (Outcome::Failed { retry_after: None }, None),
+            (Outcome::NO_ANSWER, None),
             "{attempt:?}"
         );
     }
@@ -312,7 +312,7 @@ async fn any_retry_after_on_the_wire_is_safe() {
     ] {
         let answer = format!("HTTP/1.1 503 No\r\nRetry-After: {value}\r\n\r\n");
         let attempt = attempt(&answering(answer.into_bytes()).await, PATIENT).await;
-        let Outcome::Failed { retry_after } = attempt.outcome else {
+        let Outcome::Failed { retry_after, .. } = attempt.outcome else {
             panic!("{attempt:?}")
         };
         let asked = retry_after.map(|asked| asked.as_secs());

@@ -198,7 +198,7 @@ async fn certificates_that_are_not_trusted_are_told_apart() {
         let url = serve(certificate, None);
         let host = host(&url);
         let (outcome, error) = send(&url, tls).await;
-        assert_eq!(outcome, Outcome::Failed { retry_after: None });
+        assert_eq!(outcome, Outcome::NO_ANSWER);
         assert_eq!(error, format!("the certificate of {host} {expected}"));
     }
 }
@@ -224,7 +224,7 @@ async fn a_client_certificate_is_shown_where_it_is_asked_for() {
 
     let url = serve(server(), Some(&authority));
     let (outcome, error) = send(&url, trusting(&authority)).await;
-    assert_eq!(outcome, Outcome::Failed { retry_after: None });
+    assert_eq!(outcome, Outcome::NO_ANSWER);
     let expected = "asks for a client certificate; set tls.client_cert and tls.client_key";
     assert!(error.ends_with(expected), "{error}");
 
@@ -252,7 +252,7 @@ async fn a_port_without_tls_is_told() {
     });
     let url = format!("https://{address}/");
     let (outcome, error) = send(&url, Tls::default()).await;
-    assert_eq!(outcome, Outcome::Failed { retry_after: None });
+    assert_eq!(outcome, Outcome::NO_ANSWER);
     let expected = format!("{address} does not speak TLS; should the url start with http: ?");
     assert!(error.starts_with(&expected), "{error}");
 }
