@@ -69,11 +69,6 @@ impl Clock {
             moment: self.moment(),
         }
     }
-
-    /// The time of day in nanoseconds since the Unix epoch, as file times are given.
-    pub fn now_ns(&self) -> i64 {
-        i64::try_from(self.now().as_nanosecond()).unwrap_or(i64::MAX)
-    }
 }
 
 #[cfg(test)]

@@ -82,23 +82,26 @@ pub mod dispatch;
 // The removal of what is older than its retention.
 pub mod housekeeping;
 
+// Errors as text.
+mod error;
+
 // The only reader of a clock.
-pub mod clock;
+mod clock;
 
 // What is counted and measured.
 pub mod metrics;
 
 // The service manager, and the process's limits.
-pub mod os;
+mod os;
 
 // What is logged, and how.
-pub mod logging;
+mod logging;
 
 // What a running daemon tells of itself: health, and its state for `status`.
 pub mod admin;
 
 // All parts put together: supervised, reloaded, drained.
-pub mod daemon;
+mod daemon;
 
 // A receiver of callbacks, for `listen`, `demo` and the tests.
 pub mod receiver;

@@ -1,21 +1,33 @@
-//! The service manager and the process's limits.
+//! The service manager, signals and the process's limits.
 //!
 //! Constraint: talking to systemd never fails the daemon. Without a service manager these do
 //! nothing; what cannot be sent is logged at debug.
 
+use std::io;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook_tokio::Signals;
 use tracing::debug;
 
+/// Handles the signals from now on, as a stream.
+///
+/// # Errors
+///
+/// The system refuses a handler.
+pub(crate) fn signals() -> io::Result<Signals> {
+    Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
+}
+
 /// Tells the service manager that start-up or a reload is done.
-pub fn notify_ready(status: &str) {
+pub(crate) fn notify_ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Tells it that a reload begins. systemd 253 and later wants the time with it (sd_notify(3),
 /// MONOTONIC_USEC).
-pub fn notify_reloading() {
+pub(crate) fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => {
@@ -26,7 +38,7 @@ pub fn notify_reloading() {
 }
 
 /// Tells it that the daemon stops.
-pub fn notify_stopping() {
+pub(crate) fn notify_stopping() {
     notify(&[
         NotifyState::Stopping,
         NotifyState::Status("stopping: deliveries in flight finish"),
@@ -34,17 +46,17 @@ pub fn notify_stopping() {
 }
 
 /// Tells it, in a line for people, what the daemon does.
-pub fn notify_status(status: &str) {
+pub(crate) fn notify_status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
 
 /// Tells it that the loop still turns.
-pub fn notify_watchdog() {
+pub(crate) fn notify_watchdog() {
     notify(&[NotifyState::Watchdog]);
 }
 
 /// How often the service manager wants to hear that the loop turns: half of what it allows.
-pub fn watchdog_interval() -> Option<Duration> {
+pub(crate) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
@@ -56,7 +68,7 @@ fn notify(states: &[NotifyState<'_>]) {
 
 /// Allows as many open files as the system lets this process have: the default of 1,024 is for
 /// programs that use select(2), and every connection and held file takes one.
-pub fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

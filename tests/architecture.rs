@@ -92,7 +92,10 @@ fn imports(text: &str) -> BTreeSet<String> {
 fn every_module_imports_what_it_may_and_no_more() {
     let modules: BTreeSet<String> = read("src/lib.rs")
         .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .filter_map(|line| {
+            let line = line.trim_start_matches("pub ");
+            line.strip_prefix("mod ")?.strip_suffix(';')
+        })
         .map(str::to_owned)
         .collect();
     let rows = table("Layers");

@@ -23,8 +23,6 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::StreamExt;
 use secrecy::SecretString;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook_tokio::Signals;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +36,7 @@ use super::output::Style;
 use super::{DONE, FAILED};
 use crate::clock::Clock;
 use crate::domain::event::EventKind;
+use crate::os;
 use crate::receiver::{Received, Receiver, ReceiverOptions};
 
 /// How long a project must be quiet before a removal in it counts, for the demo.
@@ -65,8 +64,7 @@ pub(super) async fn run(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let mut signals =
-        Signals::new([SIGHUP, SIGINT, SIGTERM]).context("signals cannot be handled")?;
+    let mut signals = os::signals().context("signals cannot be handled")?;
     let mut printer = Printer {
         json: arguments.json,
         style,

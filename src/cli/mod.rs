@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
-use crate::daemon;
+use crate::error::chain;
 use crate::store::{Listings, OpenError};
 
 /// Done.
@@ -226,7 +226,7 @@ fn listings(config: &Config) -> Result<Listings, OpenError> {
             1 => "one batch of what happened last is".to_owned(),
             n => format!("{n} batches of what happened last are"),
         };
-        let why = output::safe(&daemon::chain(&missing.why));
+        let why = output::safe(&chain(&missing.why));
         let _ = writeln!(
             std::io::stderr(),
             "warning: {what} recorded and not listed: {why}"

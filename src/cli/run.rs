@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use super::{CONFIGURATION, DONE, HELD, runtime};
 use crate::config::{self, Config, SystemEnvironment};
-use crate::daemon::{self, DaemonError};
+use crate::daemon::{Daemon, DaemonError, Rereading};
+use crate::error::chain;
 use crate::logging::Logging;
+use crate::os;
 use crate::store::OpenError;
 
 /// Runs the daemon until a signal ends it.
@@ -27,16 +29,25 @@ pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow:
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let ended = runtime()?.block_on(daemon::run(
-        Arc::new(loaded.config),
-        &SystemEnvironment,
-        Some(&logging),
-        level.is_some(),
-    ));
+    let rereading = Rereading {
+        environment: &SystemEnvironment,
+        logging: &logging,
+        level_is_fixed: level.is_some(),
+    };
+    let ended = runtime()?.block_on(async {
+        let signals = os::signals().map_err(|source| DaemonError::System {
+            what: "signal handlers",
+            source,
+        })?;
+        Daemon::start(Arc::new(loaded.config), rereading)
+            .await?
+            .run(signals)
+            .await
+    });
     match ended {
         Ok(()) => Ok(DONE),
         Err(DaemonError::Open(error @ OpenError::Held { .. })) => {
-            tracing::error!("{}", daemon::chain(&error));
+            tracing::error!("{}", chain(&error));
             Ok(HELD)
         }
         Err(error) => Err(error.into()),

@@ -130,13 +130,10 @@ impl Loop {
         }
         // The store's threads end before this one only by a panic.
         self.has_lost_a_part |= matches!(error.fault(), Fault::Closed);
-        let mut chain = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            chain = format!("{chain}: {cause}");
-            source = cause.source();
-        }
-        let what = format!("{chain}; inference waits, and nothing is forgotten");
+        let what = format!(
+            "{}; inference waits, and nothing is forgotten",
+            crate::error::chain(error)
+        );
         if self.status.set_trouble(Trouble::Store, Some(what.clone())) {
             tracing::error!("{what}");
         }

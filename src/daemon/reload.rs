@@ -1,0 +1,135 @@
+//! Reloads the configuration: prepares everything that can fail, then applies it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::start::enabled;
+use super::{Daemon, STANDSTILL};
+use crate::admin::{self, Bound, Reloaded};
+use crate::config::{self, Config};
+use crate::dispatch::{self, Targets};
+use crate::engine::Input;
+use crate::error::chain;
+
+/// Everything of a reload that can fail, made and checked before any of it is used.
+struct Prepared {
+    config: Arc<Config>,
+    targets: Targets,
+    /// The new socket for health, or none, if `admin.listen` changed.
+    admin: Option<Option<Bound>>,
+    warnings: Vec<String>,
+}
+
+impl Daemon<'_> {
+    /// Reads the configuration again, and applies it as a whole or not at all.
+    pub(super) async fn reload(&mut self, trigger: &str) -> Reloaded {
+        let file = self.config.file.display().to_string();
+        info!(file, "{trigger}: reading the configuration");
+        let reloaded = match self.prepare().await {
+            Ok(prepared) => {
+                let warnings = prepared.warnings.clone();
+                self.is_noted = true;
+                self.apply(prepared).await;
+                Reloaded {
+                    errors: Vec::new(),
+                    warnings,
+                }
+            }
+            Err(errors) => {
+                for reason in &errors {
+                    error!("{reason}");
+                }
+                error!(
+                    "the configuration is rejected; nothing changes. Run `project-webhooks check` before a reload"
+                );
+                Reloaded {
+                    errors,
+                    warnings: Vec::new(),
+                }
+            }
+        };
+        self.status.count_reload(reloaded.is_applied());
+        reloaded
+    }
+
+    /// Does everything of a reload that can fail, and changes nothing.
+    async fn prepare(&self) -> Result<Prepared, Vec<String>> {
+        let loaded =
+            config::load(&self.config.file, self.rereading.environment).map_err(|problems| {
+                problems
+                    .errors
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+            })?;
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        let mut new = loaded.config;
+        if self.rereading.level_is_fixed {
+            new.log.level = self.config.log.level;
+        }
+        let change = config::change::between(&self.config, &new);
+        if !change.needs_restart.is_empty() {
+            return Err(vec![format!(
+                "{} cannot change while the daemon runs; restart it for that",
+                change.needs_restart.join(", ")
+            )]);
+        }
+        let targets = Targets::prepare(&new.webhooks, &new.network)
+            .map_err(|errors| errors.iter().map(|error| chain(error)).collect::<Vec<_>>())?;
+        let admin = match &new.admin {
+            same if *same == self.config.admin => None,
+            None => Some(None),
+            Some(listen) => Some(Some(admin::bind(listen).await.map_err(|error| {
+                vec![format!("admin.listen: cannot listen on {listen}: {error}")]
+            })?)),
+        };
+        // Unlike at a start, there are settings to go on with, and somebody who reads the error.
+        dispatch::note_configuration(&self.store, &new.webhooks, self.clock.now())
+            .await
+            .map_err(|error| {
+                vec![format!(
+                    "cannot save the changed webhook settings; fix this and reload again: {}",
+                    chain(&error)
+                )]
+            })?;
+        Ok(Prepared {
+            config: Arc::new(new),
+            targets,
+            admin,
+            warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Switches all parts to a prepared configuration.
+    async fn apply(&mut self, prepared: Prepared) {
+        let new = prepared.config;
+        self.rereading.logging.change(new.log);
+        let (taken, takes) = oneshot::channel();
+        self.engine.tell(Input::Configure(Arc::clone(&new), taken));
+        self.dispatcher.apply(prepared.targets);
+        self.metrics.configure(enabled(&new.webhooks));
+        self.retention.send_replace(new.retention);
+        if let Some(bound) = prepared.admin {
+            self.health.stop().await;
+            if let (Some(bound), Some(listen)) = (bound, &new.admin) {
+                self.health.serve(bound, listen);
+            }
+        }
+        self.config = new;
+        // A loop that stands still is the watchdog's business, and must not hold up signals.
+        if tokio::time::timeout(STANDSTILL, takes).await.is_err() {
+            warn!(
+                "the engine has been busy for more than {STANDSTILL:?}; it takes the new \
+                 configuration over later. `status` shows its state"
+            );
+        }
+        info!(
+            webhooks = self.config.webhooks.len(),
+            "the configuration is applied"
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! Starts the parts of the daemon.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::supervise::feed_watchdog;
+use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL};
+use crate::admin::{self, Known};
+use crate::clock::Clock;
+use crate::config::{Config, Retention, Webhook};
+use crate::dispatch::{self, Dispatcher, Doorbells, Targets};
+use crate::engine::status::Status;
+use crate::engine::{Engine, Parts};
+use crate::error::chain;
+use crate::metrics::Metrics;
+use crate::store::{Fault, Store};
+use crate::webhook::ClientError;
+use crate::{housekeeping, os};
+
+/// How many commands may wait for a reload. The daemon does one reload after the other.
+const RELOADS_WAITING: usize = 4;
+
+impl<'a> Daemon<'a> {
+    /// Starts all parts.
+    ///
+    /// # Errors
+    ///
+    /// The state or a webhook cannot be used, or the system refuses a thread.
+    pub(crate) async fn start(
+        config: Arc<Config>,
+        rereading: Rereading<'a>,
+    ) -> Result<Self, DaemonError> {
+        os::raise_open_files();
+        let clock = Clock::start();
+        let targets = Targets::prepare(&config.webhooks, &config.network).map_err(first_of)?;
+        let store = open_store(config.state_dir.clone()).await?;
+        let is_noted = note_at_start(&store, &config, clock).await?;
+
+        let status = Arc::new(Status::default());
+        let doorbells = Arc::new(Doorbells::default());
+        store.on_written_out({
+            let doorbells = Arc::clone(&doorbells);
+            move |webhook| doorbells.ring_for(webhook)
+        });
+        let (engine, engine_end) = start_engine(Parts {
+            config: Arc::clone(&config),
+            store: store.clone(),
+            clock,
+            status: Arc::clone(&status),
+            doorbells: Arc::clone(&doorbells),
+        })?;
+
+        let stop = CancellationToken::new();
+        let metrics = Metrics::new(enabled(&config.webhooks))
+            .map_err(|source| refused("metrics", io::Error::other(source)))?;
+        let metrics = Arc::new(metrics);
+        let shared = dispatch::Shared {
+            metrics: Arc::clone(&metrics),
+            store: store.clone(),
+            clock,
+            doorbells: Arc::clone(&doorbells),
+            jitter: Arc::new(fastrand::f64),
+        };
+        let dispatcher = Dispatcher::start(shared, targets, stop.clone());
+        let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING);
+        let known = Arc::new(Known {
+            reloads,
+            metrics: Arc::clone(&metrics),
+            status: Arc::clone(&status),
+            store: store.clone(),
+            doorbells,
+            clock,
+            standstill: STANDSTILL,
+        });
+        let (retention, kept) = watch::channel(config.retention);
+        let background = start_background(&known, config.state_dir.clone(), kept);
+        Ok(Self {
+            health: start_health(known, &config).await,
+            config,
+            rereading,
+            is_noted,
+            store,
+            clock,
+            engine,
+            engine_end,
+            dispatcher,
+            metrics,
+            status,
+            retention,
+            reload_requests,
+            background,
+            stop,
+        })
+    }
+}
+
+async fn open_store(state_dir: PathBuf) -> Result<Store, DaemonError> {
+    tokio::task::spawn_blocking(move || Store::open(&state_dir))
+        .await
+        .map_err(|_| DaemonError::PartEnded { part: "the store" })?
+        .map_err(DaemonError::from)
+}
+
+/// Saves the settings of the configured webhooks, and returns whether that worked.
+///
+/// A start does not depend on it. A daemon that does not run delivers nothing, and nobody starts it
+/// again when the disk has space. Without it, only retries hurried by changed settings are late.
+async fn note_at_start(store: &Store, config: &Config, clock: Clock) -> Result<bool, DaemonError> {
+    match dispatch::note_configuration(store, &config.webhooks, clock.now()).await {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.fault(), Fault::Damaged(_) | Fault::Closed) => {
+            Err(error.into())
+        }
+        Err(error) => {
+            warn!(
+                "cannot save changed webhook settings yet; retrying. Pending deliveries keep their \
+                 schedule: {}",
+                chain(&error)
+            );
+            Ok(false)
+        }
+    }
+}
+
+fn start_engine(parts: Parts) -> Result<(Engine, oneshot::Receiver<()>), DaemonError> {
+    let (ended, end) = oneshot::channel();
+    let on_end = move || {
+        let _ = ended.send(());
+    };
+    let engine = Engine::start(parts, on_end).map_err(|source| refused("a thread", source))?;
+    Ok((engine, end))
+}
+
+fn start_background(
+    known: &Arc<Known>,
+    state_dir: PathBuf,
+    kept: watch::Receiver<Retention>,
+) -> Background {
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(admin::control(Arc::clone(known), state_dir, stop.clone()));
+    tasks.spawn(feed_watchdog(
+        Arc::clone(&known.status),
+        known.clock,
+        stop.clone(),
+    ));
+    tasks.spawn(housekeeping::run(
+        known.store.clone(),
+        known.clock,
+        kept,
+        stop.clone(),
+    ));
+    Background { tasks, stop }
+}
+
+async fn start_health(known: Arc<Known>, config: &Config) -> Health {
+    let mut health = Health {
+        known,
+        serving: None,
+    };
+    if let Some(listen) = &config.admin {
+        match admin::bind(listen).await {
+            Ok(bound) => health.serve(bound, listen),
+            Err(error) => {
+                error!(%listen, %error, "cannot listen on admin.listen; running without health and metrics. Free the address or choose another, then reload");
+            }
+        }
+    }
+    health
+}
+
+/// The names of the webhooks, each with whether the configuration enables it.
+pub(super) fn enabled(webhooks: &[Webhook]) -> BTreeMap<String, bool> {
+    webhooks
+        .iter()
+        .map(|webhook| (webhook.name().to_owned(), webhook.enabled))
+        .collect()
+}
+
+/// Logs all errors, and returns the first.
+fn first_of(errors: Vec<ClientError>) -> DaemonError {
+    for error in &errors {
+        error!("{}", chain(error));
+    }
+    match errors.into_iter().next() {
+        Some(error) => DaemonError::Client(error),
+        None => DaemonError::PartEnded {
+            part: "the making of clients",
+        },
+    }
+}
+
+fn refused(what: &'static str, source: io::Error) -> DaemonError {
+    DaemonError::System { what, source }
+}

@@ -1,0 +1,157 @@
+//! Serves signals and commands until the daemon has to end.
+
+use std::ffi::c_int;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use signal_hook::consts::{SIGHUP, SIGUSR1};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use super::{Daemon, DaemonError, STANDSTILL};
+use crate::admin;
+use crate::clock::Clock;
+use crate::dispatch;
+use crate::domain::rescan::RescanReason;
+use crate::engine::Input;
+use crate::engine::status::Status;
+use crate::os;
+
+/// The time between two tries to save the settings of webhooks.
+const NOTED_AGAIN: Duration = Duration::from_secs(1);
+
+/// The status line that the service manager has.
+#[derive(Default)]
+struct Announced {
+    is_ready: bool,
+    line: String,
+}
+
+impl Daemon<'_> {
+    /// Runs until a signal ends the daemon, then drains.
+    ///
+    /// # Errors
+    ///
+    /// A part of the daemon ended.
+    pub(crate) async fn run(
+        mut self,
+        mut signals: impl Stream<Item = c_int> + Unpin,
+    ) -> Result<(), DaemonError> {
+        let ended = self.supervise(&mut signals).await;
+        let engine_is_fine = self.drain(&mut signals).await;
+        if ended.is_ok() && !engine_is_fine {
+            return Err(DaemonError::PartEnded { part: "the engine" });
+        }
+        ended
+    }
+
+    async fn supervise(
+        &mut self,
+        signals: &mut (impl Stream<Item = c_int> + Unpin),
+    ) -> Result<(), DaemonError> {
+        let part_ended = |part| Err(DaemonError::PartEnded { part });
+        let mut status = self.status.subscribe();
+        let mut announced = Announced::default();
+        let mut retry = tokio::time::interval(NOTED_AGAIN);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = retry.tick(), if !self.is_noted => self.note_again().await,
+                signal = signals.next() => match signal {
+                    Some(SIGHUP) => {
+                        self.announced_reload("SIGHUP", &mut announced).await;
+                    }
+                    Some(SIGUSR1) => {
+                        info!("SIGUSR1: rescanning everything");
+                        self.engine.tell(Input::Rescan(RescanReason::Signal));
+                    }
+                    Some(_) | None => return Ok(()),
+                },
+                Some(request) = self.reload_requests.recv() => {
+                    let reloaded = self.announced_reload("reload command", &mut announced).await;
+                    // The command may have given up waiting.
+                    let _ = request.send(reloaded);
+                }
+                _ = &mut self.engine_end => return part_ended("the engine"),
+                () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
+                Some(ended) = self.background.tasks.join_next() => {
+                    // One may end by itself, as without a control socket.
+                    if ended.is_err() {
+                        return part_ended("a background task");
+                    }
+                }
+                Ok(()) = status.changed() => {
+                    let line = admin::summary(&status.borrow_and_update());
+                    let is_ready = status.borrow().ready;
+                    announced.change(is_ready, line);
+                }
+            }
+        }
+    }
+
+    /// Reloads, and tells the service manager once it knows that the daemon is ready.
+    async fn announced_reload(
+        &mut self,
+        trigger: &str,
+        announced: &mut Announced,
+    ) -> admin::Reloaded {
+        if announced.is_ready {
+            os::notify_reloading();
+        }
+        let reloaded = self.reload(trigger).await;
+        if announced.is_ready {
+            announced.line = admin::summary(&self.status.snapshot());
+            os::notify_ready(&announced.line);
+        }
+        reloaded
+    }
+
+    /// Saves the settings of webhooks that could not be saved at the start.
+    async fn note_again(&mut self) {
+        let now = self.clock.now();
+        match dispatch::note_configuration(&self.store, &self.config.webhooks, now).await {
+            Ok(()) => {
+                self.is_noted = true;
+                // The queues have to ask the store for deliveries that are due now.
+                self.health.known.doorbells.hurry_all();
+                info!("saved the changed webhook settings");
+            }
+            Err(error) => debug!(%error, "still cannot save the changed webhook settings"),
+        }
+    }
+}
+
+impl Announced {
+    /// Tells the service manager of a new line, and that the daemon is ready.
+    fn change(&mut self, is_ready: bool, line: String) {
+        if is_ready && !self.is_ready {
+            self.is_ready = true;
+            os::notify_ready(&line);
+        } else if line != self.line {
+            os::notify_status(&line);
+        }
+        self.line = line;
+    }
+}
+
+/// Feeds the service manager's watchdog for as long as the engine's loop turns.
+pub(super) async fn feed_watchdog(status: Arc<Status>, clock: Clock, stop: CancellationToken) {
+    let Some(interval) = os::watchdog_interval() else {
+        return stop.cancelled().await;
+    };
+    loop {
+        if clock.moment().saturating_sub(status.last_beat()) < STANDSTILL {
+            os::notify_watchdog();
+        } else {
+            error!(
+                "the engine has stood still for {STANDSTILL:?}; not feeding the watchdog, so that systemd restarts the daemon. Is the repository's disk or network file system stuck?"
+            );
+        }
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
