@@ -27,7 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Listen;
-use crate::dispatch::Doorbells;
+use crate::dispatch::QueueHandles;
 use crate::engine::status::{Snapshot, Status};
 use crate::metrics::{Counts, Metrics};
 use crate::store::Store;
@@ -39,7 +39,7 @@ pub struct Known {
     /// The store.
     pub store: Store,
     /// Rung when a command changed the queue.
-    pub doorbells: Arc<Doorbells>,
+    pub queues: Arc<QueueHandles>,
     /// The clock of the engine's beats.
     pub clock: Clock,
     /// How long the loop may stand before the daemon counts as not alive.
@@ -221,7 +221,7 @@ async fn answer(known: Arc<Known>, mut stream: UnixStream) {
         }
         WAKE => {
             info!("a command changed the queue");
-            known.doorbells.hurry_all();
+            known.queues.wake_all();
             serde_json::to_vec(&known.report())
         }
         _ => serde_json::to_vec(&known.report()),

@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
-use crate::error::chain;
 use crate::store::{Listings, OpenError};
 
 /// Done.
@@ -218,21 +217,9 @@ fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
     config::load(&Config::file_or_default(file), &WithoutSecrets).map(|loaded| loaded.config)
 }
 
-/// Opens what is recorded for listing, and says on standard error what of it is missing there.
+/// Opens the recorded state for listing.
 fn listings(config: &Config) -> Result<Listings, OpenError> {
-    let listings = Listings::open(&config.state_dir)?;
-    if let Some(missing) = listings.missing() {
-        let what = match missing.n_batches {
-            1 => "one batch of what happened last is".to_owned(),
-            n => format!("{n} batches of what happened last are"),
-        };
-        let why = output::safe(&chain(&missing.why));
-        let _ = writeln!(
-            std::io::stderr(),
-            "warning: {what} recorded and not listed: {why}"
-        );
-    }
-    Ok(listings)
+    Listings::open(&config.state_dir)
 }
 
 /// The time of day.

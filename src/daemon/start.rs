@@ -15,7 +15,7 @@ use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL};
 use crate::admin::{self, Known};
 use crate::clock::Clock;
 use crate::config::{Config, Retention, Webhook};
-use crate::dispatch::{self, Dispatcher, Doorbells, Targets};
+use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
 use crate::engine::status::Status;
 use crate::engine::{Engine, Parts};
 use crate::error::chain;
@@ -44,17 +44,13 @@ impl<'a> Daemon<'a> {
         let is_noted = note_at_start(&store, &config, clock).await?;
 
         let status = Arc::new(Status::default());
-        let doorbells = Arc::new(Doorbells::default());
-        store.on_written_out({
-            let doorbells = Arc::clone(&doorbells);
-            move |webhook| doorbells.ring_for(webhook)
-        });
+        let queues = Arc::new(QueueHandles::default());
         let (engine, engine_end) = start_engine(Parts {
             config: Arc::clone(&config),
             store: store.clone(),
             clock,
             status: Arc::clone(&status),
-            doorbells: Arc::clone(&doorbells),
+            queues: Arc::clone(&queues),
         })?;
 
         let stop = CancellationToken::new();
@@ -65,7 +61,7 @@ impl<'a> Daemon<'a> {
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             clock,
-            doorbells: Arc::clone(&doorbells),
+            queues: Arc::clone(&queues),
             jitter: Arc::new(fastrand::f64),
         };
         let dispatcher = Dispatcher::start(shared, targets, stop.clone());
@@ -75,7 +71,7 @@ impl<'a> Daemon<'a> {
             metrics: Arc::clone(&metrics),
             status: Arc::clone(&status),
             store: store.clone(),
-            doorbells,
+            queues,
             clock,
             standstill: STANDSTILL,
         });

@@ -115,7 +115,7 @@ impl Daemon<'_> {
             Ok(()) => {
                 self.is_noted = true;
                 // The queues have to ask the store for deliveries that are due now.
-                self.health.known.doorbells.hurry_all();
+                self.health.known.queues.wake_all();
                 info!("saved the changed webhook settings");
             }
             Err(error) => debug!(%error, "still cannot save the changed webhook settings"),

@@ -12,10 +12,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
-use super::Bell;
+use super::QueueHandle;
 use crate::clock::Reading;
 use crate::domain::project::ProjectKey;
-use crate::store::{Claim, Claims, Commit, Store, StoreError, Unreadable};
+use crate::store::{Claim, Claims, Store, StoreError, Unreadable};
 
 /// How many deliveries are claimed beyond those that can go out now, so that the store is not asked
 /// for each one. It is asked again when half of them are gone.
@@ -28,15 +28,13 @@ const AHEAD_FOR: Duration = Duration::from_millis(500);
 /// A claim that waits for room.
 struct Waiting {
     claim: Claim,
-    /// The commit that it came with, where it did.
-    commit: Option<Commit>,
     /// Since when, by the clock that is never set.
     since: Duration,
 }
 
 /// The claims of one webhook that wait for room, and the lanes that are not to be claimed.
 pub(super) struct Ahead {
-    bell: Arc<Bell>,
+    handle: Arc<QueueHandle>,
     waiting: VecDeque<Waiting>,
     /// The lanes that are not to be claimed: their delivery waits here, is in flight, or is not
     /// recorded.
@@ -55,9 +53,9 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    pub(super) fn new(bell: Arc<Bell>) -> Self {
+    pub(super) fn new(handle: Arc<QueueHandle>) -> Self {
         Self {
-            bell,
+            handle,
             waiting: VecDeque::new(),
             lanes: HashSet::new(),
             question: JoinSet::new(),
@@ -73,36 +71,25 @@ impl Ahead {
         self.waiting.is_empty()
     }
 
-    /// Whether one of them waits for its commit as well.
-    pub(super) fn is_early(&self) -> bool {
-        let mut commits = self.waiting.iter().filter_map(|one| one.commit.as_ref());
-        commits.any(|commit| !commit.is_durable())
-    }
-
-    /// Takes claims that came with the commit of their deliveries, where the store would give the
-    /// same after it: the lane is free, and the delivery is newer than all that were claimed.
-    pub(super) fn accept(&mut self, handed: Vec<(Claim, Commit)>, moment: Duration) {
-        for (claim, commit) in handed {
-            if self.bell.is_news(claim.delivery) && !self.lanes.contains(&claim.event.key) {
-                self.take_in(claim, Some(commit), moment);
+    /// Takes committed deliveries, where the store would give the same: the lane is free, and the
+    /// delivery is newer than all that were claimed.
+    pub(super) fn accept(&mut self, committed: Vec<Claim>, moment: Duration) {
+        for claim in committed {
+            if self.handle.is_news(claim.delivery) && !self.lanes.contains(&claim.event.key) {
+                self.take_in(claim, moment);
             }
         }
     }
 
-    fn take_in(&mut self, claim: Claim, commit: Option<Commit>, since: Duration) {
-        self.bell.claimed(claim.delivery);
+    fn take_in(&mut self, claim: Claim, since: Duration) {
+        self.handle.claimed(claim.delivery);
         self.lanes.insert(claim.event.key.clone());
-        self.waiting.push_back(Waiting {
-            claim,
-            commit,
-            since,
-        });
+        self.waiting.push_back(Waiting { claim, since });
     }
 
     /// Takes the oldest, to be sent.
-    pub(super) fn take(&mut self) -> Option<(Claim, Option<Commit>)> {
-        let one = self.waiting.pop_front()?;
-        Some((one.claim, one.commit))
+    pub(super) fn take(&mut self) -> Option<Claim> {
+        self.waiting.pop_front().map(|one| one.claim)
     }
 
     /// More may be due than was known.
@@ -198,7 +185,7 @@ impl Ahead {
         };
         for claim in claims.ready {
             if is_current(&claim.event.key, &self.lanes) {
-                self.take_in(claim, None, self.asked_at);
+                self.take_in(claim, self.asked_at);
             }
         }
         let unreadable = claims

@@ -14,7 +14,7 @@ use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::ProjectKey;
 use crate::metrics::AttemptOutcome;
-use crate::store::{AttemptLog, Claim, Commit, Finish};
+use crate::store::{AttemptLog, Claim, Finish};
 use crate::webhook::{Callback, CallbackContent};
 
 /// A delivery that is no longer in flight.
@@ -29,20 +29,14 @@ pub(super) struct Landed {
     pub(super) finish: Finish,
 }
 
-/// A delivery that was not sent, since the commit that it came of failed: it is none.
-pub(super) struct Grounded {
-    pub(super) lane: ProjectKey,
-}
-
-/// One attempt: sent when the commit it comes of is durable, judged, counted.
+/// One attempt: sent, judged, counted.
 pub(super) async fn fly(
     shared: Shared,
     target: Arc<Target>,
     settings: watch::Receiver<Arc<Target>>,
     claim: Claim,
-    commit: Option<Commit>,
     was_probe: bool,
-) -> Result<Landed, Grounded> {
+) -> Landed {
     let Claim {
         delivery,
         attempt: number,
@@ -56,19 +50,8 @@ pub(super) async fn fly(
         attempt: number,
         origin,
     };
-    // The request is made while the disk is still at work.
-    let mut at = shared.clock.now();
-    let mut prepared = target.client.prepare(&callback, at).await;
-    if let Some(commit) = commit {
-        if !commit.ended().await {
-            return Err(Grounded { lane: event.key });
-        }
-        let made_at = std::mem::replace(&mut at, shared.clock.now());
-        if made_at.as_second() != at.as_second() {
-            // What is signed is the second of the attempt, however long the disk took.
-            prepared = target.client.prepare(&callback, at).await;
-        }
-    }
+    let at = shared.clock.now();
+    let prepared = target.client.prepare(&callback, at).await;
     let attempt = target.client.send_prepared(prepared).await;
     let now = shared.clock.now();
     // Where the clock was set forward meanwhile, the next attempt is reckoned by the time as it was:
@@ -108,7 +91,7 @@ pub(super) async fn fly(
         },
         verdict,
     };
-    Ok(Landed {
+    Landed {
         lane: event.key,
         event: event.id,
         kind: event.kind,
@@ -116,7 +99,7 @@ pub(super) async fn fly(
         outcome,
         was_probe,
         finish,
-    })
+    }
 }
 
 /// Counts an attempt.

@@ -3,8 +3,8 @@
 //! Constraint: one webhook never waits for another, and within a webhook one project's deliveries
 //! go strictly in order. Each webhook has a `queue` of its own; what waits stays in the store,
 //! and only what is in flight is held here. A claim is a lease in memory: a restart resolves it by
-//! forgetting it. What comes with a commit that is still being written to disk is made ready to be
-//! sent meanwhile, and waits for its end.
+//! forgetting it. The engine passes what it just committed directly; the queue asks the store for the
+//! rest.
 //!
 //! Map: `queue` is one webhook's, `ahead` what it claimed and waits for room, `attempt` one exchange
 //! and what follows from it, `repeats` what the log says of it. This file has the queues as a set:
@@ -30,110 +30,94 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::config::{self, NetworkPolicy};
 use crate::metrics::Metrics;
-use crate::store::{Claim, Commit, Committed, HANDED_BYTES, HANDED_MAX, Handed, Store, StoreError};
+use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX, Store, StoreError};
 use crate::webhook::{ClientError, TrustRoots, WebhookClient};
 
-/// Rung when there may be something to do for a webhook.
+/// The engine's and the operator's side of a webhook's queue.
 #[derive(Debug, Default)]
-struct Bell {
-    rung: Notify,
-    /// Whether an operator rang.
-    hurry: AtomicBool,
-    /// What is being recorded just now and is due, for a queue that has nothing better to do.
-    handed: Mutex<Vec<(Claim, Commit)>>,
+struct QueueHandle {
+    wakes: Notify,
+    /// Whether an operator changed something since the queue asked last.
+    is_changed_by_operator: AtomicBool,
+    /// Deliveries that were just committed, for a queue that has room.
+    ready: Mutex<Vec<Claim>>,
     /// The newest delivery that was ever claimed for the webhook, by this queue or one before it.
     newest: AtomicI64,
 }
 
-impl Bell {
-    async fn rung(&self) {
-        self.rung.notified().await;
+impl QueueHandle {
+    async fn woken(&self) {
+        self.wakes.notified().await;
     }
 
-    /// Leaves a claim at the door, as far as there is room: the store will have it too.
-    fn hand(&self, claim: Claim, commit: Commit) {
-        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: usize = handed.iter().map(|(claim, _)| claim.payload.len()).sum();
-        if handed.len() < HANDED_MAX && bytes.saturating_add(claim.payload.len()) <= HANDED_BYTES {
-            handed.push((claim, commit));
+    /// Passes a committed delivery to the queue if there is room. The queue finds the others in the
+    /// store.
+    fn deliver(&self, claim: Claim) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes: usize = ready.iter().map(|claim| claim.payload.len()).sum();
+        if ready.len() < READY_MAX && bytes.saturating_add(claim.payload.len()) <= READY_BYTES {
+            ready.push(claim);
         }
     }
 
-    /// Takes what was left at the door, oldest first.
-    fn take_handed(&self) -> Vec<(Claim, Commit)> {
-        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut handed)
+    /// Takes the committed deliveries, oldest first.
+    fn take_ready(&self) -> Vec<Claim> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut ready)
     }
 
-    /// Whether a delivery is newer than all that were claimed. An older one may have been claimed,
-    /// sent and recorded before it was left here.
+    /// Whether a delivery is newer than all that were claimed. The queue may have claimed, sent and
+    /// recorded an older one before it was passed here.
     fn is_news(&self, delivery: i64) -> bool {
         delivery > self.newest.load(Ordering::Acquire)
     }
 
-    /// A delivery is claimed.
+    /// Notes that a delivery is claimed.
     fn claimed(&self, delivery: i64) {
         self.newest.fetch_max(delivery, Ordering::AcqRel);
     }
 
-    /// Whether an operator rang since this was asked last.
-    fn take_hurry(&self) -> bool {
-        self.hurry.swap(false, Ordering::AcqRel)
+    /// Whether an operator changed something since the last call.
+    fn take_changed_by_operator(&self) -> bool {
+        self.is_changed_by_operator.swap(false, Ordering::AcqRel)
     }
 }
 
-/// One bell for each webhook.
+/// The handles of all queues, by webhook.
 #[derive(Debug, Default)]
-pub struct Doorbells {
-    bells: Mutex<HashMap<String, Arc<Bell>>>,
+pub struct QueueHandles {
+    handles: Mutex<HashMap<String, Arc<QueueHandle>>>,
 }
 
-impl Doorbells {
-    /// The bell of this webhook.
-    fn of(&self, webhook: &str) -> Arc<Bell> {
-        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(bells.entry(webhook.to_owned()).or_default())
+impl QueueHandles {
+    /// The handle of this webhook's queue.
+    fn of(&self, webhook: &str) -> Arc<QueueHandle> {
+        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(handles.entry(webhook.to_owned()).or_default())
     }
 
-    /// Rings for the webhooks for which something is being recorded, and leaves with them what they
-    /// may send without asking the store once that is durable.
-    pub fn hand(&self, handed: Handed, commit: &Commit) {
-        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        for (webhook, claim) in handed {
-            if let Some(bell) = bells.get(&webhook) {
-                bell.hand(claim, commit.clone());
-                bell.rung.notify_one();
+    /// Passes committed deliveries to their queues, and wakes those that find more in the store.
+    pub fn deliver(&self, deliveries: NewDeliveries) {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        for (webhook, claim) in deliveries.ready {
+            if let Some(handle) = handles.get(&webhook) {
+                handle.deliver(claim);
+            }
+        }
+        for webhook in &deliveries.webhooks {
+            if let Some(handle) = handles.get(webhook) {
+                handle.wakes.notify_one();
             }
         }
     }
 
-    /// Rings for the webhooks for which something was recorded.
-    pub fn ring(&self, committed: &Committed) {
-        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        for bell in committed
-            .woken
-            .iter()
-            .filter_map(|webhook| bells.get(webhook))
-        {
-            bell.rung.notify_one();
-        }
-    }
-
-    /// Rings for a webhook for which deliveries can be claimed that were recorded before.
-    pub fn ring_for(&self, webhook: &str) {
-        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bell) = bells.get(webhook) {
-            bell.rung.notify_one();
-        }
-    }
-
-    /// Rings for all, because an operator changed something in the store: what is due is tried
+    /// Wakes all queues because an operator changed something in the store: what is due is tried
     /// without waiting for the next probe of an endpoint that is down.
-    pub fn hurry_all(&self) {
-        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        for bell in bells.values() {
-            bell.hurry.store(true, Ordering::Release);
-            bell.rung.notify_one();
+    pub fn wake_all(&self) {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        for handle in handles.values() {
+            handle.is_changed_by_operator.store(true, Ordering::Release);
+            handle.wakes.notify_one();
         }
     }
 }
@@ -192,8 +176,8 @@ pub struct Shared {
     pub store: Store,
     /// The clock.
     pub clock: Clock,
-    /// The bells.
-    pub doorbells: Arc<Doorbells>,
+    /// The handles of the queues.
+    pub queues: Arc<QueueHandles>,
     /// The source of jitter.
     pub jitter: Jitter,
     /// Where attempts are counted.

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::ahead::Ahead;
-use super::attempt::{Grounded, Landed, fly};
+use super::attempt::{Landed, fly};
 use super::repeats::Failures;
-use super::{Bell, Shared, Target};
+use super::{QueueHandle, Shared, Target};
 use crate::clock::Reading;
 use crate::domain::delivery::Verdict;
 use crate::domain::endpoint::{Admission, Endpoint, Transition};
@@ -36,10 +36,6 @@ fn wait_until(at: Timestamp, now: Timestamp) -> Duration {
         .min(LONG)
 }
 
-/// How long claims that wait for their commit keep the store from being asked for more, unless one of
-/// them lands before: it would be asked for what it does not have yet.
-const EARLY: Duration = Duration::from_secs(1);
-
 /// How many attempts may wait to be recorded before no more are made. A kill makes these again: so
 /// many, as many that are being recorded, and those whose answer is not there. Half as many would
 /// cost a fifth of the throughput of a burst (measured: 5,100 to 5,500 calls a second for 6,500).
@@ -57,7 +53,7 @@ pub(super) struct Queue {
     name: String,
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
-    bell: Arc<Bell>,
+    handle: Arc<QueueHandle>,
     failures: Failures,
     /// The clock at the last turn.
     reading: Reading,
@@ -66,7 +62,7 @@ pub(super) struct Queue {
     look_at: Duration,
     /// Whether it is not asked before that: it failed.
     is_pausing: bool,
-    flights: JoinSet<Result<Landed, Grounded>>,
+    flights: JoinSet<Landed>,
     /// What came of attempts, until it is recorded together.
     landed: Vec<Landed>,
     /// When the first of them landed, by the clock that is never set.
@@ -90,13 +86,13 @@ impl Queue {
             let target = target.borrow();
             (target.webhook.name().to_owned(), target.fingerprint)
         };
-        let bell = shared.doorbells.of(&name);
+        let handle = shared.queues.of(&name);
         Self {
             fingerprint,
-            ahead: Ahead::new(Arc::clone(&bell)),
+            ahead: Ahead::new(Arc::clone(&handle)),
             look_at: Duration::ZERO,
             is_pausing: false,
-            bell,
+            handle,
             failures: Failures::default(),
             reading: shared.clock.reading(),
             shared,
@@ -114,15 +110,15 @@ impl Queue {
 
     pub(super) async fn run(mut self) {
         let stop = self.stop.clone();
-        // It was left for a queue that is gone; what became of it since is in the store.
-        drop(self.bell.take_handed());
+        // They were for a queue that is gone; what became of them since is in the store.
+        drop(self.handle.take_ready());
         while !stop.is_cancelled() {
             let wait = self.launch().await.min(self.until_recording());
             tokio::select! {
                 Some(landed) = self.flights.join_next() => self.land(landed),
                 Some(recorded) = self.recording.join_next() => self.free(recorded),
                 answer = self.ahead.answer() => self.take_answer(answer).await,
-                () = self.bell.rung() => self.ahead.look_again(),
+                () = self.handle.woken() => self.ahead.look_again(),
                 changed = self.target.changed() => {
                     if changed.is_err() {
                         break;
@@ -176,12 +172,12 @@ impl Queue {
         self.failures.sum_up(&self.name, self.shared.clock.moment());
         let target = self.take_target();
         let now = self.shared.clock.now();
-        let mut handed = self.bell.take_handed();
-        if self.bell.take_hurry() {
+        let mut committed = self.handle.take_ready();
+        if self.handle.take_changed_by_operator() {
             self.endpoint.probe_soon(now);
             self.ahead.drop_all();
-            // An operator may have cancelled what it is.
-            handed.clear();
+            // An operator may have cancelled them.
+            committed.clear();
         }
         let admission = self.endpoint.admit(now, self.flights.len());
         let concurrency = match admission {
@@ -208,15 +204,7 @@ impl Queue {
             self.ahead.drop_old(moment);
         }
         if is_open && self.ahead.is_empty() && has_room {
-            self.ahead.accept(handed, moment);
-            let is_early = self.ahead.is_early();
-            if self.send(&target, concurrency, false) > 0 {
-                if is_early {
-                    return EARLY;
-                }
-                // They are on the wire before the store is asked for more.
-                tokio::task::yield_now().await;
-            }
+            self.ahead.accept(committed, moment);
         }
         if self.look_at <= moment {
             self.is_pausing = false;
@@ -237,23 +225,19 @@ impl Queue {
         }
     }
 
-    /// Sends what is claimed, as far as there is room, and says how many that were.
-    fn send(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) -> usize {
-        let mut n_sent = 0;
+    /// Sends what is claimed, as far as there is room.
+    fn send(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) {
         while self.flights.len() < concurrency
-            && let Some((claim, commit)) = self.ahead.take()
+            && let Some(claim) = self.ahead.take()
         {
             self.flights.spawn(fly(
                 self.shared.clone(),
                 Arc::clone(target),
                 self.target.clone(),
                 claim,
-                commit,
                 is_probe,
             ));
-            n_sent += 1;
         }
-        n_sent
     }
 
     /// Takes what the store found due.
@@ -295,12 +279,9 @@ impl Queue {
         target
     }
 
-    fn land(&mut self, landed: Result<Result<Landed, Grounded>, JoinError>) {
+    fn land(&mut self, landed: Result<Landed, JoinError>) {
         match landed {
-            Ok(Err(Grounded { lane })) => {
-                self.ahead.free(lane);
-            }
-            Ok(Ok(landed)) => {
+            Ok(landed) => {
                 self.failures
                     .say(&self.name, &landed, self.shared.clock.moment());
                 self.note(&landed);
@@ -356,8 +337,8 @@ impl Queue {
                     self.ahead.free(lane);
                 }
                 if self.landed.is_empty() && std::mem::take(&mut self.is_switching_off) {
-                    // On record, where the next claim finds it. What was left here before is not asked.
-                    drop(self.bell.take_handed());
+                    // On record, where the next claim finds it. What was passed before is not sent.
+                    drop(self.handle.take_ready());
                 }
             }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -82,22 +82,16 @@ fn batch(project: &str) -> Batch {
     }
 }
 
-/// What an engine that still knew the webhook left at its door is not sent by the queue that comes
-/// when the webhook comes back: an operator may have cancelled it.
+/// Deliveries passed by an engine that still knew the webhook are not sent by the queue that runs
+/// when the webhook comes back: an operator may have cancelled them.
 #[tokio::test]
-async fn what_was_left_for_a_queue_that_is_gone_is_asked_of_the_store() {
+async fn deliveries_passed_to_a_queue_that_is_gone_are_asked_of_the_store() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
-    let doorbells = Arc::new(Doorbells::default());
-    let bell = doorbells.of("catalog");
-    let door = Arc::clone(&doorbells);
-    store
-        .record_handing(batch("cancelled"), move |handed, commit| {
-            door.hand(handed, commit);
-        })
-        .unwrap();
-    assert_eq!(bell.handed.lock().unwrap().len(), 1);
-    store.write_out().unwrap();
+    let queues = Arc::new(QueueHandles::default());
+    let handle = queues.of("catalog");
+    queues.deliver(store.record(batch("cancelled")).unwrap().deliveries);
+    assert_eq!(handle.ready.lock().unwrap().len(), 1);
     let selector = Selector {
         webhook: Some("catalog".to_owned()),
         ..Selector::default()
@@ -117,13 +111,12 @@ async fn what_was_left_for_a_queue_that_is_gone_is_asked_of_the_store() {
     let shared = Shared {
         store: store.clone(),
         clock: Clock::start(),
-        doorbells: Arc::clone(&doorbells),
+        queues: Arc::clone(&queues),
         jitter: Arc::new(|| 0.0),
         metrics: Arc::new(Metrics::new([("catalog".to_owned(), true)].into()).unwrap()),
     };
     let dispatcher = Dispatcher::start(shared, targets, stop.clone());
-    let committed = store.record(batch("wanted")).unwrap();
-    doorbells.ring(&committed);
+    queues.deliver(store.record(batch("wanted")).unwrap().deliveries);
     let first = received.recv().await.unwrap();
     assert_eq!(first.payload, Bytes::from_static(b"wanted"));
     stop.cancel();
@@ -159,7 +152,7 @@ impl Room {
     }
 
     fn next(&mut self) -> Option<i64> {
-        self.ahead.take().map(|(claim, _)| claim.delivery)
+        self.ahead.take().map(|claim| claim.delivery)
     }
 }
 

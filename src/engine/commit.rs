@@ -3,29 +3,23 @@
 //! Constraint: what the rest of the loop believes changes only after a commit. A store that fails is
 //! said once, with what follows from it, and so is its return.
 
-use std::sync::Arc;
-
 use tracing::info;
 
 use super::status::Trouble;
-use super::{Loop, PAUSE, WRITE_OUT_AFTER};
+use super::{Loop, PAUSE};
 use crate::domain::event::{EventKind, Origin};
-use crate::domain::project::{ProjectKey, Recorded};
+use crate::domain::project::ProjectKey;
 use crate::domain::settle::Moment;
 use crate::store::{Batch, Fault, MetaKey, StoreError};
 
 impl Loop {
-    /// Commits a batch, rings for those who send its callbacks, and takes note of what is on record now.
+    /// Commits a batch and passes its deliveries to their queues.
     pub(super) fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
         if batch.is_empty() {
             self.store_works();
             return Ok(());
         }
         let problems = batch.problems.clone();
-        let changes = batch.changes.iter();
-        let recorded: Vec<(ProjectKey, Recorded)> = changes
-            .map(|change| (change.key.clone(), change.after.clone()))
-            .collect();
         let told: Vec<(EventKind, ProjectKey, Origin, usize)> = batch
             .changes
             .iter()
@@ -40,22 +34,9 @@ impl Loop {
                 )
             })
             .collect();
-        let doorbells = Arc::clone(&self.doorbells);
-        let committed = self.store.record_handing(batch, move |handed, commit| {
-            doorbells.hand(handed, commit);
-        });
-        let committed = committed.inspect_err(|_| self.recent.clear())?;
-        // First the callbacks, then the lines about what they are of.
-        std::thread::yield_now();
-        self.doorbells.ring(&committed);
-        if !self.store.is_written_out() {
-            let due = self.clock.moment().saturating_add(WRITE_OUT_AFTER);
-            self.write_out_at.get_or_insert(due);
-        }
+        let committed = self.store.record(batch)?;
+        self.queues.deliver(committed.deliveries);
         let events = committed.events;
-        for (key, recorded) in recorded {
-            self.recent.put(key, recorded);
-        }
         self.store_works();
         for (recorded, (kind, key, origin, webhooks)) in events.iter().zip(told) {
             info!(
@@ -103,31 +84,9 @@ impl Loop {
         true
     }
 
-    /// Writes out what was recorded, where nobody who wrote since has done so.
-    pub(super) fn write_out(&mut self, now: Moment) {
-        if self.write_out_at.is_none_or(|due| now < due) {
-            return;
-        }
-        match self.store.write_out() {
-            Ok(()) => {
-                self.write_out_at = None;
-                // Nothing else may be recorded for long, and say so. Trouble of another kind ends by
-                // what it hindered.
-                if self.has_journal_trouble {
-                    self.store_works();
-                }
-            }
-            Err(error) => self.store_failed(&error),
-        }
-    }
-
     /// Nothing can be recorded: inference waits, and it is said why.
     pub(super) fn store_failed(&mut self, error: &StoreError) {
         self.paused_until = Some(self.clock.moment().saturating_add(PAUSE));
-        self.has_journal_trouble = !self.store.is_written_out();
-        if self.has_journal_trouble {
-            self.write_out_at.get_or_insert(self.clock.moment());
-        }
         // The store's threads end before this one only by a panic.
         self.has_lost_a_part |= matches!(error.fault(), Fault::Closed);
         let what = format!(
@@ -145,7 +104,6 @@ impl Loop {
         if is_displaced {
             // Nothing is recorded where it would be lost; until the next check, and some.
             self.paused_until = Some(now.saturating_add(PAUSE));
-            self.has_journal_trouble = false;
             let what = format!(
                 "{} was removed, moved or replaced while the daemon runs; inference waits, and \
                  callbacks that wait go out. Put it back, or restart the daemon: it then begins \
@@ -163,7 +121,6 @@ impl Loop {
 
     /// Something was recorded, or could have been.
     fn store_works(&mut self) {
-        self.has_journal_trouble = false;
         if self.status.set_trouble(Trouble::Store, None) {
             info!("the store works again");
         }

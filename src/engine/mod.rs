@@ -8,14 +8,12 @@
 //! Map: this file has the loop and its inputs, [`start`] what a start finds on record, `step` one
 //! turn from due projects to a batch, `commit` what becomes of a batch and what follows where the
 //! store cannot take it, `scan` the comparison of everything, `passed` the files that came and went
-//! between two looks, `recent` what is on record of projects that were recorded last, `problems`
-//! what is recorded and said of files that do not count, [`root`] whether the root is the one that
-//! was recorded, [`status`] what others may know.
+//! between two looks, `problems` what is recorded and said of files that do not count, [`root`]
+//! whether the root is the one that was recorded, [`status`] what others may know.
 
 mod commit;
 mod passed;
 mod problems;
-mod recent;
 pub mod root;
 mod scan;
 pub mod start;
@@ -35,7 +33,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::dispatch::Doorbells;
+use crate::dispatch::QueueHandles;
 use crate::domain::event::Origin;
 use crate::domain::log_limit::LogLimit;
 use crate::domain::project::{Problem, ProjectKey};
@@ -48,7 +46,6 @@ use crate::store::Store;
 use crate::watch::{Watch, WatchSettings};
 
 use problems::Healing;
-use recent::Recent;
 use root::RootGuard;
 use scan::Scan;
 use start::Start;
@@ -66,9 +63,6 @@ const BATCH_AT_START: usize = 32;
 const PULSE: Duration = Duration::from_secs(1);
 /// How long inference waits after the store failed or the root could not be opened.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long what was recorded waits for somebody who writes to take it to its tables: longer than
-/// most receivers take to answer.
-const WRITE_OUT_AFTER: Duration = Duration::from_millis(100);
 /// How many held files wait for one project.
 const HELD_PER_PROJECT: usize = 128;
 /// How long a file that was just created is left to its writer, whose close is reported too.
@@ -110,8 +104,8 @@ pub struct Parts {
     pub clock: Clock,
     /// What others may know.
     pub status: Arc<Status>,
-    /// Rung when deliveries were recorded.
-    pub doorbells: Arc<Doorbells>,
+    /// Takes the deliveries that were recorded.
+    pub queues: Arc<QueueHandles>,
 }
 
 impl Engine {
@@ -179,13 +173,12 @@ struct Loop {
     store: Store,
     clock: Clock,
     status: Arc<Status>,
-    doorbells: Arc<Doorbells>,
+    queues: Arc<QueueHandles>,
     routes: Routes,
     inbox: Receiver<Input>,
     hints_lost: Arc<AtomicBool>,
     watch: Watch,
     observer: Observer,
-    recent: Recent,
     settle: Agenda,
     held: HashMap<ProjectKey, Vec<Held>>,
     problems: HashMap<Option<ProjectKey>, Vec<Problem>>,
@@ -198,10 +191,6 @@ struct Loop {
     /// The layout that the record was made with; written when a scan has been recorded.
     layout_changed: bool,
     paused_until: Option<Moment>,
-    /// When what was recorded is written out at the latest, where it is not.
-    write_out_at: Option<Moment>,
-    /// Whether the store's trouble is that this cannot be done.
-    has_journal_trouble: bool,
     /// Whether the database is not the one in the state directory.
     is_store_displaced: bool,
     /// How many files that do not count are said one by one.
@@ -223,7 +212,7 @@ impl Loop {
             store,
             clock,
             status,
-            doorbells,
+            queues,
         } = parts;
         let hints_lost = Arc::new(AtomicBool::new(false));
         let hints = HintSender::new(sender, Arc::clone(&hints_lost));
@@ -237,7 +226,6 @@ impl Loop {
         let repository = &config.repository;
         let mut this = Self {
             observer: Observer::new(repository.layout.clone(), repository.max_file_size),
-            recent: Recent::default(),
             settle: Agenda::new(repository.settle),
             root: RootGuard::new(repository.path.clone()),
             next_rescan: repository.rescan,
@@ -247,7 +235,7 @@ impl Loop {
             store,
             clock,
             status,
-            doorbells,
+            queues,
             inbox,
             hints_lost,
             watch,
@@ -258,8 +246,6 @@ impl Loop {
             starting: true,
             layout_changed: false,
             paused_until: None,
-            write_out_at: None,
-            has_journal_trouble: false,
             is_store_displaced: false,
             repeats: LogLimit::default(),
             healing: Healing::default(),
@@ -331,9 +317,6 @@ impl Loop {
     fn until_next(&self) -> Duration {
         let now = self.clock.moment();
         let mut next = self.next_pulse;
-        if let Some(due) = self.write_out_at {
-            next = next.min(due.max(self.paused_until.unwrap_or_default()));
-        }
         if self.may_infer() {
             if let Some(due) = self.scan.as_ref().and_then(Scan::next) {
                 next = next.min(due.max(self.paused_until.unwrap_or_default()));
@@ -447,8 +430,7 @@ impl Loop {
         if self.paused_until.is_some_and(|until| now < until) {
             return;
         }
-        self.write_out(now);
-        if !self.may_infer() || self.paused_until.is_some_and(|until| now < until) {
+        if !self.may_infer() {
             return;
         }
         self.paused_until = None;

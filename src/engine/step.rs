@@ -308,7 +308,8 @@ impl Loop {
         now: Timestamp,
         round: &mut Round,
     ) -> Result<(), StoreError> {
-        let recorded = self.recorded(&due)?;
+        let keys: Vec<ProjectKey> = due.iter().map(|due| due.key.clone()).collect();
+        let recorded = self.store.recorded_many(&keys)?;
         for (due, recorded) in due.into_iter().zip(recorded) {
             if round.bytes > BATCH_BYTES {
                 break;
@@ -331,24 +332,6 @@ impl Loop {
             });
         }
         Ok(())
-    }
-
-    /// What is on record of the due projects.
-    fn recorded(&mut self, due: &[Due]) -> Result<Vec<Recorded>, StoreError> {
-        let known = due.iter().map(|due| self.recent.get(&due.key).cloned());
-        let known: Vec<Option<Recorded>> = known.collect();
-        let unknown = due.iter().zip(&known);
-        let unknown = unknown.filter(|(_, known)| known.is_none());
-        let unknown: Vec<ProjectKey> = unknown.map(|(due, _)| due.key.clone()).collect();
-        let mut read = match unknown.is_empty() {
-            true => Vec::new(),
-            false => self.store.recorded_many(&unknown)?,
-        }
-        .into_iter();
-        let known = known.into_iter();
-        Ok(known
-            .map(|known| known.or_else(|| read.next()).unwrap_or_default())
-            .collect())
     }
 
     /// Where a file on record lies once its project is in another place.

@@ -1,11 +1,11 @@
-//! What is recorded together, and what came of it.
+//! The contents of one transaction of recording, and its result.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
+use super::queue::Claim;
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded, Stamp};
 
@@ -45,7 +45,7 @@ impl Batch {
 }
 
 /// A change of one project.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Change {
     /// The project.
     pub key: ProjectKey,
@@ -58,7 +58,7 @@ pub struct Change {
 }
 
 /// An event to record.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct NewEvent {
     /// The event with the id of its first happening ([`EventId::of`] with repetition 0).
     pub event: Event,
@@ -92,13 +92,30 @@ impl MetaKey {
     }
 }
 
-/// What was recorded.
+/// How many ready deliveries a commit returns at most. They cover what happens one by one; in a
+/// burst the queues ask the store, which costs less for each.
+pub const READY_MAX: usize = 16;
+
+/// How large the payloads of the ready deliveries of a commit are together at most, in bytes.
+pub const READY_BYTES: usize = 1024 * 1024;
+
+/// The result of a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
     /// The events in order, with the ids they were recorded under.
     pub events: Vec<RecordedEvent>,
-    /// The webhooks for which a lane was opened: those whose dispatcher may sleep.
-    pub woken: BTreeSet<String>,
+    /// The deliveries that the commit made available.
+    pub deliveries: NewDeliveries,
+}
+
+/// The deliveries that a commit made available.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewDeliveries {
+    /// The webhooks with a delivery that leads its lane.
+    pub webhooks: BTreeSet<String>,
+    /// The first of these deliveries that are due, each with its webhook, as a claim returns them:
+    /// at most [`READY_MAX`], with at most [`READY_BYTES`] of payloads.
+    pub ready: Vec<(String, Claim)>,
 }
 
 /// An event as it was recorded.

@@ -84,26 +84,6 @@ pub enum OpenError {
         /// Why not.
         source: io::Error,
     },
-    /// What was recorded last is not in its tables yet, and cannot come there now.
-    #[error(
-        "what was recorded last cannot be moved to its tables in {path}. Nothing was changed; try again when the cause is mended"
-    )]
-    NotWrittenOut {
-        /// The database.
-        path: PathBuf,
-        /// Why not.
-        source: Fault,
-    },
-    /// What was recorded last, and is not in its tables yet, cannot be read.
-    #[error(
-        "the journal in {path} cannot be read. Nothing was changed. Restore the state directory from a copy if it is damaged"
-    )]
-    Journal {
-        /// The database.
-        path: PathBuf,
-        /// Why not.
-        source: Fault,
-    },
     /// SQLite refused something.
     #[error("cannot open {path}")]
     Database {
@@ -129,20 +109,6 @@ impl OpenError {
                 source: Some(source),
             },
             _ => OpenError::Database { path, source },
-        }
-    }
-
-    /// Sorts what went wrong with the journal into what is wrong with itself, and everything else: a
-    /// full disk must not read as damage.
-    pub(super) fn of_journal(path: &Path, source: Fault) -> Self {
-        let path = path.to_owned();
-        match source {
-            Fault::Undecodable { .. }
-            | Fault::Coding { .. }
-            | Fault::WrongPayload { .. }
-            | Fault::MissingPayload { .. }
-            | Fault::Stale { .. } => OpenError::Journal { path, source },
-            _ => OpenError::NotWrittenOut { path, source },
         }
     }
 }

@@ -3,9 +3,6 @@
 //! Constraint: listing needs no daemon, and changes nothing of what is recorded. It reads beside a
 //! running one from one consistent state, and after a stopped or killed one as well. Nothing is read
 //! without a limit.
-//!
-//! What a killed daemon left in the journal is recorded, and no query finds it there: [`Listings::open`]
-//! has it written out, as the next start would. Where that cannot be, it says so ([`Missing`]).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +18,7 @@ use super::problems::RecordedProblem;
 use super::queue::AttemptLog;
 use super::select::{Conditions, Selector};
 use super::webhooks::WebhookState;
-use super::{journal, payload, problems, record, row, schema, webhooks};
+use super::{payload, problems, record, row, schema, webhooks};
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
@@ -83,52 +80,21 @@ pub struct ListedDelivery {
     pub last_error: Option<String>,
 }
 
-/// What is recorded and not listed.
-#[derive(Debug)]
-pub struct Missing {
-    /// How many batches that are, each with an event at least.
-    pub n_batches: u64,
-    /// Why they cannot be listed yet.
-    pub why: OpenError,
-}
-
 /// Read access for the command line. Blocks.
 pub struct Listings {
     connection: Connection,
     path: Arc<Path>,
-    missing: Option<Missing>,
 }
 
 impl Listings {
-    /// Opens the state of a directory for reading, whether a daemon runs or not. What is recorded and
-    /// not yet in its tables comes there first, as far as that can be done.
+    /// Opens the state of a directory for reading, whether a daemon runs or not.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_for_reading(state_dir)?;
         let path = schema::database(state_dir);
-        let mut missing = None;
-        if !matches!(journal::await_writing_out(&connection), Ok(true)) {
-            // Of a daemon that was killed, or has no space. Who may not write sees what there is.
-            let written_out = schema::open_beside(state_dir).and_then(|connection| {
-                journal::write_out_all(&connection)
-                    .map_err(|fault| OpenError::of_journal(&path, fault))
-            });
-            if let Err(why) = written_out {
-                let n_batches = journal::count(&connection)
-                    .map_err(|fault| OpenError::of_journal(&path, fault))?;
-                // A daemon may have done it meanwhile.
-                missing = (n_batches > 0).then_some(Missing { n_batches, why });
-            }
-        }
         Ok(Self {
             connection,
             path: path.into(),
-            missing,
         })
-    }
-
-    /// What is recorded and missing in all that is listed, where anything is.
-    pub fn missing(&self) -> Option<&Missing> {
-        self.missing.as_ref()
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {

@@ -27,15 +27,12 @@
 //!
 //! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `writer` and `reader` run
 //! the jobs, as `transaction` says. `batch` is what is recorded together, `record`, `marks` and
-//! `problems` write and read it, `journal` makes small batches durable fast, `payload` keeps the
-//! bytes. `queue` claims and finishes, `handing` lets claims out before their commit is durable,
-//! `webhooks` keeps what is known of a webhook, `retention` removes what is old. `listing`, `select`
-//! and `operations` serve the command line, `row` and `error` serve all.
+//! `problems` write and read it, `payload` keeps the bytes. `queue` claims and finishes, `webhooks`
+//! keeps what is known of a webhook, `retention` removes what is old. `listing`, `select` and
+//! `operations` serve the command line, `row` and `error` serve all.
 
 mod batch;
 mod error;
-mod handing;
-mod journal;
 mod listing;
 mod lock;
 mod marks;
@@ -64,10 +61,12 @@ use std::thread::{self, JoinHandle};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-pub use batch::{Batch, Change, Committed, MetaKey, NewEvent, RecordedEvent};
+pub use batch::{
+    Batch, Change, Committed, MetaKey, NewDeliveries, NewEvent, READY_BYTES, READY_MAX,
+    RecordedEvent,
+};
 pub use error::{Fault, OpenError, StoreError};
-pub use handing::{Commit, HANDED_BYTES, HANDED_MAX, Handed};
-pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings, Missing};
+pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings};
 pub use operations::Operations;
 pub use problems::RecordedProblem;
 pub use queue::{ANSWER_MAX, AttemptLog, Claim, Claims, Finish, Unreadable};
@@ -77,12 +76,8 @@ pub use webhooks::{Off, OffCause, WebhookState};
 
 use crate::config::Retention;
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
-use handing::Promise;
 use reader::Reader;
 use writer::Writer;
-
-/// How many projects are few enough for their record to be read while writes wait.
-const FEW: usize = 8;
 
 /// The daemon's handle to the store. Its clones are the same store.
 ///
@@ -146,13 +141,7 @@ impl Store {
         let (reader, reads) = Reader::new(schema::open_for_reading(state_dir)?);
         let path = schema::database(state_dir);
         let identity = schema::identity(&path)?;
-        let journal =
-            journal::load(&for_writing).map_err(|fault| OpenError::of_journal(&path, fault))?;
-        let writer = Arc::new(Writer::new(for_writing, journal));
-        // Where it cannot be, nobody reads past it.
-        if let Err(fault) = writer.write_out() {
-            tracing::warn!(%fault, "what was recorded before the start cannot be written out yet");
-        }
+        let writer = Arc::new(Writer::new(for_writing));
         // Where the second thread cannot be started, the reader goes, and the first one ends.
         let reader_thread = start("store-reader", state_dir, move || {
             reader::run(&for_reading, reads);
@@ -215,30 +204,6 @@ impl Store {
         result.map_err(|fault| self.error(fault))
     }
 
-    /// The same for a read of a few rows.
-    fn read_few_blocking<T>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Result<T, StoreError> {
-        match self.shared.writer.read_here(work) {
-            Ok(result) => result.map_err(|fault| self.error(fault)),
-            Err(work) => self.read_blocking(work),
-        }
-    }
-
-    /// Reads so many things.
-    fn read_some_blocking<T>(
-        &self,
-        n: usize,
-        work: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Result<T, StoreError> {
-        if n <= FEW {
-            self.read_few_blocking(work)
-        } else {
-            self.read_blocking(work)
-        }
-    }
-
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -282,35 +247,27 @@ impl Store {
     /// What is recorded of each of these projects, in their order. Claims wait meanwhile, so ask
     /// for some hundreds at once, not for all.
     pub fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
-        if self.shared.writer.is_waiting_for(keys) {
-            self.write_out()?;
-        }
         let read = |connection: &Connection| {
             keys.iter()
                 .map(|key| record::recorded(connection, key))
                 .collect()
         };
-        self.read_some_blocking(keys.len(), read)
+        self.read_blocking(read)
     }
 
     /// What tells of each of these projects whether its files are unchanged, in their order. Ask for
     /// some hundreds at once, not for all.
     pub fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
-        if self.shared.writer.is_waiting_for(&keys) {
-            self.write_out()?;
-        }
         self.read_blocking(move |connection| marks::marks(connection, &keys))
     }
 
     /// The projects with anything recorded, sorted.
     pub fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
-        self.write_out()?;
         self.read_blocking(|connection| record::keys(connection, None))
     }
 
     /// The projects of an organization with anything recorded, sorted.
     pub fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
-        self.write_out()?;
         let organization = organization.to_owned();
         self.read_blocking(move |connection| record::keys(connection, Some(&organization)))
     }
@@ -323,7 +280,6 @@ impl Store {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        self.write_out()?;
         let read = |connection: &Connection| {
             wanted
                 .iter()
@@ -332,7 +288,7 @@ impl Store {
                 })
                 .collect()
         };
-        self.read_some_blocking(wanted.len(), read)
+        self.read_blocking(read)
     }
 
     /// A fact about the repository as a whole.
@@ -360,35 +316,7 @@ impl Store {
     /// for the record to be read and inferred from again.
     pub fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
         let payloads = self.prepare(&mut batch)?;
-        self.record_prepared(batch, payloads, |_, _| {})
-    }
-
-    /// The same, and gives to `hand` what a claim would find after the commit, before it is durable:
-    /// whoever sends has the time that the disk takes to prepare for it, and may send when
-    /// [`Commit::ended`] says so. Where a commit is tried again, so is this, with another [`Commit`].
-    ///
-    /// A small batch of which all is handed out is durable sooner, and in its tables later
-    /// ([`Store::is_written_out`]).
-    pub fn record_handing(
-        &self,
-        mut batch: Batch,
-        mut hand: impl FnMut(Handed, &Commit) + Send + 'static,
-    ) -> Result<Committed, StoreError> {
-        let payloads = self.prepare(&mut batch)?;
-        let writer = &self.shared.writer;
-        let journaled = writer.journal(|connection, waiting| {
-            let written = journal::write(connection, &batch, &payloads, waiting)?;
-            Ok(written.map(|(entry, committed, handed)| {
-                let (promise, commit) = Promise::new();
-                hand(handed, &commit);
-                (entry, (committed, promise))
-            }))
-        });
-        if let Some((committed, promise)) = journaled {
-            promise.keep();
-            return Ok(committed);
-        }
-        self.record_prepared(batch, payloads, hand)
+        self.write_blocking(move |connection| record::record(connection, &batch, &payloads))
     }
 
     /// Takes the payloads out of a batch and makes them what is stored.
@@ -399,7 +327,7 @@ impl Store {
         let stored = if size <= payload::UNASKED_MAX {
             vec![false; hashes.len()]
         } else {
-            self.read_few_blocking(move |connection| payload::stored(connection, &hashes))?
+            self.read_blocking(move |connection| payload::stored(connection, &hashes))?
         };
         payloads
             .into_iter()
@@ -407,42 +335,6 @@ impl Store {
             .map(|((hash, bytes), stored)| payload::Given::prepare(hash, bytes, stored))
             .collect::<Result<Vec<_>, Fault>>()
             .map_err(|fault| self.error(fault))
-    }
-
-    fn record_prepared(
-        &self,
-        batch: Batch,
-        payloads: Vec<payload::Given>,
-        mut hand: impl FnMut(Handed, &Commit) + Send + 'static,
-    ) -> Result<Committed, StoreError> {
-        let (committed, promise) = self.write_blocking(move |connection| {
-            let (committed, handed) = record::record(connection, &batch, &payloads)?;
-            let (promise, commit) = Promise::new();
-            if !handed.is_empty() {
-                hand(handed, &commit);
-            }
-            Ok((committed, promise))
-        })?;
-        promise.keep();
-        Ok(committed)
-    }
-
-    /// Whether everything that was recorded is in its tables, where listings and claims find it. The
-    /// next write sees to that, or [`Store::write_out`].
-    pub fn is_written_out(&self) -> bool {
-        !self.shared.writer.has_journal()
-    }
-
-    /// Has everything that was recorded in its tables.
-    pub fn write_out(&self) -> Result<(), StoreError> {
-        let result = self.shared.writer.write_out();
-        result.map_err(|fault| self.error(fault))
-    }
-
-    /// Has `told` told of each webhook for which deliveries are in their tables that were recorded
-    /// before: claims find them from then on. The first one that is set counts.
-    pub fn on_written_out(&self, told: impl Fn(&str) + Send + Sync + 'static) {
-        self.shared.writer.tell(Box::new(told));
     }
 }
 
@@ -478,11 +370,8 @@ impl Store {
     /// it may be tried again: an attempt that is on record is not recorded twice.
     pub async fn finish(&self, finished: impl Into<Arc<[Finish]>>) -> Result<(), StoreError> {
         let finished = finished.into();
-        let newest = finished.iter().map(|finish| finish.delivery).max();
-        let work = move |connection: &Connection| queue::finish(connection, &finished);
-        let writer = &self.shared.writer;
-        let result = writer.write_apart(newest.unwrap_or_default(), work).await;
-        result.map_err(|fault| self.error(fault))
+        self.write(move |connection| queue::finish(connection, &finished))
+            .await
     }
 
     /// Makes due now what waits for a time that was reckoned by a clock which has been set back
@@ -514,7 +403,6 @@ impl Store {
         fingerprints: Vec<(String, [u8; 32])>,
         now: Timestamp,
     ) -> Result<Vec<String>, StoreError> {
-        // Nothing of it is ever in the journal.
         let changed = self
             .read(move |connection| {
                 let mut changed = Vec::new();

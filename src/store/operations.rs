@@ -13,7 +13,7 @@ use rusqlite::{Connection, Params, TransactionBehavior, params, params_from_iter
 
 use super::error::{Fault, OpenError, StoreError};
 use super::select::Selector;
-use super::{journal, queue, row, schema, webhooks};
+use super::{queue, row, schema, webhooks};
 use crate::domain::project::ProjectKey;
 
 /// The most deliveries that one transaction changes.
@@ -36,8 +36,6 @@ impl Operations {
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_beside(state_dir)?;
         let path = schema::database(state_dir);
-        // What is recorded is meant as well, in its tables or not.
-        journal::write_out_all(&connection).map_err(|fault| OpenError::of_journal(&path, fault))?;
         Ok(Self {
             connection,
             path: path.into(),

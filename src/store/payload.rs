@@ -48,39 +48,9 @@ impl Given {
         })
     }
 
-    /// The payload that [`Given::compressed`] is of, of this size.
-    pub(super) fn restore(
-        hash: ContentHash,
-        size: usize,
-        compressed: &[u8],
-    ) -> Result<Self, Fault> {
-        let bytes = decompress(compressed, size).map_err(|source| Fault::Coding {
-            hash,
-            source: Arc::new(source),
-        })?;
-        if ContentHash::of(&bytes) != hash {
-            return Err(Fault::WrongPayload { hash });
-        }
-        Ok(Self {
-            hash,
-            bytes: Bytes::from(bytes),
-            compressed: Some(Bytes::copy_from_slice(compressed)),
-        })
-    }
-
     /// Its hash.
     pub(super) fn hash(&self) -> ContentHash {
         self.hash
-    }
-
-    /// What is stored of it, where it was not stored already when the batch was prepared.
-    pub(super) fn compressed(&self) -> Option<&[u8]> {
-        self.compressed.as_deref()
-    }
-
-    /// Whether it is the payload with this hash.
-    pub(super) fn is(&self, hash: &ContentHash) -> bool {
-        self.hash == *hash
     }
 
     /// Its bytes, shared.

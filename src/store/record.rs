@@ -8,55 +8,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, Change, Committed, MetaKey, NewEvent, RecordedEvent};
+use super::batch::{
+    Batch, Change, Committed, MetaKey, NewEvent, READY_BYTES, READY_MAX, RecordedEvent,
+};
 use super::error::Fault;
-use super::handing::{HANDED_MAX, Handed};
 use super::payload::{self, Given};
 use super::queue::Claim;
 use super::{problems, row, webhooks};
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, FileState, Identity, ProjectKey, Recorded, Role};
-
-/// The numbers that the next event and the next delivery get.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Numbers {
-    pub(super) sequence: i64,
-    pub(super) delivery: i64,
-}
-
-impl Numbers {
-    /// Those that come next in the tables. Numbers are never used again, which is what
-    /// AUTOINCREMENT keeps `sqlite_sequence` for.
-    pub(super) fn next(connection: &Connection) -> Result<Self, Fault> {
-        let mut statement = connection.prepare_cached("SELECT name, seq FROM sqlite_sequence")?;
-        let mut rows = statement.query([])?;
-        let mut next = Self {
-            sequence: 1,
-            delivery: 1,
-        };
-        while let Some(row) = rows.next()? {
-            let number = row.get::<_, i64>(1)?.saturating_add(1);
-            match row.get_ref(0)?.as_str() {
-                Ok("events") => next.sequence = number,
-                Ok("deliveries") => next.delivery = number,
-                _ => {}
-            }
-        }
-        Ok(next)
-    }
-
-    pub(super) fn take_sequence(&mut self) -> i64 {
-        let next = self.sequence.saturating_add(1);
-        std::mem::replace(&mut self.sequence, next)
-    }
-
-    pub(super) fn take_delivery(&mut self) -> i64 {
-        let next = self.delivery.saturating_add(1);
-        std::mem::replace(&mut self.delivery, next)
-    }
-}
 
 /// A batch on its way into the tables.
 struct Writing<'a> {
@@ -65,47 +26,23 @@ struct Writing<'a> {
     now: Timestamp,
     /// The webhooks that have their row, as far as that was asked.
     webhooks: BTreeSet<&'a str>,
-    /// Where events have their ids and numbers already.
-    numbers: Option<Numbers>,
     committed: Committed,
-    handed: Handed,
+    /// The size of the payloads of the ready deliveries.
+    ready_bytes: usize,
 }
 
-/// Records a batch in the current transaction. Beside it goes what a claim would find after that:
-/// the first of the deliveries that lead their lanes, at most [`HANDED_MAX`].
+/// Records a batch in the current transaction.
 pub(super) fn record(
     connection: &Connection,
     batch: &Batch,
     payloads: &[Given],
-) -> Result<(Committed, Handed), Fault> {
-    let written = write(connection, batch, payloads, None)?;
-    Ok((written.committed, written.handed))
-}
-
-/// Writes a batch of the journal into the tables, whose events have their ids and get these numbers.
-pub(super) fn write_out(
-    connection: &Connection,
-    batch: &Batch,
-    payloads: &[Given],
-    first: Numbers,
-) -> Result<(), Fault> {
-    write(connection, batch, payloads, Some(first))?;
-    Ok(())
-}
-
-fn write<'a>(
-    connection: &Connection,
-    batch: &'a Batch,
-    payloads: &'a [Given],
-    numbers: Option<Numbers>,
-) -> Result<Writing<'a>, Fault> {
+) -> Result<Committed, Fault> {
     let mut writing = Writing {
         payloads: HashMap::with_capacity(payloads.len()),
         now: batch.now,
         webhooks: BTreeSet::new(),
-        numbers,
         committed: Committed::default(),
-        handed: Handed::new(),
+        ready_bytes: 0,
     };
     let mut held = Vec::new();
     for given in payloads {
@@ -138,7 +75,7 @@ fn write<'a>(
     // An ordinary save every few seconds leaves its last payload behind each time; waiting for
     // the next collection would let the file grow by all of them.
     payload::collect(connection)?;
-    Ok(writing)
+    Ok(writing.committed)
 }
 
 impl<'a> Writing<'a> {
@@ -158,18 +95,14 @@ impl<'a> Writing<'a> {
                     hash: event.payload,
                     needed_by: format!("the event {}", event.id),
                 })?;
-        let (id, sequence) = match &mut self.numbers {
-            Some(numbers) => (event.id.clone(), Some(numbers.take_sequence())),
-            None => (free_id(connection, new)?, None),
-        };
+        let id = free_id(connection, new)?;
         connection
             .prepare_cached(
-                "INSERT INTO events (sequence, id, kind, organization, project, origin, \
+                "INSERT INTO events (id, kind, organization, project, origin, \
                  occurred_ns, recorded_ms, parameters, explanation, payload, n_deliveries) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
-                sequence,
                 id.0,
                 event.kind.as_str(),
                 event.key.organization,
@@ -187,13 +120,13 @@ impl<'a> Writing<'a> {
             if self.webhooks.insert(webhook) {
                 webhooks::ensure(connection, webhook)?;
             }
-            let number = self.numbers.as_mut().map(Numbers::take_delivery);
-            let opened = open_lane(connection, event, sequence, webhook, number, *due, self.now)?;
+            let opened = open_lane(connection, event, sequence, webhook, *due, self.now)?;
             if let Some(delivery) = opened {
-                if !self.committed.woken.contains(webhook) {
-                    self.committed.woken.insert(webhook.clone());
+                let woken = &mut self.committed.deliveries.webhooks;
+                if !woken.contains(webhook) {
+                    woken.insert(webhook.clone());
                 }
-                self.hand(connection, delivery, &id, event, webhook, *due)?;
+                self.keep_ready(connection, delivery, &id, event, webhook, *due)?;
             }
         }
         self.committed.events.push(RecordedEvent { id, sequence });
@@ -309,9 +242,8 @@ impl<'a> Writing<'a> {
         as_expected(written, key)
     }
 
-    /// Hands out a delivery that leads its lane, where it may be sent now. Those of the journal were
-    /// handed out when they came into it.
-    fn hand(
+    /// Keeps a delivery that leads its lane for the caller if it may be sent now and there is room.
+    fn keep_ready(
         &mut self,
         connection: &Connection,
         delivery: i64,
@@ -320,18 +252,23 @@ impl<'a> Writing<'a> {
         webhook: &str,
         due: Timestamp,
     ) -> Result<(), Fault> {
-        if self.numbers.is_none()
-            && self.handed.len() < HANDED_MAX
+        let Some((payload, _)) = self.payloads.get(&event.payload) else {
+            return Ok(());
+        };
+        let payload = payload.bytes();
+        let ready_bytes = self.ready_bytes.saturating_add(payload.len());
+        let ready = &mut self.committed.deliveries.ready;
+        if ready.len() < READY_MAX
+            && ready_bytes <= READY_BYTES
             && due <= self.now
-            && let Some((payload, _)) = self.payloads.get(&event.payload)
             && !webhooks::is_off(connection, webhook)?
         {
             let event = Event {
                 id: id.clone(),
                 ..event.clone()
             };
-            let claim = Claim::first(delivery, event, payload.bytes());
-            self.handed.push((webhook.to_owned(), claim));
+            ready.push((webhook.to_owned(), Claim::first(delivery, event, payload)));
+            self.ready_bytes = ready_bytes;
         }
         Ok(())
     }
@@ -339,7 +276,7 @@ impl<'a> Writing<'a> {
 
 /// The event's id, or the first repetition of it that is not on record: the difference on disk is
 /// real, so an equal happening on record is an earlier one.
-pub(super) fn free_id(connection: &Connection, new: &NewEvent) -> Result<EventId, Fault> {
+fn free_id(connection: &Connection, new: &NewEvent) -> Result<EventId, Fault> {
     let event = &new.event;
     let mut statement = connection.prepare_cached("SELECT 1 FROM events WHERE id = ?1")?;
     let mut id = event.id.clone();
@@ -364,7 +301,6 @@ fn open_lane(
     event: &Event,
     sequence: i64,
     webhook: &str,
-    number: Option<i64>,
     due: Timestamp,
     now: Timestamp,
 ) -> Result<Option<i64>, Fault> {
@@ -373,12 +309,11 @@ fn open_lane(
     let key = &event.key;
     connection
         .prepare_cached(
-            "INSERT INTO deliveries (id, event, webhook, organization, project, state, origin, \
+            "INSERT INTO deliveries (event, webhook, organization, project, state, origin, \
              due_ms, created_ms, waiting_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8, ?8)",
+             VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?6, ?7, ?7)",
         )?
         .execute(params![
-            number,
             sequence,
             webhook,
             key.organization,

@@ -2,7 +2,6 @@
 
 mod damage;
 mod helpers;
-mod journal;
 mod model;
 mod operating;
 mod outcomes;

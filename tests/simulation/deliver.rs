@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use project_webhooks::domain::delivery::{self, FailureCause, Outcome, State, Verdict};
 use project_webhooks::domain::endpoint::Admission;
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::store::{AttemptLog, Claim, Finish, Handed, Operations, Selector};
+use project_webhooks::store::{AttemptLog, Claim, Finish, Operations, Selector};
 
 use crate::crash::{Crash, Image};
 use crate::hook::{Flight, Standing};
@@ -40,7 +40,6 @@ fn answer(answers: Answers, of: &ProjectKey) -> Option<(Option<u16>, Outcome)> {
 
 impl Run {
     pub fn claims(&self, webhook: &str, limit: usize, busy: HashSet<ProjectKey>) -> Vec<Claim> {
-        self.store().write_out().unwrap();
         let claims = self.store().claim_due(webhook, self.wall(), limit, busy);
         let claims = self.runtime.block_on(claims).unwrap();
         assert!(claims.unreadable.is_empty(), "{:?}", claims.unreadable);
@@ -90,11 +89,11 @@ impl Run {
         });
     }
 
-    /// Sends what came with a commit as the queues do: where they would claim it too, and without
-    /// asking the store, in which it may be in the journal alone.
-    pub fn send_handed(&mut self, handed: Handed, crash: Crash) {
+    /// Sends the deliveries that a commit returned as the queues do: without asking the store, if
+    /// they would claim them too.
+    pub fn send_ready(&mut self, ready: Vec<(String, Claim)>, crash: Crash) {
         let now = self.wall();
-        for (name, claim) in handed {
+        for (name, claim) in ready {
             let mut hooks = self.hooks.iter();
             let webhook = hooks.position(|hook| hook.name == name).unwrap();
             let hook = &self.hooks[webhook];

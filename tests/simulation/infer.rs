@@ -1,7 +1,6 @@
 //! The engine of a run: looks, what they mean, and the commit of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 
 use project_webhooks::domain::delivery;
 use project_webhooks::domain::event::{
@@ -11,7 +10,7 @@ use project_webhooks::domain::infer::{Removals, missing};
 use project_webhooks::domain::moves::{self, Comparison, infer_all};
 use project_webhooks::domain::project::{FileState, ProjectKey};
 use project_webhooks::domain::settle::Unresolved;
-use project_webhooks::store::{Batch, Change, Commit, Committed, Handed, NewEvent};
+use project_webhooks::store::{Batch, Change, Committed, NewEvent};
 
 use crate::crash::{Crash, Image};
 use crate::engine::Happening;
@@ -25,7 +24,7 @@ fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
 }
 
 /// Whether the webhooks hear of an event. An import is two of them: in some places the webhooks hear
-/// of both, in the others of one, as they do by default, which may go by the journal then.
+/// of both, in the others of one, as they do by default.
 fn is_heard(kind: EventKind, at: usize) -> bool {
     kind != EventKind::ProjectImport || at.is_multiple_of(3)
 }
@@ -68,8 +67,8 @@ impl Run {
         looks
     }
 
-    /// One turn of the engine, and of the queues where they send what its commit hands out. Returns
-    /// how many events it recorded.
+    /// One step of the engine, and of the queues where they send what its commit returned. Returns how
+    /// many events it recorded.
     pub fn round(&mut self, limit: usize, crash: Crash, sends: Option<Crash>) -> usize {
         let looks = self.looks(limit);
         let changes = infer_all(&looks, &relocate);
@@ -82,14 +81,8 @@ impl Run {
         }
         let batch = self.batch(&looks, &changes);
         let mut committed = Committed::default();
-        let handed: Arc<Mutex<Handed>> = Arc::default();
         let is_recorded = self.commit(crash, |store, _| {
-            let handed = Arc::clone(&handed);
-            let hand = move |claims, commit: &Commit| {
-                assert!(!commit.is_durable(), "handed out too late");
-                *handed.lock().unwrap() = claims;
-            };
-            committed = store.record_handing(batch, hand).unwrap();
+            committed = store.record(batch).unwrap();
         });
         let is_recorded = is_recorded
             .or_else(|| self.is_recorded(&looks, &changes, &committed))
@@ -114,14 +107,14 @@ impl Run {
                 self.settle.confirm_after(&change.key, place);
             }
         }
-        let handed = std::mem::take(&mut *handed.lock().unwrap());
+        let ready = committed.deliveries.ready;
         match sends {
-            Some(crash) => self.send_handed(handed, crash),
-            // What a commit hands out is what a claim finds.
+            Some(crash) => self.send_ready(ready, crash),
+            // A commit returns what a claim finds.
             None => {
-                for (webhook, handed) in &handed {
+                for (webhook, ready) in &ready {
                     let claims = self.claims(webhook, 100, Default::default());
-                    assert!(claims.contains(handed), "{webhook}: {handed:?}");
+                    assert!(claims.contains(ready), "{webhook}: {ready:?}");
                 }
             }
         }

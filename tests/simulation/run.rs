@@ -50,12 +50,9 @@ pub struct Run {
 
 pub fn run(steps: &[Step]) {
     let mut run = Run::new();
-    for (number, step) in steps.iter().enumerate() {
+    for step in steps {
         run.step(*step);
-        // In between, what is in the journal may stay there until the next crash.
-        if number % 2 == 0 {
-            run.compare_counts();
-        }
+        run.compare_counts();
     }
     run.finish();
 }
@@ -105,7 +102,6 @@ impl Run {
 
     /// What commands of an operator list, beside the daemon.
     pub fn listings(&self) -> Listings {
-        self.store().write_out().unwrap();
         Listings::open(&self.state).unwrap()
     }
 
@@ -276,7 +272,6 @@ impl Run {
 
     /// What the store counts is what the model counts.
     fn compare_counts(&self) {
-        self.store().write_out().unwrap();
         let states = self.runtime.block_on(self.store().webhook_states());
         let states = states.unwrap();
         for hook in &self.hooks {

@@ -117,7 +117,7 @@ fn crash(rng: &mut Rng) -> Crash {
     }
 }
 
-/// Often: what is sent may be in the journal alone.
+/// More often than elsewhere: the answer comes right after the commit.
 fn crash_while_sent(rng: &mut Rng) -> Crash {
     match rng.u8(..6) {
         0 => Crash::Before,

@@ -1,6 +1,5 @@
 //! States that earlier versions wrote, as they wrote them: `states/<schema>.db`, and beside it what
-//! that version listed of it; `states/<schema>-journal.db` is what a kill left with a batch in the
-//! journal. Each has to load for ever.
+//! that version listed of it. Each has to load for ever.
 //!
 //! `UPDATE_STATES=1 cargo test --test survival states` writes those of the present schema anew,
 //! which is only right before it is released.
@@ -14,7 +13,7 @@ use axum::http::StatusCode;
 use project_webhooks::receiver::{Received, Reply};
 use serde_json::{Value, json};
 
-use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
+use super::common::{Endpoint, Home, Settings, Webhook, wait_until, xml};
 use super::{projects, wait_status};
 
 fn states() -> PathBuf {
@@ -107,51 +106,6 @@ fn write_state(directory: &Path, schema: i64) {
     fs::write(directory.join(format!("{schema}.json")), text + "\n").unwrap();
 }
 
-/// Writes what a kill leaves of the schema that there is now, with a batch in the journal.
-fn write_journal(directory: &Path, schema: i64) {
-    let endpoint = Endpoint::new();
-    let home = Home::new(&settings(&endpoint));
-    projects(&home, 2);
-    home.start().terminate();
-    // A definition and a copy at once: a change of each kind in one batch.
-    journaled(&home);
-    let database = rusqlite::Connection::open(home.database()).unwrap();
-    let refuse = "CREATE TRIGGER refuses BEFORE INSERT ON events
-                      BEGIN SELECT RAISE(ABORT, 'refused'); END";
-    database.execute_batch(refuse).unwrap();
-    let daemon = Daemon::launch(&home, Daemon::command(&home));
-    wait_until("a batch in the journal", || {
-        (n_in_journal(&home) == 1).then_some(())
-    });
-    daemon.kill();
-    database.execute_batch("DROP TRIGGER refuses").unwrap();
-    // The last one to close moves all of it into the one file that is kept.
-    drop(database);
-    fs::copy(
-        home.database(),
-        directory.join(format!("{schema}-journal.db")),
-    )
-    .unwrap();
-    let text = serde_json::to_string_pretty(&listed(&home)).unwrap();
-    fs::write(
-        directory.join(format!("{schema}-journal.json")),
-        text + "\n",
-    )
-    .unwrap();
-}
-
-fn n_in_journal(home: &Home) -> i64 {
-    let database = rusqlite::Connection::open(home.database()).unwrap();
-    let count = database.query_row("SELECT count(*) FROM journal", [], |row| row.get(0));
-    count.unwrap()
-}
-
-/// What happened last in the repository of a state with a journal.
-fn journaled(home: &Home) {
-    home.write("sales/p1/project.xml", &xml("P1", "e-1", "saved"));
-    home.write("sales/p1/snapshots/s2.xml", &xml("P1", "e-1", "saved"));
-}
-
 /// The schema of a state that is made now.
 fn schema() -> i64 {
     let endpoint = Endpoint::new();
@@ -178,49 +132,6 @@ fn states_of_all_schemas_load_with_all_that_is_in_them() {
         let text = fs::read_to_string(states().join(format!("{schema}.json"))).unwrap();
         let before: Value = serde_json::from_str(&text).unwrap();
         loads(&database, &before);
-    }
-}
-
-/// What a kill left in the journal of an earlier version is listed as that version lists it, after a
-/// start and, where the schema is the present one, by a command without a daemon; and it is
-/// delivered.
-#[test]
-fn journals_of_all_schemas_are_written_out() {
-    let schema = schema();
-    if std::env::var_os("UPDATE_STATES").is_some() {
-        write_journal(&states(), schema);
-    }
-    let present = schema;
-    for schema in 2..=present {
-        let kept = states().join(format!("{schema}-journal.db"));
-        assert!(
-            kept.is_file(),
-            "there is no journal of the schema {schema}: UPDATE_STATES=1 writes one"
-        );
-        let text = fs::read_to_string(states().join(format!("{schema}-journal.json"))).unwrap();
-        let before: Value = serde_json::from_str(&text).unwrap();
-        for is_started in [false, true] {
-            let endpoint = Endpoint::new();
-            let home = Home::new(&settings(&endpoint));
-            projects(&home, 2);
-            journaled(&home);
-            fs::create_dir(home.beside("state")).unwrap();
-            fs::copy(&kept, home.database()).unwrap();
-            assert_eq!(n_in_journal(&home), 1);
-            // A command does not bring an earlier schema up to date.
-            if !is_started && schema == present {
-                assert_eq!(listed(&home), before);
-            }
-            let daemon = home.start();
-            assert_eq!(daemon.events(), [""; 0]);
-            let came = endpoint.wait_for(3);
-            assert_eq!(listed(&home)["events"], before["events"]);
-            assert_eq!(n_in_journal(&home), 0);
-            for one in came {
-                assert_eq!(one.id, before["events"][0]["id"]);
-                assert_eq!(one.payload, xml("P1", "e-1", "saved").as_bytes());
-            }
-        }
     }
 }
 

@@ -285,3 +285,21 @@ fn only_the_owner_can_read_the_state() {
     }
     assert!(n_files >= 3);
 }
+
+#[test]
+fn an_idle_moment_moves_the_log_into_the_database() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let database = directory.path().join("state.db");
+    let before = std::fs::read(&database).unwrap();
+    for number in 0..24 {
+        let batch = one_event(&number.to_string(), "one", &["catalog"]);
+        store.record(batch).unwrap();
+    }
+    let is_moved = || std::fs::read(&database).unwrap() != before;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !is_moved() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(is_moved(), "everything is in the log still");
+}

@@ -6,7 +6,8 @@ use super::helpers::*;
 use crate::domain::delivery::{State, Verdict};
 use crate::domain::event::EventId;
 use crate::store::{
-    ANSWER_MAX, Fault, Finish, Listings, OffCause, Operations, Selector, Store, WebhookState,
+    ANSWER_MAX, Batch, Fault, Finish, Listings, OffCause, Operations, READY_BYTES, READY_MAX,
+    Selector, Store, WebhookState,
 };
 
 fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
@@ -39,8 +40,8 @@ fn a_lane_goes_strictly_in_order() {
     let first = store.record(one_event("a", "one", &["catalog"])).unwrap();
     let second = store.record(one_event("a", "two", &["catalog"])).unwrap();
     let other = store.record(one_event("b", "one", &["catalog"])).unwrap();
-    assert!(first.woken.contains("catalog"));
-    assert!(second.woken.is_empty());
+    assert!(first.deliveries.webhooks.contains("catalog"));
+    assert!(second.deliveries.webhooks.is_empty());
     let id = |committed: &crate::store::Committed| committed.events[0].id.clone();
     assert_eq!(due_ids(&store, 0), [id(&first), id(&other)]);
 
@@ -369,4 +370,71 @@ fn large_payloads_are_claimed_some_at_a_time() {
     assert_eq!(found.ready.len(), 2);
     // There is more, and it is due.
     assert_eq!(found.next_due, Some(at(0)));
+}
+
+#[test]
+fn a_commit_returns_what_a_claim_finds_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    for project in ["a", "b"] {
+        let committed = store.record(one_event(project, "one", &["catalog", "audit"]));
+        let ready = committed.unwrap().deliveries.ready;
+        assert_eq!(ready.len(), 2);
+        for (webhook, ready) in &ready {
+            assert_eq!(claim(&store, webhook, at(0)), *ready);
+            end(&store, ready, Verdict::Delivered);
+        }
+    }
+}
+
+#[test]
+fn a_commit_returns_no_delivery_that_is_not_due() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let ready = |batch| store.record(batch).unwrap().deliveries.ready;
+    let first = ready(one_event("a", "one", &["catalog"])).remove(0).1;
+    // Behind another delivery of its lane.
+    assert_eq!(ready(one_event("a", "two", &["catalog"])), []);
+    // Of a webhook that is off.
+    end(&store, &first, Verdict::SwitchOff);
+    assert_eq!(ready(one_event("b", "one", &["catalog"])), []);
+    // Later.
+    let mut later = one_event("c", "one", &["audit"]);
+    later.changes[0].events[0].webhooks[0].1 = at(1);
+    assert_eq!(ready(later), []);
+}
+
+#[test]
+fn a_commit_returns_a_bounded_number_of_deliveries() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let burst = |n: usize, text: &str| {
+        let mut batch = Batch::new(at(0));
+        for number in 0..n {
+            let one = one_event(&format!("{n} {number}"), text, &["catalog"]);
+            batch.changes.extend(one.changes);
+            batch.payloads = one.payloads;
+        }
+        store.record(batch).unwrap().deliveries
+    };
+    assert_eq!(burst(READY_MAX, "small").ready.len(), READY_MAX);
+    assert_eq!(burst(READY_MAX + 1, "small").ready.len(), READY_MAX);
+    let large = "x".repeat(READY_BYTES * 2 / 5);
+    assert_eq!(burst(3, &large).ready.len(), 2);
+    let larger = "x".repeat(READY_BYTES);
+    let deliveries = burst(1, &larger);
+    assert_eq!(deliveries.ready, []);
+    assert_eq!(deliveries.webhooks.len(), 1);
+}
+
+#[test]
+fn a_recorded_configuration_needs_no_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let fingerprints = || vec![("catalog".to_owned(), [1; 32])];
+    wait(store.set_fingerprints(fingerprints(), at(0))).unwrap();
+    // Nobody else can write meanwhile.
+    let other = rusqlite::Connection::open(directory.path().join("state.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    wait(store.set_fingerprints(fingerprints(), at(0))).unwrap();
 }

@@ -57,7 +57,11 @@ fn an_event_keeps_every_part() {
     let committed = store.record(batch).unwrap();
     assert_eq!(committed.events[0].id, event.id);
     assert_eq!(
-        committed.woken.into_iter().collect::<Vec<_>>(),
+        committed
+            .deliveries
+            .webhooks
+            .into_iter()
+            .collect::<Vec<_>>(),
         ["audit", "catalog"]
     );
     let claim = claim(&store, "catalog", at(0));
