@@ -10,7 +10,10 @@
 )]
 mod cases;
 mod engine;
+mod event;
 mod meaning;
+mod parameters;
+mod route;
 mod settle;
 mod simulation;
 mod truth;
