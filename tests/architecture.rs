@@ -168,7 +168,7 @@ fn every_direct_dependency_has_its_reason() {
 
 #[test]
 fn the_tests_that_prove_a_promise_exist() {
-    let text = read("docs/reliability.md");
+    let text = ["README.md", "docs/reliability.md"].map(read).concat();
     let named: Vec<(&str, &str)> = text
         .split('`')
         .filter_map(|word| word.split_once(".rs::"))

@@ -63,24 +63,6 @@ fn every_block_is_run() {
     assert_eq!(blocks.keys().map(String::as_str).collect::<Vec<_>>(), names);
 }
 
-#[test]
-fn links_within_the_guide_lead_somewhere() {
-    let text = guide();
-    let anchors: Vec<String> = text
-        .lines()
-        .filter_map(|line| {
-            line.trim_start_matches('#')
-                .strip_prefix(' ')
-                .filter(|_| line.starts_with('#'))
-        })
-        .map(|title| title.to_lowercase().replace(' ', "-"))
-        .collect();
-    for link in text.split("](#").skip(1) {
-        let anchor = link.split(')').next().unwrap();
-        assert!(anchors.iter().any(|known| known == anchor), "#{anchor}");
-    }
-}
-
 /// What the configuration says of secrets, and the drop-in that brings them.
 fn secrets(container: &Container, names: &[&str]) {
     let values: Vec<String> = names

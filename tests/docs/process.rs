@@ -1,4 +1,4 @@
-//! Programs that run beside a test.
+//! Programs that run during a test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what has to come.
+/// The longest time that a test waits for output.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The program.
@@ -14,14 +14,14 @@ pub fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_project-webhooks"))
 }
 
-/// A program that runs, with what it has printed so far; it is ended when the test does.
+/// A running program with its output so far; dropping it kills the program.
 pub struct Running {
     child: Child,
     printed: Arc<(Mutex<String>, Condvar)>,
 }
 
 impl Running {
-    /// Starts it, and collects what it prints to both of its outputs.
+    /// Starts it and collects standard output and standard error.
     pub fn start(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
@@ -35,12 +35,12 @@ impl Running {
         Self { child, printed }
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     pub fn printed(&self) -> String {
         self.printed.0.lock().unwrap().clone()
     }
 
-    /// Waits until what it printed yields something.
+    /// Waits until `yields` finds something in the output.
     pub fn wait_for<T>(&self, what: &str, mut yields: impl FnMut(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + DEADLINE;
         let (text, changed) = &*self.printed;

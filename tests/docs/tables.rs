@@ -1,4 +1,4 @@
-//! The tables: complete, and as the program has it.
+//! The tables: complete, and equal to the tables of the program.
 
 use std::process::Command;
 
@@ -8,9 +8,9 @@ use project_webhooks::domain::event::{EventKind, Parameter};
 use crate::blocks;
 use crate::process::program;
 
-/// The rows of all tables whose first cell satisfies `wanted`, as cells.
-fn rows(wanted: impl Fn(&str) -> bool) -> Vec<Vec<String>> {
-    blocks::text()
+/// The rows of a page's tables whose first cell satisfies `wanted`, as cells.
+fn rows(page: &str, wanted: impl Fn(&str) -> bool) -> Vec<Vec<String>> {
+    blocks::text(page)
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
         .map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>())
@@ -22,18 +22,20 @@ fn rows(wanted: impl Fn(&str) -> bool) -> Vec<Vec<String>> {
 fn the_seven_events_are_listed_with_their_parameters() {
     for kind in EventKind::ALL {
         let title = format!("{} `{}`", kind.label(), kind.as_str());
-        let found = rows(|cell| cell == title);
+        let found = rows("README.md", |cell| cell == title);
         let [row] = found.as_slice() else {
             panic!("{title}: {found:?}")
         };
         let parameters: Vec<&str> = kind.parameters().iter().map(|p| p.as_str()).collect();
         assert_eq!(row[2], parameters.join(", "), "{title}");
     }
-    let explained = rows(|cell| cell.starts_with('`'))
-        .iter()
-        .map(|cells| cells[0].clone())
-        .collect::<Vec<_>>()
-        .join(" ");
+    let described = rows("docs/requests-and-receivers.md", |cell| {
+        cell.starts_with('`')
+    })
+    .iter()
+    .map(|cells| cells[0].clone())
+    .collect::<Vec<_>>()
+    .join(" ");
     for parameter in [
         Parameter::Username,
         Parameter::ProjectName,
@@ -43,7 +45,7 @@ fn the_seven_events_are_listed_with_their_parameters() {
         Parameter::ProjectId,
     ] {
         let name = format!("`{}`", parameter.as_str());
-        assert!(explained.contains(&name), "{name}");
+        assert!(described.contains(&name), "{name}");
     }
 }
 
@@ -54,13 +56,15 @@ fn every_command_is_listed() {
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let mut n_commands = 0;
     for line in commands.lines().take_while(|line| !line.is_empty()) {
-        // What a command does may go on in further lines, which are indented deeper.
+        // Further lines of a description are indented deeper.
         let Some(line) = line.strip_prefix("  ").filter(|l| !l.starts_with(' ')) else {
             continue;
         };
         let name = format!("`{}`", line.split(' ').next().unwrap());
         if name != "`help`" {
-            let found = rows(|cell| cell.split(", ").any(|command| command == name));
+            let found = rows("docs/operations.md", |cell| {
+                cell.split(", ").any(|command| command == name)
+            });
             assert_eq!(found.len(), 1, "{name}");
             n_commands += 1;
         }
@@ -68,7 +72,7 @@ fn every_command_is_listed() {
     assert!(n_commands >= 6, "{help}");
 }
 
-/// The keys of a configuration, with the names that a user chooses replaced.
+/// The keys of a configuration, with NAME in place of chosen names.
 fn keys(prefix: &str, value: &serde_yaml::Value, found: &mut Vec<String>) {
     match value {
         serde_yaml::Value::Mapping(mapping) => {
@@ -95,7 +99,13 @@ fn keys(prefix: &str, value: &serde_yaml::Value, found: &mut Vec<String>) {
 
 #[test]
 fn the_table_of_settings_is_that_of_the_program() {
-    blocks::expect_generated_table("settings", &settings::markdown());
+    let opening = "<!-- generated: settings -->\n\n";
+    blocks::expect_between(
+        "docs/configuration.md",
+        opening,
+        "\n",
+        &settings::markdown(),
+    );
 }
 
 #[test]

@@ -1,8 +1,7 @@
-//! README.md: every block in it is run, and every table is compared with the program.
+//! README.md, ARCHITECTURE.md and docs/: every block is run, every table compared with the program.
 //!
-//! A comment `<!-- test: KIND -->` above a block says how. What the program prints is compared
-//! with what the README shows, but for times, ids and paths. `UPDATE_README=1` writes the blocks
-//! that are generated anew.
+//! A comment `<!-- test: KIND -->` above a block says how. Output is compared with the shown one,
+//! without times, ids and paths. `UPDATE_DOCS=1` writes the generated blocks again.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +15,7 @@
 mod blocks;
 mod demo;
 mod install;
+mod links;
 mod process;
 mod receivers;
 mod requests;
@@ -27,17 +27,16 @@ use std::collections::BTreeMap;
 use blocks::{Block, root};
 use project_webhooks::config::{Config, load_str};
 
-/// Every way to run a block, the language it is for, and how many there are: a block that nothing
-/// runs would be one too many.
-const KINDS: [(&str, &str, usize); 18] = [
+/// The kinds of blocks with their languages and numbers. A block without one would never be run.
+const KINDS: [(&str, &str, usize); 21] = [
     ("picture", "text", 1),
     ("commands", "sh", 1),
     ("demo", "text", 1),
     ("file", "yaml", 1),
     ("file", "xml", 1),
     ("terminal", "console", 2),
-    ("tour", "console", 7),
-    ("shown", "text", 6),
+    ("tour", "console", 5),
+    ("shown", "text", 2),
     ("request", "http", 5),
     ("receiver", "python", 1),
     ("receiver", "js", 1),
@@ -48,10 +47,14 @@ const KINDS: [(&str, &str, usize); 18] = [
     ("static", "sh", 1),
     ("package-start", "sh", 1),
     ("unit", "ini", 1),
+    ("map", "text", 1),
+    // tests/systemd runs these in a container.
+    ("run:", "sh", 15),
+    ("by", "sh", 1),
 ];
 
 #[test]
-fn every_block_has_a_way_to_be_run() {
+fn every_block_is_run() {
     let mut found: BTreeMap<(String, String), usize> = BTreeMap::new();
     for block in blocks::all() {
         let key = (block.kind().to_owned(), block.language.clone());
@@ -60,8 +63,9 @@ fn every_block_has_a_way_to_be_run() {
             .any(|(kind, language, _)| *kind == key.0 && *language == key.1);
         assert!(
             is_known,
-            "README.md:{}: nothing runs this {} block; put <!-- test: KIND --> above it",
-            block.line, block.language
+            "{}: nothing runs this {} block; put <!-- test: KIND --> above it",
+            block.position(),
+            block.language
         );
         *found.entry(key).or_default() += 1;
     }
@@ -72,7 +76,16 @@ fn every_block_has_a_way_to_be_run() {
 }
 
 #[test]
-fn the_picture_names_the_parts_that_there_are() {
+fn the_readme_stays_short() {
+    let n_lines = blocks::text("README.md").lines().count();
+    assert!(
+        n_lines <= 300,
+        "{n_lines} lines; docs/ has room for the rest"
+    );
+}
+
+#[test]
+fn the_picture_names_existing_parts() {
     let picture = blocks::only("picture");
     for part in ["watch", "settle", "observe", "infer", "store", "dispatch"] {
         assert!(picture.text.contains(part), "{part}");
@@ -89,13 +102,34 @@ fn the_picture_names_the_parts_that_there_are() {
 }
 
 #[test]
-fn the_two_commands_are_the_ones_that_are_run() {
+fn the_map_names_existing_modules() {
+    let map = blocks::only("map");
+    let library = blocks::text("src/lib.rs");
+    for part in [
+        "watch",
+        "engine",
+        "daemon",
+        "repository",
+        "users",
+        "document",
+        "store",
+        "dispatch",
+        "webhook",
+        "cli",
+    ] {
+        assert!(map.text.contains(part), "{part}");
+        assert!(library.contains(&format!("mod {part};\n")), "{part}");
+    }
+}
+
+#[test]
+fn the_two_commands_are_run() {
     let commands = blocks::only("commands");
     let lines: Vec<&str> = commands.text.lines().collect();
     let [demo, test] = lines.as_slice() else {
         panic!("{lines:?}")
     };
-    // `demo` below runs what comes after the two dashes; this program is the other one.
+    // `demo.rs` runs the part after the two dashes.
     let arguments = demo.strip_prefix("cargo run --release -- ");
     assert_eq!(arguments, Some(demo::ARGUMENT));
     let script = std::fs::read_to_string(root().join(".ci/run")).unwrap();
@@ -141,12 +175,11 @@ fn load(
 ) -> Config {
     let file = directory.join("config.yaml");
     load_str(block.text.as_bytes(), &file, environment)
-        .unwrap_or_else(|problems| panic!("README.md:{}: {problems}", block.line))
+        .unwrap_or_else(|problems| panic!("{}: {problems}", block.position()))
         .config
 }
 
-/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
-/// these lines.
+/// Reports a skipped test past the capture of output; .ci/run counts these lines.
 fn skip(test: &str, reason: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");

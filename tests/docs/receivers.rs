@@ -1,4 +1,4 @@
-//! The receivers: started as they are, and given callbacks by the real daemon.
+//! The receivers: they run as shown and get callbacks from the real daemon.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -11,32 +11,32 @@ use sha2::{Digest, Sha256};
 use crate::process::{Running, is_there, program};
 use crate::{blocks, skip};
 
-/// In base64, so that the receivers have to decode it.
+/// A base64 secret, which the receivers have to decode.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// Not ASCII, with the line ends of another system, and with what a multipart body is made of.
+/// Not ASCII, with CR LF line ends and with text that looks like a multipart boundary.
 const PROJECT: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\r\n\
     <schema name=\"Größe & mehr\"><![CDATA[\u{1F4E6} --boundary\r\n\r\n--\r\n]]>\n</schema>\r\n";
 
 #[test]
-fn the_python_receiver_takes_what_the_daemon_sends() {
-    let test = "the_python_receiver_takes_what_the_daemon_sends";
+fn the_python_receiver_accepts_callbacks_of_the_daemon() {
+    let test = "the_python_receiver_accepts_callbacks_of_the_daemon";
     if !is_there("python3", "--version") {
         return skip(test, "no python3");
     }
-    takes_callbacks("python", "python3", "receiver.py");
+    accepts_callbacks("python", "python3", "receiver.py");
 }
 
 #[test]
-fn the_node_receiver_takes_what_the_daemon_sends() {
-    let test = "the_node_receiver_takes_what_the_daemon_sends";
+fn the_node_receiver_accepts_callbacks_of_the_daemon() {
+    let test = "the_node_receiver_accepts_callbacks_of_the_daemon";
     if !is_there("node", "--version") {
         return skip(test, "no node");
     }
-    takes_callbacks("js", "node", "receiver.js");
+    accepts_callbacks("js", "node", "receiver.js");
 }
 
-fn takes_callbacks(language: &str, interpreter: &str, file: &str) {
+fn accepts_callbacks(language: &str, interpreter: &str, file: &str) {
     let block = blocks::all()
         .into_iter()
         .find(|block| block.kind() == "receiver" && block.language == language)
@@ -57,9 +57,9 @@ fn takes_callbacks(language: &str, interpreter: &str, file: &str) {
 
     let daemon = daemon(directory, port, block.argument());
     let project = PROJECT.replace('&', "&amp;");
-    let place = directory.join("repository/sales/orders");
-    std::fs::create_dir_all(&place).unwrap();
-    std::fs::write(place.join("project.xml"), &project).unwrap();
+    let project_directory = directory.join("repository/sales/orders");
+    std::fs::create_dir_all(&project_directory).unwrap();
+    std::fs::write(project_directory.join("project.xml"), &project).unwrap();
     let digest = Sha256::digest(project.as_bytes())
         .iter()
         .fold(String::new(), |mut text, byte| {
@@ -73,7 +73,7 @@ fn takes_callbacks(language: &str, interpreter: &str, file: &str) {
             .then_some(())
     });
 
-    // What nobody signed, and what somebody else signed, is refused.
+    // The receiver refuses a missing and a foreign signature.
     for signature in [
         "",
         "webhook-signature: v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n",
@@ -85,7 +85,7 @@ fn takes_callbacks(language: &str, interpreter: &str, file: &str) {
     assert_eq!(receiver.printed().matches("project-").count(), 1);
 }
 
-/// A daemon with one webhook that goes to this port, ready to see what happens.
+/// Starts a daemon with one webhook for this port and waits until it is ready.
 fn daemon(directory: &Path, port: u16, format: &str) -> Running {
     std::fs::create_dir(directory.join("repository")).unwrap();
     let config = directory.join("config.yaml");
@@ -110,7 +110,7 @@ fn daemon(directory: &Path, port: u16, format: &str) -> Running {
     daemon
 }
 
-/// Sends an empty request with these headers; returns the status of the answer.
+/// Sends an empty request with these headers and returns the status of the answer.
 fn post(port: u16, headers: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let request = format!(

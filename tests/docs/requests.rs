@@ -1,4 +1,4 @@
-//! The examples of requests: what the program would send, to the byte.
+//! The examples of requests: byte for byte the requests of the program.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -49,7 +49,7 @@ fn callback() -> Callback {
     }
 }
 
-/// The request as it stands in the README: as HTTP/1.1 writes it, with plain line ends.
+/// The request in HTTP/1.1 as the page shows it, with plain line ends.
 fn shown(format: Format) -> String {
     let url = Url::parse("https://catalog.example.com/hooks/atscale").unwrap();
     let secret = SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
@@ -70,7 +70,7 @@ fn shown(format: Format) -> String {
 }
 
 #[test]
-fn every_example_of_a_request_is_what_is_sent() {
+fn every_example_of_a_request_is_sent_like_that() {
     for format in FORMATS {
         blocks::expect_generated("request", format.as_str(), &shown(format));
     }

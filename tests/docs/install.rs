@@ -1,4 +1,4 @@
-//! The installation: the commands as they are, with the system's own tools played by scripts.
+//! The installation: the shown commands, with scripts in place of the system's tools.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -7,9 +7,9 @@ use std::process::Command;
 use crate::blocks::{self, root};
 use crate::process::program;
 
-/// Programs that the commands call, played by scripts: `sudo` runs the rest as it is, `install`
-/// works below `$DESTINATION`, the others note that they were called.
-const PLAYED: [(&str, &str); 7] = [
+/// Scripts in place of programs: `sudo` runs its arguments, `install` writes below
+/// `$DESTINATION`, and the others log their calls.
+const SCRIPTS: [(&str, &str); 7] = [
     ("sudo", "exec \"$@\""),
     (
         "install",
@@ -37,23 +37,23 @@ fn the_installation_puts_every_file_where_the_unit_looks_for_it() {
     let temporary = tempfile::tempdir().unwrap();
     let destination = temporary.path().join("destination");
     let checkout = temporary.path().join("checkout");
-    let played = temporary.path().join("played");
-    for directory in [&destination, &checkout.join("target/release"), &played] {
+    let scripts = temporary.path().join("played");
+    for directory in [&destination, &checkout.join("target/release"), &scripts] {
         std::fs::create_dir_all(directory).unwrap();
     }
     for name in ["systemd", "packaging"] {
         symlink(root().join(name), checkout.join(name)).unwrap();
     }
     symlink(program(), checkout.join("target/release/project-webhooks")).unwrap();
-    for (name, script) in PLAYED {
-        let path = played.join(name);
+    for (name, script) in SCRIPTS {
+        let path = scripts.join(name);
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
     let output = Command::new("sh")
         .args(["-eu", "-c", &block.text])
         .current_dir(&checkout)
-        .env("PATH", format!("{}:/usr/bin:/bin", played.display()))
+        .env("PATH", format!("{}:/usr/bin:/bin", scripts.display()))
         .env("DESTINATION", &destination)
         .output()
         .unwrap();
@@ -78,10 +78,10 @@ fn the_installation_puts_every_file_where_the_unit_looks_for_it() {
             .lines()
             .any(|line| line.split_whitespace().nth(1) == Some(user))
     );
-    // The template has the same program, and the package the same files.
+    // The template and the package install the same files.
     assert!(below("/usr/lib/systemd/system/project-webhooks@.service").is_file());
     assert!(below("/usr/lib/tmpfiles.d/project-webhooks.conf").is_file());
-    // 78 is a wrong configuration, which no restart mends.
+    // 78 is an invalid configuration, which no restart fixes.
     assert_eq!(setting(&unit, "RestartPreventExitStatus"), "78");
     assert_eq!(called(&destination), 5);
 }
@@ -94,7 +94,7 @@ fn the_package_is_built_by_its_script_and_started_by_hand() {
         "{build}"
     );
     assert!(root().join("packaging/build-deb").is_file());
-    // tests/systemd does it with the package itself.
+    // tests/systemd installs and starts the package itself.
     let start = blocks::only("package-start").text;
     let lines: Vec<&str> = start.lines().collect();
     assert_eq!(
