@@ -1,11 +1,11 @@
-//! ARCHITECTURE.md: its tables say what the code does.
+//! ARCHITECTURE.md: its tables describe the code.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test may fail by panicking; that is what it is for"
+    reason = "a test fails by panicking"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,47 +73,108 @@ fn sources(module: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The modules of the crate that a source text names, but for its tests.
+/// The modules of the crate that a source text imports, without those of its tests.
 fn imports(text: &str) -> BTreeSet<String> {
-    let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
-    text.lines()
+    let code: String = text
+        .split("\n#[cfg(test)]\nmod ")
+        .next()
+        .unwrap()
+        .lines()
         .filter(|line| !line.trim_start().starts_with("//"))
-        .flat_map(|line| line.split("crate::").skip(1))
-        .filter_map(|rest| {
-            rest.split(|c: char| !c.is_alphanumeric() && c != '_')
-                .next()
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let mut found = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        match rest.strip_prefix('{') {
+            Some(group) => found.extend(heads(group)),
+            None => found.extend([identifier(rest)]),
+        }
+    }
+    found.remove("");
+    found
+}
+
+/// The first identifiers of the items of a group such as `{a::b, c::{d, e}}`.
+fn heads(group: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut depth = 0;
+    let mut start = 0;
+    for (at, character) in group.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                found.push(identifier(group[start..at].trim_start()));
+                start = at + 1;
+                if character == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn identifier(text: &str) -> String {
+    text.chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
+}
+
+#[test]
+fn groups_of_imports_are_read() {
+    let text = "use crate::{a::b, c::{d, e}, f};\n// crate::g\nlet x = crate::h::i();\n";
+    let expected = ["a", "c", "f", "h"].map(str::to_owned);
+    assert_eq!(imports(text), BTreeSet::from(expected));
+}
+
+/// The modules of src/lib.rs.
+fn modules() -> BTreeSet<String> {
+    read("src/lib.rs")
+        .lines()
+        .filter_map(|line| {
+            let line = line.trim_start_matches("pub ");
+            let line = line.trim_start_matches("pub(crate) ");
+            line.strip_prefix("mod ")?.strip_suffix(';')
         })
-        .filter(|name| !name.is_empty())
         .map(str::to_owned)
+        .collect()
+}
+
+/// The table of layers: each module with the modules that it may import.
+fn layers() -> BTreeMap<String, BTreeSet<String>> {
+    let modules = modules();
+    let rows = table("Layers");
+    rows.into_iter()
+        .map(|cells| {
+            let (module, cell) = (cells[0].clone(), &cells[1]);
+            let mut may = match cell.strip_prefix("everything") {
+                Some(but) => modules.difference(&names(but)).cloned().collect(),
+                None => names(cell),
+            };
+            may.remove(&module);
+            (module, may)
+        })
         .collect()
 }
 
 #[test]
 fn every_module_imports_what_it_may_and_no_more() {
-    let modules: BTreeSet<String> = read("src/lib.rs")
-        .lines()
-        .filter_map(|line| {
-            let line = line.trim_start_matches("pub ");
-            line.strip_prefix("mod ")?.strip_suffix(';')
-        })
-        .map(str::to_owned)
-        .collect();
-    let rows = table("Layers");
-    let listed: BTreeSet<String> = rows.iter().map(|cells| cells[0].clone()).collect();
-    assert_eq!(listed, modules, "the table and src/lib.rs");
+    let layers = layers();
+    let listed: BTreeSet<String> = layers.keys().cloned().collect();
+    assert_eq!(listed, modules(), "the table and src/lib.rs");
     let mut wrong = Vec::new();
-    for cells in rows {
-        let (module, cell) = (&cells[0], &cells[1]);
-        let mut may = match cell.strip_prefix("everything") {
-            Some(but) => modules.difference(&names(but)).cloned().collect(),
-            None => names(cell),
-        };
-        may.insert(module.clone());
+    for (module, may) in &layers {
+        assert!(
+            may.is_subset(&listed),
+            "{module} may import an unknown module"
+        );
         let files = sources(module);
         assert!(!files.is_empty(), "{module}");
         for file in files {
             for import in imports(&read(&file)) {
-                if modules.contains(&import) && !may.contains(&import) {
+                if listed.contains(&import) && !may.contains(&import) && import != *module {
                     wrong.push(format!("{}: crate::{import}", file.display()));
                 }
             }
@@ -124,6 +185,83 @@ fn every_module_imports_what_it_may_and_no_more() {
         "not allowed by ARCHITECTURE.md, \"Layers\":\n{}",
         wrong.join("\n")
     );
+}
+
+#[test]
+fn the_layers_have_no_cycle() {
+    let mut left = layers();
+    // A module without imports is a lowest layer: remove it, and the next layer is the lowest.
+    loop {
+        let lowest: BTreeSet<String> = left
+            .iter()
+            .filter(|(_, may)| may.is_empty())
+            .map(|(module, _)| module.clone())
+            .collect();
+        if lowest.is_empty() {
+            break;
+        }
+        left.retain(|module, _| !lowest.contains(module));
+        for may in left.values_mut() {
+            *may = may.difference(&lowest).cloned().collect();
+        }
+    }
+    assert!(left.is_empty(), "in a cycle, or above one: {left:?}");
+}
+
+/// The words in backticks of a text, without those of its fenced blocks.
+fn code_words(text: &str) -> Vec<String> {
+    let mut is_fenced = false;
+    let prose: Vec<&str> = text
+        .lines()
+        .filter(|line| {
+            is_fenced ^= line.starts_with("```");
+            !is_fenced && !line.starts_with("```")
+        })
+        .collect();
+    let spans = prose.join("\n");
+    spans
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+fn has_function(module: &str, name: &str) -> bool {
+    let declaration = format!("fn {name}(");
+    let files = sources(module);
+    files.iter().any(|file| read(file).contains(&declaration))
+}
+
+#[test]
+fn every_file_and_module_that_is_named_exists() {
+    let modules = modules();
+    let mut n_checked = 0;
+    for word in code_words(&read("ARCHITECTURE.md")) {
+        let is_path =
+            word.contains('/') && !word.contains([' ', ':', '*']) && !word.starts_with('/');
+        let path: Vec<&str> = word.split("::").collect();
+        let is_module = path.len() > 1 && modules.contains(path[0]);
+        let candidates = if is_path {
+            vec![word.clone()]
+        } else if is_module && path[1].starts_with(char::is_lowercase) {
+            let (module, part) = (path[0], path[1]);
+            vec![
+                format!("src/{module}/{part}.rs"),
+                format!("src/{module}/{part}"),
+            ]
+        } else {
+            continue;
+        };
+        n_checked += 1;
+        let is_there = candidates.iter().any(|path| root().join(path).exists())
+            || is_module && has_function(path[0], path[1]);
+        assert!(
+            is_there,
+            "ARCHITECTURE.md names {word}, which does not exist"
+        );
+    }
+    assert!(n_checked > 40, "{n_checked} words");
 }
 
 #[test]
