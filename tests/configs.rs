@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use project_webhooks::config::settings::SETTINGS;
 use project_webhooks::config::{Loaded, Problems, load, load_str};
 use proptest::prelude::*;
 
@@ -123,8 +124,34 @@ fn the_shipped_sample_is_valid_and_gives_the_defaults() {
     let least = b"repository: { path: ./repository }\nwebhooks:\n  - { name: everything, events: \
                   \"*\", url: \"http://127.0.0.1:9000/\" }\n";
     let least = load_str(least, &path, &environment()).unwrap();
-    let change = project_webhooks::config::change::between(&least.config, &shipped.config);
-    assert!(change.is_empty(), "{change:?}");
+    let [least, shipped] = [least, shipped].map(|loaded| format!("{:#?}", loaded.config));
+    assert_eq!(least, shipped);
+}
+
+/// A configuration with this text as the value of a setting.
+fn with_setting(key: &str, value: &str) -> String {
+    let key = key.replace("NAME", "X");
+    key.rsplit('.').fold(value.to_owned(), |value, part| {
+        match part.strip_suffix("[]") {
+            Some(list) => format!("{{ {list}: [{value}] }}"),
+            None => format!("{{ {part}: {value} }}"),
+        }
+    })
+}
+
+#[test]
+fn every_setting_of_the_table_is_read() {
+    for setting in SETTINGS {
+        // No setting takes such a value.
+        let text = with_setting(setting.key, "{ no: [\"\"] }");
+        let key = setting.key.replace("[]", "[0]").replace("NAME", "X");
+        let path = directory("invalid").join("any.yaml");
+        let problems = load_str(text.as_bytes(), &path, &environment()).unwrap_err();
+        let found = problems.errors.iter().any(|problem| {
+            problem.key.starts_with(&key) && !problem.message.starts_with("is missing")
+        });
+        assert!(found, "{text}: {problems}");
+    }
 }
 
 static ALL: LazyLock<Vec<(PathBuf, Vec<u8>)>> =

@@ -1,32 +1,32 @@
-//! config.yaml: as written, and as usable.
+//! config.yaml: its text, and the valid configuration that comes of it.
 //!
-//! Constraint: nothing past this layer checks a setting again. [`Config`] holds only what is
-//! valid, with its secrets read and its paths absolute; what is wrong becomes [`Problem`]s, all of
-//! them at once, each with file, line, key path and what is allowed.
+//! Constraint: no other layer checks a setting again. [`Config`] holds only valid values, with
+//! secrets read and paths absolute. Errors become [`Problem`]s, all of them at once, each with
+//! file, line, key path and the allowed values.
 //!
-//! Map, in reading order: `raw`, with `marks`, turns bytes into a tree of values with their places;
-//! `section` reads a mapping of it, `value` a single value, `scalar` its text; `secret` reads what
-//! comes from credentials, the environment and files. `validate` makes a [`Config`] of it all, with
-//! the help of `repository`, `webhook`, `subscription`, `authentication`, `tls` and `network`.
-//! `problem` says what is wrong, and [`change`] what differs between two configurations.
+//! Map, in reading order: [`settings`] is the table of settings. `yaml` turns bytes into a tree of
+//! values with their positions. `reader` reads a mapping of it by the table, `value` a single
+//! value, `units` durations and sizes, `source` values from credentials, the environment and
+//! files. `load` makes a [`Config`] of all that, with the help of `repository`, `webhook`,
+//! `subscription`, `headers`, `tls` and `network`. `problem` is the form of an error, and
+//! [`change`] compares two configurations.
 
-mod authentication;
 pub mod change;
 mod environment;
-mod marks;
+mod headers;
+mod load;
 mod network;
 mod problem;
-mod raw;
+mod reader;
 mod repository;
-mod scalar;
-mod secret;
-mod section;
 pub mod settings;
+mod source;
 mod subscription;
 mod tls;
-mod validate;
+mod units;
 mod value;
 mod webhook;
+mod yaml;
 
 use std::fs::File;
 use std::io::Read;
@@ -43,10 +43,11 @@ use crate::domain::route::Subscription;
 use crate::layout::Layout;
 
 pub use environment::{Environment, SystemEnvironment, WithoutSecrets};
+pub use headers::is_reserved;
 pub use network::{Denied, NetworkPolicy};
-pub use problem::{Mark, Problem, Problems};
+pub use problem::{Position, Problem, Problems};
 pub use repository::given_state_dir;
-pub use scalar::duration_text;
+pub use units::duration_text;
 
 /// A configuration that is valid, and what is probably not meant in it.
 #[derive(Clone, Debug)]
@@ -64,7 +65,7 @@ pub struct Loaded {
 /// Everything that is wrong with it, the file being absent or unreadable included.
 pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Problems> {
     match read(file) {
-        Ok((bytes, mode)) => validate::load(&bytes, file, mode & 0o004 != 0, environment),
+        Ok((bytes, mode)) => load::load(&bytes, file, mode & 0o004 != 0, environment),
         Err(error) => {
             let message = if error.kind() == std::io::ErrorKind::NotFound {
                 let [here, system] = Config::default_files();
@@ -95,7 +96,7 @@ pub fn load_str(
     file: &Path,
     environment: &dyn Environment,
 ) -> Result<Loaded, Problems> {
-    validate::load(bytes, file, false, environment)
+    load::load(bytes, file, false, environment)
 }
 
 /// The bytes and the mode of the file, no more of it than one byte above the limit.
@@ -109,7 +110,7 @@ fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     let file = File::from(file);
     let mode = file.metadata()?.mode();
     let mut bytes = Vec::new();
-    file.take(raw::SIZE_MAX as u64 + 1)
+    file.take(yaml::SIZE_MAX as u64 + 1)
         .read_to_end(&mut bytes)?;
     Ok((bytes, mode))
 }

@@ -1,13 +1,12 @@
-//! `network`: which addresses may be connected to.
+//! `network`: the addresses that callbacks may be sent to.
 //!
-//! Constraint: the verdict is a function of one address and of the settings, of nothing else. No
-//! host name takes part in it: what a name means can change between asking and connecting, so that
-//! whoever connects asks here about each address it is going to use.
+//! Constraint: the verdict depends on one address and the settings alone. Host names take no part:
+//! a name can resolve to another address between the check and the connection. The caller checks
+//! each address that it is about to connect to.
 //!
-//! Of the entries that contain an address the most specific decides. Where none does, link-local
-//! addresses and the other addresses at which clouds serve credentials to their machines are
-//! denied, and everything else, loopback and private networks too, is allowed: receivers are
-//! where the operator says, and commonly within the company.
+//! Of the entries that contain an address the most specific one decides. If no entry contains it,
+//! link-local addresses and the others where clouds serve credentials are denied. All other
+//! addresses are allowed, loopback and private networks too: receivers are commonly in-house.
 
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,16 +14,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::problem::shown;
-use super::section::{Context, Fault, Section};
-use super::value::At;
+use super::reader::{Context, Fault, Location, Mapping, all};
+use super::value::Value;
 
-/// The most entries of a list.
-const ENTRIES_MAX: usize = 1024;
-
-const ALLOWED: &str = "an address such as 10.1.2.3 or \"fd00::1\", or a range such as 10.0.0.0/8 \
-                       or \"fd00::/8\"; not a host name";
-
-/// Which addresses may be connected to.
+/// The addresses that callbacks may be sent to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkPolicy {
     /// Ranges that are allowed.
@@ -33,7 +26,7 @@ pub struct NetworkPolicy {
     pub deny: Vec<IpNet>,
 }
 
-/// An address that must not be connected to, and by what.
+/// A denied address, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// An entry of `network.deny`.
@@ -47,17 +40,17 @@ pub enum Denied {
         /// The entry.
         range: IpNet,
     },
-    /// One of the ranges that are denied where no entry says otherwise.
+    /// One of the ranges that are denied by default.
     #[error(
-        "the address {address} is denied where no setting allows it: {range} is {what}; if it is \
-         meant, name it in network.allow"
+        "the address {address} is denied by default: {range} is {what}; to allow it, name it in \
+         network.allow"
     )]
     ByDefault {
         /// The address.
         address: IpAddr,
         /// The range.
         range: IpNet,
-        /// What the range is.
+        /// The purpose of the range.
         what: &'static str,
     },
 }
@@ -66,7 +59,7 @@ const LINK_LOCAL: &str = "link-local, where clouds serve the credentials of thei
 const METADATA: &str = "where a cloud serves the credentials of its machines";
 const UNSPECIFIED: &str = "no address of a receiver";
 
-/// What is denied where no entry says otherwise.
+/// The ranges that are denied by default, each with the reason.
 fn defaults() -> impl Iterator<Item = (IpNet, &'static str)> {
     let v4 = |a, b, c, d, length| {
         Ipv4Net::new(Ipv4Addr::new(a, b, c, d), length)
@@ -81,7 +74,7 @@ fn defaults() -> impl Iterator<Item = (IpNet, &'static str)> {
     [
         (v4(169, 254, 0, 0, 16), LINK_LOCAL),
         (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), LINK_LOCAL),
-        // Amazon, with the agents that hand credentials to containers.
+        // Amazon, with the agents that give credentials to containers.
         (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), METADATA),
         // Google.
         (v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128), METADATA),
@@ -105,16 +98,16 @@ fn defaults() -> impl Iterator<Item = (IpNet, &'static str)> {
 }
 
 impl NetworkPolicy {
-    /// Whether an address may be connected to.
+    /// Checks whether an address may be connected to.
     ///
     /// # Errors
     ///
-    /// It may not; the error says why, and which setting allows it.
+    /// It may not; the error names the reason and the setting that allows it.
     pub fn judge(&self, address: IpAddr) -> Result<(), Denied> {
-        faces(address).try_for_each(|face| self.judge_face(face))
+        reached(address).try_for_each(|address| self.judge_one(address))
     }
 
-    fn judge_face(&self, address: IpAddr) -> Result<(), Denied> {
+    fn judge_one(&self, address: IpAddr) -> Result<(), Denied> {
         let allow = most_specific(&self.allow, address);
         let deny = most_specific(&self.deny, address);
         match (allow, deny) {
@@ -141,9 +134,9 @@ fn most_specific(ranges: &[IpNet], address: IpAddr) -> Option<IpNet> {
         .copied()
 }
 
-/// The addresses that a connection to this one may arrive at, all of which have to be allowed.
-fn faces(address: IpAddr) -> impl Iterator<Item = IpAddr> {
-    // IPv6 in which IPv4 is mapped is connected to by IPv4.
+/// The addresses that a connection to this one may reach. All of them must be allowed.
+fn reached(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    // The system connects an IPv4-mapped IPv6 address by IPv4.
     let address = address.to_canonical();
     let other = match address {
         // The system connects an unspecified address to this machine.
@@ -166,107 +159,91 @@ fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
 }
 
 /// Reads `network`.
-pub(super) fn network(
-    mut section: Section<'_>,
-    context: &mut Context<'_>,
-) -> Option<NetworkPolicy> {
-    let allow_at = section.take("allow");
-    let deny_at = section.take("deny");
-    section.finish(context);
-    let allow = ranges(allow_at.as_ref(), context);
-    let deny = ranges(deny_at.as_ref(), context);
-    let (allow, deny) = (allow?, deny?);
-    let mut consistent = true;
-    for (range, at) in &allow {
-        if deny.iter().any(|(denied, _)| denied == range) {
-            let fault = Fault::new(format!("{range} is in network.deny as well"))
-                .allowed("in one of both lists; of two entries the more specific counts");
-            context.error(&at.place, fault);
-            consistent = false;
-        }
-    }
-    if !consistent {
-        return None;
-    }
+pub(super) fn network(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<NetworkPolicy> {
+    let allow = mapping.read_optional(context, "allow", ranges);
+    let deny = mapping.read_optional(context, "deny", ranges);
+    let (allow, deny) = (allow?.unwrap_or_default(), deny?.unwrap_or_default());
     let policy = NetworkPolicy {
         allow: allow.iter().map(|(range, _)| *range).collect(),
         deny: deny.iter().map(|(range, _)| *range).collect(),
     };
-    for (range, at) in &allow {
-        let overlaps = |other: &IpNet| other.contains(range) || range.contains(other);
-        if !policy.deny.iter().any(overlaps) && !defaults().any(|(other, _)| overlaps(&other)) {
-            let message = format!(
-                "{range} in network.allow has no effect: what no entry denies is allowed; to allow \
-                 nothing else, deny: [0.0.0.0/0, \"::/0\"]"
-            );
-            context.warning(&at.place, message);
+    all(allow.iter().map(|(range, location)| {
+        if policy.deny.contains(range) {
+            let fault = Fault::new(format!("{range} is in network.deny as well"))
+                .allowed("in one of both lists; of two entries the more specific counts");
+            context.error(location, fault);
+            return None;
         }
-        if let Some((other, what)) = defaults()
-            .find(|(other, what)| *what != UNSPECIFIED && range != other && range.contains(other))
-        {
-            let message = format!("{range} allows {other} too, which is {what}");
-            context.warning(&at.place, message);
-        }
+        Some(())
+    }))?;
+    for (range, location) in &allow {
+        warn_of_allowed(*range, &policy, location, context);
     }
-    one_family(&policy, deny_at.as_ref(), context);
+    if let Some(deny) = mapping.given("deny") {
+        warn_of_one_family(&policy, &deny.location, context);
+    }
     Some(policy)
 }
 
-/// Whoever denies everything of one family and nothing of the other probably forgot that there
-/// are two.
-fn one_family(policy: &NetworkPolicy, at: Option<&At<'_>>, context: &mut Context<'_>) {
+/// Warns of an entry that allows nothing, or more than is probably meant.
+fn warn_of_allowed(
+    range: IpNet,
+    policy: &NetworkPolicy,
+    location: &Location,
+    context: &mut Context<'_>,
+) {
+    let overlaps = |other: &IpNet| other.contains(&range) || range.contains(other);
+    if !policy.deny.iter().any(overlaps) && !defaults().any(|(other, _)| overlaps(&other)) {
+        let message = format!(
+            "{range} in network.allow has no effect: addresses that no entry denies are allowed; \
+             to allow nothing else, deny: [0.0.0.0/0, \"::/0\"]"
+        );
+        context.warning(location, message);
+    }
+    let wider = |other: &IpNet| range != *other && range.contains(other);
+    if let Some((other, what)) =
+        defaults().find(|(other, what)| *what != UNSPECIFIED && wider(other))
+    {
+        let message = format!("{range} allows {other} too, which is {what}");
+        context.warning(location, message);
+    }
+}
+
+/// Warns if all addresses of one family are denied and none of the other.
+fn warn_of_one_family(policy: &NetworkPolicy, location: &Location, context: &mut Context<'_>) {
     let is_all = |range: &&IpNet| range.prefix_len() == 0;
     let all: Vec<&IpNet> = policy.deny.iter().filter(is_all).collect();
-    if let ([range], Some(at)) = (all.as_slice(), at) {
+    if let [range] = all.as_slice() {
         let (family, other) = match range {
             IpNet::V4(_) => ("IPv6", "\"::/0\""),
             IpNet::V6(_) => ("IPv4", "0.0.0.0/0"),
         };
         let message = format!("{range} leaves every {family} address allowed; add {other}");
-        context.warning(&at.place, message);
+        context.warning(location, message);
     }
 }
 
-/// The ranges of a list, each with its place.
-fn ranges<'n>(at: Option<&At<'n>>, context: &mut Context<'_>) -> Option<Vec<(IpNet, At<'n>)>> {
-    let Some(at) = at else {
-        return Some(Vec::new());
-    };
-    let items = at.one_or_many();
-    if items.len() > ENTRIES_MAX {
-        let fault = Fault::new(format!("has {} entries", items.len()))
-            .allowed(format!("up to {ENTRIES_MAX} addresses and ranges"));
-        context.error(&at.place, fault);
-        return None;
-    }
-    let found: Vec<Option<(IpNet, At<'n>)>> = items
-        .into_iter()
-        .map(|item| {
-            let text = item.text(context)?;
-            match range(text.trim()) {
-                Ok(range) => Some((range, item)),
-                Err(fault) => {
-                    context.error(&item.place, fault.allowed(ALLOWED));
-                    None
-                }
-            }
-        })
-        .collect();
-    found.into_iter().collect()
+/// Reads the ranges of a list, each with its location.
+fn ranges(value: &Value<'_>, context: &mut Context<'_>) -> Option<Vec<(IpNet, Location)>> {
+    let items = value.items(context)?;
+    all(items.into_iter().map(|item| {
+        let range = item.parsed(context, |text| range(text.trim()))?;
+        Some((range, item.location))
+    }))
 }
 
 fn range(text: &str) -> Result<IpNet, Fault> {
     let range = text
         .parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| Fault::new(format!("{} is not an address range", shown(text))))?;
+        .map_err(|_| Fault::not_allowed(format!("{} is not an address range", shown(text))))?;
     if range != range.trunc() {
         return Err(
-            Fault::new(format!("{range} has address bits beyond its length"))
+            Fault::not_allowed(format!("{range} has address bits beyond its length"))
                 .suggest(Some(range.trunc().to_string())),
         );
     }
-    // Addresses of that form are judged as the IPv4 addresses that they stand for.
+    // Addresses of that form are judged as IPv4 addresses.
     if let IpNet::V6(v6) = range
         && let (Some(v4), Some(length)) = (
             v6.network().to_ipv4_mapped(),
@@ -274,7 +251,7 @@ fn range(text: &str) -> Result<IpNet, Fault> {
         )
         && let Ok(v4) = Ipv4Net::new(v4, length)
     {
-        let fault = Fault::new(format!("{range} is a range of IPv4 addresses"));
+        let fault = Fault::not_allowed(format!("{range} is a range of IPv4 addresses"));
         return Err(fault.suggest(Some(v4.to_string())));
     }
     Ok(range)

@@ -16,7 +16,7 @@ const SHOWN_MAX: usize = 60;
 
 /// A place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Mark {
+pub struct Position {
     /// The line, from 1.
     pub line: usize,
     /// The column in characters, from 1.
@@ -30,7 +30,7 @@ pub struct Problem {
     pub file: PathBuf,
     /// Where in it; absent where the file as a whole is meant.
     #[serde(flatten)]
-    pub mark: Option<Mark>,
+    pub position: Option<Position>,
     /// The path of the key, such as `webhooks[2].retry.schedule[0]`; empty for the whole file.
     pub key: String,
     /// What is wrong.
@@ -48,7 +48,7 @@ impl Problem {
     pub fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Self {
             file: file.to_owned(),
-            mark: None,
+            position: None,
             key: String::new(),
             message: one_line(&message.into()),
             allowed: None,
@@ -60,8 +60,8 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.file.display())?;
-        if let Some(mark) = self.mark {
-            write!(formatter, ":{}:{}", mark.line, mark.column)?;
+        if let Some(position) = self.position {
+            write!(formatter, ":{}:{}", position.line, position.column)?;
         }
         if !self.key.is_empty() {
             write!(formatter, ": {}", self.key)?;
@@ -103,7 +103,7 @@ impl std::error::Error for Problems {}
 
 /// Puts problems into the order of the file and cuts the list where nobody reads on.
 pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
-    problems.sort_by_key(|problem| problem.mark);
+    problems.sort_by_key(|problem| problem.position);
     if problems.len() > LISTED_MAX {
         let more = problems.len() - LISTED_MAX;
         problems.truncate(LISTED_MAX);
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_problem_is_one_line_with_place_key_and_remedy() {
         let problem = Problem {
-            mark: Some(Mark {
+            position: Some(Position {
                 line: 17,
                 column: 5,
             }),

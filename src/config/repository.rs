@@ -1,67 +1,36 @@
-//! The repository of a configuration, and the state directory, which must be apart from it.
+//! The repository of a configuration, and the state directory, which must be outside it.
 //!
-//! Constraint: what the paths lead to is looked at, and nothing is created or changed.
+//! Constraint: the reader inspects the paths, and creates and changes nothing.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::{Component, Path, PathBuf};
 
-use super::problem::Mark;
-use super::section::{Context, Fault, Place, Section};
-use super::value::At;
+use super::problem::Position;
+use super::reader::{Context, Fault, Location, Mapping, all};
+use super::value::Value;
 use super::{Environment, FirstStart, Repository, Templates, WatchMode};
 use crate::domain::project::Role;
 use crate::layout::Layout;
 
-/// The defaults of the layout (contract section 1).
-const PROJECT_TEMPLATES: &[&str] = &["{organization}/{project}/project.xml"];
-const PUBLISHED_TEMPLATES: &[&str] = &[
-    "{organization}/{project}/published/project.xml",
-    "{organization}/{project}/published/{versionTag}/project.xml",
-];
-const SNAPSHOT_TEMPLATES: &[&str] = &[
-    "{organization}/{project}/snapshots/{versionTag}.xml",
-    "{organization}/{project}/snapshots/{versionTag}/project.xml",
-];
-
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(60 * 60);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// Reads `repository`.
-pub(super) fn repository(at: &At<'_>, context: &mut Context<'_>) -> Option<Repository> {
-    let mut section = at.section(context)?;
-    let path = section
-        .require(context, "path", "the directory that holds the projects")
-        .and_then(|at| repository_path(&at, context));
-    let layout = section
-        .section(context, "layout")
-        .and_then(|section| layout(section, context));
-    let settle = section.duration(context, "settle", SECOND, MILLISECOND..=HOUR);
-    let rescan = section.duration(context, "rescan", 600 * SECOND, SECOND..=7 * DAY);
-    let watch = section.choice(
-        context,
-        "watch",
-        WatchMode::Auto,
-        &[
-            ("auto", WatchMode::Auto),
-            ("native", WatchMode::Native),
-            ("poll", WatchMode::Poll),
-        ],
-    );
-    let poll_interval =
-        section.duration(context, "poll_interval", 5 * SECOND, 10 * MILLISECOND..=DAY);
-    let max_file_size = match section.take("max_file_size") {
-        Some(at) => at.size(context, 1..=1 << 30),
-        None => Some(64 << 20),
-    };
-    let on_first_start = section.choice(
-        context,
-        "on_first_start",
-        FirstStart::Adopt,
-        &[("adopt", FirstStart::Adopt), ("report", FirstStart::Report)],
-    );
-    section.finish(context);
+pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option<Repository> {
+    let mapping = value.mapping(context)?;
+    let path = mapping.read(context, "path", repository_path);
+    let layout = mapping
+        .mapping(context, "layout")
+        .and_then(|mapping| layout(&mapping, context));
+    let settle = mapping.read(context, "settle", Value::duration);
+    let rescan = mapping.read(context, "rescan", Value::duration);
+    let watch = mapping.read(context, "watch", |value, context| {
+        value.word(context, WatchMode::ALL.map(|mode| (mode.as_str(), mode)))
+    });
+    let poll_interval = mapping.read(context, "poll_interval", Value::duration);
+    let max_file_size = mapping.read(context, "max_file_size", Value::size);
+    let on_first_start = mapping.read(context, "on_first_start", |value, context| {
+        value.word(
+            context,
+            FirstStart::ALL.map(|start| (start.as_str(), start)),
+        )
+    });
     let (layout, templates) = layout?;
     Some(Repository {
         path: path?,
@@ -76,72 +45,61 @@ pub(super) fn repository(at: &At<'_>, context: &mut Context<'_>) -> Option<Repos
     })
 }
 
-fn repository_path(at: &At<'_>, context: &mut Context<'_>) -> Option<PathBuf> {
-    let path = at.path(context)?;
+fn repository_path(value: &Value<'_>, context: &mut Context<'_>) -> Option<PathBuf> {
+    let path = value.path(context)?;
     match std::fs::metadata(&path) {
         Ok(metadata) if !metadata.is_dir() => {
             let message = format!("{} is not a directory", path.display());
-            context.error(&at.place, message);
+            context.error(&value.location, message);
             return None;
         }
         Ok(_) => {}
         // It may be mounted later; the daemon waits for it.
         Err(error) => {
-            let message = format!("{} cannot be looked at now: {error}", path.display());
-            context.warning(&at.place, message);
+            let message = format!("{} cannot be read now: {error}", path.display());
+            context.warning(&value.location, message);
         }
     }
     Some(path)
 }
 
-fn layout(mut section: Section<'_>, context: &mut Context<'_>) -> Option<(Layout, Templates)> {
-    let mut read = |name: &'static str, default: &[&str], context: &mut Context<'_>| {
-        let Some(at) = section.take(name) else {
-            let default: Vec<String> = default.iter().map(|&text| text.to_owned()).collect();
-            return (Some(default), Vec::new());
-        };
-        let items = at.one_or_many();
-        let places: Vec<Place> = items.iter().map(|at| at.place.clone()).collect();
-        let texts: Vec<Option<String>> = items
-            .iter()
-            .map(|at| at.text(context).map(str::to_owned))
-            .collect();
-        (texts.into_iter().collect::<Option<Vec<String>>>(), places)
+/// The templates of a role, each with its location.
+type Located = Vec<(String, Location)>;
+
+fn layout(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<(Layout, Templates)> {
+    let mut read = |name: &str| -> Option<Located> {
+        mapping.read(context, name, |value, context| {
+            let items = value.items(context)?;
+            all(items.into_iter().map(|item| {
+                let text = item.text(context)?.to_owned();
+                Some((text, item.location))
+            }))
+        })
     };
-    let (project, project_places) = read("project", PROJECT_TEMPLATES, context);
-    let (published, published_places) = read("published", PUBLISHED_TEMPLATES, context);
-    let (snapshot, snapshot_places) = read("snapshot", SNAPSHOT_TEMPLATES, context);
-    let place = section.place.clone();
-    section.finish(context);
+    let (project, published, snapshot) = (read("project"), read("published"), read("snapshot"));
+    let (project, published, snapshot) = (project?, published?, snapshot?);
+    let texts = |templates: &Located| templates.iter().map(|(text, _)| text.clone()).collect();
     let templates = Templates {
-        project: project?,
-        published: published?,
-        snapshot: snapshot?,
+        project: texts(&project),
+        published: texts(&published),
+        snapshot: texts(&snapshot),
     };
-    if templates.project.is_empty() {
-        let fault = Fault::new("is empty").allowed("one path template, or a list of them");
-        context.error(&place.below("project"), fault);
-        return None;
-    }
-    match Layout::new(
+    let layout = Layout::new(
         &templates.project,
         &templates.published,
         &templates.snapshot,
-    ) {
+    );
+    match layout {
         Ok(layout) => Some((layout, templates)),
         Err(errors) => {
             for error in errors {
-                let (name, places) = match error.role {
-                    Role::Definition => ("project", &project_places),
-                    Role::Published => ("published", &published_places),
-                    Role::Snapshot => ("snapshot", &snapshot_places),
+                let located = match error.role {
+                    Role::Definition => &project,
+                    Role::Published => &published,
+                    Role::Snapshot => &snapshot,
                 };
-                // A default has no place of its own, but can be in the way of what is written.
-                let place = places
-                    .get(error.index)
-                    .cloned()
-                    .unwrap_or_else(|| place.below(&format!("{name}[{}] (default)", error.index)));
-                context.error(&place, error.reason);
+                let location = located.get(error.index).map(|(_, location)| location);
+                context.error(location.unwrap_or(&mapping.location), error.reason);
             }
             None
         }
@@ -149,40 +107,48 @@ fn layout(mut section: Section<'_>, context: &mut Context<'_>) -> Option<(Layout
 }
 
 /// Reads `state_dir`, or finds its default.
-pub(super) fn state_dir(at: Option<At<'_>>, context: &mut Context<'_>) -> Option<PathBuf> {
-    let (path, place) = match at {
-        Some(at) => (at.path(context)?, at.place),
+pub(super) fn state_dir(
+    root: &Mapping<'_>,
+    context: &mut Context<'_>,
+) -> Option<(PathBuf, Location)> {
+    let (path, location) = match root.given("state_dir") {
+        Some(value) => (value.path(context)?, value.location),
         None => {
             let path = match given_state_dir(context.environment) {
                 Some(path) => context.base.join(path),
                 None => context.path("./state"),
             };
-            let place = Place {
-                mark: Mark { line: 1, column: 1 },
-                key: "state_dir".to_owned(),
-            };
-            (path, place)
+            (
+                path,
+                Location::root(Position { line: 1, column: 1 }).below("state_dir"),
+            )
         }
     };
     if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_dir()) {
         let message = format!("{} is not a directory", path.display());
-        context.error(&place, message);
+        context.error(&location, message);
         return None;
     }
-    Some(path)
+    Some((path, location))
 }
 
-/// The state directory that the service manager gives. systemd gives several as a list with
-/// colons; the first is ours.
+/// The state directory that the service manager gives: the first of `$STATE_DIRECTORY`.
 pub fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> {
+    // systemd separates several with colons.
     let list = environment.variable("STATE_DIRECTORY")?;
     let first = std::env::split_paths(&list).next()?;
     (!first.as_os_str().is_empty()).then_some(first)
 }
 
-/// Reports a state directory that is not apart from the repository: the daemon must not see its
-/// own files as changes.
-pub(super) fn apart(repository: &Path, state: &Path, place: &Place, context: &mut Context<'_>) {
+/// Reports a state directory that overlaps the repository.
+///
+/// The daemon would see its own files as changes.
+pub(super) fn check_apart(
+    repository: &Path,
+    state: &Path,
+    location: &Location,
+    context: &mut Context<'_>,
+) {
     let (repository, state) = (canonical(repository), canonical(state));
     let message = if state == repository {
         "is the repository itself; every write of the daemon would be a change in it"
@@ -193,21 +159,19 @@ pub(super) fn apart(repository: &Path, state: &Path, place: &Place, context: &mu
     } else {
         return;
     };
-    let shown_state = state.display();
-    let fault = Fault::new(format!("{shown_state} {message}"))
+    let fault = Fault::new(format!("{} {message}", state.display()))
         .allowed(format!("a directory outside {}", repository.display()));
-    context.error(place, fault);
+    context.error(location, fault);
 }
 
-/// The path without links and dots, as far as it exists.
+/// The path without links and dots. Its end need not exist.
 fn canonical(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
-        if let Ok(real) = ancestor.canonicalize() {
+        if let Ok(mut whole) = ancestor.canonicalize() {
             let rest = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
-            let mut whole = real;
             for component in rest.components() {
                 match component {
-                    std::path::Component::ParentDir => {
+                    Component::ParentDir => {
                         whole.pop();
                     }
                     other => whole.push(other),

@@ -6,8 +6,20 @@
 //!
 //! Texts are Markdown, of which only `code` is used.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use super::problem::Position;
+use super::yaml::{Kind, Node};
 use super::{FirstStart, Format, LOG_LEVELS, LogFormat, WatchMode};
 use crate::domain::event::EventKind;
+use crate::layout::TEMPLATES_MAX;
+
+/// The part of a key path that the user chooses.
+pub(super) const NAME: &str = "NAME";
+
+/// The longest name of a webhook, in characters.
+pub(super) const WEBHOOK_NAME_MAX: usize = 100;
 
 /// A setting.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +43,8 @@ pub struct Setting {
 pub enum ValueType {
     /// A text of this kind, with a regular expression that it has to match.
     Text(&'static str, Option<&'static str>),
+    /// A text of at most so many characters.
+    TextUpTo(usize),
     /// A text, or the place where it is kept.
     Sourced,
     /// The name or the label of an event.
@@ -84,7 +98,7 @@ pub enum Reload {
 
 use Count::{List, OneOrList};
 use DefaultValue::{AtMost, Described, Required, Values};
-use ValueType::{Boolean, Duration, Event, Size, Sourced, Text, Whole, Word};
+use ValueType::{Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Whole, Word};
 
 /// The rest of most rows.
 const ROW: Setting = Setting {
@@ -116,7 +130,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "repository.layout.project",
         value: TEMPLATE,
-        count: OneOrList(1, 32),
+        count: OneOrList(1, TEMPLATES_MAX),
         default: Values(&["{organization}/{project}/project.xml"]),
         reload: Reload::Rescans,
         meaning: "the definitions; if two templates match for one project, the first wins",
@@ -124,7 +138,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "repository.layout.published",
         value: TEMPLATE,
-        count: OneOrList(0, 32),
+        count: OneOrList(0, TEMPLATES_MAX),
         default: Values(&[
             "{organization}/{project}/published/project.xml",
             "{organization}/{project}/published/{versionTag}/project.xml",
@@ -135,7 +149,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "repository.layout.snapshot",
         value: TEMPLATE,
-        count: OneOrList(0, 32),
+        count: OneOrList(0, TEMPLATES_MAX),
         default: Values(&[
             "{organization}/{project}/snapshots/{versionTag}.xml",
             "{organization}/{project}/snapshots/{versionTag}/project.xml",
@@ -222,7 +236,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "webhooks[].name",
-        value: Text("a text of up to 100 characters", Some("^.{1,100}$")),
+        value: TextUpTo(WEBHOOK_NAME_MAX),
         meaning: "unique; it names the queue, so a new name starts a new queue",
         ..ROW
     },
@@ -438,6 +452,7 @@ impl ValueType {
     pub fn allowed(self) -> String {
         match self {
             Text(kind, _) => kind.to_owned(),
+            TextUpTo(max) => format!("a text of up to {max} characters"),
             Sourced => {
                 "a text, `{ credential: NAME }`, `{ env: NAME }` or `{ file: PATH }`".to_owned()
             }
@@ -451,6 +466,58 @@ impl ValueType {
             Whole(min, max) => format!("{min} to {max}"),
             Duration(min, max) => format!("a duration from {min} to {max}"),
             Size(min, max) => format!("a size from {min} to {max}"),
+        }
+    }
+}
+
+/// The row of a key path, or of an item of its list.
+pub(super) fn find(path: &str) -> Option<&'static Setting> {
+    let path = path.strip_suffix("[]").unwrap_or(path);
+    SETTINGS.iter().find(|setting| setting.key == path)
+}
+
+/// The keys of the mapping at a path, in the order of the table.
+pub(super) fn keys_below(path: &str) -> Vec<&'static str> {
+    let mut keys: Vec<&'static str> = SETTINGS
+        .iter()
+        .filter_map(|setting| match path {
+            "" => Some(setting.key),
+            _ => setting.key.strip_prefix(path)?.strip_prefix('.'),
+        })
+        .filter_map(|rest| rest.split(['.', '[']).next())
+        .collect();
+    keys.dedup();
+    keys
+}
+
+/// The default of a setting as though it were written in the file.
+pub(super) fn default_node(setting: &Setting) -> Option<&'static Node> {
+    static NODES: LazyLock<HashMap<&str, Node>> = LazyLock::new(|| {
+        let nodes = SETTINGS.iter().filter_map(|setting| match setting.default {
+            Values(values) | AtMost(values, _) => {
+                Some((setting.key, written(values, setting.count)))
+            }
+            Required | Described(_) => None,
+        });
+        nodes.collect()
+    });
+    NODES.get(setting.key)
+}
+
+fn written(values: &[&str], count: Count) -> Node {
+    let node = |kind| Node {
+        position: Position { line: 1, column: 1 },
+        kind,
+    };
+    let mut items: Vec<Node> = values
+        .iter()
+        .map(|value| node(Kind::of_plain(value)))
+        .collect();
+    match items.pop() {
+        Some(only) if items.is_empty() && !matches!(count, List(..)) => only,
+        last => {
+            items.extend(last);
+            node(Kind::List(items))
         }
     }
 }
@@ -470,4 +537,25 @@ pub fn markdown() -> String {
         ));
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::units;
+    use super::*;
+
+    #[test]
+    fn bounds_can_be_read_and_keys_are_unique() {
+        for setting in SETTINGS {
+            let is_in_order = match setting.value {
+                Duration(min, max) => units::duration(min).unwrap() < units::duration(max).unwrap(),
+                Size(min, max) => units::size(min).unwrap() < units::size(max).unwrap(),
+                Whole(min, max) => min < max,
+                _ => true,
+            };
+            assert!(is_in_order, "{}", setting.key);
+            let same = SETTINGS.iter().filter(|other| other.key == setting.key);
+            assert_eq!(same.count(), 1, "{}", setting.key);
+        }
+    }
 }

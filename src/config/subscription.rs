@@ -1,179 +1,166 @@
-//! What a webhook wants to hear of: its events and its projects.
+//! The subscription of a webhook: its events and its projects.
 //!
-//! Constraint: a subscription that can match nothing is an error, because whoever wrote it waits
-//! for callbacks.
+//! Constraint: a subscription that can match nothing is an error, because its author waits for
+//! callbacks.
 
 use std::collections::BTreeSet;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::problem::shown;
-use super::raw::Kind;
-use super::scalar;
-use super::section::{Context, Fault, Place};
-use super::value::At;
+use super::problem::{nearest, shown};
+use super::reader::{Context, Fault, Mapping, all};
+use super::value::Value;
+use super::yaml::Kind;
 use crate::domain::event::EventKind;
 
-/// The most globs of a webhook, and the longest of them in bytes: each costs memory once compiled.
-const GLOBS_MAX: usize = 1000;
+/// The longest glob in bytes: each costs memory once compiled.
 const GLOB_MAX: usize = 1000;
 
-/// The events of `event` or `events`; `filtered` where the webhook has `projects`.
+/// Reads `event` or `events`; `is_filtered` if the webhook has `projects`.
 pub(super) fn events(
-    event: Option<At<'_>>,
-    events: Option<At<'_>>,
-    filtered: bool,
-    place: &Place,
+    mapping: &Mapping<'_>,
+    is_filtered: bool,
     context: &mut Context<'_>,
 ) -> Option<BTreeSet<EventKind>> {
-    let at = match (event, events) {
-        (Some(_), Some(at)) => {
+    let value = match (mapping.given("event"), mapping.given("events")) {
+        (Some(_), Some(value)) => {
             let fault = Fault::new("both event and events are given").allowed("one of them");
-            context.error(&at.place, fault);
+            context.error(&value.location, fault);
             return None;
         }
-        (Some(at), None) => {
-            if matches!(at.node.kind, Kind::List(_)) {
-                let fault = Fault::new("event is one event; a list belongs under events")
-                    .suggest(Some("events"));
-                context.error(&at.place, fault);
-                return None;
-            }
-            at
+        (Some(value), None) if matches!(value.node.kind, Kind::List(_)) => {
+            let fault = Fault::new("event is one event; a list belongs under events");
+            context.error(&value.location, fault.suggest(Some("events")));
+            return None;
         }
-        (None, Some(at)) => at,
         (None, None) => {
             let fault = Fault::new("is missing").allowed(
                 "event: with the name of one event, or events: with a list of them or \"*\"",
             );
-            context.error(&place.below("event"), fault);
+            context.error(&mapping.location.below("event"), fault);
             return None;
         }
+        (Some(value), None) => {
+            return event(&value, false, is_filtered, context);
+        }
+        (None, Some(value)) => value,
     };
-    let items = at.one_or_many();
-    if items.is_empty() {
-        context.error(
-            &at.place,
-            Fault::new("is empty").allowed("at least one event, or \"*\""),
-        );
-        return None;
-    }
-    let several = items.len() > 1;
+    let items = value.items(context)?;
+    let is_list = items.len() > 1;
     let mut found = BTreeSet::new();
-    let mut complete = true;
-    for item in items {
-        let Some(text) = item.text(context) else {
-            complete = false;
-            continue;
-        };
-        if text == "*" {
-            if several {
-                let fault = Fault::new("\"*\" means every event and stands alone");
-                context.error(&item.place, fault);
-                complete = false;
-            }
-            let every = EventKind::ALL.into_iter();
-            found.extend(every.filter(|kind| filtered || *kind != EventKind::ProjectImport));
-            continue;
-        }
-        match scalar::event(text) {
-            Ok(EventKind::ProjectImport) if !filtered => {
-                // Contract section 5: Project Import is for specific projects.
-                let any = if text.contains(' ') {
-                    EventKind::ProjectImportAny.label()
-                } else {
-                    EventKind::ProjectImportAny.as_str()
-                };
-                let fault = Fault::new(
-                    "Project Import is for specific projects, and this webhook has no projects",
-                )
-                .allowed("Project Import with projects: [GLOB, …]")
-                .suggest(Some(any));
-                context.error(&item.place, fault);
-                complete = false;
-            }
-            Ok(kind) => {
-                if !found.insert(kind) {
-                    let message = format!("{} is named twice", kind.label());
-                    context.error(&item.place, message);
-                    complete = false;
-                }
-            }
-            Err(fault) => {
-                context.error(&item.place, fault);
-                complete = false;
+    all(items.iter().map(|item| {
+        for kind in event(item, is_list, is_filtered, context)? {
+            if !found.insert(kind) {
+                let message = format!("{} is named twice", kind.label());
+                context.error(&item.location, message);
+                return None;
             }
         }
-    }
-    complete.then_some(found)
+        Some(())
+    }))?;
+    Some(found)
 }
 
-/// Reads `projects`: the globs as written, and the filter they make.
-pub(super) fn projects(at: &At<'_>, context: &mut Context<'_>) -> Option<(Vec<String>, GlobSet)> {
-    const ALLOWED: &str = "globs on organization/project, such as \"sales/*\"; * does not cross /";
-    let items = at.one_or_many();
-    if items.is_empty() {
-        let fault = Fault::new("is empty and would match no project").allowed(ALLOWED);
-        context.error(&at.place, fault);
-        return None;
+/// Reads one event, or `*` for all.
+fn event(
+    value: &Value<'_>,
+    is_list: bool,
+    is_filtered: bool,
+    context: &mut Context<'_>,
+) -> Option<BTreeSet<EventKind>> {
+    value.parsed(context, |text| match text {
+        "*" if is_list => Err(Fault::new("\"*\" means every event and stands alone")),
+        "*" => Ok(EventKind::ALL
+            .into_iter()
+            .filter(|kind| is_filtered || *kind != EventKind::ProjectImport)
+            .collect()),
+        _ => Ok(BTreeSet::from([event_kind(text, is_filtered)?])),
+    })
+}
+
+/// The event with a label or a name.
+fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
+    // A label is suggested if a label was tried.
+    let is_name = text.contains(['-', '_']) && !text.contains(' ');
+    let word = if is_name {
+        EventKind::as_str
+    } else {
+        EventKind::label
+    };
+    let found = EventKind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == text || kind.label() == text);
+    match found {
+        // Contract section 5: Project Import is for specific projects.
+        Some(EventKind::ProjectImport) if !is_filtered => Err(Fault::new(
+            "Project Import is for specific projects, and this webhook has no projects",
+        )
+        .allowed("Project Import with projects: [GLOB, …]")
+        .suggest(Some(word(EventKind::ProjectImportAny)))),
+        Some(kind) => Ok(kind),
+        None => {
+            let names = EventKind::ALL.map(EventKind::as_str).join(", ");
+            Err(Fault::new(format!("unknown event {}", shown(text)))
+                .allowed(format!("{names}, or their labels, or \"*\""))
+                .suggest(nearest(text, EventKind::ALL.map(word))))
+        }
     }
-    if items.len() > GLOBS_MAX {
-        let fault = Fault::new(format!("{} globs are given", items.len())).allowed(format!(
-            "at most {GLOBS_MAX} globs of at most {GLOB_MAX} bytes each"
-        ));
-        context.error(&at.place, fault);
-        return None;
-    }
-    let mut globs = Vec::new();
+}
+
+/// Reads `projects`: the globs as written, and the filter that they make.
+pub(super) fn projects(
+    value: &Value<'_>,
+    context: &mut Context<'_>,
+) -> Option<(Vec<String>, GlobSet)> {
+    let items = value.items(context)?;
+    let globs = all(items.iter().map(|item| item.parsed(context, glob)))?;
+    let texts = globs.iter().map(|glob| glob.glob().to_owned()).collect();
     let mut builder = GlobSetBuilder::new();
-    let mut complete = true;
-    for item in items {
-        let Some(text) = item.text(context) else {
-            complete = false;
-            continue;
+    for glob in globs {
+        builder.add(glob);
+    }
+    let set = builder
+        .build()
+        .map_err(|error| format!("these globs are too complex: {}", error.kind()));
+    Some((texts, context.accept(&value.location, set)?))
+}
+
+fn glob(text: &str) -> Result<Glob, Fault> {
+    if text.len() > GLOB_MAX {
+        let message = format!("is longer than {GLOB_MAX} bytes");
+        return Err(Fault::not_allowed(message));
+    }
+    // Globs are matched against organization/project, so these never match.
+    if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
+        let trimmed = text.trim_matches('/');
+        let suggestion = match trimmed {
+            "*" => "*/*".to_owned(),
+            _ if trimmed.contains('/') => trimmed.to_owned(),
+            _ => format!("{trimmed}/*"),
         };
-        if text.len() > GLOB_MAX {
-            let message = format!("is longer than {GLOB_MAX} bytes");
-            context.error(&item.place, Fault::new(message).allowed(ALLOWED));
-            complete = false;
-            continue;
-        }
-        // Matched against organization/project, so that these match nothing, ever.
-        if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
-            let trimmed = text.trim_matches('/');
-            let suggestion = match trimmed {
-                "*" => "*/*".to_owned(),
-                _ if trimmed.contains('/') => trimmed.to_owned(),
-                _ => format!("{trimmed}/*"),
-            };
-            let fault = Fault::new(format!("{} matches no project", shown(text)))
-                .allowed(ALLOWED)
-                .suggest((suggestion.len() < 80).then_some(suggestion));
-            context.error(&item.place, fault);
-            complete = false;
-            continue;
-        }
-        match GlobBuilder::new(text).literal_separator(true).build() {
-            Ok(glob) => {
-                builder.add(glob);
-                globs.push(text.to_owned());
-            }
-            Err(error) => {
-                let message = format!("{} is not a glob: {}", shown(text), error.kind());
-                context.error(&item.place, Fault::new(message).allowed(ALLOWED));
-                complete = false;
-            }
-        }
+        let fault = Fault::not_allowed(format!("{} matches no project", shown(text)));
+        return Err(fault.suggest((suggestion.len() < 80).then_some(suggestion)));
     }
-    if !complete {
-        return None;
-    }
-    match builder.build() {
-        Ok(set) => Some((globs, set)),
-        Err(error) => {
-            let fault = Fault::new(format!("these globs are too much: {}", error.kind()));
-            context.error(&at.place, fault);
-            None
+    GlobBuilder::new(text)
+        .literal_separator(true)
+        .build()
+        .map_err(|error| {
+            Fault::not_allowed(format!("{} is not a glob: {}", shown(text), error.kind()))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_known_by_label_and_name() {
+        for kind in EventKind::ALL {
+            assert_eq!(event_kind(kind.label(), true).ok(), Some(kind));
+            assert_eq!(event_kind(kind.as_str(), true).ok(), Some(kind));
+        }
+        for text in ["project publish", "Project_Publish", "*", ""] {
+            assert!(event_kind(text, true).is_err(), "{text}");
         }
     }
 }

@@ -223,10 +223,10 @@ fn positions_are_those_of_an_editor() {
     let place = Place::new();
     let environment = BTreeMap::new();
     let problems = load_str(text.as_bytes(), &place.path("c.yaml"), &environment).unwrap_err();
-    let mark = problems.errors.first().and_then(|problem| problem.mark);
+    let position = problems.errors.first().and_then(|problem| problem.position);
     assert_eq!(
-        mark,
-        Some(Mark {
+        position,
+        Some(Position {
             line: 5,
             column: 12
         })
@@ -235,7 +235,7 @@ fn positions_are_those_of_an_editor() {
 
 #[test]
 fn a_file_that_is_too_large_is_not_parsed() {
-    let text = " ".repeat(raw::SIZE_MAX + 1);
+    let text = " ".repeat(yaml::SIZE_MAX + 1);
     let problems = load_str(text.as_bytes(), Path::new("c.yaml"), &BTreeMap::new()).unwrap_err();
     assert!(
         problems

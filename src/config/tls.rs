@@ -1,7 +1,7 @@
 //! The PEM files of a webhook's TLS connections.
 //!
-//! Constraint: what is wrong with a certificate or a key is found here, not at the first delivery.
-//! A client's certificate and key are checked to belong together.
+//! Constraint: a wrong certificate or key is found here, not at the first delivery. The reader
+//! checks that a client's certificate and key belong together.
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -9,110 +9,83 @@ use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Tls;
-use super::secret;
-use super::section::{Context, Fault, Section};
-use super::value::At;
+use super::reader::{Context, Fault, Mapping};
+use super::source;
+use super::value::Value;
 
 /// Reads `tls`.
-pub(super) fn tls(mut section: Section<'_>, context: &mut Context<'_>) -> Option<Tls> {
-    let ca_at = section.take("ca");
-    let certificate_at = section.take("client_cert");
-    let key_at = section.take("client_key");
-    let place = section.place.clone();
-    section.finish(context);
-
-    let ca = optional(ca_at, |at| {
-        let text = pem(at, context, false)?;
-        let found = certificates(&text, at, context)?;
-        let mut store = rustls::RootCertStore::empty();
-        for certificate in found {
-            if let Err(error) = store.add(certificate) {
-                context.error(
-                    &at.place,
-                    format!("is not the certificate of an authority: {error}"),
-                );
-                return None;
-            }
+pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tls> {
+    let [certificate_given, key_given] =
+        ["client_cert", "client_key"].map(|key| mapping.given(key));
+    match (certificate_given, key_given) {
+        (Some(value), None) => {
+            let fault = Fault::new("client_cert needs client_key beside it");
+            context.error(&value.location, fault.allowed("both or neither"));
         }
-        Some(text.into_bytes())
-    });
-    match (&certificate_at, &key_at) {
-        (Some(at), None) => {
-            let fault =
-                Fault::new("client_cert needs client_key beside it").allowed("both or neither");
-            context.error(&at.place, fault);
-        }
-        (None, Some(at)) => {
-            let fault =
-                Fault::new("client_key needs client_cert beside it").allowed("both or neither");
-            context.error(&at.place, fault);
+        (None, Some(value)) => {
+            let fault = Fault::new("client_key needs client_cert beside it");
+            context.error(&value.location, fault.allowed("both or neither"));
         }
         _ => {}
     }
-    let chain = optional(certificate_at, |at| {
-        let text = pem(at, context, false)?;
-        let found = certificates(&text, at, context)?;
-        Some((text, found))
-    });
-    let key = optional(key_at, |at| {
-        let text = SecretString::from(pem(at, context, true)?);
-        match PrivateKeyDer::from_pem_slice(text.expose_secret().as_bytes()) {
-            Ok(key) => Some((text, key)),
-            Err(_) => {
-                let fault = Fault::new("holds no private key").allowed(
-                    "an unencrypted PEM file with a section PRIVATE KEY, RSA PRIVATE KEY or \
-                     EC PRIVATE KEY",
-                );
-                context.error(&at.place, fault);
-                None
-            }
+    let ca = mapping.read_optional(context, "ca", |value, context| {
+        let (text, found) = certificates(value, context)?;
+        let mut store = rustls::RootCertStore::empty();
+        for certificate in found {
+            let added = store.add(certificate);
+            let added =
+                added.map_err(|error| format!("is not the certificate of an authority: {error}"));
+            context.accept(&value.location, added)?;
         }
+        Some(text)
     });
-    let (ca, chain, key) = (ca?, chain?, key?);
+    let chain = mapping.read_optional(context, "client_cert", certificates);
+    let key = mapping.read_optional(context, "client_key", private_key);
     let mut read = Tls {
-        ca,
+        ca: ca?,
         ..Tls::default()
     };
-    if let (Some((certificate_text, chain)), Some((key_text, key))) = (chain, key) {
+    if let (Some((certificate_text, chain)), Some((key_text, key))) = (chain?, key?) {
         let provider = rustls::crypto::ring::default_provider();
-        if let Err(error) = CertifiedKey::from_der(chain, key, &provider) {
-            let message = format!("client_cert and client_key do not fit together: {error}");
-            context.error(&place, message);
-            return None;
-        }
-        read.client_cert = Some(certificate_text.into_bytes());
+        let pair = CertifiedKey::from_der(chain, key, &provider)
+            .map_err(|error| format!("client_cert and client_key do not fit together: {error}"));
+        context.accept(&mapping.location, pair)?;
+        read.client_cert = Some(certificate_text);
         read.client_key = Some(key_text);
     }
     Some(read)
 }
 
-/// `None` where reading failed, `Some(None)` where there is nothing to read.
-fn optional<T>(at: Option<At<'_>>, read: impl FnOnce(&At<'_>) -> Option<T>) -> Option<Option<T>> {
-    match at {
-        None => Some(None),
-        Some(at) => read(&at).map(Some),
-    }
-}
+type Certificates = (Vec<u8>, Vec<CertificateDer<'static>>);
 
-fn pem(at: &At<'_>, context: &mut Context<'_>, guarded: bool) -> Option<String> {
-    let path = at.path(context)?;
-    secret::read(&path, &at.place, context, guarded)
-}
-
-fn certificates(
-    text: &str,
-    at: &At<'_>,
-    context: &mut Context<'_>,
-) -> Option<Vec<CertificateDer<'static>>> {
+fn certificates(value: &Value<'_>, context: &mut Context<'_>) -> Option<Certificates> {
+    let path = value.path(context)?;
+    let text = context.accept(&value.location, source::read_text(&path))?;
     let found: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match found {
-        Ok(found) if !found.is_empty() => Some(found),
+        Ok(found) if !found.is_empty() => Some((text.into_bytes(), found)),
         _ => {
             let fault = Fault::new("holds no certificate, or a damaged one")
                 .allowed("a PEM file with one or more sections CERTIFICATE");
-            context.error(&at.place, fault);
+            context.error(&value.location, fault);
             None
         }
     }
+}
+
+fn private_key(
+    value: &Value<'_>,
+    context: &mut Context<'_>,
+) -> Option<(SecretString, PrivateKeyDer<'static>)> {
+    let path = value.path(context)?;
+    source::warn_if_public(&path, &value.location, context);
+    let text = SecretString::from(context.accept(&value.location, source::read_text(&path))?);
+    let key = PrivateKeyDer::from_pem_slice(text.expose_secret().as_bytes()).map_err(|_| {
+        Fault::new("holds no private key").allowed(
+            "an unencrypted PEM file with a section PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY",
+        )
+    });
+    let key = context.accept(&value.location, key)?;
+    Some((text, key))
 }

@@ -1,260 +1,224 @@
-//! Reading one value of a tree as what a setting needs.
+//! Reading one value as the type of its setting.
 //!
-//! Constraint: as in `section`, reading reports what is wrong and goes on. Messages name the type
-//! of what was found, never the value itself unless it is one of a setting that is public.
+//! Constraint: as in `reader`, reading reports errors and goes on. Messages name the kind of the
+//! value that was found. They repeat the value itself only if the setting is public.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::problem::{nearest, shown};
-use super::raw::{Kind, Node};
-use super::scalar;
-use super::section::{Context, Fault, Place, Section};
+use super::reader::{Context, Fault, Location, Mapping};
+use super::settings::{Count, ValueType};
+use super::units;
+use super::yaml::{Kind, Node};
 
-/// A value and its place.
+/// A value and its location.
 #[derive(Clone)]
-pub(super) struct At<'n> {
+pub(super) struct Value<'n> {
     pub node: &'n Node,
-    pub place: Place,
+    pub location: Location,
 }
 
-impl<'n> At<'n> {
-    fn wrong_type(&self, context: &mut Context<'_>, expected: &str, hint: &str) {
-        let found = self.node.kind.called();
-        let message = match self.node.kind {
+impl<'n> Value<'n> {
+    fn wrong_type(&self, expected: &str, hint: &str) -> Fault {
+        let message = match &self.node.kind {
             Kind::Null => "has no value".to_owned(),
-            _ => format!("must be {expected}, not {found}{hint}"),
+            kind => format!("must be {expected}, not {}{hint}", kind.name()),
         };
-        context.error(&self.place, Fault::new(message).allowed(expected));
+        match self.location.setting() {
+            Some(_) => Fault::not_allowed(message),
+            None => Fault::new(message).allowed(expected),
+        }
     }
 
-    /// Whether nothing stands after the key.
+    /// Whether there is nothing after the key.
     pub fn is_null(&self) -> bool {
         matches!(self.node.kind, Kind::Null)
     }
 
-    /// A text that is not empty.
+    /// Reads a text that is not empty.
     pub fn text(&self, context: &mut Context<'_>) -> Option<&'n str> {
-        match &self.node.kind {
-            Kind::Text(text) if text.trim().is_empty() => {
-                context.error(&self.place, "is empty");
-                None
-            }
-            Kind::Text(text) => Some(text),
+        let fault = match &self.node.kind {
+            Kind::Text(text) if text.trim().is_empty() => Fault::not_allowed("is empty"),
+            Kind::Text(text) => return Some(text),
             Kind::Boolean(_) | Kind::Whole(_) | Kind::Number => {
-                self.wrong_type(context, "a text", "; put it into quotes");
-                None
+                self.wrong_type("a text", "; put it into quotes")
             }
-            Kind::Null | Kind::List(_) | Kind::Map(_) => {
-                self.wrong_type(context, "a text", "");
-                None
-            }
-        }
+            Kind::Null | Kind::List(_) | Kind::Map(_) => self.wrong_type("a text", ""),
+        };
+        context.error(&self.location, fault);
+        None
     }
 
-    /// A path, made absolute.
+    /// Reads a text and what it stands for.
+    pub fn parsed<T>(
+        &self,
+        context: &mut Context<'_>,
+        parse: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let text = self.text(context)?;
+        context.accept(&self.location, parse(text))
+    }
+
+    /// Reads a path and makes it absolute.
     pub fn path(&self, context: &mut Context<'_>) -> Option<PathBuf> {
         let text = self.text(context)?;
         Some(context.path(text))
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub fn boolean(&self, context: &mut Context<'_>) -> Option<bool> {
-        match &self.node.kind {
-            Kind::Boolean(value) => Some(*value),
+        let fault = match &self.node.kind {
+            Kind::Boolean(value) => return Some(*value),
             Kind::Text(text) => {
                 let meant = match text.to_lowercase().as_str() {
                     "yes" | "on" | "true" | "y" => Some("true"),
                     "no" | "off" | "false" | "n" => Some("false"),
                     _ => None,
                 };
-                context.error(
-                    &self.place,
-                    Fault::new("must be true or false, not a text")
-                        .allowed("true, false")
-                        .suggest(meant),
-                );
-                None
+                self.wrong_type("true or false", "").suggest(meant)
             }
-            _ => {
-                self.wrong_type(context, "true or false", "");
-                None
-            }
-        }
+            _ => self.wrong_type("true or false", ""),
+        };
+        context.error(&self.location, fault);
+        None
     }
 
-    /// One of some words.
-    pub fn choice<T: Copy>(
+    /// Reads one of several words.
+    pub fn word<T: Copy>(
         &self,
         context: &mut Context<'_>,
-        choices: &[(&'static str, T)],
+        choices: impl IntoIterator<Item = (&'static str, T)>,
     ) -> Option<T> {
-        let allowed = || {
-            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-            words.join(", ")
+        let choices: Vec<(&'static str, T)> = choices.into_iter().collect();
+        let fault = match &self.node.kind {
+            Kind::Text(text) => match choices.iter().find(|(word, _)| word == text) {
+                Some((_, value)) => return Some(*value),
+                None => Fault::not_allowed(format!("unknown value {}", shown(text)))
+                    .suggest(nearest(text, choices.iter().map(|(word, _)| *word))),
+            },
+            _ => self.wrong_type("a word", ""),
         };
-        let Kind::Text(text) = &self.node.kind else {
-            let fault = match self.node.kind {
-                Kind::Null => Fault::new("has no value"),
-                _ => Fault::new(format!("must be a word, not {}", self.node.kind.called())),
-            };
-            context.error(&self.place, fault.allowed(allowed()));
-            return None;
-        };
-        let found = choices.iter().find(|(word, _)| word == text);
-        if found.is_none() {
-            let fault = Fault::new(format!("unknown value {}", shown(text)))
-                .allowed(allowed())
-                .suggest(nearest(text, choices.iter().map(|(word, _)| *word)));
-            context.error(&self.place, fault);
-        }
-        found.map(|(_, value)| *value)
+        context.error(&self.location, fault);
+        None
     }
 
-    /// A whole number within bounds.
-    pub fn whole(
-        &self,
-        context: &mut Context<'_>,
-        bounds: std::ops::RangeInclusive<u64>,
-    ) -> Option<u64> {
-        let allowed = format!("{} to {}", bounds.start(), bounds.end());
-        match self.node.kind {
-            Kind::Whole(number) if bounds.contains(&number) => Some(number),
-            Kind::Whole(number) => {
-                let fault = Fault::new(format!("{number} is out of bounds")).allowed(allowed);
-                context.error(&self.place, fault);
-                None
-            }
-            Kind::Number => {
-                let fault = Fault::new("must be a whole number").allowed(allowed);
-                context.error(&self.place, fault);
-                None
-            }
-            _ => {
-                self.wrong_type(context, "a whole number", "");
-                None
-            }
-        }
+    /// Reads a whole number.
+    pub fn whole(&self, context: &mut Context<'_>) -> Option<u64> {
+        let bounds = match self.bounds() {
+            Some(ValueType::Whole(min, max)) => min..=max,
+            _ => 0..=u64::MAX,
+        };
+        let fault = match self.node.kind {
+            Kind::Whole(number) if bounds.contains(&number) => return Some(number),
+            Kind::Whole(number) => Fault::not_allowed(format!("{number} is out of bounds")),
+            Kind::Number => Fault::not_allowed("must be a whole number"),
+            _ => self.wrong_type("a whole number", ""),
+        };
+        context.error(&self.location, fault);
+        None
     }
 
-    /// A duration within bounds.
-    pub fn duration(
-        &self,
-        context: &mut Context<'_>,
-        bounds: std::ops::RangeInclusive<Duration>,
-    ) -> Option<Duration> {
+    /// Reads a duration.
+    pub fn duration(&self, context: &mut Context<'_>) -> Option<Duration> {
+        let bounds = match self.bounds() {
+            Some(ValueType::Duration(min, max)) => bounds(min, max, units::duration),
+            _ => None,
+        };
         let result = match &self.node.kind {
-            Kind::Text(text) => scalar::duration(text),
+            Kind::Text(text) => units::duration(text),
             // Zero is zero in every unit.
             Kind::Whole(0) => Ok(Duration::ZERO),
-            Kind::Whole(number) => {
-                Err(Fault::new(format!("{number} has no unit")).suggest(Some(format!("{number}s"))))
-            }
-            _ => {
-                self.wrong_type(context, "a duration such as 1s, 5m, 10h or 7d", "");
-                return None;
-            }
+            Kind::Whole(number) => Err(Fault::not_allowed(format!("{number} has no unit"))
+                .suggest(Some(format!("{number}s")))),
+            _ => Err(self.wrong_type("a duration such as 1s, 5m, 10h or 7d", "")),
         };
-        let result = result.and_then(|duration| {
-            if bounds.contains(&duration) {
-                Ok(duration)
-            } else {
-                let what = scalar::duration_text(duration);
-                Err(Fault::new(format!("{what} is out of bounds")))
+        let result = result.and_then(|duration| match bounds {
+            Some(bounds) if !bounds.contains(&duration) => {
+                let text = units::duration_text(duration);
+                Err(Fault::not_allowed(format!("{text} is out of bounds")))
             }
+            _ => Ok(duration),
         });
-        match result {
-            Ok(duration) => Some(duration),
-            Err(fault) => {
-                let allowed = format!(
-                    "a duration from {} to {}, with a unit (ms, s, m, h, d)",
-                    scalar::duration_text(*bounds.start()),
-                    scalar::duration_text(*bounds.end()),
-                );
-                context.error(&self.place, fault.allowed(allowed));
-                None
-            }
-        }
+        context.accept(&self.location, result)
     }
 
-    /// A size in bytes within bounds.
-    pub fn size(
-        &self,
-        context: &mut Context<'_>,
-        bounds: std::ops::RangeInclusive<u64>,
-    ) -> Option<u64> {
+    /// Reads a size in bytes.
+    pub fn size(&self, context: &mut Context<'_>) -> Option<u64> {
+        let bounds = match self.bounds() {
+            Some(ValueType::Size(min, max)) => bounds(min, max, units::size),
+            _ => None,
+        };
         let result = match &self.node.kind {
-            Kind::Text(text) => scalar::size(text),
+            Kind::Text(text) => units::size(text),
             Kind::Whole(number) => Ok(*number),
+            _ => Err(self.wrong_type("a size such as 64MiB, or a number of bytes", "")),
+        };
+        let result = result.and_then(|size| match bounds {
+            Some(bounds) if !bounds.contains(&size) => {
+                Err(Fault::not_allowed(format!("{size} bytes is out of bounds")))
+            }
+            _ => Ok(size),
+        });
+        context.accept(&self.location, result)
+    }
+
+    fn bounds(&self) -> Option<ValueType> {
+        self.location.setting().map(|setting| setting.value)
+    }
+
+    /// Reads the items of a list, or the one value that the setting allows in its place.
+    pub fn items(&self, context: &mut Context<'_>) -> Option<Vec<Value<'n>>> {
+        let count = self.location.setting().map(|setting| setting.count);
+        let Kind::List(nodes) = &self.node.kind else {
+            if let Some(Count::OneOrList(..)) = count {
+                return Some(vec![self.clone()]);
+            }
+            let fault = self.wrong_type("a list", "");
+            context.error(&self.location, fault);
+            return None;
+        };
+        let (min, max) = match count {
+            Some(Count::OneOrList(min, max) | Count::List(min, max)) => (min, max),
+            Some(Count::One) | None => (0, usize::MAX),
+        };
+        if !(min..=max).contains(&nodes.len()) {
+            let message = match nodes.len() {
+                0 => "is empty".to_owned(),
+                n_items => format!("has {n_items} items"),
+            };
+            context.error(&self.location, Fault::not_allowed(message));
+            return None;
+        }
+        let items = nodes.iter().enumerate().map(|(index, node)| Value {
+            node,
+            location: self.location.item(index, node.position),
+        });
+        Some(items.collect())
+    }
+
+    /// Reads a mapping of settings. Nothing after the key is an empty one, as when all its lines
+    /// are commented out.
+    pub fn mapping(&self, context: &mut Context<'_>) -> Option<Mapping<'n>> {
+        let entries = match &self.node.kind {
+            Kind::Map(entries) => entries.as_slice(),
+            Kind::Null => &[],
             _ => {
-                self.wrong_type(context, "a size such as 64MiB, or a number of bytes", "");
+                let fault = self.wrong_type("a mapping (key: value)", "");
+                context.error(&self.location, fault);
                 return None;
             }
         };
-        let result = result.and_then(|size| {
-            if bounds.contains(&size) {
-                Ok(size)
-            } else {
-                Err(Fault::new(format!("{size} bytes is out of bounds")))
-            }
-        });
-        match result {
-            Ok(size) => Some(size),
-            Err(fault) => {
-                let allowed = format!(
-                    "a size from {} to {}, such as 64MiB",
-                    bytesize::ByteSize(*bounds.start()),
-                    bytesize::ByteSize(*bounds.end()),
-                );
-                context.error(&self.place, fault.allowed(allowed));
-                None
-            }
-        }
+        Some(Mapping::open(entries, self.location.clone(), context))
     }
+}
 
-    /// The items of a list.
-    pub fn list(&self, context: &mut Context<'_>, expected: &str) -> Option<Vec<At<'n>>> {
-        match &self.node.kind {
-            Kind::List(items) => Some(self.items(items)),
-            _ => {
-                self.wrong_type(context, expected, "");
-                None
-            }
-        }
-    }
-
-    /// The items of a list, or the one value that stands in its place.
-    pub fn one_or_many(&self) -> Vec<At<'n>> {
-        match &self.node.kind {
-            Kind::List(items) => self.items(items),
-            _ => vec![self.clone()],
-        }
-    }
-
-    fn items(&self, items: &'n [Node]) -> Vec<At<'n>> {
-        items
-            .iter()
-            .enumerate()
-            .map(|(index, node)| At {
-                node,
-                place: Place {
-                    mark: node.mark,
-                    key: format!("{}[{index}]", self.place.key),
-                },
-            })
-            .collect()
-    }
-
-    /// The mapping that this is; nothing after the key counts as an empty one, as when all its
-    /// lines are commented out.
-    pub fn section(&self, context: &mut Context<'_>) -> Option<Section<'n>> {
-        match &self.node.kind {
-            Kind::Map(entries) => Some(Section::open(entries, self.place.clone(), context)),
-            Kind::Null => Some(Section::open(&[], self.place.clone(), context)),
-            _ => {
-                self.wrong_type(context, "a mapping (key: value)", "");
-                None
-            }
-        }
-    }
+/// Bounds from their texts. A test reads all of the table.
+fn bounds<T>(
+    min: &str,
+    max: &str,
+    parse: impl Fn(&str) -> Result<T, Fault>,
+) -> Option<RangeInclusive<T>> {
+    Some(parse(min).ok()?..=parse(max).ok()?)
 }

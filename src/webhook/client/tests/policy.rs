@@ -64,7 +64,7 @@ async fn a_name_that_turns_to_a_denied_address_is_not_followed() {
     assert_eq!(
         second.error.unwrap(),
         format!(
-            "cannot connect to {}: the address 169.254.169.254 is denied where no setting allows \
+            "cannot connect to {}: the address 169.254.169.254 is denied by default \
              it: 169.254.0.0/16 is link-local, where clouds serve the credentials of their \
              machines; if it is meant, name it in network.allow",
             host(&url)

@@ -1,28 +1,27 @@
-//! Durations, sizes and event names, from their text.
+//! Durations and sizes: their text in the configuration, and back.
 //!
-//! Constraint: pure functions of the text; bounds are the caller's.
+//! Constraint: pure functions of the text. The bounds are in the table of settings.
 
 use std::time::Duration;
 
-use super::problem::{nearest, shown};
-use super::section::Fault;
-use crate::domain::event::EventKind;
+use super::problem::shown;
+use super::reader::Fault;
 
-/// `1s`, `5m`, `2h 30m`, `7d`, `0`.
+/// Reads a duration such as `1s`, `5m`, `2h 30m`, `7d` or `0`.
 pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
     let text = text.trim();
     if !text.is_empty() && text.chars().all(|character| character.is_ascii_digit()) {
         return match text.trim_start_matches('0') {
             "" => Ok(Duration::ZERO),
-            _ => Err(Fault::new(format!("{} has no unit", shown(text)))
+            _ => Err(Fault::not_allowed(format!("{} has no unit", shown(text)))
                 .suggest((text.len() < 10).then(|| format!("{text}s")))),
         };
     }
     humantime::parse_duration(text)
-        .map_err(|_| Fault::new(format!("{} is not a duration", shown(text))))
+        .map_err(|_| Fault::not_allowed(format!("{} is not a duration", shown(text))))
 }
 
-/// A duration as it is written in the configuration: `1h 30m`, `7d`.
+/// Writes a duration as the configuration does: `1h 30m`, `7d`.
 pub fn duration_text(duration: Duration) -> String {
     humantime::format_duration(duration)
         .to_string()
@@ -41,33 +40,12 @@ pub fn duration_text(duration: Duration) -> String {
         .join(" ")
 }
 
-/// `64MiB`, `500 kB`, `1048576`: bytes.
+/// Reads a size such as `64MiB`, `500 kB` or `1048576`, in bytes.
 pub(super) fn size(text: &str) -> Result<u64, Fault> {
     text.trim()
         .parse::<bytesize::ByteSize>()
         .map(|size| size.0)
-        .map_err(|_| Fault::new(format!("{} is not a size", shown(text))))
-}
-
-/// The event that a label or a kebab-case name stands for.
-pub(super) fn event(text: &str) -> Result<EventKind, Fault> {
-    let found = EventKind::ALL
-        .into_iter()
-        .find(|kind| kind.as_str() == text || kind.label() == text);
-    found.ok_or_else(|| {
-        // The label is suggested where a label was tried.
-        let names = EventKind::ALL.map(EventKind::as_str);
-        let labels = EventKind::ALL.map(EventKind::label);
-        let is_name = text.contains(['-', '_']) && !text.contains(' ');
-        let suggestion = if is_name {
-            nearest(text, names)
-        } else {
-            nearest(text, labels)
-        };
-        Fault::new(format!("unknown event {}", shown(text)))
-            .allowed(format!("{}, or their labels, or \"*\"", names.join(", ")))
-            .suggest(suggestion)
-    })
+        .map_err(|_| Fault::not_allowed(format!("{} is not a size", shown(text))))
 }
 
 #[cfg(test)]
@@ -110,17 +88,6 @@ mod tests {
         }
         for text in ["", "big", "-1", "1 XiB"] {
             assert!(size(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn events_are_known_by_label_and_name() {
-        for kind in EventKind::ALL {
-            assert_eq!(event(kind.label()).ok(), Some(kind));
-            assert_eq!(event(kind.as_str()).ok(), Some(kind));
-        }
-        for text in ["project publish", "Project_Publish", "*", ""] {
-            assert!(event(text).is_err(), "{text}");
         }
     }
 }

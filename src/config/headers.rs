@@ -1,0 +1,155 @@
+//! The headers and secrets of a webhook.
+//!
+//! Constraint: no value that is read here is ever printed. All header values are marked sensitive:
+//! only their owner knows which of them are secrets.
+
+use std::collections::HashMap;
+
+use base64::Engine;
+use http::{HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::reader::{Context, Fault, Location, Mapping, all};
+use super::source;
+use super::value::Value;
+
+/// A secret shorter than this, in bytes, can be guessed; Standard Webhooks asks for 24 to 64.
+const SECRET_MIN: usize = 24;
+
+/// Headers that the daemon sets, or that belong to the connection and not to a request.
+const OWN_HEADERS: &[&str] = &[
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
+
+/// Prefixes of such headers.
+const OWN_PREFIXES: &[&str] = &["webhook-", "ce-"];
+
+/// Headers whose value is usually a secret.
+const SECRET_HEADERS: &[&str] = &[
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+];
+
+/// Whether a header cannot be configured: the daemon sets it, or it belongs to the connection.
+pub fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    OWN_HEADERS.contains(&name) || OWN_PREFIXES.iter().any(|own| name.starts_with(own))
+}
+
+/// Whether the value of a header is usually a secret.
+pub(super) fn is_secret(name: &HeaderName) -> bool {
+    SECRET_HEADERS.contains(&name.as_str())
+}
+
+/// Reads `headers`.
+pub(super) fn headers(
+    mapping: &Mapping<'_>,
+    context: &mut Context<'_>,
+) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let mut lines: HashMap<HeaderName, usize> = HashMap::new();
+    all(mapping.entries().iter().map(|(written, location, value)| {
+        let name = context.accept(location, header_name(written));
+        let value = header_value(value, name.as_ref(), context);
+        let name = name?;
+        if let Some(first) = lines.insert(name.clone(), location.position.line) {
+            let message = format!("the header is given twice, first in line {first}");
+            context.error(location, message);
+            return None;
+        }
+        Some((name, value?))
+    }))
+}
+
+fn header_name(written: &str) -> Result<HeaderName, Fault> {
+    let name = HeaderName::from_bytes(written.as_bytes()).map_err(|_| {
+        Fault::new("is not the name of a header")
+            .allowed("letters, digits and the characters !#$%&'*+-.^_`|~")
+    })?;
+    if is_reserved(&name) {
+        let message = format!("the header {name} is set by the daemon itself");
+        return Err(
+            Fault::new(message).allowed("any header but webhook-*, ce-* and those of HTTP itself")
+        );
+    }
+    Ok(name)
+}
+
+fn header_value(
+    value: &Value<'_>,
+    name: Option<&HeaderName>,
+    context: &mut Context<'_>,
+) -> Option<HeaderValue> {
+    let sourced = source::read(value, context)?;
+    let Ok(mut header) = HeaderValue::from_str(sourced.text.expose_secret()) else {
+        let fault = Fault::new("the value cannot be sent as a header")
+            .allowed("visible ASCII characters, spaces and tabs; no line ends");
+        context.error(&value.location, fault);
+        return None;
+    };
+    header.set_sensitive(true);
+    if sourced.is_plain && name.is_some_and(is_secret) {
+        warn_of_plain_secret(&value.location, context);
+    }
+    Some(header)
+}
+
+fn warn_of_plain_secret(location: &Location, context: &mut Context<'_>) {
+    if context.world_readable {
+        let message = "this secret stands in a file that everybody on this machine can read; \
+                       chmod 0640 it, or use { credential: NAME } or { file: PATH }";
+        context.warning(location, message);
+    }
+}
+
+/// Reads `secret`.
+pub(super) fn secrets(value: &Value<'_>, context: &mut Context<'_>) -> Option<Vec<SecretString>> {
+    let items = value.items(context)?;
+    all(items.iter().map(|item| {
+        let sourced = source::read(item, context)?;
+        let length = signing_key(&sourced.text).map(|key| key.len());
+        let length = context.accept(&item.location, length)?;
+        if length < SECRET_MIN {
+            let message = format!(
+                "this secret has {length} bytes; Standard Webhooks asks for at least \
+                 {SECRET_MIN}, such as whsec_ and the output of: openssl rand -base64 32"
+            );
+            context.warning(&item.location, message);
+        }
+        if sourced.is_plain {
+            warn_of_plain_secret(&item.location, context);
+        }
+        Some(sourced.text)
+    }))
+}
+
+/// The bytes that a secret signs with, by Standard Webhooks.
+fn signing_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
+    const ALLOWED: &str = "whsec_ and base64 with its padding, or raw text";
+    let text = secret.expose_secret();
+    if text.starts_with("whsk_") || text.starts_with("whpk_") {
+        let message = "is an asymmetric key; signatures are HMAC-SHA256, by a shared secret";
+        return Err(Fault::new(message).allowed(ALLOWED));
+    }
+    let Some(encoded) = text.strip_prefix("whsec_") else {
+        return Ok(text.as_bytes().to_vec());
+    };
+    match base64::engine::general_purpose::STANDARD.decode(encoded) {
+        Ok(key) if !key.is_empty() => Ok(key),
+        _ => Err(Fault::new("what follows whsec_ is not base64").allowed(ALLOWED)),
+    }
+}

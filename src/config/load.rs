@@ -1,0 +1,223 @@
+//! From a tree of values to a [`Config`].
+//!
+//! Constraint: every mapping is read to its end before anything gives up, so that all errors are
+//! listed at once. This layer alone checks the repository, secrets and PEM files that a
+//! configuration refers to.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::environment::Environment;
+use super::problem::{Problem, Problems, arranged, shown};
+use super::reader::{Context, Fault, Location, Mapping, all};
+use super::value::Value;
+use super::yaml::{self, Kind, Node};
+use super::{
+    Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Retention, network, repository, webhook,
+};
+use crate::domain::parameters::{Naming, Organization, UsernameSource};
+
+/// The longest path of a Unix socket, in bytes; `sun_path` has 108 on Linux, 104 on macOS, and
+/// ends in a zero.
+const SOCKET_PATH_MAX: usize = 103;
+
+/// Reads a configuration from the bytes of `file`.
+pub(super) fn load(
+    bytes: &[u8],
+    file: &Path,
+    world_readable: bool,
+    environment: &dyn Environment,
+) -> Result<Loaded, Problems> {
+    let whole = |errors| Problems {
+        errors: arranged(errors, file),
+        warnings: Vec::new(),
+    };
+    let absolute = std::path::absolute(file).map_err(|error| {
+        let message = format!("cannot make its path absolute: {error}");
+        whole(vec![Problem::of_file(file, message)])
+    })?;
+    let tree = yaml::parse(bytes, file).map_err(whole)?;
+    let mut context = Context {
+        file,
+        base: absolute.parent().unwrap_or(&absolute).to_owned(),
+        environment,
+        world_readable,
+        errors: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let config = config(&tree, absolute, &mut context);
+    let warnings = arranged(context.warnings, file);
+    match config {
+        Some(config) if context.errors.is_empty() => Ok(Loaded { config, warnings }),
+        _ => {
+            let mut errors = arranged(context.errors, file);
+            if errors.is_empty() {
+                // Every reader that gives up reports why; this line is for one that forgets.
+                errors.push(Problem::of_file(file, "is not valid"));
+            }
+            Err(Problems { errors, warnings })
+        }
+    }
+}
+
+fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Config> {
+    let root = Value {
+        node: tree,
+        location: Location::root(tree.position),
+    };
+    let root = root.mapping(context)?;
+    let repository = match root.given("repository") {
+        Some(value) => repository::repository(&value, context),
+        None => {
+            let fault = Fault::new("is missing").allowed("a mapping with at least path: DIRECTORY");
+            context.error(&root.location.below("repository"), fault);
+            None
+        }
+    };
+    let state_dir = repository::state_dir(&root, context);
+    let organizations = root
+        .mapping(context, "organizations")
+        .map(|mapping| organizations(&mapping, context));
+    let username = root.read(context, "username", |value, context| {
+        let items = value.items(context)?;
+        all(items.iter().map(|item| username_source(item, context)))
+    });
+    let webhooks = webhook::webhooks(&root, context);
+    let network = root
+        .mapping(context, "network")
+        .and_then(|mapping| network::network(&mapping, context));
+    let retention = root
+        .mapping(context, "retention")
+        .and_then(|mapping| retention(&mapping, context));
+    let admin = root.read_optional(context, "admin", |value, context| {
+        value.mapping(context)?.read(context, "listen", listen)
+    });
+    let log = root
+        .mapping(context, "log")
+        .and_then(|mapping| log(&mapping, context));
+
+    let repository = repository?;
+    let (state_dir, state_location) = state_dir?;
+    repository::check_apart(&repository.path, &state_dir, &state_location, context);
+    Some(Config {
+        file,
+        repository,
+        state_dir,
+        naming: Naming {
+            organizations: organizations?,
+            username: username?,
+        },
+        webhooks: webhooks?,
+        network: network?,
+        retention: retention?,
+        admin: admin?,
+        log: log?,
+    })
+}
+
+fn organizations(
+    mapping: &Mapping<'_>,
+    context: &mut Context<'_>,
+) -> BTreeMap<String, Organization> {
+    let mut found = BTreeMap::new();
+    for (directory, location, value) in mapping.entries() {
+        if directory.is_empty() || directory.contains('/') || directory.starts_with('.') {
+            let message = format!("{} is not the name of an organization", shown(directory));
+            let allowed = "the name of a directory: one path component without a leading dot";
+            context.error(location, Fault::new(message).allowed(allowed));
+        }
+        let Some(mapping) = value.mapping(context) else {
+            continue;
+        };
+        let mut text = |name| {
+            let text = mapping.read_optional(context, name, Value::text)?;
+            Some(text.unwrap_or(directory).to_owned())
+        };
+        if let (Some(name), Some(id)) = (text("name"), text("id")) {
+            found.insert((*directory).to_owned(), Organization { name, id });
+        }
+    }
+    found
+}
+
+fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<UsernameSource> {
+    if matches!(item.node.kind, Kind::Map(_)) {
+        // `annotation: author` with a space is a mapping to YAML.
+        let message = "must be a text, not a mapping; leave out the space";
+        context.error(&item.location, Fault::not_allowed(message));
+        return None;
+    }
+    item.parsed(context, |text| match text.split_once(':') {
+        None if text == "owner" => Ok(UsernameSource::Owner),
+        Some(("annotation", name)) if !name.trim().is_empty() => {
+            Ok(UsernameSource::Annotation(name.trim().to_owned()))
+        }
+        Some(("value", value)) if !value.trim().is_empty() => {
+            Ok(UsernameSource::Value(value.trim().to_owned()))
+        }
+        _ => Err(Fault::not_allowed(format!(
+            "unknown source {}",
+            shown(text)
+        ))),
+    })
+}
+
+fn retention(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Retention> {
+    let delivered = mapping.read(context, "delivered", Value::duration);
+    let dead = mapping.read(context, "dead", Value::duration);
+    Some(Retention {
+        delivered: delivered?,
+        dead: dead?,
+    })
+}
+
+fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
+    let text = value.text(context)?;
+    let listen = match text.strip_prefix("unix:") {
+        Some(path) => socket(path, context.path(path)),
+        None => text.parse().map(Listen::Tcp).map_err(|_| {
+            let suggestion = text
+                .strip_prefix("localhost:")
+                .map(|port| format!("127.0.0.1:{port}"));
+            Fault::not_allowed(format!("{} is not an address", shown(text))).suggest(suggestion)
+        }),
+    };
+    let listen = context.accept(&value.location, listen)?;
+    let is_local = |address: &SocketAddr| address.ip().is_loopback();
+    if matches!(&listen, Listen::Tcp(address) if !is_local(address)) {
+        let message = "metrics and health are served without authentication, beyond this machine";
+        context.warning(&value.location, message);
+    }
+    Some(listen)
+}
+
+fn socket(written: &str, path: PathBuf) -> Result<Listen, Fault> {
+    if written.trim().is_empty() || written.ends_with('/') {
+        return Err(Fault::not_allowed("names no socket"));
+    }
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        return Err(Fault::new(format!(
+            "the path of a socket has at most {SOCKET_PATH_MAX} bytes, and {} has {length}",
+            path.display()
+        )));
+    }
+    Ok(Listen::Unix(path))
+}
+
+fn log(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Log> {
+    let level = mapping.read(context, "level", |value, context| {
+        value.word(context, LOG_LEVELS)
+    });
+    let format = mapping.read(context, "format", |value, context| {
+        value.word(
+            context,
+            LogFormat::ALL.map(|format| (format.as_str(), format)),
+        )
+    });
+    Some(Log {
+        level: level?,
+        format: format?,
+    })
+}

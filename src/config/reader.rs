@@ -1,0 +1,340 @@
+//! Reading a tree of values by the table of settings.
+//!
+//! Constraint: reading goes on after an error, so that one run lists them all. A reader that finds
+//! an error reports it to the [`Context`] and returns `None`. A reader that needs several values
+//! reads them all first and gives up afterwards.
+//!
+//! Known keys, defaults and bounds come from the table, so no message can differ from it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::environment::Environment;
+use super::problem::{LISTED_MAX, Position, Problem, nearest, one_line};
+use super::settings::{self, DefaultValue, Setting};
+use super::value::Value;
+use super::yaml::{Entry, Kind, key_text};
+
+/// The surroundings of a reading, and the problems that it found.
+pub(super) struct Context<'a> {
+    /// The file as it was named, for messages.
+    pub file: &'a Path,
+    /// The directory that relative paths start from, absolute.
+    pub base: PathBuf,
+    pub environment: &'a dyn Environment,
+    /// Whether everybody on the machine can read the file.
+    pub world_readable: bool,
+    /// Problems that make the configuration invalid.
+    pub errors: Vec<Problem>,
+    /// Settings that are valid and probably not meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// A position in the file, with its key path.
+#[derive(Clone, Debug)]
+pub(super) struct Location {
+    pub position: Position,
+    /// The key path for messages, such as `webhooks[2].headers.X-Token`.
+    pub key: String,
+    /// The key path in the table of settings, such as `webhooks[].headers.NAME`.
+    row: String,
+}
+
+impl Location {
+    /// The location of the whole file.
+    pub fn root(position: Position) -> Self {
+        Self {
+            position,
+            key: String::new(),
+            row: String::new(),
+        }
+    }
+
+    /// The location of a setting below this one.
+    pub fn below(&self, name: &str) -> Self {
+        Self {
+            position: self.position,
+            key: joined(&self.key, name),
+            row: joined(&self.row, name),
+        }
+    }
+
+    /// The location of a key that is written in the file.
+    fn below_key(&self, entry: &Entry, is_free: bool) -> Self {
+        let name = key_text(&entry.key);
+        Self {
+            position: entry.key.position,
+            key: joined(&self.key, &name),
+            row: joined(&self.row, if is_free { settings::NAME } else { &name }),
+        }
+    }
+
+    /// The location of an item of this list.
+    pub fn item(&self, index: usize, position: Position) -> Self {
+        Self {
+            position,
+            key: format!("{}[{index}]", self.key),
+            row: format!("{}[]", self.row),
+        }
+    }
+
+    /// The row of the setting that the value belongs to.
+    pub fn setting(&self) -> Option<&'static Setting> {
+        settings::find(&self.row)
+    }
+}
+
+fn joined(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+/// An error in a value, and the remedy.
+#[derive(Debug)]
+pub(super) struct Fault {
+    message: String,
+    allowed: Allowed,
+    suggestion: Option<String>,
+}
+
+/// The allowed values that a message ends with.
+#[derive(Debug)]
+enum Allowed {
+    /// The message says enough.
+    Nothing,
+    /// Those of the setting's row.
+    BySetting,
+    /// Others.
+    Text(String),
+}
+
+impl Fault {
+    /// An error whose message says what to do.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            allowed: Allowed::Nothing,
+            suggestion: None,
+        }
+    }
+
+    /// A value that the setting's row does not allow. The message ends with the values that it does.
+    pub fn not_allowed(message: impl Into<String>) -> Self {
+        Self {
+            allowed: Allowed::BySetting,
+            ..Self::new(message)
+        }
+    }
+
+    pub fn allowed(mut self, allowed: impl Into<String>) -> Self {
+        self.allowed = Allowed::Text(allowed.into());
+        self
+    }
+
+    pub fn suggest(mut self, suggestion: Option<impl Into<String>>) -> Self {
+        self.suggestion = suggestion.map(Into::into);
+        self
+    }
+}
+
+impl From<String> for Fault {
+    fn from(message: String) -> Self {
+        Self::new(message)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(message: &str) -> Self {
+        Self::new(message)
+    }
+}
+
+impl Context<'_> {
+    fn problem(&self, location: &Location, fault: Fault) -> Problem {
+        let allowed = match fault.allowed {
+            Allowed::Nothing => None,
+            Allowed::BySetting => location
+                .setting()
+                .map(|setting| setting.allowed().replace('`', "")),
+            Allowed::Text(text) => Some(text),
+        };
+        Problem {
+            file: self.file.to_owned(),
+            position: Some(location.position),
+            key: location.key.clone(),
+            message: one_line(&fault.message),
+            allowed: allowed.as_deref().map(one_line),
+            suggestion: fault.suggestion.as_deref().map(one_line),
+        }
+    }
+
+    /// Reports an error, which makes the configuration invalid.
+    pub fn error(&mut self, location: &Location, fault: impl Into<Fault>) {
+        let problem = self.problem(location, fault.into());
+        self.errors.push(problem);
+    }
+
+    /// Reports a setting that is valid and probably not meant.
+    pub fn warning(&mut self, location: &Location, fault: impl Into<Fault>) {
+        let problem = self.problem(location, fault.into());
+        self.warnings.push(problem);
+    }
+
+    /// Reports the error of a result.
+    pub fn accept<T>(
+        &mut self,
+        location: &Location,
+        result: Result<T, impl Into<Fault>>,
+    ) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.error(location, fault);
+                None
+            }
+        }
+    }
+
+    /// Makes a path of the file absolute.
+    pub fn path(&self, written: &str) -> PathBuf {
+        let joined = self.base.join(written);
+        // `components` drops `.` in the middle, so that listings show no `/./`.
+        joined.components().collect()
+    }
+}
+
+/// All of the values, or none if one is missing. Every one is read.
+pub(super) fn all<T>(values: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let values: Vec<Option<T>> = values.into_iter().collect();
+    values.into_iter().collect()
+}
+
+/// A mapping of keys to values.
+pub(super) struct Mapping<'n> {
+    pub location: Location,
+    /// The entries in the order of the file, each with the location of its key.
+    entries: Vec<(&'n str, Location, Value<'n>)>,
+}
+
+impl<'n> Mapping<'n> {
+    /// Opens a mapping and reports keys that are not in the table of settings.
+    pub fn open(entries: &'n [Entry], location: Location, context: &mut Context<'_>) -> Self {
+        let known = settings::keys_below(&location.row);
+        Self::with_keys(entries, location, &known, context)
+    }
+
+    /// Opens a mapping and reports keys other than these.
+    pub fn with_keys(
+        entries: &'n [Entry],
+        location: Location,
+        known: &[&str],
+        context: &mut Context<'_>,
+    ) -> Self {
+        let is_free = known == [settings::NAME];
+        let mut mapping = Self {
+            location,
+            entries: Vec::new(),
+        };
+        let mut lines: HashMap<&str, usize> = HashMap::new();
+        for entry in entries {
+            let key_location = mapping.location.below_key(entry, is_free);
+            let Kind::Text(name) = &entry.key.kind else {
+                let found = entry.key.kind.name();
+                let message = format!("a key must be a text, not {found}; put it into quotes");
+                context.error(&key_location, message);
+                continue;
+            };
+            if let Some(line) = lines.get(name.as_str()) {
+                let message = format!("is given twice, first in line {line}");
+                context.error(&key_location, message);
+                continue;
+            }
+            lines.insert(name, key_location.position.line);
+            if !is_free && !known.contains(&name.as_str()) {
+                // A suggestion takes time, and the list of errors is cut later.
+                let suggestion = (context.errors.len() < LISTED_MAX)
+                    .then(|| nearest(name, known.iter().copied()))
+                    .flatten();
+                let fault = Fault::new("unknown key")
+                    .allowed(known.join(", "))
+                    .suggest(suggestion);
+                context.error(&key_location, fault);
+                continue;
+            }
+            let mut location = key_location.clone();
+            // A person finds an absent value by its key.
+            if !matches!(entry.value.kind, Kind::Null) {
+                location.position = entry.value.position;
+            }
+            let node = &entry.value;
+            let value = Value { node, location };
+            mapping.entries.push((name, key_location, value));
+        }
+        mapping
+    }
+
+    /// The value that is given for a key.
+    pub fn given(&self, name: &str) -> Option<Value<'n>> {
+        let found = self.entries.iter().find(|(known, ..)| *known == name);
+        found.map(|(.., value)| value.clone())
+    }
+
+    /// Reads a setting, or its default. A required setting that is absent is an error.
+    pub fn read<T>(
+        &self,
+        context: &mut Context<'_>,
+        name: &str,
+        read: impl FnOnce(&Value<'n>, &mut Context<'_>) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.given(name).or_else(|| self.default(name));
+        match value {
+            Some(value) => read(&value, context),
+            None => {
+                let location = self.location.below(name);
+                context.error(&location, Fault::not_allowed("is missing"));
+                None
+            }
+        }
+    }
+
+    /// Reads a setting that may be absent: `Some(None)` if it is, `None` after an error.
+    pub fn read_optional<T>(
+        &self,
+        context: &mut Context<'_>,
+        name: &str,
+        read: impl FnOnce(&Value<'n>, &mut Context<'_>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match self.given(name) {
+            Some(value) => read(&value, context).map(Some),
+            None => Some(None),
+        }
+    }
+
+    fn default(&self, name: &str) -> Option<Value<'n>> {
+        let location = self.location.below(name);
+        let setting = location.setting()?;
+        match setting.default {
+            DefaultValue::Values(_) | DefaultValue::AtMost(..) => {
+                let node = settings::default_node(setting)?;
+                Some(Value { node, location })
+            }
+            DefaultValue::Required | DefaultValue::Described(_) => None,
+        }
+    }
+
+    /// The mapping of a key; an empty one if the key is absent.
+    pub fn mapping(&self, context: &mut Context<'_>, name: &str) -> Option<Mapping<'n>> {
+        match self.given(name) {
+            Some(value) => value.mapping(context),
+            None => Some(Mapping::open(&[], self.location.below(name), context)),
+        }
+    }
+
+    /// All entries in the order of the file, each with the location of its key.
+    pub fn entries(&self) -> &[(&'n str, Location, Value<'n>)] {
+        &self.entries
+    }
+}

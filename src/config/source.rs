@@ -1,0 +1,187 @@
+//! Values from credentials, environment variables and files.
+//!
+//! Constraint: a value is never printed. Problems name its source, and the types that carry it on
+//! do not print it.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+use super::Environment;
+use super::problem::shown;
+use super::reader::{Context, Fault, Location, Mapping};
+use super::value::Value;
+use super::yaml::{Entry, Kind};
+
+/// The largest file that a value is read from, in bytes.
+const FILE_MAX: u64 = 256 * 1024;
+
+/// A value, and whether it stands in the configuration file itself.
+pub(super) struct Sourced {
+    pub text: SecretString,
+    pub is_plain: bool,
+}
+
+/// Stands for a value that is not read: long enough for a secret, fit for a header.
+const NOT_READ: &str = "not-read-not-read-not-read-not-read";
+
+/// Reads a text, or the text at one of its sources.
+pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourced> {
+    let fault = match &value.node.kind {
+        Kind::Text(_) => {
+            let text = SecretString::from(value.text(context)?.to_owned());
+            let is_plain = true;
+            return Some(Sourced { text, is_plain });
+        }
+        Kind::Map(entries) => {
+            let text = read_source(entries, &value.location, context)?;
+            let is_plain = false;
+            return Some(Sourced { text, is_plain });
+        }
+        Kind::Null => Fault::not_allowed("has no value"),
+        Kind::Boolean(_) | Kind::Whole(_) | Kind::Number => {
+            let found = value.node.kind.name();
+            Fault::not_allowed(format!("must be a text, not {found}; put it into quotes"))
+        }
+        Kind::List(_) => Fault::not_allowed("must be one value, not a list"),
+    };
+    context.error(&value.location, fault);
+    None
+}
+
+fn read_source(
+    entries: &[Entry],
+    location: &Location,
+    context: &mut Context<'_>,
+) -> Option<SecretString> {
+    let n_errors = context.errors.len();
+    let keys = ["credential", "env", "file"];
+    let mapping = Mapping::with_keys(entries, location.clone(), &keys, context);
+    let (value, text) = match keys.map(|key| mapping.given(key)) {
+        [Some(value), None, None] => {
+            let name = value.text(context)?;
+            let path = credential_path(name, context.environment);
+            let path = context.accept(&value.location, path)?;
+            (value, path.map(|path| read_text(&path)))
+        }
+        [None, Some(value), None] => {
+            let name = value.text(context)?;
+            let environment = context.environment;
+            let reads = environment.reads_secrets();
+            (value, reads.then(|| variable(name, environment)))
+        }
+        [None, None, Some(value)] => {
+            let path = value.path(context)?;
+            let reads = context.environment.reads_secrets();
+            if reads {
+                warn_if_public(&path, &value.location, context);
+            }
+            (value, reads.then(|| read_text(&path)))
+        }
+        [None, None, None] => {
+            // An unknown key has been reported already, with the same list.
+            if context.errors.len() == n_errors {
+                context.error(location, Fault::not_allowed("names no source"));
+            }
+            return None;
+        }
+        _ => {
+            let message = "names several sources; a value comes from one";
+            context.error(location, Fault::not_allowed(message));
+            return None;
+        }
+    };
+    let text = text.unwrap_or_else(|| Ok(NOT_READ.to_owned()));
+    let text = text.and_then(without_line_end);
+    context
+        .accept(&value.location, text)
+        .map(SecretString::from)
+}
+
+/// The path of a credential; `None` if values are not read.
+fn credential_path(name: &str, environment: &dyn Environment) -> Result<Option<PathBuf>, Fault> {
+    if name.contains('/') || name == "." || name == ".." {
+        let message = format!("{} is not the name of a credential", shown(name));
+        let allowed = "a file name below $CREDENTIALS_DIRECTORY; for a path: { file: PATH }";
+        return Err(Fault::new(message).allowed(allowed));
+    }
+    if !environment.reads_secrets() {
+        return Ok(None);
+    }
+    let directory = environment
+        .variable("CREDENTIALS_DIRECTORY")
+        .filter(|directory| !directory.is_empty());
+    match directory {
+        Some(directory) => Ok(Some(PathBuf::from(directory).join(name))),
+        None => Err(Fault::new(format!(
+            "the credential {} cannot be read: $CREDENTIALS_DIRECTORY is not set; systemd sets it \
+             if the unit has LoadCredential= or SetCredential=",
+            shown(name)
+        ))),
+    }
+}
+
+fn variable(name: &str, environment: &dyn Environment) -> Result<String, String> {
+    let shown_name = shown(name);
+    match environment.variable(name) {
+        Some(value) => value
+            .into_string()
+            .map_err(|_| format!("the environment variable {shown_name} is not UTF-8")),
+        None => Err(format!("the environment variable {shown_name} is not set")),
+    }
+}
+
+/// Drops the one line end that editors and `echo` add.
+fn without_line_end(mut text: String) -> Result<String, String> {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    if text.is_empty() {
+        return Err("the value is empty".to_owned());
+    }
+    Ok(text)
+}
+
+/// Warns of a file with a secret that everybody can read.
+pub(super) fn warn_if_public(path: &Path, location: &Location, context: &mut Context<'_>) {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
+        let message = format!(
+            "everybody on this machine can read {}; chmod 0600 it, or 0640 with the daemon's group",
+            path.display()
+        );
+        context.warning(location, message);
+    }
+}
+
+/// Reads a small file.
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    let shown_path = path.display();
+    let bytes =
+        read_file(path).map_err(|reason| format!("{shown_path} cannot be read: {reason}"))?;
+    String::from_utf8(bytes).map_err(|_| format!("{shown_path} is not UTF-8"))
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    // Opening a pipe would wait for its other end.
+    if !std::fs::metadata(path).map_err(text_of)?.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes))
+        .map_err(text_of)?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(format!("it is larger than {FILE_MAX} bytes"));
+    }
+    Ok(bytes)
+}
+
+fn text_of(error: std::io::Error) -> String {
+    error.to_string()
+}

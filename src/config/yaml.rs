@@ -1,0 +1,358 @@
+//! config.yaml as a tree of values, each with its position in the file.
+//!
+//! Constraint: reading takes bounded time and memory whatever the bytes are. Hence a limit on size
+//! and depth, and no anchors, aliases, merge keys or tags: a configuration of this size needs none
+//! of them, and aliases can make a small file large.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+
+use super::problem::{LISTED_MAX, Position, Problem, shortened, shown};
+
+/// The largest configuration file, in bytes.
+pub(super) const SIZE_MAX: usize = 1024 * 1024;
+
+/// How deep values may be nested; the deepest setting is at five.
+const DEPTH_MAX: usize = 32;
+
+/// A value and its position. There is no `Debug`: a tree holds secrets.
+pub(super) struct Node {
+    pub position: Position,
+    pub kind: Kind,
+}
+
+/// The kind of a value.
+pub(super) enum Kind {
+    /// Nothing, `null` or `~`.
+    Null,
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A whole number that is not negative.
+    Whole(u64),
+    /// Any other number.
+    Number,
+    Text(String),
+    List(Vec<Node>),
+    /// A mapping in the order of the file, duplicate keys included.
+    Map(Vec<Entry>),
+}
+
+/// A key and its value.
+pub(super) struct Entry {
+    pub key: Node,
+    pub value: Node,
+}
+
+impl Kind {
+    /// The kind of an unquoted text, by the core schema of YAML 1.2.
+    pub fn of_plain(text: &str) -> Self {
+        let unsigned = text.trim_start_matches(['+', '-']);
+        // Digits after a leading zero are a text, such as an id.
+        let is_text = unsigned.len() > 1
+            && unsigned.starts_with('0')
+            && unsigned.bytes().all(|byte| byte.is_ascii_digit());
+        match text {
+            "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
+            "true" | "True" | "TRUE" => Kind::Boolean(true),
+            "false" | "False" | "FALSE" => Kind::Boolean(false),
+            _ if is_text => Kind::Text(text.to_owned()),
+            _ => match text.parse() {
+                Ok(number) => Kind::Whole(number),
+                Err(_) if is_number(text) => Kind::Number,
+                Err(_) => Kind::Text(text.to_owned()),
+            },
+        }
+    }
+
+    /// The name of the kind in a message.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Kind::Null => "nothing",
+            Kind::Boolean(_) => "true or false",
+            Kind::Whole(_) | Kind::Number => "a number",
+            Kind::Text(_) => "a text",
+            Kind::List(_) => "a list",
+            Kind::Map(_) => "a mapping",
+        }
+    }
+}
+
+/// Whether YAML takes an unquoted text for a number that no setting takes: hexadecimal, octal,
+/// negative or with a fraction.
+fn is_number(text: &str) -> bool {
+    let unsigned = text.trim_start_matches(['+', '-']);
+    let has_digits = |digits: &str, radix| {
+        !digits.is_empty() && digits.chars().all(|character| character.is_digit(radix))
+    };
+    match (unsigned.get(..2), unsigned.get(2..)) {
+        (Some("0x"), Some(digits)) => return has_digits(digits, 16),
+        (Some("0o"), Some(digits)) => return has_digits(digits, 8),
+        _ => {}
+    }
+    // Rust reads `inf` and `nan` as numbers, YAML `.inf` and `.nan`.
+    let begins = unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.');
+    begins && unsigned.parse::<f64>().is_ok()
+        || matches!(unsigned.to_lowercase().as_str(), ".inf" | ".nan")
+}
+
+/// A key as a message names it.
+pub(super) fn key_text(key: &Node) -> String {
+    match &key.kind {
+        Kind::Text(text) => {
+            let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+            if !text.is_empty() && text.chars().all(is_plain) {
+                shortened(text)
+            } else {
+                shown(text)
+            }
+        }
+        Kind::Whole(number) => number.to_string(),
+        Kind::Boolean(value) => value.to_string(),
+        other => format!("({})", other.name()),
+    }
+}
+
+/// Parses a file into a tree.
+///
+/// # Errors
+///
+/// Too large, not UTF-8, not YAML, empty, several documents, or constructs that the module's
+/// constraint excludes; every one of those that is in the file.
+pub(super) fn parse(bytes: &[u8], file: &Path) -> Result<Node, Vec<Problem>> {
+    let whole = |message: String| vec![Problem::of_file(file, message)];
+    if bytes.len() > SIZE_MAX {
+        return Err(whole(format!(
+            "is larger than {SIZE_MAX} bytes; a configuration is a few kilobytes"
+        )));
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+        Err(error) => {
+            let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            return Err(vec![Problem {
+                position: Some(end_of(before)),
+                ..Problem::of_file(file, "is not UTF-8; save the file in that encoding")
+            }]);
+        }
+    };
+    let mut builder = Builder {
+        file,
+        open: Vec::new(),
+        root: None,
+        n_documents: 0,
+        problems: Vec::new(),
+    };
+    let mut parser = Parser::new_from_str(text);
+    while let Some(step) = parser.next_event() {
+        match step {
+            Ok((event, span)) => {
+                if builder.step(event, span).is_break() {
+                    break;
+                }
+            }
+            Err(error) => {
+                builder.problems.push(syntax_problem(&error, file));
+                break;
+            }
+        }
+    }
+    match builder.root {
+        _ if !builder.problems.is_empty() => Err(builder.problems),
+        Some(root) if !matches!(root.kind, Kind::Null) => Ok(root),
+        _ => Err(whole(
+            "is empty; the least it needs is repository: { path: DIRECTORY }".to_owned(),
+        )),
+    }
+}
+
+/// The position of the end of a text.
+fn end_of(text: &[u8]) -> Position {
+    let line = text.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let last = text.rsplit(|byte| *byte == b'\n').next().unwrap_or(text);
+    let column = String::from_utf8_lossy(last).chars().count() + 1;
+    Position { line, column }
+}
+
+/// A syntax error, with a remedy for the most frequent ones.
+fn syntax_problem(error: &ScanError, file: &Path) -> Problem {
+    let (marker, info) = (error.marker(), error.info());
+    let lower = info.to_lowercase();
+    let message = if lower.contains("recursion") {
+        // The parser has a limit of its own and reads ahead of the events that it gives.
+        too_deep()
+    } else {
+        let remedy = if lower.contains("tab") {
+            "; YAML is indented with spaces, not tabs"
+        } else if lower.contains("alias") || lower.contains("anchor") {
+            "; a text that begins with * or & stands in quotes"
+        } else {
+            ""
+        };
+        format!("is not valid YAML: {info}{remedy}")
+    };
+    Problem {
+        position: Some(Position {
+            line: marker.line(),
+            column: marker.col() + 1,
+        }),
+        ..Problem::of_file(file, message)
+    }
+}
+
+fn too_deep() -> String {
+    format!("is nested deeper than {DEPTH_MAX} levels; no setting is")
+}
+
+/// A list or a mapping whose end has not been read yet.
+enum Open {
+    List(Vec<Node>),
+    /// The finished entries, and a key that waits for its value.
+    Map(Vec<Entry>, Option<Node>),
+}
+
+/// Makes a tree of the parser's events.
+struct Builder<'a> {
+    file: &'a Path,
+    /// The collections around the next event, from the outermost one, with their positions.
+    open: Vec<(Position, Open)>,
+    root: Option<Node>,
+    n_documents: usize,
+    problems: Vec<Problem>,
+}
+
+impl Builder<'_> {
+    fn problem(&mut self, position: Position, message: impl Into<String>) {
+        if self.problems.len() < LISTED_MAX {
+            self.problems.push(Problem {
+                position: Some(position),
+                ..Problem::of_file(self.file, message)
+            });
+        }
+    }
+
+    /// Takes one event; breaks if the rest of the file is of no use.
+    fn step(&mut self, event: Event<'_>, span: Span) -> ControlFlow<()> {
+        let position = Position {
+            line: span.start.line(),
+            column: span.start.col() + 1,
+        };
+        match event {
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+            Event::DocumentStart(_) => {
+                self.n_documents += 1;
+                if self.n_documents > 1 {
+                    let message = "a second document begins here; a configuration is one document";
+                    self.problem(position, message);
+                    return ControlFlow::Break(());
+                }
+            }
+            Event::Alias(_) => {
+                let message = "an alias (*name) is not allowed; write the value out, or put the \
+                               text into quotes";
+                self.problem(position, message);
+                self.finish(position, Kind::Null);
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                self.check_properties(position, anchor, tag.is_some());
+                let is_plain = style == ScalarStyle::Plain;
+                if is_plain && text == "<<" && self.expects_key() {
+                    let message = "a merge key (<<) is not allowed; write the values out";
+                    self.problem(position, message);
+                }
+                let kind = if is_plain {
+                    Kind::of_plain(&text)
+                } else {
+                    Kind::Text(text.into_owned())
+                };
+                self.finish(position, kind);
+            }
+            Event::SequenceStart(anchor, tag) => {
+                self.check_properties(position, anchor, tag.is_some());
+                return self.begin(position, Open::List(Vec::new()));
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.check_properties(position, anchor, tag.is_some());
+                return self.begin(position, Open::Map(Vec::new(), None));
+            }
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some((position, Open::List(items))) => self.finish(position, Kind::List(items)),
+                Some((position, Open::Map(entries, _))) => {
+                    self.finish(position, Kind::Map(entries));
+                }
+                None => {}
+            },
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn check_properties(&mut self, position: Position, anchor: usize, is_tagged: bool) {
+        if anchor > 0 {
+            let message = "an anchor (&name) is not allowed; write the value out where it is \
+                           needed, or put the text into quotes";
+            self.problem(position, message);
+        }
+        if is_tagged {
+            let message = "a tag (!name) is not allowed; put a text that begins with ! into quotes";
+            self.problem(position, message);
+        }
+    }
+
+    fn expects_key(&self) -> bool {
+        matches!(self.open.last(), Some((_, Open::Map(_, None))))
+    }
+
+    /// Opens a list or a mapping.
+    fn begin(&mut self, position: Position, open: Open) -> ControlFlow<()> {
+        let message = if self.expects_key() {
+            "a key must be a text, not a list or a mapping".to_owned()
+        } else if self.open.len() >= DEPTH_MAX {
+            too_deep()
+        } else {
+            self.open.push((position, open));
+            return ControlFlow::Continue(());
+        };
+        self.problem(position, message);
+        ControlFlow::Break(())
+    }
+
+    /// Puts a whole value into the collection around it.
+    fn finish(&mut self, position: Position, kind: Kind) {
+        let node = Node { position, kind };
+        match self.open.last_mut() {
+            None => self.root = Some(node),
+            Some((_, Open::List(items))) => items.push(node),
+            Some((_, Open::Map(entries, key))) => match key.take() {
+                None => *key = Some(node),
+                Some(key) => entries.push(Entry { key, value: node }),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unquoted_texts_have_the_kinds_of_yaml() {
+        for (texts, expected) in [
+            ("~ null NULL", "nothing"),
+            ("true False", "true or false"),
+            ("0 8 +3 18446744073709551615", "a number"),
+            (
+                "-1 1.5 .5 1e3 0x1F 0o17 .inf -.INF .nan 18446744073709551616",
+                "a number",
+            ),
+            (
+                "007 -01 1s 64MiB inf nan yes 10.1.2.3 10.0.0.0/8 0xyz - . 1.2.3",
+                "a text",
+            ),
+        ] {
+            for text in texts.split(' ') {
+                assert_eq!(Kind::of_plain(text).name(), expected, "{text}");
+            }
+        }
+    }
+}
