@@ -1,14 +1,17 @@
-//! What is logged, and how.
+//! The log: its level, its format, and where it goes.
 //!
-//! Constraint: one line an event, to standard error; standard output belongs to the commands.
+//! Constraint: one line an event, to standard error. Standard output belongs to the commands.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{self, Writer};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -18,10 +21,11 @@ use crate::config::{Log, LogFormat};
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
 
-/// Changes what is logged, and how, while the program runs.
-pub struct Logging {
+/// The running log, whose level and format can change.
+pub(crate) struct Logging {
     filter: reload::Handle<Targets, Registry>,
     lines: reload::Handle<Lines, Filtered>,
+    file: Option<Arc<File>>,
 }
 
 impl std::fmt::Debug for Logging {
@@ -31,14 +35,17 @@ impl std::fmt::Debug for Logging {
 }
 
 impl Logging {
-    /// Starts logging. `RUST_LOG` is not read: config.yaml and `--log-level` say what is logged.
+    /// Starts logging, to standard error or to `file`.
+    ///
+    /// `RUST_LOG` is not read: config.yaml and `--log-level` decide.
     ///
     /// # Errors
     ///
     /// Logging was started before.
-    pub fn start(log: Log) -> Result<Self, TryInitError> {
+    pub(crate) fn start(log: Log, file: Option<File>) -> Result<Self, TryInitError> {
+        let file = file.map(Arc::new);
         let (filter, filter_handle) = reload::Layer::new(directives(log.level));
-        let (lines, lines_handle) = reload::Layer::new(lines(log.format));
+        let (lines, lines_handle) = reload::Layer::new(lines(log.format, file.as_ref()));
         tracing_subscriber::registry()
             .with(filter)
             .with(lines)
@@ -46,23 +53,28 @@ impl Logging {
         Ok(Self {
             filter: filter_handle,
             lines: lines_handle,
+            file,
         })
     }
 
-    /// Logs by these settings from now on.
-    pub fn change(&self, log: Log) {
+    /// Switches to these settings.
+    pub(crate) fn change(&self, log: Log) {
         let changed = self
             .filter
             .reload(directives(log.level))
-            .and_then(|()| self.lines.reload(lines(log.format)));
+            .and_then(|()| self.lines.reload(lines(log.format, self.file.as_ref())));
         if let Err(error) = changed {
-            tracing::error!(%error, "the settings of the log cannot be changed; a restart applies them");
+            tracing::error!(%error, "cannot change the log settings; restart to apply them");
         }
     }
 }
 
-fn lines(format: LogFormat) -> Lines {
-    let lines = || fmt::layer().with_writer(std::io::stderr).with_target(false);
+fn lines(format: LogFormat, file: Option<&Arc<File>>) -> Lines {
+    let writer = || match file {
+        Some(file) => BoxMakeWriter::new(Arc::clone(file)),
+        None => BoxMakeWriter::new(std::io::stderr),
+    };
+    let lines = || fmt::layer().with_writer(writer()).with_target(false);
     let text = || lines().fmt_fields(format::debug_fn(field).delimited(" "));
     let format = match format {
         LogFormat::Auto if is_journal() => LogFormat::Journald,
@@ -73,17 +85,20 @@ fn lines(format: LogFormat) -> Lines {
         LogFormat::Json => lines().json().flatten_event(true).boxed(),
         LogFormat::Journald => match tracing_journald::layer() {
             Ok(journal) => journal.with_field_prefix(None).boxed(),
-            // No journal after all: text is better than nothing.
+            // Text is better than nothing when the journal cannot be opened.
             Err(_) => text().with_ansi(false).boxed(),
         },
         LogFormat::Text | LogFormat::Auto => {
-            text().with_ansi(std::io::stderr().is_terminal()).boxed()
+            let is_terminal = file.is_none() && std::io::stderr().is_terminal();
+            text().with_ansi(is_terminal).boxed()
         }
     }
 }
 
-/// Writes a field of a line of text. A name on disk or in a project.xml may have line breaks and
-/// escape sequences of terminals, and must not look like a line of its own.
+/// Writes a field of a text line, control characters escaped.
+///
+/// A name on disk or in a project.xml may hold line breaks and terminal escape sequences. It must
+/// not look like a line of its own.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     if field.name() != "message" {
         write!(writer, "{field}=")?;
@@ -102,16 +117,18 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
     Ok(())
 }
 
-/// Our own lines from this level on, those of libraries only from warnings on: a peer that closes
-/// a connection is said by our own line already.
+/// The level for our own lines, and warnings for those of libraries.
+///
+/// Our own lines already report a peer that closes a connection.
 fn directives(level: tracing::Level) -> Targets {
     Targets::new()
         .with_default(LevelFilter::from_level(level.min(tracing::Level::WARN)))
         .with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
-/// Whether standard error is the journal's: systemd names its device and inode (systemd.exec(5),
-/// JOURNAL_STREAM).
+/// Whether standard error is the journal's, by the device and inode that systemd names.
+///
+/// See systemd.exec(5), JOURNAL_STREAM.
 fn is_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
         return false;

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-pub use self::print::{Style, print_callback, print_callback_json};
+pub(crate) use self::print::{Style, print_callback, print_callback_json};
 use crate::receiver::{Received, Receiver, ReceiverOptions};
 
 /// The port where none is given.
@@ -88,7 +88,7 @@ pub async fn run(
         let printed = if arguments.json {
             print_callback_json(out, callback)
         } else {
-            print_callback(out, callback, style)
+            print_callback(out, callback, None, style)
         };
         still_read(printed.and_then(|()| out.flush()))
     };

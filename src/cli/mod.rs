@@ -3,7 +3,7 @@
 pub mod arguments;
 pub mod check;
 mod deliveries;
-pub mod demo;
+mod demo;
 mod events;
 mod generate;
 pub mod listen;
@@ -59,8 +59,12 @@ pub struct Arguments {
 enum Command {
     /// Run the daemon in the foreground
     Run,
-    /// Show the main job in one go: a temporary repository, a daemon, a receiver, all seven events
-    Demo(demo::DemoArguments),
+    /// Show the main job in one run: a temporary repository, a daemon, a receiver, all seven events
+    Demo {
+        /// Keep running and keep the directory, for you to try by hand; Ctrl-C ends it
+        #[arg(long)]
+        keep: bool,
+    },
     /// Validate the configuration, offline; print each webhook and where its events go
     Check {
         /// Print one JSON object
@@ -146,8 +150,8 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     let config = arguments.config.as_deref();
     match &arguments.command {
         Command::Run => run::run(config, arguments.log_level),
-        Command::Demo(demo) => runtime()?.block_on(demo::run(
-            *demo,
+        Command::Demo { keep } => runtime()?.block_on(demo::run(
+            *keep,
             arguments.log_level,
             Clock::start(),
             &style(),

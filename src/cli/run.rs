@@ -25,7 +25,7 @@ pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow:
     };
     let log = &mut loaded.config.log;
     log.level = level.unwrap_or(log.level);
-    let logging = Logging::start(*log)?;
+    let logging = Logging::start(*log, None)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

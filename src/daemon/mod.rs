@@ -95,6 +95,13 @@ pub(crate) struct Daemon<'a> {
     stop: CancellationToken,
 }
 
+impl Daemon<'_> {
+    /// The engine's state, which changes while the daemon runs.
+    pub(crate) fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status)
+    }
+}
+
 /// The tasks that serve the daemon until it has drained.
 struct Background {
     tasks: JoinSet<()>,

@@ -51,18 +51,24 @@ impl Style {
 /// How much of the payload's first line is shown, in characters.
 const FIRST_LINE_MAX: usize = 100;
 
-/// Prints one callback for a person.
+/// Prints one callback for a person, with a note on its first line.
 ///
 /// # Errors
 ///
 /// Where `out` cannot be written.
-pub fn print_callback(out: &mut impl Write, received: &Received, style: &Style) -> io::Result<()> {
+pub(crate) fn print_callback(
+    out: &mut (impl Write + ?Sized),
+    received: &Received,
+    note: Option<&str>,
+    style: &Style,
+) -> io::Result<()> {
     let time = received.at.to_zoned_datetime(style.zone.clone());
     let mut head = vec![if received.label.is_empty() {
         style.paint("1", &safe(&format!("POST {}", received.target)))
     } else {
         style.paint("1", &safe(&received.label))
     }];
+    head.extend(note.map(str::to_owned));
     if !received.origin.is_empty() {
         head.push(safe(&received.origin));
     }

@@ -31,7 +31,7 @@ fn received() -> Received {
 
 fn printed(received: &Received, style: &Style) -> String {
     let mut out = Vec::new();
-    print_callback(&mut out, received, style).unwrap();
+    print_callback(&mut out, received, None, style).unwrap();
     String::from_utf8(out).unwrap()
 }
 
