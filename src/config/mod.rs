@@ -9,10 +9,12 @@
 //! value, `units` durations and sizes, `source` values from credentials, the environment and
 //! files. `load` makes a [`Config`] of all that, with the help of `repository`, `webhook`,
 //! `subscription`, `headers`, `tls` and `network`. `problem` is the form of an error, and
-//! [`change`] compares two configurations.
+//! `fingerprint` a hash of a webhook's settings.
 
-pub mod change;
 mod environment;
+mod fingerprint;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod headers;
 mod load;
 mod network;
@@ -43,6 +45,7 @@ use crate::domain::route::Subscription;
 use crate::layout::Layout;
 
 pub use environment::{Environment, SystemEnvironment, WithoutSecrets};
+pub use fingerprint::fingerprint;
 pub use headers::is_reserved;
 pub use network::{Denied, NetworkPolicy};
 pub use problem::{Position, Problem, Problems};
@@ -159,6 +162,19 @@ impl Config {
         } else {
             here
         }
+    }
+
+    /// The settings of `new` that a running daemon cannot take over, as key paths.
+    pub(crate) fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
+        let differs = |key| match key {
+            "state_dir" => self.state_dir != new.state_dir,
+            _ => false,
+        };
+        settings::SETTINGS
+            .iter()
+            .filter(|setting| setting.needs_restart && differs(setting.key))
+            .map(|setting| setting.key)
+            .collect()
     }
 }
 
@@ -405,6 +421,3 @@ pub const LOG_LEVELS: [(&str, tracing::Level); 5] = [
     ("debug", tracing::Level::DEBUG),
     ("trace", tracing::Level::TRACE),
 ];
-
-#[cfg(test)]
-pub(crate) mod tests;

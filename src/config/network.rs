@@ -256,6 +256,3 @@ fn range(text: &str) -> Result<IpNet, Fault> {
     }
     Ok(range)
 }
-
-#[cfg(test)]
-mod tests;

@@ -32,8 +32,8 @@ pub struct Setting {
     pub count: Count,
     /// The value of a setting that is absent.
     pub default: DefaultValue,
-    /// Whether a running daemon can take over another value.
-    pub reload: Reload,
+    /// Whether a running daemon refuses another value.
+    pub needs_restart: bool,
     /// The purpose of the setting.
     pub meaning: &'static str,
 }
@@ -85,17 +85,6 @@ pub enum DefaultValue {
     Described(&'static str),
 }
 
-/// Whether a running daemon can take over another value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
-    /// It takes the value over.
-    Applies,
-    /// It takes the value over and scans the repository again.
-    Rescans,
-    /// It refuses: the value needs a restart.
-    NeedsRestart,
-}
-
 use Count::{List, OneOrList};
 use DefaultValue::{AtMost, Described, Required, Values};
 use ValueType::{Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Whole, Word};
@@ -106,7 +95,7 @@ const ROW: Setting = Setting {
     value: Text("", None),
     count: Count::One,
     default: Required,
-    reload: Reload::Applies,
+    needs_restart: false,
     meaning: "",
 };
 
@@ -123,7 +112,6 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "repository.path",
         value: PATH,
-        reload: Reload::Rescans,
         meaning: "the root of the watched tree; it may be created or mounted later",
         ..ROW
     },
@@ -132,8 +120,8 @@ pub const SETTINGS: &[Setting] = &[
         value: TEMPLATE,
         count: OneOrList(1, TEMPLATES_MAX),
         default: Values(&["{organization}/{project}/project.xml"]),
-        reload: Reload::Rescans,
         meaning: "the definitions; if two templates match for one project, the first wins",
+        ..ROW
     },
     Setting {
         key: "repository.layout.published",
@@ -143,8 +131,8 @@ pub const SETTINGS: &[Setting] = &[
             "{organization}/{project}/published/project.xml",
             "{organization}/{project}/published/{versionTag}/project.xml",
         ]),
-        reload: Reload::Rescans,
         meaning: "the published copies",
+        ..ROW
     },
     Setting {
         key: "repository.layout.snapshot",
@@ -154,8 +142,8 @@ pub const SETTINGS: &[Setting] = &[
             "{organization}/{project}/snapshots/{versionTag}.xml",
             "{organization}/{project}/snapshots/{versionTag}/project.xml",
         ]),
-        reload: Reload::Rescans,
         meaning: "the snapshots",
+        ..ROW
     },
     Setting {
         key: "repository.settle",
@@ -175,7 +163,6 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.watch",
         value: Word(|| WatchMode::ALL.map(WatchMode::as_str).to_vec()),
         default: Values(&["auto"]),
-        reload: Reload::Rescans,
         meaning: "`native` uses the system's change events, `poll` scans every `poll_interval`; `auto` is `poll` on network file systems, else `native`",
         ..ROW
     },
@@ -190,7 +177,6 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.max_file_size",
         value: Size("1B", "1GiB"),
         default: Values(&["64MiB"]),
-        reload: Reload::Rescans,
         meaning: "larger files are logged and ignored",
         ..ROW
     },
@@ -205,7 +191,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "state_dir",
         value: PATH,
         default: Described("`$STATE_DIRECTORY`, else `./state`"),
-        reload: Reload::NeedsRestart,
+        needs_restart: true,
         meaning: "the directory of the record and the queues; not inside the repository, and not on a network file system",
         ..ROW
     },
@@ -440,9 +426,10 @@ impl Setting {
 
     /// The purpose, and whether a change of the setting needs a restart.
     pub fn meaning_text(&self) -> String {
-        match self.reload {
-            Reload::NeedsRestart => format!("{}; a change needs a restart", self.meaning),
-            Reload::Applies | Reload::Rescans => self.meaning.to_owned(),
+        if self.needs_restart {
+            format!("{}; a change needs a restart", self.meaning)
+        } else {
+            self.meaning.to_owned()
         }
     }
 }

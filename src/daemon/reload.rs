@@ -71,11 +71,11 @@ impl Daemon<'_> {
         if self.rereading.level_is_fixed {
             new.log.level = self.config.log.level;
         }
-        let change = config::change::between(&self.config, &new);
-        if !change.needs_restart.is_empty() {
+        let refused = self.config.needing_restart(&new);
+        if !refused.is_empty() {
             return Err(vec![format!(
                 "{} cannot change while the daemon runs; restart it for that",
-                change.needs_restart.join(", ")
+                refused.join(", ")
             )]);
         }
         let targets = Targets::prepare(&new.webhooks, &new.network)

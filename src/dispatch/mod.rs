@@ -153,7 +153,7 @@ impl Targets {
                 Ok(client) => targets.push(Arc::new(Target {
                     webhook: webhook.clone(),
                     client,
-                    fingerprint: config::change::fingerprint(webhook),
+                    fingerprint: config::fingerprint(webhook),
                 })),
                 Err(error) => errors.push(error),
             }
@@ -288,7 +288,7 @@ pub async fn note_configuration(
     let fingerprints = webhooks
         .iter()
         .map(|webhook| {
-            let fingerprint = config::change::fingerprint(webhook);
+            let fingerprint = config::fingerprint(webhook);
             (webhook.name().to_owned(), fingerprint)
         })
         .collect();

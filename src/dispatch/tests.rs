@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::ahead::Ahead;
 use super::*;
-use crate::config::tests::webhook;
+use crate::config::fixtures::webhook;
 use crate::domain::event::{Event, EventId, EventKind, Explanation, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded, Stamp};
 use crate::receiver::{Receiver, ReceiverOptions};

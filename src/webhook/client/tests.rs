@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::config::tests::webhook;
+use crate::config::fixtures::webhook;
 use crate::config::{Format, Tls, Webhook};
 use crate::domain::delivery::FailureCause;
 use crate::domain::event::{EventId, EventKind, Origin};

@@ -1,0 +1,61 @@
+//! A hash of a webhook's settings.
+//!
+//! Constraint: it depends on every setting of the webhook and on nothing else, and shows no secret.
+
+use secrecy::ExposeSecret;
+
+use super::Webhook;
+
+/// A hash over all settings of a webhook, the values of its secrets included.
+///
+/// It tells across restarts whether the configuration of a disabled webhook has changed. The store
+/// keeps it, and the secrets cannot be recovered from a BLAKE3 hash. The context string separates it
+/// from every other hash of this program, and changes with the list of settings.
+pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 2");
+    // Each part has its length before it and each list its count, so that different webhooks never
+    // give the same bytes.
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    let count = |length: usize| (length as u64).to_le_bytes();
+    part(webhook.name().as_bytes());
+    part(&count(webhook.subscription.events.len()));
+    for event in &webhook.subscription.events {
+        part(event.as_str().as_bytes());
+    }
+    part(&count(webhook.project_globs.len()));
+    for glob in &webhook.project_globs {
+        part(glob.as_bytes());
+    }
+    part(webhook.url.as_str().as_bytes());
+    part(webhook.format.as_str().as_bytes());
+    part(&count(webhook.headers.len()));
+    for (name, value) in &webhook.headers {
+        part(name.as_str().as_bytes());
+        part(value.as_bytes());
+    }
+    part(&count(webhook.secrets.len()));
+    for secret in &webhook.secrets {
+        part(secret.expose_secret().as_bytes());
+    }
+    part(&webhook.timeout.as_nanos().to_le_bytes());
+    part(&webhook.connect_timeout.as_nanos().to_le_bytes());
+    part(&count(webhook.schedule.len()));
+    for delay in &webhook.schedule {
+        part(&delay.as_nanos().to_le_bytes());
+    }
+    part(&count(webhook.concurrency));
+    let key = webhook.tls.client_key.as_ref();
+    for pem in [
+        webhook.tls.ca.as_deref(),
+        webhook.tls.client_cert.as_deref(),
+        key.map(|key| key.expose_secret().as_bytes()),
+    ] {
+        part(&[u8::from(pem.is_some())]);
+        part(pem.unwrap_or_default());
+    }
+    part(&[u8::from(webhook.enabled)]);
+    *hasher.finalize().as_bytes()
+}
