@@ -282,7 +282,7 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
 }
 
 #[test]
-fn a_delete_and_a_delete_and_unpublish_are_told_apart_by_the_published_copies() {
+fn published_copies_distinguish_delete_from_delete_and_unpublish() {
     let (a, v) = (
         xml("Orders", "e-1", "one"),
         xml("Orders", "e-1", "published"),
@@ -494,7 +494,7 @@ fn a_copied_project_gives_the_same_events_in_the_same_order_however_it_is_seen()
 }
 
 #[test]
-fn names_ids_and_users_come_from_where_the_contract_says() {
+fn names_ids_and_users_come_from_their_documented_sources() {
     let endpoint = Endpoint::new();
     let mut settings = Settings::all_to(&endpoint)
         .top("organizations: { sales: { name: Sales, id: 0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10 } }");
@@ -645,7 +645,7 @@ fn one_webhook_never_waits_for_another() {
 }
 
 #[test]
-fn a_delivery_that_fails_holds_back_its_own_project_only_and_every_attempt_is_the_same() {
+fn a_failing_delivery_holds_back_its_project_only_and_repeats_the_same_body() {
     let endpoint = Endpoint::answering(|one| {
         let stuck = one.parameter("projectName") == Some("Stuck");
         let failing = stuck && one.attempt.unwrap_or(0) < 3;

@@ -125,7 +125,7 @@ fn mentioned(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn what_is_scraped_is_true_and_well_formed() {
+fn metrics_are_true_and_well_formed() {
     let endpoint = Endpoint::new();
     let refusing = Endpoint::answering(|_| Reply::status(axum::http::StatusCode::BAD_REQUEST));
     let gone = Endpoint::answering(|_| Reply::status(axum::http::StatusCode::GONE));

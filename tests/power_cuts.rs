@@ -285,11 +285,11 @@ fn ids_in_the_log(daemon: &Daemon<'_>) -> Vec<String> {
 }
 
 #[test]
-fn cuts_on_ext4_lose_nothing_that_was_told() {
+fn cuts_on_ext4_lose_no_acknowledged_commit() {
     cuts("ext4");
 }
 
 #[test]
-fn cuts_on_xfs_lose_nothing_that_was_told() {
+fn cuts_on_xfs_lose_no_acknowledged_commit() {
     cuts("xfs");
 }

@@ -90,7 +90,7 @@ fn a_thousand_directories_made_and_filled_at_once_are_a_thousand_imports() {
 }
 
 #[test]
-fn a_file_that_takes_long_to_write_counts_once_and_whole() {
+fn a_slowly_written_file_is_sent_once_and_whole() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::of([Webhook::new("all", &endpoint.url())
         .events("[project-import-any, project-publish, snapshot-create]")]));
@@ -251,7 +251,7 @@ fn saving_in_any_way_is_no_event() {
 /// The daemon looks while it happens: the snapshot comes before the restore that follows it, whatever
 /// the look sees of it.
 #[test]
-fn an_automatic_snapshot_before_a_restore_is_told_before_it() {
+fn an_automatic_snapshot_is_sent_before_its_restore() {
     let endpoint = Endpoint::new();
     let home = home_with_projects(&Settings::all_to(&endpoint), 0);
     let definition = "sales/orders/project.xml";
@@ -502,7 +502,7 @@ fn swapping_two_projects_is_no_event() {
 }
 
 #[test]
-fn what_cannot_be_read_is_not_deleted() {
+fn unreadable_files_are_not_deleted() {
     let endpoint = Endpoint::new();
     let home = home_with_projects(&Settings::all_to(&endpoint), 4);
     home.write("hr/leads/project.xml", &xml("Leads", "e-9", ""));
@@ -597,7 +597,7 @@ fn a_root_that_is_renamed_away_and_back_infers_nothing() {
 }
 
 #[test]
-fn what_is_no_project_is_not_sent_and_hinders_nothing() {
+fn invalid_files_are_not_sent_and_block_nothing() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint).repository("max_file_size: 64KiB"));
     let outside = home.beside("outside.xml");

@@ -111,7 +111,7 @@ fn changes_made_while_stopped_arrive_once_and_a_second_start_is_silent() {
 }
 
 #[test]
-fn the_first_start_adopts_what_exists_and_the_next_is_silent_too() {
+fn the_first_start_adopts_existing_files_and_the_next_is_silent() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     project(&home, "sales/orders");
@@ -133,7 +133,7 @@ fn the_first_start_adopts_what_exists_and_the_next_is_silent_too() {
 }
 
 #[test]
-fn the_first_start_reports_what_exists_where_it_is_asked_to() {
+fn the_first_start_reports_existing_files_on_request() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint).repository("on_first_start: report"));
     project(&home, "sales/orders");
@@ -192,7 +192,7 @@ fn a_project_that_was_removed_while_stopped_is_deleted_with_its_last_content() {
 }
 
 #[test]
-fn what_was_not_delivered_goes_out_after_a_restart_as_it_was() {
+fn pending_deliveries_are_sent_unchanged_after_a_restart() {
     // Nothing is accepted until the restart.
     let accepts = std::sync::Arc::new(AtomicBool::new(false));
     let accepting = std::sync::Arc::clone(&accepts);
@@ -380,7 +380,7 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
 }
 
 #[test]
-fn another_directory_in_the_roots_place_infers_nothing() {
+fn another_directory_at_the_roots_path_infers_nothing() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     for number in 0..3 {

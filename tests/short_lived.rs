@@ -64,7 +64,7 @@ fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content() {
 }
 
 #[test]
-fn what_lives_while_a_replacement_waits_comes_after_it() {
+fn a_short_lived_file_during_a_pending_replacement_comes_after_it() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint).settle("500ms"));
     home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));

@@ -88,7 +88,7 @@ fn a_valid_reload_is_applied_as_a_whole() {
 }
 
 #[test]
-fn what_waits_uses_the_new_settings_and_that_of_a_removed_webhook_is_parked() {
+fn pending_deliveries_use_new_settings_and_those_of_a_removed_webhook_are_parked() {
     let (down, open) = endpoint_with_gate();
     let elsewhere = Endpoint::new();
     let slow = "[0s, 1h, 1h]";
@@ -154,7 +154,7 @@ fn a_configuration_that_became_a_pipe_is_rejected_and_not_waited_for() {
 }
 
 #[test]
-fn an_invalid_reload_says_every_error_and_changes_nothing() {
+fn an_invalid_reload_reports_every_error_and_changes_nothing() {
     let endpoint = Endpoint::new();
     let settings = Settings::of([Webhook::new("all", &endpoint.url()).events("[snapshot-create]")]);
     let home = home(&settings);
@@ -209,7 +209,7 @@ fn reload_command(home: &Home, state_dir: Option<&str>) -> (Option<i32>, String)
 }
 
 #[test]
-fn the_reload_command_waits_and_tells_what_came_of_it() {
+fn the_reload_command_waits_and_prints_the_result() {
     let (first, second) = (Endpoint::new(), Endpoint::new());
     let of = |endpoint: &Endpoint| {
         Settings::of([Webhook::new("all", &endpoint.url()).events("[snapshot-create]")])
@@ -256,7 +256,7 @@ fn the_reload_command_waits_and_tells_what_came_of_it() {
 }
 
 #[test]
-fn sigterm_lets_what_is_in_flight_finish_and_exits_with_0() {
+fn sigterm_lets_deliveries_in_flight_finish_and_exits_with_0() {
     let endpoint = Endpoint::answering(|_| Reply {
         delay: Duration::from_millis(700),
         ..Reply::status(StatusCode::OK)
@@ -423,7 +423,7 @@ fn has_status(message: &[String]) -> bool {
 }
 
 #[test]
-fn the_service_manager_is_told_of_readiness_reloads_and_the_end() {
+fn the_service_manager_is_notified_of_readiness_reloads_and_the_end() {
     let endpoint = Endpoint::new();
     let home = home(&Settings::all_to(&endpoint));
     home.start().terminate();
@@ -463,7 +463,7 @@ fn the_service_manager_is_told_of_readiness_reloads_and_the_end() {
 }
 
 #[test]
-fn the_status_follows_what_happens_and_the_watchdog_is_fed() {
+fn the_status_line_is_current_and_the_watchdog_is_fed() {
     let endpoint = Endpoint::new();
     let home = home(&Settings::all_to(&endpoint));
     let manager = Manager::listen(&home);

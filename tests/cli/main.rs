@@ -23,7 +23,7 @@ use serde_json::Value;
 use support::{Endpoint, Place, SECRET, program, project, run, wait_for, webhook};
 
 #[test]
-fn before_the_first_start_there_is_nothing_and_that_is_said() {
+fn before_the_first_start_commands_report_that_nothing_is_recorded() {
     let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
     place.write("sales/orders/project.xml", &project("Orders"));
     let status = place.run(&["status"]).succeeded();
@@ -164,7 +164,7 @@ fn events_and_deliveries_are_shown_beside_a_running_daemon_and_after_it() {
 }
 
 #[test]
-fn a_running_daemon_acts_at_once_on_what_an_operator_does() {
+fn a_running_daemon_follows_operator_commands_at_once() {
     let endpoint = Endpoint::start(500);
     let place = Place::new(&webhook("catalog", &endpoint.url));
     place.write("sales/orders/project.xml", &project("Orders"));
@@ -231,7 +231,7 @@ fn a_running_daemon_acts_at_once_on_what_an_operator_does() {
 }
 
 #[test]
-fn what_waits_is_cancelled_without_a_daemon_as_well() {
+fn pending_deliveries_are_cancelled_without_a_daemon() {
     let endpoint = Endpoint::start(500);
     let place = Place::new(&webhook("catalog", &endpoint.url));
     place.write("sales/orders/project.xml", &project("Orders"));
@@ -295,7 +295,7 @@ fn a_test_event_needs_no_daemon_and_its_exchange_is_printed() {
 }
 
 #[test]
-fn names_on_disk_do_not_reach_the_terminal_as_they_are() {
+fn names_on_disk_are_escaped_on_the_terminal() {
     let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
     place.write("sales/orders/project.xml", &project("Orders"));
     place.write("sales/orders/snapshots/\u{1b}[2J\u{9b}\n.xml", "<schema");
@@ -327,7 +327,7 @@ fn an_operators_shell_without_the_services_credentials_can_ask() {
 }
 
 #[test]
-fn the_exit_status_tells_usage_from_configuration() {
+fn the_exit_status_distinguishes_usage_from_configuration() {
     let place = Place::new("  - { name: a, event: nonsense, url: \"http://127.0.0.1:9/\" }\n");
     for command in ["run", "scan", "status", "events", "deliveries", "webhooks"] {
         let said = place.run(&[command]).failed(78);

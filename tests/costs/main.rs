@@ -177,14 +177,14 @@ fn a_restart_opens_no_file_that_did_not_change() {
 }
 
 #[test]
-fn a_change_waits_for_few_of_a_comparison() {
+fn a_change_waits_for_few_projects_of_a_full_scan() {
     // More than two pieces of the 256 that it once was.
     const PROJECTS: usize = 600;
     const CHANGES: usize = 5;
     let endpoint = Endpoint::new();
     let home = Home::new(&settings(&endpoint));
     old_projects(&home, PROJECTS);
-    let test = "a_change_waits_for_few_of_a_comparison";
+    let test = "a_change_waits_for_few_projects_of_a_full_scan";
     let Some((daemon, trace)) = Trace::start(test, &home) else {
         return;
     };
@@ -262,7 +262,7 @@ fn woken_at_rest(daemon: &Daemon<'_>) -> (usize, u64, u64) {
 }
 
 #[test]
-fn nothing_waits_for_each_project_or_webhook_at_rest() {
+fn an_idle_daemon_has_no_timer_for_each_project_or_webhook() {
     let endpoint = Endpoint::new();
     let mut found = Vec::new();
     for (n_projects, n_webhooks) in [(10, 1), (300, 50)] {
@@ -283,7 +283,7 @@ fn nothing_waits_for_each_project_or_webhook_at_rest() {
 }
 
 #[test]
-fn a_hung_endpoint_wakes_nobody_while_many_wait() {
+fn a_hung_endpoint_causes_no_wakeups_with_many_pending_deliveries() {
     const PROJECTS: usize = 150;
     let endpoint = Endpoint::answering(|_| Reply {
         delay: Duration::from_secs(3600),

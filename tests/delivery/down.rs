@@ -12,7 +12,7 @@ const SNAPSHOTS: usize = 100;
 const ALL: usize = PROJECTS * SNAPSHOTS;
 
 #[test]
-fn an_endpoint_that_is_down_spends_no_attempts_of_what_waits() {
+fn an_endpoint_that_is_down_uses_up_no_attempts() {
     let reserved = Endpoint::reserved();
     // After the first retry, of a delivery or of the endpoint, it is probed every two seconds.
     let webhook = Webhook::new("all", &reserved.url())

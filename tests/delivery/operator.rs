@@ -102,7 +102,7 @@ fn a_redelivery_probes_an_endpoint_that_is_down() {
 }
 
 #[test]
-fn a_cancelled_delivery_lets_the_next_one_go() {
+fn after_a_cancelled_delivery_the_next_one_is_sent() {
     let (endpoint, answer, home) = start(500, &["p"]);
     let daemon = home.start();
     snapshot(&home, "p", "s1");
@@ -128,7 +128,7 @@ fn a_cancelled_delivery_lets_the_next_one_go() {
 }
 
 #[test]
-fn a_disabled_webhook_waits_until_it_is_enabled() {
+fn a_disabled_webhook_sends_once_it_is_enabled() {
     let (endpoint, _, home) = start(200, &["p", "q"]);
     let daemon = home.start();
     snapshot(&home, "p", "s1");

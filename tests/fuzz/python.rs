@@ -18,7 +18,7 @@ use super::{Random, given, mutate, targets};
 const N: usize = 2_000;
 
 #[test]
-fn multipart_bodies_say_the_same_to_a_parser_in_another_language() {
+fn pythons_parser_reads_the_same_from_multipart_bodies() {
     let mut inputs = targets::values();
     inputs.extend(given("bodies"));
     let mut random = Random(1);

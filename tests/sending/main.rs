@@ -76,7 +76,7 @@ fn import(home: &Home, n_webhooks: usize) -> BTreeMap<String, (String, String)> 
 }
 
 #[test]
-fn what_is_wrong_with_tls_is_shown_with_the_delivery() {
+fn tls_errors_are_shown_with_the_delivery() {
     let authority = Authority::new("one");
     let stranger = Authority::new("two");
     let good = tls::Server::start(authority.issue("localhost", 2100, ServerAuth), None);
@@ -231,7 +231,7 @@ fn a_proxy_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_denied_address_is_told_and_a_reload_allows_it() {
+fn a_denied_address_is_reported_and_a_reload_allows_it() {
     let endpoint = Endpoint::new();
     let proxy = Proxy::http(endpoint.port(), 0);
     let settings = |network: &str| {

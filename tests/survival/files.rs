@@ -138,7 +138,7 @@ fn definition(home: &Home, project: &str) -> PathBuf {
 }
 
 #[test]
-fn what_is_no_project_is_listed_with_its_reason_and_hinders_nothing() {
+fn invalid_files_are_listed_with_their_reason_and_block_nothing() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     let daemon = home.start();
@@ -240,7 +240,7 @@ fn links_to_directories_are_not_followed() {
 }
 
 #[test]
-fn what_may_not_be_read_is_listed_and_hinders_nothing() {
+fn unreadable_files_are_listed_and_block_nothing() {
     let endpoint = Endpoint::new();
     // The comparison finds what nobody reports: that a directory further up may be read again.
     let home = Home::new(&Settings::all_to(&endpoint).repository("rescan: 2s"));

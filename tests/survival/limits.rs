@@ -110,7 +110,7 @@ fn a_queue_that_overflows_while_the_process_is_stopped_loses_nothing() {
 }
 
 #[test]
-fn too_few_watches_are_made_up_for_by_comparison_until_there_are_enough() {
+fn too_few_watches_are_replaced_by_scans_until_there_are_enough() {
     if !has_namespaces("too few watches") {
         return;
     }
@@ -159,7 +159,7 @@ fn too_few_watches_are_made_up_for_by_comparison_until_there_are_enough() {
 }
 
 #[test]
-fn watches_that_run_out_later_are_made_up_for_too() {
+fn watches_that_run_out_later_are_replaced_by_scans() {
     if !has_namespaces("watches that run out later") {
         return;
     }
@@ -186,7 +186,7 @@ fn watches_that_run_out_later_are_made_up_for_too() {
 }
 
 #[test]
-fn without_an_instance_everything_is_found_by_comparison() {
+fn without_an_instance_scans_find_every_change() {
     if !has_namespaces("no inotify instance") {
         return;
     }
@@ -214,7 +214,7 @@ fn without_an_instance_everything_is_found_by_comparison() {
 }
 
 #[test]
-fn an_instance_that_is_wanted_later_is_made_up_for_too() {
+fn an_instance_that_is_gone_at_a_reload_is_replaced_by_scans() {
     if !has_namespaces("no inotify instance later") {
         return;
     }

@@ -30,7 +30,7 @@ const NAMES: &[&str] = &[
 ];
 
 #[test]
-fn any_name_arrives_as_it_is_in_every_format() {
+fn every_name_arrives_unchanged_in_every_format() {
     let endpoint = Endpoint::new();
     let formats = ["multipart", "form", "xml", "json", "cloudevents"];
     let webhooks = formats.map(|format| {
@@ -84,7 +84,7 @@ fn any_name_arrives_as_it_is_in_every_format() {
 }
 
 #[test]
-fn names_that_are_not_text_are_listed_and_hinder_nothing() {
+fn names_that_are_not_text_are_listed_and_block_nothing() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     let name = OsStr::from_bytes(b"la\xfftin");
@@ -123,7 +123,7 @@ fn deep(home: &Home, below: &str, n: usize) -> PathBuf {
 }
 
 #[test]
-fn paths_longer_than_a_system_call_takes_hinder_nothing() {
+fn paths_longer_than_a_system_call_accepts_block_nothing() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     deep(&home, "sales/p", 30);

@@ -84,7 +84,7 @@ fn a_full_disk_makes_inference_wait_and_loses_nothing() {
 /// A killed daemon starts on a full disk and delivers its pending deliveries: with the settings that
 /// it had, and with others.
 #[test]
-fn a_start_on_a_full_disk_delivers_what_waits() {
+fn a_start_on_a_full_disk_sends_pending_deliveries() {
     const TEST: &str = "a start on a full disk";
     if !is_root(TEST) {
         return;
@@ -313,7 +313,7 @@ fn a_full_table_of_descriptors_loses_nothing() {
 }
 
 #[test]
-fn a_clock_that_is_set_forward_and_back_holds_nothing_up() {
+fn a_clock_that_is_set_forward_and_back_delays_nothing() {
     const TEST: &str = "a clock that is set";
     let library = ["x86_64", "aarch64"]
         .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1"))
@@ -385,7 +385,7 @@ fn a_clock_that_is_set_forward_and_back_holds_nothing_up() {
 type Damage = (&'static str, fn(&mut Vec<u8>));
 
 #[test]
-fn a_damaged_database_is_reported_and_left_as_it_is() {
+fn a_damaged_database_is_reported_and_left_unchanged() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     projects(&home, 20);
@@ -422,7 +422,7 @@ fn a_damaged_database_is_reported_and_left_as_it_is() {
 }
 
 #[test]
-fn a_newer_state_is_refused_and_left_as_it_is() {
+fn a_newer_state_is_refused_and_left_unchanged() {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     home.start().terminate();

@@ -59,8 +59,8 @@ exit 1
 "#;
 
 #[test]
-fn a_loop_that_hangs_is_not_hidden_by_threads_that_go_on() {
-    const TEST: &str = "a_loop_that_hangs_is_not_hidden_by_threads_that_go_on";
+fn a_hung_loop_is_not_hidden_by_running_threads() {
+    const TEST: &str = "a_hung_loop_is_not_hidden_by_running_threads";
     if !can_boot(TEST) {
         return;
     }

@@ -103,8 +103,8 @@ fn it_stops_in_time_though_a_receiver_hangs() {
 }
 
 #[test]
-fn a_wrong_configuration_is_said_once_and_not_tried_again() {
-    if !can_boot("a_wrong_configuration_is_said_once_and_not_tried_again") {
+fn an_invalid_configuration_is_reported_once_and_not_restarted() {
+    if !can_boot("an_invalid_configuration_is_reported_once_and_not_restarted") {
         return;
     }
     let container = installed(|stage| {

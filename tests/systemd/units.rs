@@ -30,7 +30,7 @@ fn the_template_differs_from_the_service_by_its_names_alone() {
 }
 
 #[test]
-fn every_example_is_explained_and_sets_what_it_is_for() {
+fn every_example_is_explained_and_has_its_settings() {
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(root().join("systemd/examples")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
