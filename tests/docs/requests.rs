@@ -12,14 +12,6 @@ use url::Url;
 
 use crate::blocks;
 
-const FORMATS: [Format; 5] = [
-    Format::Multipart,
-    Format::Form,
-    Format::Xml,
-    Format::Json,
-    Format::CloudEvents,
-];
-
 fn callback() -> Callback {
     let parameters = [
         (Parameter::Username, "ada"),
@@ -71,7 +63,7 @@ fn shown(format: Format) -> String {
 
 #[test]
 fn every_example_of_a_request_is_sent_like_that() {
-    for format in FORMATS {
+    for format in Format::ALL {
         blocks::expect_generated("request", format.as_str(), &shown(format));
     }
 }

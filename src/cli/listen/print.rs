@@ -78,7 +78,7 @@ pub(crate) fn print_callback(
     head.push(
         received
             .format
-            .map_or("no known format", format_name)
+            .map_or("no known format", Format::as_str)
             .to_owned(),
     );
     head.push(verdict(&received.signature, style));
@@ -127,7 +127,7 @@ pub fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Res
         origin: &received.origin,
         attempt: received.attempt,
         timestamp: received.timestamp.map(|time| time.to_string()),
-        format: received.format.map(format_name),
+        format: received.format.map(Format::as_str),
         signature: received.signature.as_str(),
         reason: match &received.signature {
             Signature::Wrong(reason) => Some(reason),
@@ -211,17 +211,6 @@ fn is_unsafe(c: char) -> bool {
         || matches!(c,
             '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
-/// The word for a format, as in config.yaml.
-const fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Multipart => "multipart",
-        Format::Form => "form",
-        Format::Xml => "xml",
-        Format::Json => "json",
-        Format::CloudEvents => "cloudevents",
-    }
 }
 
 fn verdict(signature: &Signature, style: &Style) -> String {
