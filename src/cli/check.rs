@@ -12,8 +12,9 @@ use serde::Serialize;
 use url::Url;
 
 use crate::config::{
-    self, Config, Environment, Loaded, Problem, Problems, SystemEnvironment, Webhook, duration_text,
+    self, Config, Loaded, Problem, Problems, SystemEnvironment, Webhook, duration_text,
 };
+use crate::webhook::TrustRoots;
 
 /// What a check came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,33 +41,33 @@ impl Verdict {
 ///
 /// `out` cannot be written to.
 pub fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io::Result<Verdict> {
-    check_in(file, json, &SystemEnvironment, out)
+    let file = Config::file_or_default(file);
+    let mut result = config::load(&file, &SystemEnvironment);
+    if let Ok(loaded) = &mut result
+        && let Some(warning) = TrustRoots::load().warning(&loaded.config.webhooks)
+    {
+        loaded.warnings.push(Problem::of_file(&file, warning));
+    }
+    print(&file, &result, json, out)
 }
 
-/// [`check`] with the environment as an argument.
-///
-/// # Errors
-///
-/// `out` cannot be written to.
-pub fn check_in(
-    file: Option<&Path>,
+fn print(
+    file: &Path,
+    result: &Result<Loaded, Problems>,
     json: bool,
-    environment: &dyn Environment,
     out: &mut dyn Write,
 ) -> io::Result<Verdict> {
-    let file = Config::file_or_default(file);
-    let result = config::load(&file, environment);
     if json {
-        let report = match &result {
-            Ok(loaded) => Report::valid(&file, loaded),
-            Err(problems) => Report::invalid(&file, problems),
+        let report = match result {
+            Ok(loaded) => Report::valid(file, loaded),
+            Err(problems) => Report::invalid(file, problems),
         };
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
     } else {
-        match &result {
-            Ok(loaded) => print_valid(&file, loaded, out)?,
-            Err(problems) => print_invalid(&file, problems, out)?,
+        match result {
+            Ok(loaded) => print_valid(file, loaded, out)?,
+            Err(problems) => print_invalid(file, problems, out)?,
         }
     }
     out.flush()?;
@@ -193,8 +194,8 @@ impl WebhookSummary {
                 .collect(),
             secrets: webhook.secrets.len(),
             tls: [
-                ("ca", tls.ca.is_some()),
-                ("client_cert", tls.client_cert.is_some()),
+                ("ca", !tls.ca.is_empty()),
+                ("client_cert", tls.identity.is_some()),
             ]
             .into_iter()
             .filter(|(_, is_set)| *is_set)
@@ -383,7 +384,7 @@ webhooks:
         let environment =
             BTreeMap::from([("SECRET".to_owned(), "hidden-4-hidden-4-hidden-4".to_owned())]);
         let mut out = Vec::new();
-        let verdict = check_in(Some(&file), json, &environment, &mut out).unwrap();
+        let verdict = print(&file, &config::load(&file, &environment), json, &mut out).unwrap();
         (verdict, String::from_utf8(out).unwrap())
     }
 

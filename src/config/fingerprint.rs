@@ -47,15 +47,15 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
         part(&delay.as_nanos().to_le_bytes());
     }
     part(&count(webhook.concurrency));
-    let key = webhook.tls.client_key.as_ref();
-    for pem in [
-        webhook.tls.ca.as_deref(),
-        webhook.tls.client_cert.as_deref(),
-        key.map(|key| key.expose_secret().as_bytes()),
-    ] {
-        part(&[u8::from(pem.is_some())]);
-        part(pem.unwrap_or_default());
+    let identity = webhook.tls.identity.as_deref();
+    let chain = identity.map_or(&[][..], |identity| &identity.chain);
+    for certificates in [webhook.tls.ca.as_slice(), chain] {
+        part(&count(certificates.len()));
+        for certificate in certificates {
+            part(certificate);
+        }
     }
+    part(identity.map_or(&[], |identity| identity.key.secret_der()));
     part(&[u8::from(webhook.enabled)]);
     *hasher.finalize().as_bytes()
 }

@@ -5,13 +5,17 @@
 
 use std::collections::HashMap;
 
-use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
 use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::source;
 use super::value::Value;
+
+/// Marks a secret as base64.
+const BASE64_PREFIX: &str = "whsec_";
 
 /// A secret shorter than this, in bytes, can be guessed; Standard Webhooks asks for 24 to 64.
 const SECRET_MIN: usize = 24;
@@ -121,7 +125,7 @@ pub(super) fn secrets(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ve
     let items = value.items(context)?;
     all(items.iter().map(|item| {
         let sourced = source::read(item, context)?;
-        let length = signing_key(&sourced.text).map(|key| key.len());
+        let length = checked_key(&sourced.text).map(|key| key.len());
         let length = context.accept(&item.location, length)?;
         if length < SECRET_MIN {
             let message = format!(
@@ -137,19 +141,55 @@ pub(super) fn secrets(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ve
     }))
 }
 
-/// The bytes that a secret signs with, by Standard Webhooks.
-fn signing_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
+/// Checks a secret more strictly than [`signing_key`], for the libraries of receivers.
+fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
     const ALLOWED: &str = "whsec_ and base64 with its padding, or raw text";
     let text = secret.expose_secret();
     if text.starts_with("whsk_") || text.starts_with("whpk_") {
         let message = "is an asymmetric key; signatures are HMAC-SHA256, by a shared secret";
         return Err(Fault::new(message).allowed(ALLOWED));
     }
-    let Some(encoded) = text.strip_prefix("whsec_") else {
-        return Ok(text.as_bytes().to_vec());
+    let is_padded = text
+        .strip_prefix(BASE64_PREFIX)
+        .is_none_or(|encoded| encoded.len().is_multiple_of(4) && encoded.trim() == encoded);
+    signing_key(secret)
+        .ok()
+        .filter(|_| is_padded)
+        .ok_or_else(|| Fault::new("what follows whsec_ is not base64").allowed(ALLOWED))
+}
+
+/// Why a text is no signing secret. The text itself is not part of the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// The text is empty.
+    #[error("the secret is empty; give `whsec_` and base64, or raw text")]
+    Empty,
+    /// The text after `whsec_` is not base64.
+    #[error("the secret starts with `whsec_` and is not followed by base64")]
+    NotBase64,
+}
+
+/// Returns the key of a signing secret: `whsec_` and base64, or raw text.
+///
+/// The padding of the base64 is optional here, since some generators leave it out.
+///
+/// # Errors
+///
+/// When the key is empty, or the text after `whsec_` is not base64.
+pub fn signing_key(secret: &SecretString) -> Result<Vec<u8>, SecretError> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let text = secret.expose_secret();
+    let key = match text.strip_prefix(BASE64_PREFIX) {
+        Some(encoded) => LENIENT
+            .decode(encoded.trim())
+            .map_err(|_| SecretError::NotBase64)?,
+        None => text.as_bytes().to_vec(),
     };
-    match base64::engine::general_purpose::STANDARD.decode(encoded) {
-        Ok(key) if !key.is_empty() => Ok(key),
-        _ => Err(Fault::new("what follows whsec_ is not base64").allowed(ALLOWED)),
+    if key.is_empty() {
+        return Err(SecretError::Empty);
     }
+    Ok(key)
 }

@@ -34,9 +34,11 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::SecretString;
 use url::Url;
 
@@ -46,7 +48,8 @@ use crate::layout::Layout;
 
 pub use environment::{Environment, SystemEnvironment, WithoutSecrets};
 pub use fingerprint::fingerprint;
-pub use headers::is_reserved;
+pub use headers::SecretError;
+pub(crate) use headers::{is_reserved, signing_key};
 pub use network::{Denied, NetworkPolicy};
 pub use problem::{Position, Problem, Problems};
 pub use repository::given_state_dir;
@@ -332,15 +335,22 @@ impl Format {
     }
 }
 
-/// PEM text for a webhook's TLS connections, read when the configuration was.
+/// The certificates and keys of a webhook's TLS connections.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Certificates of authorities to trust beside the system's.
-    pub ca: Option<Vec<u8>>,
-    /// The client's certificate chain.
-    pub client_cert: Option<Vec<u8>>,
-    /// The client's private key.
-    pub client_key: Option<SecretString>,
+    /// Authorities to trust in addition to the system's.
+    pub ca: Vec<CertificateDer<'static>>,
+    /// The client's own certificate and key.
+    pub identity: Option<Arc<ClientIdentity>>,
+}
+
+/// A client certificate with its key. It prints without the key.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// The certificate chain, the client's own first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key.
+    pub key: PrivateKeyDer<'static>,
 }
 
 /// How long finished deliveries are kept.

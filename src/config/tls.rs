@@ -3,15 +3,17 @@
 //! Constraint: a wrong certificate or key is found here, not at the first delivery. The reader
 //! checks that a client's certificate and key belong together.
 
+use std::sync::Arc;
+
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Tls;
 use super::reader::{Context, Fault, Mapping};
 use super::source;
 use super::value::Value;
+use super::{ClientIdentity, Tls};
 
 /// Reads `tls`.
 pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tls> {
@@ -29,42 +31,42 @@ pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tl
         _ => {}
     }
     let ca = mapping.read_optional(context, "ca", |value, context| {
-        let (text, found) = certificates(value, context)?;
+        let found = certificates(value, context)?;
         let mut store = rustls::RootCertStore::empty();
-        for certificate in found {
-            let added = store.add(certificate);
+        for certificate in &found {
+            let added = store.add(certificate.clone());
             let added =
                 added.map_err(|error| format!("is not the certificate of an authority: {error}"));
             context.accept(&value.location, added)?;
         }
-        Some(text)
+        Some(found)
     });
     let chain = mapping.read_optional(context, "client_cert", certificates);
     let key = mapping.read_optional(context, "client_key", private_key);
     let mut read = Tls {
-        ca: ca?,
-        ..Tls::default()
+        ca: ca?.unwrap_or_default(),
+        identity: None,
     };
-    if let (Some((certificate_text, chain)), Some((key_text, key))) = (chain?, key?) {
+    if let (Some(chain), Some(key)) = (chain?, key?) {
         let provider = rustls::crypto::ring::default_provider();
-        let pair = CertifiedKey::from_der(chain, key, &provider)
+        let pair = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)
             .map_err(|error| format!("client_cert and client_key do not fit together: {error}"));
         context.accept(&mapping.location, pair)?;
-        read.client_cert = Some(certificate_text);
-        read.client_key = Some(key_text);
+        read.identity = Some(Arc::new(ClientIdentity { chain, key }));
     }
     Some(read)
 }
 
-type Certificates = (Vec<u8>, Vec<CertificateDer<'static>>);
-
-fn certificates(value: &Value<'_>, context: &mut Context<'_>) -> Option<Certificates> {
+fn certificates(
+    value: &Value<'_>,
+    context: &mut Context<'_>,
+) -> Option<Vec<CertificateDer<'static>>> {
     let path = value.path(context)?;
     let text = context.accept(&value.location, source::read_text(&path))?;
     let found: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match found {
-        Ok(found) if !found.is_empty() => Some((text.into_bytes(), found)),
+        Ok(found) if !found.is_empty() => Some(found),
         _ => {
             let fault = Fault::new("holds no certificate, or a damaged one")
                 .allowed("a PEM file with one or more sections CERTIFICATE");
@@ -74,10 +76,7 @@ fn certificates(value: &Value<'_>, context: &mut Context<'_>) -> Option<Certific
     }
 }
 
-fn private_key(
-    value: &Value<'_>,
-    context: &mut Context<'_>,
-) -> Option<(SecretString, PrivateKeyDer<'static>)> {
+fn private_key(value: &Value<'_>, context: &mut Context<'_>) -> Option<PrivateKeyDer<'static>> {
     let path = value.path(context)?;
     source::warn_if_public(&path, &value.location, context);
     let text = SecretString::from(context.accept(&value.location, source::read_text(&path))?);
@@ -86,6 +85,5 @@ fn private_key(
             "an unencrypted PEM file with a section PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY",
         )
     });
-    let key = context.accept(&value.location, key)?;
-    Some((text, key))
+    context.accept(&value.location, key)
 }

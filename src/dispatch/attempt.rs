@@ -11,17 +11,17 @@ use tokio::sync::watch;
 
 use super::{Shared, Target};
 use crate::domain::delivery::{self, Outcome, Verdict};
-use crate::domain::event::{Event, EventId, EventKind, Origin};
+use crate::domain::event::{EventId, Origin};
 use crate::domain::project::ProjectKey;
 use crate::metrics::AttemptOutcome;
 use crate::store::{AttemptLog, Claim, Finish};
-use crate::webhook::{Callback, CallbackContent};
+use crate::webhook::{Callback, CallbackContent, EventName};
 
 /// A delivery that is no longer in flight.
 pub(super) struct Landed {
     pub(super) lane: ProjectKey,
     pub(super) event: EventId,
-    pub(super) kind: EventKind,
+    pub(super) name: EventName,
     /// Of the settings that it was sent by.
     pub(super) fingerprint: [u8; 32],
     pub(super) outcome: Outcome,
@@ -46,13 +46,13 @@ pub(super) async fn fly(
         origin,
     } = claim;
     let callback = Callback {
-        content: CallbackContent::of(&event, payload),
+        content: CallbackContent::of(event, payload),
         attempt: number,
         origin,
     };
     let at = shared.clock.now();
-    let prepared = target.client.prepare(&callback, at).await;
-    let attempt = target.client.send_prepared(prepared).await;
+    let attempt = target.client.send(&callback, at).await;
+    let content = callback.content;
     let now = shared.clock.now();
     // Where the clock was set forward meanwhile, the next attempt is reckoned by the time as it was:
     // once it is set back, what began before that is not taken for reckoned by a wrong clock.
@@ -72,7 +72,7 @@ pub(super) async fn fly(
     count(
         &shared,
         webhook,
-        &event,
+        &content,
         origin,
         &verdict,
         at,
@@ -92,9 +92,9 @@ pub(super) async fn fly(
         verdict,
     };
     Landed {
-        lane: event.key,
-        event: event.id,
-        kind: event.kind,
+        lane: content.key,
+        event: content.id,
+        name: content.event,
         fingerprint: target.fingerprint,
         outcome,
         was_probe,
@@ -106,7 +106,7 @@ pub(super) async fn fly(
 fn count(
     shared: &Shared,
     webhook: &str,
-    event: &Event,
+    content: &CallbackContent,
     origin: Origin,
     verdict: &Verdict,
     at: Timestamp,
@@ -121,7 +121,7 @@ fn count(
     shared.metrics.attempted(webhook, outcome, took);
     if outcome == AttemptOutcome::Delivered && origin == Origin::Live {
         // A file's time may be ahead of the clock.
-        let until_sent = Duration::try_from(at.duration_since(event.occurred_at));
+        let until_sent = Duration::try_from(at.duration_since(content.occurred_at));
         let latency = until_sent.unwrap_or_default().saturating_add(took);
         shared.metrics.delivered_after(latency);
     }

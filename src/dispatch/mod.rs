@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex as Gate, Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::{self, NetworkPolicy};
@@ -146,6 +146,9 @@ impl Targets {
     ) -> Result<Self, Vec<ClientError>> {
         let network = Arc::new(network.clone());
         let roots = TrustRoots::load();
+        if let Some(warning) = roots.warning(webhooks) {
+            warn!("{warning}");
+        }
         let mut targets = Vec::new();
         let mut errors = Vec::new();
         for webhook in webhooks.iter().filter(|webhook| webhook.enabled) {

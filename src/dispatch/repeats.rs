@@ -42,7 +42,7 @@ impl Failures {
         match landed.finish.verdict {
             Verdict::Delivered => info!(
                 webhook, %event_id, %project, attempt = number, ms, status,
-                "delivered: {}", landed.kind.label()
+                "delivered: {}", landed.name.label
             ),
             Verdict::SwitchOff => error!(
                 webhook, %event_id, %project, attempt = number, ms, status,

@@ -107,6 +107,18 @@ pub fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Malformed> {
     }
 }
 
+/// Returns a project.xml as text whatever is wrong with it, for people and for JSON.
+///
+/// UTF-8 keeps its bytes, a byte order mark included. Text from another encoding loses its byte
+/// order mark and keeps its declaration, which parsers ignore when they are given text. Illegible
+/// bytes become U+FFFD.
+pub(crate) fn lossy_text(bytes: &[u8]) -> Cow<'_, str> {
+    match text(bytes) {
+        Ok(Cow::Owned(decoded)) => Cow::Owned(decoded),
+        _ => String::from_utf8_lossy(bytes),
+    }
+}
+
 /// The text of these bytes, and the first place where they are not text that XML allows.
 fn legible(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     let (text, fault) = encoding::decode(bytes);

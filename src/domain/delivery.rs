@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+/// The most of an answer's body that is read and kept, in bytes (contract section 4).
+pub const ANSWER_MAX: usize = 16 * 1024;
+
 /// The state of a delivery.
 ///
 /// "In flight" is no state: a claim is a lease held in memory, and a restart drops it.

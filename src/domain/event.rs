@@ -46,6 +46,16 @@ pub enum Parameter {
 }
 
 impl Parameter {
+    /// All parameters, in the order of the contract.
+    pub const ALL: [Parameter; 6] = [
+        Parameter::Username,
+        Parameter::ProjectName,
+        Parameter::OrganizationName,
+        Parameter::OrganizationId,
+        Parameter::VersionTag,
+        Parameter::ProjectId,
+    ];
+
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,9 +1,8 @@
-//! From a request to what it says.
+//! Decodes a request into the callback that it carries.
 //!
-//! Constraint: any request can be decoded. What does not follow its own format is told as a
-//! problem, and what was read before it is kept.
+//! Constraint: any request can be decoded. A body that breaks its own format is reported as a
+//! problem, and the part before the fault is kept.
 
-use std::fmt;
 use std::time::Duration;
 
 use axum::http::header::CONTENT_TYPE;
@@ -13,7 +12,7 @@ use http_body_util::{BodyDataStream, Full};
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value};
 
 use super::received::{Received, Signature};
 use crate::config::Format;
@@ -26,7 +25,7 @@ use crate::webhook::request::{
 };
 use crate::webhook::signature::{self, SigningKey};
 
-/// The attributes of the CloudEvents specification itself; every other is a parameter.
+/// The attributes of the CloudEvents specification itself; all others are parameters.
 const CORE_ATTRIBUTES: [&str; 8] = [
     "id",
     "source",
@@ -38,18 +37,9 @@ const CORE_ATTRIBUTES: [&str; 8] = [
     "time",
 ];
 
-/// Every parameter there is, to give CloudEvents attributes their names back.
-const PARAMETERS: [Parameter; 6] = [
-    Parameter::Username,
-    Parameter::ProjectName,
-    Parameter::OrganizationName,
-    Parameter::OrganizationId,
-    Parameter::VersionTag,
-    Parameter::ProjectId,
-];
-
-/// Takes a request apart, whose signature is yet to be checked. `target` is its path and query,
-/// `now` the time at which it was complete.
+/// Decodes a request, without checking its signature.
+///
+/// `target` is its path and query, `now` the time at which it was complete.
 pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Received {
     let text = |name: &str| headers.get(name).map(lossy).unwrap_or_default();
     let event = text(WEBHOOK_EVENT.as_str());
@@ -90,7 +80,7 @@ pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timesta
     received
 }
 
-/// What is to be made of a request's signature, at the time it came.
+/// Checks a request's signature as of the time it came.
 pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> Signature {
     if keys.is_empty() {
         return Signature::NotChecked;
@@ -121,7 +111,7 @@ fn label(event: &str) -> String {
     EventName::from_name(event).map_or_else(|| event.to_owned(), |known| known.label.to_owned())
 }
 
-/// The format that a request's headers tell.
+/// Finds the format from a request's headers.
 fn format(content_type: &str, headers: &HeaderMap) -> Option<Format> {
     if headers.contains_key("ce-specversion") {
         return Some(Format::CloudEvents);
@@ -192,7 +182,7 @@ fn cloudevents(body: Bytes, received: &mut Received) -> Result<(), String> {
         if CORE_ATTRIBUTES.contains(&attribute) {
             continue;
         }
-        let name = PARAMETERS
+        let name = Parameter::ALL
             .into_iter()
             .map(Parameter::as_str)
             .find(|known| known.eq_ignore_ascii_case(attribute))
@@ -206,40 +196,21 @@ fn cloudevents(body: Bytes, received: &mut Received) -> Result<(), String> {
 fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
     let object: Object = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     received.label = object.label;
-    received.parameters = object.parameters.0;
+    for (name, value) in object.parameters {
+        let Value::String(value) = value else {
+            return Err(format!("the parameter {name} is not a string"));
+        };
+        received.parameters.push((name, value));
+    }
     received.payload = object.payload.into();
     Ok(())
 }
 
-/// The members of a JSON body that headers do not tell.
+/// The members of a JSON body that are in no header.
 #[derive(Deserialize)]
 struct Object {
     label: String,
-    parameters: Pairs,
+    /// In the order of the wire: serde_json has the feature `preserve_order`.
+    parameters: Map<String, Value>,
     payload: String,
-}
-
-/// The members of a JSON object in the order of the wire.
-struct Pairs(Vec<(String, String)>);
-
-impl<'de> Deserialize<'de> for Pairs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Pairs;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object whose values are strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
-    }
 }

@@ -28,7 +28,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::received::{Received, Signature};
-use crate::webhook::signature::{SecretError, SigningKey, TOLERANCE};
+use crate::config::SecretError;
+use crate::webhook::signature::{SigningKey, TOLERANCE};
 
 /// The largest body that is taken, in bytes: the largest project.xml by default, which triples
 /// at most in a form, with room to spare.

@@ -69,7 +69,7 @@ pub use error::{Fault, OpenError, StoreError};
 pub use listing::{EventFilter, ListedDelivery, ListedEvent, Listings};
 pub use operations::Operations;
 pub use problems::RecordedProblem;
-pub use queue::{ANSWER_MAX, AttemptLog, Claim, Claims, Finish, Unreadable};
+pub use queue::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use retention::Collected;
 pub use select::Selector;
 pub use webhooks::{Off, OffCause, WebhookState};

@@ -17,12 +17,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Fault;
 use super::{payload, row, webhooks};
-use crate::domain::delivery::{State, Verdict};
+use crate::domain::delivery::{ANSWER_MAX, State, Verdict};
 use crate::domain::event::{Event, Origin};
 use crate::domain::project::ProjectKey;
-
-/// The most of an answer that is kept, in bytes (contract section 4).
-pub const ANSWER_MAX: usize = 16 * 1024;
 
 /// How large the payloads of one claim may be together, in bytes; the first may be of any size.
 const CLAIM_BYTES: usize = 1024 * 1024;

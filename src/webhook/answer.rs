@@ -11,10 +11,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
-use crate::domain::delivery::{FailureCause, Outcome};
-
-/// The most of an answer's body that is read and kept, in bytes.
-pub const ANSWER_MAX: usize = 16 * 1024;
+use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome};
 
 /// Returns the outcome of an answer with this status and these headers, received at `now`.
 ///

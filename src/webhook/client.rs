@@ -1,58 +1,50 @@
-//! The sender: one HTTP client per webhook.
+//! Sends callbacks: one HTTP client per webhook.
 //!
-//! Constraint: an attempt sends once. Redirects are not followed; answers are not decompressed,
-//! so that 16 KiB are 16 KiB; and the client's own retries are off, also those of HTTP/2 requests
-//! that a server refused unprocessed, since the schedule tries again and counts. What remains is
-//! the connection pool's: a kept connection that turns out to be closed before anything was
-//! written to it is replaced by a new one.
+//! Constraint: an attempt sends once. The client follows no redirect, decompresses no answer (so
+//! that 16 KiB are 16 KiB) and retries nothing, not even HTTP/2 requests that a server refused
+//! unprocessed: the schedule retries, and counts. One exception is left to the connection pool: it
+//! replaces a kept connection that turns out to be closed before anything was written to it.
 //!
-//! `timeout` bounds the whole exchange from the first look-up of the name to the last byte that
-//! is read of the answer, `connect_timeout` the part of it up to the end of the TLS handshake.
-
-mod upload;
+//! `timeout` bounds the whole exchange, from the lookup of the name to the last byte read of the
+//! answer. `connect_timeout` bounds its part up to the end of the TLS handshake.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use hyper_util::client::proxy::matcher::Matcher;
 use jiff::{SignedDuration, Timestamp};
-use percent_encoding::percent_decode_str;
 use reqwest::dns::Resolve;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use self::upload::{Progress, Stage, Upload};
 use super::network::{Destination, GuardedLookup, SystemLookup, is_loopback};
 use super::request::{self, Callback, Request};
-use super::signature::{SecretError, SigningKey};
-use super::trust::{TrustError, TrustRoots};
+use super::signature::SigningKey;
+use super::trust::TrustRoots;
 use super::{answer, failure};
-use crate::config::{self, NetworkPolicy};
+use crate::config::{self, NetworkPolicy, SecretError};
 use crate::domain::delivery::Outcome;
 
-/// How long an unused connection is kept. Common servers close theirs after 5 s; a callback that
-/// is written to a connection just being closed fails and waits for its next attempt, so ours
-/// goes first. A burst still shares its connections.
+/// The time after which an unused connection is closed.
+///
+/// Common servers close theirs after 5 s. A callback that is written to a connection just being
+/// closed fails and waits for its next attempt, so ours closes first. A burst still shares its
+/// connections.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// How much of an HTTP/2 answer a server may send ahead of its reading: little more than is kept of
-/// it, since the rest of an answer is never read.
+/// How much of an HTTP/2 answer a server may send ahead, little more than is kept of it.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
 /// The same for all answers that share a connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// The largest payload whose request is built and signed between other callbacks: that takes about
-/// a millisecond for each MiB.
+/// The largest payload whose request is built between other callbacks: about 1 ms for each MiB.
 const LARGE: usize = 256 * 1024;
 
-/// What stands for the value of a configured header in [`Attempt::request_headers`].
+/// Replaces the value of a configured header in [`Attempt::request_headers`].
 const HIDDEN: &str = "(not shown)";
 
 /// Sends callbacks to one webhook.
@@ -60,27 +52,28 @@ pub struct WebhookClient {
     http: reqwest::Client,
     to: Destination,
     policy: Arc<NetworkPolicy>,
-    plan: Arc<Plan>,
+    settings: Arc<RequestSettings>,
     timeout: Duration,
 }
 
-/// How the requests of a webhook are made.
-struct Plan {
+/// The settings that make a webhook's requests.
+struct RequestSettings {
     url: Url,
     format: config::Format,
     headers: Vec<(HeaderName, HeaderValue)>,
     keys: Vec<SigningKey>,
 }
 
-impl Plan {
-    fn request(&self, callback: &Callback, now: Timestamp) -> Request {
-        let Self {
-            url,
-            format,
-            headers,
-            keys,
-        } = self;
-        request::build(url, *format, headers, keys, callback, now)
+impl RequestSettings {
+    fn build(&self, callback: &Callback, now: Timestamp) -> Request {
+        request::build(
+            &self.url,
+            self.format,
+            &self.headers,
+            &self.keys,
+            callback,
+            now,
+        )
     }
 }
 
@@ -89,77 +82,69 @@ impl fmt::Debug for WebhookClient {
         formatter
             .debug_struct("WebhookClient")
             .field("host", &self.to.host)
-            .field("format", &self.plan.format)
+            .field("format", &self.settings.format)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }
 
-/// Why no client can be made for a webhook.
+/// Why a webhook has no client. A valid configuration rules all of it out but a faulty proxy.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// A secret cannot be used.
+    /// A secret is no signing key.
     #[error("webhook {webhook}: secret {number} cannot be used")]
     Secret {
         /// The webhook's name.
         webhook: String,
-        /// Which secret, from 1.
+        /// The secret's number, from 1.
         number: usize,
-        /// Why not.
+        /// The reason.
         source: SecretError,
     },
-    /// The TLS settings cannot be used.
+    /// The TLS library refuses the settings.
     #[error("webhook {webhook}: the TLS settings cannot be used")]
     Tls {
         /// The webhook's name.
         webhook: String,
-        /// Why not.
-        source: TrustError,
+        /// The reason.
+        source: rustls::Error,
     },
-    /// The HTTP library refuses the settings, those of a proxy for one.
+    /// The HTTP library refuses the settings, such as those of a proxy.
     #[error("webhook {webhook}: the HTTP client cannot be set up")]
     Setup {
         /// The webhook's name.
         webhook: String,
-        /// Why not.
+        /// The reason.
         source: reqwest::Error,
     },
 }
 
-/// A request that has only to be sent. It does not print: its headers hold what was configured.
-pub struct Prepared {
-    post: reqwest::Request,
-    progress: Progress,
-    shown_headers: Vec<(String, String)>,
-    /// The wall clock's time when it was made, and the moment.
-    made_at: Timestamp,
-    made: Instant,
-}
-
-/// What one attempt came to.
+/// The result of one attempt.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// What it means for the delivery.
+    /// The outcome for the delivery.
     pub outcome: Outcome,
-    /// The status, where there was an answer.
+    /// The status, if there was an answer.
     pub status: Option<u16>,
     /// Why it failed, in one line for a person; absent after a 2xx.
     pub error: Option<String>,
     /// How long it took, until the answer was read or given up.
     pub duration: Duration,
-    /// The beginning of the answer's body, at most [`answer::ANSWER_MAX`] bytes.
+    /// The beginning of the answer's body.
     pub answer: Bytes,
-    /// The headers that were sent, in their order; the values of configured ones are not shown.
+    /// The headers that were sent, in their order; the values of configured ones are hidden.
     pub request_headers: Vec<(String, String)>,
 }
 
 impl WebhookClient {
-    /// The client of a webhook, which trusts `roots` and what the webhook names itself, and
-    /// connects to what `policy` allows. Proxies are those that the environment names.
+    /// Makes the client of a webhook.
+    ///
+    /// It trusts `roots` and the webhook's own authorities, connects to addresses that `policy`
+    /// allows, and uses the proxies of the environment.
     ///
     /// # Errors
     ///
-    /// Where a secret or a certificate cannot be used. A valid configuration has neither.
+    /// See [`ClientError`].
     pub fn new(
         webhook: &config::Webhook,
         roots: &TrustRoots,
@@ -206,7 +191,7 @@ impl WebhookClient {
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(webhook.concurrency);
-        // A proxy's loopback is another machine's; so these go to the machine they name.
+        // Through a proxy, loopback would be the proxy's machine and not this one.
         let proxies = if is_loopback(&webhook.url) {
             builder = builder.no_proxy();
             None
@@ -217,100 +202,60 @@ impl WebhookClient {
             webhook: name(),
             source: source.without_url(),
         })?;
-        let (url, credentials) = split_credentials(&webhook.url);
-        let mut headers = webhook.headers.clone();
-        if let Some(credentials) = credentials
-            && !headers.iter().any(|(name, _)| name == AUTHORIZATION)
-        {
-            headers.push((AUTHORIZATION, credentials));
-        }
         Ok(Self {
             http,
-            to: Destination::new(
-                &url,
-                proxies.as_ref(),
-                webhook.connect_timeout,
-                webhook.timeout,
-            ),
+            to: Destination::new(&webhook.url, proxies.as_ref(), webhook.connect_timeout),
             policy: Arc::clone(policy),
-            plan: Arc::new(Plan {
-                url,
+            settings: Arc::new(RequestSettings {
+                url: webhook.url.clone(),
                 format: webhook.format,
-                headers,
+                headers: sensitive(&webhook.headers),
                 keys,
             }),
             timeout: webhook.timeout,
         })
     }
 
-    /// Sends a callback and judges the answer. `now` is the wall clock's time; it goes into the
-    /// signature and is what a date in Retry-After is compared with.
+    /// Sends a callback and judges the answer.
     ///
-    /// Dropping the future ends the exchange; the receiver may have got the callback.
+    /// `now` is the wall clock's time, for the signature and for a date in Retry-After. Dropping
+    /// the future ends the exchange; the receiver may have the callback by then.
     pub async fn send(&self, callback: &Callback, now: Timestamp) -> Attempt {
-        self.send_prepared(self.prepare(callback, now).await).await
-    }
-
-    /// Makes the request of a callback, signed at `now`, the wall clock's time.
-    pub async fn prepare(&self, callback: &Callback, now: Timestamp) -> Prepared {
+        let made = Instant::now();
         let request = self.request(callback, now).await;
-        let shown_headers = self.shown_headers(&request);
-        let upload = Upload::new(request.body);
-        let progress = upload.progress();
+        let request_headers = shown_headers(&request.headers);
         let mut post = reqwest::Request::new(Method::POST, request.url);
         *post.headers_mut() = request.headers;
-        *post.body_mut() = Some(reqwest::Body::wrap(upload));
-        Prepared {
-            post,
-            progress,
-            shown_headers,
-            made_at: now,
-            made: Instant::now(),
-        }
-    }
-
-    /// Sends a request that was made before. See [`send`](Self::send).
-    pub async fn send_prepared(&self, prepared: Prepared) -> Attempt {
-        let started = Instant::now();
-        let Prepared {
-            post,
-            progress,
-            shown_headers,
-            made_at,
-            made,
-        } = prepared;
+        *post.body_mut() = Some(request.body.into());
         let mut attempt = Attempt {
             outcome: Outcome::NO_ANSWER,
             status: None,
             error: None,
             duration: Duration::ZERO,
             answer: Bytes::new(),
-            request_headers: shown_headers,
+            request_headers,
         };
-        let now = || later(made_at, made.elapsed());
-        self.exchange(post, &progress, started, now, &mut attempt)
-            .await;
+        let started = Instant::now();
+        let time = || later(now, made.elapsed());
+        self.exchange(post, started, time, &mut attempt).await;
         attempt.duration = started.elapsed();
         attempt
     }
 
-    /// The request. A large one is built and signed on another thread: it takes longer than other
-    /// callbacks should wait.
+    /// Builds the request, a large one on another thread so that other callbacks do not wait.
     async fn request(&self, callback: &Callback, now: Timestamp) -> Request {
-        let plan = Arc::clone(&self.plan);
         if callback.content.payload.len() <= LARGE {
-            return plan.request(callback, now);
+            return self.settings.build(callback, now);
         }
-        let given = callback.clone();
-        let built = tokio::task::spawn_blocking(move || plan.request(&given, now)).await;
-        // It fails when the runtime ends, and then nobody waits for what takes long.
-        built.unwrap_or_else(|_| self.plan.request(callback, now))
+        let (settings, given) = (Arc::clone(&self.settings), callback.clone());
+        let built = tokio::task::spawn_blocking(move || settings.build(&given, now)).await;
+        // It fails only while the runtime ends, when no other callback waits.
+        built.unwrap_or_else(|_| self.settings.build(callback, now))
     }
 
     async fn exchange(
         &self,
         post: reqwest::Request,
-        progress: &Progress,
         started: Instant,
         now: impl Fn() -> Timestamp,
         attempt: &mut Attempt,
@@ -319,10 +264,9 @@ impl WebhookClient {
             attempt.error = Some(denied);
             return;
         }
-        // A timeout that no clock can hold is one that never comes.
+        // A timeout too large for the clock never ends.
         let deadline = started.checked_add(self.timeout);
-        let sent = within(deadline, self.http.execute(post)).await;
-        let mut response = match sent {
+        let mut response = match within(deadline, self.http.execute(post)).await {
             Some(Ok(response)) => response,
             Some(Err(error)) => {
                 attempt.error = Some(failure::describe(error, &self.to));
@@ -330,52 +274,48 @@ impl WebhookClient {
             }
             None => {
                 let timeout = humantime::format_duration(self.timeout);
-                let to = &self.to;
-                attempt.error = Some(match progress.stage() {
-                    Stage::Connecting => {
-                        format!("timed out after {timeout} connecting to {to}")
-                    }
-                    Stage::Sending => {
-                        format!("timed out after {timeout} sending the request to {to}")
-                    }
-                    Stage::Sent => {
-                        format!("timed out after {timeout} waiting for the answer of {to}")
-                    }
-                });
+                let error = format!("timed out after {timeout}: no answer from {}", self.to);
+                attempt.error = Some(error);
                 return;
             }
         };
-        let answered_at = now();
         let status = response.status();
         attempt.status = Some(status.as_u16());
-        attempt.outcome = answer::outcome(status, response.headers(), answered_at);
+        attempt.outcome = answer::outcome(status, response.headers(), now());
         attempt.error = answer::complaint(status, response.headers());
         let mut kept = BytesMut::new();
-        // Where the deadline comes first, what was read until then is kept.
+        // At the deadline, what was read until then is kept.
         within(deadline, answer::read(&mut response, &mut kept)).await;
         attempt.answer = answer::keep(&kept);
         // Dropping an answer that was not read to its end drops its connection with it.
     }
-
-    /// The headers of a request without the values that were configured.
-    fn shown_headers(&self, request: &Request) -> Vec<(String, String)> {
-        request
-            .headers
-            .iter()
-            .map(|(name, value)| {
-                let configured = self.plan.headers.iter().any(|(secret, _)| secret == name);
-                let value = if value.is_sensitive() || (configured && !request::is_reserved(name)) {
-                    HIDDEN.to_owned()
-                } else {
-                    String::from_utf8_lossy(value.as_bytes()).into_owned()
-                };
-                (name.as_str().to_owned(), value)
-            })
-            .collect()
-    }
 }
 
-/// The time of day so much later.
+/// Marks the values of configured headers, so that nothing shows them.
+fn sensitive(headers: &[(HeaderName, HeaderValue)]) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = headers.to_vec();
+    for (_, value) in &mut headers {
+        value.set_sensitive(true);
+    }
+    headers
+}
+
+/// Returns the headers of a request, without the values that were configured.
+fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .map(|(name, value)| {
+            let value = if value.is_sensitive() {
+                HIDDEN.to_owned()
+            } else {
+                String::from_utf8_lossy(value.as_bytes()).into_owned()
+            };
+            (name.as_str().to_owned(), value)
+        })
+        .collect()
+}
+
+/// Adds a duration to a time of day.
 fn later(time: Timestamp, elapsed: Duration) -> Timestamp {
     SignedDuration::try_from(elapsed)
         .ok()
@@ -383,31 +323,12 @@ fn later(time: Timestamp, elapsed: Duration) -> Timestamp {
         .unwrap_or(time)
 }
 
-/// What a future yields before the deadline, if it does.
+/// Awaits a future until the deadline.
 async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
         None => Some(future.await),
     }
-}
-
-/// A URL without user name and password, and the header that they stand for.
-fn split_credentials(url: &Url) -> (Url, Option<HeaderValue>) {
-    let mut stripped = url.clone();
-    let password = url.password().unwrap_or_default();
-    if url.username().is_empty() && password.is_empty() {
-        return (stripped, None);
-    }
-    // Both fail only for URLs that cannot have credentials, which this one has.
-    let _cannot_fail = stripped.set_username("");
-    let _cannot_fail = stripped.set_password(None);
-    let mut pair: Vec<u8> = percent_decode_str(url.username()).collect();
-    pair.push(b':');
-    pair.extend(percent_decode_str(password));
-    let value = format!("Basic {}", BASE64_STANDARD.encode(pair));
-    let mut value = request::header_value(&value);
-    value.set_sensitive(true);
-    (stripped, Some(value))
 }
 
 #[cfg(test)]

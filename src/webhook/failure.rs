@@ -1,7 +1,7 @@
-//! Why no answer came, in words that help whoever reads them in the log.
+//! Describes why there was no answer, for the log and for listings.
 //!
-//! Constraint: the text names no query and no user information of the URL, which may be secrets;
-//! it is one line; and it says what to do where that is known.
+//! Constraint: the text is one line, with a remedy if one is known. It has neither the query nor
+//! the user of the URL, which may be secrets.
 
 use std::error::Error;
 use std::io;
@@ -13,7 +13,7 @@ use rustls::{AlertDescription, CertificateError};
 
 use super::network::{Destination, ResolveError};
 
-/// What went wrong when sending there.
+/// Describes an error of sending to this destination.
 pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
     let host = &to.host;
     // The library prints the URL with its query.
@@ -26,7 +26,7 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
         return one_line(&resolve_failure(resolving, to));
     }
     let io = find::<io::Error>(&causes);
-    // The system's own patience ends with an error number.
+    // A timeout of the system has an error number.
     let is_system = io.is_some_and(|error| error.raw_os_error().is_some());
     if error.is_connect() && error.is_timeout() && !is_system {
         return connecting_timed_out(to);
@@ -34,12 +34,12 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
     if let Some(text) = io.and_then(|error| io_failure(error, to)) {
         return text;
     }
-    // What is left is flattened, without the outer layers, which say only that a request failed.
+    // Any other error: its causes, without the outer layers, which say only that it failed.
     let mut parts: Vec<String> = Vec::new();
     for cause in causes.iter().filter(|cause| !cause.is::<reqwest::Error>()) {
         let text = cause.to_string();
-        let said = parts.iter().any(|part| part.contains(&text));
-        if !text.starts_with("client error (") && !said {
+        let is_repeated = parts.iter().any(|part| part.contains(&text));
+        if !text.starts_with("client error (") && !is_repeated {
             parts.push(text);
         }
     }
@@ -49,15 +49,10 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
     one_line(&format!("{} ({to})", parts.join(": ")))
 }
 
-/// That no connection came about in time.
-pub(super) fn connecting_timed_out(to: &Destination) -> String {
+/// Describes a connection that was not made in time.
+fn connecting_timed_out(to: &Destination) -> String {
     let bound = humantime::format_duration(to.connect_timeout);
-    let setting = if to.has_own_connect_timeout {
-        " (connect_timeout)"
-    } else {
-        ""
-    };
-    format!("timed out after {bound} connecting to {to}{setting}")
+    format!("timed out after {bound} connecting to {to} (connect_timeout)")
 }
 
 fn resolve_failure(error: &ResolveError, to: &Destination) -> String {
@@ -75,14 +70,14 @@ fn resolve_failure(error: &ResolveError, to: &Destination) -> String {
     }
 }
 
-/// An error and what caused it, outermost first.
+/// Lists an error and its causes, outermost first.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     successors(Some(error), |&error| cause(error))
 }
 
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>() {
-        // An I/O error that wraps another one names that one's cause as its own.
+        // An I/O error that wraps another one returns that one's cause as its own.
         Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
         None => error.source(),
     }
@@ -166,23 +161,22 @@ fn certificate_failure(reason: &CertificateError, host: &str) -> String {
             "the certificate of {host} is not signed by the issuer it names; was the issuer's \
              key replaced since tls.ca was written?"
         ),
-        // The library has no word of its own for these two, and they are the usual mistakes of
-        // certificates that are made by hand.
+        // The library has no variant for these two usual mistakes of hand-made certificates.
         other => match format!("{other:?}") {
             text if text.contains("CaUsedAsEndEntity") => format!(
-                "the certificate of {host} is one of an authority (CA:TRUE), which no server may \
-                 use; make one for the server, without that mark"
+                "the certificate of {host} is an authority's (CA:TRUE), which no server may use; \
+                 make one for the server, without CA:TRUE"
             ),
             text if text.contains("UnsupportedCertVersion") => format!(
-                "the certificate of {host} has no names in it (subjectAltName), since it is of X.509 \
-                 version 1; make one of version 3"
+                "the certificate of {host} is of X.509 version 1, which has no names \
+                 (subjectAltName); make one of version 3"
             ),
             _ => format!("the certificate of {host} is not valid: {other}"),
         },
     }
 }
 
-/// The name in `DnsName("example.com")`, which is how the library writes one.
+/// Extracts the name from the library's notation `DnsName("example.com")`.
 fn name_in(text: &str) -> &str {
     text.split('"').nth(1).unwrap_or(text)
 }
@@ -194,7 +188,7 @@ fn date(time: UnixTime) -> String {
         .map_or_else(|| "an unknown date".to_owned(), |time| time.to_string())
 }
 
-/// The text without line breaks and other control characters, which a peer may have a part in.
+/// Replaces line breaks and other control characters, which may come from a peer.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -1,14 +1,13 @@
-//! The sending of one callback: one POST, one outcome.
+//! Sends one callback: one POST, one outcome.
 //!
-//! Constraint: this layer sends once and judges once. It keeps no queue, tries nothing again and
-//! starts no task; when to try again is decided by [`crate::domain::delivery`], and what to send
-//! was frozen when the event was recorded. All attempts of a delivery send the same body byte for
-//! byte.
+//! Constraint: this layer sends once and judges once. It has no queue and retries nothing;
+//! [`crate::domain::delivery`] decides when to retry. The content was frozen when the event was
+//! recorded, so all attempts of a delivery send the same body byte for byte.
 //!
-//! Map, in reading order: [`request`] says what is sent and with which headers, [`body`] makes
-//! the five formats, [`signature`] signs and verifies, [`trust`] says whom TLS trusts, [`client`]
-//! sends over what `network`
-//! lets it connect to, [`answer`] judges what came back, `failure` puts into words why nothing did.
+//! Map, in reading order: [`request`] builds the request, [`body`] its body in one of the formats,
+//! [`signature`] signs and verifies, [`trust`] holds the certificates for TLS. [`client`] sends to
+//! the addresses that `network` allows, [`answer`] turns the answer into an outcome, and `failure`
+//! describes why there was none.
 
 pub mod answer;
 pub mod body;

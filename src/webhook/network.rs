@@ -1,14 +1,13 @@
-//! What is connected to: the addresses of a name, and the proxy in between.
+//! Resolves names and applies the network policy to the addresses that are connected to.
 //!
-//! Constraint: the network policy is asked about the very addresses that are connected to. A name
-//! is resolved once for each connection, and what the policy denies of the result is never handed
-//! on, so that a name that means something else a moment later gains nothing by it. An address
-//! that stands in the URL itself is never resolved, and is judged before anything is sent.
+//! Constraint: the policy checks exactly the addresses that are connected to. A name is resolved
+//! once for each connection, and denied addresses are removed from the result. So a name that
+//! resolves to another address a moment later gains nothing. An address in the URL is never
+//! resolved; it is checked before anything is sent.
 //!
-//! Through a proxy it is the proxy that is connected to, so the policy is asked about the proxy's
-//! address. The target's name is then resolved by the proxy, out of reach of any policy here, and
-//! the proxy's own rules have to hold; with `socks5://` and `socks4://` it is resolved and judged
-//! here. An address in the URL is judged in any case.
+//! Through a proxy, the policy checks the proxy's address. The proxy resolves the target's name,
+//! so that its own rules apply. With `socks5://` and `socks4://`, the name is resolved and checked
+//! here. An address in the URL is always checked.
 
 use std::error::Error;
 use std::fmt;
@@ -22,35 +21,35 @@ use url::{Host, Url};
 
 use crate::config::{Denied, NetworkPolicy};
 
-/// Why a name yields no address to connect to.
+/// Why a name has no address to connect to.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResolveError {
-    /// It cannot be looked up.
+    /// The lookup failed.
     #[error("the host name {name} cannot be resolved")]
     Lookup {
         /// The name.
         name: String,
-        /// Why not.
+        /// The reason.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// It has no address.
+    /// The name has no address.
     #[error("the host name {name} has no address")]
     Nothing {
         /// The name.
         name: String,
     },
-    /// All of its addresses are denied.
-    #[error("no address of the host name {name} may be connected to")]
+    /// The policy denies all of its addresses.
+    #[error("every address of the host name {name} is denied")]
     Denied {
         /// The name.
         name: String,
-        /// Why its first address is denied.
+        /// The reason for the first address.
         source: Denied,
     },
 }
 
 impl ResolveError {
-    /// The name.
+    /// The name that was looked up.
     pub(super) fn name(&self) -> &str {
         match self {
             ResolveError::Lookup { name, .. }
@@ -60,7 +59,7 @@ impl ResolveError {
     }
 }
 
-/// The system's way to look names up.
+/// Looks names up as the system does.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SystemLookup;
 
@@ -75,7 +74,7 @@ impl Resolve for SystemLookup {
     }
 }
 
-/// Looks names up and leaves out what the policy denies.
+/// Looks names up and removes denied addresses.
 pub(super) struct GuardedLookup {
     policy: Arc<NetworkPolicy>,
     lookup: Arc<dyn Resolve>,
@@ -133,18 +132,16 @@ impl Resolve for GuardedLookup {
     }
 }
 
-/// Where callbacks go, and which way; for the policy and for messages.
+/// The target of callbacks and the proxy on the way, for the policy and for messages.
 #[derive(Clone, Debug)]
 pub(super) struct Destination {
     /// Host and port.
     pub(super) host: String,
-    /// The address that stands in the URL in place of a name.
+    /// The address in the URL, if it has one in place of a name.
     address: Option<IpAddr>,
     proxy: Option<Proxy>,
-    /// The bound of connecting.
+    /// The longest that connecting may take.
     pub(super) connect_timeout: Duration,
-    /// Whether that is shorter than the bound of all.
-    pub(super) has_own_connect_timeout: bool,
 }
 
 /// A proxy, without its user name and password.
@@ -155,7 +152,7 @@ struct Proxy {
     host: String,
 }
 
-/// The host and port, with the proxy if there is one.
+/// Prints host and port, and the proxy if there is one.
 impl fmt::Display for Destination {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.host)?;
@@ -167,14 +164,10 @@ impl fmt::Display for Destination {
 }
 
 impl Destination {
-    /// The destination of a URL. `proxies` are those of the environment, as the HTTP client reads
-    /// them; none where no proxy is to be used.
-    pub(super) fn new(
-        url: &Url,
-        proxies: Option<&Matcher>,
-        connect_timeout: Duration,
-        timeout: Duration,
-    ) -> Self {
+    /// Finds the destination of a URL.
+    ///
+    /// `proxies` are those of the environment, as the HTTP client reads them; `None` for none.
+    pub(super) fn new(url: &Url, proxies: Option<&Matcher>, connect_timeout: Duration) -> Self {
         let proxy = proxies
             .zip(url.as_str().parse::<http::Uri>().ok())
             .and_then(|(proxies, url)| proxies.intercept(&url))
@@ -196,12 +189,10 @@ impl Destination {
             address,
             proxy,
             connect_timeout,
-            has_own_connect_timeout: connect_timeout < timeout,
         }
     }
 
-    /// Whether the addresses that are known without looking a name up may be connected to; if
-    /// not, why, for a person.
+    /// Checks the addresses that are known without a lookup; the error is for a person.
     pub(super) fn judge(&self, policy: &NetworkPolicy) -> Result<(), String> {
         let proxy = self.proxy.as_ref().and_then(|proxy| {
             let literal = proxy.host.trim_start_matches('[').trim_end_matches(']');
@@ -215,7 +206,7 @@ impl Destination {
         })
     }
 
-    /// Whose name this is: the proxy's or the target's.
+    /// Describes the host of this name: the proxy or the target.
     pub(super) fn named(&self, name: &str) -> String {
         match &self.proxy {
             Some(proxy) if proxy.host == name => proxy.described(),
@@ -230,7 +221,7 @@ impl Proxy {
     }
 }
 
-/// Host and port of a URL.
+/// Returns host and port of a URL.
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port_or_known_default() {

@@ -1,35 +1,27 @@
-//! Signatures by the Standard Webhooks specification: HMAC-SHA256 over `id.timestamp.body`.
+//! Signs and verifies by Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`.
 //!
-//! Constraint: a secret's value is never printed, and verifying takes the same time whatever the
-//! signature is. The event's id holds no dot, so the signed text can be read in one way only.
+//! Constraint: a secret is never printed, and verifying takes the same time for any signature. The
+//! event's id holds no dot, so the signed text can be read in one way only.
 
 use std::fmt;
 use std::time::Duration;
 
 use base64::Engine;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-/// What marks a secret as base64.
-const PREFIX: &str = "whsec_";
+use crate::config::{self, SecretError};
 
-/// How far a timestamp may be from the receiver's clock, either way. Five minutes is what the
-/// libraries of the specification use.
+/// The largest difference between a timestamp and the receiver's clock, either way.
+///
+/// The libraries of the specification use five minutes.
 pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
-/// Base64 with or without its padding, which some generators leave out.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
-/// A key that signs, made of a configured secret.
+/// A key that signs, from a configured secret.
 #[derive(Clone)]
 pub struct SigningKey {
     mac: Hmac<Sha256>,
@@ -41,44 +33,20 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// Why a secret is no key. The secret itself is not part of the message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SecretError {
-    /// There is nothing in it.
-    #[error("the secret is empty; give `whsec_` and base64, or raw text")]
-    Empty,
-    /// `whsec_` is followed by something else than base64.
-    #[error("the secret starts with `whsec_` and is not followed by base64")]
-    NotBase64,
-}
-
 impl SigningKey {
-    /// The key of a secret: `whsec_` and base64, or raw text.
+    /// Makes the key of a secret: `whsec_` and base64, or raw text.
     ///
     /// # Errors
     ///
-    /// Where the secret is empty, or is no base64 after `whsec_`.
+    /// When the secret is empty, or the text after `whsec_` is not base64.
     pub fn parse(secret: &SecretString) -> Result<Self, SecretError> {
-        let text = secret.expose_secret();
-        let decoded;
-        let key = match text.strip_prefix(PREFIX) {
-            Some(base64) => {
-                decoded = LENIENT
-                    .decode(base64.trim())
-                    .map_err(|_| SecretError::NotBase64)?;
-                decoded.as_slice()
-            }
-            None => text.as_bytes(),
-        };
-        if key.is_empty() {
-            return Err(SecretError::Empty);
-        }
+        let key = config::signing_key(secret)?;
         // HMAC takes keys of any length; the error type is there for other algorithms.
-        let mac = Hmac::new_from_slice(key).map_err(|_| SecretError::Empty)?;
+        let mac = Hmac::new_from_slice(&key).map_err(|_| SecretError::Empty)?;
         Ok(Self { mac })
     }
 
-    /// The 32 bytes of this key's signature.
+    /// Computes the 32 bytes of this key's signature.
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> [u8; 32] {
         let mut mac = self.mac.clone();
         mac.update(id.as_bytes());
@@ -90,26 +58,29 @@ impl SigningKey {
     }
 }
 
-/// The value of the header `webhook-signature`: one signature per key, separated by spaces;
-/// nothing where there is no key. `timestamp` is in Unix seconds.
+/// Returns the value of the header `webhook-signature`; `None` without a key.
+///
+/// It has one signature per key, separated by spaces. `timestamp` is in Unix seconds.
 pub fn sign(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
+    if keys.is_empty() {
+        return None;
+    }
     let timestamp = timestamp.to_string();
-    let signatures: Vec<String> = keys
-        .iter()
-        .map(|key| {
-            format!(
-                "v1,{}",
-                BASE64_STANDARD.encode(key.mac(id, &timestamp, body))
-            )
-        })
-        .collect();
-    (!signatures.is_empty()).then(|| signatures.join(" "))
+    let mut signatures = String::with_capacity(keys.len() * 48);
+    for key in keys {
+        if !signatures.is_empty() {
+            signatures.push(' ');
+        }
+        signatures.push_str("v1,");
+        BASE64_STANDARD.encode_string(key.mac(id, &timestamp, body), &mut signatures);
+    }
+    Some(signatures)
 }
 
-/// Why a request is not what its sender signed.
+/// Why a signature does not prove a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// The timestamp is no number of seconds.
+    /// The timestamp is not a number of seconds.
     #[error("webhook-timestamp is not a number of seconds")]
     Timestamp,
     /// The timestamp is too far from the clock.
@@ -117,27 +88,28 @@ pub enum VerifyError {
         "webhook-timestamp is {seconds} s {direction} this machine's clock, more than {tolerance} s"
     )]
     Skewed {
-        /// How far, in seconds.
+        /// The difference, in seconds.
         seconds: u64,
         /// `behind` or `ahead of`.
         direction: &'static str,
-        /// How far it may be, in seconds.
+        /// The largest allowed difference, in seconds.
         tolerance: u64,
     },
-    /// No signature is of the version `v1`.
+    /// No signature has the version `v1`.
     #[error("webhook-signature holds no `v1,` signature")]
     NoVersion,
-    /// No signature is of one of the keys.
+    /// No signature matches one of the keys.
     #[error("no signature matches: another secret, or the body was changed on the way")]
     Mismatch,
 }
 
-/// Whether one of `keys` signed this request. `id`, `timestamp` and `signatures` are the values of
-/// the headers, `body` the bytes as received.
+/// Verifies that one of `keys` signed this request.
+///
+/// `id`, `timestamp` and `signatures` are the values of the headers, `body` the bytes as received.
 ///
 /// # Errors
 ///
-/// Where the timestamp is further than `tolerance` from `now`, or no `v1` signature matches.
+/// When the timestamp is further than `tolerance` from `now`, or no `v1` signature matches.
 pub fn verify(
     keys: &[SigningKey],
     id: &str,
@@ -270,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_may_be_off_by_the_tolerance_and_no_more() {
+    fn the_clock_may_differ_by_the_tolerance_and_no_more() {
         let now = Timestamp::from_second(1_000_000).unwrap();
         for (seconds, accepted) in [
             (1_000_000 - 301, false),

@@ -1,5 +1,5 @@
-//! The way of a callback to its receiver, with the real binary: TLS, proxies, and the network
-//! policy.
+//! Sending: requests and their bodies, the client against good and hostile receivers, and with the
+//! real binary TLS, proxies and the network policy.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,9 +10,16 @@
     reason = "a test may fail by panicking, and owns its clock"
 )]
 
+mod bodies;
+mod certificates;
+mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod harness;
+mod hostile;
+mod hostile_http_2;
 mod proxy;
+mod requests;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -24,14 +31,14 @@ use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
 use serde_json::Value;
 use tls::Authority;
 
-/// A webhook of one event, which is tried once.
+/// A webhook of one event, with one attempt.
 fn webhook(name: &str, url: &str) -> Webhook {
     Webhook::new(name, url)
         .events("[project-import-any]")
         .schedule("[0s]")
 }
 
-/// The daemon with these variables of the environment, and without any other proxy.
+/// Starts the daemon with these environment variables and without any other proxy.
 fn start<'a>(home: &'a Home, variables: &[(&str, &str)]) -> Daemon<'a> {
     let mut command = Daemon::command(home);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
@@ -43,7 +50,7 @@ fn start<'a>(home: &'a Home, variables: &[(&str, &str)]) -> Daemon<'a> {
     daemon
 }
 
-/// What a command prints.
+/// Runs a command and returns its output.
 fn printed(home: &Home, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
         .arg("--config")
@@ -55,11 +62,12 @@ fn printed(home: &Home, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Imports a project, waits until every webhook is through with it, and returns what
-/// `deliveries show` says of each: its state is in the first place.
+/// Imports a project and waits until every delivery is done.
+///
+/// Returns the state of each, and the output of `deliveries show`.
 fn import(home: &Home, n_webhooks: usize) -> BTreeMap<String, (String, String)> {
     home.write("sales/orders/project.xml", &xml("Orders", "", "one"));
-    let done = wait_until("every delivery to be through", || {
+    let done = wait_until("every delivery to be done", || {
         let listed = printed(home, &["deliveries", "list", "--json"]);
         let listed: Vec<Value> = serde_json::from_str(&listed).ok()?;
         let is_done = |one: &Value| one["state"] == "delivered" || one["state"] == "dead";
@@ -79,12 +87,12 @@ fn import(home: &Home, n_webhooks: usize) -> BTreeMap<String, (String, String)> 
 fn tls_errors_are_shown_with_the_delivery() {
     let authority = Authority::new("one");
     let stranger = Authority::new("two");
-    let good = tls::Server::start(authority.issue("localhost", 2100, ServerAuth), None);
-    let expired = tls::Server::start(authority.issue("localhost", 2020, ServerAuth), None);
-    let other = tls::Server::start(authority.issue("other.example", 2100, ServerAuth), None);
-    let unknown = tls::Server::start(stranger.issue("localhost", 2100, ServerAuth), None);
+    let good = tls::Server::start(&authority.issue("localhost", 2100, ServerAuth), None);
+    let expired = tls::Server::start(&authority.issue("localhost", 2020, ServerAuth), None);
+    let other = tls::Server::start(&authority.issue("other.example", 2100, ServerAuth), None);
+    let unknown = tls::Server::start(&stranger.issue("localhost", 2100, ServerAuth), None);
     let guarded = tls::Server::start(
-        authority.issue("localhost", 2100, ServerAuth),
+        &authority.issue("localhost", 2100, ServerAuth),
         Some(&authority),
     );
     let to = |name: &str, server: &tls::Server| {
@@ -136,7 +144,7 @@ fn tls_errors_are_shown_with_the_delivery() {
 fn an_http_proxy_of_the_environment_is_used() {
     let endpoint = Endpoint::new();
     let authority = Authority::new("one");
-    let server = tls::Server::start(authority.issue("catalog.example", 2100, ServerAuth), None);
+    let server = tls::Server::start(&authority.issue("catalog.example", 2100, ServerAuth), None);
     let proxy = Proxy::http(endpoint.port(), server.port());
     let home = Home::new(&Settings::of([
         webhook("plain", "http://catalog.example/hook?x=1"),
@@ -179,7 +187,7 @@ fn an_http_proxy_of_the_environment_is_used() {
 fn a_socks_proxy_of_the_environment_is_used() {
     let endpoint = Endpoint::new();
     let authority = Authority::new("one");
-    let server = tls::Server::start(authority.issue("catalog.example", 2100, ServerAuth), None);
+    let server = tls::Server::start(&authority.issue("catalog.example", 2100, ServerAuth), None);
     let proxy = Proxy::socks5(endpoint.port(), server.port());
     let home = Home::new(&Settings::of([
         webhook("plain", "http://catalog.example/hook"),
@@ -208,7 +216,7 @@ fn a_socks_proxy_of_the_environment_is_used() {
 }
 
 #[test]
-fn a_proxy_that_cannot_be_used_is_named() {
+fn an_unreachable_proxy_is_in_the_error() {
     let closed = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
@@ -262,4 +270,37 @@ fn a_denied_address_is_reported_and_a_reload_allows_it() {
     assert!(daemon.reload());
     endpoint.wait_for(2);
     assert_eq!(proxy.heads().len(), 1);
+}
+
+#[test]
+fn a_machine_without_ca_certificates_is_reported() {
+    let endpoint = Endpoint::new();
+    let authority = Authority::new("one");
+    let server = tls::Server::start(&authority.issue("localhost", 2100, ServerAuth), None);
+    let empty = tempfile::tempdir().unwrap();
+    let none = empty.path().to_str().unwrap();
+    let no_roots = [("SSL_CERT_FILE", ""), ("SSL_CERT_DIR", none)];
+    let warning = "this machine has no CA certificates";
+    let plain = webhook("plain", &endpoint.url());
+    let own = webhook("own", &server.url("localhost")).with("tls: { ca: ca.pem }");
+    let home = Home::new(&Settings::of([plain, own]));
+    std::fs::write(home.beside("ca.pem"), authority.pem()).unwrap();
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
+        command.arg("--config").arg(home.config()).arg("check");
+        let output = command.envs(no_roots).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // No webhook needs the machine's certificates: one is plain, the other has its own authority.
+    assert!(!check().contains(warning));
+    let daemon = start(&home, &no_roots);
+    assert_eq!(daemon.n_messages(warning), 0);
+    // A reload to one that does warns, and names it.
+    home.configure(&Settings::of([webhook("needy", &server.url("localhost"))]));
+    assert!(check().contains(warning));
+    assert!(daemon.reload());
+    daemon.wait_log(warning, |entry| {
+        entry.message().contains(warning) && entry.message().contains("needy")
+    });
 }

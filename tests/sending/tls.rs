@@ -1,10 +1,11 @@
-//! Authorities, and servers with certificates of theirs.
+//! Certificate authorities, and servers with certificates from them.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
+use project_webhooks::config::{self, Tls};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, date_time_ymd,
@@ -34,6 +35,14 @@ impl Authority {
         self.0.pem()
     }
 
+    /// Settings that trust this authority.
+    pub(crate) fn trusted(&self) -> Tls {
+        Tls {
+            ca: vec![self.0.der().clone()],
+            identity: None,
+        }
+    }
+
     /// A certificate for this name, valid until this year.
     pub(crate) fn issue(&self, name: &str, until: i32, usage: ExtendedKeyUsagePurpose) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -48,31 +57,46 @@ impl Authority {
     }
 }
 
+impl Identity {
+    /// The certificate and key as a webhook is configured with them.
+    pub(crate) fn into_config(self) -> config::ClientIdentity {
+        config::ClientIdentity {
+            chain: vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()],
+            key: PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap(),
+        }
+    }
+}
+
+/// The settings of a server that asks for client certificates of `clients`.
+pub(crate) fn server_config(identity: &Identity, clients: Option<&Authority>) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.0.der().clone()).unwrap();
+            let roots = Arc::new(roots);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let chain = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    builder.with_single_cert(vec![chain], key).unwrap()
+}
+
 /// A server that answers every request with 204.
 pub(crate) struct Server {
     port: u16,
 }
 
 impl Server {
-    /// It asks for client certificates of `clients`.
-    pub(crate) fn start(identity: Identity, clients: Option<&Authority>) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = match clients {
-            None => builder.with_no_client_auth(),
-            Some(authority) => {
-                let mut roots = RootCertStore::empty();
-                roots.add(authority.0.der().clone()).unwrap();
-                let roots = Arc::new(roots);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-                builder.with_client_cert_verifier(verifier.build().unwrap())
-            }
-        };
-        let chain = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
-        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
-        let config = Arc::new(builder.with_single_cert(vec![chain], key).unwrap());
+    /// Starts a server that asks for client certificates of `clients`.
+    pub(crate) fn start(identity: &Identity, clients: Option<&Authority>) -> Self {
+        let config = Arc::new(server_config(identity, clients));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         // Ends with the process.

@@ -3,11 +3,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::helpers::*;
+use crate::domain::delivery::ANSWER_MAX;
 use crate::domain::delivery::{State, Verdict};
 use crate::domain::event::EventId;
 use crate::store::{
-    ANSWER_MAX, Batch, Fault, Finish, Listings, OffCause, Operations, READY_BYTES, READY_MAX,
-    Selector, Store, WebhookState,
+    Batch, Fault, Finish, Listings, OffCause, Operations, READY_BYTES, READY_MAX, Selector, Store,
+    WebhookState,
 };
 
 fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {

@@ -1,12 +1,11 @@
-//! CloudEvents 1.0 in HTTP binary mode: the attributes are headers, the XML is the body.
+//! CloudEvents 1.0 in HTTP binary mode: attributes in headers, the XML as the body.
 //!
 //! - `ce-type` is `project-webhooks.` and the event's name.
 //! - `ce-source` is `/organizations/<organization>/projects/<project>`, by directory names.
 //! - `ce-subject` is `<organization>/<project>`, the text that the setting `projects` matches.
-//! - The parameters are extension attributes: their names in lower case, as the specification
-//!   wants attribute names to be.
-//! - Values are percent-encoded by section 3.1.3.2 of the HTTP binding. There is no
-//!   `ce-datacontenttype`: in binary mode that attribute is the header `Content-Type`.
+//! - The parameters are extension attributes, in lower case as the specification requires.
+//! - Values are percent-encoded by section 3.1.3.2 of the HTTP binding.
+//! - There is no `ce-datacontenttype`: in binary mode it is the header `Content-Type`.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -15,15 +14,13 @@ use super::Body;
 use crate::domain::event::Parameter;
 use crate::webhook::request::{CallbackContent, header_text, header_value};
 
-/// Everything but the unreserved characters of RFC 3986, so that a directory name is one path
-/// segment whatever it holds.
+/// All but the unreserved characters of RFC 3986, so that any directory name is one segment.
 const SEGMENT_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// The XML as the body, everything else in headers.
 pub(super) fn build(content: &CallbackContent) -> Body {
     let key = &content.key;
     let source = format!(
@@ -63,7 +60,7 @@ fn header(name: &'static str, value: &str) -> (HeaderName, HeaderValue) {
     )
 }
 
-/// The header of a parameter's extension attribute.
+/// Returns the header of a parameter's extension attribute.
 const fn extension(parameter: Parameter) -> &'static str {
     match parameter {
         Parameter::Username => "ce-username",

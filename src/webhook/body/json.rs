@@ -1,37 +1,74 @@
-//! `application/json`.
+//! `application/json`: the object of contract section 4.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use super::text;
+use super::Body;
+use crate::document;
 use crate::webhook::request::CallbackContent;
 
-/// The object of contract section 4, with its members in that order.
-///
-/// It is put together from strings that `serde_json` quoted: a map type would sort the members,
-/// and printing a string cannot fail.
-pub(super) fn encode(content: &CallbackContent) -> String {
-    let parameters = content
+pub(super) fn build(content: &CallbackContent) -> Body {
+    let parameters: Map<String, Value> = content
         .parameters
         .iter()
-        .map(|(parameter, value)| format!("{}:{}", quote(parameter.as_str()), quote(value)))
-        .collect::<Vec<_>>()
-        .join(",");
-    format!(
-        concat!(
-            r#"{{"id":{id},"event":{event},"label":{label},"occurredAt":{occurred_at},"#,
-            r#""origin":{origin},"parameters":{{{parameters}}},"payload":{payload}}}"#
-        ),
-        id = quote(&content.id.0),
-        event = quote(content.event.name),
-        label = quote(content.event.label),
-        occurred_at = quote(content.occurred_at.to_string()),
-        origin = quote(content.origin.as_str()),
-        parameters = parameters,
-        payload = quote(text::of_xml(&content.payload)),
-    )
+        .map(|(parameter, value)| (parameter.as_str().to_owned(), value.as_str().into()))
+        .collect();
+    // The members keep this order: serde_json has the feature `preserve_order`.
+    let object = json!({
+        "id": content.id.0,
+        "event": content.event.name,
+        "label": content.event.label,
+        "occurredAt": content.occurred_at.to_string(),
+        "origin": content.origin.as_str(),
+        "parameters": parameters,
+        "payload": document::lossy_text(&content.payload),
+    });
+    Body::plain("application/json", object.to_string())
 }
 
-/// A JSON string.
-fn quote(text: impl Into<String>) -> String {
-    Value::String(text.into()).to_string()
+#[cfg(test)]
+mod tests {
+    use crate::document::lossy_text as text;
+
+    fn utf16(text: &str, encode: fn(u16) -> [u8; 2]) -> Vec<u8> {
+        text.encode_utf16().flat_map(encode).collect()
+    }
+
+    #[test]
+    fn other_encodings_are_decoded() {
+        let document = "<?xml version='1.0' encoding='UTF-16'?><schema name=\"Übersicht 😀\"/>";
+        let big = utf16(document, u16::to_be_bytes);
+        let little = utf16(document, u16::to_le_bytes);
+        assert_eq!(text(&big), document);
+        assert_eq!(text(&little), document);
+        assert_eq!(text(&[&[0xFE, 0xFF][..], &big].concat()), document);
+        assert_eq!(text(&[&[0xFF, 0xFE][..], &little].concat()), document);
+        assert_eq!(
+            text(b"<?xml version=\"1.0\" encoding = \"ISO-8859-1\"?><schema name=\"\xDC\"/>"),
+            "<?xml version=\"1.0\" encoding = \"ISO-8859-1\"?><schema name=\"Ü\"/>"
+        );
+    }
+
+    #[test]
+    fn utf_8_keeps_its_bytes() {
+        for document in [
+            "\u{feff}<schema/>",
+            "<?xml version=\"1.0\"?><schema name=\"Ü\"/>",
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?><schema/>",
+            "<?xml version=\"1.0\" encoding=\"UTF-16\"?><schema name=\"Ü\"/>",
+            "<?xml version=\"1.0\" encoding=\"no such\"?><schema name=\"Ü\"/>",
+            "<?xml encoding=",
+            "<?xml encoding=\"?>",
+            "",
+        ] {
+            assert_eq!(text(document.as_bytes()).as_bytes(), document.as_bytes());
+        }
+    }
+
+    #[test]
+    fn illegible_bytes_are_replaced() {
+        assert_eq!(
+            text(b"<schema name=\"\xFF\"/>"),
+            "<schema name=\"\u{fffd}\"/>"
+        );
+    }
 }

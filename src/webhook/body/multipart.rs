@@ -1,11 +1,10 @@
-//! `multipart/form-data` (RFC 7578).
+//! `multipart/form-data` (RFC 7578): a text field per parameter, then the XML as a file.
 
 use memchr::memmem;
 
 use super::{Body, PAYLOAD};
 use crate::webhook::request::CallbackContent;
 
-/// One text field per parameter, then the XML as a file.
 pub(super) fn build(content: &CallbackContent) -> Body {
     let boundary = boundary(content);
     let mut bytes = Vec::with_capacity(content.payload.len().saturating_add(4096));
@@ -15,8 +14,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         put(&boundary);
         put("\r\nContent-Disposition: form-data; name=\"");
         put(parameter.as_str());
-        // The charset is said, since receivers that follow older rules read a field without one
-        // as ISO 8859-1.
+        // Receivers that follow older rules read a field without a charset as ISO 8859-1.
         put("\"\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n");
         put(value);
         put("\r\n");
@@ -31,8 +29,9 @@ pub(super) fn build(content: &CallbackContent) -> Body {
     Body::plain(format!("multipart/form-data; boundary={boundary}"), bytes)
 }
 
-/// A boundary that occurs nowhere in the content: the first of a series that the event's id
-/// determines.
+/// Returns a boundary that occurs nowhere in the content.
+///
+/// It is the first such one in a series that the event's id determines.
 fn boundary(content: &CallbackContent) -> String {
     let mut number: u32 = 0;
     loop {
@@ -46,15 +45,15 @@ fn boundary(content: &CallbackContent) -> String {
         if !occurs {
             return candidate;
         }
-        // Content that holds one boundary knows the event's id; content that holds many would
-        // have to grow with their number, so this ends.
+        // This ends: the content would have to be larger for each further boundary it holds.
         number = number.wrapping_add(1);
     }
 }
 
-/// The boundary of this number in the series of an id. It is made of characters that need no
-/// quotes in a header, and shorter than the 70 that RFC 2046 allows.
-pub(super) fn candidate(id: &str, number: u32) -> String {
+/// Returns one boundary of an id's series.
+///
+/// Its characters need no quotes in a header. RFC 2046 allows up to 70 of them.
+fn candidate(id: &str, number: u32) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"project-webhooks boundary 1");
     hasher.update(&number.to_le_bytes());

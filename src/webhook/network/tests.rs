@@ -107,7 +107,7 @@ fn addresses_in_urls_of_targets_and_proxies_are_judged_in_every_notation() {
     ] {
         let proxies = Matcher::builder().all(proxy).build();
         let second = Duration::from_secs(1);
-        let destination = Destination::new(&url.parse().unwrap(), Some(&proxies), second, second);
+        let destination = Destination::new(&url.parse().unwrap(), Some(&proxies), second);
         let verdict = destination.judge(&policy);
         match expected {
             None => assert_eq!(verdict, Ok(()), "{url}"),
@@ -129,7 +129,7 @@ fn a_proxy_is_named_where_it_is_used() {
         .build();
     let shown = |url: &str, proxies| {
         let second = Duration::from_secs(1);
-        Destination::new(&url.parse().unwrap(), proxies, second, second).to_string()
+        Destination::new(&url.parse().unwrap(), proxies, second).to_string()
     };
     assert_eq!(
         shown("https://a.example/?x=hush", Some(&proxies)),

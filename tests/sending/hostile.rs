@@ -1,52 +1,21 @@
-//! Peers that break the rules, on purpose or not: an attempt ends, with little memory, and says in
-//! one line what happened.
+//! Receivers that break the rules: an attempt ends, uses little memory, and has a one-line error.
 
+use std::time::Duration;
+
+use project_webhooks::domain::delivery::{ANSWER_MAX, Outcome};
+use project_webhooks::webhook::Attempt;
 use proptest::prelude::*;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
-use super::*;
+use crate::harness::{PATIENT, SHORT, answering, host, peer, read_request, send, webhook};
 
-/// More than the kernel buffers of a connection hold, and far less than what never ends: what a
-/// peer got rid of is an upper bound of what the client can have kept.
+/// More than the kernel's buffers of a connection, and far less than an endless answer.
+///
+/// The client cannot have kept more than the server could write.
 const BOUND: usize = 32 * 1024 * 1024;
 
-/// A peer that behaves so on its one connection.
-async fn peer<T, F>(behave: impl FnOnce(TcpStream) -> F + Send + 'static) -> (String, JoinHandle<T>)
-where
-    T: Send + 'static,
-    F: Future<Output = T> + Send,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    let task = tokio::spawn(async move {
-        let (socket, _) = listener.accept().await.unwrap();
-        behave(socket).await
-    });
-    (url, task)
-}
-
-/// Reads a request to its end.
-async fn read_request(socket: &mut TcpStream) {
-    let mut request = Vec::new();
-    while !request.ends_with(b"--\r\n") {
-        if socket.read_buf(&mut request).await.unwrap_or(0) == 0 {
-            return;
-        }
-    }
-}
-
-/// Reads the request, answers with these bytes and closes.
-async fn answering(answer: Vec<u8>) -> String {
-    let (url, _) = peer(|mut socket| async move {
-        read_request(&mut socket).await;
-        let _client_may_be_gone = socket.write_all(&answer).await;
-    })
-    .await;
-    url
-}
-
-/// Answers with `first`, and then with `again` until the client has gone; how much that was.
+/// Answers with `first`, then with `again` until the client is gone; returns the bytes written.
 async fn flooding(first: &'static [u8], again: Vec<u8>) -> (String, JoinHandle<usize>) {
     peer(move |mut socket| async move {
         read_request(&mut socket).await;
@@ -63,8 +32,8 @@ async fn flooding(first: &'static [u8], again: Vec<u8>) -> (String, JoinHandle<u
 async fn attempt(url: &str, timeout: Duration) -> Attempt {
     let mut webhook = webhook(url);
     webhook.timeout = timeout;
-    let attempt = client(&webhook).send(&callback(b"<x/>"), now()).await;
-    assert!(attempt.answer.len() <= answer::ANSWER_MAX);
+    let attempt = send(&webhook).await;
+    assert!(attempt.answer.len() <= ANSWER_MAX);
     let success = attempt.outcome == Outcome::Accepted;
     assert_eq!(attempt.error.is_none(), success, "{attempt:?}");
     if let Some(error) = &attempt.error {
@@ -73,9 +42,6 @@ async fn attempt(url: &str, timeout: Duration) -> Attempt {
     }
     attempt
 }
-
-const PATIENT: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn endless_headers_end_the_attempt() {
@@ -112,7 +78,7 @@ async fn endless_headers_end_the_attempt() {
 }
 
 #[tokio::test]
-async fn too_many_headers_and_too_large_ones_are_told() {
+async fn too_many_and_too_large_headers_are_described() {
     let many = b"x-header: 1\r\n".repeat(101);
     let mut large = b"x-header: ".to_vec();
     large.extend(vec![b'x'; 1_000_000]);
@@ -136,7 +102,7 @@ async fn an_endless_body_is_cut() {
         let (url, written) = flooding(first, vec![b'x'; 10_000]).await;
         let attempt = attempt(&url, PATIENT).await;
         assert_eq!(attempt.outcome, Outcome::Accepted, "{attempt:?}");
-        assert_eq!(attempt.answer.len(), answer::ANSWER_MAX);
+        assert_eq!(attempt.answer.len(), ANSWER_MAX);
         assert!(written.await.unwrap() < BOUND);
     }
 }
@@ -159,7 +125,7 @@ async fn a_body_that_trickles_ends_with_the_timeout() {
 }
 
 #[tokio::test]
-async fn interim_answers_do_not_count_however_many_they_are() {
+async fn interim_answers_are_ignored() {
     for interim in [
         "HTTP/1.1 100 Continue\r\n\r\n",
         "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n",
@@ -175,7 +141,10 @@ async fn interim_answers_do_not_count_however_many_they_are() {
         .await;
         let endless = attempt(&url, SHORT).await;
         let error = endless.error.unwrap();
-        assert!(error.starts_with("timed out after 2s waiting"), "{error}");
+        assert!(
+            error.starts_with("timed out after 2s: no answer"),
+            "{error}"
+        );
         task.await.unwrap();
     }
     let answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
@@ -214,7 +183,7 @@ async fn a_connection_that_is_closed_at_any_stage_is_a_failure_until_the_status_
 }
 
 #[tokio::test]
-async fn what_is_no_http_1_is_a_failure() {
+async fn an_answer_that_is_not_http_1_is_a_failure() {
     for answer in [
         &b"hello, this is HTTP/0.9\n"[..],
         b"<html>200 OK</html>",
@@ -240,7 +209,7 @@ async fn what_is_no_http_1_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_not_true_changes_no_status() {
+async fn a_wrong_length_does_not_change_the_status() {
     for (headers, body, kept) in [
         ("Content-Length: 10", "some", Some("some")),
         ("Content-Length: 2", "some", Some("so")),
@@ -250,7 +219,7 @@ async fn a_length_that_is_not_true_changes_no_status() {
             "some",
             Some("some"),
         ),
-        // Which of both holds is what request smuggling lives on: refused.
+        // Two lengths are the way of request smuggling: refused.
         ("Content-Length: 4\r\nContent-Length: 5", "some", None),
         ("Content-Length: -1", "some", None),
         ("Content-Length: +4", "some", None),
@@ -276,10 +245,10 @@ async fn a_length_that_is_not_true_changes_no_status() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_as_compressed_as_it_came() {
-    // Ten megabytes of zeros each, or what claims to be.
+async fn a_compressed_answer_is_kept_compressed() {
+    // Ten megabytes of zeros, or a claim of them.
     let bomb = zstd::encode_all(vec![0; 10_000_000].as_slice(), 1).unwrap();
-    assert!(bomb.len() < answer::ANSWER_MAX);
+    assert!(bomb.len() < ANSWER_MAX);
     for encoding in ["zstd", "gzip", "deflate", "br", "gzip, gzip", "unknown"] {
         let length = bomb.len();
         let head = format!(
@@ -317,7 +286,7 @@ async fn any_retry_after_on_the_wire_is_safe() {
         };
         let asked = retry_after.map(|asked| asked.as_secs());
         match (expected, asked) {
-            // How long the exchange took is taken off a date.
+            // A date is relative to the time of the answer.
             (Some(expected), Some(asked)) if value.ends_with("GMT") => {
                 assert!(asked.abs_diff(expected) < 1_000_000, "{value}: {asked}");
             }

@@ -1,4 +1,12 @@
-use super::*;
+//! The headers and URLs of requests.
+
+use axum::http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use project_webhooks::config::Format;
+use project_webhooks::domain::event::{EventId, EventKind, Origin};
+use project_webhooks::webhook::request::{AGENT, Request, build, header_text};
+use project_webhooks::webhook::signature::{SigningKey, sign};
+use project_webhooks::webhook::{Callback, CallbackContent};
 use secrecy::SecretString;
 
 fn callback() -> Callback {
@@ -32,7 +40,7 @@ fn every_request_has_the_headers_of_the_contract() {
         .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
         .collect();
     let keys = [SigningKey::parse(&SecretString::from("secret")).unwrap()];
-    let signature = signature::sign(&keys, "evt_1", 1_767_323_045, &request.body).unwrap();
+    let signature = sign(&keys, "evt_1", 1_767_323_045, &request.body).unwrap();
     assert_eq!(
         headers,
         [

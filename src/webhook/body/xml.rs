@@ -1,0 +1,15 @@
+//! `application/xml`: the XML itself, with the parameters in the query.
+
+use super::Body;
+use crate::webhook::request::CallbackContent;
+
+pub(super) fn build(content: &CallbackContent) -> Body {
+    Body {
+        query: content
+            .parameters
+            .iter()
+            .map(|(parameter, value)| (parameter.as_str().to_owned(), value.clone()))
+            .collect(),
+        ..Body::plain("application/xml", content.payload.clone())
+    }
+}
