@@ -89,7 +89,7 @@ mod error;
 mod clock;
 
 // What is counted and measured.
-pub mod metrics;
+mod metrics;
 
 // The service manager, and the process's limits.
 mod os;
@@ -97,8 +97,11 @@ mod os;
 // What is logged, and how.
 mod logging;
 
+// One report for everybody who asks.
+mod report;
+
 // What a running daemon tells of itself: health, and its state for `status`.
-pub mod admin;
+mod admin;
 
 // All parts put together: supervised, reloaded, drained.
 mod daemon;

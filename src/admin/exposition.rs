@@ -1,7 +1,7 @@
-//! `GET /metrics`: how things stand, gathered from those who know.
+//! `GET /metrics`: the report in the text format of Prometheus.
 //!
-//! Constraint: asking is cheap, however much waits, and holds nobody up: the engine's state is a
-//! copy that is there, and the store is asked where no delivery waits for the answer but briefly.
+//! Constraint: a scrape is cheap with any number of pending deliveries, and holds nobody up. The
+//! engine's state is a snapshot in memory, and the store is asked through its reader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,27 +11,31 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use prometheus::core::Collector;
+use prometheus::{CounterVec, Encoder, GaugeVec, Opts, Registry, TextEncoder};
 
-use super::Known;
-use crate::engine::status::{Snapshot, Trouble};
-use crate::metrics::{Gauges, WebhookGauges};
-use crate::store::WebhookState;
+use super::Admin;
+use crate::domain::event::{EventKind, Origin};
+use crate::domain::rescan::RescanReason;
+use crate::engine::status::Trouble;
+use crate::metrics::{Metrics, PREFIX};
+use crate::report::{DaemonReport, Standing, WebhookReport};
 
 /// Of the text format (prometheus.io, "Exposition formats").
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How long the store may take to say how the queues stand.
+/// How long a scrape waits for the store.
 const STORE_MAX: Duration = Duration::from_secs(5);
 
-pub(super) async fn metrics(State(known): State<Arc<Known>>) -> Response {
-    let states = tokio::time::timeout(STORE_MAX, known.store.webhook_states()).await;
-    let states = match states {
-        Ok(Ok(states)) => states,
+pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let sources = &admin.sources;
+    let webhooks = match tokio::time::timeout(STORE_MAX, sources.webhooks()).await {
+        Ok(Ok(webhooks)) => webhooks,
         Ok(Err(error)) => return unavailable(&error.to_string()),
-        Err(_) => return unavailable("the state cannot be read in time"),
+        Err(_) => return unavailable("reading the state takes too long"),
     };
-    let gauges = gauges(known.status.snapshot(), states, known.clock.now());
-    match known.metrics.text(&gauges) {
+    let now = sources.clock.now();
+    match text(&sources.daemon(), &webhooks, &sources.metrics, now) {
         Ok(text) => ([(CONTENT_TYPE, FORMAT)], text).into_response(),
         Err(error) => unavailable(&error.to_string()),
     }
@@ -41,36 +45,253 @@ fn unavailable(why: &str) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
 }
 
-fn gauges(engine: Snapshot, webhooks: Vec<WebhookState>, now: Timestamp) -> Gauges {
-    Gauges {
-        is_watching: engine.is_watching(),
-        has_root_trouble: engine.troubles.contains_key(&Trouble::Root),
-        has_store_trouble: engine.troubles.contains_key(&Trouble::Store),
-        projects: engine.projects,
-        watches: engine.coverage.watches,
-        uncovered: engine.coverage.uncovered,
-        polls: engine.coverage.polls,
-        incomplete: engine.problems,
-        events: engine
-            .events
-            .iter()
-            .map(|((event, origin), n)| (*event, *origin, *n))
-            .collect(),
-        rescans: engine.rescans.into_iter().collect(),
-        reloads_applied: engine.reloads.0,
-        reloads_rejected: engine.reloads.1,
-        webhooks: webhooks
-            .into_iter()
-            .map(|webhook| WebhookGauges {
-                oldest: webhook
-                    .oldest_pending
-                    .and_then(|since| Duration::try_from(now.duration_since(since)).ok())
-                    .unwrap_or_default(),
-                name: webhook.name,
-                pending: webhook.n_pending,
-                dead: webhook.n_dead,
-                is_off: webhook.off.is_some(),
+fn text(
+    daemon: &DaemonReport,
+    webhooks: &[WebhookReport],
+    metrics: &Metrics,
+    now: Timestamp,
+) -> Result<String, prometheus::Error> {
+    let figures = Figures(Registry::new_custom(Some(PREFIX.to_owned()), None)?);
+    figures.daemon(daemon)?;
+    figures.counters(daemon)?;
+    figures.webhooks(webhooks, now)?;
+    let mut families = metrics.families();
+    families.extend(figures.0.gather());
+    families.sort_by(|one, other| one.name().cmp(other.name()));
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&families, &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The figures of one scrape.
+struct Figures(Registry);
+
+impl Figures {
+    fn daemon(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
+        let engine = &daemon.engine;
+        let coverage = &engine.coverage;
+        for (name, help, value) in [
+            ("projects", "Recorded projects.", number(engine.projects)),
+            ("watches", "Watched directories.", number(coverage.watches)),
+            (
+                "uncovered_directories",
+                "Directories that should be watched and are not.",
+                number(coverage.uncovered),
+            ),
+            (
+                "incomplete_files",
+                "Ignored files: incomplete, malformed or unreadable.",
+                number(engine.problems),
+            ),
+            (
+                "watching",
+                "1 while changes are noticed, as /readyz says.",
+                flag(engine.is_watching()),
+            ),
+            (
+                "polling",
+                "1 while a scan on a timer finds the changes.",
+                flag(coverage.polls),
+            ),
+        ] {
+            self.gauges(name, help, &[], [(vec![], value)])?;
+        }
+        let trouble = |part| flag(engine.troubles.contains_key(&part));
+        self.gauges(
+            "trouble",
+            "1 while inference waits: for the repository's root, or for the state.",
+            &["part"],
+            [
+                (vec!["root"], trouble(Trouble::Root)),
+                (vec!["store"], trouble(Trouble::Store)),
+            ],
+        )?;
+        let version = vec![daemon.version.as_str()];
+        self.gauges(
+            "build_info",
+            "1, with the version.",
+            &["version"],
+            [(version, 1.0)],
+        )
+    }
+
+    fn counters(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
+        let engine = &daemon.engine;
+        let events = EventKind::ALL.into_iter().flat_map(|kind| {
+            [Origin::Live, Origin::CatchUp].map(|origin| {
+                let labels = (kind.as_str(), origin.as_str());
+                (
+                    vec![labels.0, labels.1],
+                    engine.events.get(&labels).copied(),
+                )
             })
-            .collect(),
+        });
+        self.counts(
+            "events_total",
+            "Recorded events.",
+            &["event", "origin"],
+            events,
+        )?;
+        let rescans = RescanReason::ALL.map(|reason| {
+            let reason = reason.as_str();
+            (vec![reason], engine.rescans.get(reason).copied())
+        });
+        self.counts("rescans_total", "Full scans.", &["reason"], rescans)?;
+        let reloads = ["applied", "rejected"].map(|result| {
+            let n = daemon.since_start.reloads.get(result).copied();
+            (vec![result], n)
+        });
+        self.counts(
+            "config_reloads_total",
+            "Reloads of the configuration.",
+            &["result"],
+            reloads,
+        )
+    }
+
+    fn webhooks(
+        &self,
+        webhooks: &[WebhookReport],
+        now: Timestamp,
+    ) -> Result<(), prometheus::Error> {
+        let age = |since: Timestamp| {
+            let age = Duration::try_from(now.duration_since(since));
+            age.unwrap_or_default().as_secs_f64()
+        };
+        // A parked webhook without deliveries is history.
+        let shown = |webhook: &&WebhookReport| {
+            webhook.standing != Standing::Parked || webhook.pending > 0 || webhook.dead > 0
+        };
+        let gauges = |name, help, value: &dyn Fn(&WebhookReport) -> f64| {
+            let webhooks = webhooks.iter().filter(shown);
+            let rows = webhooks.map(|webhook| (vec![webhook.name.as_str()], value(webhook)));
+            self.gauges(name, help, &["webhook"], rows)
+        };
+        gauges("pending", "Pending deliveries.", &|webhook| {
+            webhook.pending as f64
+        })?;
+        gauges(
+            "oldest_pending_seconds",
+            "The age of the oldest pending delivery.",
+            &|webhook| webhook.oldest_pending.map_or(0.0, age),
+        )?;
+        gauges("dead", "Deliveries that failed for good.", &|webhook| {
+            webhook.dead as f64
+        })?;
+        gauges(
+            "webhook_enabled",
+            "1 while the webhook sends, 0 while it is off, disabled or parked.",
+            &|webhook| flag(webhook.standing == Standing::On),
+        )
+    }
+
+    fn gauges<'a>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        rows: impl IntoIterator<Item = (Vec<&'a str>, f64)>,
+    ) -> Result<(), prometheus::Error> {
+        let gauges = GaugeVec::new(Opts::new(name, help), labels)?;
+        for (values, value) in rows {
+            gauges.with_label_values(&values).set(value);
+        }
+        self.register(gauges)
+    }
+
+    fn counts<'a>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        rows: impl IntoIterator<Item = (Vec<&'a str>, Option<u64>)>,
+    ) -> Result<(), prometheus::Error> {
+        let counters = CounterVec::new(Opts::new(name, help), labels)?;
+        for (values, n) in rows {
+            let counter = counters.with_label_values(&values);
+            counter.inc_by(n.unwrap_or_default() as f64);
+        }
+        self.register(counters)
+    }
+
+    fn register(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
+        self.0.register(Box::new(collector))
+    }
+}
+
+fn number(n: usize) -> f64 {
+    n as f64
+}
+
+fn flag(is: bool) -> f64 {
+    f64::from(u8::from(is))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::metrics::AttemptOutcome;
+    use crate::store::WebhookState;
+
+    fn lines(metrics: &Metrics, parked: Vec<WebhookState>) -> Vec<String> {
+        let webhooks = WebhookReport::all(metrics.configured(), parked);
+        let daemon = DaemonReport::default();
+        let text = text(&daemon, &webhooks, metrics, Timestamp::UNIX_EPOCH).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn series_exist_from_the_start_and_go_with_their_webhook() {
+        let only = |name: &str| BTreeMap::from([(name.to_owned(), true)]);
+        let metrics = Metrics::new(only("catalog")).unwrap();
+        let at_first = lines(&metrics, Vec::new());
+        for expected in [
+            "project_webhooks_deliveries_total{outcome=\"gone\",webhook=\"catalog\"} 0",
+            "project_webhooks_attempt_seconds_count{webhook=\"catalog\"} 0",
+            "project_webhooks_events_total{event=\"snapshot-restore\",origin=\"catch-up\"} 0",
+            "project_webhooks_pending{webhook=\"catalog\"} 0",
+            "project_webhooks_webhook_enabled{webhook=\"catalog\"} 1",
+            "project_webhooks_config_reloads_total{result=\"rejected\"} 0",
+            "project_webhooks_rescans_total{reason=\"poll\"} 0",
+        ] {
+            assert!(
+                at_first.iter().any(|line| line == expected),
+                "{expected}\n{at_first:#?}"
+            );
+        }
+        let took = Duration::from_millis(3);
+        metrics.attempted("catalog", AttemptOutcome::Delivered, took);
+        metrics.configure(only("audit"));
+        let later = lines(&metrics, Vec::new());
+        assert!(
+            later.iter().all(|line| !line.contains("catalog")),
+            "{later:#?}"
+        );
+    }
+
+    #[test]
+    fn parked_deliveries_are_shown_and_label_values_are_escaped() {
+        let metrics = Metrics::new(BTreeMap::new()).unwrap();
+        let parked = |n_pending| {
+            vec![WebhookState {
+                name: "a\"b\\c\nd".to_owned(),
+                off: None,
+                n_pending,
+                n_delivered: 1,
+                n_dead: 0,
+                n_cancelled: 0,
+                oldest_pending: None,
+                next_attempt: None,
+                last_error: None,
+                last_delivered: None,
+            }]
+        };
+        let expected = "project_webhooks_pending{webhook=\"a\\\"b\\\\c\\nd\"} 2";
+        let shown = lines(&metrics, parked(2));
+        assert!(shown.iter().any(|line| line == expected), "{shown:#?}");
+        let empty = lines(&metrics, parked(0));
+        assert!(empty.iter().all(|line| !line.contains("_pending{")));
     }
 }

@@ -1,11 +1,10 @@
-//! What the running daemon tells of itself: health and metrics over HTTP, and its state on the
-//! control socket.
+//! The admin server (health and metrics over HTTP) and the control socket.
 //!
-//! Constraint: it changes nothing itself, and it answers while everything else is stuck. The
-//! control socket in the state directory is how the other commands find a running daemon. Who
-//! connects sends one line: `status`; `wake` after having changed the queue, upon which every
-//! webhook's queue looks at the store again; or `reload`, which is passed on to the supervisor.
-//! The answer is one JSON object and the end.
+//! Constraint: they change nothing themselves, and they answer while everything else is stuck.
+//!
+//! The other commands find a running daemon by the control socket in the state directory. A client
+//! sends one line and gets one JSON object: `status` returns the report, `wake` makes every queue
+//! read the store again, and `reload` goes to the supervisor.
 
 mod exposition;
 
@@ -25,146 +24,69 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::clock::Clock;
 use crate::config::Listen;
 use crate::dispatch::QueueHandles;
-use crate::engine::status::{Snapshot, Status};
-use crate::metrics::{Counts, Metrics};
-use crate::store::Store;
+use crate::report::{DaemonReport, Sources, summary};
 
-/// What can be told.
-pub struct Known {
-    /// The engine's state.
-    pub status: Arc<Status>,
-    /// The store.
-    pub store: Store,
-    /// Rung when a command changed the queue.
-    pub queues: Arc<QueueHandles>,
-    /// The clock of the engine's beats.
-    pub clock: Clock,
-    /// How long the loop may stand before the daemon counts as not alive.
-    pub standstill: Duration,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// Where requests to read the configuration again go.
-    pub reloads: mpsc::Sender<ReloadRequest>,
+/// The parts of the daemon that the admin server and the control socket reach.
+pub(crate) struct Admin {
+    /// The sources of the report.
+    pub(crate) sources: Sources,
+    /// Woken when a command changed the queue.
+    pub(crate) queues: Arc<QueueHandles>,
+    /// Takes requests to reload.
+    pub(crate) reloads: mpsc::Sender<ReloadRequest>,
 }
 
-/// A request to read the configuration again: where the answer goes.
-pub type ReloadRequest = oneshot::Sender<Reloaded>;
+/// A request to reload: the sender for its answer.
+pub(crate) type ReloadRequest = oneshot::Sender<Reloaded>;
 
-/// What came of reading the configuration again.
+/// The outcome of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloaded {
-    /// Why the configuration is rejected; it is applied where there is nothing.
-    pub errors: Vec<String>,
-    /// What the configuration has that is probably not meant.
+pub(crate) struct Reloaded {
+    /// Why the configuration is rejected; empty if it is applied.
+    pub(crate) errors: Vec<String>,
+    /// Settings that are probably mistakes.
     #[serde(default)]
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Reloaded {
-    /// Whether the daemon works by what it read.
-    pub fn is_applied(&self) -> bool {
+    /// Whether the configuration is applied.
+    pub(crate) fn is_applied(&self) -> bool {
         self.errors.is_empty()
     }
-}
-
-impl Known {
-    fn is_alive(&self) -> bool {
-        self.clock.moment().saturating_sub(self.status.last_beat()) < self.standstill
-    }
-
-    fn report(&self) -> Report {
-        let engine = self.status.snapshot();
-        let mut counts = self.metrics.counts();
-        for ((event, _), n) in &engine.events {
-            *counts.events.entry((*event).to_owned()).or_default() += n;
-        }
-        counts.rescans.clone_from(&engine.rescans);
-        let (applied, rejected) = engine.reloads;
-        counts.reloads = [("applied", applied), ("rejected", rejected)]
-            .map(|(result, n)| (result.to_owned(), n))
-            .into();
-        Report {
-            counts,
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            alive: self.is_alive(),
-            uptime_s: self.clock.moment().as_secs(),
-            engine,
-        }
-    }
-}
-
-/// What the control socket sends.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Report {
-    /// The daemon's process.
-    pub pid: u32,
-    /// Its version.
-    pub version: String,
-    /// Whether the loop turns.
-    pub alive: bool,
-    /// How long it runs, in seconds.
-    #[serde(default)]
-    pub uptime_s: u64,
-    /// The engine's state.
-    pub engine: Snapshot,
-    /// What was counted since the start.
-    #[serde(default)]
-    pub counts: Counts,
-}
-
-/// A line for people about what the daemon does.
-pub fn summary(known: &Snapshot) -> String {
-    if let Some(trouble) = known.troubles.values().next() {
-        return format!("trouble: {trouble}");
-    }
-    if !known.ready {
-        return "starting: comparing what is there with what was recorded".to_owned();
-    }
-    let projects = match known.projects {
-        1 => "1 project".to_owned(),
-        n => format!("{n} projects"),
-    };
-    let unread = match known.problems {
-        0 => String::new(),
-        1 => ", 1 file incomplete or unreadable".to_owned(),
-        n => format!(", {n} files incomplete or unreadable"),
-    };
-    format!("watching {projects}{unread}")
 }
 
 /// The name of the control socket in the state directory.
 const CONTROL: &str = "control.sock";
 
 /// Serves the control socket until `stop`.
-pub async fn control(known: Arc<Known>, state_dir: PathBuf, stop: CancellationToken) {
+pub(crate) async fn control(admin: Arc<Admin>, state_dir: PathBuf, stop: CancellationToken) {
     let path = state_dir.join(CONTROL);
-    // The lock on the state directory is held, so what is there is of a daemon that is gone.
+    // This daemon holds the lock on the state directory, so the old socket has no owner.
     let _ = std::fs::remove_file(&path);
     let listener = match bind_short(&state_dir) {
         Ok(listener) => listener,
         Err(error) => {
-            warn!(path = %path.display(), %error, "no control socket: `status` shows only what is recorded, and `reload` does not work (SIGHUP does); mend the state directory and restart");
+            warn!(path = %path.display(), %error, "no control socket: `status` shows only the record, and `reload` does not work (SIGHUP does). Fix the state directory and restart");
             return;
         }
     };
-    // Those who wait for a reload must not keep others from asking how it is.
+    // A client that waits for a reload must not block the others.
     let mut clients = JoinSet::new();
-    // Said once, not once a second.
+    // Logged once, not once a second.
     let mut is_refusing = false;
     loop {
         tokio::select! {
             accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
                 Ok((stream, _)) => {
                     is_refusing = false;
-                    clients.spawn(answer(Arc::clone(&known), stream));
+                    clients.spawn(answer(Arc::clone(&admin), stream));
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_refusing, true) {
-                        warn!(%error, "the control socket cannot accept; it is tried again. Is the limit of open files reached (LimitNOFILE=)?");
+                        warn!(%error, "the control socket cannot accept connections; retrying. Is the limit of open files reached (LimitNOFILE=)?");
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -176,8 +98,9 @@ pub async fn control(known: Arc<Known>, state_dir: PathBuf, stop: CancellationTo
     let _ = std::fs::remove_file(&path);
 }
 
-/// Binds by the directory's descriptor: the path of a socket may have 107 bytes only, and a state
-/// directory may be deeper than that.
+/// Binds by the directory's descriptor.
+///
+/// The path of a socket has at most 107 bytes, and the state directory may have a longer one.
 fn bind_short(state_dir: &Path) -> std::io::Result<UnixListener> {
     let directory = std::fs::File::open(state_dir)?;
     UnixListener::bind(short_path(&directory))
@@ -188,32 +111,32 @@ fn short_path(directory: &std::fs::File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
 }
 
-/// How long a client may take for its line, and to read the answer.
+/// How long a client may take to send its line, and to read the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(1);
-/// How many clients are served at once; more wait.
+/// How many clients are served at once; the others wait.
 const CLIENTS_MAX: usize = 16;
-/// How long a command waits for the answer of a daemon that runs.
+/// How long a command waits for the answer of a running daemon.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long it waits for a reload: the daemon looks for this long at most at what the loop does.
+/// How long a command waits for a reload, longer than the daemon waits for its engine.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
 
-/// The request to look at the store again.
+/// The request to read the store again.
 const WAKE: &str = "wake";
-/// The request for the report alone.
+/// The request for the report.
 const STATUS: &str = "status";
-/// The request to read the configuration again.
+/// The request to reload.
 const RELOAD: &str = "reload";
 
-async fn answer(known: Arc<Known>, mut stream: UnixStream) {
+async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let mut line = String::new();
     let mut reader = BufReader::new(&mut stream).take(64);
-    // One that says nothing is told the status too.
+    // A client that sends nothing gets the status too.
     let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
     let report = match line.trim_end() {
         RELOAD => {
             let (request, answer) = oneshot::channel();
-            // Dropped unanswered where the daemon stops: the command then sees no answer.
-            if known.reloads.send(request).await.is_err() {
+            // A daemon that stops drops the request, and the command gets no answer.
+            if admin.reloads.send(request).await.is_err() {
                 return;
             }
             let Ok(reloaded) = answer.await else { return };
@@ -221,41 +144,39 @@ async fn answer(known: Arc<Known>, mut stream: UnixStream) {
         }
         WAKE => {
             info!("a command changed the queue");
-            known.queues.wake_all();
-            serde_json::to_vec(&known.report())
+            admin.queues.wake_all();
+            serde_json::to_vec(&admin.sources.daemon())
         }
-        _ => serde_json::to_vec(&known.report()),
+        _ => serde_json::to_vec(&admin.sources.daemon()),
     };
     let Ok(report) = report else { return };
     let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
 }
 
-/// Asks the daemon that holds this state directory. Nothing where none runs.
+/// Asks the daemon of this state directory for its report; `None` if no daemon runs.
 ///
 /// # Errors
 ///
-/// Where a daemon that may be there cannot be asked.
-pub fn ask(state_dir: &Path) -> std::io::Result<Option<Report>> {
+/// A daemon may run, and does not answer.
+pub(crate) fn ask(state_dir: &Path) -> std::io::Result<Option<DaemonReport>> {
     request(state_dir, STATUS, ANSWER_MAX)
 }
 
-/// Tells the daemon that holds this state directory that the queue was changed, so that it acts on
-/// it at once. Nothing where none runs.
+/// Makes the daemon of this state directory read the queue again; `None` if no daemon runs.
 ///
 /// # Errors
 ///
-/// Where a daemon that may be there cannot be told.
-pub fn wake(state_dir: &Path) -> std::io::Result<Option<Report>> {
+/// A daemon may run, and does not answer.
+pub(crate) fn wake(state_dir: &Path) -> std::io::Result<Option<DaemonReport>> {
     request(state_dir, WAKE, ANSWER_MAX)
 }
 
-/// Has the daemon that holds this state directory read its configuration again, and waits until it
-/// works by it or has rejected it. Nothing where none runs.
+/// Makes the daemon of this state directory reload, and waits; `None` if no daemon runs.
 ///
 /// # Errors
 ///
-/// Where a daemon that may be there cannot be told, or does not answer.
-pub fn reload(state_dir: &Path) -> std::io::Result<Option<Reloaded>> {
+/// A daemon may run, and does not answer.
+pub(crate) fn reload(state_dir: &Path) -> std::io::Result<Option<Reloaded>> {
     request(state_dir, RELOAD, RELOAD_MAX)
 }
 
@@ -289,32 +210,32 @@ fn request<T: serde::de::DeserializeOwned>(
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     if text.is_empty() {
-        return Err(std::io::Error::other("it ended before it answered"));
+        return Err(std::io::Error::other("the daemon ended before it answered"));
     }
     serde_json::from_str(&text)
         .map(Some)
         .map_err(std::io::Error::other)
 }
 
-/// A socket that health is served on.
+/// A socket for the admin server.
 #[derive(Debug)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// On a TCP address.
     Tcp(TcpListener),
     /// On a Unix socket.
     Unix(UnixListener),
 }
 
-/// Takes the address that health is served on.
+/// Binds the address of the admin server.
 ///
 /// # Errors
 ///
-/// It is taken, or not this machine's.
-pub async fn bind(listen: &Listen) -> std::io::Result<Bound> {
+/// The address is in use, or not this machine's.
+pub(crate) async fn bind(listen: &Listen) -> std::io::Result<Bound> {
     match listen {
         Listen::Tcp(address) => TcpListener::bind(address).await.map(Bound::Tcp),
         Listen::Unix(path) => {
-            // A socket that nobody answers on is of a daemon that is gone.
+            // A daemon that is gone left a socket that nobody answers on.
             if std::os::unix::net::UnixStream::connect(path).is_err() {
                 let _ = std::fs::remove_file(path);
             }
@@ -324,12 +245,12 @@ pub async fn bind(listen: &Listen) -> std::io::Result<Bound> {
 }
 
 /// Serves health until `stop`.
-pub async fn health(known: Arc<Known>, bound: Bound, stop: CancellationToken) {
+pub(crate) async fn health(admin: Arc<Admin>, bound: Bound, stop: CancellationToken) {
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(exposition::metrics))
-        .with_state(known);
+        .with_state(admin);
     let stopped = stop.cancelled_owned();
     let served = match bound {
         Bound::Tcp(listener) => {
@@ -344,20 +265,20 @@ pub async fn health(known: Arc<Known>, bound: Bound, stop: CancellationToken) {
         }
     };
     if let Err(error) = served {
-        error!(%error, "health and metrics are no longer served; the daemon goes on without them until it is restarted");
+        error!(%error, "the admin server ended; running without health and metrics until a restart");
     }
 }
 
-async fn healthz(State(known): State<Arc<Known>>) -> (StatusCode, &'static str) {
-    if known.is_alive() {
+async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
+    if admin.sources.is_alive() {
         (StatusCode::OK, "the loop turns\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the loop stands still\n")
     }
 }
 
-async fn readyz(State(known): State<Arc<Known>>) -> (StatusCode, String) {
-    let snapshot = known.status.snapshot();
+async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
+    let snapshot = admin.sources.status.snapshot();
     let status = if snapshot.is_watching() {
         StatusCode::OK
     } else {

@@ -226,6 +226,15 @@ fn listings(config: &Config) -> Result<Listings, OpenError> {
     Listings::open(&config.state_dir)
 }
 
+/// Opens the recorded state for listing; `None` if there is none yet.
+fn recorded(config: &Config) -> Result<Option<Listings>, OpenError> {
+    match listings(config) {
+        Ok(listings) => Ok(Some(listings)),
+        Err(OpenError::Absent { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The time of day.
 fn now() -> jiff::Timestamp {
     Clock::start().now()

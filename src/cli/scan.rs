@@ -13,9 +13,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::DONE;
 use super::listen::print::Pairs;
 use super::output::{BOLD, FAINT, Style, YELLOW, counted, print_json, safe};
+use super::view::location;
+use super::{DONE, recorded};
 use crate::config::Config;
 use crate::domain::event::InferredEvent;
 use crate::domain::infer::Removals;
@@ -27,7 +28,7 @@ use crate::engine::root::RootGuard;
 use crate::engine::start::Start;
 use crate::observe::Observer;
 use crate::repository::Root;
-use crate::store::{Listings, MetaKey, OpenError};
+use crate::store::{Listings, MetaKey};
 
 /// A comparison is shown to go on when it takes longer than this.
 const SHOWN_AFTER: u64 = 64;
@@ -91,11 +92,7 @@ pub(super) fn run(
 
 fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     let repository = &config.repository;
-    let listings = match super::listings(config) {
-        Ok(listings) => Some(listings),
-        Err(OpenError::Absent { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
+    let listings = recorded(config)?;
     let meta = |key| {
         let known = listings.as_ref().map(|known| known.meta(key));
         known.transpose().map(Option::flatten)
@@ -367,10 +364,7 @@ fn print(view: &ScanView, style: &Style, out: &mut dyn Write) -> io::Result<()> 
         let heading = format!("{n} {verb} not count");
         writeln!(out, "{}", style.paint(YELLOW, &heading))?;
         for problem in &view.incomplete {
-            let place = match (problem.line, problem.column) {
-                (Some(line), Some(column)) => format!("{}:{line}:{column}", problem.path),
-                _ => problem.path.clone(),
-            };
+            let place = location(&problem.path, problem.line, problem.column);
             writeln!(out, "  {}: {}", safe(&place), safe(&problem.reason))?;
         }
     }

@@ -1,75 +1,22 @@
-//! `status`: is it running, and how is it doing?
+//! `status`: is the daemon running, and how is it doing?
 //!
-//! Constraint: it answers whether a daemon runs or not. What only a running one knows comes from
-//! its control socket, everything else from the record; a daemon that cannot be asked is said to be
-//! so, and the rest is shown.
+//! Constraint: it answers with or without a running daemon. The control socket has what only a
+//! running daemon knows, and the record has the rest. If the daemon cannot be asked, `status` says so.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
 
-use super::DONE;
 use super::output::{BOLD, GREEN, RED, Style, YELLOW, counted, duration, print_json, safe, time};
-use super::standing::{self, WebhookStanding};
-use super::view::print_pairs;
-use crate::admin::{self, Report};
+use super::view::{location, print_pairs};
+use super::{DONE, recorded, standing};
+use crate::admin;
 use crate::config::Config;
-use crate::engine::status::Trouble;
-use crate::metrics::Counts;
-use crate::store::{Listings, OpenError, RecordedProblem};
-use crate::watch::Coverage;
+use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report};
 
-/// How many files that do not count are listed.
-const PROBLEMS_MAX: usize = 1_000;
-
-/// Everything that is shown.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct StatusView {
-    running: bool,
-    #[serde(flatten)]
-    daemon: Option<DaemonView>,
-    /// Why a daemon could not be asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unknown: Option<String>,
-    repository: String,
-    state_dir: String,
-    /// Whether anything was recorded yet.
-    has_state: bool,
-    projects: usize,
-    incomplete: Vec<ProblemView>,
-    webhooks: Vec<WebhookStanding>,
-}
-
-/// What only a running daemon knows.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DaemonView {
-    pid: u32,
-    version: String,
-    uptime_seconds: u64,
-    alive: bool,
-    ready: bool,
-    troubles: BTreeMap<Trouble, String>,
-    coverage: Coverage,
-    since_start: Counts,
-}
-
-#[derive(Serialize)]
-struct ProblemView {
-    organization: Option<String>,
-    project: Option<String>,
-    path: String,
-    reason: String,
-    line: Option<u64>,
-    column: Option<u64>,
-    since: Timestamp,
-}
-
-/// Shows how the daemon and its webhooks are doing. The status is 0 also when it is stopped.
+/// Shows how the daemon and its webhooks are doing. The status is 0 even if no daemon runs.
 pub(super) fn run(
     config: &Config,
     json: bool,
@@ -77,162 +24,95 @@ pub(super) fn run(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let (report, unknown) = match admin::ask(&config.state_dir) {
-        Ok(report) => (report, None),
+    let (daemon, unknown) = match admin::ask(&config.state_dir) {
+        Ok(daemon) => (daemon, None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let listings = match super::listings(config) {
-        Ok(listings) => Some(listings),
-        Err(OpenError::Absent { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    let view = gather(config, report, unknown, listings.as_ref())?;
+    let listings = recorded(config)?;
+    let report = Report::gather(config, daemon, unknown, listings.as_ref())?;
     if json {
-        print_json(out, &view)?;
+        print_json(out, &report)?;
     } else {
-        print(&view, now, style, out)?;
+        print(&report, now, style, out)?;
     }
     Ok(DONE)
 }
 
-fn gather(
-    config: &Config,
-    report: Option<Report>,
-    unknown: Option<String>,
-    listings: Option<&Listings>,
-) -> anyhow::Result<StatusView> {
-    let problems = listings.map_or(Ok(Vec::new()), |known| known.problems(PROBLEMS_MAX))?;
-    let n_recorded = listings.map_or(Ok(0), |known| known.keys().map(|keys| keys.len()))?;
-    Ok(StatusView {
-        running: report.is_some(),
-        projects: n_recorded,
-        daemon: report.map(|report| DaemonView {
-            pid: report.pid,
-            version: report.version,
-            uptime_seconds: report.uptime_s,
-            alive: report.alive,
-            ready: report.engine.ready,
-            troubles: report.engine.troubles,
-            coverage: report.engine.coverage,
-            since_start: report.counts,
-        }),
-        unknown,
-        repository: config.repository.path.display().to_string(),
-        state_dir: config.state_dir.display().to_string(),
-        has_state: listings.is_some(),
-        incomplete: problems.into_iter().map(ProblemView::of).collect(),
-        webhooks: standing::webhooks(config, listings)?,
-    })
-}
-
-impl ProblemView {
-    fn of(recorded: RecordedProblem) -> Self {
-        let (organization, project) = recorded
-            .key
-            .map(|key| (key.organization, key.project))
-            .unzip();
-        Self {
-            organization,
-            project,
-            path: recorded.problem.path,
-            reason: recorded.problem.reason,
-            line: recorded.problem.line,
-            column: recorded.problem.column,
-            since: recorded.since,
-        }
-    }
-}
-
-fn print(view: &StatusView, now: Timestamp, style: &Style, out: &mut dyn Write) -> io::Result<()> {
-    print_daemon(view, style, out)?;
+fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) -> io::Result<()> {
+    print_daemon(report, style, out)?;
+    let projects = counted(report.projects() as u64, "project");
     let mut pairs = vec![
         (
             "repository",
-            format!(
-                "{}, {} on record",
-                view.repository,
-                counted(view.projects as u64, "project")
-            ),
+            format!("{}, {projects} recorded", report.repository),
         ),
-        ("state", view.state_dir.clone()),
+        ("state", report.state_dir.clone()),
     ];
-    if let Some(daemon) = &view.daemon {
-        let coverage = &daemon.coverage;
+    if let Some(daemon) = &report.daemon {
+        let coverage = &daemon.engine.coverage;
         let watched = counted(coverage.watches as u64, "directory");
-        pairs.push((
-            "watching",
-            match (coverage.uncovered, coverage.polls) {
-                (0, false) => watched,
-                (0, true) => "by comparison on a timer".to_owned(),
-                (uncovered, _) => {
-                    format!("{watched}; {uncovered} not, compared on a timer instead")
-                }
-            },
-        ));
-    }
-    if let Some(daemon) = &view.daemon {
+        let watching = match (coverage.uncovered, coverage.polls) {
+            (0, false) => watched,
+            (0, true) => "by a scan on a timer".to_owned(),
+            (uncovered, _) => format!("{watched}; {uncovered} not, scanned on a timer instead"),
+        };
+        pairs.push(("watching", watching));
         pairs.push(("since start", since_start(&daemon.since_start)));
     }
-    if !view.has_state {
-        pairs.push((
-            "note",
-            "nothing was recorded yet: the daemon never ran".to_owned(),
-        ));
+    if !report.has_state {
+        let note = "nothing is recorded yet: the daemon never ran".to_owned();
+        pairs.push(("note", note));
     }
     print_pairs(out, style, "", &pairs)?;
-    if let Some(daemon) = &view.daemon {
-        if let Some(note) = &daemon.coverage.note {
+    if let Some(daemon) = &report.daemon {
+        if let Some(note) = &daemon.engine.coverage.note {
             writeln!(out, "{}  {}", style.paint(YELLOW, "note"), safe(note))?;
         }
-        for trouble in daemon.troubles.values() {
+        for trouble in daemon.engine.troubles.values() {
             writeln!(out, "{}  {}", style.paint(RED, "trouble"), safe(trouble))?;
         }
     }
-    print_problems(&view.incomplete, style, out)?;
+    print_incomplete(&report.incomplete, style, out)?;
     writeln!(out)?;
-    if view.webhooks.is_empty() {
-        return writeln!(out, "No webhooks are configured.");
-    }
-    standing::print_webhooks(&view.webhooks, now, style, out)
+    standing::print_webhooks(&report.webhooks, now, style, out)
 }
 
-/// What was counted since the start, in a line.
+/// The counts since the start, in a line.
 fn since_start(counts: &Counts) -> String {
     let sum = |by: &BTreeMap<String, u64>| by.values().sum::<u64>();
     let of = |outcome: &str| -> u64 {
-        let attempts = counts.attempts.values();
+        let attempts = counts.attempts.attempts.values();
         attempts.filter_map(|by| by.get(outcome)).sum()
     };
     let mut line = format!(
-        "{}; {} delivered, {} failed, {} dead; everything compared {}; configuration read again {}, \
-         {} rejected",
+        "{}; {} delivered, {} failed, {} dead; {}; {}, {} rejected",
         counted(sum(&counts.events), "event"),
         of("delivered"),
         of("failed"),
         of("dead"),
-        counted(sum(&counts.rescans), "time"),
-        counted(sum(&counts.reloads), "time"),
+        counted(sum(&counts.rescans), "full scan"),
+        counted(sum(&counts.reloads), "reload"),
         counts.reloads.get("rejected").copied().unwrap_or(0),
     );
-    if let Some(seconds) = counts.event_latency_seconds {
+    if let Some(seconds) = counts.attempts.event_latency_seconds {
         line.push_str(&format!(
-            "; from a change to its callback {:.1} ms on average",
+            "; {:.1} ms on average from a change to its callback",
             seconds * 1000.0
         ));
     }
     line
 }
 
-fn print_daemon(view: &StatusView, style: &Style, out: &mut dyn Write) -> io::Result<()> {
-    let Some(daemon) = &view.daemon else {
-        let state = match &view.unknown {
+fn print_daemon(report: &Report, style: &Style, out: &mut dyn Write) -> io::Result<()> {
+    let Some(daemon) = &report.daemon else {
+        let state = match &report.unknown {
             Some(reason) => format!(
-                "{}: a daemon cannot be asked ({}); what follows is from the record",
+                "{}: cannot ask the daemon ({}); the rest is from the record",
                 style.paint(YELLOW, "unknown"),
                 safe(reason)
             ),
             None => format!(
-                "{}: no daemon holds the state directory; what follows is from the record",
+                "{}: no daemon holds the state directory; the rest is from the record",
                 style.paint(YELLOW, "stopped")
             ),
         };
@@ -240,11 +120,11 @@ fn print_daemon(view: &StatusView, style: &Style, out: &mut dyn Write) -> io::Re
     };
     let uptime = duration(Duration::from_secs(daemon.uptime_seconds.max(1)));
     let (code, state) = if !daemon.alive {
-        (RED, "stuck: the loop does not turn")
-    } else if !daemon.troubles.is_empty() {
+        (RED, "stuck: the engine stands still")
+    } else if !daemon.engine.troubles.is_empty() {
         (YELLOW, "running, with trouble")
-    } else if !daemon.ready {
-        (YELLOW, "starting: the first comparison is not done")
+    } else if !daemon.engine.ready {
+        (YELLOW, "starting: the first full scan is running")
     } else {
         (GREEN, "running")
     };
@@ -257,38 +137,32 @@ fn print_daemon(view: &StatusView, style: &Style, out: &mut dyn Write) -> io::Re
     )
 }
 
-fn print_problems(problems: &[ProblemView], style: &Style, out: &mut dyn Write) -> io::Result<()> {
+fn print_incomplete(
+    problems: &[ProblemReport],
+    style: &Style,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
-    let or_more = if problems.len() >= PROBLEMS_MAX {
+    let or_more = if problems.len() >= INCOMPLETE_MAX {
         " or more"
     } else {
         ""
     };
-    // Each project below a directory that cannot be read has that as its problem.
-    let mut said = HashSet::new();
-    let problems: Vec<&ProblemView> = problems
+    // Each project below an unreadable directory has that directory as its problem.
+    let mut printed = HashSet::new();
+    let problems: Vec<&ProblemReport> = problems
         .iter()
-        .filter(|problem| said.insert((&problem.path, &problem.reason, problem.line)))
+        .filter(|problem| printed.insert((&problem.path, &problem.reason, problem.line)))
         .collect();
     let n = counted(problems.len() as u64, "file");
-    let verb = if problems.len() == 1 { "does" } else { "do" };
-    let heading = style.paint(BOLD, &format!("{n}{or_more} {verb} not count"));
+    let heading = style.paint(BOLD, &format!("{n}{or_more} ignored"));
     writeln!(out, "\n{heading}")?;
     for problem in problems {
-        let place = match (problem.line, problem.column) {
-            (Some(line), Some(column)) => format!("{}:{line}:{column}", problem.path),
-            (Some(line), None) => format!("{}:{line}", problem.path),
-            _ => problem.path.clone(),
-        };
-        writeln!(
-            out,
-            "  {}: {} (since {})",
-            safe(&place),
-            safe(&problem.reason),
-            time(problem.since, style)
-        )?;
+        let place = location(&problem.path, problem.line, problem.column);
+        let (reason, since) = (safe(&problem.reason), time(problem.since, style));
+        writeln!(out, "  {}: {reason} (since {since})", safe(&place))?;
     }
     Ok(())
 }

@@ -195,7 +195,16 @@ pub fn print_pairs(
     Ok(())
 }
 
-/// Where a delivery stands, in a few words.
+/// A path with line and column, as editors and compilers print it.
+pub(super) fn location(path: &str, line: Option<u64>, column: Option<u64>) -> String {
+    match (line, column) {
+        (Some(line), Some(column)) => format!("{path}:{line}:{column}"),
+        (Some(line), None) => format!("{path}:{line}"),
+        _ => path.to_owned(),
+    }
+}
+
+/// The state of a delivery, with its next attempt.
 pub fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
     let text = match delivery.state {
         State::Pending => format!("pending, next {}", time(delivery.due, style)),

@@ -11,14 +11,15 @@ use uuid::Uuid;
 use super::check::public_url;
 use super::deliveries::wake;
 use super::output::{FAINT, GREEN, RED, Style, Table, duration, print_json, safe};
-use super::standing::{self, WebhookStanding};
+use super::standing;
 use super::view::print_answer;
-use super::{DONE, FAILED, runtime};
+use super::{DONE, FAILED, recorded, runtime};
 use crate::clock::Clock;
 use crate::config::{Config, Webhook};
 use crate::domain::delivery::Outcome;
 use crate::domain::event::{EventId, Origin};
-use crate::store::{OpenError, Operations};
+use crate::report::WebhookReport;
+use crate::store::Operations;
 use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
 
 /// Lists webhooks, switches them on and off, and tries one.
@@ -96,7 +97,7 @@ pub(super) fn run(
 #[derive(Serialize)]
 struct Listed {
     #[serde(flatten)]
-    state: WebhookStanding,
+    state: WebhookReport,
     url: Option<String>,
     format: Option<&'static str>,
     events: Vec<&'static str>,
@@ -111,17 +112,9 @@ fn list(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let listings = match super::listings(config) {
-        Ok(listings) => Some(listings),
-        Err(OpenError::Absent { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    let states = standing::webhooks(config, listings.as_ref())?;
+    let listings = recorded(config)?;
+    let states = WebhookReport::recorded(config, listings.as_ref())?;
     if !json {
-        if states.is_empty() {
-            writeln!(out, "No webhooks are configured.")?;
-            return Ok(DONE);
-        }
         standing::print_webhooks(&states, now, style, out)?;
         let mut table = Table::new(["webhook", "url", "format", "events"]);
         for webhook in &config.webhooks {

@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::admin::{self, Bound, Known, ReloadRequest};
+use crate::admin::{self, Admin, Bound, ReloadRequest};
 use crate::clock::Clock;
 use crate::config::{Config, Environment, Listen, Retention};
 use crate::dispatch::Dispatcher;
@@ -117,7 +117,7 @@ impl Background {
 
 /// The server of `/healthz`, `/readyz` and `/metrics`, if configured.
 struct Health {
-    known: Arc<Known>,
+    admin: Arc<Admin>,
     serving: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
@@ -126,7 +126,7 @@ impl Health {
     fn serve(&mut self, bound: Bound, listen: &Listen) {
         info!(%listen, "serving health and metrics");
         let stop = CancellationToken::new();
-        let task = tokio::spawn(admin::health(Arc::clone(&self.known), bound, stop.clone()));
+        let task = tokio::spawn(admin::health(Arc::clone(&self.admin), bound, stop.clone()));
         self.serving = Some((stop, task));
     }
 

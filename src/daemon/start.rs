@@ -12,7 +12,7 @@ use tracing::{error, warn};
 
 use super::supervise::feed_watchdog;
 use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL};
-use crate::admin::{self, Known};
+use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::{Config, Retention, Webhook};
 use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
@@ -20,6 +20,7 @@ use crate::engine::status::Status;
 use crate::engine::{Engine, Parts};
 use crate::error::chain;
 use crate::metrics::Metrics;
+use crate::report::Sources;
 use crate::store::{Fault, Store};
 use crate::webhook::ClientError;
 use crate::{housekeeping, os};
@@ -66,19 +67,21 @@ impl<'a> Daemon<'a> {
         };
         let dispatcher = Dispatcher::start(shared, targets, stop.clone());
         let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING);
-        let known = Arc::new(Known {
-            reloads,
-            metrics: Arc::clone(&metrics),
-            status: Arc::clone(&status),
-            store: store.clone(),
+        let admin = Arc::new(Admin {
+            sources: Sources {
+                status: Arc::clone(&status),
+                store: store.clone(),
+                metrics: Arc::clone(&metrics),
+                clock,
+                standstill: STANDSTILL,
+            },
             queues,
-            clock,
-            standstill: STANDSTILL,
+            reloads,
         });
         let (retention, kept) = watch::channel(config.retention);
-        let background = start_background(&known, config.state_dir.clone(), kept);
+        let background = start_background(&admin, config.state_dir.clone(), kept);
         Ok(Self {
-            health: start_health(known, &config).await,
+            health: start_health(admin, &config).await,
             config,
             rereading,
             is_noted,
@@ -135,30 +138,28 @@ fn start_engine(parts: Parts) -> Result<(Engine, oneshot::Receiver<()>), DaemonE
 }
 
 fn start_background(
-    known: &Arc<Known>,
+    admin: &Arc<Admin>,
     state_dir: PathBuf,
     kept: watch::Receiver<Retention>,
 ) -> Background {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(admin::control(Arc::clone(known), state_dir, stop.clone()));
-    tasks.spawn(feed_watchdog(
-        Arc::clone(&known.status),
-        known.clock,
-        stop.clone(),
-    ));
+    tasks.spawn(admin::control(Arc::clone(admin), state_dir, stop.clone()));
+    let sources = &admin.sources;
+    let (status, clock) = (Arc::clone(&sources.status), sources.clock);
+    tasks.spawn(feed_watchdog(status, clock, stop.clone()));
     tasks.spawn(housekeeping::run(
-        known.store.clone(),
-        known.clock,
+        sources.store.clone(),
+        clock,
         kept,
         stop.clone(),
     ));
     Background { tasks, stop }
 }
 
-async fn start_health(known: Arc<Known>, config: &Config) -> Health {
+async fn start_health(admin: Arc<Admin>, config: &Config) -> Health {
     let mut health = Health {
-        known,
+        admin,
         serving: None,
     };
     if let Some(listen) = &config.admin {

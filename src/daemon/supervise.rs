@@ -18,6 +18,7 @@ use crate::domain::rescan::RescanReason;
 use crate::engine::Input;
 use crate::engine::status::Status;
 use crate::os;
+use crate::report::summary;
 
 /// The time between two tries to save the settings of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
@@ -83,7 +84,7 @@ impl Daemon<'_> {
                     }
                 }
                 Ok(()) = status.changed() => {
-                    let line = admin::summary(&status.borrow_and_update());
+                    let line = summary(&status.borrow_and_update());
                     let is_ready = status.borrow().ready;
                     announced.change(is_ready, line);
                 }
@@ -102,7 +103,7 @@ impl Daemon<'_> {
         }
         let reloaded = self.reload(trigger).await;
         if announced.is_ready {
-            announced.line = admin::summary(&self.status.snapshot());
+            announced.line = summary(&self.status.snapshot());
             os::notify_ready(&announced.line);
         }
         reloaded
@@ -115,7 +116,7 @@ impl Daemon<'_> {
             Ok(()) => {
                 self.is_noted = true;
                 // The queues have to ask the store for deliveries that are due now.
-                self.health.known.queues.wake_all();
+                self.health.admin.queues.wake_all();
                 info!("saved the changed webhook settings");
             }
             Err(error) => debug!(%error, "still cannot save the changed webhook settings"),

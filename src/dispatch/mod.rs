@@ -184,7 +184,7 @@ pub struct Shared {
     /// The source of jitter.
     pub jitter: Jitter,
     /// Where attempts are counted.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// The running queues.

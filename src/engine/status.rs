@@ -35,12 +35,15 @@ pub struct Snapshot {
     /// How many projects are on record.
     pub projects: usize,
     /// How many files do not count now.
+    #[serde(rename = "incompleteFiles")]
     pub problems: usize,
     /// How well changes are noticed.
     pub coverage: Coverage,
     /// How often everything was compared, by reason.
+    #[serde(skip)]
     pub rescans: BTreeMap<String, u64>,
     /// How often the configuration was read again: applied, rejected.
+    #[serde(skip)]
     pub reloads: (u64, u64),
     /// How many events were recorded, by event and origin.
     #[serde(skip)]

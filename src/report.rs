@@ -1,0 +1,341 @@
+//! One report for everybody who asks: `status`, `webhooks`, health, `/metrics`, the control socket.
+//!
+//! Constraint: each figure is gathered here alone. Renderers take it from the report, so that a
+//! metric, a line of `status` and a reason of `/readyz` never differ. A gauge or a count of the
+//! engine is a field of its [`Snapshot`]; a count of attempts is a field of [`AttemptCounts`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::status::{Snapshot, Status};
+use crate::metrics::{AttemptCounts, Metrics};
+use crate::store::{Listings, RecordedProblem, Store, StoreError, WebhookState};
+
+/// The most invalid files in a report.
+pub(crate) const INCOMPLETE_MAX: usize = 1_000;
+
+/// The sources of a running daemon's report.
+pub(crate) struct Sources {
+    pub(crate) status: Arc<Status>,
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Clock,
+    /// How long the engine may stand still before the daemon counts as not alive.
+    pub(crate) standstill: Duration,
+}
+
+/// The part of the report that only a running daemon knows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DaemonReport {
+    pub(crate) pid: u32,
+    pub(crate) version: String,
+    pub(crate) uptime_seconds: u64,
+    /// Whether the engine's loop turns.
+    pub(crate) alive: bool,
+    #[serde(flatten)]
+    pub(crate) engine: Snapshot,
+    pub(crate) since_start: Counts,
+}
+
+/// The counts since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Counts {
+    /// Recorded events, by event.
+    pub(crate) events: BTreeMap<String, u64>,
+    #[serde(flatten)]
+    pub(crate) attempts: AttemptCounts,
+    /// Full scans, by reason.
+    pub(crate) rescans: BTreeMap<String, u64>,
+    /// Reloads of the configuration, by result.
+    pub(crate) reloads: BTreeMap<String, u64>,
+}
+
+impl Sources {
+    /// Whether the engine's loop turns.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.clock.moment().saturating_sub(self.status.last_beat()) < self.standstill
+    }
+
+    /// Gathers what the daemon has in memory, without waiting for anything.
+    pub(crate) fn daemon(&self) -> DaemonReport {
+        let engine = self.status.snapshot();
+        let mut events = BTreeMap::new();
+        for ((event, _), n) in &engine.events {
+            *events.entry((*event).to_owned()).or_default() += n;
+        }
+        let (applied, rejected) = engine.reloads;
+        DaemonReport {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.clock.moment().as_secs(),
+            alive: self.is_alive(),
+            since_start: Counts {
+                events,
+                attempts: self.metrics.counts(),
+                rescans: engine.rescans.clone(),
+                reloads: [("applied", applied), ("rejected", rejected)]
+                    .map(|(result, n)| (result.to_owned(), n))
+                    .into(),
+            },
+            engine,
+        }
+    }
+
+    /// Gathers the queues from the store.
+    pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
+        let states = self.store.webhook_states().await?;
+        Ok(WebhookReport::all(self.metrics.configured(), states))
+    }
+}
+
+/// Returns a line for people about the engine's state.
+pub(crate) fn summary(engine: &Snapshot) -> String {
+    if let Some(trouble) = engine.troubles.values().next() {
+        return format!("trouble: {trouble}");
+    }
+    if !engine.ready {
+        return "starting: the first full scan is running".to_owned();
+    }
+    let projects = match engine.projects {
+        1 => "1 project".to_owned(),
+        n => format!("{n} projects"),
+    };
+    let invalid = match engine.problems {
+        0 => String::new(),
+        1 => ", 1 file incomplete or unreadable".to_owned(),
+        n => format!(", {n} files incomplete or unreadable"),
+    };
+    format!("watching {projects}{invalid}")
+}
+
+/// The whole report, with or without a running daemon.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Report {
+    pub(crate) running: bool,
+    #[serde(flatten)]
+    pub(crate) daemon: Option<DaemonReport>,
+    /// Why a daemon could not be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unknown: Option<String>,
+    pub(crate) repository: String,
+    pub(crate) state_dir: String,
+    /// Whether the state directory has a store.
+    pub(crate) has_state: bool,
+    /// The number of recorded projects, which a running daemon reports itself.
+    #[serde(rename = "projects", skip_serializing_if = "Option::is_none")]
+    pub(crate) recorded_projects: Option<usize>,
+    pub(crate) incomplete: Vec<ProblemReport>,
+    pub(crate) webhooks: Vec<WebhookReport>,
+}
+
+impl Report {
+    /// Gathers it from a daemon's answer, if there is one, and from the record.
+    pub(crate) fn gather(
+        config: &Config,
+        daemon: Option<DaemonReport>,
+        unknown: Option<String>,
+        listings: Option<&Listings>,
+    ) -> Result<Self, StoreError> {
+        let recorded_projects = match (&daemon, listings) {
+            (Some(_), _) => None,
+            (None, Some(record)) => Some(record.keys()?.len()),
+            (None, None) => Some(0),
+        };
+        let incomplete =
+            listings.map_or(Ok(Vec::new()), |record| record.problems(INCOMPLETE_MAX))?;
+        Ok(Self {
+            running: daemon.is_some(),
+            daemon,
+            unknown,
+            repository: config.repository.path.display().to_string(),
+            state_dir: config.state_dir.display().to_string(),
+            has_state: listings.is_some(),
+            recorded_projects,
+            incomplete: incomplete.into_iter().map(ProblemReport::of).collect(),
+            webhooks: WebhookReport::recorded(config, listings)?,
+        })
+    }
+
+    /// The number of recorded projects.
+    pub(crate) fn projects(&self) -> usize {
+        let running = self.daemon.as_ref().map(|daemon| daemon.engine.projects);
+        running.or(self.recorded_projects).unwrap_or_default()
+    }
+}
+
+/// An invalid file.
+#[derive(Serialize)]
+pub(crate) struct ProblemReport {
+    organization: Option<String>,
+    project: Option<String>,
+    pub(crate) path: String,
+    pub(crate) reason: String,
+    pub(crate) line: Option<u64>,
+    pub(crate) column: Option<u64>,
+    pub(crate) since: Timestamp,
+}
+
+impl ProblemReport {
+    fn of(recorded: RecordedProblem) -> Self {
+        let key = recorded.key.map(|key| (key.organization, key.project));
+        let (organization, project) = key.unzip();
+        Self {
+            organization,
+            project,
+            path: recorded.problem.path,
+            reason: recorded.problem.reason,
+            line: recorded.problem.line,
+            column: recorded.problem.column,
+            since: recorded.since,
+        }
+    }
+}
+
+/// Whether a webhook sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Standing {
+    /// It sends.
+    On,
+    /// Its receiver or an operator switched it off.
+    Off,
+    /// The configuration says `enabled: false`.
+    Disabled,
+    /// It is not in the configuration; its deliveries are kept.
+    Parked,
+}
+
+impl Standing {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Standing::On => "on",
+            Standing::Off => "off",
+            Standing::Disabled => "disabled",
+            Standing::Parked => "parked",
+        }
+    }
+}
+
+/// A webhook, configured or parked, and its queue.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WebhookReport {
+    pub(crate) name: String,
+    pub(crate) standing: Standing,
+    pub(crate) off: Option<OffReport>,
+    pub(crate) pending: u64,
+    pub(crate) oldest_pending: Option<Timestamp>,
+    pub(crate) next_attempt: Option<Timestamp>,
+    pub(crate) dead: u64,
+    pub(crate) delivered: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) last_delivered: Option<Timestamp>,
+    pub(crate) last_error: Option<ErrorReport>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct OffReport {
+    pub(crate) cause: &'static str,
+    pub(crate) reason: String,
+    pub(crate) since: Timestamp,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ErrorReport {
+    pub(crate) at: Timestamp,
+    pub(crate) error: String,
+}
+
+impl WebhookReport {
+    /// The configured webhooks in the given order, then those that are only in the record.
+    ///
+    /// `configured` has each name with whether the configuration enables it.
+    pub(crate) fn all(
+        configured: impl IntoIterator<Item = (String, bool)>,
+        states: Vec<WebhookState>,
+    ) -> Vec<Self> {
+        let mut by_name: BTreeMap<String, WebhookState> = states
+            .into_iter()
+            .map(|state| (state.name.clone(), state))
+            .collect();
+        let mut reports = Vec::new();
+        for (name, is_enabled) in configured {
+            let state = by_name.remove(&name);
+            let standing = match &state {
+                _ if !is_enabled => Standing::Disabled,
+                Some(state) if state.off.is_some() => Standing::Off,
+                _ => Standing::On,
+            };
+            reports.push(Self::of(name, standing, state));
+        }
+        let parked = by_name
+            .into_iter()
+            .map(|(name, state)| Self::of(name, Standing::Parked, Some(state)));
+        // A webhook without any delivery was removed long ago.
+        reports.extend(parked.filter(|report| {
+            [
+                report.pending,
+                report.dead,
+                report.delivered,
+                report.cancelled,
+            ]
+            .iter()
+            .any(|n| *n > 0)
+        }));
+        reports
+    }
+
+    /// The webhooks of a configuration and of the record, if there is one.
+    pub(crate) fn recorded(
+        config: &Config,
+        listings: Option<&Listings>,
+    ) -> Result<Vec<Self>, StoreError> {
+        let states = listings.map_or(Ok(Vec::new()), Listings::webhook_states)?;
+        let webhooks = config.webhooks.iter();
+        let configured = webhooks.map(|webhook| (webhook.name().to_owned(), webhook.enabled));
+        Ok(Self::all(configured, states))
+    }
+
+    fn of(name: String, standing: Standing, state: Option<WebhookState>) -> Self {
+        let mut report = Self {
+            name,
+            standing,
+            off: None,
+            pending: 0,
+            oldest_pending: None,
+            next_attempt: None,
+            dead: 0,
+            delivered: 0,
+            cancelled: 0,
+            last_delivered: None,
+            last_error: None,
+        };
+        if let Some(state) = state {
+            report.off = state.off.map(|off| OffReport {
+                cause: off.cause.as_str(),
+                reason: off.reason,
+                since: off.at,
+            });
+            report.pending = state.n_pending;
+            report.oldest_pending = state.oldest_pending;
+            // The others wait for an operator.
+            report.next_attempt = state.next_attempt.filter(|_| standing == Standing::On);
+            report.dead = state.n_dead;
+            report.delivered = state.n_delivered;
+            report.cancelled = state.n_cancelled;
+            report.last_delivered = state.last_delivered;
+            let error = state.last_error;
+            report.last_error = error.map(|(at, error)| ErrorReport { at, error });
+        }
+        report
+    }
+}
