@@ -1,126 +1,185 @@
-//! The document type declaration (production 28).
+//! Checks the document type declaration (production 28).
 //!
-//! Constraint: nothing in it is ever expanded or fetched; it only has to be passed. quick-xml
-//! takes any `<!d…>` for one, so its extent is found here. Of the declarations in an internal
-//! subset only the keyword, the name and the balance of quotes are checked.
+//! Constraint: nothing in it is ever expanded or fetched. quick-xml finds its end and assumes that
+//! it is well-formed. Of the declarations in an internal subset only the keyword, the name and the
+//! balance of quotes are checked.
 
 use super::Fault;
-use super::characters::is_space;
-use super::cursor::Cursor;
-use super::markup;
+use super::characters::{check_name, is_space, name_of};
+use super::reader::{check_comment, check_instruction};
 
-const INSIDE: &str = "the DOCTYPE";
-
-/// Passes a document type declaration, of which the `<` is next.
-pub fn read(cursor: &mut Cursor<'_>) -> Result<(), Fault> {
-    let start = cursor.at();
-    cursor.expect("<!DOCTYPE", INSIDE, start)?;
-    require_space(cursor, start)?;
-    cursor.bounded_name(INSIDE, start)?;
-    if cursor.skip_space() {
-        match cursor.peek() {
-            Some(b'S') => {
-                cursor.expect("SYSTEM", INSIDE, start)?;
-                require_space(cursor, start)?;
-                cursor.quoted(INSIDE, start)?;
-            }
-            Some(b'P') => {
-                cursor.expect("PUBLIC", INSIDE, start)?;
-                require_space(cursor, start)?;
-                public_identifier(cursor, start)?;
-                require_space(cursor, start)?;
-                cursor.quoted(INSIDE, start)?;
-            }
-            _ => {}
+/// Checks the declaration that stands at `start` and ends at `end` of `text`.
+pub(super) fn check(text: &str, start: usize, end: usize) -> Result<(), Fault> {
+    let mut scanner = Scanner {
+        text: text.get(..end).unwrap_or(text),
+        at: start,
+    };
+    scanner.expect("<!DOCTYPE")?;
+    scanner.require_space()?;
+    scanner.name()?;
+    if scanner.skip_space() {
+        if scanner.take("SYSTEM") {
+            scanner.require_space()?;
+            scanner.quoted()?;
+        } else if scanner.take("PUBLIC") {
+            scanner.require_space()?;
+            scanner.public_identifier()?;
+            scanner.require_space()?;
+            scanner.quoted()?;
         }
-        cursor.skip_space();
+        scanner.skip_space();
     }
-    if cursor.take("[") {
-        internal_subset(cursor, start)?;
-        cursor.skip_space();
+    if scanner.take("[") {
+        scanner.internal_subset()?;
+        scanner.skip_space();
     }
-    cursor.expect(">", INSIDE, start)
-}
-
-fn require_space(cursor: &mut Cursor<'_>, start: usize) -> Result<(), Fault> {
-    if cursor.skip_space() {
+    scanner.expect(">")?;
+    if scanner.at == end {
         Ok(())
     } else {
-        Err(cursor.unexpected("white space", INSIDE, start))
+        Err(Fault::at(start, "this DOCTYPE is not well-formed"))
     }
 }
 
-fn public_identifier(cursor: &mut Cursor<'_>, start: usize) -> Result<(), Fault> {
-    let at = cursor.at() + 1;
-    let identifier = cursor.quoted(INSIDE, start)?;
-    let is_legal =
-        |byte: u8| byte.is_ascii_alphanumeric() || b" \r\n-'()+,./:=?;!*#@$_%".contains(&byte);
-    match identifier.bytes().position(|byte| !is_legal(byte)) {
-        None => Ok(()),
-        Some(offset) => Err(Fault::at(
-            at + offset,
-            "a public identifier must not hold this character",
-        )),
-    }
+struct Scanner<'a> {
+    text: &'a str,
+    at: usize,
 }
 
-/// Passes an internal subset up to and with its `]`.
-fn internal_subset(cursor: &mut Cursor<'_>, start: usize) -> Result<(), Fault> {
-    loop {
-        cursor.skip_space();
-        if cursor.take("]") {
-            return Ok(());
+impl<'a> Scanner<'a> {
+    fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn take(&mut self, literal: &str) -> bool {
+        let is_next = self.rest().starts_with(literal);
+        if is_next {
+            self.at += literal.len();
         }
-        if cursor.take("%") {
-            cursor.bounded_name(INSIDE, start)?;
-            cursor.expect(";", INSIDE, start)?;
-        } else if cursor.rest().starts_with("<!--") {
-            markup::comment(cursor)?;
-        } else if cursor.rest().starts_with("<?") {
-            markup::instruction(cursor)?;
+        is_next
+    }
+
+    fn skip_space(&mut self) -> bool {
+        let start = self.at;
+        self.at += self.rest().bytes().take_while(|b| is_space(*b)).count();
+        self.at > start
+    }
+
+    /// Passes everything up to `end` and with it. Returns what is before it.
+    fn take_until(&mut self, end: &'static str) -> Result<&'a str, Fault> {
+        let rest = self.rest();
+        let Some(length) = rest.find(end) else {
+            return Err(self.unexpected(&format!("`{end}`")));
+        };
+        self.at += length + end.len();
+        Ok(rest.get(..length).unwrap_or_default())
+    }
+
+    fn unexpected(&self, expected: &str) -> Fault {
+        let reason = match self.rest().chars().next() {
+            None => format!("{expected} is missing in the DOCTYPE"),
+            Some(found) => {
+                let found = found.escape_debug();
+                format!("{expected} is expected in the DOCTYPE, not `{found}`")
+            }
+        };
+        Fault::at(self.at, reason)
+    }
+
+    fn expect(&mut self, literal: &str) -> Result<(), Fault> {
+        if self.take(literal) {
+            Ok(())
         } else {
-            declaration(cursor, start)?;
+            Err(self.unexpected(&format!("`{literal}`")))
         }
     }
-}
 
-/// Passes a declaration of an element, an attribute list, an entity or a notation.
-fn declaration(cursor: &mut Cursor<'_>, start: usize) -> Result<(), Fault> {
-    const KEYWORDS: [&str; 4] = ["<!ELEMENT", "<!ATTLIST", "<!ENTITY", "<!NOTATION"];
-    let Some(keyword) = KEYWORDS.into_iter().find(|keyword| cursor.take(keyword)) else {
-        let rest = cursor.rest();
-        let is_cut = KEYWORDS
-            .into_iter()
-            .chain(["<!--", "<?"])
-            .any(|next| next.starts_with(rest));
-        return Err(if is_cut {
-            cursor.ended_inside(INSIDE, start)
+    fn require_space(&mut self) -> Result<(), Fault> {
+        if self.skip_space() {
+            Ok(())
         } else {
-            cursor.unexpected("a declaration or `]`", INSIDE, start)
-        });
-    };
-    require_space(cursor, start)?;
-    if keyword == "<!ENTITY" && cursor.take("%") {
-        require_space(cursor, start)?;
+            Err(self.unexpected("white space"))
+        }
     }
-    cursor.bounded_name(INSIDE, start)?;
-    if cursor
-        .peek()
-        .is_some_and(|byte| !is_space(byte) && byte != b'>')
-    {
-        return Err(cursor.unexpected("white space", INSIDE, start));
+
+    fn name(&mut self) -> Result<(), Fault> {
+        let name = name_of(self.rest());
+        check_name(name, self.at)?;
+        self.at += name.len();
+        Ok(())
     }
-    loop {
-        cursor.take_until(|byte| matches!(byte, b'"' | b'\'' | b'<' | b'>'));
-        match cursor.peek() {
-            Some(b'>') => {
-                cursor.skip(1);
+
+    fn quoted(&mut self) -> Result<&'a str, Fault> {
+        if self.take("\"") {
+            self.take_until("\"")
+        } else if self.take("'") {
+            self.take_until("'")
+        } else {
+            Err(self.unexpected("a quoted value"))
+        }
+    }
+
+    fn public_identifier(&mut self) -> Result<(), Fault> {
+        let start = self.at + 1;
+        let is_legal =
+            |byte: u8| byte.is_ascii_alphanumeric() || b" \r\n-'()+,./:=?;!*#@$_%".contains(&byte);
+        match self.quoted()?.bytes().position(|byte| !is_legal(byte)) {
+            None => Ok(()),
+            Some(offset) => Err(Fault::at(
+                start + offset,
+                "a public identifier must not hold this character",
+            )),
+        }
+    }
+
+    /// Passes an internal subset up to its `]` and with it.
+    fn internal_subset(&mut self) -> Result<(), Fault> {
+        loop {
+            self.skip_space();
+            let start = self.at;
+            if self.take("]") {
                 return Ok(());
             }
-            Some(b'"' | b'\'') => {
-                cursor.quoted(INSIDE, start)?;
+            if self.take("%") {
+                self.name()?;
+                self.expect(";")?;
+            } else if self.take("<!--") {
+                let comment = self.take_until("-->")?;
+                check_comment(comment, start)?;
+            } else if self.take("<?") {
+                let instruction = self.take_until("?>")?;
+                check_instruction(instruction, start)?;
+            } else {
+                self.declaration()?;
             }
-            _ => return Err(cursor.unexpected("`>`", INSIDE, start)),
+        }
+    }
+
+    /// Passes a declaration of an element, an attribute list, an entity or a notation.
+    fn declaration(&mut self) -> Result<(), Fault> {
+        let is_entity = self.take("<!ENTITY");
+        let others = ["<!ELEMENT", "<!ATTLIST", "<!NOTATION"];
+        if !is_entity && !others.into_iter().any(|keyword| self.take(keyword)) {
+            return Err(self.unexpected("a declaration or `]`"));
+        }
+        self.require_space()?;
+        if is_entity && self.take("%") {
+            self.require_space()?;
+        }
+        self.name()?;
+        if !self.rest().starts_with('>') {
+            self.require_space()?;
+        }
+        loop {
+            let rest = self.rest();
+            self.at += rest.find(['"', '\'', '<', '>']).unwrap_or(rest.len());
+            if self.take(">") {
+                return Ok(());
+            }
+            if !self.rest().starts_with(['"', '\'']) {
+                return Err(self.unexpected("`>`"));
+            }
+            self.quoted()?;
         }
     }
 }

@@ -1,31 +1,32 @@
-//! From bytes to text.
+//! Decodes the bytes of a document.
 //!
-//! Constraint: the bytes decide, and the declaration must agree with them: a file that says one
-//! encoding and is in another is at fault, never guessed at. UTF-8 is borrowed; anything else is
-//! copied once.
+//! Constraint: the bytes decide, and the declaration must agree with them. A file that declares
+//! one encoding and is in another is at fault. UTF-8 is borrowed; anything else is copied once.
 //!
-//! How: the first bytes tell UTF-16 from everything that ASCII is a part of, with a byte order
-//! mark or without (XML 1.0, appendix F). What ASCII is a part of is UTF-8 unless the declaration
-//! names another encoding of one byte a character.
+//! How: the first bytes distinguish UTF-16 from the encodings that ASCII is a part of, with a byte
+//! order mark or without (XML 1.0, appendix F). The latter is UTF-8 unless the declaration names
+//! another encoding of one byte a character.
 
 use std::borrow::Cow;
 
 use encoding_rs::{DecoderResult, Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 
-use super::cursor::Cursor;
-use super::{Fault, declaration, shown};
+use quick_xml::Reader;
+use quick_xml::events::Event;
 
-/// What the first bytes tell.
+use super::tag::{is_encoding_name, offset_in};
+use super::{Fault, shown};
+
+/// The encodings that the first bytes leave possible.
 enum Family {
     /// UTF-16 in one of its byte orders, after a mark of this length.
     Utf16(&'static Encoding, usize),
     /// UTF-8 with its mark, which has three bytes.
     MarkedUtf8,
-    /// Something that ASCII is a part of.
+    /// An encoding that ASCII is a part of.
     Ascii,
-    /// Four bytes a character.
     Utf32,
-    /// Too short to tell.
+    /// Too few bytes to decide.
     Cut,
 }
 
@@ -46,13 +47,14 @@ fn family(bytes: &[u8]) -> Family {
     }
 }
 
-/// The text of these bytes, without a byte order mark. Where they are at fault, the text goes to
-/// the fault at least.
-pub fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
+/// Decodes bytes to text without its byte order mark.
+///
+/// With a fault, the text reaches at least to that fault.
+pub(super) fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     match family(bytes) {
         Family::Cut => (
             Cow::Borrowed(""),
-            Some(Fault::truncated(0, "it ends inside its first character")),
+            Some(Fault::at(0, "it ends inside its first character")),
         ),
         Family::Utf32 => (Cow::Borrowed(""), Some(Fault::at(0, unsupported("UTF-32")))),
         Family::Utf16(encoding, mark) => {
@@ -116,14 +118,20 @@ fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     }
 }
 
-/// The encoding that the declaration names, and the offset of the name. A faulty declaration
-/// names none; its fault is found when the document is read.
+/// The encoding that the declaration names, and the offset of the name.
+///
+/// A faulty declaration names none; the reader of the document finds its fault.
 fn declared(text: &str) -> Option<(usize, &str)> {
-    if !declaration::is_next(text) {
+    if !text.starts_with("<?xml") {
         return None;
     }
-    let encoding = declaration::read(&mut Cursor::new(text)).ok()??;
-    Some((encoding.at, encoding.name))
+    let Ok(Event::Decl(declaration)) = Reader::from_str(text).read_event() else {
+        return None;
+    };
+    let name = declaration.encoding()?.ok()?;
+    let at = "<?".len() + offset_in(&declaration, &name);
+    let name = text.get(at..at + name.len())?;
+    is_encoding_name(name).then_some((at, name))
 }
 
 fn is_utf8(name: &str) -> bool {
@@ -136,7 +144,7 @@ fn is_windows_1252(name: &str) -> bool {
         .any(|label| label.eq_ignore_ascii_case(name))
 }
 
-/// UTF-8 as far as it is.
+/// The valid beginning of bytes as UTF-8, with the first fault.
 fn utf8(bytes: &[u8]) -> (&str, Option<Fault>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text, None),
@@ -154,14 +162,14 @@ fn utf8(bytes: &[u8]) -> (&str, Option<Fault>) {
     }
 }
 
-/// Text from another encoding, as far as it goes.
+/// Decodes another encoding up to the first fault.
 fn transcode(encoding: &'static Encoding, bytes: &[u8]) -> (String, Option<Fault>) {
     let mut decoder = encoding.new_decoder_without_bom_handling();
     let mut text = String::new();
     let mut read = 0;
     loop {
         let rest = bytes.get(read..).unwrap_or_default();
-        // Room for what is left if it is ASCII; text that takes more comes back for it.
+        // Enough for ASCII. Text that needs more makes another round.
         text.reserve(rest.len() / 2 + 64);
         let (result, used) = decoder.decode_to_string_without_replacement(rest, &mut text, true);
         read += used;
@@ -195,7 +203,7 @@ fn ends_cut(encoding: &'static Encoding, bytes: &[u8]) -> bool {
 
 fn illegible(at: usize, encoding: &str, is_cut: bool) -> Fault {
     if is_cut {
-        Fault::truncated(at, format!("it ends inside a character of {encoding}"))
+        Fault::at(at, format!("it ends inside a character of {encoding}"))
     } else {
         Fault::at(at, format!("this is not valid {encoding}"))
     }

@@ -1,15 +1,14 @@
-//! project.xml: whether it is complete, and what it says of itself.
+//! Reads project.xml: whether it is complete, and its name, id and annotations.
 //!
-//! Constraint: no callback ever carries a half-written file, so a document counts only when it is
-//! well-formed XML to its end with a `schema` root; and since anybody may write into the
-//! repository, no bytes whatever may cost more than time and memory in proportion to their number.
-//! This module is pure: bytes in, a [`Document`] or the first fault out.
+//! Constraint: no callback ever carries a half-written file, so a document is valid only if it is
+//! well-formed XML to its end with a `schema` root. Anybody may write into the repository, so time
+//! and memory stay in proportion to the number of bytes. This module is pure: bytes in, a
+//! [`Document`] or the first fault out.
 //!
-//! How: text is made of the bytes (UTF-8 is borrowed, everything else copied once), one pass over
-//! it finds characters that XML forbids, and quick-xml cuts it into tags, text and comments.
-//! quick-xml leaves most well-formedness to its caller, so each piece is then read by the grammar
-//! of XML 1.0, fifth edition, as a processor that does not validate has to. Where two faults are
-//! found by different passes, the one that comes first in the file counts.
+//! How: `encoding` decodes the bytes (UTF-8 is borrowed, the rest copied once), one pass finds
+//! characters that XML forbids, and quick-xml splits the text into events. quick-xml matches end
+//! tags, finds repeated attributes and resolves references. `reader`, `tag` and `doctype` check
+//! the rules of XML 1.0, fifth edition, that quick-xml leaves to its caller.
 //!
 //! Choices where the Recommendation leaves one, or where a project.xml needs less of it:
 //!
@@ -24,36 +23,34 @@
 //!   of one element are faults of their own: they mark something other than a project.
 
 mod characters;
-mod cursor;
-mod declaration;
 mod doctype;
 mod encoding;
-mod markup;
+mod reader;
 mod tag;
-mod walk;
 
 use std::borrow::Cow;
 
 pub use crate::domain::project::Document;
 
-/// How many elements may be open at once.
-pub const DEPTH_MAX: usize = 1_000;
+/// The most elements that may be open at once.
+const DEPTH_MAX: usize = 1_000;
 
 /// The longest name of an element or attribute, in bytes.
-pub const NAME_MAX: usize = 4 * 1024;
+const NAME_MAX: usize = 4 * 1024;
 
-/// How many attributes one element may have.
-pub const ATTRIBUTES_MAX: usize = 10_000;
+/// The most attributes of one element.
+const ATTRIBUTES_MAX: usize = 10_000;
 
 /// The longest value that is kept, in bytes.
 ///
 /// A longer root attribute `name` or `id`, or annotation `engineId` or `version`, is a fault,
-/// because cutting it would name another project; any other annotation that long is left out.
-pub const VALUE_MAX: usize = 64 * 1024;
+/// because cutting it would name another project. Any other annotation that long is left out.
+const VALUE_MAX: usize = 64 * 1024;
 
-/// How many bytes of annotations are kept, names and values together, beside `engineId` and
-/// `version`. What comes after is left out.
-pub const ANNOTATIONS_MAX: usize = 64 * 1024;
+/// The most bytes of annotations that are kept, without `engineId` and `version`.
+///
+/// Names and values count. Annotations beyond it are left out.
+const ANNOTATIONS_MAX: usize = 64 * 1024;
 
 /// Why bytes are no complete project.xml, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,66 +62,42 @@ pub struct Malformed {
     pub line: u64,
     /// The column of it in characters, from 1. A byte order mark takes no column.
     pub column: u64,
-    /// Whether the document is faultless as far as it goes and merely ends too early: its file may
-    /// still be being written.
-    pub truncated: bool,
 }
 
 /// Reads a complete project.xml.
 ///
 /// # Errors
 ///
-/// The first fault, where the bytes are not well-formed XML to their end with a `schema` root, or
+/// The first fault, if the bytes are not well-formed XML to their end with a `schema` root, or
 /// are in an encoding that is not supported.
 pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
-    let (text, fault) = legible(bytes);
-    match fault {
-        None => walk::walk(&text).map_err(|fault| fault.locate(&text)),
-        Some(fault) => {
-            // What stands before an illegible place may be at fault already, or may end too early
-            // only because the illegible place cuts it off.
-            let before = text.get(..fault.at).unwrap_or(&text);
-            let first = match walk::walk(before) {
-                Err(earlier) if !earlier.truncated => earlier,
-                _ => fault,
-            };
-            Err(first.locate(&text))
-        }
-    }
-}
-
-/// The text of a project.xml in whichever encoding it is in, without its byte order mark; the XML
-/// declaration keeps what it says. UTF-8 is borrowed.
-///
-/// # Errors
-///
-/// The first byte sequence that is not of the encoding, or character that XML forbids. That the
-/// text is well-formed is for [`parse`] to say.
-pub fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Malformed> {
-    match legible(bytes) {
-        (text, None) => Ok(text),
-        (text, Some(fault)) => Err(fault.locate(&text)),
-    }
-}
-
-/// Returns a project.xml as text whatever is wrong with it, for people and for JSON.
-///
-/// UTF-8 keeps its bytes, a byte order mark included. Text from another encoding loses its byte
-/// order mark and keeps its declaration, which parsers ignore when they are given text. Illegible
-/// bytes become U+FFFD.
-pub(crate) fn lossy_text(bytes: &[u8]) -> Cow<'_, str> {
-    match text(bytes) {
-        Ok(Cow::Owned(decoded)) => Cow::Owned(decoded),
-        _ => String::from_utf8_lossy(bytes),
-    }
-}
-
-/// The text of these bytes, and the first place where they are not text that XML allows.
-fn legible(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     let (text, fault) = encoding::decode(bytes);
-    let until = fault.as_ref().map_or(text.len(), |fault| fault.at);
-    let forbidden = characters::find_forbidden(text.get(..until).unwrap_or(&text));
-    (text, forbidden.or(fault))
+    let legible = fault.as_ref().map_or(text.len(), |fault| fault.at);
+    let legible = text.get(..legible).unwrap_or(&text);
+    let Some(fault) = characters::find_forbidden(legible).or(fault) else {
+        return reader::read(&text).map_err(|fault| fault.locate(&text));
+    };
+    // An earlier fault has precedence. A fault at the end of the text before the illegible
+    // character is none: the text only ends there because of that character.
+    let before = text.get(..fault.at).unwrap_or(&text);
+    let first = match reader::read(before) {
+        Err(earlier) if earlier.at < before.len() => earlier,
+        _ => fault,
+    };
+    Err(first.locate(&text))
+}
+
+/// Decodes a document for formats that hold text and no bytes.
+///
+/// UTF-8 keeps its byte order mark, so that encoding the text gives the same bytes again. The text
+/// of any other encoding loses it and keeps its XML declaration. A document that [`parse`] accepts
+/// has no invalid bytes. Elsewhere those of UTF-8 become U+FFFD, and other text ends before them.
+#[must_use]
+pub fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match encoding::decode(bytes) {
+        (Cow::Owned(text), _) => Cow::Owned(text),
+        (Cow::Borrowed(_), _) => String::from_utf8_lossy(bytes),
+    }
 }
 
 /// A fault at a byte offset of the decoded text.
@@ -132,36 +105,23 @@ fn legible(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
 struct Fault {
     at: usize,
     reason: Cow<'static, str>,
-    truncated: bool,
 }
 
 impl Fault {
-    /// A fault that no further bytes would mend.
     fn at(at: usize, reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             at,
             reason: reason.into(),
-            truncated: false,
         }
     }
 
-    /// An end that comes too early, at this length of the text.
-    fn truncated(at: usize, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            at,
-            reason: reason.into(),
-            truncated: true,
-        }
-    }
-
-    /// The fault with its line and column in `text`.
+    /// Adds the line and column of the fault in `text`.
     fn locate(self, text: &str) -> Malformed {
         let (line, column) = position(text, self.at);
         Malformed {
             reason: self.reason.into_owned(),
             line,
             column,
-            truncated: self.truncated,
         }
     }
 }
@@ -189,7 +149,7 @@ fn position(text: &str, at: usize) -> (u64, u64) {
     (line, column as u64 + 1)
 }
 
-/// A piece of the document in a message: quoted, and short whatever was found.
+/// Quotes and shortens a piece of the document for a message.
 fn shown(text: &str) -> String {
     const CHARACTERS_MAX: usize = 40;
     let mut shown: String = text.chars().take(CHARACTERS_MAX).collect();
@@ -198,6 +158,3 @@ fn shown(text: &str) -> String {
     }
     format!("`{shown}`")
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,158 +1,143 @@
-//! Start tags and end tags (productions 40 to 44).
+//! Start tags and the XML declaration: attributes and their order.
 
-use super::cursor::Cursor;
-use super::{ATTRIBUTES_MAX, Fault, characters, shown};
+use quick_xml::events::attributes::{AttrError, Attributes};
 
-const INSIDE: &str = "a tag";
+use super::characters::{check_name, is_space, resolve_reference};
+use super::{ATTRIBUTES_MAX, Fault, shown};
 
 /// An attribute as it is written: its value still has its references and line ends.
-#[derive(Clone, Copy, Debug)]
-pub struct Attribute<'a> {
+pub(super) struct Attribute<'a> {
     /// The byte offset of the name.
-    pub at: usize,
+    pub(super) at: usize,
     /// The name with its prefix.
-    pub name: &'a str,
-    /// What stands between the quotes.
-    pub raw: &'a str,
+    pub(super) name: &'a str,
+    /// The byte offset of the value.
+    pub(super) value_at: usize,
+    /// The text between the quotes.
+    pub(super) value: &'a str,
 }
 
-/// Passes a start tag or an empty-element tag, of which the `<` is next. Yields its name and
-/// leaves its attributes in `attributes`, which is reused from tag to tag.
-pub fn start<'a>(
-    cursor: &mut Cursor<'a>,
-    attributes: &mut Vec<Attribute<'a>>,
-) -> Result<&'a str, Fault> {
-    let start = cursor.at();
-    attributes.clear();
-    cursor.expect("<", INSIDE, start)?;
-    let name = cursor.bounded_name(INSIDE, start)?;
-    loop {
-        let spaced = cursor.skip_space();
-        match cursor.peek() {
-            Some(b'>') => {
-                cursor.skip(1);
-                break;
-            }
-            Some(b'/') => {
-                cursor.expect("/>", INSIDE, start)?;
-                break;
-            }
-            Some(_) if !spaced => {
-                return Err(cursor.unexpected("white space, `/>` or `>`", INSIDE, start));
-            }
-            _ => attributes.push(attribute(cursor, start)?),
-        }
-        if attributes.len() > ATTRIBUTES_MAX {
+/// Reads the attributes of the tag `content`, which stands at `at` and begins with its name.
+///
+/// quick-xml splits the attributes and finds repeated ones. It checks neither names nor values,
+/// and needs no white space between two attributes.
+pub(super) fn read_attributes(
+    content: &str,
+    name_length: usize,
+    at: usize,
+    mut each: impl FnMut(Attribute<'_>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut end = name_length;
+    for (count, attribute) in Attributes::new(content, name_length).enumerate() {
+        if count >= ATTRIBUTES_MAX {
             return Err(Fault::at(
-                start,
+                at.saturating_sub(1),
                 format!("a tag has more than {ATTRIBUTES_MAX} attributes"),
             ));
         }
+        let attribute = attribute.map_err(|error| fault_of(&error, content, end, at))?;
+        let name = attribute.key.into_inner();
+        let value = attribute.value.as_ref();
+        let (name_start, value_start) = (offset_in(content, name), offset_in(content, value));
+        if name_start == end {
+            return Err(Fault::at(
+                at + name_start,
+                "white space is expected between two attributes",
+            ));
+        }
+        check_name(name, at + name_start)?;
+        for index in memchr::memchr_iter(b'&', value.as_bytes()) {
+            let reference = value.get(index..).unwrap_or_default();
+            resolve_reference(reference, at + value_start + index)?;
+        }
+        end = value_start + value.len() + 1;
+        each(Attribute {
+            at: at + name_start,
+            name,
+            value_at: at + value_start,
+            value,
+        })?;
     }
-    unique(attributes)?;
-    Ok(name)
+    Ok(())
 }
 
-fn attribute<'a>(cursor: &mut Cursor<'a>, start: usize) -> Result<Attribute<'a>, Fault> {
-    let at = cursor.at();
-    let name = cursor.bounded_name(INSIDE, start)?;
-    cursor.skip_space();
-    if cursor.peek().is_some_and(|byte| byte != b'=') {
-        return Err(Fault::at(
-            at,
-            format!("the attribute {} has no value", shown(name)),
-        ));
-    }
-    cursor.expect("=", INSIDE, start)?;
-    cursor.skip_space();
-    let quote = match cursor.peek() {
-        Some(quote @ (b'"' | b'\'')) => quote,
-        _ => return Err(cursor.unexpected("a quoted value", INSIDE, start)),
+/// Explains an error of the attribute that follows the offset `end` of `content`.
+fn fault_of(error: &AttrError, content: &str, end: usize, at: usize) -> Fault {
+    let name_from = |start: usize| {
+        let rest = content.get(start..).unwrap_or_default();
+        let length = rest
+            .bytes()
+            .position(|byte| byte == b'=' || is_space(byte))
+            .unwrap_or(rest.len());
+        rest.get(..length).unwrap_or_default()
     };
-    cursor.skip(1);
-    let value = cursor.at();
-    loop {
-        cursor.take_until(|byte| byte == quote || matches!(byte, b'<' | b'&'));
-        match cursor.peek() {
-            Some(b'&') => {
-                characters::reference(cursor)?;
-            }
-            Some(b'<') => {
-                return Err(Fault::at(
-                    cursor.at(),
-                    format!(
-                        "`<` is not allowed in the value of the attribute {}; is a quote missing?",
-                        shown(name)
-                    ),
-                ));
-            }
-            Some(_) => break,
-            None => return Err(cursor.ended_inside(INSIDE, start)),
+    match *error {
+        AttrError::ExpectedEq(_) => {
+            let rest = content.as_bytes().iter().skip(end);
+            let start = end + rest.take_while(|byte| is_space(**byte)).count();
+            let name = name_from(start);
+            check_name(name, at + start).err().unwrap_or_else(|| {
+                let reason = format!("the attribute {} has no value", shown(name));
+                Fault::at(at + start, reason)
+            })
+        }
+        AttrError::Duplicated(start, _) => Fault::at(
+            at + start,
+            format!("the attribute {} is given twice", shown(name_from(start))),
+        ),
+        AttrError::UnquotedValue(start)
+        | AttrError::ExpectedValue(start)
+        | AttrError::ExpectedQuote(start, _) => {
+            Fault::at(at + start, "a quoted value is expected in a tag")
         }
     }
-    let raw = cursor.since(value);
-    cursor.skip(1);
-    Ok(Attribute { at, name, raw })
 }
 
-/// That no two attributes have the same name.
-fn unique(attributes: &[Attribute<'_>]) -> Result<(), Fault> {
-    /// Up to so many attributes comparing each with each is cheaper than sorting.
-    const FEW: usize = 16;
-    let repeated = if attributes.len() <= FEW {
-        attributes
-            .iter()
-            .enumerate()
-            .find_map(|(index, attribute)| {
-                let mut earlier = attributes.iter().take(index);
-                earlier
-                    .any(|other| other.name == attribute.name)
-                    .then_some(*attribute)
-            })
+/// The offset of `part` in `whole`, of which it is a slice.
+pub(super) fn offset_in(whole: &str, part: &str) -> usize {
+    let (whole, part) = (whole.as_ptr().addr(), part.as_ptr().addr());
+    part.saturating_sub(whole)
+}
+
+/// Checks the XML declaration `content`, which stands between `<?` and `?>` (productions 23 to 32).
+pub(super) fn check_declaration(content: &str) -> Result<(), Fault> {
+    const AT: usize = "<?".len();
+    const NAME_LENGTH: usize = "xml".len();
+    const ORDER: &str = "the XML declaration must hold `version`, then perhaps `encoding`, then \
+                         perhaps `standalone`";
+    let mut has_version = false;
+    let mut expected = ["version", "encoding", "standalone"].iter();
+    read_attributes(content, NAME_LENGTH, AT, |attribute| {
+        let is_in_order = expected.any(|name| *name == attribute.name);
+        has_version |= attribute.name == "version";
+        if !(is_in_order && has_version) {
+            return Err(Fault::at(attribute.at, ORDER));
+        }
+        let value = attribute.value;
+        let reason = match attribute.name {
+            "version" if !is_version(value) => "the XML version must be 1.0",
+            "encoding" if !is_encoding_name(value) => "this is no name of an encoding",
+            "standalone" if !matches!(value, "yes" | "no") => "`standalone` must be `yes` or `no`",
+            _ => return Ok(()),
+        };
+        Err(Fault::at(attribute.value_at, reason))
+    })?;
+    if has_version {
+        Ok(())
     } else {
-        let mut sorted = attributes.to_vec();
-        sorted.sort_by_key(|attribute| (attribute.name, attribute.at));
-        sorted
-            .windows(2)
-            .filter_map(|pair| match pair {
-                [one, other] if one.name == other.name => Some(*other),
-                _ => None,
-            })
-            .min_by_key(|attribute| attribute.at)
-    };
-    match repeated {
-        None => Ok(()),
-        Some(attribute) => Err(Fault::at(
-            attribute.at,
-            format!("the attribute {} is given twice", shown(attribute.name)),
-        )),
+        Err(Fault::at(AT + content.len(), ORDER))
     }
 }
 
-/// Passes an end tag, of which the `</` is next, and which must be that of the element `open`.
-pub fn end(cursor: &mut Cursor<'_>, open: &str) -> Result<(), Fault> {
-    const INSIDE: &str = "an end tag";
-    let start = cursor.at();
-    cursor.expect("</", INSIDE, start)?;
-    if open.starts_with(cursor.rest()) {
-        return Err(cursor.ended_inside(INSIDE, start));
-    }
-    let name = cursor.name();
-    if name != open {
-        return Err(Fault::at(
-            start,
-            format!(
-                "the end tag of {} is expected, not {}",
-                shown(open),
-                shown(name)
-            ),
-        ));
-    }
-    cursor.skip_space();
-    cursor.expect(">", INSIDE, start)
+fn is_version(value: &str) -> bool {
+    value.strip_prefix("1.").is_some_and(|digits| {
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
-/// The name without its prefix.
-pub fn local_name(name: &str) -> &str {
-    name.split_once(':').map_or(name, |(_, local)| local)
+pub(super) fn is_encoding_name(value: &str) -> bool {
+    value.starts_with(|first: char| first.is_ascii_alphabetic())
+        && value
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }

@@ -166,17 +166,12 @@ pub fn documents() -> Vec<Vec<u8>> {
     all
 }
 
-/// No panic; the same twice; what counts is read to its end by another reader too; and nothing that
-/// lacks its last character counts, which is what a file that is still being written lacks.
+/// Parses without a panic and twice the same; a document without its last character is rejected.
 pub fn project_xml(input: &[u8]) -> u64 {
     let first = document::parse(input);
     match first {
         Ok(read) => {
             assert_eq!(document::parse(input).unwrap().name, read.name);
-            let text = document::text(input).unwrap().into_owned();
-            let mut reader = quick_xml::Reader::from_str(&text);
-            reader.config_mut().check_end_names = true;
-            while reader.read_event().unwrap() != quick_xml::events::Event::Eof {}
             if input.starts_with(b"<") && !input.contains(&0) {
                 let end = input
                     .iter()
@@ -184,7 +179,7 @@ pub fn project_xml(input: &[u8]) -> u64 {
                     .unwrap();
                 assert!(
                     document::parse(&input[..end]).is_err(),
-                    "it counts without its end"
+                    "accepted without its end"
                 );
             }
             kind((

@@ -226,7 +226,8 @@ proptest! {
         values in prop::array::uniform4(".{0,12}"),
         payload in "(<|\"|\\\\|\u{0}|\u{2028}|.){0,40}",
     ) {
-        prop_assume!(!payload.starts_with("<\0") && !payload.starts_with("\0<"));
+        // A NUL among the first two bytes is a sign of UTF-16.
+        prop_assume!(!payload.bytes().take(2).any(|byte| byte == 0));
         let values = values.each_ref().map(String::as_str);
         let body = build(Format::Json, &content(values, payload.as_bytes()));
         let parsed: serde_json::Value = serde_json::from_slice(&body.bytes).unwrap();

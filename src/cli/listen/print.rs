@@ -136,7 +136,7 @@ pub fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Res
         problem: received.problem.as_deref(),
         parameters: Pairs(&received.parameters),
         payload_bytes: received.payload.len(),
-        payload: &document::lossy_text(&received.payload),
+        payload: &document::text(&received.payload),
     })?;
     let mut escaped = safe_json(&line);
     escaped.push('\n');
@@ -232,7 +232,7 @@ fn size(bytes: usize) -> String {
 fn first_line(payload: &[u8]) -> String {
     // Enough for the line in any encoding; what is cut through at its end is cut off again.
     let start = payload.get(..8 * FIRST_LINE_MAX).unwrap_or(payload);
-    let text = document::lossy_text(start);
+    let text = document::text(start);
     let line = text
         .trim_start_matches('\u{feff}')
         .lines()

@@ -1,8 +1,8 @@
-//! What is well-formed, and what it says.
+//! Accepted documents and the values that are read from them.
 
 use super::*;
 
-/// Documents that are accepted, with what they say.
+/// Accepted documents with their values.
 pub fn accepted() -> Vec<(&'static str, Document)> {
     let nothing = Document::default;
     vec![
@@ -57,7 +57,7 @@ pub fn accepted() -> Vec<(&'static str, Document)> {
              <schema/>",
             nothing(),
         ),
-        // Billion laughs are harmless while nobody laughs.
+        // An entity bomb is harmless while nothing refers to it.
         (
             "<!DOCTYPE schema [<!ENTITY l 'l'><!ENTITY m '&l;&l;&l;'>]><schema>&amp;</schema>",
             nothing(),
@@ -118,7 +118,7 @@ pub fn accepted() -> Vec<(&'static str, Document)> {
 }
 
 #[test]
-fn what_is_well_formed_is_accepted() {
+fn well_formed_documents_are_accepted() {
     for (text, expected) in accepted() {
         assert_eq!(parse(text.as_bytes()), Ok(expected), "{text}");
     }

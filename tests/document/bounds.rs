@@ -1,6 +1,12 @@
-//! How deep, long and many things may be.
+//! Bounds of depth, lengths and numbers.
 
 use super::*;
+
+const DEPTH_MAX: usize = 1_000;
+const NAME_MAX: usize = 4 * 1024;
+const ATTRIBUTES_MAX: usize = 10_000;
+const VALUE_MAX: usize = 64 * 1024;
+const ANNOTATIONS_MAX: usize = 64 * 1024;
 
 #[test]
 fn depth_names_and_attributes_are_bounded() {
@@ -16,17 +22,12 @@ fn depth_names_and_attributes_are_bounded() {
     assert_rejected(
         nested(DEPTH_MAX + 1).as_bytes(),
         (1, 9 + 3 * (DEPTH_MAX as u64 - 1), "levels deep"),
-        false,
     );
     assert!(parse(nested(200_000).as_bytes()).is_err());
 
     let named = |length: usize| format!("<schema><{}/></schema>", "a".repeat(length));
     assert!(parse(named(NAME_MAX).as_bytes()).is_ok());
-    assert_rejected(
-        named(NAME_MAX + 1).as_bytes(),
-        (1, 10, "longer than"),
-        false,
-    );
+    assert_rejected(named(NAME_MAX + 1).as_bytes(), (1, 10, "longer than"));
 
     let with_attributes = |count: usize| {
         let attributes: String = (0..count).map(|number| format!(" a{number}=''")).collect();
@@ -36,12 +37,11 @@ fn depth_names_and_attributes_are_bounded() {
     assert_rejected(
         with_attributes(ATTRIBUTES_MAX + 1).as_bytes(),
         (1, 1, "more than"),
-        false,
     );
-    // Many attributes are compared in another way than few.
+    // quick-xml compares more than 32 attributes by their hashes.
     let twice = with_attributes(100).replace(" a50=", " a7=");
     let column = twice.rfind("a7=").unwrap_or_default() as u64 + 1;
-    assert_rejected(twice.as_bytes(), (1, column, "`a7` is given twice"), false);
+    assert_rejected(twice.as_bytes(), (1, column, "`a7` is given twice"));
 }
 
 #[test]
@@ -52,7 +52,6 @@ fn values_are_bounded_and_identities_never_lost() {
         assert_rejected(
             format!("<schema {name}='{long}x'/>").as_bytes(),
             (1, 9, "is longer than"),
-            false,
         );
     }
     let annotations = |values: &[(&str, &str)]| {
@@ -64,7 +63,7 @@ fn values_are_bounded_and_identities_never_lost() {
     };
     for name in ["engineId", "version"] {
         let text = annotations(&[(name, &format!("{long}x"))]);
-        assert_rejected(text.as_bytes(), (1, 22, "is longer than"), false);
+        assert_rejected(text.as_bytes(), (1, 22, "is longer than"));
     }
     let nearly = "y".repeat(ANNOTATIONS_MAX - 4);
     let text = annotations(&[

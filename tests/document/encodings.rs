@@ -1,9 +1,9 @@
-//! Encodings, told by the bytes and checked against the declaration.
+//! Encodings: found in the bytes, checked against the declaration.
 
 use super::*;
 
 #[test]
-fn encodings_are_told_by_their_bytes_and_must_be_the_declared_ones() {
+fn bytes_decide_the_encoding_and_the_declaration_must_agree() {
     let declared =
         |name: &str, body: &str| format!("<?xml version='1.0' encoding='{name}'?>{body}");
     let cafe = |name: &str| document(Some(name), None, &[]);
@@ -29,14 +29,14 @@ fn encodings_are_told_by_their_bytes_and_must_be_the_declared_ones() {
                 assert_eq!(parse(&utf16(&text, big, mark)), Ok(cafe("é")), "{text}");
             }
             let lie = utf16(&declared("UTF-8", "<schema/>"), big, mark);
-            assert_rejected(&lie, (1, 31, "but the file is in UTF-16"), false);
+            assert_rejected(&lie, (1, 31, "but the file is in UTF-16"));
             let lone: Vec<u8> =
                 [utf16("<schema>\n", big, mark), utf16("\u{1}", big, false)].concat();
-            assert_rejected(&lone, (2, 1, "U+0001"), false);
+            assert_rejected(&lone, (2, 1, "U+0001"));
         }
     }
     let swapped = utf16(&declared("UTF-16BE", "<schema/>"), false, true);
-    assert_rejected(&swapped, (1, 31, "but the file is in UTF-16LE"), false);
+    assert_rejected(&swapped, (1, 31, "but the file is in UTF-16LE"));
 
     for name in ["ISO-8859-1", "latin1", "windows-1252"] {
         assert_eq!(parse(&latin(name, 0xE9)), Ok(cafe("é")), "{name}");
@@ -86,7 +86,7 @@ fn encodings_are_told_by_their_bytes_and_must_be_the_declared_ones() {
         (b"\0\0\0\0\0\0\0\0".into(), (1, 1, "U+0000")),
     ];
     for (bytes, expected) in rejected {
-        assert_rejected(bytes, *expected, false);
+        assert_rejected(bytes, *expected);
     }
 
     let cut: &[(&[u8], Expected)] = &[
@@ -102,18 +102,44 @@ fn encodings_are_told_by_their_bytes_and_must_be_the_declared_ones() {
         ),
     ];
     for (bytes, expected) in cut {
-        assert_rejected(bytes, *expected, true);
+        assert_rejected(bytes, *expected);
     }
 }
 
 #[test]
-fn utf8_is_borrowed_and_the_rest_decoded() {
-    assert!(matches!(text(SAMPLE.as_bytes()), Ok(Cow::Borrowed(SAMPLE))));
+fn text_of_utf8_is_borrowed_and_the_rest_decoded() {
+    assert!(matches!(text(SAMPLE.as_bytes()), Cow::Borrowed(SAMPLE)));
     let wide = redeclared(SAMPLE);
+    for (big, mark) in [(false, false), (false, true), (true, false), (true, true)] {
+        assert_eq!(text(&utf16(&wide, big, mark)), wide);
+    }
     assert_eq!(
-        text(&utf16(&wide, true, true)).as_deref(),
-        Ok(wide.as_str())
+        text(b"<?xml version=\"1.0\" encoding = \"ISO-8859-1\"?><schema name=\"\xDC\"/>"),
+        "<?xml version=\"1.0\" encoding = \"ISO-8859-1\"?><schema name=\"Ü\"/>"
     );
-    assert!(text(b"a\0").is_err());
-    assert!(text(b"a\xFF").is_err());
+}
+
+#[test]
+fn text_of_utf8_keeps_its_bytes() {
+    for utf8 in [
+        "\u{feff}<schema/>",
+        "<?xml version=\"1.0\"?><schema name=\"Ü\"/>",
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><schema/>",
+        "<?xml version=\"1.0\" encoding=\"UTF-16\"?><schema name=\"Ü\"/>",
+        "<?xml version=\"1.0\" encoding=\"no such\"?><schema name=\"Ü\"/>",
+        "<?xml encoding=",
+        "<?xml encoding=\"?>",
+        "",
+    ] {
+        assert_eq!(text(utf8.as_bytes()).as_bytes(), utf8.as_bytes());
+    }
+}
+
+#[test]
+fn text_replaces_invalid_utf8_and_ends_before_invalid_utf16() {
+    assert_eq!(
+        text(b"<schema name=\"\xFF\"/>"),
+        "<schema name=\"\u{fffd}\"/>"
+    );
+    assert_eq!(text(&[0xFE, 0xFF, 0, b'<', 0xD8]), "<");
 }
