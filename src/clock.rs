@@ -1,14 +1,13 @@
-//! The only place that reads a clock; everything else is given the time.
+//! The only module that reads a clock; all others take the time as an argument.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// A difference between the two times that is no step of the clock, but slewing and the time
-/// between two readings.
+/// The largest difference of the two times that slewing and the time between readings explain.
 const SLEWED: Duration = Duration::from_secs(1);
 
-/// Both times at once, to find out later whether the time of day was set.
+/// Both times at once. A later reading shows whether the time of day was set.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     now: Timestamp,
@@ -42,7 +41,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock whose monotonic time begins now.
+    /// A clock whose monotonic time starts now.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn start() -> Self {
         Self {
@@ -50,7 +49,7 @@ impl Clock {
         }
     }
 
-    /// The monotonic time since the clock was made; it goes on when the time of day is set.
+    /// The monotonic time since the clock was created. Setting the time of day does not affect it.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn moment(&self) -> Duration {
         Instant::now().saturating_duration_since(self.start)

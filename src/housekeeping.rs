@@ -1,7 +1,7 @@
-//! What is finished and old is removed.
+//! Removal of deliveries and events after their retention.
 //!
-//! Constraint: in small batches with a pause between them, so that it never delays recording or
-//! delivery, and so that the database does not grow without bound.
+//! Constraint: small batches with pauses, so that removal never delays recording or delivery. The
+//! database does not grow without bound.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::store::Store;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// The pause between two batches of one run.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How many rows of a kind are removed in one transaction.
+/// The most rows of a kind that one transaction removes.
 const BATCH: usize = 500;
 
-/// Removes what `retention` no longer keeps, until `stop`.
+/// Removes everything older than `retention`, until `stop`.
 pub async fn run(
     store: Store,
     clock: Clock,
@@ -32,11 +32,11 @@ pub async fn run(
         let pause = match store.collect(kept, clock.now(), BATCH).await {
             Ok(collected) if collected.is_empty() => INTERVAL,
             Ok(collected) => {
-                debug!(?collected, "removed what is old");
+                debug!(?collected, "removed old deliveries and events");
                 PAUSE
             }
             Err(error) => {
-                warn!(%error, "what is old cannot be removed; it is tried again");
+                warn!(%error, "cannot remove old deliveries and events; retrying");
                 INTERVAL
             }
         };

@@ -1,7 +1,7 @@
 //! The service manager, signals and the process's limits.
 //!
-//! Constraint: talking to systemd never fails the daemon. Without a service manager these do
-//! nothing; what cannot be sent is logged at debug.
+//! Constraint: an error in talking to systemd never stops the daemon. Without a service manager these
+//! functions do nothing. A message that cannot be sent is logged at debug.
 
 use std::io;
 use std::time::Duration;
@@ -25,8 +25,9 @@ pub(crate) fn notify_ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Tells it that a reload begins. systemd 253 and later wants the time with it (sd_notify(3),
-/// MONOTONIC_USEC).
+/// Tells it that a reload begins.
+///
+/// systemd 253 and later needs the time too (sd_notify(3), MONOTONIC_USEC).
 pub(crate) fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -45,29 +46,31 @@ pub(crate) fn notify_stopping() {
     ]);
 }
 
-/// Tells it, in a line for people, what the daemon does.
+/// Sends it a status line for people.
 pub(crate) fn notify_status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
 
-/// Tells it that the loop still turns.
+/// Feeds its watchdog.
 pub(crate) fn notify_watchdog() {
     notify(&[NotifyState::Watchdog]);
 }
 
-/// How often the service manager wants to hear that the loop turns: half of what it allows.
+/// The interval for feeding the watchdog: half of its timeout.
 pub(crate) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        debug!(%error, "the service manager cannot be told");
+        debug!(%error, "cannot notify the service manager");
     }
 }
 
-/// Allows as many open files as the system lets this process have: the default of 1,024 is for
-/// programs that use select(2), and every connection and held file takes one.
+/// Raises the limit of open files to the system's maximum.
+///
+/// The default of 1,024 is meant for programs that use select(2). Every connection and held file needs
+/// a descriptor.
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -78,6 +81,6 @@ pub(crate) fn raise_open_files() {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        debug!(%error, "the limit of open files stays");
+        debug!(%error, "cannot raise the limit of open files");
     }
 }

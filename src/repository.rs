@@ -1,9 +1,9 @@
-//! The repository's root, and how anything below it is opened.
+//! The repository's root, and safe access to files below it.
 //!
-//! Constraint: nothing follows a symbolic link below the root, nothing leaves it, and no opening
-//! blocks. Linux resolves a whole path beneath the root in one call (openat2 with RESOLVE_BENEATH
-//! and RESOLVE_NO_SYMLINKS); elsewhere, and on kernels before 5.6, each component is opened by its
-//! parent's descriptor with O_NOFOLLOW, which proves the same.
+//! Constraint: no call follows a symbolic link below the root, leaves the root, or blocks while it
+//! opens a file. Linux resolves a whole path beneath the root in one call (openat2 with RESOLVE_BENEATH
+//! and RESOLVE_NO_SYMLINKS); elsewhere, and on kernels before 5.6, each component is opened
+//! relative to its parent with O_NOFOLLOW, which has the same effect.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,16 +17,17 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
-/// Opening a FIFO for reading waits for a writer unless NONBLOCK is given.
+/// Without NONBLOCK, opening a FIFO waits for a writer.
 const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
 
-/// Which directory the root is: its device, inode and time of birth. The birth tells a directory
-/// that was removed and made again from the first one, whose inode number it may have got; it is 0
-/// where the file system does not know it.
+/// The identity of the root: its device, inode and time of birth.
+///
+/// A directory that was removed and created again may get the same inode number; its birth differs.
+/// The birth is 0 if the file system does not record it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootIdentity {
     device: u64,
@@ -44,8 +45,10 @@ impl std::fmt::Display for RootIdentity {
     }
 }
 
-/// The root, open. It is opened anew for each batch of looks and closed after it: a descriptor
-/// held for good would keep the file system from being unmounted.
+/// The open root.
+///
+/// Each batch of observations opens it again, because a permanent descriptor would prevent an
+/// unmount of the file system.
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
@@ -54,7 +57,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the root. Links in its own path are followed: that path is the operator's.
+    /// Opens the root. It follows links in the root's own path, which the operator controls.
     pub fn open(path: &Path) -> io::Result<Self> {
         let directory = rustix::fs::openat(
             CWD,
@@ -71,7 +74,7 @@ impl Root {
         })
     }
 
-    /// Which directory it is.
+    /// The identity of the opened directory.
     pub fn identity(&self) -> RootIdentity {
         self.identity
     }
@@ -81,7 +84,7 @@ impl Root {
         Self::identity_at(&self.path).is_ok_and(|found| found == self.identity)
     }
 
-    /// Which directory is at this path now.
+    /// The identity of the directory at this path.
     pub fn identity_at(path: &Path) -> io::Result<RootIdentity> {
         let stat = rustix::fs::statat(CWD, path, AtFlags::empty())?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -112,8 +115,9 @@ impl Root {
         }
     }
 
-    /// Opens a file below the root for reading. It may be anything but a symbolic link: look at
-    /// what it is before reading.
+    /// Opens a file below the root for reading.
+    ///
+    /// It may be anything except a symbolic link, so check its type before reading.
     pub fn open_file(&self, path: &str) -> io::Result<OwnedFd> {
         open_beneath(self.directory.as_fd(), path, FILE)
     }
@@ -129,7 +133,7 @@ pub fn open_file_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(parent, name, FILE, Mode::empty())?)
 }
 
-/// What is at a name in a directory; a symbolic link is reported as itself.
+/// The status of an entry of a directory, without following a symbolic link.
 pub fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
     Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
@@ -150,7 +154,7 @@ pub fn stamp(stat: &Stat) -> Stamp {
     }
 }
 
-/// What kind of file it is, for a person, where it is not a regular one.
+/// The kind of a file that is not a regular one, in words.
 pub fn kind_of(stat: &Stat) -> Result<(), &'static str> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(()),
@@ -172,7 +176,7 @@ fn identity(stat: &Stat, born_ns: i64) -> RootIdentity {
     }
 }
 
-/// The time of birth in nanoseconds since the Unix epoch, or 0 where it is not known.
+/// The time of birth in nanoseconds since the Unix epoch, or 0 if it is unknown.
 #[cfg(target_os = "linux")]
 fn born_ns(at: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> i64 {
     use rustix::fs::{StatxFlags, statx};
@@ -197,9 +201,9 @@ fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<O
     use rustix::io::Errno;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
-        // Not in this kernel, or kept away by a sandbox that does not know it.
+        // The kernel lacks it, or a sandbox blocks it.
         Err(Errno::NOSYS | Errno::PERM) => open_by_component(root, path, flags),
-        // A rename elsewhere made the kernel unsure; by component it is never unsure.
+        // A concurrent rename made the kernel give up; opening by component never gives up.
         Err(Errno::AGAIN) => open_by_component(root, path, flags),
         result => Ok(result?),
     }
@@ -282,6 +286,6 @@ mod tests {
         let root = Root::open(&path).expect("opens");
         std::fs::remove_dir(&path).expect("removes");
         std::fs::create_dir(&path).expect("a directory");
-        assert!(!root.is_in_place(), "removed and made again");
+        assert!(!root.is_in_place(), "removed and created again");
     }
 }

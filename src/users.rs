@@ -1,8 +1,8 @@
-//! Who owns a file: the name that the system's user database has for a number.
+//! The names of file owners, from the system's user database.
 //!
-//! Constraint: a look-up may go over the network (LDAP and the like), so names are kept for a
-//! while; but not for good, since the daemon runs for years and users get renamed. What is kept is
-//! bounded, because anybody who may write files of many owners could fill it.
+//! Constraint: a look-up may use the network (LDAP and the like), so names are cached. They expire,
+//! because the daemon runs for years and users are renamed. The cache is bounded, because a writer of
+//! files with many owners could fill it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// How long a name is taken for current.
+/// The time after which a cached name expires.
 pub const AGE_MAX: Duration = Duration::from_secs(60);
 
-/// How many names are kept.
+/// The most names in the cache.
 pub const NAMES_MAX: usize = 1024;
 
-/// Looks one user up.
+/// Looks up one user.
 type LookUp = dyn Fn(u32) -> Option<String> + Send + Sync;
 
-/// The names of owners. It may be shared between threads.
+/// The names of owners, for all threads.
 pub struct OwnerNames {
     look_up: Box<LookUp>,
     known: Mutex<HashMap<u32, Known>>,
@@ -32,8 +32,9 @@ struct Known {
 }
 
 impl Known {
-    /// Whether this is still taken for current. A clock that was set back makes it old, not young
-    /// for as long as the clock is behind.
+    /// Whether the name is still current.
+    ///
+    /// A clock that was set back expires it at once, instead of keeping it too long.
     fn is_current(&self, now: Timestamp) -> bool {
         Duration::try_from(now.duration_since(self.since)).is_ok_and(|age| age < AGE_MAX)
     }
@@ -55,17 +56,14 @@ impl OwnerNames {
         }
     }
 
-    /// The name of the user with this number at the time `now`; the number itself in digits where
-    /// the database has no name for it.
+    /// The name of the user with this number, or the number itself without a name.
     ///
-    /// It may block for as long as the user database takes, at most once per user and
-    /// [`AGE_MAX`] as a rule.
+    /// It may block for a query of the user database, usually once per user and [`AGE_MAX`].
     pub fn name(&self, uid: u32, now: Timestamp) -> String {
         if let Some(known) = self.known().get(&uid).filter(|known| known.is_current(now)) {
             return known.name.clone();
         }
-        // The lock is not held over the look-up, so that one slow answer delays only those who
-        // asked for it.
+        // No lock during the look-up: a slow answer delays only its own caller.
         let name = (self.look_up)(uid)
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| uid.to_string());
@@ -85,7 +83,7 @@ impl OwnerNames {
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
-        // The map is whole between any two of its calls, so a panic elsewhere leaves it usable.
+        // The map is consistent between calls, so a panic elsewhere leaves it usable.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -116,7 +114,7 @@ mod tests {
         Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
     }
 
-    /// Names that count how often they were looked up: `user<uid>-<count>`, none from 1,000 on.
+    /// Names that contain the number of their look-ups: `user<uid>-<count>`, none from 1,000 on.
     fn counting() -> (OwnerNames, Arc<AtomicUsize>) {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
@@ -134,7 +132,7 @@ mod tests {
         assert_eq!(names.name(7, second(159)), "user7-1");
         assert_eq!(names.name(7, second(160)), "user7-2");
         assert_eq!(names.name(8, second(160)), "user8-3");
-        // The clock is set back.
+        // Somebody sets the clock back.
         assert_eq!(names.name(7, second(10)), "user7-4");
         assert_eq!(names.name(7, second(11)), "user7-4");
         assert_eq!(names.name(7, Timestamp::MAX), "user7-5");

@@ -1,7 +1,7 @@
 //! Steps through the templates.
 //!
-//! Constraint: one reading of a name. Each capture takes the shortest text that lets the rest match,
-//! and one that is bound already matches only its value.
+//! Constraint: a name has one reading. Each capture takes the shortest text that lets the rest match.
+//! A bound capture matches only its value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::template::{Capture, Part, Template};
 use super::{Entries, Layout, Place};
 use crate::domain::project::{ProjectKey, Role};
 
-/// What the captures of one template have matched so far.
+/// The matches of one template's captures so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bound {
     pub(super) organization: Option<Arc<str>>,
@@ -44,7 +44,7 @@ impl Bound {
     }
 }
 
-/// A position below the root, and the templates that can still match from there.
+/// A path below the root, and the templates that can still match from there.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     layout: Layout,
@@ -67,7 +67,7 @@ impl Cursor {
         }
     }
 
-    /// The cursor with the templates of these roles alone.
+    /// The cursor restricted to the templates of these roles.
     #[must_use]
     pub fn of(mut self, wanted: impl Fn(Role) -> bool) -> Cursor {
         let layout = self.layout.clone();
@@ -80,7 +80,7 @@ impl Cursor {
         self
     }
 
-    /// The cursor one component further, where any template leads there.
+    /// The cursor one component further, if any template leads there.
     pub fn enter(&self, name: &str) -> Option<Cursor> {
         let live: Vec<Live> = self
             .live
@@ -101,7 +101,7 @@ impl Cursor {
         })
     }
 
-    /// What a file at this path is; templates do not overlap, so there is one answer.
+    /// The file at this path. Templates do not overlap, so there is at most one answer.
     pub fn place(&self) -> Option<Place> {
         self.live.iter().find_map(|live| {
             let template = self.template(live)?;
@@ -117,12 +117,12 @@ impl Cursor {
         })
     }
 
-    /// Whether a directory at this path can hold anything that matters.
+    /// Whether a directory at this path can contain files of the layout.
     pub fn leads_on(&self) -> bool {
         self.live.iter().any(|live| self.component(live).is_some())
     }
 
-    /// Which entries of a directory at this path can matter.
+    /// The entries of a directory at this path that can match.
     pub fn entries(&self) -> Entries {
         let mut names = BTreeSet::new();
         for live in &self.live {
@@ -144,7 +144,7 @@ impl Cursor {
         Entries::Only(names)
     }
 
-    /// The one project that everything at and below this path belongs to, where that is certain.
+    /// The only project that can have files at or below this path.
     pub fn project(&self) -> Option<ProjectKey> {
         let (first, others) = self.live.split_first()?;
         let is_same = |live: &Live| {
@@ -155,8 +155,7 @@ impl Cursor {
         others.iter().all(is_same).then_some(key)
     }
 
-    /// The one organization that everything at and below this path belongs to, where that is
-    /// certain.
+    /// The only organization that can have files at or below this path.
     pub fn organization(&self) -> Option<String> {
         let mut organizations = self
             .live
@@ -172,7 +171,7 @@ impl Cursor {
         self.layout.templates.get(live.rank)
     }
 
-    /// The component that comes next in a template that can still match.
+    /// The next component of a template that can still match.
     fn component(&self, live: &Live) -> Option<&[Part]> {
         self.template(live)?
             .components
@@ -181,11 +180,12 @@ impl Cursor {
     }
 }
 
-/// Matches one name; each capture takes the shortest text that lets the rest match. A capture that
-/// is bound already matches only its value.
+/// Matches one name. Each capture takes the shortest text that lets the rest match.
+///
+/// A bound capture matches only its value.
 pub(super) fn match_component(parts: &[Part], name: &str, bound: &Bound) -> Option<Bound> {
     let has_capture = parts.iter().any(|part| matches!(part, Part::Capture(_)));
-    // Hidden entries are editors', version control's and synchronisers' own.
+    // Hidden entries belong to editors, version control and synchronization tools.
     if has_capture && name.starts_with('.') {
         return None;
     }

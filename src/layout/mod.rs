@@ -1,11 +1,11 @@
-//! Path templates, and what they say about paths.
+//! Path templates and the meaning of paths.
 //!
 //! Constraint: no I/O, and one way to read a path. A [`Cursor`] stands at a directory below the
-//! root and knows which templates can still match from there. The walk over the whole tree, the
-//! look at one project and the reading of a hint's path are all steps of a cursor, so that they
-//! cannot disagree about what belongs to a project.
+//! root and knows which templates can still match from there. The walk of the tree, the observation
+//! of a project and the reading of a hint's path are all steps of a cursor, so they agree about the
+//! files of a project.
 //!
-//! Map: this file has the layout, `cursor` the steps, `template` the reading of a template.
+//! Map: this file has the layout, `cursor` the steps, `template` the parser of templates.
 
 mod cursor;
 mod template;
@@ -22,60 +22,62 @@ pub use cursor::Cursor;
 use cursor::{Bound, Live};
 use template::{Capture, Part, Template};
 
-/// The organization of every project where the templates have no `{organization}`.
+/// The organization of every project if no template has `{organization}`.
 pub const DEFAULT_ORGANIZATION: &str = "default";
 
-/// The most templates of one role. Every pair of templates is compared, so that their number has to
-/// be bounded for a check of the configuration to take bounded time.
+/// The most templates of one role.
+///
+/// A check of the configuration compares every pair of templates; the bound limits its time.
 pub const TEMPLATES_MAX: usize = 32;
 
 /// The longest template, in characters.
 pub const TEMPLATE_MAX: usize = 1024;
 
-/// The templates of a repository; cheap to clone.
+/// The templates of a repository. It is cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     templates: Arc<[Template]>,
 }
 
-/// What is wrong with a template.
+/// An error in a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct TemplateError {
-    /// The role it was given for.
+    /// The role of the template.
     pub role: Role,
-    /// Its place in the list of that role, from 0.
+    /// Its index in the list of that role, from 0.
     pub index: usize,
-    /// What is wrong with it, and what is allowed.
+    /// The problem, and the allowed values.
     pub reason: String,
 }
 
-/// What a path is to a project.
+/// The meaning of a path for a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The project.
     pub key: ProjectKey,
-    /// What the file is to it.
+    /// The role of the file.
     pub role: Role,
-    /// What `{versionTag}` captured.
+    /// The text that `{versionTag}` captured.
     pub tag: Option<String>,
-    /// The place of its template in the layout. Of two definitions of one project the one with the
-    /// lower rank counts.
+    /// The index of its template in the layout. Of two definitions of one project, the one with the
+    /// lower rank wins.
     pub rank: usize,
 }
 
-/// Which entries of a directory can matter.
+/// The entries of a directory that can match a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entries {
-    /// Any may; the directory has to be listed.
+    /// Any entry: the directory has to be listed.
     Any,
-    /// Only these names; they can be opened without listing the directory.
+    /// Only these names: they can be opened without listing the directory.
     Only(BTreeSet<String>),
 }
 
 impl Layout {
-    /// The layout of these templates, or everything that is wrong with them: faults of one
-    /// template, and pairs that can match the same path.
+    /// The layout of these templates, or all their errors.
+    ///
+    /// An error concerns one template, or a pair that can match the same path.
     pub fn new(
         project: &[String],
         published: &[String],
@@ -92,7 +94,7 @@ impl Layout {
                 errors.push(TemplateError {
                     role,
                     index: 0,
-                    reason: "no template says where a project's definition is".to_owned(),
+                    reason: "there is no template for the definition of a project".to_owned(),
                 });
             }
             if texts.len() > TEMPLATES_MAX {
@@ -127,12 +129,12 @@ impl Layout {
         }
     }
 
-    /// The cursor at the root, open to every project.
+    /// The cursor at the root, for every project.
     pub fn root(&self) -> Cursor {
         self.start(|_| Some(Bound::default()))
     }
 
-    /// The cursor at the root, open to this project alone.
+    /// The cursor at the root, for this project alone.
     pub fn project(&self, key: &ProjectKey) -> Cursor {
         self.start(|template| {
             let has_organization = template.captures().any(|c| c == Capture::Organization);
@@ -160,8 +162,9 @@ impl Layout {
         Cursor::at_root(self.clone(), live)
     }
 
-    /// How many components the templates have in common that name the project: the path of the one
-    /// directory that all its files lie below. None where there is no such directory.
+    /// The number of components of the directory that contains all files of a project.
+    ///
+    /// Absent if the templates have no such directory.
     pub fn project_directory(&self) -> Option<usize> {
         let first = self.templates.first()?;
         let needed = first.captures().filter(|c| *c != Capture::VersionTag);
@@ -188,8 +191,9 @@ impl Layout {
             .then_some(depth)
     }
 
-    /// The one directory that all files of a project lie below, and the cursor there, open to this
-    /// project alone; see [`Layout::project_directory`].
+    /// The directory that contains all files of a project, and the cursor there.
+    ///
+    /// The cursor is for this project alone; see [`Layout::project_directory`].
     pub fn home(&self, key: &ProjectKey) -> Option<(String, Cursor)> {
         let depth = self.project_directory()?;
         let template = self.templates.first()?;
@@ -213,7 +217,7 @@ impl Layout {
         Some((path, cursor))
     }
 
-    /// Where the file at this path lies once its project is in another place.
+    /// The path of this file after its project has moved.
     pub fn relocate(&self, path: &str, to: &ProjectKey) -> Option<String> {
         let place = self.at(path)?.place()?;
         let template = self.templates.get(place.rank)?;
@@ -229,12 +233,12 @@ impl Layout {
                 .collect::<Option<String>>()
         });
         let path = components.collect::<Option<Vec<_>>>()?.join("/");
-        // A name may be matched in more than one way; only what is read back as meant is meant.
+        // A name can match in several ways, so the new path has to read back as the same file.
         let read_back = self.at(&path)?.place()?;
         (read_back.key == *to && read_back.role == place.role).then_some(path)
     }
 
-    /// The cursor at this path below the root, where any template leads there.
+    /// The cursor at this path below the root, if any template leads there.
     pub fn at(&self, path: &str) -> Option<Cursor> {
         path.split('/')
             .filter(|name| !name.is_empty())
@@ -243,7 +247,7 @@ impl Layout {
 }
 
 impl fmt::Display for Layout {
-    /// One line a template; equal texts mean equal layouts.
+    /// One line for each template; equal texts mean equal layouts.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for template in self.templates.iter() {
             writeln!(formatter, "{} {}", template.role.as_str(), template.text)?;
@@ -252,7 +256,7 @@ impl fmt::Display for Layout {
     }
 }
 
-/// What is wrong between templates that are each right.
+/// The errors between templates that are valid by themselves.
 fn disagreements(templates: &[Template]) -> Vec<TemplateError> {
     let mut errors = Vec::new();
     let has_organization =
@@ -288,7 +292,7 @@ fn disagreements(templates: &[Template]) -> Vec<TemplateError> {
                     role: template.role,
                     index: template.index,
                     reason: format!(
-                        "can match the same path as {:?} ({}); a file must be one thing",
+                        "can match the same path as {:?} ({}); a file must have one meaning",
                         earlier.text,
                         earlier.role.as_str()
                     ),

@@ -1,7 +1,7 @@
-//! One path template: how it is read, and which paths it shares with another.
+//! One path template: its parser, and the paths that it shares with another.
 //!
-//! Constraint: what no path can match is an error here, and the comparison of two hostile templates
-//! costs the product of their lengths and no more.
+//! Constraint: a template that matches no path is an error. Comparing two hostile templates costs at
+//! most the product of their lengths.
 
 use super::TEMPLATE_MAX;
 use crate::domain::project::Role;
@@ -199,7 +199,7 @@ pub(super) enum Token {
     AnyNumber,
 }
 
-/// A component as a pattern of single characters and runs; a capture is one character and a run.
+/// A component as a pattern of characters and runs; a capture is a character and a run.
 pub(super) fn tokens(parts: &[Part]) -> Vec<Token> {
     let mut tokens = Vec::new();
     for part in parts {
@@ -216,9 +216,8 @@ pub(super) fn tokens(parts: &[Part]) -> Vec<Token> {
 
 /// Whether some text matches both patterns.
 ///
-/// `reachable[j]` says whether the patterns can have matched the same text when the left one is
-/// used up to the current token and the right one up to `j`; row by row, so that a hostile
-/// template costs the product of the lengths and no more.
+/// `reachable[j]` is whether the left pattern up to the current token and the right one up to `j` can
+/// match the same text. Row by row, a hostile template costs at most the product of the lengths.
 pub(super) fn intersect(left: &[Token], right: &[Token]) -> bool {
     let mut reachable = vec![false; right.len() + 1];
     for i in 0..=left.len() {
@@ -233,10 +232,10 @@ pub(super) fn intersect(left: &[Token], right: &[Token]) -> bool {
             let left_token = previous(1, left, i);
             let right_token = previous(1, right, j);
             let reached = (i == 0 && j == 0)
-                // The left token is a run that ends here, having taken nothing more.
+                // The left token is a run that ends here.
                 || (up && left_token == Some(Token::AnyNumber))
                 || (back && right_token == Some(Token::AnyNumber))
-                // A character of the other pattern goes into this pattern's run.
+                // This pattern's run takes a character of the other pattern.
                 || (back && left_token == Some(Token::AnyNumber))
                 || (up && right_token == Some(Token::AnyNumber))
                 || (diagonal && compatible(left_token, right_token));

@@ -162,7 +162,7 @@ fn layouts_of_other_shapes() {
 #[test]
 fn faults_are_named() {
     for (project, published, expected) in [
-        (&[][..], &[][..], "no template says where"),
+        (&[][..], &[][..], "no template for the definition"),
         (&[""], &[], "is empty"),
         (&["/{project}.xml"], &[], "starts with a slash"),
         (&["a//{project}.xml"], &[], "empty path component"),
@@ -326,7 +326,7 @@ fn a_project_has_a_home_where_all_its_files_lie_below_one_directory() {
             "a/{organization}-{project}.d/s/{versionTag}.xml",
             Some("a/sales-orders.d"),
         ),
-        // The definitions lie elsewhere, or are files themselves.
+        // The definitions are in another directory, or are files themselves.
         (
             "d/{organization}/{project}/x.xml",
             "p/{organization}/{project}/x.xml",
@@ -343,7 +343,7 @@ fn a_project_has_a_home_where_all_its_files_lie_below_one_directory() {
         let layout = layout(&[project], &[published], &[snapshot]).unwrap();
         assert_eq!(home(&layout).as_deref(), expected, "{project}");
     }
-    // Every file of the project is reached from there as it is from the root.
+    // The cursor there reaches every file of the project, as the one at the root does.
     let (path, cursor) = standard().home(&key).unwrap();
     let place = ["snapshots", "v1.xml"]
         .iter()
