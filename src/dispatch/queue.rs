@@ -149,7 +149,7 @@ impl Queue {
             return;
         }
         let now = self.shared.clock.now();
-        match self.shared.store.mend_times(&self.name, now).await {
+        match self.shared.store.correct_times(&self.name, now).await {
             Ok(n_mended) => {
                 self.reading = reading;
                 self.endpoint.probe_soon(now);

@@ -57,6 +57,14 @@ pub struct Change {
     pub events: Vec<NewEvent>,
 }
 
+impl Change {
+    /// The content of the definition that this change replaces or removes.
+    pub(super) fn replaced(&self) -> Option<ContentHash> {
+        let hash = |recorded: &Recorded| recorded.definition.as_ref().map(|file| file.hash);
+        hash(&self.before).filter(|before| hash(&self.after) != Some(*before))
+    }
+}
+
 /// An event to record.
 #[derive(Clone, Debug)]
 pub struct NewEvent {

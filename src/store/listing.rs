@@ -126,7 +126,14 @@ impl Listings {
                 return Ok(None);
             };
             let mut conditions = Conditions::default();
-            conditions.and("d.event = ?", event.sequence);
+            conditions.and(
+                "d.id >= (SELECT first_delivery FROM events WHERE sequence = ?)",
+                event.sequence,
+            );
+            conditions.and(
+                "d.id < (SELECT end_delivery FROM events WHERE sequence = ?)",
+                event.sequence,
+            );
             let mut deliveries = query_deliveries(connection, conditions, usize::MAX)?;
             deliveries.reverse();
             Ok(Some((event, deliveries)))
@@ -235,8 +242,9 @@ fn query_events(
     limit: usize,
 ) -> Result<Vec<ListedEvent>, Fault> {
     let sql = format!(
-        "SELECT {}, e.sequence, e.recorded_ms, e.n_deliveries FROM events e \
-         JOIN payloads p ON p.id = e.payload WHERE {} ORDER BY e.sequence DESC LIMIT ?",
+        "SELECT {}, e.sequence, e.recorded_ms, (SELECT count(*) FROM deliveries \
+         WHERE id >= e.first_delivery AND id < e.end_delivery) \
+         FROM events e WHERE {} ORDER BY e.sequence DESC LIMIT ?",
         row::EVENT_COLUMNS,
         conditions.sql()
     );

@@ -77,6 +77,7 @@ pub use webhooks::{Off, OffCause, WebhookState};
 use crate::config::Retention;
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use reader::Reader;
+use retention::Garbage;
 use writer::Writer;
 
 /// The daemon's handle to the store. Its clones are the same store.
@@ -95,6 +96,7 @@ struct Shared {
     identity: schema::FileIdentity,
     writer: Arc<Writer>,
     reader: Reader,
+    garbage: Mutex<Garbage>,
     reader_thread: Mutex<Option<JoinHandle<()>>>,
     writer_thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -138,7 +140,10 @@ impl Store {
         let for_writing = schema::open_and_migrate(state_dir)?;
         let for_checkpoints = schema::open_beside(state_dir)?;
         let for_reading = schema::open_for_reading(state_dir)?;
-        let (reader, reads) = Reader::new(schema::open_for_reading(state_dir)?);
+        let (reader, reads) = Reader::new(
+            schema::open_for_reading(state_dir)?,
+            schema::open_for_reading(state_dir)?,
+        );
         let path = schema::database(state_dir);
         let identity = schema::identity(&path)?;
         let writer = Arc::new(Writer::new(for_writing));
@@ -161,6 +166,7 @@ impl Store {
                 identity,
                 writer,
                 reader,
+                garbage: Mutex::default(),
                 reader_thread: Mutex::new(Some(reader_thread)),
                 writer_thread: Mutex::new(Some(writer_thread)),
             }),
@@ -296,19 +302,9 @@ impl Store {
         self.read_blocking(move |connection| record::meta(connection, key))
     }
 
-    /// Whether no first scan was recorded yet, which [`MetaKey::FirstStart`] marks.
-    pub fn is_first_start(&self) -> Result<bool, StoreError> {
-        Ok(self.meta(MetaKey::FirstStart)?.is_none())
-    }
-
     /// The first `limit` files that do not count, by project and path.
     pub fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
         self.read_blocking(move |connection| problems::list(connection, limit))
-    }
-
-    /// How many files do not count.
-    pub fn n_problems(&self) -> Result<u64, StoreError> {
-        self.read_blocking(problems::count)
     }
 
     /// Records a batch, whole or not at all; returns when it is durable. After an error nothing
@@ -316,7 +312,12 @@ impl Store {
     /// for the record to be read and inferred from again.
     pub fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
         let payloads = self.prepare(&mut batch)?;
-        self.write_blocking(move |connection| record::record(connection, &batch, &payloads))
+        let replaced: Vec<ContentHash> =
+            batch.changes.iter().filter_map(Change::replaced).collect();
+        let committed =
+            self.write_blocking(move |connection| record::record(connection, &batch, &payloads))?;
+        guard(&self.shared.garbage).add(replaced);
+        Ok(committed)
     }
 
     /// Takes the payloads out of a batch and makes them what is stored.
@@ -376,15 +377,20 @@ impl Store {
 
     /// Makes due now what waits for a time that was reckoned by a clock which has been set back
     /// since. Returns how many deliveries that was.
-    pub async fn mend_times(&self, webhook: &str, now: Timestamp) -> Result<usize, StoreError> {
+    pub async fn correct_times(&self, webhook: &str, now: Timestamp) -> Result<usize, StoreError> {
         let webhook = webhook.to_owned();
-        self.write(move |connection| queue::mend_times(connection, &webhook, now))
+        self.write(move |connection| queue::correct_times(connection, &webhook, now))
             .await
     }
 
     /// Where each webhook stands that ever had a delivery or a fingerprint, by name.
     pub async fn webhook_states(&self) -> Result<Vec<WebhookState>, StoreError> {
-        self.read(webhooks::states).await
+        // A count of a million deliveries takes a tenth of a second, for which claims must not wait.
+        let store = self.clone();
+        let counted =
+            tokio::task::spawn_blocking(move || store.shared.reader.read_apart(webhooks::states));
+        let states = counted.await.unwrap_or(Err(Fault::Closed));
+        states.map_err(|fault| self.error(fault))
     }
 
     /// Switches a webhook on, whoever switched it off; says whether it was off.
@@ -437,17 +443,25 @@ impl Store {
         now: Timestamp,
         limit: usize,
     ) -> Result<Collected, StoreError> {
-        self.write(move |connection| retention::collect(connection, &retention, now, limit))
-            .await
-    }
-
-    /// A number that changes when another process changed the state: an operator's command. To be
-    /// compared with the one of an earlier call.
-    pub async fn changed_elsewhere(&self) -> Result<i64, StoreError> {
-        // Asked of the writer's connection, whose own commits do not count.
-        self.write(|connection| {
-            Ok(connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
-        })
-        .await
+        let garbage = guard(&self.shared.garbage).take();
+        let before = garbage.clone();
+        let result = self
+            .write(move |connection| {
+                let mut garbage = before.clone();
+                let collected =
+                    retention::collect(connection, &mut garbage, &retention, now, limit)?;
+                Ok((collected, garbage))
+            })
+            .await;
+        match result {
+            Ok((collected, rest)) => {
+                guard(&self.shared.garbage).put_back(rest);
+                Ok(collected)
+            }
+            Err(error) => {
+                guard(&self.shared.garbage).put_back(garbage);
+                Err(error)
+            }
+        }
     }
 }

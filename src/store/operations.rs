@@ -4,20 +4,24 @@
 //! So each transaction holds at most [`CHUNK`] deliveries; where one fails, those before it stay
 //! done, and doing it again does the rest.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Params, TransactionBehavior, params, params_from_iter};
+use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 
 use super::error::{Fault, OpenError, StoreError};
+use super::queue::Standing;
+use super::retention::Removal;
 use super::select::Selector;
-use super::{queue, row, schema, webhooks};
-use crate::domain::project::ProjectKey;
+use super::{queue, retention, row, schema, webhooks};
+use crate::domain::delivery::State;
 
 /// The most deliveries that one transaction changes.
 const CHUNK: usize = 1_000;
+
+/// The most deliveries that one transaction looks at.
+const LOOKED_AT_MAX: usize = 10_000;
 
 /// Is told the number of deliveries that were handled since it was told last.
 type Progress = Box<dyn FnMut(u64)>;
@@ -57,43 +61,71 @@ impl Operations {
     /// already is tried now.
     pub fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {
         let now = row::milliseconds(now);
-        self.in_chunks(selector, |connection, id| {
-            lane_of(
-                connection,
-                "UPDATE deliveries SET state = 'pending', \
-                 origin = CASE WHEN state <> 'pending' OR n_attempts > 0 THEN 'redelivery' \
-                 ELSE origin END, \
-                 waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
-                 n_attempts_before = n_attempts, due_ms = ?2, finished_ms = NULL \
-                 WHERE id = ?1 RETURNING webhook, organization, project",
-                params![id, now],
-            )
+        self.in_chunks(selector, |connection, ids| {
+            let mut n_changed = 0;
+            for id in ids {
+                let Some(lane) = Standing::of(connection, *id)? else {
+                    continue;
+                };
+                connection
+                    .prepare_cached(
+                        "UPDATE deliveries SET state = 'pending', \
+                         origin = CASE WHEN state <> 'pending' OR n_attempts > 0 \
+                         THEN 'redelivery' ELSE origin END, \
+                         waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
+                         n_attempts_before = n_attempts, due_ms = ?2, is_due_as_asked = 0, \
+                         finished_ms = NULL WHERE id = ?1",
+                    )?
+                    .execute([*id, now])?;
+                if lane.state != State::Pending {
+                    queue::enter_lane(connection, *id, &lane)?;
+                }
+                n_changed += 1;
+            }
+            Ok(n_changed)
         })
     }
 
     /// Gives up pending deliveries; says how many.
     pub fn cancel(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {
         let now = row::milliseconds(now);
-        self.in_chunks(selector, |connection, id| {
-            lane_of(
-                connection,
-                "UPDATE deliveries SET state = 'cancelled', finished_ms = ?2 \
-                 WHERE id = ?1 AND state = 'pending' RETURNING webhook, organization, project",
-                params![id, now],
-            )
+        self.in_chunks(selector, |connection, ids| {
+            let mut n_changed = 0;
+            for id in ids {
+                let Some(lane) = Standing::of(connection, *id)? else {
+                    continue;
+                };
+                if lane.state != State::Pending {
+                    continue;
+                }
+                connection
+                    .prepare_cached(
+                        "UPDATE deliveries SET state = 'cancelled', is_head = 0, finished_ms = ?2 \
+                         WHERE id = ?1",
+                    )?
+                    .execute([*id, now])?;
+                if lane.is_head {
+                    queue::promote_next(connection, &lane)?;
+                }
+                n_changed += 1;
+            }
+            Ok(n_changed)
         })
     }
 
     /// Removes deliveries that are not pending, with their log; says how many. Their events go
     /// with the next collection.
     pub fn purge(&mut self, selector: &Selector) -> Result<u64, StoreError> {
-        self.in_chunks(selector, |connection, id| {
-            lane_of(
-                connection,
-                "DELETE FROM deliveries WHERE id = ?1 AND state <> 'pending' \
-                 RETURNING webhook, organization, project",
-                params![id],
-            )
+        self.in_chunks(selector, |connection, ids| {
+            let mut removal = Removal::default();
+            for id in ids {
+                removal.remove(connection, *id)?;
+            }
+            removal.finish(connection)?;
+            if let Some(first) = removal.events.first() {
+                retention::look_again_from(connection, *first)?;
+            }
+            Ok(removal.n_removed as u64)
         })
     }
 
@@ -117,10 +149,11 @@ impl Operations {
 
     /// Does something to each delivery that is meant. `change` says which lane it touched, or
     /// nothing where it did not apply.
+    /// Runs `change` on the selected deliveries, some at a time. It returns how many it changed.
     fn in_chunks(
         &mut self,
         selector: &Selector,
-        change: impl Fn(&Connection, i64) -> Result<Option<Lane>, Fault>,
+        change: impl Fn(&Connection, &[i64]) -> Result<u64, Fault>,
     ) -> Result<u64, StoreError> {
         if selector.is_empty() {
             return Err(StoreError::new(&self.path, Fault::EmptySelector));
@@ -129,19 +162,9 @@ impl Operations {
         let mut after = i64::MIN;
         loop {
             let (last, n_handled, n) = self.in_transaction(|connection| {
-                let ids = ids_after(connection, selector, after)?;
-                let mut lanes = BTreeSet::new();
-                let mut n = 0_u64;
-                for id in &ids {
-                    if let Some(lane) = change(connection, *id)? {
-                        lanes.insert(lane);
-                        n = n.saturating_add(1);
-                    }
-                }
-                for (webhook, key) in lanes {
-                    queue::refresh_lane(connection, &webhook, &key)?;
-                }
-                Ok((ids.last().copied(), ids.len(), n))
+                let chunk = Chunk::after(connection, selector, after)?;
+                let n = change(connection, &chunk.ids)?;
+                Ok((chunk.last, chunk.ids.len(), n))
             })?;
             if let Some(progress) = &mut self.progress {
                 progress(n_handled as u64);
@@ -170,41 +193,48 @@ impl Operations {
     }
 }
 
-/// A webhook and a project.
-type Lane = (String, ProjectKey);
-
-/// Runs a statement on one delivery that returns its lane where it applied.
-fn lane_of(
-    connection: &Connection,
-    sql: &str,
-    parameters: impl Params,
-) -> Result<Option<Lane>, Fault> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(parameters)?;
-    let Some(found) = rows.next()? else {
-        return Ok(None);
-    };
-    let lane = (
-        found.get(0)?,
-        ProjectKey::new(found.get::<_, String>(1)?, found.get::<_, String>(2)?),
-    );
-    // A statement with RETURNING is done only when it was read to its end.
-    while rows.next()?.is_some() {}
-    Ok(Some(lane))
+/// Selected deliveries in the order of their ids.
+struct Chunk {
+    /// The selected ones.
+    ids: Vec<i64>,
+    /// The last one that was looked at; none at the end.
+    last: Option<i64>,
 }
 
-fn ids_after(connection: &Connection, selector: &Selector, after: i64) -> Result<Vec<i64>, Fault> {
-    let mut conditions = selector.conditions();
-    conditions.and("d.id > ?", after);
-    let sql = format!(
-        "SELECT d.id FROM deliveries d WHERE {} ORDER BY d.id LIMIT {CHUNK}",
-        conditions.sql()
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
-    let ids = statement
-        .query_map(params_from_iter(conditions.values()), |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(ids)
+impl Chunk {
+    /// Those that follow a delivery. All of them are looked at in order: an index on what is
+    /// selected would be sorted anew for each chunk.
+    fn after(connection: &Connection, selector: &Selector, after: i64) -> Result<Self, Fault> {
+        let conditions = selector.conditions();
+        let sql = if selector.ids.is_empty() {
+            format!(
+                "SELECT d.id, {} FROM deliveries d WHERE d.id > ? ORDER BY d.id LIMIT {LOOKED_AT_MAX}",
+                conditions.sql()
+            )
+        } else {
+            format!(
+                "SELECT d.id, TRUE FROM deliveries d WHERE {} AND d.id > ? \
+                 ORDER BY d.id LIMIT {LOOKED_AT_MAX}",
+                conditions.sql()
+            )
+        };
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params_from_iter(conditions.values_and(after)))?;
+        let mut chunk = Self {
+            ids: Vec::new(),
+            last: None,
+        };
+        while chunk.ids.len() < CHUNK
+            && let Some(found) = rows.next()?
+        {
+            let id = found.get(0)?;
+            chunk.last = Some(id);
+            if found.get(1)? {
+                chunk.ids.push(id);
+            }
+        }
+        Ok(chunk)
+    }
 }
 
 fn count(connection: &Connection, selector: &Selector) -> Result<u64, Fault> {

@@ -18,9 +18,6 @@ use crate::domain::project::ContentHash;
 /// zstd's level. project.xml shrinks about tenfold at any level; higher ones cost time for little.
 const LEVEL: i32 = 2;
 
-/// The most payloads that one transaction removes.
-const REMOVED_AT_ONCE: usize = 64;
-
 /// A payload that a batch brings. Its clones share their bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
@@ -101,69 +98,75 @@ pub(super) const UNASKED_MAX: usize = 64 * 1024;
 
 /// Which of these payloads are stored.
 pub(super) fn stored(connection: &Connection, hashes: &[ContentHash]) -> Result<Vec<bool>, Fault> {
-    hashes
-        .iter()
-        .map(|hash| Ok(id(connection, hash)?.is_some()))
-        .collect()
+    hashes.iter().map(|hash| exists(connection, hash)).collect()
 }
 
-/// The row of a payload.
-pub(super) fn id(connection: &Connection, hash: &ContentHash) -> Result<Option<i64>, Fault> {
+/// Whether a payload is stored.
+pub(super) fn exists(connection: &Connection, hash: &ContentHash) -> Result<bool, Fault> {
     Ok(connection
-        .prepare_cached("SELECT id FROM payloads WHERE hash = ?1")?
-        .query_row([&hash.0[..]], |row| row.get(0))
-        .optional()?)
+        .prepare_cached("SELECT 1 FROM payloads WHERE hash = ?1")?
+        .exists([&hash.0[..]])?)
 }
 
-/// A payload of a batch in its table.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Put {
-    /// Its row.
-    pub(super) id: i64,
-    /// Whether it is held, with a reference of its own, until [`release`].
-    pub(super) is_held: bool,
-}
-
-/// Stores a payload, unless it is stored already. One that is new is held: a payload that never was
-/// without references costs no change of the index of those that are.
-pub(super) fn put(connection: &Connection, given: &Given) -> Result<Put, Fault> {
-    if let Some(id) = id(connection, &given.hash)? {
-        return Ok(Put { id, is_held: false });
-    }
-    // It may have been collected since it was looked up.
+/// Stores a payload unless it is stored already. `identity` is that of the definitions with this
+/// content, if the batch has any. Returns whether the payload is new.
+pub(super) fn put(
+    connection: &Connection,
+    given: &Given,
+    identity: Option<&str>,
+) -> Result<bool, Fault> {
+    // It may have been removed since it was looked up.
     let late;
     let compressed = match &given.compressed {
         Some(compressed) => compressed,
+        None if exists(connection, &given.hash)? => return Ok(false),
         None => {
             late = Bytes::from(compress(&given.hash, &given.bytes)?);
             &late
         }
     };
-    connection
-        .prepare_cached("INSERT INTO payloads (hash, size, n_references) VALUES (?1, ?2, 1)")?
-        .execute(params![&given.hash.0[..], row::limit(given.bytes.len())])?;
-    let id = connection.last_insert_rowid();
-    connection
-        .prepare_cached("INSERT INTO payload_contents (payload, compressed) VALUES (?1, ?2)")?
-        .execute(params![id, &compressed[..]])?;
-    Ok(Put { id, is_held: true })
+    let stored = connection
+        .prepare_cached(
+            "INSERT INTO payloads (hash, size, identity, compressed) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![
+            &given.hash.0[..],
+            row::limit(given.bytes.len()),
+            identity,
+            &compressed[..]
+        ])?;
+    Ok(stored > 0)
 }
 
-/// Lets go of a payload that [`put`] holds.
-pub(super) fn release(connection: &Connection, payload: i64) -> Result<(), Fault> {
+/// Notes that definitions with this content have this identity, by which [`remove_garbage`] finds
+/// them. Returns whether the payload is stored.
+pub(super) fn set_identity(
+    connection: &Connection,
+    hash: &ContentHash,
+    identity: &str,
+) -> Result<bool, Fault> {
+    let found: Option<Option<String>> = connection
+        .prepare_cached("SELECT identity FROM payloads WHERE hash = ?1")?
+        .query_row([&hash.0[..]], |row| row.get(0))
+        .optional()?;
+    let identity = match found.as_ref().map(Option::as_deref) {
+        None => return Ok(false),
+        Some(Some(found)) if found == identity || found.is_empty() => return Ok(true),
+        Some(None) => identity,
+        // Another version of the program read another identity: it is kept for ever.
+        Some(Some(_)) => "",
+    };
     connection
-        .prepare_cached("UPDATE payloads SET n_references = n_references - 1 WHERE id = ?1")?
-        .execute([payload])?;
-    Ok(())
+        .prepare_cached("UPDATE payloads SET identity = ?2 WHERE hash = ?1")?
+        .execute(params![&hash.0[..], identity])?;
+    Ok(true)
 }
 
 /// The bytes of a payload.
 pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<Bytes>, Fault> {
     let found: Option<(i64, Vec<u8>)> = connection
-        .prepare_cached(
-            "SELECT p.size, c.compressed FROM payloads p \
-             JOIN payload_contents c ON c.payload = p.id WHERE p.hash = ?1",
-        )?
+        .prepare_cached("SELECT size, compressed FROM payloads WHERE hash = ?1")?
         .query_row([&hash.0[..]], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((size, compressed)) = found else {
@@ -181,19 +184,31 @@ pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<
     Ok(Some(Bytes::from(bytes)))
 }
 
-/// Removes payloads that nothing refers to, a few at a time, and says how many.
-pub(super) fn collect(connection: &Connection) -> Result<usize, Fault> {
-    // The statement below sets up a table of its own, which costs more than to ask first.
-    let any = connection
-        .prepare_cached("SELECT 1 FROM payloads WHERE n_references = 0 LIMIT 1")?
-        .exists([])?;
-    if !any {
-        return Ok(0);
+/// Removes a payload that no event and no definition has. Returns whether it did.
+pub(super) fn remove_garbage(connection: &Connection, hash: &ContentHash) -> Result<bool, Fault> {
+    let removed = connection
+        .prepare_cached(REMOVE_GARBAGE)?
+        .execute([&hash.0[..]])?;
+    Ok(removed > 0)
+}
+
+pub(super) const REMOVE_GARBAGE: &str = "DELETE FROM payloads WHERE hash = ?1 \
+     AND identity IS NOT '' \
+     AND NOT EXISTS (SELECT 1 FROM events WHERE payload = ?1) \
+     AND NOT EXISTS (SELECT 1 FROM files WHERE identity = payloads.identity AND hash = ?1)";
+
+/// The first `limit` stored payloads after this one, in the order of their hashes.
+pub(super) fn after(
+    connection: &Connection,
+    hash: &ContentHash,
+    limit: usize,
+) -> Result<Vec<ContentHash>, Fault> {
+    let mut statement = connection
+        .prepare_cached("SELECT hash FROM payloads WHERE hash > ?1 ORDER BY hash LIMIT ?2")?;
+    let mut rows = statement.query(params![&hash.0[..], row::limit(limit)])?;
+    let mut hashes = Vec::new();
+    while let Some(found) = rows.next()? {
+        hashes.push(row::hash("a payload", &found.get::<_, Vec<u8>>(0)?)?);
     }
-    Ok(connection
-        .prepare_cached(
-            "DELETE FROM payloads WHERE id IN \
-             (SELECT id FROM payloads WHERE n_references = 0 LIMIT ?1)",
-        )?
-        .execute([row::limit(REMOVED_AT_ONCE)])?)
+    Ok(hashes)
 }

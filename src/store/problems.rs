@@ -115,11 +115,3 @@ pub(super) fn list(connection: &Connection, limit: usize) -> Result<Vec<Recorded
         .collect::<rusqlite::Result<_>>()?;
     Ok(problems)
 }
-
-/// How many there are.
-pub(super) fn count(connection: &Connection) -> Result<u64, Fault> {
-    let count = connection
-        .prepare_cached("SELECT COUNT(*) FROM problems")?
-        .query_row([], |row| row.get(0))?;
-    Ok(row::count(count))
-}

@@ -1,19 +1,18 @@
-//! What is due, and what an attempt leads to.
+//! Due deliveries, and the results of attempts.
 //!
-//! Constraint: the deliveries of one project to one webhook go strictly in order, and the cost of
-//! finding what is due does not depend on how many wait. Both come from lanes: a lane is the row
-//! of `lanes` for a webhook and a project with something pending, and shows the oldest pending
-//! delivery, its head. Only heads are ever claimed.
+//! Constraint: the deliveries of one project to one webhook, a lane, go strictly in order, and the
+//! cost of finding a due one does not depend on how many are pending. The oldest pending delivery of
+//! each lane is its head, and only heads are claimed: `is_head` is kept with each change of a state.
 //!
-//! A claim is a pure read. Which lanes are in flight is the dispatcher's own knowledge, given with
-//! each claim; a restart forgets it, and so an attempt that a crash cut off is made again.
+//! A claim is a pure read. The dispatcher knows which lanes are in flight, and gives them with each
+//! claim; a restart forgets them, so an attempt that a crash cut off is made again.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::Fault;
 use super::{payload, row, webhooks};
@@ -113,18 +112,54 @@ pub struct Finish {
     pub verdict: Verdict,
 }
 
-pub(super) const HEADS: &str = "SELECT organization, project, head, due_ms FROM lanes \
-     WHERE webhook = ?1 ORDER BY due_ms, head LIMIT ?2";
+/// The heads of a webhook's lanes, the longest due first.
+pub(super) const HEADS: &str = "SELECT id, due_ms, organization, project, event, n_attempts, \
+     n_attempts_before, origin FROM deliveries WHERE webhook = ?1 AND is_head \
+     ORDER BY due_ms, id LIMIT ?2";
 
-pub(super) const LANE_HEAD: &str = "SELECT id, due_ms, waiting_ms FROM deliveries \
+/// The oldest pending delivery of a lane.
+pub(super) const OLDEST_IN_LANE: &str = "SELECT id FROM deliveries \
      WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending' \
      ORDER BY id LIMIT 1";
 
-/// Removes a lane in which nothing is pending.
-pub(super) const EMPTIED: &str = "DELETE FROM lanes \
-     WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND NOT EXISTS \
-     (SELECT 1 FROM deliveries WHERE webhook = ?1 AND organization = ?2 AND project = ?3 \
-     AND state = 'pending')";
+/// A delivery to insert.
+pub(super) struct NewDelivery<'a> {
+    pub(super) id: i64,
+    /// The number of its event.
+    pub(super) sequence: i64,
+    pub(super) event: &'a Event,
+    pub(super) webhook: &'a str,
+    pub(super) due: Timestamp,
+    pub(super) now: Timestamp,
+}
+
+/// Adds a pending delivery. Returns whether it is the head of its lane.
+pub(super) fn insert(connection: &Connection, new: &NewDelivery<'_>) -> Result<bool, Fault> {
+    let key = &new.event.key;
+    let is_behind = connection.prepare_cached(OLDEST_IN_LANE)?.exists([
+        new.webhook,
+        &key.organization,
+        &key.project,
+    ])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO deliveries (id, event, webhook, organization, project, state, is_head, \
+             origin, due_ms, created_ms, waiting_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8, ?9, ?9)",
+        )?
+        .execute(params![
+            new.id,
+            new.sequence,
+            new.webhook,
+            key.organization,
+            key.project,
+            !is_behind,
+            new.event.origin.as_str(),
+            row::milliseconds_up(new.due),
+            row::milliseconds(new.now),
+        ])?;
+    Ok(!is_behind)
+}
 
 /// The heads of the lanes that are due, at most `limit`, the longest due first.
 pub(super) fn claim_due(
@@ -144,18 +179,18 @@ pub(super) fn claim_due(
     let mut n_bytes = 0_usize;
     let mut statement = connection.prepare_cached(HEADS)?;
     let mut rows = statement.query(params![webhook, row::limit(looked_at)])?;
-    while let Some(lane) = rows.next()? {
-        let key = ProjectKey::new(lane.get::<_, String>(0)?, lane.get::<_, String>(1)?);
+    while let Some(head) = rows.next()? {
+        let key = ProjectKey::new(head.get::<_, String>(2)?, head.get::<_, String>(3)?);
         if excluding.contains(&key) {
             continue;
         }
-        let due: i64 = lane.get(3)?;
+        let due: i64 = head.get(1)?;
         let n_claimed = claims.ready.len().saturating_add(claims.unreadable.len());
         if due > now || n_claimed >= limit || n_bytes >= CLAIM_BYTES {
             claims.next_due = Some(row::from_milliseconds(due));
             break;
         }
-        n_bytes += claim(connection, lane.get(2)?, key, &mut claims)?;
+        n_bytes += claim(connection, head, key, &mut claims)?;
     }
     Ok(claims)
 }
@@ -170,39 +205,21 @@ pub(super) fn next_due(
     Ok(claim_due(connection, webhook, Timestamp::MAX, 0, excluding)?.next_due)
 }
 
-/// Reads one delivery. Trouble with the database fails the claim; trouble with this one delivery
-/// is reported beside the others, which it must not hold up. Returns the payload's size.
+/// Claims one of the [`HEADS`]. Trouble with the database fails the claim; trouble with this one
+/// delivery is reported with the others, which it must not hold up. Returns the payload's size.
 fn claim(
     connection: &Connection,
-    delivery: i64,
+    head: &Row<'_>,
     key: ProjectKey,
     claims: &mut Claims,
 ) -> Result<usize, Fault> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT d.n_attempts, d.n_attempts_before, d.origin, {} FROM deliveries d \
-         JOIN events e ON e.sequence = d.event JOIN payloads p ON p.id = e.payload \
-         WHERE d.id = ?1",
-        row::EVENT_COLUMNS
-    ))?;
-    let mut rows = statement.query([delivery])?;
-    let Some(found) = rows.next()? else {
-        claims.unreadable.push(Unreadable {
-            delivery,
-            attempt: 1,
-            key,
-            fault: Fault::Undecodable {
-                what: format!("the delivery {delivery}"),
-                reason: "it, its event or its payload is missing".to_owned(),
-            },
-        });
-        return Ok(0);
-    };
-    let n_attempts: u32 = found.get(0)?;
-    let n_before: u32 = found.get(1)?;
+    let delivery: i64 = head.get(0)?;
+    let n_attempts: u32 = head.get(5)?;
+    let n_before: u32 = head.get(6)?;
     let attempt = n_attempts.saturating_add(1);
     let whole = || -> Result<Claim, Fault> {
-        let origin: String = found.get(2)?;
-        let event = row::event(found, 3)?;
+        let origin: String = head.get(7)?;
+        let event = event(connection, head.get(4)?)?;
         let payload =
             payload::get(connection, &event.payload)?.ok_or_else(|| Fault::MissingPayload {
                 hash: event.payload,
@@ -239,31 +256,44 @@ fn claim(
     Ok(0)
 }
 
-/// Records attempts and what follows from them. A delivery that went meanwhile is left alone, and
-/// so is an attempt that is on record: finishing twice is finishing once.
+/// The event with this number.
+fn event(connection: &Connection, sequence: i64) -> Result<Event, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {} FROM events e WHERE e.sequence = ?1",
+        row::EVENT_COLUMNS
+    ))?;
+    let mut rows = statement.query([sequence])?;
+    match rows.next()? {
+        Some(found) => row::event(found, 0),
+        None => Err(Fault::Undecodable {
+            what: format!("the event {sequence}"),
+            reason: "it is missing".to_owned(),
+        }),
+    }
+}
+
+/// Records attempts and their verdicts. A delivery that was removed meanwhile is left alone, and so
+/// is a recorded attempt: finishing twice is finishing once.
 pub(super) fn finish(connection: &Connection, finished: &[Finish]) -> Result<(), Fault> {
-    // What webhooks heard last: their rows are changed once and not for each attempt.
-    let mut heard = BTreeMap::new();
+    // The last error of each webhook, whose row is changed once and not for each attempt.
+    let mut errors = BTreeMap::new();
     for one in finished {
-        if let Some(Heard { webhook, at, error }) = finish_one(connection, one)? {
-            heard.insert((webhook, error.is_some()), (at, error));
+        if let Some((webhook, at, error)) = finish_one(connection, one)? {
+            errors.insert(webhook, (at, error));
         }
     }
-    for ((webhook, _), (at, error)) in heard {
-        webhooks::heard(connection, &webhook, at, error.as_deref())?;
+    for (webhook, (at, error)) in errors {
+        webhooks::failed(connection, &webhook, at, &error)?;
     }
     Ok(())
 }
 
-/// The end of an attempt, with an error or without.
-struct Heard {
-    webhook: String,
-    at: Timestamp,
-    error: Option<String>,
-}
-
-fn finish_one(connection: &Connection, finish: &Finish) -> Result<Option<Heard>, Fault> {
-    let Some(delivery) = Standing::of(connection, finish.delivery)? else {
+/// Records one attempt. Returns the webhook, the time and the error of one that failed.
+fn finish_one(
+    connection: &Connection,
+    finish: &Finish,
+) -> Result<Option<(String, Timestamp, String)>, Fault> {
+    let Some(before) = Standing::of(connection, finish.delivery)? else {
         return Ok(None);
     };
     if !log_attempt(connection, finish)? {
@@ -275,44 +305,59 @@ fn finish_one(connection: &Connection, finish: &Finish) -> Result<Option<Heard>,
         .saturating_add(attempt.duration)
         .unwrap_or(attempt.at);
     let state = match finish.verdict {
-        // Cancelled while the request was under way, and it arrived all the same: say so.
+        // Also where it was cancelled meanwhile: it arrived.
         Verdict::Delivered => State::Delivered,
-        _ if delivery.state != State::Pending => delivery.state,
+        _ if before.state != State::Pending => before.state,
         Verdict::Dead => State::Dead,
         Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::SwitchOff => State::Pending,
     };
-    let due = finish.verdict.retry_at().map(row::milliseconds_up);
-    let finished = (state != State::Pending).then(|| row::milliseconds(ended));
     let error = match finish.verdict {
         Verdict::Delivered => None,
         _ => Some(describe(attempt)),
     };
-    connection
-        .prepare_cached(
-            "UPDATE deliveries SET state = ?2, n_attempts = max(n_attempts, ?3), \
-             due_ms = coalesce(?4, due_ms), finished_ms = coalesce(?5, finished_ms), \
-             last_status = ?6, last_error = ?7 WHERE id = ?1",
-        )?
-        .execute(params![
-            finish.delivery,
-            state.as_str(),
-            attempt.number,
-            due,
-            finished,
-            attempt.status,
-            error,
-        ])?;
-    if finish.verdict == Verdict::SwitchOff {
-        let reason = error.as_deref().unwrap_or_default();
-        let cause = webhooks::OffCause::Gone;
-        webhooks::switch_off(connection, &delivery.webhook, cause, reason, ended)?;
+    let number = attempt.number;
+    // An update that names a column writes a page of each of its indexes, changed or not.
+    if state == before.state {
+        connection
+            .prepare_cached(
+                "UPDATE deliveries SET n_attempts = max(n_attempts, ?2), \
+                 due_ms = coalesce(?3, due_ms), is_due_as_asked = ?4, last_status = ?5, \
+                 last_error = ?6 WHERE id = ?1",
+            )?
+            .execute(params![
+                finish.delivery,
+                number,
+                finish.verdict.retry_at().map(row::milliseconds_up),
+                matches!(finish.verdict, Verdict::RetryAsAsked(_)),
+                attempt.status,
+                error,
+            ])?;
+    } else {
+        connection
+            .prepare_cached(
+                "UPDATE deliveries SET n_attempts = max(n_attempts, ?2), state = ?3, is_head = 0, \
+                 finished_ms = ?4, last_status = ?5, last_error = ?6 WHERE id = ?1",
+            )?
+            .execute(params![
+                finish.delivery,
+                number,
+                state.as_str(),
+                row::milliseconds(ended),
+                attempt.status,
+                error,
+            ])?;
     }
-    refresh_lane(connection, &delivery.webhook, &delivery.key)?;
-    Ok(Some(Heard {
-        webhook: delivery.webhook,
-        at: ended,
-        error,
-    }))
+    if before.is_head && state != State::Pending {
+        promote_next(connection, &before)?;
+    }
+    let Some(error) = error else {
+        return Ok(None);
+    };
+    if finish.verdict == Verdict::SwitchOff {
+        let cause = webhooks::OffCause::Gone;
+        webhooks::switch_off(connection, &before.webhook, cause, &error, ended)?;
+    }
+    Ok(Some((before.webhook, ended, error)))
 }
 
 fn describe(attempt: &AttemptLog) -> String {
@@ -345,120 +390,105 @@ fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> 
     Ok(logged > 0)
 }
 
-/// Where a delivery belongs and stands.
-struct Standing {
-    webhook: String,
-    key: ProjectKey,
-    state: State,
+/// The lane and the state of a delivery.
+pub(super) struct Standing {
+    pub(super) webhook: String,
+    pub(super) key: ProjectKey,
+    pub(super) state: State,
+    pub(super) is_head: bool,
 }
 
 impl Standing {
-    fn of(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
-        let found: Option<(String, String, String, String)> = connection
-            .prepare_cached(
-                "SELECT webhook, organization, project, state FROM deliveries WHERE id = ?1",
-            )?
-            .query_row([delivery], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            })
-            .optional()?;
-        found
-            .map(|(webhook, organization, project, state)| {
-                Ok(Self {
-                    webhook,
-                    key: ProjectKey::new(organization, project),
-                    state: row::state("the delivery's state", &state)?,
-                })
-            })
-            .transpose()
+    pub(super) fn of(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
+        let mut statement = connection.prepare_cached(
+            "SELECT webhook, organization, project, state, is_head FROM deliveries WHERE id = ?1",
+        )?;
+        let mut rows = statement.query([delivery])?;
+        let Some(found) = rows.next()? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            webhook: found.get(0)?,
+            key: ProjectKey::new(found.get::<_, String>(1)?, found.get::<_, String>(2)?),
+            state: row::state("the delivery's state", &found.get::<_, String>(3)?)?,
+            is_head: found.get(4)?,
+        }))
     }
 }
 
-/// Makes a lane show its oldest pending delivery, or removes it where nothing is pending. To be
-/// called after every change of a delivery's state or due time.
-pub(super) fn refresh_lane(
+/// Makes the oldest pending delivery of a lane its head, after the head left it.
+pub(super) fn promote_next(connection: &Connection, lane: &Standing) -> Result<(), Fault> {
+    connection
+        .prepare_cached(&format!(
+            "UPDATE deliveries SET is_head = 1 WHERE id = ({OLDEST_IN_LANE})"
+        ))?
+        .execute([&lane.webhook, &lane.key.organization, &lane.key.project])?;
+    Ok(())
+}
+
+/// Makes a delivery that became pending the head of its lane if it is the oldest there.
+pub(super) fn enter_lane(
     connection: &Connection,
-    webhook: &str,
-    key: &ProjectKey,
+    delivery: i64,
+    lane: &Standing,
 ) -> Result<(), Fault> {
-    let emptied =
-        connection
-            .prepare_cached(EMPTIED)?
-            .execute([webhook, &key.organization, &key.project])?;
-    if emptied > 0 {
-        return Ok(());
-    }
-    let head: Option<(i64, i64, i64)> = connection
-        .prepare_cached(LANE_HEAD)?
-        .query_row([webhook, &key.organization, &key.project], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET is_head = 0 WHERE is_head AND id = \
+             (SELECT id FROM deliveries WHERE webhook = ?1 AND organization = ?2 AND project = ?3 \
+              AND state = 'pending' AND id > ?4 ORDER BY id LIMIT 1)",
+        )?
+        .execute(params![
+            lane.webhook,
+            lane.key.organization,
+            lane.key.project,
+            delivery
+        ])?;
+    let oldest: Option<i64> = connection
+        .prepare_cached(OLDEST_IN_LANE)?
+        .query_row(
+            [&lane.webhook, &lane.key.organization, &lane.key.project],
+            |row| row.get(0),
+        )
         .optional()?;
-    if let Some((head, due, waiting)) = head {
+    if oldest == Some(delivery) {
         connection
-            .prepare_cached(
-                "INSERT INTO lanes (webhook, organization, project, head, due_ms, waiting_ms) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-                 ON CONFLICT (webhook, organization, project) DO UPDATE SET \
-                 head = excluded.head, due_ms = excluded.due_ms, waiting_ms = excluded.waiting_ms",
-            )?
-            .execute(params![
-                webhook,
-                key.organization,
-                key.project,
-                head,
-                due,
-                waiting,
-            ])?;
+            .prepare_cached("UPDATE deliveries SET is_head = 1 WHERE id = ?1 AND NOT is_head")?
+            .execute([delivery])?;
     }
     Ok(())
 }
 
-/// Makes due now what was made to wait by a clock that has been set back since: it would wait for
-/// as long as the clock was ahead. Returns how many deliveries that was.
-pub(super) fn mend_times(
+/// Makes due now what waits for a time that was computed from a clock which has been set back
+/// since: it would wait for as long as the clock was ahead. Returns how many deliveries that was.
+pub(super) fn correct_times(
     connection: &Connection,
     webhook: &str,
     now: Timestamp,
 ) -> Result<usize, Fault> {
-    let now = row::milliseconds(now);
-    let n_mended = connection
+    Ok(connection
         .prepare_cached(
             "UPDATE deliveries SET due_ms = ?2, waiting_ms = min(waiting_ms, ?2) \
              WHERE webhook = ?1 AND state = 'pending' AND due_ms > ?2 AND (waiting_ms > ?2 OR \
              EXISTS (SELECT 1 FROM attempts a WHERE a.delivery = deliveries.id AND a.at_ms > ?2))",
         )?
-        .execute(params![webhook, now])?;
-    connection
-        .prepare_cached(
-            "UPDATE lanes SET (due_ms, waiting_ms) = \
-             (SELECT due_ms, waiting_ms FROM deliveries WHERE id = lanes.head) \
-             WHERE webhook = ?1 AND due_ms > ?2",
-        )?
-        .execute(params![webhook, now])?;
-    Ok(n_mended)
+        .execute(params![webhook, row::milliseconds(now)])?)
 }
 
-/// The heads of a webhook's lanes that wait after a failure by the schedule alone.
-const WAITING_BY_SCHEDULE: &str = "SELECT d.id FROM lanes l JOIN deliveries d ON d.id = l.head \
-     WHERE l.webhook = ?1 AND l.due_ms > ?2 AND d.n_attempts > d.n_attempts_before \
-     AND (d.last_status IS NULL OR d.last_status NOT IN (429, 502, 503, 504))";
-
-/// Makes what waits after a failure due now: the settings it failed with are not those any more.
-/// An answer that may have asked for a time by Retry-After keeps it.
-pub(super) fn hurry(connection: &Connection, webhook: &str, now: Timestamp) -> Result<(), Fault> {
-    let now = row::milliseconds(now);
-    // Only heads have failed: what is behind one was not tried.
-    connection
-        .prepare_cached(&format!(
-            "UPDATE deliveries SET due_ms = ?2 WHERE id IN ({WAITING_BY_SCHEDULE})"
-        ))?
-        .execute(params![webhook, now])?;
+/// Makes due now what waits after a failure: it failed with other settings. What the receiver asked
+/// to be sent later waits on.
+pub(super) fn retry_now(
+    connection: &Connection,
+    webhook: &str,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    // Only heads have failed: those behind one were not tried.
     connection
         .prepare_cached(
-            "UPDATE lanes SET due_ms = (SELECT due_ms FROM deliveries WHERE id = lanes.head) \
-             WHERE webhook = ?1 AND due_ms > ?2",
+            "UPDATE deliveries SET due_ms = ?2 WHERE id IN (SELECT id FROM deliveries \
+             WHERE webhook = ?1 AND is_head AND due_ms > ?2 AND n_attempts > n_attempts_before \
+             AND NOT is_due_as_asked)",
         )?
-        .execute(params![webhook, now])?;
+        .execute(params![webhook, row::milliseconds(now)])?;
     Ok(())
 }

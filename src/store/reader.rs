@@ -3,8 +3,8 @@
 //! Constraint: a read never waits for a write, cannot write, and what it reads in one job is one
 //! consistent state.
 //!
-//! Operation: one connection for the thread, which answers asynchronous tasks, and one for callers
-//! that may block.
+//! Operation: one connection for the thread, which answers asynchronous tasks, one for callers that
+//! may block, and one for reads that take long.
 
 use std::sync::Mutex;
 
@@ -21,19 +21,21 @@ const CHANNEL_SIZE: usize = 256;
 /// A job of the reader.
 pub(super) type Read = Box<dyn FnOnce(&Connection) + Send>;
 
-/// The way to the reader's thread, and the connection of callers that may block.
+/// The way to the reader's thread, and the connections of callers that may block.
 pub(super) struct Reader {
     jobs: Mutex<Option<mpsc::Sender<Read>>>,
     direct: Mutex<Option<Connection>>,
+    apart: Mutex<Option<Connection>>,
 }
 
 impl Reader {
-    /// With the connection of callers that may block, and the thread's end.
-    pub(super) fn new(direct: Connection) -> (Self, mpsc::Receiver<Read>) {
+    /// With the connections of callers that may block. Returns the thread's end as well.
+    pub(super) fn new(direct: Connection, apart: Connection) -> (Self, mpsc::Receiver<Read>) {
         let (sender, receiver) = mpsc::channel(CHANNEL_SIZE);
         let reader = Self {
             jobs: Mutex::new(Some(sender)),
             direct: Mutex::new(Some(direct)),
+            apart: Mutex::new(Some(apart)),
         };
         (reader, receiver)
     }
@@ -42,6 +44,7 @@ impl Reader {
     pub(super) fn close(&self) {
         guard(&self.jobs).take();
         guard(&self.direct).take();
+        guard(&self.apart).take();
     }
 
     /// Reads on the reader's thread.
@@ -64,10 +67,25 @@ impl Reader {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        match guard(&self.direct).as_ref() {
-            Some(connection) => consistently(connection, work),
-            None => Err(Fault::Closed),
-        }
+        read_by(&self.direct, work)
+    }
+
+    /// Reads on the caller's thread what takes long, so that the other callers do not wait for it.
+    pub(super) fn read_apart<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        read_by(&self.apart, work)
+    }
+}
+
+fn read_by<T>(
+    connection: &Mutex<Option<Connection>>,
+    work: impl FnOnce(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    match guard(connection).as_ref() {
+        Some(connection) => consistently(connection, work),
+        None => Err(Fault::Closed),
     }
 }
 

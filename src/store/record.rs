@@ -4,7 +4,7 @@
 //! each only where it still is what the batch was inferred from, so that a mistake in the
 //! caller's bookkeeping cannot quietly turn into a wrong record.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -14,18 +14,20 @@ use super::batch::{
 };
 use super::error::Fault;
 use super::payload::{self, Given};
-use super::queue::Claim;
+use super::queue::{self, Claim, NewDelivery};
 use super::{problems, row, webhooks};
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, FileState, Identity, ProjectKey, Recorded, Role};
 
 /// A batch on its way into the tables.
 struct Writing<'a> {
-    /// What the batch brings, with the row of each.
-    payloads: HashMap<ContentHash, (&'a Given, i64)>,
+    /// The payloads of the batch. Whether one was new.
+    payloads: HashMap<ContentHash, (&'a Given, bool)>,
     now: Timestamp,
-    /// The webhooks that have their row, as far as that was asked.
-    webhooks: BTreeSet<&'a str>,
+    /// The webhooks whose row is known to exist. Whether one is off.
+    webhooks: BTreeMap<&'a str, bool>,
+    /// The numbers of the next event and the next delivery, once they are known.
+    next: Option<(i64, i64)>,
     committed: Committed,
     /// The size of the payloads of the ready deliveries.
     ready_bytes: usize,
@@ -40,17 +42,21 @@ pub(super) fn record(
     let mut writing = Writing {
         payloads: HashMap::with_capacity(payloads.len()),
         now: batch.now,
-        webhooks: BTreeSet::new(),
+        webhooks: BTreeMap::new(),
+        next: None,
         committed: Committed::default(),
         ready_bytes: 0,
     };
-    let mut held = Vec::new();
+    let definitions = batch.changes.iter();
+    let identities: HashMap<ContentHash, String> = definitions
+        .filter_map(|change| change.after.definition.as_ref())
+        .map(|file| (file.hash, file.identity().to_string()))
+        .collect();
     for given in payloads {
-        let put = payload::put(connection, given)?;
-        if put.is_held {
-            held.push(put.id);
-        }
-        writing.payloads.insert(given.hash(), (given, put.id));
+        let hash = given.hash();
+        let identity = identities.get(&hash).map(String::as_str);
+        let is_new = payload::put(connection, given, identity)?;
+        writing.payloads.insert(hash, (given, is_new));
     }
     for change in &batch.changes {
         for new in &change.events {
@@ -69,68 +75,134 @@ pub(super) fn record(
             )?
             .execute([key.as_str(), value])?;
     }
-    for payload in held {
-        payload::release(connection, payload)?;
-    }
-    // An ordinary save every few seconds leaves its last payload behind each time; waiting for
-    // the next collection would let the file grow by all of them.
-    payload::collect(connection)?;
     Ok(writing.committed)
 }
 
+/// The numbers that the next event and the next delivery get. A delivery's is never used again: what
+/// is still being sent when it is removed must not be taken for another.
+fn next_numbers(connection: &Connection) -> Result<(i64, i64), Fault> {
+    Ok(connection
+        .prepare_cached(NEXT_NUMBERS)?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
+pub(super) const NEXT_NUMBERS: &str = "SELECT \
+     1 + max(coalesce((SELECT max(sequence) FROM events), 0), \
+         coalesce((SELECT value FROM numbers WHERE name = 'last-swept-event'), 0)), \
+     1 + max(coalesce((SELECT max(id) FROM deliveries), 0), \
+         coalesce((SELECT value FROM numbers WHERE name = 'last-delivery'), 0))";
+
 impl<'a> Writing<'a> {
-    /// The row of a payload.
-    fn payload(&self, connection: &Connection, hash: &ContentHash) -> Result<Option<i64>, Fault> {
-        match self.payloads.get(hash) {
-            Some((_, id)) => Ok(Some(*id)),
-            None => payload::id(connection, hash),
-        }
+    fn has_payload(&self, connection: &Connection, hash: &ContentHash) -> Result<bool, Fault> {
+        Ok(self.payloads.contains_key(hash) || payload::exists(connection, hash)?)
     }
 
     fn insert_event(&mut self, connection: &Connection, new: &'a NewEvent) -> Result<(), Fault> {
         let event = &new.event;
-        let payload =
-            self.payload(connection, &event.payload)?
-                .ok_or_else(|| Fault::MissingPayload {
-                    hash: event.payload,
-                    needed_by: format!("the event {}", event.id),
-                })?;
-        let id = free_id(connection, new)?;
-        connection
-            .prepare_cached(
-                "INSERT INTO events (id, kind, organization, project, origin, \
-                 occurred_ns, recorded_ms, parameters, explanation, payload, n_deliveries) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-            )?
-            .execute(params![
-                id.0,
-                event.kind.as_str(),
-                event.key.organization,
-                event.key.project,
-                event.origin.as_str(),
-                row::nanoseconds(event.occurred_at),
-                row::milliseconds(self.now),
-                row::to_json("the event's parameters", &event.parameters)?,
-                row::to_json("the event's explanation", &event.explanation)?,
-                payload,
-                row::limit(new.webhooks.len()),
-            ])?;
-        let sequence = connection.last_insert_rowid();
-        for (webhook, due) in &new.webhooks {
-            if self.webhooks.insert(webhook) {
-                webhooks::ensure(connection, webhook)?;
-            }
-            let opened = open_lane(connection, event, sequence, webhook, *due, self.now)?;
-            if let Some(delivery) = opened {
+        if !self.has_payload(connection, &event.payload)? {
+            return Err(Fault::MissingPayload {
+                hash: event.payload,
+                needed_by: format!("the event {}", event.id),
+            });
+        }
+        let (sequence, first_delivery) = match self.next {
+            Some(next) => next,
+            None => next_numbers(connection)?,
+        };
+        let end_delivery = first_delivery.saturating_add(row::limit(new.webhooks.len()));
+        self.next = Some((sequence.saturating_add(1), end_delivery));
+        let parameters = row::to_json("the event's parameters", &event.parameters)?;
+        let explanation = row::to_json("the event's explanation", &event.explanation)?;
+        let mut insert = connection.prepare_cached(
+            "INSERT INTO events (sequence, id, kind, organization, project, origin, occurred_ns, \
+             recorded_ms, parameters, explanation, payload, first_delivery, end_delivery) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+             ON CONFLICT (id) DO NOTHING",
+        )?;
+        let mut id = event.id.clone();
+        let mut repetition = 0_u32;
+        // The difference on disk is real, so an equal event on record is an earlier one.
+        while insert.execute(params![
+            sequence,
+            id.0,
+            event.kind.as_str(),
+            event.key.organization,
+            event.key.project,
+            event.origin.as_str(),
+            row::nanoseconds(event.occurred_at),
+            row::milliseconds(self.now),
+            parameters,
+            explanation,
+            &event.payload.0[..],
+            first_delivery,
+            end_delivery,
+        ])? == 0
+        {
+            repetition = repetition.saturating_add(1);
+            id = EventId::of(
+                event.kind,
+                &event.key,
+                new.tag.as_deref(),
+                &new.stamp,
+                &event.payload,
+                repetition,
+            );
+        }
+        for (delivery, (webhook, due)) in (first_delivery..).zip(&new.webhooks) {
+            let is_off = self.is_off(connection, webhook)?;
+            let is_head = queue::insert(
+                connection,
+                &NewDelivery {
+                    id: delivery,
+                    sequence,
+                    event,
+                    webhook,
+                    due: *due,
+                    now: self.now,
+                },
+            )?;
+            if is_head {
                 let woken = &mut self.committed.deliveries.webhooks;
                 if !woken.contains(webhook) {
                     woken.insert(webhook.clone());
                 }
-                self.keep_ready(connection, delivery, &id, event, webhook, *due)?;
+                if !is_off && *due <= self.now {
+                    self.keep_ready(delivery, &id, event, webhook);
+                }
             }
         }
         self.committed.events.push(RecordedEvent { id, sequence });
         Ok(())
+    }
+
+    /// Whether a webhook is off. Gives it its row.
+    fn is_off(&mut self, connection: &Connection, webhook: &'a str) -> Result<bool, Fault> {
+        if let Some(is_off) = self.webhooks.get(webhook) {
+            return Ok(*is_off);
+        }
+        webhooks::ensure(connection, webhook)?;
+        let is_off = webhooks::is_off(connection, webhook)?;
+        self.webhooks.insert(webhook, is_off);
+        Ok(is_off)
+    }
+
+    /// Keeps a delivery that may be sent now for the caller, if there is room and its payload is at
+    /// hand.
+    fn keep_ready(&mut self, delivery: i64, id: &EventId, event: &Event, webhook: &str) {
+        let Some((payload, _)) = self.payloads.get(&event.payload) else {
+            return;
+        };
+        let payload = payload.bytes();
+        let ready_bytes = self.ready_bytes.saturating_add(payload.len());
+        let ready = &mut self.committed.deliveries.ready;
+        if ready.len() < READY_MAX && ready_bytes <= READY_BYTES {
+            let event = Event {
+                id: id.clone(),
+                ..event.clone()
+            };
+            ready.push((webhook.to_owned(), Claim::first(delivery, event, payload)));
+            self.ready_bytes = ready_bytes;
+        }
     }
 
     /// Writes what differs between the files before and after, of which those that stay may be left out.
@@ -153,22 +225,6 @@ impl<'a> Writing<'a> {
                 old => self.put_file(connection, &change.key, old.copied(), file)?,
             }
         }
-        let key = &change.key;
-        if after.is_empty() {
-            connection
-                .prepare_cached(
-                    "DELETE FROM projects WHERE organization = ?1 AND project = ?2 AND NOT EXISTS \
-                     (SELECT 1 FROM files WHERE organization = ?1 AND project = ?2)",
-                )?
-                .execute([&key.organization, &key.project])?;
-        } else if before.is_empty() {
-            connection
-                .prepare_cached(
-                    "INSERT INTO projects (organization, project) VALUES (?1, ?2) \
-                     ON CONFLICT DO NOTHING",
-                )?
-                .execute([&key.organization, &key.project])?;
-        }
         Ok(())
     }
 
@@ -179,46 +235,28 @@ impl<'a> Writing<'a> {
         old: Option<&FileState>,
         file: &FileState,
     ) -> Result<(), Fault> {
-        if file.role == Role::Definition && self.payload(connection, &file.hash)?.is_none() {
-            return Err(Fault::MissingPayload {
-                hash: file.hash,
-                needed_by: format!("the project {key}"),
-            });
+        let identity = identity_of(file);
+        if let Some(identity) = &identity {
+            // A new payload came with its identity.
+            let is_new = self.payloads.get(&file.hash).is_some_and(|(_, new)| *new);
+            if !is_new && !payload::set_identity(connection, &file.hash, identity)? {
+                return Err(Fault::MissingPayload {
+                    hash: file.hash,
+                    needed_by: format!("the project {key}"),
+                });
+            }
         }
         let document = row::to_json("the file's document", &file.document)?;
-        let identity = (file.role == Role::Definition).then(|| file.identity().to_string());
         let stamp = &file.stamp;
-        let written = match old {
-            None => connection
-                .prepare_cached(
-                    "INSERT INTO files (organization, project, path, role, tag, inode, size, \
-                     modified_ns, changed_ns, read_ns, hash, owner, document, identity) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
-                     ON CONFLICT DO NOTHING",
-                )?
-                .execute(params![
-                    key.organization,
-                    key.project,
-                    file.path,
-                    file.role.as_str(),
-                    file.tag,
-                    stamp.inode.cast_signed(),
-                    stamp.size.cast_signed(),
-                    stamp.modified_ns,
-                    stamp.changed_ns,
-                    file.read_ns,
-                    &file.hash.0[..],
-                    file.owner,
-                    document,
-                    identity,
-                ])?,
-            Some(old) => connection
+        if let Some(old) = old
+            && identity_of(old) == identity
+        {
+            let written = connection
                 .prepare_cached(
                     "UPDATE files SET role = ?4, tag = ?5, inode = ?6, size = ?7, modified_ns = ?8, \
-                     changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13, \
-                     identity = ?14 \
+                     changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13 \
                      WHERE organization = ?1 AND project = ?2 AND path = ?3 \
-                     AND hash = ?15 AND changed_ns = ?16",
+                     AND hash = ?14 AND changed_ns = ?15",
                 )?
                 .execute(params![
                     key.organization,
@@ -234,110 +272,44 @@ impl<'a> Writing<'a> {
                     &file.hash.0[..],
                     file.owner,
                     document,
-                    identity,
                     &old.hash.0[..],
                     old.stamp.changed_ns,
-                ])?,
-        };
+                ])?;
+            return as_expected(written, key);
+        }
+        if let Some(old) = old {
+            delete_file(connection, key, old)?;
+        }
+        let written = connection
+            .prepare_cached(
+                "INSERT INTO files (organization, project, path, role, tag, inode, size, \
+                 modified_ns, changed_ns, read_ns, hash, owner, document, identity) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
+                 ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![
+                key.organization,
+                key.project,
+                file.path,
+                file.role.as_str(),
+                file.tag,
+                stamp.inode.cast_signed(),
+                stamp.size.cast_signed(),
+                stamp.modified_ns,
+                stamp.changed_ns,
+                file.read_ns,
+                &file.hash.0[..],
+                file.owner,
+                document,
+                identity,
+            ])?;
         as_expected(written, key)
     }
-
-    /// Keeps a delivery that leads its lane for the caller if it may be sent now and there is room.
-    fn keep_ready(
-        &mut self,
-        connection: &Connection,
-        delivery: i64,
-        id: &EventId,
-        event: &Event,
-        webhook: &str,
-        due: Timestamp,
-    ) -> Result<(), Fault> {
-        let Some((payload, _)) = self.payloads.get(&event.payload) else {
-            return Ok(());
-        };
-        let payload = payload.bytes();
-        let ready_bytes = self.ready_bytes.saturating_add(payload.len());
-        let ready = &mut self.committed.deliveries.ready;
-        if ready.len() < READY_MAX
-            && ready_bytes <= READY_BYTES
-            && due <= self.now
-            && !webhooks::is_off(connection, webhook)?
-        {
-            let event = Event {
-                id: id.clone(),
-                ..event.clone()
-            };
-            ready.push((webhook.to_owned(), Claim::first(delivery, event, payload)));
-            self.ready_bytes = ready_bytes;
-        }
-        Ok(())
-    }
 }
 
-/// The event's id, or the first repetition of it that is not on record: the difference on disk is
-/// real, so an equal happening on record is an earlier one.
-fn free_id(connection: &Connection, new: &NewEvent) -> Result<EventId, Fault> {
-    let event = &new.event;
-    let mut statement = connection.prepare_cached("SELECT 1 FROM events WHERE id = ?1")?;
-    let mut id = event.id.clone();
-    let mut repetition = 0_u32;
-    while statement.exists([&id.0])? {
-        repetition = repetition.saturating_add(1);
-        id = EventId::of(
-            event.kind,
-            &event.key,
-            new.tag.as_deref(),
-            &new.stamp,
-            &event.payload,
-            repetition,
-        );
-    }
-    Ok(id)
-}
-
-/// Adds a delivery, and returns it where it opened its lane.
-fn open_lane(
-    connection: &Connection,
-    event: &Event,
-    sequence: i64,
-    webhook: &str,
-    due: Timestamp,
-    now: Timestamp,
-) -> Result<Option<i64>, Fault> {
-    let due = row::milliseconds_up(due);
-    let now = row::milliseconds(now);
-    let key = &event.key;
-    connection
-        .prepare_cached(
-            "INSERT INTO deliveries (event, webhook, organization, project, state, origin, \
-             due_ms, created_ms, waiting_ms) \
-             VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?6, ?7, ?7)",
-        )?
-        .execute(params![
-            sequence,
-            webhook,
-            key.organization,
-            key.project,
-            event.origin.as_str(),
-            due,
-            now,
-        ])?;
-    let delivery = connection.last_insert_rowid();
-    // A lane that is there has an older head, which stays.
-    let opened = connection
-        .prepare_cached(
-            "INSERT INTO lanes (webhook, organization, project, head, due_ms, waiting_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![
-            webhook,
-            key.organization,
-            key.project,
-            delivery,
-            due,
-            now,
-        ])?;
-    Ok((opened > 0).then_some(delivery))
+/// The identity in a file's row. An update that names it writes a page of its index, changed or not.
+fn identity_of(file: &FileState) -> Option<String> {
+    (file.role == Role::Definition).then(|| file.identity().to_string())
 }
 
 fn delete_file(connection: &Connection, key: &ProjectKey, file: &FileState) -> Result<(), Fault> {
@@ -383,8 +355,8 @@ pub(super) fn keys(
     connection: &Connection,
     organization: Option<&str>,
 ) -> Result<Vec<ProjectKey>, Fault> {
-    let all = "SELECT organization, project FROM projects ORDER BY organization, project";
-    let some = "SELECT organization, project FROM projects WHERE organization = ?1 \
+    let all = "SELECT DISTINCT organization, project FROM files ORDER BY organization, project";
+    let some = "SELECT DISTINCT organization, project FROM files WHERE organization = ?1 \
                 ORDER BY organization, project";
     let mut statement = connection.prepare_cached(organization.map_or(all, |_| some))?;
     let keys = statement

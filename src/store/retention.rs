@@ -1,51 +1,191 @@
-//! Removing what is old enough.
+//! Removing what is old, and the garbage that this leaves.
 //!
-//! Constraint: it runs beside everything else, so it works in small pieces, and finding the next
-//! piece costs nothing where there is none: each kind of garbage has an index of its own. Pending
-//! deliveries are never removed, however old, and no event or payload that something needs.
+//! Constraint: it runs beside everything else, so it works in small pieces, and finding nothing costs
+//! nothing. Pending deliveries are never removed, however old, and no event or payload that something
+//! needs.
+//!
+//! Operation: deliveries are found by the time they were finished. An event is looked at once when it
+//! gets old enough, in the order of recording, and after that when the last of its deliveries is
+//! removed. A payload is looked at when an event with it is removed or a definition with it replaced
+//! ([`Garbage`]), and all of them once after each start, since a crash forgets the candidates.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Fault;
 use super::{payload, row};
 use crate::config::Retention;
 use crate::domain::delivery::State;
+use crate::domain::project::ContentHash;
 
 /// The free pages that are kept for reuse before the file is shrunk: 4 MiB.
 const FREE_PAGES_KEPT: i64 = 1024;
 
-/// What one piece of collection removed. When all of it is 0, nothing is left to collect.
+/// How many candidates are remembered; when there are more, all payloads are looked at again.
+const CANDIDATES_MAX: usize = 16 * 1024;
+
+/// The result of one piece of collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Deliveries, with their log.
+    /// Removed deliveries, with their log.
     pub n_deliveries: usize,
-    /// Events without deliveries.
+    /// Removed events without deliveries.
     pub n_events: usize,
-    /// Payloads without events and projects.
+    /// Removed payloads without events and definitions.
     pub n_payloads: usize,
-    /// Pages given back to the file system.
+    /// Pages returned to the file system.
     pub n_pages: u64,
+    /// Whether there may be more to remove.
+    pub has_more: bool,
 }
 
 impl Collected {
-    /// Whether nothing was removed.
+    /// Whether nothing was removed and nothing is left to remove.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-pub(super) const FINISHED: &str = "SELECT id FROM deliveries \
-     WHERE state = ?1 AND finished_ms IS NOT NULL AND finished_ms < ?2 LIMIT ?3";
+/// Payloads that may be garbage.
+#[derive(Clone, Debug)]
+pub(super) struct Garbage {
+    candidates: BTreeSet<ContentHash>,
+    /// The last payload that was looked at, while all of them are.
+    all_after: Option<ContentHash>,
+}
 
-pub(super) const EVENTS_FINISHED: &str = "SELECT sequence FROM events \
-     WHERE n_deliveries = 0 AND recorded_ms < ?1 LIMIT ?2";
+impl Default for Garbage {
+    fn default() -> Self {
+        Self {
+            candidates: BTreeSet::new(),
+            all_after: Some(ContentHash([0; 32])),
+        }
+    }
+}
 
-/// Removes at most `limit` deliveries of each state and as many events.
+impl Garbage {
+    /// Adds payloads that may be garbage now.
+    pub(super) fn add(&mut self, hashes: impl IntoIterator<Item = ContentHash>) {
+        self.candidates.extend(hashes);
+        if self.candidates.len() > CANDIDATES_MAX {
+            self.candidates.clear();
+            self.all_after = Some(ContentHash([0; 32]));
+        }
+    }
+
+    /// Takes all of it out.
+    pub(super) fn take(&mut self) -> Self {
+        let none = Self {
+            candidates: BTreeSet::new(),
+            all_after: None,
+        };
+        std::mem::replace(self, none)
+    }
+
+    /// Puts back what was taken out, beside what was added meanwhile.
+    pub(super) fn put_back(&mut self, rest: Self) {
+        self.all_after = self.all_after.or(rest.all_after);
+        self.add(rest.candidates);
+    }
+
+    fn has_more(&self) -> bool {
+        !self.candidates.is_empty() || self.all_after.is_some()
+    }
+
+    /// Removes at most `limit` candidates, and as many of the others. Returns how many were garbage.
+    fn remove(&mut self, connection: &Connection, limit: usize) -> Result<usize, Fault> {
+        let mut n_removed = 0_usize;
+        for _ in 0..limit {
+            let Some(hash) = self.candidates.pop_first() else {
+                break;
+            };
+            n_removed += usize::from(payload::remove_garbage(connection, &hash)?);
+        }
+        if let Some(after) = &self.all_after {
+            let hashes = payload::after(connection, after, limit)?;
+            for hash in &hashes {
+                n_removed += usize::from(payload::remove_garbage(connection, hash)?);
+            }
+            self.all_after = hashes.last().copied();
+        }
+        Ok(n_removed)
+    }
+}
+
+/// Deliveries that are being removed.
+#[derive(Default)]
+pub(super) struct Removal {
+    last: Option<i64>,
+    /// The events of the removed ones.
+    pub(super) events: BTreeSet<i64>,
+    /// The end of the last successful attempt of each webhook.
+    delivered: BTreeMap<String, i64>,
+    pub(super) n_removed: usize,
+}
+
+impl Removal {
+    /// Removes a delivery with its log, unless it is pending. Returns whether it did.
+    pub(super) fn remove(&mut self, connection: &Connection, id: i64) -> Result<bool, Fault> {
+        let found: Option<(String, i64, String, i64)> = connection
+            .prepare_cached(
+                "SELECT webhook, event, state, coalesce(finished_ms, 0) FROM deliveries \
+                 WHERE id = ?1 AND state <> 'pending'",
+            )?
+            .query_row([id], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })
+            .optional()?;
+        let Some((webhook, event, state, finished)) = found else {
+            return Ok(false);
+        };
+        for sql in [
+            "DELETE FROM attempts WHERE delivery = ?1",
+            "DELETE FROM deliveries WHERE id = ?1",
+        ] {
+            connection.prepare_cached(sql)?.execute([id])?;
+        }
+        self.last = self.last.max(Some(id));
+        self.events.insert(event);
+        if state == State::Delivered.as_str() {
+            let last = self.delivered.entry(webhook).or_default();
+            *last = finished.max(*last);
+        }
+        self.n_removed = self.n_removed.saturating_add(1);
+        Ok(true)
+    }
+
+    /// Notes what has to outlive the removed rows.
+    pub(super) fn finish(&self, connection: &Connection) -> Result<(), Fault> {
+        if let Some(last) = self.last {
+            connection
+                .prepare_cached(
+                    "INSERT INTO numbers (name, value) VALUES ('last-delivery', ?1) \
+                     ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+                )?
+                .execute([last])?;
+        }
+        for (webhook, last) in &self.delivered {
+            connection
+                .prepare_cached(
+                    "UPDATE webhooks SET last_delivered_ms = max(coalesce(last_delivered_ms, 0), ?2) \
+                     WHERE name = ?1",
+                )?
+                .execute(params![webhook, last])?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) const FINISHED: &str = "SELECT id FROM deliveries WHERE webhook = ?1 AND state = ?2 \
+     AND finished_ms IS NOT NULL AND finished_ms < ?3 LIMIT ?4";
+
+/// Removes at most `limit` deliveries of each state, as many events, and as many payloads.
 pub(super) fn collect(
     connection: &Connection,
+    garbage: &mut Garbage,
     retention: &Retention,
     now: Timestamp,
     limit: usize,
@@ -54,26 +194,141 @@ pub(super) fn collect(
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         row::milliseconds(now).saturating_sub(age)
     };
-    let mut collected = Collected::default();
+    let mut removal = Removal::default();
     for (state, age) in [
         (State::Delivered, retention.delivered),
         (State::Dead, retention.dead),
         // What an operator gave up is asked about as long as what the schedule gave up.
         (State::Cancelled, retention.dead),
     ] {
-        let n = connection
-            .prepare_cached(&format!("DELETE FROM deliveries WHERE id IN ({FINISHED})"))?
-            .execute(params![state.as_str(), before(age), row::limit(limit)])?;
-        collected.n_deliveries = collected.n_deliveries.saturating_add(n);
+        for id in finished(connection, state, before(age), limit)? {
+            removal.remove(connection, id)?;
+        }
     }
-    collected.n_events = connection
-        .prepare_cached(&format!(
-            "DELETE FROM events WHERE sequence IN ({EVENTS_FINISHED})"
-        ))?
-        .execute(params![before(retention.delivered), row::limit(limit)])?;
-    collected.n_payloads = payload::collect(connection)?;
-    collected.n_pages = shrink(connection, limit)?;
-    Ok(collected)
+    removal.finish(connection)?;
+    let mut sweep = EventSweep::begin(connection, before(retention.delivered))?;
+    for sequence in removal.events.range(..=sweep.last) {
+        sweep.remove_if_done(connection, *sequence)?;
+    }
+    let has_more_events = sweep.go_on(connection, row::milliseconds(now), limit)?;
+    garbage.add(sweep.payloads);
+    let n_payloads = garbage.remove(connection, limit)?;
+    Ok(Collected {
+        n_deliveries: removal.n_removed,
+        n_events: sweep.n_removed,
+        n_payloads,
+        n_pages: shrink(connection, limit)?,
+        has_more: has_more_events || garbage.has_more(),
+    })
+}
+
+/// The first `limit` deliveries in a state that were finished before a time.
+fn finished(
+    connection: &Connection,
+    state: State,
+    before: i64,
+    limit: usize,
+) -> Result<Vec<i64>, Fault> {
+    let mut webhooks = connection.prepare_cached("SELECT name FROM webhooks")?;
+    let webhooks: Vec<String> = webhooks
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut ids = Vec::new();
+    for webhook in webhooks {
+        let room = row::limit(limit.saturating_sub(ids.len()));
+        let mut statement = connection.prepare_cached(FINISHED)?;
+        let found = statement.query_map(params![webhook, state.as_str(), before, room], |row| {
+            row.get(0)
+        })?;
+        ids.extend(found.collect::<rusqlite::Result<Vec<i64>>>()?);
+    }
+    Ok(ids)
+}
+
+/// The removal of events that have no deliveries any more.
+struct EventSweep {
+    /// Events that were recorded at this time or later stay.
+    before: i64,
+    /// All events up to this one were looked at once.
+    last: i64,
+    /// The payloads of the removed ones.
+    payloads: Vec<ContentHash>,
+    n_removed: usize,
+}
+
+impl EventSweep {
+    fn begin(connection: &Connection, before: i64) -> Result<Self, Fault> {
+        let last = connection
+            .prepare_cached("SELECT value FROM numbers WHERE name = 'last-swept-event'")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(Self {
+            before,
+            last: last.unwrap_or(0),
+            payloads: Vec::new(),
+            n_removed: 0,
+        })
+    }
+
+    /// Removes an event that is old enough and has no deliveries.
+    fn remove_if_done(&mut self, connection: &Connection, sequence: i64) -> Result<(), Fault> {
+        let removed: Option<Vec<u8>> = connection
+            .prepare_cached(
+                "SELECT payload FROM events WHERE sequence = ?1 AND recorded_ms < ?2 AND NOT EXISTS \
+                 (SELECT 1 FROM deliveries WHERE id >= first_delivery AND id < end_delivery)",
+            )?
+            .query_row([sequence, self.before], |row| row.get(0))
+            .optional()?;
+        if let Some(payload) = removed {
+            connection
+                .prepare_cached("DELETE FROM events WHERE sequence = ?1")?
+                .execute([sequence])?;
+            self.payloads
+                .push(row::hash("an event's payload", &payload)?);
+            self.n_removed = self.n_removed.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Looks at the next `limit` events that are old enough. Returns whether there may be more.
+    fn go_on(&mut self, connection: &Connection, now: i64, limit: usize) -> Result<bool, Fault> {
+        let mut statement = connection.prepare_cached(
+            "SELECT sequence, recorded_ms FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+        )?;
+        let events: Vec<(i64, i64)> = statement
+            .query_map([self.last, row::limit(limit)], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        // Events from a clock that was ahead must not hold up those behind them.
+        let old: Vec<i64> = events
+            .iter()
+            .take_while(|(_, recorded)| *recorded < self.before || *recorded > now)
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        for sequence in &old {
+            self.remove_if_done(connection, *sequence)?;
+        }
+        if let Some(last) = old.last() {
+            connection
+                .prepare_cached(
+                    "INSERT INTO numbers (name, value) VALUES ('last-swept-event', ?1) \
+                     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                )?
+                .execute([last])?;
+        }
+        Ok(old.len() == limit)
+    }
+}
+
+/// Has the events of removed deliveries looked at again by the next collection.
+pub(super) fn look_again_from(connection: &Connection, sequence: i64) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "UPDATE numbers SET value = min(value, ?1 - 1) WHERE name = 'last-swept-event'",
+        )?
+        .execute([sequence])?;
+    Ok(())
 }
 
 /// Gives free pages back to the file system where there are more than will be needed again soon.

@@ -120,9 +120,9 @@ pub(super) fn file(row: &Row<'_>) -> Result<FileState, Fault> {
     })
 }
 
-/// The columns that [`event`] reads, of `events e JOIN payloads p ON p.id = e.payload`.
+/// The columns that [`event`] reads, of `events e`.
 pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project, e.origin, \
-     e.occurred_ns, e.parameters, e.explanation, p.hash";
+     e.occurred_ns, e.parameters, e.explanation, e.payload";
 
 /// A row whose columns from `first` on are [`EVENT_COLUMNS`].
 pub(super) fn event(row: &Row<'_>, first: usize) -> Result<Event, Fault> {

@@ -29,11 +29,7 @@ const APPLICATION_ID: i64 = 0x7077_686b;
 
 /// The migrations. Number n, counted from 1, turns schema n - 1 into schema n. What has been
 /// released is never changed, only added to.
-const MIGRATIONS: &[&str] = &[
-    include_str!("schema/1.sql"),
-    include_str!("schema/2.sql"),
-    include_str!("schema/3.sql"),
-];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
 /// How long to wait for another process that writes: the command line beside the daemon.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -173,9 +169,11 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map_err(wrap)?;
     // `cell_size_check` finds damage before it is acted on; an untrusted schema cannot call
-    // functions with effects.
+    // functions with effects. Temporary tables need no directory that can be written to.
     connection
-        .execute_batch("PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF;")
+        .execute_batch(
+            "PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY;",
+        )
         .map_err(wrap)?;
     Ok(connection)
 }
@@ -183,7 +181,6 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
 /// `synchronous = FULL` makes a commit survive a power cut, not only a crash of this process.
 fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
     for (name, value) in [
         ("wal_autocheckpoint", LOG_PAGES),

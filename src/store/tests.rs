@@ -5,6 +5,7 @@ mod helpers;
 mod model;
 mod operating;
 mod outcomes;
+mod pages;
 mod plans;
 mod queueing;
 mod recording;

@@ -1,13 +1,17 @@
 //! What is known of a webhook beyond its configuration.
 //!
-//! Constraint: asking must stay cheap with a million deliveries, so nothing here counts rows. The
-//! counters are kept by triggers of the schema, whatever statement changes a delivery.
+//! Nothing here counts while an event is recorded or an attempt ends. Counts are made when somebody
+//! asks: they read one index from its beginning to its end, a tenth of a second for a million
+//! deliveries.
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::Fault;
 use super::{queue, row};
+use crate::domain::delivery::State;
 
 /// Who switched a webhook off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +66,7 @@ pub struct WebhookState {
     pub n_dead: u64,
     /// The number of cancelled ones.
     pub n_cancelled: u64,
-    /// Since when the longest waiting of the lanes' heads waits.
+    /// Since when the longest waiting delivery is pending.
     pub oldest_pending: Option<Timestamp>,
     /// When the next attempt is due.
     pub next_attempt: Option<Timestamp>,
@@ -72,54 +76,89 @@ pub struct WebhookState {
     pub last_delivered: Option<Timestamp>,
 }
 
-pub(super) const OLDEST_PENDING: &str = "SELECT waiting_ms FROM lanes WHERE webhook = ?1 \
-     ORDER BY waiting_ms LIMIT 1";
+pub(super) const PENDING: &str = "SELECT webhook, count(*), min(waiting_ms) FROM deliveries \
+     WHERE state = 'pending' GROUP BY webhook";
 
-pub(super) const NEXT_ATTEMPT: &str = "SELECT due_ms FROM lanes WHERE webhook = ?1 \
-     ORDER BY due_ms LIMIT 1";
+pub(super) const FINISHED: &str = "SELECT webhook, state, count(*), max(finished_ms) \
+     FROM deliveries WHERE finished_ms IS NOT NULL GROUP BY webhook, state";
+
+pub(super) const NEXT_ATTEMPT: &str = "SELECT due_ms FROM deliveries \
+     WHERE webhook = ?1 AND is_head ORDER BY due_ms LIMIT 1";
 
 /// All webhooks that ever had a delivery or a fingerprint, by name.
 pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault> {
+    let mut states = without_counts(connection)?;
+    let mut statement = connection.prepare_cached(PENDING)?;
+    let mut rows = statement.query([])?;
+    while let Some(found) = rows.next()? {
+        if let Some(state) = states.get_mut(&found.get::<_, String>(0)?) {
+            state.n_pending = row::count(found.get(1)?);
+            state.oldest_pending = time(found, 2)?;
+        }
+    }
+    let mut statement = connection.prepare_cached(FINISHED)?;
+    let mut rows = statement.query([])?;
+    while let Some(found) = rows.next()? {
+        let Some(state) = states.get_mut(&found.get::<_, String>(0)?) else {
+            continue;
+        };
+        let count = row::count(found.get(2)?);
+        match row::state("a delivery's state", &found.get::<_, String>(1)?)? {
+            State::Delivered => {
+                state.n_delivered = count;
+                state.last_delivered = state.last_delivered.max(time(found, 3)?);
+            }
+            State::Dead => state.n_dead = count,
+            State::Cancelled => state.n_cancelled = count,
+            State::Pending => {}
+        }
+    }
+    for state in states.values_mut() {
+        state.next_attempt = connection
+            .prepare_cached(NEXT_ATTEMPT)?
+            .query_row([&state.name], |row| row.get(0))
+            .optional()?
+            .map(row::from_milliseconds);
+    }
+    Ok(states.into_values().collect())
+}
+
+fn time(found: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    let time: Option<i64> = found.get(column)?;
+    Ok(time.map(row::from_milliseconds))
+}
+
+/// What is known without counting deliveries.
+fn without_counts(connection: &Connection) -> Result<BTreeMap<String, WebhookState>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT name, off_cause, off_reason, off_at_ms, n_pending, n_delivered, n_dead, \
-         n_cancelled, last_error, last_error_ms, last_delivered_ms FROM webhooks ORDER BY name",
+        "SELECT name, off_cause, off_reason, off_at_ms, last_error, last_error_ms, \
+         last_delivered_ms FROM webhooks",
     )?;
     let mut rows = statement.query([])?;
-    let mut states = Vec::new();
+    let mut states = BTreeMap::new();
     while let Some(found) = rows.next()? {
-        let time = |column| -> rusqlite::Result<Option<Timestamp>> {
-            Ok(found
-                .get::<_, Option<i64>>(column)?
-                .map(row::from_milliseconds))
-        };
         let name: String = found.get(0)?;
-        let first = |sql| -> Result<Option<Timestamp>, Fault> {
-            Ok(connection
-                .prepare_cached(sql)?
-                .query_row([&name], |row| row.get(0))
-                .optional()?
-                .map(row::from_milliseconds))
-        };
         let off = match found.get::<_, Option<String>>(1)? {
             Some(cause) => Some(Off {
                 cause: row::word("the webhook's state", &cause, OffCause::from_word)?,
                 reason: found.get::<_, Option<String>>(2)?.unwrap_or_default(),
-                at: time(3)?.unwrap_or_default(),
+                at: time(found, 3)?.unwrap_or_default(),
             }),
             None => None,
         };
-        states.push(WebhookState {
+        let state = WebhookState {
+            name: name.clone(),
             off,
-            n_pending: row::count(found.get(4)?),
-            n_delivered: row::count(found.get(5)?),
-            n_dead: row::count(found.get(6)?),
-            n_cancelled: row::count(found.get(7)?),
-            oldest_pending: first(OLDEST_PENDING)?,
-            next_attempt: first(NEXT_ATTEMPT)?,
-            last_error: time(9)?.zip(found.get(8)?),
-            last_delivered: time(10)?,
-            name,
-        });
+            n_pending: 0,
+            n_delivered: 0,
+            n_dead: 0,
+            n_cancelled: 0,
+            oldest_pending: None,
+            next_attempt: None,
+            last_error: time(found, 5)?.zip(found.get(4)?),
+            last_delivered: time(found, 6)?,
+        };
+        states.insert(name, state);
     }
     Ok(states)
 }
@@ -131,19 +170,15 @@ pub(super) fn is_off(connection: &Connection, name: &str) -> Result<bool, Fault>
         .exists([name])?)
 }
 
-/// Notes that an attempt ended, with an error or without.
-pub(super) fn heard(
+/// Notes the error of an attempt that failed.
+pub(super) fn failed(
     connection: &Connection,
     name: &str,
     at: Timestamp,
-    error: Option<&str>,
+    error: &str,
 ) -> Result<(), Fault> {
-    let sql = match error {
-        Some(_) => "UPDATE webhooks SET last_error_ms = ?2, last_error = ?3 WHERE name = ?1",
-        None => "UPDATE webhooks SET last_delivered_ms = ?2 WHERE name = ?1 AND ?3 IS NULL",
-    };
     connection
-        .prepare_cached(sql)?
+        .prepare_cached("UPDATE webhooks SET last_error_ms = ?2, last_error = ?3 WHERE name = ?1")?
         .execute(params![name, row::milliseconds(at), error])?;
     Ok(())
 }
@@ -222,7 +257,7 @@ pub(super) fn set_fingerprint(
     if before.is_none() {
         return Ok(false);
     }
-    queue::hurry(connection, name, now)?;
+    queue::retry_now(connection, name, now)?;
     if cause.as_deref() == Some(OffCause::Gone.as_str()) {
         switch_on(connection, name)
     } else {

@@ -216,7 +216,7 @@ impl Run {
         }
         let now = self.wall();
         for index in 0..self.hooks.len() {
-            let mended = self.store().mend_times(self.hooks[index].name, now);
+            let mended = self.store().correct_times(self.hooks[index].name, now);
             self.runtime.block_on(mended).unwrap();
             self.hooks[index].endpoint.probe_soon(now);
             self.hooks[index].forget_times();

@@ -7,7 +7,7 @@ use crate::store::{Collected, EventFilter, Listings, Selector, Store};
 
 const DAY: u64 = 24 * 60 * 60;
 
-fn collect(store: &Store, seconds: i64) -> Collected {
+pub(super) fn collect(store: &Store, seconds: i64) -> Collected {
     let retention = Retention {
         delivered: Duration::from_secs(7 * DAY),
         dead: Duration::from_secs(30 * DAY),
