@@ -545,7 +545,7 @@ fn unreadable_files_are_not_deleted() {
     // Something to look for, and everything compared besides.
     home.replace("sales/p2/project.xml", &xml("P2", "e-2", "two"));
     daemon.signal(rustix::process::Signal::USR1);
-    daemon.wait_message("everything is compared", 2);
+    daemon.wait_message("full scan finished", 2);
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
     for path in hidden {
@@ -554,7 +554,7 @@ fn unreadable_files_are_not_deleted() {
     // The mode tells nobody; the comparison does.
     home.replace("sales/p2/project.xml", &xml("P2", "e-2", "three"));
     daemon.signal(rustix::process::Signal::USR1);
-    daemon.wait_message("everything is compared", 3);
+    daemon.wait_message("full scan finished", 3);
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
     assert_eq!(endpoint.n(), 0);

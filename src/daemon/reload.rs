@@ -109,7 +109,7 @@ impl Daemon<'_> {
         let new = prepared.config;
         self.rereading.logging.change(new.log);
         let (taken, takes) = oneshot::channel();
-        self.engine.tell(Input::Configure(Arc::clone(&new), taken));
+        self.engine.send(Input::Configure(Arc::clone(&new), taken));
         self.dispatcher.apply(prepared.targets);
         self.metrics.configure(enabled(&new.webhooks));
         self.retention.send_replace(new.retention);

@@ -66,7 +66,7 @@ impl Daemon<'_> {
                     }
                     Some(SIGUSR1) => {
                         info!("SIGUSR1: rescanning everything");
-                        self.engine.tell(Input::Rescan(RescanReason::Signal));
+                        self.engine.send(Input::Rescan(RescanReason::Signal));
                     }
                     Some(_) | None => return Ok(()),
                 },

@@ -112,6 +112,14 @@ impl EventKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
+    /// Whether its file is gone.
+    pub(crate) const fn is_delete(self) -> bool {
+        matches!(
+            self,
+            EventKind::ProjectDelete | EventKind::ProjectDeleteAndUnpublish
+        )
+    }
+
     /// The parameters of its callback, in their order (contract section 3).
     pub const fn parameters(self) -> &'static [Parameter] {
         use Parameter::{
@@ -255,6 +263,47 @@ pub struct InferredEvent {
     pub before: Option<FileState>,
     /// The rule that led to it, as shown to people.
     pub because: String,
+}
+
+impl InferredEvent {
+    /// Completes the event by its id, time and explanation.
+    pub(crate) fn complete(
+        &self,
+        key: &ProjectKey,
+        origin: Origin,
+        hint: String,
+        parameters: Vec<(Parameter, String)>,
+        now: Timestamp,
+    ) -> Event {
+        let subject = &self.subject;
+        let is_delete = self.kind.is_delete();
+        Event {
+            id: EventId::of(
+                self.kind,
+                key,
+                subject.tag.as_deref(),
+                &subject.stamp,
+                &subject.hash,
+                0,
+            ),
+            kind: self.kind,
+            key: key.clone(),
+            origin,
+            occurred_at: if is_delete {
+                now
+            } else {
+                timestamp(subject.stamp.changed_ns)
+            },
+            parameters,
+            payload: subject.hash,
+            explanation: Explanation {
+                because: self.because.clone(),
+                before: self.before.as_ref().map(Into::into),
+                after: (!is_delete).then(|| subject.into()),
+                hint,
+            },
+        }
+    }
 }
 
 /// A file in an event's explanation.

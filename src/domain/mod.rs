@@ -10,6 +10,7 @@
 //! - [`event`]: the seven events.
 //! - [`settle`]: when to observe a project.
 //! - [`infer`]: the events of one project.
+//! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.
 //! - [`parameters`]: the parameters of a callback.
 //! - [`route`]: the webhooks that receive an event.
@@ -29,3 +30,4 @@ pub mod project;
 pub mod rescan;
 pub mod route;
 pub mod settle;
+pub mod short_lived;

@@ -16,9 +16,10 @@
 //! - A copy whose original is missing in the same observation is a move: observations cannot tell the
 //!   two apart.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::event::{EventKind, InferredEvent};
+use super::event::InferredEvent;
 use super::infer::{Inference, Removals, infer, is_replaced};
 use super::project::{FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role};
 
@@ -80,12 +81,12 @@ pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a Fi
 
 /// Departed projects that are not paired with an arrival yet.
 struct Departures<'a> {
-    comparisons: &'a [Comparison],
+    comparisons: &'a [&'a Comparison],
     by_identity: BTreeMap<(&'a str, Identity), Vec<usize>>,
 }
 
 impl<'a> Departures<'a> {
-    fn of(comparisons: &'a [Comparison]) -> Self {
+    fn of(comparisons: &'a [&'a Comparison]) -> Self {
         let mut by_identity: BTreeMap<(&str, Identity), Vec<usize>> = BTreeMap::new();
         for (index, comparison) in comparisons.iter().enumerate() {
             if let Some(departed) = comparison.departure() {
@@ -115,7 +116,7 @@ impl<'a> Departures<'a> {
         let has_its_content = |index: &usize| {
             comparisons
                 .get(*index)
-                .and_then(Comparison::departure)
+                .and_then(|origin| origin.departure())
                 .is_some_and(|departed| departed.hash == arrived.hash)
         };
         let position = origins.iter().position(has_its_content).unwrap_or(0);
@@ -127,18 +128,21 @@ impl<'a> Departures<'a> {
 ///
 /// For every arrival, the recorded projects of its organization with that identity have to be among
 /// the comparisons.
-pub fn infer_all(comparisons: &[Comparison], relocate: &Relocate<'_>) -> Vec<Conclusion> {
-    let Pairs { moves, waiting } = pair(comparisons);
+pub fn infer_all<C: Borrow<Comparison>>(
+    comparisons: &[C],
+    relocate: &Relocate<'_>,
+) -> Vec<Conclusion> {
+    let comparisons: Vec<&Comparison> = comparisons.iter().map(Borrow::borrow).collect();
+    let Pairs { moves, waiting } = pair(&comparisons);
     let origins: BTreeSet<usize> = moves.values().copied().collect();
     comparisons
         .iter()
         .enumerate()
         .map(|(index, comparison)| {
-            let origin = moves
-                .get(&index)
-                .and_then(|origin| comparisons.get(*origin));
+            let at = |index: &usize| comparisons.get(*index).copied();
+            let origin = moves.get(&index).and_then(at);
             let departed = origins.contains(&index);
-            let moves_to = waiting.get(&index).and_then(|to| comparisons.get(*to));
+            let moves_to = waiting.get(&index).and_then(at);
             let removals = moves_to.map_or(comparison.removals, |_| Removals::Unconfirmed);
             Conclusion {
                 key: comparison.key.clone(),
@@ -160,7 +164,7 @@ struct Pairs {
 }
 
 /// Pairs arrivals with departures.
-fn pair(comparisons: &[Comparison]) -> Pairs {
+fn pair(comparisons: &[&Comparison]) -> Pairs {
     let mut departures = Departures::of(comparisons);
     let mut moves = BTreeMap::new();
     let mut departed = BTreeSet::new();
@@ -226,12 +230,7 @@ fn judge(
         if recorded.definition.is_some() {
             // The project that was here is gone, and another one moved to this location.
             events = infer(&recorded, &here.observed, Removals::Confirmed).events;
-            events.retain(|event| {
-                matches!(
-                    event.kind,
-                    EventKind::ProjectDelete | EventKind::ProjectDeleteAndUnpublish
-                )
-            });
+            events.retain(|event| event.kind.is_delete());
             recorded = left_behind(here);
         }
         for file in carried_along(origin, here, relocate) {

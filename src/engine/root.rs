@@ -8,7 +8,12 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::domain::project::ProjectKey;
 use crate::repository::{Root, RootIdentity};
+use crate::store::{Store, StoreError};
+
+/// The number of recorded projects that a survey reads at once.
+const SURVEYED_AT_ONCE: usize = 256;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +134,29 @@ impl RootGuard {
     /// Whether it has to be found out if this directory may be compared with the record.
     pub fn needs_survey(&self) -> bool {
         self.is_armed() && !self.trusted
+    }
+
+    /// Counts the recorded projects with a file in this directory, until they are half of them.
+    /// Returns whether it may be compared with the record.
+    pub(super) fn survey(
+        &mut self,
+        store: &Store,
+        recorded: &[ProjectKey],
+    ) -> Result<bool, StoreError> {
+        let Ok(Some(root)) = self.open() else {
+            return Ok(false);
+        };
+        let mut found = 0_usize;
+        for keys in recorded.chunks(SURVEYED_AT_ONCE) {
+            for files in store.recorded_many(keys)? {
+                let has_a_file = files.files().any(|file| root.open_file(&file.path).is_ok());
+                found = found.saturating_add(usize::from(has_a_file));
+            }
+            if found.saturating_mul(2) >= recorded.len() {
+                break;
+            }
+        }
+        Ok(self.surveyed(found, recorded.len()))
     }
 
     /// Of so many projects on record so many have a file in this directory. Returns whether it may

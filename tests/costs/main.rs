@@ -200,7 +200,7 @@ fn a_change_waits_for_few_projects_of_a_full_scan() {
         let change = trace.now();
         publish(&home, number, 1);
         endpoint.wait_for(number + 1);
-        daemon.wait_message("everything is compared", number + 2);
+        daemon.wait_message("full scan finished", number + 2);
         // Who reports it opens it first, and the engine when its turn comes.
         let calls = trace.since(change);
         let path = format!("sales/p{number}/published/project.xml");

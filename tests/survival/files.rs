@@ -218,7 +218,7 @@ fn links_to_directories_are_not_followed() {
     symlink(home.at(""), home.at("sales/good/published")).unwrap();
     symlink("/proc/self", home.at("process")).unwrap();
     daemon.signal(rustix::process::Signal::USR1);
-    daemon.wait_message("everything is compared", 2);
+    daemon.wait_message("full scan finished", 2);
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
     let status = home.json(&["status"]);

@@ -1,0 +1,294 @@
+//! The engine's loop: takes inputs, and runs one step after another.
+//!
+//! Constraint: the loop forgets nothing. A project leaves the agenda only when its observation is
+//! committed. While the store cannot commit, inference waits: the difference is still on disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::judge::Routes;
+use super::root::{Check, RootGuard};
+use super::scanner::Scanner;
+use super::status::Trouble;
+use super::worker::Worker;
+use super::{INPUTS, Input, Parts};
+use crate::config::Config;
+use crate::domain::event::Origin;
+use crate::domain::rescan::RescanReason;
+use crate::domain::settle::Moment;
+use crate::hint::{Hint, HintSender};
+use crate::observe::Observer;
+use crate::watch::{Watch, WatchSettings};
+
+/// The delay after the creation of a file. Its writer closes it, which is reported too.
+const WRITER_DELAY: Duration = Duration::from_millis(25);
+
+/// The channel into the loop.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub inputs: Receiver<Input>,
+    /// Whether a hint found the channel full.
+    pub has_lost_hints: Arc<AtomicBool>,
+}
+
+/// The engine's thread: its inputs and its parts.
+pub(super) struct EventLoop {
+    inbox: Inbox,
+    watch: Watch,
+    scanner: Scanner,
+    worker: Worker,
+}
+
+impl EventLoop {
+    /// Starts the watch thread and reads the recorded state. If either fails, logs the error and
+    /// returns nothing.
+    pub(super) fn new(parts: Parts, inbox: Inbox, hints: HintSender) -> Option<Self> {
+        let watch = Watch::start(watch_settings(&parts.config), hints).inspect_err(|error| {
+            error!(%error, "cannot start the watch thread; is the limit of tasks reached (TasksMax=)?");
+        });
+        let watch = watch.ok()?;
+        let worker = Worker::new(parts).inspect_err(|error| {
+            error!(%error, "cannot read the recorded state; restore it from a backup if it is damaged");
+        });
+        Some(Self {
+            inbox,
+            watch,
+            scanner: Scanner::default(),
+            worker: worker.ok()?,
+        })
+    }
+
+    /// Runs until it is stopped, or until a thread is gone that it needs.
+    pub(super) fn run(mut self) {
+        loop {
+            let now = self.worker.clock.moment();
+            self.worker.status.beat(now);
+            let timeout = self.worker.timers.until_next(now, self.next_work());
+            match self.inbox.inputs.recv_timeout(timeout) {
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(input) => self.take(input),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // All queued inputs come before the next step, so that one observation serves many.
+            for _ in 0..INPUTS {
+                match self.inbox.inputs.try_recv() {
+                    Ok(Input::Stop) => return,
+                    Ok(input) => self.take(input),
+                    Err(_) => break,
+                }
+            }
+            self.work();
+            if self.has_lost_a_thread() {
+                return;
+            }
+        }
+    }
+
+    /// The time of the next observation or piece of a scan.
+    fn next_work(&self) -> Option<Moment> {
+        if !self.worker.may_infer() {
+            return None;
+        }
+        let piece = self.scanner.next();
+        piece.into_iter().chain(self.worker.agenda.next()).min()
+    }
+
+    fn has_lost_a_thread(&self) -> bool {
+        let is_watch_alive = self.watch.is_alive();
+        if !is_watch_alive {
+            error!(
+                "the watch thread ended unexpectedly; please report this defect. The daemon exits, \
+                 to be restarted"
+            );
+        }
+        !is_watch_alive || self.worker.recorder.is_closed()
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Hint(hint) => self.take_hint(*hint),
+            Input::Rescan(reason) => self.rearm(reason),
+            Input::Configure(config, done) => {
+                self.configure(config);
+                // The sender may have stopped waiting.
+                let _ = done.send(());
+            }
+            Input::Stop => {}
+        }
+    }
+
+    fn take_hint(&mut self, hint: Hint) {
+        let now = self.worker.clock.moment();
+        match hint {
+            Hint::Project {
+                key,
+                what,
+                held,
+                unfinished,
+            } => {
+                if unfinished {
+                    self.worker
+                        .agenda
+                        .hint_later(&key, now, WRITER_DELAY, Origin::Live, &what);
+                } else {
+                    self.worker.agenda.hint(&key, now, Origin::Live, &what);
+                }
+                if let Some(held) = held {
+                    self.worker.held.add(key, held);
+                }
+            }
+            Hint::Activity { key } => self.worker.agenda.activity(&key, now),
+            Hint::Subtree { path, what } => self.hint_subtree(&path, &what, now),
+            Hint::Unusable { problem, is_gone } => self.worker.note_unusable(problem, is_gone),
+            Hint::WalkStarted { root, reason } => {
+                self.scanner.begin_walk(&mut self.worker, root, reason);
+            }
+            Hint::ProjectsFound { keys } => self.scanner.found(keys),
+            Hint::WalkFinished {
+                root,
+                reason,
+                problems,
+            } => {
+                self.worker.status.set_coverage(self.watch.coverage());
+                self.scanner
+                    .end_walk(&mut self.worker, root, reason, problems);
+            }
+        }
+    }
+
+    /// Makes all recorded projects below a directory due.
+    fn hint_subtree(&mut self, path: &str, what: &str, now: Moment) {
+        let cursor = self.worker.config.repository.layout.at(path);
+        let recorded = match cursor.and_then(|cursor| cursor.organization()) {
+            Some(organization) => self.worker.recorder.store().keys_in(&organization),
+            None => self.worker.recorder.store().keys(),
+        };
+        match recorded {
+            Ok(keys) => {
+                for key in keys {
+                    self.worker.agenda.hint(&key, now, Origin::Live, what);
+                }
+            }
+            Err(error) => {
+                warn!(%error, "cannot list the projects below {path}; rescanning everything");
+                self.scanner.request(RescanReason::Overflow);
+            }
+        }
+    }
+
+    /// Does the work that is due now.
+    fn work(&mut self) {
+        let now = self.worker.clock.moment();
+        if self.worker.timers.take_pulse(now) {
+            self.pulse(now);
+        }
+        if self.inbox.has_lost_hints.swap(false, Ordering::AcqRel) {
+            warn!("the change queue overflowed; rescanning everything (no action needed)");
+            self.scanner.request(RescanReason::Overflow);
+        }
+        self.scanner.begin_requested(&mut self.worker);
+        if !self.worker.timers.resume(now) || !self.worker.may_infer() {
+            return;
+        }
+        let due = self.worker.agenda.due(now, self.worker.phase.batch());
+        if !due.is_empty() {
+            self.worker.step(due);
+        }
+        // After hinted projects, which wait for no more than one piece.
+        if !self.worker.timers.is_paused() {
+            self.scanner.compare_piece(&mut self.worker);
+        }
+        self.scanner.end(&mut self.worker);
+    }
+
+    /// Checks the store, the root and the timers, once a second.
+    fn pulse(&mut self, now: Moment) {
+        if !self.worker.recorder.check_in_place() {
+            // A commit would be lost. The next pulse checks again.
+            self.worker.timers.pause(now);
+        }
+        self.worker.invalid_files.log_lasting(now);
+        match self.worker.root.check() {
+            Check::InPlace => {}
+            Check::Lost(reason) => {
+                if self
+                    .worker
+                    .status
+                    .set_trouble(Trouble::Root, Some(reason.clone()))
+                {
+                    warn!("{reason}; nothing is inferred until it is back");
+                }
+            }
+            Check::Back => self.rearm(RescanReason::Root),
+        }
+        if !self.worker.root.is_armed() || self.scanner.is_scanning() {
+            return;
+        }
+        if !self.worker.may_infer() {
+            if self.worker.timers.is_survey_due(now) {
+                self.scanner.begin(&mut self.worker, RescanReason::Root);
+            }
+            return;
+        }
+        let coverage = self.watch.coverage();
+        if let Some(reason) = self.worker.timers.due_scan(now, coverage.polls) {
+            self.scanner.begin(&mut self.worker, reason);
+        }
+        self.worker.status.set_coverage(coverage);
+    }
+
+    /// Sets all watches anew, and then scans everything.
+    fn rearm(&mut self, reason: RescanReason) {
+        self.worker.root.arming();
+        self.scanner.stop();
+        self.watch.arm(watch_settings(&self.worker.config), reason);
+    }
+
+    fn configure(&mut self, config: Arc<Config>) {
+        self.worker.routes = Routes::of(&config);
+        let old = std::mem::replace(&mut self.worker.config, config);
+        let (old, new) = (&old.repository, &self.worker.config.repository);
+        self.worker.agenda.set_settle_time(new.settle);
+        let layout_changed = old.layout != new.layout;
+        let path_changed = old.path != new.path;
+        let size_changed = old.max_file_size != new.max_file_size;
+        if layout_changed || size_changed {
+            self.worker.observer = Observer::new(new.layout.clone(), new.max_file_size);
+        }
+        if layout_changed {
+            info!(
+                "repository.layout changed; existing projects are adopted under the new layout, \
+                 without events"
+            );
+            self.worker.phase = self.worker.phase.with_new_layout();
+            self.worker.agenda.clear();
+            self.worker.held.clear();
+        }
+        if path_changed {
+            let recorded = self.worker.root.recorded();
+            self.worker.root = RootGuard::new(new.path.clone());
+            self.worker.root.remember(recorded);
+        }
+        if layout_changed || path_changed || old.watch != new.watch {
+            self.rearm(RescanReason::Reload);
+        } else if size_changed {
+            self.scanner.begin(&mut self.worker, RescanReason::Reload);
+        }
+        let now = self.worker.clock.moment();
+        self.worker
+            .timers
+            .configure(now, &self.worker.config.repository);
+    }
+}
+
+fn watch_settings(config: &Config) -> WatchSettings {
+    WatchSettings {
+        root: config.repository.path.clone(),
+        layout: config.repository.layout.clone(),
+        mode: config.repository.watch,
+    }
+}

@@ -1,0 +1,286 @@
+//! Observes due projects, and those that may have moved to them.
+//!
+//! Constraint: the observations of one step show one moment, as far as a move can tell: no project
+//! is seen in two directories, or in none, because it moved between two observations.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::AsFd;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::held_files::HeldFiles;
+use crate::clock::Clock;
+use crate::domain::event::{InferredEvent, Origin};
+use crate::domain::infer::{Removals, missing};
+use crate::domain::moves::Comparison;
+use crate::domain::project::{ContentHash, Identity, ProjectKey, Recorded};
+use crate::domain::settle::{Agenda, Due};
+use crate::domain::short_lived::{ShortLived, infer_short_lived};
+use crate::observe::{Held, Observer};
+use crate::repository::Root;
+use crate::store::{Store, StoreError};
+
+/// The bytes of files read for one commit, beyond which further projects wait for the next.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// The observations of one step.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub observations: Vec<Observation>,
+    /// The bytes that were read, by their hash.
+    pub contents: HashMap<ContentHash, Bytes>,
+    /// The observed projects.
+    pub keys: HashSet<ProjectKey>,
+    n_bytes: usize,
+}
+
+impl Gathered {
+    fn keep(&mut self, contents: impl IntoIterator<Item = (ContentHash, Bytes)>) {
+        for (hash, content) in contents {
+            self.n_bytes = self.n_bytes.saturating_add(content.len());
+            self.contents.insert(hash, content);
+        }
+    }
+
+    /// Puts all held files back, because this step is not committed.
+    pub(super) fn put_back_held(self, held: &mut HeldFiles) {
+        for observation in self.observations {
+            let key = &observation.comparison.key;
+            held.put_back(key, observation.counted);
+            held.put_back(key, observation.waiting);
+            held.put_back(key, observation.linked);
+        }
+    }
+}
+
+/// An observation of a project, with its held files.
+pub(super) struct Observation {
+    pub origin: Origin,
+    /// The reason for the observation.
+    pub hint: String,
+    /// The record before this step.
+    pub before: Recorded,
+    /// The observation, beside the record after the events of short-lived files.
+    pub comparison: Comparison,
+    /// The events of short-lived files.
+    pub events: Vec<InferredEvent>,
+    /// The held files of these events.
+    pub counted: Vec<Held>,
+    /// Held files that the next observation has to judge again.
+    pub waiting: Vec<Held>,
+    /// Held files that still have a path.
+    pub linked: Vec<Held>,
+}
+
+impl Observation {
+    /// An arrived project: its key, its identity, and the origin of the observation.
+    fn arrival(&self) -> Option<(ProjectKey, Identity, Origin)> {
+        let identity = self.comparison.arrival()?.identity();
+        Some((self.comparison.key.clone(), identity, self.origin))
+    }
+
+    /// Whether this observation shows a project of another one: same identity and organization.
+    fn shows(&self, key: &ProjectKey, identity: &Identity) -> bool {
+        let own = &self.comparison.key;
+        own != key
+            && own.organization == key.organization
+            && self
+                .comparison
+                .observed
+                .definition()
+                .is_some_and(|seen| seen.identity() == *identity)
+    }
+}
+
+/// The parts that a step needs for its observations.
+pub(super) struct Gatherer<'a> {
+    pub root: &'a Root,
+    pub store: &'a Store,
+    pub observer: &'a mut Observer,
+    pub agenda: &'a Agenda,
+    pub held: &'a mut HeldFiles,
+    pub clock: Clock,
+    /// Whether all removals are confirmed: the record is of another layout, or there is none.
+    pub is_adopting: bool,
+    pub now: Timestamp,
+}
+
+impl Gatherer<'_> {
+    /// Observes due projects. After an error, `gathered` has the held files so far.
+    pub(super) fn gather(
+        &mut self,
+        due: Vec<Due>,
+        gathered: &mut Gathered,
+    ) -> Result<(), StoreError> {
+        self.observe_each(due, gathered)?;
+        self.judge_held(gathered);
+        let mut first = 0;
+        loop {
+            let n_observed = gathered.observations.len();
+            let new = gathered.observations.iter().skip(first);
+            let arrived: Vec<_> = new.filter_map(Observation::arrival).collect();
+            self.observe_origins_again(&arrived, gathered);
+            let origins = self.recorded_origins(&arrived, gathered)?;
+            if origins.is_empty() {
+                break;
+            }
+            first = n_observed;
+            self.observe_each(origins, gathered)?;
+        }
+        self.observe_arrivals_again(gathered);
+        for observation in &mut gathered.observations {
+            observation.comparison.removals = self.removals(&observation.comparison);
+        }
+        Ok(())
+    }
+
+    fn observe_each(&mut self, due: Vec<Due>, gathered: &mut Gathered) -> Result<(), StoreError> {
+        let keys: Vec<ProjectKey> = due.iter().map(|due| due.key.clone()).collect();
+        let recorded = self.store.recorded_many(&keys)?;
+        for (due, recorded) in due.into_iter().zip(recorded) {
+            if gathered.n_bytes > BATCH_BYTES {
+                break;
+            }
+            let look = self.observer.look(self.root, &due.key, &recorded, self.now);
+            gathered.keep(look.contents);
+            gathered.keys.insert(due.key.clone());
+            gathered.observations.push(Observation {
+                origin: due.origin,
+                hint: due.hint,
+                before: recorded.clone(),
+                comparison: Comparison {
+                    key: due.key,
+                    recorded,
+                    observed: look.observed,
+                    removals: Removals::Unconfirmed,
+                },
+                events: Vec::new(),
+                counted: Vec::new(),
+                waiting: Vec::new(),
+                linked: Vec::new(),
+            });
+        }
+        Ok(())
+    }
+
+    fn observe_again(&mut self, observation: &mut Observation) -> Vec<(ContentHash, Bytes)> {
+        let (key, recorded) = (&observation.comparison.key, &observation.before);
+        let look = self.observer.look(self.root, key, recorded, self.now);
+        observation.comparison.observed = look.observed;
+        look.contents.into_iter().collect()
+    }
+
+    /// Reads held files without a path, and infers their events.
+    fn judge_held(&mut self, gathered: &mut Gathered) {
+        let mut contents = Vec::new();
+        for observation in &mut gathered.observations {
+            for held in self.held.take(&observation.comparison.key) {
+                let is_unlinked =
+                    rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
+                if !is_unlinked {
+                    observation.linked.push(held);
+                    continue;
+                }
+                let Some((file, bytes)) = self.observer.read_held(&held, self.now) else {
+                    continue;
+                };
+                let comparison = &mut observation.comparison;
+                match infer_short_lived(&comparison.recorded, &comparison.observed, &file) {
+                    ShortLived::Ignored => {}
+                    ShortLived::Waits => observation.waiting.push(held),
+                    ShortLived::Counts(inference) => {
+                        observation.events.extend(inference.events);
+                        comparison.recorded = inference.record;
+                        observation.counted.push(held);
+                        contents.push((file.hash, bytes));
+                    }
+                }
+            }
+        }
+        gathered.keep(contents);
+    }
+
+    /// Returns the recorded projects with the identity of an arrival that are not observed yet.
+    fn recorded_origins(
+        &self,
+        arrived: &[(ProjectKey, Identity, Origin)],
+        gathered: &Gathered,
+    ) -> Result<Vec<Due>, StoreError> {
+        if arrived.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted: Vec<_> = arrived
+            .iter()
+            .map(|(key, identity, _)| (key.organization.as_str(), identity))
+            .collect();
+        let found = self.store.with_identities(&wanted)?;
+        let mut origins: Vec<Due> = Vec::new();
+        for ((arrived, _, origin), keys) in arrived.iter().zip(found) {
+            for key in keys {
+                if !gathered.keys.contains(&key) && origins.iter().all(|due| due.key != key) {
+                    origins.push(Due {
+                        key,
+                        origin: *origin,
+                        hint: format!("its definition appeared in {arrived}"),
+                    });
+                }
+            }
+        }
+        Ok(origins)
+    }
+
+    /// Observes recorded projects again that were observed before their project arrived elsewhere.
+    ///
+    /// A project that moved in between would be seen in both directories.
+    fn observe_origins_again(
+        &mut self,
+        arrived: &[(ProjectKey, Identity, Origin)],
+        gathered: &mut Gathered,
+    ) {
+        let mut contents = Vec::new();
+        for (key, identity, _) in arrived {
+            for observation in &mut gathered.observations {
+                if observation.before.definition.is_some() && observation.shows(key, identity) {
+                    contents.extend(self.observe_again(observation));
+                }
+            }
+        }
+        gathered.keep(contents);
+    }
+
+    /// Observes arrived projects again while another directory still shows them.
+    ///
+    /// A project may have moved back in between, as in a checkout of another branch and back, and
+    /// would look like a copy. An arrival that is still there is a copy.
+    fn observe_arrivals_again(&mut self, gathered: &mut Gathered) {
+        let mut shown: BTreeMap<(String, Identity), usize> = BTreeMap::new();
+        for comparison in gathered.observations.iter().map(|seen| &seen.comparison) {
+            if let Some(definition) = comparison.observed.definition() {
+                let shown_in = (comparison.key.organization.clone(), definition.identity());
+                *shown.entry(shown_in).or_default() += 1;
+            }
+        }
+        let mut contents = Vec::new();
+        for observation in &mut gathered.observations {
+            let is_shown_twice = observation.arrival().is_some_and(|(key, identity, _)| {
+                shown
+                    .get(&(key.organization, identity))
+                    .is_some_and(|n| *n > 1)
+            });
+            if is_shown_twice {
+                contents.extend(self.observe_again(observation));
+            }
+        }
+        gathered.keep(contents);
+    }
+
+    fn removals(&self, comparison: &Comparison) -> Removals {
+        if self.is_adopting {
+            return Removals::Confirmed;
+        }
+        let missing = missing(&comparison.recorded, &comparison.observed);
+        self.agenda
+            .removals(&comparison.key, self.clock.moment(), &missing)
+    }
+}

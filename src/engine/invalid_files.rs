@@ -1,0 +1,159 @@
+//! Invalid files: the recorded ones, and how they are logged.
+//!
+//! Constraint: a tree with a thousand invalid files must not fill the log, and no file may be ignored
+//! without a log line. So the first few of each minute are logged in full, and the rest as one count.
+//! A file that may become valid without a report, such as one that is being written, is logged if it
+//! is still invalid after a minute. `status` lists all of them.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use crate::domain::log_limit::LogLimit;
+use crate::domain::project::{Problem, ProjectKey};
+use crate::domain::settle::Moment;
+use crate::store::RecordedProblem;
+
+/// The time after which a file that may become valid is logged.
+const LOG_AFTER: Duration = Duration::from_secs(60);
+
+/// The recorded invalid files.
+#[derive(Debug, Default)]
+pub(super) struct InvalidFiles {
+    /// By project; `None` stands for files outside any project.
+    by_project: HashMap<Option<ProjectKey>, Vec<Problem>>,
+    log_limit: LogLimit,
+    /// Files that may become valid and are not logged yet, with the time first seen.
+    not_logged: HashMap<String, Moment>,
+}
+
+impl InvalidFiles {
+    /// The files that are on record at a start.
+    pub(super) fn recorded_before(problems: Vec<RecordedProblem>) -> Self {
+        let mut this = Self::default();
+        for recorded in problems {
+            this.by_project
+                .entry(recorded.key)
+                .or_default()
+                .push(recorded.problem);
+        }
+        this
+    }
+
+    /// The recorded invalid files of a project, or outside any project.
+    pub(super) fn of(&self, key: &Option<ProjectKey>) -> &[Problem] {
+        self.by_project.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The number of invalid files.
+    pub(super) fn count(&self) -> usize {
+        self.by_project.values().map(Vec::len).sum()
+    }
+
+    /// Notes the recorded invalid files of a project, and logs new ones.
+    pub(super) fn recorded(
+        &mut self,
+        key: Option<ProjectKey>,
+        problems: Vec<Problem>,
+        now: Moment,
+    ) {
+        let known = self.by_project.remove(&key).unwrap_or_default();
+        for problem in &problems {
+            if known.iter().any(|known| known.path == problem.path) {
+                continue;
+            }
+            if problem.may_heal {
+                self.not_logged.entry(problem.path.clone()).or_insert(now);
+            } else {
+                self.log(problem, now);
+            }
+        }
+        if !problems.is_empty() {
+            self.by_project.insert(key, problems);
+        }
+    }
+
+    /// Logs files that have been invalid for a minute, and the count of files that were not logged.
+    pub(super) fn log_lasting(&mut self, now: Moment) {
+        self.log_suppressed(now);
+        let due = self.take_lasting(now);
+        if due.is_empty() {
+            return;
+        }
+        let mut still: Vec<Problem> = self
+            .by_project
+            .values()
+            .flatten()
+            .filter(|problem| due.contains(&problem.path))
+            .cloned()
+            .collect();
+        still.sort_by(|one, other| one.path.cmp(&other.path));
+        // All projects below an unreadable directory have the same problem.
+        still.dedup_by(|one, other| one.path == other.path);
+        for problem in &still {
+            self.log(problem, now);
+        }
+    }
+
+    /// Takes out the files that were noted a minute ago, whether they are still invalid or not.
+    fn take_lasting(&mut self, now: Moment) -> HashSet<String> {
+        self.not_logged
+            .extract_if(|_, since| now.saturating_sub(*since) >= LOG_AFTER)
+            .map(|(path, _)| path)
+            .collect()
+    }
+
+    fn log(&mut self, problem: &Problem, now: Moment) {
+        self.log_suppressed(now);
+        let Problem { path, reason, .. } = problem;
+        if self.log_limit.allows(now) {
+            warn!(
+                path,
+                "ignoring {path}: {reason}. It is picked up once fixed"
+            );
+        } else {
+            debug!(path, "ignoring {path}: {reason}");
+        }
+    }
+
+    fn log_suppressed(&mut self, now: Moment) {
+        if let Some(n_files) = self.log_limit.take_suppressed(now) {
+            warn!(
+                n_files,
+                "ignoring {n_files} more invalid files; `project-webhooks status` lists them"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(path: &str) -> Problem {
+        Problem {
+            path: path.to_owned(),
+            reason: "not complete".to_owned(),
+            line: None,
+            column: None,
+            may_heal: true,
+        }
+    }
+
+    #[test]
+    fn a_file_that_may_become_valid_is_logged_once_after_a_minute() {
+        let at = Duration::from_secs;
+        let mut files = InvalidFiles::default();
+        files.recorded(None, vec![problem("a")], at(10));
+        files.recorded(None, vec![problem("a"), problem("b")], at(30));
+        // Valid in between, and invalid again: the first time counts.
+        files.recorded(None, vec![problem("b")], at(50));
+        files.recorded(None, vec![problem("a"), problem("b")], at(60));
+        assert_eq!(files.count(), 2);
+        assert!(files.take_lasting(at(69)).is_empty());
+        assert_eq!(files.take_lasting(at(70)), HashSet::from(["a".to_owned()]));
+        assert!(files.take_lasting(at(71)).is_empty());
+        assert_eq!(files.take_lasting(at(90)), HashSet::from(["b".to_owned()]));
+    }
+}

@@ -1,0 +1,198 @@
+//! Judges the observations of one step: the batch to commit, and what is left unresolved.
+//!
+//! Constraint: pure. It reads and writes nothing but its arguments.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::gather::{Gathered, Observation};
+use super::invalid_files::InvalidFiles;
+use crate::config::Config;
+use crate::domain::delivery;
+use crate::domain::event::InferredEvent;
+use crate::domain::infer::Inference;
+use crate::domain::moves::{Comparison, infer_all};
+use crate::domain::parameters::parameters;
+use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey};
+use crate::domain::route::Subscription;
+use crate::domain::settle::Unresolved;
+use crate::store::{Batch, Change, NewEvent};
+
+/// The subscriptions of the enabled webhooks, each with its retry schedule.
+#[derive(Debug)]
+pub(super) struct Routes(Vec<(Subscription, Vec<Duration>)>);
+
+impl Routes {
+    pub(super) fn of(config: &Config) -> Self {
+        let enabled = config.webhooks.iter().filter(|webhook| webhook.enabled);
+        Self(
+            enabled
+                .map(|webhook| (webhook.subscription.clone(), webhook.schedule.clone()))
+                .collect(),
+        )
+    }
+
+    /// The webhooks that receive an event, each with the time of the first attempt.
+    fn of_event(
+        &self,
+        event: &InferredEvent,
+        key: &ProjectKey,
+        now: Timestamp,
+    ) -> Vec<(String, Timestamp)> {
+        self.0
+            .iter()
+            .filter(|(subscription, _)| subscription.wants(event.kind, key))
+            .map(|(subscription, schedule)| {
+                (subscription.webhook.clone(), delivery::first(schedule, now))
+            })
+            .collect()
+    }
+}
+
+/// The settings and facts that a judgement depends on.
+pub(super) struct Rules<'a> {
+    pub config: &'a Config,
+    pub routes: &'a Routes,
+    pub invalid_files: &'a InvalidFiles,
+    /// Whether projects are recorded without events.
+    pub is_adopting: bool,
+    pub now: Timestamp,
+}
+
+/// The judgement of one step.
+pub(super) struct Judgement {
+    pub batch: Batch,
+    /// What each observation left unresolved.
+    pub unresolved: Vec<(ProjectKey, Unresolved)>,
+    /// Projects that move to a location whose own removal is not confirmed, with that location.
+    pub waits_for: Vec<(ProjectKey, ProjectKey)>,
+    /// New and former key of projects that moved.
+    pub moved: Vec<(ProjectKey, ProjectKey)>,
+    /// The numbers of projects that the batch adds and removes.
+    pub n_added: usize,
+    pub n_removed: usize,
+}
+
+/// Judges the observations. Takes the contents and the records out of `gathered`, and leaves the held
+/// files.
+pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
+    let layout = &rules.config.repository.layout;
+    let relocate = |file: &FileState, to: &ProjectKey| layout.relocate(&file.path, to);
+    let comparisons: Vec<&Comparison> = gathered
+        .observations
+        .iter()
+        .map(|observation| &observation.comparison)
+        .collect();
+    let conclusions = infer_all(&comparisons, &relocate);
+    let mut judgement = Judgement {
+        batch: Batch::new(rules.now),
+        unresolved: Vec::new(),
+        waits_for: Vec::new(),
+        moved: Vec::new(),
+        n_added: 0,
+        n_removed: 0,
+    };
+    let mut needed: BTreeSet<ContentHash> = BTreeSet::new();
+    for (observation, conclusion) in gathered.observations.iter_mut().zip(conclusions) {
+        let (key, inference) = (conclusion.key, conclusion.inference);
+        judgement
+            .moved
+            .extend(conclusion.moved_from.map(|from| (key.clone(), from)));
+        judgement
+            .waits_for
+            .extend(conclusion.moves_to.map(|to| (key.clone(), to)));
+        judgement.conclude(key, observation, inference, rules, &mut needed);
+    }
+    judgement.batch.payloads = std::mem::take(&mut gathered.contents)
+        .into_iter()
+        .filter(|(hash, _)| needed.contains(hash))
+        .collect();
+    judgement
+}
+
+impl Judgement {
+    /// Adds the inference of one project.
+    fn conclude(
+        &mut self,
+        key: ProjectKey,
+        observation: &mut Observation,
+        inference: Inference,
+        rules: &Rules<'_>,
+        needed: &mut BTreeSet<ContentHash>,
+    ) {
+        let problems: Vec<Problem> = observation
+            .comparison
+            .observed
+            .problems()
+            .cloned()
+            .collect();
+        let retry =
+            !observation.waiting.is_empty() || problems.iter().any(|problem| problem.may_heal);
+        keep_linked(observation, &inference);
+        // Until the first scan is recorded, nothing tells new projects from old ones.
+        let inferred = observation.events.iter().chain(&inference.events);
+        let events: Vec<NewEvent> = inferred
+            .filter(|_| !rules.is_adopting)
+            .map(|event| new_event(event, &key, observation, rules))
+            .collect();
+        needed.extend(events.iter().map(|event| event.event.payload));
+        needed.extend(inference.record.definition.iter().map(|file| file.hash));
+        let in_project = Some(key.clone());
+        if rules.invalid_files.of(&in_project) != problems {
+            self.batch.problems.push((in_project, problems));
+        }
+        self.unresolved.push((
+            key.clone(),
+            Unresolved {
+                missing: inference.missing,
+                retry,
+            },
+        ));
+        if inference.record != observation.before || !events.is_empty() {
+            let (was_empty, is_empty) =
+                (observation.before.is_empty(), inference.record.is_empty());
+            self.n_added += usize::from(was_empty && !is_empty);
+            self.n_removed += usize::from(!was_empty && is_empty);
+            self.batch.changes.push(Change {
+                key,
+                before: std::mem::take(&mut observation.before),
+                after: inference.record,
+                events,
+            });
+        }
+    }
+}
+
+/// Keeps held files with a path whose event waits for a removal: they may be gone when it is
+/// confirmed.
+fn keep_linked(observation: &mut Observation, inference: &Inference) {
+    if inference.missing.is_empty() {
+        return;
+    }
+    let is_recorded = |path: &str, inode: u64| {
+        let file = inference.record.file(path);
+        file.is_some_and(|file| file.stamp.inode == inode)
+    };
+    let linked = std::mem::take(&mut observation.linked).into_iter();
+    let waiting = linked.filter(|held| !is_recorded(&held.path, held.stamp.inode));
+    observation.waiting.extend(waiting);
+}
+
+fn new_event(
+    inferred: &InferredEvent,
+    key: &ProjectKey,
+    observation: &Observation,
+    rules: &Rules<'_>,
+) -> NewEvent {
+    let subject = &inferred.subject;
+    let parameters = parameters(inferred.kind, key, subject, &rules.config.naming);
+    let (origin, hint) = (observation.origin, observation.hint.clone());
+    NewEvent {
+        event: inferred.complete(key, origin, hint, parameters, rules.now),
+        tag: subject.tag.clone(),
+        stamp: subject.stamp,
+        webhooks: rules.routes.of_event(inferred, key, rules.now),
+    }
+}

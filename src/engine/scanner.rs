@@ -1,0 +1,194 @@
+//! Runs full scans: finds the projects, compares them piece by piece, records the end.
+//!
+//! A walk of the watch thread sends the projects while it goes on
+//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)), or the scanner lists them itself.
+
+use tracing::{debug, info};
+
+use super::full_scan::FullScan;
+use super::phase::Phase;
+use super::worker::Worker;
+use crate::domain::project::{Problem, ProjectKey};
+use crate::domain::rescan::RescanReason;
+use crate::domain::settle::Moment;
+use crate::observe::is_unchanged;
+use crate::repository::{Root, RootIdentity};
+
+/// The full scan in progress, if any.
+#[derive(Debug, Default)]
+pub(super) struct Scanner {
+    scan: Option<FullScan>,
+    /// The reason of a scan that could not begin.
+    retry: Option<RescanReason>,
+}
+
+impl Scanner {
+    /// Whether a scan is in progress.
+    pub(super) fn is_scanning(&self) -> bool {
+        self.scan.is_some()
+    }
+
+    /// The time of the next piece.
+    pub(super) fn next(&self) -> Option<Moment> {
+        self.scan.as_ref()?.next()
+    }
+
+    /// Stops a scan in progress.
+    pub(super) fn stop(&mut self) {
+        self.scan = None;
+    }
+
+    /// Requests a scan for the next turn of the loop.
+    pub(super) fn request(&mut self, reason: RescanReason) {
+        self.retry = Some(reason);
+    }
+
+    /// Begins a requested scan.
+    pub(super) fn begin_requested(&mut self, worker: &mut Worker) {
+        if let Some(reason) = self.retry.take() {
+            self.begin(worker, reason);
+        }
+    }
+
+    /// Begins a scan of the projects that are there now.
+    pub(super) fn begin(&mut self, worker: &mut Worker, reason: RescanReason) {
+        let began = worker.clock.moment();
+        let discovered = match Root::open(&worker.config.repository.path) {
+            Ok(root) => worker.observer.discover(&root),
+            // The next check of the root reports the reason.
+            Err(_) => return,
+        };
+        let origin = worker.phase.origin();
+        let scan = FullScan::new(reason, origin, began, discovered.keys);
+        self.complete(worker, scan, discovered.problems);
+        if let Some(scan) = &mut self.scan {
+            scan.compared(0, began, worker.clock.moment());
+        }
+    }
+
+    /// Begins a scan of the projects that the watch thread's walk is going to find.
+    pub(super) fn begin_walk(
+        &mut self,
+        worker: &mut Worker,
+        root: RootIdentity,
+        reason: RescanReason,
+    ) {
+        worker.root.armed(Some(root));
+        let (origin, now) = (worker.phase.origin(), worker.clock.moment());
+        self.scan = Some(FullScan::new(reason, origin, now, Vec::new()));
+    }
+
+    /// Adds projects that the walk found.
+    pub(super) fn found(&mut self, keys: Vec<ProjectKey>) {
+        if let Some(scan) = &mut self.scan {
+            scan.add(keys);
+        }
+    }
+
+    /// Ends the walk: all projects are known.
+    pub(super) fn end_walk(
+        &mut self,
+        worker: &mut Worker,
+        root: Option<RootIdentity>,
+        reason: RescanReason,
+        problems: Vec<Problem>,
+    ) {
+        worker.root.armed(root);
+        let scan = self.scan.take();
+        if root.is_none() {
+            return;
+        }
+        match scan.filter(|scan| !scan.is_complete()) {
+            Some(scan) => self.complete(worker, scan, problems),
+            None => self.begin(worker, reason),
+        }
+    }
+
+    /// Adds the recorded projects to a scan, unless the root is not the recorded one.
+    fn complete(&mut self, worker: &mut Worker, mut scan: FullScan, problems: Vec<Problem>) {
+        self.scan = None;
+        let recorded = match worker.recorder.store().keys() {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                worker.store_failed(&error);
+                return self.request(scan.reason);
+            }
+        };
+        worker.status.set_projects(recorded.len());
+        if !worker.may_compare(&recorded) {
+            return;
+        }
+        worker.record_unusable(problems);
+        scan.complete(recorded);
+        debug!(
+            reason = scan.reason.as_str(),
+            projects = scan.len(),
+            "full scan started"
+        );
+        worker.status.count_rescan(scan.reason);
+        self.scan = Some(scan);
+    }
+
+    /// Compares the metadata of the next projects. Those that differ become due.
+    pub(super) fn compare_piece(&mut self, worker: &mut Worker) {
+        let began = worker.clock.moment();
+        let Some(scan) = &mut self.scan else { return };
+        let keys = scan.piece(began);
+        if keys.is_empty() {
+            return;
+        }
+        let root = match worker.root.open() {
+            Ok(Some(root)) => root,
+            Ok(None) | Err(_) => return worker.doubt_root(&[]),
+        };
+        let marks = match worker.recorder.store().marks(keys.clone()) {
+            Ok(marks) => marks,
+            Err(error) => return worker.store_failed(&error),
+        };
+        let layout = &worker.config.repository.layout;
+        let hint = format!("full scan ({})", scan.reason.as_str());
+        for (key, marks) in keys.iter().zip(marks) {
+            let is_same = !marks.is_empty()
+                && is_unchanged(layout, &root, key, &marks)
+                // A recorded invalid file may be valid now.
+                && worker.invalid_files.of(&Some(key.clone())).is_empty();
+            if !is_same {
+                worker.agenda.check(key, began, scan.origin, &hint);
+            }
+        }
+        scan.compared(keys.len(), began, worker.clock.moment());
+    }
+
+    /// Ends the scan once all of it is recorded.
+    pub(super) fn end(&mut self, worker: &mut Worker) {
+        let now = worker.clock.moment();
+        let is_recorded = worker.agenda.next().is_none_or(|next| next > now);
+        if worker.timers.is_paused() || !is_recorded {
+            return;
+        }
+        let Some(scan) = self.scan.take_if(|scan| scan.is_done()) else {
+            return;
+        };
+        worker.timers.scanned(now, &worker.config.repository);
+        if !worker.record_scan() {
+            return self.begin(worker, scan.reason);
+        }
+        let (n_projects, duration) = (scan.len(), now.saturating_sub(scan.began));
+        debug!(
+            reason = scan.reason.as_str(),
+            projects = n_projects,
+            duration_ms = duration.as_millis(),
+            "full scan finished"
+        );
+        if worker.phase.is_starting() {
+            info!(
+                projects = n_projects,
+                duration_ms = duration.as_millis(),
+                "ready: watching {}",
+                worker.config.repository.path.display()
+            );
+            worker.status.set_ready();
+        }
+        worker.phase = Phase::Running;
+    }
+}

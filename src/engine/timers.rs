@@ -1,0 +1,105 @@
+//! The times at which the engine acts without an input.
+
+use std::time::Duration;
+
+use crate::config::Repository;
+use crate::domain::rescan::RescanReason;
+use crate::domain::settle::Moment;
+
+/// The time between two pulses: checks of the store and of the root.
+const PULSE: Duration = Duration::from_secs(1);
+/// The length of a pause after the store failed, or the root could not be opened.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The next time of each recurring task.
+#[derive(Debug)]
+pub(super) struct Timers {
+    pulse: Moment,
+    rescan: Moment,
+    poll: Moment,
+    /// The next survey of a root that is not the recorded one.
+    survey: Moment,
+    /// The end of a pause of inference.
+    paused_until: Option<Moment>,
+}
+
+impl Timers {
+    /// The timers at the start of the clock.
+    pub(super) fn new(repository: &Repository) -> Self {
+        Self {
+            pulse: Duration::ZERO,
+            rescan: repository.rescan,
+            poll: repository.poll_interval,
+            survey: Duration::ZERO,
+            paused_until: None,
+        }
+    }
+
+    /// Returns whether a pulse is due, and schedules the next one.
+    pub(super) fn take_pulse(&mut self, now: Moment) -> bool {
+        let is_due = now >= self.pulse;
+        if is_due {
+            self.pulse = now.saturating_add(PULSE);
+        }
+        is_due
+    }
+
+    /// Makes a pulse due now.
+    pub(super) fn pulse_now(&mut self, now: Moment) {
+        self.pulse = now;
+    }
+
+    /// Pauses inference for a second.
+    pub(super) fn pause(&mut self, now: Moment) {
+        self.paused_until = Some(now.saturating_add(PAUSE));
+    }
+
+    /// Whether inference pauses, as of the last [`Timers::resume`].
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_until.is_some()
+    }
+
+    /// Ends a pause that is over. Returns whether inference may go on.
+    pub(super) fn resume(&mut self, now: Moment) -> bool {
+        self.paused_until = self.paused_until.filter(|until| now < *until);
+        self.paused_until.is_none()
+    }
+
+    /// The time to wait for an input, if work is due at `next`.
+    pub(super) fn until_next(&self, now: Moment, next: Option<Moment>) -> Duration {
+        let next = next.map(|next| next.max(self.paused_until.unwrap_or_default()));
+        next.map_or(self.pulse, |next| next.min(self.pulse))
+            .saturating_sub(now)
+    }
+
+    /// The reason of a full scan that is due. A poll is due only if `polls`.
+    pub(super) fn due_scan(&self, now: Moment, polls: bool) -> Option<RescanReason> {
+        if polls && now >= self.poll {
+            Some(RescanReason::Poll)
+        } else {
+            (now >= self.rescan).then_some(RescanReason::Timer)
+        }
+    }
+
+    /// Schedules the next full scans after one has ended.
+    pub(super) fn scanned(&mut self, now: Moment, repository: &Repository) {
+        self.rescan = now.saturating_add(repository.rescan);
+        self.poll = now.saturating_add(repository.poll_interval);
+    }
+
+    /// Schedules full scans no later than new settings ask for.
+    pub(super) fn configure(&mut self, now: Moment, repository: &Repository) {
+        self.rescan = self.rescan.min(now.saturating_add(repository.rescan));
+        self.poll = self.poll.min(now.saturating_add(repository.poll_interval));
+    }
+
+    /// Whether a survey of the root is due.
+    pub(super) fn is_survey_due(&self, now: Moment) -> bool {
+        now >= self.survey
+    }
+
+    /// Schedules the next survey after one has failed.
+    pub(super) fn surveyed(&mut self, now: Moment, repository: &Repository) {
+        self.survey = now.saturating_add(repository.poll_interval);
+    }
+}

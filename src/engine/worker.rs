@@ -1,0 +1,269 @@
+//! The parts that infer and record, and the step that uses them.
+//!
+//! Constraint: a step is all or nothing. After a failure of the root or of the store, every project
+//! of the step is due again, and its held files are kept. While the store cannot commit, inference
+//! waits: the difference is still on disk.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::Parts;
+use super::gather::{Gathered, Gatherer};
+use super::held_files::HeldFiles;
+use super::invalid_files::InvalidFiles;
+use super::judge::{Judgement, Routes, Rules, judge};
+use super::phase::{Phase, Start};
+use super::recorder::Recorder;
+use super::root::RootGuard;
+use super::status::{Status, Trouble};
+use super::timers::Timers;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::domain::event::Origin;
+use crate::domain::project::{Problem, ProjectKey};
+use crate::domain::settle::{Agenda, Due};
+use crate::observe::Observer;
+use crate::store::{Batch, MetaKey, StoreError};
+
+/// The parts of the engine, each the owner of its state.
+pub(super) struct Worker {
+    pub config: Arc<Config>,
+    pub clock: Clock,
+    pub status: Arc<Status>,
+    pub observer: Observer,
+    pub agenda: Agenda,
+    pub held: HeldFiles,
+    pub invalid_files: InvalidFiles,
+    pub root: RootGuard,
+    pub phase: Phase,
+    pub timers: Timers,
+    pub routes: Routes,
+    pub recorder: Recorder,
+}
+
+impl Worker {
+    /// Reads the recorded state.
+    pub(super) fn new(parts: Parts) -> Result<Self, StoreError> {
+        let (store, repository) = (&parts.store, &parts.config.repository);
+        let start = Start::judge(
+            store.meta(MetaKey::FirstStart)?.as_deref(),
+            store.meta(MetaKey::Layout)?.as_deref(),
+            repository,
+        );
+        if start.layout_changed {
+            warn!(
+                "repository.layout differs from the recorded one; existing projects are adopted \
+                 under the new layout, without events"
+            );
+        }
+        let mut root = RootGuard::new(repository.path.clone());
+        root.remember(store.meta(MetaKey::RepositoryRoot)?);
+        let invalid_files = InvalidFiles::recorded_before(store.problems(usize::MAX)?);
+        Ok(Self {
+            observer: Observer::new(repository.layout.clone(), repository.max_file_size),
+            agenda: Agenda::new(repository.settle),
+            held: HeldFiles::default(),
+            invalid_files,
+            root,
+            phase: Phase::Starting {
+                adopting: start.adopts,
+            },
+            timers: Timers::new(repository),
+            routes: Routes::of(&parts.config),
+            recorder: Recorder::new(parts.store, parts.queues, Arc::clone(&parts.status)),
+            config: parts.config,
+            clock: parts.clock,
+            status: parts.status,
+        })
+    }
+
+    /// Whether observations may be compared with the record.
+    pub(super) fn may_infer(&self) -> bool {
+        self.root.is_trusted() || (self.root.is_armed() && self.phase.is_adopting())
+    }
+
+    /// Observes due projects, judges them and commits. After a failure they are due again.
+    pub(super) fn step(&mut self, due: Vec<Due>) {
+        let taken: Vec<(ProjectKey, Origin)> = due
+            .iter()
+            .map(|due| (due.key.clone(), due.origin))
+            .collect();
+        let root = match self.root.open() {
+            Ok(Some(root)) => root,
+            Ok(None) | Err(_) => return self.doubt_root(&taken),
+        };
+        let now = self.clock.now();
+        let mut gathered = Gathered::default();
+        let mut gatherer = Gatherer {
+            root: &root,
+            store: self.recorder.store(),
+            observer: &mut self.observer,
+            agenda: &self.agenda,
+            held: &mut self.held,
+            clock: self.clock,
+            is_adopting: self.phase.is_adopting(),
+            now,
+        };
+        if let Err(error) = gatherer.gather(due, &mut gathered) {
+            gathered.put_back_held(&mut self.held);
+            self.put_back(&taken);
+            return self.store_failed(&error);
+        }
+        let rules = Rules {
+            config: &self.config,
+            routes: &self.routes,
+            invalid_files: &self.invalid_files,
+            is_adopting: self.phase.is_adopting(),
+            now,
+        };
+        let mut judgement = judge(&mut gathered, &rules);
+        // If another root is there now, or none, missing files prove nothing.
+        if !root.is_in_place() {
+            gathered.put_back_held(&mut self.held);
+            return self.doubt_root(&taken);
+        }
+        drop(root);
+        let batch = std::mem::replace(&mut judgement.batch, Batch::new(now));
+        if self.commit(batch) {
+            self.after_commit(judgement, gathered, &taken);
+        } else {
+            gathered.put_back_held(&mut self.held);
+            self.put_back(&taken);
+        }
+    }
+
+    fn after_commit(
+        &mut self,
+        judgement: Judgement,
+        gathered: Gathered,
+        taken: &[(ProjectKey, Origin)],
+    ) {
+        for (key, from) in &judgement.moved {
+            info!(project = %key, %from, "the project moved; no event");
+        }
+        self.status
+            .add_projects(judgement.n_added, judgement.n_removed);
+        let now = self.clock.moment();
+        for (key, unresolved) in judgement.unresolved {
+            self.agenda.observed(&key, now, unresolved);
+        }
+        for (key, moves_to) in &judgement.waits_for {
+            self.agenda.confirm_after(key, moves_to);
+        }
+        let not_observed = taken.iter().filter(|(key, _)| !gathered.keys.contains(key));
+        for (key, origin) in not_observed {
+            self.agenda
+                .check(key, now, *origin, "postponed: the batch was full");
+        }
+        for observation in gathered.observations {
+            self.held
+                .put_back(&observation.comparison.key, observation.waiting);
+        }
+    }
+
+    /// Commits a batch. Returns whether that succeeded.
+    pub(super) fn commit(&mut self, batch: Batch) -> bool {
+        let problems = batch.problems.clone();
+        if let Err(error) = self.recorder.commit(batch) {
+            self.store_failed(&error);
+            return false;
+        }
+        if !problems.is_empty() {
+            let now = self.clock.moment();
+            for (key, problems) in problems {
+                self.invalid_files.recorded(key, problems, now);
+            }
+            self.status.set_problems(self.invalid_files.count());
+        }
+        true
+    }
+
+    /// Reports that the store failed, and pauses inference.
+    pub(super) fn store_failed(&mut self, error: &StoreError) {
+        self.recorder.failed(error);
+        self.timers.pause(self.clock.moment());
+    }
+
+    /// Makes projects due again, with the origin that they had.
+    fn put_back(&mut self, taken: &[(ProjectKey, Origin)]) {
+        let now = self.clock.moment();
+        for (key, origin) in taken {
+            self.agenda.check(key, now, *origin, "observed again");
+        }
+    }
+
+    /// Drops observations because the root could not be opened or is another one. The root is checked
+    /// at once.
+    pub(super) fn doubt_root(&mut self, taken: &[(ProjectKey, Origin)]) {
+        self.put_back(taken);
+        let now = self.clock.moment();
+        self.timers.pulse_now(now);
+        self.timers.pause(now);
+    }
+
+    /// Notes an unusable entry outside any project, or its end.
+    pub(super) fn note_unusable(&mut self, problem: Problem, is_gone: bool) {
+        let mut problems = self.invalid_files.of(&None).to_vec();
+        problems.retain(|known| known.path != problem.path);
+        if !is_gone {
+            problems.push(problem);
+        }
+        self.record_unusable(problems);
+    }
+
+    pub(super) fn record_unusable(&mut self, problems: Vec<Problem>) {
+        if self.invalid_files.of(&None) != problems {
+            let mut batch = Batch::new(self.clock.now());
+            batch.problems.push((None, problems));
+            self.commit(batch);
+        }
+    }
+
+    /// Decides whether a full scan may compare the root with the record, and reports if not.
+    pub(super) fn may_compare(&mut self, recorded: &[ProjectKey]) -> bool {
+        if !self.root.needs_survey() || self.phase.is_adopting() {
+            return true;
+        }
+        match self.root.survey(self.recorder.store(), recorded) {
+            Ok(true) => return true,
+            Ok(false) => {
+                if let Some(reason) = self.root.distrust()
+                    && self.status.set_trouble(Trouble::Root, Some(reason.clone()))
+                {
+                    warn!("{reason}");
+                }
+            }
+            Err(error) => self.store_failed(&error),
+        }
+        let now = self.clock.moment();
+        self.timers.surveyed(now, &self.config.repository);
+        false
+    }
+
+    /// Records that a full scan has ended. Returns whether that succeeded.
+    pub(super) fn record_scan(&mut self) -> bool {
+        let now = self.clock.now();
+        let mut batch = Batch::new(now);
+        let identity = self.root.identity_to_record();
+        batch
+            .meta
+            .extend(identity.clone().map(|text| (MetaKey::RepositoryRoot, text)));
+        if self.phase != Phase::Running {
+            let layout = self.config.repository.layout.to_string();
+            batch.meta.push((MetaKey::FirstStart, now.to_string()));
+            batch.meta.push((MetaKey::Layout, layout));
+        }
+        // An empty batch is committed too: it ends the trouble of a store that can be read again.
+        if !self.commit(batch) {
+            return false;
+        }
+        if identity.is_some() {
+            self.root.remember(identity);
+        }
+        if self.status.set_trouble(Trouble::Root, None) {
+            info!("the repository's root is back");
+        }
+        true
+    }
+}
