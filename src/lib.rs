@@ -1,36 +1,34 @@
-//! From a change of a file to a webhook.
+//! Webhooks for changes of project files.
 //!
-//! `project-webhooks` watches a tree of `project.xml` files, infers seven events by comparing what
-//! is on disk with what was recorded, and delivers them as signed HTTP callbacks. This crate is all
-//! of it; the binary calls [`cli::main`]. ARCHITECTURE.md has the longer map.
+//! `project-webhooks` watches a tree of `project.xml` files, infers seven events by comparing the
+//! disk with its record, and delivers them as signed HTTP callbacks. The binary calls [`cli::main`].
+//! ARCHITECTURE.md has the longer map.
 //!
 //! ```text
 //! watch ──Hint──▶ settle ──due──▶ observe ──Observed──▶ infer ──events──▶ store
 //!                 └──────────────── engine ────────────────────┘            │ one transaction:
 //!                                                                           │ record + events +
-//! receiver ◀──POST── webhook ◀──claims── dispatch ◀────────wake─────────────┘ payloads + deliveries
+//! receiver ◀──POST── webhook ◀──claims── dispatch ◀───committed deliveries──┘ payloads + deliveries
 //!                       └──Outcome──▶ store
 //! ```
 //!
-//! # What always holds
+//! # Invariants
 //!
-//! 1. A report of the operating system never proves a fact; only [`observe`] does.
+//! 1. A report of the operating system never proves a fact; only `observe` does.
 //! 2. The new record, its events, their payloads and their deliveries commit in one transaction
-//!    ([`store::Store::record`]). While the store cannot commit, inference waits, and nothing is
-//!    forgotten: the difference is still on disk.
-//! 3. Unreadable is never deleted: neither a file nor a directory nor the whole root
-//!    ([`domain::project::Observed::unreadable`], [`engine::root`]).
-//! 4. Delivery is at least once, and an event's id is the same over attempts, restarts and
-//!    inferring it again ([`domain::event::EventId::of`]).
-//! 5. A reload is applied as a whole or changes nothing ([`daemon`]).
-//! 6. Every task and thread ends in the supervisor, by a panic too, and the process then exits
-//!    non-zero rather than limping on without one of its parts ([`daemon`]).
-//! 7. All channels are bounded, and a full hint channel becomes a comparison of everything, never a
-//!    lost hint ([`hint`]).
+//!    ([`store::Store::record`]). While the store cannot commit, inference waits and forgets
+//!    nothing: the difference is still on disk.
+//! 3. Unreadable never means deleted: neither a file nor a directory nor the whole root
+//!    ([`domain::project::Observed::unreadable`], `engine::root`).
+//! 4. Delivery is at least once. An event's id is the same over attempts, restarts and repeated
+//!    inference ([`domain::event::EventId::of`]).
+//! 5. A reload is applied as a whole or changes nothing (`daemon::reload`).
+//! 6. Every task and thread ends in the supervisor, a panic included. The process then exits
+//!    non-zero and never runs on without one of its parts (`daemon::supervise`).
+//! 7. All channels are bounded. A full hint channel becomes a full scan, never a lost hint (`hint`).
 //! 8. No input from disk, YAML, HTTP or signals makes the program panic.
 //!
-//! The modules below are in reading order: the rules, what the user writes, the way in, what is
-//! kept, the way out, and what holds it all together.
+//! The modules below are in reading order: rules, configuration, input, record, output, daemon.
 
 #![cfg_attr(
     test,
@@ -40,47 +38,47 @@
     )
 )]
 
-// The rules, pure: what happened, what a callback says, what an answer means.
+// The rules, pure: events, parameters, and what follows an answer.
 pub mod domain;
 
-// config.yaml, as written and as usable.
+// config.yaml: reading, checking, and the table of settings.
 pub mod config;
 
-// Path templates, and what they say about paths.
+// Path templates, and the role of a path.
 pub mod layout;
 
 // The repository's root, and how anything below it is opened.
-pub mod repository;
+mod repository;
 
-// project.xml: well-formed to its end, and what it says of itself.
+// project.xml: whether it is complete, and its name and annotations.
 pub mod document;
 
-// The names of files' owners.
-pub mod users;
+// The names of file owners.
+mod users;
 
 // The only reader of the repository.
-pub mod observe;
+mod observe;
 
-// Where to look: what the watcher tells the engine.
-pub mod hint;
+// Hints from the watch thread to the engine: where to look.
+mod hint;
 
 // The operating system's reports, as hints.
-pub mod watch;
+mod watch;
 
-// What was recorded, what happened, and what has still to be delivered, in SQLite.
+// The record, the events and the pending deliveries, in SQLite.
 pub mod store;
 
-// From hints to recorded events: the loop that does the work.
-pub mod engine;
+// The loop from hints to recorded events.
+mod engine;
 
 // One callback: one POST, one outcome.
 pub mod webhook;
 
 // From recorded deliveries to callbacks: a queue for each webhook.
-pub mod dispatch;
+mod dispatch;
 
-// The removal of what is older than its retention.
-pub mod housekeeping;
+// Removes deliveries and events after their retention.
+mod housekeeping;
 
 // Errors as text.
 mod error;
@@ -88,26 +86,26 @@ mod error;
 // The only reader of a clock.
 mod clock;
 
-// What is counted and measured.
+// The counters of attempts.
 mod metrics;
 
-// The service manager, and the process's limits.
+// The service manager, signals, and the limits of the process.
 mod os;
 
-// What is logged, and how.
+// The log.
 mod logging;
 
 // One report for everybody who asks.
 mod report;
 
-// What a running daemon tells of itself: health, and its state for `status`.
+// Health and metrics over HTTP, and the control socket.
 mod admin;
 
-// All parts put together: supervised, reloaded, drained.
+// Starts, supervises, reloads and drains all parts.
 mod daemon;
 
 // A receiver of callbacks, for `listen`, `demo` and the tests.
 pub mod receiver;
 
-// The commands: they print, and decide nothing.
+// The commands. Only they print.
 pub mod cli;
