@@ -1,8 +1,8 @@
 //! `completions` and `man`, for packagers.
 //!
-//! Constraint: both come from the one definition of the arguments, so that they cannot differ from
-//! what the program takes. The manual page is one for all commands; that of the configuration is
-//! [`super::manual`]'s.
+//! Constraint: both come from the one definition of the arguments, so they cannot differ from the
+//! program. One manual page describes all commands. [`super::manual`] writes that of the
+//! configuration.
 
 use std::io::{self, Write};
 
@@ -12,7 +12,7 @@ use clap_mangen::Man;
 
 use super::Arguments;
 
-/// The section of the manual that a page is in.
+/// The section of a manual page.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 pub(super) enum Section {
     /// project-webhooks(1): the commands
@@ -24,7 +24,7 @@ pub(super) enum Section {
     Configuration,
 }
 
-/// What the page says beyond the arguments.
+/// The end of the page, which is not about arguments.
 const END: &str = r#".SH EXIT STATUS
 .TP
 0
@@ -44,13 +44,13 @@ the configuration is wrong (EX_CONFIG)
 .SH SIGNALS
 .TP
 HUP
-read the configuration again; an invalid one changes nothing
+reload the configuration; an invalid one changes nothing
 .TP
 TERM, INT
-stop: deliveries in flight may take 10 seconds to finish; a second one ends at once
+stop: running deliveries may take 10 seconds to finish; a second signal ends at once
 .TP
 USR1
-compare everything now
+scan everything now
 .SH FILES
 .TP
 \&./config.yaml, /etc/project\-webhooks/config.yaml
@@ -58,25 +58,25 @@ the configuration, the first that exists, unless \-\-config names one
 .SH ENVIRONMENT
 .TP
 STATE_DIRECTORY
-where the state is kept, unless the configuration names a place
+the directory of the state, unless the configuration names one
 .TP
 CREDENTIALS_DIRECTORY
-where { credential: NAME } is read from
+the directory of { credential: NAME }
 .TP
 NO_COLOR
 no colours
 .SH EXAMPLES
 .TP
-See the main job in one go, without any configuration
+See the program at work, without any configuration
 .B project\-webhooks demo
 .TP
-What became of the callbacks of yesterday?
+List the callbacks of the last day
 .B project\-webhooks deliveries \-\-since 1d
 .TP
-Send again what a receiver refused for good
+Redeliver callbacks that failed for good
 .B project\-webhooks deliveries redeliver \-\-webhook catalog \-\-state dead
 .TP
-Does the receiver answer?
+Test whether the receiver answers
 .B project\-webhooks webhooks test catalog
 .SH SEE ALSO
 .BR project\-webhooks\-config (5)
@@ -89,8 +89,8 @@ pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     clap_complete::generate(shell, &mut command, env!("CARGO_PKG_NAME"), &mut text);
     let mut text = String::from_utf8_lossy(&text).into_owned();
     match shell {
-        // A hyphen in the program's name becomes one thing where a command is recognized and another
-        // where its arguments are looked up, so that nothing below the first command was completed.
+        // clap_complete writes the hyphen of the program's name in two ways. Without this, bash
+        // completes nothing below the first command.
         Shell::Bash => text = text.replace("project__subcmd__webhooks", "project__webhooks"),
         Shell::Fish => text.push_str(&fish_rest(&command)),
         _ => {}
@@ -98,8 +98,8 @@ pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(text.as_bytes())
 }
 
-/// What is left out for fish: that arguments without an option take no files, which values there are
-/// for them, and what follows an option before the command is there.
+/// Completions for fish that clap_complete omits: no files for positional arguments, their values, and
+/// the values of options before the command.
 fn fish_rest(command: &Command) -> String {
     let name = command.get_name();
     let offer = |condition: String, argument: &Arg| {
@@ -129,8 +129,7 @@ fn fish_rest(command: &Command) -> String {
     lines
 }
 
-/// Where an argument does not say what it takes, shells offer files: none of ours takes one but
-/// those that say so.
+/// Marks arguments without a hint as taking no files, which shells offer otherwise.
 fn without_files(command: Command) -> Command {
     command
         .mut_args(|argument| match argument.get_value_hint() {
@@ -145,12 +144,11 @@ fn without_files(command: Command) -> Command {
 /// Writes the manual page.
 pub(super) fn man(out: &mut dyn Write) -> io::Result<()> {
     let mut text = Vec::new();
-    untidy(&mut text)?;
+    render(&mut text)?;
     out.write_all(tidy(&String::from_utf8_lossy(&text)).as_bytes())
 }
 
-/// What is rendered section by section repeats what belongs at the beginning of a page, and has
-/// breaks and empty lines that mandoc warns of.
+/// Removes the preambles of sections after the first, and breaks and empty lines that mandoc warns of.
 fn tidy(page: &str) -> String {
     let is_preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
     let mut tidy = String::new();
@@ -170,11 +168,11 @@ fn tidy(page: &str) -> String {
     tidy
 }
 
-fn untidy(out: &mut dyn Write) -> io::Result<()> {
+fn render(out: &mut dyn Write) -> io::Result<()> {
     let mut command = Arguments::command();
     command.build();
     let page = Man::new(command.clone());
-    // The date is left out, so that one version always gives the same page.
+    // Without a date, one version always gives the same page.
     writeln!(
         out,
         ".TH project\\-webhooks 1 \"\" \"project\\-webhooks {}\" \"User Commands\"",
@@ -192,13 +190,13 @@ fn untidy(out: &mut dyn Write) -> io::Result<()> {
     page.render_version_section(out)
 }
 
-/// Writes what a command does and takes, and the same of its own commands.
+/// Writes the description of a command and of its own commands.
 fn subcommand(command: &Command, parents: &str, out: &mut dyn Write) -> io::Result<()> {
-    // The arguments of all commands are said once.
     if command.get_name() == "help" {
         return Ok(());
     }
     let mut own = command.clone();
+    // The page lists these once, for all commands.
     for global in ["config", "log_level", "help"] {
         if own.get_arguments().any(|known| known.get_id() == global) {
             own = own.mut_arg(global, |argument| argument.hide(true));
@@ -212,7 +210,7 @@ fn subcommand(command: &Command, parents: &str, out: &mut dyn Write) -> io::Resu
     writeln!(text, ".PP")?;
     page.render_description_section(&mut text)?;
     page.render_options_section(&mut text)?;
-    // They are sections of a page of their own; here they stand below the command.
+    // The headings are those of a page of its own; here the text is part of a section.
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         if !line.starts_with(b".SH ") {
             out.write_all(line)?;

@@ -1,15 +1,15 @@
-//! The manual page of config.yaml, project-webhooks-config.5.
+//! The manual page of config.yaml, project-webhooks-config(5).
 //!
-//! Constraint: the settings come from their one table ([`crate::config::settings`]); only what holds for
-//! several of them is written here. What the table has is Markdown and becomes roff: nothing in it
-//! may be taken for a request.
+//! Constraint: the settings come from their one table ([`crate::config::settings`]). Only rules for
+//! several of them are written here.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
+
+use clap_mangen::roff::{Inline, Roff, bold, roman};
 
 use crate::config::settings::{DefaultValue, SETTINGS};
 
-/// What is said before the settings.
+/// The page up to the settings.
 const BEGINNING: &str = r".SH NAME
 project\-webhooks\-config \- the configuration of project\-webhooks
 .SH SYNOPSIS
@@ -38,7 +38,7 @@ a systemd credential, $CREDENTIALS_DIRECTORY/\fINAME\fR (LoadCredential= in
 an environment variable
 .TP
 { file: \fIPATH\fR }
-a file; one line end at its end does not count
+a file; one line end at its end is ignored
 .PP
 A \fItemplate\fR is a path of up to 1,024 characters with the captures {organization}, {project}
 and {versionTag}, each for one path component or a part of one, never for a name that starts with a
@@ -51,7 +51,7 @@ label, such as \(dqProject Publish\(dq.
 .SH SETTINGS
 ";
 
-/// What is said after them.
+/// The page after the settings.
 const END: &str = r#".SH EXAMPLES
 .nf
 repository: { path: /srv/projects }
@@ -75,60 +75,44 @@ pub(super) fn configuration(out: &mut dyn Write) -> io::Result<()> {
         env!("CARGO_PKG_VERSION")
     )?;
     out.write_all(BEGINNING.as_bytes())?;
+    let mut settings = Roff::new();
     for setting in SETTINGS {
-        writeln!(out, ".TP\n\\fB{}\\fR", escape(setting.key))?;
-        writeln!(out, "{}.", sentence(&setting.meaning_text()))?;
-        writeln!(out, ".br\nAllowed: {}.", text(&setting.allowed()))?;
-        match setting.default {
-            DefaultValue::Required => writeln!(out, ".br\nRequired.")?,
-            _ => writeln!(out, ".br\nDefault: {}.", text(&setting.default_text()))?,
-        }
+        settings.control("TP", []);
+        settings.text([bold(setting.key)]);
+        settings.text(inlines(&format!(
+            "{}.",
+            capitalized(&setting.meaning_text())
+        )));
+        settings.control("br", []);
+        settings.text(inlines(&format!("Allowed: {}.", setting.allowed())));
+        settings.control("br", []);
+        settings.text(match setting.default {
+            DefaultValue::Required => vec![roman("Required.")],
+            _ => inlines(&format!("Default: {}.", setting.default_text())),
+        });
     }
+    out.write_all(settings.to_roff().as_bytes())?;
     out.write_all(END.as_bytes())
 }
 
-/// A text that begins a sentence.
-fn sentence(markdown: &str) -> String {
-    let mut characters = markdown.chars();
+/// Capitalizes the first letter of a sentence. Code keeps its case.
+fn capitalized(sentence: &str) -> String {
+    let mut characters = sentence.chars();
     match characters.next() {
-        // Code keeps its case.
-        Some(first) if first != '`' => {
-            text(&format!("{}{}", first.to_uppercase(), characters.as_str()))
-        }
-        _ => text(markdown),
+        Some(first) => format!("{}{}", first.to_uppercase(), characters.as_str()),
+        None => String::new(),
     }
 }
 
-/// Markdown as roff: code is bold.
-fn text(markdown: &str) -> String {
-    let mut roff = String::new();
-    let mut is_code = false;
-    for part in markdown.split('`') {
-        if is_code {
-            let _ = write!(roff, "\\fB{}\\fR", escape(part));
-        } else {
-            roff.push_str(&escape(part));
-        }
-        is_code = !is_code;
-    }
-    roff
-}
-
-/// Characters that roff would take for something else. The texts are single lines, so that only
-/// their first character could begin a request.
-fn escape(plain: &str) -> String {
-    let mut escaped = String::new();
-    if plain.starts_with(['.', '\'']) {
-        escaped.push_str("\\&");
-    }
-    for character in plain.chars() {
-        match character {
-            '\\' => escaped.push_str("\\e"),
-            '-' => escaped.push_str("\\-"),
-            _ => escaped.push(character),
-        }
-    }
-    escaped
+/// Turns Markdown into roff: code is bold.
+fn inlines(markdown: &str) -> Vec<Inline> {
+    let parts = markdown.split('`').enumerate();
+    parts
+        .map(|(index, part)| match index % 2 {
+            0 => roman(part),
+            _ => bold(part),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -136,26 +120,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn markdown_becomes_roff() {
-        for (markdown, roff) in [
-            ("a `code-word` here", "a \\fBcode\\-word\\fR here"),
-            ("`webhooks[].name`", "\\fBwebhooks[].name\\fR"),
-            (".hidden \\ one", "\\&.hidden \\e one"),
-        ] {
-            assert_eq!(text(markdown), roff);
-        }
-        assert_eq!(sentence("the one"), "The one");
-        assert_eq!(sentence("`auto` is"), "\\fBauto\\fR is");
-    }
-
-    #[test]
     fn the_page_has_every_setting() {
         let mut page = Vec::new();
         configuration(&mut page).unwrap();
         let page = String::from_utf8(page).unwrap();
         for setting in SETTINGS {
-            let title = format!(".TP\n\\fB{}\\fR\n", escape(setting.key));
-            assert_eq!(page.matches(&title).count(), 1, "{}", setting.key);
+            let key = setting.key.replace('-', "\\-");
+            let title = format!(".TP\n\\fB{key}\\fR\n");
+            assert_eq!(page.matches(&title).count(), 1, "{key}\n{page}");
         }
         assert!(!page.contains('`'), "{page}");
     }

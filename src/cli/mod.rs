@@ -1,7 +1,7 @@
 //! The commands: they print, and decide nothing.
 
 pub mod arguments;
-pub mod check;
+mod check;
 mod deliveries;
 mod demo;
 mod events;
@@ -158,7 +158,8 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             &mut std::io::stdout().lock(),
         )),
         Command::Check { json } => {
-            Ok(check::check(config, *json, &mut std::io::stdout().lock())?.exit_status())
+            let is_valid = check::check(config, *json, &mut std::io::stdout().lock())?;
+            Ok(if is_valid { DONE } else { CONFIGURATION })
         }
         Command::Reload => reload::run(
             config,

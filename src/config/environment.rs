@@ -1,7 +1,7 @@
-//! What the environment says.
+//! Environment variables.
 //!
-//! Constraint: nothing in this layer reads the process's environment but [`SystemEnvironment`], so
-//! that a test gives its own and needs no globals.
+//! Constraint: only [`SystemEnvironment`] reads the process's environment, so a test passes its own
+//! and needs no globals.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,15 +11,17 @@ pub trait Environment {
     /// The value of a variable, if it is set.
     fn variable(&self, name: &str) -> Option<OsString>;
 
-    /// Whether values that come from elsewhere (credentials, variables, files) are read. Where
-    /// they are not, a placeholder stands for each, and nothing can be sent.
+    /// Whether credentials, variables and files are read for their values.
+    ///
+    /// If they are not, each has a placeholder, and the configuration is not fit for sending.
     fn reads_secrets(&self) -> bool {
         true
     }
 }
 
-/// The process's own environment, for a command that sends nothing: an operator's shell has
-/// neither the service's credentials nor its variables, and must be able to ask how it is.
+/// The process's environment without secrets, for commands that send nothing.
+///
+/// An operator's shell lacks the service's credentials and variables, and `status` must work there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithoutSecrets;
 
@@ -33,14 +35,13 @@ impl Environment for WithoutSecrets {
     }
 }
 
-/// The process's own environment.
+/// The process's environment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemEnvironment;
 
 impl Environment for SystemEnvironment {
     fn variable(&self, name: &str) -> Option<OsString> {
-        // `var_os` is documented to give nothing, or to panic on some systems, for names that
-        // cannot be; the name comes from the file, so it is checked first.
+        // The name comes from the file, and `var_os` may panic for impossible names.
         let possible = !name.is_empty() && !name.contains(['=', '\0']);
         possible.then(|| std::env::var_os(name)).flatten()
     }

@@ -55,20 +55,20 @@ pub use problem::{Position, Problem, Problems};
 pub use repository::given_state_dir;
 pub use units::duration_text;
 
-/// A configuration that is valid, and what is probably not meant in it.
+/// A valid configuration, with warnings.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// What is allowed and probably not meant.
+    /// Settings that are valid and probably not meant.
     pub warnings: Vec<Problem>,
 }
 
-/// Reads a configuration with all that it refers to.
+/// Reads a configuration and the files that it names.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it, the file being absent or unreadable included.
+/// All problems of the configuration, or that the file is absent or unreadable.
 pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Problems> {
     match read(file) {
         Ok((bytes, mode)) => load::load(&bytes, file, mode & 0o004 != 0, environment),
@@ -92,11 +92,11 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
     }
 }
 
-/// Reads a configuration of these bytes as though they stood in `file`, which need not exist.
+/// Reads a configuration from bytes, as though they were in `file`, which need not exist.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it.
+/// All problems of the configuration.
 pub fn load_str(
     bytes: &[u8],
     file: &Path,
@@ -105,13 +105,13 @@ pub fn load_str(
     load::load(bytes, file, false, environment)
 }
 
-/// The bytes and the mode of the file, no more of it than one byte above the limit.
+/// Reads the file and its mode, up to one byte above the limit.
 ///
-/// A pipe is read to its end while somebody writes to it, as with `--config <(command)`; but one that
-/// nobody writes to is empty and not waited for: a reload would never end, nor would the daemon.
+/// A pipe with a writer is read to its end, as with `--config <(command)`. A pipe without a writer is
+/// empty: waiting for one would block the daemon.
 fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
-    let without_waiting = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, without_waiting, Mode::empty())?;
+    let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, nonblocking, Mode::empty())?;
     rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
     let file = File::from(file);
     let mode = file.metadata()?.mode();
@@ -121,31 +121,31 @@ fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     Ok((bytes, mode))
 }
 
-/// A configuration that is valid.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The file it was read from, absolute.
     pub file: PathBuf,
     /// The watched repository.
     pub repository: Repository,
-    /// Where the daemon keeps its state, absolute.
+    /// The directory of the daemon's state, absolute.
     pub state_dir: PathBuf,
-    /// How organizations and users are named.
+    /// The names of organizations and users.
     pub naming: Naming,
     /// The webhooks in the order of the file.
     pub webhooks: Vec<Webhook>,
-    /// Which addresses callbacks may be sent to.
+    /// The addresses that callbacks may be sent to.
     pub network: NetworkPolicy,
     /// How long finished deliveries are kept.
     pub retention: Retention,
-    /// Where metrics and health are served.
+    /// The address of metrics and health.
     pub admin: Option<Listen>,
-    /// What is logged, and how.
+    /// The level and the format of the log.
     pub log: Log,
 }
 
 impl Config {
-    /// Where a configuration is looked for when none is named, in this order.
+    /// The files that are tried if none is named, in this order.
     pub fn default_files() -> [PathBuf; 2] {
         [
             PathBuf::from("./config.yaml"),
@@ -153,8 +153,9 @@ impl Config {
         ]
     }
 
-    /// The configuration file to read: the one that is named, else the first default that exists,
-    /// else the first default, so that the error names it.
+    /// The configuration file to read: the named one, else the first default that exists.
+    ///
+    /// If no default exists it is the first one, so that the error names it.
     pub fn file_or_default(named: Option<&Path>) -> PathBuf {
         if let Some(named) = named {
             return named.to_owned();
@@ -186,21 +187,21 @@ impl Config {
 pub struct Repository {
     /// Its root, absolute.
     pub path: PathBuf,
-    /// Where projects are in it.
+    /// The paths of projects in it.
     pub layout: Layout,
-    /// The templates that the layout was made of, as written.
+    /// The templates of the layout, as written.
     pub templates: Templates,
-    /// How long a project must be quiet before a removal in it counts.
+    /// How long a project must be idle before a removal in it counts.
     pub settle: Duration,
-    /// The time between full comparisons.
+    /// The time between full scans.
     pub rescan: Duration,
-    /// How changes are noticed.
+    /// The way to notice changes.
     pub watch: WatchMode,
-    /// The time between comparisons where the system reports no changes.
+    /// The time between scans if the system reports no changes.
     pub poll_interval: Duration,
     /// The largest file that is read, in bytes.
     pub max_file_size: u64,
-    /// What the first start does with what is there.
+    /// The treatment of existing files on the first start.
     pub on_first_start: FirstStart,
 }
 
@@ -215,7 +216,7 @@ pub struct Templates {
     pub snapshot: Vec<String>,
 }
 
-/// How changes are noticed.
+/// The way to notice changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchMode {
     /// By the operating system where the file system can tell, else by comparison on a timer.
@@ -240,12 +241,12 @@ impl WatchMode {
     }
 }
 
-/// What the first start does with what is there.
+/// The treatment of existing files on the first start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstStart {
-    /// Record it, fire nothing.
+    /// Record them silently.
     Adopt,
-    /// Report imports, snapshots and published copies.
+    /// Report them as imports, snapshots and published copies.
     Report,
 }
 
@@ -265,29 +266,29 @@ impl FirstStart {
 /// A webhook.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// What it wants to hear of; its `webhook` is the unique name.
+    /// Its events and projects; `webhook` is the unique name.
     pub subscription: Subscription,
-    /// The globs that the subscription's filter was made of, as written; empty where it has none.
+    /// The globs of the subscription's filter, as written; empty without a filter.
     pub project_globs: Vec<String>,
-    /// Where callbacks go.
+    /// The address of the receiver.
     pub url: Url,
-    /// The form of the body.
+    /// The format of the body.
     pub format: Format,
-    /// Headers of its own, with their values read.
+    /// Configured headers.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// No secret, one, or two during a rotation.
     pub secrets: Vec<SecretString>,
     /// The bound of a whole exchange.
     pub timeout: Duration,
-    /// The bound of its first part: name, connection, proxy and TLS; at most `timeout`.
+    /// The bound of its first part: name resolution, connection, proxy and TLS.
     pub connect_timeout: Duration,
     /// The delay before each attempt.
     pub schedule: Vec<Duration>,
-    /// How many projects are served side by side.
+    /// How many projects are served at the same time.
     pub concurrency: usize,
-    /// What the TLS connection needs beyond the system's trust store; PEM files, absolute.
+    /// Certificates in addition to the system's trust store.
     pub tls: Tls,
-    /// Whether it takes part at all.
+    /// Whether it gets deliveries.
     pub enabled: bool,
 }
 
@@ -298,7 +299,7 @@ impl Webhook {
     }
 }
 
-/// The form of the body.
+/// The format of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `multipart/form-data`.
@@ -362,7 +363,7 @@ pub struct Retention {
     pub dead: Duration,
 }
 
-/// Where metrics and health are served.
+/// The address of metrics and health.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// A TCP address.
@@ -371,7 +372,7 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// The address as it is written in the configuration.
+/// Writes the address as the configuration does.
 impl std::fmt::Display for Listen {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -381,16 +382,16 @@ impl std::fmt::Display for Listen {
     }
 }
 
-/// What is logged, and how.
+/// The level and the format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// The least severe level that is logged.
+    /// The least severe level.
     pub level: tracing::Level,
-    /// The form of a line.
+    /// The format of a line.
     pub format: LogFormat,
 }
 
-/// The form of a log line.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// journald's own protocol under systemd, else text.

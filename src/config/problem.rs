@@ -1,20 +1,20 @@
-//! What is wrong with a configuration.
+//! Errors and warnings of a configuration.
 //!
-//! Constraint: a problem never shows a secret. Messages quote names, keys, paths and settings that
-//! are public; the values of headers and secrets are not passed to this module at all.
+//! Constraint: a problem never shows a secret. Messages quote names, keys, paths and public
+//! settings. The values of headers and secrets never reach this module.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// The most errors, and the most warnings, that are listed; more help nobody.
+/// The most errors, and the most warnings, that are listed.
 pub const LISTED_MAX: usize = 100;
 
-/// The longest text of the user's that a message repeats, in characters.
+/// The longest text of the user that a message repeats, in characters.
 const SHOWN_MAX: usize = 60;
 
-/// A place in the file.
+/// A position in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Position {
     /// The line, from 1.
@@ -23,28 +23,28 @@ pub struct Position {
     pub column: usize,
 }
 
-/// One thing that is wrong, where, and what would be right.
+/// An error or a warning, with its position and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The configuration file, as it was named.
     pub file: PathBuf,
-    /// Where in it; absent where the file as a whole is meant.
+    /// The position in it; absent if the problem is of the whole file.
     #[serde(flatten)]
     pub position: Option<Position>,
     /// The path of the key, such as `webhooks[2].retry.schedule[0]`; empty for the whole file.
     pub key: String,
-    /// What is wrong.
+    /// The error or the warning.
     pub message: String,
-    /// What is allowed there.
+    /// The allowed values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed: Option<String>,
-    /// The near miss that was probably meant.
+    /// The value that was probably meant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<String>,
 }
 
 impl Problem {
-    /// A problem of the file as a whole.
+    /// A problem of the whole file.
     pub fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Self {
             file: file.to_owned(),
@@ -78,12 +78,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of the file.
+/// All problems of a configuration, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problems {
-    /// What makes it invalid; never empty, at most 100 and one that says how many more there are.
+    /// Errors; never empty, at most 100 and one with the number of further ones.
     pub errors: Vec<Problem>,
-    /// What is allowed and yet probably not meant.
+    /// Settings that are valid and probably not meant.
     pub warnings: Vec<Problem>,
 }
 
@@ -101,7 +101,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Puts problems into the order of the file and cuts the list where nobody reads on.
+/// Sorts problems by position and cuts a long list.
 pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
     problems.sort_by_key(|problem| problem.position);
     if problems.len() > LISTED_MAX {
@@ -112,8 +112,9 @@ pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> 
     problems
 }
 
-/// A text of the user's, quoted for a message: control characters escaped, so that a terminal
-/// does not obey them, and cut where it is long.
+/// Quotes a text of the user for a message.
+///
+/// Control characters are escaped, so that a terminal ignores them, and a long text is cut.
 pub(super) fn shown(text: &str) -> String {
     let mut quoted = String::from('"');
     quoted.push_str(&shortened(text));
@@ -121,7 +122,7 @@ pub(super) fn shown(text: &str) -> String {
     quoted
 }
 
-/// [`shown`] without the quotes.
+/// Like [`shown`], without the quotes.
 pub(super) fn shortened(text: &str) -> String {
     let end = text.char_indices().nth(SHOWN_MAX);
     let mut short = one_line(end.map_or(text, |(end, _)| text.get(..end).unwrap_or(text)));
@@ -131,8 +132,7 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// The text with its control characters escaped: a path may hold them too, and neither a line of
-/// the listing nor a terminal may be broken by one.
+/// Escapes control characters, so that a message stays one harmless line.
 pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .flat_map(|character| {
@@ -143,34 +143,33 @@ pub(super) fn one_line(text: &str) -> String {
         .collect()
 }
 
-/// The candidate that `word` was probably meant to be.
+/// Returns the candidate that `word` was probably meant to be.
 ///
-/// Case and the choice between space, hyphen and underscore do not count; beyond them one slip in
-/// three characters is forgiven.
+/// It ignores case, spaces, hyphens and underscores, and allows one edit in three characters.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // A long word is no slip of the pen, and the distance costs the product of the lengths.
+    // A long word is no typing error, and the distance costs the product of the lengths.
     if word.chars().nth(SHOWN_MAX).is_some() {
         return None;
     }
-    let word = normalised(word);
-    let slips_max = (word.chars().count() / 3).max(1);
+    let word = normalized(word);
+    let edits_max = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
         .map(|candidate| {
-            let distance = strsim::damerau_levenshtein(&word, &normalised(candidate));
+            let distance = strsim::damerau_levenshtein(&word, &normalized(candidate));
             (distance, candidate)
         })
         .filter(|(distance, candidate)| {
-            *distance <= slips_max && *distance < candidate.chars().count()
+            *distance <= edits_max && *distance < candidate.chars().count()
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 
-fn normalised(word: &str) -> String {
+fn normalized(word: &str) -> String {
     word.chars()
         .filter(|character| !matches!(character, ' ' | '-' | '_'))
         .flat_map(char::to_lowercase)
@@ -182,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_is_one_line_with_place_key_and_remedy() {
+    fn a_problem_is_one_line_with_position_key_and_remedy() {
         let problem = Problem {
             position: Some(Position {
                 line: 17,
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn near_misses_are_found_and_far_ones_are_not() {
+    fn similar_words_are_suggested_and_others_are_not() {
         let keys = ["format", "event", "events", "poll_interval", "url"];
         for (word, expected) in [
             ("formt", Some("format")),
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_short_and_harmless() {
+    fn quoted_texts_are_short_and_harmless() {
         assert_eq!(shown("a\u{1b}[2J\n"), "\"a\\u{1b}[2J\\n\"");
         assert!(shown(&"x".repeat(10_000)).chars().count() < 70);
     }

@@ -1,4 +1,5 @@
-//! config.yaml: sample files, values from elsewhere, the network policy and the table of settings.
+//! config.yaml: sample files, values from elsewhere, the network policy, the table of settings and
+//! `check`.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,6 +9,7 @@
     reason = "a test may fail by panicking; that is what it is for"
 )]
 
+mod check;
 mod fingerprint;
 mod network;
 mod reading;
