@@ -191,7 +191,7 @@ fn layouts(criterion: &mut Criterion) -> anyhow::Result<()> {
         "sales/orders/notes/readme.txt",
     ] {
         group.bench_with_input(BenchmarkId::new("place", path), path, |b, path| {
-            b.iter(|| layout.at(black_box(path)).and_then(|cursor| cursor.place()));
+            b.iter(|| layout.at(black_box(path)).and_then(|cursor| cursor.file()));
         });
     }
     Ok(())

@@ -1,9 +1,9 @@
-//! The repository's root, and safe access to files below it.
+//! Opens the repository's root and the files below it.
 //!
-//! Constraint: no call follows a symbolic link below the root, leaves the root, or blocks while it
-//! opens a file. Linux resolves a whole path beneath the root in one call (openat2 with RESOLVE_BENEATH
-//! and RESOLVE_NO_SYMLINKS); elsewhere, and on kernels before 5.6, each component is opened
-//! relative to its parent with O_NOFOLLOW, which has the same effect.
+//! Constraint: no path below the root follows a symbolic link or leaves the root, and no call to
+//! open a file blocks. Linux resolves a whole path in one call (openat2 with RESOLVE_BENEATH and
+//! RESOLVE_NO_SYMLINKS). Other systems, and kernels before 5.6, open each component by the
+//! descriptor of its parent with O_NOFOLLOW, which has the same effect.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,17 +17,17 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
-/// Without NONBLOCK, opening a FIFO waits for a writer.
+/// Opening a FIFO for reading waits for a writer unless NONBLOCK is given.
 const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
 
-/// The identity of the root: its device, inode and time of birth.
+/// The identity of a root directory: device, inode and time of birth.
 ///
-/// A directory that was removed and created again may get the same inode number; its birth differs.
-/// The birth is 0 if the file system does not record it.
+/// A directory that was removed and created again may have the same inode, but has another time of
+/// birth. The time is 0 if the file system does not have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootIdentity {
     device: u64,
@@ -45,10 +45,10 @@ impl std::fmt::Display for RootIdentity {
     }
 }
 
-/// The open root.
+/// The open root of a repository.
 ///
-/// Each batch of observations opens it again, because a permanent descriptor would prevent an
-/// unmount of the file system.
+/// It is opened for each batch of observations and closed after it. A descriptor that stays open
+/// would prevent unmounting.
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
@@ -57,8 +57,8 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the root. It follows links in the root's own path, which the operator controls.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    /// Opens the root. Links in its own path are followed: the operator chose that path.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let directory = rustix::fs::openat(
             CWD,
             path,
@@ -74,18 +74,17 @@ impl Root {
         })
     }
 
-    /// The identity of the opened directory.
-    pub fn identity(&self) -> RootIdentity {
+    pub(crate) fn identity(&self) -> RootIdentity {
         self.identity
     }
 
-    /// Whether the root's path still leads to this directory.
-    pub fn is_in_place(&self) -> bool {
+    /// Whether the path of the root still leads to this directory.
+    pub(crate) fn is_in_place(&self) -> bool {
         Self::identity_at(&self.path).is_ok_and(|found| found == self.identity)
     }
 
-    /// The identity of the directory at this path.
-    pub fn identity_at(path: &Path) -> io::Result<RootIdentity> {
+    /// The identity of the directory at this path now.
+    pub(crate) fn identity_at(path: &Path) -> io::Result<RootIdentity> {
         let stat = rustix::fs::statat(CWD, path, AtFlags::empty())?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Err(io::Error::from(io::ErrorKind::NotADirectory));
@@ -94,7 +93,7 @@ impl Root {
     }
 
     /// Opens a directory below the root; the empty path is the root itself.
-    pub fn open_directory(&self, path: &str) -> io::Result<OwnedFd> {
+    pub(crate) fn open_directory(&self, path: &str) -> io::Result<OwnedFd> {
         if path.is_empty() {
             return Ok(rustix::fs::openat(
                 &self.directory,
@@ -107,7 +106,7 @@ impl Root {
     }
 
     /// Whether this path below the root still leads to this directory.
-    pub fn is_at(&self, path: &str, directory: &OwnedFd) -> bool {
+    pub(crate) fn is_at(&self, path: &str, directory: &OwnedFd) -> bool {
         let at_path = rustix::fs::statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW);
         match (at_path, rustix::fs::fstat(directory)) {
             (Ok(one), Ok(other)) => one.st_ino == other.st_ino && one.st_dev == other.st_dev,
@@ -117,29 +116,29 @@ impl Root {
 
     /// Opens a file below the root for reading.
     ///
-    /// It may be anything except a symbolic link, so check its type before reading.
-    pub fn open_file(&self, path: &str) -> io::Result<OwnedFd> {
+    /// It may be of any kind but a symbolic link; check it with [`kind_of`].
+    pub(crate) fn open_file(&self, path: &str) -> io::Result<OwnedFd> {
         open_beneath(self.directory.as_fd(), path, FILE)
     }
 }
 
 /// Opens a directory by its name in its parent.
-pub fn open_directory_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn open_directory_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?)
 }
 
 /// Opens a file by its name in its directory.
-pub fn open_file_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn open_file_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(parent, name, FILE, Mode::empty())?)
 }
 
-/// The status of an entry of a directory, without following a symbolic link.
-pub fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
+/// The metadata of a name in a directory, without following a symbolic link.
+pub(crate) fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
     Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// The stamp of a file.
-pub fn stamp(stat: &Stat) -> Stamp {
+pub(crate) fn stamp(stat: &Stat) -> Stamp {
     let nanoseconds = |seconds: i64, part: u64| {
         seconds
             .saturating_mul(1_000_000_000)
@@ -154,8 +153,8 @@ pub fn stamp(stat: &Stat) -> Stamp {
     }
 }
 
-/// The kind of a file that is not a regular one, in words.
-pub fn kind_of(stat: &Stat) -> Result<(), &'static str> {
+/// Checks that a file is a regular one; the error is its kind, for a person.
+pub(crate) fn kind_of(stat: &Stat) -> Result<(), &'static str> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(()),
         FileType::Directory => Err("is a directory"),
@@ -176,7 +175,7 @@ fn identity(stat: &Stat, born_ns: i64) -> RootIdentity {
     }
 }
 
-/// The time of birth in nanoseconds since the Unix epoch, or 0 if it is unknown.
+/// The time of birth in nanoseconds since the Unix epoch, or 0 if it is not known.
 #[cfg(target_os = "linux")]
 fn born_ns(at: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> i64 {
     use rustix::fs::{StatxFlags, statx};
@@ -201,10 +200,9 @@ fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<O
     use rustix::io::Errno;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
-        // The kernel lacks it, or a sandbox blocks it.
-        Err(Errno::NOSYS | Errno::PERM) => open_by_component(root, path, flags),
-        // A concurrent rename made the kernel give up; opening by component never gives up.
-        Err(Errno::AGAIN) => open_by_component(root, path, flags),
+        // NOSYS: the kernel lacks it. PERM: a sandbox forbids it. AGAIN: a rename elsewhere
+        // interfered, which cannot happen by component.
+        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_by_component(root, path, flags),
         result => Ok(result?),
     }
 }
@@ -243,7 +241,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn opening_stays_beneath_and_follows_no_link() {
+    fn opening_stays_below_the_root_and_follows_no_link() {
         let temporary = tempfile::tempdir().expect("a directory");
         let root_path = temporary.path().join("root");
         std::fs::create_dir_all(root_path.join("a/b")).expect("directories");
@@ -273,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_was_swapped_is_not_in_place() {
+    fn a_replaced_root_is_not_in_place() {
         let temporary = tempfile::tempdir().expect("a directory");
         let path = temporary.path().join("root");
         std::fs::create_dir(&path).expect("a directory");

@@ -1,8 +1,8 @@
 //! The names of file owners, from the system's user database.
 //!
-//! Constraint: a look-up may use the network (LDAP and the like), so names are cached. They expire,
-//! because the daemon runs for years and users are renamed. The cache is bounded, because a writer of
-//! files with many owners could fill it.
+//! Constraint: a look-up may go over the network (LDAP and the like), so names are cached. They
+//! expire, since the daemon runs for years and users are renamed. The cache is bounded, because
+//! anybody who can create files of many owners could fill it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,86 +11,78 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// The time after which a cached name expires.
-pub const AGE_MAX: Duration = Duration::from_secs(60);
+/// The time after which a name expires.
+const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// The most names in the cache.
-pub const NAMES_MAX: usize = 1024;
+const NAMES_MAX: usize = 1024;
 
-/// Looks up one user.
 type LookUp = dyn Fn(u32) -> Option<String> + Send + Sync;
 
-/// The names of owners, for all threads.
-pub struct OwnerNames {
+/// A cache of owners' names that threads may share.
+pub(crate) struct OwnerNames {
     look_up: Box<LookUp>,
-    known: Mutex<HashMap<u32, Known>>,
+    cached: Mutex<HashMap<u32, Cached>>,
 }
 
-struct Known {
+struct Cached {
     name: String,
     since: Timestamp,
 }
 
-impl Known {
-    /// Whether the name is still current.
-    ///
-    /// A clock that was set back expires it at once, instead of keeping it too long.
+impl Cached {
+    /// Whether the name has not expired. It has after the clock was set back before `since`.
     fn is_current(&self, now: Timestamp) -> bool {
         Duration::try_from(now.duration_since(self.since)).is_ok_and(|age| age < AGE_MAX)
     }
 }
 
 impl OwnerNames {
-    /// The names of the system's user database.
-    pub fn system() -> Self {
+    /// A cache of the system's user database.
+    pub(crate) fn system() -> Self {
         Self::new(|uid| {
             uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned())
         })
     }
 
-    /// The names that `look_up` has for user numbers.
-    pub fn new(look_up: impl Fn(u32) -> Option<String> + Send + Sync + 'static) -> Self {
+    fn new(look_up: impl Fn(u32) -> Option<String> + Send + Sync + 'static) -> Self {
         Self {
             look_up: Box::new(look_up),
-            known: Mutex::default(),
+            cached: Mutex::default(),
         }
     }
 
-    /// The name of the user with this number, or the number itself without a name.
+    /// Returns the name of a user at the time `now`, or the number if it has no name.
     ///
-    /// It may block for a query of the user database, usually once per user and [`AGE_MAX`].
-    pub fn name(&self, uid: u32, now: Timestamp) -> String {
-        if let Some(known) = self.known().get(&uid).filter(|known| known.is_current(now)) {
-            return known.name.clone();
+    /// It blocks for as long as the user database takes, usually at most once for each user and
+    /// [`AGE_MAX`].
+    pub(crate) fn name(&self, uid: u32, now: Timestamp) -> String {
+        let is_current = |cached: &Cached| cached.is_current(now);
+        if let Some(cached) = self.cached().get(&uid).filter(|cached| is_current(cached)) {
+            return cached.name.clone();
         }
-        // No lock during the look-up: a slow answer delays only its own caller.
+        // The lock is released during the look-up: a slow one delays no other user.
         let name = (self.look_up)(uid)
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| uid.to_string());
-        let mut known = self.known();
-        if known.len() >= NAMES_MAX {
-            known.retain(|_, known| known.is_current(now));
+        let mut cached = self.cached();
+        if cached.len() >= NAMES_MAX {
+            cached.retain(|_, cached| is_current(cached));
         }
-        if known.len() >= NAMES_MAX {
-            known.clear();
+        if cached.len() >= NAMES_MAX {
+            cached.clear();
         }
-        let entry = Known {
+        let entry = Cached {
             name: name.clone(),
             since: now,
         };
-        known.insert(uid, entry);
+        cached.insert(uid, entry);
         name
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
-        // The map is consistent between calls, so a panic elsewhere leaves it usable.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for OwnerNames {
-    fn default() -> Self {
-        Self::system()
+    fn cached(&self) -> MutexGuard<'_, HashMap<u32, Cached>> {
+        // A panic of another thread cannot leave the map half changed.
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,7 +90,7 @@ impl fmt::Debug for OwnerNames {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("OwnerNames")
-            .field("known", &self.known().len())
+            .field("cached", &self.cached().len())
             .finish_non_exhaustive()
     }
 }
@@ -114,7 +106,7 @@ mod tests {
         Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
     }
 
-    /// Names that contain the number of their look-ups: `user<uid>-<count>`, none from 1,000 on.
+    /// Names that count the look-ups: `user<uid>-<count>`, and none for users from 1,000.
     fn counting() -> (OwnerNames, Arc<AtomicUsize>) {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
@@ -126,13 +118,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_kept_for_a_while_and_then_looked_up_again() {
+    fn a_name_is_cached_until_it_expires() {
         let (names, _) = counting();
         assert_eq!(names.name(7, second(100)), "user7-1");
         assert_eq!(names.name(7, second(159)), "user7-1");
         assert_eq!(names.name(7, second(160)), "user7-2");
         assert_eq!(names.name(8, second(160)), "user8-3");
-        // Somebody sets the clock back.
+        // The clock is set back.
         assert_eq!(names.name(7, second(10)), "user7-4");
         assert_eq!(names.name(7, second(11)), "user7-4");
         assert_eq!(names.name(7, Timestamp::MAX), "user7-5");
@@ -152,16 +144,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn the_cache_is_bounded() {
         let (names, _) = counting();
         for uid in 0..5_000 {
             names.name(uid, second(i64::from(uid) / 10));
-            assert!(names.known().len() <= NAMES_MAX);
+            assert!(names.cached().len() <= NAMES_MAX);
         }
     }
 
     #[test]
-    fn the_system_knows_its_first_user() {
+    fn the_system_has_a_name_for_root() {
         assert_eq!(OwnerNames::system().name(0, second(0)), "root");
     }
 }

@@ -1,16 +1,16 @@
-//! Steps through the templates.
+//! Steps along a path, one name at a time, with the templates that still match.
 //!
-//! Constraint: a name has one reading. Each capture takes the shortest text that lets the rest match.
-//! A bound capture matches only its value.
+//! Constraint: one reading of a name. Each capture takes the shortest text that lets the rest
+//! match, and a capture that has a value matches only that value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::template::{Capture, Part, Template};
-use super::{Entries, Layout, Place};
+use super::{Entries, Layout, ProjectFile};
 use crate::domain::project::{ProjectKey, Role};
 
-/// The matches of one template's captures so far.
+/// The values of the captures of one template so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bound {
     pub(super) organization: Option<Arc<str>>,
@@ -67,9 +67,9 @@ impl Cursor {
         }
     }
 
-    /// The cursor restricted to the templates of these roles.
+    /// Keeps the templates of the roles that are wanted.
     #[must_use]
-    pub fn of(mut self, wanted: impl Fn(Role) -> bool) -> Cursor {
+    pub(crate) fn with_roles(mut self, wanted: impl Fn(Role) -> bool) -> Cursor {
         let layout = self.layout.clone();
         self.live.retain(|live| {
             layout
@@ -80,8 +80,8 @@ impl Cursor {
         self
     }
 
-    /// The cursor one component further, if any template leads there.
-    pub fn enter(&self, name: &str) -> Option<Cursor> {
+    /// A cursor one name further; none if no template matches it.
+    pub(crate) fn enter(&self, name: &str) -> Option<Cursor> {
         let live: Vec<Live> = self
             .live
             .iter()
@@ -101,14 +101,14 @@ impl Cursor {
         })
     }
 
-    /// The file at this path. Templates do not overlap, so there is at most one answer.
-    pub fn place(&self) -> Option<Place> {
+    /// The file that a template matches at this path. Templates do not overlap.
+    pub fn file(&self) -> Option<ProjectFile> {
         self.live.iter().find_map(|live| {
             let template = self.template(live)?;
             if template.components.len() != self.depth {
                 return None;
             }
-            Some(Place {
+            Some(ProjectFile {
                 key: live.bound.key()?,
                 role: template.role,
                 tag: live.bound.tag.as_deref().map(str::to_owned),
@@ -117,13 +117,13 @@ impl Cursor {
         })
     }
 
-    /// Whether a directory at this path can contain files of the layout.
-    pub fn leads_on(&self) -> bool {
+    /// Whether a template can match a path below this one.
+    pub(crate) fn leads_on(&self) -> bool {
         self.live.iter().any(|live| self.component(live).is_some())
     }
 
-    /// The entries of a directory at this path that can match.
-    pub fn entries(&self) -> Entries {
+    /// The entries of a directory at this path that some template can match.
+    pub(crate) fn entries(&self) -> Entries {
         let mut names = BTreeSet::new();
         for live in &self.live {
             let Some(component) = self.component(live) else {
@@ -144,8 +144,8 @@ impl Cursor {
         Entries::Only(names)
     }
 
-    /// The only project that can have files at or below this path.
-    pub fn project(&self) -> Option<ProjectKey> {
+    /// The project of every match at and below this path, if there is only one.
+    pub(crate) fn project(&self) -> Option<ProjectKey> {
         let (first, others) = self.live.split_first()?;
         let is_same = |live: &Live| {
             live.bound.project == first.bound.project
@@ -155,8 +155,8 @@ impl Cursor {
         others.iter().all(is_same).then_some(key)
     }
 
-    /// The only organization that can have files at or below this path.
-    pub fn organization(&self) -> Option<String> {
+    /// The organization of every match at and below this path, if there is only one.
+    pub(crate) fn organization(&self) -> Option<String> {
         let mut organizations = self
             .live
             .iter()
@@ -180,12 +180,10 @@ impl Cursor {
     }
 }
 
-/// Matches one name. Each capture takes the shortest text that lets the rest match.
-///
-/// A bound capture matches only its value.
+/// Matches one name with a component, and returns the values of its captures.
 pub(super) fn match_component(parts: &[Part], name: &str, bound: &Bound) -> Option<Bound> {
     let has_capture = parts.iter().any(|part| matches!(part, Part::Capture(_)));
-    // Hidden entries belong to editors, version control and synchronization tools.
+    // Editors, version control and synchronisers use hidden entries for themselves.
     if has_capture && name.starts_with('.') {
         return None;
     }

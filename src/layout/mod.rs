@@ -1,11 +1,11 @@
-//! Path templates and the meaning of paths.
+//! Matches paths below the root with the path templates of the configuration.
 //!
-//! Constraint: no I/O, and one way to read a path. A [`Cursor`] stands at a directory below the
-//! root and knows which templates can still match from there. The walk of the tree, the observation
-//! of a project and the reading of a hint's path are all steps of a cursor, so they agree about the
-//! files of a project.
+//! Constraint: no I/O, and one way to read a path. A [`Cursor`] stands at a path below the root
+//! and knows which templates can still match from there. The scan of the tree, the observation of
+//! one project and the path of a hint all step a cursor, so that they agree on what belongs to a
+//! project.
 //!
-//! Map: this file has the layout, `cursor` the steps, `template` the parser of templates.
+//! Map: this file has the layout, `cursor` the steps, `template` parses and compares templates.
 
 mod cursor;
 mod template;
@@ -22,62 +22,64 @@ pub use cursor::Cursor;
 use cursor::{Bound, Live};
 use template::{Capture, Part, Template};
 
-/// The organization of every project if no template has `{organization}`.
-pub const DEFAULT_ORGANIZATION: &str = "default";
+/// The organization of every project if the templates have no `{organization}`.
+const DEFAULT_ORGANIZATION: &str = "default";
 
 /// The most templates of one role.
 ///
-/// A check of the configuration compares every pair of templates; the bound limits its time.
-pub const TEMPLATES_MAX: usize = 32;
+/// Every pair of templates is compared; the bound keeps the check of a configuration short.
+pub(crate) const TEMPLATES_MAX: usize = 32;
 
 /// The longest template, in characters.
-pub const TEMPLATE_MAX: usize = 1024;
+const TEMPLATE_MAX: usize = 1024;
 
-/// The templates of a repository. It is cheap to clone.
+/// The path templates of a repository; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     templates: Arc<[Template]>,
 }
 
-/// An error in a template.
+/// Why a template is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct TemplateError {
-    /// The role of the template.
+    /// The role it was given for.
     pub role: Role,
     /// Its index in the list of that role, from 0.
     pub index: usize,
-    /// The problem, and the allowed values.
+    /// The fault, and what is allowed.
     pub reason: String,
 }
 
-/// The meaning of a path for a project.
+/// A path that a template matches: a file of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The project.
+pub struct ProjectFile {
+    /// The project of the file.
     pub key: ProjectKey,
-    /// The role of the file.
+    /// The role of the file in the project.
     pub role: Role,
-    /// The text that `{versionTag}` captured.
+    /// The value of `{versionTag}`.
     pub tag: Option<String>,
     /// The index of its template in the layout. Of two definitions of one project, the one with the
-    /// lower rank wins.
+    /// lower rank is used.
     pub rank: usize,
 }
 
-/// The entries of a directory that can match a template.
+/// The entries of a directory that some template can match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entries {
-    /// Any entry: the directory has to be listed.
+pub(crate) enum Entries {
+    /// Any name: the directory has to be listed.
     Any,
-    /// Only these names: they can be opened without listing the directory.
+    /// These names, which can be opened without listing the directory.
     Only(BTreeSet<String>),
 }
 
 impl Layout {
-    /// The layout of these templates, or all their errors.
+    /// Parses the templates of each role.
     ///
-    /// An error concerns one template, or a pair that can match the same path.
+    /// # Errors
+    ///
+    /// Every fault of a template, and every pair of templates that can match the same path.
     pub fn new(
         project: &[String],
         published: &[String],
@@ -129,20 +131,21 @@ impl Layout {
         }
     }
 
-    /// The cursor at the root, for every project.
+    /// A cursor at the root that follows every template.
     pub fn root(&self) -> Cursor {
         self.start(|_| Some(Bound::default()))
     }
 
-    /// The cursor at the root, for this project alone.
-    pub fn project(&self, key: &ProjectKey) -> Cursor {
+    /// A cursor at the root that follows the paths of one project.
+    pub(crate) fn project(&self, key: &ProjectKey) -> Cursor {
         self.start(|template| {
-            let has_organization = template.captures().any(|c| c == Capture::Organization);
-            (has_organization || key.organization == DEFAULT_ORGANIZATION).then(|| Bound {
-                organization: Some(key.organization.as_str().into()),
-                project: Some(key.project.as_str().into()),
-                tag: None,
-            })
+            (template.has(Capture::Organization) || key.organization == DEFAULT_ORGANIZATION).then(
+                || Bound {
+                    organization: Some(key.organization.as_str().into()),
+                    project: Some(key.project.as_str().into()),
+                    tag: None,
+                },
+            )
         })
     }
 
@@ -153,7 +156,7 @@ impl Layout {
             .enumerate()
             .filter_map(|(rank, template)| {
                 let mut bound = bound(template)?;
-                if !template.captures().any(|c| c == Capture::Organization) {
+                if !template.has(Capture::Organization) {
                     bound.organization = Some(DEFAULT_ORGANIZATION.into());
                 }
                 Some(Live { rank, bound })
@@ -162,10 +165,10 @@ impl Layout {
         Cursor::at_root(self.clone(), live)
     }
 
-    /// The number of components of the directory that contains all files of a project.
+    /// The number of components in the path of the directory that holds all files of a project.
     ///
-    /// Absent if the templates have no such directory.
-    pub fn project_directory(&self) -> Option<usize> {
+    /// None if the templates have no such directory in common.
+    pub(crate) fn project_directory(&self) -> Option<usize> {
         let first = self.templates.first()?;
         let needed = first.captures().filter(|c| *c != Capture::VersionTag);
         let needed: BTreeSet<Capture> = needed.collect();
@@ -191,10 +194,10 @@ impl Layout {
             .then_some(depth)
     }
 
-    /// The directory that contains all files of a project, and the cursor there.
+    /// The path of the directory that holds all files of a project, and the project's cursor there.
     ///
-    /// The cursor is for this project alone; see [`Layout::project_directory`].
-    pub fn home(&self, key: &ProjectKey) -> Option<(String, Cursor)> {
+    /// See [`Layout::project_directory`].
+    pub fn directory_of(&self, key: &ProjectKey) -> Option<(String, Cursor)> {
         let depth = self.project_directory()?;
         let template = self.templates.first()?;
         let mut cursor = self.project(key);
@@ -217,9 +220,9 @@ impl Layout {
         Some((path, cursor))
     }
 
-    /// The path of this file after its project has moved.
+    /// The path of a file after its project moves to another key.
     pub fn relocate(&self, path: &str, to: &ProjectKey) -> Option<String> {
-        let place = self.at(path)?.place()?;
+        let place = self.at(path)?.file()?;
         let template = self.templates.get(place.rank)?;
         let components = template.components.iter().map(|component| {
             component
@@ -233,12 +236,12 @@ impl Layout {
                 .collect::<Option<String>>()
         });
         let path = components.collect::<Option<Vec<_>>>()?.join("/");
-        // A name can match in several ways, so the new path has to read back as the same file.
-        let read_back = self.at(&path)?.place()?;
+        // A template may read the new path in another way than it was built.
+        let read_back = self.at(&path)?.file()?;
         (read_back.key == *to && read_back.role == place.role).then_some(path)
     }
 
-    /// The cursor at this path below the root, if any template leads there.
+    /// A cursor at this path below the root; none if no template matches its beginning.
     pub fn at(&self, path: &str) -> Option<Cursor> {
         path.split('/')
             .filter(|name| !name.is_empty())
@@ -247,7 +250,7 @@ impl Layout {
 }
 
 impl fmt::Display for Layout {
-    /// One line for each template; equal texts mean equal layouts.
+    /// One line for each template. Equal texts are equal layouts.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for template in self.templates.iter() {
             writeln!(formatter, "{} {}", template.role.as_str(), template.text)?;
@@ -256,11 +259,10 @@ impl fmt::Display for Layout {
     }
 }
 
-/// The errors between templates that are valid by themselves.
+/// The faults between templates that are valid by themselves.
 fn disagreements(templates: &[Template]) -> Vec<TemplateError> {
     let mut errors = Vec::new();
-    let has_organization =
-        |template: &Template| template.captures().any(|c| c == Capture::Organization);
+    let has_organization = |template: &Template| template.has(Capture::Organization);
     if let Some(first) = templates.first() {
         for template in templates {
             if has_organization(template) != has_organization(first) {

@@ -1,7 +1,7 @@
-//! One path template: its parser, and the paths that it shares with another.
+//! Parses a path template, and decides whether two templates can match the same path.
 //!
-//! Constraint: a template that matches no path is an error. Comparing two hostile templates costs at
-//! most the product of their lengths.
+//! Constraint: a template that no path can match is an error. The comparison of two hostile
+//! templates takes time in proportion to the product of their lengths.
 
 use super::TEMPLATE_MAX;
 use crate::domain::project::Role;
@@ -62,23 +62,15 @@ impl Template {
             components,
         };
         for (name, capture) in CAPTURES {
-            if template
-                .captures()
-                .filter(|found| *found == capture)
-                .count()
-                > 1
-            {
+            let uses = template.captures().filter(|found| *found == capture);
+            if uses.count() > 1 {
                 return Err(format!("has {{{name}}} more than once"));
             }
         }
-        if !template.captures().any(|found| found == Capture::Project) {
+        if !template.has(Capture::Project) {
             return Err("has no {project}: it would put every file into one project".to_owned());
         }
-        if role == Role::Definition
-            && template
-                .captures()
-                .any(|found| found == Capture::VersionTag)
-        {
+        if role == Role::Definition && template.has(Capture::VersionTag) {
             return Err(
                 "has {versionTag}, but a definition has no version; allowed: {organization}, {project}"
                     .to_owned(),
@@ -97,7 +89,11 @@ impl Template {
             })
     }
 
-    /// Whether some path matches both.
+    pub(super) fn has(&self, capture: Capture) -> bool {
+        self.captures().any(|found| found == capture)
+    }
+
+    /// Whether some path matches both templates.
     pub(super) fn overlaps(&self, other: &Template) -> bool {
         self.components.len() == other.components.len()
             && self
@@ -199,7 +195,7 @@ pub(super) enum Token {
     AnyNumber,
 }
 
-/// A component as a pattern of characters and runs; a capture is a character and a run.
+/// Converts a component to a pattern; a capture is one character and any number more.
 pub(super) fn tokens(parts: &[Part]) -> Vec<Token> {
     let mut tokens = Vec::new();
     for part in parts {
@@ -216,8 +212,8 @@ pub(super) fn tokens(parts: &[Part]) -> Vec<Token> {
 
 /// Whether some text matches both patterns.
 ///
-/// `reachable[j]` is whether the left pattern up to the current token and the right one up to `j` can
-/// match the same text. Row by row, a hostile template costs at most the product of the lengths.
+/// `reachable[j]` is whether some text matches the left tokens up to the current one and the right
+/// tokens up to `j`. The table is computed row by row.
 pub(super) fn intersect(left: &[Token], right: &[Token]) -> bool {
     let mut reachable = vec![false; right.len() + 1];
     for i in 0..=left.len() {
@@ -232,10 +228,10 @@ pub(super) fn intersect(left: &[Token], right: &[Token]) -> bool {
             let left_token = previous(1, left, i);
             let right_token = previous(1, right, j);
             let reached = (i == 0 && j == 0)
-                // The left token is a run that ends here.
+                // A run ends here.
                 || (up && left_token == Some(Token::AnyNumber))
                 || (back && right_token == Some(Token::AnyNumber))
-                // This pattern's run takes a character of the other pattern.
+                // A run takes a character of the other pattern.
                 || (back && left_token == Some(Token::AnyNumber))
                 || (up && right_token == Some(Token::AnyNumber))
                 || (diagonal && compatible(left_token, right_token));

@@ -45,7 +45,7 @@ fn discover_in(directory: &OwnedFd, path: &str, cursor: &Cursor, discovery: &mut
                 None => directories.push((name.to_owned(), next)),
             },
             Entry::Directory(_, next) | Entry::Other(_, next) => {
-                discovery.keys.extend(next.place().map(|place| place.key));
+                discovery.keys.extend(next.file().map(|place| place.key));
             }
             Entry::Problem(problem) => discovery.problems.push(problem),
         },

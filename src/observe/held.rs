@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::domain::project::Stamp;
-use crate::layout::Place;
+use crate::layout::ProjectFile;
 use crate::repository::{Root, kind_of, stamp};
 
 /// How many files are held at once.
@@ -19,7 +19,7 @@ pub struct Held {
     /// Its path below the root at that time.
     pub path: String,
     /// The place of that path in the layout.
-    pub place: Place,
+    pub place: ProjectFile,
     /// The open file.
     pub file: OwnedFd,
     /// Its stamp when it was opened.
@@ -37,7 +37,7 @@ impl Holder {
     /// Opens a file to hold it. Also returns whether the file is empty.
     ///
     /// An empty file is not held: as a rule it was just created, and its close will be reported.
-    pub fn hold(&self, root: &Root, path: &str, place: Place) -> (Option<Held>, bool) {
+    pub fn hold(&self, root: &Root, path: &str, place: ProjectFile) -> (Option<Held>, bool) {
         let Ok(file) = root.open_file(path) else {
             return (None, false);
         };

@@ -17,7 +17,7 @@ use super::{Look, Observer};
 use crate::domain::project::{
     FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp,
 };
-use crate::layout::{Cursor, Entries, Place};
+use crate::layout::{Cursor, Entries, ProjectFile};
 use crate::repository::{Root, kind_of, open_directory_at, open_file_at, stamp, stat_at};
 
 /// How often a look is begun anew when directories are moved during it, and a directory is listed
@@ -85,7 +85,7 @@ impl Observer {
         recorded: &Recorded,
         now: Timestamp,
     ) -> Look {
-        let home = self.layout.home(key);
+        let home = self.layout.directory_of(key);
         let cursor = self.layout.project(key);
         let mut walk = ProjectWalk {
             observer: self,
@@ -155,8 +155,8 @@ impl ProjectWalk<'_> {
     /// definition read first, one that is saved and snapshotted in between would seem to be
     /// restored from that snapshot at the next look.
     fn copies_then_definition(&mut self, directory: &OwnedFd, path: &str, cursor: &Cursor) {
-        let copies = cursor.clone().of(|role| role != Role::Definition);
-        let definition = cursor.clone().of(|role| role == Role::Definition);
+        let copies = cursor.clone().with_roles(|role| role != Role::Definition);
+        let definition = cursor.clone().with_roles(|role| role == Role::Definition);
         for cursor in [copies, definition] {
             self.directory(directory, path, &cursor);
         }
@@ -269,7 +269,7 @@ impl ProjectWalk<'_> {
                 Err(error) if is_absent(&error) => {}
                 Err(error) => self.blind(path, &error),
             },
-            _ => match cursor.place() {
+            _ => match cursor.file() {
                 Some(place) => self.file(parent, path, name, &place, &stat),
                 // Where a directory with recorded files was, something else is now.
                 None if expected || self.is_recorded_below(path) => {
@@ -284,7 +284,14 @@ impl ProjectWalk<'_> {
         }
     }
 
-    fn file(&mut self, parent: BorrowedFd<'_>, path: &str, name: &str, place: &Place, stat: &Stat) {
+    fn file(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        path: &str,
+        name: &str,
+        place: &ProjectFile,
+        stat: &Stat,
+    ) {
         if place.role == Role::Definition {
             if place.rank > self.definition_rank {
                 return;
@@ -325,7 +332,7 @@ impl ProjectWalk<'_> {
         parent: BorrowedFd<'_>,
         path: &str,
         name: &str,
-        place: &Place,
+        place: &ProjectFile,
         stat: &Stat,
     ) -> Result<Option<(FileState, Option<Bytes>)>, Problem> {
         kind_of(stat).map_err(|kind| problem(path, kind, false))?;
@@ -353,7 +360,7 @@ impl ProjectWalk<'_> {
     }
 
     fn unreadable(&mut self, path: &str, cursor: &Cursor, error: &io::Error) {
-        match cursor.place() {
+        match cursor.file() {
             Some(place) if !cursor.leads_on() => {
                 self.look.observed.files.insert(
                     path.to_owned(),

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 
 use crate::document;
 use crate::domain::project::{ContentHash, FileState, Observed, Problem};
-use crate::layout::{Layout, Place};
+use crate::layout::{Layout, ProjectFile};
 use crate::repository::{Root, kind_of, stamp};
 use crate::users::OwnerNames;
 
@@ -89,7 +89,7 @@ impl Observer {
         &mut self,
         file: BorrowedFd<'_>,
         path: &str,
-        place: &Place,
+        place: &ProjectFile,
         now: Timestamp,
     ) -> Result<(FileState, Bytes), Problem> {
         let unread = |reason: String, may_heal: bool| Problem {

@@ -17,7 +17,7 @@ use crate::repository::{Root, open_directory_at, stamp, stat_at};
 /// Whether a look at the project would find exactly the files with these marks, unchanged. The
 /// marks are sorted by path.
 pub fn is_unchanged(layout: &Layout, root: &Root, key: &ProjectKey, marks: &[Mark]) -> bool {
-    let Some((path, cursor)) = layout.home(key) else {
+    let Some((path, cursor)) = layout.directory_of(key) else {
         return false;
     };
     let Ok(directory) = root.open_directory(&path) else {
@@ -38,7 +38,7 @@ fn directory_is_unchanged(
     let mut entry = |name: &str, next: &Cursor, kind: FileType| -> bool {
         let path = join(path, name);
         let is_file = matches!(kind, FileType::RegularFile | FileType::Unknown);
-        if is_file && next.place().is_some() {
+        if is_file && next.file().is_some() {
             let stat = match stat_at(directory, name) {
                 Ok(stat) => stat,
                 // What was recorded there is missed by the count.

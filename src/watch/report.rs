@@ -78,7 +78,7 @@ impl Reporter {
     pub(super) fn plain(&self, path: &str, cursor: &Cursor, what: &str) {
         let key = cursor
             .project()
-            .or_else(|| cursor.place().map(|place| place.key));
+            .or_else(|| cursor.file().map(|place| place.key));
         let what = format!("{what}: {path}");
         self.hints.send(match key {
             Some(key) => Hint::Project {
@@ -96,7 +96,7 @@ impl Reporter {
 
     /// A hint that names a file, with the file open if it can be.
     pub(super) fn file(&mut self, path: &str, cursor: &Cursor, what: &str) {
-        let Some(place) = cursor.place() else {
+        let Some(place) = cursor.file() else {
             // Not a file of a project: what else appears where a directory may be.
             if cursor.project().is_some() {
                 self.plain(path, cursor, what);

@@ -199,7 +199,7 @@ impl Thread {
             }
         }
         if is_walk && !is_in_project {
-            let keys = files.iter().filter_map(|(_, next)| next.place());
+            let keys = files.iter().filter_map(|(_, next)| next.file());
             self.found(keys.map(|place| place.key));
         }
         // A look at a project finds what is wrong in it.

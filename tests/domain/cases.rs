@@ -27,7 +27,7 @@ use project_webhooks::domain::moves::{Comparison, Conclusion, infer_all};
 use project_webhooks::domain::project::{
     ContentHash, Document, FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Stamp,
 };
-use project_webhooks::layout::{Layout, Place};
+use project_webhooks::layout::{Layout, ProjectFile};
 use serde::Deserialize;
 
 /// How many cases there are; a runner that finds none would pass.
@@ -151,15 +151,15 @@ fn layout() -> Layout {
     .expect("the layout is valid")
 }
 
-fn place(path: &str) -> Place {
+fn place(path: &str) -> ProjectFile {
     layout()
         .at(path)
-        .and_then(|cursor| cursor.place())
+        .and_then(|cursor| cursor.file())
         .unwrap_or_else(|| panic!("{path} is no place of the layout"))
 }
 
 fn file(path: &str, words: &str) -> FileState {
-    let Place { role, tag, .. } = place(path);
+    let ProjectFile { role, tag, .. } = place(path);
     let parts: Vec<&str> = words.split(' ').collect();
     let [content, engine_id, time] = parts[..] else {
         panic!("{path}: {words:?} is not <content> <engineId> <time>");
@@ -268,7 +268,7 @@ fn every_case_holds() {
                 assert_eq!(place(&event.subject.path).key, change.key, "{name}");
             }
             for file in change.inference.record.files() {
-                let Place { key, role, tag, .. } = place(&file.path);
+                let ProjectFile { key, role, tag, .. } = place(&file.path);
                 assert_eq!(
                     (key, role, &tag),
                     (change.key.clone(), file.role, &file.tag),

@@ -271,7 +271,7 @@ pub fn path_templates(input: &[u8]) -> u64 {
                     .replace("{organization}", "sales")
                     .replace("{project}", "p")
                     .replace("{versionTag}", "v1");
-                let place = layout.at(&path).and_then(|cursor| cursor.place());
+                let place = layout.at(&path).and_then(|cursor| cursor.file());
                 let place = place.unwrap_or_else(|| panic!("{template:?} does not match {path:?}"));
                 assert!(
                     place.key.project.contains('p'),
@@ -280,7 +280,7 @@ pub fn path_templates(input: &[u8]) -> u64 {
                 );
                 let same = layout.relocate(&path, &place.key);
                 assert_eq!(same.as_deref(), Some(path.as_str()), "moved to where it is");
-                let _ = layout.home(&ProjectKey::new("sales", "p"));
+                let _ = layout.directory_of(&ProjectKey::new("sales", "p"));
             }
             kind((
                 true,
