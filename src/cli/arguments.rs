@@ -12,8 +12,9 @@ use crate::config::LOG_LEVELS;
 use crate::domain::delivery::State;
 use crate::domain::event::EventKind;
 
-/// Reads one of some words. Help, manual page and completions say which; what is read may be more,
-/// such as another case.
+/// Reads one of some words.
+///
+/// Help, manual page and completions list them. The parser may accept more, such as another case.
 #[derive(Clone)]
 pub struct OneOf<T> {
     words: Vec<&'static str>,
@@ -40,7 +41,7 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
     }
 }
 
-/// `--state`: where a delivery stands.
+/// `--state`: the state of a delivery.
 pub fn state() -> OneOf<State> {
     OneOf {
         words: State::ALL.map(State::as_str).to_vec(),
@@ -61,7 +62,7 @@ pub fn event() -> OneOf<EventKind> {
     }
 }
 
-/// `--log-level`: how severe what is logged is at least.
+/// `--log-level`: the least severe level that is logged.
 pub fn log_level() -> OneOf<tracing::Level> {
     OneOf {
         words: LOG_LEVELS.map(|(word, _)| word).to_vec(),
@@ -74,17 +75,17 @@ pub fn log_level() -> OneOf<tracing::Level> {
     }
 }
 
-/// From when on: a time, or so long ago.
+/// The start of a period: a time, or a duration before now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// From this time on.
+    /// This time.
     At(Timestamp),
-    /// From so long ago on.
+    /// This long before now.
     Ago(Duration),
 }
 
 impl Since {
-    /// The time that is meant, at `now`.
+    /// The start of the period, seen at `now`.
     pub fn time(self, now: Timestamp) -> Timestamp {
         match self {
             Since::At(time) => time,
@@ -104,7 +105,7 @@ pub fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(length) = humantime::parse_duration(text) {
         return Ok(Since::Ago(length));
     }
-    // A date, or a date and a time, of the reader's zone.
+    // A date, or a date and a time, in the reader's zone.
     text.parse::<jiff::civil::DateTime>()
         .ok()
         .and_then(|civil| TimeZone::system().to_timestamp(civil).ok())
@@ -116,7 +117,7 @@ pub fn parse_since(text: &str) -> Result<Since, String> {
         })
 }
 
-/// Reads an event's name or label, whatever the case.
+/// Reads an event's name or label in any case.
 pub fn parse_event(text: &str) -> Result<EventKind, String> {
     EventKind::ALL
         .into_iter()

@@ -1,7 +1,7 @@
-//! `deliveries`: the queue and its log, and what an operator does to them.
+//! `deliveries`: shows the queue and its log, and changes deliveries.
 //!
-//! Constraint: nothing is changed that was not named. A change needs a selector, shows how many
-//! deliveries are meant before it acts, and asks where somebody can answer.
+//! Constraint: a change affects only selected deliveries. It needs a selector, shows the number of
+//! matching deliveries first, and asks for confirmation on a terminal.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -43,10 +43,9 @@ enum DeliveriesCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Send deliveries again, now and with a fresh schedule; the dead ones where neither ids nor a
-    /// state are given
+    /// Send deliveries again, now and with a fresh schedule; without ids and a state, the dead ones
     Redeliver(ChangeArguments),
-    /// Give up pending deliveries
+    /// Cancel pending deliveries
     Cancel(ChangeArguments),
     /// Remove deliveries that are not pending, with their log
     Purge(ChangeArguments),
@@ -56,7 +55,7 @@ enum DeliveriesCommand {
 struct ListArguments {
     #[command(flatten)]
     which: Which,
-    /// How many at most, the last ones; 0 for all
+    /// The number of deliveries to list, the last ones; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
     /// Print a JSON array
@@ -67,13 +66,13 @@ struct ListArguments {
 /// The number of a delivery.
 fn parse_id(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| {
-        "a delivery is named by its number, the first column of `deliveries list`; an event's id \
+        "a delivery's id is its number, the first column of `deliveries list`; an event's id \
          goes to `events show`"
             .to_owned()
     })
 }
 
-/// Which deliveries are meant; what is given must all hold.
+/// The selected deliveries: those that match all given options.
 #[derive(Clone, Debug, clap::Args)]
 struct Which {
     /// Only these deliveries
@@ -94,7 +93,7 @@ struct Which {
 struct ChangeArguments {
     #[command(flatten)]
     which: Which,
-    /// Say how many are meant, and change nothing
+    /// Print the number of matching deliveries and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Do not ask
@@ -148,7 +147,7 @@ fn list(
     };
     let listings = super::listings(config)?;
     let mut deliveries = listings.deliveries(&arguments.which.selector(now), limit)?;
-    // As in a log: the newest is nearest to the prompt.
+    // The newest is last, next to the prompt.
     deliveries.reverse();
     if arguments.json {
         let views: Vec<DeliveryView> = deliveries.iter().map(DeliveryView::of).collect();
@@ -211,7 +210,7 @@ fn show(
     Ok(DONE)
 }
 
-/// What is done to deliveries.
+/// A change of deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Redeliver,
@@ -237,7 +236,7 @@ impl Kind {
     }
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Changed {
@@ -245,7 +244,7 @@ struct Changed {
     matched: u64,
     changed: u64,
     dry_run: bool,
-    /// Whether a running daemon was told; it acts on it at once.
+    /// Whether a running daemon was notified; it then acts at once.
     daemon_told: bool,
 }
 
@@ -260,11 +259,11 @@ fn change(
     let mut selector = which.selector(now);
     if selector.is_empty() {
         return Err(usage(
-            "nothing says which deliveries are meant: give ids, --webhook, --state or --since",
+            "no deliveries selected: give ids, --webhook, --state or --since",
         ));
     }
     match (kind, selector.state) {
-        // To send again what was delivered has to be said.
+        // Sending delivered callbacks again needs an explicit selection.
         (Kind::Redeliver, None) if selector.ids.is_empty() => selector.state = Some(State::Dead),
         (Kind::Redeliver, _) => {}
         (Kind::Cancel, None | Some(State::Pending)) => selector.state = Some(State::Pending),
@@ -315,7 +314,7 @@ fn change(
         Kind::Purge => operations.purge(&selector)?,
     };
     progress.finish_and_clear();
-    // What was purged is nothing that a daemon works with.
+    // A daemon does not work with purged deliveries.
     let told = (kind != Kind::Purge).then(|| wake(config));
     result.daemon_told = matches!(told, Some(Told::Daemon));
     if arguments.json {
@@ -328,7 +327,7 @@ fn change(
     Ok(DONE)
 }
 
-/// How many deliveries an action would change.
+/// The number of deliveries that a change would affect.
 fn count(kind: Kind, selector: &Selector, operations: &Operations) -> anyhow::Result<u64> {
     let n = operations.count(selector)?;
     if kind == Kind::Purge && selector.state.is_none() {
@@ -350,14 +349,18 @@ fn nothing(
     if arguments.json {
         print_json(out, result)?;
     } else {
-        writeln!(out, "No delivery is meant that could be {}.", kind.done())?;
+        writeln!(
+            out,
+            "No matching deliveries to {}.",
+            kind.verb().to_lowercase()
+        )?;
     }
-    // What was named and is not there is a mistake; a selection may well be empty.
+    // A missing id is a mistake; a selection without ids may match nothing.
     let is_named = !arguments.which.ids.is_empty();
     Ok(if is_named { FAILED } else { DONE })
 }
 
-/// Says what will be done, and asks where somebody can answer.
+/// Prints the change, and asks for confirmation on a terminal.
 fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool> {
     if yes || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         writeln!(out, "{question}.")?;
@@ -373,32 +376,32 @@ fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool>
     ))
 }
 
-/// Who was told of a change.
+/// The receiver of the news of a change.
 #[derive(Debug)]
 pub(super) enum Told {
     /// A running daemon.
     Daemon,
-    /// None runs.
+    /// No daemon runs.
     Nobody,
-    /// One that may run could not be told.
+    /// A daemon that may run could not be notified.
     Failed(io::Error),
 }
 
 impl Told {
-    /// What that means for the change.
+    /// The consequence for the change, in words.
     pub(super) fn words(&self) -> String {
         match self {
             Told::Daemon => "the running daemon acts on it now".to_owned(),
             Told::Nobody => "no daemon runs, the next one acts on it".to_owned(),
             Told::Failed(error) => {
                 let reason = safe(&error.to_string());
-                format!("a running daemon could not be told ({reason}) and acts on it later")
+                format!("a running daemon could not be notified ({reason}) and acts on it later")
             }
         }
     }
 }
 
-/// Tells the running daemon that the queue was changed.
+/// Notifies the running daemon of a change of the queue.
 pub(super) fn wake(config: &Config) -> Told {
     match admin::wake(&config.state_dir) {
         Ok(Some(_)) => Told::Daemon,

@@ -1,4 +1,4 @@
-//! `events`: what was inferred, and why.
+//! `events`: lists inferred events and explains them.
 
 use std::io::Write;
 
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::domain::event::{EventId, EventKind};
 use crate::store::{EventFilter, Listings};
 
-/// Shows what was inferred, and why.
+/// Lists inferred events and explains them.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct EventsArguments {
@@ -28,9 +28,9 @@ pub struct EventsArguments {
 enum EventsCommand {
     /// List events, the newest last
     List(ListArguments),
-    /// Show one event: why it was inferred, and what each webhook did with it
+    /// Show one event: why it was inferred, and its deliveries
     Show {
-        /// The event's id, or a beginning of it that no other id has
+        /// The event's id, or a unique prefix of it
         id: String,
         /// Print one JSON object
         #[arg(long)]
@@ -49,7 +49,7 @@ struct ListArguments {
     /// Only those of this project: ORGANIZATION/PROJECT, or PROJECT in any organization
     #[arg(long, value_name = "PROJECT")]
     project: Option<String>,
-    /// How many at most, the last ones; 0 for all
+    /// The number of events to list, the last ones; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
     /// Print a JSON array
@@ -98,7 +98,7 @@ fn list(
         limit => limit,
     };
     let mut events = listings.events(&filter, limit)?;
-    // As in a log: the newest is nearest to the prompt.
+    // The newest is last, next to the prompt.
     events.reverse();
     if arguments.json {
         let views: Vec<EventView> = events.iter().map(EventView::of).collect();
@@ -129,7 +129,7 @@ fn list(
     Ok(DONE)
 }
 
-/// An event in JSON, with what became of it.
+/// An event in JSON, with its deliveries.
 #[derive(Serialize)]
 struct WithDeliveries {
     #[serde(flatten)]
@@ -150,7 +150,7 @@ fn show(
         .with_context(|| format!("the event {id} was removed meanwhile"))?;
     let mut log = Vec::new();
     for delivery in &deliveries {
-        // One that was removed meanwhile is not shown.
+        // Events that were removed meanwhile are left out.
         if let Some((delivery, _, attempts)) = listings.delivery(delivery.id)? {
             log.push((delivery, attempts));
         }
@@ -168,7 +168,7 @@ fn show(
     if log.is_empty() {
         writeln!(
             out,
-            "\nNo delivery of it is kept: no webhook wanted it, or it was long ago."
+            "\nNo delivery of it is kept: no webhook subscribes to it, or its retention is over."
         )?;
     }
     for (delivery, attempts) in &log {
@@ -178,13 +178,13 @@ fn show(
     Ok(DONE)
 }
 
-/// The id that a beginning stands for.
+/// The id with this prefix.
 pub(super) fn find(text: &str, listings: &Listings) -> anyhow::Result<EventId> {
     let text = text.to_ascii_lowercase();
     let digits = text.strip_prefix("evt_").unwrap_or(&text);
     if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         bail!(
-            "an event's id is evt_ and hexadecimal digits, or the first of them; `events` lists them"
+            "an event's id is evt_ and hexadecimal digits, or a prefix of them; `events` lists them"
         );
     }
     let found = listings.event_ids(&format!("evt_{digits}"), 4)?;
@@ -193,7 +193,7 @@ pub(super) fn find(text: &str, listings: &Listings) -> anyhow::Result<EventId> {
         [] => bail!("there is no event evt_{digits}; `events` lists those that are kept"),
         several => {
             let ids: Vec<&str> = several.iter().map(|id| id.0.as_str()).collect();
-            bail!("several events begin so: {}", ids.join(", "))
+            bail!("several events have this prefix: {}", ids.join(", "))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `listen`: a receiver that prints callbacks and verifies signatures.
 //!
-//! Constraint: nothing of a request reaches the terminal as it came, since a request may hold
-//! escape sequences; and each callback is on its way to the reader before the next is taken.
+//! Constraint: escape sequences in a request never reach the terminal. Each callback is flushed to the
+//! reader before the next one is accepted.
 
 pub mod print;
 
@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::print::{Style, print_callback, print_callback_json};
 use crate::receiver::{Received, Receiver, ReceiverOptions};
 
-/// The port where none is given.
+/// The default port.
 pub const DEFAULT_PORT: u16 = 9000;
 
 /// Receive callbacks on this machine, print them and verify their signatures.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ListenArguments {
-    /// The port to listen on, at 127.0.0.1; 0 takes one that is free.
+    /// The port to listen on, at 127.0.0.1; 0 takes a free one.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     pub port: u16,
 
@@ -60,7 +60,7 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
 ///
 /// # Errors
 ///
-/// Where the port is taken, a secret cannot be used, or `out` cannot be written.
+/// The port is in use, a secret is invalid, or `out` cannot be written.
 pub async fn run(
     arguments: &ListenArguments,
     clock: impl Fn() -> Timestamp + Send + Sync + 'static,
@@ -106,7 +106,7 @@ pub async fn run(
             }
         }
     }
-    // What was answered while the receiver stopped is printed too.
+    // Print callbacks that were answered while the receiver stopped.
     while let Ok(callback) = received.try_recv() {
         if !print(&callback)? {
             break;
@@ -120,8 +120,7 @@ fn write_flushed(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Whether somebody still reads: a closed pipe, as of `listen | head`, is a way to end and no
-/// failure.
+/// Whether the output still has a reader. A closed pipe, as of `listen | head`, is not a failure.
 fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
     match written {
         Ok(()) => Ok(true),
@@ -130,7 +129,7 @@ fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
-/// Where it listens, and what to write into config.yaml. The secret is left out, as everywhere.
+/// The URL and the lines for config.yaml, without the secret.
 fn introduction(url: &str, with_secret: bool) -> String {
     let secret = if with_secret {
         "    secret: { env: PROJECT_WEBHOOKS_SECRET }   # the value given to --secret\n"

@@ -1,7 +1,7 @@
-//! What the commands share when they print.
+//! Output that the commands share: tables, JSON, times.
 //!
-//! Constraint: a name on disk, an answer and a log line may hold escape sequences. Nothing of them
-//! reaches the terminal as it came: text goes through [`safe`], JSON through [`print_json`].
+//! Constraint: names on disk, answers and log lines may contain escape sequences, which never reach
+//! the terminal. Text goes through [`safe`], JSON through [`print_json`].
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -11,22 +11,22 @@ use serde::Serialize;
 
 pub use super::listen::print::{Style, safe, safe_json};
 
-/// Red, for what failed.
+/// Red, for failures.
 pub const RED: &str = "31";
-/// Green, for what went well.
+/// Green, for success.
 pub const GREEN: &str = "32";
-/// Yellow, for what needs attention.
+/// Yellow, for warnings.
 pub const YELLOW: &str = "33";
 /// Bold.
 pub const BOLD: &str = "1";
-/// Faint, for what is looked at second.
+/// Faint, for details.
 pub const FAINT: &str = "2";
 
 /// Prints one JSON value over several lines.
 ///
 /// # Errors
 ///
-/// Where `out` cannot be written.
+/// `out` cannot be written.
 pub fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_string_pretty(value)?;
     writeln!(out, "{}", safe_json(&json))
@@ -36,7 +36,7 @@ pub fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()>
 ///
 /// # Errors
 ///
-/// Where `out` cannot be written.
+/// `out` cannot be written.
 pub fn print_json_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_string(value)?;
     writeln!(out, "{}", safe_json(&json))
@@ -49,7 +49,7 @@ pub fn time(at: Timestamp, style: &Style) -> String {
         .to_string()
 }
 
-/// How long something took, or how long ago it was, in its two largest units.
+/// A duration in its two largest units.
 pub fn duration(length: Duration) -> String {
     let seconds = length.as_secs();
     if seconds == 0 {
@@ -59,7 +59,7 @@ pub fn duration(length: Duration) -> String {
     let mut rest = seconds;
     let mut parts = Vec::new();
     for (size, name) in units {
-        // The second unit is the one right below the first: "1d 3s" is not worth the words.
+        // The second unit is the next smaller one: nobody needs "1d 3s".
         let count = rest / size;
         rest %= size;
         if count > 0 || !parts.is_empty() {
@@ -75,7 +75,7 @@ pub fn duration(length: Duration) -> String {
         .join(" ")
 }
 
-/// The time from `from` to `to`; none where the clock was set back in between.
+/// The time from `from` to `to`; none if the clock was set back in between.
 pub fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
@@ -142,7 +142,7 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// Where `out` cannot be written.
+    /// `out` cannot be written.
     pub fn print(&self, out: &mut dyn Write, style: &Style, indent: &str) -> io::Result<()> {
         let n_columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let widths: Vec<usize> = (0..n_columns)
@@ -157,7 +157,7 @@ impl Table {
             .collect();
         for row in &self.rows {
             let mut line = indent.to_owned();
-            // Nothing pads what ends a line.
+            // The last cell of a line has no padding.
             let used = row.iter().rposition(|cell| !cell.text.is_empty());
             for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 let is_last = used.is_none_or(|used| index >= used);

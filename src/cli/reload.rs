@@ -1,9 +1,8 @@
-//! `reload`: the daemon reads its configuration again, and this waits until it works by it.
+//! `reload`: makes the daemon read its configuration again, and waits for the result.
 //!
-//! Constraint: the daemon alone decides. It has the credentials and variables that this process
-//! may not have, and what it rejects leaves it as it was. This only finds it, and says what it
-//! said; so it can serve as `ExecReload=` of a unit, which SIGHUP cannot: a signal is sent and not
-//! answered.
+//! Constraint: the daemon alone decides, because it has credentials and variables that this process
+//! may lack. A rejected configuration changes nothing. This command finds the daemon and prints its
+//! answer, so it can serve as `ExecReload=` of a unit. SIGHUP cannot, because a signal has no answer.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,9 +12,10 @@ use anyhow::{Context, anyhow};
 use super::{CONFIGURATION, DONE, inspected};
 use crate::admin::{self, Reloaded};
 
-/// Asks the daemon of this configuration's state directory. `given` is `$STATE_DIRECTORY`: where
-/// the file cannot even be read without secrets, the daemon is told all the same, so that its log
-/// and its figures have it.
+/// Asks the daemon of this configuration's state directory.
+///
+/// `given` is `$STATE_DIRECTORY`. It finds the daemon even if the file is invalid, so that the daemon's
+/// log and metrics show the rejected reload.
 pub(super) fn run(
     file: Option<&Path>,
     given: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub(super) fn run(
     };
     let answer = admin::reload(&state_dir).with_context(|| {
         format!(
-            "the daemon of the state directory {} gave no answer; `status` and its log say how it is",
+            "the daemon of the state directory {} gave no answer; see `status` and its log",
             state_dir.display()
         )
     })?;
@@ -44,7 +44,7 @@ pub(super) fn run(
     }
 }
 
-/// Prints what the daemon said.
+/// Prints the daemon's answer.
 fn say(reloaded: &Reloaded, out: &mut dyn Write, errors: &mut dyn Write) -> anyhow::Result<u8> {
     for warning in &reloaded.warnings {
         writeln!(errors, "warning: {warning}")?;

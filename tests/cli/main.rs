@@ -262,7 +262,7 @@ fn pending_deliveries_are_cancelled_without_a_daemon() {
         "cancelled"
     );
     let said = place.run(&["deliveries", "cancel", &id]).failed(1);
-    assert!(said.contains("No delivery is meant"), "{said}");
+    assert!(said.contains("No matching deliveries"), "{said}");
     place
         .run(&["deliveries", "cancel", "--webhook", "catalog"])
         .succeeded();
