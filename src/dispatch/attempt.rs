@@ -1,150 +1,138 @@
-//! One attempt: sent, judged, counted.
+//! One attempt: sends a claimed delivery and judges the outcome.
 //!
-//! Constraint: it decides nothing that outlives it. What came of it goes back to the queue, which
-//! records it.
+//! Constraint: an attempt has no state that outlives it. The queue records its result.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 
 use super::{Shared, Target};
+use crate::clock::Clock;
 use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::event::{EventId, Origin};
 use crate::domain::project::ProjectKey;
 use crate::metrics::AttemptOutcome;
 use crate::store::{AttemptLog, Claim, Finish};
-use crate::webhook::{Callback, CallbackContent, EventName};
+use crate::webhook::{Attempt, Callback, CallbackContent, EventName};
 
-/// A delivery that is no longer in flight.
-pub(super) struct Landed {
-    pub(super) lane: ProjectKey,
+/// An attempt that has ended.
+pub(super) struct Ended {
+    content: CallbackContent,
+    delivery: i64,
+    /// The attempt's number among all of the delivery, and in its schedule.
+    number: u32,
+    scheduled: u32,
+    origin: Origin,
+    /// The settings that it was sent with.
+    used: Arc<Target>,
+    was_probe: bool,
+    began: Timestamp,
+    ended: Timestamp,
+    attempt: Attempt,
+}
+
+/// An attempt with its verdict.
+pub(super) struct AttemptResult {
+    pub(super) project: ProjectKey,
     pub(super) event: EventId,
     pub(super) name: EventName,
-    /// Of the settings that it was sent by.
+    /// The fingerprint of the settings that it was sent with.
     pub(super) fingerprint: [u8; 32],
     pub(super) outcome: Outcome,
     pub(super) was_probe: bool,
     pub(super) finish: Finish,
 }
 
-/// One attempt: sent, judged, counted.
-pub(super) async fn fly(
-    shared: Shared,
-    target: Arc<Target>,
-    settings: watch::Receiver<Arc<Target>>,
-    claim: Claim,
-    was_probe: bool,
-) -> Landed {
-    let Claim {
-        delivery,
-        attempt: number,
-        scheduled_attempt,
-        event,
-        payload,
-        origin,
-    } = claim;
+/// Sends a claimed delivery.
+pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_probe: bool) -> Ended {
     let callback = Callback {
-        content: CallbackContent::of(event, payload),
-        attempt: number,
-        origin,
+        content: CallbackContent::of(claim.event, claim.payload),
+        attempt: claim.attempt,
+        origin: claim.origin,
     };
-    let at = shared.clock.now();
-    let attempt = target.client.send(&callback, at).await;
-    let content = callback.content;
-    let now = shared.clock.now();
-    // Where the clock was set forward meanwhile, the next attempt is reckoned by the time as it was:
-    // once it is set back, what began before that is not taken for reckoned by a wrong clock.
-    let landed_at = at
+    let began = clock.now();
+    let attempt = target.client.send(&callback, began).await;
+    let now = clock.now();
+    // If the clock was set forward meanwhile, the next attempt is due by the old time. Otherwise it
+    // would be due far too late once the clock is set back.
+    let ended = began
         .checked_add(attempt.duration)
         .map_or(now, |by| by.min(now));
-    let verdict = judge(
-        attempt.outcome,
-        scheduled_attempt,
-        &target,
-        &settings.borrow(),
-        landed_at,
-        (shared.jitter)(),
-    );
-    let outcome = attempt.outcome;
-    let webhook = target.webhook.name();
-    count(
-        &shared,
-        webhook,
-        &content,
-        origin,
-        &verdict,
-        at,
-        attempt.duration,
-    );
-    let finish = Finish {
-        delivery,
-        attempt: AttemptLog {
-            number,
-            at,
-            duration: attempt.duration,
-            status: attempt.status,
-            error: attempt.error,
-            answer: attempt.answer,
-            request_headers: attempt.request_headers,
-        },
-        verdict,
-    };
-    Landed {
-        lane: content.key,
-        event: content.id,
-        name: content.event,
-        fingerprint: target.fingerprint,
-        outcome,
-        was_probe,
-        finish,
+    Ended {
+        content: callback.content,
+        delivery: claim.delivery,
+        number: claim.attempt,
+        scheduled: claim.scheduled_attempt,
+        origin: claim.origin,
+        used: target,
+        was_probe: is_probe,
+        began,
+        ended,
+        attempt,
     }
 }
 
-/// Counts an attempt.
-fn count(
-    shared: &Shared,
-    webhook: &str,
-    content: &CallbackContent,
-    origin: Origin,
-    verdict: &Verdict,
-    at: Timestamp,
-    took: Duration,
-) {
-    let outcome = match verdict {
-        Verdict::Delivered => AttemptOutcome::Delivered,
-        Verdict::Retry(_) | Verdict::RetryAsAsked(_) => AttemptOutcome::Failed,
-        Verdict::Dead => AttemptOutcome::Dead,
-        Verdict::SwitchOff => AttemptOutcome::Gone,
-    };
-    shared.metrics.attempted(webhook, outcome, took);
-    if outcome == AttemptOutcome::Delivered && origin == Origin::Live {
-        // A file's time may be ahead of the clock.
-        let until_sent = Duration::try_from(at.duration_since(content.occurred_at));
-        let latency = until_sent.unwrap_or_default().saturating_add(took);
-        shared.metrics.delivered_after(latency);
+impl Ended {
+    /// Judges the attempt by the current settings, and counts it.
+    pub(super) fn judge(self, current: &Target, shared: &Shared) -> AttemptResult {
+        let verdict = self.verdict(current, (shared.jitter)());
+        self.count(verdict, shared);
+        let attempt = self.attempt;
+        AttemptResult {
+            project: self.content.key,
+            event: self.content.id,
+            name: self.content.event,
+            fingerprint: self.used.fingerprint,
+            outcome: attempt.outcome,
+            was_probe: self.was_probe,
+            finish: Finish {
+                delivery: self.delivery,
+                attempt: AttemptLog {
+                    number: self.number,
+                    at: self.began,
+                    duration: attempt.duration,
+                    status: attempt.status,
+                    error: attempt.error,
+                    answer: attempt.answer,
+                    request_headers: attempt.request_headers,
+                },
+                verdict,
+            },
+        }
     }
-}
 
-/// What follows from an attempt. The settings may have changed while it was under way: then the
-/// new schedule counts, what failed with the old settings is tried with the new ones at once, and
-/// a 410 was said to a request that is not sent like that again.
-fn judge(
-    outcome: Outcome,
-    scheduled_attempt: u32,
-    used: &Target,
-    current: &Target,
-    now: Timestamp,
-    jitter: f64,
-) -> Verdict {
-    let schedule = &current.webhook.schedule;
-    let verdict = delivery::next(schedule, scheduled_attempt, outcome, now, jitter);
-    if used.fingerprint == current.fingerprint {
-        return verdict;
+    /// Returns the verdict by the current schedule.
+    ///
+    /// If the settings changed during the attempt, the delivery is due at once with the new ones,
+    /// even after a 410, which was the answer to another request.
+    fn verdict(&self, current: &Target, jitter: f64) -> Verdict {
+        let schedule = &current.webhook.schedule;
+        let outcome = self.attempt.outcome;
+        let verdict = delivery::next(schedule, self.scheduled, outcome, self.ended, jitter);
+        let is_changed = self.used.fingerprint != current.fingerprint;
+        match verdict {
+            Verdict::SwitchOff | Verdict::Retry(_) if is_changed => Verdict::Retry(self.ended),
+            _ => verdict,
+        }
     }
-    match verdict {
-        Verdict::SwitchOff | Verdict::Retry(_) => Verdict::Retry(now),
-        _ => verdict,
+
+    fn count(&self, verdict: Verdict, shared: &Shared) {
+        let outcome = match verdict {
+            Verdict::Delivered => AttemptOutcome::Delivered,
+            Verdict::Retry(_) | Verdict::RetryAsAsked(_) => AttemptOutcome::Failed,
+            Verdict::Dead => AttemptOutcome::Dead,
+            Verdict::SwitchOff => AttemptOutcome::Gone,
+        };
+        let took = self.attempt.duration;
+        let webhook = self.used.webhook.name();
+        shared.metrics.attempted(webhook, outcome, took);
+        if outcome == AttemptOutcome::Delivered && self.origin == Origin::Live {
+            // A file's time may be ahead of the clock.
+            let until_sent =
+                Duration::try_from(self.began.duration_since(self.content.occurred_at));
+            let latency = until_sent.unwrap_or_default().saturating_add(took);
+            shared.metrics.delivered_after(latency);
+        }
     }
 }

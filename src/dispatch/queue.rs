@@ -1,84 +1,64 @@
-//! One webhook's deliveries.
+//! The queue of one webhook.
 //!
-//! Constraint: a lane, that is a project, has at most one delivery in flight, and it is free again
-//! only when what came of it is recorded. What cannot be recorded is tried again until it can be:
-//! sending anew instead would be a second callback for one happening. Landings are recorded together,
-//! so that a burst costs the store a few commits and not one for each.
+//! Constraint: a project has at most one delivery in flight. It is released only when the result is
+//! recorded.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
-use super::ahead::Ahead;
-use super::attempt::{Landed, fly};
-use super::repeats::Failures;
-use super::{QueueHandle, Shared, Target};
+use super::attempt::{self, Ended};
+use super::handle::QueueHandle;
+use super::log::{AttemptLogger, log_transition};
+use super::prefetch::Prefetch;
+use super::results::{Results, STORE_PAUSE};
+use super::{Shared, Target, ended_of, next_of};
 use crate::clock::Reading;
 use crate::domain::delivery::Verdict;
-use crate::domain::endpoint::{Admission, Endpoint, Transition};
+use crate::domain::endpoint::{Admission, Endpoint};
 use crate::domain::project::ProjectKey;
 use crate::store::{AttemptLog, Claims, Finish, StoreError, Unreadable};
 
-/// How long to wait before the store is asked again after it failed.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// The longest sleep of a queue: the time of day may be set meanwhile.
+const SLEEP_MAX: Duration = Duration::from_secs(30);
 
-/// How long a queue sleeps at most: the time of day may be set meanwhile.
-const LONG: Duration = Duration::from_secs(30);
-
-fn wait_until(at: Timestamp, now: Timestamp) -> Duration {
+/// Returns how long to sleep until a time of day.
+fn sleep_until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now))
         .unwrap_or_default()
-        .min(LONG)
+        .min(SLEEP_MAX)
 }
-
-/// How many attempts may wait to be recorded before no more are made. A kill makes these again: so
-/// many, as many that are being recorded, and those whose answer is not there. Half as many would
-/// cost a fifth of the throughput of a burst (measured: 5,100 to 5,500 calls a second for 6,500).
-const UNRECORDED_MAX: usize = 64;
-
-/// How many attempts are recorded at once, and how long one waits for others at most while more are
-/// under way. Without this the commits of a burst had 13 in them (counted), each with some thirty
-/// pages that the next one writes again.
-const RECORDED_TOGETHER: usize = 32;
-const RECORDED_WITHIN: Duration = Duration::from_millis(10);
 
 /// The queue of one webhook.
 pub(super) struct Queue {
-    shared: Shared,
+    shared: Arc<Shared>,
     name: String,
     target: watch::Receiver<Arc<Target>>,
     stop: CancellationToken,
     handle: Arc<QueueHandle>,
-    failures: Failures,
-    /// The clock at the last turn.
+    logger: AttemptLogger,
+    /// The last reading of the clock, to notice when it is set back.
     reading: Reading,
-    ahead: Ahead,
-    /// When the store is asked for more at the latest, by the clock that is never set.
-    look_at: Duration,
-    /// Whether it is not asked before that: it failed.
-    is_pausing: bool,
-    flights: JoinSet<Landed>,
-    /// What came of attempts, until it is recorded together.
-    landed: Vec<Landed>,
-    /// When the first of them landed, by the clock that is never set.
-    landed_at: Duration,
-    /// Whether the receiver asked for no more, and that is not recorded yet.
-    is_switching_off: bool,
-    /// The recording in progress, at most one; ends with the lanes that it frees.
-    recording: JoinSet<Vec<ProjectKey>>,
+    prefetch: Prefetch,
+    /// The monotonic time to ask the store at the latest.
+    ask_at: Duration,
+    /// Whether the store failed, so that it is not asked before `ask_at`.
+    is_store_failing: bool,
+    in_flight: JoinSet<Ended>,
+    results: Results,
     endpoint: Endpoint,
-    /// Of the settings by which the endpoint is known.
+    /// The fingerprint of the settings that `endpoint` was observed with.
     fingerprint: [u8; 32],
 }
 
 impl Queue {
     pub(super) fn new(
-        shared: Shared,
+        shared: Arc<Shared>,
         target: watch::Receiver<Arc<Target>>,
         stop: CancellationToken,
     ) -> Self {
@@ -89,187 +69,152 @@ impl Queue {
         let handle = shared.queues.of(&name);
         Self {
             fingerprint,
-            ahead: Ahead::new(Arc::clone(&handle)),
-            look_at: Duration::ZERO,
-            is_pausing: false,
+            prefetch: Prefetch::new(Arc::clone(&handle)),
+            ask_at: Duration::ZERO,
+            is_store_failing: false,
             handle,
-            failures: Failures::default(),
+            logger: AttemptLogger::default(),
             reading: shared.clock.reading(),
             shared,
             name,
             target,
             stop,
-            flights: JoinSet::new(),
-            landed: Vec::new(),
-            landed_at: Duration::ZERO,
-            is_switching_off: false,
-            recording: JoinSet::new(),
+            in_flight: JoinSet::new(),
+            results: Results::default(),
             endpoint: Endpoint::default(),
         }
     }
 
+    /// Runs until the queue is stopped and its attempts have ended.
     pub(super) async fn run(mut self) {
         let stop = self.stop.clone();
-        // They were for a queue that is gone; what became of them since is in the store.
-        drop(self.handle.take_ready());
+        // These were passed to the queue before this one; the store knows what became of them.
+        drop(self.handle.take_committed());
         while !stop.is_cancelled() {
-            let wait = self.launch().await.min(self.until_recording());
+            let sleep = self.send_due().await.min(self.until_recording());
             tokio::select! {
-                Some(landed) = self.flights.join_next() => self.land(landed),
-                Some(recorded) = self.recording.join_next() => self.free(recorded),
-                answer = self.ahead.answer() => self.take_answer(answer).await,
-                () = self.handle.woken() => self.ahead.look_again(),
+                Some(ended) = next_of(&mut self.in_flight) => self.accept_ended(ended),
+                Some(projects) = self.results.recorded() => self.release(projects),
+                answer = self.prefetch.answer() => self.accept_claims(answer).await,
+                () = self.handle.woken() => self.prefetch.expect_more(),
                 changed = self.target.changed() => {
                     if changed.is_err() {
                         break;
                     }
-                    self.ahead.look_again();
+                    self.prefetch.expect_more();
                 }
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(sleep) => {}
                 () = stop.cancelled() => {}
             }
             self.record();
         }
-        while !(self.flights.is_empty() && self.recording.is_empty()) {
-            let wait = self.until_recording();
+        while !self.in_flight.is_empty() || self.results.is_recording() {
+            let sleep = self.until_recording();
             tokio::select! {
-                Some(landed) = self.flights.join_next() => self.land(landed),
-                Some(recorded) = self.recording.join_next() => self.free(recorded),
-                () = tokio::time::sleep(wait) => {}
+                Some(ended) = next_of(&mut self.in_flight) => self.accept_ended(ended),
+                Some(projects) = self.results.recorded() => self.release(projects),
+                () = tokio::time::sleep(sleep) => {}
             }
             self.record();
         }
     }
 
-    /// Where the time of day was set back, what waits must not wait for as long as it was ahead.
-    async fn mind_the_clock(&mut self) {
+    /// Sends due deliveries while there is room. Returns how long to sleep at most.
+    async fn send_due(&mut self) -> Duration {
+        self.check_clock().await;
+        let moment = self.shared.clock.moment();
+        self.logger.log_count(&self.name, moment);
+        let target = self.current_target();
+        let now = self.shared.clock.now();
+        let mut committed = self.handle.take_committed();
+        if self.handle.take_changed_by_operator() {
+            self.endpoint.probe_soon(now);
+            self.prefetch.clear();
+            // An operator may have cancelled them.
+            committed.clear();
+        }
+        let (concurrency, is_probe) = match self.endpoint.admit(now, self.in_flight.len()) {
+            Admission::Everything => (target.webhook.concurrency, false),
+            Admission::Probe => (1, true),
+            // The end of an attempt wakes the queue.
+            Admission::AfterInFlight => {
+                self.prefetch.clear();
+                return SLEEP_MAX;
+            }
+            Admission::Nothing(until) => {
+                self.prefetch.clear();
+                return sleep_until(until, now);
+            }
+        };
+        if self.results.blocks_sending() {
+            // The end of a recording wakes the queue.
+            return SLEEP_MAX;
+        }
+        if self.in_flight.len() < concurrency {
+            self.prefetch.drop_expired(moment);
+            if !is_probe && self.prefetch.is_empty() {
+                self.prefetch.accept_committed(committed, moment);
+            }
+        }
+        if self.ask_at <= moment {
+            self.is_store_failing = false;
+            self.prefetch.expect_more();
+        }
+        self.send(&target, concurrency, is_probe);
+        let room = concurrency.saturating_sub(self.in_flight.len());
+        if !self.is_store_failing {
+            let at = self.shared.clock.reading();
+            self.prefetch
+                .ask(&self.shared.store, &self.name, at, room, !is_probe);
+        }
+        if room == 0 || self.prefetch.is_asking() {
+            // The end of an attempt or the answer wakes the queue.
+            SLEEP_MAX
+        } else {
+            self.ask_at.saturating_sub(moment)
+        }
+    }
+
+    /// Sends claimed deliveries while fewer than `concurrency` are in flight.
+    fn send(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) {
+        while self.in_flight.len() < concurrency
+            && let Some(claim) = self.prefetch.pop()
+        {
+            let target = Arc::clone(target);
+            self.in_flight
+                .spawn(attempt::send(self.shared.clock, target, claim, is_probe));
+        }
+    }
+
+    /// Repairs due times if the clock was set back: they would be late by as much as it was ahead.
+    async fn check_clock(&mut self) {
         let reading = self.shared.clock.reading();
         if !self.reading.was_set_back_until(&reading) {
             self.reading = reading;
             return;
         }
-        let now = self.shared.clock.now();
+        let now = reading.now();
         match self.shared.store.correct_times(&self.name, now).await {
-            Ok(n_mended) => {
+            Ok(n_deliveries) => {
                 self.reading = reading;
                 self.endpoint.probe_soon(now);
-                self.ahead.look_again();
+                self.prefetch.expect_more();
                 warn!(
                     webhook = self.name,
-                    n_mended,
-                    "the time of day was set back; what waited by the old time is tried now"
+                    n_deliveries,
+                    "the clock was set back; deliveries that waited by the old time are due now"
                 );
             }
             Err(error) => {
-                debug!(webhook = self.name, %error, "the times cannot be mended yet");
+                debug!(webhook = self.name, %error, "cannot repair due times yet; retrying");
             }
         }
     }
 
-    /// Sends what is due, as far as there is room. Returns how long to wait for the next.
-    async fn launch(&mut self) -> Duration {
-        self.mind_the_clock().await;
-        self.failures.sum_up(&self.name, self.shared.clock.moment());
-        let target = self.take_target();
-        let now = self.shared.clock.now();
-        let mut committed = self.handle.take_ready();
-        if self.handle.take_changed_by_operator() {
-            self.endpoint.probe_soon(now);
-            self.ahead.drop_all();
-            // An operator may have cancelled them.
-            committed.clear();
-        }
-        let admission = self.endpoint.admit(now, self.flights.len());
-        let concurrency = match admission {
-            Admission::Everything => target.webhook.concurrency,
-            Admission::Probe => 1,
-            // The landing asks again.
-            Admission::AfterInFlight => {
-                self.ahead.drop_all();
-                return LONG;
-            }
-            Admission::Nothing(until) => {
-                self.ahead.drop_all();
-                return wait_until(until, now);
-            }
-        };
-        if self.landed.len() >= UNRECORDED_MAX || self.is_switching_off {
-            // The next recording asks again.
-            return LONG;
-        }
-        let moment = self.shared.clock.moment();
-        let is_open = admission == Admission::Everything;
-        let has_room = self.flights.len() < concurrency;
-        if has_room {
-            self.ahead.drop_old(moment);
-        }
-        if is_open && self.ahead.is_empty() && has_room {
-            self.ahead.accept(committed, moment);
-        }
-        if self.look_at <= moment {
-            self.is_pausing = false;
-            self.ahead.look_again();
-        }
-        self.send(&target, concurrency, !is_open);
-        let room = concurrency.saturating_sub(self.flights.len());
-        if !self.is_pausing {
-            let at = self.shared.clock.reading();
-            self.ahead
-                .ask(&self.shared.store, &self.name, at, room, is_open);
-        }
-        if room == 0 || self.ahead.is_asking() {
-            // The next landing or the answer asks again.
-            LONG
-        } else {
-            self.look_at.saturating_sub(moment)
-        }
-    }
-
-    /// Sends what is claimed, as far as there is room.
-    fn send(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) {
-        while self.flights.len() < concurrency
-            && let Some(claim) = self.ahead.take()
-        {
-            self.flights.spawn(fly(
-                self.shared.clone(),
-                Arc::clone(target),
-                self.target.clone(),
-                claim,
-                is_probe,
-            ));
-        }
-    }
-
-    /// Takes what the store found due.
-    async fn take_answer(&mut self, answer: Result<Claims, StoreError>) {
-        let moment = self.shared.clock.moment();
-        let taken = match answer {
-            Ok(claims) => self.ahead.take_answer(claims),
-            Err(error) => return self.ask_later(&error),
-        };
-        let (unreadable, next_due) = taken;
-        let wait = next_due.map_or(LONG, |due| wait_until(due, self.shared.clock.now()));
-        self.look_at = moment.saturating_add(wait);
-        for one in unreadable {
-            if let Err(error) = self.give_up(one).await {
-                return self.ask_later(&error);
-            }
-            // Its lane goes on.
-            self.ahead.look_again();
-        }
-    }
-
-    fn ask_later(&mut self, error: &StoreError) {
-        self.is_pausing = true;
-        error!(webhook = self.name, %error, "what is due cannot be taken from the store; it is tried again. Is the state directory's disk in order?");
-        self.look_at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
-    }
-
-    /// The settings to work with now. What is known of the endpoint was learnt by the settings
-    /// before, and does not hold for others.
-    fn take_target(&mut self) -> Arc<Target> {
+    /// Returns the current settings, and forgets the endpoint's health if they changed.
+    fn current_target(&mut self) -> Arc<Target> {
         if self.target.has_changed().unwrap_or(false) {
-            self.ahead.look_again();
+            self.prefetch.expect_more();
         }
         let target = Arc::clone(&self.target.borrow_and_update());
         if self.fingerprint != target.fingerprint {
@@ -279,106 +224,41 @@ impl Queue {
         target
     }
 
-    fn land(&mut self, landed: Result<Landed, JoinError>) {
-        match landed {
-            Ok(landed) => {
-                self.failures
-                    .say(&self.name, &landed, self.shared.clock.moment());
-                self.note(&landed);
-                if landed.finish.verdict == Verdict::SwitchOff {
-                    self.is_switching_off = true;
-                    self.ahead.drop_all();
-                }
-                if self.landed.is_empty() {
-                    self.landed_at = self.shared.clock.moment();
-                }
-                self.landed.push(landed);
+    /// Takes the store's answer to the question for due deliveries.
+    async fn accept_claims(&mut self, answer: Result<Claims, StoreError>) {
+        let moment = self.shared.clock.moment();
+        let (unreadable, next_due) = match answer {
+            Ok(claims) => self.prefetch.accept(claims),
+            Err(error) => return self.ask_later(&error),
+        };
+        let now = self.shared.clock.now();
+        let wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
+        self.ask_at = moment.saturating_add(wait);
+        for one in unreadable {
+            if let Err(error) = self.give_up(one).await {
+                return self.ask_later(&error);
             }
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => {}
+            // The next delivery of its project may be due.
+            self.prefetch.expect_more();
         }
     }
 
-    /// How long what landed may wait for more that is recorded with it.
-    fn until_recording(&self) -> Duration {
-        let is_alone = self.flights.is_empty() || self.is_switching_off;
-        if self.landed.is_empty() || !self.recording.is_empty() {
-            // The next landing or recording asks again.
-            LONG
-        } else if is_alone || self.landed.len() >= RECORDED_TOGETHER {
-            Duration::ZERO
-        } else {
-            let waited = self.shared.clock.moment().saturating_sub(self.landed_at);
-            RECORDED_WITHIN.saturating_sub(waited)
-        }
-    }
-
-    /// Records together what landed, when that has waited for long enough. One recording is in
-    /// progress at a time.
-    fn record(&mut self) {
-        if !self.until_recording().is_zero() {
-            return;
-        }
-        let (lanes, finished) = std::mem::take(&mut self.landed)
-            .into_iter()
-            .map(|landed| (landed.lane, landed.finish))
-            .unzip();
-        let (shared, name, stop) = (self.shared.clone(), self.name.clone(), self.stop.clone());
-        self.recording.spawn(async move {
-            record(&shared, &name, finished, &stop).await;
-            lanes
-        });
-    }
-
-    fn free(&mut self, recorded: Result<Vec<ProjectKey>, JoinError>) {
-        match recorded {
-            Ok(lanes) => {
-                for lane in lanes {
-                    self.ahead.free(lane);
-                }
-                if self.landed.is_empty() && std::mem::take(&mut self.is_switching_off) {
-                    // On record, where the next claim finds it. What was passed before is not sent.
-                    drop(self.handle.take_ready());
-                }
-            }
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => {}
-        }
-    }
-
-    /// Notes what a landing says of the endpoint.
-    fn note(&mut self, landed: &Landed) {
-        if landed.fingerprint != self.fingerprint {
-            return;
-        }
-        let target = Arc::clone(&self.target.borrow());
-        let transition = self.endpoint.attempt_ended(
-            &landed.lane,
-            landed.outcome,
-            landed.was_probe,
-            &target.webhook.schedule,
-            self.shared.clock.now(),
-            (self.shared.jitter)(),
+    fn ask_later(&mut self, error: &StoreError) {
+        self.is_store_failing = true;
+        error!(
+            webhook = self.name, %error,
+            "cannot read due deliveries; retrying. Is the disk of the state directory healthy?"
         );
-        match transition {
-            Some(Transition::Down(next_probe)) => warn!(
-                webhook = self.name, %next_probe,
-                "the endpoint seems to be down: what waits is kept, and it is probed with one \
-                 delivery at a time"
-            ),
-            Some(Transition::Up(after)) => info!(
-                webhook = self.name,
-                down_s = after.as_secs(),
-                "the endpoint is back; what waited is delivered"
-            ),
-            None => {}
-        }
+        self.ask_at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
     }
 
-    /// Finishes a delivery that cannot be read as dead: it would hold its lane for ever.
+    /// Records an unreadable delivery as dead: it would block its project for ever.
     async fn give_up(&self, unreadable: Unreadable) -> Result<(), StoreError> {
         let reason = format!("the delivery cannot be read: {}", unreadable.fault);
-        error!(webhook = self.name, project = %unreadable.key, delivery = unreadable.delivery, "{reason}");
+        error!(
+            webhook = self.name, project = %unreadable.key, delivery = unreadable.delivery,
+            "{reason}"
+        );
         let finish = Finish {
             delivery: unreadable.delivery,
             attempt: AttemptLog {
@@ -394,32 +274,63 @@ impl Queue {
         };
         self.shared.store.finish([finish]).await
     }
-}
 
-/// Records what came of attempts, however long the store cannot.
-async fn record(shared: &Shared, webhook: &str, finished: Vec<Finish>, stop: &CancellationToken) {
-    let n_finished = finished.len();
-    let finished: Arc<[Finish]> = finished.into();
-    let mut failures: u32 = 0;
-    loop {
-        match shared.store.finish(Arc::clone(&finished)).await {
-            Ok(()) => {
-                if failures > 0 {
-                    info!(webhook, n_finished, "recorded after all");
-                }
-                return;
+    /// Takes all attempts that have ended, so that a burst costs one turn of the loop for several.
+    fn accept_ended(&mut self, first: Ended) {
+        let mut next = Some(first);
+        while let Some(ended) = next {
+            self.accept(ended);
+            next = ended_of(&mut self.in_flight);
+        }
+    }
+
+    /// Takes an attempt that has ended: judges it, logs it, and keeps its result for recording.
+    fn accept(&mut self, ended: Ended) {
+        let now = self.shared.clock.moment();
+        let target = Arc::clone(&self.target.borrow());
+        let result = ended.judge(&target, &self.shared);
+        self.logger.log(&self.name, &result, now);
+        if result.fingerprint == self.fingerprint {
+            let transition = self.endpoint.attempt_ended(
+                &result.project,
+                result.outcome,
+                result.was_probe,
+                &target.webhook.schedule,
+                self.shared.clock.now(),
+                (self.shared.jitter)(),
+            );
+            if let Some(transition) = transition {
+                log_transition(&self.name, transition);
             }
-            Err(error) if failures == 0 => error!(
-                webhook, n_finished, %error,
-                "what came of attempts cannot be recorded; it is tried until it can. Is the disk full?"
-            ),
-            Err(error) => debug!(webhook, n_finished, %error, "still not recorded"),
         }
-        failures = failures.saturating_add(1);
-        if stop.is_cancelled() && failures > 3 {
-            // The next start sends them again, with the same ids.
-            return;
+        if result.finish.verdict == Verdict::SwitchOff {
+            self.prefetch.clear();
         }
-        tokio::time::sleep(STORE_PAUSE).await;
+        self.results.push(result, now);
+    }
+
+    /// Returns how long to sleep before the next recording.
+    fn until_recording(&self) -> Duration {
+        let now = self.shared.clock.moment();
+        let wait = self.results.wait(self.in_flight.is_empty(), now);
+        // Without one, the end of an attempt or of a recording wakes the queue.
+        wait.unwrap_or(SLEEP_MAX)
+    }
+
+    fn record(&mut self) {
+        let is_idle = self.in_flight.is_empty();
+        self.results
+            .record(is_idle, &self.shared, &self.name, &self.stop);
+    }
+
+    /// Releases projects whose results are recorded.
+    fn release(&mut self, projects: Vec<ProjectKey>) {
+        for project in projects {
+            self.prefetch.release(project);
+        }
+        if self.results.take_switched_off() {
+            // The store knows it now. Deliveries that were passed before are not sent.
+            drop(self.handle.take_committed());
+        }
     }
 }

@@ -1,17 +1,19 @@
-//! The queues with a real store and a real endpoint, and what waits for room.
+//! A queue with a real store and a real receiver, and prefetched deliveries.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
-use super::ahead::Ahead;
+use super::prefetch::Prefetch;
 use super::*;
+use crate::config::NetworkPolicy;
 use crate::config::fixtures::webhook;
 use crate::domain::event::{Event, EventId, EventKind, Explanation, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded, Stamp};
 use crate::receiver::{Receiver, ReceiverOptions};
-use crate::store::{Batch, Change, Claims, NewEvent, Operations, Selector};
+use crate::store::{Batch, Change, Claim, Claims, NewEvent, Operations, Selector};
 
 fn start() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
@@ -61,7 +63,7 @@ fn answer(ready: Vec<Claim>) -> Claims {
     }
 }
 
-/// A batch with one event of a project, of which the webhook hears.
+/// A batch with one event of a project, for the webhook.
 fn batch(project: &str) -> Batch {
     let event = event(project);
     let payload = Bytes::copy_from_slice(project.as_bytes());
@@ -85,13 +87,13 @@ fn batch(project: &str) -> Batch {
 /// Deliveries passed by an engine that still knew the webhook are not sent by the queue that runs
 /// when the webhook comes back: an operator may have cancelled them.
 #[tokio::test]
-async fn deliveries_passed_to_a_queue_that_is_gone_are_asked_of_the_store() {
+async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     let queues = Arc::new(QueueHandles::default());
     let handle = queues.of("catalog");
     queues.deliver(store.record(batch("cancelled")).unwrap().deliveries);
-    assert_eq!(handle.ready.lock().unwrap().len(), 1);
+    assert_eq!(handle.n_committed(), 1);
     let selector = Selector {
         webhook: Some("catalog".to_owned()),
         ..Selector::default()
@@ -124,122 +126,124 @@ async fn deliveries_passed_to_a_queue_that_is_gone_are_asked_of_the_store() {
     assert!(received.try_recv().is_err());
 }
 
-struct Room {
+struct Fixture {
     _directory: tempfile::TempDir,
     store: Store,
-    ahead: Ahead,
+    prefetch: Prefetch,
 }
 
-impl Room {
+impl Fixture {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self {
             store: Store::open(directory.path()).unwrap(),
             _directory: directory,
-            ahead: Ahead::new(Arc::default()),
+            prefetch: Prefetch::new(Arc::default()),
         }
     }
 
     fn ask(&mut self) {
         let at = Clock::start().reading();
-        self.ahead.ask(&self.store, "catalog", at, 4, true);
+        self.prefetch.ask(&self.store, "catalog", at, 4, true);
     }
 
-    /// Takes an answer in the place of the store's.
-    async fn take(&mut self, ready: Vec<Claim>) {
-        self.ahead.answer().await.unwrap();
-        self.ahead.take_answer(answer(ready));
+    /// Replaces the store's answer.
+    async fn accept(&mut self, ready: Vec<Claim>) {
+        self.prefetch.answer().await.unwrap();
+        self.prefetch.accept(answer(ready));
     }
 
     fn next(&mut self) -> Option<i64> {
-        self.ahead.take().map(|claim| claim.delivery)
+        self.prefetch.pop().map(|claim| claim.delivery)
     }
 }
 
 #[tokio::test]
 async fn a_delivery_is_claimed_once() {
-    let mut room = Room::new();
-    room.ask();
-    room.take(vec![claim(1, "a"), claim(2, "b")]).await;
-    assert_eq!(room.next(), Some(1));
-    // One waits, one is in flight: neither is taken again.
-    room.ahead.look_again();
-    room.ask();
-    room.take(vec![claim(1, "a"), claim(2, "b"), claim(3, "c")])
+    let mut fixture = Fixture::new();
+    fixture.ask();
+    fixture.accept(vec![claim(1, "a"), claim(2, "b")]).await;
+    assert_eq!(fixture.next(), Some(1));
+    // One is prefetched, one is in flight: neither is claimed again.
+    fixture.prefetch.expect_more();
+    fixture.ask();
+    fixture
+        .accept(vec![claim(1, "a"), claim(2, "b"), claim(3, "c")])
         .await;
     assert_eq!(
-        (room.next(), room.next(), room.next()),
+        (fixture.next(), fixture.next(), fixture.next()),
         (Some(2), Some(3), None)
     );
 }
 
 #[tokio::test]
-async fn what_was_recorded_since_the_question_is_not_taken_from_the_answer() {
-    let mut room = Room::new();
-    room.ask();
-    room.take(vec![claim(1, "a")]).await;
-    assert_eq!(room.next(), Some(1));
-    room.ahead.look_again();
-    room.ask();
-    // It lands and is recorded while the store is being asked.
-    room.ahead.free(ProjectKey::new("sales", "a"));
-    room.take(vec![claim(1, "a"), claim(2, "b")]).await;
-    assert_eq!((room.next(), room.next()), (Some(2), None));
-    // What the lane has now is asked for.
-    room.ask();
-    room.take(vec![claim(3, "a")]).await;
-    assert_eq!(room.next(), Some(3));
+async fn a_project_released_since_the_question_is_not_taken_from_the_answer() {
+    let mut fixture = Fixture::new();
+    fixture.ask();
+    fixture.accept(vec![claim(1, "a")]).await;
+    assert_eq!(fixture.next(), Some(1));
+    fixture.prefetch.expect_more();
+    fixture.ask();
+    // Its result is recorded while the store is being asked.
+    fixture.prefetch.release(ProjectKey::new("sales", "a"));
+    fixture.accept(vec![claim(1, "a"), claim(2, "b")]).await;
+    assert_eq!((fixture.next(), fixture.next()), (Some(2), None));
+    // The next question finds the next delivery of the project.
+    fixture.ask();
+    fixture.accept(vec![claim(3, "a")]).await;
+    assert_eq!(fixture.next(), Some(3));
 }
 
 #[tokio::test]
-async fn an_answer_from_before_an_operators_command_is_not_taken() {
-    let mut room = Room::new();
-    room.ask();
-    room.ahead.drop_all();
-    room.take(vec![claim(1, "a")]).await;
-    assert_eq!(room.next(), None);
-    room.ask();
-    room.take(vec![claim(1, "a")]).await;
-    assert_eq!(room.next(), Some(1));
+async fn an_answer_from_before_an_operators_command_is_dropped() {
+    let mut fixture = Fixture::new();
+    fixture.ask();
+    fixture.prefetch.clear();
+    fixture.accept(vec![claim(1, "a")]).await;
+    assert_eq!(fixture.next(), None);
+    fixture.ask();
+    fixture.accept(vec![claim(1, "a")]).await;
+    assert_eq!(fixture.next(), Some(1));
 }
 
 #[tokio::test]
-async fn claims_that_waited_for_long_are_given_back() {
-    let mut room = Room::new();
-    room.ask();
-    room.take(vec![claim(1, "a")]).await;
-    room.ahead.drop_old(Duration::from_millis(400));
-    assert!(!room.ahead.is_empty());
-    room.ahead.drop_old(Duration::from_secs(1));
-    assert!(room.ahead.is_empty());
-    room.ask();
-    room.take(vec![claim(1, "a")]).await;
-    assert_eq!(room.next(), Some(1));
+async fn claims_expire() {
+    let mut fixture = Fixture::new();
+    fixture.ask();
+    fixture.accept(vec![claim(1, "a")]).await;
+    fixture.prefetch.drop_expired(Duration::from_millis(400));
+    assert!(!fixture.prefetch.is_empty());
+    fixture.prefetch.drop_expired(Duration::from_secs(1));
+    assert!(fixture.prefetch.is_empty());
+    fixture.ask();
+    fixture.accept(vec![claim(1, "a")]).await;
+    assert_eq!(fixture.next(), Some(1));
 }
 
 #[tokio::test]
-async fn nothing_is_asked_while_nothing_can_have_become_due() {
-    let mut room = Room::new();
-    room.ask();
-    room.take(Vec::new()).await;
-    room.ask();
-    let asked = tokio::time::timeout(Duration::ZERO, room.ahead.answer()).await;
+async fn nothing_is_asked_while_no_delivery_can_be_due() {
+    let mut fixture = Fixture::new();
+    fixture.ask();
+    fixture.accept(Vec::new()).await;
+    fixture.ask();
+    let asked = tokio::time::timeout(Duration::ZERO, fixture.prefetch.answer()).await;
     assert!(asked.is_err());
 }
 
 #[tokio::test]
-async fn large_payloads_are_not_claimed_ahead() {
-    let mut room = Room::new();
-    room.ask();
+async fn large_payloads_are_not_prefetched() {
+    let mut fixture = Fixture::new();
+    fixture.ask();
     let mut large = claim(1, "a");
     large.payload = Bytes::from(vec![0; 2 * 1024 * 1024]);
-    room.take(vec![large, claim(2, "b"), claim(3, "c"), claim(4, "d")])
+    fixture
+        .accept(vec![large, claim(2, "b"), claim(3, "c"), claim(4, "d")])
         .await;
-    // As many wait as can go out, and hold enough.
-    room.ahead.look_again();
-    room.ask();
-    assert!(!room.ahead.is_asking());
-    assert_eq!(room.next(), Some(1));
-    room.ask();
-    assert!(room.ahead.is_asking());
+    // As many are prefetched as can be sent, and they are large enough.
+    fixture.prefetch.expect_more();
+    fixture.ask();
+    assert!(!fixture.prefetch.is_asking());
+    assert_eq!(fixture.next(), Some(1));
+    fixture.ask();
+    assert!(fixture.prefetch.is_asking());
 }

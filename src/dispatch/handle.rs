@@ -1,0 +1,113 @@
+//! Handles of the queues, for the engine and the control socket.
+//!
+//! Constraint: passing a delivery never blocks and never fails. A queue without room finds the
+//! delivery in the store.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
+
+/// The side of a webhook's queue that other tasks use. It outlives the queue.
+#[derive(Debug, Default)]
+pub(super) struct QueueHandle {
+    wakes: Notify,
+    /// Whether an operator changed something since the queue asked last.
+    is_changed_by_operator: AtomicBool,
+    /// Deliveries that were just committed.
+    committed: Mutex<Vec<Claim>>,
+    /// The newest delivery that this queue, or one before it, has claimed.
+    newest_claimed: AtomicI64,
+}
+
+impl QueueHandle {
+    /// Waits until something wakes the queue.
+    pub(super) async fn woken(&self) {
+        self.wakes.notified().await;
+    }
+
+    /// Passes a committed delivery to the queue if there is room.
+    fn pass(&self, claim: Claim) {
+        let mut committed = self.lock();
+        let bytes: usize = committed.iter().map(|claim| claim.payload.len()).sum();
+        if committed.len() < READY_MAX && bytes.saturating_add(claim.payload.len()) <= READY_BYTES {
+            committed.push(claim);
+        }
+    }
+
+    /// Takes the committed deliveries, oldest first.
+    pub(super) fn take_committed(&self) -> Vec<Claim> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Claim>> {
+        self.committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a delivery is newer than all claimed ones.
+    ///
+    /// A queue may have claimed, sent and recorded an older one before it was passed here.
+    pub(super) fn is_new(&self, delivery: i64) -> bool {
+        delivery > self.newest_claimed.load(Ordering::Acquire)
+    }
+
+    /// Notes that the queue has claimed a delivery.
+    pub(super) fn note_claimed(&self, delivery: i64) {
+        self.newest_claimed.fetch_max(delivery, Ordering::AcqRel);
+    }
+
+    /// Whether an operator changed something since the last call.
+    pub(super) fn take_changed_by_operator(&self) -> bool {
+        self.is_changed_by_operator.swap(false, Ordering::AcqRel)
+    }
+
+    #[cfg(test)]
+    pub(super) fn n_committed(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+/// The handles of all queues, by webhook.
+#[derive(Debug, Default)]
+pub(crate) struct QueueHandles {
+    handles: Mutex<HashMap<String, Arc<QueueHandle>>>,
+}
+
+impl QueueHandles {
+    /// Returns the handle of a webhook's queue.
+    pub(super) fn of(&self, webhook: &str) -> Arc<QueueHandle> {
+        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(handles.entry(webhook.to_owned()).or_default())
+    }
+
+    /// Passes committed deliveries to their queues and wakes these.
+    pub(crate) fn deliver(&self, deliveries: NewDeliveries) {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        for (webhook, claim) in deliveries.ready {
+            if let Some(handle) = handles.get(&webhook) {
+                handle.pass(claim);
+            }
+        }
+        for webhook in &deliveries.webhooks {
+            if let Some(handle) = handles.get(webhook) {
+                handle.wakes.notify_one();
+            }
+        }
+    }
+
+    /// Wakes all queues because an operator changed something in the store.
+    ///
+    /// They send due deliveries without waiting for the next probe of a down endpoint.
+    pub(crate) fn wake_all(&self) {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        for handle in handles.values() {
+            handle.is_changed_by_operator.store(true, Ordering::Release);
+            handle.wakes.notify_one();
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Log lines about attempts.
+//!
+//! Constraint: a down endpoint, or ten thousand failing deliveries, must not fill the log, and
+//! silence must not look like health. So the first failures of a minute are logged in full, and the
+//! rest as one count. All are in the store, and in the log at level debug.
+
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use super::attempt::AttemptResult;
+use crate::domain::delivery::Verdict;
+use crate::domain::endpoint::Transition;
+use crate::domain::log_limit::LogLimit;
+
+/// Logs the attempts of one webhook.
+#[derive(Debug, Default)]
+pub(super) struct AttemptLogger(LogLimit);
+
+impl AttemptLogger {
+    /// Logs a result: each success, and the first failures of a minute.
+    pub(super) fn log(&mut self, webhook: &str, result: &AttemptResult, now: Duration) {
+        let attempt = &result.finish.attempt;
+        let (event_id, project, number) = (&result.event, &result.project, attempt.number);
+        let ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
+        let status = attempt.status;
+        let reason = attempt.error.as_deref().unwrap_or("no reason given");
+        let verdict = result.finish.verdict;
+        if !matches!(verdict, Verdict::Delivered | Verdict::SwitchOff) {
+            self.log_count(webhook, now);
+            if !self.0.allows(now) {
+                debug!(
+                    webhook, %event_id, %project, attempt = number, ms, status,
+                    "failed: {reason}"
+                );
+                return;
+            }
+        }
+        match verdict {
+            Verdict::Delivered => info!(
+                webhook, %event_id, %project, attempt = number, ms, status,
+                "delivered: {}", result.name.label
+            ),
+            Verdict::SwitchOff => error!(
+                webhook, %event_id, %project, attempt = number, ms, status,
+                "the receiver answered 410 Gone: the webhook is switched off. Its deliveries are \
+                 kept until its configuration changes or `project-webhooks webhooks enable {webhook}`"
+            ),
+            Verdict::Retry(next) | Verdict::RetryAsAsked(next) => warn!(
+                webhook, %event_id, %project, attempt = number, ms, status, %next,
+                "failed: {reason}; retrying"
+            ),
+            Verdict::Dead => error!(
+                webhook, %event_id, %project, attempt = number, ms, status,
+                "dead after the last attempt: {reason}. Once that is fixed, `project-webhooks \
+                 deliveries redeliver --webhook {webhook}` sends it again"
+            ),
+        }
+    }
+
+    /// Logs the number of failures that were not logged in full, once a minute.
+    pub(super) fn log_count(&mut self, webhook: &str, now: Duration) {
+        if let Some(n_failed) = self.0.take_suppressed(now) {
+            warn!(
+                webhook,
+                n_failed,
+                "more attempts failed in the last minute; `project-webhooks deliveries --webhook \
+                 {webhook}` lists them"
+            );
+        }
+    }
+}
+
+/// Logs that an endpoint went down or up.
+pub(super) fn log_transition(webhook: &str, transition: Transition) {
+    match transition {
+        Transition::Down(next_probe) => warn!(
+            webhook, %next_probe,
+            "the endpoint seems to be down: its deliveries are kept, and one at a time probes it"
+        ),
+        Transition::Up(after) => info!(
+            webhook,
+            down_s = after.as_secs(),
+            "the endpoint is back; its pending deliveries are sent"
+        ),
+    }
+}

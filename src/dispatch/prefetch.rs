@@ -1,0 +1,201 @@
+//! Claimed deliveries that are sent next.
+//!
+//! Constraint: a delivery is claimed once. The store answers while requests go out, so its answer
+//! may be older than results recorded meanwhile. A project that was released after the question is
+//! therefore not taken from the answer, and an answer from before an operator's command is dropped.
+//! More is claimed than can be sent at once, so that a burst costs few questions to the store.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+
+use super::handle::QueueHandle;
+use super::next_of;
+use crate::clock::Reading;
+use crate::domain::project::ProjectKey;
+use crate::store::{Claim, Claims, Store, StoreError, Unreadable};
+
+/// How many deliveries are claimed beyond those that can be sent now.
+///
+/// The store is asked again when half of them are gone.
+const PREFETCH: usize = 64;
+
+/// The size of prefetched payloads, in bytes, from which on no more is claimed.
+const PREFETCH_BYTES: usize = 1024 * 1024;
+
+/// How long a prefetched claim is valid: an operator may have cancelled the delivery since.
+const VALID_FOR: Duration = Duration::from_millis(500);
+
+/// A claimed delivery, with the monotonic time of its claim.
+struct Prefetched {
+    claim: Claim,
+    at: Duration,
+}
+
+/// The claimed deliveries of one webhook, and its busy projects.
+pub(super) struct Prefetch {
+    handle: Arc<QueueHandle>,
+    claims: VecDeque<Prefetched>,
+    /// Projects with a delivery that is prefetched, in flight or not recorded yet.
+    busy: HashSet<ProjectKey>,
+    /// The question to the store, at most one.
+    question: JoinSet<Result<Claims, StoreError>>,
+    /// How many claims the question asks for, and since when.
+    n_asked: usize,
+    asked_at: Duration,
+    /// The projects that were released since the question.
+    released: HashSet<ProjectKey>,
+    /// Whether to drop the answer to the question.
+    is_outdated: bool,
+    /// Whether more deliveries may be due than the last answer had.
+    may_be_more: bool,
+}
+
+impl Prefetch {
+    pub(super) fn new(handle: Arc<QueueHandle>) -> Self {
+        Self {
+            handle,
+            claims: VecDeque::new(),
+            busy: HashSet::new(),
+            question: JoinSet::new(),
+            n_asked: 0,
+            asked_at: Duration::ZERO,
+            released: HashSet::new(),
+            is_outdated: false,
+            may_be_more: true,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.claims.is_empty()
+    }
+
+    /// Claims committed deliveries, but only those that the store would return as well.
+    ///
+    /// Their project is not busy, and they are newer than all claimed deliveries.
+    pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
+        for claim in committed {
+            if self.handle.is_new(claim.delivery) && !self.busy.contains(&claim.event.key) {
+                self.push(claim, at);
+            }
+        }
+    }
+
+    fn push(&mut self, claim: Claim, at: Duration) {
+        self.handle.note_claimed(claim.delivery);
+        self.busy.insert(claim.event.key.clone());
+        self.claims.push_back(Prefetched { claim, at });
+    }
+
+    /// Takes the oldest claim.
+    pub(super) fn pop(&mut self) -> Option<Claim> {
+        self.claims.pop_front().map(|one| one.claim)
+    }
+
+    /// Notes that more deliveries may be due.
+    pub(super) fn expect_more(&mut self) {
+        self.may_be_more = true;
+    }
+
+    /// Notes that a project is no longer busy.
+    pub(super) fn release(&mut self, project: ProjectKey) {
+        self.busy.remove(&project);
+        self.may_be_more = true;
+        if self.is_asking() {
+            self.released.insert(project);
+        }
+    }
+
+    /// Drops all claims, and those in the answer to come.
+    pub(super) fn clear(&mut self) {
+        self.is_outdated = self.is_asking();
+        self.may_be_more = true;
+        while let Some(claim) = self.pop() {
+            self.release(claim.event.key);
+        }
+    }
+
+    /// Drops claims that are no longer valid.
+    pub(super) fn drop_expired(&mut self, now: Duration) {
+        while let Some(oldest) = self.claims.front()
+            && now.saturating_sub(oldest.at) > VALID_FOR
+            && let Some(claim) = self.pop()
+        {
+            self.release(claim.event.key);
+        }
+    }
+
+    /// Whether a question to the store is open.
+    pub(super) fn is_asking(&self) -> bool {
+        !self.question.is_empty()
+    }
+
+    /// Asks the store for due deliveries, if there is room for them and none is asked already.
+    ///
+    /// `room` is the number of deliveries that can be sent now.
+    pub(super) fn ask(
+        &mut self,
+        store: &Store,
+        webhook: &str,
+        at: Reading,
+        room: usize,
+        is_ahead: bool,
+    ) {
+        let ahead = if is_ahead { PREFETCH } else { 0 };
+        let n_claims = self.claims.len();
+        let sizes = self.claims.iter().map(|one| one.claim.payload.len());
+        let is_enough = n_claims >= room
+            && (n_claims >= room.saturating_add(ahead / 2)
+                || sizes.sum::<usize>() >= PREFETCH_BYTES);
+        if is_enough || !self.may_be_more || self.is_asking() {
+            return;
+        }
+        self.asked_at = at.moment();
+        self.n_asked = room.saturating_add(ahead).saturating_sub(n_claims);
+        self.may_be_more = false;
+        self.is_outdated = false;
+        self.released.clear();
+        let (store, webhook) = (store.clone(), webhook.to_owned());
+        let (now, n_asked, busy) = (at.now(), self.n_asked, self.busy.clone());
+        self.question
+            .spawn(async move { store.claim_due(&webhook, now, n_asked, busy).await });
+    }
+
+    /// Waits for the answer to the question. Never returns without one.
+    pub(super) async fn answer(&mut self) -> Result<Claims, StoreError> {
+        match next_of(&mut self.question).await {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes the claims of an answer.
+    ///
+    /// Returns the unreadable deliveries, and the due time of the next one.
+    pub(super) fn accept(&mut self, answer: Claims) -> (Vec<Unreadable>, Option<Timestamp>) {
+        if std::mem::take(&mut self.is_outdated) {
+            self.may_be_more = true;
+            return (Vec::new(), None);
+        }
+        let n_found = answer.ready.len().saturating_add(answer.unreadable.len());
+        if n_found >= self.n_asked {
+            self.may_be_more = true;
+        }
+        let released = std::mem::take(&mut self.released);
+        for claim in answer.ready {
+            let project = &claim.event.key;
+            if !self.busy.contains(project) && !released.contains(project) {
+                self.push(claim, self.asked_at);
+            }
+        }
+        let unreadable = answer
+            .unreadable
+            .into_iter()
+            .filter(|one| !self.busy.contains(&one.key) && !released.contains(&one.key))
+            .collect();
+        (unreadable, answer.next_due)
+    }
+}
