@@ -1,14 +1,14 @@
-//! The receiving side: an HTTP endpoint that takes callbacks apart, whatever their format.
+//! An HTTP endpoint that decodes callbacks of every format, for `listen`, `demo` and tests.
 //!
-//! Constraint: it serves `listen`, `demo` and the tests, and shows what really came over the
-//! wire. So it takes what another sender might send as well: a request that is no callback is
-//! passed on with what could be read of it. Requests wait for room in the bounded channel; a
-//! receiver that nobody reads makes its senders wait, and one whose reader has gone just answers.
+//! Constraint: it shows exactly the bytes on the wire. It takes requests of other senders as well:
+//! a request that is no callback is passed on with all that could be read of it. The channel is
+//! bounded, so a receiver that nobody reads makes its senders wait. Without a reader, it only
+//! answers.
 //!
-//! Map: [`received`] is what came, [`decode`] reads it out of a request, this module serves.
+//! Map: `received` has the decoded request, [`decode`] makes it, this module serves.
 
 pub mod decode;
-pub mod received;
+mod received;
 
 use std::fmt;
 use std::io;
@@ -31,28 +31,29 @@ pub use self::received::{Received, Signature};
 use crate::config::SecretError;
 use crate::webhook::signature::{SigningKey, TOLERANCE};
 
-/// The largest body that is taken, in bytes: the largest project.xml by default, which triples
-/// at most in a form, with room to spare.
+/// The largest accepted body, in bytes.
+///
+/// It holds the largest project.xml by default, which at most triples in a form.
 const BODY_MAX: usize = 128 * 1024 * 1024;
 
-/// How many requests may wait to be looked at.
+/// How many requests may wait in the channel.
 const WAITING_MAX: usize = 64;
 
-/// What a request is answered with.
+/// An answer to a request.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
-    /// Headers.
+    /// The headers.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// How long to wait before answering.
+    /// The wait before answering.
     pub delay: Duration,
 }
 
 impl Reply {
-    /// A reply of this status at once, without a body.
+    /// Makes a reply of this status, at once and without a body.
     pub fn status(status: StatusCode) -> Self {
         Self {
             status,
@@ -63,26 +64,26 @@ impl Reply {
     }
 }
 
-/// Decides what a request is answered with.
+/// Chooses the reply to a request.
 pub type Answer = Box<dyn Fn(&Received) -> Reply + Send + Sync>;
 
 /// Reads the wall clock.
 pub type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// How a receiver behaves.
+/// The options of a receiver.
 pub struct ReceiverOptions {
-    /// The secrets that callbacks may be signed with; without any, signatures are not checked.
+    /// The secrets to check signatures with; without any, they are not checked.
     pub secrets: Vec<SecretString>,
-    /// What requests are answered with.
+    /// Chooses the replies.
     pub answer: Answer,
-    /// The clock that stamps requests and that signatures are compared with.
+    /// The clock for the time of requests and for checking signatures.
     pub clock: Clock,
-    /// How far a signature's time may be from the clock.
+    /// The largest difference between a signature's time and the clock.
     pub tolerance: Duration,
 }
 
 impl ReceiverOptions {
-    /// A receiver that answers every request with 204 and checks no signature.
+    /// Answers every request with 204 and checks no signature.
     pub fn new(clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self {
             secrets: Vec::new(),
@@ -105,7 +106,7 @@ impl ReceiverOptions {
         self.with_answer(move |_| Reply::status(status))
     }
 
-    /// Answers each request with what this function makes of it.
+    /// Answers each request with the result of this function.
     #[must_use]
     pub fn with_answer(
         mut self,
@@ -126,28 +127,28 @@ impl fmt::Debug for ReceiverOptions {
     }
 }
 
-/// Why there is no receiver.
+/// Why a receiver cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiverError {
-    /// The address cannot be listened on.
+    /// It cannot listen on the address.
     #[error("cannot listen on {address}; another process may have the port")]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// A secret cannot be used.
+    /// A secret is no signing key.
     #[error("secret {number} cannot be used")]
     Secret {
-        /// Which one, from 1.
+        /// The secret's number, from 1.
         number: usize,
-        /// Why not.
+        /// The reason.
         source: SecretError,
     },
 }
 
-/// An endpoint that listens, and serves once [`Receiver::serve`] runs.
+/// A listening endpoint. [`Receiver::serve`] answers its requests.
 #[derive(Debug)]
 pub struct Receiver {
     listener: TcpListener,
@@ -155,7 +156,7 @@ pub struct Receiver {
     shared: Arc<Shared>,
 }
 
-/// What every request needs.
+/// The parts that all requests share.
 struct Shared {
     keys: Vec<SigningKey>,
     options: ReceiverOptions,
@@ -169,11 +170,11 @@ impl fmt::Debug for Shared {
 }
 
 impl Receiver {
-    /// Listens on an address; port 0 takes one that is free. What comes arrives in the channel.
+    /// Listens on an address; port 0 takes a free port. The channel yields the requests.
     ///
     /// # Errors
     ///
-    /// Where the address is taken or not this machine's, or a secret cannot be used.
+    /// When the address is in use or not this machine's, or a secret is no signing key.
     pub async fn bind(
         address: SocketAddr,
         options: ReceiverOptions,
@@ -205,22 +206,21 @@ impl Receiver {
         Ok((receiver, received))
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL that callbacks are sent to.
+    /// Returns the URL for callbacks.
     pub fn url(&self) -> String {
         format!("http://{}/", self.address)
     }
 
-    /// Serves until `shutdown` is cancelled, and then until the requests that came before are
-    /// answered. The caller runs it as a task of its own.
+    /// Serves until `shutdown` is cancelled and the requests that came before are answered.
     ///
     /// # Errors
     ///
-    /// Where the listening socket fails.
+    /// When the listening socket fails.
     pub async fn serve(self, shutdown: CancellationToken) -> io::Result<()> {
         let router = Router::new().fallback(handle).with_state(self.shared);
         axum::serve(self.listener, router)
@@ -229,7 +229,7 @@ impl Receiver {
     }
 }
 
-/// Takes one request: decodes it, passes it on, answers.
+/// Decodes one request, passes it on and answers.
 async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     if head.method != Method::POST {
@@ -246,7 +246,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     let mut received = decode::decode(target, &head.headers, body, now).await;
     received.signature = decode::check(&received, &shared.keys, shared.options.tolerance);
     let reply = (shared.options.answer)(&received);
-    // Fails where the reader has gone, which is no concern of the sender of the request.
+    // It fails without a reader, which is no concern of the sender.
     let _reader_gone = shared.received.send(received).await;
     if !reply.delay.is_zero() {
         tokio::time::sleep(reply.delay).await;

@@ -1,47 +1,47 @@
-//! What came: one request, taken apart.
+//! A decoded request.
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::config::Format;
 
-/// One request, taken apart. What a request did not have is empty.
+/// A decoded request. A part that the request does not have is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// When it was complete.
+    /// The time at which it was complete.
     pub at: Timestamp,
     /// The event's id.
     pub id: String,
     /// The event's kebab-case name.
     pub event: String,
-    /// The label that people know the event by; the name where it has none.
+    /// The event's label, or its name if it has none.
     pub label: String,
     /// The attempt's number, from 1.
     pub attempt: Option<u32>,
-    /// How the delivery came about.
+    /// The origin of the delivery.
     pub origin: String,
-    /// When it was sent, by the sender's clock.
+    /// The time of sending by the sender's clock.
     pub timestamp: Option<Timestamp>,
     /// The parameters in the order of the wire.
     pub parameters: Vec<(String, String)>,
     /// The project.xml.
     pub payload: Bytes,
-    /// What is to be made of its signature.
+    /// The result of checking its signature.
     pub signature: Signature,
-    /// The format it came in; absent where it is none of the five.
+    /// Its format; absent if it is in none of the formats.
     pub format: Option<Format>,
-    /// Why it could not be read to its end, where it could not.
+    /// Why it could not be read to its end.
     pub problem: Option<String>,
     /// Path and query of the request.
     pub target: String,
     /// All headers in the order of the wire.
     pub headers: Vec<(String, String)>,
-    /// The body as it came.
+    /// The bytes of the body.
     pub body: Bytes,
 }
 
 impl Received {
-    /// The value of a header; of several the first.
+    /// Returns the first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -49,7 +49,7 @@ impl Received {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The value of a parameter.
+    /// Returns the value of a parameter.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters
             .iter()
@@ -58,14 +58,14 @@ impl Received {
     }
 }
 
-/// What is to be made of a request's signature.
+/// The result of checking a request's signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signature {
     /// One of the secrets signed it.
     Verified,
-    /// There are secrets to check with, and no signature.
+    /// There is no signature, though there are secrets to check it with.
     Missing,
-    /// It is not what its sender signed, for this reason.
+    /// The signature proves nothing, for this reason.
     Wrong(String),
     /// There is no secret to check with.
     NotChecked,

@@ -15,7 +15,7 @@ async fn decoded(headers: &[(&'static str, &str)], target: &str, body: &[u8]) ->
 }
 
 #[tokio::test]
-async fn a_form_of_another_sender() {
+async fn a_form_of_another_sender_is_decoded() {
     let received = decoded(
         &[(
             "content-type",
@@ -50,7 +50,7 @@ async fn json_parameters_keep_their_order() {
 }
 
 #[tokio::test]
-async fn what_is_no_callback_is_taken_with_its_problem() {
+async fn a_request_that_is_no_callback_is_passed_on_with_its_problem() {
     for (content_type, body, problem) in [
         ("application/json", &b"{"[..], true),
         (
@@ -92,7 +92,7 @@ async fn what_is_no_callback_is_taken_with_its_problem() {
 }
 
 #[tokio::test]
-async fn a_signature_is_judged() {
+async fn signatures_are_checked() {
     let key = |secret: &str| SigningKey::parse(&SecretString::from(secret)).unwrap();
     let signature = crate::webhook::signature::sign(&[key("right")], "evt_1", 1, b"x").unwrap();
     let headers = [
@@ -114,7 +114,7 @@ async fn a_signature_is_judged() {
 }
 
 #[tokio::test]
-async fn it_serves_until_it_is_told_to_stop() {
+async fn it_serves_until_it_is_stopped() {
     let options = ReceiverOptions::new(|| at(1)).with_status(StatusCode::IM_A_TEAPOT);
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let (receiver, mut received) = Receiver::bind(address, options).await.unwrap();
@@ -136,7 +136,7 @@ async fn it_serves_until_it_is_told_to_stop() {
     assert_eq!(first.target, "/a?b=c");
     assert_eq!(first.body, "x");
     assert_eq!(client.get(&url).send().await.unwrap().status(), 405);
-    // Nobody reads any more, and requests are answered all the same.
+    // Requests are answered without a reader as well.
     drop(received);
     assert_eq!(client.post(&url).send().await.unwrap().status(), 418);
 

@@ -91,7 +91,7 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
 /// Reads an answer's body into `kept`, up to [`ANSWER_MAX`] bytes, until it ends or fails.
 ///
 /// When the caller drops this future at its deadline, `kept` has what was read until then.
-pub async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) {
+pub(super) async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) {
     while kept.len() < ANSWER_MAX {
         // The status has decided already, so an error is the end of the body.
         let Ok(Some(chunk)) = response.chunk().await else {

@@ -5,18 +5,18 @@
 //! recorded, so all attempts of a delivery send the same body byte for byte.
 //!
 //! Map, in reading order: [`request`] builds the request, [`body`] its body in one of the formats,
-//! [`signature`] signs and verifies, [`trust`] holds the certificates for TLS. [`client`] sends to
+//! [`signature`] signs and verifies, `trust` holds the certificates for TLS. `client` sends to
 //! the addresses that `network` allows, [`answer`] turns the answer into an outcome, and `failure`
 //! describes why there was none.
 
 pub mod answer;
 pub mod body;
-pub mod client;
+mod client;
 mod failure;
 mod network;
 pub mod request;
 pub mod signature;
-pub mod trust;
+mod trust;
 
 pub use client::{Attempt, ClientError, WebhookClient};
 pub use request::{Callback, CallbackContent, EventName};

@@ -19,17 +19,17 @@ use crate::domain::event::{Event, EventId, EventKind, Origin, Parameter};
 use crate::domain::project::ProjectKey;
 
 /// The header with the event's id.
-pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+pub(crate) const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 /// The header with the Unix seconds of the attempt.
-pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+pub(crate) const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 /// The header with the event's name in kebab case.
-pub const WEBHOOK_EVENT: HeaderName = HeaderName::from_static("webhook-event");
+pub(crate) const WEBHOOK_EVENT: HeaderName = HeaderName::from_static("webhook-event");
 /// The header with the attempt's number, from 1.
-pub const WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
+pub(crate) const WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
 /// The header with the origin of the delivery.
-pub const WEBHOOK_ORIGIN: HeaderName = HeaderName::from_static("webhook-origin");
+pub(crate) const WEBHOOK_ORIGIN: HeaderName = HeaderName::from_static("webhook-origin");
 /// The header with the signatures.
-pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+pub(crate) const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// The value of the header User-Agent.
 pub const AGENT: &str = concat!("project-webhooks/", env!("CARGO_PKG_VERSION"));
@@ -53,13 +53,13 @@ pub struct EventName {
 
 impl EventName {
     /// The event of `webhooks test`.
-    pub const TEST: EventName = EventName {
+    pub(crate) const TEST: EventName = EventName {
         name: "test",
         label: "Test",
     };
 
     /// Finds the event of this name, one of the seven or `test`.
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         if name == Self::TEST.name {
             return Some(Self::TEST);
         }
@@ -97,7 +97,7 @@ pub struct CallbackContent {
 
 impl CallbackContent {
     /// Makes the content of a recorded event and its payload.
-    pub fn of(event: Event, payload: Bytes) -> Self {
+    pub(crate) fn of(event: Event, payload: Bytes) -> Self {
         Self {
             id: event.id,
             event: event.kind.into(),

@@ -19,7 +19,7 @@ use crate::config::{self, SecretError};
 /// The largest difference between a timestamp and the receiver's clock, either way.
 ///
 /// The libraries of the specification use five minutes.
-pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
+pub(crate) const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 /// A key that signs, from a configured secret.
 #[derive(Clone)]
@@ -79,7 +79,7 @@ pub fn sign(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> Optio
 
 /// Why a signature does not prove a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum VerifyError {
+pub(crate) enum VerifyError {
     /// The timestamp is not a number of seconds.
     #[error("webhook-timestamp is not a number of seconds")]
     Timestamp,
@@ -110,7 +110,7 @@ pub enum VerifyError {
 /// # Errors
 ///
 /// When the timestamp is further than `tolerance` from `now`, or no `v1` signature matches.
-pub fn verify(
+pub(crate) fn verify(
     keys: &[SigningKey],
     id: &str,
     timestamp: &str,

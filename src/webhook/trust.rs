@@ -24,7 +24,7 @@ impl TrustRoots {
     /// Reads the system's certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     ///
     /// Reads files, so call it where blocking is allowed.
-    pub fn load() -> Self {
+    pub(crate) fn load() -> Self {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
@@ -46,7 +46,7 @@ impl TrustRoots {
     }
 
     /// Returns a warning if some webhooks need the system's certificates and there are none.
-    pub fn warning(&self, webhooks: &[Webhook]) -> Option<String> {
+    pub(crate) fn warning(&self, webhooks: &[Webhook]) -> Option<String> {
         if !self.roots.is_empty() {
             return None;
         }
@@ -73,7 +73,7 @@ impl TrustRoots {
     /// # Errors
     ///
     /// When the TLS library refuses a certificate or key, which a valid configuration rules out.
-    pub fn client_config(&self, tls: &Tls) -> Result<ClientConfig, rustls::Error> {
+    pub(crate) fn client_config(&self, tls: &Tls) -> Result<ClientConfig, rustls::Error> {
         let mut roots = Arc::clone(&self.roots);
         for certificate in &tls.ca {
             Arc::make_mut(&mut roots).add(certificate.clone())?;

@@ -14,7 +14,7 @@ const ALL: usize = PROJECTS * SNAPSHOTS;
 #[test]
 fn an_endpoint_that_is_down_uses_up_no_attempts() {
     let reserved = Endpoint::reserved();
-    // After the first retry, of a delivery or of the endpoint, it is probed every two seconds.
+    // After its first retry, the endpoint is probed every two seconds.
     let webhook = Webhook::new("all", &reserved.url())
         .events("[snapshot-create]")
         .schedule("[0s, 5s, 2s, 2s, 2s, 2s, 2s, 2s, 2s, 2s]")
@@ -26,8 +26,8 @@ fn an_endpoint_that_is_down_uses_up_no_attempts() {
     }
     let daemon = home.start();
     let began = Instant::now();
-    // Something waits of every project before the first attempt fails: were there but a few, the
-    // probes would have to be of them.
+    // Every project has a pending delivery before the first attempt fails, so that each probe takes
+    // another project.
     home.command(&["webhooks", "disable", "all"]);
     for number in 0..PROJECTS {
         snapshot(&home, &format!("p{number}"), "s000");
@@ -45,7 +45,7 @@ fn an_endpoint_that_is_down_uses_up_no_attempts() {
     });
     let recorded = began.elapsed();
     daemon.wait_message("the endpoint seems to be down", 1);
-    // Each that failed is one that was in flight when that was found out, or a probe.
+    // Each failure was in flight when the endpoint went down, or is a probe.
     let failed: Vec<String> = daemon
         .entries()
         .iter()
@@ -56,7 +56,7 @@ fn an_endpoint_that_is_down_uses_up_no_attempts() {
     assert_eq!(distinct.len(), failed.len(), "one attempt each");
     assert!(
         failed.len() < PROJECTS,
-        "{} attempts were spent",
+        "{} attempts were used up",
         failed.len()
     );
 
@@ -69,7 +69,7 @@ fn an_endpoint_that_is_down_uses_up_no_attempts() {
         "recorded in {recorded:?}, delivered in {:?}",
         back.elapsed()
     );
-    wait_until("all is marked", || {
+    wait_until("all deliveries to be recorded", || {
         (standing(&home, "all")["pending"] == 0).then_some(())
     });
     let came = endpoint.all();

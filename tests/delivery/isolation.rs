@@ -11,7 +11,7 @@ use crate::common::{Endpoint, Home, Settings, Webhook, wait_until, wait_within, 
 use crate::{assert_same_bytes, by_id, project, reply, standing};
 
 const PROJECTS: usize = 10;
-/// A copied project is imported, which is two events, has three snapshots and a published copy.
+/// The events of a copied project: two of its import, its snapshots and its published copy.
 const EVENTS: [&str; 6] = [
     "project-import",
     "project-import-any",
@@ -22,7 +22,7 @@ const EVENTS: [&str; 6] = [
 ];
 const ALL: usize = PROJECTS * EVENTS.len();
 
-/// How many attempts the flaky endpoint lets fail of each event.
+/// How many attempts of each event fail at the flaky endpoint.
 const FAILURES: usize = 3;
 const ASKED: Duration = Duration::from_secs(1);
 const POISON: &str = "p3";
@@ -47,8 +47,9 @@ fn copy_projects(home: &Home) {
     }
 }
 
-/// Asserts that of each project the events came in their order, each from its first attempt on
-/// after the one before was accepted; `n` says how many of a project came.
+/// Asserts that the events of each project came in order, each after the one before was accepted.
+///
+/// `n` returns how many events of a project are expected.
 fn assert_order(came: &[Received], n: impl Fn(&str) -> usize) {
     let mut events: BTreeMap<String, Vec<&Received>> = BTreeMap::new();
     for one in came {
@@ -70,7 +71,7 @@ fn assert_order(came: &[Received], n: impl Fn(&str) -> usize) {
 }
 
 #[test]
-fn six_endpoints_with_faults_of_their_own() {
+fn endpoints_with_faults_do_not_affect_each_other() {
     let good = Endpoint::new();
     let attempts: Mutex<BTreeMap<String, usize>> = Mutex::default();
     let flaky = Endpoint::answering(move |one| {
@@ -105,8 +106,8 @@ fn six_endpoints_with_faults_of_their_own() {
     });
     let poison = Endpoint::answering(|one| reply(if project(one) == POISON { 500 } else { 200 }));
 
-    // A row of failures over different projects makes the endpoint count as down, so the flaky one
-    // and the busy one are probed in between; all delays are short.
+    // Consecutive failures in several projects make an endpoint down, so the flaky and the busy one
+    // are probed in between. All delays are short.
     let short = "[0s, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms]";
     let of = |more: &str| {
         Settings::of([
@@ -157,18 +158,18 @@ fn six_endpoints_with_faults_of_their_own() {
     for (id, attempts) in by_id(&came) {
         if let [first, second] = attempts[..] {
             let waited = second.at.duration_since(first.at).unsigned_abs();
-            assert!(waited >= ASKED, "{id}: tried again after {waited:?}");
+            assert!(waited >= ASKED, "{id}: retried after {waited:?}");
         }
     }
 
-    // At most what was in flight together was answered, and it is said that the webhook is off.
+    // At most one attempt for each slot was answered, and the webhook is off.
     let concurrency = 8;
     assert!(gone.n_all() <= concurrency, "{}", gone.n_all());
     let state = standing(&home, "gone");
     assert_eq!(state["standing"], "off");
     assert_eq!(state["off"]["cause"], "gone");
     assert_eq!(state["pending"], ALL);
-    // The one that hangs has no more than it takes at once.
+    // The hanging endpoint got one attempt for each slot.
     assert!(hung.n_all() <= concurrency, "{}", hung.n_all());
 
     let came = poison.all();
@@ -183,7 +184,7 @@ fn six_endpoints_with_faults_of_their_own() {
         "{pending:?}"
     );
 
-    // An operator switches it on, and is told no once more.
+    // An operator enables it, and the receiver answers 410 again.
     let before = gone.n_all();
     home.command(&["webhooks", "enable", "gone"]);
     wait_until("another 410", || (gone.n_all() > before).then_some(()));
@@ -191,11 +192,11 @@ fn six_endpoints_with_faults_of_their_own() {
         (standing(&home, "gone")["standing"] == "off").then_some(())
     });
     assert_eq!(standing(&home, "gone")["pending"], ALL);
-    // A reload of the same configuration is no reason to try again.
+    // A reload of the same configuration does not enable it.
     let before = gone.n_all();
     assert!(daemon.reload());
     assert_eq!(standing(&home, "gone")["standing"], "off");
-    // A changed one is.
+    // A changed configuration does.
     wanted.store(true, Ordering::Release);
     home.configure(&of("timeout: 14s"));
     assert!(daemon.reload());
@@ -206,7 +207,7 @@ fn six_endpoints_with_faults_of_their_own() {
     assert_eq!(came.len(), before + ALL);
     assert_order(&came, |_| EVENTS.len());
     assert_same_bytes(&came);
-    wait_until("all marked", || {
+    wait_until("all deliveries to be recorded", || {
         (standing(&home, "gone")["pending"] == 0).then_some(())
     });
     assert_eq!(standing(&home, "gone")["standing"], "on");

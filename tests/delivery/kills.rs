@@ -11,8 +11,9 @@ use crate::{
     assert_in_order, assert_same_bytes, by_id, define, project, reply, snapshot, standing, tag,
 };
 
-/// How many times the daemon is killed, about a second apart. For a longer run set
-/// `PROJECT_WEBHOOKS_TEST_KILLS`.
+/// How often the daemon is killed, about a second apart.
+///
+/// `PROJECT_WEBHOOKS_TEST_KILLS` sets another number.
 const KILLS: usize = 8;
 
 fn n_kills() -> usize {
@@ -27,7 +28,7 @@ const PROJECTS: usize = 12;
 const CONCURRENCY: usize = 8;
 
 #[test]
-fn nothing_is_lost_or_invented_when_it_is_killed_again_and_again() {
+fn repeated_kills_lose_and_invent_nothing() {
     let random = Mutex::new(fastrand::Rng::with_seed(SEED));
     let accepted: Arc<Mutex<Vec<String>>> = Arc::default();
     let accepts = Arc::clone(&accepted);
@@ -39,7 +40,7 @@ fn nothing_is_lost_or_invented_when_it_is_killed_again_and_again() {
             reply(204)
         }
     });
-    // Rows of failures are to be expected, and each makes the endpoint count as down.
+    // Consecutive failures are likely, and make the endpoint down.
     let short = "[0s, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, \
                  20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms, 20ms]";
     let webhook = Webhook::new("all", &endpoint.url())
@@ -64,7 +65,7 @@ fn nothing_is_lost_or_invented_when_it_is_killed_again_and_again() {
                 snapshot(&home, &name, &tag);
                 written.insert((name, tag));
                 number += 1;
-                // The load, not a wait: some 50 snapshots a second.
+                // The rate of the load, not a wait: some 50 snapshots a second.
                 std::thread::sleep(Duration::from_millis(20));
             }
             written
@@ -72,7 +73,7 @@ fn nothing_is_lost_or_invented_when_it_is_killed_again_and_again() {
         for _ in 0..n_kills {
             let came = endpoint.n_all();
             let began = Instant::now();
-            // The pace of the kills. It gets somewhere in between, however slow the machine is.
+            // The pace of the kills. Each daemon sends something, however slow the machine is.
             wait_until("callbacks between kills", || {
                 (began.elapsed() >= Duration::from_secs(1) && endpoint.n_all() > came).then_some(())
             });
@@ -99,12 +100,9 @@ fn nothing_is_lost_or_invented_when_it_is_killed_again_and_again() {
             .or_default()
             .insert(&one.id);
     }
-    assert!(
-        ids.values().all(|ids| ids.len() == 1),
-        "one id per happening"
-    );
+    assert!(ids.values().all(|ids| ids.len() == 1), "one id per event");
     assert_eq!(ids.keys().cloned().collect::<BTreeSet<_>>(), written);
-    // Every one was accepted, and again only where a kill came between the answer and its mark.
+    // Each was accepted once, or again after a kill between the answer and its record.
     let accepted = accepted.lock().unwrap();
     let distinct: BTreeSet<&str> = accepted.iter().map(String::as_str).collect();
     assert_eq!(distinct, by_id(&came).into_keys().collect::<BTreeSet<_>>());
@@ -114,7 +112,7 @@ fn nothing_is_lost_or_invented_when_it_is_killed_again_and_again() {
     assert_eq!(dead, serde_json::json!([]));
 }
 
-/// One snapshot; the endpoint does `then` with the first request, before it answers it.
+/// Sets up one project; the endpoint calls `then` before it answers the first request.
 fn one_snapshot(then: impl Fn() + Send + Sync + 'static) -> (Endpoint, Home) {
     let first = AtomicBool::new(true);
     let endpoint = Endpoint::answering(move |_| {
@@ -132,7 +130,7 @@ fn one_snapshot(then: impl Fn() + Send + Sync + 'static) -> (Endpoint, Home) {
 
 fn assert_sent_twice(endpoint: &Endpoint, home: &Home) {
     let daemon = home.start();
-    wait_until("the mark", || {
+    wait_until("the record", || {
         (standing(home, "all")["delivered"] == 1).then_some(())
     });
     daemon.fence();
@@ -140,16 +138,16 @@ fn assert_sent_twice(endpoint: &Endpoint, home: &Home) {
     let came = endpoint.all();
     assert_eq!((came.len(), by_id(&came).len()), (2, 1));
     assert_same_bytes(&came);
-    // It is the same attempt: nothing is known of the first one.
+    // It is the same attempt: the first one was not recorded.
     assert_eq!((came[0].attempt, came[1].attempt), (Some(1), Some(1)));
-    // Once marked it is never sent again.
+    // Once recorded, it is never sent again.
     let daemon = home.start();
     daemon.fence();
     assert_eq!(endpoint.n(), 2);
 }
 
 #[test]
-fn killed_before_the_answer_it_sends_the_same_again() {
+fn a_kill_before_the_answer_repeats_the_request() {
     let process = Arc::new(AtomicU32::new(0));
     let victim = Arc::clone(&process);
     let (endpoint, home) = one_snapshot(move || {
@@ -165,7 +163,7 @@ fn killed_before_the_answer_it_sends_the_same_again() {
 }
 
 #[test]
-fn killed_between_the_answer_and_its_mark_it_sends_the_same_again() {
+fn a_kill_between_the_answer_and_its_record_repeats_the_request() {
     // While this transaction is open, the daemon can commit nothing.
     let held: Arc<Mutex<Option<Connection>>> = Arc::default();
     let database = Arc::new(Mutex::new(std::path::PathBuf::new()));

@@ -1,4 +1,4 @@
-//! The delivery side of the real program: order, isolation, crashes, reloads, commands.
+//! Delivery by the real binary: order, isolation, crashes, reloads, commands.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,22 +12,22 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-// Several endpoints, each with a fault of its own.
+// Several endpoints, each with another fault.
 mod isolation;
 
-// An endpoint that nobody answers on while much arrives.
+// An endpoint that is down during a burst.
 mod down;
 
-// The daemon is killed: at any time, and between an answer and its mark.
+// Kills at any time, and between an answer and its record.
 mod kills;
 
-// A commit fails at its end.
+// Failing commits.
 mod commits;
 
 // SIGHUP with a full queue.
 mod reloads;
 
-// Commands beside the running daemon.
+// An operator's commands while the daemon runs.
 mod operator;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,7 @@ fn define(home: &Home, project: &str) {
     );
 }
 
-/// Takes a snapshot of a project. Tags are sorted as they are taken.
+/// Takes a snapshot of a project. The tests take tags in sorted order.
 fn snapshot(home: &Home, project: &str, tag: &str) {
     home.write(
         &format!("sales/{project}/snapshots/{tag}.xml"),
@@ -57,17 +57,17 @@ fn snapshot(home: &Home, project: &str, tag: &str) {
     );
 }
 
-/// The project that a snapshot is of: its name is that of its directory.
+/// Returns the project of a snapshot, by its name, which is its directory's.
 fn project(one: &Received) -> String {
     one.parameter("projectName").unwrap_or_default().to_owned()
 }
 
-/// The tag of a snapshot.
+/// Returns the tag of a snapshot.
 fn tag(one: &Received) -> String {
     one.parameter("versionTag").unwrap_or_default().to_owned()
 }
 
-/// The tags of each project in the order in which they came, repetitions of one left out.
+/// Returns the tags of each project in the order of arrival, without retries.
 fn order(came: &[Received]) -> BTreeMap<String, Vec<String>> {
     let mut order: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for one in came {
@@ -79,8 +79,7 @@ fn order(came: &[Received]) -> BTreeMap<String, Vec<String>> {
     order
 }
 
-/// Asserts that the tags of each project came in order and one after the other: none came again
-/// after a later one.
+/// Asserts that the tags of each project came in order, none again after a later one.
 fn assert_in_order(came: &[Received]) {
     for (project, tags) in order(came) {
         assert!(tags.is_sorted(), "{project}: {tags:?}");
@@ -89,7 +88,7 @@ fn assert_in_order(came: &[Received]) {
     }
 }
 
-/// What came of each event, in order.
+/// Groups requests by event, in order.
 fn by_id(came: &[Received]) -> BTreeMap<&str, Vec<&Received>> {
     let mut by_id: BTreeMap<&str, Vec<&Received>> = BTreeMap::new();
     for one in came {
@@ -113,7 +112,7 @@ fn assert_same_bytes(came: &[Received]) {
     }
 }
 
-/// A webhook as `status` shows it.
+/// Returns a webhook's part of `status`.
 fn standing(home: &Home, webhook: &str) -> serde_json::Value {
     let status = home.json(&["status"]);
     let webhooks = status["webhooks"].as_array().expect("a list");

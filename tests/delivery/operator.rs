@@ -8,12 +8,14 @@ use project_webhooks::receiver::ReceiverOptions;
 use crate::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, wait_within};
 use crate::{assert_in_order, define, reply, snapshot, standing, tag};
 
-/// A daemon that is told of a change acts on it within a second. One that is not told looks at the
-/// store once a minute; so it was told if it acts within this, on a busy machine as well.
-const TOLD: Duration = Duration::from_secs(20);
+/// The longest reaction of a daemon that an operator's command has woken, on a busy machine too.
+///
+/// It reacts within a second. A daemon that is not woken asks the store once a minute.
+const WOKEN: Duration = Duration::from_secs(20);
 
-/// One webhook, `all`, that hears of snapshots and tries once and then in an hour; an endpoint that
-/// answers with what is in the number; and some projects.
+/// Sets up the webhook `all`, which retries after an hour, and some projects.
+///
+/// The endpoint answers with the returned status.
 fn start(status: u16, projects: &[&str]) -> (Endpoint, Arc<AtomicU16>, Home) {
     let answer = Arc::new(AtomicU16::new(status));
     let answers = Arc::clone(&answer);
@@ -39,18 +41,18 @@ fn wait_count(home: &Home, state: &str, n: usize) {
     });
 }
 
-/// Waits until so many attempts are on record as failed.
+/// Waits until this many failed attempts are recorded.
 fn wait_failed(home: &Home, daemon: &Daemon<'_>, n: usize) {
     daemon.wait_message("failed: ", n);
-    wait_until("failures on record", || {
+    wait_until("recorded failures", || {
         let pending = home.json(&["deliveries", "--state", "pending"]);
         let failed = pending.as_array().unwrap().iter();
         (failed.filter(|one| one["attempts"] != 0).count() >= n).then_some(())
     });
 }
 
-fn wait_told(endpoint: &Endpoint, n: usize) {
-    wait_within(TOLD, &format!("{n} callbacks"), || {
+fn wait_woken(endpoint: &Endpoint, n: usize) {
+    wait_within(WOKEN, &format!("{n} callbacks"), || {
         (endpoint.n() >= n).then_some(())
     });
 }
@@ -63,13 +65,13 @@ fn a_redelivery_is_sent_at_once() {
     snapshot(&home, "p", "s2");
     wait_failed(&home, &daemon, 1);
     answer.store(200, Ordering::Release);
-    // What waits for its next attempt.
+    // Pending deliveries that have failed.
     home.command(&["deliveries", "redeliver", "--state", "pending", "--yes"]);
-    wait_told(&endpoint, 3);
+    wait_woken(&endpoint, 3);
     wait_count(&home, "delivered", 2);
-    // What was delivered.
+    // Delivered ones.
     home.command(&["deliveries", "redeliver", "--state", "delivered", "--yes"]);
-    wait_told(&endpoint, 5);
+    wait_woken(&endpoint, 5);
     let came = endpoint.all();
     let tags: Vec<String> = came.iter().map(tag).collect();
     assert_eq!(tags, ["s1", "s1", "s2", "s1", "s2"]);
@@ -93,10 +95,10 @@ fn a_redelivery_probes_an_endpoint_that_is_down() {
     }
     daemon.wait_message("the endpoint seems to be down", 1);
     wait_count(&home, "pending", 8);
-    // It is back, and nobody would notice for an hour.
+    // It is up again; by the schedule the next probe would come in an hour.
     let endpoint = reserved.open(ReceiverOptions::new(Timestamp::now));
     home.command(&["deliveries", "redeliver", "--state", "pending", "--yes"]);
-    wait_told(&endpoint, 8);
+    wait_woken(&endpoint, 8);
     assert_in_order(&endpoint.all());
     wait_count(&home, "delivered", 8);
 }
@@ -113,16 +115,16 @@ fn after_a_cancelled_delivery_the_next_one_is_sent() {
     let pending = home.json(&["deliveries", "--state", "pending"]);
     let head = pending[0]["id"].to_string();
     home.command(&["deliveries", "cancel", &head, "--yes"]);
-    wait_told(&endpoint, 2);
+    wait_woken(&endpoint, 2);
     assert_eq!(tag(&endpoint.all()[1]), "s2");
     wait_count(&home, "delivered", 1);
     wait_count(&home, "cancelled", 1);
-    // What is finished can be purged beside the daemon, which goes on.
+    // Finished deliveries can be purged while the daemon runs.
     home.command(&["deliveries", "purge", "--webhook", "all", "--yes"]);
     wait_count(&home, "delivered", 0);
     wait_count(&home, "cancelled", 0);
     snapshot(&home, "p", "s3");
-    wait_told(&endpoint, 3);
+    wait_woken(&endpoint, 3);
     daemon.fence();
     assert_eq!(endpoint.n(), 3);
 }
@@ -143,14 +145,14 @@ fn a_disabled_webhook_sends_once_it_is_enabled() {
     let state = standing(&home, "all");
     assert_eq!(state["standing"], "off");
     assert_eq!(state["off"]["reason"], "maintenance");
-    // Neither a reload nor a restart switches on what an operator switched off.
+    // Neither a reload nor a restart enables a webhook that an operator disabled.
     assert!(daemon.reload());
     assert!(daemon.terminate().success());
     let daemon = home.start();
     daemon.fence();
     assert_eq!(endpoint.n(), 1);
     home.command(&["webhooks", "enable", "all"]);
-    wait_told(&endpoint, 4);
+    wait_woken(&endpoint, 4);
     assert_in_order(&endpoint.all());
     wait_count(&home, "pending", 0);
 }

@@ -15,7 +15,7 @@ const PROJECTS: usize = 8;
 const RELOADS: usize = 30;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// An endpoint that takes its time, so that there is always something in flight.
+/// A slow endpoint, so that an attempt is always in flight.
 fn slow() -> Endpoint {
     Endpoint::answering(|_| {
         let mut answer = reply(204);
@@ -63,7 +63,7 @@ fn reloads_under_load_lose_and_double_nothing() {
                 let name = format!("p{}", n_written % PROJECTS);
                 snapshot(&home, &name, &format!("s{n_written:05}"));
                 n_written += 1;
-                // The load, not a wait.
+                // The rate of the load, not a wait.
                 std::thread::sleep(Duration::from_millis(10));
             }
             n_written
@@ -71,13 +71,13 @@ fn reloads_under_load_lose_and_double_nothing() {
         for number in 1..=RELOADS {
             home.reconfigure(&settings(number));
             daemon.signal(Signal::HUP);
-            // The pace of the reloads: nobody waits for one before the next.
+            // The pace of the reloads. None waits for the one before.
             std::thread::sleep(PAUSE);
         }
         stop.store(true, Ordering::Release);
         writer.join().unwrap()
     });
-    // All three are there in the end, and go on with what was parked.
+    // All three are configured at the end, and send their pending deliveries.
     home.reconfigure(&settings(0));
     assert!(daemon.reload());
     daemon.fence();
@@ -101,10 +101,10 @@ fn reloads_under_load_lose_and_double_nothing() {
 }
 
 #[test]
-fn a_backlog_keeps_its_order_over_a_restart_and_takes_new_settings_by_sighup() {
+fn a_backlog_keeps_its_order_over_a_restart_and_a_reload() {
     let old = Endpoint::answering(|_| reply(500));
-    // The first attempts fail at the new address as well: by the old schedule the next one would
-    // come in an hour.
+    // The first attempts fail at the new address as well. By the old schedule the next would come in
+    // an hour.
     let new = Endpoint::with(
         ReceiverOptions::new(Timestamp::now)
             .with_secrets(vec!["a secret of the test".to_owned().into()])
@@ -127,7 +127,7 @@ fn a_backlog_keeps_its_order_over_a_restart_and_takes_new_settings_by_sighup() {
     old.wait_for(2);
     daemon.wait_message("failed: ", 2);
     assert!(daemon.terminate().success());
-    // More comes while it is stopped, and the rest when it runs again.
+    // More changes while it is stopped, and the rest when it runs again.
     snapshot(&home, "a", "s3");
     snapshot(&home, "b", "s3");
     let daemon = home.start();
@@ -159,7 +159,7 @@ fn a_backlog_keeps_its_order_over_a_restart_and_takes_new_settings_by_sighup() {
         assert_eq!(one.header("x-new"), Some("yes"));
         assert_eq!(one.signature, Signature::Verified);
     }
-    // The attempts go on counting.
+    // The attempt numbers continue.
     for one in came.iter().filter(|one| tag(one) == "s1") {
         assert!(one.attempt >= Some(2), "{:?}", one.attempt);
     }

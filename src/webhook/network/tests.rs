@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Finds these addresses for every name.
+/// Resolves every name to these addresses.
 struct Fixed(Vec<IpAddr>);
 
 impl Resolve for Fixed {
@@ -24,7 +24,7 @@ fn denying(texts: &[&str]) -> Arc<NetworkPolicy> {
 }
 
 #[tokio::test]
-async fn what_is_denied_of_a_name_is_left_out() {
+async fn denied_addresses_of_a_name_are_removed() {
     let policy = denying(&["10.0.0.0/8"]);
     for (name, found, expected) in [
         (
@@ -48,7 +48,7 @@ async fn what_is_denied_of_a_name_is_left_out() {
 }
 
 #[tokio::test]
-async fn a_name_without_an_address_that_is_allowed_is_an_error() {
+async fn a_name_without_an_allowed_address_is_an_error() {
     let policy = denying(&["10.0.0.0/8"]);
     for (name, found, expected) in [
         (
@@ -65,16 +65,16 @@ async fn a_name_without_an_address_that_is_allowed_is_an_error() {
         let error = lookup.resolve(name.parse().unwrap()).await.err().unwrap();
         let error = error.downcast_ref::<ResolveError>().unwrap();
         assert_eq!(error.name(), name);
-        let said = match error.source() {
+        let error = match error.source() {
             Some(source) => source.to_string(),
             None => error.to_string(),
         };
-        assert!(said.contains(expected), "{said}");
+        assert!(error.contains(expected), "{error}");
     }
 }
 
 #[test]
-fn addresses_in_urls_of_targets_and_proxies_are_judged_in_every_notation() {
+fn addresses_in_urls_are_checked_in_every_notation() {
     let policy = NetworkPolicy::default();
     for (url, proxy, expected) in [
         ("http://192.0.2.1/", "", None),
@@ -112,17 +112,17 @@ fn addresses_in_urls_of_targets_and_proxies_are_judged_in_every_notation() {
         match expected {
             None => assert_eq!(verdict, Ok(()), "{url}"),
             Some(expected) => {
-                let said = verdict.unwrap_err();
-                assert!(said.contains(expected), "{url}: {said}");
-                assert!(said.contains("network.allow"), "{said}");
-                assert!(!said.contains("hush"), "{said}");
+                let error = verdict.unwrap_err();
+                assert!(error.contains(expected), "{url}: {error}");
+                assert!(error.contains("network.allow"), "{error}");
+                assert!(!error.contains("hush"), "{error}");
             }
         }
     }
 }
 
 #[test]
-fn a_proxy_is_named_where_it_is_used() {
+fn a_used_proxy_is_in_the_description() {
     let proxies = Matcher::builder()
         .https("http://p.example:3128")
         .no("near.example")
