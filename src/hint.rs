@@ -67,9 +67,6 @@ pub enum Hint {
         /// Why the walk was made.
         reason: RescanReason,
         /// Unusable entries outside any project.
-        ///
-        /// Without a preceding [`Hint::WalkStarted`] the walk collected neither problems nor
-        /// projects, and the engine has to find them.
         problems: Vec<Problem>,
     },
 }

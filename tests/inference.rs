@@ -15,7 +15,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Daemon, Endpoint, Home, Settings, Webhook, sorted, xml};
+use common::{Daemon, Endpoint, Home, Settings, Webhook, on_both_backends, sorted, xml};
 use project_webhooks::config::Format;
 use project_webhooks::receiver::{Received, Reply, Signature};
 
@@ -71,9 +71,9 @@ fn pairs(one: &Received) -> Vec<(&str, &str)> {
 }
 
 /// Runs a test with a home that holds these files before the daemon starts.
-fn watched(before: &[(&str, &str)], test: impl FnOnce(&Watched<'_>)) {
+fn watched(backend: &str, before: &[(&str, &str)], test: impl FnOnce(&Watched<'_>)) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
+    let home = Home::new(&Settings::all_to(&endpoint).watch(backend));
     for (path, content) in before {
         home.write(path, content);
     }
@@ -92,10 +92,25 @@ fn import(payload: &str) -> [Expected<'_>; 2] {
     ]
 }
 
-#[test]
-fn an_import_is_a_definition_that_appears_however_it_got_there() {
+on_both_backends!(
+    an_import_is_a_definition_that_appears_however_it_got_there,
+    a_publish_is_a_published_copy_that_appears_or_changes,
+    a_snapshot_is_created_when_it_appears_or_changes,
+    a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothing,
+    published_copies_distinguish_delete_from_delete_and_unpublish,
+    a_delete_and_unpublish_is_one_callback_to_each_of_two_webhooks,
+    another_engine_id_is_another_project,
+    a_move_within_the_organization_is_nothing_and_to_another_is_delete_and_import,
+    a_copied_project_gives_the_same_events_in_the_same_order_however_it_is_seen,
+    names_ids_and_users_come_from_their_documented_sources,
+    every_format_carries_the_same_callback_signed,
+    one_webhook_never_waits_for_another,
+    a_failing_delivery_holds_back_its_project_only_and_repeats_the_same_body,
+);
+
+fn an_import_is_a_definition_that_appears_however_it_got_there(backend: &str) {
     let (a, b) = (xml("Orders", "e-1", "one"), xml("Leads", "e-2", "two"));
-    watched(&[("sales/orders/project.xml", &a)], |w| {
+    watched(backend, &[("sales/orders/project.xml", &a)], |w| {
         w.told_nothing();
         // Written in place, organization and project directory new.
         w.home.write("hr/leads/project.xml", &b);
@@ -130,14 +145,13 @@ fn an_import_is_a_definition_that_appears_however_it_got_there() {
     });
 }
 
-#[test]
-fn a_publish_is_a_published_copy_that_appears_or_changes() {
+fn a_publish_is_a_published_copy_that_appears_or_changes(backend: &str) {
     let (a, v1, v2) = (
         xml("Orders", "e-1", "one"),
         xml("Orders", "e-1", "v1"),
         xml("Orders", "e-1", "v2"),
     );
-    watched(&[("sales/orders/project.xml", &a)], |w| {
+    watched(backend, &[("sales/orders/project.xml", &a)], |w| {
         w.home.write("sales/orders/published/v1/project.xml", &v1);
         w.told(
             "sales",
@@ -193,10 +207,9 @@ fn a_publish_is_a_published_copy_that_appears_or_changes() {
     });
 }
 
-#[test]
-fn a_snapshot_is_created_when_it_appears_or_changes() {
+fn a_snapshot_is_created_when_it_appears_or_changes(backend: &str) {
     let (a, b) = (xml("Orders", "e-1", "one"), xml("Orders", "e-1", "two"));
-    watched(&[("sales/orders/project.xml", &a)], |w| {
+    watched(backend, &[("sales/orders/project.xml", &a)], |w| {
         let told = |tag, payload: &str| {
             w.told(
                 "sales",
@@ -221,8 +234,7 @@ fn a_snapshot_is_created_when_it_appears_or_changes() {
     });
 }
 
-#[test]
-fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothing() {
+fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothing(backend: &str) {
     let (a, b, c) = (
         xml("Orders", "e-1", "one"),
         xml("Orders", "e-1", "two"),
@@ -234,7 +246,7 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
         ("sales/orders/snapshots/s1.xml", b.as_str()),
         ("sales/orders/snapshots/s2.xml", c.as_str()),
     ];
-    watched(&before, |w| {
+    watched(backend, &before, |w| {
         let restored = |payload: &str| {
             w.told(
                 "sales",
@@ -281,8 +293,7 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
     });
 }
 
-#[test]
-fn published_copies_distinguish_delete_from_delete_and_unpublish() {
+fn published_copies_distinguish_delete_from_delete_and_unpublish(backend: &str) {
     let (a, v) = (
         xml("Orders", "e-1", "one"),
         xml("Orders", "e-1", "published"),
@@ -304,7 +315,7 @@ fn published_copies_distinguish_delete_from_delete_and_unpublish() {
         .map(|path| (*path, a.as_str()))
         .chain(published.iter().map(|path| (*path, v.as_str())))
         .collect();
-    watched(&before, |w| {
+    watched(backend, &before, |w| {
         let told = |expected: &[Expected<'_>]| w.told("sales", "Orders", "e-1", expected);
         let both = [
             ("project-delete", None, a.as_str()),
@@ -333,13 +344,16 @@ fn published_copies_distinguish_delete_from_delete_and_unpublish() {
     });
 }
 
-#[test]
-fn a_delete_and_unpublish_is_one_callback_to_each_of_two_webhooks() {
+fn a_delete_and_unpublish_is_one_callback_to_each_of_two_webhooks(backend: &str) {
     let (deletes, unpublishes) = (Endpoint::new(), Endpoint::new());
-    let home = Home::new(&Settings::of([
-        Webhook::new("deletes", &deletes.url()).events("[Project Delete]"),
-        Webhook::new("unpublishes", &unpublishes.url()).events("[Project Delete and Unpublish]"),
-    ]));
+    let home = Home::new(
+        &Settings::of([
+            Webhook::new("deletes", &deletes.url()).events("[Project Delete]"),
+            Webhook::new("unpublishes", &unpublishes.url())
+                .events("[Project Delete and Unpublish]"),
+        ])
+        .watch(backend),
+    );
     let a = xml("Orders", "e-1", "one");
     home.write("sales/orders/project.xml", &a);
     home.write("sales/orders/published/project.xml", &a);
@@ -351,15 +365,14 @@ fn a_delete_and_unpublish_is_one_callback_to_each_of_two_webhooks() {
     assert_eq!((deletes.n(), unpublishes.n()), (0, 0));
 }
 
-#[test]
-fn another_engine_id_is_another_project() {
+fn another_engine_id_is_another_project(backend: &str) {
     let (old, new) = (xml("Orders", "e-1", "one"), xml("Orders II", "e-2", "one"));
     let before = [
         ("sales/plain/project.xml", old.as_str()),
         ("sales/full/project.xml", old.as_str()),
         ("sales/full/published/v1/project.xml", old.as_str()),
     ];
-    watched(&before, |w| {
+    watched(backend, &before, |w| {
         w.home.replace("sales/plain/project.xml", &new);
         let came = w.endpoint.wait_for(3);
         w.daemon.fence();
@@ -403,8 +416,7 @@ fn another_engine_id_is_another_project() {
     });
 }
 
-#[test]
-fn a_move_within_the_organization_is_nothing_and_to_another_is_delete_and_import() {
+fn a_move_within_the_organization_is_nothing_and_to_another_is_delete_and_import(backend: &str) {
     let (a, s, v) = (
         xml("Orders", "e-1", "one"),
         xml("Orders", "e-1", "snapshot"),
@@ -415,7 +427,7 @@ fn a_move_within_the_organization_is_nothing_and_to_another_is_delete_and_import
         ("sales/orders/snapshots/s1.xml", s.as_str()),
         ("sales/orders/published/v1/project.xml", v.as_str()),
     ];
-    watched(&before, |w| {
+    watched(backend, &before, |w| {
         w.home.rename("sales/orders", "sales/renamed");
         w.told_nothing();
         // It is on record under its new path: what happens there is told, of what was there it is
@@ -451,8 +463,7 @@ fn a_move_within_the_organization_is_nothing_and_to_another_is_delete_and_import
     });
 }
 
-#[test]
-fn a_copied_project_gives_the_same_events_in_the_same_order_however_it_is_seen() {
+fn a_copied_project_gives_the_same_events_in_the_same_order_however_it_is_seen(backend: &str) {
     let content = |body: &str| xml("Orders", "e-1", body);
     let files = [
         ("project.xml", content("one")),
@@ -461,7 +472,7 @@ fn a_copied_project_gives_the_same_events_in_the_same_order_however_it_is_seen()
         ("snapshots/s3.xml", content("s3")),
         ("published/v1/project.xml", content("v1")),
     ];
-    watched(&[], |w| {
+    watched(backend, &[], |w| {
         let expected: Vec<Expected<'_>> =
             import(&files[0].1)
                 .into_iter()
@@ -493,10 +504,10 @@ fn a_copied_project_gives_the_same_events_in_the_same_order_however_it_is_seen()
     });
 }
 
-#[test]
-fn names_ids_and_users_come_from_their_documented_sources() {
+fn names_ids_and_users_come_from_their_documented_sources(backend: &str) {
     let endpoint = Endpoint::new();
     let mut settings = Settings::all_to(&endpoint)
+        .watch(backend)
         .top("organizations: { sales: { name: Sales, id: 0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10 } }");
     settings.username = "[\"annotation:user\", owner]";
     let home = Home::new(&settings);
@@ -564,19 +575,19 @@ fn names_ids_and_users_come_from_their_documented_sources() {
     drop(daemon);
 }
 
-#[test]
-fn every_format_carries_the_same_callback_signed() {
+fn every_format_carries_the_same_callback_signed(backend: &str) {
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const FORMATS: [&str; 5] = ["multipart", "form", "xml", "json", "cloudevents"];
     let endpoints = FORMATS.map(|_| Endpoint::with_secret(SECRET));
-    let home = Home::new(&Settings::of(FORMATS.iter().zip(&endpoints).map(
-        |(format, endpoint)| {
+    let home = Home::new(
+        &Settings::of(FORMATS.iter().zip(&endpoints).map(|(format, endpoint)| {
             Webhook::new(format, &endpoint.url())
                 .events("[project-publish]")
                 .with(&format!("format: {format}"))
                 .with(&format!("secret: {SECRET}"))
-        },
-    )));
+        }))
+        .watch(backend),
+    );
     // Names and bytes that any encoding has to take care of.
     let content = xml("Ä&amp;ß &quot;=+%", "e-1", "&#x1f600; ü\r\n\tend ]]&gt;");
     home.write("sales/orders/project.xml", &content);
@@ -618,17 +629,19 @@ fn every_format_carries_the_same_callback_signed() {
     drop(daemon);
 }
 
-#[test]
-fn one_webhook_never_waits_for_another() {
+fn one_webhook_never_waits_for_another(backend: &str) {
     let hung = Endpoint::answering(|_| Reply {
         delay: Duration::from_secs(3_600),
         ..Reply::status(axum::http::StatusCode::OK)
     });
     let good = Endpoint::new();
-    let home = Home::new(&Settings::of([
-        Webhook::new("hung", &hung.url()).with("concurrency: 1"),
-        Webhook::new("good", &good.url()),
-    ]));
+    let home = Home::new(
+        &Settings::of([
+            Webhook::new("hung", &hung.url()).with("concurrency: 1"),
+            Webhook::new("good", &good.url()),
+        ])
+        .watch(backend),
+    );
     let daemon = home.start();
     home.write("sales/first/project.xml", &xml("First", "e-0", ""));
     hung.wait_for(1);
@@ -644,17 +657,19 @@ fn one_webhook_never_waits_for_another() {
     drop(daemon);
 }
 
-#[test]
-fn a_failing_delivery_holds_back_its_project_only_and_repeats_the_same_body() {
+fn a_failing_delivery_holds_back_its_project_only_and_repeats_the_same_body(backend: &str) {
     let endpoint = Endpoint::answering(|one| {
         let stuck = one.parameter("projectName") == Some("Stuck");
         let failing = stuck && one.attempt.unwrap_or(0) < 3;
         let status = if failing { 500 } else { 200 };
         Reply::status(axum::http::StatusCode::from_u16(status).unwrap())
     });
-    let home = Home::new(&Settings::of([
-        Webhook::new("all", &endpoint.url()).events("[project-import-any, snapshot-create]")
-    ]));
+    let home = Home::new(
+        &Settings::of([
+            Webhook::new("all", &endpoint.url()).events("[project-import-any, snapshot-create]")
+        ])
+        .watch(backend),
+    );
     let daemon = home.start();
     home.write("sales/stuck/project.xml", &xml("Stuck", "e-1", "one"));
     home.write("sales/stuck/snapshots/s1.xml", &xml("Stuck", "e-1", "two"));

@@ -20,7 +20,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Daemon, Endpoint, Home, Settings, Webhook, sorted, wait_until, xml};
+use common::{
+    Daemon, Endpoint, Home, Settings, Webhook, on_both_backends, sorted, wait_until, xml,
+};
 
 /// A pause inside a scenario: a writer that takes its time. Nothing is synchronised by it.
 fn takes(milliseconds: u64) {
@@ -56,13 +58,33 @@ fn home_with_projects(settings: &Settings, n: usize) -> Home {
     home
 }
 
-#[test]
-fn a_thousand_directories_made_and_filled_at_once_are_a_thousand_imports() {
+on_both_backends!(
+    a_thousand_directories_made_and_filled_at_once_are_a_thousand_imports,
+    a_slowly_written_file_is_sent_once_and_whole,
+    a_burst_of_atomic_replacements_is_seen_one_by_one,
+    saving_in_any_way_is_no_event,
+    an_automatic_snapshot_is_sent_before_its_restore,
+    a_real_editor_saves_without_an_event,
+    a_checkout_of_another_branch_and_back_is_no_event,
+    the_rest_of_a_checkout_that_is_taken_back_is_no_event,
+    an_rsync_that_deletes_before_is_no_event,
+    renaming_a_project_while_files_in_it_change_is_no_import_and_no_delete,
+    renaming_a_project_that_is_saved_at_the_same_time_is_no_event,
+    swapping_two_projects_is_no_event,
+    unreadable_files_are_not_deleted,
+    a_root_that_is_renamed_away_and_back_infers_nothing,
+    invalid_files_are_not_sent_and_block_nothing,
+);
+
+fn a_thousand_directories_made_and_filled_at_once_are_a_thousand_imports(backend: &str) {
     const N: usize = 1_000;
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::of([Webhook::new("all", &endpoint.url())
-        .events("[Project Import - Any]")
-        .with("concurrency: 32")]));
+    let home = Home::new(
+        &Settings::of([Webhook::new("all", &endpoint.url())
+            .events("[Project Import - Any]")
+            .with("concurrency: 32")])
+        .watch(backend),
+    );
     let daemon = home.start();
     let content = |number: usize| xml(&format!("P{number}"), &format!("e-{number}"), "");
     for number in 0..N {
@@ -89,11 +111,13 @@ fn a_thousand_directories_made_and_filled_at_once_are_a_thousand_imports() {
     assert_eq!(daemon.events().len(), 2 * N);
 }
 
-#[test]
-fn a_slowly_written_file_is_sent_once_and_whole() {
+fn a_slowly_written_file_is_sent_once_and_whole(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::of([Webhook::new("all", &endpoint.url())
-        .events("[project-import-any, project-publish, snapshot-create]")]));
+    let home = Home::new(
+        &Settings::of([Webhook::new("all", &endpoint.url())
+            .events("[project-import-any, project-publish, snapshot-create]")])
+        .watch(backend),
+    );
     // Two of the writers publish anew over a copy that is there.
     for number in 6..8 {
         home.write(&format!("sales/p{number}/project.xml"), &xml("P", "e", ""));
@@ -142,14 +166,14 @@ fn a_slowly_written_file_is_sent_once_and_whole() {
     assert_eq!(came, written.iter().map(String::as_bytes).collect());
 }
 
-#[test]
-fn a_burst_of_atomic_replacements_is_seen_one_by_one() {
+fn a_burst_of_atomic_replacements_is_seen_one_by_one(backend: &str) {
     const PROJECTS: usize = 100;
     const COPIES: usize = 10;
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::of([
-        Webhook::new("all", &endpoint.url()).with("concurrency: 32")
-    ]));
+    let home = Home::new(
+        &Settings::of([Webhook::new("all", &endpoint.url()).with("concurrency: 32")])
+            .watch(backend),
+    );
     let path =
         |project: usize, copy: usize| format!("sales/p{project}/published/v{copy}/project.xml");
     let content = |project: usize, copy: usize, round: &str| {
@@ -171,11 +195,10 @@ fn a_burst_of_atomic_replacements_is_seen_one_by_one() {
     assert_eq!(came, written);
 }
 
-#[test]
-fn saving_in_any_way_is_no_event() {
+fn saving_in_any_way_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
     // The tools below need more than a moment on a busy machine.
-    let home = home_with_projects(&Settings::all_to(&endpoint).settle("2s"), 4);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("2s"), 4);
     let daemon = home.start();
     let project = home.at("sales/p0");
     // The metadata alone.
@@ -250,10 +273,9 @@ fn saving_in_any_way_is_no_event() {
 
 /// The daemon looks while it happens: the snapshot comes before the restore that follows it, whatever
 /// the look sees of it.
-#[test]
-fn an_automatic_snapshot_is_sent_before_its_restore() {
+fn an_automatic_snapshot_is_sent_before_its_restore(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint), 0);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 0);
     let definition = "sales/orders/project.xml";
     let content = |text: &str| xml("Orders", "e-1", text);
     home.write(definition, &content("first"));
@@ -276,14 +298,13 @@ fn an_automatic_snapshot_is_sent_before_its_restore() {
     }
 }
 
-#[test]
-fn a_real_editor_saves_without_an_event() {
+fn a_real_editor_saves_without_an_event(backend: &str) {
     if Command::new("vim").arg("--version").output().is_err() {
         // Its pattern is tried by `saving_in_any_way_is_no_event` all the same.
         return;
     }
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).settle("2s"), 1);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("2s"), 1);
     let daemon = home.start();
     for options in [
         "",
@@ -313,10 +334,9 @@ fn a_real_editor_saves_without_an_event() {
     assert_eq!(daemon.events(), [""; 0]);
 }
 
-#[test]
-fn a_checkout_of_another_branch_and_back_is_no_event() {
+fn a_checkout_of_another_branch_and_back_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).settle("3s"), 20);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("3s"), 20);
     let root = home.at("");
     run(
         &root,
@@ -354,10 +374,9 @@ fn a_checkout_of_another_branch_and_back_is_no_event() {
     );
 }
 
-#[test]
-fn the_rest_of_a_checkout_that_is_taken_back_is_no_event() {
+fn the_rest_of_a_checkout_that_is_taken_back_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).settle("3s"), 1);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("3s"), 1);
     let daemon = home.start();
     // What a look may find of a checkout and back: copies whose definition was removed first.
     for (path, body) in [
@@ -380,10 +399,9 @@ fn the_rest_of_a_checkout_that_is_taken_back_is_no_event() {
     assert_eq!(daemon.events()[2..], ["Snapshot Create sales/p55"]);
 }
 
-#[test]
-fn an_rsync_that_deletes_before_is_no_event() {
+fn an_rsync_that_deletes_before_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).settle("3s"), 20);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("3s"), 20);
     run(home.path(), "cp -a repository source");
     let daemon = home.start();
     run(
@@ -403,11 +421,10 @@ fn an_rsync_that_deletes_before_is_no_event() {
     assert_eq!(endpoint.n(), 0);
 }
 
-#[test]
-fn renaming_a_project_while_files_in_it_change_is_no_import_and_no_delete() {
+fn renaming_a_project_while_files_in_it_change_is_no_import_and_no_delete(backend: &str) {
     const RENAMES: usize = 20;
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).settle("1s"), 1);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("1s"), 1);
     let daemon = home.start();
     // The writers hold the project's directory, as a program whose working directory it is.
     let project = File::open(home.at("sales/p0")).unwrap();
@@ -453,10 +470,9 @@ fn renaming_a_project_while_files_in_it_change_is_no_import_and_no_delete() {
     );
 }
 
-#[test]
-fn renaming_a_project_that_is_saved_at_the_same_time_is_no_event() {
+fn renaming_a_project_that_is_saved_at_the_same_time_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).settle("1s"), 10);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("1s"), 10);
     let daemon = home.start();
     for number in 0..10 {
         let saved = xml(&format!("P{number}"), &format!("e-{number}"), "saved");
@@ -468,10 +484,9 @@ fn renaming_a_project_that_is_saved_at_the_same_time_is_no_event() {
     assert_eq!(endpoint.n(), 0);
 }
 
-#[test]
-fn swapping_two_projects_is_no_event() {
+fn swapping_two_projects_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint), 5);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 5);
     let daemon = home.start();
     home.rename("sales/p0", "sales/between");
     home.rename("sales/p1", "sales/p0");
@@ -501,10 +516,9 @@ fn swapping_two_projects_is_no_event() {
     assert_eq!(endpoint.n(), 0);
 }
 
-#[test]
-fn unreadable_files_are_not_deleted() {
+fn unreadable_files_are_not_deleted(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint), 4);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 4);
     home.write("hr/leads/project.xml", &xml("Leads", "e-9", ""));
     let mut command = Daemon::command(&home);
     if rustix::process::geteuid().is_root() {
@@ -562,11 +576,10 @@ fn unreadable_files_are_not_deleted() {
     assert_eq!(endpoint.take_events(2).len(), 2);
 }
 
-#[test]
-fn a_root_that_is_renamed_away_and_back_infers_nothing() {
+fn a_root_that_is_renamed_away_and_back_infers_nothing(backend: &str) {
     const AWAY: &str = "nothing is inferred until it is back";
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint), 4);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 4);
     let daemon = home.start();
     fs::rename(home.at(""), home.beside("away")).unwrap();
     daemon.wait_message(AWAY, 1);
@@ -596,10 +609,13 @@ fn a_root_that_is_renamed_away_and_back_infers_nothing() {
     );
 }
 
-#[test]
-fn invalid_files_are_not_sent_and_block_nothing() {
+fn invalid_files_are_not_sent_and_block_nothing(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint).repository("max_file_size: 64KiB"));
+    let home = Home::new(
+        &Settings::all_to(&endpoint)
+            .watch(backend)
+            .repository("max_file_size: 64KiB"),
+    );
     let outside = home.beside("outside.xml");
     fs::write(&outside, xml("Outside", "e-0", "")).unwrap();
     let daemon = home.start();

@@ -15,18 +15,23 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Endpoint, Home, Settings, xml};
+use common::{Endpoint, Home, Settings, on_both_backends, xml};
 
 /// A pause inside a scenario: a writer that takes its time. Nothing is synchronised by it.
 fn takes(milliseconds: u64) {
     std::thread::sleep(Duration::from_millis(milliseconds));
 }
 
-#[test]
-fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content() {
+on_both_backends!(
+    a_snapshot_that_lives_for_50_ms_is_created_with_its_content,
+    a_short_lived_file_during_a_pending_replacement_comes_after_it,
+    a_save_through_a_temporary_file_that_takes_long_is_no_event,
+);
+
+fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content(backend: &str) {
     const N: usize = 100;
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
+    let home = Home::new(&Settings::all_to(&endpoint).watch(backend));
     home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
     home.write(
         "sales/orders/snapshots/first.xml",
@@ -63,10 +68,9 @@ fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content() {
     }
 }
 
-#[test]
-fn a_short_lived_file_during_a_pending_replacement_comes_after_it() {
+fn a_short_lived_file_during_a_pending_replacement_comes_after_it(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint).settle("500ms"));
+    let home = Home::new(&Settings::all_to(&endpoint).watch(backend).settle("500ms"));
     home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
     let daemon = home.start();
     home.write("sales/orders/project.xml", &xml("Other", "e-2", "two"));
@@ -87,10 +91,9 @@ fn a_short_lived_file_during_a_pending_replacement_comes_after_it() {
     daemon.fence();
 }
 
-#[test]
-fn a_save_through_a_temporary_file_that_takes_long_is_no_event() {
+fn a_save_through_a_temporary_file_that_takes_long_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint).settle("500ms"));
+    let home = Home::new(&Settings::all_to(&endpoint).watch(backend).settle("500ms"));
     home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
     let daemon = home.start();
     home.remove("sales/orders/project.xml");

@@ -1,7 +1,6 @@
 //! What is watched: moved, removed and new directories, names that are no text, limits.
 
-// Of the daemon's own reading of inotify; the portable way watches what was renamed anew.
-#![cfg(all(target_os = "linux", not(feature = "portable-watch")))]
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,7 +18,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
-use common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Settings, on_both_backends, wait_until, xml};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn home_with_projects(settings: &Settings, count: usize) -> Home {
@@ -47,10 +46,16 @@ fn wait_for_watches(home: &Home, count: u64) {
     });
 }
 
-#[test]
-fn the_number_of_watches_follows_renames_and_removals() {
+on_both_backends!(
+    the_number_of_watches_follows_renames_and_removals,
+    names_that_are_not_text_are_listed_while_they_are_there,
+    a_queue_that_overflows_loses_no_change_and_no_watch,
+    at_the_limit_of_watches_changes_are_found_and_the_limit_is_named,
+);
+
+fn the_number_of_watches_follows_renames_and_removals(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint), 4);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 4);
     let daemon = home.start();
     // The root, the organization, and three for each project.
     wait_for_watches(&home, 2 + 4 * 3);
@@ -74,10 +79,9 @@ fn the_number_of_watches_follows_renames_and_removals() {
     wait_for_watches(&home, 1);
 }
 
-#[test]
-fn names_that_are_not_text_are_listed_while_they_are_there() {
+fn names_that_are_not_text_are_listed_while_they_are_there(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint), 1);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 1);
     let _daemon = home.start();
     let wrong = OsStr::from_bytes(b"wrong-\xff");
     let places = ["", "sales", "sales/p0/snapshots"];
@@ -97,10 +101,9 @@ fn names_that_are_not_text_are_listed_while_they_are_there() {
     listed(0);
 }
 
-#[test]
-fn a_queue_that_overflows_loses_no_change_and_no_watch() {
+fn a_queue_that_overflows_loses_no_change_and_no_watch(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint), 3);
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 3);
     let daemon = home.start();
     let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
@@ -139,8 +142,7 @@ fn a_queue_that_overflows_loses_no_change_and_no_watch() {
     });
 }
 
-#[test]
-fn at_the_limit_of_watches_changes_are_found_and_the_limit_is_named() {
+fn at_the_limit_of_watches_changes_are_found_and_the_limit_is_named(backend: &str) {
     let test = "at_the_limit_of_watches_changes_are_found_and_the_limit_is_named";
     let limit_to = |limit: u32| format!("echo {limit} > /proc/sys/user/max_inotify_watches");
     // A user namespace has a limit of its own.
@@ -153,7 +155,9 @@ fn at_the_limit_of_watches_changes_are_found_and_the_limit_is_named() {
         return;
     }
     let endpoint = Endpoint::new();
-    let settings = Settings::all_to(&endpoint).repository("poll_interval: 200ms");
+    let settings = Settings::all_to(&endpoint)
+        .watch(backend)
+        .repository("poll_interval: 200ms");
     let home = home_with_projects(&settings, 10);
     let daemon = Daemon::command(&home);
     let mut command = Command::new("unshare");

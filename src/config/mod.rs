@@ -219,23 +219,40 @@ pub struct Templates {
 /// The way to notice changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchMode {
-    /// By the operating system where the file system can tell, else by comparison on a timer.
+    /// The best that there is: scans on a timer too if the file system is a network's.
     Auto,
-    /// By the operating system.
+    /// The daemon reads inotify, on Linux.
     Native,
-    /// By comparison on a timer.
+    /// The crate notify reads what the system has.
+    Notify,
+    /// Scans on a timer.
     Poll,
 }
 
 impl WatchMode {
     /// All of them, in the order of the documentation.
-    pub const ALL: [WatchMode; 3] = [WatchMode::Auto, WatchMode::Native, WatchMode::Poll];
+    pub const ALL: [WatchMode; 4] = [
+        WatchMode::Auto,
+        WatchMode::Native,
+        WatchMode::Notify,
+        WatchMode::Poll,
+    ];
+
+    /// The mode with `auto` replaced by the backend of this system.
+    pub const fn resolved(self) -> Self {
+        match self {
+            WatchMode::Auto if cfg!(target_os = "linux") => WatchMode::Native,
+            WatchMode::Auto => WatchMode::Notify,
+            other => other,
+        }
+    }
 
     /// The word in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             WatchMode::Auto => "auto",
             WatchMode::Native => "native",
+            WatchMode::Notify => "notify",
             WatchMode::Poll => "poll",
         }
     }

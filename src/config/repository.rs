@@ -20,9 +20,7 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
         .and_then(|mapping| layout(&mapping, context));
     let settle = mapping.read(context, "settle", Value::duration);
     let rescan = mapping.read(context, "rescan", Value::duration);
-    let watch = mapping.read(context, "watch", |value, context| {
-        value.word(context, WatchMode::ALL.map(|mode| (mode.as_str(), mode)))
-    });
+    let watch = mapping.read(context, "watch", watch_mode);
     let poll_interval = mapping.read(context, "poll_interval", Value::duration);
     let max_file_size = mapping.read(context, "max_file_size", Value::size);
     let on_first_start = mapping.read(context, "on_first_start", |value, context| {
@@ -43,6 +41,16 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
         max_file_size: max_file_size?,
         on_first_start: on_first_start?,
     })
+}
+
+fn watch_mode(value: &Value<'_>, context: &mut Context<'_>) -> Option<WatchMode> {
+    let mode = value.word(context, WatchMode::ALL.map(|mode| (mode.as_str(), mode)))?;
+    if mode == WatchMode::Native && !cfg!(target_os = "linux") {
+        let fault = Fault::new("\"native\" is for Linux alone").allowed("auto, notify, poll");
+        context.error(&value.location, fault);
+        return None;
+    }
+    Some(mode)
 }
 
 fn repository_path(value: &Value<'_>, context: &mut Context<'_>) -> Option<PathBuf> {

@@ -163,7 +163,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.watch",
         value: Word(|| WatchMode::ALL.map(WatchMode::as_str).to_vec()),
         default: Values(&["auto"]),
-        meaning: "`native` uses the system's change events, `poll` scans every `poll_interval`; `auto` is `poll` on network file systems, else `native`",
+        meaning: "`native` reads inotify and needs Linux, `notify` uses the system's change events by way of the crate notify, `poll` scans every `poll_interval`; `auto` is `native` on Linux and `notify` elsewhere, and on network file systems scans too",
         ..ROW
     },
     Setting {

@@ -245,7 +245,8 @@ impl EventLoop {
     fn rearm(&mut self, reason: RescanReason) {
         self.worker.root.arming();
         self.scanner.stop();
-        self.watch.arm(watch_settings(&self.worker.config), reason);
+        self.watch
+            .watch_everything(watch_settings(&self.worker.config), reason);
     }
 
     fn configure(&mut self, config: Arc<Config>) {

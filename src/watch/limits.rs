@@ -1,9 +1,11 @@
-//! What keeps directories from being watched, and what to do about it.
+//! The limits that keep directories from being watched, and how to raise them.
 
+use std::fmt::Display;
 use std::path::Path;
 
-/// The settings that limit how many watches one user may have: inotify(7), and namespaces(7) for
-/// the user namespace that the daemon runs in.
+/// The settings that limit how many watches one user may have.
+///
+/// See inotify(7), and namespaces(7) for the user namespace that the daemon runs in.
 const WATCH_LIMITS: [(&str, &str); 2] = [
     (
         "fs.inotify.max_user_watches",
@@ -41,8 +43,7 @@ fn lowest(limits: &[(&'static str, &str)]) -> Option<(&'static str, usize)> {
     values.min_by_key(|(_, value)| *value)
 }
 
-/// What to say when the limit of watches is reached: so many of the directories that matter are
-/// watched, and so many are not.
+/// The note that the limit of watches is reached, with a value that is enough.
 pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     let directories = watches.saturating_add(uncovered);
     let (name, limit) = max_watches().map_or((WATCH_LIMITS[0].0, None), |(name, limit)| {
@@ -62,50 +63,52 @@ pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     )
 }
 
-#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
-/// What to say of so many directories that cannot be watched, the first of which is this one.
-pub(super) fn unwatchable(count: usize, first: &str) -> String {
-    format!(
-        "{count} directories cannot be read and watched, the first is {first:?}; give the daemon's \
-         user permission to read them"
-    )
+/// The note that directories cannot be watched, with the first of them.
+pub(super) fn unwatchable(count: usize, first: &str, error: &std::io::Error) -> String {
+    let advice = if error.kind() == std::io::ErrorKind::PermissionDenied {
+        "give the daemon's user permission to read them"
+    } else {
+        "the log at level debug names all of them"
+    };
+    format!("{count} directories cannot be watched, the first is {first:?} ({error}); {advice}")
 }
 
-/// What to say when no watcher can be had at all. The error is the same when the process has no
-/// descriptors left.
-pub(super) fn instance_limit(error: &dyn std::fmt::Display) -> String {
+/// The note that the system provides no file events.
+///
+/// The error is the same when the process has no descriptors left.
+pub(super) fn no_events(error: &dyn Display) -> String {
     let (name, limit) = lowest(&INSTANCE_LIMITS).map_or((INSTANCE_LIMITS[0].0, None), |found| {
         (found.0, Some(found.1))
     });
-    // Other programs of this user have those that there are.
+    // Other programs of this user have the existing instances.
     let needed = limit.unwrap_or(0).saturating_mul(2).max(1_024);
     let limit = limit.map_or("unknown".to_owned(), |limit| limit.to_string());
     format!(
-        "no watcher can be had ({error}); if the limit of instances is reached ({name} = {limit}), \
-         raise it: sysctl {name}={needed}"
+        "no file events are available ({error}); if the limit of instances is reached ({name} = \
+         {limit}), raise it: sysctl {name}={needed}"
     )
 }
 
-/// What to say where the repository lies on a file system of this name.
+/// The note that the repository is on a network file system.
 pub(super) fn network(name: &str) -> String {
     format!(
-        "{name} does not report the changes of other machines; set repository.watch to native if \
-         there are none"
+        "{name} does not report the changes of other machines; if there are none, set \
+         repository.watch to native or notify"
     )
 }
 
-/// The device of a path, where its file system is known to give a directory two links and one for
-/// each directory in it. Others give any number.
-#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
+/// The device of a path, if its file system counts the links of directories.
+///
+/// There a directory has two links, and one for each directory in it. Others give any number.
 pub(super) fn counts_links(path: &Path) -> Option<u64> {
     // From linux/magic.h: ext4 and its elders, XFS, tmpfs, F2FS.
     const KNOWN: [u64; 4] = [0xef53, 0x5846_5342, 0x0102_1994, 0xf2f5_2010];
     let stat = rustix::fs::stat(path).ok()?;
-    KNOWN.contains(&magic(path)?).then_some(stat.st_dev)
+    #[allow(clippy::unnecessary_cast, reason = "the width differs between systems")]
+    KNOWN.contains(&magic(path)?).then_some(stat.st_dev as u64)
 }
 
-/// The name of a file system that does not report what other machines do.
-#[cfg(target_os = "linux")]
+/// The name of a file system that does not report the changes of other machines.
 pub(super) fn network_file_system(path: &Path) -> Option<&'static str> {
     // From linux/magic.h; CIFS, SMB2 and CephFS from their own headers.
     const KNOWN: [(u64, &str); 8] = [
@@ -125,7 +128,7 @@ pub(super) fn network_file_system(path: &Path) -> Option<&'static str> {
         .map(|(_, name)| *name)
 }
 
-/// Which file system a path lies on.
+/// The number of the file system that a path is on.
 #[cfg(target_os = "linux")]
 fn magic(path: &Path) -> Option<u64> {
     let found = rustix::fs::statfs(path).ok()?;
@@ -138,6 +141,6 @@ fn magic(path: &Path) -> Option<u64> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn network_file_system(_path: &Path) -> Option<&'static str> {
+fn magic(_path: &Path) -> Option<u64> {
     None
 }

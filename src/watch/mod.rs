@@ -1,36 +1,35 @@
-//! The operating system's reports, as hints.
+//! Watches the repository and turns the operating system's reports into hints.
 //!
-//! Constraint: no report proves anything, and no report may be missed without a word. One watch a
-//! directory, set before the directory is read: recursive watching loses the files that are written
-//! while it walks (of 1,000 files written right after `mkdir -p a/b/c`, 10 to 627 were never
-//! reported, in every version of notify that was tried). Where a directory cannot be watched, it
-//! is said, and everything is compared on a timer.
+//! Constraint: no report proves anything, and no report is lost unnoticed. Each directory has a
+//! watch of its own, set before the directory is read. Recursive watches lose the files that are
+//! written while they are being set: of 1,000 files written right after `mkdir -p a/b/c`, 10 to 627
+//! were never reported, in every version of notify that was tried. A directory that cannot be
+//! watched is counted, and everything is scanned on a timer.
 //!
-//! One thread owns the watches. It opens a file as soon as a hint names it, so that its content
-//! survives its name.
+//! One thread owns the watches. It opens a file as soon as a report names it, so that the content
+//! outlives the name.
 //!
-//! Map: this file has the handle; `inotify` is the thread on Linux, `walk` sets the watches for it,
-//! `tree` is what it knows of the watched directories, `orders` what it is told; `portable` is the
-//! thread elsewhere, by way of the crate notify (on Linux with
-//! the Cargo feature `portable-watch`); `report` turns paths into hints for both, and `limits` says
-//! what stands in the way and what to do about it.
+//! Map: this file has the handle, `thread` the thread, `commands` its commands. `walk` watches
+//! everything, by way of a `backend`: `native` reads inotify, with its watches in `tree`, and
+//! `notify` uses the crate notify. `report` turns paths into hints. `coverage` has the gaps, and
+//! `limits` what causes them and how to fix it.
 
-#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
-mod inotify;
+mod backend;
+mod commands;
+mod coverage;
 mod limits;
-#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
-mod orders;
-#[cfg(any(not(target_os = "linux"), feature = "portable-watch"))]
-mod portable;
+#[cfg(target_os = "linux")]
+mod native;
+mod notify;
 mod report;
-#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
+mod thread;
+#[cfg(target_os = "linux")]
 mod tree;
-#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
 mod walk;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tracing::error;
@@ -40,82 +39,65 @@ use crate::domain::rescan::RescanReason;
 use crate::hint::HintSender;
 use crate::layout::Layout;
 
-#[cfg(all(target_os = "linux", not(feature = "portable-watch")))]
-use inotify as backend;
-#[cfg(any(not(target_os = "linux"), feature = "portable-watch"))]
-use portable as backend;
+use commands::Commands;
+use coverage::SharedCoverage;
+use thread::Thread;
+
+pub use coverage::Coverage;
 
 /// What is watched, and how.
 #[derive(Clone, Debug)]
 pub struct WatchSettings {
     /// The repository's root, absolute.
     pub root: PathBuf,
-    /// Which directories matter.
+    /// Decides which directories matter.
     pub layout: Layout,
     /// How changes are noticed.
     pub mode: WatchMode,
 }
 
-/// How well changes are noticed now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Coverage {
-    /// How many directories are watched.
-    pub watches: usize,
-    /// How many directories could not be watched.
-    pub uncovered: usize,
-    /// Whether changes have to be found by comparison on a timer.
-    pub polls: bool,
-    /// Why, and what to do about it.
-    pub note: Option<String>,
-}
-
-/// How well changes are noticed, as the thread tells and others read it.
-#[derive(Clone, Debug, Default)]
-struct SharedCoverage(Arc<Mutex<Coverage>>);
-
-impl SharedCoverage {
-    fn get(&self) -> Coverage {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Coverage> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The thread that owns the watches.
 #[derive(Debug)]
 pub struct Watch {
-    control: backend::Control,
+    commands: Arc<Commands>,
     coverage: SharedCoverage,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watch {
-    /// Starts the thread and sets the watches;
-    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) tells when they are set.
+    /// Starts the thread, which watches everything.
+    ///
+    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of that.
     pub fn start(settings: WatchSettings, hints: HintSender) -> io::Result<Self> {
+        let commands = Arc::new(Commands::new()?);
         let coverage = SharedCoverage::default();
-        let (control, thread) = backend::prepare(settings.clone(), hints, coverage.clone())?;
+        let thread = Thread::new(
+            Arc::clone(&commands),
+            settings.clone(),
+            hints,
+            coverage.clone(),
+        );
         let thread = std::thread::Builder::new()
             .name("watch".to_owned())
             .spawn(move || thread.run())?;
         let watch = Self {
-            control,
+            commands,
             coverage,
             thread: Some(thread),
         };
-        watch.arm(settings, RescanReason::Start);
+        watch.watch_everything(settings, RescanReason::Start);
         Ok(watch)
     }
 
-    /// Sets all watches by these settings; [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) tells when
-    /// they are set. Those that are set already may stay.
-    pub fn arm(&self, settings: WatchSettings, reason: RescanReason) {
-        self.control.arm(settings, reason);
+    /// Watches everything by these settings, keeping the watches that are right.
+    ///
+    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of that.
+    pub fn watch_everything(&self, settings: WatchSettings, reason: RescanReason) {
+        self.commands
+            .give(|pending| pending.walk = Some((settings, reason)));
     }
 
-    /// How well changes are noticed now.
+    /// Returns how well changes are noticed now.
     pub fn coverage(&self) -> Coverage {
         self.coverage.get()
     }
@@ -130,7 +112,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.control.stop();
+        self.commands.give(|pending| pending.stop = true);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -3,9 +3,7 @@
 //! Constraint: nothing here decides what happened. A path is read by the layout's cursor; a file
 //! that has a place is opened at once, within a bound, so that its content survives its name.
 
-use tracing::warn;
-
-use super::{Coverage, SharedCoverage, WatchSettings};
+use super::WatchSettings;
 use crate::hint::{Hint, HintSender};
 use crate::layout::Cursor;
 use crate::observe::Holder;
@@ -17,21 +15,15 @@ pub(super) struct Reporter {
     pub(super) settings: WatchSettings,
     /// The root, open while there is work; see [`Root`].
     pub(super) root: Option<Root>,
-    coverage: SharedCoverage,
     holder: Holder,
 }
 
 impl Reporter {
-    pub(super) fn new(
-        settings: WatchSettings,
-        hints: HintSender,
-        coverage: SharedCoverage,
-    ) -> Self {
+    pub(super) fn new(settings: WatchSettings, hints: HintSender) -> Self {
         Self {
             hints,
             settings,
             root: None,
-            coverage,
             holder: Holder::default(),
         }
     }
@@ -42,23 +34,6 @@ impl Reporter {
             self.root = Root::open(&self.settings.root).ok();
         }
         self.root.as_ref()
-    }
-
-    /// Changes what is known of how well changes are noticed; a note that is new is logged.
-    pub(super) fn cover(&self, change: impl FnOnce(&mut Coverage)) {
-        let mut coverage = self.coverage.lock();
-        let before = coverage.note.clone();
-        change(&mut coverage);
-        if let Some(note) = &coverage.note
-            && before.as_ref() != Some(note)
-        {
-            let how = if coverage.polls {
-                "changes are found by comparison every repository.poll_interval"
-            } else {
-                "some changes are found late"
-            };
-            warn!("{how}: {note}");
-        }
     }
 
     /// A file that is none of a project's files lies beside them.

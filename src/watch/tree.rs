@@ -11,15 +11,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::backend::{ABOVE, NOWHERE, Node as Wd};
 use crate::observe::join;
 
-/// A watch descriptor. The kernel counts up from 1 and does not use one again.
-pub(super) type Wd = i32;
-
-/// The parent of the root.
-pub(super) const ABOVE: Wd = 0;
-/// The parent of what has no place.
-pub(super) const NOWHERE: Wd = -1;
 /// Longer chains of parents than this are rings, which a stale place can make for a moment. No
 /// template has as many components.
 const DEPTH_MAX: usize = 1_100;
@@ -85,11 +79,6 @@ impl Tree {
             },
         );
         true
-    }
-
-    /// Whether the directory of this name in that one is watched.
-    pub(super) fn has(&self, parent: Wd, name: &str) -> bool {
-        self.children.contains_key(&(parent, Arc::from(name)))
     }
 
     /// The path of a watched directory below the root; none while it has no place.
@@ -171,11 +160,6 @@ impl Tree {
             self.nodes.remove(wd);
         }
         unseen
-    }
-
-    /// Forgets everything.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
     }
 
     fn children_of(&self, parent: Wd) -> Vec<Wd> {

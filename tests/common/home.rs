@@ -109,6 +109,11 @@ impl Settings {
         self
     }
 
+    /// Another `repository.watch`.
+    pub fn watch(self, mode: &str) -> Self {
+        self.repository(&format!("watch: {mode}"))
+    }
+
     /// One more line at the top level.
     pub fn top(mut self, line: &str) -> Self {
         self.top.push(line.to_owned());

@@ -8,6 +8,7 @@
 #![allow(
     dead_code,
     unused_imports,
+    unused_macros,
     unreachable_pub,
     reason = "each test binary uses a part of it, and no crate uses it from outside"
 )]
@@ -31,6 +32,19 @@ use std::time::{Duration, Instant};
 pub use daemon::Daemon;
 pub use endpoint::Endpoint;
 pub use home::{Home, Settings, Webhook, wait_health, xml};
+
+/// Makes two tests of each function: it takes the value of `repository.watch`.
+macro_rules! on_both_backends {
+    ($($test:ident),+ $(,)?) => {
+        mod native {
+            $(#[test] fn $test() { super::$test("native"); })+
+        }
+        mod notify {
+            $(#[test] fn $test() { super::$test("notify"); })+
+        }
+    };
+}
+pub(crate) use on_both_backends;
 
 /// How long anything that has to happen may take before the test fails: long enough for a slow
 /// machine that does something else as well.

@@ -87,7 +87,7 @@ fn a_queue_that_overflows_while_the_process_is_stopped_loses_nothing() {
     home.remove_all("sales/p3");
     daemon.signal(Signal::CONT);
     daemon.wait_log("an overflow", |entry| {
-        entry.message().contains("everything is compared instead")
+        entry.message().contains("rescanning everything")
     });
     let mut came = endpoint.take_events(6);
     daemon.fence();

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
-use super::common::{Daemon, Endpoint, Home, Settings, Webhook, sorted, wait_until, xml};
+use super::common::{
+    Daemon, Endpoint, Home, Settings, Webhook, on_both_backends, sorted, wait_until, xml,
+};
 use super::wait_status;
 
 /// Names that a header, a multipart part, a URL or a line of a log could stumble over.
@@ -29,8 +31,15 @@ const NAMES: &[&str] = &[
     "*",
 ];
 
-#[test]
-fn every_name_arrives_unchanged_in_every_format() {
+on_both_backends!(
+    every_name_arrives_unchanged_in_every_format,
+    names_that_are_not_text_are_listed_and_block_nothing,
+    paths_longer_than_a_system_call_accepts_block_nothing,
+    a_root_whose_files_have_longer_paths_than_a_system_call_takes_is_watched,
+    a_line_of_the_log_stays_one_line,
+);
+
+fn every_name_arrives_unchanged_in_every_format(backend: &str) {
     let endpoint = Endpoint::new();
     let formats = ["multipart", "form", "xml", "json", "cloudevents"];
     let webhooks = formats.map(|format| {
@@ -38,7 +47,7 @@ fn every_name_arrives_unchanged_in_every_format() {
             .events("[project-import-any]")
             .with(&format!("format: {format}"))
     });
-    let home = Home::new(&Settings::of(webhooks));
+    let home = Home::new(&Settings::of(webhooks).watch(backend));
     let daemon = home.start();
     let long = "n".repeat(255);
     let names: Vec<&str> = NAMES.iter().copied().chain([long.as_str()]).collect();
@@ -83,10 +92,9 @@ fn every_name_arrives_unchanged_in_every_format() {
     assert!(!PathBuf::from("pwned").exists() && !home.beside("pwned").exists());
 }
 
-#[test]
-fn names_that_are_not_text_are_listed_and_block_nothing() {
+fn names_that_are_not_text_are_listed_and_block_nothing(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
+    let home = Home::new(&Settings::all_to(&endpoint).watch(backend));
     let name = OsStr::from_bytes(b"la\xfftin");
     fs::create_dir_all(home.at("sales").join(name)).unwrap();
     fs::write(home.at("sales").join(name).join("project.xml"), "<schema/>").unwrap();
@@ -122,10 +130,9 @@ fn deep(home: &Home, below: &str, n: usize) -> PathBuf {
     path
 }
 
-#[test]
-fn paths_longer_than_a_system_call_accepts_block_nothing() {
+fn paths_longer_than_a_system_call_accepts_block_nothing(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
+    let home = Home::new(&Settings::all_to(&endpoint).watch(backend));
     deep(&home, "sales/p", 30);
     let daemon = home.start();
     deep(&home, "sales/q/published", 30);
@@ -142,10 +149,13 @@ fn paths_longer_than_a_system_call_accepts_block_nothing() {
     assert_eq!(deleted.parameter("projectName"), Some("P"));
 }
 
-#[test]
-fn a_root_whose_files_have_longer_paths_than_a_system_call_takes_is_watched() {
+fn a_root_whose_files_have_longer_paths_than_a_system_call_takes_is_watched(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint).repository("poll_interval: 1s"));
+    let home = Home::new(
+        &Settings::all_to(&endpoint)
+            .watch(backend)
+            .repository("poll_interval: 1s"),
+    );
     let root = deep(&home, "deep", 15);
     fs::create_dir_all(&root).unwrap();
     let config = fs::read_to_string(home.config()).unwrap();
@@ -171,10 +181,14 @@ fn a_root_whose_files_have_longer_paths_than_a_system_call_takes_is_watched() {
     drop(daemon);
 }
 
-#[test]
-fn a_line_of_the_log_stays_one_line() {
+fn a_line_of_the_log_stays_one_line(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint).top("admin: {}").settle("300ms"));
+    let home = Home::new(
+        &Settings::all_to(&endpoint)
+            .watch(backend)
+            .top("admin: {}")
+            .settle("300ms"),
+    );
     let config = fs::read_to_string(home.config()).unwrap();
     let config = config
         .replace("admin: {}\n", "")

@@ -1,0 +1,83 @@
+//! Commands for the watch thread, and its wake-up.
+//!
+//! Constraint: a command can always be given, without waiting for room. A newer one replaces an
+//! older one of its kind.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::WatchSettings;
+use crate::domain::rescan::RescanReason;
+
+/// The commands that the watch thread has not taken yet.
+#[derive(Debug)]
+pub(super) struct Commands {
+    pending: Mutex<Pending>,
+    has_pending: AtomicBool,
+    /// A byte in this pair wakes the thread.
+    wake: UnixStream,
+    woken: UnixStream,
+}
+
+/// The pending commands.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// Walk over everything, by these settings.
+    pub(super) walk: Option<(WatchSettings, RescanReason)>,
+    pub(super) stop: bool,
+}
+
+impl Commands {
+    pub(super) fn new() -> io::Result<Self> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        Ok(Self {
+            pending: Mutex::default(),
+            has_pending: AtomicBool::new(false),
+            wake,
+            woken,
+        })
+    }
+
+    /// Whether a command is pending, so that a walk ends early.
+    pub(super) fn has_pending(&self) -> bool {
+        self.has_pending.load(Ordering::Acquire)
+    }
+
+    /// Gives a command, by changing the pending ones.
+    pub(super) fn give(&self, command: impl FnOnce(&mut Pending)) {
+        command(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        self.has_pending.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(super) fn take(&self) -> Pending {
+        if !self.has_pending.swap(false, Ordering::AcqRel) {
+            return Pending::default();
+        }
+        std::mem::take(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wakes the thread.
+    pub(super) fn wake(&self) {
+        // A full pair wakes it as well.
+        let _ = (&self.wake).write(&[0]);
+    }
+
+    /// Consumes the wake-ups. Call it before looking for work, so that none is missed.
+    pub(super) fn clear_wake_ups(&self) {
+        let mut buffer = [0; 512];
+        while (&self.woken).read(&mut buffer).is_ok_and(|n| n > 0) {}
+    }
+}
+
+impl AsFd for Commands {
+    /// The descriptor that becomes readable by a wake-up.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.woken.as_fd()
+    }
+}

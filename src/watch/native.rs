@@ -1,0 +1,198 @@
+//! The backend for Linux: reads inotify(7) itself.
+//!
+//! Constraint: as in the module above. Watches belong to directories and not to paths (`tree`), so
+//! a renamed directory keeps its watches, and a walk after an overflow keeps those that are right.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+use tracing::debug;
+
+use super::backend::{Backend, Change, ChangeKind, Directory, NOWHERE, Node, Report, WatchError};
+use super::tree::Tree;
+use crate::config::WatchMode;
+
+/// The bytes that are read from the kernel's queue at once: some hundred reports.
+const BUFFER: usize = 16 * 1024;
+/// The reported changes of the entries of a directory. The daemon's own reading is not among them.
+const WANTED: WatchFlags = WatchFlags::CREATE
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::CLOSE_WRITE)
+    // A change of permissions may make a directory readable.
+    .union(WatchFlags::ATTRIB)
+    .union(WatchFlags::ONLYDIR)
+    .union(WatchFlags::EXCL_UNLINK);
+
+pub(super) struct Native {
+    inotify: OwnedFd,
+    tree: Tree,
+    root: PathBuf,
+    /// The reports that were read and are not returned yet.
+    queue: VecDeque<RawReport>,
+}
+
+/// A report as the kernel gives it: a path depends on the reports before it.
+struct RawReport {
+    node: Node,
+    flags: ReadFlags,
+    name: Option<OsString>,
+}
+
+impl Native {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
+            tree: Tree::default(),
+            root: PathBuf::new(),
+            queue: VecDeque::new(),
+        })
+    }
+
+    /// Reads the kernel's queue once. Returns whether it could.
+    fn fill(&mut self) -> bool {
+        let mut buffer = [MaybeUninit::uninit(); BUFFER];
+        let mut reader = Reader::new(&self.inotify, &mut buffer);
+        loop {
+            match reader.next() {
+                Ok(report) => self.queue.push_back(RawReport {
+                    node: report.wd(),
+                    flags: report.events(),
+                    name: report
+                        .file_name()
+                        .map(|name| OsStr::from_bytes(name.to_bytes()).to_owned()),
+                }),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => return true,
+                Err(error) => {
+                    debug!(%error, "cannot read inotify reports");
+                    return false;
+                }
+            }
+            if reader.is_buffer_empty() {
+                return true;
+            }
+        }
+    }
+
+    /// Updates the tree by a report. Returns the change of an entry, if it is one.
+    fn change(&mut self, report: RawReport) -> Option<Change> {
+        let RawReport { node, flags, name } = report;
+        if flags.contains(ReadFlags::IGNORED) {
+            self.tree.forget(node);
+            return None;
+        }
+        let (name, directory) = (name?, self.tree.path(node)?);
+        let kind = if flags.contains(ReadFlags::CLOSE_WRITE) {
+            ChangeKind::Written
+        } else if flags.contains(ReadFlags::MOVED_FROM) {
+            ChangeKind::MovedFrom
+        } else if flags.contains(ReadFlags::DELETE) {
+            ChangeKind::Removed
+        } else if flags.contains(ReadFlags::ATTRIB) {
+            ChangeKind::Attributes
+        } else if flags.contains(ReadFlags::MOVED_TO) {
+            ChangeKind::MovedTo
+        } else {
+            ChangeKind::Created
+        };
+        let is_directory = flags.contains(ReadFlags::ISDIR);
+        if is_directory
+            && kind.is_gone()
+            && let Some(name) = name.to_str()
+        {
+            self.tree.detach(node, name);
+        }
+        Some(Change {
+            parent: node,
+            directory,
+            name,
+            kind,
+            is_directory: Some(is_directory),
+        })
+    }
+
+    fn release(&self, nodes: Vec<Node>) {
+        for node in nodes {
+            // It fails for a directory that is gone: the kernel has removed the watch.
+            let _ = inotify::remove_watch(&self.inotify, node);
+        }
+    }
+}
+
+impl Backend for Native {
+    fn mode(&self) -> WatchMode {
+        WatchMode::Native
+    }
+
+    fn begin_walk(&mut self, root: &Path) -> io::Result<()> {
+        root.clone_into(&mut self.root);
+        self.tree.begin_walk();
+        Ok(())
+    }
+
+    fn end_walk(&mut self) {
+        let unseen = self.tree.take_unseen();
+        self.release(unseen);
+    }
+
+    fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError> {
+        // By its descriptor, so that it is this very directory.
+        let by_descriptor = format!("/proc/self/fd/{}", directory.opened.as_raw_fd());
+        let added = match inotify::add_watch(&self.inotify, by_descriptor, WANTED) {
+            // There is no /proc here.
+            Err(Errno::NOENT | Errno::ACCESS) => {
+                let path = self.root.join(directory.path);
+                inotify::add_watch(&self.inotify, path, WANTED)
+            }
+            added => added,
+        };
+        match added {
+            Ok(node) if self.tree.put(node, directory.parent, directory.name) => Ok(node),
+            // Its parent is not watched any more: the directory is being moved elsewhere.
+            Ok(node) => {
+                self.release(vec![node]);
+                self.tree.forget(node);
+                Ok(NOWHERE)
+            }
+            Err(Errno::NOSPC) => Err(WatchError::Limit),
+            Err(error) => Err(WatchError::Other(error.into())),
+        }
+    }
+
+    fn next(&mut self) -> Option<Report> {
+        loop {
+            if self.queue.is_empty() && !self.fill() {
+                return Some(Report::Overflow);
+            }
+            let report = self.queue.pop_front()?;
+            if report.flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                return Some(Report::Overflow);
+            }
+            if let Some(change) = self.change(report) {
+                return Some(Report::Change(change));
+            }
+        }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.inotify.as_fd())
+    }
+
+    fn release_moved_away(&mut self) {
+        let orphans = self.tree.take_orphans();
+        self.release(orphans);
+    }
+
+    fn n_watches(&self) -> usize {
+        self.tree.len()
+    }
+}
