@@ -1,4 +1,4 @@
-//! What things cost with more and more projects.
+//! Costs against the number of projects.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::report::NONE;
 use crate::results::Results;
 use crate::table::{Table, megabytes, milliseconds, per_second, seconds, thousands};
 
-/// The sizes of repository that were measured.
+/// The measured numbers of projects.
 pub fn sizes(results: &Results) -> Vec<u64> {
     let mut sizes: Vec<u64> = results
         .all(&[("scenario", json!("scale")), ("what", json!("restart"))])
@@ -17,7 +17,7 @@ pub fn sizes(results: &Results) -> Vec<u64> {
     sizes
 }
 
-/// What finds a measurement at this number of projects.
+/// The entries of a result of `scale` at this number of projects.
 pub fn scale(what: &str, projects: u64) -> [(&'static str, Value); 3] {
     [
         ("scenario", json!("scale")),
@@ -26,7 +26,7 @@ pub fn scale(what: &str, projects: u64) -> [(&'static str, Value); 3] {
     ]
 }
 
-/// What things cost with more and more projects.
+/// The table of costs against the number of projects.
 pub fn table(results: &Results) -> Table {
     type Row<'a> = (&'a str, &'a str, &'a str, fn(f64) -> String);
     const ROWS: [Row<'_>; 14] = [
@@ -52,7 +52,7 @@ pub fn table(results: &Results) -> Table {
             seconds,
         ),
         (
-            "… to the last call of these",
+            "… to the last of their calls",
             "restart-with-changes",
             "last_call_s",
             seconds,
@@ -60,24 +60,19 @@ pub fn table(results: &Results) -> Table {
         ("an edit, p50", "edits", "p50_ms", milliseconds),
         ("an edit, p99", "edits", "p99_ms", milliseconds),
         (
-            "an edit while all is compared, p50",
+            "an edit during a full scan, p50",
             "edits-in-rescan",
             "p50_ms",
             milliseconds,
         ),
         (
-            "an edit while all is compared, p99",
+            "an edit during a full scan, p99",
             "edits-in-rescan",
             "p99_ms",
             milliseconds,
         ),
         ("burst", "burst", "per_second", per_second),
-        (
-            "peak memory after all of this",
-            "burst",
-            "peak_kb",
-            megabytes,
-        ),
+        ("peak memory at the end", "burst", "peak_kb", megabytes),
         (
             "worst edit after a removal",
             "edits-after-removal",

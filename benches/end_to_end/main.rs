@@ -1,9 +1,9 @@
 //! Measures the real binary from the change of a file to the call, beside a floor in the same run.
 //!
 //! `cargo bench --bench end_to_end -- [--quick | --full] [--resume] [--write] [SCENARIO...]`. It
-//! prints a table with ratios and leaves the measurements as JSON lines, the table in Markdown and
-//! the plots in a directory; docs/benchmarks.md says more. It fails if a call was lost, early or
-//! unasked, or doubled where no process was killed.
+//! prints tables with ratios and writes the results as JSON lines and the plots in SVG to a
+//! directory; docs/benchmarks.md has more. It fails if a call was lost, early or unasked, or doubled
+//! although no process was killed.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
@@ -19,7 +19,6 @@ mod receiver;
 mod report;
 mod results;
 mod scenario;
-mod svg;
 mod table;
 mod tree;
 
@@ -37,33 +36,33 @@ use scenario::{Bench, Size};
 /// Measures project-webhooks from the change of a file to the call.
 #[derive(Parser)]
 struct Arguments {
-    /// Small sizes: whether it works.
+    /// Measures small sizes, to show that it works.
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// A repository of 100,000 projects too: 300,000 directories, 500,000 files.
+    /// Measures a repository of 100,000 projects too: 300,000 directories, 500,000 files.
     #[arg(long)]
     full: bool,
     /// The numbers of projects of the scenario `scale`, instead of those of the size.
     #[arg(long, value_delimiter = ',')]
     projects: Vec<usize>,
-    /// How many rounds a comparison has.
+    /// The number of rounds of a comparison.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Where results, table and plots go.
+    /// The directory of results and plots.
     #[arg(long, default_value = "target/benchmarks")]
     output: PathBuf,
-    /// Goes on with the results that are there, but for what is measured anew.
+    /// Keeps the results in the directory, except of scenarios that are measured again.
     #[arg(long)]
     resume: bool,
-    /// Puts the results into docs/benchmarks, and the tables into docs/benchmarks.md and README.md.
+    /// Writes results and plots to docs/benchmarks, and tables to docs/benchmarks.md and README.md.
     #[arg(long)]
     write: bool,
-    /// Which scenarios; all without any; `none` only draws what was measured.
+    /// The scenarios to measure, by default all; `none` draws the results without measuring.
     scenarios: Vec<String>,
-    /// Given by cargo.
+    /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Runs the floor instead: root, address, journal, each or batch, how often each is posted.
+    /// Runs the floor instead: root, address, journal, `each` or `batch`, number of posts for each.
     #[arg(long, hide = true, num_args = 5)]
     floor: Vec<String>,
 }
@@ -104,7 +103,7 @@ fn main() -> anyhow::Result<()> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
     let directory = home.join(&arguments.output);
     std::fs::create_dir_all(&directory)?;
-    let goes_on = arguments.resume || wanted.is_empty();
+    let resumes = arguments.resume || wanted.is_empty();
     let is_stale = |line: &Value| match results::text(line, "scenario") {
         "machine" => !wanted.is_empty(),
         "scale" => {
@@ -113,7 +112,7 @@ fn main() -> anyhow::Result<()> {
         }
         name => wanted.contains(&name),
     };
-    let mut results = Results::create(&directory.join("results.jsonl"), goes_on, is_stale)?;
+    let mut results = Results::create(&directory.join("results.jsonl"), resumes, is_stale)?;
     if !wanted.is_empty() {
         results.add(results::machine(&std::env::temp_dir())?)?;
     }
@@ -124,15 +123,12 @@ fn main() -> anyhow::Result<()> {
                 .with_context(|| format!("measuring {name}"))?;
         }
     }
-    report::write(&results, &directory)?;
+    report::write_plots(&results, &directory)?;
     if arguments.write {
-        publish::publish(home, &directory)?;
+        publish::publish(&results, home, &directory)?;
     }
     println!("{}", report::terminal(&results));
-    println!(
-        "Measurements, table and plots: {}",
-        arguments.output.display()
-    );
+    println!("Results and plots: {}", arguments.output.display());
     anyhow::ensure!(
         !results.failed,
         "calls were lost, early, doubled or unasked: see the lines above"
@@ -155,7 +151,7 @@ fn wanted(asked: &[String]) -> anyhow::Result<Vec<&'static str>> {
         .collect())
 }
 
-/// Says before anything is measured what would make the last of it fail.
+/// Checks the limit of watches before a long measurement would fail by it.
 fn check_watches(projects: usize) -> anyhow::Result<()> {
     const LIMIT: &str = "/proc/sys/fs/inotify/max_user_watches";
     let limit: usize = std::fs::read_to_string(LIMIT)?.trim().parse()?;

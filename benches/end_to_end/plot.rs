@@ -1,182 +1,225 @@
-//! The plots: how latencies are distributed, and what more projects cost.
+//! Draws the distribution of latencies, and costs against the number of projects, in SVG.
 
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::prelude::*;
 use serde_json::{Value, json};
 
 use crate::growth::{scale as at, sizes};
 use crate::results::{Results, text};
-use crate::svg::{Panel, Series, draw};
-use crate::table::thousands;
+use crate::table::integer;
 
-/// From an edit to its call: which part of the edits took how long.
-pub fn latency(results: &Results) -> Option<String> {
-    const NAMES: [(&str, &str, usize); 3] = [
-        ("floor-each", "floor: one sync, one POST", 1),
-        ("project-webhooks", "project-webhooks", 0),
-        ("inotifywait", "inotifywait with curl", 2),
-    ];
+const BLUE: RGBColor = RGBColor(0x09, 0x69, 0xda);
+const GREY: RGBColor = RGBColor(0x57, 0x60, 0x6a);
+const ORANGE: RGBColor = RGBColor(0xbc, 0x4c, 0x00);
+const GREEN: RGBColor = RGBColor(0x1a, 0x7f, 0x37);
+
+/// The style of a page in dark mode; plotters writes fixed colours.
+const DARK: &str = "<style>@media (prefers-color-scheme: dark) { \
+                    svg { filter: invert(0.9) hue-rotate(180deg) } }</style>\n";
+
+/// One chart. Its x axis is logarithmic.
+struct Panel {
+    title: &'static str,
+    x_label: &'static str,
+    y_label: &'static str,
+    /// Whether y is a percentage. Otherwise each point is a measurement, and drawn as a dot.
+    is_distribution: bool,
+    series: Vec<Series>,
+}
+
+struct Series {
+    name: &'static str,
+    color: RGBColor,
+    points: Vec<(f64, f64)>,
+}
+
+/// The percentage of the edits whose call arrived within a time.
+pub fn latency(results: &Results) -> anyhow::Result<Option<String>> {
     let edits = [("scenario", json!("edits"))];
-    let mut series = Vec::new();
-    for (who, name, color) in NAMES {
-        let Some(line) = results.all(&edits).find(|line| text(line, "who") == who) else {
-            continue;
-        };
-        let curve = line.get("curve_ms").and_then(Value::as_array)?;
-        let points = (0_u32..)
-            .zip(curve.iter().filter_map(Value::as_f64))
-            .map(|(percent, latency)| (latency, f64::from(percent)));
-        series.push(Series {
-            name: name.to_owned(),
+    let series = |name, who, color| {
+        let line = results.all(&edits).find(|line| text(line, "who") == who)?;
+        let curve = line.get("curve_ms")?.as_array()?;
+        let latencies = curve.iter().filter_map(Value::as_f64);
+        let points = latencies.zip((0_u32..).map(f64::from)).collect();
+        Some(Series {
+            name,
             color,
-            points: points.collect(),
-            has_dots: false,
-        });
-    }
-    let all = || {
-        series
-            .iter()
-            .flat_map(|one| &one.points)
-            .map(|point| point.0)
+            points,
+        })
     };
-    let (low, high) = (all().reduce(f64::min)?, all().reduce(f64::max)?);
-    let marks = [
-        0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0,
-        2_000.0, 5_000.0, 10_000.0,
+    let series = [
+        series("floor: one sync, one POST", "floor-each", GREY),
+        series("project-webhooks", "project-webhooks", BLUE),
+        series("inotifywait with curl", "inotifywait", ORANGE),
     ];
-    let first = marks.iter().rposition(|mark| *mark <= low).unwrap_or(0);
-    let last = marks
-        .iter()
-        .position(|mark| *mark >= high)
-        .unwrap_or(marks.len() - 1);
     let panel = Panel {
-        title: "From the rename of a file to its call".to_owned(),
-        x_label: "milliseconds (logarithmic)".to_owned(),
-        y_label: "percent of edits".to_owned(),
-        x_ticks: marks
-            .get(first..=last)?
-            .iter()
-            .map(|mark| (*mark, format!("{mark}")))
-            .collect(),
-        y_max: Some(100.0),
-        series,
+        title: "From the rename of a file to its call",
+        x_label: "milliseconds (logarithmic)",
+        y_label: "percent of edits",
+        is_distribution: true,
+        series: series.into_iter().flatten().collect(),
     };
-    Some(draw(&[panel], 1, 1.6))
+    draw(&[panel], 1, (704, 496))
 }
 
 /// Throughput, latency, memory and starts against the number of projects.
-pub fn scale(results: &Results) -> Option<String> {
+pub fn scale(results: &Results) -> anyhow::Result<Option<String>> {
     let sizes = sizes(results);
     if sizes.len() < 2 {
-        return None;
+        return Ok(None);
     }
-    let chart = |title: &str, y_label: &str, lines: &[Line<'_>]| Panel {
-        title: title.to_owned(),
-        x_label: "projects (logarithmic)".to_owned(),
-        y_label: y_label.to_owned(),
-        x_ticks: sizes
+    let series = |name, color, what, key, unit: fn(f64, f64) -> f64| Series {
+        name,
+        color,
+        points: sizes
             .iter()
-            .map(|size| (decimal(*size), thousands(*size)))
-            .collect(),
-        y_max: None,
-        series: lines
-            .iter()
-            .map(|line| Series {
-                name: line.name.to_owned(),
-                color: line.color,
-                points: sizes
-                    .iter()
-                    .filter_map(|size| {
-                        let value = results.number(&at(line.what, *size), line.key)?;
-                        Some((decimal(*size), (line.unit)(value, decimal(*size))))
-                    })
-                    .collect(),
-                has_dots: true,
+            .filter_map(|size| {
+                let value = results.number(&at(what, *size), key)?;
+                Some((decimal(*size), unit(value, decimal(*size))))
             })
-            .filter(|series| !series.points.is_empty())
             .collect(),
     };
+    let panel = |title, y_label, series| Panel {
+        title,
+        x_label: "projects (logarithmic)",
+        y_label,
+        is_distribution: false,
+        series,
+    };
+    let same: fn(f64, f64) -> f64 = |value, _| value;
+    let megabytes: fn(f64, f64) -> f64 = |kilobytes, _| kilobytes * 1024.0 / 1e6;
+    let each: fn(f64, f64) -> f64 = |seconds, projects| seconds * 1e6 / projects;
     let panels = [
-        chart(
+        panel(
             "Throughput of a burst",
-            "calls a second",
-            &[Line::new("calls", "burst", "per_second", 0, plain)],
+            "calls per second",
+            vec![series("calls", BLUE, "burst", "per_second", same)],
         ),
-        chart(
+        panel(
             "From an edit to its call",
             "milliseconds",
-            &[
-                Line::new(
-                    "p99 while all is compared",
+            vec![
+                series(
+                    "p99 in a full scan",
+                    ORANGE,
                     "edits-in-rescan",
                     "p99_ms",
-                    2,
-                    plain,
+                    same,
                 ),
-                Line::new("p99", "edits", "p99_ms", 3, plain),
-                Line::new("p50", "edits", "p50_ms", 0, plain),
+                series("p99", GREEN, "edits", "p99_ms", same),
+                series("p50", BLUE, "edits", "p50_ms", same),
             ],
         ),
-        chart(
-            "Memory, the most that was resident",
+        panel(
+            "Peak of resident memory",
             "megabytes",
-            &[
-                Line::new("in the first start", "first-start", "peak_kb", 2, megabytes),
-                Line::new("in a restart", "restart", "peak_kb", 0, megabytes),
+            vec![
+                series("first start", ORANGE, "first-start", "peak_kb", megabytes),
+                series("restart", BLUE, "restart", "peak_kb", megabytes),
             ],
         ),
-        chart(
+        panel(
             "Time of a start",
             "microseconds for each project",
-            &[
-                Line::new("first start", "first-start", "start_s", 2, each),
-                Line::new("restart", "restart", "start_s", 0, each),
-                Line::new("inotifywait", "restart", "inotifywait_start_s", 1, each),
+            vec![
+                series("first start", ORANGE, "first-start", "start_s", each),
+                series("restart", BLUE, "restart", "start_s", each),
+                series("inotifywait", GREY, "restart", "inotifywait_start_s", each),
             ],
         ),
     ];
-    Some(draw(&panels, 2, 1.0))
-}
-
-/// One line of a chart: which number of which measurement.
-struct Line<'a> {
-    name: &'a str,
-    what: &'a str,
-    key: &'a str,
-    color: usize,
-    /// Of the value and the number of projects.
-    unit: fn(f64, f64) -> f64,
-}
-
-impl<'a> Line<'a> {
-    const fn new(
-        name: &'a str,
-        what: &'a str,
-        key: &'a str,
-        color: usize,
-        unit: fn(f64, f64) -> f64,
-    ) -> Self {
-        Self {
-            name,
-            what,
-            key,
-            color,
-            unit,
-        }
-    }
-}
-
-fn plain(value: f64, _: f64) -> f64 {
-    value
-}
-
-fn megabytes(kilobytes: f64, _: f64) -> f64 {
-    kilobytes * 1024.0 / 1e6
-}
-
-fn each(seconds: f64, projects: f64) -> f64 {
-    seconds * 1e6 / projects
+    draw(&panels, 2, (880, 620))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a number of projects")]
 fn decimal(number: u64) -> f64 {
     number as f64
+}
+
+/// Draws panels in rows; none without any data.
+fn draw(panels: &[Panel], columns: usize, size: (u32, u32)) -> anyhow::Result<Option<String>> {
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        root.fill(&WHITE)?;
+        let areas = root.split_evenly((panels.len().div_ceil(columns), columns));
+        for (panel, area) in panels.iter().zip(areas) {
+            let points = || panel.series.iter().flat_map(|series| &series.points);
+            let x = || points().map(|point| point.0);
+            let (Some(low), Some(high)) = (x().reduce(f64::min), x().reduce(f64::max)) else {
+                return Ok(None);
+            };
+            let highest = points().map(|point| point.1).fold(0.0, f64::max);
+            // The larger range leaves room for the legend.
+            let (x_max, y_max) = match panel.is_distribution {
+                true => (high * 3.0, 100.0),
+                false => (high, highest * 1.6),
+            };
+            panel.draw(&area, (low..x_max).log_scale(), 0.0..y_max)?;
+        }
+        root.present()?;
+    }
+    let head = svg.find('\n').map_or(0, |end| end + 1);
+    svg.insert_str(head, DARK);
+    Ok(Some(svg))
+}
+
+impl Panel {
+    fn draw<X>(
+        &self,
+        area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+        x: X,
+        y: std::ops::Range<f64>,
+    ) -> anyhow::Result<()>
+    where
+        X: AsRangedCoord<Value = f64>,
+        X::CoordDescType: ValueFormatter<f64>,
+    {
+        const FONT: (&str, u32) = ("sans-serif", 15);
+        let mut chart = ChartBuilder::on(area)
+            .caption(self.title, ("sans-serif", 18))
+            .margin(14)
+            .margin_right(36)
+            .x_label_area_size(42)
+            .y_label_area_size(62)
+            .build_cartesian_2d(x, y)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .label_style(FONT)
+            .x_desc(self.x_label)
+            .y_desc(self.y_label)
+            .x_label_formatter(&|value| number(*value))
+            .y_label_formatter(&|value| number(*value))
+            .draw()?;
+        for series in &self.series {
+            let style = series.color.filled().stroke_width(2);
+            let points = series.points.iter().copied();
+            let dot_size = if self.is_distribution { 0 } else { 3 };
+            let line = LineSeries::new(points, style).point_size(dot_size);
+            chart
+                .draw_series(line)?
+                .label(series.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        }
+        let legend = match self.is_distribution {
+            true => SeriesLabelPosition::LowerRight,
+            false => SeriesLabelPosition::UpperLeft,
+        };
+        chart
+            .configure_series_labels()
+            .position(legend)
+            .label_font(FONT)
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
+        Ok(())
+    }
+}
+
+fn number(value: f64) -> String {
+    if value < 10.0 && value.fract() > 0.001 {
+        format!("{value:.1}")
+    } else {
+        integer(value)
+    }
 }

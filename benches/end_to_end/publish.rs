@@ -1,23 +1,29 @@
-//! The results in the documentation.
+//! Puts the results into the documentation.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
 
-/// Puts what is in the directory of the results into the documentation.
-pub fn publish(home: &Path, directory: &Path) -> anyhow::Result<()> {
+use crate::report;
+use crate::results::Results;
+
+/// Copies the results, draws the plots, and replaces the tables of the pages.
+pub fn publish(results: &Results, home: &Path, directory: &Path) -> anyhow::Result<()> {
     let target = home.join("docs/benchmarks");
-    fs::create_dir_all(&target)?;
-    for file in ["results.jsonl", "latency.svg", "scale.svg"] {
-        if directory.join(file).exists() && directory != target {
-            fs::copy(directory.join(file), target.join(file))?;
-        }
+    if directory != target {
+        fs::copy(
+            directory.join("results.jsonl"),
+            target.join("results.jsonl"),
+        )?;
     }
-    for (file, block) in [("docs/benchmarks.md", "figures"), ("README.md", "headline")] {
+    report::write_plots(results, &target)?;
+    for (file, block, new) in [
+        ("docs/benchmarks.md", "figures", report::figures(results)),
+        ("README.md", "headline", report::headline(results)),
+    ] {
         let path = home.join(file);
         let old = fs::read_to_string(&path)?;
-        let new = fs::read_to_string(directory.join(block).with_extension("md"))?;
         let begin = format!("<!-- benchmarks: {block} -->\n");
         let (before, rest) = old
             .split_once(&begin)

@@ -1,4 +1,4 @@
-//! The tables: for the terminal, and in Markdown for the documentation.
+//! Tables of the results, for a terminal and in Markdown for the documentation.
 
 use std::fs;
 use std::path::Path;
@@ -10,18 +10,18 @@ use crate::plot;
 use crate::results::{Results, text};
 use crate::table::{Table, integer, megabytes, milliseconds, per_second, seconds, thousands};
 
-/// One comparison: who, beside whom, and what is asked of it.
+/// A result beside that of a peer, with the goal.
 struct Comparison {
     what: String,
     ours: String,
     beside: String,
     ratio: Option<f64>,
     goal: &'static str,
-    /// Whether the README shows it.
+    /// Whether the README has it.
     is_headline: bool,
 }
 
-/// What a comparison is of.
+/// The number of a result to compare.
 struct Measure<'a> {
     what: &'a str,
     key: &'a str,
@@ -30,16 +30,16 @@ struct Measure<'a> {
     is_headline: bool,
 }
 
-/// Where there is nothing.
+const LATENCY: &str = "The percentage of the edits whose call arrived within a time";
+
+/// The cell of a table without a value.
 pub const NONE: &str = "–";
 
-/// Writes tables and plots into the directory of the results.
-pub fn write(results: &Results, directory: &Path) -> anyhow::Result<()> {
-    fs::write(directory.join("figures.md"), figures(results))?;
-    fs::write(directory.join("headline.md"), headline(results))?;
+/// Writes the plots into a directory.
+pub fn write_plots(results: &Results, directory: &Path) -> anyhow::Result<()> {
     for (name, plot) in [
-        ("latency", plot::latency(results)),
-        ("scale", plot::scale(results)),
+        ("latency", plot::latency(results)?),
+        ("scale", plot::scale(results)?),
     ] {
         if let Some(plot) = plot {
             fs::write(directory.join(name).with_extension("svg"), plot)?;
@@ -58,7 +58,8 @@ pub fn terminal(results: &Results) -> String {
     said
 }
 
-fn figures(results: &Results) -> String {
+/// All tables and plots, in Markdown.
+pub fn figures(results: &Results) -> String {
     let wanted = [("scenario", json!("machine"))];
     let machine = results.all(&wanted).last();
     let said = machine.map_or_else(String::new, |machine| {
@@ -71,47 +72,29 @@ fn figures(results: &Results) -> String {
         )
     });
     format!(
-        "{said}{}\n{}\nWith more and more projects, of three directories and five files each:\n\n\
+        "{said}{}\n{}\nBy the number of projects, of three directories and five files each:\n\n\
          {}\n{}",
         comparisons(&compare(results)).markdown(),
-        image(
-            results,
-            "Which part of the edits took how long to their call",
-            "benchmarks/latency.svg"
-        ),
+        image(LATENCY, "benchmarks/latency.svg"),
         growth::table(results).markdown(),
         image(
-            results,
             "Throughput, latency, memory and time of a start against the number of projects",
             "benchmarks/scale.svg"
         ),
     )
 }
 
-/// A plot in Markdown; nothing where it was not drawn.
-fn image(results: &Results, alternative: &str, path: &str) -> String {
-    let is_drawn = if path.ends_with("latency.svg") {
-        plot::latency(results).is_some()
-    } else {
-        plot::scale(results).is_some()
-    };
-    if is_drawn {
-        format!("![{alternative}]({path})\n")
-    } else {
-        String::new()
-    }
+fn image(alternative: &str, path: &str) -> String {
+    format!("![{alternative}]({path})\n")
 }
 
-fn headline(results: &Results) -> String {
+/// The comparisons for the README, in Markdown.
+pub fn headline(results: &Results) -> String {
     let all: Vec<Comparison> = compare(results)
         .into_iter()
         .filter(|one| one.is_headline)
         .collect();
-    let plot = image(
-        results,
-        "Which part of the edits took how long to their call",
-        "docs/benchmarks/latency.svg",
-    );
+    let plot = image(LATENCY, "docs/benchmarks/latency.svg");
     format!("{}\n{plot}", comparisons(&all).markdown())
 }
 
@@ -124,12 +107,12 @@ fn compare(results: &Results) -> Vec<Comparison> {
     found
 }
 
-/// Compares one number of the daemon with that of somebody else; nothing where there is none.
+/// Compares one number of the daemon with that of a peer, if both are measured.
 fn beside(
     results: &Results,
     scenario: &[(&str, Value)],
     measure: &Measure<'_>,
-    who: (&str, &str),
+    peer: (&str, &str),
 ) -> Option<Comparison> {
     let of = |name: &str| {
         let mut wanted = scenario.to_vec();
@@ -137,11 +120,11 @@ fn beside(
         results.number(&wanted, measure.key)
     };
     let ours = of("project-webhooks")?;
-    let theirs = of(who.0)?;
+    let theirs = of(peer.0)?;
     Some(Comparison {
         what: measure.what.to_owned(),
         ours: (measure.unit)(ours),
-        beside: format!("{} {}", who.1, (measure.unit)(theirs)),
+        beside: format!("{} {}", peer.1, (measure.unit)(theirs)),
         ratio: Some(ours / theirs),
         goal: measure.goal,
         is_headline: measure.is_headline,
@@ -255,7 +238,7 @@ fn faults(results: &Results, found: &mut Vec<Comparison>) {
     }
 }
 
-/// What is asked of large repositories.
+/// Compares starts and removals in large repositories.
 fn large(results: &Results, found: &mut Vec<Comparison>) {
     let sizes = sizes(results);
     let largest = sizes.last().copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What was measured: JSON lines in a file, one for each measurement.
+//! The results: JSON lines in a file, one for each measurement.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-/// All measurements of a run, and of earlier ones that it goes on with.
+/// The measurements of a run, and of earlier runs that it resumes.
 pub struct Results {
     lines: Vec<Value>,
     file: File,
@@ -16,18 +16,18 @@ pub struct Results {
 }
 
 impl Results {
-    /// Begins a file; where the run goes on with the lines of the one before, without those that
-    /// are measured anew.
+    /// Creates the file. A run that resumes keeps the lines of the last one that are not stale.
     pub fn create(
         path: &Path,
-        goes_on: bool,
+        resumes: bool,
         is_stale: impl Fn(&Value) -> bool,
     ) -> anyhow::Result<Self> {
         let mut lines = Vec::new();
-        if goes_on && path.exists() {
+        if resumes && path.exists() {
             for line in std::fs::read_to_string(path)?.lines() {
-                let line: Value = serde_json::from_str(line)
-                    .with_context(|| format!("{} is no results of a run", path.display()))?;
+                let line: Value = serde_json::from_str(line).with_context(|| {
+                    format!("{} does not have the results of a run", path.display())
+                })?;
                 lines.extend(Some(line).filter(|line| !is_stale(line)));
             }
         }
@@ -62,7 +62,7 @@ impl Results {
         Ok(())
     }
 
-    /// The measurements in which these entries are so.
+    /// The measurements with these entries.
     pub fn all<'a>(&'a self, wanted: &'a [(&'a str, Value)]) -> impl Iterator<Item = &'a Value> {
         self.lines.iter().filter(move |line| {
             wanted
@@ -71,19 +71,19 @@ impl Results {
         })
     }
 
-    /// The last such measurement, and of it this number.
+    /// A number of the last measurement with these entries.
     pub fn number(&self, wanted: &[(&str, Value)], key: &str) -> Option<f64> {
         let line = self.all(wanted).last()?;
         line.get(key)?.as_f64()
     }
 }
 
-/// A text of a measurement; empty where there is none.
+/// A text of a measurement; empty if it has none.
 pub fn text<'a>(line: &'a Value, key: &str) -> &'a str {
     line.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Where it was measured.
+/// The machine of the run.
 pub fn machine(directory: &Path) -> anyhow::Result<Value> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release: Vec<&str> = kernel.trim().split(['.', '-']).take(2).collect();

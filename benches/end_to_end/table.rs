@@ -1,15 +1,15 @@
-//! Tables, and how numbers are written in them.
+//! Tables and the format of their numbers.
 
-/// A table of which all rows have as many cells as the head.
+/// A table. All rows have as many cells as the head.
 pub struct Table {
-    /// What the columns are.
+    /// The titles of the columns.
     pub head: Vec<String>,
     /// The cells of each row.
     pub rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// As Markdown has it.
+    /// The table in Markdown.
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let rule = format!("|{}\n", "---|".repeat(self.head.len()));
@@ -17,7 +17,7 @@ impl Table {
         line(&self.head) + &rule + &rows
     }
 
-    /// With columns of spaces, for a terminal.
+    /// The table with aligned columns, for a terminal.
     pub fn aligned(&self) -> String {
         let all = || std::iter::once(&self.head).chain(&self.rows);
         let width = |column: usize| {
@@ -27,21 +27,21 @@ impl Table {
                 .max()
         };
         let widths: Vec<usize> = (0..).map_while(width).collect();
-        let mut said = String::new();
+        let mut text = String::new();
         for row in all() {
             let line: String = row
                 .iter()
                 .zip(&widths)
                 .map(|(cell, width)| format!("{cell:width$}  "))
                 .collect();
-            said.push_str(line.trim_end());
-            said.push('\n');
+            text.push_str(line.trim_end());
+            text.push('\n');
         }
-        said.replace('`', "")
+        text.replace('`', "")
     }
 }
 
-/// As a latency is written.
+/// Formats a latency.
 pub fn milliseconds(value: f64) -> String {
     if value < 10.0 {
         format!("{value:.2} ms")
@@ -50,22 +50,22 @@ pub fn milliseconds(value: f64) -> String {
     }
 }
 
-/// As a start is written.
+/// Formats the time of a start.
 pub fn seconds(value: f64) -> String {
     format!("{value:.2} s")
 }
 
-/// Of kilobytes as the kernel counts them.
+/// Formats kilobytes of the kernel, which have 1,024 bytes.
 pub fn megabytes(kilobytes: f64) -> String {
     format!("{:.0} MB", kilobytes * 1024.0 / 1e6)
 }
 
-/// As a rate is written.
+/// Formats a rate.
 pub fn per_second(value: f64) -> String {
     format!("{}/s", integer(value))
 }
 
-/// To the next whole number, with commas.
+/// Formats a number rounded, with commas.
 pub fn integer(value: f64) -> String {
     #[allow(
         clippy::cast_possible_truncation,
@@ -76,15 +76,15 @@ pub fn integer(value: f64) -> String {
     thousands(value)
 }
 
-/// With commas.
+/// Formats a whole number with commas.
 pub fn thousands(value: u64) -> String {
     let digits = value.to_string();
-    let mut said = String::new();
+    let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            said.push(',');
+            text.push(',');
         }
-        said.push(digit);
+        text.push(digit);
     }
-    said
+    text
 }
