@@ -26,9 +26,9 @@ mod invalid_files;
 mod judge;
 pub(crate) mod phase;
 mod recorder;
-pub mod root;
+pub(crate) mod root;
 mod scanner;
-pub mod status;
+pub(crate) mod status;
 mod timers;
 mod worker;
 
@@ -56,7 +56,7 @@ const INPUTS: usize = 16_384;
 
 /// An input of the engine.
 #[derive(Debug)]
-pub enum Input {
+pub(crate) enum Input {
     /// A hint of the watch thread.
     Hint(Box<Hint>),
     /// Watch and scan everything anew.
@@ -75,13 +75,13 @@ impl From<Hint> for Input {
 
 /// The engine's thread.
 #[derive(Debug)]
-pub struct Engine {
+pub(crate) struct Engine {
     inputs: SyncSender<Input>,
     thread: JoinHandle<()>,
 }
 
 /// The parts of the program that the engine uses.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The valid configuration.
     pub config: Arc<Config>,
     /// The store.
@@ -96,7 +96,7 @@ pub struct Parts {
 
 impl Engine {
     /// Starts the thread. `on_exit` is called when it ends, however it ends.
-    pub fn start(parts: Parts, on_exit: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(parts: Parts, on_exit: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (inputs, receiver) = sync_channel(INPUTS);
         let has_lost_hints = Arc::new(AtomicBool::new(false));
         let sender = inputs.clone();
@@ -118,12 +118,12 @@ impl Engine {
     }
 
     /// Sends an input. Returns whether the engine is still running.
-    pub fn send(&self, input: Input) -> bool {
+    pub(crate) fn send(&self, input: Input) -> bool {
         self.inputs.send(input).is_ok()
     }
 
     /// Stops the engine and waits for its last commit. Returns false if it panicked.
-    pub fn stop(self) -> bool {
+    pub(crate) fn stop(self) -> bool {
         let _ = self.inputs.send(Input::Stop);
         self.thread.join().is_ok()
     }

@@ -17,7 +17,11 @@ pub(crate) struct Start {
 impl Start {
     /// Decides by the recorded values of [`FirstStart`](crate::store::MetaKey::FirstStart) and
     /// [`Layout`](crate::store::MetaKey::Layout).
-    pub fn judge(first_start: Option<&str>, layout: Option<&str>, repository: &Repository) -> Self {
+    pub(crate) fn judge(
+        first_start: Option<&str>,
+        layout: Option<&str>,
+        repository: &Repository,
+    ) -> Self {
         let is_first = first_start.is_none();
         let layout_changed =
             layout.is_some_and(|recorded| recorded != repository.layout.to_string());

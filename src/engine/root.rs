@@ -1,9 +1,9 @@
-//! Whether the root is the directory that the record was made of.
+//! Guards the root: it has to be the directory that the record was made of.
 //!
-//! Constraint: nothing is ever inferred from a root that went away, or from another directory in
-//! its place. A root that is not the recorded one is compared with the record only when it has
-//! files of at least half of the projects on record: a deployment that swaps directories passes, an
-//! empty mount point does not, not even one that somebody wrote a project into.
+//! Constraint: nothing is inferred from a root that is gone, or from another directory in its place.
+//! A root that is not the recorded one is compared with the record only if it has files of at least
+//! half of the recorded projects. A deployment that swaps directories passes. An empty mount point
+//! does not, even if somebody wrote a project into it.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,28 +15,28 @@ use crate::store::{Store, StoreError};
 /// The number of recorded projects that a survey reads at once.
 const SURVEYED_AT_ONCE: usize = 256;
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
+pub(crate) enum Check {
     /// The root is the directory that is watched.
     InPlace,
-    /// There is no root, for this reason.
+    /// The root is gone, for this reason.
     Lost(String),
-    /// A root is there, and is not watched yet.
+    /// A root is there that is not watched yet.
     Back,
 }
 
-/// The root's state.
+/// The state of the root.
 #[derive(Debug)]
-pub struct RootGuard {
+pub(crate) struct RootGuard {
     path: PathBuf,
     state: State,
-    /// The identity on record, as text.
+    /// The recorded identity.
     recorded: Option<String>,
-    trusted: bool,
-    /// Of the last survey: how many projects were on record, and how many of them were found.
-    on_record: usize,
-    found: usize,
+    is_trusted: bool,
+    /// The numbers of recorded and of found projects in the last survey.
+    n_recorded: usize,
+    n_found: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,40 +48,40 @@ enum State {
 }
 
 impl RootGuard {
-    /// A guard for the root at this path, whose watches are being set.
-    pub fn new(path: PathBuf) -> Self {
+    /// A guard for a root whose watches are being set.
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
             state: State::Arming,
             recorded: None,
-            trusted: false,
-            on_record: 0,
-            found: 0,
+            is_trusted: false,
+            n_recorded: 0,
+            n_found: 0,
         }
     }
 
-    /// The identity that is on record from the last run.
-    pub fn remember(&mut self, recorded: Option<String>) {
+    /// Sets the recorded identity.
+    pub(crate) fn remember(&mut self, recorded: Option<String>) {
         self.recorded = recorded;
     }
 
-    /// The identity that is on record.
-    pub fn recorded(&self) -> Option<String> {
+    /// The recorded identity.
+    pub(crate) fn recorded(&self) -> Option<String> {
         self.recorded.clone()
     }
 
-    /// The watches are being set anew.
-    pub fn arming(&mut self) {
+    /// Notes that the watches are being set anew.
+    pub(crate) fn arming(&mut self) {
         self.state = State::Arming;
     }
 
-    /// The watches are set on this root, or there was none.
-    pub fn armed(&mut self, root: Option<RootIdentity>) {
+    /// Notes that the watches are set on this root, or that there was none.
+    pub(crate) fn armed(&mut self, root: Option<RootIdentity>) {
         self.state = match root {
             Some(identity) => State::Armed(identity),
             None => State::Lost,
         };
-        self.trusted = root.is_some_and(|identity| {
+        self.is_trusted = root.is_some_and(|identity| {
             self.recorded
                 .as_ref()
                 .is_none_or(|recorded| *recorded == identity.to_string())
@@ -89,12 +89,12 @@ impl RootGuard {
     }
 
     /// Whether there is a root that is watched.
-    pub fn is_armed(&self) -> bool {
+    pub(crate) fn is_armed(&self) -> bool {
         matches!(self.state, State::Armed(_))
     }
 
-    /// Opens the root for a batch of looks; none when it is not the one that is watched.
-    pub fn open(&self) -> io::Result<Option<Root>> {
+    /// Opens the root; none if it is not the one that is watched.
+    pub(crate) fn open(&self) -> io::Result<Option<Root>> {
         let State::Armed(identity) = self.state else {
             return Ok(None);
         };
@@ -102,10 +102,11 @@ impl RootGuard {
         Ok((root.identity() == identity).then_some(root))
     }
 
-    /// Compares the root's path with the directory that is watched. One that may not be read is as
-    /// good as none: nothing below it can be looked at. Other failures to open it, such as too many
-    /// open files, are no word of the root.
-    pub fn check(&mut self) -> Check {
+    /// Compares the root's path with the directory that is watched.
+    ///
+    /// A root without permission to read counts as gone, for nothing below it can be observed. Other
+    /// failures to open it, such as too many open files, prove nothing.
+    pub(crate) fn check(&mut self) -> Check {
         let found = Root::identity_at(&self.path).and_then(|identity| {
             let entered = Root::open(&self.path).and_then(|root| root.open_directory(""));
             match entered {
@@ -131,13 +132,13 @@ impl RootGuard {
         }
     }
 
-    /// Whether it has to be found out if this directory may be compared with the record.
-    pub fn needs_survey(&self) -> bool {
-        self.is_armed() && !self.trusted
+    /// Whether a survey has to decide if this directory may be compared with the record.
+    pub(crate) fn needs_survey(&self) -> bool {
+        self.is_armed() && !self.is_trusted
     }
 
-    /// Counts the recorded projects with a file in this directory, until they are half of them.
-    /// Returns whether it may be compared with the record.
+    /// Counts the recorded projects with a file in this directory, up to half of them. Returns
+    /// whether it may be compared with the record.
     pub(super) fn survey(
         &mut self,
         store: &Store,
@@ -159,40 +160,39 @@ impl RootGuard {
         Ok(self.surveyed(found, recorded.len()))
     }
 
-    /// Of so many projects on record so many have a file in this directory. Returns whether it may
-    /// be compared with the record.
-    pub fn surveyed(&mut self, found: usize, on_record: usize) -> bool {
-        self.found = found;
-        self.on_record = on_record;
-        self.trusted = self.is_armed() && found.saturating_mul(2) >= on_record;
-        self.trusted
+    /// Notes the result of a survey. Returns whether this directory may be compared with the record.
+    pub(crate) fn surveyed(&mut self, n_found: usize, n_recorded: usize) -> bool {
+        self.n_found = n_found;
+        self.n_recorded = n_recorded;
+        self.is_trusted = self.is_armed() && n_found.saturating_mul(2) >= n_recorded;
+        self.is_trusted
     }
 
     /// Whether this directory may be compared with the record.
-    pub fn is_trusted(&self) -> bool {
-        self.is_armed() && self.trusted
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.is_armed() && self.is_trusted
     }
 
-    /// The identity to record, where it is not on record already.
-    pub fn identity_to_record(&self) -> Option<String> {
+    /// The identity to record, unless it is recorded already.
+    pub(crate) fn identity_to_record(&self) -> Option<String> {
         let State::Armed(identity) = self.state else {
             return None;
         };
         let identity = identity.to_string();
-        (self.trusted && self.recorded.as_ref() != Some(&identity)).then_some(identity)
+        (self.is_trusted && self.recorded.as_ref() != Some(&identity)).then_some(identity)
     }
 
-    /// Why nothing is inferred, for a person.
-    pub fn distrust(&self) -> Option<String> {
+    /// The reason why nothing is inferred, as shown to people.
+    pub(crate) fn distrust(&self) -> Option<String> {
         self.needs_survey().then(|| {
             format!(
-                "{} is not the directory that was watched before, and has files of only {} of the \
-                 {} projects on record; nothing is inferred from it. Is a file system not mounted, \
-                 or repository.path wrong? To begin anew with this directory, stop the daemon and \
+                "{} is not the directory that was watched before: it has files of only {} of {} \
+                 recorded projects, so nothing is inferred from it. Is a file system not mounted, \
+                 or repository.path wrong? To start over with this directory, stop the daemon and \
                  give it an empty state_dir",
                 self.path.display(),
-                self.found,
-                self.on_record
+                self.n_found,
+                self.n_recorded
             )
         })
     }

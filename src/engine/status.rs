@@ -1,7 +1,6 @@
-//! What others may know of the engine: health, progress and counts.
+//! The engine's state that others may read: health, progress and counts.
 //!
-//! Constraint: written by the loop that does the work, read by whoever asks; a reader never waits
-//! for work.
+//! Constraint: the engine writes, others read, and a reader never waits for the engine's work.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,53 +12,53 @@ use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 use crate::watch::Coverage;
 
-/// A part that can be in trouble.
+/// A part of the system that can fail.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// The repository's root.
     Root,
     /// The store.
     Store,
 }
 
-/// A copy of what is known.
+/// A copy of the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Snapshot {
-    /// Whether the first scan since the start is recorded.
+pub(crate) struct Snapshot {
+    /// Whether the first full scan since the start is recorded.
     pub ready: bool,
-    /// What is wrong now, for a person.
+    /// The present troubles, as shown to people.
     pub troubles: BTreeMap<Trouble, String>,
-    /// How many projects are on record.
+    /// The number of recorded projects.
     pub projects: usize,
-    /// How many files do not count now.
+    /// The number of invalid files.
     #[serde(rename = "incompleteFiles")]
     pub problems: usize,
-    /// How well changes are noticed.
+    /// The coverage by watches.
     pub coverage: Coverage,
-    /// How often everything was compared, by reason.
+    /// The number of full scans, by reason.
     #[serde(skip)]
     pub rescans: BTreeMap<String, u64>,
-    /// How often the configuration was read again: applied, rejected.
+    /// The numbers of applied and of rejected reloads.
     #[serde(skip)]
     pub reloads: (u64, u64),
-    /// How many events were recorded, by event and origin.
+    /// The number of recorded events, by event and origin.
     #[serde(skip)]
     pub events: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl Snapshot {
-    /// Whether changes are being noticed: the first scan is done and nothing is wrong.
-    pub fn is_watching(&self) -> bool {
+    /// Whether changes are noticed: the first full scan is recorded, and there is no trouble.
+    pub(crate) fn is_watching(&self) -> bool {
         self.ready && self.troubles.is_empty()
     }
 }
 
 /// The shared state.
 #[derive(Debug)]
-pub struct Status {
+pub(crate) struct Status {
     known: watch::Sender<Snapshot>,
     last_beat: Mutex<Moment>,
 }
@@ -74,50 +73,49 @@ impl Default for Status {
 }
 
 impl Status {
-    /// A copy of what is known now.
-    pub fn snapshot(&self) -> Snapshot {
+    /// A copy of the present state.
+    pub(crate) fn snapshot(&self) -> Snapshot {
         self.known.borrow().clone()
     }
 
-    /// Tells of what is known already, and of every change from then on: a repository that was
-    /// compared before anybody asked is ready all the same.
-    pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
+    /// Receives the present state, and every change from then on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Snapshot> {
         let mut changes = self.known.subscribe();
         changes.mark_changed();
         changes
     }
 
-    /// The loop turned at this moment.
-    pub fn beat(&self, now: Moment) {
+    /// Notes that the engine's loop runs.
+    pub(crate) fn beat(&self, now: Moment) {
         *self
             .last_beat
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// When the loop turned last.
-    pub fn last_beat(&self) -> Moment {
+    /// The time when the engine's loop last ran.
+    pub(crate) fn last_beat(&self) -> Moment {
         *self
             .last_beat
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first scan since the start is recorded.
-    pub fn set_ready(&self) {
+    /// Notes that the first full scan since the start is recorded.
+    pub(crate) fn set_ready(&self) {
         self.change(|known| !std::mem::replace(&mut known.ready, true));
     }
 
-    /// Something is wrong, or no longer is. Returns whether that is new.
-    pub fn set_trouble(&self, trouble: Trouble, what: Option<String>) -> bool {
+    /// Sets or ends a trouble. Returns whether that is a change.
+    pub(crate) fn set_trouble(&self, trouble: Trouble, what: Option<String>) -> bool {
         self.change(|known| match what {
             Some(what) => known.troubles.insert(trouble, what.clone()) != Some(what),
             None => known.troubles.remove(&trouble).is_some(),
         })
     }
 
-    /// How well changes are noticed.
-    pub fn set_coverage(&self, coverage: Coverage) {
+    /// Sets the coverage by watches.
+    pub(crate) fn set_coverage(&self, coverage: Coverage) {
         self.change(|known| {
             let changed = known.coverage != coverage;
             known.coverage = coverage;
@@ -125,34 +123,34 @@ impl Status {
         });
     }
 
-    /// How many projects are on record.
-    pub fn set_projects(&self, projects: usize) {
+    /// Sets the number of recorded projects.
+    pub(crate) fn set_projects(&self, projects: usize) {
         self.change(|known| std::mem::replace(&mut known.projects, projects) != projects);
     }
 
-    /// Projects came on record or went from it.
-    pub fn add_projects(&self, more: usize, fewer: usize) {
+    /// Adds and subtracts recorded projects.
+    pub(crate) fn add_projects(&self, more: usize, fewer: usize) {
         self.change(|known| {
             known.projects = known.projects.saturating_add(more).saturating_sub(fewer);
             more != fewer
         });
     }
 
-    /// How many files do not count now.
-    pub fn set_problems(&self, problems: usize) {
+    /// Sets the number of invalid files.
+    pub(crate) fn set_problems(&self, problems: usize) {
         self.change(|known| std::mem::replace(&mut known.problems, problems) != problems);
     }
 
-    /// Everything is compared once more.
-    pub fn count_rescan(&self, reason: RescanReason) {
+    /// Counts a full scan.
+    pub(crate) fn count_rescan(&self, reason: RescanReason) {
         self.change(|known| {
             *known.rescans.entry(reason.as_str().to_owned()).or_default() += 1;
             true
         });
     }
 
-    /// The configuration was read again, and applied or rejected.
-    pub fn count_reload(&self, applied: bool) {
+    /// Counts a reload.
+    pub(crate) fn count_reload(&self, applied: bool) {
         self.change(|known| {
             if applied {
                 known.reloads.0 += 1;
@@ -163,8 +161,8 @@ impl Status {
         });
     }
 
-    /// An event was recorded.
-    pub fn count_event(&self, event: &'static str, origin: &'static str) {
+    /// Counts a recorded event.
+    pub(crate) fn count_event(&self, event: &'static str, origin: &'static str) {
         self.change(|known| {
             *known.events.entry((event, origin)).or_default() += 1;
             true
@@ -181,13 +179,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_subscriber_is_told_of_what_was_before_it() {
+    fn a_subscriber_receives_the_present_state_first() {
         let status = Status::default();
-        // The first scan of a small repository is done before anybody listens.
         status.set_ready();
-        let mut told = status.subscribe();
-        assert!(told.has_changed().unwrap());
-        assert!(told.borrow_and_update().ready);
-        assert!(!told.has_changed().unwrap());
+        let mut changes = status.subscribe();
+        assert!(changes.has_changed().unwrap());
+        assert!(changes.borrow_and_update().ready);
+        assert!(!changes.has_changed().unwrap());
     }
 }
