@@ -158,7 +158,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
 }
 
 /// Whether the definition now belongs to another project: both have an engineId, and they differ.
-pub fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
+pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     match (&recorded.definition, observed.definition()) {
         (Some(before), Some(seen)) => has_another_engine_id(before, seen),
         _ => false,

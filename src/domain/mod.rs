@@ -30,4 +30,4 @@ pub mod project;
 pub mod rescan;
 pub mod route;
 pub mod settle;
-pub mod short_lived;
+pub(crate) mod short_lived;

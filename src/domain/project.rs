@@ -202,7 +202,7 @@ impl FileState {
     }
 
     /// Whether a file with this stamp is the recorded one and need not be read.
-    pub fn is_unchanged(&self, stamp: &Stamp) -> bool {
+    pub(crate) fn is_unchanged(&self, stamp: &Stamp) -> bool {
         is_unchanged(&self.stamp, self.read_ns, stamp)
     }
 }
@@ -225,7 +225,7 @@ pub struct Mark {
 
 impl Mark {
     /// As [`FileState::is_unchanged`].
-    pub fn is_unchanged(&self, stamp: &Stamp) -> bool {
+    pub(crate) fn is_unchanged(&self, stamp: &Stamp) -> bool {
         is_unchanged(&self.stamp, self.read_ns, stamp)
     }
 }
@@ -346,7 +346,7 @@ impl Observed {
     }
 
     /// Whether it is certain that there is no definition.
-    pub fn definition_is_gone(&self) -> bool {
+    pub(crate) fn definition_is_gone(&self) -> bool {
         self.unreadable.is_empty()
             && !self.files.values().any(|file| match file {
                 ObservedFile::Complete(file) => file.role == Role::Definition,
@@ -355,7 +355,7 @@ impl Observed {
     }
 
     /// Whether the file at this path is certainly not there.
-    pub fn is_gone(&self, path: &str) -> bool {
+    pub(crate) fn is_gone(&self, path: &str) -> bool {
         self.unreadable.is_empty() && !self.files.contains_key(path)
     }
 

@@ -179,7 +179,7 @@ impl Agenda {
     }
 
     /// Notes activity that changed no file of the project: a running settle time begins anew.
-    pub fn activity(&mut self, key: &ProjectKey, now: Moment) {
+    pub(crate) fn activity(&mut self, key: &ProjectKey, now: Moment) {
         if let Some(entry) = self.entries.get_mut(key)
             && entry.missing.is_some()
         {

@@ -14,7 +14,7 @@ use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
 
 /// The meaning of a short-lived file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ShortLived {
+pub(crate) enum ShortLived {
     /// No event.
     Ignored,
     /// Perhaps an event; the next observation decides.
@@ -24,7 +24,11 @@ pub enum ShortLived {
 }
 
 /// Infers the events of one short-lived file.
-pub fn infer_short_lived(recorded: &Recorded, observed: &Observed, file: &FileState) -> ShortLived {
+pub(crate) fn infer_short_lived(
+    recorded: &Recorded,
+    observed: &Observed,
+    file: &FileState,
+) -> ShortLived {
     let has_definition = recorded.definition.is_some();
     let belongs_here = match file.role {
         Role::Definition => has_definition,

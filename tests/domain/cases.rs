@@ -1,21 +1,21 @@
-//! Runs `tests/cases/infer/*.yaml`: what was recorded, what is seen, what it means.
+//! Runs `tests/cases/infer/*.yaml`: a record, an observation, and the expected inference.
 //!
 //! A file is written as three words, `<content> <engineId> <time>`: any word for the content
-//! (equal words are equal bytes), the engineId or `-` for none, and the change time. Besides,
-//! `unclear` stands for a file that could not be read. Paths are those of the default layout, and
-//! `<organization>/<project>/definition/project.xml` is a second place for a definition.
+//! (equal words are equal bytes), the engineId or `-` for none, and the change time. The word
+//! `invalid` stands for a file that could not be read. Paths are those of the default layout, and
+//! `<organization>/<project>/definition/project.xml` is a second path of a definition.
 //!
 //! ```yaml
-//! rule: what has to hold, as a sentence
-//! removals: wait            # or count; or one of the two per project
+//! rule: the rule, as a sentence
+//! removals: unconfirmed     # or confirmed; or one of the two per project
 //! before: { sales/crm/project.xml: A e1 1 }
 //! after: { sales/crm/project.xml: A e1 1, sales/crm/snapshots/v1.xml: A e1 2 }
-//! blind: [sales/crm/published]              # directories that could not be read
+//! unreadable: [sales/crm/published]         # directories that could not be read
 //! events: [snapshot-create sales/crm/snapshots/v1.xml A]    # kind, subject, content; in order
-//! waits: [sales/crm]                        # projects of which a removal waits
-//! awaited: [sales/crm]                      # projects that an arrival elsewhere explains
-//! moved: { sales/crm: sales/old }           # new place: old place
-//! record: { sales/crm/project.xml: A }      # only where it is not what is seen
+//! missing: [sales/crm]                      # projects with an unconfirmed removal
+//! moves_to: { sales/crm: sales/new }        # projects that move once that removal is confirmed
+//! moved: { sales/crm: sales/old }           # new key: old key
+//! record: { sales/crm/project.xml: A }      # the new record, if it differs from `after`
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ use project_webhooks::domain::project::{
 use project_webhooks::layout::{Layout, ProjectFile};
 use serde::Deserialize;
 
-/// How many cases there are; a runner that finds none would pass.
+/// The number of cases; a runner that finds none would pass.
 const N_CASES: usize = 86;
 
 #[derive(Deserialize)]
@@ -43,12 +43,12 @@ struct Case {
     #[serde(default)]
     after: BTreeMap<String, String>,
     #[serde(default)]
-    blind: BTreeSet<String>,
+    unreadable: BTreeSet<String>,
     events: Vec<String>,
     #[serde(default)]
-    waits: BTreeSet<String>,
+    missing: BTreeSet<String>,
     #[serde(default)]
-    awaited: BTreeMap<String, String>,
+    moves_to: BTreeMap<String, String>,
     #[serde(default)]
     moved: BTreeMap<String, String>,
     record: Option<BTreeMap<String, String>>,
@@ -64,8 +64,8 @@ enum RemovalsOf {
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Word {
-    Wait,
-    Count,
+    Unconfirmed,
+    Confirmed,
 }
 
 impl Case {
@@ -75,13 +75,13 @@ impl Case {
             RemovalsOf::Each(words) => words[&key.to_string()],
         };
         match word {
-            Word::Wait => Removals::Unconfirmed,
-            Word::Count => Removals::Confirmed,
+            Word::Unconfirmed => Removals::Unconfirmed,
+            Word::Confirmed => Removals::Confirmed,
         }
     }
 
-    /// The looks that the engine would take: one at each project that is recorded or seen.
-    fn looks(&self) -> Vec<Comparison> {
+    /// One comparison for each recorded or observed project, as the engine makes them.
+    fn comparisons(&self) -> Vec<Comparison> {
         let mut recorded: BTreeMap<ProjectKey, Recorded> = BTreeMap::new();
         let mut observed: BTreeMap<ProjectKey, Observed> = BTreeMap::new();
         for (path, words) in &self.before {
@@ -90,7 +90,7 @@ impl Case {
         }
         for (path, words) in &self.after {
             let sighting = match words.as_str() {
-                "unclear" => ObservedFile::Invalid {
+                "invalid" => ObservedFile::Invalid {
                     role: place(path).role,
                     problem: problem(path),
                 },
@@ -99,7 +99,7 @@ impl Case {
             let seen = observed.entry(place(path).key).or_default();
             seen.files.insert(path.clone(), sighting);
         }
-        for directory in &self.blind {
+        for directory in &self.unreadable {
             let names: Vec<&str> = directory.splitn(3, '/').collect();
             let seen = observed.entry(ProjectKey::new(names[0], names[1]));
             seen.or_default().unreadable.push(problem(directory));
@@ -115,7 +115,7 @@ impl Case {
             .collect()
     }
 
-    /// The record to expect: path to content.
+    /// The expected record: path to content.
     fn record(&self) -> BTreeMap<String, String> {
         let content = |words: &str| words.split(' ').next().unwrap_or_default().to_owned();
         self.record
@@ -196,12 +196,12 @@ fn problem(path: &str) -> Problem {
     }
 }
 
-/// What came out, in the words of a case.
+/// The outcome, in the words of a case.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     events: Vec<String>,
-    waits: BTreeSet<String>,
-    awaited: BTreeMap<String, String>,
+    missing: BTreeSet<String>,
+    moves_to: BTreeMap<String, String>,
     moved: BTreeMap<String, String>,
     record: BTreeMap<String, String>,
 }
@@ -228,8 +228,8 @@ fn outcome(changes: &[Conclusion], content: impl Fn(&FileState) -> String) -> Ou
                 format!("{} {} {}", event.kind, subject.path, content(subject))
             })
             .collect(),
-        waits: waiting.map(|change| change.key.to_string()).collect(),
-        awaited: pairs(|change| change.moves_to.as_ref()),
+        missing: waiting.map(|change| change.key.to_string()).collect(),
+        moves_to: pairs(|change| change.moves_to.as_ref()),
         moved: pairs(|change| change.moved_from.as_ref()),
         record: files
             .map(|file| (file.path.clone(), content(file)))
@@ -259,7 +259,7 @@ fn every_case_holds() {
             .map(|content| (ContentHash::of(content.as_bytes()), content.to_owned()))
             .collect();
         let content = |file: &FileState| words[&file.hash].clone();
-        let looks = case.looks();
+        let looks = case.comparisons();
         let changes = infer_all(&looks, &|file: &FileState, to: &ProjectKey| {
             layout().relocate(&file.path, to)
         });
@@ -278,8 +278,8 @@ fn every_case_holds() {
         }
         let expected = Outcome {
             events: case.events.clone(),
-            waits: case.waits.clone(),
-            awaited: case.awaited.clone(),
+            missing: case.missing.clone(),
+            moves_to: case.moves_to.clone(),
             moved: case.moved.clone(),
             record: case.record(),
         };
@@ -295,6 +295,6 @@ fn every_case_holds() {
     assert_eq!(
         paths.len(),
         N_CASES,
-        "a case was added or lost: say so in N_CASES"
+        "update N_CASES when a case is added or removed"
     );
 }

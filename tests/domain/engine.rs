@@ -1,4 +1,4 @@
-//! The round of the real pieces, exactly as the head of `settle.rs` prescribes it.
+//! A step of the engine with the real rules, as the head of `settle.rs` prescribes it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use project_webhooks::domain::settle::{Agenda, Moment, Unresolved};
 
 use crate::world::{PLACES, World, key, place};
 
-/// Where a file lies once its project is in another place: below that one, under the same name.
+/// Returns the path of a file after a move of its project.
 fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
     let below = file.path.splitn(3, '/').nth(2)?;
     Some(format!("{to}/{below}"))
@@ -19,10 +19,10 @@ fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
 
 pub const PAUSE: Duration = Duration::from_millis(1000);
 
-/// An event as it is compared: what happened, to which file, with which bytes.
+/// An event for comparison: the kind, the path and the content.
 pub type Happening = (EventKind, String, ContentHash);
 
-/// One round: at what it looked, and whether removals counted; what happened, by place.
+/// The outcome of a step: observed places with confirmed removals, and events by place.
 #[derive(Debug, Default)]
 pub struct Round {
     pub looks: Vec<(usize, bool)>,
@@ -66,7 +66,7 @@ impl Engine {
         }
     }
 
-    /// One round at this moment; no looks where nothing is due.
+    /// Runs one step; without due projects it observes nothing.
     pub fn round(&mut self, world: &World, now: Moment, limit: usize) -> Round {
         let due = self.settle.due(now, limit);
         let mut looks: Vec<Comparison> = due
@@ -120,13 +120,13 @@ impl Engine {
                 self.settle.confirm_after(&change.key, place);
             }
         }
-        // What is inferred again, after a power cut for one, has the same ids.
+        // An event that is inferred again, for instance after a power cut, has the same id.
         let ids = |changes: &[_]| -> Vec<EventId> { changes.iter().flat_map(ids_of).collect() };
         assert_eq!(ids(&changes), ids(&infer_all(&looks, &relocate)));
         round
     }
 
-    /// Rounds until nothing more is due within three pauses, or ever; returns when that is.
+    /// Runs steps until nothing is due within three settle times. Returns the time after them.
     pub fn rest(&mut self, world: &World, from: Moment, mut each: impl FnMut(Round)) -> Moment {
         let mut now = from;
         let mut n_rounds = 0;
@@ -134,7 +134,7 @@ impl Engine {
             now = now.max(at);
             each(self.round(world, now, 2));
             n_rounds += 1;
-            assert!(n_rounds < 1000, "the rounds do not come to rest");
+            assert!(n_rounds < 1000, "the steps do not end");
         }
         from + 3 * PAUSE
     }

@@ -1,5 +1,5 @@
-//! The pure core against the contract: a table of cases from data files, random sequences of user
-//! actions against what the user did, and the times at which to look.
+//! Tests the rules against the contract: cases from data files, random user actions against a model
+//! of their events, and the times of observations.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
-//! What each user action means when the daemon comes to rest after it. Nothing is compared here:
-//! the events follow from the action and from what the user had before.
+//! The events of each user action, if the daemon handles it before the next one.
+//!
+//! They are derived from the action and the files before it, without any comparison.
 
 use project_webhooks::domain::event::EventKind;
 use proptest::prelude::*;
@@ -27,7 +28,7 @@ fn deleted(before: &World, at: usize, unpublished: bool) -> Expected {
         .collect()
 }
 
-/// Everything that is there came in.
+/// The events of a project that appears as a whole.
 fn came(after: &World, at: usize) -> Expected {
     let Some(content) = after.content(at, Name::Definition) else {
         return vec![];
@@ -55,7 +56,7 @@ fn came(after: &World, at: usize) -> Expected {
     events
 }
 
-/// The events of an action, in their order within each place.
+/// The events of an action, in order within each place.
 fn meaning(before: &World, after: &World, action: Action) -> Expected {
     use Action::*;
     let copied = |kind, at, name| match (before.content(at, name), after.content(at, name)) {
@@ -104,19 +105,19 @@ fn meaning(before: &World, after: &World, action: Action) -> Expected {
             let gone = [deleted(before, one, true), deleted(before, other, true)];
             [gone.concat(), came(after, one), came(after, other)].concat()
         }
-        // A save, a touch, the end of a publish or a snapshot, a move: none of the seven.
+        // A save, a touch, the end of a publish or a snapshot, a move: no event.
         _ => vec![],
     }
 }
 
 fn by_place(mut events: Expected) -> Expected {
-    // A stable sort: the order within a place stays.
+    // A stable sort keeps the order within a place.
     let place = |path: &str| path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
     events.sort_by_key(|(_, path, _)| place(path));
     events
 }
 
-/// An action that is done in one go.
+/// The action in one go.
 fn whole(action: Action) -> Action {
     use Action::*;
     match action {
@@ -130,9 +131,9 @@ fn whole(action: Action) -> Action {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// With time to come to rest after each action, what is inferred is what was done.
+    /// With time to handle each action, the daemon infers exactly its events.
     #[test]
-    fn each_action_at_rest_is_its_events(steps in prop::collection::vec((actions(), any::<bool>()), 1..16)) {
+    fn each_action_has_its_events(steps in prop::collection::vec((actions(), any::<bool>()), 1..16)) {
         let mut world = World::default();
         let mut engine = Engine::new();
         let mut now = std::time::Duration::ZERO;
@@ -152,7 +153,7 @@ proptest! {
                 inferred.extend(round.events.into_values().flatten());
             });
             prop_assert_eq!(by_place(inferred), by_place(expected), "{:?}", action);
-            prop_assert!(engine.settle.is_empty(), "at rest the memory is empty");
+            prop_assert!(engine.settle.is_empty(), "at rest the agenda is empty");
         }
     }
 }

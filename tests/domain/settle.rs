@@ -1,4 +1,4 @@
-//! When to look, and when what is missing counts.
+//! The times of observations, and the confirmation of removals.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn live(settle: &mut Agenda, project: u8, now: u64) {
     settle.hint(&key(project), at(now), Origin::Live, "a file changed");
 }
 
-/// The projects that are due, without their looks.
+/// Takes the due projects.
 fn due(settle: &mut Agenda, now: u64) -> Vec<String> {
     let due = settle.due(at(now), usize::MAX);
     due.into_iter().map(|due| due.key.project).collect()
@@ -55,13 +55,13 @@ fn a_hint_is_due_at_once_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_is_missing_counts_a_pause_after_it_was_found_missing() {
+fn a_removal_is_confirmed_a_settle_time_after_it_was_found() {
     let mut settle = Agenda::new(at(1000));
     live(&mut settle, 1, 0);
-    assert_eq!(due(&mut settle, 5000), ["p1"], "a late look");
+    assert_eq!(due(&mut settle, 5000), ["p1"], "a late observation");
     assert!(
         !counts(&settle, 1, 5000, &["a"]),
-        "the first look never counts"
+        "the first observation never confirms"
     );
     settle.observed(&key(1), at(5000), open(&["a"], false));
     assert_eq!(settle.next(), Some(at(6000)));
@@ -69,15 +69,19 @@ fn what_is_missing_counts_a_pause_after_it_was_found_missing() {
     assert!(counts(&settle, 1, 6000, &["a"]));
     assert!(
         !counts(&settle, 1, 6000, &["a", "b"]),
-        "something else went meanwhile"
+        "another file was removed meanwhile"
     );
     assert_eq!(due(&mut settle, 6000), ["p1"]);
     settle.observed(&key(1), at(6000), open(&["a", "b"], false));
-    assert_eq!(settle.next(), Some(at(7000)), "so the pause begins anew");
+    assert_eq!(
+        settle.next(),
+        Some(at(7000)),
+        "so the settle time begins anew"
+    );
 }
 
 #[test]
-fn a_hint_begins_the_pause_anew_and_a_check_does_not() {
+fn a_hint_restarts_the_settle_time_and_a_check_does_not() {
     for (hint, expected) in [(true, 1500), (false, 1000)] {
         let mut settle = Agenda::new(at(1000));
         live(&mut settle, 1, 0);
@@ -97,7 +101,7 @@ fn a_hint_begins_the_pause_anew_and_a_check_does_not() {
 }
 
 #[test]
-fn a_hint_during_a_look_is_not_lost() {
+fn a_hint_during_an_observation_is_not_lost() {
     for missing in [&[][..], &["a"]] {
         let mut settle = Agenda::new(at(1000));
         live(&mut settle, 1, 0);
@@ -106,14 +110,14 @@ fn a_hint_during_a_look_is_not_lost() {
         settle.observed(&key(1), at(2), open(missing, false));
         assert!(
             !counts(&settle, 1, 9000, &["a"]),
-            "that look may be older than the hint"
+            "that observation may be older than the hint"
         );
         assert_eq!(due(&mut settle, 2), ["p1"]);
     }
 }
 
 #[test]
-fn what_is_unclear_is_looked_at_again_ever_later() {
+fn an_invalid_file_is_observed_again_after_growing_delays() {
     let mut settle = Agenda::new(at(1000));
     live(&mut settle, 1, 0);
     let mut now = at(0);
@@ -121,7 +125,7 @@ fn what_is_unclear_is_looked_at_again_ever_later() {
     for _ in 0..50 {
         assert_eq!(settle.due(now, 1).len(), 1);
         settle.observed(&key(1), now, open(&[], true));
-        let next = settle.next().expect("another look");
+        let next = settle.next().expect("another observation");
         delays.push((next - now).as_millis());
         now = next;
     }
@@ -134,7 +138,7 @@ fn what_is_unclear_is_looked_at_again_ever_later() {
 }
 
 #[test]
-fn a_new_pause_holds_for_what_waits() {
+fn a_new_settle_time_holds_for_unconfirmed_removals() {
     for pause in [200, 3000] {
         let mut settle = Agenda::new(at(1000));
         live(&mut settle, 1, 0);
@@ -148,7 +152,7 @@ fn a_new_pause_holds_for_what_waits() {
 }
 
 #[test]
-fn a_project_counts_after_the_place_it_went_to() {
+fn a_removal_is_confirmed_after_that_of_the_new_location() {
     let mut settle = Agenda::new(at(1000));
     live(&mut settle, 1, 0);
     live(&mut settle, 2, 30);
@@ -166,7 +170,7 @@ fn a_project_counts_after_the_place_it_went_to() {
 }
 
 #[test]
-fn catch_up_is_what_changed_before_the_first_look() {
+fn a_change_before_the_first_observation_is_catch_up() {
     let mut settle = Agenda::new(at(1000));
     settle.check(&key(1), at(0), Origin::CatchUp, "start");
     live(&mut settle, 1, 1);
@@ -195,7 +199,7 @@ enum Step {
     Check(u8),
     Pass(u64),
     Take(usize),
-    /// Ends the looks taken: how many of the files are missing, and whether one is unclear.
+    /// Ends the observations: the number of missing files, and whether a file is invalid.
     Looked(u8, bool),
     SetPause(u64),
 }
@@ -214,8 +218,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 const FILES: [&str; 2] = ["a", "b"];
 
-/// What happened to one project: the step and the time of the last hint, the looks begun after it,
-/// and whether a hint is unanswered.
+/// The history of one project: the step and time of the last hint, the observations since then, and
+/// whether a hint is unanswered.
 #[derive(Clone, Debug, Default)]
 struct Story {
     hinted_at: u64,
@@ -224,8 +228,8 @@ struct Story {
 }
 
 impl Story {
-    /// Whether the first `n_missing` files may count: no hint for a pause, and for a pause every
-    /// look found them missing.
+    /// Whether the removal of the first `n_missing` files may be confirmed: for a settle time there
+    /// was no hint, and every observation found them missing.
     fn may_count(&self, now: u64, pause: u64, n_missing: u8) -> bool {
         let run = self.looks.iter().rev().take_while(|(_, n)| *n >= n_missing);
         let first = run.last();
@@ -237,12 +241,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn hints_are_answered_and_removals_are_sure(steps in steps()) {
+    fn hints_are_answered_and_removals_are_certain(steps in steps()) {
         let mut settle = Agenda::new(at(500));
         let mut pause = 500;
         let mut now = 0;
         let mut stories: BTreeMap<u8, Story> = BTreeMap::new();
-        // What is being looked at, and whether a hint came meanwhile.
+        // The projects under observation, and whether a hint came meanwhile.
         let mut taken: BTreeMap<u8, bool> = BTreeMap::new();
         for step in steps {
             match step {
@@ -293,7 +297,7 @@ proptest! {
                 prop_assert!(next <= at(now.max(pause * 2 + 1500) + 30_000), "never out of sight");
             }
         }
-        // The hints stop, and one file stays missing: it counts at last, and then there is rest.
+        // The hints end, and one file stays missing: its removal is confirmed, and nothing is due.
         for project in std::mem::take(&mut taken).into_keys() {
             settle.observed(&key(project), at(now), open(&["a"], false));
         }
@@ -307,7 +311,7 @@ proptest! {
                 settle.observed(&due.key, at(now), left);
             }
             n_looks += 1;
-            prop_assert!(n_looks < 100, "what is missing counts at last");
+            prop_assert!(n_looks < 100, "the removal is confirmed in the end");
         }
         prop_assert!(settle.is_empty());
     }

@@ -1,4 +1,4 @@
-//! Random user actions, looks at random times and in random batches, lost hints and full checks.
+//! Random user actions, observations at random times and in random batches, lost hints, full scans.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::world::{Action, Name, World, actions, hash, path};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A user does something; the hint may be lost.
+    /// A user action, whose hint may be lost.
     Act { action: Action, hint_is_lost: bool },
-    /// Time goes by; the file system's clock may not notice.
+    /// Time passes; the file system's clock may stand still.
     Pass { milliseconds: u64, ticks: bool },
-    /// The daemon gets to run, and takes so many projects at once.
+    /// The daemon runs a step with up to `limit` projects.
     Round { limit: usize },
-    /// A full comparison.
+    /// A full scan.
     Check,
 }
 
@@ -35,7 +35,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// What is complete on disk, by place and path.
+/// The complete files on disk, by path.
 fn on_disk(world: &World) -> BTreeMap<String, ContentHash> {
     let files = world.files.iter();
     files
@@ -56,11 +56,11 @@ fn agree(truth: &mut Truth, world: &World, round: &Round) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(6000))]
 
-    /// Whatever users do and whenever the daemon looks, it finds what the model finds, in the same
-    /// order; in the end the record is what is on disk, the memory is empty, and a second
-    /// comparison is silent.
+    /// For all user actions and times of observation, the daemon infers the events of the model, in
+    /// order. In the end the record equals the disk, the agenda is empty, and a second full scan
+    /// finds no event.
     #[test]
-    fn looks_at_any_time_find_the_truth(steps in steps()) {
+    fn observations_at_any_time_agree_with_the_model(steps in steps()) {
         let mut world = World::default();
         let mut truth = Truth::default();
         let mut engine = Engine::new();
@@ -97,14 +97,14 @@ proptest! {
         prop_assert_eq!(&engine.record, &record);
     }
 
-    /// For creations, the set of events does not depend on how the changes were batched.
+    /// The events of creations do not depend on the batches.
     #[test]
     fn creations_are_confluent(
         order in Just((0..6_usize).collect::<Vec<_>>()).prop_shuffle(),
         rounds in prop::collection::vec(any::<bool>(), 6),
         half in prop::collection::vec(any::<bool>(), 6),
     ) {
-        // A project with all its copies, from which a copy is made file by file.
+        // A complete project, which is then copied file by file.
         let mut source = World::default();
         source.act(Action::Import(0));
         for tag in [false, true] {
@@ -150,9 +150,9 @@ proptest! {
         ]);
     }
 
-    /// Saves of any kind that are back before the pause ends are none of the seven, whenever the
-    /// daemon looks, and with a snapshot removed at any time beside them. Every other hint may be
-    /// lost; were that of the return lost too, then two absences would look like one.
+    /// A save that is complete within the settle time is no event, at all times of observation, and
+    /// with a snapshot removed at any time. The hint of its end is never lost: without it two saves
+    /// would look like one removal.
     #[test]
     fn saves_are_silent(
         saves in prop::collection::vec((0..4_u8, 0..1000_u64, any::<bool>(), any::<bool>()), 1..30),

@@ -1,9 +1,9 @@
-//! What looks at any time must find, by identity: a project is its engineId, a state of it is a
-//! version, and this model follows projects from place to place.
+//! A reference model of inference by identity.
 //!
-//! Between two looks changes run together, and the model says exactly how: of several writes of
-//! one file the last counts, and none where it ends as it was seen; a project that came and went
-//! was never there; a restore counts where the snapshot was seen before, or is there and older.
+//! A project is its engineId, a state of it is a version, and the model follows projects from place
+//! to place. Changes between two observations merge: of several writes of one file the last counts,
+//! or none if the file ends as it was observed. A project that came and went was never there. A
+//! restore counts if the snapshot was observed before, or is there and older.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use project_webhooks::domain::event::EventKind;
 use crate::engine::Happening;
 use crate::world::{Content, Name, PLACES, World, hash, path};
 
-/// What was seen of a place.
+/// The observed state of a place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     pub project: Option<Content>,
@@ -24,7 +24,7 @@ pub struct Truth {
     pub known: BTreeMap<usize, Known>,
 }
 
-/// The events of one place in one round.
+/// The events of one place in one step.
 struct Log<'a> {
     at: usize,
     events: &'a mut Vec<Happening>,
@@ -45,7 +45,7 @@ impl Truth {
         self.known.get(&at)?.project
     }
 
-    /// A project that is complete in this place and was not known there.
+    /// Returns a complete project in this place that was not known here.
     fn newcomer(&self, world: &World, at: usize) -> Option<Content> {
         let here = world.content(at, Name::Definition)?;
         let was_here = self
@@ -54,7 +54,7 @@ impl Truth {
         (!was_here).then_some(here)
     }
 
-    /// Where a newcomer was known, by its engineId, and is no more.
+    /// Returns the place that a newcomer came from, by its engineId.
     fn came_from(&self, world: &World, at: usize, among: &BTreeSet<usize>) -> Option<usize> {
         let newcomer = self.newcomer(world, at)?;
         among.iter().copied().find(|from| {
@@ -72,7 +72,8 @@ impl Truth {
         })
     }
 
-    /// The events of a round of looks, by place. A look is a place, and whether removals count.
+    /// The events of one step, by place. An observation is a place, and whether removals are
+    /// confirmed.
     pub fn look(
         &mut self,
         world: &World,
@@ -83,8 +84,8 @@ impl Truth {
             .iter()
             .filter_map(|at| Some((*at, self.came_from(world, *at, &among)?)))
             .collect();
-        // A newcomer is taken in where nobody was, where the one that was may count as gone, or
-        // where that one was taken in elsewhere.
+        // A newcomer is accepted where no project was, where that one's removal is confirmed, or
+        // where that one was accepted elsewhere.
         let mut taken_in: BTreeSet<usize> = BTreeSet::new();
         loop {
             let more: Vec<usize> = looks
@@ -128,9 +129,9 @@ impl Truth {
                         .copies
                         .retain(|name, content| stays(world, *at, *name, *content));
                 }
-                // As it was known: what it changed on its way is a save or a restore.
+                // In its known state: a change during the move is a save or a restore.
                 known.project = before[&from].project;
-                // Also what has not come yet.
+                // Also files that have not arrived yet.
                 for (name, content) in &before[&from].copies {
                     if !stays(world, from, *name, *content) {
                         known.copies.insert(*name, *content);
@@ -147,7 +148,7 @@ impl Truth {
     }
 }
 
-/// Whether a copy is where it was, as it was or half written.
+/// Whether a copy is still there, unchanged or half written.
 fn stays(world: &World, at: usize, name: Name, content: Content) -> bool {
     let file = world.files.get(&(at, name));
     file.is_some_and(|file| file.content.is_none_or(|here| here == content))
@@ -212,7 +213,7 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
     known.project = here.or(known.project);
     let known_project = known.project;
     let held_for = known.project.filter(|_| is_missing && !counts);
-    // A new copy without a project waits for one, or for the pause.
+    // A new copy without a project waits for one, or for the settle time.
     let is_orphan =
         |name: &Name| known_project.is_none() && !counts && !as_seen.copies.contains_key(name);
     copies(log, world, known, EventKind::SnapshotCreate, |name, _| {
@@ -243,7 +244,7 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
     }
 }
 
-/// Copies that appeared or have other content, oldest first.
+/// The events of copies that appeared or changed, oldest first.
 fn copies(
     log: &mut Log<'_>,
     world: &World,

@@ -1,7 +1,6 @@
-//! A repository in memory, and what users do to it.
+//! A repository in memory, and user actions on it.
 //!
-//! Every save makes a version that never was before, so that two files are equal only where one
-//! is a copy of the other.
+//! Every save makes a new version, so that two files are equal only if one is a copy of the other.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +9,7 @@ use project_webhooks::domain::project::{
 };
 use proptest::prelude::*;
 
-/// Where projects may be: two organizations.
+/// The directories of projects, in two organizations.
 pub const PLACES: [(&str, &str); 4] = [
     ("finance", "crm"),
     ("sales", "crm"),
@@ -25,7 +24,7 @@ pub struct Content {
     pub version: u32,
 }
 
-/// What a file is to its project; the second copy of each role has a tag of its own.
+/// A file of a project. The second copy of each role has its own tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
     Definition,
@@ -59,9 +58,9 @@ pub enum Action {
     RestoreByMove(usize, bool),
     Delete(usize),
     DeleteAndUnpublish(usize),
-    /// Another project's definition over this one; the copies stay.
+    /// Another project's definition replaces this one; the copies stay.
     Replace(usize),
-    /// Everything removed, and another project copied in.
+    /// All files are removed, and another project is copied in.
     ReplaceWhole(usize),
     Move(usize, usize),
     Swap(usize, usize),
@@ -98,10 +97,10 @@ pub fn actions() -> impl Strategy<Value = Action> {
 
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    /// The clock that stamps files.
+    /// The file system's clock.
     pub tick: i64,
     pub files: BTreeMap<(usize, Name), OnDisk>,
-    /// Which project's definition is being saved where.
+    /// The projects whose definition is being saved, by place.
     pub editing: BTreeMap<usize, u32>,
     made: u32,
 }
@@ -147,7 +146,7 @@ impl World {
         }
     }
 
-    /// Does it, where it can be done; says whose directories changed.
+    /// Performs an action if it is possible. Returns the places that changed.
     pub fn act(&mut self, action: Action) -> Vec<usize> {
         use Action::*;
         let definition = |world: &World, at| world.content(at, Name::Definition);
@@ -271,7 +270,7 @@ impl World {
         }
     }
 
-    /// Renames project directories, all at once; the files in them keep their times.
+    /// Renames project directories all at once; their files keep their times.
     fn rename(&mut self, ways: &[(usize, usize)]) {
         let files = std::mem::take(&mut self.files);
         for ((at, name), file) in files {
@@ -281,7 +280,7 @@ impl World {
         }
     }
 
-    /// Completes whatever is half written.
+    /// Completes all half-written files.
     pub fn finish(&mut self) {
         for at in 0..PLACES.len() {
             self.act(Action::FinishSave(at));
@@ -289,7 +288,7 @@ impl World {
         self.files.retain(|_, file| file.content.is_some());
     }
 
-    /// What a look finds.
+    /// Observes a place.
     pub fn observe(&self, at: usize) -> Observed {
         let mut observed = Observed::default();
         for ((place, name), file) in &self.files {

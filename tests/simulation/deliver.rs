@@ -1,4 +1,4 @@
-//! The queues of a run: claims, attempts, and what comes of them.
+//! The queues of a run: claims, attempts and outcomes.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::run::Run;
 use crate::steps::Answers;
 use crate::world::key;
 
-/// Whose callbacks an endpoint refuses that refuses one project's.
+/// The project whose callbacks [`Answers::RefusesOne`] refuses.
 const REFUSED: usize = 1;
 
-/// What a Retry-After asks for.
+/// The time in a Retry-After header.
 pub const ASKED: Duration = Duration::from_secs(30);
 
-/// What comes of an attempt; nothing where the answer takes its time.
+/// The outcome of an attempt; none if the answer is slow.
 fn answer(answers: Answers, of: &ProjectKey) -> Option<(Option<u16>, Outcome)> {
     let asked = Outcome::Failed {
         cause: FailureCause::Endpoint,
@@ -46,7 +46,7 @@ impl Run {
         claims.ready
     }
 
-    /// One turn of a webhook's queue. Returns how many attempts it made.
+    /// Runs a webhook's queue once. Returns the number of attempts.
     pub fn deliver(&mut self, webhook: usize, limit: usize, crash: Crash) -> usize {
         let now = self.wall();
         let hook = &self.hooks[webhook];
@@ -108,14 +108,14 @@ impl Run {
         }
     }
 
-    /// The answers that take no time come.
+    /// Receives the answers that are not slow.
     fn land_answered(&mut self, webhook: usize, crash: Crash) {
         self.land(webhook, crash, |flight| {
             answer(flight.answers, &flight.claim.event.key)
         });
     }
 
-    /// The answers that took their time come, or come too late.
+    /// Receives slow answers, in time or too late.
     pub fn land_slow(&mut self, webhook: usize, in_time: bool, crash: Crash) {
         self.land(webhook, crash, |_| {
             Some(if in_time {
@@ -126,7 +126,7 @@ impl Run {
         });
     }
 
-    /// Records together what came of attempts.
+    /// Records the outcomes of attempts together.
     fn land(
         &mut self,
         webhook: usize,
@@ -142,7 +142,7 @@ impl Run {
             return;
         }
         if crash == Crash::Before {
-            // Answered, and nobody knows: the same again after the restart.
+            // The answer is lost, so the attempt is repeated after the restart.
             return self.crash(&Image::take(&self.state));
         }
         let now = self.wall();
@@ -190,7 +190,7 @@ impl Run {
             runtime.block_on(store.finish(finished)).unwrap();
         });
         let is_recorded = is_recorded.unwrap_or_else(|| {
-            // All of them are on record after the crash, or none.
+            // After the crash all of them are on record, or none.
             let listings = self.listings();
             let on_record: Vec<bool> = landed
                 .iter()
@@ -240,7 +240,7 @@ impl Run {
         hook.endpoint.probe_soon(now);
     }
 
-    /// Other settings: what is known of the endpoint does not hold for them.
+    /// Changes the settings, for which the state of the endpoint does not hold.
     pub fn change(&mut self, webhook: usize) {
         let now = self.wall();
         let hook = &mut self.hooks[webhook];

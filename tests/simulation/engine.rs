@@ -1,7 +1,7 @@
-//! What the model compares.
+//! An event as the model compares it.
 
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::ContentHash;
 
-/// An event as it is compared: what happened, to which file, with which bytes.
+/// An event for comparison: the kind, the path and the content.
 pub type Happening = (EventKind, String, ContentHash);

@@ -1,4 +1,4 @@
-//! A webhook as the model sees it: what has to arrive, in which order, and how it stands.
+//! The model of a webhook: its expected deliveries in order, and their states.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::deliver::ASKED;
 use crate::steps::Answers;
 use crate::world::place;
 
-/// Where a delivery stands.
+/// The state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Pending,
@@ -27,18 +27,18 @@ pub enum Standing {
 pub struct Expected {
     pub id: EventId,
     pub standing: Standing,
-    /// The attempts that are on record, and how many of them a redelivery left behind.
+    /// The numbers of recorded attempts, and of those before the last redelivery.
     pub n_attempts: u32,
     pub n_attempts_before: u32,
-    /// Not to be tried before this time, where that is known.
+    /// The earliest time of the next attempt, if known.
     pub due: Option<Timestamp>,
     /// Whether the endpoint asked for that time.
     pub was_asked: bool,
-    /// How often the endpoint got it.
+    /// The number of times that the endpoint received it.
     pub n_received: usize,
 }
 
-/// An attempt whose answer is not there yet.
+/// An attempt without an answer so far.
 #[derive(Debug)]
 pub struct Flight {
     pub claim: Claim,
@@ -51,11 +51,11 @@ pub struct Hook {
     pub endpoint: Endpoint,
     pub answers: Answers,
     pub schedule: Vec<Duration>,
-    /// How often its settings changed.
+    /// The number of changes of its settings.
     pub n_changes: u8,
     pub is_configured: bool,
     pub is_off: bool,
-    /// What has to arrive, by place and in order.
+    /// The expected deliveries, by place and in order.
     pub lanes: BTreeMap<usize, Vec<Expected>>,
     pub flights: Vec<Flight>,
 }
@@ -75,12 +75,12 @@ impl Hook {
         }
     }
 
-    /// What the store is told of its settings.
+    /// Its settings as the store gets them.
     pub fn fingerprint(&self) -> (String, [u8; 32]) {
         (self.name.to_owned(), [self.n_changes; 32])
     }
 
-    /// An event was recorded.
+    /// Expects the delivery of a recorded event.
     pub fn expect(&mut self, at: usize, id: EventId, now: Timestamp) {
         self.lanes.entry(at).or_default().push(Expected {
             id,
@@ -102,7 +102,7 @@ impl Hook {
         all.filter(|one| one.standing == standing).count()
     }
 
-    /// The projects in flight.
+    /// The projects with an attempt.
     pub fn busy(&self) -> HashSet<ProjectKey> {
         let flights = self.flights.iter();
         flights
@@ -110,7 +110,7 @@ impl Hook {
             .collect()
     }
 
-    /// It is claimed: the first of its lane that waits, when it may be, as the attempt that it is.
+    /// Checks a claim: the first pending delivery of its lane, when it is due, with its number.
     pub fn claimed(&mut self, claim: &Claim, now: Timestamp) {
         let (name, is_off) = (self.name, self.is_off);
         assert!(!is_off, "{name} is off");
@@ -140,12 +140,12 @@ impl Hook {
         lane.find(|one| one.id == claim.event.id).unwrap()
     }
 
-    /// The endpoint got it.
+    /// Notes that the endpoint received a callback.
     pub fn received(&mut self, claim: &Claim) {
         self.of(claim).n_received += 1;
     }
 
-    /// What came of an attempt is on record.
+    /// Notes a recorded outcome.
     pub fn recorded(&mut self, claim: &Claim, verdict: Verdict) {
         let one = self.of(claim);
         one.n_attempts = claim.attempt;
@@ -158,19 +158,19 @@ impl Hook {
         }
     }
 
-    /// What waits may be tried when it is asked for, but for what the endpoint asked itself.
+    /// Makes pending deliveries due, except those whose time the endpoint asked for.
     pub fn hurry(&mut self) {
         for one in self.all().filter(|one| !one.was_asked) {
             one.due = None;
         }
     }
 
-    /// What waits may be tried: the clock by which it waited is not the clock now.
+    /// Makes all pending deliveries due, after the clock was set.
     pub fn forget_times(&mut self) {
         self.all().for_each(|one| one.due = None);
     }
 
-    /// The store counts as the model does, and nothing waits for longer than a schedule says.
+    /// Compares the store's counts with the model, and due times with the schedule.
     pub fn compare(&self, states: &[WebhookState], now: Timestamp) {
         let state = states.iter().find(|state| state.name == self.name);
         if let Some(next) = state.and_then(|state| state.next_attempt) {

@@ -1,4 +1,4 @@
-//! The engine of a run: looks, what they mean, and the commit of it.
+//! The engine of a run: observations, inference and commit.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ use crate::engine::Happening;
 use crate::run::{PAUSE, Run};
 use crate::world::{key, place};
 
-/// Where a file lies once its project is in another place.
+/// Returns the path of a file after a move of its project.
 fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
     let below = file.path.splitn(3, '/').nth(2)?;
     Some(format!("{to}/{below}"))
 }
 
-/// Whether the webhooks hear of an event. An import is two of them: in some places the webhooks hear
-/// of both, in the others of one, as they do by default.
+/// Whether the webhooks receive an event. Of the two events of an import they receive both in some
+/// places, and one in the others, as by default.
 fn is_heard(kind: EventKind, at: usize) -> bool {
     kind != EventKind::ProjectImport || at.is_multiple_of(3)
 }
@@ -42,7 +42,7 @@ impl Run {
         }
     }
 
-    /// What is due, and where it may have come from.
+    /// The comparisons of due projects, and of those that may have moved to them.
     fn looks(&mut self, limit: usize) -> Vec<Comparison> {
         let due = self.settle.due(self.now, limit);
         let mut looks: Vec<Comparison> = due.iter().map(|due| self.look(place(&due.key))).collect();
@@ -67,8 +67,8 @@ impl Run {
         looks
     }
 
-    /// One step of the engine, and of the queues where they send what its commit returned. Returns how
-    /// many events it recorded.
+    /// Runs a step of the engine, and of the queues if they send the deliveries of its commit.
+    /// Returns the number of recorded events.
     pub fn round(&mut self, limit: usize, crash: Crash, sends: Option<Crash>) -> usize {
         let looks = self.looks(limit);
         let changes = infer_all(&looks, &relocate);
@@ -110,7 +110,7 @@ impl Run {
         let ready = committed.deliveries.ready;
         match sends {
             Some(crash) => self.send_ready(ready, crash),
-            // A commit returns what a claim finds.
+            // A commit returns the same deliveries as a claim.
             None => {
                 for (webhook, ready) in &ready {
                     let claims = self.claims(webhook, 100, Default::default());
@@ -121,7 +121,7 @@ impl Run {
         n_events
     }
 
-    /// Nothing lost, nothing invented: the model finds the same in the same order.
+    /// The model infers the same events in the same order: none is lost or invented.
     fn compare_with_truth(&mut self, looks: &[Comparison], changes: &[moves::Conclusion]) {
         let seen: Vec<(usize, bool)> = looks
             .iter()
@@ -194,7 +194,7 @@ impl Run {
         }
     }
 
-    /// Whether a batch is on record after a crash, whole; nothing where it changed nothing.
+    /// Whether a batch is on record as a whole after a crash; none if it changed nothing.
     fn is_recorded(
         &self,
         looks: &[Comparison],
@@ -221,7 +221,7 @@ impl Run {
         on_record.first().copied()
     }
 
-    /// What was recorded has to be delivered. Returns how many events that are.
+    /// Expects the deliveries of recorded events. Returns the number of events.
     fn expect(
         &mut self,
         looks: &[Comparison],

@@ -1,11 +1,12 @@
-//! One seeded run drives the real rules, the real store and the real decisions of delivery over a
-//! modelled file system, clock and endpoints, and holds them against a reference model after every
-//! step: nothing lost, nothing invented, in order, at least once under one id, with the bytes that
-//! were seen; and in the end the record is what is on disk and everything is delivered.
+//! Simulates the daemon with seeded random steps, and compares it with a model after each.
+//!
+//! The rules, the store and the decisions of delivery are the real ones; files, clock and endpoints
+//! are models. No event is lost or invented. Each is delivered in order, at least once, under one
+//! id, with the observed bytes. In the end the record equals the disk, and everything is delivered.
 //!
 //! `PROJECT_WEBHOOKS_SEEDS=1000000 cargo test --release --test simulation -- --nocapture` runs a
-//! million seeds, `PROJECT_WEBHOOKS_FIRST_SEED` says where to begin. A seed that fails is run again
-//! with fewer steps, and the shortest list of steps that still fails is printed.
+//! million seeds; `PROJECT_WEBHOOKS_FIRST_SEED` sets the first one. A failing seed is run again with
+//! fewer steps, and the shortest list that still fails is printed.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,21 +26,21 @@ mod truth;
 #[path = "../domain/world.rs"]
 mod world;
 
-// What the model compares.
+// An event as the model compares it.
 mod engine;
 
-// One run: the parts put together; its engine and its queues.
+// One run: its engine and its queues.
 mod deliver;
 mod infer;
 mod run;
 
-// What a kill leaves of the state.
+// The state after a kill.
 mod crash;
 
-// What has to arrive.
+// The expected deliveries.
 mod hook;
 
-// What happens in a run, made from a seed.
+// The steps of a run, made from a seed.
 mod steps;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -63,7 +64,7 @@ fn failure(steps: &[Step]) -> Option<String> {
     }))
 }
 
-/// As few steps as dropping some leaves while it still fails.
+/// Drops steps as long as the rest still fails.
 fn shorten(mut steps: Vec<Step>) -> Vec<Step> {
     let mut piece = steps.len() / 2;
     while piece > 0 {
@@ -99,7 +100,7 @@ fn every_seed_keeps_every_promise() {
                     let steps = steps::of(seed);
                     n_steps.fetch_add(steps.len() as u64, Ordering::Relaxed);
                     if failure(&steps).is_some() {
-                        // One is enough.
+                        // One failure is enough.
                         next.store(u64::MAX / 2, Ordering::Relaxed);
                         std::panic::set_hook(Box::new(|_| {}));
                         let short = shorten(steps);

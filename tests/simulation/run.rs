@@ -1,4 +1,4 @@
-//! One run: the parts put together, and what has to hold after each step.
+//! One run: the parts together, and the checks after each step.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::truth::Truth;
 use crate::world::{Action, PLACES, World, hash, key, path};
 
 pub const PAUSE: Duration = Duration::from_secs(1);
-/// When a file that was created and is not closed is looked at.
+/// The delay before a file is observed that was created and is not closed.
 const WRITER_PAUSE: Duration = Duration::from_millis(25);
 
 pub struct Run {
@@ -35,16 +35,16 @@ pub struct Run {
     pub truth: Truth,
     pub settle: Agenda,
     pub now: Duration,
-    /// How far the time of day is from where it began, besides `now`.
+    /// The difference of the time of day from the start, in addition to `now`.
     offset: SignedDuration,
-    /// Whether nothing is reported until everything is compared.
+    /// Whether no change is reported until the next full scan.
     is_deaf: bool,
-    /// Where something happened that was not reported, since everything was compared.
+    /// Places with unreported changes since the last full scan.
     unreported: BTreeSet<usize>,
     pub hooks: [Hook; 2],
     pub bytes: HashMap<ContentHash, Bytes>,
     pub told: HashMap<EventId, Happening>,
-    /// When something was last reported of each place, since the start.
+    /// The time of the last hint for each place since the start.
     pub hinted: BTreeMap<usize, Duration>,
 }
 
@@ -59,7 +59,7 @@ pub fn run(steps: &[Step]) {
 
 impl Run {
     fn new() -> Self {
-        // In memory where that is possible: what a disk does is tested elsewhere.
+        // In memory if possible: other tests are about disks.
         let shared = Path::new("/dev/shm");
         let directory = if shared.is_dir() {
             tempfile::tempdir_in(shared)
@@ -68,7 +68,7 @@ impl Run {
         };
         let directory = directory.unwrap();
         let state = directory.path().join("0");
-        // One that never gives up, and one that does soon.
+        // One retries for ever, and one gives up soon.
         let mut patient = vec![Duration::from_secs(5); 500];
         patient[0] = Duration::ZERO;
         let hasty = [0, 5, 60].map(Duration::from_secs).to_vec();
@@ -100,7 +100,7 @@ impl Run {
         self.store.as_ref().unwrap()
     }
 
-    /// What commands of an operator list, beside the daemon.
+    /// The listings of an operator's command, beside the daemon.
     pub fn listings(&self) -> Listings {
         Listings::open(&self.state).unwrap()
     }
@@ -223,8 +223,8 @@ impl Run {
         }
     }
 
-    /// Commits something, and kills the process where that is to be. Returns whether it is on
-    /// record, where that is known.
+    /// Commits, and kills the process if the step says so. Returns whether the commit is on record,
+    /// if that is known.
     pub fn commit(&mut self, crash: Crash, write: impl FnOnce(&Store, &Runtime)) -> Option<bool> {
         let before = matches!(crash, Crash::During { .. }).then(|| Image::take(&self.state));
         write(self.store(), &self.runtime);
@@ -244,7 +244,7 @@ impl Run {
         }
     }
 
-    /// The process is killed; the next one finds this.
+    /// Kills the process; the next one finds these files.
     pub fn crash(&mut self, left: &Image) {
         self.n_crashes += 1;
         self.state = self.directory.path().join(self.n_crashes.to_string());
@@ -253,7 +253,7 @@ impl Run {
         self.open();
     }
 
-    /// A start: all that was in memory is gone, and the state is opened.
+    /// Starts: the memory is empty, and the state is opened.
     fn open(&mut self) {
         self.store = None;
         self.store = Some(Store::open(&self.state).unwrap());
@@ -270,7 +270,7 @@ impl Run {
         self.compare(Origin::CatchUp);
     }
 
-    /// What the store counts is what the model counts.
+    /// The counts of the store equal those of the model.
     fn compare_counts(&self) {
         let states = self.runtime.block_on(self.store().webhook_states());
         let states = states.unwrap();
@@ -279,7 +279,7 @@ impl Run {
         }
     }
 
-    /// Every event that was told is on record, and no other; each with its bytes.
+    /// Exactly the expected events are on record, each with its payload.
     fn compare_events(&self) {
         let listings = self.listings();
         let listed = listings.events(&EventFilter::default(), usize::MAX);
@@ -293,7 +293,7 @@ impl Run {
         }
     }
 
-    /// Everything comes to rest: the files are whole, the endpoints answer, time goes by.
+    /// Ends the run: all files are completed, the endpoints answer, time passes.
     fn finish(mut self) {
         for at in 0..PLACES.len() {
             self.act(Action::FinishSave(at), false);
@@ -313,7 +313,7 @@ impl Run {
             let (key, now) = (key(at), self.now);
             self.settle.hint(&key, now, Origin::Live, "a file went");
         }
-        // What was reported is enough; what was not is found by a comparison.
+        // Hints are enough for reported changes; a full scan finds the others.
         self.rest();
         let reported = |at: &usize| !self.unreported.contains(at);
         self.compare_record((0..PLACES.len()).filter(reported).collect());
@@ -350,7 +350,7 @@ impl Run {
         assert_eq!(self.rest(), 0, "a second comparison finds something");
     }
 
-    /// The record is what is on disk, and a delete could send what was there.
+    /// The record equals the disk, and the payload of a future delete is stored.
     fn compare_record(&self, places: Vec<usize>) {
         let listings = self.listings();
         for at in places {
@@ -375,7 +375,7 @@ impl Run {
         }
     }
 
-    /// Turns of the engine until nothing is due within three pauses. Returns how many events came.
+    /// Runs steps until nothing is due within three settle times. Returns the number of events.
     fn rest(&mut self) -> usize {
         let until = self.now + 3 * PAUSE;
         let mut n_events = 0;

@@ -1,11 +1,11 @@
-//! What happens in a run, made from a seed.
+//! The steps of a run, made from a seed.
 
 use fastrand::Rng;
 
 use crate::crash::Crash;
 use crate::world::{Action, PLACES};
 
-/// How an endpoint answers.
+/// The answers of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
     /// 200.
@@ -18,7 +18,7 @@ pub enum Answers {
     RefusesOne,
     /// 410.
     Gone,
-    /// It gets the callback and takes its time, so that the answer is a step of its own.
+    /// It receives the callback, and its answer is a later step.
     Slowly,
 }
 
@@ -35,11 +35,11 @@ pub enum Step {
     Round {
         limit: usize,
         crash: Crash,
-        /// Whether what the commit hands out is sent before the store is asked for anything, and
-        /// when the process is killed then.
+        /// Whether the deliveries of the commit are sent without asking the store, and when the
+        /// process is killed then.
         sends: Option<Crash>,
     },
-    /// Nothing is reported any more until everything is compared.
+    /// No change is reported until the next full scan.
     Overflow,
     Compare,
     Restart,
@@ -52,25 +52,25 @@ pub enum Step {
         limit: usize,
         crash: Crash,
     },
-    /// The answers that were slow come, in time or not.
+    /// Slow answers arrive, in time or too late.
     Land {
         webhook: usize,
         in_time: bool,
         crash: Crash,
     },
-    /// An operator switches a webhook on.
+    /// An operator enables a webhook.
     Enable {
         webhook: usize,
     },
-    /// An operator has sent again what was given up.
+    /// An operator redelivers dead deliveries.
     Redeliver {
         webhook: usize,
     },
-    /// A reload that takes the second webhook out, or in.
+    /// A reload removes or adds the second webhook.
     Configure {
         has_second: bool,
     },
-    /// A reload that gives a webhook other settings.
+    /// A reload changes a webhook's settings.
     Change {
         webhook: usize,
     },
@@ -117,7 +117,7 @@ fn crash(rng: &mut Rng) -> Crash {
     }
 }
 
-/// More often than elsewhere: the answer comes right after the commit.
+/// More likely than elsewhere: the answer comes right after the commit.
 fn crash_while_sent(rng: &mut Rng) -> Crash {
     match rng.u8(..6) {
         0 => Crash::Before,
