@@ -275,7 +275,7 @@ impl Queue {
         self.shared.store.finish([finish]).await
     }
 
-    /// Takes all attempts that have ended, so that a burst costs one turn of the loop for several.
+    /// Takes all attempts that have ended, so that one pass of the loop takes several in a burst.
     fn accept_ended(&mut self, first: Ended) {
         let mut next = Some(first);
         while let Some(ended) = next {

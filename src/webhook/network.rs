@@ -157,7 +157,7 @@ impl fmt::Display for Destination {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.host)?;
         match &self.proxy {
-            Some(proxy) => write!(formatter, " by way of the proxy {}", proxy.shown),
+            Some(proxy) => write!(formatter, " through the proxy {}", proxy.shown),
             None => Ok(()),
         }
     }

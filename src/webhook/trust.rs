@@ -16,7 +16,7 @@ use crate::config::{Tls, Webhook};
 pub struct TrustRoots {
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
-    /// Why there are none, as the system told it.
+    /// The system's reason for having none.
     problem: Option<Arc<str>>,
 }
 

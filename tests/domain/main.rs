@@ -9,6 +9,8 @@
     reason = "a test may fail by panicking; that is what it is for"
 )]
 mod cases;
+mod delivery;
+mod endpoint;
 mod engine;
 mod event;
 mod meaning;

@@ -100,7 +100,7 @@ async fn a_port_without_tls_is_described() {
         socket
             .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             .unwrap();
-        // Reads what the client says, so that closing does not reset the answer away.
+        // Reads to the end: closing with unread bytes would reset the connection.
         let _ended = socket.read_to_end(&mut Vec::new());
     });
     let url = format!("https://{address}/");

@@ -10,6 +10,7 @@
     reason = "a test may fail by panicking, and owns its clock"
 )]
 
+mod answers;
 mod bodies;
 mod certificates;
 mod client;
@@ -230,7 +231,7 @@ fn an_unreachable_proxy_is_in_the_error() {
     let shown = import(&home, 2);
     for (name, port) in [("plain", 80), ("tunnel", 443)] {
         let expected = format!(
-            "connection refused (catalog.example:{port} by way of the proxy http://{closed})"
+            "connection refused (catalog.example:{port} through the proxy http://{closed})"
         );
         let (_, text) = &shown[name];
         assert!(text.contains(&expected), "{text}");

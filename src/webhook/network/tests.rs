@@ -133,7 +133,7 @@ fn a_used_proxy_is_in_the_description() {
     };
     assert_eq!(
         shown("https://a.example/?x=hush", Some(&proxies)),
-        "a.example:443 by way of the proxy http://p.example:3128"
+        "a.example:443 through the proxy http://p.example:3128"
     );
     for (url, host) in [
         ("http://a.example/", "a.example:80"),
