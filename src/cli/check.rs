@@ -14,7 +14,9 @@ use url::Url;
 use crate::config::{self, Config, Problem, SystemEnvironment, Webhook, duration_text};
 use crate::webhook::TrustRoots;
 
-/// Checks `file`, or the default one, and prints the result. Returns whether it is valid.
+/// Checks `file`, or the default one, and prints the result.
+///
+/// Returns whether the configuration is valid.
 ///
 /// # Errors
 ///
@@ -172,7 +174,9 @@ fn range_text(range: &IpNet) -> String {
     }
 }
 
-/// The URL without user name, password and the values of the query, which may be secret.
+/// The URL without its parts that may be secret.
+///
+/// These are user name, password and the values of the query.
 pub(super) fn public_url(url: &Url) -> String {
     let mut public = url.clone();
     // Both fail only for URLs that cannot have them, and then there is nothing to hide.

@@ -98,8 +98,10 @@ pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(text.as_bytes())
 }
 
-/// Completions for fish that clap_complete omits: no files for positional arguments, their values, and
-/// the values of options before the command.
+/// The completions for fish that clap_complete omits.
+///
+/// These are the values of positional arguments and of options before the command. No files are
+/// offered for positional arguments.
 fn fish_rest(command: &Command) -> String {
     let name = command.get_name();
     let offer = |condition: String, argument: &Arg| {
@@ -148,7 +150,7 @@ pub(super) fn man(out: &mut dyn Write) -> io::Result<()> {
     out.write_all(tidy(&String::from_utf8_lossy(&text)).as_bytes())
 }
 
-/// Removes the preambles of sections after the first, and breaks and empty lines that mandoc warns of.
+/// Removes repeated preambles, and breaks and empty lines that mandoc warns of.
 fn tidy(page: &str) -> String {
     let is_preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
     let mut tidy = String::new();

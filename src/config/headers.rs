@@ -17,10 +17,12 @@ use super::value::Value;
 /// Marks a secret as base64.
 const BASE64_PREFIX: &str = "whsec_";
 
-/// A secret shorter than this, in bytes, can be guessed; Standard Webhooks asks for 24 to 64.
+/// The length in bytes below which a secret can be guessed.
+///
+/// Standard Webhooks asks for 24 to 64.
 const SECRET_MIN: usize = 24;
 
-/// Headers that the daemon sets, or that belong to the connection and not to a request.
+/// Headers that the daemon sets, or that belong to the connection.
 const OWN_HEADERS: &[&str] = &[
     "accept-encoding",
     "connection",
@@ -49,8 +51,8 @@ const SECRET_HEADERS: &[&str] = &[
     "x-api-key",
 ];
 
-/// Whether a header cannot be configured: the daemon sets it, or it belongs to the connection.
-pub fn is_reserved(name: &HeaderName) -> bool {
+/// Whether the daemon sets a header, or it belongs to the connection.
+pub(crate) fn is_reserved(name: &HeaderName) -> bool {
     let name = name.as_str();
     OWN_HEADERS.contains(&name) || OWN_PREFIXES.iter().any(|own| name.starts_with(own))
 }
@@ -141,7 +143,7 @@ pub(super) fn secrets(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ve
     }))
 }
 
-/// Checks a secret more strictly than [`signing_key`], for the libraries of receivers.
+/// Checks a secret more strictly than [`signing_key`], as receivers do.
 fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
     const ALLOWED: &str = "whsec_ and base64 with its padding, or raw text";
     let text = secret.expose_secret();
@@ -158,7 +160,7 @@ fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
         .ok_or_else(|| Fault::new("what follows whsec_ is not base64").allowed(ALLOWED))
 }
 
-/// Why a text is no signing secret. The text itself is not part of the message.
+/// The reason why a text is no signing secret, without the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// The text is empty.
@@ -176,7 +178,7 @@ pub enum SecretError {
 /// # Errors
 ///
 /// When the key is empty, or the text after `whsec_` is not base64.
-pub fn signing_key(secret: &SecretString) -> Result<Vec<u8>, SecretError> {
+pub(crate) fn signing_key(secret: &SecretString) -> Result<Vec<u8>, SecretError> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &alphabet::STANDARD,
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),

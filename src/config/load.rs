@@ -18,8 +18,9 @@ use super::{
 };
 use crate::domain::parameters::{Naming, Organization, UsernameSource};
 
-/// The longest path of a Unix socket, in bytes; `sun_path` has 108 on Linux, 104 on macOS, and
-/// ends in a zero.
+/// The longest path of a Unix socket, in bytes.
+///
+/// `sun_path` has 108 on Linux and 104 on macOS, and ends in a zero.
 const SOCKET_PATH_MAX: usize = 103;
 
 /// Reads a configuration from the bytes of `file`.

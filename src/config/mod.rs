@@ -52,8 +52,8 @@ pub use headers::SecretError;
 pub(crate) use headers::{is_reserved, signing_key};
 pub use network::{Denied, NetworkPolicy};
 pub use problem::{Position, Problem, Problems};
-pub use repository::given_state_dir;
-pub use units::duration_text;
+pub(crate) use repository::given_state_dir;
+pub(crate) use units::duration_text;
 
 /// A valid configuration, with warnings.
 #[derive(Clone, Debug)]
@@ -92,7 +92,9 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
     }
 }
 
-/// Reads a configuration from bytes, as though they were in `file`, which need not exist.
+/// Reads a configuration from bytes, as though they were in `file`.
+///
+/// The file need not exist.
 ///
 /// # Errors
 ///
@@ -146,17 +148,17 @@ pub struct Config {
 
 impl Config {
     /// The files that are tried if none is named, in this order.
-    pub fn default_files() -> [PathBuf; 2] {
+    fn default_files() -> [PathBuf; 2] {
         [
             PathBuf::from("./config.yaml"),
             PathBuf::from("/etc/project-webhooks/config.yaml"),
         ]
     }
 
-    /// The configuration file to read: the named one, else the first default that exists.
+    /// The file to read: the named one, else the first default that exists.
     ///
     /// If no default exists it is the first one, so that the error names it.
-    pub fn file_or_default(named: Option<&Path>) -> PathBuf {
+    pub(crate) fn file_or_default(named: Option<&Path>) -> PathBuf {
         if let Some(named) = named {
             return named.to_owned();
         }

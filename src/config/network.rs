@@ -134,7 +134,9 @@ fn most_specific(ranges: &[IpNet], address: IpAddr) -> Option<IpNet> {
         .copied()
 }
 
-/// The addresses that a connection to this one may reach. All of them must be allowed.
+/// The addresses that a connection to this one may reach.
+///
+/// All of them must be allowed.
 fn reached(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     // The system connects an IPv4-mapped IPv6 address by IPv4.
     let address = address.to_canonical();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 /// The most errors, and the most warnings, that are listed.
-pub const LISTED_MAX: usize = 100;
+pub(super) const LISTED_MAX: usize = 100;
 
 /// The longest text of the user that a message repeats, in characters.
 const SHOWN_MAX: usize = 60;
@@ -31,7 +31,7 @@ pub struct Problem {
     /// The position in it; absent if the problem is of the whole file.
     #[serde(flatten)]
     pub position: Option<Position>,
-    /// The path of the key, such as `webhooks[2].retry.schedule[0]`; empty for the whole file.
+    /// The key path, such as `webhooks[2].url`; empty for the whole file.
     pub key: String,
     /// The error or the warning.
     pub message: String,
@@ -45,7 +45,7 @@ pub struct Problem {
 
 impl Problem {
     /// A problem of the whole file.
-    pub fn of_file(file: &Path, message: impl Into<String>) -> Self {
+    pub(crate) fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Self {
             file: file.to_owned(),
             position: None,

@@ -121,7 +121,9 @@ impl Fault {
         }
     }
 
-    /// A value that the setting's row does not allow. The message ends with the values that it does.
+    /// A value that the setting's row does not allow.
+    ///
+    /// The message ends with the allowed values.
     pub fn not_allowed(message: impl Into<String>) -> Self {
         Self {
             allowed: Allowed::BySetting,
@@ -300,7 +302,9 @@ impl<'n> Mapping<'n> {
         }
     }
 
-    /// Reads a setting that may be absent: `Some(None)` if it is, `None` after an error.
+    /// Reads a setting that may be absent.
+    ///
+    /// Returns `Some(None)` if it is absent, and `None` after an error.
     pub fn read_optional<T>(
         &self,
         context: &mut Context<'_>,

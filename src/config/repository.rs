@@ -140,8 +140,8 @@ pub(super) fn state_dir(
     Some((path, location))
 }
 
-/// The state directory that the service manager gives: the first of `$STATE_DIRECTORY`.
-pub fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> {
+/// The state directory of the service manager: the first in `$STATE_DIRECTORY`.
+pub(crate) fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> {
     // systemd separates several with colons.
     let list = environment.variable("STATE_DIRECTORY")?;
     let first = std::env::split_paths(&list).next()?;

@@ -22,7 +22,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
 }
 
 /// Writes a duration as the configuration does: `1h 30m`, `7d`.
-pub fn duration_text(duration: Duration) -> String {
+pub(crate) fn duration_text(duration: Duration) -> String {
     humantime::format_duration(duration)
         .to_string()
         .split(' ')

@@ -168,7 +168,7 @@ impl<'n> Value<'n> {
         self.location.setting().map(|setting| setting.value)
     }
 
-    /// Reads the items of a list, or the one value that the setting allows in its place.
+    /// Reads the items of a list, or one value if the setting allows it.
     pub fn items(&self, context: &mut Context<'_>) -> Option<Vec<Value<'n>>> {
         let count = self.location.setting().map(|setting| setting.count);
         let Kind::List(nodes) = &self.node.kind else {
@@ -198,8 +198,9 @@ impl<'n> Value<'n> {
         Some(items.collect())
     }
 
-    /// Reads a mapping of settings. Nothing after the key is an empty one, as when all its lines
-    /// are commented out.
+    /// Reads a mapping of settings.
+    ///
+    /// An absent value is an empty mapping: all its lines may be commented out.
     pub fn mapping(&self, context: &mut Context<'_>) -> Option<Mapping<'n>> {
         let entries = match &self.node.kind {
             Kind::Map(entries) => entries.as_slice(),

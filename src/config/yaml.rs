@@ -79,8 +79,9 @@ impl Kind {
     }
 }
 
-/// Whether YAML takes an unquoted text for a number that no setting takes: hexadecimal, octal,
-/// negative or with a fraction.
+/// Whether an unquoted text is a number that no setting takes.
+///
+/// Such numbers are hexadecimal, octal, negative or have a fraction.
 fn is_number(text: &str) -> bool {
     let unsigned = text.trim_start_matches(['+', '-']);
     let has_digits = |digits: &str, radix| {
@@ -215,7 +216,7 @@ enum Open {
 /// Makes a tree of the parser's events.
 struct Builder<'a> {
     file: &'a Path,
-    /// The collections around the next event, from the outermost one, with their positions.
+    /// The open collections with their positions, the outermost first.
     open: Vec<(Position, Open)>,
     root: Option<Node>,
     n_documents: usize,

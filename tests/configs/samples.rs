@@ -33,7 +33,7 @@ fn samples(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// What the comment lines with this mark ask for.
+/// The texts of the comment lines with this mark.
 fn asked(bytes: &[u8], mark: &str) -> Vec<String> {
     String::from_utf8_lossy(bytes)
         .trim_start_matches('\u{feff}')

@@ -1,7 +1,9 @@
-//! The table of settings against the reader.
+//! The table of settings against the reader and the shipped sample.
+
+use std::path::Path;
 
 use project_webhooks::config::load_str;
-use project_webhooks::config::settings::SETTINGS;
+use project_webhooks::config::settings::{DefaultValue, SETTINGS, ValueType};
 
 use crate::samples::{directory, environment};
 
@@ -28,5 +30,35 @@ fn every_setting_of_the_table_is_read() {
             problem.key.starts_with(&key) && !problem.message.starts_with("is missing")
         });
         assert!(found, "{text}: {problems}");
+    }
+}
+
+#[test]
+fn the_shipped_sample_shows_every_setting_with_its_default_and_its_words() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml");
+    let sample = std::fs::read_to_string(path).unwrap();
+    for setting in SETTINGS {
+        let name = setting.key.rsplit('.').next().unwrap();
+        let name = name.trim_end_matches("[]");
+        // A name that the user chooses is shown by an example.
+        let is_shown = setting.key.ends_with("NAME")
+            || sample.contains(&format!("{name}: "))
+            || sample.contains(&format!("{name}:\n"));
+        assert!(is_shown, "config.yaml has no {}", setting.key);
+        if let DefaultValue::Values(values) | DefaultValue::AtMost(values, _) = setting.default {
+            for value in values {
+                let is_default = |line: &str| match line.split_once(&format!("{name}: ")) {
+                    // One line has all values, or each has a line.
+                    Some((_, rest)) => rest.contains(value),
+                    None => line.trim_start_matches(['#', ' ', '-']) == format!("\"{value}\""),
+                };
+                assert!(sample.lines().any(is_default), "{}: {value}", setting.key);
+            }
+        }
+        if let ValueType::Word(words) = setting.value {
+            for word in words() {
+                assert!(sample.contains(word), "{}: {word}", setting.key);
+            }
+        }
     }
 }
