@@ -9,24 +9,24 @@ const SLEWED: Duration = Duration::from_secs(1);
 
 /// Both times at once. A later reading shows whether the time of day was set.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading {
+pub(crate) struct Reading {
     now: Timestamp,
     moment: Duration,
 }
 
 impl Reading {
     /// The time of day.
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.now
     }
 
     /// The monotonic time.
-    pub fn moment(&self) -> Duration {
+    pub(crate) fn moment(&self) -> Duration {
         self.moment
     }
 
     /// Whether the time of day was set back between this reading and a later one.
-    pub fn was_set_back_until(&self, later: &Self) -> bool {
+    pub(crate) fn was_set_back_until(&self, later: &Self) -> bool {
         let passed = later.moment.saturating_sub(self.moment);
         self.now
             .checked_add(passed.saturating_sub(SLEWED))
@@ -36,14 +36,14 @@ impl Reading {
 
 /// The time of day, and a monotonic time since the clock was made.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     start: Instant,
 }
 
 impl Clock {
     /// A clock whose monotonic time starts now.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self {
             start: Instant::now(),
         }
@@ -51,18 +51,18 @@ impl Clock {
 
     /// The monotonic time since the clock was created. Setting the time of day does not affect it.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
-    pub fn moment(&self) -> Duration {
+    pub(crate) fn moment(&self) -> Duration {
         Instant::now().saturating_duration_since(self.start)
     }
 
     /// The time of day.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         Timestamp::now()
     }
 
     /// Both times.
-    pub fn reading(&self) -> Reading {
+    pub(crate) fn reading(&self) -> Reading {
         Reading {
             now: self.now(),
             moment: self.moment(),

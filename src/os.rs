@@ -42,7 +42,7 @@ pub(crate) fn notify_reloading() {
 pub(crate) fn notify_stopping() {
     notify(&[
         NotifyState::Stopping,
-        NotifyState::Status("stopping: deliveries in flight finish"),
+        NotifyState::Status("stopping: waiting for running requests to finish"),
     ]);
 }
 

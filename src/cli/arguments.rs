@@ -12,9 +12,9 @@ use crate::config::LOG_LEVELS;
 use crate::domain::delivery::State;
 use crate::domain::event::EventKind;
 
-/// Reads one of some words.
+/// A parser for one of a set of words, which help, manual page and completions list.
 ///
-/// Help, manual page and completions list them. The parser may accept more, such as another case.
+/// It may accept more, such as another case.
 #[derive(Clone)]
 pub struct OneOf<T> {
     words: Vec<&'static str>,
@@ -62,7 +62,7 @@ pub fn event() -> OneOf<EventKind> {
     }
 }
 
-/// `--log-level`: the least severe level that is logged.
+/// `--log-level`: the least severe level to log.
 pub fn log_level() -> OneOf<tracing::Level> {
     OneOf {
         words: LOG_LEVELS.map(|(word, _)| word).to_vec(),
@@ -75,17 +75,17 @@ pub fn log_level() -> OneOf<tracing::Level> {
     }
 }
 
-/// The start of a period: a time, or a duration before now.
+/// The beginning of a range of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
     /// This time.
     At(Timestamp),
-    /// This long before now.
+    /// From this long ago on.
     Ago(Duration),
 }
 
 impl Since {
-    /// The start of the period, seen at `now`.
+    /// The beginning as a time, at `now`.
     pub fn time(self, now: Timestamp) -> Timestamp {
         match self {
             Since::At(time) => time,

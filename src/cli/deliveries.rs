@@ -1,7 +1,7 @@
-//! `deliveries`: shows the queue and its log, and changes deliveries.
+//! `deliveries`: lists the queue and its log, and changes them.
 //!
-//! Constraint: a change affects only selected deliveries. It needs a selector, shows the number of
-//! matching deliveries first, and asks for confirmation on a terminal.
+//! Constraint: a change touches only what the operator selected. It needs a selector, prints how
+//! many deliveries match, and asks first on a terminal.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -10,15 +10,17 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::arguments::{self, Since, parse_since};
-use super::output::{Cell, FAINT, Style, Table, counted, print_json, safe, time};
+use super::output::{
+    Cell, FAINT, Listing, Progress, Style, Table, counted, print_json, safe, time,
+};
 use super::view::{
     DeliveryView, DeliveryWithAttempts, print_delivery, print_event, short_id, standing,
 };
-use super::{DONE, FAILED, scan, usage};
+use super::{DONE, FAILED, usage};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::delivery::State;
-use crate::store::{Operations, Selector};
+use crate::store::{ListedDelivery, Operations, Selector};
 
 /// Shows the queue and its log, and changes it.
 #[derive(Clone, Debug, clap::Args)]
@@ -34,7 +36,7 @@ pub struct DeliveriesArguments {
 enum DeliveriesCommand {
     /// List deliveries, the newest last
     List(ListArguments),
-    /// Show one delivery: its event, and every attempt with the answer
+    /// Show one delivery: its event, and every attempt with its answer
     Show {
         /// The delivery's id
         #[arg(value_parser = parse_id)]
@@ -43,11 +45,11 @@ enum DeliveriesCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Send deliveries again, now and with a fresh schedule; without ids and a state, the dead ones
+    /// Send deliveries again, now and with a fresh schedule; without ids and --state, the dead ones
     Redeliver(ChangeArguments),
     /// Cancel pending deliveries
     Cancel(ChangeArguments),
-    /// Remove deliveries that are not pending, with their log
+    /// Remove deliveries that are not pending, and their log
     Purge(ChangeArguments),
 }
 
@@ -55,36 +57,32 @@ enum DeliveriesCommand {
 struct ListArguments {
     #[command(flatten)]
     which: Which,
-    /// The number of deliveries to list, the last ones; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: usize,
-    /// Print a JSON array
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 /// The number of a delivery.
 fn parse_id(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| {
-        "a delivery's id is its number, the first column of `deliveries list`; an event's id \
-         goes to `events show`"
+        "a delivery's id is a number, the first column of `deliveries list`; use `events show` for an \
+         event's id"
             .to_owned()
     })
 }
 
-/// The selected deliveries: those that match all given options.
+/// Selects the deliveries for which all given conditions hold.
 #[derive(Clone, Debug, clap::Args)]
 struct Which {
     /// Only these deliveries
     #[arg(value_name = "ID", value_parser = parse_id)]
     ids: Vec<i64>,
-    /// Only those of this webhook
+    /// Only deliveries to this webhook
     #[arg(long, value_name = "NAME")]
     webhook: Option<String>,
-    /// Only those in this state
+    /// Only deliveries in this state
     #[arg(long, value_name = "STATE", value_parser = arguments::state())]
     state: Option<State>,
-    /// Only those recorded since then: a duration (2h), a date or a time
+    /// Only deliveries recorded since a duration ago (2h), a date or a time
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
 }
@@ -93,13 +91,13 @@ struct Which {
 struct ChangeArguments {
     #[command(flatten)]
     which: Which,
-    /// Print the number of matching deliveries and change nothing
+    /// Print how many match, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
-    /// Print one JSON object; does not ask
+    /// Print one JSON object, and do not ask
     #[arg(long)]
     json: bool,
 }
@@ -141,52 +139,36 @@ fn list(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let limit = match arguments.limit {
-        0 => usize::MAX,
-        limit => limit,
-    };
-    let listings = super::listings(config)?;
-    let mut deliveries = listings.deliveries(&arguments.which.selector(now), limit)?;
-    // The newest is last, next to the prompt.
-    deliveries.reverse();
-    if arguments.json {
-        let views: Vec<DeliveryView> = deliveries.iter().map(DeliveryView::of).collect();
-        print_json(out, &views)?;
-        return Ok(DONE);
-    }
-    if deliveries.is_empty() {
-        writeln!(out, "No deliveries.")?;
-        return Ok(DONE);
-    }
-    let mut table = Table::new([
-        "id", "recorded", "webhook", "event", "project", "attempts", "last", "state", "event id",
-    ]);
-    for delivery in &deliveries {
-        let last = match (delivery.last_status, &delivery.last_error) {
-            (Some(status), _) => status.to_string(),
-            (None, Some(_)) => "no answer".to_owned(),
-            (None, None) => String::new(),
-        };
-        table.row([
-            delivery.id.to_string().into(),
-            time(delivery.created_at, style).into(),
-            delivery.webhook.as_str().into(),
-            delivery.kind.label().into(),
-            delivery.key.to_string().into(),
-            delivery.n_attempts.to_string().into(),
-            last.into(),
-            standing(delivery, style),
-            Cell::painted(FAINT, short_id(&delivery.event.0)),
+    let listing = &arguments.listing;
+    let selector = arguments.which.selector(now);
+    let deliveries = super::listings(config)?.deliveries(&selector, listing.limit())?;
+    let table = |deliveries: &[ListedDelivery]| {
+        let mut table = Table::new([
+            "id", "recorded", "webhook", "event", "project", "attempts", "last", "state",
+            "event id",
         ]);
-    }
-    table.print(out, style, "")?;
-    if deliveries.len() == limit {
-        writeln!(
-            out,
-            "\nThe last {limit}; --limit 0 shows all, --webhook, --state and --since fewer."
-        )?;
-    }
-    Ok(DONE)
+        for delivery in deliveries {
+            let last = match (delivery.last_status, &delivery.last_error) {
+                (Some(status), _) => status.to_string(),
+                (None, Some(_)) => "no answer".to_owned(),
+                (None, None) => String::new(),
+            };
+            table.row([
+                delivery.id.to_string().into(),
+                time(delivery.created_at, style).into(),
+                delivery.webhook.as_str().into(),
+                delivery.kind.label().into(),
+                delivery.key.to_string().into(),
+                delivery.n_attempts.to_string().into(),
+                last.into(),
+                standing(delivery, style),
+                Cell::painted(FAINT, short_id(&delivery.event.0)),
+            ]);
+        }
+        table
+    };
+    let words = ("deliveries", "--webhook, --state or --since");
+    listing.print(deliveries, words, DeliveryView::of, table, style, out)
 }
 
 fn show(
@@ -199,7 +181,7 @@ fn show(
     let listings = super::listings(config)?;
     let (delivery, event, attempts) = listings
         .delivery(id)?
-        .with_context(|| format!("there is no delivery {id}; `deliveries` lists them"))?;
+        .with_context(|| format!("there is no delivery {id}; `deliveries` lists all"))?;
     if json {
         print_json(out, &DeliveryWithAttempts::of(&delivery, &attempts))?;
         return Ok(DONE);
@@ -244,7 +226,7 @@ struct Changed {
     matched: u64,
     changed: u64,
     dry_run: bool,
-    /// Whether a running daemon was notified; it then acts at once.
+    /// Whether a running daemon was notified, and acts on it at once.
     daemon_told: bool,
 }
 
@@ -259,11 +241,11 @@ fn change(
     let mut selector = which.selector(now);
     if selector.is_empty() {
         return Err(usage(
-            "no deliveries selected: give ids, --webhook, --state or --since",
+            "select deliveries by id, --webhook, --state or --since",
         ));
     }
     match (kind, selector.state) {
-        // Sending delivered callbacks again needs an explicit selection.
+        // Delivered ones are sent again only on request.
         (Kind::Redeliver, None) if selector.ids.is_empty() => selector.state = Some(State::Dead),
         (Kind::Redeliver, _) => {}
         (Kind::Cancel, None | Some(State::Pending)) => selector.state = Some(State::Pending),
@@ -305,29 +287,28 @@ fn change(
             return Ok(FAILED);
         }
     }
-    let progress = scan::progress(matched);
-    let bar = progress.clone();
-    operations.on_progress(move |n| bar.inc(n));
+    let mut progress = Progress::new(matched);
+    operations.on_progress(move |n| progress.add(n));
     result.changed = match kind {
         Kind::Redeliver => operations.redeliver(&selector, now)?,
         Kind::Cancel => operations.cancel(&selector, now)?,
         Kind::Purge => operations.purge(&selector)?,
     };
-    progress.finish_and_clear();
-    // A daemon does not work with purged deliveries.
-    let told = (kind != Kind::Purge).then(|| wake(config));
-    result.daemon_told = matches!(told, Some(Told::Daemon));
+    drop(operations);
+    // A purge does not concern a running daemon.
+    let notified = (kind != Kind::Purge).then(|| wake(config));
+    result.daemon_told = matches!(notified, Some(Notified::Daemon));
     if arguments.json {
         print_json(out, &result)?;
     } else {
         let n = counted(result.changed, "delivery");
-        let told = told.map_or_else(String::new, |told| format!("; {}", told.words()));
-        writeln!(out, "{n} {}{told}.", kind.done())?;
+        let notified = notified.map_or_else(String::new, |told| format!("; {}", told.words()));
+        writeln!(out, "{n} {}{notified}.", kind.done())?;
     }
     Ok(DONE)
 }
 
-/// The number of deliveries that a change would affect.
+/// Counts the deliveries that a change would touch.
 fn count(kind: Kind, selector: &Selector, operations: &Operations) -> anyhow::Result<u64> {
     let n = operations.count(selector)?;
     if kind == Kind::Purge && selector.state.is_none() {
@@ -349,18 +330,15 @@ fn nothing(
     if arguments.json {
         print_json(out, result)?;
     } else {
-        writeln!(
-            out,
-            "No matching deliveries to {}.",
-            kind.verb().to_lowercase()
-        )?;
+        let verb = kind.verb().to_lowercase();
+        writeln!(out, "No matching deliveries to {verb}.")?;
     }
-    // A missing id is a mistake; a selection without ids may match nothing.
+    // An unknown id is a mistake, but a filter may well match nothing.
     let is_named = !arguments.which.ids.is_empty();
     Ok(if is_named { FAILED } else { DONE })
 }
 
-/// Prints the change, and asks for confirmation on a terminal.
+/// Prints what will be done, and asks first on a terminal.
 fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool> {
     if yes || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         writeln!(out, "{question}.")?;
@@ -376,36 +354,36 @@ fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool>
     ))
 }
 
-/// The receiver of the news of a change.
+/// Whether a running daemon was notified of a change.
 #[derive(Debug)]
-pub(super) enum Told {
-    /// A running daemon.
+pub(super) enum Notified {
+    /// It was.
     Daemon,
     /// No daemon runs.
     Nobody,
-    /// A daemon that may run could not be notified.
+    /// A daemon may run, and could not be notified.
     Failed(io::Error),
 }
 
-impl Told {
-    /// The consequence for the change, in words.
+impl Notified {
+    /// The consequence for the change.
     pub(super) fn words(&self) -> String {
         match self {
-            Told::Daemon => "the running daemon acts on it now".to_owned(),
-            Told::Nobody => "no daemon runs, the next one acts on it".to_owned(),
-            Told::Failed(error) => {
+            Notified::Daemon => "the running daemon acts on it now".to_owned(),
+            Notified::Nobody => "no daemon runs; the next one acts on it".to_owned(),
+            Notified::Failed(error) => {
                 let reason = safe(&error.to_string());
-                format!("a running daemon could not be notified ({reason}) and acts on it later")
+                format!("the running daemon could not be notified ({reason}) and acts on it later")
             }
         }
     }
 }
 
-/// Notifies the running daemon of a change of the queue.
-pub(super) fn wake(config: &Config) -> Told {
+/// Notifies the running daemon of a changed queue.
+pub(super) fn wake(config: &Config) -> Notified {
     match admin::wake(&config.state_dir) {
-        Ok(Some(_)) => Told::Daemon,
-        Ok(None) => Told::Nobody,
-        Err(error) => Told::Failed(error),
+        Ok(Some(_)) => Notified::Daemon,
+        Ok(None) => Notified::Nobody,
+        Err(error) => Notified::Failed(error),
     }
 }

@@ -1,4 +1,4 @@
-//! `events`: lists inferred events and explains them.
+//! `events`: lists the inferred events, and explains one.
 
 use std::io::Write;
 
@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::DONE;
 use super::arguments::{self, Since, parse_since};
-use super::output::{Cell, FAINT, Style, Table, print_json, time};
+use super::output::{Cell, FAINT, Listing, Style, Table, print_json, time};
 use super::view::{DeliveryWithAttempts, EventView, print_delivery, print_event, short_id};
 use crate::config::Config;
 use crate::domain::event::{EventId, EventKind};
-use crate::store::{EventFilter, Listings};
+use crate::store::{EventFilter, ListedEvent, Listings};
 
-/// Lists inferred events and explains them.
+/// Shows events, and why they were inferred.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct EventsArguments {
@@ -30,7 +30,7 @@ enum EventsCommand {
     List(ListArguments),
     /// Show one event: why it was inferred, and its deliveries
     Show {
-        /// The event's id, or a unique prefix of it
+        /// The event's id, or a unique beginning of it
         id: String,
         /// Print one JSON object
         #[arg(long)]
@@ -40,21 +40,17 @@ enum EventsCommand {
 
 #[derive(Clone, Debug, clap::Args)]
 struct ListArguments {
-    /// Only those recorded since then: a duration (2h), a date or a time
+    /// Only events recorded since a duration ago (2h), a date or a time
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
     /// Only this event, by name or label
     #[arg(long, value_name = "EVENT", value_parser = arguments::event())]
     event: Option<EventKind>,
-    /// Only those of this project: ORGANIZATION/PROJECT, or PROJECT in any organization
+    /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization
     #[arg(long, value_name = "PROJECT")]
     project: Option<String>,
-    /// The number of events to list, the last ones; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: usize,
-    /// Print a JSON array
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 /// Runs the command.
@@ -93,40 +89,23 @@ fn list(
         kind: arguments.event,
         since: arguments.since.map(|since| since.time(now)),
     };
-    let limit = match arguments.limit {
-        0 => usize::MAX,
-        limit => limit,
+    let events = listings.events(&filter, arguments.listing.limit())?;
+    let table = |events: &[ListedEvent]| {
+        let mut table = Table::new(["recorded", "event", "project", "origin", "id"]);
+        for listed in events {
+            table.row([
+                time(listed.recorded_at, style).into(),
+                listed.event.kind.label().into(),
+                listed.event.key.to_string().into(),
+                listed.event.origin.as_str().into(),
+                Cell::painted(FAINT, short_id(&listed.event.id.0)),
+            ]);
+        }
+        table
     };
-    let mut events = listings.events(&filter, limit)?;
-    // The newest is last, next to the prompt.
-    events.reverse();
-    if arguments.json {
-        let views: Vec<EventView> = events.iter().map(EventView::of).collect();
-        print_json(out, &views)?;
-        return Ok(DONE);
-    }
-    if events.is_empty() {
-        writeln!(out, "No events.")?;
-        return Ok(DONE);
-    }
-    let mut table = Table::new(["recorded", "event", "project", "origin", "id"]);
-    for listed in &events {
-        table.row([
-            time(listed.recorded_at, style).into(),
-            listed.event.kind.label().into(),
-            listed.event.key.to_string().into(),
-            listed.event.origin.as_str().into(),
-            Cell::painted(FAINT, short_id(&listed.event.id.0)),
-        ]);
-    }
-    table.print(out, style, "")?;
-    if events.len() == limit {
-        writeln!(
-            out,
-            "\nThe last {limit}; --limit 0 shows all, --since, --event and --project fewer."
-        )?;
-    }
-    Ok(DONE)
+    let words = ("events", "--since, --event or --project");
+    let listing = &arguments.listing;
+    listing.print(events, words, EventView::of, table, style, out)
 }
 
 /// An event in JSON, with its deliveries.
@@ -147,10 +126,10 @@ fn show(
     let id = find(id, listings)?;
     let (listed, deliveries) = listings
         .event(&id)?
-        .with_context(|| format!("the event {id} was removed meanwhile"))?;
+        .with_context(|| format!("the event {id} has just been removed"))?;
     let mut log = Vec::new();
     for delivery in &deliveries {
-        // Events that were removed meanwhile are left out.
+        // Housekeeping may remove one at any time.
         if let Some((delivery, _, attempts)) = listings.delivery(delivery.id)? {
             log.push((delivery, attempts));
         }
@@ -168,7 +147,7 @@ fn show(
     if log.is_empty() {
         writeln!(
             out,
-            "\nNo delivery of it is kept: no webhook subscribes to it, or its retention is over."
+            "\nNo deliveries: no webhook subscribes to it, or they are past their retention."
         )?;
     }
     for (delivery, attempts) in &log {
@@ -178,22 +157,22 @@ fn show(
     Ok(DONE)
 }
 
-/// The id with this prefix.
+/// Finds the id with this unique beginning.
 pub(super) fn find(text: &str, listings: &Listings) -> anyhow::Result<EventId> {
     let text = text.to_ascii_lowercase();
     let digits = text.strip_prefix("evt_").unwrap_or(&text);
     if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         bail!(
-            "an event's id is evt_ and hexadecimal digits, or a prefix of them; `events` lists them"
+            "an event's id is evt_ and hexadecimal digits, or a beginning of it; `events` lists them"
         );
     }
     let found = listings.event_ids(&format!("evt_{digits}"), 4)?;
     match found.as_slice() {
         [id] => Ok(id.clone()),
-        [] => bail!("there is no event evt_{digits}; `events` lists those that are kept"),
+        [] => bail!("there is no event evt_{digits}; `events` lists all"),
         several => {
             let ids: Vec<&str> = several.iter().map(|id| id.0.as_str()).collect();
-            bail!("several events have this prefix: {}", ids.join(", "))
+            bail!("several events begin with it: {}", ids.join(", "))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `listen`: a receiver that prints callbacks and verifies signatures.
 //!
-//! Constraint: escape sequences in a request never reach the terminal. Each callback is flushed to the
-//! reader before the next one is accepted.
+//! Constraint: a request may hold escape sequences, so nothing of it reaches the terminal
+//! unescaped. Each callback is flushed before the next is taken.
 
 pub mod print;
 
@@ -23,12 +23,11 @@ pub const DEFAULT_PORT: u16 = 9000;
 /// Receive callbacks on this machine, print them and verify their signatures.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ListenArguments {
-    /// The port to listen on, at 127.0.0.1; 0 takes a free one.
+    /// Listen on this port of 127.0.0.1; 0 takes a free one
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     pub port: u16,
 
-    /// A secret that callbacks may be signed with: `whsec_` and base64, or raw text. Can be given
-    /// twice, for rotation.
+    /// Verify signatures with this secret: `whsec_` and base64, or raw text; repeat it for rotation
     #[arg(
         long = "secret",
         value_name = "S",
@@ -37,11 +36,11 @@ pub struct ListenArguments {
     )]
     pub secrets: Vec<SecretString>,
 
-    /// The status of every answer.
+    /// Answer every request with this status
     #[arg(long, value_name = "CODE", default_value = "204", value_parser = parse_status)]
     pub status: StatusCode,
 
-    /// Print one JSON object a line.
+    /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
 }
@@ -53,10 +52,9 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
         .ok_or_else(|| "a status is a number from 200 to 599".to_owned())
 }
 
-/// Listens and prints until `shutdown` is cancelled, or nobody reads `out` any more.
+/// Listens and prints until `shutdown` is cancelled, or `out` is closed.
 ///
-/// Callbacks go to `out`; so does the introduction, except with `--json`, where it goes to
-/// `notes` and leaves `out` to the objects.
+/// With `--json` the introduction goes to `notes`, so that `out` has only objects.
 ///
 /// # Errors
 ///
@@ -106,7 +104,7 @@ pub async fn run(
             }
         }
     }
-    // Print callbacks that were answered while the receiver stopped.
+    // The receiver may have answered more callbacks while it stopped.
     while let Ok(callback) = received.try_recv() {
         if !print(&callback)? {
             break;
@@ -120,16 +118,16 @@ fn write_flushed(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Whether the output still has a reader. A closed pipe, as of `listen | head`, is not a failure.
+/// Whether somebody still reads. A closed pipe, as of `listen | head`, is no failure.
 fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).context("cannot write what was received"),
+        Err(error) => Err(error).context("cannot print a callback"),
     }
 }
 
-/// The URL and the lines for config.yaml, without the secret.
+/// The address, and the lines for config.yaml without the secret.
 fn introduction(url: &str, with_secret: bool) -> String {
     let secret = if with_secret {
         "    secret: { env: PROJECT_WEBHOOKS_SECRET }   # the value given to --secret\n"

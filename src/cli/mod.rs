@@ -1,4 +1,4 @@
-//! The commands: they print, and decide nothing.
+//! The commands: arguments, output and exit status.
 
 pub mod arguments;
 mod check;
@@ -28,26 +28,26 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
 use crate::store::{Listings, OpenError};
 
-/// Done.
+/// The command did its job.
 const DONE: u8 = 0;
-/// Failed.
+/// The command failed.
 const FAILED: u8 = 1;
-/// Wrong usage, as clap has it.
+/// Wrong usage, as in clap.
 const USAGE: u8 = 2;
 /// Another instance holds the state directory (sysexits.h, EX_TEMPFAIL).
 const HELD: u8 = 75;
 /// The configuration is wrong (sysexits.h, EX_CONFIG).
 const CONFIGURATION: u8 = 78;
 
-/// Watches a repository of project.xml files and delivers webhooks for what happens to them.
+/// Watches a repository of project.xml files and delivers webhooks for their changes.
 #[derive(Debug, Parser)]
 #[command(name = "project-webhooks", version, max_term_width = 100)]
 pub struct Arguments {
-    /// The configuration [default: ./config.yaml, then /etc/project-webhooks/config.yaml]
+    /// Read this configuration [default: ./config.yaml, then /etc/project-webhooks/config.yaml]
     #[arg(long, short, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     config: Option<PathBuf>,
 
-    /// The least severe level that is logged, in place of the configuration's log.level
+    /// Log this level and more severe ones, whatever log.level says
     #[arg(long, global = true, value_name = "L", value_parser = arguments::log_level())]
     log_level: Option<tracing::Level>,
 
@@ -71,21 +71,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Have the running daemon read the configuration again, and wait until it is applied or rejected
+    /// Make the running daemon read its configuration again, and wait for the result
     Reload,
-    /// Compare the repository with the record: what `run` would infer now; records nothing
+    /// Print the events that `run` would infer now; records nothing
     Scan {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Show whether the daemon runs, what it watches, and how each webhook is doing
+    /// Show whether the daemon runs, what it watches, and each webhook's queue
     Status {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Show what was inferred, and why
+    /// Show the inferred events, and why they were inferred
     Events(events::EventsArguments),
     /// Show the queue and its log; redeliver, cancel and purge deliveries
     Deliveries(deliveries::DeliveriesArguments),
@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match dispatch(&arguments) {
         Ok(status) => ExitCode::from(status),
-        // Whoever read our output has enough, as `head` has: a way to end and no failure.
+        // A reader that has enough, as `head`, is no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
             if let Some(usage) = error.downcast_ref::<clap::Error>() {
@@ -130,14 +130,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// An error of usage that the definition of the arguments cannot express.
+/// A usage error that the definition of the arguments cannot express.
 fn usage(message: &str) -> anyhow::Error {
     Arguments::command()
         .error(clap::error::ErrorKind::ArgumentConflict, message)
         .into()
 }
 
-/// Whether an error says that nobody reads any more.
+/// Whether an error says that the reader closed the pipe.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
@@ -241,8 +241,7 @@ fn now() -> jiff::Timestamp {
     Clock::start().now()
 }
 
-/// Lets a command print in pieces of some size: listings are long. What cannot be written is an
-/// error of the command.
+/// Runs a command with buffered output. An output that cannot be written is an error.
 fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let status = command(&mut out)?;
@@ -250,14 +249,15 @@ fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyho
     Ok(status)
 }
 
-/// How standard output wants to be written (no-color.org: any value but an empty one).
+/// The style of standard output (no-color.org: any value but an empty one).
 fn style() -> output::Style {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     output::Style::for_stdout(no_color)
 }
 
-/// A runtime for a command that waits for the network. One thread: a second one would be woken for
-/// each callback, which costs more than it does. What takes long has threads of its own.
+/// Makes a runtime with one thread.
+///
+/// Waking a second thread for each callback costs more than it gains. Long work has its own threads.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

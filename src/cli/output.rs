@@ -1,15 +1,16 @@
-//! Output that the commands share: tables, JSON, times.
+//! Tables, listings, JSON, times and progress, for all commands.
 //!
-//! Constraint: names on disk, answers and log lines may contain escape sequences, which never reach
-//! the terminal. Text goes through [`safe`], JSON through [`print_json`].
+//! Constraint: a name on disk, an answer and a log line may hold escape sequences. None of them
+//! reaches the terminal unescaped: text goes through [`safe`], JSON through [`print_json`].
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-pub use super::listen::print::{Style, safe, safe_json};
+use super::DONE;
+pub(super) use super::listen::print::{Style, safe, safe_json};
 
 /// Red, for failures.
 pub const RED: &str = "31";
@@ -29,16 +30,6 @@ pub const FAINT: &str = "2";
 /// `out` cannot be written.
 pub fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_string_pretty(value)?;
-    writeln!(out, "{}", safe_json(&json))
-}
-
-/// Prints one JSON value on one line.
-///
-/// # Errors
-///
-/// `out` cannot be written.
-pub fn print_json_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    let json = serde_json::to_string(value)?;
     writeln!(out, "{}", safe_json(&json))
 }
 
@@ -75,7 +66,7 @@ pub fn duration(length: Duration) -> String {
         .join(" ")
 }
 
-/// The time from `from` to `to`; none if the clock was set back in between.
+/// The time from `from` to `to`; zero if the clock was set back in between.
 pub fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
@@ -157,7 +148,7 @@ impl Table {
             .collect();
         for row in &self.rows {
             let mut line = indent.to_owned();
-            // The last cell of a line has no padding.
+            // The last cell of a line needs no padding.
             let used = row.iter().rposition(|cell| !cell.text.is_empty());
             for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 let is_last = used.is_none_or(|used| index >= used);
@@ -175,6 +166,93 @@ impl Table {
             writeln!(out, "{line}")?;
         }
         Ok(())
+    }
+}
+
+/// How much a listing prints, and how.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Listing {
+    /// Show at most the last N; 0 shows all
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+impl Listing {
+    /// The most items.
+    pub(super) fn limit(&self) -> usize {
+        match self.limit {
+            0 => usize::MAX,
+            limit => limit,
+        }
+    }
+
+    /// Prints items that are sorted by time, the newest first. As in a log, the newest comes last.
+    pub(super) fn print<T, V: Serialize>(
+        &self,
+        mut items: Vec<T>,
+        (noun, filters): (&str, &str),
+        view: fn(&T) -> V,
+        table: impl FnOnce(&[T]) -> Table,
+        style: &Style,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<u8> {
+        items.reverse();
+        if self.json {
+            let views: Vec<V> = items.iter().map(view).collect();
+            print_json(out, &views)?;
+        } else if items.is_empty() {
+            writeln!(out, "No {noun}.")?;
+        } else {
+            table(&items).print(out, style, "")?;
+            if items.len() == self.limit {
+                let n = self.limit;
+                writeln!(
+                    out,
+                    "\nThese are the last {n}. Use --limit 0 to show all, or filter by {filters}."
+                )?;
+            }
+        }
+        Ok(DONE)
+    }
+}
+
+/// A progress line on standard error, if that is a terminal and there is much to do.
+pub(super) struct Progress {
+    done: u64,
+    total: u64,
+    is_shown: bool,
+}
+
+impl Progress {
+    /// The line is printed again after this many steps; less work than this needs no line.
+    const EVERY: u64 = 64;
+
+    pub(super) fn new(total: u64) -> Self {
+        Self {
+            done: 0,
+            total,
+            is_shown: total > Self::EVERY && io::stderr().is_terminal(),
+        }
+    }
+
+    pub(super) fn add(&mut self, n: u64) {
+        let before = self.done / Self::EVERY;
+        self.done = self.done.saturating_add(n);
+        if self.is_shown && self.done / Self::EVERY > before {
+            let _ = write!(io::stderr(), "\r{} of {}", self.done, self.total);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_shown {
+            // ECMA-48: erases the line.
+            let _ = write!(io::stderr(), "\r\u{1b}[K");
+        }
     }
 }
 
@@ -212,12 +290,12 @@ mod tests {
     }
 
     #[test]
-    fn json_has_nothing_that_a_terminal_acts_on() {
+    fn json_has_no_escape_sequences() {
         let mut out = Vec::new();
-        print_json_line(&mut out, &["a\u{9b}2J\u{202e}", "b\n"]).unwrap();
+        print_json(&mut out, &"a\u{9b}2J\u{202e}\n").unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "[\"a\\u009b2J\\u202e\",\"b\\n\"]\n"
+            "\"a\\u009b2J\\u202e\\n\"\n"
         );
     }
 

@@ -1,8 +1,8 @@
 //! `reload`: makes the daemon read its configuration again, and waits for the result.
 //!
-//! Constraint: the daemon alone decides, because it has credentials and variables that this process
-//! may lack. A rejected configuration changes nothing. This command finds the daemon and prints its
-//! answer, so it can serve as `ExecReload=` of a unit. SIGHUP cannot, because a signal has no answer.
+//! Constraint: the daemon alone decides. It has the credentials and variables that this process may
+//! not have. This command only finds the daemon and prints its answer. So it can be the
+//! `ExecReload=` of a unit, unlike SIGHUP, which has no answer.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use crate::admin::{self, Reloaded};
 
 /// Asks the daemon of this configuration's state directory.
 ///
-/// `given` is `$STATE_DIRECTORY`. It finds the daemon even if the file is invalid, so that the daemon's
-/// log and metrics show the rejected reload.
+/// If the configuration is invalid, `given` (`$STATE_DIRECTORY`) finds the daemon, so that its log
+/// and its metrics have the rejected reload.
 pub(super) fn run(
     file: Option<&Path>,
     given: Option<PathBuf>,
@@ -29,23 +29,22 @@ pub(super) fn run(
     };
     let answer = admin::reload(&state_dir).with_context(|| {
         format!(
-            "the daemon of the state directory {} gave no answer; see `status` and its log",
+            "the daemon of the state directory {} did not answer; see `status` and its log",
             state_dir.display()
         )
     })?;
     match (answer, problems) {
-        (Some(reloaded), _) => say(&reloaded, out, errors),
+        (Some(reloaded), _) => print(&reloaded, out, errors),
         (None, Some(problems)) => Err(problems.into()),
         (None, None) => Err(anyhow!(
-            "no daemon runs with the state directory {}, so there is nothing to reload (a change \
-             of state_dir needs a restart)",
+            "no daemon runs with the state directory {} (a change of state_dir needs a restart)",
             state_dir.display()
         )),
     }
 }
 
 /// Prints the daemon's answer.
-fn say(reloaded: &Reloaded, out: &mut dyn Write, errors: &mut dyn Write) -> anyhow::Result<u8> {
+fn print(reloaded: &Reloaded, out: &mut dyn Write, errors: &mut dyn Write) -> anyhow::Result<u8> {
     for warning in &reloaded.warnings {
         writeln!(errors, "warning: {warning}")?;
     }

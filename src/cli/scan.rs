@@ -1,20 +1,17 @@
-//! `scan`: what `run` would infer now.
+//! `scan`: prints the events that `run` would infer now.
 //!
-//! Constraint: nothing is recorded, and the rules are the daemon's own: the same observer, the same
-//! inference, the same doubts about a root that is not the recorded one. What is missing counts as
-//! though every project had been quiet for `repository.settle`.
+//! Constraint: it records nothing, and it uses the daemon's observer, inference and check of the
+//! root. A missing file counts as removed, as if every project had been idle for `repository.settle`.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::io::{self, Write};
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::listen::print::Pairs;
-use super::output::{BOLD, FAINT, Style, YELLOW, counted, print_json, safe};
+use super::output::{BOLD, FAINT, Progress, Style, YELLOW, counted, print_json, safe};
 use super::view::location;
 use super::{DONE, recorded};
 use crate::config::Config;
@@ -30,26 +27,23 @@ use crate::observe::Observer;
 use crate::repository::Root;
 use crate::store::{Listings, MetaKey};
 
-/// A comparison is shown to go on when it takes longer than this.
-const SHOWN_AFTER: u64 = 64;
-
-/// What was found.
+/// The result of a scan.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ScanView {
-    /// Nothing is recorded yet.
+    /// Whether nothing is recorded yet.
     first_start: bool,
-    /// What is found is recorded without events.
+    /// Whether `run` would record everything without events.
     adopts: bool,
-    /// What `run` would say first.
+    /// What to know before reading on.
     notes: Vec<String>,
-    /// How many projects were compared.
+    /// The number of compared projects.
     projects: usize,
     changes: Vec<ChangeView>,
     incomplete: Vec<Problem>,
 }
 
-/// What changed in one project.
+/// The change of one project.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ChangeView {
@@ -57,7 +51,7 @@ struct ChangeView {
     project: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     moved_from: Option<String>,
-    /// What changed where it is none of the seven, or is adopted without events.
+    /// A change without events: an adoption, or none of the seven.
     #[serde(skip_serializing_if = "Option::is_none")]
     silent: Option<String>,
     events: Vec<EventView>,
@@ -73,7 +67,7 @@ struct EventView {
     webhooks: Vec<String>,
 }
 
-/// Compares everything and shows what would come of it.
+/// Scans everything and prints the events it would cause.
 pub(super) fn run(
     config: &Config,
     json: bool,
@@ -105,55 +99,19 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     let mut guard = RootGuard::new(repository.path.clone());
     guard.remember(meta(MetaKey::RepositoryRoot)?);
 
-    let root = Root::open(&repository.path).with_context(|| {
-        format!(
-            "the repository's root {} cannot be opened; nothing is inferred without it",
-            repository.path.display()
-        )
-    })?;
-    guard.armed(Some(root.identity()));
-    let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
-    let discovered = observer.discover(&root);
-    let on_record = listings.as_ref().map_or(Ok(Vec::new()), Listings::keys)?;
-    let n_on_record = on_record.len();
-    let mut n_found = 0;
-    let mut keys: Vec<ProjectKey> = discovered.keys.into_iter().chain(on_record).collect();
-    keys.sort();
-    keys.dedup();
-
-    let mut incomplete = discovered.problems;
-    let mut looks = Vec::with_capacity(keys.len());
-    let progress = progress(keys.len() as u64);
-    for key in keys {
-        let recorded = listings
-            .as_ref()
-            .map_or(Ok(Recorded::default()), |known| known.recorded(&key))?;
-        // The contents are not kept: a first look at a large repository reads all of it.
-        let observed = observer.look(&root, &key, &recorded, now).observed;
-        if !recorded.is_empty() && !observed.files.is_empty() {
-            n_found += 1;
-        }
-        incomplete.extend(observed.problems().cloned());
-        looks.push(Comparison {
-            key,
-            recorded,
-            observed,
-            removals: Removals::Confirmed,
-        });
-        progress.inc(1);
-    }
-    progress.finish_and_clear();
-    anyhow::ensure!(
-        root.is_in_place(),
-        "the repository's root {} was replaced meanwhile; nothing that was seen counts",
-        repository.path.display()
-    );
+    let (mut comparisons, incomplete) = observe(config, listings.as_ref(), &mut guard, now)?;
+    let known = |comparison: &&Comparison| !comparison.recorded.is_empty();
+    let n_recorded = comparisons.iter().filter(known).count();
+    let found = comparisons.iter().filter(known);
+    let n_found = found
+        .filter(|comparison| !comparison.observed.files.is_empty())
+        .count();
     let mut notes = notes(start, config, listings.is_some());
-    // A root that is not the recorded one comes to be trusted by what was found in it.
-    let is_trusted = !guard.needs_survey() || guard.surveyed(n_found, n_on_record);
+    // A root that is not the recorded one is trusted if it has the recorded projects.
+    let is_trusted = !guard.needs_survey() || guard.surveyed(n_found, n_recorded);
     if !is_trusted && !start.adopts {
         notes.extend(guard.distrust());
-        looks.clear();
+        comparisons.clear();
     }
     let subscriptions: Vec<Subscription> = config
         .webhooks
@@ -163,33 +121,62 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         .collect();
     let relocate =
         |file: &FileState, to: &ProjectKey| config.repository.layout.relocate(&file.path, to);
-    let changes = looks
+    let changes = comparisons
         .iter()
-        .zip(moves::infer_all(&looks, &relocate))
-        .filter_map(|(look, change)| view(look, change, start, config, &subscriptions))
+        .zip(moves::infer_all(&comparisons, &relocate))
+        .filter_map(|(comparison, change)| view(comparison, change, start, config, &subscriptions))
         .collect();
     Ok(ScanView {
         first_start: start.is_first,
         adopts: start.adopts,
         notes,
-        projects: looks.len(),
+        projects: comparisons.len(),
         changes,
         incomplete,
     })
 }
 
-/// A bar on standard error where that is a terminal and there is much to do.
-pub(super) fn progress(n: u64) -> ProgressBar {
-    if n < SHOWN_AFTER || !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+/// Observes every project that is on disk or recorded. Returns the invalid files too.
+fn observe(
+    config: &Config,
+    listings: Option<&Listings>,
+    guard: &mut RootGuard,
+    now: Timestamp,
+) -> anyhow::Result<(Vec<Comparison>, Vec<Problem>)> {
+    let repository = &config.repository;
+    let path = repository.path.display();
+    let root = Root::open(&repository.path)
+        .with_context(|| format!("cannot open the repository's root {path}"))?;
+    guard.armed(Some(root.identity()));
+    let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
+    let discovered = observer.discover(&root);
+    let recorded = listings.map_or(Ok(Vec::new()), Listings::keys)?;
+    let mut keys: Vec<ProjectKey> = discovered.keys.into_iter().chain(recorded).collect();
+    keys.sort();
+    keys.dedup();
+
+    let mut incomplete = discovered.problems;
+    let mut comparisons = Vec::with_capacity(keys.len());
+    let mut progress = Progress::new(keys.len() as u64);
+    for key in keys {
+        let recorded =
+            listings.map_or(Ok(Recorded::default()), |listings| listings.recorded(&key))?;
+        // The contents are dropped at once: the first scan of a large repository reads all of it.
+        let observed = observer.look(&root, &key, &recorded, now).observed;
+        incomplete.extend(observed.problems().cloned());
+        comparisons.push(Comparison {
+            key,
+            recorded,
+            observed,
+            removals: Removals::Confirmed,
+        });
+        progress.add(1);
     }
-    let bar = ProgressBar::with_draw_target(Some(n), ProgressDrawTarget::stderr());
-    bar.set_style(
-        ProgressStyle::with_template("{bar:40} {pos} of {len}, {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    anyhow::ensure!(
+        root.is_in_place(),
+        "the repository's root {path} was replaced during the scan; scan again"
     );
-    bar.enable_steady_tick(Duration::from_millis(250));
-    bar
+    Ok((comparisons, incomplete))
 }
 
 fn notes(start: Start, config: &Config, has_state: bool) -> Vec<String> {
@@ -202,33 +189,31 @@ fn notes(start: Start, config: &Config, has_state: bool) -> Vec<String> {
     }
     match (start.is_first, start.layout_changed, start.adopts) {
         (_, true, _) => notes.push(
-            "repository.layout is not the one that the record was made with: what exists is \
-             adopted under the new one, without events"
+            "repository.layout changed: `run` adopts what exists under the new one, without events"
                 .to_owned(),
         ),
         (true, _, true) => notes.push(
-            "a first start: what exists is adopted, without events (on_first_start: adopt)"
+            "a first start: `run` adopts what exists, without events (on_first_start: adopt)"
                 .to_owned(),
         ),
-        (true, _, false) => {
-            notes.push("a first start: what exists is reported (on_first_start: report)".to_owned())
-        }
+        (true, _, false) => notes
+            .push("a first start: `run` reports what exists (on_first_start: report)".to_owned()),
         (false, _, _) => {}
     }
     notes
 }
 
-/// What is shown of a change; nothing where there is none.
+/// The view of a change; `None` if nothing changed.
 fn view(
-    look: &Comparison,
+    comparison: &Comparison,
     change: Conclusion,
     start: Start,
     config: &Config,
     subscriptions: &[Subscription],
 ) -> Option<ChangeView> {
-    let key = &look.key;
+    let key = &comparison.key;
     let inference = change.inference;
-    let is_changed = contents(&look.recorded) != contents(&inference.record);
+    let is_changed = contents(&comparison.recorded) != contents(&inference.record);
     if !is_changed && inference.events.is_empty() {
         return None;
     }
@@ -237,7 +222,7 @@ fn view(
     } else if change.moved_from.is_some() {
         Some("moved, which is none of the seven".to_owned())
     } else if inference.events.is_empty() {
-        Some(difference(&look.recorded, &inference.record))
+        Some(difference(&comparison.recorded, &inference.record))
     } else {
         None
     };
@@ -272,7 +257,6 @@ fn event(
         label: inferred.kind.label(),
         path: inferred.subject.path.clone(),
         because: inferred.because.clone(),
-        // Strings under strings can always be written.
         parameters: serde_json::to_value(Pairs(&pairs)).unwrap_or_default(),
         webhooks: route(subscriptions, inferred.kind, key)
             .map(str::to_owned)
@@ -280,7 +264,7 @@ fn event(
     }
 }
 
-/// The paths with their contents; times that changed without the content mean nothing.
+/// The paths with their content hashes; a changed time alone is no change.
 fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
     recorded
         .files()
@@ -288,7 +272,7 @@ fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
         .collect()
 }
 
-/// What a record consists of.
+/// The numbers of files in a record.
 fn inventory(recorded: &Recorded) -> String {
     let mut parts = Vec::new();
     if recorded.definition.is_some() {
@@ -308,7 +292,7 @@ fn inventory(recorded: &Recorded) -> String {
     parts.join(", ")
 }
 
-/// What differs where it is none of the seven.
+/// The difference of a change that is none of the seven.
 fn difference(before: &Recorded, after: &Recorded) -> String {
     let is_saved = before.definition.as_ref().map(|file| file.hash)
         != after.definition.as_ref().map(|file| file.hash);
@@ -355,13 +339,8 @@ fn print(view: &ScanView, style: &Style, out: &mut dyn Write) -> io::Result<()> 
         }
     }
     if !view.incomplete.is_empty() {
-        let n = counted(view.incomplete.len() as u64, "place");
-        let verb = if view.incomplete.len() == 1 {
-            "does"
-        } else {
-            "do"
-        };
-        let heading = format!("{n} {verb} not count");
+        let n = counted(view.incomplete.len() as u64, "file");
+        let heading = format!("{n} ignored");
         writeln!(out, "{}", style.paint(YELLOW, &heading))?;
         for problem in &view.incomplete {
             let place = location(&problem.path, problem.line, problem.column);

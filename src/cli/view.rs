@@ -1,4 +1,4 @@
-//! Events, deliveries and attempts as they are shown.
+//! Events, deliveries and attempts, as text and as JSON.
 
 use std::io::{self, Write};
 
@@ -11,10 +11,10 @@ use crate::domain::delivery::State;
 use crate::domain::event::{Event, FileSummary};
 use crate::store::{AttemptLog, ListedDelivery, ListedEvent};
 
-/// How many digits of an event's id listings show; any unique beginning names the event.
+/// The digits of an event's id in listings. Any unique beginning finds the event.
 const ID_DIGITS: usize = 12;
 
-/// The beginning of an event's id, as listings show it.
+/// The beginning of an event's id, for listings.
 pub fn short_id(id: &str) -> String {
     id.chars().take("evt_".len() + ID_DIGITS).collect()
 }
@@ -80,7 +80,6 @@ fn parameters(event: &Event) -> serde_json::Value {
         .iter()
         .map(|(parameter, value)| (parameter.as_str().to_owned(), value.clone()))
         .collect();
-    // Strings under strings can always be written.
     serde_json::to_value(Pairs(&pairs)).unwrap_or_default()
 }
 
@@ -99,7 +98,7 @@ pub struct DeliveryView {
     origin: &'static str,
     attempts: u32,
     created_at: Timestamp,
-    /// When the next attempt is due; of pending ones only.
+    /// When the next attempt is due, if the delivery is pending.
     next_attempt: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     last_status: Option<u16>,
@@ -139,7 +138,7 @@ pub struct AttemptView {
     status: Option<u16>,
     error: Option<String>,
     request_headers: Vec<(String, String)>,
-    /// The beginning of the answer; what is no text in it is replaced.
+    /// The beginning of the answer; invalid UTF-8 is replaced.
     answer: String,
 }
 
@@ -167,7 +166,7 @@ pub struct DeliveryWithAttempts {
 }
 
 impl DeliveryWithAttempts {
-    /// The view of both.
+    /// The view of a delivery and its attempts.
     pub fn of(delivery: &ListedDelivery, attempts: &[AttemptLog]) -> Self {
         Self {
             delivery: DeliveryView::of(delivery),
@@ -180,7 +179,7 @@ impl DeliveryWithAttempts {
 ///
 /// # Errors
 ///
-/// Where `out` cannot be written.
+/// `out` cannot be written.
 pub fn print_pairs(
     out: &mut dyn Write,
     style: &Style,
@@ -213,11 +212,11 @@ pub fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
     Cell::painted(state_color(delivery.state), text)
 }
 
-/// Prints an event: what, why, and what was sent.
+/// Prints an event, why it was inferred, and its parameters.
 ///
 /// # Errors
 ///
-/// Where `out` cannot be written.
+/// `out` cannot be written.
 pub fn print_event(
     out: &mut dyn Write,
     style: &Style,
@@ -267,7 +266,7 @@ fn brief(file: Option<&FileSummary>, style: &Style) -> String {
 ///
 /// # Errors
 ///
-/// Where `out` cannot be written.
+/// `out` cannot be written.
 pub fn print_delivery(
     out: &mut dyn Write,
     style: &Style,
@@ -332,7 +331,7 @@ fn print_attempt(
 ///
 /// # Errors
 ///
-/// Where `out` cannot be written.
+/// `out` cannot be written.
 pub fn print_answer(out: &mut dyn Write, indent: &str, answer: &[u8]) -> io::Result<()> {
     for line in String::from_utf8_lossy(answer).lines() {
         writeln!(out, "{indent}{}", safe(line))?;

@@ -1,4 +1,4 @@
-//! `webhooks`: list them, switch them on and off, and try one.
+//! `webhooks`: lists webhooks, switches them on and off, and tests one.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::report::WebhookReport;
 use crate::store::Operations;
 use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
 
-/// Lists webhooks, switches them on and off, and tries one.
+/// Lists webhooks, switches them on and off, and tests one.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct WebhooksArguments {
@@ -35,7 +35,7 @@ pub struct WebhooksArguments {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum WebhooksCommand {
-    /// List the webhooks of the configuration, and those that deliveries are parked for
+    /// List the configured webhooks, and those with parked deliveries
     List {
         /// Print a JSON array
         #[arg(long)]
@@ -46,11 +46,11 @@ enum WebhooksCommand {
         /// The webhook's name
         name: String,
     },
-    /// Switch a webhook off; what is for it waits until it is switched on again
+    /// Switch a webhook off; its deliveries wait until it is on again
     Disable {
         /// The webhook's name
         name: String,
-        /// Why, for those who ask later
+        /// The reason, shown by `status`
         #[arg(
             long,
             value_name = "TEXT",
@@ -69,7 +69,7 @@ enum WebhooksCommand {
 }
 
 impl WebhooksArguments {
-    /// Whether the command sends, and so needs the secrets.
+    /// Whether the command sends, and needs the secrets.
     pub(super) fn sends(&self) -> bool {
         matches!(self.command, Some(WebhooksCommand::Test { .. }))
     }
@@ -101,7 +101,7 @@ struct Listed {
     url: Option<String>,
     format: Option<&'static str>,
     events: Vec<&'static str>,
-    /// Absent where every project is wanted.
+    /// `None` for every project.
     projects: Option<Vec<String>>,
 }
 
@@ -175,17 +175,17 @@ fn configured<'a>(name: &str, config: &'a Config) -> anyhow::Result<&'a Webhook>
 fn enable(name: &str, config: &Config, out: &mut dyn Write) -> anyhow::Result<u8> {
     let webhook = configured(name, config)?;
     let was_off = Operations::open(&config.state_dir)?.switch_on(name)?;
-    let told = wake(config);
+    let notified = wake(config);
     let name = safe(name);
     if was_off {
-        writeln!(out, "{name} is on; {}.", told.words())?;
+        writeln!(out, "{name} is on; {}.", notified.words())?;
     } else {
         writeln!(out, "{name} was on already.")?;
     }
     if !webhook.enabled {
         writeln!(
             out,
-            "The configuration still says enabled: false for it; change that and reload."
+            "The configuration still has enabled: false for it; change that and reload."
         )?;
     }
     Ok(DONE)
@@ -200,13 +200,13 @@ fn disable(
 ) -> anyhow::Result<u8> {
     configured(name, config)?;
     let was_on = Operations::open(&config.state_dir)?.switch_off(name, reason, now)?;
-    let told = wake(config);
+    let notified = wake(config);
     let name = safe(name);
     if was_on {
         writeln!(
             out,
-            "{name} is off until `webhooks enable`; {}. What is for it waits.",
-            told.words()
+            "{name} is off until `webhooks enable`; {}. Its deliveries wait.",
+            notified.words()
         )?;
     } else {
         writeln!(out, "{name} was off already.")?;
@@ -240,7 +240,7 @@ fn test(
     let webhook = configured(name, config)?;
     let network = Arc::new(config.network.clone());
     let client = WebhookClient::new(webhook, &TrustRoots::load(), &network)?;
-    // As unique as a real one, so that a receiver that drops repetitions takes each test.
+    // Unique, so that a receiver that drops duplicates takes each test.
     let id = EventId(format!("evt_{}", Uuid::new_v4().simple()));
     let callback = Callback {
         content: CallbackContent::test(id, now),
@@ -248,7 +248,7 @@ fn test(
         origin: Origin::Test,
     };
     let attempt = runtime()
-        .context("no runtime can be had")?
+        .context("cannot start the runtime")?
         .block_on(client.send(&callback, now));
     let delivered = attempt.outcome == Outcome::Accepted;
     if json {

@@ -1,4 +1,4 @@
-//! A callback as a person or a program reads it.
+//! Prints callbacks, for a person or for a program.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -10,12 +10,12 @@ use crate::config::Format;
 use crate::document;
 use crate::receiver::{Received, Signature};
 
-/// How callbacks are printed for a person.
+/// Colours and time zone of the output.
 #[derive(Clone, Debug)]
 pub struct Style {
     /// With colours.
     pub color: bool,
-    /// The zone that times are given in.
+    /// The zone of printed times.
     pub zone: TimeZone,
 }
 
@@ -28,8 +28,7 @@ impl Style {
         }
     }
 
-    /// As suits standard output: colours on a terminal, unless `no_color` (the variable
-    /// `NO_COLOR`) says otherwise, and times of the local zone.
+    /// Local times, and colours if standard output is a terminal and `NO_COLOR` is not set.
     pub fn for_stdout(no_color: bool) -> Self {
         Self {
             color: io::stdout().is_terminal() && !no_color,
@@ -37,8 +36,9 @@ impl Style {
         }
     }
 
-    /// The text in the colour of this SGR code (ECMA-48), where colours are on. What a peer or a
-    /// file said has to be made [`safe`] before.
+    /// The text in the colour of this SGR code (ECMA-48), if colours are on.
+    ///
+    /// Text from a peer or a file must be [`safe`] first.
     pub fn paint(&self, code: &str, text: &str) -> String {
         if self.color {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
@@ -48,14 +48,14 @@ impl Style {
     }
 }
 
-/// How much of the payload's first line is shown, in characters.
+/// The most characters of the payload's first line.
 const FIRST_LINE_MAX: usize = 100;
 
 /// Prints one callback for a person, with a note on its first line.
 ///
 /// # Errors
 ///
-/// Where `out` cannot be written.
+/// `out` cannot be written.
 pub(crate) fn print_callback(
     out: &mut (impl Write + ?Sized),
     received: &Received,
@@ -117,7 +117,7 @@ pub(crate) fn print_callback(
 ///
 /// # Errors
 ///
-/// Where `out` cannot be written.
+/// `out` cannot be written.
 pub fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Result<()> {
     let line = serde_json::to_string(&Line {
         at: received.at.to_string(),
@@ -143,12 +143,13 @@ pub fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Res
     out.write_all(escaped.as_bytes())
 }
 
-/// JSON with everything in its strings that a terminal might act on written as an escape. JSON
-/// allows such characters there; its own encoder leaves some of them as they are.
+/// Escapes the characters in JSON strings that a terminal might act on.
+///
+/// JSON allows them unescaped, and the encoder leaves some.
 pub fn safe_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len() + 1);
     for c in json.chars() {
-        // A line end outside strings is the layout; in a string it is an escape already.
+        // A line end can only be layout: in a string it is escaped already.
         if c != '\n' && is_unsafe(c) {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
@@ -183,7 +184,7 @@ struct Line<'a> {
     payload: &'a str,
 }
 
-/// Parameters in the order of the wire.
+/// Parameters as a JSON object, in the order of the request.
 pub(crate) struct Pairs<'a>(pub &'a [(String, String)]);
 
 impl Serialize for Pairs<'_> {
@@ -192,7 +193,7 @@ impl Serialize for Pairs<'_> {
     }
 }
 
-/// The text with everything that a terminal might act on written out as an escape.
+/// Escapes the characters that a terminal might act on.
 pub fn safe(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {
@@ -205,7 +206,7 @@ pub fn safe(text: &str) -> String {
     result
 }
 
-/// Control characters, and those that break lines or turn the direction of writing.
+/// Whether it is a control character, breaks lines, or changes the direction of text.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -228,9 +229,9 @@ fn size(bytes: usize) -> String {
     bytesize::ByteSize::b(bytes as u64).to_string()
 }
 
-/// The first line of a document, cut where it is long.
+/// The first line of a document, cut if it is long.
 fn first_line(payload: &[u8]) -> String {
-    // Enough for the line in any encoding; what is cut through at its end is cut off again.
+    // Enough bytes for the line in any encoding.
     let start = payload.get(..8 * FIRST_LINE_MAX).unwrap_or(payload);
     let text = document::text(start);
     let line = text
