@@ -1,5 +1,6 @@
-//! `/metrics` of the real binary, as Prometheus reads it; the alert rules and the dashboard name
-//! nothing that is not there, and every alert is explained.
+//! `/metrics` of the real binary, as Prometheus reads it.
+//!
+//! The alert rules and the dashboard name only existing metrics, and the guide explains every alert.
 
 #![allow(
     clippy::unwrap_used,
@@ -48,7 +49,7 @@ fn file(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// Whether promtool is here; says that the test is skipped where not.
+/// Whether promtool is installed; reports a skipped test if not.
 fn has_promtool(test: &str) -> bool {
     let found = Command::new("promtool").arg("--version").output();
     let has = found.is_ok_and(|output| output.status.success());
@@ -80,7 +81,7 @@ fn promtool(arguments: &[&str], input: &str) {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success(), "{arguments:?}: {said}");
-    // It succeeds with a warning on standard error too.
+    // It also succeeds with a warning on standard error.
     assert!(
         arguments[0] != "check" || arguments[1] != "metrics" || said.is_empty(),
         "{said}"
@@ -155,7 +156,7 @@ fn metrics_are_true_and_well_formed() {
                 1.0,
             )
             && is("project_webhooks_incomplete_files", 1.0)
-            // An answer is counted when it came, and counts as delivered when that is on record.
+            // The counter changes at the answer, the queue when the store has recorded it.
             && is("project_webhooks_pending{webhook=\"good\"}", 0.0)
             && is("project_webhooks_webhook_enabled{webhook=\"gone\"}", 0.0);
         all.then_some(text)
@@ -204,7 +205,7 @@ fn metrics_are_true_and_well_formed() {
     for name in CONTRACT {
         assert!(names.contains(name), "{name} is missing");
     }
-    // What others name is there.
+    // The metrics of rules and dashboard exist.
     for source in [
         "monitoring/alerts.yaml",
         "monitoring/grafana-dashboard.json",
@@ -213,7 +214,7 @@ fn metrics_are_true_and_well_formed() {
             assert!(names.contains(name), "{source}: {name}");
         }
     }
-    // And the dashboard shows all there is.
+    // The dashboard shows all metrics.
     let dashboard = file("monitoring/grafana-dashboard.json");
     for name in &names {
         let base = name.trim_end_matches("_sum").trim_end_matches("_count");
@@ -222,7 +223,7 @@ fn metrics_are_true_and_well_formed() {
     if has_promtool("promtool check metrics") {
         promtool(&["check", "metrics"], &text);
     }
-    // Who has no Prometheus is told the same.
+    // `status` has the same figures.
     let status = home.json(&["status"]);
     let counts = &status["sinceStart"];
     assert_eq!(counts["events"]["project-import"], 1, "{counts}");
@@ -230,7 +231,7 @@ fn metrics_are_true_and_well_formed() {
     assert_eq!(counts["attempts"]["refusing"]["dead"], 2, "{counts}");
     assert_eq!(counts["rescans"]["start"], 1, "{counts}");
     assert!(counts["eventLatencySeconds"].as_f64().is_some(), "{counts}");
-    // A webhook that is configured no more is gone from what is scraped, but for what it left.
+    // A removed webhook has no series, except for its parked deliveries.
     home.reconfigure(
         &Settings::of([Webhook::new("good", &endpoint.url())])
             .top("admin: { listen: \"unix:./admin.sock\" }"),

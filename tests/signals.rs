@@ -37,7 +37,7 @@ fn home(settings: &Settings) -> Home {
     home
 }
 
-/// An endpoint whose answers wait until they are let go.
+/// An endpoint that answers only once the gate is open.
 fn endpoint_with_gate() -> (Endpoint, Arc<AtomicBool>) {
     let gate = Arc::new(AtomicBool::new(false));
     let open = Arc::clone(&gate);
@@ -66,7 +66,7 @@ fn a_valid_reload_is_applied_as_a_whole() {
     first.wait_for(1);
     second.wait_for(1);
 
-    // One webhook goes, one comes.
+    // Remove one webhook and add another.
     home.configure(&of(&[("a", &first), ("c", &third)]));
     assert!(daemon.reload());
     snapshot(&home, "s2");
@@ -75,7 +75,7 @@ fn a_valid_reload_is_applied_as_a_whole() {
     daemon.fence();
     assert_eq!((first.n(), second.n(), third.n()), (2, 1, 1));
 
-    // It comes back, and hears of what happens from then on.
+    // Configured again, it gets the events from then on.
     home.configure(&of(&[("a", &first), ("b", &second), ("c", &third)]));
     assert!(daemon.reload());
     snapshot(&home, "s3");
@@ -114,7 +114,7 @@ fn pending_deliveries_use_new_settings_and_those_of_a_removed_webhook_are_parked
         };
         (failures("moved") > 0 && failures("parked") > 0).then_some(())
     });
-    // The one has another address now; the other one is gone.
+    // One has another address now; the other is removed.
     home.configure(&of(&[("moved", &elsewhere, quick)]));
     assert!(daemon.reload());
     assert_eq!(elsewhere.wait_for(1)[0].parameter("versionTag"), Some("s1"));
@@ -124,7 +124,7 @@ fn pending_deliveries_use_new_settings_and_those_of_a_removed_webhook_are_parked
     daemon.fence();
     assert_eq!(elsewhere.n(), 2);
     down.take();
-    // Back again: what was parked goes out, what happened meanwhile does not.
+    // Configured again: parked deliveries are sent, but no events from the time in between.
     home.configure(&of(&[
         ("moved", &elsewhere, quick),
         ("parked", &down, slow),
@@ -137,7 +137,7 @@ fn pending_deliveries_use_new_settings_and_those_of_a_removed_webhook_are_parked
 }
 
 #[test]
-fn a_configuration_that_became_a_pipe_is_rejected_and_not_waited_for() {
+fn a_configuration_that_became_a_pipe_is_rejected_without_waiting() {
     let endpoint = Endpoint::new();
     let settings = Settings::of([Webhook::new("all", &endpoint.url()).events("[snapshot-create]")]);
     let home = home(&settings);
@@ -173,7 +173,7 @@ fn an_invalid_reload_reports_every_error_and_changes_nothing() {
     }
     snapshot(&home, "s1");
     endpoint.wait_for(1);
-    // What cannot change without a restart is refused by name, and so is the rest of it.
+    // A setting that needs a restart is refused by name, with the whole configuration.
     let moved = good
         .replace("state_dir: ./state", "state_dir: ./elsewhere")
         .replace("snapshot-create", "project-publish");
@@ -182,7 +182,7 @@ fn an_invalid_reload_reports_every_error_and_changes_nothing() {
     daemon.wait_log("state_dir by name", |entry| {
         entry.field("level") == "ERROR" && entry.message().contains("state_dir cannot change")
     });
-    // A file that is gone, and one that is no YAML.
+    // A missing file, and one that is not YAML.
     fs::remove_file(home.config()).unwrap();
     assert!(!daemon.reload());
     fs::write(home.config(), "webhooks: [\n  \u{0}").unwrap();
@@ -195,7 +195,7 @@ fn an_invalid_reload_reports_every_error_and_changes_nothing() {
     endpoint.wait_for(3);
 }
 
-/// The command that asks for a reload: its exit status and what it said.
+/// Runs `reload`: its exit status and its output.
 fn reload_command(home: &Home, state_dir: Option<&str>) -> (Option<i32>, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
     command.arg("--config").arg(home.config()).arg("reload");
@@ -223,12 +223,12 @@ fn the_reload_command_waits_and_prints_the_result() {
     home.configure(&of(&second));
     let (status, said) = reload_command(&home, None);
     assert_eq!(status, Some(0), "{said}");
-    // It works by the new one already: nothing has to be waited for.
+    // The daemon has applied it already, so there is no need to wait.
     assert_eq!(daemon.n_messages("the configuration is applied"), 1);
     snapshot(&home, "s1");
     second.wait_for(1);
 
-    // An invalid one: every error, from the daemon where it can be found without the file.
+    // An invalid one: every error, from the daemon if $STATE_DIRECTORY finds it.
     let good = fs::read_to_string(home.config()).unwrap();
     let bad = good
         .replace("settle: 300ms", "settle: soon")
@@ -243,7 +243,7 @@ fn the_reload_command_waits_and_prints_the_result() {
     }
     assert_eq!(daemon.n_messages("the configuration is rejected"), 1);
 
-    // Valid by itself, and yet not for this daemon: only it has the variable or has it not.
+    // Valid for the command but not for the daemon, which does not have the variable.
     let secret = "secret: { env: A_VARIABLE_THAT_IS_NOT_SET }\n    url:";
     fs::write(home.config(), good.replace("url:", secret)).unwrap();
     let (status, said) = reload_command(&home, None);
@@ -256,7 +256,7 @@ fn the_reload_command_waits_and_prints_the_result() {
 }
 
 #[test]
-fn sigterm_lets_deliveries_in_flight_finish_and_exits_with_0() {
+fn sigterm_lets_running_requests_finish_and_exits_with_0() {
     let endpoint = Endpoint::answering(|_| Reply {
         delay: Duration::from_millis(700),
         ..Reply::status(StatusCode::OK)
@@ -268,9 +268,9 @@ fn sigterm_lets_deliveries_in_flight_finish_and_exits_with_0() {
     snapshot(&home, "s1");
     snapshot(&home, "s2");
     endpoint.wait_for(1);
-    // The answer is still to come.
+    // The endpoint has not answered yet.
     assert_eq!(daemon.terminate().code(), Some(0));
-    // It was recorded: the next start sends only what was not sent.
+    // The result is recorded: the next start sends only the other deliveries.
     let daemon = home.start();
     let came = endpoint.wait_for(2);
     daemon.fence();
@@ -300,9 +300,9 @@ fn sigint_ends_it_as_well_and_a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn sigusr1_compares_everything() {
+fn sigusr1_starts_a_full_scan() {
     let endpoint = Endpoint::new();
-    // Nothing is reported to the daemon, and nothing is due for a long time.
+    // The daemon gets no reports, and no scan is due for a long time.
     let home = home(
         &Settings::all_to(&endpoint)
             .repository("watch: poll")
@@ -324,11 +324,11 @@ fn a_second_instance_is_refused_by_the_first_ones_pid() {
     assert_eq!(output.status.code(), Some(75));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&daemon.pid().to_string()), "{said}");
-    // The first one goes on.
+    // The first one keeps running.
     snapshot(&home, "s1");
     endpoint.wait_for(1);
     daemon.kill();
-    // And leaves nothing behind that would keep the next one from starting.
+    // It leaves nothing behind that would prevent the next start.
     let daemon = home.start();
     assert!(daemon.terminate().success());
 }
@@ -385,7 +385,7 @@ impl Manager {
             .collect()
     }
 
-    /// The next message with this line, and none of those lines before it.
+    /// The next message with this line; panics if one of the other lines comes first.
     fn expect(&self, line: &str, not_before: &[&str]) -> Vec<String> {
         loop {
             let message = self.next();
@@ -401,7 +401,7 @@ impl Manager {
         }
     }
 
-    /// Everything that was said up to now.
+    /// All messages so far.
     fn so_far(&self) -> Vec<String> {
         let mut buffer = [0; 4_096];
         let mut lines = Vec::new();
@@ -472,7 +472,7 @@ fn the_status_line_is_current_and_the_watchdog_is_fed() {
     for _ in 0..3 {
         manager.expect("WATCHDOG=1", &["STOPPING=1"]);
     }
-    // A person who asks the service manager sees the trouble.
+    // The service manager shows the trouble to people.
     let status_with = |text: &str| {
         wait_until(&format!("STATUS= with {text}"), || {
             manager

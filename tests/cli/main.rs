@@ -1,5 +1,5 @@
-//! The commands, as the real program in processes of its own: without state, beside a stopped
-//! daemon and beside a running one. What is waited for has a deadline and no fixed time.
+//! The commands of the real program: without state, with a stopped daemon and with a running one.
+//! Waits have a deadline and no fixed time.
 
 #![allow(
     clippy::disallowed_methods,
@@ -46,7 +46,7 @@ fn before_the_first_start_commands_report_that_nothing_is_recorded() {
     }
     let listed = place.run(&["webhooks", "--json"]).json();
     assert_eq!(listed[0]["standing"], "on");
-    // Looking has made nothing.
+    // The commands have created nothing.
     assert!(!place.path("state").exists());
 }
 
@@ -173,7 +173,7 @@ fn a_running_daemon_follows_operator_commands_at_once() {
     place.deliveries("an attempt", |d| d["attempts"] == 1);
     endpoint.set(204);
 
-    // By its schedule it would be sent in an hour.
+    // Its schedule would send it in an hour.
     let dry = place.run(&["deliveries", "redeliver", "--state", "pending", "--dry-run"]);
     assert!(dry.succeeded().contains("1 delivery would be redelivered"));
     let changed = place
@@ -240,7 +240,7 @@ fn pending_deliveries_are_cancelled_without_a_daemon() {
     let failed = place.deliveries("an attempt", |d| d["attempts"] == 1);
     assert_eq!(daemon.end(Signal::TERM), Some(0));
 
-    // A webhook that is not configured any more.
+    // A webhook that is no longer configured.
     let config = fs::read_to_string(place.path("config.yaml")).unwrap();
     fs::write(
         place.path("config.yaml"),
@@ -321,7 +321,7 @@ fn an_operators_shell_without_the_services_credentials_can_ask() {
     );
     place.run(&["status"]).succeeded();
     place.run(&["scan"]).succeeded();
-    // What sends needs them.
+    // A command that sends needs them.
     let said = place.run(&["webhooks", "test", "a"]).failed(78);
     assert!(said.contains("CREDENTIALS_DIRECTORY"), "{said}");
 }

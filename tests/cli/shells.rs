@@ -1,6 +1,6 @@
-//! Completions in the shells that they are for, and the manual pages in the programs that show
-//! them. A shell or program that is not here is said to be missing (`skipped:`, counted by
-//! `.ci/run`).
+//! Completions in their shells, and the manual pages in man and mandoc.
+//!
+//! A missing shell or program is reported as `skipped:`, which `.ci/run` counts.
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::program;
 
-/// Command lines up to where Tab is pressed, and what is then offered, among other things.
+/// Command lines up to the Tab key, and some of the expected completions.
 const OFFERED: [(&str, &[&str]); 9] = [
     ("project-webhooks ", &["run", "status", "deliveries", "man"]),
     ("project-webhooks del", &["deliveries"]),
@@ -36,7 +36,7 @@ const OFFERED: [(&str, &[&str]); 9] = [
     ("project-webhooks --config known", &["known-file.yaml"]),
 ];
 
-/// Command lines where a name of the user's is wanted, and so no file is offered.
+/// Command lines that expect a user's name, and so complete no file.
 const NO_FILES: [&str; 3] = [
     "project-webhooks webhooks enable ",
     "project-webhooks deliveries --webhook ",
@@ -57,7 +57,7 @@ fn is_here(test: &str, tool: &str) -> bool {
     found
 }
 
-/// What the program prints.
+/// The output of the program.
 fn printed(arguments: &[&str]) -> String {
     let output = program().args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}");
@@ -73,7 +73,7 @@ fn place(shell: &str, name: &str) -> TempDir {
     directory
 }
 
-/// Runs a shell there and gives both of its outputs.
+/// Runs a shell there and returns both of its outputs.
 fn run(mut command: Command, directory: &Path) -> String {
     let output = command
         .current_dir(directory)
@@ -87,7 +87,7 @@ fn run(mut command: Command, directory: &Path) -> String {
     said
 }
 
-/// Compares what a shell offers with what it should.
+/// Compares the completions of a shell with the expected ones.
 fn compare(mut offered: impl FnMut(&str) -> Vec<String>) {
     for (line, wanted) in OFFERED {
         let offered = offered(line);
@@ -148,8 +148,8 @@ fn zsh_completes() {
     if !is_here("zsh_completes", "zsh") {
         return;
     }
-    // A shell at a terminal of its own, since zsh completes nowhere else. What is typed there is one
-    // beginning that has one end; the prompt says that it may be typed.
+    // zsh completes only at a terminal. The input has exactly one completion; the prompt shows that
+    // the shell is ready for it.
     const ASK: &str = r#"
 zmodload zsh/zpty
 zpty shell zsh -f -i
@@ -206,7 +206,7 @@ fn the_manual_pages_are_well_formed() {
             mandoc.args(["-T", "lint", "-W", "warning", &file]);
             let output = mandoc.current_dir(directory.path()).output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            // There is no date, so that one version always gives the same page.
+            // Without a date, one version always has the same page.
             let mut lines = said.lines().filter(|line| !line.contains("missing date"));
             assert_eq!(lines.next(), None, "{file}: {said}");
         }

@@ -1,4 +1,4 @@
-//! What the tests of the commands share.
+//! Helpers for the tests of the commands.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take on a machine that is busy with other things.
+/// The deadline of a wait on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const SECRET: &str = "a-secret-that-nobody-may-ever-see";
@@ -28,7 +28,7 @@ pub(crate) fn program() -> Command {
     command
 }
 
-/// What a command came to.
+/// The result of a command.
 pub(crate) struct Ran {
     pub(crate) status: i32,
     pub(crate) out: String,
@@ -63,7 +63,7 @@ pub(crate) fn run(mut command: Command) -> Ran {
     }
 }
 
-/// Asks again until there is an answer.
+/// Polls until there is an answer.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
@@ -127,7 +127,7 @@ impl Place {
         daemon
     }
 
-    /// Waits until there are deliveries that fit.
+    /// Waits until there are matching deliveries.
     #[track_caller]
     pub(crate) fn deliveries(&self, what: &str, fit: impl Fn(&Value) -> bool) -> Vec<Value> {
         wait_for(what, || {
@@ -165,7 +165,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
-            // SIGTERM first: a demo has a daemon of its own to end.
+            // SIGTERM first, so that a demo removes its directory.
             self.signal(Signal::TERM);
             let _ = self.0.wait();
         }

@@ -1,8 +1,8 @@
 //! A real systemd, booted in a container over a copy-on-write view of this machine.
 //!
-//! Constraint: nothing of this machine is changed, and nothing is left behind, however the test
-//! ends. Mounts and processes have namespaces of their own, which go with their first process, and
-//! that is killed with the thread that started it. The network is loopback alone.
+//! Constraint: a test changes nothing on this machine and leaves nothing behind, however it ends.
+//! Mounts and processes have their own namespaces, which end with their first process. The kernel
+//! kills that process with the thread that started it. The only network is loopback.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use crate::common::wait_until;
 
-/// Mounts the view and boots: `$1` has what is laid over the root `$2`.
+/// Mounts the view and boots: `$1` is the layer over the root `$2`.
 const BOOT: &str = r#"
 set -e
 work=$1/work
@@ -25,7 +25,7 @@ exec systemd-nspawn --quiet --register=no --keep-unit --directory="$work/root" -
     --link-journal=no --console=pipe "${@:3}"
 "#;
 
-/// Units of this machine that have no business in a test.
+/// Units of this machine that a test does not need.
 const MASKED: [&str; 12] = [
     "console-getty.service",
     "getty.target",
@@ -41,13 +41,13 @@ const MASKED: [&str; 12] = [
     "run-rpc_pipefs.mount",
 ];
 
-/// What is laid over this machine's root before it boots.
+/// The layer over this machine's root before it boots.
 pub struct Stage {
     directory: tempfile::TempDir,
 }
 
 impl Stage {
-    /// Without anything but an identity of its own.
+    /// An empty layer with its own machine id.
     pub fn new() -> Self {
         // Beside the binary, which can be linked then.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -160,7 +160,7 @@ fn children(id: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Why there can be no container here.
+/// The reason why no container can run here.
 pub fn why_not() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".to_owned());
@@ -203,7 +203,7 @@ impl Container {
         enter
     }
 
-    /// Runs a command inside, and gives what it says whatever it says.
+    /// Runs a command inside, and returns its output whatever its exit status.
     pub fn output(&self, command: &[&str]) -> Output {
         self.enter(command).stdin(Stdio::null()).output().unwrap()
     }
@@ -218,7 +218,7 @@ impl Container {
         )
     }
 
-    /// Runs a command inside that has to succeed, and gives its output.
+    /// Runs a command inside that has to succeed, and returns its output.
     pub fn run(&self, command: &[&str]) -> String {
         let output = self.output(command);
         assert!(
@@ -267,7 +267,7 @@ impl Container {
         });
     }
 
-    /// What a unit logged, as text.
+    /// The log of a unit, as text.
     pub fn journal(&self, unit: &str) -> String {
         self.run(&["journalctl", "--sync"]);
         self.run(&["journalctl", "--output=cat", "--quiet", "--unit", unit])

@@ -1,4 +1,4 @@
-//! What systemd has to mend: a process that is killed, and one that hangs.
+//! Faults that systemd handles: a killed process, and one that hangs.
 
 use crate::common::{PATIENCE, wait_until, wait_within};
 use crate::service::{REPOSITORY, UNIT, config, drop_in, installed};
@@ -12,7 +12,7 @@ fn after_a_kill_it_is_started_again_and_nothing_is_lost() {
     let container = installed(|stage| {
         drop_in(stage, "quick", "[Service]\nRestartSec=2s\n");
     });
-    // Nobody listens yet: what is recorded waits.
+    // Nobody listens yet, so deliveries stay pending.
     container.configure(&config(9000, ""));
     container.run(&["systemctl", "start", UNIT]);
     container.import(REPOSITORY);
@@ -77,13 +77,13 @@ fn a_hung_loop_is_not_hidden_by_running_threads() {
     container.configure(&config(9000, ""));
     container.run(&["systemctl", "start", UNIT]);
     container.run(&["sh", "-euc", FREEZE, "sh", "engine"]);
-    // Half a minute is how long the loop may stand: reading a large file of a slow disk takes time.
+    // The loop may stand still for half a minute: reading a large file of a slow disk takes time.
     wait_within(2 * PATIENCE, "the watchdog", || {
         let log = container.journal(UNIT);
         (log.contains("the engine has stood still") && log.contains("Watchdog timeout"))
             .then_some(())
     });
-    // What holds the thread holds the end of the process as well.
+    // A held thread also delays the end of the process.
     container.run(&["systemctl", "stop", "freezer"]);
     container.wait_property(UNIT, "NRestarts", "1");
     container.wait_property(UNIT, "ActiveState", "active");

@@ -1,7 +1,7 @@
 //! The service as it will run: a real systemd, the units as they are, the package as it is built.
 //!
-//! Each test boots a container of its own, which takes a second. Where none can be had, every test
-//! says that it was skipped.
+//! Each test boots its own container, which takes a second. Without containers every test reports
+//! that it is skipped.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,14 +31,13 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
-/// these lines.
+/// Reports a skipped test past the capture of output; .ci/run counts these lines.
 fn skip(test: &str, reason: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
 }
 
-/// Whether a container can be had; says that the test is skipped where none can.
+/// Whether a container can run; reports a skipped test if not.
 fn can_boot(test: &str) -> bool {
     static WHY_NOT: OnceLock<Option<String>> = OnceLock::new();
     let reason = WHY_NOT.get_or_init(container::why_not);

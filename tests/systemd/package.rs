@@ -9,7 +9,7 @@ use crate::container::{Container, Stage};
 use crate::service::{REPOSITORY, UNIT, config};
 use crate::{can_boot, root, skip};
 
-/// Packages this build of the program under a version. Fast to make, and larger than a release.
+/// Packages this build under a version. It is faster to make and larger than a release.
 fn build(directory: &Path, version: &str) -> PathBuf {
     let output = Command::new(root().join("packaging/build-deb"))
         .args(["--program", env!("CARGO_BIN_EXE_project-webhooks")])
@@ -22,7 +22,7 @@ fn build(directory: &Path, version: &str) -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
-/// Every path that a package could have left behind; not what package managers note of what was.
+/// Every path that a package could leave behind, without the logs of package managers.
 fn paths(container: &Container) -> BTreeSet<String> {
     const NOTES: &str = "-path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/lib/systemd \
                          -o -path /var/lib/PackageKit";
@@ -53,7 +53,7 @@ fn the_package_is_installed_upgraded_and_purged() {
     // Images of containers forbid packages to start services; machines do not.
     stage.write("usr/sbin/policy-rc.d", "");
     let container = stage.boot();
-    // Nor do they leave out documentation.
+    // They do not leave out documentation either.
     container.sh("rm -rf /etc/dpkg/dpkg.cfg.d/*");
     // The user stays after a purge, by policy, so its entries are no difference.
     container.run(&[
@@ -65,7 +65,7 @@ fn the_package_is_installed_upgraded_and_purged() {
     ]);
     let before = paths(&container);
 
-    // Installed: in place, and not started, for nobody has said yet what it is to watch.
+    // Installed and not started, because there is no repository to watch yet.
     let apt = |arguments: &str| {
         container.sh(&format!(
             "apt-get --quiet --yes -o APT::Sandbox::User=root {arguments}"
@@ -117,7 +117,7 @@ fn the_package_is_installed_upgraded_and_purged() {
             container.sh(&format!("rm -r {directory}"));
         }
     }
-    // What was generated is what the program says.
+    // The generated files equal the output of the program.
     container.sh(
         "zcat /usr/share/man/man1/project-webhooks.1.gz >/tmp/1; project-webhooks man | cmp - /tmp/1\n\
          zcat /usr/share/man/man5/project-webhooks-config.5.gz >/tmp/5\n\
@@ -133,7 +133,7 @@ fn the_package_is_installed_upgraded_and_purged() {
     // The configuration that comes with it is valid, and does nothing yet.
     container.run(&["project-webhooks", "check"]);
 
-    // In use: enabled, with something that waits to be delivered; and an instance.
+    // In use: enabled, with a pending delivery; and an instance.
     container.run(&["mkdir", "-p", REPOSITORY, "/srv/sales"]);
     container.configure(&config(9000, ""));
     let instance = config(9001, "")
@@ -152,7 +152,7 @@ fn the_package_is_installed_upgraded_and_purged() {
     });
     let started = units.map(|unit| container.property(unit, "MainPID"));
 
-    // Upgraded: the new program runs, the configuration is the administrator's, nothing is lost.
+    // Upgraded: the new program runs with the administrator's configuration, nothing is lost.
     apt("install /root/99.0.0-1.deb");
     for (unit, before) in units.iter().zip(&started) {
         container.wait_property(unit, "ActiveState", "active");
@@ -170,7 +170,7 @@ fn the_package_is_installed_upgraded_and_purged() {
     container
         .sh("test -d /var/lib/project-webhooks/sales; test -e /etc/project-webhooks/config.yaml");
 
-    // Purged: nothing is left but what the administrator made.
+    // Purged: only the files of the administrator are left.
     apt("purge project-webhooks");
     container.sh("test -e /etc/project-webhooks/sales.yaml; rm -r /etc/project-webhooks");
     container.sh("systemctl disable --quiet project-webhooks@sales || true");

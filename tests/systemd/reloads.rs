@@ -1,4 +1,4 @@
-//! `systemctl reload`: done when it is applied, failed when it is rejected.
+//! `systemctl reload`: succeeds when the configuration is applied, fails when it is rejected.
 
 use crate::service::{REPOSITORY, UNIT, config, drop_in, installed};
 use crate::{can_boot, root, skip};
@@ -22,7 +22,7 @@ fn a_reload_is_done_when_it_is_applied_and_fails_when_it_is_rejected() {
     container.snapshot(REPOSITORY, "s2");
     assert_eq!(container.wait_snapshots(&second, 1), ["s2"]);
 
-    // Not valid: it fails, the errors are where one looks, and nothing changes.
+    // Invalid: it fails, status and log have the errors, and nothing changes.
     container.configure(&config(9001, "    concurency: 8\n").replace("settle", "setle"));
     let (status, _) = container.try_run(&["systemctl", "reload", UNIT]);
     assert_ne!(status, Some(0));
@@ -34,7 +34,7 @@ fn a_reload_is_done_when_it_is_applied_and_fails_when_it_is_rejected() {
     container.snapshot(REPOSITORY, "s3");
     assert_eq!(container.wait_snapshots(&second, 2), ["s2", "s3"]);
 
-    // What only a restart can change is refused, by name.
+    // A setting that needs a restart is refused by name.
     container.configure(&config(9002, "").replace("/lib/project-webhooks", "/lib/elsewhere"));
     let (status, _) = container.try_run(&["systemctl", "reload", UNIT]);
     assert_ne!(status, Some(0));
@@ -76,7 +76,7 @@ fn a_reload_by_signal_is_waited_for_where_systemd_can() {
     container.run(&["systemctl", "reload", UNIT]);
     container.snapshot(REPOSITORY, "s2");
     assert_eq!(container.wait_snapshots(&second, 1), ["s2"]);
-    // A rejected one is over as well, and says so in the log alone.
+    // A rejected reload ends too, and only the log reports it.
     container.configure("nonsense");
     container.run(&["systemctl", "reload", UNIT]);
     assert!(container.journal(UNIT).contains("is rejected"));

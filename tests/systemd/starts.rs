@@ -1,4 +1,4 @@
-//! Start, stop, and what an operator sees of it.
+//! Start and stop, as an operator sees them.
 
 use std::fmt::Write;
 
@@ -31,7 +31,7 @@ fn it_is_started_when_it_watches_and_not_before() {
     container.import(REPOSITORY);
     container.run(&["systemctl", "start", UNIT]);
     assert_eq!(container.property(UNIT, "ActiveState"), "active");
-    // Ready: the first comparison is recorded, and what happens from now on is noticed.
+    // Ready: the first full scan is recorded, and later changes are noticed.
     let status = container.run(&["systemctl", "status", UNIT]);
     assert!(status.contains("Status: \"watching 1 project"), "{status}");
     container.snapshot(REPOSITORY, "s1");
@@ -47,7 +47,7 @@ fn it_is_started_when_it_watches_and_not_before() {
         container.sh("ps -o user= -p \"$(systemctl show --value -p MainPID project-webhooks)\"");
     assert!(user.starts_with("project"), "{user}");
 
-    // And root can ask how it is.
+    // Root can ask for the status.
     let status = container.run(&["project-webhooks", "status"]);
     assert!(status.contains("all"), "{status}");
 
@@ -76,7 +76,7 @@ fn it_stops_in_time_though_a_receiver_hangs() {
         return;
     }
     let container = installed(|_| {});
-    // Connections are taken by the system, and nobody ever answers.
+    // The system accepts connections, and nobody answers.
     container.sh(
         "systemd-run --quiet --unit hangs --socket-property=ListenStream=127.0.0.1:9000 \
          sleep infinity",
@@ -92,7 +92,7 @@ fn it_stops_in_time_though_a_receiver_hangs() {
             .then_some(())
     });
     container.run(&["systemctl", "stop", UNIT]);
-    // Not killed by a timeout: it gave up by itself, and says what follows.
+    // It gave up by itself before a timeout killed it, and logs the consequence.
     assert_eq!(container.property(UNIT, "Result"), "success");
     assert_eq!(container.property(UNIT, "ExecMainStatus"), "0");
     let log = container.journal(UNIT);
@@ -122,7 +122,7 @@ fn an_invalid_configuration_is_reported_once_and_not_restarted() {
         "{status}"
     );
 
-    // Another failure is tried again, until it is over: here the state directory is taken.
+    // systemd retries after other failures: here another instance holds the state directory.
     container.configure(&config(9000, ""));
     container.sh(
         "install -d -o project-webhooks -g project-webhooks -m 700 /var/lib/project-webhooks\n\
