@@ -1,8 +1,7 @@
-//! The pure parts: what a change costs without disk, network and threads.
+//! The pure parts: the cost of a change without disk, network and threads.
 //!
-//! `cargo bench --bench pure` measures all; `cargo bench --bench pure -- parse` those with that in
-//! their names. The sizes are those of real projects: a project.xml has from a kilobyte to some
-//! megabytes.
+//! `cargo bench --bench pure` measures all; `cargo bench --bench pure -- parse` only names with
+//! that word. A real project.xml has from a kilobyte to some megabytes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -137,7 +136,7 @@ fn inference(criterion: &mut Criterion) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A hint, and its look that leaves nothing open, with so many other projects not at rest.
+/// A hint and its observation, while so many other projects settle.
 fn settling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("settle");
     for waiting in [0_u64, 10_000] {
@@ -190,7 +189,7 @@ fn layouts(criterion: &mut Criterion) -> anyhow::Result<()> {
         "sales/orders/snapshots/before-the-edit.xml",
         "sales/orders/notes/readme.txt",
     ] {
-        group.bench_with_input(BenchmarkId::new("place", path), path, |b, path| {
+        group.bench_with_input(BenchmarkId::new("repository", path), path, |b, path| {
             b.iter(|| layout.at(black_box(path)).and_then(|cursor| cursor.file()));
         });
     }

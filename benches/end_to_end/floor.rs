@@ -1,6 +1,8 @@
-//! The floor: the least that a durable program must do. One thread: inotify, read the file, one
-//! fdatasync before each POST (`each`) or one for all of an inotify read (`batch`), POST on one
-//! connection. No new directories, no queue, no retries: a limit, not a program.
+//! The floor: the least that a durable program must do.
+//!
+//! One thread reads inotify, reads the file, and posts it on one connection. It syncs before each
+//! POST (`each`) or once for each read of inotify (`batch`). It watches no new directories and has
+//! no queue and no retries.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,21 +14,21 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use rustix::fs::inotify;
 
-/// What the floor does.
+/// The arguments of the floor.
 pub struct Floor<'a> {
-    /// What it watches.
+    /// The repository that it watches.
     pub root: &'a Path,
-    /// Where it posts each project.xml that is moved or written there.
+    /// The address to which it posts each changed project.xml.
     pub address: &'a str,
-    /// What it syncs.
+    /// The file that it syncs.
     pub journal: &'a Path,
     /// Whether it syncs before each file's POST.
     pub each: bool,
-    /// How often it posts each file.
+    /// The number of posts of each file.
     pub copies: usize,
 }
 
-/// Runs until it is killed.
+/// Runs the floor until it is killed.
 pub fn run(floor: &Floor<'_>) -> anyhow::Result<()> {
     let Floor {
         root,
@@ -92,7 +94,7 @@ fn watch(
     Ok(())
 }
 
-/// One POST; the receiver answers without a body.
+/// Sends one POST and reads its answer, which has no body.
 fn post(stream: &mut TcpStream, copy: usize, body: &[u8]) -> anyhow::Result<()> {
     let mut request = format!(
         "POST /{copy} HTTP/1.1\r\nHost: floor\r\nContent-Length: {}\r\n\r\n",

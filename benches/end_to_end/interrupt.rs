@@ -1,11 +1,11 @@
-//! SIGINT and SIGTERM end a run by an error, so that programs are ended and trees removed as ever.
+//! SIGINT and SIGTERM end a run by an error, so that it kills its programs and removes its trees.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 static WANTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From now on a signal is noticed by [`check`].
+/// Starts to notice signals.
 pub fn listen() -> anyhow::Result<()> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&WANTED))?;
@@ -13,7 +13,7 @@ pub fn listen() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An error once a signal came; everything that takes long asks.
+/// Fails after a signal. Everything that takes long calls it.
 pub fn check() -> anyhow::Result<()> {
     anyhow::ensure!(!WANTED.load(Ordering::Relaxed), "interrupted");
     Ok(())

@@ -1,4 +1,4 @@
-//! Compares what was changed with what was called.
+//! Compares the changes with the calls.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::receiver::Call;
 use crate::tree::{self, Change};
 
-/// What came of the changes of one round.
+/// The result of one round.
 #[derive(Default)]
 pub struct Judged {
     changes: usize,
@@ -20,15 +20,16 @@ pub struct Judged {
     doubled: usize,
     /// Calls about files that did not change.
     unasked: usize,
-    /// From a change to its first call, in order of size.
+    /// The times from a change to its first call, sorted.
     pub latencies: Vec<Duration>,
-    /// From the first change to the last first call.
+    /// The time from the first change to the last of the first calls.
     span: Option<Duration>,
 }
 
 impl Judged {
-    /// Compares; each change has a call at each of `webhooks`, by path; any path where that is
-    /// empty.
+    /// Compares a round in which each change has a call at each path of `webhooks`.
+    ///
+    /// If `webhooks` is empty, each change has a call at any path.
     pub fn of(calls: Vec<Call>, made: &[Change], webhooks: &[String]) -> anyhow::Result<Self> {
         let mut called: HashMap<(String, String), Vec<Instant>> = HashMap::new();
         for call in calls {
@@ -71,7 +72,7 @@ impl Judged {
         Ok(judged)
     }
 
-    /// All changes over the time to the last of their first calls.
+    /// The number of changes divided by the time to the last of their first calls.
     fn per_second(&self) -> Option<f64> {
         #[allow(clippy::cast_precision_loss, reason = "a small number")]
         let calls = self.latencies.len() as f64;
@@ -79,8 +80,9 @@ impl Judged {
     }
 }
 
-/// The results of several rounds: sums of what was wrong, medians of what was measured. Up to
-/// `allowed` doubled calls are `repeated`.
+/// Summarizes rounds: sums of faults, medians of measurements.
+///
+/// Up to `allowed` doubled calls are `repeated`.
 pub fn summary(rounds: &[Judged], allowed: usize) -> Value {
     let sum = |count: fn(&Judged) -> usize| rounds.iter().map(count).sum::<usize>();
     let of = |part: f64| {
@@ -105,7 +107,7 @@ pub fn summary(rounds: &[Judged], allowed: usize) -> Value {
     })
 }
 
-/// The latencies of all rounds at each percent, for the plot.
+/// The latencies of all rounds at each percentage, for the plot.
 pub fn curve(rounds: &[Judged]) -> Vec<f64> {
     let mut all: Vec<Duration> = rounds
         .iter()
@@ -130,7 +132,7 @@ fn quantile(sorted: &[Duration], part: f64) -> Option<f64> {
     sorted.get(at).map(|latency| latency.as_secs_f64() * 1e3)
 }
 
-/// The one in the middle; of an even number the mean of both.
+/// The median; of an even number of values, the mean of the two in the middle.
 pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

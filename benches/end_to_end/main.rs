@@ -11,12 +11,12 @@ mod floor;
 mod growth;
 mod interrupt;
 mod judge;
-mod place;
 mod plot;
 mod program;
 mod publish;
 mod receiver;
 mod report;
+mod repository;
 mod results;
 mod scenario;
 mod table;
@@ -28,8 +28,8 @@ use anyhow::Context;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use place::Who;
 use receiver::Receiver;
+use repository::Who;
 use results::Results;
 use scenario::{Bench, Size};
 

@@ -1,4 +1,4 @@
-//! A program under measurement: the daemon, a floor, or a peer.
+//! A measured program: the daemon, a floor, or a peer.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// A running program, killed with all of its children when dropped.
+/// A running program. Dropping it kills it with all of its children.
 pub struct Program {
     child: Child,
-    /// When its process was started.
+    /// The start of its process.
     pub begin: Instant,
-    /// From then to the word that says it is ready.
+    /// The time until its output has the word for readiness.
     pub start: Duration,
 }
 
 impl Program {
-    /// Starts it and waits for the word that says it is ready in its output, which goes to `log`.
+    /// Starts it with its output in `log`, and waits until that has the word `ready`.
     pub fn start(command: &mut Command, log: &Path, ready: &str) -> anyhow::Result<Self> {
         let output = File::create(log)?;
         let begin = Instant::now();
@@ -53,27 +53,27 @@ impl Program {
         )
     }
 
-    /// The most memory that it had resident, in kilobytes.
+    /// The peak of its resident memory, in kilobytes.
     pub fn peak_memory(&self) -> anyhow::Result<u64> {
         self.field("status", "VmHWM:")
     }
 
-    /// The memory that it has resident, in kilobytes.
+    /// Its resident memory, in kilobytes.
     pub fn memory(&self) -> anyhow::Result<u64> {
         self.field("status", "VmRSS:")
     }
 
-    /// How many bytes it asked of files and sockets.
+    /// The number of bytes it read from files and sockets.
     pub fn bytes_read(&self) -> anyhow::Result<u64> {
         self.field("io", "rchar:")
     }
 
-    /// How many threads it has.
+    /// The number of its threads.
     pub fn threads(&self) -> anyhow::Result<u64> {
         self.field("status", "Threads:")
     }
 
-    /// How often its threads were woken, since each began.
+    /// The number of wake-ups of its threads since their start.
     pub fn wake_ups(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -93,12 +93,12 @@ impl Program {
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 
-    /// Asks it to compare everything with what is on disk.
+    /// Asks it for a full scan.
     pub fn rescan(&self) -> anyhow::Result<()> {
         Ok(kill_process(self.pid()?, Signal::USR1)?)
     }
 
-    /// Ends it and its children at once, as a crash would.
+    /// Kills it and its children.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         if self.child.try_wait()?.is_none() {
             kill_process_group(self.pid()?, Signal::KILL)?;
@@ -114,7 +114,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended already; there is nobody to tell.
+        // It may have ended already.
         let _ = self.kill();
     }
 }

@@ -1,7 +1,7 @@
-//! The receiver: it must never be the bottleneck, so a request costs it one lock and no copy.
+//! The receiver. It must not be the bottleneck, so a request costs one lock and no copy.
 //!
-//! The path says how it answers: `/after/MS` when that many milliseconds have passed, `/hung`
-//! never and is not counted, and every other path at once.
+//! It answers `/after/MS` after that many milliseconds, `/hung` never, and other paths at once. It
+//! does not count requests for `/hung`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,25 +15,25 @@ use axum::http::Uri;
 
 /// One call.
 pub struct Call {
-    /// When its body was read whole.
+    /// The time at which its body was complete.
     pub at: Instant,
-    /// Where it went.
+    /// The path of the request.
     pub uri: Uri,
-    /// What it brought.
+    /// The body of the request.
     pub body: Bytes,
 }
 
 type Calls = Arc<Mutex<Vec<Call>>>;
 
-/// A server on loopback, on a thread of its own, that remembers when each body was complete.
+/// A server on loopback, on its own thread, that records its requests.
 pub struct Receiver {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
     calls: Calls,
 }
 
 impl Receiver {
-    /// Starts it on a free port. It lives as long as the process.
+    /// Starts it on a free port, until the process ends.
     pub fn start() -> anyhow::Result<Self> {
         let calls = Calls::default();
         let listener =
@@ -54,18 +54,19 @@ impl Receiver {
         Ok(Self { address, calls })
     }
 
-    /// How many calls came.
+    /// The number of calls so far.
     pub fn count(&self) -> usize {
         self.lock().len()
     }
 
-    /// Takes all calls out.
+    /// Removes and returns all calls.
     pub fn take(&self) -> Vec<Call> {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Waits until `wanted` calls came and then for `quiet` without another, so that doubled calls
-    /// are seen too; gives up when `limit` has passed.
+    /// Waits until `wanted` calls came, and then until none came for `quiet`, to see doubled calls.
+    ///
+    /// It gives up after `limit`.
     pub fn settle(&self, wanted: usize, quiet: Duration, limit: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + limit;
         let mut seen = (self.count(), Instant::now());

@@ -1,4 +1,4 @@
-//! The repository that is watched, and the changes that are made to it.
+//! The files of the repository and their changes.
 
 use std::fs;
 use std::ops::Range;
@@ -12,23 +12,23 @@ pub const PUBLISHED: &str = "published/project.xml";
 /// The definition, below the directory of its project.
 pub const DEFINITION: &str = "project.xml";
 
-/// One change: the token that its file carries, and the moment just before the file was complete.
+/// One change of a file.
 pub struct Change {
-    /// What finds the call of this change.
+    /// The token in the file, which finds the call of this change.
     pub token: String,
-    /// Just before the rename that put the file in place.
+    /// The time just before the rename of the file.
     pub complete: Instant,
 }
 
-/// What is replaced.
+/// The files to replace.
 pub struct Edits {
     /// The file below each project's directory.
     pub file: &'static str,
     /// The projects, by number.
     pub projects: Range<usize>,
-    /// Tells the changes of one round from those of another.
+    /// The number of the round, part of the tokens.
     pub round: usize,
-    /// How long to wait before each change.
+    /// The time to wait before each change.
     pub pause: Duration,
 }
 
@@ -54,14 +54,14 @@ pub fn project(root: &Path, index: usize) -> PathBuf {
         .join(format!("project{index:06}"))
 }
 
-/// How many directories a repository of so many projects has.
+/// The number of directories of a repository with so many projects.
 pub fn directories(projects: usize) -> usize {
     1 + 100 + 3 * projects
 }
 
-/// Makes a hundred organizations, and projects of three directories and five files each.
+/// Creates a hundred organizations, and projects of three directories and five files each.
 pub fn prepare(root: &Path, projects: usize) -> anyhow::Result<()> {
-    // They are there in every scenario, so that what is measured is projects.
+    // Every scenario has all organizations, so that only the number of projects differs.
     for index in 0..100 {
         if let Some(organization) = project(root, index).parent() {
             fs::create_dir_all(organization)?;
@@ -109,8 +109,10 @@ fn make(root: &Path, index: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Replaces files by renames from `stage`, which is on the same file system; all content is written
-/// before the first rename. A directory that is missing is made right before its file.
+/// Replaces files by renames from `stage`, which is on the same file system.
+///
+/// It writes all content before the first rename, and creates a missing directory right before its
+/// file.
 pub fn replace(root: &Path, stage: &Path, edits: &Edits) -> anyhow::Result<Vec<Change>> {
     fs::create_dir_all(stage)?;
     let token = |index: usize| format!("tk{}x{index:06}", edits.round);
@@ -136,7 +138,7 @@ pub fn replace(root: &Path, stage: &Path, edits: &Edits) -> anyhow::Result<Vec<C
     Ok(changes)
 }
 
-/// Removes projects with all that is in them.
+/// Removes projects with their files.
 pub fn remove(root: &Path, projects: Range<usize>) -> anyhow::Result<()> {
     for index in projects {
         fs::remove_dir_all(project(root, index))?;

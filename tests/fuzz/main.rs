@@ -1,11 +1,12 @@
-//! Fuzzing inside the test process, on a stable toolchain: seeds and a corpus are mutated for a
-//! while, inputs that show new behaviour are kept for further mutation, and what a target asserts
-//! has to hold for all of them.
+//! Fuzzing inside the test process, on a stable toolchain.
 //!
-//! `PROJECT_WEBHOOKS_FUZZ_SECONDS=3600 cargo test --test fuzz -- --nocapture` goes on for longer;
-//! `PROJECT_WEBHOOKS_SEED` repeats a run. Every run begins with the corpus, `corpus/<target>/`. An
-//! input that fails is made shorter and written there; `PROJECT_WEBHOOKS_FUZZ_KEEP=40` adds up
-//! to so many of the inputs that a run found, one for each kind of behaviour.
+//! A run mutates seeds and a corpus for 3 seconds, and keeps inputs with new behaviour for further
+//! mutation. The assertions of a target have to hold for every input.
+//!
+//! `PROJECT_WEBHOOKS_FUZZ_SECONDS=3600 cargo test --test fuzz -- --nocapture` runs longer;
+//! `PROJECT_WEBHOOKS_SEED` repeats a run. Every run begins with the corpus, `corpus/<target>/`. A
+//! run shortens a failing input and writes it there. `PROJECT_WEBHOOKS_FUZZ_KEEP=40` adds up to 40
+//! of the inputs that a run found, one for each kind of behaviour.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,13 +14,10 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
-    reason = "a test may fail by panicking, and owns its clock"
+    reason = "tests fail by panicking and measure real time"
 )]
 
-// Multipart bodies, read by a parser in another language.
 mod python;
-
-// What is fuzzed, and what has to hold.
 mod targets;
 
 use std::collections::{BTreeMap, HashSet};
@@ -30,19 +28,18 @@ use std::time::{Duration, Instant};
 
 /// The longest input.
 const SIZE_MAX: usize = 16 * 1024;
-/// Longer than any input of that size may take on a machine that does something else as well.
+/// The longest time for one input, also on a busy machine.
 const TIME_MAX: Duration = Duration::from_secs(20);
-/// How many inputs with new behaviour are kept.
+/// The most inputs with new behaviour that a run keeps.
 const KEPT_MAX: usize = 4_096;
 
-/// Runs an input, panics where something does not hold, and says what kind of behaviour it was: the
-/// same number for the same kind.
+/// Runs an input and returns a number for its kind of behaviour; panics if an assertion fails.
 type Target = fn(&[u8]) -> u64;
 
 struct Random(u64);
 
 impl Random {
-    /// Below n (splitmix64).
+    /// A number below n (splitmix64).
     fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -52,7 +49,7 @@ impl Random {
     }
 }
 
-/// One to four changes of an input: bits, bytes, pieces of itself or of another, words of the language.
+/// Changes an input at one to four offsets: bits, bytes, pieces of two inputs, words.
 fn mutate(input: &[u8], other: &[u8], words: &[&str], random: &mut Random) -> Vec<u8> {
     let mut bytes = input.to_vec();
     for _ in 0..=random.below(4) {
@@ -89,28 +86,8 @@ fn fails(target: Target, input: &[u8]) -> bool {
     catch_unwind(AssertUnwindSafe(|| target(input))).is_err() || began.elapsed() > TIME_MAX
 }
 
-/// As short as dropping pieces makes it while it still fails.
-fn shorten(target: Target, input: Vec<u8>) -> Vec<u8> {
-    let mut input = input;
-    let mut piece = input.len() / 2;
-    while piece > 0 {
-        let mut at = 0;
-        while at < input.len() {
-            let mut shorter = input.clone();
-            shorter.drain(at..(at + piece).min(input.len()));
-            if fails(target, &shorter) {
-                input = shorter;
-            } else {
-                at += piece;
-            }
-        }
-        piece /= 2;
-    }
-    input
-}
-
-/// As short as dropping pieces makes it while it behaves the same.
-fn shorten_alike(target: Target, input: &[u8], behaviour: u64) -> Vec<u8> {
+/// Removes pieces of an input for as long as what remains is still `wanted`.
+fn shorten(input: &[u8], wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut input = input.to_vec();
     let mut piece = input.len() / 2;
     while piece > 0 {
@@ -118,7 +95,7 @@ fn shorten_alike(target: Target, input: &[u8], behaviour: u64) -> Vec<u8> {
         while at < input.len() {
             let mut shorter = input.clone();
             shorter.drain(at..(at + piece).min(input.len()));
-            if target(&shorter) == behaviour {
+            if wanted(&shorter) {
                 input = shorter;
             } else {
                 at += piece;
@@ -129,8 +106,9 @@ fn shorten_alike(target: Target, input: &[u8], behaviour: u64) -> Vec<u8> {
     input
 }
 
-/// Adds inputs to the corpus, up to so many: from the shortest to the longest evenly, one for each
-/// kind of behaviour, each as short as it can be.
+/// Adds up to `n` shortened inputs to the corpus, one for each kind of behaviour.
+///
+/// It chooses them evenly from the shortest to the longest.
 fn keep(name: &str, target: Target, kept: &[Vec<u8>], n: usize) {
     let mut by_length: Vec<&Vec<u8>> = kept.iter().filter(|input| input.len() < 4_096).collect();
     by_length.sort_by_key(|input| input.len());
@@ -140,7 +118,7 @@ fn keep(name: &str, target: Target, kept: &[Vec<u8>], n: usize) {
         let behaviour = target(input);
         by_behaviour
             .entry(behaviour)
-            .or_insert_with(|| shorten_alike(target, input, behaviour));
+            .or_insert_with(|| shorten(input, |shorter| target(shorter) == behaviour));
     }
     fs::create_dir_all(corpus(name)).unwrap();
     for input in by_behaviour.into_values() {
@@ -149,8 +127,8 @@ fn keep(name: &str, target: Target, kept: &[Vec<u8>], n: usize) {
     }
 }
 
-/// The inputs of the corpus, in the same order everywhere.
-fn given(name: &str) -> Vec<Vec<u8>> {
+/// The inputs of the corpus, in the order of their names.
+fn read_corpus(name: &str) -> Vec<Vec<u8>> {
     let mut paths: Vec<PathBuf> = fs::read_dir(corpus(name))
         .into_iter()
         .flatten()
@@ -178,20 +156,20 @@ fn fuzz(name: &str, target: Target, seeds: Vec<Vec<u8>>, words: &[&str]) {
     let mut known = HashSet::new();
     let mut kept: Vec<Vec<u8>> = Vec::new();
     let mut inputs = seeds;
-    let replayed = given(name);
+    let replayed = read_corpus(name);
     let keeps = std::env::var("PROJECT_WEBHOOKS_FUZZ_KEEP").ok();
     assert!(
         !replayed.is_empty() || keeps.is_some(),
         "{name} has no corpus"
     );
     inputs.extend(replayed);
-    let n_given = inputs.len();
+    let n_initial = inputs.len();
     inputs.reverse();
     let mut n_runs: u64 = 0;
     let began = Instant::now();
     loop {
         let input = match inputs.pop() {
-            Some(given) => given,
+            Some(initial) => initial,
             None if began.elapsed() >= Duration::from_secs(seconds) => break,
             None => {
                 let (one, other) = (random.below(kept.len()), random.below(kept.len()));
@@ -202,19 +180,19 @@ fn fuzz(name: &str, target: Target, seeds: Vec<Vec<u8>>, words: &[&str]) {
         let one_began = Instant::now();
         let ran = catch_unwind(AssertUnwindSafe(|| target(&input)));
         if ran.is_err() || one_began.elapsed() > TIME_MAX {
-            let short = shorten(target, input);
+            let short = shorten(&input, |shorter| fails(target, shorter));
             let path = corpus(name).join(format!("{}", blake3::hash(&short).to_hex()));
             fs::create_dir_all(corpus(name)).unwrap();
             fs::write(&path, &short).unwrap();
             panic!(
-                "{name}: fails after {n_runs} runs with PROJECT_WEBHOOKS_SEED={seed}, by {:?}; it is \
-                 kept as {} and run first from now on: cargo test --test fuzz {name}",
+                "{name}: fails after {n_runs} runs with PROJECT_WEBHOOKS_SEED={seed} by {:?}. The \
+                 corpus now has it as {}; repeat with cargo test --test fuzz {name}",
                 String::from_utf8_lossy(&short),
                 path.display()
             );
         }
         let behaviour = ran.unwrap_or_default();
-        if kept.len() < n_given || (known.insert(behaviour) && kept.len() < KEPT_MAX) {
+        if kept.len() < n_initial || (known.insert(behaviour) && kept.len() < KEPT_MAX) {
             kept.push(input);
         }
     }
@@ -222,7 +200,8 @@ fn fuzz(name: &str, target: Target, seeds: Vec<Vec<u8>>, words: &[&str]) {
         keep(name, target, &kept, n.parse().unwrap());
     }
     println!(
-        "fuzz {name}: {n_runs} runs in {seconds} s, {n_given} given, {} kinds of behaviour, seed {seed}",
+        "fuzz {name}: {n_runs} runs in {seconds} s, {n_initial} initial inputs, {} kinds of behaviour, \
+         seed {seed}",
         known.len()
     );
 }

@@ -1,4 +1,4 @@
-"""Reads multipart bodies, and compares the fields with those that went in; prints how many."""
+"""Parses multipart bodies, compares the fields with the expected ones, and prints their number."""
 
 import base64
 import email.parser

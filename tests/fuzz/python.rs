@@ -1,5 +1,4 @@
-//! Multipart bodies, read by a parser in another language: Python's own, which is for mail and so
-//! knows every licence that the standard gives.
+//! Multipart bodies, parsed by Python, whose parser for mail accepts all of the standard.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,15 +11,15 @@ use project_webhooks::config::Format;
 use project_webhooks::webhook::body;
 use serde_json::json;
 
-use super::{Random, given, mutate, targets};
+use super::{Random, mutate, read_corpus, targets};
 
-/// How many bodies are made besides those of the corpus.
+/// The number of mutated bodies.
 const N: usize = 2_000;
 
 #[test]
-fn pythons_parser_reads_the_same_from_multipart_bodies() {
+fn python_parses_the_same_fields_from_multipart_bodies() {
     let mut inputs = targets::values();
-    inputs.extend(given("bodies"));
+    inputs.extend(read_corpus("bodies"));
     let mut random = Random(1);
     for _ in 0..N {
         let (one, other) = (random.below(inputs.len()), random.below(inputs.len()));
@@ -59,8 +58,8 @@ fn pythons_parser_reads_the_same_from_multipart_bodies() {
         );
         return;
     };
-    let said = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{said}");
+    let errors = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{errors}");
     let n_read = String::from_utf8(ran.stdout).unwrap();
     assert_eq!(n_read.trim(), inputs.len().to_string());
 }

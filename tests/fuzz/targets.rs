@@ -1,4 +1,4 @@
-//! What is fuzzed, and what has to hold.
+//! The targets with their seeds, words and assertions.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -140,7 +140,7 @@ fn kind(of: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The words of a message without its numbers and quotations: what kind of message it is.
+/// The kind of a message: its beginning without numbers and quotations.
 fn gist(message: &str) -> String {
     let plain = message
         .chars()
@@ -166,7 +166,7 @@ pub fn documents() -> Vec<Vec<u8>> {
     all
 }
 
-/// Parses without a panic and twice the same; a document without its last character is rejected.
+/// Parses twice with the same result; rejects the document without its last character.
 pub fn project_xml(input: &[u8]) -> u64 {
     let first = document::parse(input);
     match first {
@@ -224,7 +224,7 @@ pub fn configurations() -> Vec<Vec<u8>> {
     all
 }
 
-/// No panic; what is wrong has a place in the file; what is right is right twice.
+/// Loads twice with the same result, or reports problems.
 pub fn config_yaml(input: &[u8]) -> u64 {
     let file = Path::new("/nonexistent/config.yaml");
     match load_str(input, file, &NoEnvironment) {
@@ -255,8 +255,7 @@ pub fn templates() -> Vec<Vec<u8>> {
     ])
 }
 
-/// The first line is a template of definitions, the second of published copies, the third of
-/// snapshots. A layout that is accepted finds the project of each path that it makes itself.
+/// Lines are templates of definition, published copy and snapshot. A layout matches its own paths.
 pub fn path_templates(input: &[u8]) -> u64 {
     let Ok(text) = std::str::from_utf8(input) else {
         return 0;
@@ -271,15 +270,19 @@ pub fn path_templates(input: &[u8]) -> u64 {
                     .replace("{organization}", "sales")
                     .replace("{project}", "p")
                     .replace("{versionTag}", "v1");
-                let place = layout.at(&path).and_then(|cursor| cursor.file());
-                let place = place.unwrap_or_else(|| panic!("{template:?} does not match {path:?}"));
+                let file = layout.at(&path).and_then(|cursor| cursor.file());
+                let file = file.unwrap_or_else(|| panic!("{template:?} does not match {path:?}"));
                 assert!(
-                    place.key.project.contains('p'),
+                    file.key.project.contains('p'),
                     "{path:?} is of {:?}",
-                    place.key
+                    file.key
                 );
-                let same = layout.relocate(&path, &place.key);
-                assert_eq!(same.as_deref(), Some(path.as_str()), "moved to where it is");
+                let same = layout.relocate(&path, &file.key);
+                assert_eq!(
+                    same.as_deref(),
+                    Some(path.as_str()),
+                    "relocated to its own key"
+                );
                 let _ = layout.directory_of(&ProjectKey::new("sales", "p"));
             }
             kind((
@@ -308,7 +311,7 @@ pub fn headers() -> Vec<Vec<u8>> {
     ])
 }
 
-/// The first line is a status, the others are headers. Waiting is bounded, by a day.
+/// The first line is a status, the others are headers. The wait is at most a day.
 pub fn answer_headers(input: &[u8]) -> u64 {
     let now: Timestamp = "2026-10-21T07:00:00Z".parse().unwrap();
     let mut lines = input.split(|byte| *byte == b'\n');
@@ -359,7 +362,7 @@ pub fn values() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Four lines are parameters and the rest is the payload.
+/// Four lines of parameters; the rest is the payload.
 pub fn content(input: &[u8]) -> CallbackContent {
     let mut pieces = input.splitn(5, |byte| *byte == b'\n');
     let mut text = || String::from_utf8_lossy(pieces.next().unwrap_or_default()).into_owned();
@@ -383,8 +386,7 @@ pub fn content(input: &[u8]) -> CallbackContent {
     }
 }
 
-/// Another party's parser reads the same fields out of a multipart body as went in, and so does one
-/// of forms.
+/// Independent parsers read the same fields from multipart, form and JSON bodies.
 pub fn bodies(input: &[u8]) -> u64 {
     let content = content(input);
     let (parameters, payload) = (&content.parameters, &content.payload);

@@ -1,4 +1,4 @@
-//! What a kill, and a time without the program, cost.
+//! Losses and repetitions after a kill and a pause.
 
 use std::time::Duration;
 
@@ -6,11 +6,13 @@ use serde_json::json;
 
 use super::{Bench, Found, labelled};
 use crate::judge::{Judged, summary};
-use crate::place::{Place, Who};
+use crate::repository::{Repository, Who};
 use crate::tree::{Edits, PUBLISHED};
 
-/// How many calls may come again after a kill: those in flight, and the answers that wait to be
-/// recorded or are being recorded, 64 each (docs/reliability.md).
+/// The most repeated calls after a kill (docs/reliability.md).
+///
+/// They are the calls in flight, and the answers that are queued for the store or in its current
+/// transaction, 64 each.
 const IN_FLIGHT_MAX: usize = 16 + 2 * 64;
 
 fn at_once(count: usize) -> Edits {
@@ -22,20 +24,20 @@ fn at_once(count: usize) -> Edits {
     }
 }
 
-/// kill -9 after a third of a burst's calls; what was in flight then may come twice.
+/// Kills the daemon after a third of the calls of a burst.
 pub fn kill(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     const CHANGES: usize = 1_000;
-    let place = Place::new(CHANGES)?;
-    let mut program = place.start(Who::Ours, &bench.address())?;
+    let repository = Repository::new(CHANGES)?;
+    let mut program = repository.start(Who::Ours, &bench.address())?;
     let _ = bench.receiver.take();
-    let made = place.edit(&at_once(CHANGES))?;
+    let made = repository.edit(&at_once(CHANGES))?;
     let limit = Duration::from_secs(60);
     bench
         .receiver
         .settle(CHANGES * 3 / 10, Duration::ZERO, limit)?;
     let at_kill = bench.receiver.count();
     program.kill()?;
-    let _again = place.start(Who::Ours, &bench.address())?;
+    let _again = repository.start(Who::Ours, &bench.address())?;
     bench
         .receiver
         .settle(CHANGES, Duration::from_secs(2), limit)?;
@@ -47,14 +49,14 @@ pub fn kill(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Half of the projects are changed while nothing runs.
+/// Changes half of the projects while nothing runs.
 pub fn stopped(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     const CHANGES: usize = 200;
-    let place = Place::new(2 * CHANGES)?;
-    place.start(Who::Ours, &bench.address())?.kill()?;
+    let repository = Repository::new(2 * CHANGES)?;
+    repository.start(Who::Ours, &bench.address())?.kill()?;
     let _ = bench.receiver.take();
-    let made = place.edit(&at_once(CHANGES))?;
-    let _again = place.start(Who::Ours, &bench.address())?;
+    let made = repository.edit(&at_once(CHANGES))?;
+    let _again = repository.start(Who::Ours, &bench.address())?;
     let limit = Duration::from_secs(60);
     bench
         .receiver

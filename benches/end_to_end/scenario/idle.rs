@@ -1,22 +1,22 @@
-//! What it costs when nothing happens.
+//! The cost of an idle daemon.
 
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::{Bench, Found, Size};
-use crate::place::{Place, Who};
+use crate::repository::{Repository, Who};
 
-/// At rest with 1,000 projects on record, and what its file takes.
+/// Measures an idle daemon with 1,000 recorded projects.
 pub fn idle(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     const PROJECTS: usize = 1_000;
     let rest = Duration::from_secs(if bench.size == Size::Quick { 5 } else { 30 });
-    let place = Place::new(PROJECTS)?;
-    // What is younger than two seconds when it is read is read again, which is no rest either.
+    let repository = Repository::new(PROJECTS)?;
+    // The daemon reads files again that were younger than two seconds.
     std::thread::sleep(Duration::from_secs(3));
-    place.start(Who::Ours, &bench.address())?.kill()?;
-    let program = place.start(Who::Ours, &bench.address())?;
-    // What follows on a start is no rest.
+    repository.start(Who::Ours, &bench.address())?.kill()?;
+    let program = repository.start(Who::Ours, &bench.address())?;
+    // Wait for the work that follows a start.
     std::thread::sleep(Duration::from_secs(3));
     let before = program.wake_ups()?;
     std::thread::sleep(rest);
@@ -27,6 +27,6 @@ pub fn idle(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
         "scenario": "idle", "who": Who::Ours.name(), "projects": PROJECTS,
         "wake_ups_per_second": per_second, "memory_kb": program.memory()?,
         "threads": program.threads()?,
-        "binary_bytes": std::fs::metadata(Place::binary())?.len(),
+        "binary_bytes": std::fs::metadata(Repository::binary())?.len(),
     }))
 }

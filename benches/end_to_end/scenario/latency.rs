@@ -1,4 +1,4 @@
-//! How long one change takes to its call.
+//! The latency from one change to its call.
 
 use std::time::Duration;
 
@@ -6,29 +6,29 @@ use serde_json::{Value, json};
 
 use super::{Bench, Found, Size, labelled};
 use crate::judge::{Judged, curve, summary};
-use crate::place::{Place, Webhook, Who};
+use crate::repository::{Repository, Webhook, Who};
 use crate::tree::{Edits, PUBLISHED};
 
-/// Published copies are replaced, ten each second.
+/// Replaces published copies, ten each second.
 pub fn edits(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     let count = if bench.size == Size::Quick { 30 } else { 100 };
     let mut all = vec![Who::FloorEach, Who::Ours];
     all.extend(Some(Who::Inotifywait).filter(|who| who.is_there()));
     let mut measured = Vec::new();
     for who in all {
-        let place = Place::new(count)?;
-        let program = place.start(who, &bench.address())?;
-        measured.push((who, place, program, Vec::new()));
+        let repository = Repository::new(count)?;
+        let program = repository.start(who, &bench.address())?;
+        measured.push((who, repository, program, Vec::new()));
     }
     for round in 0..bench.rounds {
-        for (_, place, _, judged) in &mut measured {
+        for (_, repository, _, judged) in &mut measured {
             let edits = Edits {
                 file: PUBLISHED,
                 projects: 0..count,
                 round,
                 pause: Duration::from_millis(100),
             };
-            judged.push(bench.round(place, &edits, &[])?);
+            judged.push(bench.round(repository, &edits, &[])?);
         }
     }
     for (who, _, _, judged) in &measured {
@@ -38,7 +38,7 @@ pub fn edits(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a peer does wrong is told, and is no failure of this program.
+/// Summarizes a peer. Its faults are reported, but do not fail the run.
 pub(super) fn peer_summary(who: Who, judged: &[Judged]) -> Value {
     let mut result = summary(judged, 0);
     if who == Who::Inotifywait
@@ -53,29 +53,29 @@ pub(super) fn peer_summary(who: Who, judged: &[Judged]) -> Value {
     result
 }
 
-/// A hundred webhooks hear of each change.
+/// Replaces published copies with a hundred webhooks for each.
 pub fn many(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     const WEBHOOKS: usize = 100;
     let count = if bench.size == Size::Quick { 5 } else { 20 };
     let paths: Vec<String> = (0..WEBHOOKS).map(|number| format!("/{number}")).collect();
     let webhooks: Vec<Webhook> = paths.iter().map(Webhook::at).collect();
-    let floor_place = Place::new(count)?;
+    let floor_place = Repository::new(count)?;
     let _floor = floor_place.floor(&bench.address(), true, WEBHOOKS)?;
-    let our_place = Place::new(count)?;
+    let our_place = Repository::new(count)?;
     let _ours = our_place.daemon(&bench.address(), &webhooks)?;
     let mut measured = [
         (Who::FloorEach, &floor_place, Vec::new()),
         (Who::Ours, &our_place, Vec::new()),
     ];
     for round in 0..bench.rounds {
-        for (_, place, judged) in &mut measured {
+        for (_, repository, judged) in &mut measured {
             let edits = Edits {
                 file: PUBLISHED,
                 projects: 0..count,
                 round,
                 pause: Duration::from_millis(250),
             };
-            judged.push(bench.round(place, &edits, &paths)?);
+            judged.push(bench.round(repository, &edits, &paths)?);
         }
     }
     for (who, _, judged) in &measured {
@@ -85,29 +85,29 @@ pub fn many(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// 99 webhooks that answer, without and with one beside them that never does.
+/// Measures 99 webhooks, without and with another one that never answers.
 pub fn hung(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     const GOOD: usize = 99;
     let count = if bench.size == Size::Quick { 10 } else { 40 };
     let paths: Vec<String> = (0..GOOD).map(|number| format!("/{number}")).collect();
     let mut measured = Vec::new();
     for hung in [0, 1] {
-        let place = Place::new(count)?;
+        let repository = Repository::new(count)?;
         let mut webhooks: Vec<Webhook> = paths.iter().map(Webhook::at).collect();
         webhooks.extend((0..hung).map(|_| Webhook::at(crate::receiver::HUNG)));
-        let program = place.daemon(&bench.address(), &webhooks)?;
-        measured.push((hung, place, program, Vec::new()));
+        let program = repository.daemon(&bench.address(), &webhooks)?;
+        measured.push((hung, repository, program, Vec::new()));
     }
-    // The first round is not measured: in it the hung webhook takes all that it is allowed to.
+    // The first round is not measured: the hung webhook takes all of its connections in it.
     for round in 0..=bench.rounds {
-        for (_, place, _, judged) in &mut measured {
+        for (_, repository, _, judged) in &mut measured {
             let edits = Edits {
                 file: PUBLISHED,
                 projects: 0..count,
                 round,
                 pause: Duration::from_millis(150),
             };
-            let one = bench.round(place, &edits, &paths)?;
+            let one = bench.round(repository, &edits, &paths)?;
             judged.extend(Some(one).filter(|_| round > 0));
         }
     }

@@ -1,5 +1,5 @@
-//! What is measured. Each scenario compares with a floor or a peer in the same run, in rounds that
-//! take turns, so that noise of the machine meets both.
+//! The scenarios. Each compares the daemon with a floor or a peer in rounds that alternate, so that
+//! noise of the machine affects both.
 
 mod failure;
 mod idle;
@@ -12,14 +12,14 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::judge::Judged;
-use crate::place::Place;
 use crate::receiver::Receiver;
+use crate::repository::Repository;
 use crate::tree::Edits;
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
-    /// Whether it works.
+    /// Shows that the benchmark works.
     Quick,
     /// Up to 20,000 projects.
     Usual,
@@ -27,22 +27,22 @@ pub enum Size {
     Full,
 }
 
-/// What every scenario works with.
+/// The settings and the receiver of all scenarios.
 pub struct Bench {
-    /// Where calls go.
+    /// The receiver of the calls.
     pub receiver: Receiver,
-    /// How much is measured.
+    /// The extent of a run.
     pub size: Size,
     /// The numbers of projects of `scale`.
     pub projects: Vec<usize>,
-    /// Rounds of a comparison.
+    /// The number of rounds of a comparison.
     pub rounds: usize,
 }
 
-/// Measures, and hands out what it found.
+/// Measures and reports its results.
 type Scenario = fn(&Bench, Found<'_>) -> anyhow::Result<()>;
 
-/// Takes a measurement as soon as there is one.
+/// Receives each result as soon as it is measured.
 pub type Found<'a> = &'a mut dyn FnMut(Value) -> anyhow::Result<()>;
 
 /// All scenarios by name.
@@ -75,13 +75,17 @@ impl Bench {
         self.receiver.address.to_string()
     }
 
-    /// Makes changes and judges the calls. Each change has a call at each of `webhooks`, by path;
-    /// any path where that is empty.
-    fn round(&self, place: &Place, edits: &Edits, webhooks: &[String]) -> anyhow::Result<Judged> {
-        // In a burst, whoever is slow may be silent for a while.
+    /// Makes changes and judges the calls, as [`Judged::of`] does.
+    fn round(
+        &self,
+        repository: &Repository,
+        edits: &Edits,
+        webhooks: &[String],
+    ) -> anyhow::Result<Judged> {
+        // In a burst, a slow program may pause for longer.
         let quiet = if edits.pause.is_zero() { 1_000 } else { 300 };
         let _ = self.receiver.take();
-        let made = place.edit(edits)?;
+        let made = repository.edit(edits)?;
         self.receiver.settle(
             made.len() * webhooks.len().max(1),
             Duration::from_millis(quiet),
@@ -91,7 +95,7 @@ impl Bench {
     }
 }
 
-/// Puts further entries in front of a result.
+/// Inserts entries before those of a result.
 fn labelled(result: Value, entries: Value) -> Value {
     match (entries, result) {
         (Value::Object(mut entries), Value::Object(mut result)) => {

@@ -1,4 +1,4 @@
-//! What many projects cost: starts, memory, live changes, and many changes at once.
+//! Starts, memory, live changes and bursts with many projects.
 
 use std::time::Duration;
 
@@ -6,38 +6,38 @@ use serde_json::{Value, json};
 
 use super::{Bench, Found, labelled};
 use crate::judge::{Judged, median, summary};
-use crate::place::{Place, Webhook, Who};
 use crate::program::Program;
+use crate::repository::{Repository, Webhook, Who};
 use crate::tree::{self, Edits, PUBLISHED};
 
-/// Hears of what is deleted, so that it is known when all of that was judged.
+/// The path of the webhook for deletions, which shows when they are all inferred.
 const DELETED: &str = "/deleted";
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// All of it, on one repository of each size.
+/// Measures everything on one repository of each size.
 pub fn scale(bench: &Bench, found: Found<'_>) -> anyhow::Result<()> {
     for &projects in &bench.projects {
-        let repository = Repository {
+        let size = Measured {
             bench,
-            place: Place::new(projects)?,
+            repository: Repository::new(projects)?,
             projects,
-            // No more than a half of the smallest repository.
+            // At most half of the smallest repository.
             some: 1_000.min(projects / 2),
         };
-        repository.measure(found)?;
+        size.measure(found)?;
     }
     Ok(())
 }
 
-struct Repository<'a> {
+struct Measured<'a> {
     bench: &'a Bench,
-    place: Place,
+    repository: Repository,
     projects: usize,
-    /// How many are changed or removed at once.
+    /// The number of projects to change or remove at once.
     some: usize,
 }
 
-impl Repository<'_> {
+impl Measured<'_> {
     fn measure(&self, found: Found<'_>) -> anyhow::Result<()> {
         let mut found = |what: &str, result: Value| {
             found(labelled(
@@ -77,10 +77,10 @@ impl Repository<'_> {
         let mut deleted = Webhook::at(DELETED);
         deleted.events = "[project-delete]";
         let webhooks = [Webhook::at("/"), deleted];
-        self.place.daemon(&self.bench.address(), &webhooks)
+        self.repository.daemon(&self.bench.address(), &webhooks)
     }
 
-    /// Restarts after a kill with nothing changed, beside inotifywait on the same directories.
+    /// Restarts after a kill without changes, and starts inotifywait on the same directories.
     fn restarts(&self) -> anyhow::Result<(Program, Value)> {
         let mut ours = Vec::new();
         let mut peer = Vec::new();
@@ -88,7 +88,7 @@ impl Repository<'_> {
             ours.push(self.start()?.start.as_secs_f64());
             if Who::Inotifywait.is_there() {
                 let address = self.bench.address();
-                let other = self.place.start(Who::Inotifywait, &address)?;
+                let other = self.repository.start(Who::Inotifywait, &address)?;
                 peer.push(other.start.as_secs_f64());
             }
         }
@@ -105,7 +105,7 @@ impl Repository<'_> {
         Ok((program, result))
     }
 
-    /// Single changes, at rest and during a comparison of everything.
+    /// Measures single changes, at rest and during a full scan.
     fn live(&self, program: &Program) -> anyhow::Result<(Value, Value)> {
         let mut resting = Vec::new();
         let mut disturbed = Vec::new();
@@ -130,13 +130,13 @@ impl Repository<'_> {
             round,
             pause,
         };
-        self.bench.round(&self.place, &edits, &[])
+        self.bench.round(&self.repository, &edits, &[])
     }
 
-    /// Some were changed while nothing ran.
+    /// Restarts after changes while nothing ran.
     fn restart_with_changes(&self) -> anyhow::Result<(Program, Value)> {
         let _ = self.bench.receiver.take();
-        let made = self.place.edit(&Edits {
+        let made = self.repository.edit(&Edits {
             file: PUBLISHED,
             projects: 0..self.some,
             round: 2,
@@ -155,7 +155,7 @@ impl Repository<'_> {
             "last_call_s": last.map(|last| last.as_secs_f64()),
             "peak_kb": program.peak_memory()?,
         });
-        // Latencies would measure how long nothing ran.
+        // Latencies would include the time in which nothing ran.
         let mut result = summary(&[judged], 0);
         if let Some(object) = result.as_object_mut() {
             object.retain(|key, _| !key.ends_with("_ms") && key != "per_second");
@@ -163,14 +163,14 @@ impl Repository<'_> {
         Ok((program, labelled(result, more)))
     }
 
-    /// Many projects go, and right after them others change.
+    /// Removes many projects and changes others right after that.
     fn removal(&self) -> anyhow::Result<Value> {
         let _ = self.bench.receiver.take();
-        let root = self.place.root();
+        let root = self.repository.root();
         let begin = std::time::Instant::now();
         tree::remove(&root, self.projects - self.some..self.projects)?;
         let took = begin.elapsed();
-        let made = self.place.edit(&Edits {
+        let made = self.repository.edit(&Edits {
             file: PUBLISHED,
             projects: 0..20,
             round: 3,
@@ -195,12 +195,12 @@ impl Repository<'_> {
     }
 }
 
-/// What is younger than two seconds when it is read is read again at the next start.
+/// Waits, because the next start reads files again that were younger than two seconds.
 fn age() {
     std::thread::sleep(Duration::from_millis(2_500));
 }
 
-/// A start, and what it cost.
+/// The time and memory of a start.
 fn standing(program: &Program) -> anyhow::Result<Value> {
     Ok(json!({
         "start_s": program.start.as_secs_f64(), "peak_kb": program.peak_memory()?,

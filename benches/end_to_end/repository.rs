@@ -1,4 +1,4 @@
-//! A repository with its state beside it, and who can be started on it.
+//! A repository with its state, and the programs that run on it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -7,21 +7,21 @@ use std::process::Command;
 use crate::program::Program;
 use crate::tree::{self, Change, Edits};
 
-/// Who is measured.
+/// A program to measure.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     /// The daemon.
     Ours,
-    /// One sync for each call.
+    /// The floor with a sync for each call.
     FloorEach,
-    /// One sync for each read of inotify.
+    /// The floor with a sync for each read of inotify.
     FloorBatch,
-    /// inotifywait with curl, as a shell would have it.
+    /// inotifywait with curl in a shell script.
     Inotifywait,
 }
 
 impl Who {
-    /// How results call it.
+    /// Its name in the results.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ours => "project-webhooks",
@@ -31,7 +31,7 @@ impl Who {
         }
     }
 
-    /// Whether what it needs is installed.
+    /// Whether its tools are installed.
     pub fn is_there(self) -> bool {
         let needed: &[&str] = match self {
             Self::Inotifywait => &["bash", "grep", "inotifywait", "curl"],
@@ -46,16 +46,16 @@ impl Who {
 
 /// A webhook of the daemon.
 pub struct Webhook {
-    /// The path of its URL, which is its name too.
+    /// The path of its URL.
     pub path: String,
     /// A YAML list.
     pub events: &'static str,
-    /// How many projects side by side.
+    /// The number of projects in parallel.
     pub concurrency: usize,
 }
 
 impl Webhook {
-    /// Hears of imports and published copies.
+    /// A webhook for imports and published copies.
     pub fn at(path: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -65,22 +65,22 @@ impl Webhook {
     }
 }
 
-/// A tree with its state beside it, removed when dropped.
-pub struct Place {
+/// A repository with its state. Dropping it removes both.
+pub struct Repository {
     directory: tempfile::TempDir,
 }
 
-impl Place {
+impl Repository {
     /// A repository of so many projects.
     pub fn new(projects: usize) -> anyhow::Result<Self> {
-        let place = Self {
+        let repository = Self {
             directory: tempfile::tempdir()?,
         };
-        tree::prepare(&place.root(), projects)?;
-        Ok(place)
+        tree::prepare(&repository.root(), projects)?;
+        Ok(repository)
     }
 
-    /// The repository.
+    /// The root directory.
     pub fn root(&self) -> PathBuf {
         self.directory.path().join("repository")
     }
@@ -90,14 +90,14 @@ impl Place {
         tree::replace(&self.root(), &self.directory.path().join("stage"), edits)
     }
 
-    /// Starts somebody with one webhook.
+    /// Starts a program with one webhook.
     pub fn start(&self, who: Who, address: &str) -> anyhow::Result<Program> {
         match who {
             Who::Ours => self.daemon(address, &[Webhook::at("/")]),
             Who::FloorEach => self.floor(address, true, 1),
             Who::FloorBatch => self.floor(address, false, 1),
             Who::Inotifywait => {
-                // The right events, a filter, a time limit: as one would write it with care.
+                // A careful script: the right events, a filter, a time limit.
                 let script = "inotifywait -m -r -e close_write -e moved_to --format '%w%f' \"$1\" \
                     | grep --line-buffered '/project\\.xml$' \
                     | while IFS= read -r file; do \
@@ -110,7 +110,7 @@ impl Place {
         }
     }
 
-    /// Starts the floor, which posts each file so many times.
+    /// Starts the floor, which posts each file `copies` times.
     pub fn floor(&self, address: &str, each: bool, copies: usize) -> anyhow::Result<Program> {
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -149,7 +149,7 @@ impl Place {
         Program::start(&mut command, &self.log(), "ready")
     }
 
-    /// The program that is measured.
+    /// The path of the daemon.
     pub fn binary() -> &'static Path {
         Path::new(env!("CARGO_BIN_EXE_project-webhooks"))
     }
