@@ -237,9 +237,10 @@ fn has_function(module: &str, name: &str) -> bool {
 fn every_file_and_module_that_is_named_exists() {
     let modules = modules();
     let mut n_checked = 0;
-    for word in code_words(&read("ARCHITECTURE.md")) {
+    let pages = ["ARCHITECTURE.md", "docs/decisions.md"];
+    for word in pages.iter().flat_map(|page| code_words(&read(page))) {
         let is_path =
-            word.contains('/') && !word.contains([' ', ':', '*']) && !word.starts_with('/');
+            word.contains('/') && !word.contains([' ', ':', '*', '<']) && !word.starts_with('/');
         let path: Vec<&str> = word.split("::").collect();
         let is_module = path.len() > 1 && modules.contains(path[0]);
         let candidates = if is_path {
@@ -256,10 +257,7 @@ fn every_file_and_module_that_is_named_exists() {
         n_checked += 1;
         let is_there = candidates.iter().any(|path| root().join(path).exists())
             || is_module && has_function(path[0], path[1]);
-        assert!(
-            is_there,
-            "ARCHITECTURE.md names {word}, which does not exist"
-        );
+        assert!(is_there, "{pages:?} name {word}, which does not exist");
     }
     assert!(n_checked > 40, "{n_checked} words");
 }
