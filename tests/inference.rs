@@ -1,5 +1,5 @@
-//! Each row of the inference table with the real binary: the exact callbacks, their parameters in
-//! order, their payload byte for byte, and nothing else.
+//! Tests each row of the inference table with the real binary: exactly the expected callbacks, with
+//! their parameters in order and their payload byte for byte.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,19 +19,19 @@ use common::{Daemon, Endpoint, Home, Settings, Webhook, on_both_backends, sorted
 use project_webhooks::config::Format;
 use project_webhooks::receiver::{Received, Reply, Signature};
 
-/// One test's daemon with all that it said and did not say.
+/// A test's daemon with its repository and its endpoint.
 struct Watched<'a> {
     home: &'a Home,
     daemon: Daemon<'a>,
     endpoint: &'a Endpoint,
 }
 
-/// A callback that has to come: the event, the tag if it has one, the payload.
+/// An expected callback: the event, the tag if it has one, the payload.
 type Expected<'a> = (&'a str, Option<&'a str>, &'a str);
 
 impl Watched<'_> {
-    /// Exactly these callbacks came since the last time, in this order, about this project.
-    fn told(&self, organization: &str, name: &str, id: &str, expected: &[Expected<'_>]) {
+    /// Asserts that exactly these callbacks about this project came since the last call, in order.
+    fn expect(&self, organization: &str, name: &str, id: &str, expected: &[Expected<'_>]) {
         if !expected.is_empty() {
             self.endpoint.wait_for(expected.len());
         }
@@ -57,9 +57,9 @@ impl Watched<'_> {
         }
     }
 
-    /// Nothing came since the last time.
-    fn told_nothing(&self) {
-        self.told("", "", "", &[]);
+    /// Asserts that no callback came since the last call.
+    fn expect_nothing(&self) {
+        self.expect("", "", "", &[]);
     }
 }
 
@@ -111,21 +111,21 @@ on_both_backends!(
 fn an_import_is_a_definition_that_appears_however_it_got_there(backend: &str) {
     let (a, b) = (xml("Orders", "e-1", "one"), xml("Leads", "e-2", "two"));
     watched(backend, &[("sales/orders/project.xml", &a)], |w| {
-        w.told_nothing();
-        // Written in place, organization and project directory new.
+        w.expect_nothing();
+        // Written in place, in new organization and project directories.
         w.home.write("hr/leads/project.xml", &b);
-        w.told("hr", "Leads", "e-2", &import(&b));
-        // Written beside and renamed.
+        w.expect("hr", "Leads", "e-2", &import(&b));
+        // Written under a temporary name and renamed.
         w.home.replace("hr/other/project.xml", &a);
-        w.told("hr", "Orders", "e-1", &import(&a));
+        w.expect("hr", "Orders", "e-1", &import(&a));
         // A whole directory moved in.
         common::write(&w.home.beside("incoming/project.xml"), &b);
         fs::rename(w.home.beside("incoming"), w.home.at("sales/moved")).unwrap();
-        w.told("sales", "Leads", "e-2", &import(&b));
+        w.expect("sales", "Leads", "e-2", &import(&b));
         // A whole organization moved in.
         common::write(&w.home.beside("incoming/inside/project.xml"), &b);
         fs::rename(w.home.beside("incoming"), w.home.at("finance")).unwrap();
-        w.told("finance", "Leads", "e-2", &import(&b));
+        w.expect("finance", "Leads", "e-2", &import(&b));
         // Copied within its organization: a project of its own.
         fs::create_dir(w.home.at("sales/copy")).unwrap();
         fs::copy(
@@ -133,7 +133,7 @@ fn an_import_is_a_definition_that_appears_however_it_got_there(backend: &str) {
             w.home.at("sales/copy/project.xml"),
         )
         .unwrap();
-        w.told("sales", "Orders", "e-1", &import(&a));
+        w.expect("sales", "Orders", "e-1", &import(&a));
         // Linked into place, which no write and no close reports.
         fs::create_dir(w.home.at("sales/linked")).unwrap();
         fs::hard_link(
@@ -141,7 +141,7 @@ fn an_import_is_a_definition_that_appears_however_it_got_there(backend: &str) {
             w.home.at("sales/linked/project.xml"),
         )
         .unwrap();
-        w.told("sales", "Orders", "e-1", &import(&a));
+        w.expect("sales", "Orders", "e-1", &import(&a));
     });
 }
 
@@ -153,45 +153,45 @@ fn a_publish_is_a_published_copy_that_appears_or_changes(backend: &str) {
     );
     watched(backend, &[("sales/orders/project.xml", &a)], |w| {
         w.home.write("sales/orders/published/v1/project.xml", &v1);
-        w.told(
+        w.expect(
             "sales",
             "Orders",
             "e-1",
             &[("project-publish", Some("v1"), &v1)],
         );
         w.home.replace("sales/orders/published/v1/project.xml", &v2);
-        w.told(
+        w.expect(
             "sales",
             "Orders",
             "e-1",
             &[("project-publish", Some("v1"), &v2)],
         );
         w.home.write("sales/orders/published/v1/project.xml", &v1);
-        w.told(
+        w.expect(
             "sales",
             "Orders",
             "e-1",
             &[("project-publish", Some("v1"), &v1)],
         );
-        // The same content once more is nothing new.
+        // The same content once more is no event.
         w.home.write("sales/orders/published/v1/project.xml", &v1);
         w.home.replace("sales/orders/published/v1/project.xml", &v1);
-        w.told_nothing();
+        w.expect_nothing();
         // A second copy.
         w.home.write("sales/orders/published/v2/project.xml", &v1);
-        w.told(
+        w.expect(
             "sales",
             "Orders",
             "e-1",
             &[("project-publish", Some("v2"), &v1)],
         );
-        // Unpublishing one of two is none of the seven.
+        // Unpublishing one of two is no event.
         w.home.remove_all("sales/orders/published/v1");
-        w.told_nothing();
-        // Without a tag in its path: the annotation, but not the placeholder; else the time.
+        w.expect_nothing();
+        // Without a tag in its path: the annotation unless it is the placeholder, else the time.
         let tagged = v1.replace("version-to-be-generated-on-deploy", "2026-04");
         w.home.write("sales/orders/published/project.xml", &tagged);
-        w.told(
+        w.expect(
             "sales",
             "Orders",
             "e-1",
@@ -211,7 +211,7 @@ fn a_snapshot_is_created_when_it_appears_or_changes(backend: &str) {
     let (a, b) = (xml("Orders", "e-1", "one"), xml("Orders", "e-1", "two"));
     watched(backend, &[("sales/orders/project.xml", &a)], |w| {
         let told = |tag, payload: &str| {
-            w.told(
+            w.expect(
                 "sales",
                 "Orders",
                 "e-1",
@@ -227,8 +227,8 @@ fn a_snapshot_is_created_when_it_appears_or_changes(backend: &str) {
         told("first", &b);
         w.home.remove("sales/orders/snapshots/first.xml");
         w.home.remove_all("sales/orders/snapshots/second");
-        w.told_nothing();
-        // The same tag again, after its removal counted.
+        w.expect_nothing();
+        // The same tag again, after its removal was confirmed.
         w.home.write("sales/orders/snapshots/first.xml", &b);
         told("first", &b);
     });
@@ -248,7 +248,7 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
     ];
     watched(backend, &before, |w| {
         let restored = |payload: &str| {
-            w.told(
+            w.expect(
                 "sales",
                 "Orders",
                 "e-1",
@@ -266,12 +266,12 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
         // Ordinary saves.
         w.home.write(definition, &a);
         w.home.replace(definition, &xml("Orders", "e-1", "four"));
-        w.told_nothing();
+        w.expect_nothing();
         // A saved definition that is snapshotted afterwards was not restored.
         let five = xml("Orders", "e-1", "five");
         w.home.replace(definition, &five);
         w.home.write("sales/orders/snapshots/s5.xml", &five);
-        w.told(
+        w.expect(
             "sales",
             "Orders",
             "e-1",
@@ -281,7 +281,7 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
         w.home.replace(definition, &a);
         w.home.write("sales/orders/snapshots/auto.xml", &a);
         w.home.replace(definition, &c);
-        w.told(
+        w.expect(
             "sales",
             "Orders",
             "e-1",
@@ -316,7 +316,7 @@ fn published_copies_distinguish_delete_from_delete_and_unpublish(backend: &str) 
         .chain(published.iter().map(|path| (*path, v.as_str())))
         .collect();
     watched(backend, &before, |w| {
-        let told = |expected: &[Expected<'_>]| w.told("sales", "Orders", "e-1", expected);
+        let told = |expected: &[Expected<'_>]| w.expect("sales", "Orders", "e-1", expected);
         let both = [
             ("project-delete", None, a.as_str()),
             ("project-delete-and-unpublish", None, a.as_str()),
@@ -327,7 +327,7 @@ fn published_copies_distinguish_delete_from_delete_and_unpublish(backend: &str) 
         // A published copy stays.
         w.home.remove("sales/kept/project.xml");
         told(&both[..1]);
-        // Unpublished and deleted within the pause, one after the other: two callbacks.
+        // Unpublished and deleted within the settle time, one after the other: two callbacks.
         w.home.remove_all("sales/both");
         told(&both);
         // Moved out of the repository as a whole.
@@ -395,7 +395,7 @@ fn another_engine_id_is_another_project(backend: &str) {
             ]
         );
         w.endpoint.take();
-        // The published copy went as well: unpublished too.
+        // The published copy is gone as well: unpublished too.
         w.home.remove_all("sales/full/published");
         w.home.replace("sales/full/project.xml", &new);
         assert_eq!(
@@ -410,9 +410,9 @@ fn another_engine_id_is_another_project(backend: &str) {
         // A definition that loses its engineId, or gains one, is saved.
         let bare = xml("Orders II", "", "one");
         w.home.replace("sales/full/project.xml", &bare);
-        w.told_nothing();
+        w.expect_nothing();
         w.home.replace("sales/full/project.xml", &new);
-        w.told_nothing();
+        w.expect_nothing();
     });
 }
 
@@ -429,13 +429,12 @@ fn a_move_within_the_organization_is_nothing_and_to_another_is_delete_and_import
     ];
     watched(backend, &before, |w| {
         w.home.rename("sales/orders", "sales/renamed");
-        w.told_nothing();
-        // It is on record under its new path: what happens there is told, of what was there it is
-        // known.
+        w.expect_nothing();
+        // It is on record under its new path: new changes are events, existing files are not.
         w.home.write("sales/renamed/project.xml", &s);
-        w.told("sales", "Orders", "e-1", &[("snapshot-restore", None, &s)]);
+        w.expect("sales", "Orders", "e-1", &[("snapshot-restore", None, &s)]);
         w.home.write("sales/renamed/project.xml", &a);
-        w.told_nothing();
+        w.expect_nothing();
 
         w.home.rename("sales/renamed", "hr/orders");
         let came = w.endpoint.wait_for(6);
@@ -487,20 +486,20 @@ fn a_copied_project_gives_the_same_events_in_the_same_order_however_it_is_seen(b
         }
         fs::create_dir_all(w.home.at("sales")).unwrap();
         fs::rename(w.home.beside("whole"), w.home.at("sales/whole")).unwrap();
-        w.told("sales", "Orders", "e-1", &expected);
-        // File by file, as fast as it goes.
+        w.expect("sales", "Orders", "e-1", &expected);
+        // File by file, without pauses.
         for (path, content) in &files {
             w.home.write(&format!("sales/quick/{path}"), content);
         }
-        w.told("sales", "Orders", "e-1", &expected);
-        // File by file, each seen before the next.
+        w.expect("sales", "Orders", "e-1", &expected);
+        // File by file, each observed before the next.
         let mut told = 0;
         for (path, content) in &files {
             w.home.write(&format!("sales/slow/{path}"), content);
             told += if *path == "project.xml" { 2 } else { 1 };
             w.endpoint.wait_for(told);
         }
-        w.told("sales", "Orders", "e-1", &expected);
+        w.expect("sales", "Orders", "e-1", &expected);
     });
 }
 
@@ -588,7 +587,7 @@ fn every_format_carries_the_same_callback_signed(backend: &str) {
         }))
         .watch(backend),
     );
-    // Names and bytes that any encoding has to take care of.
+    // Names and bytes that every encoding has to escape.
     let content = xml("Ä&amp;ß &quot;=+%", "e-1", "&#x1f600; ü\r\n\tend ]]&gt;");
     home.write("sales/orders/project.xml", &content);
     let daemon = home.start();
@@ -608,7 +607,7 @@ fn every_format_carries_the_same_callback_signed(backend: &str) {
             ("projectId", "e-1"),
         ];
         if *format == "cloudevents" {
-            // Headers have no order that lasts over HTTP libraries.
+            // HTTP libraries do not keep the order of headers.
             for (name, value) in expected {
                 assert_eq!(one.parameter(name), Some(value), "{format}");
             }
@@ -645,7 +644,7 @@ fn one_webhook_never_waits_for_another(backend: &str) {
     let daemon = home.start();
     home.write("sales/first/project.xml", &xml("First", "e-0", ""));
     hung.wait_for(1);
-    // The other one is stuck by now; this one goes on.
+    // The first webhook hangs now; the other one goes on.
     for n in 1..=20 {
         home.write(
             &format!("sales/p{n}/project.xml"),

@@ -1,5 +1,5 @@
-//! Starts, stops and kills: what changed meanwhile is inferred once, nothing is lost, and the same
-//! happening keeps its id.
+//! Starts, stops and kills: changes in between are inferred once, no event is lost, and each keeps
+//! its id.
 
 #![allow(
     clippy::unwrap_used,
@@ -77,11 +77,11 @@ fn changes_made_while_stopped_arrive_once_and_a_second_start_is_silent() {
         let key = format!("sales/p{number}");
         home.write(&path, &xml(&key, &format!("id-{key}"), "saved"));
     }
-    // And moves, which are none.
+    // A move, which is no event.
     home.rename("sales/p50", "sales/moved");
 
     let daemon = home.start();
-    // What is ready has recorded all of it but the removals, which have a pause to wait for.
+    // When it is ready, all events are recorded except removals, which wait for the settle time.
     assert_eq!(daemon.events().len(), 20 + 15 + 2 * 10 + 5);
     daemon.fence();
     let came = endpoint.wait_for(80);
@@ -118,7 +118,7 @@ fn the_first_start_adopts_existing_files_and_the_next_is_silent() {
     let daemon = home.start();
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
-    // Adopted is recorded: its deletion is told, with the content that was adopted.
+    // An adopted project is recorded: its delete is sent with the adopted content.
     home.remove_all("sales/orders");
     let came = endpoint.wait_for(2);
     assert_eq!(
@@ -193,7 +193,7 @@ fn a_project_that_was_removed_while_stopped_is_deleted_with_its_last_content() {
 
 #[test]
 fn pending_deliveries_are_sent_unchanged_after_a_restart() {
-    // Nothing is accepted until the restart.
+    // The endpoint accepts nothing until the restart.
     let accepts = std::sync::Arc::new(AtomicBool::new(false));
     let accepting = std::sync::Arc::clone(&accepts);
     let endpoint = Endpoint::answering(move |_| {
@@ -216,7 +216,7 @@ fn pending_deliveries_are_sent_unchanged_after_a_restart() {
     home.replace(published, &frozen);
     let first = endpoint.wait_for(1).remove(0);
     daemon.kill();
-    // The file that the event was about is another one by now.
+    // The event's file changes before the restart.
     home.replace(published, &xml("sales/orders", "id", "later"));
     accepts.store(true, Ordering::Release);
     endpoint.take();
@@ -257,7 +257,7 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
         let stream = scope.spawn(move || {
             let mut random = fastrand::Rng::with_seed(SEED + 1);
             let mut number = 0;
-            // Each step of the stream is one whose events do not depend on when it is seen.
+            // The events of these steps do not depend on the time of observation.
             while killing.load(Ordering::Acquire) || number < DELETED {
                 let key = format!("new/p{number}");
                 let steps = [
@@ -286,7 +286,7 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
         });
         for _ in 0..KILLS {
             let daemon = home.start();
-            // The moment of the kill is the scenario.
+            // The time of the kill is the scenario.
             std::thread::sleep(Duration::from_millis(random.u64(0..150)));
             daemon.kill();
         }
@@ -323,7 +323,8 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
     });
     assert_eq!(found, expected, "seed {SEED}");
 
-    // What was sent twice, because the kill came between the answer and its record, was the same.
+    // A callback that was sent twice, because the kill came before its answer was recorded, was
+    // the same.
     let mut ids: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
     let mut bodies: BTreeMap<String, BTreeSet<Vec<u8>>> = BTreeMap::new();
     let mut order: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -370,7 +371,7 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
             "seed {SEED}: {key}"
         );
     }
-    // Nothing more comes: on record is what is there.
+    // No further callback comes: the record equals the disk.
     assert!(daemon.terminate().success());
     let before = endpoint.n();
     let daemon = home.start();
