@@ -4,6 +4,10 @@
 //! prints tables with ratios and writes the results as JSON lines and the plots in SVG to a
 //! directory; docs/benchmarks.md has more. It fails if a call was lost, early or unasked, or doubled
 //! although no process was killed.
+//!
+//! `PROJECT_WEBHOOKS_WATCH=notify cargo bench --bench end_to_end -- --projects 20000 --output
+//! target/benchmarks-notify scale` measures starts, edits and removals with another
+//! `repository.watch`.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 

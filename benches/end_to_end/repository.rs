@@ -127,8 +127,9 @@ impl Repository {
     pub fn daemon(&self, address: &str, webhooks: &[Webhook]) -> anyhow::Result<Program> {
         let config = self.directory.path().join("config.yaml");
         let mut yaml = format!(
-            "repository: {{ path: {:?} }}\nstate_dir: {:?}\nwebhooks:\n",
+            "repository: {{ path: {:?}, watch: {} }}\nstate_dir: {:?}\nwebhooks:\n",
             self.root(),
+            std::env::var("PROJECT_WEBHOOKS_WATCH").unwrap_or_else(|_| "auto".to_owned()),
             self.directory.path().join("state"),
         );
         for (number, webhook) in webhooks.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Which projects there are.
+//! Finds the projects of a repository.
 //!
-//! Constraint: a directory that cannot be read is a problem and not an empty one. The walk stops
-//! where a path is certain to belong to one project; the rest is for a look at that project.
+//! Constraint: a directory that cannot be read is a problem, not an empty directory. The walk stops
+//! at paths that belong to one project; observing the project reads the rest.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,10 +10,10 @@ use crate::domain::project::{Problem, ProjectKey};
 use crate::layout::{Cursor, Layout};
 use crate::repository::{Root, open_directory_at};
 
-/// What a walk over directories found.
+/// The findings of a walk over directories.
 #[derive(Debug, Default)]
 pub struct Discovery {
-    /// The projects for which there is a directory or a file, sorted.
+    /// The projects that have a directory or a file, sorted.
     pub keys: Vec<ProjectKey>,
     /// Directories that could not be read, and entries that cannot belong to a project.
     pub problems: Vec<Problem>,
@@ -34,22 +34,16 @@ pub fn discover(layout: &Layout, root: &Root) -> Discovery {
 
 fn discover_in(directory: &OwnedFd, path: &str, cursor: &Cursor, discovery: &mut Discovery) {
     let mut directories = Vec::new();
-    let read = entries(
-        directory.as_fd(),
-        path,
-        cursor,
-        |_| true,
-        |entry| match entry {
-            Entry::Directory(name, next) if next.leads_on() => match next.project() {
-                Some(key) => discovery.keys.push(key),
-                None => directories.push((name.to_owned(), next)),
-            },
-            Entry::Directory(_, next) | Entry::Other(_, next) => {
-                discovery.keys.extend(next.file().map(|place| place.key));
-            }
-            Entry::Problem(problem) => discovery.problems.push(problem),
+    let read = entries(directory.as_fd(), path, cursor, |entry| match entry {
+        Entry::Directory(name, next) if next.leads_on() => match next.project() {
+            Some(key) => discovery.keys.push(key),
+            None => directories.push((name.to_owned(), next)),
         },
-    );
+        Entry::Directory(_, next) | Entry::Other(_, next) => {
+            discovery.keys.extend(next.file().map(|place| place.key));
+        }
+        Entry::Problem(problem) => discovery.problems.push(problem),
+    });
     if let Err(error) = read {
         discovery.problems.push(unreadable(path, &error));
     }

@@ -1,6 +1,6 @@
 //! The entries of a directory.
 //!
-//! Constraint: every walk reads a directory here, so that all walks agree on what is in it.
+//! Constraint: every walk reads directories here, so that all walks agree on their entries.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -22,12 +22,11 @@ pub enum Entry<'a> {
     Problem(Problem),
 }
 
-/// Visits the entries of the directory at `path` that its cursor leads on to and that are wanted.
+/// Visits the entries of the directory at `path` that its cursor leads to.
 pub fn entries(
     directory: BorrowedFd<'_>,
     path: &str,
     cursor: &Cursor,
-    is_wanted: impl Fn(&Cursor) -> bool,
     mut visit: impl FnMut(Entry<'_>),
 ) -> io::Result<()> {
     let mut visit_kind = |name: &str, next: Cursor, kind: FileType| {
@@ -43,7 +42,7 @@ pub fn entries(
     match cursor.entries() {
         Entries::Only(names) => {
             for name in names {
-                let Some(next) = cursor.enter(&name).filter(&is_wanted) else {
+                let Some(next) = cursor.enter(&name) else {
                     continue;
                 };
                 match stat_at(directory, &name) {
@@ -58,7 +57,7 @@ pub fn entries(
             let mut unnamed_ones = Vec::new();
             list(directory, |name, kind| match name {
                 Ok(name) => {
-                    let Some(next) = cursor.enter(name).filter(&is_wanted) else {
+                    let Some(next) = cursor.enter(name) else {
                         return;
                     };
                     let kind = match kind {
@@ -80,9 +79,10 @@ pub fn entries(
     }
 }
 
-/// Visits the entries of a directory but `.` and `..`: the name, or the name with its bytes that
-/// are not UTF-8 replaced, and the kind of file as far as the listing tells. One that was listed
-/// before has to be rewound.
+/// Visits the entries of a directory except `.` and `..`, with their kind if the listing tells it.
+///
+/// A name that is not UTF-8 is an error with the invalid bytes replaced. A directory that was
+/// listed before must be rewound.
 pub(super) fn list(
     directory: BorrowedFd<'_>,
     mut visit: impl FnMut(Result<&str, String>, FileType),
@@ -98,7 +98,7 @@ pub(super) fn list(
     })
 }
 
-/// Lets a directory be listed once more.
+/// Rewinds a directory, to list it again.
 pub(super) fn rewind(directory: BorrowedFd<'_>) -> io::Result<()> {
     rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
     Ok(())
@@ -131,7 +131,7 @@ fn each_entry(
     Ok(())
 }
 
-/// A path below the root and one more component.
+/// Joins a path below the root and one more component.
 pub fn join(path: &str, name: &str) -> String {
     if path.is_empty() {
         name.to_owned()
@@ -144,13 +144,13 @@ pub fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// What is wrong with a path whose name is not text.
+/// The problem of a path whose name is not text.
 pub fn unnamed(path: &str) -> Problem {
     let reason = "has a name that is not UTF-8, and so cannot be named in a callback";
     problem(path, reason, false)
 }
 
-/// What is wrong with a directory that cannot be read.
+/// The problem of a directory that cannot be read.
 pub fn unreadable(path: &str, error: &io::Error) -> Problem {
     let reason = format!("the directory cannot be read: {error}");
     problem(path, &reason, true)
@@ -166,8 +166,9 @@ pub(super) fn problem(path: &str, reason: &str, may_heal: bool) -> Problem {
     }
 }
 
-/// Whether an error says that nothing is there. A component that is a file where a directory was
-/// says so too: what was below it is gone.
+/// Whether an error means that nothing is at a path.
+///
+/// A component that is a file now means so too: everything below it is gone.
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),

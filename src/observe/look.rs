@@ -1,8 +1,8 @@
-//! One look at one project.
+//! Observes one project.
 //!
-//! Constraint: a look is a picture of one moment, as far as events follow from it: copies are read
-//! before the definition, a listing with something new is taken twice, and a path that is passed
-//! twice must lead to the same directory.
+//! Constraint: events follow from a state that existed at one moment. So copies are read before the
+//! definition, a listing with something new is read twice, and a path that is passed twice must lead
+//! to the same directory.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,16 +20,16 @@ use crate::domain::project::{
 use crate::layout::{Cursor, Entries, ProjectFile};
 use crate::repository::{Root, kind_of, open_directory_at, open_file_at, stamp, stat_at};
 
-/// How often a look is begun anew when directories are moved during it, and a directory is listed
-/// when files come and go meanwhile.
+/// How often a project is observed if directories move meanwhile, and a directory is listed if its
+/// files come and go.
 const TRIES: usize = 5;
 
 impl Observer {
-    /// Looks at one project. Files whose metadata equals the recorded are taken as recorded.
+    /// Observes one project. Files whose metadata equals the record are taken from the record.
     ///
-    /// The copies are read before the definition. Where that was restored, a snapshot that was taken
-    /// in between would be told after the restore that followed it; so then the copies have to be
-    /// the same after the definition as before it.
+    /// The copies are read before the definition. A snapshot between these reads could be followed
+    /// by a restore, and its event would come after the restore's. So if the definition is restored,
+    /// the copies must be the same after it as before it.
     pub fn look(
         &mut self,
         root: &Root,
@@ -103,7 +103,7 @@ impl Observer {
                     return walk.look;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return walk.look,
-                // What stands in the way is found out step by step.
+                // The walk below finds the obstacle.
                 Err(_) => {}
             }
         }
@@ -115,7 +115,7 @@ impl Observer {
     }
 }
 
-/// Whether a definition that was on record has the content of a snapshot now.
+/// Whether a recorded definition has the content of a snapshot now.
 fn is_restored(observed: &Observed, recorded: &Recorded) -> bool {
     let (Some(before), Some(seen)) = (&recorded.definition, observed.definition()) else {
         return false;
@@ -127,7 +127,7 @@ fn is_restored(observed: &Observed, recorded: &Recorded) -> bool {
     before.hash != seen.hash && snapshots.any(|snapshot| snapshot.hash == seen.hash)
 }
 
-/// What was found besides the definition.
+/// The observed files except the definition.
 fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)> {
     observed.files.iter().filter(|(_, sighting)| {
         let role = match sighting {
@@ -138,22 +138,23 @@ fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)>
     })
 }
 
-/// One look at one project, in progress.
+/// The observation of one project, in progress.
 struct ProjectWalk<'a> {
     observer: &'a mut Observer,
     recorded: &'a Recorded,
     now: Timestamp,
     definition_rank: usize,
-    /// The inodes of the directories on the way, none where there was no directory. A path that is
-    /// passed twice must lead to the same one.
+    /// The inodes of the directories passed so far; none for an absent directory.
     directories: HashMap<String, Option<u64>>,
     look: Look,
 }
 
 impl ProjectWalk<'_> {
-    /// The definition last. A snapshot is taken of a definition that is saved already; were the
-    /// definition read first, one that is saved and snapshotted in between would seem to be
-    /// restored from that snapshot at the next look.
+    /// Reads the copies, then the definition.
+    ///
+    /// A snapshot is a copy of a definition that is saved already. If the definition were read
+    /// first, one that is saved and copied in between would seem to be restored from that snapshot
+    /// at the next observation.
     fn copies_then_definition(&mut self, directory: &OwnedFd, path: &str, cursor: &Cursor) {
         let copies = cursor.clone().with_roles(|role| role != Role::Definition);
         let definition = cursor.clone().with_roles(|role| role == Role::Definition);
@@ -182,12 +183,11 @@ impl ProjectWalk<'_> {
         }
     }
 
-    /// The names of a directory that its cursor leads on to, in order.
+    /// The names of a directory that its cursor leads to, in order.
     ///
-    /// A listing of a directory in which files are created meanwhile may have a later one and miss
-    /// an earlier one, and their events would be recorded in the wrong order. Two listings that are
-    /// equal miss only what was created after all that they have. Where nothing is new, there is no
-    /// order to get wrong.
+    /// If files are created while a directory is listed, the listing may contain a later file and
+    /// miss an earlier one. Their events would be recorded in the wrong order. Two equal listings
+    /// miss only files that are newer than all listed ones. Without new names one listing is enough.
     fn names_at_one_moment(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -218,7 +218,7 @@ impl ProjectWalk<'_> {
         Ok(found)
     }
 
-    /// The listing behind it; a directory is opened for one look, so that it is at its start.
+    /// Lists a directory once, from its current position.
     fn names(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -246,7 +246,7 @@ impl ProjectWalk<'_> {
         Ok(names)
     }
 
-    /// `expected` says that the layout asks for this very name.
+    /// Observes an entry. `expected` means that the layout has this very name.
     fn entry(
         &mut self,
         parent: BorrowedFd<'_>,
@@ -271,7 +271,7 @@ impl ProjectWalk<'_> {
             },
             _ => match cursor.file() {
                 Some(place) => self.file(parent, path, name, &place, &stat),
-                // Where a directory with recorded files was, something else is now.
+                // Something else replaced a directory with recorded files.
                 None if expected || self.is_recorded_below(path) => {
                     if let Err(kind) = kind_of(&stat)
                         && cursor.leads_on()
@@ -296,7 +296,7 @@ impl ProjectWalk<'_> {
             if place.rank > self.definition_rank {
                 return;
             }
-            // Of two definitions the template that is listed first decides.
+            // Of two definitions, the one of the first template is valid.
             self.definition_rank = place.rank;
             self.look.observed.files.retain(|_, sighting| {
                 !matches!(

@@ -1,11 +1,12 @@
 //! The only reader of the repository.
 //!
-//! Constraint: a file counts only when it reads the same twice and is well-formed to its end, and
-//! what cannot be read is neither there nor gone. A look never follows a link, never blocks, never
-//! reads more than `max_file_size`, and reads no file whose metadata proves it unchanged.
+//! Constraint: a file is valid only if it reads the same twice and is well-formed to its end. An
+//! unreadable file neither exists nor is gone. The observer never follows a link, never blocks,
+//! never reads more than `max_file_size`, and reads no file whose metadata proves it unchanged.
 //!
-//! Map: this file reads a file, `held` opens files that a report names; `look` looks at one project, `unchanged` finds out without one
-//! whether it is as recorded, `discover` finds the projects, `listing` reads a directory.
+//! Map: this file reads a file, and `held` opens the files that reports name. `look` observes a
+//! project, and `unchanged` compares its metadata with the record. `discover` finds the projects,
+//! `listing` reads a directory.
 
 mod discover;
 mod held;
@@ -30,22 +31,23 @@ pub use held::{Held, Holder};
 pub use listing::{Entry, entries, is_absent, join, unnamed, unreadable};
 pub use unchanged::is_unchanged;
 
-/// How long after its last change a file that does not count is looked at again without a hint.
-/// A writer that takes longer between two writes is found by its close or by the next rescan.
+/// How long after its last change an invalid file is observed again without a hint.
+///
+/// The close of a slower writer, or the next full scan, finds the file later.
 const HEALING_NS: i64 = 10 * 60 * 1_000_000_000;
 
-/// What one look found.
+/// The outcome of observing one project.
 #[derive(Debug, Default)]
 pub struct Look {
-    /// What is there.
+    /// The state on disk.
     pub observed: Observed,
     /// The bytes of the files that were read, by their hash.
     pub contents: Vec<(ContentHash, Bytes)>,
-    /// Whether a directory was moved in between, so that this is no picture of any moment.
+    /// Whether a directory was moved meanwhile, so that this state never existed.
     is_torn: bool,
 }
 
-/// Reads the repository as one configuration says.
+/// Reads the repository by one configuration.
 pub struct Observer {
     layout: Layout,
     max_file_size: u64,
@@ -53,7 +55,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// An observer of this layout that reads files up to `max_file_size` bytes.
+    /// Makes an observer that reads files up to `max_file_size` bytes.
     pub fn new(layout: Layout, max_file_size: u64) -> Self {
         Self {
             layout,
@@ -67,10 +69,10 @@ impl Observer {
         discover::discover(&self.layout, root)
     }
 
-    /// Reads a file that was opened when a hint named it. Nothing when it is not complete.
+    /// Reads a held file; none if it is not valid.
     ///
-    /// Losing its name changed the file's change time, and it is compared with those of other
-    /// files; so the time from before counts.
+    /// The change time orders files, and losing its name changed the file's. So the returned stamp
+    /// has the change time from before.
     pub fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
         let (mut state, bytes) = self
             .read(held.file.as_fd(), &held.path, &held.place, now)
@@ -155,20 +157,20 @@ impl Observer {
 }
 
 fn read_up_to(file: BorrowedFd<'_>, size: u64, max: u64) -> io::Result<Bytes> {
-    // One byte more than expected shows a file that grew. The capacity is what the file system
-    // says, which `max` bounds.
+    // One byte more than expected shows a file that grew. The file system's size, bounded by
+    // `max`, is the capacity.
     let mut bytes = Vec::with_capacity(usize::try_from(size.min(max)).unwrap_or(0) + 1);
     let mut positioned = PositionedRead { file, offset: 0 };
     positioned.by_ref().take(size + 1).read_to_end(&mut bytes)?;
     Ok(Bytes::from(bytes))
 }
 
-/// How much of a file is read at once to compare it, in bytes.
+/// How many bytes of a file are compared at once.
 const COMPARED_AT_ONCE: usize = 32 * 1024;
 
 /// Whether a second reading gives the same bytes.
 fn reads_the_same(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<bool> {
-    // One more than there should be shows at once when there is more.
+    // One byte more than expected shows a file that grew.
     let mut buffer = vec![0_u8; bytes.len().saturating_add(1).min(COMPARED_AT_ONCE)];
     let mut offset = 0_usize;
     loop {
@@ -189,8 +191,9 @@ fn reads_the_same(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Reads from the start whatever the descriptor's own position is: a held descriptor may be read
-/// more than once.
+/// Reads from the start, whatever the descriptor's position.
+///
+/// A held file may be read more than once.
 struct PositionedRead<'a> {
     file: BorrowedFd<'a>,
     offset: u64,

@@ -1,8 +1,8 @@
-//! Whether a project is as recorded, by metadata alone.
+//! Compares the metadata of a project with the record.
 //!
-//! Constraint: a yes is certain, and a no costs a look. A comparison of everything asks this of
-//! every project, and nearly always hears yes; so no file is opened, nothing is kept, and what is
-//! out of the ordinary is a no.
+//! Constraint: "unchanged" is certain, and "changed" only costs observing the project. A full scan
+//! compares every project, and nearly all are unchanged. So no file is opened, nothing is kept, and
+//! anything unusual means "changed".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,8 +14,9 @@ use crate::domain::project::{Mark, ProjectKey};
 use crate::layout::{Cursor, Entries, Layout};
 use crate::repository::{Root, open_directory_at, stamp, stat_at};
 
-/// Whether a look at the project would find exactly the files with these marks, unchanged. The
-/// marks are sorted by path.
+/// Whether a project has exactly the files with these marks, unchanged.
+///
+/// The marks are sorted by path.
 pub fn is_unchanged(layout: &Layout, root: &Root, key: &ProjectKey, marks: &[Mark]) -> bool {
     let Some((path, cursor)) = layout.directory_of(key) else {
         return false;
@@ -41,7 +42,7 @@ fn directory_is_unchanged(
         if is_file && next.file().is_some() {
             let stat = match stat_at(directory, name) {
                 Ok(stat) => stat,
-                // What was recorded there is missed by the count.
+                // The count misses a file that was recorded there.
                 Err(error) => return error.kind() == io::ErrorKind::NotFound,
             };
             let is_same = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
@@ -60,7 +61,7 @@ fn directory_is_unchanged(
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
             };
         }
-        // A file where only a directory counts is nothing, and everything else is for a look.
+        // A file at the path of a directory is ignored. Anything else is a change.
         is_file && next.leads_on()
     };
     match cursor.entries() {
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// Marks of all regular files below a directory, as if read long after.
+    /// Marks of all regular files below a directory, as if read much later.
     fn marks(root: &std::path::Path, below: &str, into: &mut Vec<Mark>) {
         for entry in fs::read_dir(root.join(below)).unwrap() {
             let entry = entry.unwrap();
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_exactly_as_recorded_is_unchanged() {
+    fn only_the_exact_record_is_unchanged() {
         let temporary = tempfile::tempdir().unwrap();
         let at = |path: &str| temporary.path().join(path);
         let strings = |texts: &[&str]| {
@@ -148,7 +149,7 @@ mod tests {
         let mut young = recorded.clone();
         young[0].read_ns = young[0].stamp.changed_ns;
         assert!(!is_same(&young), "a change in the same tick would not show");
-        // Files that are none of a project's are nothing.
+        // Files beside a project's own are ignored.
         fs::write(at("o/p/notes.txt"), "x").unwrap();
         fs::write(at("o/p/published/notes.txt"), "x").unwrap();
         assert!(is_same(&recorded));
@@ -177,7 +178,7 @@ mod tests {
             run(make);
             assert!(!is_unchanged(&layout, &root, &key, &recorded), "{make}");
             run(undo);
-            // Each renaming changes the change time of what was renamed.
+            // Renaming a file changes its change time.
             recorded.clear();
             marks(temporary.path(), "o/p", &mut recorded);
             recorded.retain(|mark| mark.path.ends_with(".xml"));

@@ -1,7 +1,7 @@
-//! Paths that something was reported of, as hints.
+//! Turns reported paths into hints.
 //!
-//! Constraint: nothing here decides what happened. A path is read by the layout's cursor; a file
-//! that has a place is opened at once, within a bound, so that its content survives its name.
+//! Constraint: nothing here decides what happened. The layout reads a path. A project's file is
+//! opened at once, up to a limit, so that its content outlives its name.
 
 use super::WatchSettings;
 use crate::hint::{Hint, HintSender};
@@ -9,7 +9,7 @@ use crate::layout::Cursor;
 use crate::observe::Holder;
 use crate::repository::Root;
 
-/// Sends hints, and tells how well changes are noticed.
+/// Sends hints for paths.
 pub(super) struct Reporter {
     pub(super) hints: HintSender,
     pub(super) settings: WatchSettings,
@@ -36,7 +36,7 @@ impl Reporter {
         self.root.as_ref()
     }
 
-    /// A file that is none of a project's files lies beside them.
+    /// Sends that something beside a project's files changed, which is none of them.
     pub(super) fn activity(&self, path: &str) {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         let project = self
@@ -49,7 +49,7 @@ impl Reporter {
         }
     }
 
-    /// Something is to be looked at, and no file has to be held for it.
+    /// Sends a hint without a held file.
     pub(super) fn plain(&self, path: &str, cursor: &Cursor, what: &str) {
         let key = cursor
             .project()
@@ -69,10 +69,10 @@ impl Reporter {
         });
     }
 
-    /// A hint that names a file, with the file open if it can be.
+    /// Sends a hint for a file, and holds the file if possible.
     pub(super) fn file(&mut self, path: &str, cursor: &Cursor, what: &str) {
         let Some(place) = cursor.file() else {
-            // Not a file of a project: what else appears where a directory may be.
+            // It may be a file at the path of a directory.
             if cursor.project().is_some() {
                 self.plain(path, cursor, what);
             }

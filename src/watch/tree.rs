@@ -1,12 +1,12 @@
-//! Which watch is on which directory.
+//! The watched directories as a tree.
 //!
-//! Constraint: renaming or removing a subtree costs what that subtree costs, however many watches
-//! there are. So a watch knows its parent and its name, and no path is kept: the path of everything
-//! below a renamed directory changes by one entry.
+//! Constraint: the cost of renaming or removing a subtree depends on its size alone, however many
+//! watches there are. So a watch has a parent and a name, and no path. Renaming a directory changes
+//! one entry, and thereby the paths of everything below it.
 //!
 //! The kernel has one watch for a directory, whatever path leads there: adding it again gives the
-//! same descriptor. A directory that went from its place is therefore kept for a moment, as an
-//! orphan; if it turns up in another place it goes on with its watches, and if not they are removed.
+//! same descriptor. So a directory that left its parent is an orphan until all reports are read. If
+//! it has a new parent by then, it keeps its watches; otherwise they are removed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use std::sync::Arc;
 use super::backend::{ABOVE, NOWHERE, Node as Wd};
 use crate::observe::join;
 
-/// Longer chains of parents than this are rings, which a stale place can make for a moment. No
-/// template has as many components.
+/// Longer chains of parents are rings, which a stale entry can make until the next report.
+///
+/// No template has as many components.
 const DEPTH_MAX: usize = 1_100;
-/// How many names are kept once, however often they occur: those that every project has.
+/// How many names are stored once, however often they occur: those of every project.
 const SHARED_MAX: usize = 64;
 
 #[derive(Debug)]
@@ -44,13 +45,14 @@ impl Tree {
         self.nodes.len()
     }
 
-    /// A walk over everything begins; see [`Tree::take_unseen`].
+    /// Begins a walk over everything; see [`Tree::take_unseen`].
     pub(super) fn begin_walk(&mut self) {
         self.walk = self.walk.wrapping_add(1);
     }
 
-    /// The watch is on the directory of this name in that one, wherever it was before. False when
-    /// the parent is not watched: then it has no place.
+    /// Sets the parent and the name of a watched directory.
+    ///
+    /// Returns false if the parent is not watched.
     pub(super) fn put(&mut self, wd: Wd, parent: Wd, name: &str) -> bool {
         if parent != ABOVE && !self.nodes.contains_key(&parent) {
             return false;
@@ -64,7 +66,7 @@ impl Tree {
         self.unlink(wd);
         let name = self.name(name);
         if let Some(displaced) = self.children.insert((parent, Arc::clone(&name)), wd) {
-            // Another directory had this place; where it is now is not known yet.
+            // Another directory was here; a later report tells its new parent.
             if let Some(node) = self.nodes.get_mut(&displaced) {
                 node.parent = NOWHERE;
             }
@@ -81,7 +83,7 @@ impl Tree {
         true
     }
 
-    /// The path of a watched directory below the root; none while it has no place.
+    /// Returns the path of a watched directory below the root; none for an orphan.
     pub(super) fn path(&self, wd: Wd) -> Option<String> {
         let mut names: Vec<&str> = Vec::new();
         let mut at = wd;
@@ -101,7 +103,7 @@ impl Tree {
         Some(path)
     }
 
-    /// The directory of this name went from that one: away, or to another place.
+    /// Makes a directory that left its parent an orphan.
     pub(super) fn detach(&mut self, parent: Wd, name: &str) {
         let key = (parent, Arc::from(name));
         if let Some(wd) = self.children.remove(&key) {
@@ -112,7 +114,7 @@ impl Tree {
         }
     }
 
-    /// The kernel removed this watch.
+    /// Forgets a watch that the kernel removed.
     pub(super) fn forget(&mut self, wd: Wd) {
         self.unlink(wd);
         if self.nodes.remove(&wd).is_some() {
@@ -126,7 +128,7 @@ impl Tree {
         }
     }
 
-    /// Takes the watches of all directories that have no place, and of what is below them.
+    /// Takes the watches of all orphans, and of the directories below them.
     pub(super) fn take_orphans(&mut self) -> Vec<Wd> {
         let mut waiting: Vec<Wd> = std::mem::take(&mut self.orphans)
             .into_iter()
@@ -171,7 +173,7 @@ impl Tree {
             .collect()
     }
 
-    /// Takes a watch from its place, where it has one.
+    /// Removes a watch from its parent, if it has one.
     fn unlink(&mut self, wd: Wd) {
         if let Some(node) = self.nodes.get(&wd) {
             let key = (node.parent, Arc::clone(&node.name));
@@ -216,7 +218,7 @@ mod tests {
         let mut tree = tree();
         assert_eq!(tree.path(4).as_deref(), Some("sales/orders/snapshots"));
         tree.detach(2, "orders");
-        assert_eq!(tree.path(4), None, "it has no place");
+        assert_eq!(tree.path(4), None, "an orphan");
         assert!(tree.put(3, 5, "orders-2"));
         assert_eq!(tree.path(4).as_deref(), Some("finance/orders-2/snapshots"));
         assert!(tree.take_orphans().is_empty());
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_away_is_taken_with_everything_below_it() {
+    fn an_orphan_is_taken_with_everything_below_it() {
         let mut tree = tree();
         tree.detach(1, "sales");
         let mut taken = tree.take_orphans();
@@ -241,14 +243,14 @@ mod tests {
         tree.forget(4);
         tree.forget(4);
         assert_eq!(tree.len(), 4);
-        // A mount that went takes its directories without a word of each.
+        // An unmount removes the watches below it without a report for each.
         tree.forget(2);
         assert_eq!(tree.take_orphans(), [3]);
         assert_eq!((tree.len(), tree.children.len()), (2, 2));
     }
 
     #[test]
-    fn a_place_that_another_directory_took_is_the_other_ones() {
+    fn a_name_that_another_directory_took_belongs_to_that_one() {
         let mut tree = tree();
         assert!(tree.put(9, 2, "orders"));
         assert_eq!(tree.path(9).as_deref(), Some("sales/orders"));
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_walk_does_not_see_is_taken() {
+    fn watches_that_a_walk_does_not_see_are_taken() {
         let mut tree = tree();
         tree.begin_walk();
         for (wd, parent, name) in [(1, ABOVE, ""), (2, 1, "sales"), (3, 2, "renamed")] {
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_stale_places_has_no_path() {
+    fn a_ring_of_stale_entries_has_no_path() {
         let mut tree = tree();
         assert!(tree.put(2, 3, "sales"));
         assert_eq!(tree.path(4), None);

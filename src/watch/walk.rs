@@ -189,7 +189,6 @@ impl Thread {
             directory.opened.as_fd(),
             directory.path,
             cursor,
-            |_| true,
             |entry| match entry {
                 Entry::Directory(name, next) if next.leads_on() => {
                     listing.directories.push((name.to_owned(), next));
