@@ -299,7 +299,7 @@ impl WebhookReport {
         config: &Config,
         listings: Option<&Listings>,
     ) -> Result<Vec<Self>, StoreError> {
-        let states = listings.map_or(Ok(Vec::new()), Listings::webhook_states)?;
+        let states = listings.map_or(Ok(Vec::new()), |listings| listings.webhook_states())?;
         let webhooks = config.webhooks.iter();
         let configured = webhooks.map(|webhook| (webhook.name().to_owned(), webhook.enabled));
         Ok(Self::all(configured, states))

@@ -288,7 +288,7 @@ fn change(
         }
     }
     let mut progress = Progress::new(matched);
-    operations.on_progress(move |n| progress.add(n));
+    operations.on_progress(Box::new(move |n| progress.add(n)));
     result.changed = match kind {
         Kind::Redeliver => operations.redeliver(&selector, now)?,
         Kind::Cancel => operations.cancel(&selector, now)?,

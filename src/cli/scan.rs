@@ -150,7 +150,7 @@ fn observe(
     guard.armed(Some(root.identity()));
     let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
     let discovered = observer.discover(&root);
-    let recorded = listings.map_or(Ok(Vec::new()), Listings::keys)?;
+    let recorded = listings.map_or(Ok(Vec::new()), |listings| listings.keys())?;
     let mut keys: Vec<ProjectKey> = discovered.keys.into_iter().chain(recorded).collect();
     keys.sort();
     keys.dedup();

@@ -272,7 +272,7 @@ impl Queue {
             },
             verdict: Verdict::Dead,
         };
-        self.shared.store.finish([finish]).await
+        self.shared.store.finish([finish].into()).await
     }
 
     /// Takes all attempts that have ended, so that one pass of the loop takes several in a burst.

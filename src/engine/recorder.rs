@@ -95,7 +95,7 @@ impl Recorder {
                 "{} was removed, moved or replaced while the daemon runs; inference waits, and \
                  pending deliveries go out. Put it back, or restart the daemon to use the files \
                  that are in the state directory now",
-                self.store.path().display()
+                self.store.location()
             ));
         } else if self.is_displaced {
             self.works();

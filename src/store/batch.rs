@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::queue::Claim;
+use super::delivery::Claim;
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded, Stamp};
 

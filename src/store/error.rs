@@ -3,12 +3,13 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rusqlite::ErrorCode;
-
 use crate::domain::project::{ContentHash, ProjectKey};
+
+/// An error of the database behind the store.
+pub type Cause = Arc<dyn Error + Send + Sync>;
 
 /// Why a store could not be opened. Whatever it is, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +61,9 @@ pub enum OpenError {
         path: PathBuf,
         /// What is wrong with it.
         what: String,
-        /// What SQLite said, where it was the one to notice.
+        /// The database's own error, if it found the damage.
         #[source]
-        source: Option<rusqlite::Error>,
+        source: Option<Cause>,
     },
     /// The file system under the state directory cannot do what the store needs.
     #[error(
@@ -84,13 +85,13 @@ pub enum OpenError {
         /// Why not.
         source: io::Error,
     },
-    /// SQLite refused something.
+    /// The database refused to be opened.
     #[error("cannot open {path}")]
     Database {
         /// The database.
         path: PathBuf,
         /// Why not.
-        source: rusqlite::Error,
+        source: Cause,
     },
 }
 
@@ -98,32 +99,17 @@ fn process(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
 
-impl OpenError {
-    /// Sorts an error of SQLite into damage and everything else.
-    pub(super) fn from_sqlite(path: &Path, source: rusqlite::Error) -> Self {
-        let path = path.to_owned();
-        match source.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Damaged {
-                path,
-                what: "SQLite cannot read it".to_owned(),
-                source: Some(source),
-            },
-            _ => OpenError::Database { path, source },
-        }
-    }
-}
-
 /// What went wrong with an open store. The operation changed nothing, and may be tried again.
 #[derive(Clone, Debug)]
 pub struct StoreError {
-    path: Arc<Path>,
+    location: Arc<str>,
     fault: Fault,
 }
 
 impl StoreError {
-    pub(super) fn new(path: &Arc<Path>, fault: Fault) -> Self {
+    pub(super) fn new(location: &Arc<str>, fault: Fault) -> Self {
         Self {
-            path: Arc::clone(path),
+            location: Arc::clone(location),
             fault,
         }
     }
@@ -136,7 +122,7 @@ impl StoreError {
 
 impl fmt::Display for StoreError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.path.display(), self.fault)
+        write!(formatter, "{}: {}", self.location, self.fault)
     }
 }
 
@@ -153,19 +139,19 @@ pub enum Fault {
     #[error(
         "no space is left for the state: free some; nothing is lost and the store goes on by itself"
     )]
-    Full(#[source] Arc<rusqlite::Error>),
+    Full(#[source] Cause),
     /// Another process kept the database for longer than the store waits.
     #[error("another process keeps the database busy")]
-    Busy(#[source] Arc<rusqlite::Error>),
+    Busy(#[source] Cause),
     /// The database was damaged while it was open.
     #[error("the database is damaged: stop the daemon and restore the state directory from a copy")]
-    Damaged(#[source] Arc<rusqlite::Error>),
+    Damaged(#[source] Cause),
     /// The operating system failed to read or write.
     #[error("the operating system cannot read or write the database")]
-    Io(#[source] Arc<rusqlite::Error>),
-    /// Anything else that SQLite reports.
+    Io(#[source] Cause),
+    /// Any other error of the database.
     #[error("the database refused a statement")]
-    Database(#[source] Arc<rusqlite::Error>),
+    Database(#[source] Cause),
     /// A payload is needed that was neither given nor stored.
     #[error("the payload {hash} of {needed_by} was neither given nor stored")]
     MissingPayload {
@@ -209,20 +195,4 @@ pub enum Fault {
     /// The store was closed, or its thread ended.
     #[error("the store is closed")]
     Closed,
-}
-
-impl From<rusqlite::Error> for Fault {
-    fn from(source: rusqlite::Error) -> Self {
-        let code = source.sqlite_error_code();
-        let source = Arc::new(source);
-        match code {
-            Some(ErrorCode::DiskFull) => Fault::Full(source),
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Fault::Busy(source),
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Fault::Damaged(source),
-            Some(ErrorCode::SystemIoFailure | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => {
-                Fault::Io(source)
-            }
-            _ => Fault::Database(source),
-        }
-    }
 }

@@ -187,7 +187,7 @@ impl Run {
         }
         let verdicts: Vec<Verdict> = finished.iter().map(|finish| finish.verdict).collect();
         let is_recorded = self.commit(crash, |store, runtime| {
-            runtime.block_on(store.finish(finished)).unwrap();
+            runtime.block_on(store.finish(finished.into())).unwrap();
         });
         let is_recorded = is_recorded.unwrap_or_else(|| {
             // After the crash all of them are on record, or none.

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::error::Fault;
 use super::row;
 use crate::domain::project::ContentHash;
+use crate::store::error::Fault;
 
 /// zstd's level. project.xml shrinks about tenfold at any level; higher ones cost time for little.
 const LEVEL: i32 = 2;

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 
-use super::error::{Fault, OpenError, StoreError};
 use super::queue::Standing;
 use super::retention::Removal;
-use super::select::Selector;
 use super::{queue, retention, row, schema, webhooks};
 use crate::domain::delivery::State;
+use crate::store::contract::{Operating, Progress};
+use crate::store::error::{Fault, OpenError, StoreError};
+use crate::store::listing::{OffCause, Selector};
 
 /// The most deliveries that one transaction changes.
 const CHUNK: usize = 1_000;
@@ -23,132 +24,26 @@ const CHUNK: usize = 1_000;
 /// The most deliveries that one transaction looks at.
 const LOOKED_AT_MAX: usize = 10_000;
 
-/// Is told the number of deliveries that were handled since it was told last.
-type Progress = Box<dyn FnMut(u64)>;
-
-/// Write access for the command line, without the lock of the daemon. Blocks. A running daemon
-/// acts on it when it is told so, by [`crate::admin::wake`].
-pub struct Operations {
+/// An open connection for writing, without the lock of the daemon.
+pub(in crate::store) struct SqliteOperations {
     connection: Connection,
-    path: Arc<Path>,
+    location: Arc<str>,
     progress: Option<Progress>,
 }
 
-impl Operations {
+impl SqliteOperations {
     /// Opens the state of a directory. The daemon makes it and brings it up to date; this does
     /// neither.
-    pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
+    pub(in crate::store) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_beside(state_dir)?;
         let path = schema::database(state_dir);
         Ok(Self {
             connection,
-            path: path.into(),
+            location: path.to_string_lossy().into(),
             progress: None,
         })
     }
 
-    /// Has `progress` told, from now on, how many deliveries more were handled.
-    pub fn on_progress(&mut self, progress: impl FnMut(u64) + 'static) {
-        self.progress = Some(Box::new(progress));
-    }
-
-    /// How many deliveries are meant.
-    pub fn count(&self, selector: &Selector) -> Result<u64, StoreError> {
-        count(&self.connection, selector).map_err(|fault| StoreError::new(&self.path, fault))
-    }
-
-    /// Sends deliveries again, now, with a fresh schedule; says how many. One that is pending
-    /// already is tried now.
-    pub fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {
-        let now = row::milliseconds(now);
-        self.in_chunks(selector, |connection, ids| {
-            let mut n_changed = 0;
-            for id in ids {
-                let Some(lane) = Standing::of(connection, *id)? else {
-                    continue;
-                };
-                connection
-                    .prepare_cached(
-                        "UPDATE deliveries SET state = 'pending', \
-                         origin = CASE WHEN state <> 'pending' OR n_attempts > 0 \
-                         THEN 'redelivery' ELSE origin END, \
-                         waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
-                         n_attempts_before = n_attempts, due_ms = ?2, is_due_as_asked = 0, \
-                         finished_ms = NULL WHERE id = ?1",
-                    )?
-                    .execute([*id, now])?;
-                if lane.state != State::Pending {
-                    queue::enter_lane(connection, *id, &lane)?;
-                }
-                n_changed += 1;
-            }
-            Ok(n_changed)
-        })
-    }
-
-    /// Gives up pending deliveries; says how many.
-    pub fn cancel(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {
-        let now = row::milliseconds(now);
-        self.in_chunks(selector, |connection, ids| {
-            let mut n_changed = 0;
-            for id in ids {
-                let Some(lane) = Standing::of(connection, *id)? else {
-                    continue;
-                };
-                if lane.state != State::Pending {
-                    continue;
-                }
-                connection
-                    .prepare_cached(
-                        "UPDATE deliveries SET state = 'cancelled', is_head = 0, finished_ms = ?2 \
-                         WHERE id = ?1",
-                    )?
-                    .execute([*id, now])?;
-                if lane.is_head {
-                    queue::promote_next(connection, &lane)?;
-                }
-                n_changed += 1;
-            }
-            Ok(n_changed)
-        })
-    }
-
-    /// Removes deliveries that are not pending, with their log; says how many. Their events go
-    /// with the next collection.
-    pub fn purge(&mut self, selector: &Selector) -> Result<u64, StoreError> {
-        self.in_chunks(selector, |connection, ids| {
-            let mut removal = Removal::default();
-            for id in ids {
-                removal.remove(connection, *id)?;
-            }
-            removal.finish(connection)?;
-            if let Some(first) = removal.events.first() {
-                retention::look_again_from(connection, *first)?;
-            }
-            Ok(removal.n_removed as u64)
-        })
-    }
-
-    /// Switches a webhook on, whoever switched it off; says whether it was off.
-    pub fn switch_on(&mut self, webhook: &str) -> Result<bool, StoreError> {
-        self.in_transaction(|connection| webhooks::switch_on(connection, webhook))
-    }
-
-    /// Switches a webhook off until an operator switches it on; says whether it was on.
-    pub fn switch_off(
-        &mut self,
-        webhook: &str,
-        reason: &str,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let cause = webhooks::OffCause::Operator;
-        self.in_transaction(|connection| {
-            webhooks::switch_off(connection, webhook, cause, reason, now)
-        })
-    }
-
-    /// Does something to each delivery that is meant. `change` says which lane it touched, or
-    /// nothing where it did not apply.
     /// Runs `change` on the selected deliveries, some at a time. It returns how many it changed.
     fn in_chunks(
         &mut self,
@@ -156,7 +51,7 @@ impl Operations {
         change: impl Fn(&Connection, &[i64]) -> Result<u64, Fault>,
     ) -> Result<u64, StoreError> {
         if selector.is_empty() {
-            return Err(StoreError::new(&self.path, Fault::EmptySelector));
+            return Err(StoreError::new(&self.location, Fault::EmptySelector));
         }
         let mut n_changed = 0_u64;
         let mut after = i64::MIN;
@@ -189,7 +84,100 @@ impl Operations {
             transaction.commit()?;
             Ok(result)
         };
-        whole().map_err(|fault| StoreError::new(&self.path, fault))
+        whole().map_err(|fault| StoreError::new(&self.location, fault))
+    }
+}
+
+impl Operating for SqliteOperations {
+    fn on_progress(&mut self, progress: Progress) {
+        self.progress = Some(progress);
+    }
+
+    fn count(&self, selector: &Selector) -> Result<u64, StoreError> {
+        count(&self.connection, selector).map_err(|fault| StoreError::new(&self.location, fault))
+    }
+
+    fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {
+        let now = row::milliseconds(now);
+        self.in_chunks(selector, |connection, ids| {
+            let mut n_changed = 0;
+            for id in ids {
+                let Some(lane) = Standing::of(connection, *id)? else {
+                    continue;
+                };
+                connection
+                    .prepare_cached(
+                        "UPDATE deliveries SET state = 'pending', \
+                         origin = CASE WHEN state <> 'pending' OR n_attempts > 0 \
+                         THEN 'redelivery' ELSE origin END, \
+                         waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
+                         n_attempts_before = n_attempts, due_ms = ?2, is_due_as_asked = 0, \
+                         finished_ms = NULL WHERE id = ?1",
+                    )?
+                    .execute([*id, now])?;
+                if lane.state != State::Pending {
+                    queue::enter_lane(connection, *id, &lane)?;
+                }
+                n_changed += 1;
+            }
+            Ok(n_changed)
+        })
+    }
+
+    fn cancel(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {
+        let now = row::milliseconds(now);
+        self.in_chunks(selector, |connection, ids| {
+            let mut n_changed = 0;
+            for id in ids {
+                let Some(lane) = Standing::of(connection, *id)? else {
+                    continue;
+                };
+                if lane.state != State::Pending {
+                    continue;
+                }
+                connection
+                    .prepare_cached(
+                        "UPDATE deliveries SET state = 'cancelled', is_head = 0, finished_ms = ?2 \
+                         WHERE id = ?1",
+                    )?
+                    .execute([*id, now])?;
+                if lane.is_head {
+                    queue::promote_next(connection, &lane)?;
+                }
+                n_changed += 1;
+            }
+            Ok(n_changed)
+        })
+    }
+
+    fn purge(&mut self, selector: &Selector) -> Result<u64, StoreError> {
+        self.in_chunks(selector, |connection, ids| {
+            let mut removal = Removal::default();
+            for id in ids {
+                removal.remove(connection, *id)?;
+            }
+            removal.finish(connection)?;
+            if let Some(first) = removal.events.first() {
+                retention::look_again_from(connection, *first)?;
+            }
+            Ok(removal.n_removed as u64)
+        })
+    }
+
+    fn switch_on(&mut self, webhook: &str) -> Result<bool, StoreError> {
+        self.in_transaction(|connection| webhooks::switch_on(connection, webhook))
+    }
+
+    fn switch_off(
+        &mut self,
+        webhook: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let cause = OffCause::Operator;
+        self.in_transaction(|connection| {
+            webhooks::switch_off(connection, webhook, cause, reason, now)
+        })
     }
 }
 

@@ -1,14 +1,16 @@
-//! A million rows must cost no more than ten: the frequent statements use their index and sort
-//! nothing.
+//! Statements and their plans, migrations, and a full disk. `tests/store` has what every
+//! implementation of the contract has to keep.
 
 use rusqlite::Connection;
 
-use crate::store::{Store, payload, queue, record, retention, webhooks};
+use super::*;
 
+/// A million rows must cost no more than ten: the frequent statements use their index and sort
+/// nothing.
 #[test]
 fn frequent_statements_search_an_index_and_sort_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let store = SqliteStore::open(directory.path()).unwrap();
     let cases = [
         (queue::HEADS, "INDEX deliveries_due"),
         (queue::OLDEST_IN_LANE, "COVERING INDEX deliveries_lane"),
@@ -58,7 +60,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
 #[test]
 fn what_is_written_for_each_event_sets_up_no_table() {
     let directory = tempfile::tempdir().unwrap();
-    drop(Store::open(directory.path()).unwrap());
+    drop(SqliteStore::open(directory.path()).unwrap());
     let connection = Connection::open(directory.path().join("state.db")).unwrap();
     let statements = [
         "INSERT INTO events (id, kind, organization, project, origin, occurred_ns, recorded_ms, \
@@ -92,7 +94,7 @@ fn what_is_written_for_each_event_sets_up_no_table() {
 #[test]
 fn unknown_words_are_refused() {
     let directory = tempfile::tempdir().unwrap();
-    drop(Store::open(directory.path()).unwrap());
+    drop(SqliteStore::open(directory.path()).unwrap());
     let connection = Connection::open(directory.path().join("state.db")).unwrap();
     let statements = [
         "INSERT INTO deliveries (event, webhook, organization, project, state, is_head, origin, \
@@ -105,4 +107,62 @@ fn unknown_words_are_refused() {
         let error = connection.execute(sql, []).unwrap_err().to_string();
         assert!(error.contains("CHECK constraint failed"), "{error}");
     }
+}
+
+#[test]
+fn a_migration_is_applied_whole_or_not_at_all() {
+    let connection = Connection::open_in_memory().unwrap();
+    let version = || -> i64 {
+        connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap()
+    };
+    let one = "CREATE TABLE one (a); INSERT INTO one VALUES (1);";
+    let two = "ALTER TABLE one ADD COLUMN b; UPDATE one SET b = a + 1;";
+    let broken = "UPDATE one SET a = 9; UPDATE missing SET a = 9;";
+    let three = "CREATE TABLE three AS SELECT b FROM one;";
+    schema::migrate(&connection, &[one], 0).unwrap();
+    assert_eq!(version(), 1);
+    // The second is there, and of the third nothing.
+    schema::migrate(&connection, &[one, two, broken], version()).unwrap_err();
+    assert_eq!(version(), 2);
+    let (a, b): (i64, i64) = connection
+        .query_row("SELECT a, b FROM one", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    assert_eq!((a, b), (1, 2));
+    // It goes on where it stopped, and what was applied is not applied again.
+    for _ in 0..2 {
+        schema::migrate(&connection, &[one, two, three], version()).unwrap();
+        assert_eq!(version(), 3);
+    }
+    let b: i64 = connection
+        .query_row("SELECT b FROM three", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(b, 2);
+}
+
+#[test]
+fn a_full_disk_changes_nothing_until_there_is_space() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(directory.path()).unwrap();
+    // What a full disk is to SQLite: no page more than there is.
+    let limit = |pages: i64| {
+        store
+            .write_blocking(move |connection| {
+                let sql = format!("PRAGMA max_page_count = {pages}");
+                Ok(connection.query_row(&sql, [], |_| Ok(()))?)
+            })
+            .unwrap();
+    };
+    limit(1);
+    let mut batch = Batch::new(Timestamp::UNIX_EPOCH);
+    batch.meta.push((MetaKey::Layout, "x".repeat(100_000)));
+    let error = store.record(batch.clone()).unwrap_err();
+    assert!(matches!(error.fault(), Fault::Full(_)), "{error}");
+    assert_eq!(store.meta(MetaKey::Layout).unwrap(), None);
+    limit(1 << 20);
+    store.record(batch).unwrap();
+    assert!(store.meta(MetaKey::Layout).unwrap().is_some());
 }

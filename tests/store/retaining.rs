@@ -1,13 +1,13 @@
 use std::time::Duration;
 
-use super::helpers::*;
-use crate::config::Retention;
-use crate::domain::delivery::{State, Verdict};
-use crate::store::{Collected, EventFilter, Listings, Selector, Store};
+use crate::helpers::*;
+use project_webhooks::config::Retention;
+use project_webhooks::domain::delivery::{State, Verdict};
+use project_webhooks::store::{Collected, EventFilter, Selector, Store};
 
 const DAY: u64 = 24 * 60 * 60;
 
-pub(super) fn collect(store: &Store, seconds: i64) -> Collected {
+pub fn collect(store: &Store, seconds: i64) -> Collected {
     let retention = Retention {
         delivered: Duration::from_secs(7 * DAY),
         dead: Duration::from_secs(30 * DAY),
@@ -26,8 +26,8 @@ pub(super) fn collect(store: &Store, seconds: i64) -> Collected {
 
 #[test]
 fn each_state_has_its_age_and_what_waits_stays() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     for (project, text) in [("a", "one"), ("b", "two"), ("c", "three"), ("d", "three")] {
         store
             .record(one_event(project, text, &["catalog"]))
@@ -59,7 +59,7 @@ fn each_state_has_its_age_and_what_waits_stays() {
         (1, 1, 1)
     );
     assert!(collect(&store, 10_000 * day).is_empty());
-    let listings = Listings::open(directory.path()).unwrap();
+    let listings = fixture.listings();
     let left = listings.deliveries(&Selector::default(), 10).unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].state, State::Pending);
@@ -68,57 +68,17 @@ fn each_state_has_its_age_and_what_waits_stays() {
 
 #[test]
 fn events_that_nobody_hears_of_go_too() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     store.record(one_event("a", "one", &[])).unwrap();
     let day = i64::try_from(DAY).unwrap();
     let collected = collect(&store, 8 * day);
     assert_eq!((collected.n_events, collected.n_payloads), (1, 1));
-    let listings = Listings::open(directory.path()).unwrap();
+    let listings = fixture.listings();
     assert!(
         listings
             .events(&EventFilter::default(), 10)
             .unwrap()
             .is_empty()
     );
-}
-
-#[test]
-fn the_file_shrinks() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
-    // Compression must not make it small.
-    let mut state = blake3::Hasher::new().finalize_xof();
-    let mut noise = vec![0_u8; 8 << 20];
-    state.fill(&mut noise);
-    let noise = bytes::Bytes::from(noise);
-    let hash = crate::domain::project::ContentHash::of(&noise);
-    let mut batch = one_event("a", "one", &[]);
-    batch.payloads = vec![(hash, noise)];
-    batch.changes[0].events[0].event.payload = hash;
-    store.record(batch).unwrap();
-    let pages =
-        || {
-            store
-                .read_blocking(|connection| {
-                    Ok(connection
-                        .pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))?)
-                })
-                .unwrap()
-        };
-    let before = pages();
-    let retention = Retention {
-        delivered: Duration::ZERO,
-        dead: Duration::ZERO,
-    };
-    let mut n_pages = 0;
-    loop {
-        let piece = wait(store.collect(retention, at(1), 100)).unwrap();
-        if piece.is_empty() {
-            break;
-        }
-        n_pages += piece.n_pages;
-    }
-    assert!(n_pages > 0);
-    assert!(pages() < before);
 }

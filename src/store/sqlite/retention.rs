@@ -15,39 +15,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::error::Fault;
 use super::{payload, row};
 use crate::config::Retention;
 use crate::domain::delivery::State;
 use crate::domain::project::ContentHash;
+use crate::store::error::Fault;
+use crate::store::listing::Collected;
 
 /// The free pages that are kept for reuse before the file is shrunk: 4 MiB.
 const FREE_PAGES_KEPT: i64 = 1024;
 
 /// How many candidates are remembered; when there are more, all payloads are looked at again.
 const CANDIDATES_MAX: usize = 16 * 1024;
-
-/// The result of one piece of collection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Collected {
-    /// Removed deliveries, with their log.
-    pub n_deliveries: usize,
-    /// Removed events without deliveries.
-    pub n_events: usize,
-    /// Removed payloads without events and definitions.
-    pub n_payloads: usize,
-    /// Pages returned to the file system.
-    pub n_pages: u64,
-    /// Whether there may be more to remove.
-    pub has_more: bool,
-}
-
-impl Collected {
-    /// Whether nothing was removed and nothing is left to remove.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
 
 /// Payloads that may be garbage.
 #[derive(Clone, Debug)]

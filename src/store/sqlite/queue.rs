@@ -8,109 +8,20 @@
 //! claim; a restart forgets them, so an attempt that a crash cut off is made again.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::error::Fault;
 use super::{payload, row, webhooks};
 use crate::domain::delivery::{ANSWER_MAX, State, Verdict};
 use crate::domain::event::{Event, Origin};
 use crate::domain::project::ProjectKey;
+use crate::store::delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
+use crate::store::error::Fault;
+use crate::store::listing::OffCause;
 
 /// How large the payloads of one claim may be together, in bytes; the first may be of any size.
 const CLAIM_BYTES: usize = 1024 * 1024;
-
-/// A delivery to attempt now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The delivery.
-    pub delivery: i64,
-    /// The number of this attempt among all of the delivery, from 1: the header
-    /// `webhook-attempt`.
-    pub attempt: u32,
-    /// The number of this attempt in its schedule, from 1: that of
-    /// [`delivery::next`](crate::domain::delivery::next). A redelivery starts the schedule over.
-    pub scheduled_attempt: u32,
-    /// The event.
-    pub event: Event,
-    /// The payload, byte for byte as it was observed.
-    pub payload: Bytes,
-    /// How this delivery came about.
-    pub origin: Origin,
-}
-
-impl Claim {
-    /// The first attempt of a delivery that was just recorded.
-    pub(super) fn first(delivery: i64, event: Event, payload: Bytes) -> Self {
-        Self {
-            delivery,
-            attempt: 1,
-            scheduled_attempt: 1,
-            origin: event.origin,
-            event,
-            payload,
-        }
-    }
-}
-
-/// A delivery that is due and whose event or payload cannot be read. It would hold its lane for
-/// ever; finish it as dead.
-#[derive(Clone, Debug)]
-pub struct Unreadable {
-    /// The delivery.
-    pub delivery: i64,
-    /// The number the attempt would have.
-    pub attempt: u32,
-    /// Its project.
-    pub key: ProjectKey,
-    /// Why it cannot be read.
-    pub fault: Fault,
-}
-
-/// What a claim found.
-#[derive(Clone, Debug, Default)]
-pub struct Claims {
-    /// What to attempt, the longest due first.
-    pub ready: Vec<Claim>,
-    /// What cannot be attempted.
-    pub unreadable: Vec<Unreadable>,
-    /// When the first of the other lanes is due: those neither claimed nor excluded. May be past,
-    /// where there was more than the limit.
-    pub next_due: Option<Timestamp>,
-}
-
-/// One attempt, for the log. No secret may be in it: mask header values before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AttemptLog {
-    /// Its number among all of the delivery, from 1.
-    pub number: u32,
-    /// When it began.
-    pub at: Timestamp,
-    /// How long it took.
-    pub duration: Duration,
-    /// The status of the answer, where there was one.
-    pub status: Option<u16>,
-    /// What went wrong, for a person.
-    pub error: Option<String>,
-    /// The beginning of the answer's body; cut to [`ANSWER_MAX`].
-    pub answer: Bytes,
-    /// The headers that were sent.
-    pub request_headers: Vec<(String, String)>,
-}
-
-/// An attempt and what follows from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finish {
-    /// The delivery.
-    pub delivery: i64,
-    /// The attempt.
-    pub attempt: AttemptLog,
-    /// What follows.
-    pub verdict: Verdict,
-}
 
 /// The heads of a webhook's lanes, the longest due first.
 pub(super) const HEADS: &str = "SELECT id, due_ms, organization, project, event, n_attempts, \
@@ -354,7 +265,7 @@ fn finish_one(
         return Ok(None);
     };
     if finish.verdict == Verdict::SwitchOff {
-        let cause = webhooks::OffCause::Gone;
+        let cause = OffCause::Gone;
         webhooks::switch_off(connection, &before.webhook, cause, &error, ended)?;
     }
     Ok(Some((before.webhook, ended, error)))

@@ -8,10 +8,10 @@ use rusqlite::Row;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::Fault;
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, FileState, ProjectKey, Role, Stamp};
+use crate::store::error::Fault;
 
 /// Milliseconds since the Unix epoch, rounded down: for what happened.
 pub(super) fn milliseconds(time: Timestamp) -> i64 {

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::error::OpenError;
+use crate::store::error::OpenError;
 
 /// The name of the lock file in the state directory.
 const LOCK_FILE: &str = "lock";

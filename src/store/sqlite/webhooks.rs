@@ -9,72 +9,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::error::Fault;
 use super::{queue, row};
 use crate::domain::delivery::State;
-
-/// Who switched a webhook off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OffCause {
-    /// The receiver, by answering 410. A changed configuration switches it on again.
-    Gone,
-    /// An operator. Only an operator switches it on again.
-    Operator,
-}
-
-impl OffCause {
-    /// The word in listings and the store.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            OffCause::Gone => "gone",
-            OffCause::Operator => "operator",
-        }
-    }
-
-    /// The cause that [`OffCause::as_str`] names.
-    pub fn from_word(word: &str) -> Option<Self> {
-        [OffCause::Gone, OffCause::Operator]
-            .into_iter()
-            .find(|cause| cause.as_str() == word)
-    }
-}
-
-/// Why a webhook is off.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Off {
-    /// Who switched it off.
-    pub cause: OffCause,
-    /// Why, for a person.
-    pub reason: String,
-    /// When.
-    pub at: Timestamp,
-}
-
-/// Where a webhook stands. It may be one that is not configured any more, whose deliveries are
-/// parked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebhookState {
-    /// Its name.
-    pub name: String,
-    /// Why it is off, where it is.
-    pub off: Option<Off>,
-    /// The number of pending deliveries.
-    pub n_pending: u64,
-    /// The number of delivered ones that are still kept.
-    pub n_delivered: u64,
-    /// The number of dead ones.
-    pub n_dead: u64,
-    /// The number of cancelled ones.
-    pub n_cancelled: u64,
-    /// Since when the longest waiting delivery is pending.
-    pub oldest_pending: Option<Timestamp>,
-    /// When the next attempt is due.
-    pub next_attempt: Option<Timestamp>,
-    /// The last attempt that failed, and how.
-    pub last_error: Option<(Timestamp, String)>,
-    /// When an attempt last succeeded.
-    pub last_delivered: Option<Timestamp>,
-}
+use crate::store::error::Fault;
+use crate::store::listing::{Off, OffCause, WebhookState};
 
 pub(super) const PENDING: &str = "SELECT webhook, count(*), min(waiting_ms) FROM deliveries \
      WHERE state = 'pending' GROUP BY webhook";

@@ -11,9 +11,9 @@ use std::sync::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::error::Fault;
 use super::guard;
 use super::transaction::consistently;
+use crate::store::error::Fault;
 
 /// The reads that can wait for the thread before the sender waits.
 const CHANNEL_SIZE: usize = 256;

@@ -1,30 +1,11 @@
-//! Which events or deliveries are meant: conditions for SQL.
+//! Selectors as conditions in SQL.
 
-use jiff::Timestamp;
 use rusqlite::types::Value;
 
 use super::row;
-use crate::domain::delivery::State;
-
-/// Which deliveries are meant. Each part that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector {
-    /// These ones.
-    pub ids: Vec<i64>,
-    /// Those of this webhook.
-    pub webhook: Option<String>,
-    /// Those in this state.
-    pub state: Option<State>,
-    /// Those recorded at this time or later.
-    pub since: Option<Timestamp>,
-}
+use crate::store::Selector;
 
 impl Selector {
-    /// Whether it says nothing, and so selects everything.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// The conditions on `deliveries d`.
     pub(super) fn conditions(&self) -> Conditions {
         let mut conditions = Conditions::default();

@@ -5,8 +5,8 @@
 
 use rusqlite::Connection;
 
-use super::error::Fault;
 use crate::domain::project::{Mark, ProjectKey, Stamp};
+use crate::store::error::Fault;
 
 /// The marks of the files of each of these projects, sorted by path, in the projects' order.
 pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<Vec<Mark>>, Fault> {

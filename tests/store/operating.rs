@@ -1,8 +1,8 @@
-use super::helpers::*;
-use super::queueing::states;
-use crate::domain::delivery::{State, Verdict};
-use crate::domain::event::{EventKind, Origin};
-use crate::store::{EventFilter, Fault, Listings, Operations, Selector, Store};
+use crate::helpers::states;
+use crate::helpers::*;
+use project_webhooks::domain::delivery::{State, Verdict};
+use project_webhooks::domain::event::{EventKind, Origin};
+use project_webhooks::store::{EventFilter, Fault, Selector};
 
 fn in_state(state: State) -> Selector {
     Selector {
@@ -13,8 +13,8 @@ fn in_state(state: State) -> Selector {
 
 #[test]
 fn a_redelivery_starts_the_schedule_over_and_counts_on() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     store.record(one_event("a", "two", &["catalog"])).unwrap();
     end(
@@ -23,7 +23,7 @@ fn a_redelivery_starts_the_schedule_over_and_counts_on() {
         Verdict::Retry(at(1)),
     );
     end(&store, &claim(&store, "catalog", at(1)), Verdict::Dead);
-    let mut operations = Operations::open(directory.path()).unwrap();
+    let mut operations = fixture.operations();
     assert_eq!(operations.count(&in_state(State::Dead)).unwrap(), 1);
     assert_eq!(
         operations
@@ -43,7 +43,7 @@ fn a_redelivery_starts_the_schedule_over_and_counts_on() {
         (next.payload.clone(), next.origin),
         (bytes("two"), Origin::Live)
     );
-    let listings = Listings::open(directory.path()).unwrap();
+    let listings = fixture.listings();
     let (_, _, attempts) = listings.delivery(claimed.delivery).unwrap().unwrap();
     let numbers: Vec<_> = attempts.iter().map(|attempt| attempt.number).collect();
     assert_eq!(numbers, [1, 2, 3]);
@@ -51,15 +51,15 @@ fn a_redelivery_starts_the_schedule_over_and_counts_on() {
 
 #[test]
 fn a_pending_delivery_is_tried_now() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     end(
         &store,
         &claim(&store, "catalog", at(0)),
         Verdict::Retry(at(9000)),
     );
-    let mut operations = Operations::open(directory.path()).unwrap();
+    let mut operations = fixture.operations();
     operations
         .redeliver(&in_state(State::Pending), at(5))
         .unwrap();
@@ -69,8 +69,8 @@ fn a_pending_delivery_is_tried_now() {
 
 #[test]
 fn cancelling_frees_the_lane_and_purging_spares_what_waits() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     store.record(one_event("a", "two", &["catalog"])).unwrap();
     let first = claim(&store, "catalog", at(0));
@@ -82,7 +82,7 @@ fn cancelling_frees_the_lane_and_purging_spares_what_waits() {
         webhook: Some("catalog".to_owned()),
         ..Selector::default()
     };
-    let mut operations = Operations::open(directory.path()).unwrap();
+    let mut operations = fixture.operations();
     assert_eq!(operations.cancel(&only, at(0)).unwrap(), 1);
     assert_eq!(operations.cancel(&only, at(0)).unwrap(), 0);
     assert_eq!(claim(&store, "catalog", at(0)).payload, bytes("two"));
@@ -94,10 +94,10 @@ fn cancelling_frees_the_lane_and_purging_spares_what_waits() {
 
 #[test]
 fn an_empty_selector_changes_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
-    let mut operations = Operations::open(directory.path()).unwrap();
+    let mut operations = fixture.operations();
     let error = operations.cancel(&Selector::default(), at(0)).unwrap_err();
     assert!(matches!(error.fault(), Fault::EmptySelector), "{error}");
     assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 1);
@@ -105,8 +105,8 @@ fn an_empty_selector_changes_nothing() {
 
 #[test]
 fn many_are_changed_in_pieces() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let mut batch = one_event("a", "one", &["catalog"]);
     let template = batch.changes[0].clone();
     for number in 0..2_100 {
@@ -115,7 +115,7 @@ fn many_are_changed_in_pieces() {
         batch.changes.push(change);
     }
     store.record(batch).unwrap();
-    let mut operations = Operations::open(directory.path()).unwrap();
+    let mut operations = fixture.operations();
     let n = operations.cancel(&in_state(State::Pending), at(0)).unwrap();
     assert_eq!(n, 2_101);
     assert!(claims(&store, "catalog", at(0)).ready.is_empty());
@@ -128,8 +128,8 @@ fn many_are_changed_in_pieces() {
 
 #[test]
 fn listings_filter_and_show_the_newest_first() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     for (seconds, project, webhooks) in [
         (1, "a", &["catalog", "audit"][..]),
         (2, "b", &["catalog"]),
@@ -139,7 +139,7 @@ fn listings_filter_and_show_the_newest_first() {
         batch.now = at(seconds);
         store.record(batch).unwrap();
     }
-    let listings = Listings::open(directory.path()).unwrap();
+    let listings = fixture.listings();
     let projects = |filter: EventFilter, limit| -> Vec<String> {
         listings
             .events(&filter, limit)

@@ -1,14 +1,14 @@
-use super::helpers::*;
-use super::retaining::collect;
-use crate::domain::event::{EventId, EventKind};
-use crate::domain::project::Identity;
-use crate::domain::project::{ContentHash, Problem, Recorded, Role};
-use crate::store::{Batch, EventFilter, Fault, Listings, MetaKey, Store};
+use crate::helpers::*;
+use crate::retaining::collect;
+use project_webhooks::domain::event::{EventId, EventKind};
+use project_webhooks::domain::project::Identity;
+use project_webhooks::domain::project::{Problem, Recorded, Role};
+use project_webhooks::store::{Batch, Fault, MetaKey};
 
 #[test]
 fn what_is_recorded_is_read_back_as_it_was() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let after = Recorded::from_iter([
         file(Role::Definition, "sales/a/project.xml", "one"),
         file(Role::Published, "sales/a/published/project.xml", "two"),
@@ -51,8 +51,8 @@ fn what_is_recorded_is_read_back_as_it_was() {
 
 #[test]
 fn an_event_keeps_every_part() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let batch = one_event("a", "one", &["catalog", "audit"]);
     let event = batch.changes[0].events[0].event.clone();
     let committed = store.record(batch).unwrap();
@@ -74,8 +74,8 @@ fn an_event_keeps_every_part() {
 
 #[test]
 fn an_equal_happening_is_a_new_event() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let mut ids = Vec::new();
     for _ in 0..3 {
         let committed = store.record(one_event("a", "one", &["catalog"])).unwrap();
@@ -99,8 +99,8 @@ fn an_equal_happening_is_a_new_event() {
 
 #[test]
 fn a_missing_payload_commits_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let mut batch = one_event("a", "one", &["catalog"]);
     batch.payloads.clear();
     batch.meta.push((MetaKey::FirstStart, "done".to_owned()));
@@ -124,8 +124,8 @@ fn a_missing_payload_commits_nothing() {
 
 #[test]
 fn a_payload_that_is_not_its_hash_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let mut batch = one_event("a", "one", &["catalog"]);
     batch.payloads = vec![(hash("one"), bytes("two"))];
     let error = store.record(batch).unwrap_err();
@@ -137,8 +137,8 @@ fn a_payload_that_is_not_its_hash_is_refused() {
 
 #[test]
 fn the_last_definition_stays_for_the_delete() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let (one, two) = (definition("one"), definition("two!"));
     let mut batch = change("a", &Recorded::default(), &one);
     batch.payloads.push(payload("one"));
@@ -154,7 +154,7 @@ fn the_last_definition_stays_for_the_delete() {
     assert_eq!(claim(&store, "catalog", at(0)).payload, bytes("two!"));
 
     collect(&store, 0);
-    let listings = Listings::open(directory.path()).unwrap();
+    let listings = fixture.listings();
     assert_eq!(listings.payload(&hash("one")).unwrap(), None);
     assert_eq!(
         listings.payload(&hash("two!")).unwrap(),
@@ -164,8 +164,8 @@ fn the_last_definition_stays_for_the_delete() {
 
 #[test]
 fn a_batch_inferred_from_another_record_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let (one, two) = (definition("one"), definition("two!"));
     let mut first = change("a", &Recorded::default(), &one);
     first.payloads.push(payload("one"));
@@ -188,8 +188,8 @@ fn problems_are_replaced_per_project_and_keep_their_age() {
         column: None,
         may_heal: true,
     };
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let record = |owner, problems, seconds| {
         let mut batch = Batch::new(at(seconds));
         batch.problems.push((owner, problems));
@@ -222,8 +222,8 @@ fn problems_are_replaced_per_project_and_keep_their_age() {
 
 #[test]
 fn facts_about_the_repository_are_set_with_a_batch() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     assert_eq!(store.meta(MetaKey::FirstStart).unwrap(), None);
     for value in ["one", "two"] {
         let mut batch = Batch::new(at(0));
@@ -235,83 +235,4 @@ fn facts_about_the_repository_are_set_with_a_batch() {
         Some("two")
     );
     assert_eq!(store.meta(MetaKey::RepositoryRoot).unwrap(), None);
-}
-
-#[test]
-fn a_full_disk_changes_nothing_and_heals() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
-    store.record(one_event("a", "one", &["catalog"])).unwrap();
-    // What a full disk is to SQLite: no page more than there is.
-    let limit = |pages: i64| {
-        store
-            .write_blocking(move |connection| {
-                let sql = format!("PRAGMA max_page_count = {pages}");
-                Ok(connection.query_row(&sql, [], |_| Ok(()))?)
-            })
-            .unwrap();
-    };
-    limit(1);
-    // Random enough that compression cannot make it fit.
-    let text: String = (0..4000)
-        .map(|number| ContentHash::of(&i32::to_le_bytes(number)).to_string())
-        .collect();
-    let error = store
-        .record(one_event("b", &text, &["catalog"]))
-        .unwrap_err();
-    assert!(matches!(error.fault(), Fault::Full(_)), "{error}");
-    let known: Vec<_> = claims(&store, "catalog", at(0))
-        .ready
-        .iter()
-        .map(|claim| claim.event.key.clone())
-        .collect();
-    assert_eq!(known, [key("a")]);
-    limit(1 << 20);
-    store.record(one_event("b", &text, &["catalog"])).unwrap();
-    assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 2);
-    let listings = Listings::open(directory.path()).unwrap();
-    let events = listings.events(&EventFilter::default(), 10).unwrap();
-    assert_eq!(events.len(), 2);
-}
-
-#[test]
-fn one_failure_in_a_group_leaves_the_others_alone() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
-    // Holds the writer until everything else waits, so that the rest is one group.
-    let (go, held) = std::sync::mpsc::channel::<()>();
-    let holder = {
-        let store = store.clone();
-        std::thread::spawn(move || {
-            store
-                .write_blocking(move |_| {
-                    let _ = held.recv();
-                    Ok(())
-                })
-                .unwrap();
-        })
-    };
-    let writers: Vec<_> = (0..20)
-        .map(|number| {
-            let store = store.clone();
-            std::thread::spawn(move || {
-                let mut batch = one_event(&format!("p{number}"), "one", &["catalog"]);
-                if number % 5 == 0 {
-                    // No store has it: the batch fails.
-                    batch.changes[0].events[0].event.payload = hash("unknown");
-                }
-                store.record(batch).is_ok()
-            })
-        })
-        .collect();
-    // Dropped, not sent to: where the holder itself is in a group that fails, it runs again.
-    drop(go);
-    holder.join().unwrap();
-    let n_recorded = writers
-        .into_iter()
-        .filter_map(|writer| writer.join().ok())
-        .filter(|recorded| *recorded)
-        .count();
-    assert_eq!(n_recorded, 16);
-    assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 16);
 }

@@ -9,15 +9,16 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::batch::{
-    Batch, Change, Committed, MetaKey, NewEvent, READY_BYTES, READY_MAX, RecordedEvent,
-};
-use super::error::Fault;
 use super::payload::{self, Given};
-use super::queue::{self, Claim, NewDelivery};
+use super::queue::{self, NewDelivery};
 use super::{problems, row, webhooks};
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, FileState, Identity, ProjectKey, Recorded, Role};
+use crate::store::batch::{
+    Batch, Change, Committed, MetaKey, NewEvent, READY_BYTES, READY_MAX, RecordedEvent,
+};
+use crate::store::delivery::Claim;
+use crate::store::error::Fault;
 
 /// A batch on its way into the tables.
 struct Writing<'a> {

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::error::Fault;
+use crate::store::error::Fault;
 
 /// Runs `work` on one consistent state.
 pub(super) fn consistently<T>(

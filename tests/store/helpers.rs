@@ -1,36 +1,43 @@
-//! Small projects, events and answers, and a way to wait for a future.
+//! The store under test; small projects, events and answers.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::domain::delivery::Verdict;
-use crate::domain::event::{Event, EventId, EventKind, Explanation, Origin, Parameter};
-use crate::domain::project::{ContentHash, Document, FileState, ProjectKey, Recorded, Role, Stamp};
-use crate::store::{AttemptLog, Batch, Change, Claim, Claims, Finish, NewEvent, Store};
+use project_webhooks::domain::delivery::Verdict;
+use project_webhooks::domain::event::{Event, EventId, EventKind, Explanation, Origin, Parameter};
+use project_webhooks::domain::project::{
+    ContentHash, Document, FileState, ProjectKey, Recorded, Role, Stamp,
+};
+use project_webhooks::store::{
+    AttemptLog, Batch, Change, Claim, Claims, Finish, Listings, NewEvent, Operations, Store,
+    WebhookState,
+};
 
-pub(super) fn at(seconds: i64) -> Timestamp {
+pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).unwrap()
 }
 
-pub(super) fn key(project: &str) -> ProjectKey {
+pub fn key(project: &str) -> ProjectKey {
     ProjectKey::new("sales", project)
 }
 
-pub(super) fn bytes(text: &str) -> Bytes {
+pub fn bytes(text: &str) -> Bytes {
     Bytes::from(format!("<schema name=\"{text}\"/>"))
 }
 
-pub(super) fn hash(text: &str) -> ContentHash {
+pub fn hash(text: &str) -> ContentHash {
     ContentHash::of(&bytes(text))
 }
 
-pub(super) fn payload(text: &str) -> (ContentHash, Bytes) {
+pub fn payload(text: &str) -> (ContentHash, Bytes) {
     (hash(text), bytes(text))
 }
 
-pub(super) fn file(role: Role, path: &str, text: &str) -> FileState {
+pub fn file(role: Role, path: &str, text: &str) -> FileState {
     FileState {
         path: path.to_owned(),
         role,
@@ -53,12 +60,12 @@ pub(super) fn file(role: Role, path: &str, text: &str) -> FileState {
     }
 }
 
-pub(super) fn definition(text: &str) -> Recorded {
+pub fn definition(text: &str) -> Recorded {
     Recorded::from_iter([file(Role::Definition, "sales/a/project.xml", text)])
 }
 
 /// An event of a project whose payload has this text.
-pub(super) fn event(kind: EventKind, key: &ProjectKey, text: &str, webhooks: &[&str]) -> NewEvent {
+pub fn event(kind: EventKind, key: &ProjectKey, text: &str, webhooks: &[&str]) -> NewEvent {
     let stamp = Stamp {
         inode: 7,
         size: 1,
@@ -90,7 +97,7 @@ pub(super) fn event(kind: EventKind, key: &ProjectKey, text: &str, webhooks: &[&
 }
 
 /// A batch with one snapshot event of a project, which changes nothing else.
-pub(super) fn one_event(project: &str, text: &str, webhooks: &[&str]) -> Batch {
+pub fn one_event(project: &str, text: &str, webhooks: &[&str]) -> Batch {
     let key = key(project);
     let new = event(EventKind::SnapshotCreate, &key, text, webhooks);
     Batch {
@@ -106,7 +113,7 @@ pub(super) fn one_event(project: &str, text: &str, webhooks: &[&str]) -> Batch {
 }
 
 /// A batch in which a project's record changes without events.
-pub(super) fn change(project: &str, before: &Recorded, after: &Recorded) -> Batch {
+pub fn change(project: &str, before: &Recorded, after: &Recorded) -> Batch {
     Batch {
         changes: vec![Change {
             key: key(project),
@@ -118,7 +125,7 @@ pub(super) fn change(project: &str, before: &Recorded, after: &Recorded) -> Batc
     }
 }
 
-pub(super) fn finish(claim: &Claim, verdict: Verdict) -> Finish {
+pub fn finish(claim: &Claim, verdict: Verdict) -> Finish {
     Finish {
         delivery: claim.delivery,
         attempt: attempt(claim.attempt, verdict),
@@ -126,7 +133,7 @@ pub(super) fn finish(claim: &Claim, verdict: Verdict) -> Finish {
     }
 }
 
-pub(super) fn attempt(number: u32, verdict: Verdict) -> AttemptLog {
+pub fn attempt(number: u32, verdict: Verdict) -> AttemptLog {
     let delivered = verdict == Verdict::Delivered;
     AttemptLog {
         number,
@@ -144,24 +151,62 @@ pub(super) fn attempt(number: u32, verdict: Verdict) -> AttemptLog {
 }
 
 /// Runs a future to its end on this thread.
-pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
+pub fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap()
         .block_on(future)
 }
 
-pub(super) fn claims(store: &Store, webhook: &str, now: Timestamp) -> Claims {
+pub fn claims(store: &Store, webhook: &str, now: Timestamp) -> Claims {
     wait(store.claim_due(webhook, now, 100, [].into())).unwrap()
 }
 
 /// The one delivery that is due.
-pub(super) fn claim(store: &Store, webhook: &str, now: Timestamp) -> Claim {
+pub fn claim(store: &Store, webhook: &str, now: Timestamp) -> Claim {
     let mut claims = claims(store, webhook, now);
     assert_eq!(claims.ready.len(), 1);
     claims.ready.remove(0)
 }
 
-pub(super) fn end(store: &Store, claim: &Claim, verdict: Verdict) {
-    wait(store.finish(vec![finish(claim, verdict)])).unwrap();
+pub fn end(store: &Store, claim: &Claim, verdict: Verdict) {
+    wait(store.finish([finish(claim, verdict)].into())).unwrap();
+}
+
+pub fn states(store: &Store) -> BTreeMap<String, WebhookState> {
+    wait(store.webhook_states())
+        .unwrap()
+        .into_iter()
+        .map(|state| (state.name.clone(), state))
+        .collect()
+}
+
+/// A state that stores are opened on: here the one of SQLite in a directory of its own. Another
+/// implementation that is to pass these tests is opened here too.
+pub struct Fixture {
+    directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn store(&self) -> Store {
+        Store::open(self.directory()).unwrap()
+    }
+
+    pub fn listings(&self) -> Listings {
+        Listings::open(self.directory()).unwrap()
+    }
+
+    pub fn operations(&self) -> Operations {
+        Operations::open(self.directory()).unwrap()
+    }
 }

@@ -3,11 +3,11 @@
 
 use rusqlite::Connection;
 
-use super::helpers::*;
-use crate::domain::delivery::Verdict;
-use crate::domain::event::EventKind;
-use crate::domain::project::{ProjectKey, Recorded, Role};
-use crate::store::{Batch, Change, Store};
+use crate::helpers::*;
+use project_webhooks::domain::delivery::Verdict;
+use project_webhooks::domain::event::EventKind;
+use project_webhooks::domain::project::{ProjectKey, Recorded, Role};
+use project_webhooks::store::{Batch, Change, Store};
 
 /// How many pages are in the log.
 fn n_frames(reader: &Connection) -> i64 {
@@ -74,15 +74,15 @@ fn finish_all(store: &Store) {
             .iter()
             .map(|claim| finish(claim, Verdict::Delivered))
             .collect();
-        wait(store.finish(finished)).unwrap();
+        wait(store.finish(finished.into())).unwrap();
     }
 }
 
 /// The pages that saves write before their callbacks, and those of the answers, in this many recorded
 /// projects that had a delivery each.
 fn pages_of_saves(n_projects: usize, n_saves: usize) -> (Vec<i64>, Vec<i64>) {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     for first in (0..n_projects).step_by(250) {
         let numbers = first..first + 250;
         let changes = numbers.clone().map(|number| save(number, 0, &["catalog"]));
@@ -90,7 +90,7 @@ fn pages_of_saves(n_projects: usize, n_saves: usize) -> (Vec<i64>, Vec<i64>) {
         store.record(batch(changes.collect(), payloads)).unwrap();
     }
     finish_all(&store);
-    let open = || Connection::open(directory.path().join("state.db")).unwrap();
+    let open = || Connection::open(fixture.directory().join("state.db")).unwrap();
     // The log cannot begin anew while somebody reads from it.
     let (reader, log) = (open(), open());
     reader

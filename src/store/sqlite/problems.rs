@@ -5,20 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::error::Fault;
 use super::row;
 use crate::domain::project::{Problem, ProjectKey};
-
-/// A file that does not count, as it was recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordedProblem {
-    /// The project it belongs to; none where it is outside any.
-    pub key: Option<ProjectKey>,
-    /// What is wrong with it.
-    pub problem: Problem,
-    /// Since when the path does not count, whatever the reasons were meanwhile.
-    pub since: Timestamp,
-}
+use crate::store::error::Fault;
+use crate::store::listing::RecordedProblem;
 
 /// The two names under which a project's problems are kept. Captures are never empty, so the
 /// empty names are free for what is outside any project.

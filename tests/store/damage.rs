@@ -6,8 +6,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::helpers::*;
-use crate::store::{Fault, Listings, OpenError, Operations, Store, schema};
+use crate::helpers::*;
+use project_webhooks::store::{Fault, Listings, OpenError, Operations, Store};
 
 /// The files of a state directory and their bytes.
 fn content(directory: &Path) -> Vec<(String, Vec<u8>)> {
@@ -84,40 +84,6 @@ fn a_closed_store_says_so() {
     assert!(matches!(error.fault(), Fault::Closed), "{error}");
     let error = wait(other.next_due("catalog", [].into())).unwrap_err();
     assert!(matches!(error.fault(), Fault::Closed), "{error}");
-}
-
-#[test]
-fn a_migration_is_applied_whole_or_not_at_all() {
-    let connection = Connection::open_in_memory().unwrap();
-    let version = || -> i64 {
-        connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .unwrap()
-    };
-    let one = "CREATE TABLE one (a); INSERT INTO one VALUES (1);";
-    let two = "ALTER TABLE one ADD COLUMN b; UPDATE one SET b = a + 1;";
-    let broken = "UPDATE one SET a = 9; UPDATE missing SET a = 9;";
-    let three = "CREATE TABLE three AS SELECT b FROM one;";
-    schema::migrate(&connection, &[one], 0).unwrap();
-    assert_eq!(version(), 1);
-    // The second is there, and of the third nothing.
-    schema::migrate(&connection, &[one, two, broken], version()).unwrap_err();
-    assert_eq!(version(), 2);
-    let (a, b): (i64, i64) = connection
-        .query_row("SELECT a, b FROM one", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .unwrap();
-    assert_eq!((a, b), (1, 2));
-    // It goes on where it stopped, and what was applied is not applied again.
-    for _ in 0..2 {
-        schema::migrate(&connection, &[one, two, three], version()).unwrap();
-        assert_eq!(version(), 3);
-    }
-    let b: i64 = connection
-        .query_row("SELECT b FROM three", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(b, 2);
 }
 
 #[test]

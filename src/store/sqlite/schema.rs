@@ -16,7 +16,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::OpenError;
+use crate::store::error::OpenError;
 
 /// The database's name in the state directory.
 const DATABASE_FILE: &str = "state.db";

@@ -1,29 +1,16 @@
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
-use super::helpers::*;
-use crate::domain::delivery::ANSWER_MAX;
-use crate::domain::delivery::{State, Verdict};
-use crate::domain::event::EventId;
-use crate::store::{
-    Batch, Fault, Finish, Listings, OffCause, Operations, READY_BYTES, READY_MAX, Selector, Store,
-    WebhookState,
-};
+use crate::helpers::*;
+use project_webhooks::domain::delivery::ANSWER_MAX;
+use project_webhooks::domain::delivery::{State, Verdict};
+use project_webhooks::domain::event::EventId;
+use project_webhooks::store::{Batch, Finish, OffCause, READY_BYTES, READY_MAX, Selector, Store};
 
 fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
     claims(store, "catalog", at(seconds))
         .ready
         .into_iter()
         .map(|claim| claim.event.id)
-        .collect()
-}
-
-pub(super) fn states(store: &Store) -> BTreeMap<String, WebhookState> {
-    wait(store.webhook_states())
-        .unwrap()
-        .into_iter()
-        .map(|state| (state.name.clone(), state))
         .collect()
 }
 
@@ -36,14 +23,14 @@ fn configure(store: &Store, fingerprint: u8) -> bool {
 
 #[test]
 fn a_lane_goes_strictly_in_order() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let first = store.record(one_event("a", "one", &["catalog"])).unwrap();
     let second = store.record(one_event("a", "two", &["catalog"])).unwrap();
     let other = store.record(one_event("b", "one", &["catalog"])).unwrap();
     assert!(first.deliveries.webhooks.contains("catalog"));
     assert!(second.deliveries.webhooks.is_empty());
-    let id = |committed: &crate::store::Committed| committed.events[0].id.clone();
+    let id = |committed: &project_webhooks::store::Committed| committed.events[0].id.clone();
     assert_eq!(due_ids(&store, 0), [id(&first), id(&other)]);
 
     let claimed = claims(&store, "catalog", at(0)).ready;
@@ -65,8 +52,8 @@ fn a_lane_goes_strictly_in_order() {
 
 #[test]
 fn lanes_in_flight_and_the_limit_are_respected() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     for project in ["a", "b", "c", "d"] {
         store
             .record(one_event(project, "one", &["catalog"]))
@@ -91,8 +78,8 @@ fn lanes_in_flight_and_the_limit_are_respected() {
 
 #[test]
 fn nothing_is_claimed_before_it_is_due() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     let due = at(5) + std::time::Duration::from_nanos(1);
     end(
@@ -108,8 +95,8 @@ fn nothing_is_claimed_before_it_is_due() {
 
 #[test]
 fn finishing_twice_is_finishing_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     let first = claim(&store, "catalog", at(0));
     end(&store, &first, Verdict::Retry(at(60)));
@@ -118,13 +105,13 @@ fn finishing_twice_is_finishing_once() {
     // One that is not there is left alone.
     let mut gone = finish(&first, Verdict::Delivered);
     gone.delivery = 999;
-    wait(store.finish(vec![gone])).unwrap();
+    wait(store.finish([gone].into())).unwrap();
 }
 
 #[test]
 fn a_gone_receiver_switches_the_webhook_off() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     assert!(!configure(&store, 1));
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     end(&store, &claim(&store, "catalog", at(0)), Verdict::SwitchOff);
@@ -153,8 +140,8 @@ fn a_changed_configuration_is_tried_at_once_but_where_the_receiver_asked_for_tim
         (Verdict::Retry(at(60)), 1),
         (Verdict::RetryAsAsked(at(60)), 60),
     ] {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let fixture = Fixture::new();
+        let store = fixture.store();
         configure(&store, 1);
         store.record(one_event("a", "one", &["catalog"])).unwrap();
         store.record(one_event("a", "two", &["catalog"])).unwrap();
@@ -169,8 +156,8 @@ fn a_changed_configuration_is_tried_at_once_but_where_the_receiver_asked_for_tim
         assert_eq!((again.delivery, again.attempt), (head.delivery, 2));
     }
     // What was not tried yet keeps the time of its first attempt.
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     configure(&store, 1);
     let mut batch = one_event("a", "one", &[]);
     batch.changes[0].events[0].webhooks = vec![("catalog".to_owned(), at(30))];
@@ -184,10 +171,10 @@ fn a_changed_configuration_is_tried_at_once_but_where_the_receiver_asked_for_tim
 
 #[test]
 fn what_an_operator_switched_off_no_configuration_switches_on() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     configure(&store, 1);
-    let mut operations = Operations::open(directory.path()).unwrap();
+    let mut operations = fixture.operations();
     assert!(
         operations
             .switch_off("catalog", "maintenance", at(0))
@@ -201,8 +188,8 @@ fn what_an_operator_switched_off_no_configuration_switches_on() {
 
 #[test]
 fn states_count_deliveries_and_know_the_last_error() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     for project in ["a", "b", "c"] {
         store
             .record(one_event(project, "one", &["catalog"]))
@@ -230,19 +217,24 @@ fn states_count_deliveries_and_know_the_last_error() {
 
 #[test]
 fn the_log_of_attempts_is_kept_and_answers_are_cut() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     let claimed = claim(&store, "catalog", at(0));
     let mut log = attempt(1, Verdict::Delivered);
     log.answer = Bytes::from(vec![b'x'; ANSWER_MAX + 1]);
-    wait(store.finish(vec![Finish {
-        delivery: claimed.delivery,
-        attempt: log.clone(),
-        verdict: Verdict::Delivered,
-    }]))
+    wait(
+        store.finish(
+            [Finish {
+                delivery: claimed.delivery,
+                attempt: log.clone(),
+                verdict: Verdict::Delivered,
+            }]
+            .into(),
+        ),
+    )
     .unwrap();
-    let listings = Listings::open(directory.path()).unwrap();
+    let listings = fixture.listings();
     let (delivery, event, attempts) = listings.delivery(claimed.delivery).unwrap().unwrap();
     assert_eq!(delivery.state, State::Delivered);
     assert_eq!(event, claimed.event);
@@ -252,49 +244,24 @@ fn the_log_of_attempts_is_kept_and_answers_are_cut() {
 }
 
 #[test]
-fn one_unreadable_delivery_does_not_hold_up_the_others() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
-    store.record(one_event("a", "one", &["catalog"])).unwrap();
-    store.record(one_event("b", "two", &["catalog"])).unwrap();
-    let broken = hash("one");
-    store
-        .write_blocking(move |connection| {
-            connection.execute(
-                "UPDATE payloads SET compressed = x'00' WHERE hash = ?1",
-                [&broken.0[..]],
-            )?;
-            Ok(())
-        })
-        .unwrap();
-    let claims = claims(&store, "catalog", at(0));
-    assert_eq!(claims.ready.len(), 1);
-    assert_eq!(claims.ready[0].event.key, key("b"));
-    assert_eq!(claims.unreadable.len(), 1);
-    let unreadable = &claims.unreadable[0];
-    assert_eq!(unreadable.key, key("a"));
-    assert!(matches!(unreadable.fault, Fault::Coding { .. }));
-}
-
-#[test]
 fn a_cancelled_delivery_that_arrived_all_the_same_is_delivered() {
     for (verdict, state) in [
         (Verdict::Delivered, State::Delivered),
         (Verdict::Retry(at(60)), State::Cancelled),
         (Verdict::Dead, State::Cancelled),
     ] {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let fixture = Fixture::new();
+        let store = fixture.store();
         store.record(one_event("a", "one", &["catalog"])).unwrap();
         let claimed = claim(&store, "catalog", at(0));
         let selector = Selector {
             ids: vec![claimed.delivery],
             ..Selector::default()
         };
-        let mut operations = Operations::open(directory.path()).unwrap();
+        let mut operations = fixture.operations();
         assert_eq!(operations.cancel(&selector, at(1)).unwrap(), 1);
         end(&store, &claimed, verdict);
-        let listings = Listings::open(directory.path()).unwrap();
+        let listings = fixture.listings();
         let listed = listings.deliveries(&selector, 1).unwrap().remove(0);
         assert_eq!(listed.state, state);
         assert_eq!(listed.n_attempts, 1);
@@ -304,8 +271,8 @@ fn a_cancelled_delivery_that_arrived_all_the_same_is_delivered() {
 
 #[test]
 fn what_waits_by_a_clock_that_was_set_back_is_due() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     // Recorded, and failed, at a time that is ahead by an hour.
     let mut ahead = one_event("a", "one", &["catalog"]);
     ahead.now = at(3600);
@@ -314,7 +281,7 @@ fn what_waits_by_a_clock_that_was_set_back_is_due() {
     store.record(one_event("b", "one", &["catalog"])).unwrap();
     let mut failed = finish(&claim(&store, "catalog", at(0)), Verdict::Retry(at(3605)));
     failed.attempt.at = at(3600);
-    wait(store.finish(vec![failed])).unwrap();
+    wait(store.finish([failed].into())).unwrap();
     // What failed by the right time keeps its time.
     store.record(one_event("c", "one", &["catalog"])).unwrap();
     end(
@@ -342,8 +309,8 @@ fn sorted(mut items: Vec<&str>) -> Vec<&str> {
 /// What is claimed is held in memory, and a project.xml may be as large as the configuration says.
 #[test]
 fn large_payloads_are_claimed_some_at_a_time() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     for project in ["a", "b", "c", "d"] {
         let text = project.repeat(700 * 1024);
         store
@@ -358,8 +325,8 @@ fn large_payloads_are_claimed_some_at_a_time() {
 
 #[test]
 fn a_commit_returns_what_a_claim_finds_after_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     for project in ["a", "b"] {
         let committed = store.record(one_event(project, "one", &["catalog", "audit"]));
         let ready = committed.unwrap().deliveries.ready;
@@ -373,8 +340,8 @@ fn a_commit_returns_what_a_claim_finds_after_it() {
 
 #[test]
 fn a_commit_returns_no_delivery_that_is_not_due() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let ready = |batch| store.record(batch).unwrap().deliveries.ready;
     let first = ready(one_event("a", "one", &["catalog"])).remove(0).1;
     // Behind another delivery of its lane.
@@ -390,8 +357,8 @@ fn a_commit_returns_no_delivery_that_is_not_due() {
 
 #[test]
 fn a_commit_returns_a_bounded_number_of_deliveries() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let store = fixture.store();
     let burst = |n: usize, text: &str| {
         let mut batch = Batch::new(at(0));
         for number in 0..n {
@@ -409,16 +376,4 @@ fn a_commit_returns_a_bounded_number_of_deliveries() {
     let deliveries = burst(1, &larger);
     assert_eq!(deliveries.ready, []);
     assert_eq!(deliveries.webhooks.len(), 1);
-}
-
-#[test]
-fn a_recorded_configuration_needs_no_write() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
-    let fingerprints = || vec![("catalog".to_owned(), [1; 32])];
-    wait(store.set_fingerprints(fingerprints(), at(0))).unwrap();
-    // Nobody else can write meanwhile.
-    let other = rusqlite::Connection::open(directory.path().join("state.db")).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    wait(store.set_fingerprints(fingerprints(), at(0))).unwrap();
 }

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
-use super::helpers::*;
-use super::queueing::states;
-use crate::domain::delivery::Verdict;
-use crate::store::Store;
+use crate::helpers::states;
+use crate::helpers::*;
+use project_webhooks::domain::delivery::Verdict;
 
 const WEBHOOKS: [&str; 2] = ["audit", "catalog"];
 
@@ -68,8 +67,8 @@ impl Model {
 }
 
 fn run(steps: Vec<Step>) {
-    let directory = tempfile::tempdir().unwrap();
-    let mut store = Store::open(directory.path()).unwrap();
+    let fixture = Fixture::new();
+    let mut store = fixture.store();
     let mut model = Model::default();
     let mut now = 0_i64;
     for (number, step) in steps.into_iter().enumerate() {
@@ -126,7 +125,7 @@ fn run(steps: Vec<Step>) {
             Step::Wait(seconds) => now += seconds,
             Step::Reopen => {
                 store.close();
-                store = Store::open(directory.path()).unwrap();
+                store = fixture.store();
             }
         }
         for webhook in WEBHOOKS {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::helpers::*;
-use super::queueing::states;
-use crate::domain::delivery::{self, FailureCause, Outcome, State};
-use crate::domain::event::Origin;
-use crate::store::{Claim, ListedDelivery, Listings, OffCause, Operations, Selector, Store};
+use crate::helpers::states;
+use crate::helpers::*;
+use project_webhooks::domain::delivery::{self, FailureCause, Outcome, State};
+use project_webhooks::domain::event::Origin;
+use project_webhooks::store::{Claim, ListedDelivery, Listings, OffCause, Selector, Store};
 
 const SCHEDULE: [Duration; 3] = [
     Duration::ZERO,
@@ -45,7 +45,7 @@ enum After {
 fn apply(store: &Store, claim: &Claim, outcome: Outcome) {
     let attempt = claim.scheduled_attempt;
     let verdict = delivery::next(&SCHEDULE, attempt, outcome, at(20), 0.0);
-    wait(store.finish(vec![finish(claim, verdict)])).unwrap();
+    wait(store.finish([finish(claim, verdict)].into())).unwrap();
 }
 
 fn listed(listings: &Listings, id: i64) -> Option<ListedDelivery> {
@@ -96,8 +96,8 @@ fn an_outcome_leaves_a_delivery_where_it_belongs() {
     ];
     for (n_failures, meanwhile, outcome, after) in cases {
         let case = format!("{n_failures} failures, {meanwhile:?}, {outcome:?}");
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let fixture = Fixture::new();
+        let store = fixture.store();
         store.record(one_event("a", "one", &["catalog"])).unwrap();
         store.record(one_event("a", "two", &["catalog"])).unwrap();
         for _ in 0..n_failures {
@@ -108,7 +108,7 @@ fn an_outcome_leaves_a_delivery_where_it_belongs() {
             ids: vec![head.delivery],
             ..Selector::default()
         };
-        let mut operations = Operations::open(directory.path()).unwrap();
+        let mut operations = fixture.operations();
         if meanwhile != Nothing {
             assert_eq!(operations.cancel(&selector, at(11)).unwrap(), 1, "{case}");
         }
@@ -125,7 +125,7 @@ fn an_outcome_leaves_a_delivery_where_it_belongs() {
         // It arrived twice: nothing is counted twice.
         apply(&store, &head, outcome);
 
-        let listings = Listings::open(directory.path()).unwrap();
+        let listings = fixture.listings();
         let found = listed(&listings, head.delivery);
         let catalog = states(&store).remove("catalog").unwrap();
         let is_off = outcome == Outcome::Gone && after != Purged;
@@ -181,21 +181,21 @@ fn a_redelivery_starts_over_from_every_state() {
         (&[Outcome::Accepted][..], State::Delivered),
         (&[FAILED, FAILED, FAILED][..], State::Dead),
     ] {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let fixture = Fixture::new();
+        let store = fixture.store();
         store.record(one_event("a", "one", &["catalog"])).unwrap();
         let first = claim(&store, "catalog", at(0));
         for outcome in outcomes {
             apply(&store, &claim(&store, "catalog", at(9_000)), *outcome);
         }
-        let listings = Listings::open(directory.path()).unwrap();
+        let listings = fixture.listings();
         let before = listed(&listings, first.delivery).unwrap();
         assert_eq!(before.state, state);
         let selector = Selector {
             ids: vec![first.delivery],
             ..Selector::default()
         };
-        let mut operations = Operations::open(directory.path()).unwrap();
+        let mut operations = fixture.operations();
         assert_eq!(operations.redeliver(&selector, at(30)).unwrap(), 1);
         let again = claim(&store, "catalog", at(30));
         let n_before = u32::try_from(outcomes.len()).unwrap();

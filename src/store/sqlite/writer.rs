@@ -21,9 +21,9 @@ use rusqlite::Connection;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::error::Fault;
 use super::guard;
 use super::transaction::transact;
+use crate::store::error::Fault;
 
 /// The most jobs that one transaction holds.
 const GROUP_MAX: usize = 256;

@@ -1,0 +1,259 @@
+//! What the command line shows: events, deliveries and their log.
+//!
+//! Constraint: listing needs no daemon, and changes nothing of what is recorded. It reads beside a
+//! running one from one consistent state, and after a stopped or killed one as well. Nothing is read
+//! without a limit.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{Connection, Row, params, params_from_iter};
+
+use super::select::Conditions;
+use super::{payload, problems, record, row, schema, webhooks};
+use crate::domain::event::{Event, EventId, EventKind, Origin};
+use crate::domain::project::{ContentHash, ProjectKey, Recorded};
+use crate::store::batch::MetaKey;
+use crate::store::contract::Listing;
+use crate::store::delivery::AttemptLog;
+use crate::store::error::{Fault, OpenError, StoreError};
+use crate::store::listing::{
+    EventFilter, ListedDelivery, ListedEvent, RecordedProblem, Selector, WebhookState,
+};
+
+/// An open connection for reading.
+pub(in crate::store) struct SqliteListings {
+    connection: Connection,
+    location: Arc<str>,
+}
+
+impl SqliteListings {
+    /// Opens the state of a directory for reading, whether a daemon runs or not.
+    pub(in crate::store) fn open(state_dir: &Path) -> Result<Self, OpenError> {
+        let connection = schema::open_for_reading(state_dir)?;
+        let path = schema::database(state_dir);
+        Ok(Self {
+            connection,
+            location: path.to_string_lossy().into(),
+        })
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
+        self.connection
+            .unchecked_transaction()
+            .map_err(Fault::from)
+            .and_then(|_whole| work(&self.connection))
+            .map_err(|fault| StoreError::new(&self.location, fault))
+    }
+}
+
+impl Listing for SqliteListings {
+    fn events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>, StoreError> {
+        self.read(|connection| events(connection, filter, limit))
+    }
+
+    fn event(
+        &self,
+        id: &EventId,
+    ) -> Result<Option<(ListedEvent, Vec<ListedDelivery>)>, StoreError> {
+        self.read(|connection| {
+            let mut conditions = Conditions::default();
+            conditions.and("e.id = ?", id.0.clone());
+            let Some(event) = query_events(connection, conditions, 1)?.pop() else {
+                return Ok(None);
+            };
+            let mut conditions = Conditions::default();
+            conditions.and(
+                "d.id >= (SELECT first_delivery FROM events WHERE sequence = ?)",
+                event.sequence,
+            );
+            conditions.and(
+                "d.id < (SELECT end_delivery FROM events WHERE sequence = ?)",
+                event.sequence,
+            );
+            let mut deliveries = query_deliveries(connection, conditions, usize::MAX)?;
+            deliveries.reverse();
+            Ok(Some((event, deliveries)))
+        })
+    }
+
+    fn event_ids(&self, prefix: &str, limit: usize) -> Result<Vec<EventId>, StoreError> {
+        self.read(|connection| {
+            // Ids are ASCII below the tilde, so that this is a range of the index.
+            let mut statement = connection.prepare_cached(
+                "SELECT id FROM events WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2",
+            )?;
+            let ids = statement
+                .query_map(params![prefix, row::limit(limit)], |found| found.get(0))?
+                .map(|id| id.map(EventId))
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(ids)
+        })
+    }
+
+    fn deliveries(
+        &self,
+        selector: &Selector,
+        limit: usize,
+    ) -> Result<Vec<ListedDelivery>, StoreError> {
+        self.read(|connection| query_deliveries(connection, selector.conditions(), limit))
+    }
+
+    fn delivery(
+        &self,
+        id: i64,
+    ) -> Result<Option<(ListedDelivery, Event, Vec<AttemptLog>)>, StoreError> {
+        self.read(|connection| {
+            let mut conditions = Conditions::default();
+            conditions.and("d.id = ?", id);
+            let Some(delivery) = query_deliveries(connection, conditions, 1)?.pop() else {
+                return Ok(None);
+            };
+            let mut conditions = Conditions::default();
+            conditions.and("e.id = ?", delivery.event.0.clone());
+            let Some(event) = query_events(connection, conditions, 1)?.pop() else {
+                return Ok(None);
+            };
+            Ok(Some((delivery, event.event, attempts(connection, id)?)))
+        })
+    }
+
+    fn payload(&self, hash: &ContentHash) -> Result<Option<Bytes>, StoreError> {
+        self.read(|connection| payload::get(connection, hash))
+    }
+
+    fn webhook_states(&self) -> Result<Vec<WebhookState>, StoreError> {
+        self.read(webhooks::states)
+    }
+
+    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
+        self.read(|connection| problems::list(connection, limit))
+    }
+
+    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
+        self.read(|connection| record::keys(connection, None))
+    }
+
+    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
+        self.read(|connection| record::recorded(connection, key))
+    }
+
+    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
+        self.read(|connection| record::meta(connection, key))
+    }
+}
+
+fn events(
+    connection: &Connection,
+    filter: &EventFilter,
+    limit: usize,
+) -> Result<Vec<ListedEvent>, Fault> {
+    let mut conditions = Conditions::default();
+    if let Some(organization) = &filter.organization {
+        conditions.and("e.organization = ?", organization.clone());
+    }
+    if let Some(project) = &filter.project {
+        conditions.and("e.project = ?", project.clone());
+    }
+    if let Some(kind) = filter.kind {
+        conditions.and("e.kind = ?", kind.as_str().to_owned());
+    }
+    if let Some(since) = filter.since {
+        conditions.and("e.recorded_ms >= ?", row::milliseconds_up(since));
+    }
+    query_events(connection, conditions, limit)
+}
+
+fn query_events(
+    connection: &Connection,
+    conditions: Conditions,
+    limit: usize,
+) -> Result<Vec<ListedEvent>, Fault> {
+    let sql = format!(
+        "SELECT {}, e.sequence, e.recorded_ms, (SELECT count(*) FROM deliveries \
+         WHERE id >= e.first_delivery AND id < e.end_delivery) \
+         FROM events e WHERE {} ORDER BY e.sequence DESC LIMIT ?",
+        row::EVENT_COLUMNS,
+        conditions.sql()
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let values = conditions.values_and(row::limit(limit));
+    let mut rows = statement.query(params_from_iter(values))?;
+    let mut events = Vec::new();
+    while let Some(found) = rows.next()? {
+        let column = |offset: usize| row::N_EVENT_COLUMNS.saturating_add(offset);
+        events.push(ListedEvent {
+            event: row::event(found, 0)?,
+            sequence: found.get(column(0))?,
+            recorded_at: row::from_milliseconds(found.get(column(1))?),
+            n_deliveries: row::count(found.get(column(2))?),
+        });
+    }
+    Ok(events)
+}
+
+fn query_deliveries(
+    connection: &Connection,
+    conditions: Conditions,
+    limit: usize,
+) -> Result<Vec<ListedDelivery>, Fault> {
+    let sql = format!(
+        "SELECT d.id, d.webhook, e.id, e.kind, d.organization, d.project, d.state, d.origin, \
+         d.n_attempts, d.due_ms, d.created_ms, d.finished_ms, d.last_status, d.last_error \
+         FROM deliveries d CROSS JOIN events e ON e.sequence = d.event \
+         WHERE {} ORDER BY d.id DESC LIMIT ?",
+        conditions.sql()
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let values = conditions.values_and(row::limit(limit));
+    let mut rows = statement.query(params_from_iter(values))?;
+    let mut deliveries = Vec::new();
+    while let Some(found) = rows.next()? {
+        deliveries.push(delivery(found)?);
+    }
+    Ok(deliveries)
+}
+
+fn delivery(found: &Row<'_>) -> Result<ListedDelivery, Fault> {
+    let id: i64 = found.get(0)?;
+    let what = format!("the delivery {id}");
+    let text = |column: usize| found.get::<_, String>(column);
+    Ok(ListedDelivery {
+        id,
+        webhook: text(1)?,
+        event: EventId(text(2)?),
+        kind: row::word(&what, &text(3)?, EventKind::from_name)?,
+        key: ProjectKey::new(text(4)?, text(5)?),
+        state: row::state(&what, &text(6)?)?,
+        origin: row::word(&what, &text(7)?, Origin::from_word)?,
+        n_attempts: found.get(8)?,
+        due: row::from_milliseconds(found.get(9)?),
+        created_at: row::from_milliseconds(found.get(10)?),
+        finished_at: found.get::<_, Option<i64>>(11)?.map(row::from_milliseconds),
+        last_status: found.get(12)?,
+        last_error: found.get(13)?,
+    })
+}
+
+fn attempts(connection: &Connection, delivery: i64) -> Result<Vec<AttemptLog>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT number, at_ms, duration_ms, status, error, answer, request_headers \
+         FROM attempts WHERE delivery = ?1 ORDER BY number",
+    )?;
+    let mut rows = statement.query(params![delivery])?;
+    let mut attempts = Vec::new();
+    while let Some(found) = rows.next()? {
+        attempts.push(AttemptLog {
+            number: found.get(0)?,
+            at: row::from_milliseconds(found.get(1)?),
+            duration: Duration::from_millis(row::count(found.get(2)?)),
+            status: found.get(3)?,
+            error: found.get(4)?,
+            answer: Bytes::from(found.get::<_, Vec<u8>>(5)?),
+            request_headers: row::from_json("the attempt's headers", &found.get::<_, String>(6)?)?,
+        });
+    }
+    Ok(attempts)
+}

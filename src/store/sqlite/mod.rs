@@ -1,0 +1,416 @@
+//! The store in a SQLite database in the state directory.
+//!
+//! # Format
+//!
+//! The state directory (mode 0700 where it is made here) holds `state.db`, a SQLite database with
+//! a write-ahead log beside it, and `lock`. The files have mode 0600. `schema/` has the tables,
+//! one file per version; what a released version wrote is migrated, never rewritten by hand.
+//!
+//! # Operation
+//!
+//! One thread writes and commits what waits as one transaction, another reads; see `writer` and
+//! `reader`. The inference side works on its own thread, by the same connections.
+//!
+//! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `writer` and `reader` run
+//! the jobs, as `transaction` says. `record`, `marks` and `problems` write and read the record,
+//! `payload` keeps the bytes, `queue` claims and finishes, `webhooks` keeps what is known of a
+//! webhook, `retention` removes what is old. `listing`, `select` and `operations` serve the command
+//! line, `row` and `error` serve all.
+
+mod error;
+mod listing;
+mod lock;
+mod marks;
+mod operations;
+mod payload;
+mod problems;
+mod queue;
+mod reader;
+mod record;
+mod retention;
+mod row;
+mod schema;
+mod select;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod webhooks;
+mod writer;
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use super::batch::{Batch, Change, Committed, MetaKey};
+use super::contract::{Answer, Backend, Delivering, Recording};
+use super::delivery::{Claims, Finish};
+use super::error::{Fault, OpenError, StoreError};
+use super::listing::{Collected, RecordedProblem, WebhookState};
+use crate::config::Retention;
+use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
+pub(super) use listing::SqliteListings;
+pub(super) use operations::SqliteOperations;
+use reader::Reader;
+use retention::Garbage;
+use writer::Writer;
+
+/// The open database.
+pub(super) struct SqliteStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: Box<Path>,
+    location: Arc<str>,
+    /// Of the database's file when it was opened.
+    identity: schema::FileIdentity,
+    writer: Arc<Writer>,
+    reader: Reader,
+    garbage: Mutex<Garbage>,
+    reader_thread: Mutex<Option<JoinHandle<()>>>,
+    writer_thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shared {
+    fn close(&self) {
+        // The reader first: the last connection to close clears the log away, and one that cannot
+        // write cannot do that.
+        self.reader.close();
+        end(&self.reader_thread);
+        self.writer.close();
+        end(&self.writer_thread);
+    }
+}
+
+/// What a panic left behind is good: a job is taken out before it runs, and SQLite rolls back.
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for a thread that was told to end.
+fn end(thread: &Mutex<Option<JoinHandle<()>>>) {
+    if let Some(thread) = guard(thread).take() {
+        // One that panicked was reported when it did, and answers nobody any more.
+        let _ = thread.join();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl SqliteStore {
+    /// Opens the state of a directory: makes both where they are missing, takes the lock, and
+    /// brings the database up to date.
+    pub(super) fn open(state_dir: &Path) -> Result<Self, OpenError> {
+        schema::prepare_directory(state_dir)?;
+        let lock = lock::StateLock::take(state_dir)?;
+        let for_writing = schema::open_and_migrate(state_dir)?;
+        let for_checkpoints = schema::open_beside(state_dir)?;
+        let for_reading = schema::open_for_reading(state_dir)?;
+        let (reader, reads) = Reader::new(
+            schema::open_for_reading(state_dir)?,
+            schema::open_for_reading(state_dir)?,
+        );
+        let path = schema::database(state_dir);
+        let identity = schema::identity(&path)?;
+        let writer = Arc::new(Writer::new(for_writing));
+        // Where the second thread cannot be started, the reader goes, and the first one ends.
+        let reader_thread = start("store-reader", state_dir, move || {
+            reader::run(&for_reading, reads);
+        })?;
+        let writer_thread = start("store-writer", state_dir, {
+            let writer = Arc::clone(&writer);
+            move || {
+                // The lock goes last: the next daemon must not find the log of this one open.
+                let _lock = lock;
+                writer.run(&for_checkpoints);
+                drop(for_checkpoints);
+            }
+        })?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                location: path.to_string_lossy().into(),
+                path: path.into(),
+                identity,
+                writer,
+                reader,
+                garbage: Mutex::default(),
+                reader_thread: Mutex::new(Some(reader_thread)),
+                writer_thread: Mutex::new(Some(writer_thread)),
+            }),
+        })
+    }
+
+    fn error(&self, fault: Fault) -> StoreError {
+        StoreError::new(&self.shared.location, fault)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let result = self.shared.reader.read(work).await;
+        result.map_err(|fault| self.error(fault))
+    }
+
+    fn read_blocking<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        let result = self.shared.reader.read_here(work);
+        result.map_err(|fault| self.error(fault))
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let result = self.shared.writer.write(work).await;
+        result.map_err(|fault| self.error(fault))
+    }
+
+    fn write_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let result = self.shared.writer.write_here(work);
+        result.map_err(|fault| self.error(fault))
+    }
+
+    /// Takes the payloads out of a batch and makes them what is stored.
+    fn prepare(&self, batch: &mut Batch) -> Result<Vec<payload::Given>, StoreError> {
+        let payloads = std::mem::take(&mut batch.payloads);
+        let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
+        let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
+        let stored = if size <= payload::UNASKED_MAX {
+            vec![false; hashes.len()]
+        } else {
+            self.read_blocking(move |connection| payload::stored(connection, &hashes))?
+        };
+        payloads
+            .into_iter()
+            .zip(stored)
+            .map(|((hash, bytes), stored)| payload::Given::prepare(hash, bytes, stored))
+            .collect::<Result<Vec<_>, Fault>>()
+            .map_err(|fault| self.error(fault))
+    }
+}
+
+fn start(
+    name: &str,
+    state_dir: &Path,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, OpenError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|source: io::Error| OpenError::Io {
+            what: "start a thread for",
+            path: state_dir.to_owned(),
+            source,
+        })
+}
+
+impl Recording for SqliteStore {
+    fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
+        let read = |connection: &Connection| {
+            keys.iter()
+                .map(|key| record::recorded(connection, key))
+                .collect()
+        };
+        self.read_blocking(read)
+    }
+
+    fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
+        self.read_blocking(move |connection| marks::marks(connection, &keys))
+    }
+
+    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
+        self.read_blocking(|connection| record::keys(connection, None))
+    }
+
+    fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
+        let organization = organization.to_owned();
+        self.read_blocking(move |connection| record::keys(connection, Some(&organization)))
+    }
+
+    fn with_identities(
+        &self,
+        wanted: &[(&str, &Identity)],
+    ) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let read = |connection: &Connection| {
+            wanted
+                .iter()
+                .map(|(organization, identity)| {
+                    record::with_identity(connection, organization, identity)
+                })
+                .collect()
+        };
+        self.read_blocking(read)
+    }
+
+    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
+        self.read_blocking(move |connection| record::meta(connection, key))
+    }
+
+    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
+        self.read_blocking(move |connection| problems::list(connection, limit))
+    }
+
+    fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
+        let payloads = self.prepare(&mut batch)?;
+        let replaced: Vec<ContentHash> =
+            batch.changes.iter().filter_map(Change::replaced).collect();
+        let committed =
+            self.write_blocking(move |connection| record::record(connection, &batch, &payloads))?;
+        guard(&self.shared.garbage).add(replaced);
+        Ok(committed)
+    }
+}
+
+impl Delivering for SqliteStore {
+    fn claim_due<'a>(
+        &'a self,
+        webhook: &'a str,
+        now: Timestamp,
+        limit: usize,
+        excluding: HashSet<ProjectKey>,
+    ) -> Answer<'a, Claims> {
+        Box::pin(async move {
+            let webhook = webhook.to_owned();
+            self.read(move |connection| {
+                queue::claim_due(connection, &webhook, now, limit, &excluding)
+            })
+            .await
+        })
+    }
+
+    fn next_due<'a>(
+        &'a self,
+        webhook: &'a str,
+        excluding: HashSet<ProjectKey>,
+    ) -> Answer<'a, Option<Timestamp>> {
+        Box::pin(async move {
+            let webhook = webhook.to_owned();
+            self.read(move |connection| queue::next_due(connection, &webhook, &excluding))
+                .await
+        })
+    }
+
+    fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.write(move |connection| queue::finish(connection, &finished))
+                .await
+        })
+    }
+
+    fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize> {
+        Box::pin(async move {
+            let webhook = webhook.to_owned();
+            self.write(move |connection| queue::correct_times(connection, &webhook, now))
+                .await
+        })
+    }
+
+    fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>> {
+        Box::pin(async move {
+            // A count of a million deliveries takes a tenth of a second, for which claims must not wait.
+            let shared = Arc::clone(&self.shared);
+            let counted =
+                tokio::task::spawn_blocking(move || shared.reader.read_apart(webhooks::states));
+            let states = counted.await.unwrap_or(Err(Fault::Closed));
+            states.map_err(|fault| self.error(fault))
+        })
+    }
+
+    fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let webhook = webhook.to_owned();
+            self.write(move |connection| webhooks::switch_on(connection, &webhook))
+                .await
+        })
+    }
+
+    fn set_fingerprints(
+        &self,
+        fingerprints: Vec<(String, [u8; 32])>,
+        now: Timestamp,
+    ) -> Answer<'_, Vec<String>> {
+        Box::pin(async move {
+            let changed = self
+                .read(move |connection| {
+                    let mut changed = Vec::new();
+                    for (webhook, fingerprint) in fingerprints {
+                        if !webhooks::has_fingerprint(connection, &webhook, &fingerprint)? {
+                            changed.push((webhook, fingerprint));
+                        }
+                    }
+                    Ok(changed)
+                })
+                .await?;
+            if changed.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.write(move |connection| {
+                let mut switched_on = Vec::new();
+                for (webhook, fingerprint) in &changed {
+                    if webhooks::set_fingerprint(connection, webhook, fingerprint, now)? {
+                        switched_on.push(webhook.clone());
+                    }
+                }
+                Ok(switched_on)
+            })
+            .await
+        })
+    }
+
+    fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected> {
+        Box::pin(async move {
+            let garbage = guard(&self.shared.garbage).take();
+            let before = garbage.clone();
+            let result = self
+                .write(move |connection| {
+                    let mut garbage = before.clone();
+                    let collected =
+                        retention::collect(connection, &mut garbage, &retention, now, limit)?;
+                    Ok((collected, garbage))
+                })
+                .await;
+            match result {
+                Ok((collected, rest)) => {
+                    guard(&self.shared.garbage).put_back(rest);
+                    Ok(collected)
+                }
+                Err(error) => {
+                    guard(&self.shared.garbage).put_back(garbage);
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
+impl Backend for SqliteStore {
+    fn location(&self) -> &str {
+        &self.shared.location
+    }
+
+    fn is_in_place(&self) -> bool {
+        schema::identity(&self.shared.path).is_ok_and(|found| found == self.shared.identity)
+    }
+
+    fn close(&self) {
+        self.shared.close();
+    }
+}

@@ -1,0 +1,23 @@
+//! The contract of the store (`src/store/contract.rs`), proved of the implementation that
+//! [`helpers::Fixture`] opens. `damage`, `pages` and `sqlite` are of SQLite alone.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking"
+)]
+
+mod damage;
+mod helpers;
+mod model;
+mod operating;
+mod outcomes;
+mod pages;
+mod queueing;
+mod recording;
+mod retaining;
+mod sqlite;

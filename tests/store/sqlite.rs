@@ -1,0 +1,114 @@
+//! What the implementation by SQLite promises beyond the contract.
+
+use std::time::Duration;
+
+use project_webhooks::config::Retention;
+use project_webhooks::store::Fault;
+use rusqlite::Connection;
+
+use crate::helpers::*;
+
+/// The database of a state, beside its store.
+fn database(fixture: &Fixture) -> Connection {
+    Connection::open(fixture.directory().join("state.db")).unwrap()
+}
+
+#[test]
+fn one_unreadable_delivery_does_not_hold_up_the_others() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    store.record(one_event("b", "two", &["catalog"])).unwrap();
+    let broken = hash("one");
+    database(&fixture)
+        .execute(
+            "UPDATE payloads SET compressed = x'00' WHERE hash = ?1",
+            [&broken.0[..]],
+        )
+        .unwrap();
+    let claims = claims(&store, "catalog", at(0));
+    assert_eq!(claims.ready.len(), 1);
+    assert_eq!(claims.ready[0].event.key, key("b"));
+    assert_eq!(claims.unreadable.len(), 1);
+    let unreadable = &claims.unreadable[0];
+    assert_eq!(unreadable.key, key("a"));
+    assert!(matches!(unreadable.fault, Fault::Coding { .. }));
+}
+
+#[test]
+fn a_recorded_configuration_needs_no_write() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let fingerprints = || vec![("catalog".to_owned(), [1; 32])];
+    wait(store.set_fingerprints(fingerprints(), at(0))).unwrap();
+    // Nobody else can write meanwhile.
+    let other = database(&fixture);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    wait(store.set_fingerprints(fingerprints(), at(0))).unwrap();
+}
+
+#[test]
+fn one_failure_in_a_group_leaves_the_others_alone() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    // Holds the writer while the batches come, so that they are one group.
+    let holder = database(&fixture);
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let writers: Vec<_> = (0..20)
+        .map(|number| {
+            let store = store.clone();
+            std::thread::spawn(move || {
+                let mut batch = one_event(&format!("p{number}"), "one", &["catalog"]);
+                if number % 5 == 0 {
+                    // No store has it: the batch fails.
+                    batch.changes[0].events[0].event.payload = hash("unknown");
+                }
+                store.record(batch).is_ok()
+            })
+        })
+        .collect();
+    holder.execute_batch("COMMIT").unwrap();
+    let n_recorded = writers
+        .into_iter()
+        .filter_map(|writer| writer.join().ok())
+        .filter(|recorded| *recorded)
+        .count();
+    assert_eq!(n_recorded, 16);
+    assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 16);
+}
+
+#[test]
+fn the_file_shrinks() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    // Compression must not make it small.
+    let mut state = blake3::Hasher::new().finalize_xof();
+    let mut noise = vec![0_u8; 8 << 20];
+    state.fill(&mut noise);
+    let noise = bytes::Bytes::from(noise);
+    let hash = project_webhooks::domain::project::ContentHash::of(&noise);
+    let mut batch = one_event("a", "one", &[]);
+    batch.payloads = vec![(hash, noise)];
+    batch.changes[0].events[0].event.payload = hash;
+    store.record(batch).unwrap();
+    let pages = || -> i64 {
+        database(&fixture)
+            .pragma_query_value(None, "page_count", |row| row.get(0))
+            .unwrap()
+    };
+    let before = pages();
+    let retention = Retention {
+        delivered: Duration::ZERO,
+        dead: Duration::ZERO,
+    };
+    let mut n_pages = 0;
+    loop {
+        let piece = wait(store.collect(retention, at(1), 100)).unwrap();
+        if piece.is_empty() {
+            break;
+        }
+        n_pages += piece.n_pages;
+    }
+    assert!(n_pages > 0);
+    assert!(pages() < before);
+}
