@@ -21,13 +21,11 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Settings, skip, succeeds, wait_until, xml};
 
 /// What a cut and all that follows may take away: nothing of this.
 #[derive(Default)]
@@ -37,16 +35,6 @@ struct Tally {
     /// The events that the receiver or the log was told of.
     acknowledged: usize,
     callbacks: usize,
-}
-
-fn run(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
 }
 
 /// A file system in a file, mounted by a loop device.
@@ -64,19 +52,19 @@ impl Disk {
             .unwrap();
         fs::create_dir(&at).unwrap();
         let quiet = if kind == "ext4" { "-qF" } else { "-qf" };
-        let made = run(&format!("mkfs.{kind}"), &[quiet, image.to_str().unwrap()]);
+        let made = succeeds(&format!("mkfs.{kind}"), &[quiet, image.to_str().unwrap()]);
         let disk = Self { image, at };
         (made && disk.mount()).then_some(disk)
     }
 
     fn mount(&self) -> bool {
         let (image, at) = (self.image.to_str().unwrap(), self.at.to_str().unwrap());
-        run("mount", &["-o", "loop", image, at])
+        succeeds("mount", &["-o", "loop", image, at])
     }
 
     /// The cut: everything that was not synced is gone, the log of the file system too.
     fn cut(&self) {
-        assert!(run(
+        assert!(succeeds(
             "xfs_io",
             &["-x", "-c", "shutdown", self.at.to_str().unwrap()]
         ));
@@ -85,14 +73,14 @@ impl Disk {
     /// Mounted again; the file system repairs itself by its log.
     fn again(&self) {
         let at = self.at.to_str().unwrap();
-        wait_until("unmounting", || run("umount", &[at]).then_some(()));
+        wait_until("unmounting", || succeeds("umount", &[at]).then_some(()));
         assert!(self.mount());
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        run("umount", &["-l", self.at.to_str().unwrap()]);
+        succeeds("umount", &["-l", self.at.to_str().unwrap()]);
     }
 }
 
@@ -175,9 +163,9 @@ fn cuts(kind: &str) {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     let skip = |why: &str| {
-        let _ = writeln!(std::io::stderr(), "skipped: power cuts on {kind}: {why}");
+        skip(&format!("power cuts on {kind}"), why);
     };
-    if !run("xfs_io", &["-V"]) {
+    if !succeeds("xfs_io", &["-V"]) {
         return skip("needs xfs_io (xfsprogs)");
     }
     let Some(disk) = Disk::new(kind, home.beside("disk.img"), home.beside("disk")) else {
@@ -188,7 +176,7 @@ fn cuts(kind: &str) {
         fs::create_dir(disk.at.join(name)).unwrap();
         std::os::unix::fs::symlink(disk.at.join(name), home.beside(name)).unwrap();
     }
-    assert!(run("sync", &[]));
+    assert!(succeeds("sync", &[]));
 
     let mut tally = Tally::default();
     let mut written = BTreeSet::new();

@@ -14,11 +14,10 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
-use common::{Daemon, Endpoint, Home, Settings, on_both_backends, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Settings, on_both_backends, skip, wait_until, xml};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn home_with_projects(settings: &Settings, count: usize) -> Home {
@@ -196,10 +195,4 @@ fn at_the_limit_of_watches_changes_are_found_and_the_limit_is_named(backend: &st
     let found = coverage(&home);
     assert_eq!(found["uncovered"], 0, "{found}");
     assert_eq!(found["polls"], false, "{found}");
-}
-
-/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
-/// these lines.
-fn skip(test: &str, reason: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
 }

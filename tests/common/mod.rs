@@ -26,12 +26,32 @@ mod endpoint;
 mod home;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
 pub use endpoint::Endpoint;
 pub use home::{Home, Settings, Webhook, wait_health, xml};
+
+/// Reports that a test cannot run on this machine; .ci/run counts these lines.
+///
+/// The test harness does not capture the output.
+pub fn skip(test: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+}
+
+/// Runs a command to its end. Returns whether it succeeded.
+pub fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
 
 /// Makes two tests of each function: it takes the value of `repository.watch`.
 macro_rules! on_both_backends {

@@ -22,17 +22,10 @@ use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::StatusCode;
-use common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Settings, Webhook, skip, wait_until, xml};
 use project_webhooks::receiver::Reply;
 use rustix::process::Signal;
 use trace::Trace;
-
-/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
-/// these lines.
-fn skip(test: &str, reason: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
-}
 
 /// One webhook that hears of published copies.
 fn settings(endpoint: &Endpoint) -> Settings {

@@ -36,16 +36,9 @@ mod resources;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use common::{Daemon, Home, wait_until, xml};
-
-/// Says that a test cannot run here, where the capture of output does not hide it; .ci/run counts
-/// these lines.
-fn skip(test: &str, reason: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
-}
+use common::{Daemon, Home, skip, succeeds, wait_until, xml};
 
 /// Whether the test runs as root; says that it is skipped where not.
 fn is_root(test: &str) -> bool {
@@ -54,17 +47,6 @@ fn is_root(test: &str) -> bool {
         skip(test, "needs root");
     }
     is_root
-}
-
-/// Runs a command to its end. Returns whether it succeeded.
-fn succeeds(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
 }
 
 /// The command that runs the daemon as a user whom permissions bind; root hands the files over to

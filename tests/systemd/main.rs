@@ -26,15 +26,11 @@ mod units;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use common::skip;
+
 /// The directory of the package.
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Reports a skipped test past the capture of output; .ci/run counts these lines.
-fn skip(test: &str, reason: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
 }
 
 /// Whether a container can run; reports a skipped test if not.
