@@ -15,7 +15,7 @@ use crate::repository::RootIdentity;
 
 /// A part of the repository to observe.
 #[derive(Debug)]
-pub enum Hint {
+pub(crate) enum Hint {
     /// Something happened in a project.
     Project {
         /// The project.
@@ -73,7 +73,7 @@ pub enum Hint {
 
 /// Sends hints into the channel of their receiver.
 #[derive(Clone)]
-pub struct HintSender {
+pub(crate) struct HintSender {
     channel: Arc<dyn Channel>,
     has_lost_hints: Arc<AtomicBool>,
 }
@@ -82,7 +82,7 @@ impl HintSender {
     /// A sender into a channel that carries other messages too.
     ///
     /// A hint that finds no room sets `has_lost_hints`.
-    pub fn new<Message: From<Hint> + Send + 'static>(
+    pub(crate) fn new<Message: From<Hint> + Send + 'static>(
         channel: SyncSender<Message>,
         has_lost_hints: Arc<AtomicBool>,
     ) -> Self {
@@ -93,19 +93,19 @@ impl HintSender {
     }
 
     /// Sends a hint, or sets the flag if there is no room.
-    pub fn send(&self, hint: Hint) {
+    pub(crate) fn send(&self, hint: Hint) {
         if self.channel.offer(hint) {
             self.has_lost_hints.store(true, Ordering::Release);
         }
     }
 
     /// Sends a hint that may be lost.
-    pub fn send_if_room(&self, hint: Hint) {
+    pub(crate) fn send_if_room(&self, hint: Hint) {
         self.channel.offer(hint);
     }
 
     /// Sends a hint that must arrive, waiting for room.
-    pub fn send_waiting(&self, hint: Hint) {
+    pub(crate) fn send_waiting(&self, hint: Hint) {
         self.channel.send(hint);
     }
 }

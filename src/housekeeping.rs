@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const BATCH: usize = 500;
 
 /// Removes everything older than `retention`, until `stop`.
-pub async fn run(
+pub(crate) async fn run(
     store: Store,
     clock: Clock,
     mut retention: watch::Receiver<Retention>,

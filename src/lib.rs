@@ -30,6 +30,7 @@
 //!
 //! The modules below are in reading order: rules, configuration, input, record, output, daemon.
 
+#![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines))]
 #![cfg_attr(
     test,

@@ -29,7 +29,7 @@ const FILE: OFlags = OFlags::RDONLY
 /// A directory that was removed and created again may have the same inode, but has another time of
 /// birth. The time is 0 if the file system does not have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RootIdentity {
+pub(crate) struct RootIdentity {
     device: u64,
     inode: u64,
     born_ns: i64,
@@ -50,7 +50,7 @@ impl std::fmt::Display for RootIdentity {
 /// It is opened for each batch of observations and closed after it. A descriptor that stays open
 /// would prevent unmounting.
 #[derive(Debug)]
-pub struct Root {
+pub(crate) struct Root {
     path: PathBuf,
     directory: OwnedFd,
     identity: RootIdentity,

@@ -25,7 +25,7 @@ use crate::store::{ListedDelivery, Operations, Selector};
 /// Shows the queue and its log, and changes it.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct DeliveriesArguments {
+pub(super) struct DeliveriesArguments {
     #[command(subcommand)]
     command: Option<DeliveriesCommand>,
     #[command(flatten)]

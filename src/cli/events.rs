@@ -17,7 +17,7 @@ use crate::store::{EventFilter, ListedEvent, Listings};
 /// Shows events, and why they were inferred.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct EventsArguments {
+pub(super) struct EventsArguments {
     #[command(subcommand)]
     command: Option<EventsCommand>,
     #[command(flatten)]

@@ -25,7 +25,7 @@ use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClie
 /// Lists webhooks, switches them on and off, and tests one.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct WebhooksArguments {
+pub(super) struct WebhooksArguments {
     #[command(subcommand)]
     command: Option<WebhooksCommand>,
     /// Print a JSON array

@@ -42,7 +42,7 @@ pub(super) struct Location {
 
 impl Location {
     /// The location of the whole file.
-    pub fn root(position: Position) -> Self {
+    pub(super) fn root(position: Position) -> Self {
         Self {
             position,
             key: String::new(),
@@ -51,7 +51,7 @@ impl Location {
     }
 
     /// The location of a setting below this one.
-    pub fn below(&self, name: &str) -> Self {
+    pub(super) fn below(&self, name: &str) -> Self {
         Self {
             position: self.position,
             key: joined(&self.key, name),
@@ -70,7 +70,7 @@ impl Location {
     }
 
     /// The location of an item of this list.
-    pub fn item(&self, index: usize, position: Position) -> Self {
+    pub(super) fn item(&self, index: usize, position: Position) -> Self {
         Self {
             position,
             key: format!("{}[{index}]", self.key),
@@ -79,7 +79,7 @@ impl Location {
     }
 
     /// The row of the setting that the value belongs to.
-    pub fn setting(&self) -> Option<&'static Setting> {
+    pub(super) fn setting(&self) -> Option<&'static Setting> {
         settings::find(&self.row)
     }
 }
@@ -113,7 +113,7 @@ enum Allowed {
 
 impl Fault {
     /// An error whose message says what to do.
-    pub fn new(message: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             allowed: Allowed::Nothing,
@@ -124,19 +124,19 @@ impl Fault {
     /// A value that the setting's row does not allow.
     ///
     /// The message ends with the allowed values.
-    pub fn not_allowed(message: impl Into<String>) -> Self {
+    pub(super) fn not_allowed(message: impl Into<String>) -> Self {
         Self {
             allowed: Allowed::BySetting,
             ..Self::new(message)
         }
     }
 
-    pub fn allowed(mut self, allowed: impl Into<String>) -> Self {
+    pub(super) fn allowed(mut self, allowed: impl Into<String>) -> Self {
         self.allowed = Allowed::Text(allowed.into());
         self
     }
 
-    pub fn suggest(mut self, suggestion: Option<impl Into<String>>) -> Self {
+    pub(super) fn suggest(mut self, suggestion: Option<impl Into<String>>) -> Self {
         self.suggestion = suggestion.map(Into::into);
         self
     }
@@ -174,19 +174,19 @@ impl Context<'_> {
     }
 
     /// Reports an error, which makes the configuration invalid.
-    pub fn error(&mut self, location: &Location, fault: impl Into<Fault>) {
+    pub(super) fn error(&mut self, location: &Location, fault: impl Into<Fault>) {
         let problem = self.problem(location, fault.into());
         self.errors.push(problem);
     }
 
     /// Reports a setting that is valid and probably not meant.
-    pub fn warning(&mut self, location: &Location, fault: impl Into<Fault>) {
+    pub(super) fn warning(&mut self, location: &Location, fault: impl Into<Fault>) {
         let problem = self.problem(location, fault.into());
         self.warnings.push(problem);
     }
 
     /// Reports the error of a result.
-    pub fn accept<T>(
+    pub(super) fn accept<T>(
         &mut self,
         location: &Location,
         result: Result<T, impl Into<Fault>>,
@@ -201,7 +201,7 @@ impl Context<'_> {
     }
 
     /// Makes a path of the file absolute.
-    pub fn path(&self, written: &str) -> PathBuf {
+    pub(super) fn path(&self, written: &str) -> PathBuf {
         let joined = self.base.join(written);
         // `components` drops `.` in the middle, so that listings show no `/./`.
         joined.components().collect()
@@ -223,13 +223,17 @@ pub(super) struct Mapping<'n> {
 
 impl<'n> Mapping<'n> {
     /// Opens a mapping and reports keys that are not in the table of settings.
-    pub fn open(entries: &'n [Entry], location: Location, context: &mut Context<'_>) -> Self {
+    pub(super) fn open(
+        entries: &'n [Entry],
+        location: Location,
+        context: &mut Context<'_>,
+    ) -> Self {
         let known = settings::keys_below(&location.row);
         Self::with_keys(entries, location, &known, context)
     }
 
     /// Opens a mapping and reports keys other than these.
-    pub fn with_keys(
+    pub(super) fn with_keys(
         entries: &'n [Entry],
         location: Location,
         known: &[&str],
@@ -279,13 +283,13 @@ impl<'n> Mapping<'n> {
     }
 
     /// The value that is given for a key.
-    pub fn given(&self, name: &str) -> Option<Value<'n>> {
+    pub(super) fn given(&self, name: &str) -> Option<Value<'n>> {
         let found = self.entries.iter().find(|(known, ..)| *known == name);
         found.map(|(.., value)| value.clone())
     }
 
     /// Reads a setting, or its default. A required setting that is absent is an error.
-    pub fn read<T>(
+    pub(super) fn read<T>(
         &self,
         context: &mut Context<'_>,
         name: &str,
@@ -305,7 +309,7 @@ impl<'n> Mapping<'n> {
     /// Reads a setting that may be absent.
     ///
     /// Returns `Some(None)` if it is absent, and `None` after an error.
-    pub fn read_optional<T>(
+    pub(super) fn read_optional<T>(
         &self,
         context: &mut Context<'_>,
         name: &str,
@@ -330,7 +334,7 @@ impl<'n> Mapping<'n> {
     }
 
     /// The mapping of a key; an empty one if the key is absent.
-    pub fn mapping(&self, context: &mut Context<'_>, name: &str) -> Option<Mapping<'n>> {
+    pub(super) fn mapping(&self, context: &mut Context<'_>, name: &str) -> Option<Mapping<'n>> {
         match self.given(name) {
             Some(value) => value.mapping(context),
             None => Some(Mapping::open(&[], self.location.below(name), context)),
@@ -338,7 +342,7 @@ impl<'n> Mapping<'n> {
     }
 
     /// All entries in the order of the file, each with the location of its key.
-    pub fn entries(&self) -> &[(&'n str, Location, Value<'n>)] {
+    pub(super) fn entries(&self) -> &[(&'n str, Location, Value<'n>)] {
         &self.entries
     }
 }

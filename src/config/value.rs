@@ -33,12 +33,12 @@ impl<'n> Value<'n> {
     }
 
     /// Whether there is nothing after the key.
-    pub fn is_null(&self) -> bool {
+    pub(super) fn is_null(&self) -> bool {
         matches!(self.node.kind, Kind::Null)
     }
 
     /// Reads a text that is not empty.
-    pub fn text(&self, context: &mut Context<'_>) -> Option<&'n str> {
+    pub(super) fn text(&self, context: &mut Context<'_>) -> Option<&'n str> {
         let fault = match &self.node.kind {
             Kind::Text(text) if text.trim().is_empty() => Fault::not_allowed("is empty"),
             Kind::Text(text) => return Some(text),
@@ -52,7 +52,7 @@ impl<'n> Value<'n> {
     }
 
     /// Reads a text and what it stands for.
-    pub fn parsed<T>(
+    pub(super) fn parsed<T>(
         &self,
         context: &mut Context<'_>,
         parse: impl FnOnce(&str) -> Result<T, Fault>,
@@ -62,13 +62,13 @@ impl<'n> Value<'n> {
     }
 
     /// Reads a path and makes it absolute.
-    pub fn path(&self, context: &mut Context<'_>) -> Option<PathBuf> {
+    pub(super) fn path(&self, context: &mut Context<'_>) -> Option<PathBuf> {
         let text = self.text(context)?;
         Some(context.path(text))
     }
 
     /// Reads `true` or `false`.
-    pub fn boolean(&self, context: &mut Context<'_>) -> Option<bool> {
+    pub(super) fn boolean(&self, context: &mut Context<'_>) -> Option<bool> {
         let fault = match &self.node.kind {
             Kind::Boolean(value) => return Some(*value),
             Kind::Text(text) => {
@@ -86,7 +86,7 @@ impl<'n> Value<'n> {
     }
 
     /// Reads one of several words.
-    pub fn word<T: Copy>(
+    pub(super) fn word<T: Copy>(
         &self,
         context: &mut Context<'_>,
         choices: impl IntoIterator<Item = (&'static str, T)>,
@@ -105,7 +105,7 @@ impl<'n> Value<'n> {
     }
 
     /// Reads a whole number.
-    pub fn whole(&self, context: &mut Context<'_>) -> Option<u64> {
+    pub(super) fn whole(&self, context: &mut Context<'_>) -> Option<u64> {
         let bounds = match self.bounds() {
             Some(ValueType::Whole(min, max)) => min..=max,
             _ => 0..=u64::MAX,
@@ -121,7 +121,7 @@ impl<'n> Value<'n> {
     }
 
     /// Reads a duration.
-    pub fn duration(&self, context: &mut Context<'_>) -> Option<Duration> {
+    pub(super) fn duration(&self, context: &mut Context<'_>) -> Option<Duration> {
         let bounds = match self.bounds() {
             Some(ValueType::Duration(min, max)) => bounds(min, max, units::duration),
             _ => None,
@@ -145,7 +145,7 @@ impl<'n> Value<'n> {
     }
 
     /// Reads a size in bytes.
-    pub fn size(&self, context: &mut Context<'_>) -> Option<u64> {
+    pub(super) fn size(&self, context: &mut Context<'_>) -> Option<u64> {
         let bounds = match self.bounds() {
             Some(ValueType::Size(min, max)) => bounds(min, max, units::size),
             _ => None,
@@ -169,7 +169,7 @@ impl<'n> Value<'n> {
     }
 
     /// Reads the items of a list, or one value if the setting allows it.
-    pub fn items(&self, context: &mut Context<'_>) -> Option<Vec<Value<'n>>> {
+    pub(super) fn items(&self, context: &mut Context<'_>) -> Option<Vec<Value<'n>>> {
         let count = self.location.setting().map(|setting| setting.count);
         let Kind::List(nodes) = &self.node.kind else {
             if let Some(Count::OneOrList(..)) = count {
@@ -201,7 +201,7 @@ impl<'n> Value<'n> {
     /// Reads a mapping of settings.
     ///
     /// An absent value is an empty mapping: all its lines may be commented out.
-    pub fn mapping(&self, context: &mut Context<'_>) -> Option<Mapping<'n>> {
+    pub(super) fn mapping(&self, context: &mut Context<'_>) -> Option<Mapping<'n>> {
         let entries = match &self.node.kind {
             Kind::Map(entries) => entries.as_slice(),
             Kind::Null => &[],

@@ -47,7 +47,7 @@ pub(super) struct Entry {
 
 impl Kind {
     /// The kind of an unquoted text, by the core schema of YAML 1.2.
-    pub fn of_plain(text: &str) -> Self {
+    pub(super) fn of_plain(text: &str) -> Self {
         let unsigned = text.trim_start_matches(['+', '-']);
         // Digits after a leading zero are a text, such as an id.
         let is_text = unsigned.len() > 1
@@ -67,7 +67,7 @@ impl Kind {
     }
 
     /// The name of the kind in a message.
-    pub const fn name(&self) -> &'static str {
+    pub(super) const fn name(&self) -> &'static str {
         match self {
             Kind::Null => "nothing",
             Kind::Boolean(_) => "true or false",

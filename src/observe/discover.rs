@@ -12,7 +12,7 @@ use crate::repository::{Root, open_directory_at};
 
 /// The findings of a walk over directories.
 #[derive(Debug, Default)]
-pub struct Discovery {
+pub(crate) struct Discovery {
     /// The projects that have a directory or a file, sorted.
     pub keys: Vec<ProjectKey>,
     /// Directories that could not be read, and entries that cannot belong to a project.
@@ -20,7 +20,7 @@ pub struct Discovery {
 }
 
 /// Finds all projects.
-pub fn discover(layout: &Layout, root: &Root) -> Discovery {
+pub(super) fn discover(layout: &Layout, root: &Root) -> Discovery {
     let mut discovery = Discovery::default();
     match root.open_directory("") {
         Ok(directory) => discover_in(&directory, "", &layout.root(), &mut discovery),

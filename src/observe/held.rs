@@ -15,7 +15,7 @@ const HELD_MAX: usize = 256;
 
 /// A file that was opened when a report named it.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     /// Its path below the root at that time.
     pub path: String,
     /// The place of that path in the layout.
@@ -29,7 +29,7 @@ pub struct Held {
 
 /// Opens files to hold them.
 #[derive(Debug, Default)]
-pub struct Holder {
+pub(crate) struct Holder {
     n_held: Arc<AtomicUsize>,
 }
 
@@ -37,7 +37,7 @@ impl Holder {
     /// Opens a file to hold it. Also returns whether the file is empty.
     ///
     /// An empty file is not held: as a rule it was just created, and its close will be reported.
-    pub fn hold(&self, root: &Root, path: &str, place: ProjectFile) -> (Option<Held>, bool) {
+    pub(crate) fn hold(&self, root: &Root, path: &str, place: ProjectFile) -> (Option<Held>, bool) {
         let Ok(file) = root.open_file(path) else {
             return (None, false);
         };

@@ -13,7 +13,7 @@ use crate::repository::stat_at;
 
 /// An entry of a directory that matters.
 #[derive(Debug)]
-pub enum Entry<'a> {
+pub(crate) enum Entry<'a> {
     /// A directory of this name.
     Directory(&'a str, Cursor),
     /// Anything else of this name but a symbolic link.
@@ -23,7 +23,7 @@ pub enum Entry<'a> {
 }
 
 /// Visits the entries of the directory at `path` that its cursor leads to.
-pub fn entries(
+pub(crate) fn entries(
     directory: BorrowedFd<'_>,
     path: &str,
     cursor: &Cursor,
@@ -132,7 +132,7 @@ fn each_entry(
 }
 
 /// Joins a path below the root and one more component.
-pub fn join(path: &str, name: &str) -> String {
+pub(crate) fn join(path: &str, name: &str) -> String {
     if path.is_empty() {
         name.to_owned()
     } else {
@@ -145,13 +145,13 @@ pub fn join(path: &str, name: &str) -> String {
 }
 
 /// The problem of a path whose name is not text.
-pub fn unnamed(path: &str) -> Problem {
+pub(crate) fn unnamed(path: &str) -> Problem {
     let reason = "has a name that is not UTF-8, and so cannot be named in a callback";
     problem(path, reason, false)
 }
 
 /// The problem of a directory that cannot be read.
-pub fn unreadable(path: &str, error: &io::Error) -> Problem {
+pub(crate) fn unreadable(path: &str, error: &io::Error) -> Problem {
     let reason = format!("the directory cannot be read: {error}");
     problem(path, &reason, true)
 }
@@ -169,7 +169,7 @@ pub(super) fn problem(path: &str, reason: &str, may_heal: bool) -> Problem {
 /// Whether an error means that nothing is at a path.
 ///
 /// A component that is a file now means so too: everything below it is gone.
-pub fn is_absent(error: &io::Error) -> bool {
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory

@@ -30,7 +30,7 @@ impl Observer {
     /// The copies are read before the definition. A snapshot between these reads could be followed
     /// by a restore, and its event would come after the restore's. So if the definition is restored,
     /// the copies must be the same after it as before it.
-    pub fn look(
+    pub(crate) fn look(
         &mut self,
         root: &Root,
         key: &ProjectKey,

@@ -26,10 +26,10 @@ use crate::layout::{Layout, ProjectFile};
 use crate::repository::{Root, kind_of, stamp};
 use crate::users::OwnerNames;
 
-pub use discover::Discovery;
-pub use held::{Held, Holder};
-pub use listing::{Entry, entries, is_absent, join, unnamed, unreadable};
-pub use unchanged::is_unchanged;
+pub(crate) use discover::Discovery;
+pub(crate) use held::{Held, Holder};
+pub(crate) use listing::{Entry, entries, is_absent, join, unnamed, unreadable};
+pub(crate) use unchanged::is_unchanged;
 
 /// How long after its last change an invalid file is observed again without a hint.
 ///
@@ -38,7 +38,7 @@ const HEALING_NS: i64 = 10 * 60 * 1_000_000_000;
 
 /// The outcome of observing one project.
 #[derive(Debug, Default)]
-pub struct Look {
+pub(crate) struct Look {
     /// The state on disk.
     pub observed: Observed,
     /// The bytes of the files that were read, by their hash.
@@ -48,7 +48,7 @@ pub struct Look {
 }
 
 /// Reads the repository by one configuration.
-pub struct Observer {
+pub(crate) struct Observer {
     layout: Layout,
     max_file_size: u64,
     owners: OwnerNames,
@@ -56,7 +56,7 @@ pub struct Observer {
 
 impl Observer {
     /// Makes an observer that reads files up to `max_file_size` bytes.
-    pub fn new(layout: Layout, max_file_size: u64) -> Self {
+    pub(crate) fn new(layout: Layout, max_file_size: u64) -> Self {
         Self {
             layout,
             max_file_size,
@@ -65,7 +65,7 @@ impl Observer {
     }
 
     /// Finds all projects.
-    pub fn discover(&self, root: &Root) -> Discovery {
+    pub(crate) fn discover(&self, root: &Root) -> Discovery {
         discover::discover(&self.layout, root)
     }
 
@@ -73,7 +73,7 @@ impl Observer {
     ///
     /// The change time orders files, and losing its name changed the file's. So the returned stamp
     /// has the change time from before.
-    pub fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
+    pub(crate) fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
         let (mut state, bytes) = self
             .read(held.file.as_fd(), &held.path, &held.place, now)
             .ok()?;

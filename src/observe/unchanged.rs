@@ -17,7 +17,7 @@ use crate::repository::{Root, open_directory_at, stamp, stat_at};
 /// Whether a project has exactly the files with these marks, unchanged.
 ///
 /// The marks are sorted by path.
-pub fn is_unchanged(layout: &Layout, root: &Root, key: &ProjectKey, marks: &[Mark]) -> bool {
+pub(crate) fn is_unchanged(layout: &Layout, root: &Root, key: &ProjectKey, marks: &[Mark]) -> bool {
     let Some((path, cursor)) = layout.directory_of(key) else {
         return false;
     };

@@ -12,7 +12,7 @@ use super::limits;
 
 /// How well changes are noticed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Coverage {
+pub(crate) struct Coverage {
     /// How many directories are watched.
     pub watches: usize,
     /// How many directories could not be watched.

@@ -43,11 +43,11 @@ use commands::Commands;
 use coverage::SharedCoverage;
 use thread::Thread;
 
-pub use coverage::Coverage;
+pub(crate) use coverage::Coverage;
 
 /// What is watched, and how.
 #[derive(Clone, Debug)]
-pub struct WatchSettings {
+pub(crate) struct WatchSettings {
     /// The repository's root, absolute.
     pub root: PathBuf,
     /// Decides which directories matter.
@@ -58,7 +58,7 @@ pub struct WatchSettings {
 
 /// The thread that owns the watches.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     commands: Arc<Commands>,
     coverage: SharedCoverage,
     thread: Option<JoinHandle<()>>,
@@ -68,7 +68,7 @@ impl Watch {
     /// Starts the thread, which watches everything.
     ///
     /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of that.
-    pub fn start(settings: WatchSettings, hints: HintSender) -> io::Result<Self> {
+    pub(crate) fn start(settings: WatchSettings, hints: HintSender) -> io::Result<Self> {
         let commands = Arc::new(Commands::new()?);
         let coverage = SharedCoverage::default();
         let thread = Thread::new(
@@ -92,18 +92,18 @@ impl Watch {
     /// Watches everything by these settings, keeping the watches that are right.
     ///
     /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of that.
-    pub fn watch_everything(&self, settings: WatchSettings, reason: RescanReason) {
+    pub(crate) fn watch_everything(&self, settings: WatchSettings, reason: RescanReason) {
         self.commands
             .give(|pending| pending.walk = Some((settings, reason)));
     }
 
     /// Returns how well changes are noticed now.
-    pub fn coverage(&self) -> Coverage {
+    pub(crate) fn coverage(&self) -> Coverage {
         self.coverage.get()
     }
 
     /// Whether the thread still runs.
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.thread
             .as_ref()
             .is_some_and(|thread| !thread.is_finished())
