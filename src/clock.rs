@@ -15,7 +15,6 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// The time of day.
     pub(crate) fn now(&self) -> Timestamp {
         self.now
     }

@@ -18,9 +18,8 @@ use crate::repository::RootIdentity;
 pub(crate) enum Hint {
     /// Something happened in a project.
     Project {
-        /// The project.
         key: ProjectKey,
-        /// What was reported, for a person.
+        /// The report, for a person.
         what: String,
         /// The reported file, if it could be opened.
         held: Option<Held>,
@@ -30,20 +29,16 @@ pub(crate) enum Hint {
     /// A file that is none of the project's changed beside it.
     ///
     /// Editors and synchronisers make such files. The project is not idle.
-    Activity {
-        /// The project.
-        key: ProjectKey,
-    },
+    Activity { key: ProjectKey },
     /// Something happened at a directory above projects.
     Subtree {
         /// The directory, as a path below the root.
         path: String,
-        /// What was reported, for a person.
+        /// The report, for a person.
         what: String,
     },
     /// An entry that cannot be used appeared outside any project, or went away.
     Unusable {
-        /// What is wrong with it.
         problem: Problem,
         /// Whether it went away.
         is_gone: bool,
@@ -52,7 +47,6 @@ pub(crate) enum Hint {
     WalkStarted {
         /// The root that is walked.
         root: RootIdentity,
-        /// Why.
         reason: RescanReason,
     },
     /// The walk passed these projects and watches all their directories, if it can.

@@ -116,7 +116,6 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Replaces the webhooks.
     pub(crate) fn configure(&self, webhooks: BTreeMap<String, bool>) {
         for name in webhooks.keys() {
             for outcome in AttemptOutcome::ALL {

@@ -12,10 +12,6 @@ use signal_hook_tokio::Signals;
 use tracing::debug;
 
 /// Handles the signals from now on, as a stream.
-///
-/// # Errors
-///
-/// The system refuses a handler.
 pub(crate) fn signals() -> io::Result<Signals> {
     Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
 }

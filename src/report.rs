@@ -48,7 +48,6 @@ pub(crate) struct DaemonReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Counts {
-    /// Recorded events, by event.
     pub(crate) events: BTreeMap<String, u64>,
     #[serde(flatten)]
     pub(crate) attempts: AttemptCounts,

@@ -122,12 +122,10 @@ impl Root {
     }
 }
 
-/// Opens a directory by its name in its parent.
 pub(crate) fn open_directory_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?)
 }
 
-/// Opens a file by its name in its directory.
 pub(crate) fn open_file_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(parent, name, FILE, Mode::empty())?)
 }
@@ -137,7 +135,6 @@ pub(crate) fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
     Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// The stamp of a file.
 pub(crate) fn stamp(stat: &Stat) -> Stamp {
     let nanoseconds = |seconds: i64, part: u64| {
         seconds

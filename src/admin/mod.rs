@@ -30,15 +30,12 @@ use crate::report::{DaemonReport, Sources, summary};
 
 /// The parts of the daemon that the admin server and the control socket reach.
 pub(crate) struct Admin {
-    /// The sources of the report.
     pub(crate) sources: Sources,
     /// Woken when a command changed the queue.
     pub(crate) queues: Arc<QueueHandles>,
-    /// Takes requests to reload.
     pub(crate) reloads: mpsc::Sender<ReloadRequest>,
 }
 
-/// A request to reload: the sender for its answer.
 pub(crate) type ReloadRequest = oneshot::Sender<Reloaded>;
 
 /// The outcome of a reload.
@@ -154,32 +151,21 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
 }
 
 /// Asks the daemon of this state directory for its report; `None` if no daemon runs.
-///
-/// # Errors
-///
-/// A daemon may run, and does not answer.
 pub(crate) fn ask(state_dir: &Path) -> std::io::Result<Option<DaemonReport>> {
     request(state_dir, STATUS, ANSWER_MAX)
 }
 
 /// Makes the daemon of this state directory read the queue again; `None` if no daemon runs.
-///
-/// # Errors
-///
-/// A daemon may run, and does not answer.
 pub(crate) fn wake(state_dir: &Path) -> std::io::Result<Option<DaemonReport>> {
     request(state_dir, WAKE, ANSWER_MAX)
 }
 
 /// Makes the daemon of this state directory reload, and waits; `None` if no daemon runs.
-///
-/// # Errors
-///
-/// A daemon may run, and does not answer.
 pub(crate) fn reload(state_dir: &Path) -> std::io::Result<Option<Reloaded>> {
     request(state_dir, RELOAD, RELOAD_MAX)
 }
 
+/// Sends a line to the daemon; an error means that a daemon may run and does not answer.
 fn request<T: serde::de::DeserializeOwned>(
     state_dir: &Path,
     line: &str,
@@ -220,9 +206,7 @@ fn request<T: serde::de::DeserializeOwned>(
 /// A socket for the admin server.
 #[derive(Debug)]
 pub(crate) enum Bound {
-    /// On a TCP address.
     Tcp(TcpListener),
-    /// On a Unix socket.
     Unix(UnixListener),
 }
 

@@ -16,7 +16,7 @@ use crate::domain::event::EventKind;
 ///
 /// It may accept more, such as another case.
 #[derive(Clone)]
-pub struct OneOf<T> {
+pub(super) struct OneOf<T> {
     words: Vec<&'static str>,
     read: fn(&str) -> Result<T, String>,
 }
@@ -42,7 +42,7 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
 }
 
 /// `--state`: the state of a delivery.
-pub fn state() -> OneOf<State> {
+pub(super) fn state() -> OneOf<State> {
     OneOf {
         words: State::ALL.map(State::as_str).to_vec(),
         read: |text| {
@@ -55,7 +55,7 @@ pub fn state() -> OneOf<State> {
 }
 
 /// `--event`: an event by its name or its label.
-pub fn event() -> OneOf<EventKind> {
+pub(super) fn event() -> OneOf<EventKind> {
     OneOf {
         words: EventKind::ALL.map(EventKind::as_str).to_vec(),
         read: parse_event,
@@ -63,7 +63,7 @@ pub fn event() -> OneOf<EventKind> {
 }
 
 /// `--log-level`: the least severe level to log.
-pub fn log_level() -> OneOf<tracing::Level> {
+pub(super) fn log_level() -> OneOf<tracing::Level> {
     OneOf {
         words: LOG_LEVELS.map(|(word, _)| word).to_vec(),
         read: |text| {
@@ -77,8 +77,7 @@ pub fn log_level() -> OneOf<tracing::Level> {
 
 /// The beginning of a range of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Since {
-    /// This time.
+pub(super) enum Since {
     At(Timestamp),
     /// From this long ago on.
     Ago(Duration),
@@ -86,7 +85,7 @@ pub enum Since {
 
 impl Since {
     /// The beginning as a time, at `now`.
-    pub fn time(self, now: Timestamp) -> Timestamp {
+    pub(super) fn time(self, now: Timestamp) -> Timestamp {
         match self {
             Since::At(time) => time,
             Since::Ago(length) => jiff::SignedDuration::try_from(length)
@@ -98,7 +97,7 @@ impl Since {
 }
 
 /// Reads `--since`.
-pub fn parse_since(text: &str) -> Result<Since, String> {
+pub(super) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(Since::At(time));
     }
@@ -118,7 +117,7 @@ pub fn parse_since(text: &str) -> Result<Since, String> {
 }
 
 /// Reads an event's name or label in any case.
-pub fn parse_event(text: &str) -> Result<EventKind, String> {
+pub(super) fn parse_event(text: &str) -> Result<EventKind, String> {
     EventKind::ALL
         .into_iter()
         .find(|kind| {

@@ -17,10 +17,6 @@ use crate::webhook::TrustRoots;
 /// Checks `file`, or the default one, and prints the result.
 ///
 /// Returns whether the configuration is valid.
-///
-/// # Errors
-///
-/// `out` cannot be written to.
 pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io::Result<bool> {
     let file = Config::file_or_default(file);
     let mut result = config::load(&file, &SystemEnvironment);

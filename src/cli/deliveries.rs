@@ -357,7 +357,6 @@ fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool>
 /// Whether a running daemon was notified of a change.
 #[derive(Debug)]
 pub(super) enum Notified {
-    /// It was.
     Daemon,
     /// No daemon runs.
     Nobody,

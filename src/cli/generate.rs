@@ -82,7 +82,6 @@ Test whether the receiver answers
 .BR project\-webhooks\-config (5)
 "#;
 
-/// Writes the completions for a shell.
 pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     let mut text = Vec::new();
     let mut command = without_files(Arguments::command());

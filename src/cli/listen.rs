@@ -3,7 +3,7 @@
 //! Constraint: a request may hold escape sequences, so nothing of it reaches the terminal
 //! unescaped. Each callback is flushed before the next is taken.
 
-pub mod print;
+pub(super) mod print;
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,11 +18,11 @@ pub(crate) use self::print::{Style, print_callback, print_callback_json};
 use crate::receiver::{Received, Receiver, ReceiverOptions};
 
 /// The default port.
-pub const DEFAULT_PORT: u16 = 9000;
+pub(super) const DEFAULT_PORT: u16 = 9000;
 
 /// Receive callbacks on this machine, print them and verify their signatures.
 #[derive(Clone, Debug, clap::Args)]
-pub struct ListenArguments {
+pub(super) struct ListenArguments {
     /// Listen on this port of 127.0.0.1; 0 takes a free one
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     pub port: u16,
@@ -59,7 +59,7 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
 /// # Errors
 ///
 /// The port is in use, a secret is invalid, or `out` cannot be written.
-pub async fn run(
+pub(super) async fn run(
     arguments: &ListenArguments,
     clock: impl Fn() -> Timestamp + Send + Sync + 'static,
     style: &Style,

@@ -67,7 +67,6 @@ webhooks:
 .BR systemd.exec (5)
 "#;
 
-/// Writes the page.
 pub(super) fn configuration(out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
@@ -113,22 +112,4 @@ fn inlines(markdown: &str) -> Vec<Inline> {
             _ => bold(part),
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_page_has_every_setting() {
-        let mut page = Vec::new();
-        configuration(&mut page).unwrap();
-        let page = String::from_utf8(page).unwrap();
-        for setting in SETTINGS {
-            let key = setting.key.replace('-', "\\-");
-            let title = format!(".TP\n\\fB{key}\\fR\n");
-            assert_eq!(page.matches(&title).count(), 1, "{key}\n{page}");
-        }
-        assert!(!page.contains('`'), "{page}");
-    }
 }

@@ -1,20 +1,20 @@
 //! The commands: arguments, output and exit status.
 
-pub mod arguments;
+mod arguments;
 mod check;
 mod deliveries;
 mod demo;
 mod events;
 mod generate;
-pub mod listen;
+mod listen;
 mod manual;
-pub mod output;
+mod output;
 mod reload;
 mod run;
 mod scan;
 mod standing;
 mod status;
-pub mod view;
+mod view;
 mod webhooks;
 
 use std::io::Write;

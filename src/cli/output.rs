@@ -13,35 +13,34 @@ use super::DONE;
 pub(super) use super::listen::print::{Style, safe, safe_json};
 
 /// Red, for failures.
-pub const RED: &str = "31";
+pub(super) const RED: &str = "31";
 /// Green, for success.
-pub const GREEN: &str = "32";
+pub(super) const GREEN: &str = "32";
 /// Yellow, for warnings.
-pub const YELLOW: &str = "33";
-/// Bold.
-pub const BOLD: &str = "1";
+pub(super) const YELLOW: &str = "33";
+pub(super) const BOLD: &str = "1";
 /// Faint, for details.
-pub const FAINT: &str = "2";
+pub(super) const FAINT: &str = "2";
 
 /// Prints one JSON value over several lines.
 ///
 /// # Errors
 ///
 /// `out` cannot be written.
-pub fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+pub(super) fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_string_pretty(value)?;
     writeln!(out, "{}", safe_json(&json))
 }
 
 /// A time in the reader's zone, to the second.
-pub fn time(at: Timestamp, style: &Style) -> String {
+pub(super) fn time(at: Timestamp, style: &Style) -> String {
     at.to_zoned_datetime(style.zone.clone())
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()
 }
 
 /// A duration in its two largest units.
-pub fn duration(length: Duration) -> String {
+pub(super) fn duration(length: Duration) -> String {
     let seconds = length.as_secs();
     if seconds == 0 {
         return format!("{} ms", length.as_millis());
@@ -67,12 +66,12 @@ pub fn duration(length: Duration) -> String {
 }
 
 /// The time from `from` to `to`; zero if the clock was set back in between.
-pub fn between(from: Timestamp, to: Timestamp) -> Duration {
+pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
 /// A number with its noun: `1 file`, `2 files`.
-pub fn counted(n: u64, noun: &str) -> String {
+pub(super) fn counted(n: u64, noun: &str) -> String {
     let (stem, plural) = noun
         .strip_suffix('y')
         .map_or((noun, "s"), |stem| (stem, "ies"));
@@ -85,14 +84,14 @@ pub fn counted(n: u64, noun: &str) -> String {
 
 /// A cell of a table.
 #[derive(Clone, Debug, Default)]
-pub struct Cell {
+pub(super) struct Cell {
     text: String,
     code: Option<&'static str>,
 }
 
 impl Cell {
     /// A cell in colour.
-    pub fn painted(code: &'static str, text: impl AsRef<str>) -> Self {
+    pub(super) fn painted(code: &'static str, text: impl AsRef<str>) -> Self {
         Self {
             text: safe(text.as_ref()),
             code: Some(code),
@@ -111,21 +110,20 @@ impl<T: AsRef<str>> From<T> for Cell {
 
 /// Rows in columns as wide as their widest cell.
 #[derive(Clone, Debug, Default)]
-pub struct Table {
+pub(super) struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
     /// A table with these headings.
-    pub fn new<const N: usize>(headings: [&str; N]) -> Self {
+    pub(super) fn new<const N: usize>(headings: [&str; N]) -> Self {
         let headings = headings.map(|heading| Cell::painted(FAINT, heading));
         Self {
             rows: vec![headings.into()],
         }
     }
 
-    /// Adds a row.
-    pub fn row<const N: usize>(&mut self, cells: [Cell; N]) {
+    pub(super) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
         self.rows.push(cells.into());
     }
 
@@ -134,7 +132,7 @@ impl Table {
     /// # Errors
     ///
     /// `out` cannot be written.
-    pub fn print(&self, out: &mut dyn Write, style: &Style, indent: &str) -> io::Result<()> {
+    pub(super) fn print(&self, out: &mut dyn Write, style: &Style, indent: &str) -> io::Result<()> {
         let n_columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let widths: Vec<usize> = (0..n_columns)
             .map(|column| {

@@ -35,7 +35,7 @@ struct ScanView {
     first_start: bool,
     /// Whether `run` would record everything without events.
     adopts: bool,
-    /// What to know before reading on.
+    /// Notes to print before the changes.
     notes: Vec<String>,
     /// The number of compared projects.
     projects: usize,

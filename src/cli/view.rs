@@ -15,12 +15,11 @@ use crate::store::{AttemptLog, ListedDelivery, ListedEvent};
 const ID_DIGITS: usize = 12;
 
 /// The beginning of an event's id, for listings.
-pub fn short_id(id: &str) -> String {
+pub(super) fn short_id(id: &str) -> String {
     id.chars().take("evt_".len() + ID_DIGITS).collect()
 }
 
-/// The colour of a state.
-pub const fn state_color(state: State) -> &'static str {
+pub(super) const fn state_color(state: State) -> &'static str {
     match state {
         State::Pending => YELLOW,
         State::Delivered => GREEN,
@@ -32,7 +31,7 @@ pub const fn state_color(state: State) -> &'static str {
 /// An event in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct EventView {
+pub(super) struct EventView {
     id: String,
     event: &'static str,
     label: &'static str,
@@ -51,8 +50,7 @@ pub struct EventView {
 }
 
 impl EventView {
-    /// The view of an event.
-    pub fn of(listed: &ListedEvent) -> Self {
+    pub(super) fn of(listed: &ListedEvent) -> Self {
         let event = &listed.event;
         Self {
             id: event.id.0.clone(),
@@ -86,7 +84,7 @@ fn parameters(event: &Event) -> serde_json::Value {
 /// A delivery in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct DeliveryView {
+pub(super) struct DeliveryView {
     id: i64,
     webhook: String,
     event_id: String,
@@ -106,8 +104,7 @@ pub struct DeliveryView {
 }
 
 impl DeliveryView {
-    /// The view of a delivery.
-    pub fn of(delivery: &ListedDelivery) -> Self {
+    pub(super) fn of(delivery: &ListedDelivery) -> Self {
         Self {
             id: delivery.id,
             webhook: delivery.webhook.clone(),
@@ -131,7 +128,7 @@ impl DeliveryView {
 /// An attempt in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AttemptView {
+pub(super) struct AttemptView {
     number: u32,
     at: Timestamp,
     duration_ms: u128,
@@ -143,8 +140,7 @@ pub struct AttemptView {
 }
 
 impl AttemptView {
-    /// The view of an attempt.
-    pub fn of(attempt: &AttemptLog) -> Self {
+    pub(super) fn of(attempt: &AttemptLog) -> Self {
         Self {
             number: attempt.number,
             at: attempt.at,
@@ -159,15 +155,14 @@ impl AttemptView {
 
 /// A delivery with its attempts in JSON.
 #[derive(Serialize)]
-pub struct DeliveryWithAttempts {
+pub(super) struct DeliveryWithAttempts {
     #[serde(flatten)]
     delivery: DeliveryView,
     log: Vec<AttemptView>,
 }
 
 impl DeliveryWithAttempts {
-    /// The view of a delivery and its attempts.
-    pub fn of(delivery: &ListedDelivery, attempts: &[AttemptLog]) -> Self {
+    pub(super) fn of(delivery: &ListedDelivery, attempts: &[AttemptLog]) -> Self {
         Self {
             delivery: DeliveryView::of(delivery),
             log: attempts.iter().map(AttemptView::of).collect(),
@@ -180,7 +175,7 @@ impl DeliveryWithAttempts {
 /// # Errors
 ///
 /// `out` cannot be written.
-pub fn print_pairs(
+pub(super) fn print_pairs(
     out: &mut dyn Write,
     style: &Style,
     indent: &str,
@@ -204,7 +199,7 @@ pub(super) fn location(path: &str, line: Option<u64>, column: Option<u64>) -> St
 }
 
 /// The state of a delivery, with its next attempt.
-pub fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
+pub(super) fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
     let text = match delivery.state {
         State::Pending => format!("pending, next {}", time(delivery.due, style)),
         state => state.as_str().to_owned(),
@@ -217,7 +212,7 @@ pub fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
 /// # Errors
 ///
 /// `out` cannot be written.
-pub fn print_event(
+pub(super) fn print_event(
     out: &mut dyn Write,
     style: &Style,
     event: &Event,
@@ -267,7 +262,7 @@ fn brief(file: Option<&FileSummary>, style: &Style) -> String {
 /// # Errors
 ///
 /// `out` cannot be written.
-pub fn print_delivery(
+pub(super) fn print_delivery(
     out: &mut dyn Write,
     style: &Style,
     delivery: &ListedDelivery,
@@ -332,7 +327,7 @@ fn print_attempt(
 /// # Errors
 ///
 /// `out` cannot be written.
-pub fn print_answer(out: &mut dyn Write, indent: &str, answer: &[u8]) -> io::Result<()> {
+pub(super) fn print_answer(out: &mut dyn Write, indent: &str, answer: &[u8]) -> io::Result<()> {
     for line in String::from_utf8_lossy(answer).lines() {
         writeln!(out, "{indent}{}", safe(line))?;
     }

@@ -151,7 +151,6 @@ fn list(
     Ok(DONE)
 }
 
-/// The webhook of this name in the configuration.
 fn configured<'a>(name: &str, config: &'a Config) -> anyhow::Result<&'a Webhook> {
     let found = config
         .webhooks

@@ -62,7 +62,6 @@ pub(super) fn is_secret(name: &HeaderName) -> bool {
     SECRET_HEADERS.contains(&name.as_str())
 }
 
-/// Reads `headers`.
 pub(super) fn headers(
     mapping: &Mapping<'_>,
     context: &mut Context<'_>,
@@ -122,7 +121,6 @@ fn warn_of_plain_secret(location: &Location, context: &mut Context<'_>) {
     }
 }
 
-/// Reads `secret`.
 pub(super) fn secrets(value: &Value<'_>, context: &mut Context<'_>) -> Option<Vec<SecretString>> {
     let items = value.items(context)?;
     all(items.iter().map(|item| {

@@ -160,7 +160,6 @@ fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Reads `network`.
 pub(super) fn network(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<NetworkPolicy> {
     let allow = mapping.read_optional(context, "allow", ranges);
     let deny = mapping.read_optional(context, "deny", ranges);

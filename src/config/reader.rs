@@ -282,7 +282,6 @@ impl<'n> Mapping<'n> {
         mapping
     }
 
-    /// The value that is given for a key.
     pub(super) fn given(&self, name: &str) -> Option<Value<'n>> {
         let found = self.entries.iter().find(|(known, ..)| *known == name);
         found.map(|(.., value)| value.clone())

@@ -11,7 +11,6 @@ use super::{Environment, FirstStart, Repository, Templates, WatchMode};
 use crate::domain::project::Role;
 use crate::layout::Layout;
 
-/// Reads `repository`.
 pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option<Repository> {
     let mapping = value.mapping(context)?;
     let path = mapping.read(context, "path", repository_path);

@@ -509,23 +509,6 @@ fn written(values: &[&str], count: Count) -> Node {
     }
 }
 
-/// The table of settings in Markdown, for the documentation.
-pub fn markdown() -> String {
-    let mut table = "| key | allowed | default | meaning |\n|---|---|---|---|\n".to_owned();
-    for setting in SETTINGS {
-        let (key, allowed, default, meaning) = (
-            setting.key,
-            setting.allowed(),
-            setting.default_text(),
-            setting.meaning_text(),
-        );
-        table.push_str(&format!(
-            "| `{key}` | {allowed} | {default} | {meaning} |\n"
-        ));
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::units;

@@ -15,7 +15,6 @@ use super::source;
 use super::value::Value;
 use super::{ClientIdentity, Tls};
 
-/// Reads `tls`.
 pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tls> {
     let [certificate_given, key_given] =
         ["client_cert", "client_key"].map(|key| mapping.given(key));

@@ -120,7 +120,6 @@ impl<'n> Value<'n> {
         None
     }
 
-    /// Reads a duration.
     pub(super) fn duration(&self, context: &mut Context<'_>) -> Option<Duration> {
         let bounds = match self.bounds() {
             Some(ValueType::Duration(min, max)) => bounds(min, max, units::duration),

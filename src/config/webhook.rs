@@ -18,7 +18,6 @@ use super::yaml::Kind;
 use super::{Format, Webhook, headers, subscription, tls};
 use crate::domain::route::Subscription;
 
-/// Reads `webhooks`.
 pub(super) fn webhooks(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Vec<Webhook>> {
     let given = root.given("webhooks");
     let items = match given.as_ref().map(|value| &value.node.kind) {

@@ -38,29 +38,19 @@ const STANDSTILL: Duration = Duration::from_secs(30);
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
-    /// The store cannot be opened.
     #[error("cannot open the state")]
     Open(#[from] OpenError),
-    /// The store cannot be used.
     #[error("cannot use the state")]
     Store(#[from] StoreError),
-    /// A webhook's client cannot be made.
     #[error("cannot use a webhook")]
     Client(#[from] ClientError),
-    /// The system refused a thread or a signal handler.
     #[error("the system refuses {what}")]
     System {
-        /// The refused resource.
         what: &'static str,
-        /// The system's reason.
         source: std::io::Error,
     },
-    /// A part ended that should not.
     #[error("{part} ended unexpectedly; this is a bug, and the log above says more")]
-    PartEnded {
-        /// The part that ended.
-        part: &'static str,
-    },
+    PartEnded { part: &'static str },
 }
 
 /// How the daemon reads its configuration again.
@@ -74,7 +64,6 @@ pub(crate) struct Rereading<'a> {
     pub(crate) level_is_fixed: bool,
 }
 
-/// A started daemon.
 pub(crate) struct Daemon<'a> {
     config: Arc<Config>,
     rereading: Rereading<'a>,

@@ -43,11 +43,8 @@ pub(crate) type Jitter = Arc<dyn Fn() -> f64 + Send + Sync>;
 /// The parts that all queues share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    /// The store.
     pub(crate) store: Store,
-    /// The clock.
     pub(crate) clock: Clock,
-    /// The handles of the queues.
     pub(crate) queues: Arc<QueueHandles>,
     /// The source of jitter.
     pub(crate) jitter: Jitter,

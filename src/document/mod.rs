@@ -56,7 +56,7 @@ const ANNOTATIONS_MAX: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {reason}")]
 pub struct Malformed {
-    /// What is wrong, for a person; it names neither file nor position.
+    /// The reason for a person, without file and position.
     pub reason: String,
     /// The line of the first fault, from 1. A line ends with LF, CR LF or CR.
     pub line: u64,

@@ -174,7 +174,6 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Opens the element of a start tag.
     fn open(&mut self, tag: &BytesStart<'_>, start: usize) -> Result<(), Fault> {
         let at = start + "<".len();
         let is_root = self.open.is_empty();

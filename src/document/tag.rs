@@ -9,7 +9,6 @@ use super::{ATTRIBUTES_MAX, Fault, shown};
 pub(super) struct Attribute<'a> {
     /// The byte offset of the name.
     pub(super) at: usize,
-    /// The name with its prefix.
     pub(super) name: &'a str,
     /// The byte offset of the value.
     pub(super) value_at: usize,

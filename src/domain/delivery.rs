@@ -79,12 +79,6 @@ impl Outcome {
         retry_after: None,
     };
 
-    /// The endpoint works and refused this delivery, without a Retry-After.
-    pub const REFUSED: Outcome = Outcome::Failed {
-        cause: FailureCause::Delivery,
-        retry_after: None,
-    };
-
     /// Whether the attempt failed and the failure is the endpoint's own.
     pub const fn is_endpoint_failure(self) -> bool {
         matches!(
@@ -97,7 +91,7 @@ impl Outcome {
     }
 }
 
-/// What to do with a delivery after an attempt.
+/// The next step of a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The delivery is done.

@@ -38,7 +38,7 @@ struct Down {
     next_probe: Timestamp,
 }
 
-/// What the queue may send now.
+/// The deliveries that the queue may send now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// All due deliveries.

@@ -31,7 +31,7 @@ pub enum EventKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Parameter {
-    /// Who did it.
+    /// The user who made the change.
     Username,
     /// The project's name.
     ProjectName,
@@ -255,7 +255,7 @@ impl fmt::Display for EventId {
 /// An inferred event, before it gets its id and parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InferredEvent {
-    /// What happened.
+    /// The kind of event.
     pub kind: EventKind,
     /// The file the event is about; its bytes are the payload.
     pub subject: FileState,
@@ -355,7 +355,7 @@ pub struct Explanation {
 pub struct Event {
     /// The id, the same over attempts, restarts and repeated inference.
     pub id: EventId,
-    /// What happened.
+    /// The kind of event.
     pub kind: EventKind,
     /// The project.
     pub key: ProjectKey,

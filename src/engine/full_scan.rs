@@ -29,7 +29,6 @@ pub(super) struct FullScan {
     n_compared: usize,
     /// Whether all projects are known.
     is_complete: bool,
-    /// The time of the next piece.
     next_piece: Moment,
 }
 

@@ -1,7 +1,7 @@
 //! Observes due projects, and those that may have moved to them.
 //!
-//! Constraint: the observations of one step show one moment, as far as a move can tell: no project
-//! is seen in two directories, or in none, because it moved between two observations.
+//! Constraint: a move between two observations of one step is noticed. No project is observed in
+//! two directories, or in none, because it moved meanwhile.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsFd;

@@ -64,7 +64,7 @@ pub(super) struct Rules<'a> {
 /// The judgement of one step.
 pub(super) struct Judgement {
     pub batch: Batch,
-    /// What each observation left unresolved.
+    /// The unresolved part of each observation.
     pub unresolved: Vec<(ProjectKey, Unresolved)>,
     /// Projects that move to a location whose own removal is not confirmed, with that location.
     pub waits_for: Vec<(ProjectKey, ProjectKey)>,

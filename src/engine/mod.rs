@@ -63,7 +63,6 @@ pub(crate) enum Input {
     Rescan(RescanReason),
     /// Use this configuration from now on, and report when that is done.
     Configure(Arc<Config>, oneshot::Sender<()>),
-    /// End.
     Stop,
 }
 

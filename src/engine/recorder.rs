@@ -34,7 +34,6 @@ impl Recorder {
         }
     }
 
-    /// The store, for reading.
     pub(super) fn store(&self) -> &Store {
         &self.store
     }

@@ -20,7 +20,6 @@ use crate::watch::Coverage;
 pub(crate) enum Trouble {
     /// The repository's root.
     Root,
-    /// The store.
     Store,
 }
 
@@ -149,7 +148,6 @@ impl Status {
         });
     }
 
-    /// Counts a reload.
     pub(crate) fn count_reload(&self, applied: bool) {
         self.change(|known| {
             if applied {
@@ -161,7 +159,6 @@ impl Status {
         });
     }
 
-    /// Counts a recorded event.
     pub(crate) fn count_event(&self, event: &'static str, origin: &'static str) {
         self.change(|known| {
             *known.events.entry((event, origin)).or_default() += 1;

@@ -14,7 +14,6 @@ use crate::repository::stat_at;
 /// An entry of a directory that matters.
 #[derive(Debug)]
 pub(crate) enum Entry<'a> {
-    /// A directory of this name.
     Directory(&'a str, Cursor),
     /// Anything else of this name but a symbolic link.
     Other(&'a str, Cursor),

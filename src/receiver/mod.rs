@@ -206,11 +206,6 @@ impl Receiver {
         Ok((receiver, received))
     }
 
-    /// Returns the address that it listens on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Returns the URL for callbacks.
     pub fn url(&self) -> String {
         format!("http://{}/", self.address)
@@ -262,6 +257,3 @@ fn plain(status: StatusCode) -> Response<Body> {
     *response.status_mut() = status;
     response
 }
-
-#[cfg(test)]
-mod tests;

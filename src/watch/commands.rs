@@ -62,7 +62,6 @@ impl Commands {
         std::mem::take(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Wakes the thread.
     pub(super) fn wake(&self) {
         // A full pair wakes it as well.
         let _ = (&self.wake).write(&[0]);

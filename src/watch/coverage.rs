@@ -53,7 +53,7 @@ impl SharedCoverage {
     }
 }
 
-/// What is not watched.
+/// The directories without a watch, and the reasons.
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
     /// Why a backend is wanted and not available.
@@ -91,7 +91,6 @@ impl Gaps {
         self.unwatchable.contains_key(path)
     }
 
-    /// A directory is watched.
     pub(super) fn watched(&mut self, path: &str) {
         self.unwatchable.remove(path);
     }

@@ -45,7 +45,7 @@ use thread::Thread;
 
 pub(crate) use coverage::Coverage;
 
-/// What is watched, and how.
+/// The settings of the watch thread.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchSettings {
     /// The repository's root, absolute.

@@ -24,24 +24,15 @@ use crate::config::{Denied, NetworkPolicy};
 /// Why a name has no address to connect to.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResolveError {
-    /// The lookup failed.
     #[error("the host name {name} cannot be resolved")]
     Lookup {
-        /// The name.
         name: String,
-        /// The reason.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The name has no address.
     #[error("the host name {name} has no address")]
-    Nothing {
-        /// The name.
-        name: String,
-    },
-    /// The policy denies all of its addresses.
+    Nothing { name: String },
     #[error("every address of the host name {name} is denied")]
     Denied {
-        /// The name.
         name: String,
         /// The reason for the first address.
         source: Denied,

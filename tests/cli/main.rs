@@ -11,12 +11,14 @@
 )]
 
 mod demo;
+mod listen;
 mod shells;
 mod support;
 
 use std::fs;
 use std::process::Stdio;
 
+use project_webhooks::config::settings::SETTINGS;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -365,6 +367,19 @@ fn packagers_get_completions_and_a_manual_page_without_a_configuration() {
         "{}",
         &page[..200]
     );
+}
+
+#[test]
+fn the_manual_page_of_the_configuration_has_every_setting() {
+    let mut command = program();
+    command.args(["man", "5"]);
+    let page = run(command).succeeded();
+    for setting in SETTINGS {
+        let key = setting.key.replace('-', "\\-");
+        let title = format!(".TP\n\\fB{key}\\fR\n");
+        assert_eq!(page.matches(&title).count(), 1, "{key}\n{page}");
+    }
+    assert!(!page.contains('`'), "{page}");
 }
 
 #[test]

@@ -80,7 +80,11 @@ fn one_project_alone_never_means_down() {
 
 #[test]
 fn any_answer_that_is_no_endpoint_failure_resets_the_count() {
-    for outcome in [Outcome::Accepted, Outcome::REFUSED, Outcome::Gone] {
+    let refused = Outcome::Failed {
+        cause: FailureCause::Delivery,
+        retry_after: None,
+    };
+    for outcome in [Outcome::Accepted, refused, Outcome::Gone] {
         let mut endpoint = Endpoint::default();
         fail(&mut endpoint, "a", 0, false);
         fail(&mut endpoint, "b", 0, false);

@@ -9,6 +9,8 @@ use project_webhooks::domain::delivery::{FailureCause, Outcome};
 use project_webhooks::webhook::answer::{complaint, outcome, retry_after};
 use proptest::prelude::*;
 
+use crate::harness::REFUSED;
+
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
@@ -51,18 +53,17 @@ fn statuses_have_the_outcomes_of_the_contract() {
         retry_after: Some(Duration::from_secs(60)),
     };
     let failed = Outcome::NO_ANSWER;
-    let refused = Outcome::REFUSED;
     for (status, expected) in [
         (200, Outcome::Accepted),
         (202, Outcome::Accepted),
         (204, Outcome::Accepted),
         (299, Outcome::Accepted),
-        (301, refused),
-        (302, refused),
-        (304, refused),
-        (307, refused),
-        (400, refused),
-        (404, refused),
+        (301, REFUSED),
+        (302, REFUSED),
+        (304, REFUSED),
+        (307, REFUSED),
+        (400, REFUSED),
+        (404, REFUSED),
         (410, Outcome::Gone),
         (429, asked),
         (500, failed),

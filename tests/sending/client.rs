@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::harness::{
-    SECRET, SHORT, callback, client, hanging, host, now, receiver, send, webhook,
+    REFUSED, SECRET, SHORT, callback, client, hanging, host, now, receiver, send, webhook,
 };
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn answers_become_outcomes() {
     .await;
     for (status, outcome) in [
         (200, Some(Outcome::Accepted)),
-        (302, Some(Outcome::REFUSED)),
+        (302, Some(REFUSED)),
         (410, Some(Outcome::Gone)),
         (500, Some(Outcome::NO_ANSWER)),
         (503, None),

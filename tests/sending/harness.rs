@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use project_webhooks::config::{self, Webhook, WithoutSecrets};
+use project_webhooks::domain::delivery::{FailureCause, Outcome};
 use project_webhooks::domain::event::{EventId, EventKind, Origin};
 use project_webhooks::receiver::{Received, Receiver, ReceiverOptions, Reply};
 use project_webhooks::webhook::{
@@ -20,6 +21,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+/// The endpoint works and refused the delivery.
+pub(crate) const REFUSED: Outcome = Outcome::Failed {
+    cause: FailureCause::Delivery,
+    retry_after: None,
+};
 
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
-use crate::harness::{PATIENT, SHORT, answering, host, peer, read_request, send, webhook};
+use crate::harness::{PATIENT, REFUSED, SHORT, answering, host, peer, read_request, send, webhook};
 
 /// More than the kernel's buffers of a connection, and far less than an endless answer.
 ///
@@ -149,7 +149,7 @@ async fn interim_answers_are_ignored() {
     }
     let answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
     let switched = attempt(&answering(answer.to_vec()).await, PATIENT).await;
-    assert_eq!(switched.outcome, Outcome::REFUSED);
+    assert_eq!(switched.outcome, REFUSED);
 }
 
 #[tokio::test]

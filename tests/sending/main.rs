@@ -20,7 +20,9 @@ mod harness;
 mod hostile;
 mod hostile_http_2;
 mod proxy;
+mod receiver;
 mod requests;
+mod signatures;
 mod tls;
 
 use std::collections::BTreeMap;

@@ -64,7 +64,7 @@ impl Proxy {
         format!("{scheme}://{user}127.0.0.1:{}", self.port)
     }
 
-    /// What it was asked for.
+    /// The heads of all requests.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }

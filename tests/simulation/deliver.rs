@@ -28,8 +28,12 @@ fn answer(answers: Answers, of: &ProjectKey) -> Option<(Option<u16>, Outcome)> {
         cause: FailureCause::Endpoint,
         retry_after: Some(ASKED),
     };
+    let refused = Outcome::Failed {
+        cause: FailureCause::Delivery,
+        retry_after: None,
+    };
     Some(match answers {
-        Answers::RefusesOne if *of == key(REFUSED) => (Some(400), Outcome::REFUSED),
+        Answers::RefusesOne if *of == key(REFUSED) => (Some(400), refused),
         Answers::Well | Answers::RefusesOne => (Some(200), Outcome::Accepted),
         Answers::Nothing => (None, Outcome::NO_ANSWER),
         Answers::Later => (Some(503), asked),

@@ -112,27 +112,3 @@ pub(super) fn prepare(base: &Path) -> io::Result<()> {
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn the_commands_run_in_order_and_lead_to_all_seven_events() {
-        let base = tempfile::tempdir().unwrap();
-        prepare(base.path()).unwrap();
-        let text = fs::read(base.path().join("incoming/campaigns.xml")).unwrap();
-        let document = crate::document::parse(&text).unwrap();
-        assert_eq!(document.name.as_deref(), Some(CAMPAIGNS));
-        let mut kinds = BTreeSet::new();
-        for action in ACTIONS {
-            for command in action.commands {
-                run(command, base.path()).unwrap();
-            }
-            kinds.extend(action.callbacks.iter().map(|(kind, _)| *kind));
-        }
-        assert_eq!(kinds.into_iter().collect::<Vec<_>>(), EventKind::ALL);
-    }
-}

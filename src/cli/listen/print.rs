@@ -12,7 +12,7 @@ use crate::receiver::{Received, Signature};
 
 /// Colours and time zone of the output.
 #[derive(Clone, Debug)]
-pub struct Style {
+pub(crate) struct Style {
     /// With colours.
     pub color: bool,
     /// The zone of printed times.
@@ -21,7 +21,8 @@ pub struct Style {
 
 impl Style {
     /// No colours, times in UTC.
-    pub fn plain() -> Self {
+    #[cfg(test)]
+    pub(crate) fn plain() -> Self {
         Self {
             color: false,
             zone: TimeZone::UTC,
@@ -29,7 +30,7 @@ impl Style {
     }
 
     /// Local times, and colours if standard output is a terminal and `NO_COLOR` is not set.
-    pub fn for_stdout(no_color: bool) -> Self {
+    pub(crate) fn for_stdout(no_color: bool) -> Self {
         Self {
             color: io::stdout().is_terminal() && !no_color,
             zone: TimeZone::system(),
@@ -39,7 +40,7 @@ impl Style {
     /// The text in the colour of this SGR code (ECMA-48), if colours are on.
     ///
     /// Text from a peer or a file must be [`safe`] first.
-    pub fn paint(&self, code: &str, text: &str) -> String {
+    pub(crate) fn paint(&self, code: &str, text: &str) -> String {
         if self.color {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
         } else {
@@ -52,10 +53,6 @@ impl Style {
 const FIRST_LINE_MAX: usize = 100;
 
 /// Prints one callback for a person, with a note on its first line.
-///
-/// # Errors
-///
-/// `out` cannot be written.
 pub(crate) fn print_callback(
     out: &mut (impl Write + ?Sized),
     received: &Received,
@@ -118,7 +115,7 @@ pub(crate) fn print_callback(
 /// # Errors
 ///
 /// `out` cannot be written.
-pub fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Result<()> {
+pub(crate) fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Result<()> {
     let line = serde_json::to_string(&Line {
         at: received.at.to_string(),
         id: &received.id,
@@ -146,7 +143,7 @@ pub fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Res
 /// Escapes the characters in JSON strings that a terminal might act on.
 ///
 /// JSON allows them unescaped, and the encoder leaves some.
-pub fn safe_json(json: &str) -> String {
+pub(crate) fn safe_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len() + 1);
     for c in json.chars() {
         // A line end can only be layout: in a string it is escaped already.
@@ -194,7 +191,7 @@ impl Serialize for Pairs<'_> {
 }
 
 /// Escapes the characters that a terminal might act on.
-pub fn safe(text: &str) -> String {
+pub(crate) fn safe(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

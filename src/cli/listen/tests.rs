@@ -49,7 +49,7 @@ fn a_person_reads_a_callback() {
 }
 
 #[test]
-fn what_is_no_callback_is_printed_too() {
+fn other_requests_are_printed_too() {
     let mut strange = received();
     strange.label = String::new();
     strange.id = String::new();
@@ -116,89 +116,4 @@ proptest::proptest! {
         let lines = if received.id.is_empty() { 6 } else { 7 };
         proptest::prop_assert_eq!(shown.lines().count(), lines);
     }
-}
-
-#[derive(clap::Parser)]
-struct Command {
-    #[command(flatten)]
-    arguments: ListenArguments,
-}
-
-fn parse(arguments: &[&str]) -> Result<ListenArguments, clap::Error> {
-    let arguments = std::iter::once(&"listen").chain(arguments);
-    <Command as clap::Parser>::try_parse_from(arguments).map(|command| command.arguments)
-}
-
-#[test]
-fn arguments() {
-    let arguments = parse(&[]).unwrap();
-    assert_eq!((arguments.port, arguments.status.as_u16()), (9000, 204));
-    assert!(arguments.secrets.is_empty() && !arguments.json);
-    let arguments = parse(&["--secret", "one", "--secret", "two", "--status", "503"]).unwrap();
-    assert_eq!(
-        (arguments.secrets.len(), arguments.status.as_u16()),
-        (2, 503)
-    );
-    assert!(!format!("{arguments:?}").contains("one"));
-    for status in ["100", "199", "600", "abc", ""] {
-        assert!(parse(&["--status", status]).is_err(), "{status}");
-    }
-}
-
-/// What was written, line by line as it is flushed.
-struct Flushed {
-    pending: Vec<u8>,
-    sender: tokio::sync::mpsc::Sender<String>,
-}
-
-impl Write for Flushed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.pending.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let text = String::from_utf8(std::mem::take(&mut self.pending)).unwrap();
-        let _reader_gone = self.sender.try_send(text);
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn it_introduces_itself_prints_and_stops() {
-    let arguments = parse(&["--port", "0", "--secret", "hush"]).unwrap();
-    let (sender, mut flushed) = tokio::sync::mpsc::channel(10);
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    let listening = tokio::spawn(async move {
-        let mut out = Flushed {
-            pending: Vec::new(),
-            sender,
-        };
-        let style = Style::plain();
-        let clock = || Timestamp::UNIX_EPOCH;
-        run(&arguments, clock, &style, stop, &mut out, &mut io::sink()).await
-    });
-    let introduction = flushed.recv().await.unwrap();
-    assert!(!introduction.contains("hush"));
-    let (_, snippet) = introduction.split_once("\n\n").unwrap();
-    let snippet: serde_yaml::Value = serde_yaml::from_str(snippet).unwrap();
-    let url = snippet["webhooks"][0]["url"].as_str().unwrap().to_owned();
-    assert!(introduction.starts_with(&format!("Listening on {url}\n")));
-    assert_eq!(snippet["webhooks"][0]["event"].as_str(), Some("*"));
-
-    let (_, address) = url.split_once("//").unwrap();
-    let mut socket = tokio::net::TcpStream::connect(address.trim_end_matches('/'))
-        .await
-        .unwrap();
-    let request = b"POST /x HTTP/1.1\r\nHost: x\r\nWebhook-Event: test\r\n\
-        Connection: close\r\nContent-Length: 0\r\n\r\n";
-    tokio::io::AsyncWriteExt::write_all(&mut socket, request)
-        .await
-        .unwrap();
-    let callback = flushed.recv().await.unwrap();
-    assert!(callback.starts_with("00:00:00.000  Test, no known format, signature missing\n"));
-
-    shutdown.cancel();
-    listening.await.unwrap().unwrap();
 }

@@ -58,10 +58,11 @@ async fn a_name_that_changes_to_a_denied_address_is_not_connected_to() {
     });
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let (receiver, mut received) = Receiver::bind(address, options).await.unwrap();
-    let host = format!("changing.localhost:{}", receiver.local_addr().port());
+    let url = receiver.url().replace("127.0.0.1", "changing.localhost");
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
     tokio::spawn(receiver.serve(CancellationToken::new()));
     let addresses = ["127.0.0.1", "169.254.169.254", "127.0.0.1"];
-    let client = client(&webhook(&format!("http://{host}/")), &addresses);
+    let client = client(&webhook(&url), &addresses);
     let first = send(&client).await;
     assert_eq!(first.outcome, Outcome::Accepted, "{first:?}");
     let second = send(&client).await;

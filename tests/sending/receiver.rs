@@ -1,6 +1,20 @@
-use super::*;
-use crate::config::Format;
-use axum::http::HeaderValue;
+//! The receiver: it decodes requests, checks signatures and serves until it is stopped.
+
+use std::net::SocketAddr;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use bytes::Bytes;
+use jiff::Timestamp;
+use project_webhooks::config::Format;
+use project_webhooks::receiver::decode::{check, decode};
+use project_webhooks::receiver::{Received, Receiver, ReceiverError, ReceiverOptions};
+use project_webhooks::webhook::signature::{SigningKey, sign};
+use secrecy::SecretString;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::host;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -11,7 +25,7 @@ async fn decoded(headers: &[(&'static str, &str)], target: &str, body: &[u8]) ->
     for (name, value) in headers {
         map.append(*name, HeaderValue::from_str(value).unwrap());
     }
-    decode::decode(target, &map, Bytes::copy_from_slice(body), at(1)).await
+    decode(target, &map, Bytes::copy_from_slice(body), at(1)).await
 }
 
 #[tokio::test]
@@ -94,16 +108,16 @@ async fn a_request_that_is_no_callback_is_passed_on_with_its_problem() {
 #[tokio::test]
 async fn signatures_are_checked() {
     let key = |secret: &str| SigningKey::parse(&SecretString::from(secret)).unwrap();
-    let signature = crate::webhook::signature::sign(&[key("right")], "evt_1", 1, b"x").unwrap();
+    let signature = sign(&[key("right")], "evt_1", 1, b"x").unwrap();
     let headers = [
         ("webhook-id", "evt_1"),
         ("webhook-timestamp", "1"),
         ("webhook-signature", signature.as_str()),
     ];
     let signed = decoded(&headers, "/", b"x").await;
-    let check = |received: &Received, keys: &[SigningKey]| {
-        decode::check(received, keys, TOLERANCE).as_str()
-    };
+    let tolerance = ReceiverOptions::new(|| at(1)).tolerance;
+    let check =
+        |received: &Received, keys: &[SigningKey]| check(received, keys, tolerance).as_str();
     assert_eq!(check(&signed, &[]), "not-checked");
     assert_eq!(check(&signed, &[key("wrong")]), "wrong");
     assert_eq!(check(&signed, &[key("wrong"), key("right")]), "verified");
@@ -118,39 +132,35 @@ async fn it_serves_until_it_is_stopped() {
     let options = ReceiverOptions::new(|| at(1)).with_status(StatusCode::IM_A_TEAPOT);
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let (receiver, mut received) = Receiver::bind(address, options).await.unwrap();
-    let (url, address) = (receiver.url(), receiver.local_addr());
-    let taken = Receiver::bind(address, ReceiverOptions::new(|| at(1))).await;
+    let address = host(&receiver.url());
+    let taken = Receiver::bind(address.parse().unwrap(), ReceiverOptions::new(|| at(1))).await;
     assert!(matches!(taken, Err(ReceiverError::Bind { .. })));
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(receiver.serve(shutdown.clone()));
 
-    let client = reqwest_client();
-    let post = client
-        .post(format!("{url}a?b=c"))
-        .body("x")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(post.status(), 418);
+    let request = |line: &'static str| exchange(&address, line);
+    let teapot = "HTTP/1.1 418";
+    assert!(request("POST /a?b=c").await.starts_with(teapot));
     let first = received.recv().await.unwrap();
     assert_eq!(first.target, "/a?b=c");
     assert_eq!(first.body, "x");
-    assert_eq!(client.get(&url).send().await.unwrap().status(), 405);
+    assert!(request("GET /").await.starts_with("HTTP/1.1 405"));
     // Requests are answered without a reader as well.
     drop(received);
-    assert_eq!(client.post(&url).send().await.unwrap().status(), 418);
+    assert!(request("POST /").await.starts_with(teapot));
 
     shutdown.cancel();
     serving.await.unwrap().unwrap();
 }
 
-fn reqwest_client() -> reqwest::Client {
-    let tls = crate::webhook::TrustRoots::empty()
-        .client_config(&crate::config::Tls::default())
-        .unwrap();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .no_proxy()
-        .build()
-        .unwrap()
+/// Sends a request with the body `x` and returns the whole answer.
+async fn exchange(address: &str, line: &str) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
 }

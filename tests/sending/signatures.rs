@@ -1,0 +1,151 @@
+//! Signatures: those of the specification and of its reference library.
+
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use jiff::Timestamp;
+use project_webhooks::config::SecretError;
+use project_webhooks::receiver::decode::{check, decode};
+use project_webhooks::receiver::{ReceiverOptions, Signature};
+use project_webhooks::webhook::signature::{SigningKey, sign};
+use secrecy::SecretString;
+
+fn keys(secrets: &[&str]) -> Vec<SigningKey> {
+    secrets
+        .iter()
+        .map(|secret| SigningKey::parse(&SecretString::from(*secret)).unwrap())
+        .collect()
+}
+
+const VECTORS: [(&str, &str, i64, &[u8], &str); 2] = [
+    // From the documentation of Svix, where the specification comes from.
+    (
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        1_614_265_330,
+        br#"{"test": 2432232314}"#,
+        "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    ),
+    // From the specification's reference libraries.
+    (
+        "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+        "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk",
+        1_649_367_553,
+        br#"{"email":"test@example.com","username":"test_user"}"#,
+        "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=",
+    ),
+];
+
+#[test]
+fn published_vectors_hold() {
+    for (secret, id, timestamp, body, expected) in VECTORS {
+        let signature = sign(&keys(&[secret]), id, timestamp, body);
+        assert_eq!(signature.as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn the_reference_library_verifies_both_signatures_of_a_rotation() {
+    let now = Timestamp::now().as_second();
+    let secrets = [
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "a raw text secret",
+    ];
+    let signatures = sign(&keys(&secrets), "evt_1", now, b"body").unwrap();
+    assert_eq!(signatures.split(' ').count(), 2);
+    let mut headers = HeaderMap::new();
+    headers.insert("webhook-id", "evt_1".parse().unwrap());
+    headers.insert("webhook-timestamp", now.into());
+    headers.insert("webhook-signature", signatures.parse().unwrap());
+    let first = standardwebhooks::Webhook::new(secrets[0]).unwrap();
+    let second = standardwebhooks::Webhook::from_bytes(secrets[1].into()).unwrap();
+    first.verify(b"body", &headers).unwrap();
+    second.verify(b"body", &headers).unwrap();
+    first.verify(b"other", &headers).unwrap_err();
+}
+
+/// Verifies a request with these signatures as a receiver does at the time `now`.
+async fn verify(
+    keys: &[SigningKey],
+    id: &str,
+    timestamp: &str,
+    body: &[u8],
+    signatures: &str,
+    now: Timestamp,
+) -> Signature {
+    let mut headers = HeaderMap::new();
+    headers.insert("webhook-id", id.parse().unwrap());
+    headers.insert("webhook-timestamp", timestamp.parse().unwrap());
+    headers.insert("webhook-signature", signatures.parse().unwrap());
+    let received = decode("/", &headers, Bytes::copy_from_slice(body), now).await;
+    check(&received, keys, ReceiverOptions::new(move || now).tolerance)
+}
+
+fn is_wrong(signature: Signature, expected: &str) -> bool {
+    matches!(signature, Signature::Wrong(reason) if reason.contains(expected))
+}
+
+#[tokio::test]
+async fn signatures_of_the_reference_library_verify() {
+    let (secret, id, timestamp, body, _) = VECTORS[0];
+    let signature = standardwebhooks::Webhook::new(secret)
+        .unwrap()
+        .sign(id, timestamp, body)
+        .unwrap();
+    let now = Timestamp::from_second(timestamp).unwrap();
+    let signature = format!("v2,x v1,AAAA {signature}");
+    let timestamp = timestamp.to_string();
+    let (signature, timestamp) = (signature.as_str(), timestamp.as_str());
+    let verified = verify(&keys(&[secret]), id, timestamp, body, signature, now).await;
+    assert_eq!(verified, Signature::Verified);
+    for (secret, id, body, signature, expected) in [
+        ("other", id, body, signature, "no signature matches"),
+        (secret, "msg_2", body, signature, "no signature matches"),
+        (secret, id, b"{}", signature, "no signature matches"),
+        (secret, id, body, "v1,", "no signature matches"),
+        (secret, id, body, "", "holds no `v1,` signature"),
+    ] {
+        let verified = verify(&keys(&[secret]), id, timestamp, body, signature, now).await;
+        assert!(is_wrong(verified, expected), "{secret} {id} {signature}");
+    }
+}
+
+#[tokio::test]
+async fn the_clock_may_differ_by_the_tolerance_and_no_more() {
+    let now = Timestamp::from_second(1_000_000).unwrap();
+    let keys = keys(&["secret"]);
+    for (seconds, accepted) in [
+        (1_000_000 - 301, false),
+        (1_000_000 - 300, true),
+        (1_000_000 + 300, true),
+        (1_000_000 + 301, false),
+        (i64::MAX, false),
+        (i64::MIN, false),
+    ] {
+        let signature = sign(&keys, "evt_1", seconds, b"").unwrap();
+        let timestamp = seconds.to_string();
+        let verdict = verify(&keys, "evt_1", &timestamp, b"", &signature, now).await;
+        assert_eq!(
+            verdict == Signature::Verified,
+            accepted,
+            "{seconds}: {verdict:?}"
+        );
+    }
+    let verdict = verify(&keys, "evt_1", "1e6", b"", "", now).await;
+    assert!(is_wrong(verdict, "not a number of seconds"));
+}
+
+#[test]
+fn secrets_are_parsed_and_never_shown() {
+    let parse = |text: &str| SigningKey::parse(&SecretString::from(text)).map(|_| ());
+    assert_eq!(parse(""), Err(SecretError::Empty));
+    assert_eq!(parse("whsec_"), Err(SecretError::Empty));
+    assert_eq!(parse("whsec_not base64"), Err(SecretError::NotBase64));
+    assert_eq!(parse("whsec_c2VjcmV0cw"), Ok(()));
+    assert_eq!(parse("raw"), Ok(()));
+    assert_eq!(
+        sign(&keys(&["whsec_c2VjcmV0cw=="]), "a", 1, b""),
+        sign(&keys(&["secrets"]), "a", 1, b"")
+    );
+    assert_eq!(sign(&[], "a", 1, b""), None);
+    assert_eq!(format!("{:?}", keys(&["raw"])), "[SigningKey(…)]");
+}
