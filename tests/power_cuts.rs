@@ -1,9 +1,10 @@
 //! The power is cut: state and repository lie on a file system that is shut down without flushing
-//! its log, and mounted again. What was told stays told, under one id, and what survived is told.
+//! its log, and mounted again. An event keeps the one id under which it was sent or logged, and
+//! every surviving file has its event.
 //!
-//! What is lost by this is what the file system had not written: pages that were not synced, and
-//! changes of its own that its log does not have. What a disk has in a cache of its own is not lost;
-//! that it obeys a flush is the disk's promise.
+//! The cut loses everything that the file system had not written: pages that were not synced, and
+//! metadata that its log does not have. The disk's own cache is not lost: the test relies on the disk
+//! to obey a flush.
 //!
 //! `PROJECT_WEBHOOKS_ROUNDS=20 cargo test --test power_cuts -- --nocapture` cuts twenty times on each
 //! file system. Needs root, loop devices and xfs_io; says so where one is missing.
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use common::{Daemon, Endpoint, Home, Settings, skip, succeeds, wait_until, xml};
 
-/// What a cut and all that follows may take away: nothing of this.
+/// Counts over all rounds. A cut must lose none of the acknowledged events.
 #[derive(Default)]
 struct Tally {
     rounds: usize,
@@ -207,7 +208,7 @@ fn cuts(kind: &str) {
         });
         daemon.fence();
         recorded.extend(ids_in_the_log(&daemon));
-        // What was told, to the receiver or in the log, is on record under its id.
+        // Each event that was sent or logged is on record under its id.
         let listed = home.json(&["events", "--limit", "0"]);
         let on_record: BTreeSet<&str> = listed
             .as_array()
@@ -240,7 +241,7 @@ fn cuts(kind: &str) {
         for ((event, _), ids) in &ids {
             assert_eq!(ids.len(), 1, "round {round}: {event} came under {ids:?}");
         }
-        // What is whole on disk was told.
+        // Each complete project on disk was sent.
         let imported: BTreeSet<&str> = came
             .iter()
             .filter(|one| one.event == "project-import-any")

@@ -378,21 +378,21 @@ fn the_rest_of_a_checkout_that_is_taken_back_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
     let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("3s"), 1);
     let daemon = home.start();
-    // What a look may find of a checkout and back: copies whose definition was removed first.
+    // A checkout and back may leave copies whose definition was removed first.
     for (path, body) in [
         ("snapshots/s1.xml", "s1"),
         ("published/v1/project.xml", "v1"),
     ] {
         home.write(&format!("sales/p55/{path}"), &xml("P0", "e-0", body));
     }
-    // They were looked at once a project that came later is imported.
+    // Once a later project is imported, they were observed.
     home.write("sales/p56/project.xml", &xml("P56", "e-56", ""));
     let imports = ["Project Import sales/p56", "Project Import - Any sales/p56"];
     endpoint.wait_for(imports.len());
     home.remove_all("sales/p55");
     daemon.fence();
     assert_eq!(daemon.events(), imports);
-    // What stays counts after the pause.
+    // A copy that stays causes an event after the settle time.
     home.write("sales/p55/snapshots/s1.xml", &xml("P0", "e-0", "s1"));
     endpoint.wait_for(imports.len() + 1);
     daemon.fence();
@@ -598,7 +598,7 @@ fn a_root_that_is_renamed_away_and_back_infers_nothing(backend: &str) {
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
     assert_eq!(endpoint.n(), 0);
-    // What happens afterwards is seen, and so is what happened while it was away.
+    // Changes while it was away and changes afterwards are both noticed.
     fs::rename(home.at(""), home.beside("away")).unwrap();
     daemon.wait_message(AWAY, 3);
     fs::remove_dir_all(home.beside("away/sales/p1")).unwrap();
@@ -659,7 +659,7 @@ fn invalid_files_are_not_sent_and_block_nothing(backend: &str) {
             "Project Import - Any sales/good"
         ]
     );
-    // Each counts as soon as it is mended.
+    // Each is picked up once fixed.
     fs::write(hostile("half"), xml("Half", "e-2", "")).unwrap();
     fs::remove_file(hostile("link")).unwrap();
     fs::write(hostile("link"), xml("Link", "e-3", "")).unwrap();

@@ -1,4 +1,4 @@
-//! What is watched: moved, removed and new directories, names that are no text, limits.
+//! Watches: moved, removed and new directories, names that are not text, limits.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -71,7 +71,7 @@ fn the_number_of_watches_follows_renames_and_removals(backend: &str) {
     fs::rename(home.at("finance/p1"), home.beside("away")).unwrap();
     home.remove_all("finance/p2");
     wait_for_watches(&home, 2 + 2 * 3);
-    // What went out of the repository is not heard of, and what comes back is.
+    // A directory moved out of the repository loses its watches; one moved back gets them.
     fs::rename(home.beside("away"), home.at("finance/p9")).unwrap();
     wait_for_watches(&home, 2 + 3 * 3);
     home.remove_all("finance");
@@ -88,7 +88,7 @@ fn names_that_are_not_text_are_listed_while_they_are_there(backend: &str) {
         fs::create_dir(home.at(place).join(wrong)).unwrap();
     }
     let listed = |count: usize| {
-        wait_until("the list of what does not count", || {
+        wait_until("the list of ignored files", || {
             let status = home.command(&["status"]);
             (status.matches("not UTF-8").count() == count).then_some(())
         });

@@ -1,7 +1,7 @@
 //! The receiver. It must not be the bottleneck, so a request costs one lock and no copy.
 //!
 //! It answers `/after/MS` after that many milliseconds, `/hung` never, and other paths at once. It
-//! does not count requests for `/hung`.
+//! ignores requests for `/hung` in its counts.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -25,7 +25,7 @@ pub struct Daemon<'a> {
     fences: Cell<u32>,
 }
 
-/// What was read of the log.
+/// The part of the log that was read.
 struct Tail {
     file: File,
     rest: Vec<u8>,

@@ -101,7 +101,7 @@ impl Endpoint {
         port.and_then(|port| port.parse().ok()).expect("a port")
     }
 
-    /// What came so far, but that of fences.
+    /// All callbacks so far, except those of fences.
     pub fn all(&self) -> Vec<Received> {
         let mut all = self.received.lock().expect("the list").clone();
         all.retain(|one| one.parameter("organizationName") != Some(FENCE));

@@ -1,5 +1,4 @@
-//! What the end-to-end tests work with: the real binary on real files, and an endpoint that
-//! listens.
+//! Fixtures of the end-to-end tests: the real binary on real files, and a listening endpoint.
 //!
 //! Constraint: nothing here waits for time to pass. [`Daemon::fence`] proves that everything before
 //! it was judged: it has a project of its own appear and go, and all that happened earlier is

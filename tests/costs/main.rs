@@ -1,5 +1,5 @@
-//! What it costs, in numbers that do not depend on the machine: syncs, opened files, connections,
-//! threads, wake-ups. Times are for `benches`.
+//! Costs in numbers that do not depend on the machine: syncs, opened files, connections, threads,
+//! wake-ups. Times are for `benches`.
 //!
 //! A bound is what was counted when it was set and a third or more above it, unless it is exact.
 //! Each says what the number would be without the property that it guards.
@@ -194,7 +194,7 @@ fn a_change_waits_for_few_projects_of_a_full_scan() {
         publish(&home, number, 1);
         endpoint.wait_for(number + 1);
         daemon.wait_message("full scan finished", number + 2);
-        // Who reports it opens it first, and the engine when its turn comes.
+        // The watch thread opens the file first, the engine later.
         let calls = trace.since(change);
         let path = format!("sales/p{number}/published/project.xml");
         let since = calls.from(calls.position(&path).unwrap()).of(engine);

@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use super::common::{Daemon, Home};
 use super::skip;
 
-/// What is traced: what opens, looks, syncs and connects. Reads and writes of sockets and pipes, and
-/// whatever threads wake each other with, depend on the machine and are left out.
+/// The traced calls: those that open, stat, list, sync and connect.
+///
+/// Reads and writes of sockets and pipes, and calls that wake threads, depend on the machine.
 const TRACED: &str = "open,openat,openat2,stat,lstat,newfstatat,statx,getdents64,fsync,fdatasync,\
     connect,inotify_add_watch";
 
@@ -57,7 +58,7 @@ impl Trace {
         self.text().len()
     }
 
-    /// What was called since then.
+    /// The calls since then.
     pub fn since(&self, moment: usize) -> Calls {
         Calls(self.text()[moment..].lines().map(str::to_owned).collect())
     }

@@ -216,8 +216,8 @@ impl Run {
         }
         let now = self.wall();
         for index in 0..self.hooks.len() {
-            let mended = self.store().correct_times(self.hooks[index].name, now);
-            self.runtime.block_on(mended).unwrap();
+            let corrected = self.store().correct_times(self.hooks[index].name, now);
+            self.runtime.block_on(corrected).unwrap();
             self.hooks[index].endpoint.probe_soon(now);
             self.hooks[index].forget_times();
         }

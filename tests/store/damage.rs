@@ -1,4 +1,4 @@
-//! What a start may find: another daemon, a crash, damage, another version.
+//! Starts on a store with another daemon, after a crash, with damage, and of another version.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

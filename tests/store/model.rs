@@ -54,7 +54,7 @@ struct Model {
 }
 
 impl Model {
-    /// What is due of a webhook: by project, the text and the number of attempts.
+    /// The due deliveries of a webhook: by project, the text and the number of attempts.
     fn due(&self, webhook: &str, now: i64) -> BTreeMap<String, (String, u32)> {
         self.lanes
             .iter()

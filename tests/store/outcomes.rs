@@ -20,7 +20,7 @@ const ASKED: Outcome = Outcome::Failed {
     retry_after: Some(Duration::from_secs(3_600)),
 };
 
-/// What an operator does while an attempt is under way.
+/// A change by an operator during an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meanwhile {
     Nothing,
@@ -75,7 +75,7 @@ fn an_outcome_leaves_a_delivery_where_it_belongs() {
         (2, Nothing, FAILED, Is(State::Dead)),
         (2, Nothing, ASKED, Is(State::Dead)),
         (2, Nothing, Outcome::Gone, Off),
-        // What an operator gave up stays so, unless it arrived all the same.
+        // A cancelled delivery stays cancelled unless its attempt succeeds.
         (0, Cancelled, Outcome::Accepted, Is(State::Delivered)),
         (0, Cancelled, FAILED, Is(State::Cancelled)),
         (0, Cancelled, ASKED, Is(State::Cancelled)),
@@ -172,7 +172,7 @@ fn an_outcome_leaves_a_delivery_where_it_belongs() {
     }
 }
 
-/// What is finished and sent again starts its schedule over, from every state.
+/// A redelivery starts its schedule over, from every state.
 #[test]
 fn a_redelivery_starts_over_from_every_state() {
     for (outcomes, state) in [

@@ -155,7 +155,7 @@ fn a_changed_configuration_is_tried_at_once_but_where_the_receiver_asked_for_tim
         let again = claim(&store, "catalog", at(due));
         assert_eq!((again.delivery, again.attempt), (head.delivery, 2));
     }
-    // What was not tried yet keeps the time of its first attempt.
+    // A delivery without an attempt keeps the time of its first one.
     let fixture = Fixture::new();
     let store = fixture.store();
     configure(&store, 1);
@@ -282,7 +282,7 @@ fn what_waits_by_a_clock_that_was_set_back_is_due() {
     let mut failed = finish(&claim(&store, "catalog", at(0)), Verdict::Retry(at(3605)));
     failed.attempt.at = at(3600);
     wait(store.finish([failed].into())).unwrap();
-    // What failed by the right time keeps its time.
+    // A delivery that failed by the correct clock keeps its time.
     store.record(one_event("c", "one", &["catalog"])).unwrap();
     end(
         &store,
@@ -306,7 +306,7 @@ fn sorted(mut items: Vec<&str>) -> Vec<&str> {
     items
 }
 
-/// What is claimed is held in memory, and a project.xml may be as large as the configuration says.
+/// Claims are held in memory, and a project.xml may be as large as the configuration allows.
 #[test]
 fn large_payloads_are_claimed_some_at_a_time() {
     let fixture = Fixture::new();

@@ -1,4 +1,4 @@
-//! What the implementation by SQLite promises beyond the contract.
+//! Guarantees of the SQLite implementation beyond the contract.
 
 use std::time::Duration;
 

@@ -104,7 +104,7 @@ fn a_queue_that_overflows_while_the_process_is_stopped_loses_nothing() {
         ]
     );
     assert_eq!(endpoint.n(), 0);
-    // What is made after it is noticed as before.
+    // Later projects are noticed as before.
     home.write("sales/later/project.xml", &xml("Later", "e-later", ""));
     endpoint.wait_for(2);
 }

@@ -1,7 +1,7 @@
-//! What must not bring the daemon down, nor make it say what is not so: hostile files and names,
-//! a root that goes, limits of the kernel, and resources that end. The real binary, real files.
+//! Hostile files and names, a root that goes away, limits of the kernel, and resources that run
+//! out must neither end the daemon nor cause false events. The real binary, real files.
 //!
-//! What needs root or a tool says so where it is missing (`skipped:`, counted by `.ci/run`).
+//! A test that lacks root or a tool prints `skipped:`, which `.ci/run` counts.
 
 #![allow(
     clippy::unwrap_used,

@@ -137,9 +137,9 @@ fn starts_on_a_full_disk(is_changed: bool) -> bool {
     }
 
     let daemon = Daemon::launch(&home, Daemon::command(&home));
-    endpoint.wait_for_one("what waits", |one| !is_last(one));
+    endpoint.wait_for_one("a pending delivery", |one| !is_last(one));
     daemon.wait_message("inference waits", 1);
-    let later = "that the settings of webhooks changed cannot be recorded yet";
+    let later = "cannot save changed webhook settings yet";
     assert_eq!(daemon.n_messages(later), usize::from(is_changed));
     wait_health(&home, "/readyz", 503);
     wait_health(&home, "/healthz", 200);
@@ -147,14 +147,14 @@ fn starts_on_a_full_disk(is_changed: bool) -> bool {
         assert!(daemon.reload(), "nothing is to be recorded for it");
         home.reconfigure(&settings(changed));
         assert!(!daemon.reload());
-        daemon.wait_message("mend this and reload again: ", 1);
+        daemon.wait_message("fix this and reload again: ", 1);
     }
     database.execute_batch("ROLLBACK").unwrap();
     fs::remove_file(&filler).unwrap();
     wait_health(&home, "/readyz", 200);
     endpoint.wait_for_one("the last", is_last);
     if is_changed {
-        daemon.wait_message("that the settings of webhooks changed is recorded", 1);
+        daemon.wait_message("saved the changed webhook settings", 1);
     } else {
         assert!(daemon.reload());
     }
@@ -359,7 +359,7 @@ fn a_clock_that_is_set_forward_and_back_delays_nothing() {
     home.write("sales/a/project.xml", &xml("A", "a", ""));
     endpoint.wait_for(1);
     set("+3600");
-    // What is recorded and fails an hour ahead waits by that time.
+    // A delivery recorded by the fast clock is due by that clock.
     home.write("sales/b/project.xml", &xml("B", "b", ""));
     endpoint.wait_for_one("b", |one| one.parameter("projectName") == Some("B"));
     home.remove_all("sales/p1");

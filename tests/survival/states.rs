@@ -30,7 +30,7 @@ fn settings(endpoint: &Endpoint) -> Settings {
         webhook("waits", "[0s, 700h, 700h, 700h]"),
         webhook("gives-up", "[0s]"),
     ])
-    // What is in them is older each day; longer than ten years cannot be said.
+    // Their content ages each day. Ten years is the longest retention.
     .top("retention: { delivered: 3650d, dead: 3650d }")
 }
 
@@ -41,13 +41,13 @@ fn repository(home: &Home) {
     for (name, id) in names {
         home.write(&format!("sales/{name}/project.xml"), &xml("N", id, ""));
     }
-    // What happened in it before.
+    // Earlier changes.
     home.write("sales/p2/project.xml", &xml("P2", "e-2", "one"));
     home.write("sales/p2/snapshots/s1.xml", &xml("P2", "e-2", "one"));
     home.write("sales/broken/project.xml", "<schema");
 }
 
-/// What is listed, without what the time of a start changes.
+/// The listings, without the fields that depend on the time of the start.
 fn listed(home: &Home) -> Value {
     let sorted = |listing: &[&str]| {
         let mut all = home.json(listing);
@@ -135,8 +135,9 @@ fn states_of_all_schemas_load_with_all_that_is_in_them() {
     }
 }
 
-/// A daemon that finds this state says nothing of what is as it was, lists what was listed, and
-/// delivers what waits, under the ids and with the bytes that are on record.
+/// A daemon that starts on this state reports nothing unchanged and lists the same entries.
+///
+/// It sends the pending deliveries under the recorded ids and with the recorded bytes.
 fn loads(database: &Path, before: &Value) {
     let is_open = Arc::new(AtomicBool::new(false));
     let endpoint = Endpoint::answering({

@@ -63,7 +63,7 @@ fn every_block_is_run() {
     assert_eq!(blocks.keys().map(String::as_str).collect::<Vec<_>>(), names);
 }
 
-/// What the configuration says of secrets, and the drop-in that brings them.
+/// Writes secrets into the configuration, and the drop-in that provides them.
 fn secrets(container: &Container, names: &[&str]) {
     let values: Vec<String> = names
         .iter()

@@ -138,7 +138,7 @@ fn an_invalid_configuration_is_reported_once_and_not_restarted() {
             .filter(|code| *code == 1)
     });
     container.run(&["systemctl", "start", "--no-block", UNIT]);
-    wait_until("it is tried again", || {
+    wait_until("a retry", || {
         let restarts = container.property(UNIT, "NRestarts");
         (restarts.parse::<u32>().unwrap() >= 2).then_some(())
     });
