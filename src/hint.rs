@@ -3,7 +3,6 @@
 //! Constraint: no hint is lost unnoticed. The channel is bounded. A hint that finds it full sets a
 //! flag, and the engine answers the flag with a full scan.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -38,14 +37,9 @@ pub(crate) enum Hint {
         what: String,
     },
     /// An entry that cannot be used appeared outside any project, or went away.
-    Unusable {
-        problem: Problem,
-        /// Whether it went away.
-        is_gone: bool,
-    },
+    Unusable { problem: Problem, is_gone: bool },
     /// A walk begins that watches every directory.
     WalkStarted {
-        /// The root that is walked.
         root: RootIdentity,
         reason: RescanReason,
     },
@@ -58,7 +52,6 @@ pub(crate) enum Hint {
     WalkFinished {
         /// The watched root; none if it could not be opened.
         root: Option<RootIdentity>,
-        /// Why the walk was made.
         reason: RescanReason,
         /// Unusable entries outside any project.
         problems: Vec<Problem>,
@@ -66,9 +59,8 @@ pub(crate) enum Hint {
 }
 
 /// Sends hints into the channel of their receiver.
-#[derive(Clone)]
 pub(crate) struct HintSender {
-    channel: Arc<dyn Channel>,
+    channel: Box<dyn Channel>,
     has_lost_hints: Arc<AtomicBool>,
 }
 
@@ -81,7 +73,7 @@ impl HintSender {
         has_lost_hints: Arc<AtomicBool>,
     ) -> Self {
         Self {
-            channel: Arc::new(channel),
+            channel: Box::new(channel),
             has_lost_hints,
         }
     }
@@ -104,14 +96,8 @@ impl HintSender {
     }
 }
 
-impl fmt::Debug for HintSender {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("HintSender").finish_non_exhaustive()
-    }
-}
-
 /// A bounded channel, whatever else it carries. A receiver that is gone needs no hints.
-trait Channel: Send + Sync {
+trait Channel: Send {
     /// Sends without waiting. Returns whether the channel is full.
     fn offer(&self, hint: Hint) -> bool;
 

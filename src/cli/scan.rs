@@ -147,7 +147,7 @@ fn observe(
     let path = repository.path.display();
     let root = Root::open(&repository.path)
         .with_context(|| format!("cannot open the repository's root {path}"))?;
-    guard.armed(Some(root.identity()));
+    guard.watched(Some(root.identity()));
     let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
     let discovered = observer.discover(&root);
     let recorded = listings.map_or(Ok(Vec::new()), |listings| listings.keys())?;

@@ -111,7 +111,7 @@ impl EventLoop {
     fn take(&mut self, input: Input) {
         match input {
             Input::Hint(hint) => self.take_hint(*hint),
-            Input::Rescan(reason) => self.rearm(reason),
+            Input::Rescan(reason) => self.watch_again(reason),
             Input::Configure(config, done) => {
                 self.configure(config);
                 // The sender may have stopped waiting.
@@ -223,9 +223,9 @@ impl EventLoop {
                     warn!("{reason}; nothing is inferred until it is back");
                 }
             }
-            Check::Back => self.rearm(RescanReason::Root),
+            Check::Back => self.watch_again(RescanReason::Root),
         }
-        if !self.worker.root.is_armed() || self.scanner.is_scanning() {
+        if !self.worker.root.is_watched() || self.scanner.is_scanning() {
             return;
         }
         if !self.worker.may_infer() {
@@ -242,8 +242,8 @@ impl EventLoop {
     }
 
     /// Sets all watches anew, and then scans everything.
-    fn rearm(&mut self, reason: RescanReason) {
-        self.worker.root.arming();
+    fn watch_again(&mut self, reason: RescanReason) {
+        self.worker.root.watching_begins();
         self.scanner.stop();
         self.watch
             .watch_everything(watch_settings(&self.worker.config), reason);
@@ -275,7 +275,7 @@ impl EventLoop {
             self.worker.root.remember(recorded);
         }
         if layout_changed || path_changed || old.watch != new.watch {
-            self.rearm(RescanReason::Reload);
+            self.watch_again(RescanReason::Reload);
         } else if size_changed {
             self.scanner.begin(&mut self.worker, RescanReason::Reload);
         }

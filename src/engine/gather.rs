@@ -168,7 +168,7 @@ impl Gatherer<'_> {
         let (key, recorded) = (&observation.comparison.key, &observation.before);
         let look = self.observer.look(self.root, key, recorded, self.now);
         observation.comparison.observed = look.observed;
-        look.contents.into_iter().collect()
+        look.contents
     }
 
     /// Reads held files without a path, and infers their events.

@@ -57,7 +57,6 @@ const INPUTS: usize = 16_384;
 /// An input of the engine.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A hint of the watch thread.
     Hint(Box<Hint>),
     /// Watch and scan everything anew.
     Rescan(RescanReason),
@@ -81,15 +80,10 @@ pub(crate) struct Engine {
 
 /// The parts of the program that the engine uses.
 pub(crate) struct Parts {
-    /// The valid configuration.
     pub config: Arc<Config>,
-    /// The store.
     pub store: Store,
-    /// The clock.
     pub clock: Clock,
-    /// The state that others may read.
     pub status: Arc<Status>,
-    /// The queues of the webhooks.
     pub queues: Arc<QueueHandles>,
 }
 

@@ -41,9 +41,8 @@ pub(crate) struct RootGuard {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The watches are being set.
-    Arming,
-    Armed(RootIdentity),
+    SettingWatches,
+    Watched(RootIdentity),
     Lost,
 }
 
@@ -52,7 +51,7 @@ impl RootGuard {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
-            state: State::Arming,
+            state: State::SettingWatches,
             recorded: None,
             is_trusted: false,
             n_recorded: 0,
@@ -60,25 +59,23 @@ impl RootGuard {
         }
     }
 
-    /// Sets the recorded identity.
     pub(crate) fn remember(&mut self, recorded: Option<String>) {
         self.recorded = recorded;
     }
 
-    /// The recorded identity.
     pub(crate) fn recorded(&self) -> Option<String> {
         self.recorded.clone()
     }
 
     /// Notes that the watches are being set anew.
-    pub(crate) fn arming(&mut self) {
-        self.state = State::Arming;
+    pub(crate) fn watching_begins(&mut self) {
+        self.state = State::SettingWatches;
     }
 
     /// Notes that the watches are set on this root, or that there was none.
-    pub(crate) fn armed(&mut self, root: Option<RootIdentity>) {
+    pub(crate) fn watched(&mut self, root: Option<RootIdentity>) {
         self.state = match root {
-            Some(identity) => State::Armed(identity),
+            Some(identity) => State::Watched(identity),
             None => State::Lost,
         };
         self.is_trusted = root.is_some_and(|identity| {
@@ -89,13 +86,13 @@ impl RootGuard {
     }
 
     /// Whether there is a root that is watched.
-    pub(crate) fn is_armed(&self) -> bool {
-        matches!(self.state, State::Armed(_))
+    pub(crate) fn is_watched(&self) -> bool {
+        matches!(self.state, State::Watched(_))
     }
 
     /// Opens the root; none if it is not the one that is watched.
     pub(crate) fn open(&self) -> io::Result<Option<Root>> {
-        let State::Armed(identity) = self.state else {
+        let State::Watched(identity) = self.state else {
             return Ok(None);
         };
         let root = Root::open(&self.path)?;
@@ -115,8 +112,8 @@ impl RootGuard {
             }
         });
         match (self.state, found) {
-            (State::Arming, _) => Check::InPlace,
-            (State::Armed(identity), Ok(found)) if found == identity => Check::InPlace,
+            (State::SettingWatches, _) => Check::InPlace,
+            (State::Watched(identity), Ok(found)) if found == identity => Check::InPlace,
             (_, Ok(_)) => Check::Back,
             (_, Err(error)) => {
                 self.state = State::Lost;
@@ -134,7 +131,7 @@ impl RootGuard {
 
     /// Whether a survey has to decide if this directory may be compared with the record.
     pub(crate) fn needs_survey(&self) -> bool {
-        self.is_armed() && !self.is_trusted
+        self.is_watched() && !self.is_trusted
     }
 
     /// Counts the recorded projects with a file in this directory, up to half of them. Returns
@@ -164,18 +161,18 @@ impl RootGuard {
     pub(crate) fn surveyed(&mut self, n_found: usize, n_recorded: usize) -> bool {
         self.n_found = n_found;
         self.n_recorded = n_recorded;
-        self.is_trusted = self.is_armed() && n_found.saturating_mul(2) >= n_recorded;
+        self.is_trusted = self.is_watched() && n_found.saturating_mul(2) >= n_recorded;
         self.is_trusted
     }
 
     /// Whether this directory may be compared with the record.
     pub(crate) fn is_trusted(&self) -> bool {
-        self.is_armed() && self.is_trusted
+        self.is_watched() && self.is_trusted
     }
 
     /// The identity to record, unless it is recorded already.
     pub(crate) fn identity_to_record(&self) -> Option<String> {
-        let State::Armed(identity) = self.state else {
+        let State::Watched(identity) = self.state else {
             return None;
         };
         let identity = identity.to_string();

@@ -73,7 +73,7 @@ impl Scanner {
         root: RootIdentity,
         reason: RescanReason,
     ) {
-        worker.root.armed(Some(root));
+        worker.root.watched(Some(root));
         let (origin, now) = (worker.phase.origin(), worker.clock.moment());
         self.scan = Some(FullScan::new(reason, origin, now, Vec::new()));
     }
@@ -93,7 +93,7 @@ impl Scanner {
         reason: RescanReason,
         problems: Vec<Problem>,
     ) {
-        worker.root.armed(root);
+        worker.root.watched(root);
         let scan = self.scan.take();
         if root.is_none() {
             return;

@@ -18,7 +18,6 @@ use crate::watch::Coverage;
 )]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Trouble {
-    /// The repository's root.
     Root,
     Store,
 }
@@ -30,12 +29,10 @@ pub(crate) struct Snapshot {
     pub ready: bool,
     /// The present troubles, as shown to people.
     pub troubles: BTreeMap<Trouble, String>,
-    /// The number of recorded projects.
     pub projects: usize,
     /// The number of invalid files.
     #[serde(rename = "incompleteFiles")]
     pub problems: usize,
-    /// The coverage by watches.
     pub coverage: Coverage,
     /// The number of full scans, by reason.
     #[serde(skip)]
@@ -72,7 +69,6 @@ impl Default for Status {
 }
 
 impl Status {
-    /// A copy of the present state.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.known.borrow().clone()
     }
@@ -113,7 +109,6 @@ impl Status {
         })
     }
 
-    /// Sets the coverage by watches.
     pub(crate) fn set_coverage(&self, coverage: Coverage) {
         self.change(|known| {
             let changed = known.coverage != coverage;
@@ -122,7 +117,6 @@ impl Status {
         });
     }
 
-    /// Sets the number of recorded projects.
     pub(crate) fn set_projects(&self, projects: usize) {
         self.change(|known| std::mem::replace(&mut known.projects, projects) != projects);
     }
@@ -135,12 +129,10 @@ impl Status {
         });
     }
 
-    /// Sets the number of invalid files.
     pub(crate) fn set_problems(&self, problems: usize) {
         self.change(|known| std::mem::replace(&mut known.problems, problems) != problems);
     }
 
-    /// Counts a full scan.
     pub(crate) fn count_rescan(&self, reason: RescanReason) {
         self.change(|known| {
             *known.rescans.entry(reason.as_str().to_owned()).or_default() += 1;

@@ -80,7 +80,7 @@ impl Worker {
 
     /// Whether observations may be compared with the record.
     pub(super) fn may_infer(&self) -> bool {
-        self.root.is_trusted() || (self.root.is_armed() && self.phase.is_adopting())
+        self.root.is_trusted() || (self.root.is_watched() && self.phase.is_adopting())
     }
 
     /// Observes due projects, judges them and commits. After a failure they are due again.

@@ -129,13 +129,15 @@ fn is_restored(observed: &Observed, recorded: &Recorded) -> bool {
 
 /// The observed files except the definition.
 fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)> {
-    observed.files.iter().filter(|(_, sighting)| {
-        let role = match sighting {
-            ObservedFile::Complete(file) => file.role,
-            ObservedFile::Invalid { role, .. } => *role,
-        };
-        role != Role::Definition
-    })
+    let files = observed.files.iter();
+    files.filter(|(_, file)| role_of(file) != Role::Definition)
+}
+
+fn role_of(file: &ObservedFile) -> Role {
+    match file {
+        ObservedFile::Complete(file) => file.role,
+        ObservedFile::Invalid { role, .. } => *role,
+    }
 }
 
 /// The observation of one project, in progress.
@@ -298,18 +300,8 @@ impl ProjectWalk<'_> {
             }
             // Of two definitions, the one of the first template is valid.
             self.definition_rank = place.rank;
-            self.look.observed.files.retain(|_, sighting| {
-                !matches!(
-                    sighting,
-                    ObservedFile::Complete(FileState {
-                        role: Role::Definition,
-                        ..
-                    }) | ObservedFile::Invalid {
-                        role: Role::Definition,
-                        ..
-                    }
-                )
-            });
+            let files = &mut self.look.observed.files;
+            files.retain(|_, file| role_of(file) != Role::Definition);
         }
         let sighting = match self.sight(parent, path, name, place, stat) {
             Ok(Some((state, contents))) => {

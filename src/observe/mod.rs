@@ -26,6 +26,8 @@ use crate::layout::{Layout, ProjectFile};
 use crate::repository::{Root, kind_of, stamp};
 use crate::users::OwnerNames;
 
+use listing::problem;
+
 pub(crate) use discover::Discovery;
 pub(crate) use held::{Held, Holder};
 pub(crate) use listing::{Entry, entries, is_absent, join, unnamed, unreadable};
@@ -94,16 +96,9 @@ impl Observer {
         place: &ProjectFile,
         now: Timestamp,
     ) -> Result<(FileState, Bytes), Problem> {
-        let unread = |reason: String, may_heal: bool| Problem {
-            path: path.to_owned(),
-            reason,
-            line: None,
-            column: None,
-            may_heal,
-        };
-        let failed = |error: io::Error| unread(format!("cannot be read: {error}"), true);
+        let failed = |error: io::Error| problem(path, &format!("cannot be read: {error}"), true);
         let before = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
-        kind_of(&before).map_err(|kind| unread(kind.to_owned(), false))?;
+        kind_of(&before).map_err(|kind| problem(path, kind, false))?;
         let size = stamp(&before).size;
         if size > self.max_file_size {
             return Err(self.too_large(path, size));
@@ -114,7 +109,7 @@ impl Observer {
             && bytes.len() as u64 == size
             && reads_the_same(file, &bytes).map_err(failed)?;
         if !is_stable {
-            return Err(unread("changed while it was read".to_owned(), true));
+            return Err(problem(path, "changed while it was read", true));
         }
         let read_ns = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
         let stamp = stamp(&after);
@@ -132,27 +127,23 @@ impl Observer {
                 };
                 Ok((state, bytes))
             }
-            Err(malformed) => Err(Problem {
-                path: path.to_owned(),
-                reason: malformed.reason,
-                line: Some(malformed.line),
-                column: Some(malformed.column),
-                may_heal: read_ns.saturating_sub(stamp.changed_ns) < HEALING_NS,
-            }),
+            Err(malformed) => {
+                let may_heal = read_ns.saturating_sub(stamp.changed_ns) < HEALING_NS;
+                Err(Problem {
+                    line: Some(malformed.line),
+                    column: Some(malformed.column),
+                    ..problem(path, &malformed.reason, may_heal)
+                })
+            }
         }
     }
 
     fn too_large(&self, path: &str, size: u64) -> Problem {
-        Problem {
-            path: path.to_owned(),
-            reason: format!(
-                "is larger than repository.max_file_size allows ({size} bytes, {} allowed)",
-                self.max_file_size
-            ),
-            line: None,
-            column: None,
-            may_heal: false,
-        }
+        let reason = format!(
+            "is larger than repository.max_file_size allows ({size} bytes, {} allowed)",
+            self.max_file_size
+        );
+        problem(path, &reason, false)
     }
 }
 

@@ -6,8 +6,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::WatchSettings;
 use crate::domain::rescan::RescanReason;
@@ -16,7 +15,6 @@ use crate::domain::rescan::RescanReason;
 #[derive(Debug)]
 pub(super) struct Commands {
     pending: Mutex<Pending>,
-    has_pending: AtomicBool,
     /// A byte in this pair wakes the thread.
     wake: UnixStream,
     woken: UnixStream,
@@ -37,7 +35,6 @@ impl Commands {
         woken.set_nonblocking(true)?;
         Ok(Self {
             pending: Mutex::default(),
-            has_pending: AtomicBool::new(false),
             wake,
             woken,
         })
@@ -45,21 +42,22 @@ impl Commands {
 
     /// Whether a command is pending, so that a walk ends early.
     pub(super) fn has_pending(&self) -> bool {
-        self.has_pending.load(Ordering::Acquire)
+        let pending = self.lock();
+        pending.stop || pending.walk.is_some()
     }
 
     /// Gives a command, by changing the pending ones.
     pub(super) fn give(&self, command: impl FnOnce(&mut Pending)) {
-        command(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        self.has_pending.store(true, Ordering::Release);
+        command(&mut self.lock());
         self.wake();
     }
 
     pub(super) fn take(&self) -> Pending {
-        if !self.has_pending.swap(false, Ordering::AcqRel) {
-            return Pending::default();
-        }
-        std::mem::take(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn wake(&self) {

@@ -6,27 +6,12 @@ use std::path::Path;
 /// The settings that limit how many watches one user may have.
 ///
 /// See inotify(7), and namespaces(7) for the user namespace that the daemon runs in.
-const WATCH_LIMITS: [(&str, &str); 2] = [
-    (
-        "fs.inotify.max_user_watches",
-        "/proc/sys/fs/inotify/max_user_watches",
-    ),
-    (
-        "user.max_inotify_watches",
-        "/proc/sys/user/max_inotify_watches",
-    ),
-];
+const WATCH_LIMITS: [&str; 2] = ["fs.inotify.max_user_watches", "user.max_inotify_watches"];
 
 /// The settings that limit how many inotify instances one user may have.
-const INSTANCE_LIMITS: [(&str, &str); 2] = [
-    (
-        "fs.inotify.max_user_instances",
-        "/proc/sys/fs/inotify/max_user_instances",
-    ),
-    (
-        "user.max_inotify_instances",
-        "/proc/sys/user/max_inotify_instances",
-    ),
+const INSTANCE_LIMITS: [&str; 2] = [
+    "fs.inotify.max_user_instances",
+    "user.max_inotify_instances",
 ];
 
 /// The setting that limits the watches most, and its value.
@@ -34,31 +19,37 @@ pub(super) fn max_watches() -> Option<(&'static str, usize)> {
     lowest(&WATCH_LIMITS)
 }
 
-fn lowest(limits: &[(&'static str, &str)]) -> Option<(&'static str, usize)> {
-    let values = limits.iter().filter_map(|(name, path)| {
+/// The first of the lowest of these settings, and its value.
+fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
+    let values = settings.iter().filter_map(|name| {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
         let text = std::fs::read_to_string(path).ok()?;
         Some((*name, text.trim().parse().ok()?))
     });
-    // Of equal ones the first.
     values.min_by_key(|(_, value)| *value)
+}
+
+/// A setting and its value as text and as a number, also if they are unknown.
+fn describe(settings: &[&'static str; 2]) -> (&'static str, String, usize) {
+    match lowest(settings) {
+        Some((name, limit)) => (name, limit.to_string(), limit),
+        None => (settings[0], "unknown".to_owned(), 0),
+    }
 }
 
 /// The note that the limit of watches is reached, with a value that is enough.
 pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     let directories = watches.saturating_add(uncovered);
-    let (name, limit) = max_watches().map_or((WATCH_LIMITS[0].0, None), |(name, limit)| {
-        (name, Some(limit))
-    });
+    let (name, shown, limit) = describe(&WATCH_LIMITS);
     // Other programs of this user have the rest; and the tree may grow by half.
-    let others = limit.unwrap_or(0).saturating_sub(watches);
+    let others = limit.saturating_sub(watches);
     let needed = directories
         .saturating_add(directories / 2)
         .saturating_add(others)
         .max(8_192)
         .next_multiple_of(1_024);
-    let limit = limit.map_or("unknown".to_owned(), |limit| limit.to_string());
     format!(
-        "the limit of watches is reached ({name} = {limit}; {watches} of {directories} directories \
+        "the limit of watches is reached ({name} = {shown}; {watches} of {directories} directories \
          are watched); raise it: sysctl {name}={needed}"
     )
 }
@@ -77,15 +68,12 @@ pub(super) fn unwatchable(count: usize, first: &str, error: &std::io::Error) -> 
 ///
 /// The error is the same when the process has no descriptors left.
 pub(super) fn no_events(error: &dyn Display) -> String {
-    let (name, limit) = lowest(&INSTANCE_LIMITS).map_or((INSTANCE_LIMITS[0].0, None), |found| {
-        (found.0, Some(found.1))
-    });
+    let (name, shown, limit) = describe(&INSTANCE_LIMITS);
     // Other programs of this user have the existing instances.
-    let needed = limit.unwrap_or(0).saturating_mul(2).max(1_024);
-    let limit = limit.map_or("unknown".to_owned(), |limit| limit.to_string());
+    let needed = limit.saturating_mul(2).max(1_024);
     format!(
         "no file events are available ({error}); if the limit of instances is reached ({name} = \
-         {limit}), raise it: sysctl {name}={needed}"
+         {shown}), raise it: sysctl {name}={needed}"
     )
 }
 
