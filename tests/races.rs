@@ -1,5 +1,6 @@
-//! Writers, editors and tools that work while the daemon looks: nothing partial, nothing missed,
-//! nothing twice, and nothing invented.
+//! Writers, editors and tools that work while the daemon observes.
+//!
+//! No event is partial, missing, doubled or invented.
 
 #![allow(
     clippy::unwrap_used,
@@ -197,7 +198,7 @@ fn a_burst_of_atomic_replacements_is_seen_one_by_one(backend: &str) {
 
 fn saving_in_any_way_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
-    // The tools below need more than a moment on a busy machine.
+    // The tools below may take longer than the default settle time on a busy machine.
     let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("2s"), 4);
     let daemon = home.start();
     let project = home.at("sales/p0");
@@ -263,7 +264,7 @@ fn saving_in_any_way_is_no_event(backend: &str) {
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
     assert_eq!(endpoint.n(), 0);
-    // And the daemon still sees what is one.
+    // A removal is still an event.
     home.remove_all("sales/p0");
     assert_eq!(
         endpoint.take_events(2),
@@ -271,8 +272,7 @@ fn saving_in_any_way_is_no_event(backend: &str) {
     );
 }
 
-/// The daemon looks while it happens: the snapshot comes before the restore that follows it, whatever
-/// the look sees of it.
+/// The daemon observes in the middle of it. The snapshot comes before its restore all the same.
 fn an_automatic_snapshot_is_sent_before_its_restore(backend: &str) {
     let endpoint = Endpoint::new();
     let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 0);
@@ -508,7 +508,7 @@ fn swapping_two_projects_is_no_event(backend: &str) {
     }
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
-    // On record is what is there: a restart finds nothing new.
+    // The record equals the disk: a restart finds nothing new.
     assert!(daemon.terminate().success());
     let daemon = home.start();
     daemon.fence();
@@ -556,7 +556,7 @@ fn unreadable_files_are_not_deleted(backend: &str) {
     for path in hidden {
         mode(path, 0);
     }
-    // Something to look for, and everything compared besides.
+    // A hinted change, and a full scan.
     home.replace("sales/p2/project.xml", &xml("P2", "e-2", "two"));
     daemon.signal(rustix::process::Signal::USR1);
     daemon.wait_message("full scan finished", 2);
@@ -565,7 +565,7 @@ fn unreadable_files_are_not_deleted(backend: &str) {
     for path in hidden {
         mode(path, 0o755);
     }
-    // The mode tells nobody; the comparison does.
+    // No report tells of the mode; the full scan finds it.
     home.replace("sales/p2/project.xml", &xml("P2", "e-2", "three"));
     daemon.signal(rustix::process::Signal::USR1);
     daemon.wait_message("full scan finished", 3);

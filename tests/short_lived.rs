@@ -1,4 +1,4 @@
-//! Files that live for moments. Alone in its binary, so that no other test takes the processor from
+//! Files that live for 50 ms or so. Alone in its binary, so that no other test takes the processor from
 //! a daemon that has 50 ms to open a file.
 
 #![allow(
@@ -55,14 +55,14 @@ fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content(backend: &str) {
     endpoint.wait_for(N);
     daemon.fence();
     let came = endpoint.all();
-    let told: BTreeMap<&str, &[u8]> = came
+    let snapshots: BTreeMap<&str, &[u8]> = came
         .iter()
         .map(|one| (one.parameter("versionTag").unwrap(), &one.payload[..]))
         .collect();
-    assert_eq!((came.len(), told.len()), (N, N));
+    assert_eq!((came.len(), snapshots.len()), (N, N));
     for number in 0..N {
         assert_eq!(
-            told[format!("short-{number}").as_str()],
+            snapshots[format!("short-{number}").as_str()],
             content(number).as_bytes()
         );
     }

@@ -17,7 +17,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
-use common::{Daemon, Endpoint, Home, Settings, on_both_backends, skip, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Settings, on_both_backends, skip, sorted, wait_until, xml};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn home_with_projects(settings: &Settings, count: usize) -> Home {
@@ -47,6 +47,7 @@ fn wait_for_watches(home: &Home, count: u64) {
 
 on_both_backends!(
     the_number_of_watches_follows_renames_and_removals,
+    changes_in_exchanged_projects_are_noticed_at_once,
     names_that_are_not_text_are_listed_while_they_are_there,
     a_queue_that_overflows_loses_no_change_and_no_watch,
     at_the_limit_of_watches_changes_are_found_and_the_limit_is_named,
@@ -78,14 +79,41 @@ fn the_number_of_watches_follows_renames_and_removals(backend: &str) {
     wait_for_watches(&home, 1);
 }
 
+fn changes_in_exchanged_projects_are_noticed_at_once(backend: &str) {
+    let endpoint = Endpoint::new();
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 2);
+    let daemon = home.start();
+    rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        home.at("sales/p0"),
+        rustix::fs::CWD,
+        home.at("sales/p1"),
+        rustix::fs::RenameFlags::EXCHANGE,
+    )
+    .unwrap();
+    // No observation of the exchange may find the changes below: only a watch reports them.
+    daemon.fence();
+    wait_for_watches(&home, 2 + 2 * 3);
+    for project in ["sales/p0", "sales/p1"] {
+        let content = xml("p", "e", project);
+        home.write(&format!("{project}/snapshots/v2.xml"), &content);
+    }
+    endpoint.wait_for(2);
+    daemon.fence();
+    assert_eq!(
+        sorted(daemon.events()),
+        ["Snapshot Create sales/p0", "Snapshot Create sales/p1"]
+    );
+}
+
 fn names_that_are_not_text_are_listed_while_they_are_there(backend: &str) {
     let endpoint = Endpoint::new();
     let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 1);
     let _daemon = home.start();
     let wrong = OsStr::from_bytes(b"wrong-\xff");
-    let places = ["", "sales", "sales/p0/snapshots"];
-    for place in places {
-        fs::create_dir(home.at(place).join(wrong)).unwrap();
+    let directories = ["", "sales", "sales/p0/snapshots"];
+    for directory in directories {
+        fs::create_dir(home.at(directory).join(wrong)).unwrap();
     }
     let listed = |count: usize| {
         wait_until("the list of ignored files", || {
@@ -93,9 +121,9 @@ fn names_that_are_not_text_are_listed_while_they_are_there(backend: &str) {
             (status.matches("not UTF-8").count() == count).then_some(())
         });
     };
-    listed(places.len());
-    for place in places {
-        fs::remove_dir(home.at(place).join(wrong)).unwrap();
+    listed(directories.len());
+    for directory in directories {
+        fs::remove_dir(home.at(directory).join(wrong)).unwrap();
     }
     listed(0);
 }
@@ -120,13 +148,13 @@ fn a_queue_that_overflows_loses_no_change_and_no_watch(backend: &str) {
     add_project(&home, "sales/p7", 7);
     kill_process(pid, Signal::CONT).unwrap();
     daemon.wait_message("file events came faster", 1);
-    wait_until("what happened meanwhile", || {
+    wait_until("the changes made while the daemon was stopped", || {
         let events = daemon.events();
         let has = |event: &str| events.iter().any(|found| found == event);
         (has("Snapshot Create sales/p0") && has("Project Import sales/p7")).then_some(())
     });
     wait_for_watches(&home, 2 + 4 * 3);
-    // They are watched where they are now.
+    // They are watched at their present paths.
     for project in ["q1", "p7"] {
         home.write(
             &format!("sales/{project}/snapshots/live.xml"),

@@ -1,4 +1,4 @@
-//! The real binary, its log, its signals.
+//! Runs the real binary, reads its log, sends signals.
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File, OpenOptions};
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Home, wait_until, xml};
 
-/// The organization of the projects that fence.
+/// The organization of the projects that [`Daemon::fence`] makes.
 pub const FENCE: &str = "fence";
 
 /// The last lines of the log that a failing test shows.
@@ -37,7 +37,7 @@ struct Tail {
 pub struct Entry(pub serde_json::Value);
 
 impl Entry {
-    /// A field as text; empty where there is none.
+    /// A field as text; empty if there is none.
     pub fn field(&self, name: &str) -> &str {
         self.0
             .get(name)
@@ -138,7 +138,7 @@ impl<'a> Daemon<'a> {
         });
     }
 
-    /// How many lines of the log contain a text.
+    /// Counts the lines of the log that contain a text.
     pub fn n_messages(&self, text: &str) -> usize {
         self.entries()
             .iter()
@@ -146,8 +146,9 @@ impl<'a> Daemon<'a> {
             .count()
     }
 
-    /// The events that were recorded since this start, but those of fences, in order, as
-    /// `label organization/project`.
+    /// The events recorded since this start, in order, as `label organization/project`.
+    ///
+    /// Events of fences are left out.
     pub fn events(&self) -> Vec<String> {
         self.event_entries()
             .iter()
@@ -156,7 +157,7 @@ impl<'a> Daemon<'a> {
             .collect()
     }
 
-    /// The lines that tell of recorded events.
+    /// The lines that report recorded events.
     pub fn event_entries(&self) -> Vec<Entry> {
         let mut entries = self.entries();
         entries.retain(|entry| {
@@ -165,8 +166,9 @@ impl<'a> Daemon<'a> {
         entries
     }
 
-    /// Waits until everything that happened before is judged, removals too: a project of its own
-    /// appears and goes.
+    /// Waits until all earlier changes are judged, removals too.
+    ///
+    /// It creates and removes a project of its own.
     pub fn fence(&self) {
         let number = self.fences.get();
         self.fences.set(number + 1);
@@ -189,7 +191,7 @@ impl<'a> Daemon<'a> {
         kill_process(pid, signal).expect("signals");
     }
 
-    /// SIGHUP, and waits until the configuration is applied or rejected. True when applied.
+    /// Sends SIGHUP and waits until the reload ends. Returns whether it was applied.
     pub fn reload(&self) -> bool {
         const APPLIED: &str = "the configuration is applied";
         const REJECTED: &str = "the configuration is rejected";
@@ -203,13 +205,13 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("kills");
         self.child.wait().expect("waits");
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Sends SIGTERM and waits for the end.
     pub fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait_exit()

@@ -27,7 +27,7 @@ impl Endpoint {
         Self::with(ReceiverOptions::new(Timestamp::now))
     }
 
-    /// Answers as the function says.
+    /// Answers with the result of the function.
     pub fn answering(answer: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
         Self::with(ReceiverOptions::new(Timestamp::now).with_answer(answer))
     }
@@ -38,12 +38,12 @@ impl Endpoint {
         Self::with(ReceiverOptions::new(Timestamp::now).with_secrets(secrets))
     }
 
-    /// Behaves like this.
+    /// Uses these options.
     pub fn with(options: ReceiverOptions) -> Self {
         Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), options)
     }
 
-    /// A port of its own on which nobody listens yet.
+    /// Reserves a port without listening on it.
     pub fn reserved() -> Reserved {
         Reserved::new()
     }
@@ -85,12 +85,12 @@ impl Endpoint {
         }
     }
 
-    /// Where it listens.
+    /// Its URL.
     pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// How many callbacks came so far, those of fences too. Costs nothing, however many.
+    /// The number of received callbacks, those of fences too. Constant time.
     pub fn n_all(&self) -> usize {
         self.received.lock().expect("the list").len()
     }
@@ -108,7 +108,7 @@ impl Endpoint {
         all
     }
 
-    /// How many callbacks came so far, but those of fences.
+    /// The number of received callbacks, except those of fences.
     pub fn n(&self) -> usize {
         let all = self.received.lock().expect("the list");
         all.iter()
@@ -116,20 +116,20 @@ impl Endpoint {
             .count()
     }
 
-    /// Waits for so many callbacks in all.
+    /// Waits until `n` callbacks are received in total.
     pub fn wait_for(&self, n: usize) -> Vec<Received> {
         wait_until(&format!("{n} callbacks"), || (self.n() >= n).then_some(()));
         self.all()
     }
 
-    /// Waits for a callback like this one.
+    /// Waits for a callback that is `wanted`.
     pub fn wait_for_one(&self, what: &str, wanted: impl Fn(&Received) -> bool) -> Received {
         wait_until(&format!("a callback: {what}"), || {
             self.all().into_iter().find(&wanted)
         })
     }
 
-    /// Forgets what came so far, and returns it.
+    /// Takes the received callbacks.
     pub fn take(&self) -> Vec<Received> {
         let all = std::mem::take(&mut *self.received.lock().expect("the list"));
         all.into_iter()
@@ -137,14 +137,14 @@ impl Endpoint {
             .collect()
     }
 
-    /// Waits for exactly so many callbacks, and returns their events in the order of arrival.
+    /// Waits for exactly `n` callbacks. Returns their events in the order of arrival.
     pub fn take_events(&self, n: usize) -> Vec<String> {
         self.wait_for(n);
         self.take().into_iter().map(|one| one.event).collect()
     }
 }
 
-/// A port of our own on which nobody listens yet: connections to it are refused.
+/// A reserved port without a listener: connections to it are refused.
 pub struct Reserved {
     socket: TcpSocket,
     address: SocketAddr,
@@ -153,7 +153,7 @@ pub struct Reserved {
 impl Reserved {
     fn new() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        // Only so can another socket listen on it while this one keeps it.
+        // Allows another socket to listen on it while this one reserves it.
         socket.set_reuseaddr(true).expect("an option");
         socket
             .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
@@ -162,7 +162,7 @@ impl Reserved {
         Self { socket, address }
     }
 
-    /// Where somebody will listen.
+    /// The URL of the future endpoint.
     pub fn url(&self) -> String {
         format!("http://{}/", self.address)
     }

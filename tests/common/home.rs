@@ -27,7 +27,7 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// A webhook that hears of everything, Project Import too.
+    /// A webhook for all events, Project Import too.
     pub fn new(name: &str, url: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -81,7 +81,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// One webhook, named `all`, that hears of everything.
+    /// One webhook for all events, named `all`.
     pub fn all_to(endpoint: &Endpoint) -> Self {
         Self::of([Webhook::new("all", &endpoint.url())])
     }
@@ -216,7 +216,7 @@ impl Home {
         serde_json::from_str(&printed).expect("JSON")
     }
 
-    /// Where the daemon keeps its database.
+    /// The path of the database.
     pub fn database(&self) -> PathBuf {
         self.path().join("state/state.db")
     }
@@ -231,7 +231,7 @@ impl Home {
         write(&self.at(below), content);
     }
 
-    /// Writes a file beside its place and renames it over.
+    /// Replaces a file in one step: writes a temporary file and renames it.
     pub fn replace(&self, below: &str, content: &str) {
         let path = self.at(below);
         let parent = path.parent().expect("a parent");
@@ -272,7 +272,7 @@ pub fn wait_health(home: &Home, path: &str, status: u16) {
     });
 }
 
-/// A project.xml: its name, its engineId if any, and something to tell its versions apart.
+/// A project.xml with a name, an engineId if not empty, and a body that distinguishes versions.
 pub fn xml(name: &str, engine_id: &str, body: &str) -> String {
     let annotations = if engine_id.is_empty() {
         String::new()

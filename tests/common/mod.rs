@@ -1,8 +1,8 @@
 //! Fixtures of the end-to-end tests: the real binary on real files, and a listening endpoint.
 //!
-//! Constraint: nothing here waits for time to pass. [`Daemon::fence`] proves that everything before
-//! it was judged: it has a project of its own appear and go, and all that happened earlier is
-//! judged earlier. Each test has its own directory and ports, so that tests run side by side.
+//! Constraint: nothing here waits for time to pass. [`Daemon::fence`] proves that all earlier changes
+//! are judged: it creates and removes a project of its own, and earlier changes are judged earlier.
+//! Each test has its own directory and ports, so that tests run in parallel.
 
 #![allow(
     dead_code,
@@ -65,11 +65,10 @@ macro_rules! on_both_backends {
 }
 pub(crate) use on_both_backends;
 
-/// How long anything that has to happen may take before the test fails: long enough for a slow
-/// machine that does something else as well.
+/// How long a test waits before it fails: enough for a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// In order.
+/// Returns the items in order.
 pub fn sorted<T: Ord>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut items: Vec<T> = items.into_iter().collect();
     items.sort();
@@ -82,12 +81,12 @@ pub fn write(path: &Path, content: &str) {
     fs::write(path, content).expect("a file");
 }
 
-/// Asks again and again until there is an answer.
+/// Polls until there is an answer.
 pub fn wait_until<T>(what: &str, answer: impl FnMut() -> Option<T>) -> T {
     wait_within(PATIENCE, what, answer)
 }
 
-/// Asks again and again until there is an answer, for so long.
+/// Polls until there is an answer. Panics after `patience`.
 pub fn wait_within<T>(patience: Duration, what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;
     loop {

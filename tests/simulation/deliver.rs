@@ -11,7 +11,7 @@ use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::store::{AttemptLog, Claim, Finish, Operations, Selector};
 
 use crate::crash::{Crash, Image};
-use crate::hook::{Flight, Standing};
+use crate::hook::{OpenAttempt, Standing};
 use crate::run::Run;
 use crate::steps::Answers;
 use crate::world::key;
@@ -57,9 +57,9 @@ impl Run {
         if !hook.is_configured {
             return 0;
         }
-        let admission = hook.endpoint.admit(now, hook.flights.len());
+        let admission = hook.endpoint.admit(now, hook.in_flight.len());
         let limit = match admission {
-            Admission::Everything => limit.saturating_sub(hook.flights.len()),
+            Admission::Everything => limit.saturating_sub(hook.in_flight.len()),
             Admission::Probe => 1,
             Admission::AfterInFlight | Admission::Nothing(_) => 0,
         };
@@ -73,7 +73,7 @@ impl Run {
             );
             self.send(webhook, claim, admission == Admission::Probe);
         }
-        self.land_answered(webhook, crash);
+        self.receive_answers(webhook, crash);
         n_claims
     }
 
@@ -86,7 +86,7 @@ impl Run {
         if hook.answers != Answers::Nothing {
             hook.received(&claim);
         }
-        hook.flights.push(Flight {
+        hook.in_flight.push(OpenAttempt {
             claim,
             is_probe,
             answers: hook.answers,
@@ -102,26 +102,26 @@ impl Run {
             let webhook = hooks.position(|hook| hook.name == name).unwrap();
             let hook = &self.hooks[webhook];
             let is_free = !hook.busy().contains(&claim.event.key);
-            let admission = hook.endpoint.admit(now, hook.flights.len());
+            let admission = hook.endpoint.admit(now, hook.in_flight.len());
             if hook.is_configured && is_free && admission == Admission::Everything {
                 self.send(webhook, claim, false);
             }
         }
         for webhook in 0..self.hooks.len() {
-            self.land_answered(webhook, crash);
+            self.receive_answers(webhook, crash);
         }
     }
 
     /// Receives the answers that are not slow.
-    fn land_answered(&mut self, webhook: usize, crash: Crash) {
-        self.land(webhook, crash, |flight| {
-            answer(flight.answers, &flight.claim.event.key)
+    fn receive_answers(&mut self, webhook: usize, crash: Crash) {
+        self.finish_attempts(webhook, crash, |open| {
+            answer(open.answers, &open.claim.event.key)
         });
     }
 
     /// Receives slow answers, in time or too late.
-    pub fn land_slow(&mut self, webhook: usize, in_time: bool, crash: Crash) {
-        self.land(webhook, crash, |_| {
+    pub fn receive_slow_answers(&mut self, webhook: usize, in_time: bool, crash: Crash) {
+        self.finish_attempts(webhook, crash, |_| {
             Some(if in_time {
                 (Some(200), Outcome::Accepted)
             } else {
@@ -131,18 +131,18 @@ impl Run {
     }
 
     /// Records the outcomes of attempts together.
-    fn land(
+    fn finish_attempts(
         &mut self,
         webhook: usize,
         crash: Crash,
-        answer: impl Fn(&Flight) -> Option<(Option<u16>, Outcome)>,
+        answer: impl Fn(&OpenAttempt) -> Option<(Option<u16>, Outcome)>,
     ) {
-        let flights = std::mem::take(&mut self.hooks[webhook].flights);
-        let (landed, flying): (Vec<Flight>, Vec<Flight>) = flights
+        let in_flight = std::mem::take(&mut self.hooks[webhook].in_flight);
+        let (answered, unanswered): (Vec<OpenAttempt>, Vec<OpenAttempt>) = in_flight
             .into_iter()
-            .partition(|flight| answer(flight).is_some());
-        self.hooks[webhook].flights = flying;
-        if landed.is_empty() {
+            .partition(|open| answer(open).is_some());
+        self.hooks[webhook].in_flight = unanswered;
+        if answered.is_empty() {
             return;
         }
         if crash == Crash::Before {
@@ -152,9 +152,9 @@ impl Run {
         let now = self.wall();
         let hook = &mut self.hooks[webhook];
         let mut finished = Vec::new();
-        for flight in &landed {
-            let (status, outcome) = answer(flight).unwrap();
-            let claim = &flight.claim;
+        for open in &answered {
+            let (status, outcome) = answer(open).unwrap();
+            let claim = &open.claim;
             let verdict =
                 delivery::next(&hook.schedule, claim.scheduled_attempt, outcome, now, 0.5);
             if let Some(due) = verdict.retry_at() {
@@ -170,7 +170,7 @@ impl Run {
             hook.endpoint.attempt_ended(
                 &claim.event.key,
                 outcome,
-                flight.is_probe,
+                open.is_probe,
                 &hook.schedule,
                 now,
                 0.5,
@@ -196,22 +196,21 @@ impl Run {
         let is_recorded = is_recorded.unwrap_or_else(|| {
             // After the crash all of them are on record, or none.
             let listings = self.listings();
-            let on_record: Vec<bool> = landed
+            let on_record: Vec<bool> = answered
                 .iter()
-                .map(|flight| {
-                    let (_, _, attempts) =
-                        listings.delivery(flight.claim.delivery).unwrap().unwrap();
+                .map(|open| {
+                    let (_, _, attempts) = listings.delivery(open.claim.delivery).unwrap().unwrap();
                     attempts
                         .iter()
-                        .any(|attempt| attempt.number == flight.claim.attempt)
+                        .any(|attempt| attempt.number == open.claim.attempt)
                 })
                 .collect();
             assert!(on_record.windows(2).all(|two| two[0] == two[1]), "in part");
             on_record[0]
         });
         if is_recorded {
-            for (flight, verdict) in landed.iter().zip(verdicts) {
-                self.hooks[webhook].recorded(&flight.claim, verdict);
+            for (open, verdict) in answered.iter().zip(verdicts) {
+                self.hooks[webhook].recorded(&open.claim, verdict);
             }
         }
     }

@@ -38,9 +38,9 @@ pub struct Expected {
     pub n_received: usize,
 }
 
-/// An attempt without an answer so far.
+/// A claimed delivery whose answer is not recorded yet.
 #[derive(Debug)]
-pub struct Flight {
+pub struct OpenAttempt {
     pub claim: Claim,
     pub is_probe: bool,
     pub answers: Answers,
@@ -57,7 +57,7 @@ pub struct Hook {
     pub is_off: bool,
     /// The expected deliveries, by place and in order.
     pub lanes: BTreeMap<usize, Vec<Expected>>,
-    pub flights: Vec<Flight>,
+    pub in_flight: Vec<OpenAttempt>,
 }
 
 impl Hook {
@@ -71,7 +71,7 @@ impl Hook {
             is_configured: true,
             is_off: false,
             lanes: BTreeMap::new(),
-            flights: Vec::new(),
+            in_flight: Vec::new(),
         }
     }
 
@@ -104,9 +104,9 @@ impl Hook {
 
     /// The projects with an attempt.
     pub fn busy(&self) -> HashSet<ProjectKey> {
-        let flights = self.flights.iter();
-        flights
-            .map(|flight| flight.claim.event.key.clone())
+        let in_flight = self.in_flight.iter();
+        in_flight
+            .map(|attempt| attempt.claim.event.key.clone())
             .collect()
     }
 

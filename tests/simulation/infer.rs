@@ -25,7 +25,7 @@ fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
 
 /// Whether the webhooks receive an event. Of the two events of an import they receive both in some
 /// places, and one in the others, as by default.
-fn is_heard(kind: EventKind, at: usize) -> bool {
+fn is_received(kind: EventKind, at: usize) -> bool {
     kind != EventKind::ProjectImport || at.is_multiple_of(3)
 }
 
@@ -188,7 +188,7 @@ impl Run {
             webhooks: self
                 .hooks
                 .iter()
-                .filter(|hook| hook.is_configured && is_heard(kind, place(key)))
+                .filter(|hook| hook.is_configured && is_received(kind, place(key)))
                 .map(|hook| (hook.name.to_owned(), delivery::first(&hook.schedule, now)))
                 .collect(),
         }
@@ -238,15 +238,15 @@ impl Run {
             n_events += 1;
             let subject = &event.subject;
             let happening = (event.kind, subject.path.clone(), subject.hash);
-            let before = self.told.insert(recorded.id.clone(), happening);
+            let before = self.expected_events.insert(recorded.id.clone(), happening);
             assert_eq!(
                 before, None,
                 "{} is the id of two happenings",
                 recorded.id.0
             );
-            let is_heard = is_heard(event.kind, at);
+            let is_received = is_received(event.kind, at);
             let hooks = self.hooks.iter_mut();
-            for hook in hooks.filter(|hook| hook.is_configured && is_heard) {
+            for hook in hooks.filter(|hook| hook.is_configured && is_received) {
                 hook.expect(at, recorded.id.clone(), now);
             }
         }

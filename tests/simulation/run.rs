@@ -43,7 +43,8 @@ pub struct Run {
     unreported: BTreeSet<usize>,
     pub hooks: [Hook; 2],
     pub bytes: HashMap<ContentHash, Bytes>,
-    pub told: HashMap<EventId, Happening>,
+    /// The events that have to be on record.
+    pub expected_events: HashMap<EventId, Happening>,
     /// The time of the last hint for each place since the start.
     pub hinted: BTreeMap<usize, Duration>,
 }
@@ -89,7 +90,7 @@ impl Run {
             unreported: BTreeSet::new(),
             hooks: [Hook::new("catalog", patient), Hook::new("audit", hasty)],
             bytes: HashMap::new(),
-            told: HashMap::new(),
+            expected_events: HashMap::new(),
             hinted: BTreeMap::new(),
         };
         run.open();
@@ -141,11 +142,11 @@ impl Run {
                 limit,
                 crash,
             } => drop(self.deliver(webhook, limit, crash)),
-            Step::Land {
+            Step::ReceiveSlowAnswers {
                 webhook,
                 in_time,
                 crash,
-            } => self.land_slow(webhook, in_time, crash),
+            } => self.receive_slow_answers(webhook, in_time, crash),
             Step::Enable { webhook } => self.switch_on(webhook),
             Step::Redeliver { webhook } => self.redeliver(webhook),
             Step::Configure { has_second } => {
@@ -261,7 +262,7 @@ impl Run {
         self.hinted.clear();
         for hook in &mut self.hooks {
             hook.endpoint = Endpoint::default();
-            hook.flights.clear();
+            hook.in_flight.clear();
         }
         let fingerprints = self.hooks.iter().map(Hook::fingerprint).collect();
         let noted = self.store().set_fingerprints(fingerprints, self.wall());
@@ -284,9 +285,9 @@ impl Run {
         let listings = self.listings();
         let listed = listings.events(&EventFilter::default(), usize::MAX);
         let listed = listed.unwrap();
-        assert_eq!(listed.len(), self.told.len(), "events on record");
+        assert_eq!(listed.len(), self.expected_events.len(), "events on record");
         for one in listed {
-            let (kind, _, hash) = &self.told[&one.event.id];
+            let (kind, _, hash) = &self.expected_events[&one.event.id];
             assert_eq!((one.event.kind, one.event.payload), (*kind, *hash));
             let payload = listings.payload(hash).unwrap();
             assert_eq!(payload.as_ref(), self.bytes.get(hash), "a payload");
@@ -323,7 +324,7 @@ impl Run {
             self.hooks[webhook].answers = Answers::Well;
             self.hooks[webhook].is_configured = true;
             self.switch_on(webhook);
-            self.land_slow(webhook, true, Crash::No);
+            self.receive_slow_answers(webhook, true, Crash::No);
             self.redeliver(webhook);
         }
         for _ in 0..1_000 {
@@ -342,7 +343,7 @@ impl Run {
             let name = hook.name;
             for one in hook.all() {
                 let has_arrived = one.standing == Standing::Delivered && one.n_received > 0;
-                assert!(has_arrived, "{name} never heard of {one:?}");
+                assert!(has_arrived, "{name} never received {one:?}");
             }
         }
         self.compare_record((0..PLACES.len()).collect());

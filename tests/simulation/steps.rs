@@ -53,7 +53,7 @@ pub enum Step {
         crash: Crash,
     },
     /// Slow answers arrive, in time or too late.
-    Land {
+    ReceiveSlowAnswers {
         webhook: usize,
         in_time: bool,
         crash: Crash,
@@ -177,7 +177,7 @@ fn step(rng: &mut Rng) -> Step {
             limit: rng.usize(1..5),
             crash: crash(rng),
         },
-        30..32 => Step::Land {
+        30..32 => Step::ReceiveSlowAnswers {
             webhook,
             in_time: rng.bool(),
             crash: crash(rng),

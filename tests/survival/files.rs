@@ -1,4 +1,4 @@
-//! Files that are no project.xml, whatever their names say.
+//! Invalid files under the names of valid ones.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,10 +10,10 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use super::common::{Daemon, Endpoint, Home, Settings, xml};
 use super::{memory_kib, wait_status};
 
-/// More than a reader of files of this size needs, and less than one bad file could take.
+/// More memory than reading these files needs, and less than one bad file could take.
 const MEMORY_MAX_KIB: u64 = 256 * 1024;
 
-/// A way to make what is no project.xml, and what `status` has to say of it.
+/// A way to make an invalid file, and the reason that `status` has to list.
 type Hostile = (&'static str, &'static str, fn(&Path));
 
 fn utf16(text: &str) -> Vec<u8> {
@@ -63,7 +63,7 @@ const HOSTILE: &[Hostile] = &[
         fs::write(path, deep).unwrap();
     }),
     ("large", "max_file_size", |path| {
-        // Nothing is written, and all of it would be read.
+        // A sparse file: it takes no space on disk, and all of it would be read.
         fs::File::create(path).unwrap().set_len(1 << 32).unwrap();
     }),
     ("bomb", "", |path| {
@@ -130,7 +130,7 @@ const HOSTILE: &[Hostile] = &[
     }),
 ];
 
-/// Where a project's definition would be; the directories above it are made.
+/// The path of a project's definition, whose directories are made.
 fn definition(home: &Home, project: &str) -> PathBuf {
     let path = home.at(&format!("sales/{project}/project.xml"));
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -242,7 +242,7 @@ fn links_to_directories_are_not_followed() {
 #[test]
 fn unreadable_files_are_listed_and_block_nothing() {
     let endpoint = Endpoint::new();
-    // The comparison finds what nobody reports: that a directory further up may be read again.
+    // Only a full scan finds that a directory further up is readable again.
     let home = Home::new(&Settings::all_to(&endpoint).repository("rescan: 2s"));
     let Some(command) = super::unprivileged(&home, "what may not be read") else {
         return;
@@ -263,7 +263,7 @@ fn unreadable_files_are_listed_and_block_nothing() {
     ];
     home.write("sales/copies/project.xml", &xml("Copies", "e-c", ""));
     for (number, (closed, path)) in hidden.iter().enumerate() {
-        // Nothing can be seen of it before it is closed.
+        // It is made outside the repository: there nothing observes it while it is readable.
         let beside = home.beside("made").join(path);
         fs::create_dir_all(beside.parent().unwrap()).unwrap();
         fs::write(&beside, xml("Hidden", &format!("e-{number}"), "")).unwrap();

@@ -1,5 +1,6 @@
-//! The kernel's limits: queue, watches, instances. They are set in a user namespace of the test's
-//! own, so that nothing else on the machine is touched.
+//! The kernel's limits: queue, watches, instances.
+//!
+//! Each test sets them in a user namespace of its own, which affects nothing else.
 
 use std::fs;
 use std::process::Command;
@@ -12,7 +13,7 @@ use super::{projects, skip, succeeds, wait_status};
 const WATCHES: &str = "/proc/sys/user/max_inotify_watches";
 const INSTANCES: &str = "/proc/sys/user/max_inotify_instances";
 
-/// Whether this machine lets a test have a user namespace with limits of its own.
+/// Whether a test can make a user namespace with its own limits here.
 fn has_namespaces(test: &str) -> bool {
     let script = format!("echo 100 > {WATCHES} && echo 100 > {INSTANCES}");
     let can =
@@ -37,7 +38,7 @@ fn limited(home: &Home, limit: &str, value: u32) -> Command {
     command
 }
 
-/// Sets a limit where the daemon runs.
+/// Sets a limit in the daemon's namespace.
 fn raise(daemon: &Daemon<'_>, limit: &str, value: u32) {
     let pid = daemon.pid().to_string();
     let script = format!("echo {value} > {limit}");
@@ -72,7 +73,7 @@ fn a_queue_that_overflows_while_the_process_is_stopped_loses_nothing() {
     let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let queue: usize = queue.trim().parse().unwrap();
     daemon.signal(Signal::STOP);
-    // Reports that equal the one before them are one for the kernel; so two take turns.
+    // The kernel merges a report with an equal one before it, so two kinds alternate.
     let noise = home.at("sales/p0/noise");
     let other = home.at("sales/p0/other");
     for number in 0..2 * queue {
@@ -229,7 +230,7 @@ fn an_instance_that_is_gone_at_a_reload_is_replaced_by_scans() {
     let daemon = Daemon::launch(&home, limited(&home, INSTANCES, 1));
     daemon.wait_ready();
     assert!(!polls(&home.json(&["status"])));
-    // It gives its instance back, and another program takes the last one.
+    // It releases its instance, and another program takes the last one.
     home.reconfigure(&settings("poll"));
     assert!(daemon.reload());
     wait_status(&home, "comparison alone", polls);

@@ -18,10 +18,10 @@ mod common;
 // Files that are no project.xml, whatever their names say.
 mod files;
 
-// Names and parameters that want to be something else.
+// Hostile names and parameters.
 mod names;
 
-// The repository's root goes, comes back, or is another one.
+// A root that is removed, returns, or is replaced.
 mod roots;
 
 // The kernel's limits: queue, watches, instances.
@@ -30,7 +30,7 @@ mod limits;
 // States of earlier versions.
 mod states;
 
-// Disk, descriptors, time of day, state.
+// Full disk, no descriptors, changed clock, damaged state.
 mod resources;
 
 use std::fs;
@@ -40,7 +40,7 @@ use std::process::Command;
 
 use common::{Daemon, Home, skip, succeeds, wait_until, xml};
 
-/// Whether the test runs as root; says that it is skipped where not.
+/// Whether the test runs as root. If not, reports that it is skipped.
 fn is_root(test: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
@@ -49,8 +49,9 @@ fn is_root(test: &str) -> bool {
     is_root
 }
 
-/// The command that runs the daemon as a user whom permissions bind; root hands the files over to
-/// one, since root reads everything. Nothing where that is not possible.
+/// The command that runs the daemon as a user without root's permissions; none if not possible.
+///
+/// Root reads everything, so root gives the files to another user.
 fn unprivileged(home: &Home, test: &str) -> Option<Command> {
     let command = Daemon::command(home);
     if !rustix::process::geteuid().is_root() {
@@ -77,12 +78,11 @@ fn unprivileged(home: &Home, test: &str) -> Option<Command> {
     Some(unprivileged)
 }
 
-/// Something mounted, until it is dropped.
+/// A mount, unmounted when dropped.
 struct Mount(PathBuf);
 
 impl Mount {
-    /// Mounts with these arguments of mount(8) at a directory that exists. Nothing where that is
-    /// not allowed.
+    /// Mounts with these arguments of mount(8) at an existing directory; none if not allowed.
     fn new(arguments: &[&str], at: &Path) -> Option<Self> {
         let mut all = arguments.to_vec();
         let target = at.to_str().unwrap();
@@ -123,7 +123,7 @@ fn memory_kib(daemon: &Daemon<'_>, field: &str) -> u64 {
     number.parse().unwrap()
 }
 
-/// Waits until `status` says something, and returns all that it says.
+/// Waits until the output of `status` contains a text, and returns the output.
 fn wait_status(
     home: &Home,
     what: &str,

@@ -1,4 +1,4 @@
-//! Names and parameters that want to be something else.
+//! Hostile names and parameters.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,7 @@ use super::common::{
 };
 use super::wait_status;
 
-/// Names that a header, a multipart part, a URL or a line of a log could stumble over.
+/// Names that could break a header, a multipart part, a URL or a log line.
 const NAMES: &[&str] = &[
     "new\nline",
     "carriage\r\nx-evil: 1",

@@ -1,4 +1,4 @@
-//! Disk, descriptors, time of day, state.
+//! Full disk, no descriptors, changed clock, damaged state.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use project_webhooks::receiver::{Received, Reply};
 use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_health, wait_until, xml};
 use super::{Mount, is_root, projects, skip, succeeds, wait_status};
 
-/// Runs the program and returns its exit status and what it says.
+/// Runs the program and returns its exit status and output.
 fn run(home: &Home, arguments: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
         .arg("--config")

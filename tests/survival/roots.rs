@@ -1,4 +1,4 @@
-//! The repository's root goes, comes back, or is another one. Nothing is inferred from that.
+//! The root is removed, returns, or is replaced. Nothing is inferred from that.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use std::process::Command;
 use super::common::{Daemon, Endpoint, Home, Settings, wait_health, xml};
 use super::{Mount, is_root, projects, unprivileged};
 
-/// A daemon that watches four projects and tells how it is doing.
+/// A daemon that watches four projects, with a health endpoint.
 fn watched(test: impl FnOnce(&Home, &Daemon<'_>, &Endpoint)) {
     let endpoint = Endpoint::new();
     let settings = Settings::all_to(&endpoint)
@@ -19,7 +19,7 @@ fn watched(test: impl FnOnce(&Home, &Daemon<'_>, &Endpoint)) {
     let daemon = home.start();
     wait_health(&home, "/readyz", 200);
     test(&home, &daemon, &endpoint);
-    // Whatever happened to the root, it watches again, and nothing was inferred.
+    // The root is watched again, and nothing was inferred.
     wait_health(&home, "/readyz", 200);
     wait_health(&home, "/healthz", 200);
     daemon.fence();
@@ -113,7 +113,7 @@ fn its_parent_renamed_away_and_back() {
     let daemon = home.start();
     fs::rename(home.beside("parent"), home.beside("elsewhere")).unwrap();
     wait_lost(&home);
-    // Changes made meanwhile are seen when it is back.
+    // Changes made in the meantime are found when it is back.
     fs::remove_dir_all(home.beside("elsewhere/repository/sales/p1")).unwrap();
     fs::rename(home.beside("elsewhere"), home.beside("parent")).unwrap();
     wait_health(&home, "/readyz", 200);

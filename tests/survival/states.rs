@@ -1,8 +1,9 @@
-//! States that earlier versions wrote, as they wrote them: `states/<schema>.db`, and beside it what
-//! that version listed of it. Each has to load for ever.
+//! States that earlier versions wrote: `states/<schema>.db`, with the listing of that version.
+//!
+//! Every later version has to load each of them.
 //!
 //! `UPDATE_STATES=1 cargo test --test survival states` writes those of the present schema anew,
-//! which is only right before it is released.
+//! which is right only before its release.
 
 use std::fs;
 use std::path::{Path, PathBuf};
