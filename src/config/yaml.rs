@@ -3,11 +3,15 @@
 //! Constraint: reading takes bounded time and memory whatever the bytes are. Hence a limit on size
 //! and depth, and no anchors, aliases, merge keys or tags: a configuration of this size needs none
 //! of them, and aliases can make a small file large.
+//!
+//! `saphyr-parser` reports the structure event by event with lines and columns, so these limits
+//! apply while it reads. `serde_yaml` reads each unquoted value and decides its type.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+use serde_yaml::Value;
 
 use super::problem::{LISTED_MAX, Position, Problem, shortened, shown};
 
@@ -46,23 +50,16 @@ pub(super) struct Entry {
 }
 
 impl Kind {
-    /// The kind of an unquoted text, by the core schema of YAML 1.2.
+    /// The kind of an unquoted text.
     pub(super) fn of_plain(text: &str) -> Self {
-        let unsigned = text.trim_start_matches(['+', '-']);
-        // Digits after a leading zero are a text, such as an id.
-        let is_text = unsigned.len() > 1
-            && unsigned.starts_with('0')
-            && unsigned.bytes().all(|byte| byte.is_ascii_digit());
-        match text {
-            "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
-            "true" | "True" | "TRUE" => Kind::Boolean(true),
-            "false" | "False" | "FALSE" => Kind::Boolean(false),
-            _ if is_text => Kind::Text(text.to_owned()),
-            _ => match text.parse() {
-                Ok(number) => Kind::Whole(number),
-                Err(_) if is_number(text) => Kind::Number,
-                Err(_) => Kind::Text(text.to_owned()),
-            },
+        // As an item of a list, because `---` alone is an empty document.
+        match serde_yaml::from_str::<[Value; 1]>(&format!("- {text}")) {
+            Ok([Value::Null]) => Kind::Null,
+            Ok([Value::Bool(value)]) => Kind::Boolean(value),
+            Ok([Value::Number(number)]) => number.as_u64().map_or(Kind::Number, Kind::Whole),
+            // `Value` has no whole numbers above 64 bits.
+            Err(_) if serde_yaml::from_str::<f64>(text).is_ok() => Kind::Number,
+            _ => Kind::Text(text.to_owned()),
         }
     }
 
@@ -77,25 +74,6 @@ impl Kind {
             Kind::Map(_) => "a mapping",
         }
     }
-}
-
-/// Whether an unquoted text is a number that no setting takes.
-///
-/// Such numbers are hexadecimal, octal, negative or have a fraction.
-fn is_number(text: &str) -> bool {
-    let unsigned = text.trim_start_matches(['+', '-']);
-    let has_digits = |digits: &str, radix| {
-        !digits.is_empty() && digits.chars().all(|character| character.is_digit(radix))
-    };
-    match (unsigned.get(..2), unsigned.get(2..)) {
-        (Some("0x"), Some(digits)) => return has_digits(digits, 16),
-        (Some("0o"), Some(digits)) => return has_digits(digits, 8),
-        _ => {}
-    }
-    // Rust reads `inf` and `nan` as numbers, YAML `.inf` and `.nan`.
-    let begins = unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.');
-    begins && unsigned.parse::<f64>().is_ok()
-        || matches!(unsigned.to_lowercase().as_str(), ".inf" | ".nan")
 }
 
 /// A key as a message names it.
@@ -341,13 +319,13 @@ mod tests {
         for (texts, expected) in [
             ("~ null NULL", "nothing"),
             ("true False", "true or false"),
-            ("0 8 +3 18446744073709551615", "a number"),
+            ("0 8 +3 0x1F 0o17 18446744073709551615", "a number"),
             (
-                "-1 1.5 .5 1e3 0x1F 0o17 .inf -.INF .nan 18446744073709551616",
+                "-1 1.5 .5 1e3 .inf -.INF .nan 18446744073709551616",
                 "a number",
             ),
             (
-                "007 -01 1s 64MiB inf nan yes 10.1.2.3 10.0.0.0/8 0xyz - . 1.2.3",
+                "007 -01 1s 64MiB inf nan yes 10.1.2.3 10.0.0.0/8 0xyz - . 1.2.3 --- ...",
                 "a text",
             ),
         ] {
