@@ -16,7 +16,7 @@
 //!
 //! 1. A report of the operating system never proves a fact; only `observe` does.
 //! 2. The new record, its events, their payloads and their deliveries commit in one transaction
-//!    ([`store::Store::record`]). While the store cannot commit, inference waits and forgets
+//!    ([`store::Recording::record`]). While the store cannot commit, inference waits and forgets
 //!    nothing: the difference is still on disk.
 //! 3. Unreadable never means deleted: neither a file nor a directory nor the whole root
 //!    ([`domain::project::Observed::unreadable`], `engine::root`).

@@ -82,7 +82,7 @@ pub struct AttemptLog {
     pub status: Option<u16>,
     /// What went wrong, for a person.
     pub error: Option<String>,
-    /// The beginning of the answer's body; cut to [`ANSWER_MAX`].
+    /// The beginning of the answer's body; cut to [`ANSWER_MAX`](crate::domain::delivery::ANSWER_MAX).
     pub answer: Bytes,
     /// The headers that were sent.
     pub request_headers: Vec<(String, String)>,
