@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -20,6 +21,14 @@ use crate::store::{Listings, RecordedProblem, Store, StoreError, WebhookState};
 /// The most invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
 
+/// How long counted states are reused, as a multiple of the time that counting took.
+const COUNTS_KEPT: u32 = 10;
+/// The longest time that counted states are reused.
+const COUNTS_KEPT_MAX: Duration = Duration::from_secs(1);
+
+/// Webhooks' states, with the time until which they are reused.
+type Counted = (Duration, Vec<WebhookState>);
+
 /// The sources of a running daemon's report.
 pub(crate) struct Sources {
     pub(crate) status: Arc<Status>,
@@ -28,6 +37,7 @@ pub(crate) struct Sources {
     pub(crate) clock: Clock,
     /// How long the engine may stand still before the daemon counts as not alive.
     pub(crate) standstill: Duration,
+    pub(crate) counted: Mutex<Option<Counted>>,
 }
 
 /// The part of the report that only a running daemon knows.
@@ -89,8 +99,23 @@ impl Sources {
     }
 
     /// Gathers the queues from the store.
+    ///
+    /// Requests share a count: for a million deliveries it takes 0.15 s of processor time, and a
+    /// second on a busy machine. With few deliveries a count is reused for some milliseconds only.
     pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
-        let states = self.store.webhook_states().await?;
+        let mut counted = self.counted.lock().await;
+        let begin = self.clock.moment();
+        let states = match &*counted {
+            Some((until, states)) if begin < *until => states.clone(),
+            _ => {
+                let states = self.store.webhook_states().await?;
+                let end = self.clock.moment();
+                let kept = end.saturating_sub(begin).saturating_mul(COUNTS_KEPT);
+                let until = end.saturating_add(kept.min(COUNTS_KEPT_MAX));
+                *counted = Some((until, states.clone()));
+                states
+            }
+        };
         Ok(WebhookReport::all(self.metrics.configured(), states))
     }
 }

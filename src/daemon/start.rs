@@ -74,6 +74,7 @@ impl<'a> Daemon<'a> {
                 metrics: Arc::clone(&metrics),
                 clock,
                 standstill: STANDSTILL,
+                counted: Default::default(),
             },
             queues,
             reloads,
