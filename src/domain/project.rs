@@ -304,7 +304,7 @@ pub struct Problem {
     /// Whether the file may become valid without a further report, for instance while it is being
     /// written. Such a file is observed again without a hint.
     #[serde(default)]
-    pub may_heal: bool,
+    pub may_resolve: bool,
 }
 
 /// An observed file.

@@ -63,7 +63,7 @@ impl InvalidFiles {
             if known.iter().any(|known| known.path == problem.path) {
                 continue;
             }
-            if problem.may_heal {
+            if problem.may_resolve {
                 self.not_logged.entry(problem.path.clone()).or_insert(now);
             } else {
                 self.log(problem, now);
@@ -137,7 +137,7 @@ mod tests {
             reason: "not complete".to_owned(),
             line: None,
             column: None,
-            may_heal: true,
+            may_resolve: true,
         }
     }
 

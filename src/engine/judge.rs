@@ -129,7 +129,7 @@ impl Judgement {
             .cloned()
             .collect();
         let retry =
-            !observation.waiting.is_empty() || problems.iter().any(|problem| problem.may_heal);
+            !observation.waiting.is_empty() || problems.iter().any(|problem| problem.may_resolve);
         keep_linked(observation, &inference);
         // Until the first scan is recorded, nothing tells new projects from old ones.
         let inferred = observation.events.iter().chain(&inference.events);

@@ -155,13 +155,13 @@ pub(crate) fn unreadable(path: &str, error: &io::Error) -> Problem {
     problem(path, &reason, true)
 }
 
-pub(super) fn problem(path: &str, reason: &str, may_heal: bool) -> Problem {
+pub(super) fn problem(path: &str, reason: &str, may_resolve: bool) -> Problem {
     Problem {
         path: path.to_owned(),
         reason: reason.to_owned(),
         line: None,
         column: None,
-        may_heal,
+        may_resolve,
     }
 }
 

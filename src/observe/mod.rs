@@ -36,7 +36,7 @@ pub(crate) use unchanged::is_unchanged;
 /// How long after its last change an invalid file is observed again without a hint.
 ///
 /// The close of a slower writer, or the next full scan, finds the file later.
-const HEALING_NS: i64 = 10 * 60 * 1_000_000_000;
+const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
 
 /// The outcome of observing one project.
 #[derive(Debug, Default)]
@@ -128,11 +128,11 @@ impl Observer {
                 Ok((state, bytes))
             }
             Err(malformed) => {
-                let may_heal = read_ns.saturating_sub(stamp.changed_ns) < HEALING_NS;
+                let may_resolve = read_ns.saturating_sub(stamp.changed_ns) < RECHECK_NS;
                 Err(Problem {
                     line: Some(malformed.line),
                     column: Some(malformed.column),
-                    ..problem(path, &malformed.reason, may_heal)
+                    ..problem(path, &malformed.reason, may_resolve)
                 })
             }
         }

@@ -9,16 +9,16 @@ use super::delivery::Claim;
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded, Stamp};
 
-/// What is recorded in one transaction.
+/// The contents of one transaction of recording.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The projects that changed, in the order of what happened.
+    /// The projects that changed, in the order of their changes.
     pub changes: Vec<Change>,
     /// Payloads of the events and of the new definitions, by the hash of their bytes. One that is
     /// stored already is not stored again.
     pub payloads: Vec<(ContentHash, Bytes)>,
-    /// What does not count now in these projects, in place of what did not count in them before;
-    /// `None` stands for everything outside any project.
+    /// The invalid files of these projects, replacing those recorded before; `None` stands for
+    /// everything outside any project.
     pub problems: Vec<(Option<ProjectKey>, Vec<Problem>)>,
     /// Facts about the repository as a whole.
     pub meta: Vec<(MetaKey, String)>,
@@ -49,11 +49,11 @@ impl Batch {
 pub struct Change {
     /// The project.
     pub key: ProjectKey,
-    /// What was recorded of it, as the store gave it.
+    /// Its record, as the store returned it.
     pub before: Recorded,
-    /// What is recorded of it from now on; an empty one forgets the project.
+    /// Its new record; an empty one forgets the project.
     pub after: Recorded,
-    /// What happened, in order.
+    /// The events of the change, in order.
     pub events: Vec<NewEvent>,
 }
 
@@ -74,7 +74,7 @@ pub struct NewEvent {
     pub tag: Option<String>,
     /// The stamp that its id is made of.
     pub stamp: Stamp,
-    /// The webhooks that hear of it, by name, with the time of the first attempt.
+    /// The names of its webhooks, with the time of the first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
 }
 
@@ -83,7 +83,7 @@ pub struct NewEvent {
 pub enum MetaKey {
     /// Set when the first scan was recorded; until then every start is a first start.
     FirstStart,
-    /// What the repository's root was, to tell another one from it.
+    /// The identity of the repository's root, to detect another one.
     RepositoryRoot,
     /// The path templates that the record was made with.
     Layout,
@@ -100,11 +100,11 @@ impl MetaKey {
     }
 }
 
-/// How many ready deliveries a commit returns at most. They cover what happens one by one; in a
-/// burst the queues ask the store, which costs less for each.
+/// How many ready deliveries a commit returns at most. They cover single events; in a burst the
+/// queues ask the store, which costs less for each.
 pub const READY_MAX: usize = 16;
 
-/// How large the payloads of the ready deliveries of a commit are together at most, in bytes.
+/// The most bytes of payloads that the ready deliveries of a commit have together.
 pub const READY_BYTES: usize = 1024 * 1024;
 
 /// The result of a commit.

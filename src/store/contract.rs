@@ -1,12 +1,12 @@
 //! The operations of a store and their promises.
 //!
-//! Every implementation keeps them; `tests/store` proves it of the one that is chosen there.
+//! Every implementation keeps them; `tests/store` tests the one it opens.
 //!
 //! - *Atomic*: an operation that changes something does it whole or not at all.
 //! - *Durable*: when it returns, its change survives a power cut.
-//! - *Repeatable*: after an error nothing has changed, and the same call may be made again. The
-//!   exception is [`Fault::Stale`](super::Fault::Stale).
-//! - *Consistent*: what one call reads is one state.
+//! - *Repeatable*: after an error nothing has changed, and the caller may retry. The exception is
+//!   [`Fault::Stale`](super::Fault::Stale).
+//! - *Consistent*: one call reads one state.
 //!
 //! No operation reads a clock: time is an argument.
 
@@ -30,20 +30,20 @@ use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 /// The answer to an operation of the delivery side.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// The operations of inference. They block, so they need a thread that may.
+/// The operations of inference. They block: call them from a thread that may.
 pub trait Recording: Send + Sync {
-    /// Reads the record of each of these projects, in their order; empty where there is none.
+    /// Reads the record of each of these projects, in their order; empty if there is none.
     ///
     /// Ask for some hundreds at once, not for all.
     fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError>;
 
-    /// Reads the record of a project; empty where there is none.
+    /// Reads the record of a project; empty if there is none.
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
         let recorded = self.recorded_many(std::slice::from_ref(key))?;
         Ok(recorded.into_iter().next().unwrap_or_default())
     }
 
-    /// Reads the metadata by which the files of each of these projects are known to be unchanged.
+    /// Reads the file metadata of each of these projects, for detecting unchanged files.
     ///
     /// Ask for some hundreds at once, not for all.
     fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError>;
@@ -74,21 +74,21 @@ pub trait Recording: Send + Sync {
     /// event with an id that is on record gets the next repetition of it.
     ///
     /// Returns the ids of the events, and the first of the deliveries that lead their lanes and are
-    /// due. [`Fault::Stale`](super::Fault::Stale) means that the record is not the one that the
-    /// batch was inferred from: read it again, and infer again.
+    /// due. [`Fault::Stale`](super::Fault::Stale) means that the record changed after the batch
+    /// was inferred from it: read it again, and infer again.
     fn record(&self, batch: Batch) -> Result<Committed, StoreError>;
 }
 
-/// The operations of delivery, and of those who look after it.
+/// The operations of delivery and of its upkeep.
 ///
-/// A *lane* is a webhook and a project. Its pending deliveries go strictly in the order of recording:
-/// only the oldest, its head, is ever claimed.
+/// A *lane* is a webhook and a project. Its pending deliveries go strictly in the order of
+/// recording: only the oldest, its head, is ever claimed.
 pub trait Delivering: Send + Sync {
     /// Claims the due heads of a webhook's lanes, at most `limit`, the longest due first and among
     /// equals the oldest.
     ///
-    /// Changes nothing: the caller gives the projects in flight as `excluding`. Nothing is due of a
-    /// webhook that is off. The cost does not depend on the number of pending deliveries.
+    /// Changes nothing: the caller passes the projects in flight as `excluding`. A webhook that is
+    /// off has nothing due. The cost does not depend on the number of pending deliveries.
     fn claim_due<'a>(
         &'a self,
         webhook: &'a str,
@@ -97,7 +97,7 @@ pub trait Delivering: Send + Sync {
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Claims>;
 
-    /// Returns when the first of a webhook's lanes is due, without those in flight.
+    /// Returns the earliest due time of a webhook's lanes, without those in flight.
     fn next_due<'a>(
         &'a self,
         webhook: &'a str,
@@ -111,34 +111,34 @@ pub trait Delivering: Send + Sync {
     /// unless it was delivered.
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()>;
 
-    /// Makes due now what waits for a time that was computed from a clock which has been set back
-    /// since. Returns the number of deliveries.
+    /// Makes deliveries due now whose time came from a clock that was later set back. Returns their
+    /// number.
     fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize>;
 
     /// Returns the state of each webhook that ever had a delivery or a fingerprint, by name.
     ///
-    /// Counts all deliveries, and keeps nobody else waiting meanwhile.
+    /// Counts all deliveries, without delaying other callers.
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>>;
 
-    /// Switches a webhook on, whoever switched it off. Returns whether it was off.
+    /// Switches a webhook on, even if an operator switched it off. Returns whether it was off.
     fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool>;
 
-    /// Notes the fingerprints of the webhooks' configurations. Atomic, durable, repeatable; writes
+    /// Saves the fingerprints of the webhooks' configurations. Atomic, durable, repeatable; writes
     /// nothing if none changed, so that it works on a full disk.
     ///
-    /// If a webhook's changed, deliveries that wait after a failure are due now, but for those that
-    /// the receiver asked to get later; and it is on again if its receiver had switched it off.
-    /// Returns the webhooks that are on again.
+    /// If a webhook's fingerprint changed, its failed deliveries are due now, except those that the
+    /// receiver asked to get later. If its receiver had switched it off, it is on again. Returns
+    /// the webhooks that are on again.
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,
         now: Timestamp,
     ) -> Answer<'_, Vec<String>>;
 
-    /// Removes a piece of what is older than its retention: at most `limit` rows of each kind.
+    /// Removes rows that are older than their retention, at most `limit` of each kind.
     ///
-    /// Removes no pending delivery, and no event or payload that something needs. To be repeated
-    /// until [`Collected::is_empty`].
+    /// Keeps pending deliveries, and events and payloads that are still needed. Repeat until
+    /// [`Collected::is_empty`].
     fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected>;
 }
 
@@ -147,16 +147,16 @@ pub trait Backend: Recording + Delivering {
     /// Where the state is, for messages.
     fn location(&self) -> &str;
 
-    /// Whether the open state is still the one that a start would find. If it was removed or moved
-    /// away, every commit succeeds and is gone after a restart.
+    /// Whether a restart would find the open state. If it was removed or moved away, commits still
+    /// succeed, and are lost at the next start.
     fn is_in_place(&self) -> bool;
 
-    /// Commits what waits and releases the state. Blocks. Every later call fails with
+    /// Commits queued writes and releases the state. Blocks. Every later call fails with
     /// [`Fault::Closed`](super::Fault::Closed).
     fn close(&self);
 }
 
-/// What the command line reads, whether a daemon runs or not. Blocks.
+/// The reads of the command line, with or without a running daemon. They block.
 pub trait Listing {
     /// Lists the last `limit` events, the newest first.
     fn events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>, StoreError>;
@@ -200,22 +200,23 @@ pub trait Listing {
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;
 }
 
-/// Is told the number of deliveries that were handled since the last call.
+/// Receives the number of deliveries handled since the last call.
 pub type Progress = Box<dyn FnMut(u64)>;
 
-/// What an operator does to the queue, beside a daemon that may be running. Blocks.
+/// An operator's changes to the queue, while a daemon may be running. They block.
 ///
-/// A command for many deliveries works in pieces, between which the daemon goes on. Each piece is
-/// atomic and durable; if one fails, those before it stay done, and the same command does the rest.
-/// An empty selector changes nothing and is [`Fault::EmptySelector`](super::Fault::EmptySelector).
+/// A command for many deliveries works in batches, and the daemon continues between them. Each
+/// batch is atomic and durable. If one fails, earlier ones stay, and the same command does the
+/// rest. An empty selector changes nothing and is
+/// [`Fault::EmptySelector`](super::Fault::EmptySelector).
 pub trait Operating {
-    /// Has `progress` called from now on.
+    /// Sets the callback for progress.
     fn on_progress(&mut self, progress: Progress);
 
     /// Counts the selected deliveries.
     fn count(&self, selector: &Selector) -> Result<u64, StoreError>;
 
-    /// Sends deliveries again, now, with a fresh schedule, in their old places. A pending one is
+    /// Makes deliveries due now, with a fresh schedule, in their old order. A pending one is
     /// retried now. Returns how many.
     fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError>;
 
@@ -226,7 +227,7 @@ pub trait Operating {
     /// collection. Returns how many.
     fn purge(&mut self, selector: &Selector) -> Result<u64, StoreError>;
 
-    /// Switches a webhook on, whoever switched it off. Returns whether it was off.
+    /// Switches a webhook on, even if an operator switched it off. Returns whether it was off.
     fn switch_on(&mut self, webhook: &str) -> Result<bool, StoreError>;
 
     /// Switches a webhook off until an operator switches it on. Returns whether it was on.

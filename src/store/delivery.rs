@@ -15,10 +15,9 @@ use crate::domain::project::ProjectKey;
 pub struct Claim {
     /// The delivery.
     pub delivery: i64,
-    /// The number of this attempt among all of the delivery, from 1: the header
-    /// `webhook-attempt`.
+    /// The number of this attempt in the delivery, from 1: the header `webhook-attempt`.
     pub attempt: u32,
-    /// The number of this attempt in its schedule, from 1: that of
+    /// The number of this attempt in its schedule, from 1, for
     /// [`delivery::next`](crate::domain::delivery::next). A redelivery starts the schedule over.
     pub scheduled_attempt: u32,
     /// The event.
@@ -43,8 +42,8 @@ impl Claim {
     }
 }
 
-/// A delivery that is due and whose event or payload cannot be read. It would hold its lane for
-/// ever; finish it as dead.
+/// A due delivery whose event or payload cannot be read. It would block its lane for ever:
+/// finish it as dead.
 #[derive(Clone, Debug)]
 pub struct Unreadable {
     /// The delivery.
@@ -57,30 +56,30 @@ pub struct Unreadable {
     pub fault: Fault,
 }
 
-/// What a claim found.
+/// The result of a claim.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    /// What to attempt, the longest due first.
+    /// Deliveries to attempt, the longest due first.
     pub ready: Vec<Claim>,
-    /// What cannot be attempted.
+    /// Due deliveries that cannot be attempted.
     pub unreadable: Vec<Unreadable>,
-    /// When the first of the other lanes is due: those neither claimed nor excluded. May be past,
-    /// where there was more than the limit.
+    /// The earliest due time of the lanes that are neither claimed nor excluded. In the past if
+    /// more than the limit were due.
     pub next_due: Option<Timestamp>,
 }
 
-/// One attempt, for the log. No secret may be in it: mask header values before.
+/// One attempt, for the log. It must hold no secret: mask header values before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptLog {
-    /// Its number among all of the delivery, from 1.
+    /// Its number in the delivery, from 1.
     pub number: u32,
     /// When it began.
     pub at: Timestamp,
     /// How long it took.
     pub duration: Duration,
-    /// The status of the answer, where there was one.
+    /// The status of the answer, if there was one.
     pub status: Option<u16>,
-    /// What went wrong, for a person.
+    /// The error, for a person.
     pub error: Option<String>,
     /// The beginning of the answer's body; cut to [`ANSWER_MAX`](crate::domain::delivery::ANSWER_MAX).
     pub answer: Bytes,
@@ -88,13 +87,13 @@ pub struct AttemptLog {
     pub request_headers: Vec<(String, String)>,
 }
 
-/// An attempt and what follows from it.
+/// An attempt and its verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish {
     /// The delivery.
     pub delivery: i64,
     /// The attempt.
     pub attempt: AttemptLog,
-    /// What follows.
+    /// The verdict.
     pub verdict: Verdict,
 }

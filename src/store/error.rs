@@ -1,4 +1,4 @@
-//! What can go wrong with the store.
+//! Errors of the store.
 
 use std::error::Error;
 use std::fmt;
@@ -11,15 +11,15 @@ use crate::domain::project::{ContentHash, ProjectKey};
 /// An error of the database behind the store.
 pub type Cause = Arc<dyn Error + Send + Sync>;
 
-/// Why a store could not be opened. Whatever it is, nothing was changed.
+/// The reasons why a store cannot be opened. Opening changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another instance holds the state directory.
-    #[error("another instance holds the state directory {directory}{}: stop it first, or give this one a state_dir of its own", process(*.pid))]
+    #[error("another instance holds the state directory {directory}{}: stop it first, or give this one its own state_dir", process(*.pid))]
     Held {
         /// The state directory.
         directory: PathBuf,
-        /// The process that holds it, where it said so.
+        /// The process that holds it, if known.
         pid: Option<u32>,
     },
     /// There is no state yet.
@@ -40,9 +40,9 @@ pub enum OpenError {
         /// The latest one known here.
         known: i64,
     },
-    /// An earlier version wrote the state, and only the daemon brings it up to date.
+    /// An earlier version wrote the state, and only the daemon migrates it.
     #[error(
-        "{path} has schema {found} and this program needs {known}: start the daemon once, it brings the state up to date"
+        "{path} has schema {found} and this program needs {known}: start the daemon once to migrate the state"
     )]
     Older {
         /// The database.
@@ -54,12 +54,12 @@ pub enum OpenError {
     },
     /// The state cannot be trusted.
     #[error(
-        "{path} is damaged: {what}. Nothing was changed. Restore the state directory from a copy, or move state.db and the files beside it that start with its name away to begin with an empty record; deliveries that were waiting are then lost"
+        "{path} is damaged: {what}. Nothing was changed. Restore the state directory from a backup, or move its files away to start with an empty record; pending deliveries are then lost"
     )]
     Damaged {
         /// The database.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The damage.
         what: String,
         /// The database's own error, if it found the damage.
         #[source]
@@ -72,17 +72,17 @@ pub enum OpenError {
     Unsupported {
         /// The database.
         path: PathBuf,
-        /// What it lacks.
+        /// The missing feature.
         what: String,
     },
     /// The operating system refused something.
     #[error("cannot {what} {path}")]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         what: &'static str,
-        /// On which path.
+        /// Its path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// The database refused to be opened.
@@ -90,7 +90,7 @@ pub enum OpenError {
     Database {
         /// The database.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: Cause,
     },
 }
@@ -99,7 +99,7 @@ fn process(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
 
-/// What went wrong with an open store. The operation changed nothing, and may be tried again.
+/// An error of an open store. The operation changed nothing, and the caller may retry.
 #[derive(Clone, Debug)]
 pub struct StoreError {
     location: Arc<str>,
@@ -114,7 +114,7 @@ impl StoreError {
         }
     }
 
-    /// What went wrong.
+    /// The kind of the error.
     pub fn fault(&self) -> &Fault {
         &self.fault
     }
@@ -135,16 +135,18 @@ impl Error for StoreError {
 /// The kinds of [`StoreError`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Fault {
-    /// No space. The store works again as soon as there is some, without being opened again.
+    /// No space. The store continues as soon as there is some, without being reopened.
     #[error(
-        "no space is left for the state: free some; nothing is lost and the store goes on by itself"
+        "no space is left for the state: free some; nothing is lost, and the store continues by itself"
     )]
     Full(#[source] Cause),
-    /// Another process kept the database for longer than the store waits.
-    #[error("another process keeps the database busy")]
+    /// Another process kept the database locked for longer than the store waits.
+    #[error("another process keeps the database locked")]
     Busy(#[source] Cause),
     /// The database was damaged while it was open.
-    #[error("the database is damaged: stop the daemon and restore the state directory from a copy")]
+    #[error(
+        "the database is damaged: stop the daemon and restore the state directory from a backup"
+    )]
     Damaged(#[source] Cause),
     /// The operating system failed to read or write.
     #[error("the operating system cannot read or write the database")]
@@ -152,47 +154,47 @@ pub enum Fault {
     /// Any other error of the database.
     #[error("the database refused a statement")]
     Database(#[source] Cause),
-    /// A payload is needed that was neither given nor stored.
-    #[error("the payload {hash} of {needed_by} was neither given nor stored")]
+    /// A needed payload is neither in the batch nor stored.
+    #[error("the payload {hash} of {needed_by} is neither in the batch nor stored")]
     MissingPayload {
         /// Its hash.
         hash: ContentHash,
         /// The event or project that needs it.
         needed_by: String,
     },
-    /// A payload does not have the hash it was given or stored with.
-    #[error("the payload {hash} is not what its hash says")]
+    /// A payload does not match its hash.
+    #[error("the payload {hash} does not match its hash")]
     WrongPayload {
         /// The hash it should have.
         hash: ContentHash,
     },
     /// A payload cannot be compressed or decompressed.
-    #[error("the payload {hash} cannot be coded")]
+    #[error("cannot compress or decompress the payload {hash}")]
     Coding {
         /// Its hash.
         hash: ContentHash,
-        /// Why not.
+        /// The cause.
         #[source]
         source: Arc<io::Error>,
     },
-    /// The record is not the one that a change was inferred from.
+    /// The record changed after a change was inferred from it.
     #[error("the record of {key} changed meanwhile: read it again and infer again")]
     Stale {
         /// The project.
         key: ProjectKey,
     },
-    /// A stored row makes no sense.
-    #[error("{what} makes no sense: {reason}")]
+    /// A stored row is invalid.
+    #[error("invalid data in {what}: {reason}")]
     Undecodable {
         /// Which row.
         what: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// A selector that selects everything was given to something that changes things.
-    #[error("nothing says which deliveries are meant: name ids, a webhook, a state or a time")]
+    /// A changing operation got an empty selector, which means all deliveries.
+    #[error("no deliveries selected: give ids, a webhook, a state or a time")]
     EmptySelector,
-    /// The store was closed, or its thread ended.
+    /// The store is closed, or its thread ended.
     #[error("the store is closed")]
     Closed,
 }

@@ -1,4 +1,4 @@
-//! What listings show, and which deliveries a command is for.
+//! Rows of listings, and the selection of deliveries for a command.
 
 use jiff::Timestamp;
 
@@ -19,16 +19,16 @@ pub struct ListedEvent {
     pub n_deliveries: u64,
 }
 
-/// Which events are listed. Each part that is given must hold.
+/// Selects events to list. Each given part must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Those of this organization.
+    /// Events of this organization.
     pub organization: Option<String>,
-    /// Those of projects with this directory name.
+    /// Events of projects with this directory name.
     pub project: Option<String>,
-    /// Those of this kind.
+    /// Events of this kind.
     pub kind: Option<EventKind>,
-    /// Those recorded at this time or later.
+    /// Events recorded at this time or later.
     pub since: Option<Timestamp>,
 }
 
@@ -41,13 +41,13 @@ pub struct ListedDelivery {
     pub webhook: String,
     /// The id of its event.
     pub event: EventId,
-    /// What happened.
+    /// The kind of its event.
     pub kind: EventKind,
-    /// Where.
+    /// Its project.
     pub key: ProjectKey,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
-    /// How it came about.
+    /// Its origin.
     pub origin: Origin,
     /// The number of attempts made.
     pub n_attempts: u32,
@@ -59,31 +59,31 @@ pub struct ListedDelivery {
     pub finished_at: Option<Timestamp>,
     /// The status of the last answer.
     pub last_status: Option<u16>,
-    /// What went wrong in the last attempt.
+    /// The error of the last attempt.
     pub last_error: Option<String>,
 }
 
-/// Which deliveries are meant. Each part that is given must hold.
+/// Selects deliveries. Each given part must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
-    /// These ones.
+    /// Deliveries with these ids.
     pub ids: Vec<i64>,
-    /// Those of this webhook.
+    /// Deliveries of this webhook.
     pub webhook: Option<String>,
-    /// Those in this state.
+    /// Deliveries in this state.
     pub state: Option<State>,
-    /// Those recorded at this time or later.
+    /// Deliveries recorded at this time or later.
     pub since: Option<Timestamp>,
 }
 
 impl Selector {
-    /// Whether it says nothing, and so selects everything.
+    /// Whether no part is given, so that it selects everything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Who switched a webhook off.
+/// The party that switched a webhook off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffCause {
     /// The receiver, by answering 410. A changed configuration switches it on again.
@@ -112,7 +112,7 @@ impl OffCause {
 /// Why a webhook is off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Off {
-    /// Who switched it off.
+    /// The party that switched it off.
     pub cause: OffCause,
     /// Why, for a person.
     pub reason: String,
@@ -120,13 +120,12 @@ pub struct Off {
     pub at: Timestamp,
 }
 
-/// Where a webhook stands. It may be one that is not configured any more, whose deliveries are
-/// parked.
+/// The state of a webhook. One that is no longer configured has parked deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookState {
     /// Its name.
     pub name: String,
-    /// Why it is off, where it is.
+    /// Why it is off, if it is.
     pub off: Option<Off>,
     /// The number of pending deliveries.
     pub n_pending: u64,
@@ -136,7 +135,7 @@ pub struct WebhookState {
     pub n_dead: u64,
     /// The number of cancelled ones.
     pub n_cancelled: u64,
-    /// Since when the longest waiting delivery is pending.
+    /// Since when the oldest pending delivery is pending.
     pub oldest_pending: Option<Timestamp>,
     /// When the next attempt is due.
     pub next_attempt: Option<Timestamp>,
@@ -146,18 +145,18 @@ pub struct WebhookState {
     pub last_delivered: Option<Timestamp>,
 }
 
-/// A file that does not count, as it was recorded.
+/// An invalid file, as recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedProblem {
-    /// The project it belongs to; none where it is outside any.
+    /// Its project, if it is in one.
     pub key: Option<ProjectKey>,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: Problem,
-    /// Since when the path does not count, whatever the reasons were meanwhile.
+    /// Since when the path is ignored, whatever the reasons were since.
     pub since: Timestamp,
 }
 
-/// The result of one piece of collection.
+/// The result of one batch of collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Removed deliveries, with their log.

@@ -3,18 +3,18 @@
 //! # Constraints
 //!
 //! - The new record of a project, its events, their payloads and their deliveries commit together
-//!   ([`Recording::record`]). If they cannot, nothing has changed, and the difference is still on disk
-//!   for the next observation.
-//! - A change that was answered is durable: it survives a power cut.
-//! - Delivery is at least once: only the answer to a delivery takes it out of the queue.
-//! - Pending deliveries are in the store alone. Memory does not grow with them, and neither does the
-//!   cost of finding the next one.
-//! - State that is damaged or newer than the program is reported and left as it is.
+//!   ([`Recording::record`]). If they cannot, nothing has changed, and the difference is still on
+//!   disk for the next observation.
+//! - A change is durable when the call returns: it survives a power cut.
+//! - Delivery is at least once: only the outcome of an attempt takes a delivery out of the queue.
+//! - Pending deliveries are in the store alone. Memory does not grow with them, and neither does
+//!   the cost of finding the next one.
+//! - Opening reports damaged or newer state and does not change it.
 //!
-//! Map: `contract` has the operations and their promises, [`batch`](Batch), `delivery`, `listing` and
-//! `error` their types; `sqlite` is the implementation. Nothing outside of it knows SQL. Another one
-//! implements the traits of `contract`, is opened by [`Store::open`], [`Listings::open`] and
-//! [`Operations::open`], and has to pass `tests/store`.
+//! Map: `contract` has the operations and their promises, [`batch`](Batch), `delivery`, `listing`
+//! and `error` their types; `sqlite` is the implementation. Nothing outside of it knows SQL.
+//! Another one implements the traits of `contract`, is opened by [`Store::open`],
+//! [`Listings::open`] and [`Operations::open`], and has to pass `tests/store`.
 
 mod batch;
 mod contract;
@@ -39,9 +39,9 @@ pub use listing::{
     WebhookState,
 };
 
-/// The daemon's handle to the store. Its clones are the same store.
+/// The daemon's handle to the store. Clones share it.
 ///
-/// When the last one is dropped the store is closed, as with [`Backend::close`].
+/// Dropping the last one closes the store, as [`Backend::close`] does.
 #[derive(Clone)]
 pub struct Store(Arc<dyn Backend>);
 
@@ -64,7 +64,7 @@ impl Deref for Store {
 pub struct Listings(Box<dyn Listing>);
 
 impl Listings {
-    /// Opens the state of a directory for reading, whether a daemon runs or not.
+    /// Opens the state of a directory for reading, with or without a running daemon.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Box::new(sqlite::SqliteListings::open(state_dir)?)))
     }
@@ -78,8 +78,8 @@ impl Deref for Listings {
     }
 }
 
-/// The command line's handle for changing the queue. A running daemon acts on the changes when it is
-/// woken by [`crate::admin::wake`].
+/// The command line's handle for changing the queue. [`crate::admin::wake`] makes a running daemon
+/// act on the changes.
 pub struct Operations(Box<dyn Operating>);
 
 impl Operations {

@@ -1,8 +1,8 @@
 //! Costs in numbers that do not depend on the machine: syncs, opened files, connections, threads,
 //! wake-ups. Times are for `benches`.
 //!
-//! A bound is what was counted when it was set and a third or more above it, unless it is exact.
-//! Each says what the number would be without the property that it guards.
+//! A bound is the counted number and a third or more above it, unless it is exact. Comments give
+//! the number without the guarded property.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +27,7 @@ use project_webhooks::receiver::Reply;
 use rustix::process::Signal;
 use trace::Trace;
 
-/// One webhook that hears of published copies.
+/// One webhook for published copies.
 fn settings(endpoint: &Endpoint) -> Settings {
     let webhook = Webhook::new("publish", &endpoint.url()).events("[project-publish]");
     Settings::of([webhook.with("concurrency: 16")])
@@ -53,7 +53,7 @@ fn projects(home: &Home, n: usize) {
 /// Replaces the published copy of a project.
 fn publish(home: &Home, number: usize, version: usize) {
     let content = xml("P", &format!("id-{number}"), &format!("version {version}"));
-    // Beside the repository, so that nothing else is reported than the rename.
+    // Written outside the repository, so that the watcher reports only the rename.
     let beside = home.beside("incoming.xml");
     fs::write(&beside, content).unwrap();
     fs::rename(
@@ -92,21 +92,18 @@ fn a_change_costs_one_open_and_two_syncs() {
         endpoint.wait_for(number + 1);
     }
     let calls = trace.since(begin);
-    // The file that changed: to read it twice, to hash and to parse it, it is opened once.
+    // The daemon opens a changed file once, although it reads it twice, to hash and to parse it.
     let opens = calls.opens("published/project.xml");
     assert!(opens <= CHANGES, "{opens} opens\n{}", calls.text());
-    // One commit for what happened and one for the answer; a checkpoint now and then has two more.
-    // No change is told of before it is on disk.
+    // One commit for the event and one for the answer; an occasional checkpoint has two more. A
+    // change is on disk before it is delivered.
     let syncs = calls.syncs();
-    assert!(
-        syncs >= CHANGES,
-        "{syncs} syncs: what was told is not on disk"
-    );
+    assert!(syncs >= CHANGES, "{syncs} syncs: delivered before on disk");
     assert!(syncs <= 2 * CHANGES + 4, "{syncs} syncs\n{}", calls.text());
-    // Counted: 23 for each. A second look at the project would make it 40.
+    // Counted: 23 for each. Observing the project twice would make it 40.
     let looks = calls.looks();
     assert!(looks <= 32 * CHANGES, "{looks} looks\n{}", calls.text());
-    // One after the other they go over one connection.
+    // Sequential deliveries share one connection.
     let connections = calls.connections();
     assert!(connections <= 1, "{connections} connections");
 }
@@ -121,7 +118,7 @@ fn a_burst_shares_its_syncs() {
         return;
     };
     let begin = trace.now();
-    // All of it is there when the daemon goes on: the same burst on every machine.
+    // The whole burst is there when the daemon continues, on every machine.
     daemon.signal(Signal::STOP);
     for number in 0..CHANGES {
         publish(&home, number, 1);
@@ -129,18 +126,18 @@ fn a_burst_shares_its_syncs() {
     daemon.signal(Signal::CONT);
     endpoint.wait_for(CHANGES);
     let calls = trace.since(begin);
-    // Counted: 72. How many answers come between two commits differs; if nothing were shared, it
-    // would be 1,000.
+    // Counted: 72. The number of answers between two commits varies; without sharing, it would be
+    // 1,000.
     let syncs = calls.syncs();
     assert!(syncs <= CHANGES / 2, "{syncs} syncs\n{}", calls.text());
-    // A report that is made again by a comparison may open a file again.
+    // A full scan may open a file again.
     let opens = calls.opens("published/project.xml");
     assert!(opens <= CHANGES + CHANGES / 10, "{opens} opens");
     // Counted: 17 for each.
     let looks = calls.looks();
     assert!(looks <= 25 * CHANGES, "{looks} looks\n{}", calls.text());
-    // `concurrency` is 16, and they are kept alive: 500 if each call had its own. One that is being
-    // opened when another one gets free is opened all the same, and kept too.
+    // `concurrency` is 16, and connections are kept alive: 500 if each call had its own. One that
+    // is being opened while another becomes free is kept too.
     let connections = calls.connections();
     assert!(connections <= 32, "{connections} connections");
 }
@@ -164,14 +161,14 @@ fn a_restart_opens_no_file_that_did_not_change() {
     // Counted: 18 for each project, of three directories and five files.
     let looks = calls.looks();
     assert!(looks <= 26 * PROJECTS, "{looks} looks\n{}", calls.text());
-    // Nothing is recorded about a project that did not change. Counted: 2.
+    // The daemon records nothing about an unchanged project. Counted: 2.
     let syncs = calls.syncs();
     assert!(syncs <= 10, "{syncs} syncs\n{}", calls.text());
 }
 
 #[test]
 fn a_change_waits_for_few_projects_of_a_full_scan() {
-    // More than two pieces of the 256 that it once was.
+    // More than two batches of 256 projects, the former size.
     const PROJECTS: usize = 600;
     const CHANGES: usize = 5;
     let endpoint = Endpoint::new();
@@ -183,11 +180,11 @@ fn a_change_waits_for_few_projects_of_a_full_scan() {
     };
     let engine = thread(&daemon, "engine");
     let mut waited = Vec::new();
-    // A change may be looked at after the comparison: then another one.
+    // A change may be observed after the scan has finished; then try another one.
     for number in 0..PROJECTS {
         let begin = trace.now();
         daemon.signal(Signal::USR1);
-        wait_until("a comparison", || {
+        wait_until("a full scan", || {
             (!trace.since(begin).of(engine).compared().is_empty()).then_some(())
         });
         let change = trace.now();
@@ -209,8 +206,9 @@ fn a_change_waits_for_few_projects_of_a_full_scan() {
         }
     }
     waited.sort_unstable();
-    // Counted: the rest of a piece of 32, and its own. A whole piece more where a comparison goes on
-    // before what is hinted; with pieces of 256, up to 500. One report may be stopped on its way.
+    // Counted: the rest of a batch of 32, and the project itself. A whole batch more if the scan
+    // went before hints; with batches of 256, up to 500. The median, since one report may be
+    // delayed.
     assert!(waited[CHANGES / 2] <= 36, "{waited:?} projects");
 }
 
@@ -225,7 +223,7 @@ fn thread(daemon: &Daemon<'_>, name: &str) -> u32 {
     task.unwrap().file_name().to_string_lossy().parse().unwrap()
 }
 
-/// The threads of a daemon, and how often they were woken, together.
+/// The number of a daemon's threads, and of their wake-ups together.
 fn threads(daemon: &Daemon<'_>) -> (usize, u64) {
     let tasks = format!("/proc/{}/task", daemon.pid());
     let mut count = 0;
@@ -243,8 +241,7 @@ fn threads(daemon: &Daemon<'_>) -> (usize, u64) {
     (count, woken)
 }
 
-/// How many threads a daemon has, how often they are woken while nothing happens, and for how many
-/// seconds that was counted, rounded up.
+/// The number of an idle daemon's threads and wake-ups, and the seconds of counting, rounded up.
 fn woken_at_rest(daemon: &Daemon<'_>) -> (usize, u64, u64) {
     const REST: Duration = Duration::from_secs(3);
     let (_, before) = threads(daemon);
@@ -260,15 +257,15 @@ fn an_idle_daemon_has_no_timer_for_each_project_or_webhook() {
     let mut found = Vec::new();
     for (n_projects, n_webhooks) in [(10, 1), (300, 50)] {
         let home = Home::new(&Settings::of((0..n_webhooks).map(|number| {
-            // None of them hears of the fence below, so that nothing is still being delivered.
+            // They do not match the fence below, so that no delivery is in flight.
             Webhook::new(&format!("w{number}"), &endpoint.url()).projects("[\"sales/*\"]")
         })));
         old_projects(&home, n_projects);
         let daemon = home.start();
         daemon.fence();
         let (count, woken, seconds) = woken_at_rest(&daemon);
-        // Whether the root is there is looked at each second, and the loop says that it turns.
-        // Counted: 1 a second, and some until it rests; 300 if each project had a timer.
+        // The daemon checks the root and reports its heartbeat each second. Counted: 1 a second,
+        // and some until it is idle; 300 if each project had a timer.
         assert!(woken <= 20 * seconds, "woken {woken} times in {seconds} s");
         found.push(count);
     }
@@ -290,11 +287,11 @@ fn a_hung_endpoint_causes_no_wakeups_with_many_pending_deliveries() {
         publish(&home, number, 1);
     }
     endpoint.wait_for(2);
-    wait_until("all wait", || {
+    wait_until("all pending", || {
         let waiting = home.json(&["deliveries", "--state", "pending", "--limit", "0"]);
         (waiting.as_array().unwrap().len() == PROJECTS).then_some(())
     });
     let (_, woken, seconds) = woken_at_rest(&daemon);
-    // Some 850 a second where a queue without room asks again and again what is due.
+    // Some 850 a second if a full queue keeps asking for due deliveries.
     assert!(woken <= 50 * seconds, "woken {woken} times in {seconds} s");
 }

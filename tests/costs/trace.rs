@@ -22,8 +22,8 @@ pub struct Trace {
 pub struct Calls(Vec<String>);
 
 impl Trace {
-    /// Starts the daemon under strace and waits until it is ready. Nothing, and a word about it,
-    /// where that is not possible here.
+    /// Starts the daemon under strace and waits until it is ready. Returns `None`, with a message,
+    /// if that is not possible here.
     pub fn start<'a>(test: &str, home: &'a Home) -> Option<(Daemon<'a>, Self)> {
         let can_trace = Command::new("strace")
             .args(["-D", "-f", "-qq", "-o", "/dev/null", "true"])
@@ -37,8 +37,8 @@ impl Trace {
         }
         let file = home.path().join("trace");
         let inner = Daemon::command(home);
-        // -D: the daemon is the child and strace a process beside it, so that signals go where
-        // they belong.
+        // -D: the daemon is the child and strace a separate process, so that signals reach the
+        // daemon.
         let mut command = Command::new("strace");
         command
             .args(["-D", "-f", "-qq", "--seccomp-bpf", "-e", "signal=none"])
@@ -53,7 +53,7 @@ impl Trace {
         Some((daemon, Self { file }))
     }
 
-    /// This moment: a call that is over has its line in the file.
+    /// The current position: finished calls have their line in the file.
     pub fn now(&self) -> usize {
         self.text().len()
     }
@@ -69,8 +69,7 @@ impl Trace {
 }
 
 impl Calls {
-    /// How often one of these was called with an argument like this. A call that is shown in two
-    /// parts counts by the first.
+    /// The number of these calls with an argument like this. A call shown in two parts counts once.
     pub fn count(&self, names: &[&str], argument: &str) -> usize {
         let is_call = |line: &str| {
             let call = line
@@ -102,7 +101,7 @@ impl Calls {
         Self(self.0[position..].to_vec())
     }
 
-    /// Where a project's directory was opened, to look at it or to compare it.
+    /// The positions at which a project's directory was opened, to observe or to scan it.
     pub fn compared(&self) -> Vec<usize> {
         let is_one = |line: &str| line.contains("openat2(") && line.contains("\"sales/p");
         let lines = self.0.iter().enumerate();
@@ -111,8 +110,7 @@ impl Calls {
             .collect()
     }
 
-    /// The first time that a file was opened in this project by one thread, of which these are the
-    /// calls. A comparison opens none.
+    /// The position at which a file of this project was first opened. A scan opens none.
     pub fn read_in(&self, project: &str) -> Option<usize> {
         let home = format!("\"{project}\"");
         let mut is_there = false;
@@ -124,17 +122,17 @@ impl Calls {
         })
     }
 
-    /// How often something was written to disk for good.
+    /// The number of syncs.
     pub fn syncs(&self) -> usize {
         self.count(&["fsync", "fdatasync"], "")
     }
 
-    /// How often a name that ends like this was opened.
+    /// The number of opens of names that end like this.
     pub fn opens(&self, end: &str) -> usize {
         self.count(&["open", "openat", "openat2"], &format!("{end}\""))
     }
 
-    /// How often something was opened, looked at or listed.
+    /// The number of calls that open, stat or list.
     pub fn looks(&self) -> usize {
         let names = [
             "open",
@@ -149,12 +147,12 @@ impl Calls {
         self.count(&names, "")
     }
 
-    /// How many connections over IPv4 were made.
+    /// The number of connections over IPv4.
     pub fn connections(&self) -> usize {
         self.count(&["connect"], "AF_INET,")
     }
 
-    /// The last of it, for a failing test.
+    /// The last calls, for a failing test.
     pub fn text(&self) -> String {
         let last = self.0.len().saturating_sub(200);
         self.0[last..].join("\n")

@@ -5,9 +5,9 @@ use rusqlite::Connection;
 use crate::common::{Endpoint, Home, Settings, wait_health};
 use crate::{define, snapshot};
 
-/// Fails every commit that adds to this table, at its end.
+/// Makes every commit fail that inserts into this table.
 fn break_commits(database: &Connection, table: &str) {
-    // A deferred constraint that is broken fails the commit, and nothing before it.
+    // A broken deferred constraint fails the commit, and no statement before it.
     database
         .execute_batch(
             "CREATE TABLE parents (id INTEGER PRIMARY KEY);
@@ -22,8 +22,8 @@ fn break_commits(database: &Connection, table: &str) {
     database.execute_batch(&trigger).unwrap();
 }
 
-/// Nobody hears of an event before its commit, and nothing has to happen in the repository for the
-/// daemon to record it once commits work again.
+/// The daemon sends an event only after its commit, and retries the commit without a change in the
+/// repository.
 #[test]
 fn an_event_whose_commit_fails_is_sent_once_it_is_committed() {
     let endpoint = Endpoint::new();

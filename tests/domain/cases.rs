@@ -192,7 +192,7 @@ fn problem(path: &str) -> Problem {
         reason: "cannot be read".to_owned(),
         line: None,
         column: None,
-        may_heal: true,
+        may_resolve: true,
     }
 }
 

@@ -111,7 +111,7 @@ impl Engine {
             self.record.insert(at, record.clone());
             let open = Unresolved {
                 missing: missing.clone(),
-                retry: look.observed.problems().any(|problem| problem.may_heal),
+                retry: look.observed.problems().any(|problem| problem.may_resolve),
             };
             self.settle.observed(&look.key, now, open);
         }

@@ -305,7 +305,7 @@ impl World {
                         reason: "half written".to_owned(),
                         line: None,
                         column: None,
-                        may_heal: true,
+                        may_resolve: true,
                     },
                 },
             };

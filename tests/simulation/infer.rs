@@ -98,7 +98,7 @@ impl Run {
         for (look, change) in looks.iter().zip(&changes) {
             let open = Unresolved {
                 missing: change.inference.missing.clone(),
-                retry: look.observed.problems().any(|problem| problem.may_heal),
+                retry: look.observed.problems().any(|problem| problem.may_resolve),
             };
             self.settle.observed(&look.key, self.now, open);
         }

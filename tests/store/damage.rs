@@ -95,7 +95,7 @@ fn what_was_answered_survives_a_crash() {
         store
             .record(one_event(&project, "one", &["catalog"]))
             .unwrap();
-        // The files as a crash at this moment would leave them.
+        // The files as a crash would leave them now.
         if number % 10 == 0 {
             let crashed = tempfile::tempdir().unwrap();
             for (name, bytes) in content(directory.path()) {
@@ -149,7 +149,7 @@ fn a_crash_while_the_database_was_built_is_no_damage() {
 #[test]
 fn damage_is_reported_and_left_as_it_is() {
     type Harm = fn(&Path);
-    let cases: [(&str, Harm); 6] = [
+    let cases: [(&str, Harm); 7] = [
         ("garbage", |database| {
             fs::write(database, vec![0xA5; 64 * 1024]).unwrap();
         }),
@@ -167,6 +167,13 @@ fn damage_is_reported_and_left_as_it_is() {
             fs::remove_file(database).unwrap();
             let foreign = Connection::open(database).unwrap();
             foreign.execute_batch("CREATE TABLE t (x)").unwrap();
+        }),
+        ("of an unreleased version", |database| {
+            let connection = Connection::open(database).unwrap();
+            let former = 0x7077_686b;
+            connection
+                .pragma_update(None, "application_id", former)
+                .unwrap();
         }),
         ("missing beside its log", |database| {
             fs::rename(database, database.with_extension("db-wal")).unwrap();

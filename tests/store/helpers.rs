@@ -181,8 +181,8 @@ pub fn states(store: &Store) -> BTreeMap<String, WebhookState> {
         .collect()
 }
 
-/// A state that stores are opened on: here the one of SQLite in a directory of its own. Another
-/// implementation that is to pass these tests is opened here too.
+/// A state to open stores on: here one of SQLite in its own directory. Open another implementation
+/// here to test it.
 pub struct Fixture {
     directory: tempfile::TempDir,
 }

@@ -1,5 +1,5 @@
-//! The contract of the store (`src/store/contract.rs`), proved of the implementation that
-//! [`helpers::Fixture`] opens. `damage`, `pages` and `sqlite` are of SQLite alone.
+//! Tests of the store's contract (`src/store/contract.rs`) with the implementation that
+//! [`helpers::Fixture`] opens. `damage`, `pages` and `sqlite` are for SQLite alone.
 
 #![allow(
     clippy::unwrap_used,

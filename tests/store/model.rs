@@ -20,7 +20,7 @@ enum Step {
         which: usize,
         verdict: u8,
     },
-    /// Time goes on, in seconds.
+    /// Time passes, in seconds.
     Wait(i64),
     /// The store is closed and opened again.
     Reopen,
@@ -39,7 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A waiting delivery: the payload's text, when it is due, how often it was attempted.
+/// A pending delivery: the text of its payload, its due time, its number of attempts.
 #[derive(Clone, Debug)]
 struct Waiting {
     text: String,

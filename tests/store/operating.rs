@@ -32,7 +32,7 @@ fn a_redelivery_starts_the_schedule_over_and_counts_on() {
         1
     );
     assert_eq!(states(&store)["catalog"].n_dead, 0);
-    // In its old place: before the later one of the same project.
+    // In its old order: before the later one of the same project.
     let claimed = claim(&store, "catalog", at(100));
     assert_eq!(claimed.payload, bytes("one"));
     assert_eq!(claimed.origin, Origin::Redelivery);

@@ -1,4 +1,4 @@
-//! Every state of a delivery and every outcome of an attempt: what is in the store afterwards.
+//! Every state of a delivery with every outcome of an attempt, and the resulting state.
 
 use std::time::Duration;
 
@@ -29,16 +29,16 @@ enum Meanwhile {
     CancelledAndPurged,
 }
 
-/// Where a delivery is to be found afterwards.
+/// The resulting state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
-    /// In this state for good.
+    /// Finished, in this state.
     Is(State),
-    /// Pending, and due in so many seconds from the answer, which comes at 20.
+    /// Pending, and due this many seconds after the answer, which comes at 20.
     Due(i64),
-    /// Pending, due now, and nothing is claimed since the webhook is off.
+    /// Pending and due now, but not claimed since the webhook is off.
     Off,
-    /// Nowhere.
+    /// Removed.
     Purged,
 }
 
@@ -60,7 +60,7 @@ fn listed(listings: &Listings, id: i64) -> Option<ListedDelivery> {
 fn an_outcome_leaves_a_delivery_where_it_belongs() {
     use After::{Due, Is, Off, Purged};
     use Meanwhile::{Cancelled, CancelledAndPurged, CancelledAndRedelivered, Nothing};
-    // The failures before, what an operator does meanwhile, the outcome, and where that leads.
+    // Earlier failures, the operator's action, the outcome, and the resulting state.
     let cases = [
         (0, Nothing, Outcome::Accepted, Is(State::Delivered)),
         (0, Nothing, FAILED, Due(5)),
@@ -212,7 +212,7 @@ fn a_redelivery_starts_over_from_every_state() {
             Origin::Redelivery
         };
         assert_eq!(again.origin, origin, "{state:?}");
-        // The whole schedule is there again.
+        // The whole schedule applies again.
         apply(&store, &again, FAILED);
         assert_eq!(
             wait(store.next_due("catalog", [].into())).unwrap(),

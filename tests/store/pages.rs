@@ -1,5 +1,5 @@
-//! How many pages a commit writes: each is a frame of the write-ahead log, a checksum and a part of
-//! what is flushed to the disk.
+//! The pages that a commit writes. Each costs a frame of the write-ahead log, a checksum, and a
+//! part of the flush to the disk.
 
 use rusqlite::Connection;
 
@@ -9,14 +9,14 @@ use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::{ProjectKey, Recorded, Role};
 use project_webhooks::store::{Batch, Change, Store};
 
-/// How many pages are in the log.
+/// The number of pages in the log.
 fn n_frames(reader: &Connection) -> i64 {
     let frames = reader.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1));
     frames.unwrap()
 }
 
 fn name(number: usize) -> String {
-    // Spread over the tables, as those who save are.
+    // Spread over the tables, as real saves are.
     format!("p{:06}", number * 7_919 % 1_000_000)
 }
 
@@ -78,8 +78,8 @@ fn finish_all(store: &Store) {
     }
 }
 
-/// The pages that saves write before their callbacks, and those of the answers, in this many recorded
-/// projects that had a delivery each.
+/// The pages written by saves and by their answers, with this many recorded projects that had a
+/// delivery each.
 fn pages_of_saves(n_projects: usize, n_saves: usize) -> (Vec<i64>, Vec<i64>) {
     let fixture = Fixture::new();
     let store = fixture.store();
@@ -91,7 +91,7 @@ fn pages_of_saves(n_projects: usize, n_saves: usize) -> (Vec<i64>, Vec<i64>) {
     }
     finish_all(&store);
     let open = || Connection::open(fixture.directory().join("state.db")).unwrap();
-    // The log cannot begin anew while somebody reads from it.
+    // A reader keeps the log from starting over.
     let (reader, log) = (open(), open());
     reader
         .execute_batch("BEGIN; SELECT count(*) FROM webhooks")

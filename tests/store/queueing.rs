@@ -14,7 +14,7 @@ fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
         .collect()
 }
 
-/// Notes a configuration at time 1; says whether that switched the webhook on.
+/// Saves a configuration at time 1. Returns whether that switched the webhook on.
 fn configure(store: &Store, fingerprint: u8) -> bool {
     let fingerprints = vec![("catalog".to_owned(), [fingerprint; 32])];
     let switched_on = wait(store.set_fingerprints(fingerprints, at(1))).unwrap();
@@ -102,7 +102,7 @@ fn finishing_twice_is_finishing_once() {
     end(&store, &first, Verdict::Retry(at(60)));
     end(&store, &first, Verdict::Delivered);
     assert_eq!(claim(&store, "catalog", at(60)).attempt, 2);
-    // One that is not there is left alone.
+    // One that was removed is ignored.
     let mut gone = finish(&first, Verdict::Delivered);
     gone.delivery = 999;
     wait(store.finish([gone].into())).unwrap();

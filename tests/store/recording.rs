@@ -146,7 +146,7 @@ fn the_last_definition_stays_for_the_delete() {
     let mut batch = change("a", &one, &two);
     batch.payloads.push(payload("two!"));
     store.record(batch).unwrap();
-    // Without its payload given: it is the recorded definition's.
+    // The batch has no payload: the recorded definition's is stored.
     let mut batch = change("a", &two, &Recorded::default());
     let new = event(EventKind::ProjectDelete, &key("a"), "two!", &["catalog"]);
     batch.changes[0].events.push(new);
@@ -186,7 +186,7 @@ fn problems_are_replaced_per_project_and_keep_their_age() {
         reason: reason.to_owned(),
         line: Some(3),
         column: None,
-        may_heal: true,
+        may_resolve: true,
     };
     let fixture = Fixture::new();
     let store = fixture.store();

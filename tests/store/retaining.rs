@@ -46,7 +46,7 @@ fn each_state_has_its_age_and_what_waits_stays() {
             after_a_week.n_events,
             after_a_week.n_payloads
         ),
-        // The third's payload is that of the fourth, which waits.
+        // The third shares its payload with the fourth, which is pending.
         (2, 2, 1)
     );
     let after_a_month = collect(&store, 31 * day);

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::helpers::*;
 
-/// The database of a state, beside its store.
+/// Another connection to the store's database.
 fn database(fixture: &Fixture) -> Connection {
     Connection::open(fixture.directory().join("state.db")).unwrap()
 }
@@ -41,7 +41,7 @@ fn a_recorded_configuration_needs_no_write() {
     let store = fixture.store();
     let fingerprints = || vec![("catalog".to_owned(), [1; 32])];
     wait(store.set_fingerprints(fingerprints(), at(0))).unwrap();
-    // Nobody else can write meanwhile.
+    // Blocks all other writers.
     let other = database(&fixture);
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     wait(store.set_fingerprints(fingerprints(), at(0))).unwrap();

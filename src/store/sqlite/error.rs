@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 use crate::store::error::{Fault, OpenError};
 
 impl OpenError {
-    /// Sorts an error of SQLite into damage and everything else.
+    /// Separates damage from other errors of SQLite.
     pub(super) fn from_sqlite(path: &Path, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
         match source.sqlite_error_code() {

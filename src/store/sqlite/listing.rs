@@ -1,8 +1,7 @@
-//! What the command line shows: events, deliveries and their log.
+//! Listings for the command line: events, deliveries and their log.
 //!
-//! Constraint: listing needs no daemon, and changes nothing of what is recorded. It reads beside a
-//! running one from one consistent state, and after a stopped or killed one as well. Nothing is read
-//! without a limit.
+//! Constraint: a listing needs no daemon and changes no records. It reads one consistent state,
+//! with a running daemon and after a stopped or killed one. Every read has a limit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +29,7 @@ pub(in crate::store) struct SqliteListings {
 }
 
 impl SqliteListings {
-    /// Opens the state of a directory for reading, whether a daemon runs or not.
+    /// Opens the state of a directory for reading, with or without a running daemon.
     pub(in crate::store) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_for_reading(state_dir)?;
         let path = schema::database(state_dir);
@@ -81,7 +80,7 @@ impl Listing for SqliteListings {
 
     fn event_ids(&self, prefix: &str, limit: usize) -> Result<Vec<EventId>, StoreError> {
         self.read(|connection| {
-            // Ids are ASCII below the tilde, so that this is a range of the index.
+            // Ids are ASCII below the tilde, so this is a range of the index.
             let mut statement = connection.prepare_cached(
                 "SELECT id FROM events WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2",
             )?;

@@ -1,8 +1,8 @@
 //! The lock that keeps two daemons from one state directory.
 //!
-//! Constraint: a daemon that died, however it died, must not keep the next one out. The lock is
-//! the operating system's own (`flock`) on an open file, so it goes with the process; the process
-//! id in the file is only there to be told to people.
+//! Constraint: a daemon that died, for whatever reason, must not keep the next one out. The
+//! operating system's lock (`flock`) on an open file ends with the process. The process id in the
+//! file is for messages only.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -14,14 +14,14 @@ use crate::store::error::OpenError;
 /// The name of the lock file in the state directory.
 const LOCK_FILE: &str = "lock";
 
-/// The lock on a state directory; it ends when this is dropped.
+/// The lock on a state directory; dropping it releases the lock.
 #[derive(Debug)]
 pub(super) struct StateLock {
     _file: File,
 }
 
 impl StateLock {
-    /// Takes the lock, or says who holds it.
+    /// Takes the lock, or returns the process that holds it.
     pub(super) fn take(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join(LOCK_FILE);
         let io = |what, source| OpenError::Io {
@@ -29,7 +29,7 @@ impl StateLock {
             path: path.clone(),
             source,
         };
-        // Not truncated: until the lock is taken the content belongs to whoever holds it.
+        // Not truncated: until the lock is taken the content belongs to its holder.
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)

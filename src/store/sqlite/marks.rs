@@ -1,7 +1,6 @@
-//! What tells whether recorded files are unchanged.
+//! File metadata for detecting unchanged files.
 //!
-//! Constraint: a comparison of everything asks this of every project, so it reads no more than it
-//! compares: no document, no hash.
+//! Constraint: a full scan reads this for every project, so it leaves out documents and hashes.
 
 use rusqlite::Connection;
 

@@ -2,20 +2,20 @@
 //!
 //! # Format
 //!
-//! The state directory (mode 0700 where it is made here) holds `state.db`, a SQLite database with
-//! a write-ahead log beside it, and `lock`. The files have mode 0600. `schema/` has the tables,
-//! one file per version; what a released version wrote is migrated, never rewritten by hand.
+//! The state directory (created with mode 0700) holds `state.db`, a SQLite database with a
+//! write-ahead log beside it, and `lock`. The files have mode 0600. `schema/` has the tables, one
+//! file per version. Migrations bring the state of a released version up to date.
 //!
 //! # Operation
 //!
-//! One thread writes and commits what waits as one transaction, another reads; see `writer` and
-//! `reader`. The inference side works on its own thread, by the same connections.
+//! One thread commits queued writes as one transaction, another reads; see `writer` and `reader`.
+//! Inference works on its own thread, with the same connections.
 //!
 //! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `writer` and `reader` run
-//! the jobs, as `transaction` says. `record`, `marks` and `problems` write and read the record,
-//! `payload` keeps the bytes, `queue` claims and finishes, `webhooks` keeps what is known of a
-//! webhook, `retention` removes what is old. `listing`, `select` and `operations` serve the command
-//! line, `row` and `error` serve all.
+//! jobs in a `transaction`. `record`, `marks` and `problems` write and read the record, `payload`
+//! the bytes. `queue` claims and finishes deliveries, `webhooks` keeps their webhooks' states,
+//! `retention` removes old rows. `listing`, `select` and `operations` serve the command line; `row`
+//! and `error` serve all.
 
 mod error;
 mod listing;
@@ -67,7 +67,7 @@ pub(super) struct SqliteStore {
 struct Shared {
     path: Box<Path>,
     location: Arc<str>,
-    /// Of the database's file when it was opened.
+    /// The identity of the database's file at opening.
     identity: schema::FileIdentity,
     writer: Arc<Writer>,
     reader: Reader,
@@ -78,8 +78,8 @@ struct Shared {
 
 impl Shared {
     fn close(&self) {
-        // The reader first: the last connection to close clears the log away, and one that cannot
-        // write cannot do that.
+        // The reader first: the last connection to close removes the log, and a read-only one
+        // cannot.
         self.reader.close();
         end(&self.reader_thread);
         self.writer.close();
@@ -87,15 +87,15 @@ impl Shared {
     }
 }
 
-/// What a panic left behind is good: a job is taken out before it runs, and SQLite rolls back.
+/// Locks a mutex, even after a panic: a job leaves its queue before it runs, and SQLite rolls back.
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for a thread that was told to end.
+/// Waits for the end of a thread.
 fn end(thread: &Mutex<Option<JoinHandle<()>>>) {
     if let Some(thread) = guard(thread).take() {
-        // One that panicked was reported when it did, and answers nobody any more.
+        // A panic was reported when it happened.
         let _ = thread.join();
     }
 }
@@ -107,13 +107,13 @@ impl Drop for Shared {
 }
 
 impl SqliteStore {
-    /// Opens the state of a directory: makes both where they are missing, takes the lock, and
-    /// brings the database up to date.
+    /// Opens the state of a directory. Creates both if they are missing, takes the lock, and
+    /// migrates the database.
     pub(super) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         schema::prepare_directory(state_dir)?;
         let lock = lock::StateLock::take(state_dir)?;
         let for_writing = schema::open_and_migrate(state_dir)?;
-        let for_checkpoints = schema::open_beside(state_dir)?;
+        let for_checkpoints = schema::open_for_writing(state_dir)?;
         let for_reading = schema::open_for_reading(state_dir)?;
         let (reader, reads) = Reader::new(
             schema::open_for_reading(state_dir)?,
@@ -122,14 +122,14 @@ impl SqliteStore {
         let path = schema::database(state_dir);
         let identity = schema::identity(&path)?;
         let writer = Arc::new(Writer::new(for_writing));
-        // Where the second thread cannot be started, the reader goes, and the first one ends.
+        // If the second thread cannot be started, `reader` is dropped and the first thread ends.
         let reader_thread = start("store-reader", state_dir, move || {
             reader::run(&for_reading, reads);
         })?;
         let writer_thread = start("store-writer", state_dir, {
             let writer = Arc::clone(&writer);
             move || {
-                // The lock goes last: the next daemon must not find the log of this one open.
+                // Released last: the next daemon must not find the log of this one open.
                 let _lock = lock;
                 writer.run(&for_checkpoints);
                 drop(for_checkpoints);
@@ -185,7 +185,7 @@ impl SqliteStore {
         result.map_err(|fault| self.error(fault))
     }
 
-    /// Takes the payloads out of a batch and makes them what is stored.
+    /// Takes the payloads out of a batch, checked and compressed.
     fn prepare(&self, batch: &mut Batch) -> Result<Vec<payload::Given>, StoreError> {
         let payloads = std::mem::take(&mut batch.payloads);
         let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
@@ -325,10 +325,11 @@ impl Delivering for SqliteStore {
 
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>> {
         Box::pin(async move {
-            // A count of a million deliveries takes a tenth of a second, for which claims must not wait.
+            // Claims must not wait for a count, which takes 0.15 s or more for a million
+            // deliveries.
             let shared = Arc::clone(&self.shared);
             let counted =
-                tokio::task::spawn_blocking(move || shared.reader.read_apart(webhooks::states));
+                tokio::task::spawn_blocking(move || shared.reader.read_slowly(webhooks::states));
             let states = counted.await.unwrap_or(Err(Fault::Closed));
             states.map_err(|fault| self.error(fault))
         })

@@ -1,8 +1,8 @@
-//! What an operator does to the queue, beside a daemon that may be running.
+//! An operator's changes to the queue, while a daemon may be running.
 //!
-//! Constraint: a million deliveries may be meant, and the daemon must go on recording meanwhile.
-//! So each transaction holds at most [`CHUNK`] deliveries; where one fails, those before it stay
-//! done, and doing it again does the rest.
+//! Constraint: a command may select a million deliveries, and the daemon must keep recording. So
+//! each transaction changes at most [`CHUNK`] deliveries. If one fails, earlier ones stay, and the
+//! same command does the rest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 
-use super::queue::Standing;
+use super::queue::LaneEntry;
 use super::retention::Removal;
 use super::{queue, retention, row, schema, webhooks};
 use crate::domain::delivery::State;
@@ -21,8 +21,8 @@ use crate::store::listing::{OffCause, Selector};
 /// The most deliveries that one transaction changes.
 const CHUNK: usize = 1_000;
 
-/// The most deliveries that one transaction looks at.
-const LOOKED_AT_MAX: usize = 10_000;
+/// The most deliveries that one transaction reads.
+const READ_MAX: usize = 10_000;
 
 /// An open connection for writing, without the lock of the daemon.
 pub(in crate::store) struct SqliteOperations {
@@ -32,10 +32,9 @@ pub(in crate::store) struct SqliteOperations {
 }
 
 impl SqliteOperations {
-    /// Opens the state of a directory. The daemon makes it and brings it up to date; this does
-    /// neither.
+    /// Opens the state of a directory. Neither creates nor migrates it.
     pub(in crate::store) fn open(state_dir: &Path) -> Result<Self, OpenError> {
-        let connection = schema::open_beside(state_dir)?;
+        let connection = schema::open_for_writing(state_dir)?;
         let path = schema::database(state_dir);
         Ok(Self {
             connection,
@@ -44,7 +43,7 @@ impl SqliteOperations {
         })
     }
 
-    /// Runs `change` on the selected deliveries, some at a time. It returns how many it changed.
+    /// Runs `change` on the selected deliveries in chunks. Returns the number of changed ones.
     fn in_chunks(
         &mut self,
         selector: &Selector,
@@ -102,7 +101,7 @@ impl Operating for SqliteOperations {
         self.in_chunks(selector, |connection, ids| {
             let mut n_changed = 0;
             for id in ids {
-                let Some(lane) = Standing::of(connection, *id)? else {
+                let Some(lane) = LaneEntry::of(connection, *id)? else {
                     continue;
                 };
                 connection
@@ -129,7 +128,7 @@ impl Operating for SqliteOperations {
         self.in_chunks(selector, |connection, ids| {
             let mut n_changed = 0;
             for id in ids {
-                let Some(lane) = Standing::of(connection, *id)? else {
+                let Some(lane) = LaneEntry::of(connection, *id)? else {
                     continue;
                 };
                 if lane.state != State::Pending {
@@ -158,7 +157,7 @@ impl Operating for SqliteOperations {
             }
             removal.finish(connection)?;
             if let Some(first) = removal.events.first() {
-                retention::look_again_from(connection, *first)?;
+                retention::check_again_from(connection, *first)?;
             }
             Ok(removal.n_removed as u64)
         })
@@ -183,26 +182,25 @@ impl Operating for SqliteOperations {
 
 /// Selected deliveries in the order of their ids.
 struct Chunk {
-    /// The selected ones.
     ids: Vec<i64>,
-    /// The last one that was looked at; none at the end.
+    /// The last delivery that was read; none at the end.
     last: Option<i64>,
 }
 
 impl Chunk {
-    /// Those that follow a delivery. All of them are looked at in order: an index on what is
-    /// selected would be sorted anew for each chunk.
+    /// Reads the deliveries after `after` in order, without an index on the selected columns:
+    /// SQLite would sort its rows again for each chunk.
     fn after(connection: &Connection, selector: &Selector, after: i64) -> Result<Self, Fault> {
         let conditions = selector.conditions();
         let sql = if selector.ids.is_empty() {
             format!(
-                "SELECT d.id, {} FROM deliveries d WHERE d.id > ? ORDER BY d.id LIMIT {LOOKED_AT_MAX}",
+                "SELECT d.id, {} FROM deliveries d WHERE d.id > ? ORDER BY d.id LIMIT {READ_MAX}",
                 conditions.sql()
             )
         } else {
             format!(
                 "SELECT d.id, TRUE FROM deliveries d WHERE {} AND d.id > ? \
-                 ORDER BY d.id LIMIT {LOOKED_AT_MAX}",
+                 ORDER BY d.id LIMIT {READ_MAX}",
                 conditions.sql()
             )
         };

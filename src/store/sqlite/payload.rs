@@ -1,8 +1,8 @@
 //! Payloads: the bytes of project.xml files, stored once per content and compressed.
 //!
-//! Constraint: what is sent is byte for byte what was observed, so a payload is checked against
-//! its hash when it comes in and when it goes out. Compression happens on the caller's thread,
-//! not in the transaction that everything else waits for.
+//! Constraint: the daemon sends the observed bytes unchanged, so it checks a payload against its
+//! hash on writing and on reading. Compression happens on the caller's thread, not in the
+//! transaction, which would delay all other writes.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use super::row;
 use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
 
-/// zstd's level. project.xml shrinks about tenfold at any level; higher ones cost time for little.
+/// The level of zstd. project.xml shrinks about tenfold at any level; higher ones cost more time.
 const LEVEL: i32 = 2;
 
-/// A payload that a batch brings. Its clones share their bytes.
+/// A payload of a batch. Clones share the bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     hash: ContentHash,
     bytes: Bytes,
-    /// Absent where it was stored already when the batch was prepared.
+    /// Absent if the payload was stored when the batch was prepared.
     compressed: Option<Bytes>,
 }
 
 impl Given {
-    /// Checks the payload and, where it is not stored yet, compresses it.
+    /// Checks the payload, and compresses it unless it is stored.
     pub(super) fn prepare(hash: ContentHash, bytes: Bytes, stored: bool) -> Result<Self, Fault> {
         if ContentHash::of(&bytes) != hash {
             return Err(Fault::WrongPayload { hash });
@@ -45,20 +45,18 @@ impl Given {
         })
     }
 
-    /// Its hash.
     pub(super) fn hash(&self) -> ContentHash {
         self.hash
     }
 
-    /// Its bytes, shared.
     pub(super) fn bytes(&self) -> Bytes {
         self.bytes.clone()
     }
 }
 
 thread_local! {
-    /// Making a context costs more than compressing a small project.xml with it, so each thread
-    /// keeps its own.
+    /// Creating a context costs more than compressing a small project.xml, so each thread keeps
+    /// one.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
@@ -69,7 +67,7 @@ fn compress(hash: &ContentHash, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
             Some(compressor) => compressor,
             None => Compressor::new(LEVEL)?,
         };
-        // After an error the context is not kept.
+        // An error drops the context.
         let compressed = compressor.compress(bytes)?;
         *kept = Some(compressor);
         Ok(compressed)
@@ -92,8 +90,8 @@ fn decompress(compressed: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
     })
 }
 
-/// Payloads of this size together are compressed without asking whether they are stored, which takes
-/// longer than to compress them.
+/// Payloads up to this total size are compressed at once: asking whether they are stored takes
+/// longer.
 pub(super) const UNASKED_MAX: usize = 64 * 1024;
 
 /// Which of these payloads are stored.
@@ -108,14 +106,14 @@ pub(super) fn exists(connection: &Connection, hash: &ContentHash) -> Result<bool
         .exists([&hash.0[..]])?)
 }
 
-/// Stores a payload unless it is stored already. `identity` is that of the definitions with this
-/// content, if the batch has any. Returns whether the payload is new.
+/// Stores a payload unless it is stored. Returns whether it is new. `identity` is that of the
+/// definitions with this content, if the batch has any.
 pub(super) fn put(
     connection: &Connection,
     given: &Given,
     identity: Option<&str>,
 ) -> Result<bool, Fault> {
-    // It may have been removed since it was looked up.
+    // It may have been removed since the batch was prepared.
     let late;
     let compressed = match &given.compressed {
         Some(compressed) => compressed,
@@ -139,8 +137,8 @@ pub(super) fn put(
     Ok(stored > 0)
 }
 
-/// Notes that definitions with this content have this identity, by which [`remove_garbage`] finds
-/// them. Returns whether the payload is stored.
+/// Sets the identity of the definitions with this content, by which [`remove_garbage`] finds them.
+/// Returns whether the payload is stored.
 pub(super) fn set_identity(
     connection: &Connection,
     hash: &ContentHash,
@@ -154,7 +152,7 @@ pub(super) fn set_identity(
         None => return Ok(false),
         Some(Some(found)) if found == identity || found.is_empty() => return Ok(true),
         Some(None) => identity,
-        // Another version of the program read another identity: it is kept for ever.
+        // Another version of the program read another identity: the payload is kept for ever.
         Some(Some(_)) => "",
     };
     connection
@@ -184,7 +182,7 @@ pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<
     Ok(Some(Bytes::from(bytes)))
 }
 
-/// Removes a payload that no event and no definition has. Returns whether it did.
+/// Removes a payload if no event and no definition has it. Returns whether it did.
 pub(super) fn remove_garbage(connection: &Connection, hash: &ContentHash) -> Result<bool, Fault> {
     let removed = connection
         .prepare_cached(REMOVE_GARBAGE)?

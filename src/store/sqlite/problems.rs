@@ -1,4 +1,4 @@
-//! The list of files that are there and do not count.
+//! The list of invalid files.
 
 use std::collections::BTreeMap;
 
@@ -10,33 +10,33 @@ use crate::domain::project::{Problem, ProjectKey};
 use crate::store::error::Fault;
 use crate::store::listing::RecordedProblem;
 
-/// The two names under which a project's problems are kept. Captures are never empty, so the
-/// empty names are free for what is outside any project.
+/// The key of a project's problems. Names are never empty, so empty ones stand for files outside
+/// any project.
 fn names(key: Option<&ProjectKey>) -> (&str, &str) {
     key.map_or(("", ""), |key| (&key.organization, &key.project))
 }
 
-/// Puts `now_wrong` in the place of what did not count in this project; writes what differs.
+/// Replaces the invalid files of this project; writes only differences.
 pub(super) fn replace(
     connection: &Connection,
     key: Option<&ProjectKey>,
-    now_wrong: &[Problem],
+    problems: &[Problem],
     now: Timestamp,
 ) -> Result<(), Fault> {
     let (organization, project) = names(key);
     let mut before = of_project(connection, organization, project)?;
-    for problem in now_wrong {
+    for problem in problems {
         if before.remove(&problem.path).as_ref() == Some(problem) {
             continue;
         }
         connection
             .prepare_cached(
                 "INSERT INTO problems \
-                 (organization, project, path, reason, line, column, may_heal, since_ms) \
+                 (organization, project, path, reason, line, column, may_resolve, since_ms) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
                  ON CONFLICT (organization, project, path) DO UPDATE SET \
                  reason = excluded.reason, line = excluded.line, column = excluded.column, \
-                 may_heal = excluded.may_heal",
+                 may_resolve = excluded.may_resolve",
             )?
             .execute(params![
                 organization,
@@ -45,7 +45,7 @@ pub(super) fn replace(
                 problem.reason,
                 problem.line.map(u64::cast_signed),
                 problem.column.map(u64::cast_signed),
-                problem.may_heal,
+                problem.may_resolve,
                 row::milliseconds(now),
             ])?;
     }
@@ -59,7 +59,7 @@ pub(super) fn replace(
     Ok(())
 }
 
-const COLUMNS: &str = "path, reason, line, column, may_heal";
+const COLUMNS: &str = "path, reason, line, column, may_resolve";
 
 fn problem(row: &rusqlite::Row<'_>) -> rusqlite::Result<Problem> {
     Ok(Problem {
@@ -67,7 +67,7 @@ fn problem(row: &rusqlite::Row<'_>) -> rusqlite::Result<Problem> {
         reason: row.get(1)?,
         line: row.get::<_, Option<i64>>(2)?.map(i64::cast_unsigned),
         column: row.get::<_, Option<i64>>(3)?.map(i64::cast_unsigned),
-        may_heal: row.get(4)?,
+        may_resolve: row.get(4)?,
     })
 }
 

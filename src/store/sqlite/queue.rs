@@ -1,11 +1,12 @@
 //! Due deliveries, and the results of attempts.
 //!
 //! Constraint: the deliveries of one project to one webhook, a lane, go strictly in order, and the
-//! cost of finding a due one does not depend on how many are pending. The oldest pending delivery of
-//! each lane is its head, and only heads are claimed: `is_head` is kept with each change of a state.
+//! cost of finding a due one does not depend on the number of pending ones. The oldest pending
+//! delivery of each lane is its head, and only heads are claimed. Each change of a state updates
+//! `is_head`.
 //!
-//! A claim is a pure read. The dispatcher knows which lanes are in flight, and gives them with each
-//! claim; a restart forgets them, so an attempt that a crash cut off is made again.
+//! A claim is a pure read. The dispatcher knows which lanes are in flight, and excludes them from
+//! each claim. A restart forgets them, so the daemon retries attempts that a crash interrupted.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -20,7 +21,7 @@ use crate::store::delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
 
-/// How large the payloads of one claim may be together, in bytes; the first may be of any size.
+/// The most bytes of payloads that one claim returns; the first payload may have any size.
 const CLAIM_BYTES: usize = 1024 * 1024;
 
 /// The heads of a webhook's lanes, the longest due first.
@@ -72,7 +73,7 @@ pub(super) fn insert(connection: &Connection, new: &NewDelivery<'_>) -> Result<b
     Ok(!is_behind)
 }
 
-/// The heads of the lanes that are due, at most `limit`, the longest due first.
+/// Claims due heads of lanes, at most `limit`, the longest due first.
 pub(super) fn claim_due(
     connection: &Connection,
     webhook: &str,
@@ -85,11 +86,11 @@ pub(super) fn claim_due(
         return Ok(claims);
     }
     let now = row::milliseconds(now);
-    // One more than can be claimed, to see when the next is due.
-    let looked_at = limit.saturating_add(excluding.len()).saturating_add(1);
+    // One more than can be claimed, to find the next due time.
+    let n_heads = limit.saturating_add(excluding.len()).saturating_add(1);
     let mut n_bytes = 0_usize;
     let mut statement = connection.prepare_cached(HEADS)?;
-    let mut rows = statement.query(params![webhook, row::limit(looked_at)])?;
+    let mut rows = statement.query(params![webhook, row::limit(n_heads)])?;
     while let Some(head) = rows.next()? {
         let key = ProjectKey::new(head.get::<_, String>(2)?, head.get::<_, String>(3)?);
         if excluding.contains(&key) {
@@ -106,18 +107,18 @@ pub(super) fn claim_due(
     Ok(claims)
 }
 
-/// When the first lane that is not excluded is due.
+/// The earliest due time of the lanes that are not excluded.
 pub(super) fn next_due(
     connection: &Connection,
     webhook: &str,
     excluding: &HashSet<ProjectKey>,
 ) -> Result<Option<Timestamp>, Fault> {
-    // With a limit of nothing the first lane that is not excluded is the next.
+    // With a limit of 0, the first lane that is not excluded is the next one.
     Ok(claim_due(connection, webhook, Timestamp::MAX, 0, excluding)?.next_due)
 }
 
-/// Claims one of the [`HEADS`]. Trouble with the database fails the claim; trouble with this one
-/// delivery is reported with the others, which it must not hold up. Returns the payload's size.
+/// Claims one of the [`HEADS`]. Returns the payload's size. An error of the database fails the
+/// whole claim; an unreadable delivery is reported and must not delay the others.
 fn claim(
     connection: &Connection,
     head: &Row<'_>,
@@ -183,10 +184,10 @@ fn event(connection: &Connection, sequence: i64) -> Result<Event, Fault> {
     }
 }
 
-/// Records attempts and their verdicts. A delivery that was removed meanwhile is left alone, and so
-/// is a recorded attempt: finishing twice is finishing once.
+/// Records attempts and their verdicts. Idempotent: removed deliveries and recorded attempts are
+/// ignored.
 pub(super) fn finish(connection: &Connection, finished: &[Finish]) -> Result<(), Fault> {
-    // The last error of each webhook, whose row is changed once and not for each attempt.
+    // The last error of each webhook, so that its row changes once and not for each attempt.
     let mut errors = BTreeMap::new();
     for one in finished {
         if let Some((webhook, at, error)) = finish_one(connection, one)? {
@@ -204,7 +205,7 @@ fn finish_one(
     connection: &Connection,
     finish: &Finish,
 ) -> Result<Option<(String, Timestamp, String)>, Fault> {
-    let Some(before) = Standing::of(connection, finish.delivery)? else {
+    let Some(before) = LaneEntry::of(connection, finish.delivery)? else {
         return Ok(None);
     };
     if !log_attempt(connection, finish)? {
@@ -216,7 +217,7 @@ fn finish_one(
         .saturating_add(attempt.duration)
         .unwrap_or(attempt.at);
     let state = match finish.verdict {
-        // Also where it was cancelled meanwhile: it arrived.
+        // Even if it was cancelled meanwhile: it arrived.
         Verdict::Delivered => State::Delivered,
         _ if before.state != State::Pending => before.state,
         Verdict::Dead => State::Dead,
@@ -279,7 +280,7 @@ fn describe(attempt: &AttemptLog) -> String {
     }
 }
 
-/// Adds an attempt to the log, and says whether it is new.
+/// Adds an attempt to the log. Returns whether it is new.
 fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> {
     let attempt = &finish.attempt;
     let answer = attempt.answer.get(..ANSWER_MAX).unwrap_or(&attempt.answer);
@@ -302,14 +303,14 @@ fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> 
 }
 
 /// The lane and the state of a delivery.
-pub(super) struct Standing {
+pub(super) struct LaneEntry {
     pub(super) webhook: String,
     pub(super) key: ProjectKey,
     pub(super) state: State,
     pub(super) is_head: bool,
 }
 
-impl Standing {
+impl LaneEntry {
     pub(super) fn of(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
         let mut statement = connection.prepare_cached(
             "SELECT webhook, organization, project, state, is_head FROM deliveries WHERE id = ?1",
@@ -327,8 +328,8 @@ impl Standing {
     }
 }
 
-/// Makes the oldest pending delivery of a lane its head, after the head left it.
-pub(super) fn promote_next(connection: &Connection, lane: &Standing) -> Result<(), Fault> {
+/// Makes the oldest pending delivery of a lane its head, after the head has left.
+pub(super) fn promote_next(connection: &Connection, lane: &LaneEntry) -> Result<(), Fault> {
     connection
         .prepare_cached(&format!(
             "UPDATE deliveries SET is_head = 1 WHERE id = ({OLDEST_IN_LANE})"
@@ -341,7 +342,7 @@ pub(super) fn promote_next(connection: &Connection, lane: &Standing) -> Result<(
 pub(super) fn enter_lane(
     connection: &Connection,
     delivery: i64,
-    lane: &Standing,
+    lane: &LaneEntry,
 ) -> Result<(), Fault> {
     connection
         .prepare_cached(
@@ -370,8 +371,8 @@ pub(super) fn enter_lane(
     Ok(())
 }
 
-/// Makes due now what waits for a time that was computed from a clock which has been set back
-/// since: it would wait for as long as the clock was ahead. Returns how many deliveries that was.
+/// Makes deliveries due now whose time came from a clock that was later set back: they would be
+/// late by as much. Returns their number.
 pub(super) fn correct_times(
     connection: &Connection,
     webhook: &str,
@@ -386,14 +387,14 @@ pub(super) fn correct_times(
         .execute(params![webhook, row::milliseconds(now)])?)
 }
 
-/// Makes due now what waits after a failure: it failed with other settings. What the receiver asked
-/// to be sent later waits on.
+/// Makes failed deliveries due now, since they failed with other settings. Deliveries that the
+/// receiver asked to get later keep their time.
 pub(super) fn retry_now(
     connection: &Connection,
     webhook: &str,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    // Only heads have failed: those behind one were not tried.
+    // Only heads have failed: deliveries behind one were not attempted.
     connection
         .prepare_cached(
             "UPDATE deliveries SET due_ms = ?2 WHERE id IN (SELECT id FROM deliveries \

@@ -1,10 +1,9 @@
-//! Who reads: a thread, and callers that may block.
+//! Reading, by a thread or by callers that may block.
 //!
-//! Constraint: a read never waits for a write, cannot write, and what it reads in one job is one
-//! consistent state.
+//! Constraint: a read never waits for a write, cannot write, and reads one consistent state.
 //!
-//! Operation: one connection for the thread, which answers asynchronous tasks, one for callers that
-//! may block, and one for reads that take long.
+//! Operation: one connection for the thread, which serves asynchronous tasks, one for callers that
+//! may block, and one for slow reads.
 
 use std::sync::Mutex;
 
@@ -15,36 +14,36 @@ use super::guard;
 use super::transaction::consistently;
 use crate::store::error::Fault;
 
-/// The reads that can wait for the thread before the sender waits.
+/// The reads that the channel to the thread holds before a sender waits.
 const CHANNEL_SIZE: usize = 256;
 
 /// A job of the reader.
 pub(super) type Read = Box<dyn FnOnce(&Connection) + Send>;
 
-/// The way to the reader's thread, and the connections of callers that may block.
+/// The channel to the reader's thread, and the connections of callers that may block.
 pub(super) struct Reader {
     jobs: Mutex<Option<mpsc::Sender<Read>>>,
     direct: Mutex<Option<Connection>>,
-    apart: Mutex<Option<Connection>>,
+    slow: Mutex<Option<Connection>>,
 }
 
 impl Reader {
-    /// With the connections of callers that may block. Returns the thread's end as well.
-    pub(super) fn new(direct: Connection, apart: Connection) -> (Self, mpsc::Receiver<Read>) {
+    /// Also returns the thread's end of the channel.
+    pub(super) fn new(direct: Connection, slow: Connection) -> (Self, mpsc::Receiver<Read>) {
         let (sender, receiver) = mpsc::channel(CHANNEL_SIZE);
         let reader = Self {
             jobs: Mutex::new(Some(sender)),
             direct: Mutex::new(Some(direct)),
-            apart: Mutex::new(Some(apart)),
+            slow: Mutex::new(Some(slow)),
         };
         (reader, receiver)
     }
 
-    /// Reads no more.
+    /// Drops the connections; later reads fail.
     pub(super) fn close(&self) {
         guard(&self.jobs).take();
         guard(&self.direct).take();
-        guard(&self.apart).take();
+        guard(&self.slow).take();
     }
 
     /// Reads on the reader's thread.
@@ -54,7 +53,7 @@ impl Reader {
     ) -> Result<T, Fault> {
         let (reply, answer) = oneshot::channel();
         let job: Read = Box::new(move |connection: &Connection| {
-            // Whoever asked may have gone.
+            // The caller may have stopped waiting.
             let _ = reply.send(consistently(connection, work));
         });
         let jobs = guard(&self.jobs).clone().ok_or(Fault::Closed)?;
@@ -70,12 +69,12 @@ impl Reader {
         read_by(&self.direct, work)
     }
 
-    /// Reads on the caller's thread what takes long, so that the other callers do not wait for it.
-    pub(super) fn read_apart<T>(
+    /// Reads on the caller's thread for a long time, without delaying other callers.
+    pub(super) fn read_slowly<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        read_by(&self.apart, work)
+        read_by(&self.slow, work)
     }
 }
 
@@ -89,7 +88,7 @@ fn read_by<T>(
     }
 }
 
-/// Reads until there is nobody left to ask.
+/// Runs the jobs until all senders are gone.
 pub(super) fn run(connection: &Connection, mut jobs: mpsc::Receiver<Read>) {
     while let Some(job) = jobs.blocking_recv() {
         job(connection);

@@ -1,8 +1,8 @@
-//! Recording what happened: the new record, its events, their payloads and their deliveries.
+//! Recording: the new record of projects, their events, payloads and deliveries.
 //!
 //! Constraint: a [`Batch`] is recorded whole or not at all. Only rows that differ are written, and
-//! each only where it still is what the batch was inferred from, so that a mistake in the
-//! caller's bookkeeping cannot quietly turn into a wrong record.
+//! only if they are those the batch was inferred from. So a mistake in the caller's bookkeeping
+//! cannot silently become a wrong record.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -65,8 +65,8 @@ pub(super) fn record(
         }
         writing.replace_files(connection, change)?;
     }
-    for (key, now_wrong) in &batch.problems {
-        problems::replace(connection, key.as_ref(), now_wrong, batch.now)?;
+    for (key, found) in &batch.problems {
+        problems::replace(connection, key.as_ref(), found, batch.now)?;
     }
     for (key, value) in &batch.meta {
         connection
@@ -79,8 +79,8 @@ pub(super) fn record(
     Ok(writing.committed)
 }
 
-/// The numbers that the next event and the next delivery get. A delivery's is never used again: what
-/// is still being sent when it is removed must not be taken for another.
+/// The numbers of the next event and the next delivery. A delivery's number is never reused: one
+/// that is removed while in flight must not be mistaken for another.
 fn next_numbers(connection: &Connection) -> Result<(i64, i64), Fault> {
     Ok(connection
         .prepare_cached(NEXT_NUMBERS)?
@@ -122,7 +122,7 @@ impl<'a> Writing<'a> {
         )?;
         let mut id = event.id.clone();
         let mut repetition = 0_u32;
-        // The difference on disk is real, so an equal event on record is an earlier one.
+        // The difference on disk is real, so an event with this id is an earlier one.
         while insert.execute(params![
             sequence,
             id.0,
@@ -187,8 +187,8 @@ impl<'a> Writing<'a> {
         Ok(is_off)
     }
 
-    /// Keeps a delivery that may be sent now for the caller, if there is room and its payload is at
-    /// hand.
+    /// Returns a delivery that is due to the caller, if there is room and its payload is in the
+    /// batch.
     fn keep_ready(&mut self, delivery: i64, id: &EventId, event: &Event, webhook: &str) {
         let Some((payload, _)) = self.payloads.get(&event.payload) else {
             return;
@@ -206,7 +206,7 @@ impl<'a> Writing<'a> {
         }
     }
 
-    /// Writes what differs between the files before and after, of which those that stay may be left out.
+    /// Writes the difference between the files before and after. Unchanged ones may be left out.
     fn replace_files(&self, connection: &Connection, change: &Change) -> Result<(), Fault> {
         let by_path = |recorded| -> BTreeMap<&str, &FileState> {
             Recorded::files(recorded)
@@ -308,7 +308,8 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// The identity in a file's row. An update that names it writes a page of its index, changed or not.
+/// The identity in a file's row. An update that names it writes a page of its index, changed or
+/// not.
 fn identity_of(file: &FileState) -> Option<String> {
     (file.role == Role::Definition).then(|| file.identity().to_string())
 }
@@ -337,7 +338,7 @@ fn as_expected(n_rows: usize, key: &ProjectKey) -> Result<(), Fault> {
     }
 }
 
-/// What is recorded of a project.
+/// The record of a project.
 pub(super) fn recorded(connection: &Connection, key: &ProjectKey) -> Result<Recorded, Fault> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {} FROM files WHERE organization = ?1 AND project = ?2",
@@ -351,7 +352,7 @@ pub(super) fn recorded(connection: &Connection, key: &ProjectKey) -> Result<Reco
     Ok(recorded)
 }
 
-/// The projects with anything recorded, of one organization or of all, sorted.
+/// The projects with a record, of one organization or of all, sorted.
 pub(super) fn keys(
     connection: &Connection,
     organization: Option<&str>,

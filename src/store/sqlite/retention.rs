@@ -1,13 +1,12 @@
-//! Removing what is old, and the garbage that this leaves.
+//! Removal of old deliveries and events, and of the payloads they leave.
 //!
-//! Constraint: it runs beside everything else, so it works in small pieces, and finding nothing costs
-//! nothing. Pending deliveries are never removed, however old, and no event or payload that something
-//! needs.
+//! Constraint: it must not delay other work, so it works in small batches, and finding nothing is
+//! cheap. It never removes a pending delivery, however old, nor an event or payload still needed.
 //!
-//! Operation: deliveries are found by the time they were finished. An event is looked at once when it
-//! gets old enough, in the order of recording, and after that when the last of its deliveries is
-//! removed. A payload is looked at when an event with it is removed or a definition with it replaced
-//! ([`Garbage`]), and all of them once after each start, since a crash forgets the candidates.
+//! Operation: an index on the finish time finds old deliveries. Events are checked in the order of
+//! recording once they are old enough, and again when the last of their deliveries is removed. A
+//! payload is checked when an event with it is removed or a definition with it is replaced
+//! ([`Garbage`]). Each start checks all payloads once, since a crash forgets the candidates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,14 +24,14 @@ use crate::store::listing::Collected;
 /// The free pages that are kept for reuse before the file is shrunk: 4 MiB.
 const FREE_PAGES_KEPT: i64 = 1024;
 
-/// How many candidates are remembered; when there are more, all payloads are looked at again.
+/// The most candidates kept; when there are more, all payloads are checked again.
 const CANDIDATES_MAX: usize = 16 * 1024;
 
 /// Payloads that may be garbage.
 #[derive(Clone, Debug)]
 pub(super) struct Garbage {
     candidates: BTreeSet<ContentHash>,
-    /// The last payload that was looked at, while all of them are.
+    /// The last checked payload, while all payloads are being checked.
     all_after: Option<ContentHash>,
 }
 
@@ -55,7 +54,7 @@ impl Garbage {
         }
     }
 
-    /// Takes all of it out.
+    /// Takes all candidates out.
     pub(super) fn take(&mut self) -> Self {
         let none = Self {
             candidates: BTreeSet::new(),
@@ -64,7 +63,7 @@ impl Garbage {
         std::mem::replace(self, none)
     }
 
-    /// Puts back what was taken out, beside what was added meanwhile.
+    /// Puts candidates back, keeping those added meanwhile.
     pub(super) fn put_back(&mut self, rest: Self) {
         self.all_after = self.all_after.or(rest.all_after);
         self.add(rest.candidates);
@@ -74,7 +73,7 @@ impl Garbage {
         !self.candidates.is_empty() || self.all_after.is_some()
     }
 
-    /// Removes at most `limit` candidates, and as many of the others. Returns how many were garbage.
+    /// Checks at most `limit` candidates and `limit` other payloads. Returns the number removed.
     fn remove(&mut self, connection: &Connection, limit: usize) -> Result<usize, Fault> {
         let mut n_removed = 0_usize;
         for _ in 0..limit {
@@ -94,7 +93,7 @@ impl Garbage {
     }
 }
 
-/// Deliveries that are being removed.
+/// A removal of deliveries in progress.
 #[derive(Default)]
 pub(super) struct Removal {
     last: Option<i64>,
@@ -106,7 +105,7 @@ pub(super) struct Removal {
 }
 
 impl Removal {
-    /// Removes a delivery with its log, unless it is pending. Returns whether it did.
+    /// Removes a delivery and its log, unless it is pending. Returns whether it did.
     pub(super) fn remove(&mut self, connection: &Connection, id: i64) -> Result<bool, Fault> {
         let found: Option<(String, i64, String, i64)> = connection
             .prepare_cached(
@@ -136,7 +135,7 @@ impl Removal {
         Ok(true)
     }
 
-    /// Notes what has to outlive the removed rows.
+    /// Saves the facts that must outlive the removed rows.
     pub(super) fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some(last) = self.last {
             connection
@@ -177,7 +176,7 @@ pub(super) fn collect(
     for (state, age) in [
         (State::Delivered, retention.delivered),
         (State::Dead, retention.dead),
-        // What an operator gave up is asked about as long as what the schedule gave up.
+        // Operators ask about cancelled deliveries for as long as about dead ones.
         (State::Cancelled, retention.dead),
     ] {
         for id in finished(connection, state, before(age), limit)? {
@@ -224,11 +223,11 @@ fn finished(
     Ok(ids)
 }
 
-/// The removal of events that have no deliveries any more.
+/// The removal of events without deliveries.
 struct EventSweep {
-    /// Events that were recorded at this time or later stay.
+    /// Keeps events recorded at this time or later.
     before: i64,
-    /// All events up to this one were looked at once.
+    /// All events up to this one were checked once.
     last: i64,
     /// The payloads of the removed ones.
     payloads: Vec<ContentHash>,
@@ -249,7 +248,7 @@ impl EventSweep {
         })
     }
 
-    /// Removes an event that is old enough and has no deliveries.
+    /// Removes an event if it is old enough and has no deliveries.
     fn remove_if_done(&mut self, connection: &Connection, sequence: i64) -> Result<(), Fault> {
         let removed: Option<Vec<u8>> = connection
             .prepare_cached(
@@ -269,7 +268,7 @@ impl EventSweep {
         Ok(())
     }
 
-    /// Looks at the next `limit` events that are old enough. Returns whether there may be more.
+    /// Checks the next `limit` events that are old enough. Returns whether there may be more.
     fn go_on(&mut self, connection: &Connection, now: i64, limit: usize) -> Result<bool, Fault> {
         let mut statement = connection.prepare_cached(
             "SELECT sequence, recorded_ms FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
@@ -279,7 +278,7 @@ impl EventSweep {
                 Ok((row.get(0)?, row.get(1)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
-        // Events from a clock that was ahead must not hold up those behind them.
+        // Events from a clock that was ahead must not delay later ones.
         let old: Vec<i64> = events
             .iter()
             .take_while(|(_, recorded)| *recorded < self.before || *recorded > now)
@@ -300,8 +299,8 @@ impl EventSweep {
     }
 }
 
-/// Has the events of removed deliveries looked at again by the next collection.
-pub(super) fn look_again_from(connection: &Connection, sequence: i64) -> Result<(), Fault> {
+/// Makes the next collection check events again from this one on.
+pub(super) fn check_again_from(connection: &Connection, sequence: i64) -> Result<(), Fault> {
     connection
         .prepare_cached(
             "UPDATE numbers SET value = min(value, ?1 - 1) WHERE name = 'last-swept-event'",
@@ -310,7 +309,7 @@ pub(super) fn look_again_from(connection: &Connection, sequence: i64) -> Result<
     Ok(())
 }
 
-/// Gives free pages back to the file system where there are more than will be needed again soon.
+/// Returns free pages to the file system if there are more than [`FREE_PAGES_KEPT`].
 fn shrink(connection: &Connection, limit: usize) -> Result<u64, Fault> {
     let free = || connection.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
     let n_free = free()?;

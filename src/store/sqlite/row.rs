@@ -1,7 +1,7 @@
-//! Between rows and the domain's types.
+//! Conversion between rows and the domain's types.
 //!
-//! Constraint: a row that makes no sense is an error that names it, never a panic and never a
-//! guess. SQLite's integers are signed; an inode number keeps its bits.
+//! Constraint: an invalid row is an error that names it, never a panic or a guess. SQLite's
+//! integers are signed; an inode number keeps its bits.
 
 use jiff::Timestamp;
 use rusqlite::Row;
@@ -13,12 +13,12 @@ use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, FileState, ProjectKey, Role, Stamp};
 use crate::store::error::Fault;
 
-/// Milliseconds since the Unix epoch, rounded down: for what happened.
+/// Milliseconds since the Unix epoch, rounded down, for times of past events.
 pub(super) fn milliseconds(time: Timestamp) -> i64 {
     time.as_millisecond()
 }
 
-/// Milliseconds since the Unix epoch, rounded up: for "not before".
+/// Milliseconds since the Unix epoch, rounded up, for "not before".
 pub(super) fn milliseconds_up(time: Timestamp) -> i64 {
     let down = milliseconds(time);
     if from_milliseconds(down) < time {
@@ -28,7 +28,7 @@ pub(super) fn milliseconds_up(time: Timestamp) -> i64 {
     }
 }
 
-/// The time of milliseconds since the Unix epoch; what no calendar can hold becomes its end.
+/// The time of milliseconds since the Unix epoch, clamped to the calendar's range.
 pub(super) fn from_milliseconds(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(milliseconds).unwrap_or(if milliseconds < 0 {
         Timestamp::MIN
@@ -37,7 +37,7 @@ pub(super) fn from_milliseconds(milliseconds: i64) -> Timestamp {
     })
 }
 
-/// Nanoseconds since the Unix epoch; what 64 bits cannot hold (the year 2262) becomes their end.
+/// Nanoseconds since the Unix epoch, clamped to 64 bits (the year 2262).
 pub(super) fn nanoseconds(time: Timestamp) -> i64 {
     i64::try_from(time.as_nanosecond()).unwrap_or(if time.as_nanosecond() < 0 {
         i64::MIN
@@ -46,12 +46,12 @@ pub(super) fn nanoseconds(time: Timestamp) -> i64 {
     })
 }
 
-/// A number of rows or bytes; what is negative, and so cannot be one, becomes 0.
+/// A number of rows or bytes; a negative one becomes 0.
 pub(super) fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-/// A limit in SQL; what 64 signed bits cannot hold is no limit.
+/// A limit in SQL, clamped to 64 signed bits.
 pub(super) fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

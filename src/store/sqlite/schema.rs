@@ -1,8 +1,8 @@
-//! Opening the database: creation, migrations, and the refusal of what cannot be trusted.
+//! Opening the database: creation, migration, and refusal of damaged or foreign files.
 //!
-//! Constraint: a database that is damaged, foreign or newer is reported and left as it is. An
-//! empty file is damage too, for the file is built under another name and only renamed into place
-//! when its schema is in it: a crash leaves the whole of it or nothing.
+//! Constraint: opening reports a damaged, foreign or newer database and does not change it. An
+//! empty file is damage too: a new database gets its schema under another name and is then renamed
+//! into place, so a crash leaves all of it or nothing.
 //!
 //! Format: one SQLite database `state.db` with the application id [`APPLICATION_ID`]; its
 //! `user_version` is the number of migrations that have been applied to it.
@@ -24,33 +24,35 @@ const DATABASE_FILE: &str = "state.db";
 /// The name under which the database is built.
 const BUILDING_FILE: &str = "state.db.building";
 
-/// What marks a SQLite file as one of this program: `pwhk` in ASCII.
-const APPLICATION_ID: i64 = 0x7077_686b;
+/// Marks a SQLite file as one of this program: `pwh1` in ASCII. Unreleased development versions
+/// used other values, and their databases are refused.
+const APPLICATION_ID: i64 = 0x7077_6831;
 
-/// The migrations. Number n, counted from 1, turns schema n - 1 into schema n. What has been
-/// released is never changed, only added to.
+/// The migrations. Number n, counted from 1, turns schema n - 1 into schema n. Released ones never
+/// change.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
-/// How long to wait for another process that writes: the command line beside the daemon.
+/// How long to wait for another writing process: the command line waits for the daemon, or it
+/// waits.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest database that is checked page by page when it is opened, in bytes. A check reads
-/// everything, and a start must stay short with a million deliveries waiting, which are more than
-/// 600 MiB; damage in a larger one is noticed when the page is read.
+/// The largest database that is checked page by page at opening, in bytes. A check reads all of it,
+/// and a start must stay short with a million pending deliveries, which are more than 600 MiB.
+/// Damage in a larger database is noticed when its page is read.
 const CHECKED_MAX: u64 = 128 << 20;
 
-/// The write-ahead log is moved into the database when it has this many pages: 16 MiB. A burst
-/// writes the same pages of the indexes again and again, and each is moved only once.
+/// The pages in the write-ahead log that trigger a checkpoint: 16 MiB. A burst writes the same
+/// pages of the indexes repeatedly, and a checkpoint copies each only once.
 const LOG_PAGES: i64 = 4096;
 
-/// The write-ahead log is cut back to this when it was larger, in bytes.
+/// The size to which a larger write-ahead log is truncated, in bytes.
 const LOG_SIZE: i64 = 16 << 20;
 
-/// The cache of the writer, in KiB, negative as SQLite wants it.
+/// The writer's cache in KiB, negative as SQLite expects it.
 const WRITER_CACHE: i64 = -4096;
 
-/// The cache of a reader, likewise. A start reads the whole record once, in order, and would leave
-/// the cache full of what nobody asks for again.
+/// A reader's cache, likewise. A start reads the whole record once, in order, and would fill a
+/// larger cache with pages that are not needed again.
 const READER_CACHE: i64 = -512;
 
 /// The statements a connection keeps prepared.
@@ -61,14 +63,14 @@ pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// Which file one is.
+/// The identity of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileIdentity {
     device: u64,
     inode: u64,
 }
 
-/// Which file is at this path.
+/// The identity of the file at this path.
 pub(super) fn identity(path: &Path) -> Result<FileIdentity, OpenError> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path).map_err(|source| io_error("look at", path, source))?;
@@ -124,8 +126,8 @@ pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError
     Ok(connection)
 }
 
-/// Opens an up-to-date database for writing beside a daemon that may be running.
-pub(super) fn open_beside(directory: &Path) -> Result<Connection, OpenError> {
+/// Opens an up-to-date database for writing, while a daemon may be running.
+pub(super) fn open_for_writing(directory: &Path) -> Result<Connection, OpenError> {
     let (path, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     prepare_writer(&connection).map_err(|source| OpenError::from_sqlite(&path, source))?;
     Ok(connection)
@@ -163,13 +165,14 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
         .map_err(wrap)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    // Without this guarantee SQLite plans a statement anew whenever a bound value might make
-    // another plan better: a third of the reader's time, for the plan that the tests demand anyway.
+    // Without this guarantee SQLite plans a statement again whenever a bound value might make
+    // another plan better. That took a third of the reader's time, for the plan that the tests
+    // demand anyway.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map_err(wrap)?;
-    // `cell_size_check` finds damage before it is acted on; an untrusted schema cannot call
-    // functions with effects. Temporary tables need no directory that can be written to.
+    // `cell_size_check` finds damage before it has effects; an untrusted schema cannot call
+    // functions with side effects. Temporary tables need no writable directory.
     connection
         .execute_batch(
             "PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY;",
@@ -186,7 +189,7 @@ fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
         ("wal_autocheckpoint", LOG_PAGES),
         ("journal_size_limit", LOG_SIZE),
     ] {
-        // Setting these answers with a row, which an update must not.
+        // Setting these returns a row, which `pragma_update` rejects.
         connection.query_row(&format!("PRAGMA {name} = {value}"), [], |_| Ok(()))?;
     }
     Ok(())
@@ -201,7 +204,8 @@ fn version(path: &Path, connection: &Connection) -> Result<i64, OpenError> {
     if application != APPLICATION_ID || found < 1 {
         return Err(OpenError::Damaged {
             path: path.to_owned(),
-            what: "it is empty, or no database of this program".to_owned(),
+            what: "it is empty, or another program or an unreleased version of this one wrote it"
+                .to_owned(),
             source: None,
         });
     }
@@ -231,7 +235,7 @@ fn check(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Applies those of the migrations that come after schema `found`, each in a transaction of its own.
+/// Applies the migrations after schema `found`, each in its own transaction.
 pub(super) fn migrate(
     connection: &Connection,
     migrations: &[&str],
@@ -271,8 +275,8 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
             _ => {}
         }
     }
-    // Made here and not by SQLite, so that it is never readable by others; the files that SQLite
-    // puts beside it take over its mode.
+    // Created here and not by SQLite, so that others can never read it. SQLite creates its other
+    // files with the same mode.
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -281,7 +285,7 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|source| io_error("create", &building, source))?;
     let connection = open(&building, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let filled = || -> rusqlite::Result<()> {
-        // Has to come before the first table: without it the file can never shrink.
+        // Without `auto_vacuum` the file never shrinks, and it has to precede the first table.
         connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;")?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         migrate(&connection, MIGRATIONS, 0)
@@ -292,10 +296,10 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|(_, source)| OpenError::from_sqlite(&building, source))?;
     fs::rename(&building, path).map_err(|source| io_error("create", path, source))?;
     sync(directory)?;
-    // The directory may be new as well, and its own entry is in the directory above.
+    // The directory may be new as well, and its entry is in its parent.
     match directory.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => match sync(parent) {
-            // Then this process cannot have made the directory either.
+            // Then this process cannot have created the directory either.
             Err(OpenError::Io { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {

@@ -29,7 +29,7 @@ impl Selector {
     }
 }
 
-/// Conditions that must all hold, with the values they name.
+/// Conditions that must all hold, with their values.
 #[derive(Default)]
 pub(super) struct Conditions {
     parts: Vec<&'static str>,
@@ -52,7 +52,7 @@ impl Conditions {
         }
     }
 
-    /// The values of the condition, and one more for what follows it.
+    /// The values of the condition, and one more for the rest of the statement.
     pub(super) fn values_and(mut self, last: impl Into<Value>) -> Vec<Value> {
         self.values.push(last.into());
         self.values

@@ -1,5 +1,4 @@
-//! Statements and their plans, migrations, and a full disk. `tests/store` has what every
-//! implementation of the contract has to keep.
+//! Statements and their plans, migrations, and a full disk. `tests/store` tests the contract.
 
 use rusqlite::Connection;
 
@@ -21,7 +20,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
         (payload::REMOVE_GARBAGE, "INDEX files_identity"),
         (record::NEXT_NUMBERS, "SEARCH events"),
         (record::NEXT_NUMBERS, "SEARCH deliveries"),
-        // Counts, which nothing waits for.
+        // Counts, on a connection of their own.
         (
             webhooks::PENDING,
             "SCAN deliveries USING COVERING INDEX deliveries_lane",
@@ -56,9 +55,9 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
     }
 }
 
-/// What is written for each event sets up no table of its own, which costs more than the row.
+/// A temporary table for a statement costs more than the row it writes.
 #[test]
-fn what_is_written_for_each_event_sets_up_no_table() {
+fn frequent_writes_set_up_no_temporary_table() {
     let directory = tempfile::tempdir().unwrap();
     drop(SqliteStore::open(directory.path()).unwrap());
     let connection = Connection::open(directory.path().join("state.db")).unwrap();
@@ -123,7 +122,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
     let three = "CREATE TABLE three AS SELECT b FROM one;";
     schema::migrate(&connection, &[one], 0).unwrap();
     assert_eq!(version(), 1);
-    // The second is there, and of the third nothing.
+    // The second is applied, and nothing of the third.
     schema::migrate(&connection, &[one, two, broken], version()).unwrap_err();
     assert_eq!(version(), 2);
     let (a, b): (i64, i64) = connection
@@ -132,7 +131,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
         })
         .unwrap();
     assert_eq!((a, b), (1, 2));
-    // It goes on where it stopped, and what was applied is not applied again.
+    // It continues where it stopped, and applies nothing twice.
     for _ in 0..2 {
         schema::migrate(&connection, &[one, two, three], version()).unwrap();
         assert_eq!(version(), 3);
@@ -147,7 +146,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
 fn a_full_disk_changes_nothing_until_there_is_space() {
     let directory = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(directory.path()).unwrap();
-    // What a full disk is to SQLite: no page more than there is.
+    // A full disk, to SQLite: no more pages.
     let limit = |pages: i64| {
         store
             .write_blocking(move |connection| {

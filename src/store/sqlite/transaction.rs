@@ -1,4 +1,4 @@
-//! Work on a connection that is whole: on one state, or done as one.
+//! Consistent reads and atomic writes on a connection.
 
 use rusqlite::Connection;
 
@@ -11,17 +11,17 @@ pub(super) fn consistently<T>(
 ) -> Result<T, Fault> {
     statement(connection, "BEGIN")?;
     let result = work(connection);
-    // Nothing was written. Where even this fails, the next BEGIN says so.
+    // Nothing was written. If this fails, so does the next BEGIN.
     let _ = statement(connection, "ROLLBACK");
     result
 }
 
-/// Runs `work` in a transaction. After an error nothing of it is there.
+/// Runs `work` in a transaction. An error undoes all of it.
 pub(super) fn transact<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    // IMMEDIATE: waiting for another process happens here, before anything was done.
+    // IMMEDIATE: this waits for another process before any work is done.
     let result = statement(connection, "BEGIN IMMEDIATE")
         .map_err(Fault::from)
         .and_then(|()| work(connection))
@@ -30,13 +30,13 @@ pub(super) fn transact<T>(
             Ok(result)
         });
     if result.is_err() && !connection.is_autocommit() {
-        // SQLite has often done so itself; where even this fails, the next BEGIN says so.
+        // SQLite has often rolled back itself. If this fails, so does the next BEGIN.
         let _ = statement(connection, "ROLLBACK");
     }
     result
 }
 
-/// Runs a statement that has neither values nor rows, and is not parsed anew each time.
+/// Runs a statement without values or rows, parsed once.
 fn statement(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([])?;
     Ok(())

@@ -1,8 +1,8 @@
-//! What is known of a webhook beyond its configuration.
+//! The state of webhooks beyond their configuration.
 //!
-//! Nothing here counts while an event is recorded or an attempt ends. Counts are made when somebody
-//! asks: they read one index from its beginning to its end, a tenth of a second for a million
-//! deliveries.
+//! Recording an event or an attempt updates no counters. Counts are made on request: they read one
+//! index from its beginning to its end. For a million deliveries that takes 0.15 s of processor
+//! time, and 0.3 to 2 s on a busy machine. `report` reuses counts for up to a second.
 
 use std::collections::BTreeMap;
 
@@ -66,7 +66,7 @@ fn time(found: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
     Ok(time.map(row::from_milliseconds))
 }
 
-/// What is known without counting deliveries.
+/// The states without counts.
 fn without_counts(connection: &Connection) -> Result<BTreeMap<String, WebhookState>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT name, off_cause, off_reason, off_at_ms, last_error, last_error_ms, \
@@ -108,7 +108,7 @@ pub(super) fn is_off(connection: &Connection, name: &str) -> Result<bool, Fault>
         .exists([name])?)
 }
 
-/// Notes the error of an attempt that failed.
+/// Sets the last error of a webhook.
 pub(super) fn failed(
     connection: &Connection,
     name: &str,
@@ -121,7 +121,7 @@ pub(super) fn failed(
     Ok(())
 }
 
-/// Gives a webhook its row, unless it has one.
+/// Inserts a webhook's row, unless it has one.
 pub(super) fn ensure(connection: &Connection, name: &str) -> Result<(), Fault> {
     connection
         .prepare_cached("INSERT INTO webhooks (name) VALUES (?1) ON CONFLICT DO NOTHING")?
@@ -129,8 +129,8 @@ pub(super) fn ensure(connection: &Connection, name: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Switches a webhook off, and says whether it was on. An operator's word replaces a 410, never
-/// the other way round.
+/// Switches a webhook off. Returns whether it was on. An operator's cause replaces a 410, never the
+/// other way round.
 pub(super) fn switch_off(
     connection: &Connection,
     name: &str,
@@ -151,7 +151,7 @@ pub(super) fn switch_off(
     Ok(!was_off)
 }
 
-/// Switches a webhook on, and says whether it was off.
+/// Switches a webhook on. Returns whether it was off.
 pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fault> {
     let switched = connection
         .prepare_cached(
@@ -162,7 +162,7 @@ pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fau
     Ok(switched > 0)
 }
 
-/// Whether this fingerprint of a webhook's configuration is on record.
+/// Whether a webhook's recorded fingerprint is this one.
 pub(super) fn has_fingerprint(
     connection: &Connection,
     name: &str,
@@ -173,9 +173,9 @@ pub(super) fn has_fingerprint(
         .exists(params![name, &fingerprint[..]])?)
 }
 
-/// Notes the fingerprint of a webhook's configuration. Where it is another one than before, what
-/// waits after a failure is due now, and where the receiver had switched the webhook off it is
-/// switched on again; says whether that was so.
+/// Sets the fingerprint of a webhook's configuration. If it changed, failed deliveries are due now,
+/// and a webhook that its receiver had switched off is on again. Returns whether it was switched
+/// on.
 pub(super) fn set_fingerprint(
     connection: &Connection,
     name: &str,

@@ -1,16 +1,16 @@
-//! Who writes: a thread, and callers that may block.
+//! Writing, by a thread or by callers that may block.
 //!
-//! Constraint: a write is answered only when it is durable.
+//! Constraint: a write returns only when it is durable.
 //!
-//! Operation: writes wait in a line ([`Writer`]). Whoever has the writing connection takes all that
-//! waits, up to [`GROUP_MAX`] jobs, and commits it as one transaction, so that a burst costs one
-//! write to the disk instead of one each. That is the writer's thread for jobs of asynchronous
-//! tasks, and for a caller that may block the caller itself: two switches of threads cost more than
-//! the work of a small commit.
-//! Where one of the jobs fails, or the commit, everything is undone and each job gets a transaction
-//! of its own, so that a large batch that does not fit on the disk does not take small ones with
-//! it. (A savepoint for each job would spare the others this, and made every write half as fast:
-//! SQLite keeps the page before each change of it once more.)
+//! Operation: jobs wait in a queue ([`Writer`]). The holder of the writing connection commits all
+//! queued jobs, up to [`GROUP_MAX`], as one transaction, so that a burst costs one write to the
+//! disk instead of one each. For asynchronous tasks the holder is the writer's thread. A caller
+//! that may block holds the connection itself: two switches of threads cost more than a small
+//! commit.
+//!
+//! If a job or the commit fails, the transaction is undone and each job gets its own, so that a
+//! batch too large for the disk does not fail small ones. (Savepoints would avoid the repetition,
+//! but made every write half as fast: SQLite then saves each changed page once more.)
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,20 +28,20 @@ use crate::store::error::Fault;
 /// The most jobs that one transaction holds.
 const GROUP_MAX: usize = 256;
 
-/// The jobs of asynchronous tasks that can wait before who brings one waits.
-const LINE_MAX: usize = 256;
+/// The queued jobs of asynchronous tasks before the next task has to wait.
+const QUEUE_MAX: usize = 256;
 
-/// How many commits the log holds before an idle moment is used to empty it: about a megabyte.
+/// The commits in the log after which an idle writer empties it: about a megabyte.
 const COMMITS_IN_LOG: u32 = 16;
 
-/// How long nothing waits before the moment counts as idle.
+/// How long the queue is empty before the writer is idle.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// A job of the writer. It can run again where its transaction failed.
+/// A job of the writer. It can run again if its transaction failed.
 pub(super) trait Write: Send {
-    /// Does the work and keeps the result until it is committed.
+    /// Does the work, and keeps the result until it is committed.
     fn run(&mut self, connection: &Connection) -> Result<(), Fault>;
-    /// Answers: with the result, or with what the transaction failed on.
+    /// Sends the result, or the error of the transaction.
     fn reply(self: Box<Self>, committed: Result<(), Fault>);
 }
 
@@ -63,12 +63,12 @@ where
 
     fn reply(self: Box<Self>, committed: Result<(), Fault>) {
         let Task { result, reply, .. } = *self;
-        // Whoever asked may have gone.
+        // The caller may have stopped waiting.
         let _ = reply.send(committed.and_then(|()| result.ok_or(Fault::Closed)));
     }
 }
 
-/// A job that answers with what `work` returns, once that is durable.
+/// Returns a job and the receiver of its result.
 fn write<T: Send + 'static>(
     work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
 ) -> (Box<dyn Write>, oneshot::Receiver<Result<T, Fault>>) {
@@ -81,20 +81,20 @@ fn write<T: Send + 'static>(
     (job, answer)
 }
 
-/// The writing connection, and the line of jobs that wait for it.
+/// The writing connection and its queue of jobs.
 pub(super) struct Writer {
     connection: Mutex<Option<Connection>>,
-    line: Mutex<Line>,
-    /// Rung when a job came for the thread, or the line was closed.
-    came: Condvar,
-    /// Bounds the line: a job holds a permit until it is answered.
-    room: Arc<Semaphore>,
+    queue: Mutex<Queue>,
+    /// Wakes the thread for a job, or when the queue is closed.
+    wake: Condvar,
+    /// Bounds the queue: a job holds a permit until it is done.
+    permits: Arc<Semaphore>,
     /// Commits since the log was last emptied.
     n_commits: AtomicU32,
 }
 
 #[derive(Default)]
-struct Line {
+struct Queue {
     jobs: VecDeque<(Box<dyn Write>, Option<OwnedSemaphorePermit>)>,
     is_closed: bool,
 }
@@ -103,17 +103,17 @@ impl Writer {
     pub(super) fn new(connection: Connection) -> Self {
         Self {
             connection: Mutex::new(Some(connection)),
-            line: Mutex::default(),
-            came: Condvar::new(),
-            room: Arc::new(Semaphore::new(LINE_MAX)),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            permits: Arc::new(Semaphore::new(QUEUE_MAX)),
             n_commits: AtomicU32::new(0),
         }
     }
 
-    /// Takes no more jobs; the thread commits what waits and ends.
+    /// Closes the queue; the thread commits the queued jobs and ends.
     pub(super) fn close(&self) {
-        guard(&self.line).is_closed = true;
-        self.came.notify_all();
+        guard(&self.queue).is_closed = true;
+        self.wake.notify_all();
     }
 
     /// Writes on the writer's thread.
@@ -122,20 +122,20 @@ impl Writer {
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let (job, answer) = write(work);
-        let permit = Arc::clone(&self.room).acquire_owned().await;
-        self.queue(job, permit.ok())?;
-        self.came.notify_one();
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        self.enqueue(job, permit.ok())?;
+        self.wake.notify_one();
         answer.await.map_err(|_| Fault::Closed)?
     }
 
-    /// Writes on the caller's thread, together with what waits.
+    /// Writes on the caller's thread, together with queued jobs.
     pub(super) fn write_here<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let (job, mut answer) = write(work);
-        // Without a permit: whoever comes here is one thread, and waits.
-        self.queue(job, None)?;
+        // Without a permit: the caller is one thread, and blocks.
+        self.enqueue(job, None)?;
         loop {
             let connection = guard(&self.connection);
             // The thread may have done the job meanwhile.
@@ -144,35 +144,35 @@ impl Writer {
                 Err(TryRecvError::Closed) => return Err(Fault::Closed),
                 Err(TryRecvError::Empty) => {}
             }
-            // It waits in line, since nobody else has the connection.
+            // The job is still queued, since nobody else has the connection.
             let connection = connection.as_ref().ok_or(Fault::Closed)?;
-            self.commit_waiting(connection);
+            self.commit_queued(connection);
         }
     }
 
-    fn queue(
+    fn enqueue(
         &self,
         job: Box<dyn Write>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Fault> {
-        let mut line = guard(&self.line);
-        if line.is_closed {
+        let mut queue = guard(&self.queue);
+        if queue.is_closed {
             return Err(Fault::Closed);
         }
-        line.jobs.push_back((job, permit));
+        queue.jobs.push_back((job, permit));
         Ok(())
     }
 }
 
-/// What a thread that ends leaves behind: nothing is accepted that nobody would answer.
+/// Closes the queue when the thread ends, so that no caller waits for ever.
 struct End<'a>(&'a Writer);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
         let unanswered = {
-            let mut line = guard(&self.0.line);
-            line.is_closed = true;
-            std::mem::take(&mut line.jobs)
+            let mut queue = guard(&self.0.queue);
+            queue.is_closed = true;
+            std::mem::take(&mut queue.jobs)
         };
         drop(unanswered);
         guard(&self.0.connection).take();
@@ -180,47 +180,50 @@ impl Drop for End<'_> {
 }
 
 impl Writer {
-    /// The thread's work: commits what waits, until the line is closed. While nothing waits it moves
-    /// what was committed from the log into the database by a connection of its own, so that no
-    /// commit has to do it, which would make one in some thirty take ten times as long.
+    /// Commits queued jobs until the queue is closed. When idle, the thread moves the log into the
+    /// database on its own connection. Otherwise one commit in some thirty would do so, and take
+    /// ten times as long.
     pub(super) fn run(&self, checkpointer: &Connection) {
         let _end = End(self);
         while self.wait(checkpointer) {
             if let Some(connection) = guard(&self.connection).as_ref() {
-                self.commit_waiting(connection);
+                self.commit_queued(connection);
             }
         }
     }
 
-    /// Waits until there are jobs. False when there are none and none will come.
+    /// Waits for jobs. Returns false if the queue is closed and empty.
     fn wait(&self, checkpointer: &Connection) -> bool {
-        let mut line = guard(&self.line);
-        while line.jobs.is_empty() && !line.is_closed {
+        let mut queue = guard(&self.queue);
+        while queue.jobs.is_empty() && !queue.is_closed {
             if self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
-                line = self.came.wait(line).unwrap_or_else(PoisonError::into_inner);
+                queue = self
+                    .wake
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             let (back, waited) = self
-                .came
-                .wait_timeout(line, IDLE)
+                .wake
+                .wait_timeout(queue, IDLE)
                 .unwrap_or_else(PoisonError::into_inner);
-            line = back;
-            if waited.timed_out() && line.jobs.is_empty() {
-                drop(line);
+            queue = back;
+            if waited.timed_out() && queue.jobs.is_empty() {
+                drop(queue);
                 self.n_commits.store(0, Ordering::Relaxed);
                 checkpoint(checkpointer);
-                line = guard(&self.line);
+                queue = guard(&self.queue);
             }
         }
-        !line.jobs.is_empty()
+        !queue.jobs.is_empty()
     }
 
-    /// Commits what waits in line, as far as one transaction takes it.
-    fn commit_waiting(&self, connection: &Connection) {
+    /// Commits queued jobs, at most [`GROUP_MAX`].
+    fn commit_queued(&self, connection: &Connection) {
         let (group, permits): (Vec<_>, Vec<_>) = {
-            let mut line = guard(&self.line);
-            let n_jobs = line.jobs.len().min(GROUP_MAX);
-            line.jobs.drain(..n_jobs).unzip()
+            let mut queue = guard(&self.queue);
+            let n_jobs = queue.jobs.len().min(GROUP_MAX);
+            queue.jobs.drain(..n_jobs).unzip()
         };
         if group.is_empty() {
             return;
@@ -230,13 +233,13 @@ impl Writer {
         self.count_commit();
     }
 
-    /// Counts a commit, and rings for the thread when there are enough to empty the log: it may sleep
-    /// without end. Not for each that is more, which would cost two switches of threads; but now and
-    /// then, since a ring is lost while the thread is on its way to sleep.
+    /// Counts a commit, and wakes the thread at every [`COMMITS_IN_LOG`]th: it sleeps without a
+    /// timeout. Waking it for each commit would cost two switches of threads. A single wake-up
+    /// could be lost while the thread is about to sleep.
     fn count_commit(&self) {
         let before = self.n_commits.fetch_add(1, Ordering::Relaxed);
         if before.saturating_add(1).is_multiple_of(COMMITS_IN_LOG) {
-            self.came.notify_one();
+            self.wake.notify_one();
         }
     }
 }
@@ -244,7 +247,7 @@ impl Writer {
 fn commit_group(connection: &Connection, mut group: Vec<Box<dyn Write>>) {
     let committed = attempt(connection, &mut group);
     match committed {
-        // Where another process keeps the database busy, each would wait for it again.
+        // If another process keeps the database locked, each job would wait for it again.
         Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
             for mut job in group {
                 let committed = attempt(connection, std::slice::from_mut(&mut job));
@@ -259,18 +262,18 @@ fn commit_group(connection: &Connection, mut group: Vec<Box<dyn Write>>) {
     }
 }
 
-/// Runs the jobs in one transaction. After an error nothing of it is there.
+/// Runs the jobs in one transaction. An error undoes all of them.
 fn attempt(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), Fault> {
     transact(connection, |connection| {
         group.iter_mut().try_for_each(|job| job.run(connection))
     })
 }
 
-/// Moves what is in the log into the database, as far as readers allow. What remains, and what a
-/// failure leaves, is done by the next, or by a commit when the log has grown long.
+/// Moves the log into the database, except the part that readers still need. The next checkpoint
+/// does the rest, or a commit when the log has grown long.
 fn checkpoint(connection: &Connection) {
     let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     if let Err(error) = done {
-        tracing::debug!(%error, "the log could not be moved into the database");
+        tracing::debug!(%error, "cannot move the log into the database; retrying");
     }
 }

@@ -11,7 +11,7 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Numbers that outlive the rows they are of: 'last-delivery' is the greatest id of a removed
+-- Numbers that outlive their rows: 'last-delivery' is the greatest id of a removed
 -- delivery, and all events up to 'last-swept-event' were checked for removal once.
 CREATE TABLE numbers (
     name  TEXT    NOT NULL PRIMARY KEY,
@@ -23,8 +23,8 @@ CREATE TABLE numbers (
 CREATE TABLE payloads (
     hash       BLOB    NOT NULL PRIMARY KEY,
     size       INTEGER NOT NULL,
-    -- The identity of the definitions with this content, by which they are found. Null where there
-    -- never was one; empty where they disagree, and the payload is kept.
+    -- The identity of the definitions with this content, for finding them. Null if there never was
+    -- one; empty if they disagree, and then the payload is kept.
     identity   TEXT,
     compressed BLOB    NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -46,7 +46,7 @@ CREATE TABLE files (
     hash         BLOB    NOT NULL,
     owner        TEXT    NOT NULL,
     document     TEXT    NOT NULL,
-    -- Which project a definition is of, wherever it lies; null for copies.
+    -- The identity of the definition's project, wherever the file is; null for copies.
     identity     TEXT,
     PRIMARY KEY (organization, project, path)
 ) STRICT, WITHOUT ROWID;
@@ -60,7 +60,7 @@ CREATE TABLE problems (
     reason       TEXT    NOT NULL,
     line         INTEGER,
     column       INTEGER,
-    may_heal     INTEGER NOT NULL,
+    may_resolve  INTEGER NOT NULL,
     since_ms     INTEGER NOT NULL,
     PRIMARY KEY (organization, project, path)
 ) STRICT, WITHOUT ROWID;
@@ -84,7 +84,7 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX events_payload ON events (payload);
 
--- What is known of a webhook beyond its configuration.
+-- The state of webhooks beyond their configuration.
 CREATE TABLE webhooks (
     name              TEXT    NOT NULL PRIMARY KEY,
     fingerprint       BLOB,
@@ -93,7 +93,7 @@ CREATE TABLE webhooks (
     off_at_ms         INTEGER,
     last_error        TEXT,
     last_error_ms     INTEGER,
-    -- Of the deliveries that were removed; those that are kept know it themselves.
+    -- The last success among removed deliveries; kept ones have their own times.
     last_delivered_ms INTEGER
 ) STRICT, WITHOUT ROWID;
 
@@ -115,7 +115,7 @@ CREATE TABLE deliveries (
     -- Whether the receiver asked for the time of the next attempt.
     is_due_as_asked INTEGER NOT NULL DEFAULT 0,
     created_ms   INTEGER NOT NULL,
-    -- Since when it waits: its creation, or its last redelivery.
+    -- Since when it is pending: its creation, or its last redelivery.
     waiting_ms   INTEGER NOT NULL,
     finished_ms  INTEGER,
     last_status  INTEGER,
