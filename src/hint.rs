@@ -19,7 +19,7 @@ pub(crate) enum Hint {
     Project {
         key: ProjectKey,
         /// The report, for a person.
-        what: String,
+        cause: String,
         /// The reported file, if it could be opened.
         held: Option<Held>,
         /// Whether the file is still being written, so that its close will be reported too.
@@ -34,7 +34,7 @@ pub(crate) enum Hint {
         /// The directory, as a path below the root.
         path: String,
         /// The report, for a person.
-        what: String,
+        cause: String,
     },
     /// An entry that cannot be used appeared outside any project, or went away.
     Unusable { problem: Problem, is_gone: bool },

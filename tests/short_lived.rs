@@ -12,7 +12,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::{Endpoint, Home, Settings, on_both_backends, xml};
@@ -52,20 +52,34 @@ fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content(backend: &str) {
             });
         }
     });
-    endpoint.wait_for(N);
     daemon.fence();
-    let came = endpoint.all();
+    let n_events = daemon.events().len();
+    let came = endpoint.wait_for(n_events);
     let snapshots: BTreeMap<&str, &[u8]> = came
         .iter()
         .map(|one| (one.parameter("versionTag").unwrap(), &one.payload[..]))
         .collect();
-    assert_eq!((came.len(), snapshots.len()), (N, N));
+    assert_eq!((came.len(), snapshots.len()), (n_events, n_events));
+    // The content of a file is lost if the daemon gets the processor after 50 ms. It logs that.
+    let entries = daemon.entries();
+    let late: BTreeSet<&str> = entries
+        .iter()
+        .filter(|entry| entry.message().starts_with("cannot open a reported file"))
+        .map(|entry| entry.field("path"))
+        .collect();
     for number in 0..N {
-        assert_eq!(
-            snapshots[format!("short-{number}").as_str()],
-            content(number).as_bytes()
-        );
+        match snapshots.get(format!("short-{number}").as_str()) {
+            Some(payload) => assert_eq!(*payload, content(number).as_bytes()),
+            None => assert!(
+                late.contains(format!("sales/orders/snapshots/short-{number}.xml").as_str()),
+                "snapshot {number} is lost, though the daemon was in time"
+            ),
+        }
     }
+    assert_eq!(
+        n_events, N,
+        "the daemon got the processor too late; is the machine overloaded? {late:?}"
+    );
 }
 
 fn a_short_lived_file_during_a_pending_replacement_comes_after_it(backend: &str) {

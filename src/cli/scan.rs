@@ -162,7 +162,7 @@ fn observe(
         let recorded =
             listings.map_or(Ok(Recorded::default()), |listings| listings.recorded(&key))?;
         // The contents are dropped at once: the first scan of a large repository reads all of it.
-        let observed = observer.look(&root, &key, &recorded, now).observed;
+        let observed = observer.observe(&root, &key, &recorded, now).observed;
         incomplete.extend(observed.problems().cloned());
         comparisons.push(Comparison {
             key,

@@ -126,23 +126,23 @@ impl EventLoop {
         match hint {
             Hint::Project {
                 key,
-                what,
+                cause,
                 held,
                 unfinished,
             } => {
                 if unfinished {
                     self.worker
                         .agenda
-                        .hint_later(&key, now, WRITER_DELAY, Origin::Live, &what);
+                        .hint_later(&key, now, WRITER_DELAY, Origin::Live, &cause);
                 } else {
-                    self.worker.agenda.hint(&key, now, Origin::Live, &what);
+                    self.worker.agenda.hint(&key, now, Origin::Live, &cause);
                 }
                 if let Some(held) = held {
                     self.worker.held.add(key, held);
                 }
             }
             Hint::Activity { key } => self.worker.agenda.activity(&key, now),
-            Hint::Subtree { path, what } => self.hint_subtree(&path, &what, now),
+            Hint::Subtree { path, cause } => self.hint_subtree(&path, &cause, now),
             Hint::Unusable { problem, is_gone } => self.worker.note_unusable(problem, is_gone),
             Hint::WalkStarted { root, reason } => {
                 self.scanner.begin_walk(&mut self.worker, root, reason);
@@ -161,7 +161,7 @@ impl EventLoop {
     }
 
     /// Makes all recorded projects below a directory due.
-    fn hint_subtree(&mut self, path: &str, what: &str, now: Moment) {
+    fn hint_subtree(&mut self, path: &str, cause: &str, now: Moment) {
         let cursor = self.worker.config.repository.layout.at(path);
         let recorded = match cursor.and_then(|cursor| cursor.organization()) {
             Some(organization) => self.worker.recorder.store().keys_in(&organization),
@@ -170,7 +170,7 @@ impl EventLoop {
         match recorded {
             Ok(keys) => {
                 for key in keys {
-                    self.worker.agenda.hint(&key, now, Origin::Live, what);
+                    self.worker.agenda.hint(&key, now, Origin::Live, cause);
                 }
             }
             Err(error) => {

@@ -62,17 +62,14 @@ impl FullScan {
         self.is_complete
     }
 
-    /// Whether all projects are compared.
     pub(super) fn is_done(&self) -> bool {
         self.is_complete && self.n_compared >= self.keys.len()
     }
 
-    /// The number of known projects.
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Adds projects that a walk found.
     pub(super) fn add(&mut self, mut keys: Vec<ProjectKey>) {
         if !self.is_complete {
             self.keys.append(&mut keys);

@@ -142,8 +142,10 @@ impl Gatherer<'_> {
             if gathered.n_bytes > BATCH_BYTES {
                 break;
             }
-            let look = self.observer.look(self.root, &due.key, &recorded, self.now);
-            gathered.keep(look.contents);
+            let seen = self
+                .observer
+                .observe(self.root, &due.key, &recorded, self.now);
+            gathered.keep(seen.contents);
             gathered.keys.insert(due.key.clone());
             gathered.observations.push(Observation {
                 origin: due.origin,
@@ -152,7 +154,7 @@ impl Gatherer<'_> {
                 comparison: Comparison {
                     key: due.key,
                     recorded,
-                    observed: look.observed,
+                    observed: seen.observed,
                     removals: Removals::Unconfirmed,
                 },
                 events: Vec::new(),
@@ -166,9 +168,9 @@ impl Gatherer<'_> {
 
     fn observe_again(&mut self, observation: &mut Observation) -> Vec<(ContentHash, Bytes)> {
         let (key, recorded) = (&observation.comparison.key, &observation.before);
-        let look = self.observer.look(self.root, key, recorded, self.now);
-        observation.comparison.observed = look.observed;
-        look.contents
+        let seen = self.observer.observe(self.root, key, recorded, self.now);
+        observation.comparison.observed = seen.observed;
+        seen.contents
     }
 
     /// Reads held files without a path, and infers their events.

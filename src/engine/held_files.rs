@@ -24,12 +24,10 @@ impl HeldFiles {
         }
     }
 
-    /// Takes out the files of a project.
     pub(super) fn take(&mut self, key: &ProjectKey) -> Vec<Held> {
         self.0.remove(key).unwrap_or_default()
     }
 
-    /// Puts files back that were taken out.
     pub(super) fn put_back(&mut self, key: &ProjectKey, files: impl IntoIterator<Item = Held>) {
         let mut files = files.into_iter().peekable();
         if files.peek().is_some() {
@@ -37,7 +35,6 @@ impl HeldFiles {
         }
     }
 
-    /// Releases all files.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

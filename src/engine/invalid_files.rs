@@ -46,7 +46,6 @@ impl InvalidFiles {
         self.by_project.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// The number of invalid files.
     pub(super) fn count(&self) -> usize {
         self.by_project.values().map(Vec::len).sum()
     }

@@ -37,10 +37,11 @@ impl Start {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The first full scan since the start; with `adopting` it records projects without events.
-    Starting { adopting: bool },
+    Starting {
+        adopting: bool,
+    },
     /// The first full scan under a new layout; it records projects without events.
     Adopting,
-    /// Normal work.
     Running,
 }
 

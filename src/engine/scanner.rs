@@ -23,7 +23,6 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    /// Whether a scan is in progress.
     pub(super) fn is_scanning(&self) -> bool {
         self.scan.is_some()
     }
@@ -33,7 +32,6 @@ impl Scanner {
         self.scan.as_ref()?.next()
     }
 
-    /// Stops a scan in progress.
     pub(super) fn stop(&mut self) {
         self.scan = None;
     }
@@ -43,7 +41,6 @@ impl Scanner {
         self.retry = Some(reason);
     }
 
-    /// Begins a requested scan.
     pub(super) fn begin_requested(&mut self, worker: &mut Worker) {
         if let Some(reason) = self.retry.take() {
             self.begin(worker, reason);
@@ -78,7 +75,6 @@ impl Scanner {
         self.scan = Some(FullScan::new(reason, origin, now, Vec::new()));
     }
 
-    /// Adds projects that the walk found.
     pub(super) fn found(&mut self, keys: Vec<ProjectKey>) {
         if let Some(scan) = &mut self.scan {
             scan.add(keys);

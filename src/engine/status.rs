@@ -30,7 +30,6 @@ pub(crate) struct Snapshot {
     /// The present troubles, as shown to people.
     pub troubles: BTreeMap<Trouble, String>,
     pub projects: usize,
-    /// The number of invalid files.
     #[serde(rename = "incompleteFiles")]
     pub problems: usize,
     pub coverage: Coverage,
@@ -102,9 +101,9 @@ impl Status {
     }
 
     /// Sets or ends a trouble. Returns whether that is a change.
-    pub(crate) fn set_trouble(&self, trouble: Trouble, what: Option<String>) -> bool {
-        self.change(|known| match what {
-            Some(what) => known.troubles.insert(trouble, what.clone()) != Some(what),
+    pub(crate) fn set_trouble(&self, trouble: Trouble, reason: Option<String>) -> bool {
+        self.change(|known| match reason {
+            Some(reason) => known.troubles.insert(trouble, reason.clone()) != Some(reason),
             None => known.troubles.remove(&trouble).is_some(),
         })
     }

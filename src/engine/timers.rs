@@ -44,12 +44,10 @@ impl Timers {
         is_due
     }
 
-    /// Makes a pulse due now.
     pub(super) fn pulse_now(&mut self, now: Moment) {
         self.pulse = now;
     }
 
-    /// Pauses inference for a second.
     pub(super) fn pause(&mut self, now: Moment) {
         self.paused_until = Some(now.saturating_add(PAUSE));
     }
@@ -93,7 +91,6 @@ impl Timers {
         self.poll = self.poll.min(now.saturating_add(repository.poll_interval));
     }
 
-    /// Whether a survey of the root is due.
     pub(super) fn is_survey_due(&self, now: Moment) -> bool {
         now >= self.survey
     }

@@ -4,7 +4,8 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tracing::debug;
 
 use crate::domain::project::Stamp;
 use crate::layout::ProjectFile;
@@ -24,13 +25,15 @@ pub(crate) struct Held {
     pub file: OwnedFd,
     /// Its stamp when it was opened.
     pub stamp: Stamp,
-    _slot: Slot,
+    /// Counts the held files.
+    _held: Arc<()>,
 }
 
 /// Opens files to hold them.
 #[derive(Debug, Default)]
 pub(crate) struct Holder {
-    n_held: Arc<AtomicUsize>,
+    /// Each held file has a clone of it.
+    held: Arc<()>,
 }
 
 impl Holder {
@@ -38,8 +41,12 @@ impl Holder {
     ///
     /// An empty file is not held: as a rule it was just created, and its close will be reported.
     pub(crate) fn hold(&self, root: &Root, path: &str, place: ProjectFile) -> (Option<Held>, bool) {
-        let Ok(file) = root.open_file(path) else {
-            return (None, false);
+        let file = match root.open_file(path) {
+            Ok(file) => file,
+            Err(error) => {
+                debug!(path, %error, "cannot open a reported file; if it is gone, its content is lost");
+                return (None, false);
+            }
         };
         let Ok(stat) = rustix::fs::fstat(&file) else {
             return (None, false);
@@ -53,31 +60,13 @@ impl Holder {
             // It lost its name since it was opened, which changed its change time.
             stamp.changed_ns = stamp.modified_ns;
         }
-        let held = Slot::take(&self.n_held).map(|slot| Held {
+        let held = (Arc::strong_count(&self.held) <= HELD_MAX).then(|| Held {
             path: path.to_owned(),
             place,
             file,
             stamp,
-            _slot: slot,
+            _held: Arc::clone(&self.held),
         });
         (held, false)
-    }
-}
-
-/// The right to hold one file, released when dropped.
-#[derive(Debug)]
-struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    fn take(n_held: &Arc<AtomicUsize>) -> Option<Self> {
-        // One too many is released at once, by the drop.
-        let slot = Self(Arc::clone(n_held));
-        (n_held.fetch_add(1, Ordering::AcqRel) < HELD_MAX).then_some(slot)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -4,14 +4,14 @@
 //! unreadable file neither exists nor is gone. The observer never follows a link, never blocks,
 //! never reads more than `max_file_size`, and reads no file whose metadata proves it unchanged.
 //!
-//! Map: this file reads a file, and `held` opens the files that reports name. `look` observes a
+//! Map: this file reads a file, and `held` opens the files that reports name. `project` observes a
 //! project, and `unchanged` compares its metadata with the record. `discover` finds the projects,
 //! `listing` reads a directory.
 
 mod discover;
 mod held;
 mod listing;
-mod look;
+mod project;
 mod unchanged;
 
 use std::io::{self, Read};
@@ -40,7 +40,7 @@ const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
 
 /// The outcome of observing one project.
 #[derive(Debug, Default)]
-pub(crate) struct Look {
+pub(crate) struct ObservedProject {
     /// The state on disk.
     pub observed: Observed,
     /// The bytes of the files that were read, by their hash.

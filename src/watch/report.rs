@@ -50,31 +50,31 @@ impl Reporter {
     }
 
     /// Sends a hint without a held file.
-    pub(super) fn plain(&self, path: &str, cursor: &Cursor, what: &str) {
+    pub(super) fn plain(&self, path: &str, cursor: &Cursor, cause: &str) {
         let key = cursor
             .project()
             .or_else(|| cursor.file().map(|place| place.key));
-        let what = format!("{what}: {path}");
+        let cause = format!("{cause}: {path}");
         self.hints.send(match key {
             Some(key) => Hint::Project {
                 key,
-                what,
+                cause,
                 held: None,
                 unfinished: false,
             },
             None => Hint::Subtree {
                 path: path.to_owned(),
-                what,
+                cause,
             },
         });
     }
 
     /// Sends a hint for a file, and holds the file if possible.
-    pub(super) fn file(&mut self, path: &str, cursor: &Cursor, what: &str) {
+    pub(super) fn file(&mut self, path: &str, cursor: &Cursor, cause: &str) {
         let Some(place) = cursor.file() else {
             // It may be a file at the path of a directory.
             if cursor.project().is_some() {
-                self.plain(path, cursor, what);
+                self.plain(path, cursor, cause);
             }
             return;
         };
@@ -87,9 +87,9 @@ impl Reporter {
         };
         self.hints.send(Hint::Project {
             key,
-            what: format!("{what}: {path}"),
+            cause: format!("{cause}: {path}"),
             held,
-            unfinished: is_empty && what == "created",
+            unfinished: is_empty && cause == "created",
         });
     }
 }

@@ -263,7 +263,7 @@ impl Thread {
     /// Watches a directory that appeared at a path. False if something else is there.
     fn watch_new(&mut self, change: &Change, name: &str, path: &str, cursor: &Cursor) -> bool {
         let is_gone = change.kind.is_gone();
-        let what = if is_gone {
+        let cause = if is_gone {
             "replaced"
         } else {
             change.kind.as_str()
@@ -271,14 +271,14 @@ impl Thread {
         let root = self.reporter.open_root();
         match root.map(|root| root.open_directory(path)) {
             Some(Ok(opened)) => {
-                let what = format!("{what}: {path}/");
+                let cause = format!("{cause}: {path}/");
                 let directory = Directory {
                     opened: &opened,
                     parent: change.parent,
                     name,
                     path,
                 };
-                self.watch_tree(directory, cursor, Some(&what));
+                self.watch_tree(directory, cursor, Some(&cause));
                 true
             }
             Some(Err(error)) if error.kind() == io::ErrorKind::NotADirectory => {
@@ -292,7 +292,7 @@ impl Thread {
                 {
                     self.gaps.cannot_watch(path, error);
                 }
-                self.reporter.plain(path, cursor, what);
+                self.reporter.plain(path, cursor, cause);
                 true
             }
         }

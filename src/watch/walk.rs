@@ -114,12 +114,12 @@ impl Thread {
 
     /// Watches a directory, then reads it, and so on below it.
     ///
-    /// With `what` the directory is new, and hints name all that is found there.
+    /// With `cause` the directory is new, and hints name all that is found there.
     pub(super) fn watch_tree(
         &mut self,
         directory: Directory<'_>,
         cursor: &Cursor,
-        what: Option<&str>,
+        cause: Option<&str>,
     ) {
         if !self.may_go_on() {
             return;
@@ -130,8 +130,8 @@ impl Thread {
             files,
             mut problems,
         } = self.list(directory, cursor);
-        if let Some(what) = what {
-            self.report_new(directory.path, cursor, &files, what);
+        if let Some(cause) = cause {
+            self.report_new(directory.path, cursor, &files, cause);
         }
         let project = cursor.project();
         for (name, next) in directories {
@@ -144,7 +144,7 @@ impl Thread {
                         name: &name,
                         path: &path,
                     };
-                    self.watch_tree(below, &next, what);
+                    self.watch_tree(below, &next, cause);
                 }
                 Err(error) if is_absent(&error) => {}
                 Err(error) => {
@@ -216,14 +216,14 @@ impl Thread {
     }
 
     /// Sends hints for the files of a new directory, and for the project that it belongs to.
-    fn report_new(&mut self, path: &str, cursor: &Cursor, files: &[(String, Cursor)], what: &str) {
+    fn report_new(&mut self, path: &str, cursor: &Cursor, files: &[(String, Cursor)], cause: &str) {
         for (name, next) in files {
-            self.reporter.file(&join(path, name), next, what);
+            self.reporter.file(&join(path, name), next, cause);
         }
         if let Some(key) = cursor.project() {
             self.reporter.hints.send(Hint::Project {
                 key,
-                what: what.to_owned(),
+                cause: cause.to_owned(),
                 held: None,
                 unfinished: false,
             });

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use rustix::fs::{FileType, Stat};
 
 use super::listing::{is_absent, join, list, problem, rewind, unnamed, unreadable};
-use super::{Look, Observer};
+use super::{ObservedProject, Observer};
 use crate::domain::project::{
     FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp,
 };
@@ -30,61 +30,61 @@ impl Observer {
     /// The copies are read before the definition. A snapshot between these reads could be followed
     /// by a restore, and its event would come after the restore's. So if the definition is restored,
     /// the copies must be the same after it as before it.
-    pub(crate) fn look(
+    pub(crate) fn observe(
         &mut self,
         root: &Root,
         key: &ProjectKey,
         recorded: &Recorded,
         now: Timestamp,
-    ) -> Look {
-        let mut look = self.look_untorn(root, key, recorded, now);
+    ) -> ObservedProject {
+        let mut seen = self.observe_untorn(root, key, recorded, now);
         for _ in 1..TRIES {
-            if !is_restored(&look.observed, recorded) {
+            if !is_restored(&seen.observed, recorded) {
                 break;
             }
-            let again = self.look_untorn(root, key, recorded, now);
-            let is_same = copies(&again.observed).eq(copies(&look.observed));
+            let again = self.observe_untorn(root, key, recorded, now);
+            let is_same = copies(&again.observed).eq(copies(&seen.observed));
             if is_same {
                 break;
             }
-            let earlier = std::mem::replace(&mut look, again).contents;
-            look.contents.extend(earlier);
+            let earlier = std::mem::replace(&mut seen, again).contents;
+            seen.contents.extend(earlier);
         }
-        look
+        seen
     }
 
-    fn look_untorn(
+    fn observe_untorn(
         &mut self,
         root: &Root,
         key: &ProjectKey,
         recorded: &Recorded,
         now: Timestamp,
-    ) -> Look {
-        let mut look = self.look_once(root, key, recorded, now);
+    ) -> ObservedProject {
+        let mut seen = self.observe_once(root, key, recorded, now);
         for _ in 1..TRIES {
-            if !look.is_torn {
-                return look;
+            if !seen.is_torn {
+                return seen;
             }
-            let earlier = look.contents;
-            look = self.look_once(root, key, recorded, now);
-            look.contents.extend(earlier);
+            let earlier = seen.contents;
+            seen = self.observe_once(root, key, recorded, now);
+            seen.contents.extend(earlier);
         }
-        if look.is_torn {
+        if seen.is_torn {
             let reason = "the project's directories are moved faster than they can be read";
-            look.observed
+            seen.observed
                 .unreadable
                 .push(problem(&key.to_string(), reason, true));
         }
-        look
+        seen
     }
 
-    fn look_once(
+    fn observe_once(
         &mut self,
         root: &Root,
         key: &ProjectKey,
         recorded: &Recorded,
         now: Timestamp,
-    ) -> Look {
+    ) -> ObservedProject {
         let home = self.layout.directory_of(key);
         let cursor = self.layout.project(key);
         let mut walk = ProjectWalk {
@@ -93,16 +93,16 @@ impl Observer {
             now,
             definition_rank: usize::MAX,
             directories: HashMap::new(),
-            look: Look::default(),
+            seen: ObservedProject::default(),
         };
         if let Some((path, cursor)) = home {
             match root.open_directory(&path) {
                 Ok(directory) => {
                     walk.copies_then_definition(&directory, &path, &cursor);
-                    walk.look.is_torn |= !root.is_at(&path, &directory);
-                    return walk.look;
+                    walk.seen.is_torn |= !root.is_at(&path, &directory);
+                    return walk.seen;
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return walk.look,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return walk.seen,
                 // The walk below finds the obstacle.
                 Err(_) => {}
             }
@@ -111,7 +111,7 @@ impl Observer {
             Ok(directory) => walk.copies_then_definition(&directory, "", &cursor),
             Err(error) => walk.blind("", &error),
         }
-        walk.look
+        walk.seen
     }
 }
 
@@ -148,7 +148,7 @@ struct ProjectWalk<'a> {
     definition_rank: usize,
     /// The inodes of the directories passed so far; none for an absent directory.
     directories: HashMap<String, Option<u64>>,
-    look: Look,
+    seen: ObservedProject,
 }
 
 impl ProjectWalk<'_> {
@@ -228,7 +228,7 @@ impl ProjectWalk<'_> {
         cursor: &Cursor,
     ) -> io::Result<Vec<(String, Cursor)>> {
         let mut names = Vec::new();
-        let files = &mut self.look.observed.files;
+        let files = &mut self.seen.observed.files;
         list(directory, |name, _| match name {
             Ok(name) => {
                 if let Some(next) = cursor.enter(name) {
@@ -300,13 +300,13 @@ impl ProjectWalk<'_> {
             }
             // Of two definitions, the one of the first template is valid.
             self.definition_rank = place.rank;
-            let files = &mut self.look.observed.files;
+            let files = &mut self.seen.observed.files;
             files.retain(|_, file| role_of(file) != Role::Definition);
         }
         let sighting = match self.sight(parent, path, name, place, stat) {
             Ok(Some((state, contents))) => {
                 if let Some(bytes) = contents {
-                    self.look.contents.push((state.hash, bytes));
+                    self.seen.contents.push((state.hash, bytes));
                 }
                 ObservedFile::Complete(state)
             }
@@ -316,7 +316,7 @@ impl ProjectWalk<'_> {
                 problem,
             },
         };
-        self.look.observed.files.insert(path.to_owned(), sighting);
+        self.seen.observed.files.insert(path.to_owned(), sighting);
     }
 
     fn sight(
@@ -348,13 +348,13 @@ impl ProjectWalk<'_> {
 
     fn note_directory(&mut self, path: &str, inode: Option<u64>) {
         let before = self.directories.insert(path.to_owned(), inode);
-        self.look.is_torn |= before.is_some_and(|before| before != inode);
+        self.seen.is_torn |= before.is_some_and(|before| before != inode);
     }
 
     fn unreadable(&mut self, path: &str, cursor: &Cursor, error: &io::Error) {
         match cursor.file() {
             Some(place) if !cursor.leads_on() => {
-                self.look.observed.files.insert(
+                self.seen.observed.files.insert(
                     path.to_owned(),
                     ObservedFile::Invalid {
                         role: place.role,
@@ -371,7 +371,7 @@ impl ProjectWalk<'_> {
     }
 
     fn note_blind(&mut self, problem: Problem) {
-        let blind = &mut self.look.observed.unreadable;
+        let blind = &mut self.seen.observed.unreadable;
         if !blind.iter().any(|known| known.path == problem.path) {
             blind.push(problem);
         }
