@@ -293,17 +293,19 @@ impl WebhookReport {
             .collect();
         let mut reports = Vec::new();
         for (name, is_enabled) in configured {
-            let state = by_name.remove(&name);
-            let standing = match &state {
-                _ if !is_enabled => Standing::Disabled,
-                Some(state) if state.off.is_some() => Standing::Off,
-                _ => Standing::On,
+            let state = by_name.remove(&name).unwrap_or_default();
+            let standing = if !is_enabled {
+                Standing::Disabled
+            } else if state.off.is_some() {
+                Standing::Off
+            } else {
+                Standing::On
             };
             reports.push(Self::of(name, standing, state));
         }
         let parked = by_name
             .into_iter()
-            .map(|(name, state)| Self::of(name, Standing::Parked, Some(state)));
+            .map(|(name, state)| Self::of(name, Standing::Parked, state));
         // A webhook without any delivery was removed long ago.
         reports.extend(parked.filter(|report| {
             [
@@ -329,37 +331,26 @@ impl WebhookReport {
         Ok(Self::all(configured, states))
     }
 
-    fn of(name: String, standing: Standing, state: Option<WebhookState>) -> Self {
-        let mut report = Self {
+    fn of(name: String, standing: Standing, state: WebhookState) -> Self {
+        Self {
             name,
             standing,
-            off: None,
-            pending: 0,
-            oldest_pending: None,
-            next_attempt: None,
-            dead: 0,
-            delivered: 0,
-            cancelled: 0,
-            last_delivered: None,
-            last_error: None,
-        };
-        if let Some(state) = state {
-            report.off = state.off.map(|off| OffReport {
+            off: state.off.map(|off| OffReport {
                 cause: off.cause.as_str(),
                 reason: off.reason,
                 since: off.at,
-            });
-            report.pending = state.n_pending;
-            report.oldest_pending = state.oldest_pending;
-            // The others wait for an operator.
-            report.next_attempt = state.next_attempt.filter(|_| standing == Standing::On);
-            report.dead = state.n_dead;
-            report.delivered = state.n_delivered;
-            report.cancelled = state.n_cancelled;
-            report.last_delivered = state.last_delivered;
-            let error = state.last_error;
-            report.last_error = error.map(|(at, error)| ErrorReport { at, error });
+            }),
+            pending: state.n_pending,
+            oldest_pending: state.oldest_pending,
+            // Deliveries of the others wait for an operator.
+            next_attempt: state.next_attempt.filter(|_| standing == Standing::On),
+            dead: state.n_dead,
+            delivered: state.n_delivered,
+            cancelled: state.n_cancelled,
+            last_delivered: state.last_delivered,
+            last_error: state
+                .last_error
+                .map(|(at, error)| ErrorReport { at, error }),
         }
-        report
     }
 }

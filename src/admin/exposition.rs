@@ -277,15 +277,9 @@ mod tests {
         let parked = |n_pending| {
             vec![WebhookState {
                 name: "a\"b\\c\nd".to_owned(),
-                off: None,
                 n_pending,
                 n_delivered: 1,
-                n_dead: 0,
-                n_cancelled: 0,
-                oldest_pending: None,
-                next_attempt: None,
-                last_error: None,
-                last_delivered: None,
+                ..WebhookState::default()
             }]
         };
         let expected = "project_webhooks_pending{webhook=\"a\\\"b\\\\c\\nd\"} 2";

@@ -49,7 +49,6 @@ pub(crate) struct Reloaded {
 }
 
 impl Reloaded {
-    /// Whether the configuration is applied.
     pub(crate) fn is_applied(&self) -> bool {
         self.errors.is_empty()
     }

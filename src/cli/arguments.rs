@@ -18,7 +18,9 @@ use crate::domain::event::EventKind;
 #[derive(Clone)]
 pub(super) struct OneOf<T> {
     words: Vec<&'static str>,
-    read: fn(&str) -> Result<T, String>,
+    /// The end of the message that names the words.
+    or: &'static str,
+    read: fn(&str) -> Option<T>,
 }
 
 impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
@@ -31,8 +33,9 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
         value: &OsStr,
     ) -> Result<T, Error> {
         let read = self.read;
+        let expected = format!("one of {}{}", self.words.join(", "), self.or);
         StringValueParser::new()
-            .try_map(move |text| read(&text))
+            .try_map(move |text| read(&text).ok_or_else(|| expected.clone()))
             .parse_ref(command, argument, value)
     }
 
@@ -45,12 +48,8 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
 pub(super) fn state() -> OneOf<State> {
     OneOf {
         words: State::ALL.map(State::as_str).to_vec(),
-        read: |text| {
-            State::from_word(text).ok_or_else(|| {
-                let words = State::ALL.map(State::as_str).join(", ");
-                format!("one of {words}")
-            })
-        },
+        or: "",
+        read: State::from_word,
     }
 }
 
@@ -58,6 +57,7 @@ pub(super) fn state() -> OneOf<State> {
 pub(super) fn event() -> OneOf<EventKind> {
     OneOf {
         words: EventKind::ALL.map(EventKind::as_str).to_vec(),
+        or: ", or a label",
         read: parse_event,
     }
 }
@@ -66,12 +66,8 @@ pub(super) fn event() -> OneOf<EventKind> {
 pub(super) fn log_level() -> OneOf<tracing::Level> {
     OneOf {
         words: LOG_LEVELS.map(|(word, _)| word).to_vec(),
-        read: |text| {
-            text.parse().map_err(|_| {
-                let words = LOG_LEVELS.map(|(word, _)| word).join(", ");
-                format!("one of {words}")
-            })
-        },
+        or: "",
+        read: |text| text.parse().ok(),
     }
 }
 
@@ -88,10 +84,7 @@ impl Since {
     pub(super) fn time(self, now: Timestamp) -> Timestamp {
         match self {
             Since::At(time) => time,
-            Since::Ago(length) => jiff::SignedDuration::try_from(length)
-                .ok()
-                .and_then(|length| now.checked_sub(length).ok())
-                .unwrap_or(Timestamp::MIN),
+            Since::Ago(length) => now.saturating_sub(length).unwrap_or(Timestamp::MIN),
         }
     }
 }
@@ -117,16 +110,10 @@ pub(super) fn parse_since(text: &str) -> Result<Since, String> {
 }
 
 /// Reads an event's name or label in any case.
-pub(super) fn parse_event(text: &str) -> Result<EventKind, String> {
-    EventKind::ALL
-        .into_iter()
-        .find(|kind| {
-            kind.as_str().eq_ignore_ascii_case(text) || kind.label().eq_ignore_ascii_case(text)
-        })
-        .ok_or_else(|| {
-            let names = EventKind::ALL.map(EventKind::as_str).join(", ");
-            format!("one of {names}, or a label")
-        })
+fn parse_event(text: &str) -> Option<EventKind> {
+    EventKind::ALL.into_iter().find(|kind| {
+        kind.as_str().eq_ignore_ascii_case(text) || kind.label().eq_ignore_ascii_case(text)
+    })
 }
 
 #[cfg(test)]
@@ -156,9 +143,9 @@ mod tests {
     #[test]
     fn events_go_by_name_and_label() {
         for kind in EventKind::ALL {
-            assert_eq!(parse_event(kind.as_str()), Ok(kind));
-            assert_eq!(parse_event(&kind.label().to_lowercase()), Ok(kind));
+            assert_eq!(parse_event(kind.as_str()), Some(kind));
+            assert_eq!(parse_event(&kind.label().to_lowercase()), Some(kind));
         }
-        assert!(parse_event("project").is_err());
+        assert_eq!(parse_event("project"), None);
     }
 }

@@ -71,7 +71,6 @@ struct Summary {
     webhooks: Vec<WebhookSummary>,
 }
 
-/// The settings of `network`.
 #[derive(Serialize)]
 struct NetworkSummary {
     allow: Vec<String>,

@@ -218,7 +218,6 @@ impl Kind {
     }
 }
 
-/// The result of a change.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Changed {

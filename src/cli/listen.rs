@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::print::{Style, print_callback, print_callback_json};
 use crate::receiver::{Received, Receiver, ReceiverOptions};
 
-/// The default port.
 pub(super) const DEFAULT_PORT: u16 = 9000;
 
 /// Receive callbacks on this machine, print them and verify their signatures.

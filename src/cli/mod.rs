@@ -236,7 +236,6 @@ fn recorded(config: &Config) -> Result<Option<Listings>, OpenError> {
     }
 }
 
-/// The time of day.
 fn now() -> jiff::Timestamp {
     Clock::start().now()
 }

@@ -82,7 +82,6 @@ pub(super) fn counted(n: u64, noun: &str) -> String {
     }
 }
 
-/// A cell of a table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cell {
     text: String,

@@ -10,9 +10,8 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::listen::print::Pairs;
 use super::output::{BOLD, FAINT, Progress, Style, YELLOW, counted, print_json, safe};
-use super::view::location;
+use super::view::{self, location};
 use super::{DONE, recorded};
 use crate::config::Config;
 use crate::domain::event::InferredEvent;
@@ -27,7 +26,6 @@ use crate::observe::Observer;
 use crate::repository::Root;
 use crate::store::{Listings, MetaKey};
 
-/// The result of a scan.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ScanView {
@@ -247,17 +245,13 @@ fn event(
     config: &Config,
     subscriptions: &[Subscription],
 ) -> EventView {
-    let pairs: Vec<(String, String)> =
-        parameters(inferred.kind, key, &inferred.subject, &config.naming)
-            .into_iter()
-            .map(|(parameter, value)| (parameter.as_str().to_owned(), value))
-            .collect();
+    let parameters = parameters(inferred.kind, key, &inferred.subject, &config.naming);
     EventView {
         event: inferred.kind.as_str(),
         label: inferred.kind.label(),
         path: inferred.subject.path.clone(),
         because: inferred.because.clone(),
-        parameters: serde_json::to_value(Pairs(&pairs)).unwrap_or_default(),
+        parameters: view::parameters(&parameters),
         webhooks: route(subscriptions, inferred.kind, key)
             .map(str::to_owned)
             .collect(),

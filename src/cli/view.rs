@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::listen::print::Pairs;
 use super::output::{Cell, FAINT, GREEN, RED, Style, YELLOW, duration, safe, time};
 use crate::domain::delivery::State;
-use crate::domain::event::{Event, FileSummary};
+use crate::domain::event::{Event, FileSummary, Parameter};
 use crate::store::{AttemptLog, ListedDelivery, ListedEvent};
 
 /// The digits of an event's id in listings. Any unique beginning finds the event.
@@ -66,15 +66,15 @@ impl EventView {
             hint: event.explanation.hint.clone(),
             before: event.explanation.before.clone(),
             after: event.explanation.after.clone(),
-            parameters: parameters(event),
+            parameters: parameters(&event.parameters),
             payload: event.payload.to_string(),
         }
     }
 }
 
-fn parameters(event: &Event) -> serde_json::Value {
-    let pairs: Vec<(String, String)> = event
-        .parameters
+/// Parameters as a JSON object, in their order.
+pub(super) fn parameters(parameters: &[(Parameter, String)]) -> serde_json::Value {
+    let pairs: Vec<(String, String)> = parameters
         .iter()
         .map(|(parameter, value)| (parameter.as_str().to_owned(), value.clone()))
         .collect();

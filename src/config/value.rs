@@ -104,7 +104,6 @@ impl<'n> Value<'n> {
         None
     }
 
-    /// Reads a whole number.
     pub(super) fn whole(&self, context: &mut Context<'_>) -> Option<u64> {
         let bounds = match self.bounds() {
             Some(ValueType::Whole(min, max)) => min..=max,

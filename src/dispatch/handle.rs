@@ -79,7 +79,6 @@ pub(crate) struct QueueHandles {
 }
 
 impl QueueHandles {
-    /// Returns the handle of a webhook's queue.
     pub(super) fn of(&self, webhook: &str) -> Arc<QueueHandle> {
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(handles.entry(webhook.to_owned()).or_default())

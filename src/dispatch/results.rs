@@ -61,7 +61,6 @@ impl Results {
         self.waiting.len() >= UNRECORDED_MAX || self.is_switching_off
     }
 
-    /// Whether a recording is in progress.
     pub(super) fn is_recording(&self) -> bool {
         !self.recording.is_empty()
     }

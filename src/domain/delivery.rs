@@ -169,8 +169,5 @@ pub fn first(schedule: &[Duration], now: Timestamp) -> Timestamp {
 
 /// Adds a delay to `now`, up to the last representable time.
 fn after(now: Timestamp, delay: Duration) -> Timestamp {
-    jiff::SignedDuration::try_from(delay)
-        .ok()
-        .and_then(|delay| now.checked_add(delay).ok())
-        .unwrap_or(Timestamp::MAX)
+    now.saturating_add(delay).unwrap_or(Timestamp::MAX)
 }

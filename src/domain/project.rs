@@ -321,6 +321,16 @@ pub enum ObservedFile {
     },
 }
 
+impl ObservedFile {
+    /// The role of the file in its project.
+    pub(crate) fn role(&self) -> Role {
+        match self {
+            ObservedFile::Complete(file) => file.role,
+            ObservedFile::Invalid { role, .. } => *role,
+        }
+    }
+}
+
 /// An observation of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -348,10 +358,10 @@ impl Observed {
     /// Whether it is certain that there is no definition.
     pub(crate) fn definition_is_gone(&self) -> bool {
         self.unreadable.is_empty()
-            && !self.files.values().any(|file| match file {
-                ObservedFile::Complete(file) => file.role == Role::Definition,
-                ObservedFile::Invalid { role, .. } => *role == Role::Definition,
-            })
+            && self
+                .files
+                .values()
+                .all(|file| file.role() != Role::Definition)
     }
 
     /// Whether the file at this path is certainly not there.

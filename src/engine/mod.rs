@@ -54,7 +54,6 @@ use status::Status;
 /// own queue has the same default. The channel allocates all of it at once.
 const INPUTS: usize = 16_384;
 
-/// An input of the engine.
 #[derive(Debug)]
 pub(crate) enum Input {
     Hint(Box<Hint>),

@@ -77,7 +77,6 @@ impl Recorder {
         Ok(())
     }
 
-    /// Reports that the store failed.
     pub(super) fn failed(&mut self, error: &StoreError) {
         self.is_closed |= matches!(error.fault(), Fault::Closed);
         self.report(format!(

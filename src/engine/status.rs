@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -52,19 +51,10 @@ impl Snapshot {
 }
 
 /// The shared state.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Status {
     known: watch::Sender<Snapshot>,
     last_beat: Mutex<Moment>,
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        Self {
-            known: watch::Sender::new(Snapshot::default()),
-            last_beat: Mutex::new(Duration::ZERO),
-        }
-    }
 }
 
 impl Status {

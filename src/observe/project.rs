@@ -130,14 +130,7 @@ fn is_restored(observed: &Observed, recorded: &Recorded) -> bool {
 /// The observed files except the definition.
 fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)> {
     let files = observed.files.iter();
-    files.filter(|(_, file)| role_of(file) != Role::Definition)
-}
-
-fn role_of(file: &ObservedFile) -> Role {
-    match file {
-        ObservedFile::Complete(file) => file.role,
-        ObservedFile::Invalid { role, .. } => *role,
-    }
+    files.filter(|(_, file)| file.role() != Role::Definition)
 }
 
 /// The observation of one project, in progress.
@@ -301,7 +294,7 @@ impl ProjectWalk<'_> {
             // Of two definitions, the one of the first template is valid.
             self.definition_rank = place.rank;
             let files = &mut self.seen.observed.files;
-            files.retain(|_, file| role_of(file) != Role::Definition);
+            files.retain(|_, file| file.role() != Role::Definition);
         }
         let sighting = match self.sight(parent, path, name, place, stat) {
             Ok(Some((state, contents))) => {

@@ -179,17 +179,8 @@ impl Receiver {
         address: SocketAddr,
         options: ReceiverOptions,
     ) -> Result<(Self, mpsc::Receiver<Received>), ReceiverError> {
-        let keys = options
-            .secrets
-            .iter()
-            .enumerate()
-            .map(|(index, secret)| {
-                SigningKey::parse(secret).map_err(|source| ReceiverError::Secret {
-                    number: index.saturating_add(1),
-                    source,
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let keys = SigningKey::parse_all(&options.secrets)
+            .map_err(|(number, source)| ReceiverError::Secret { number, source })?;
         let fail = |source| ReceiverError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(fail)?;
         let local = listener.local_addr().map_err(fail)?;

@@ -121,7 +121,7 @@ pub struct Off {
 }
 
 /// The state of a webhook. One that is no longer configured has parked deliveries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebhookState {
     /// Its name.
     pub name: String,

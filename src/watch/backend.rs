@@ -78,7 +78,6 @@ pub(super) enum Report {
     Overflow,
 }
 
-/// A change of an entry.
 #[derive(Debug)]
 pub(super) struct Change {
     /// The watched directory.
@@ -92,7 +91,6 @@ pub(super) struct Change {
     pub(super) is_directory: Option<bool>,
 }
 
-/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChangeKind {
     Created,

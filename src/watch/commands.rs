@@ -20,7 +20,6 @@ pub(super) struct Commands {
     woken: UnixStream,
 }
 
-/// The pending commands.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     /// Walk over everything, by these settings.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use hyper_util::client::proxy::matcher::Matcher;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use reqwest::dns::Resolve;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -161,18 +161,13 @@ impl WebhookClient {
         lookup: Arc<dyn Resolve>,
     ) -> Result<Self, ClientError> {
         let name = || webhook.name().to_owned();
-        let keys = webhook
-            .secrets
-            .iter()
-            .enumerate()
-            .map(|(index, secret)| {
-                SigningKey::parse(secret).map_err(|source| ClientError::Secret {
-                    webhook: name(),
-                    number: index.saturating_add(1),
-                    source,
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let keys = SigningKey::parse_all(&webhook.secrets).map_err(|(number, source)| {
+            ClientError::Secret {
+                webhook: name(),
+                number,
+                source,
+            }
+        })?;
         let tls = roots
             .client_config(&webhook.tls)
             .map_err(|source| ClientError::Tls {
@@ -236,7 +231,7 @@ impl WebhookClient {
             request_headers,
         };
         let started = Instant::now();
-        let time = || later(now, made.elapsed());
+        let time = || now.saturating_add(made.elapsed()).unwrap_or(now);
         self.exchange(post, started, time, &mut attempt).await;
         attempt.duration = started.elapsed();
         attempt
@@ -313,14 +308,6 @@ fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
             (name.as_str().to_owned(), value)
         })
         .collect()
-}
-
-/// Adds a duration to a time of day.
-fn later(time: Timestamp, elapsed: Duration) -> Timestamp {
-    SignedDuration::try_from(elapsed)
-        .ok()
-        .and_then(|elapsed| time.checked_add(elapsed).ok())
-        .unwrap_or(time)
 }
 
 /// Awaits a future until the deadline.

@@ -46,6 +46,14 @@ impl SigningKey {
         Ok(Self { mac })
     }
 
+    /// Makes the keys of several secrets. An error has the secret's number, from 1.
+    pub(crate) fn parse_all(secrets: &[SecretString]) -> Result<Vec<Self>, (usize, SecretError)> {
+        let numbered = (1..).zip(secrets);
+        numbered
+            .map(|(number, secret)| Self::parse(secret).map_err(|error| (number, error)))
+            .collect()
+    }
+
     /// Computes the 32 bytes of this key's signature.
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> [u8; 32] {
         let mut mac = self.mac.clone();
