@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::select::Conditions;
+use super::transaction::consistently;
 use super::{payload, problems, record, row, schema, webhooks};
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
@@ -40,11 +41,7 @@ impl SqliteListings {
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
-        self.connection
-            .unchecked_transaction()
-            .map_err(Fault::from)
-            .and_then(|_whole| work(&self.connection))
-            .map_err(|fault| StoreError::new(&self.location, fault))
+        consistently(&self.connection, work).map_err(|fault| StoreError::new(&self.location, fault))
     }
 }
 

@@ -12,7 +12,7 @@
 //! Inference works on its own thread, with the same connections.
 //!
 //! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `writer` and `reader` run
-//! jobs in a `transaction`. `record`, `marks` and `problems` write and read the record, `payload`
+//! jobs in a `transaction`. `record` and `problems` write and read the record, `payload`
 //! the bytes. `queue` claims and finishes deliveries, `webhooks` keeps their webhooks' states,
 //! `retention` removes old rows. `listing`, `select` and `operations` serve the command line; `row`
 //! and `error` serve all.
@@ -20,7 +20,6 @@
 mod error;
 mod listing;
 mod lock;
-mod marks;
 mod operations;
 mod payload;
 mod problems;
@@ -67,8 +66,8 @@ pub(super) struct SqliteStore {
 struct Shared {
     path: Box<Path>,
     location: Arc<str>,
-    /// The identity of the database's file at opening.
-    identity: schema::FileIdentity,
+    /// The device and the inode of the database's file at opening.
+    identity: (u64, u64),
     writer: Arc<Writer>,
     reader: Reader,
     garbage: Mutex<Garbage>,
@@ -230,7 +229,7 @@ impl Recording for SqliteStore {
     }
 
     fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
-        self.read_blocking(move |connection| marks::marks(connection, &keys))
+        self.read_blocking(move |connection| record::marks(connection, &keys))
     }
 
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
@@ -287,13 +286,12 @@ impl Delivering for SqliteStore {
         limit: usize,
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Claims> {
-        Box::pin(async move {
-            let webhook = webhook.to_owned();
+        let webhook = webhook.to_owned();
+        Box::pin(
             self.read(move |connection| {
                 queue::claim_due(connection, &webhook, now, limit, &excluding)
-            })
-            .await
-        })
+            }),
+        )
     }
 
     fn next_due<'a>(
@@ -301,26 +299,17 @@ impl Delivering for SqliteStore {
         webhook: &'a str,
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Option<Timestamp>> {
-        Box::pin(async move {
-            let webhook = webhook.to_owned();
-            self.read(move |connection| queue::next_due(connection, &webhook, &excluding))
-                .await
-        })
+        let webhook = webhook.to_owned();
+        Box::pin(self.read(move |connection| queue::next_due(connection, &webhook, &excluding)))
     }
 
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()> {
-        Box::pin(async move {
-            self.write(move |connection| queue::finish(connection, &finished))
-                .await
-        })
+        Box::pin(self.write(move |connection| queue::finish(connection, &finished)))
     }
 
     fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize> {
-        Box::pin(async move {
-            let webhook = webhook.to_owned();
-            self.write(move |connection| queue::correct_times(connection, &webhook, now))
-                .await
-        })
+        let webhook = webhook.to_owned();
+        Box::pin(self.write(move |connection| queue::correct_times(connection, &webhook, now)))
     }
 
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>> {
@@ -336,11 +325,8 @@ impl Delivering for SqliteStore {
     }
 
     fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool> {
-        Box::pin(async move {
-            let webhook = webhook.to_owned();
-            self.write(move |connection| webhooks::switch_on(connection, &webhook))
-                .await
-        })
+        let webhook = webhook.to_owned();
+        Box::pin(self.write(move |connection| webhooks::switch_on(connection, &webhook)))
     }
 
     fn set_fingerprints(

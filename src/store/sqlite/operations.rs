@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, TransactionBehavior, params_from_iter};
+use rusqlite::{Connection, params_from_iter};
 
 use super::queue::LaneEntry;
 use super::retention::Removal;
+use super::transaction::transact;
 use super::{queue, retention, row, schema, webhooks};
 use crate::domain::delivery::State;
 use crate::store::contract::{Operating, Progress};
@@ -72,18 +73,10 @@ impl SqliteOperations {
     }
 
     fn in_transaction<T>(
-        &mut self,
+        &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
-        let connection = &mut self.connection;
-        let whole = || {
-            let transaction =
-                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let result = work(&transaction)?;
-            transaction.commit()?;
-            Ok(result)
-        };
-        whole().map_err(|fault| StoreError::new(&self.location, fault))
+        transact(&self.connection, work).map_err(|fault| StoreError::new(&self.location, fault))
     }
 }
 

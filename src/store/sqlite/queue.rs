@@ -34,22 +34,19 @@ pub(super) const OLDEST_IN_LANE: &str = "SELECT id FROM deliveries \
      WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending' \
      ORDER BY id LIMIT 1";
 
-/// A delivery to insert.
-pub(super) struct NewDelivery<'a> {
-    pub(super) id: i64,
-    /// The number of its event.
-    pub(super) sequence: i64,
-    pub(super) event: &'a Event,
-    pub(super) webhook: &'a str,
-    pub(super) due: Timestamp,
-    pub(super) now: Timestamp,
-}
-
-/// Adds a pending delivery. Returns whether it is the head of its lane.
-pub(super) fn insert(connection: &Connection, new: &NewDelivery<'_>) -> Result<bool, Fault> {
-    let key = &new.event.key;
+/// Adds a pending delivery of the event `sequence`. Returns whether it is the head of its lane.
+pub(super) fn insert(
+    connection: &Connection,
+    id: i64,
+    sequence: i64,
+    event: &Event,
+    webhook: &str,
+    due: Timestamp,
+    now: Timestamp,
+) -> Result<bool, Fault> {
+    let key = &event.key;
     let is_behind = connection.prepare_cached(OLDEST_IN_LANE)?.exists([
-        new.webhook,
+        webhook,
         &key.organization,
         &key.project,
     ])?;
@@ -60,15 +57,15 @@ pub(super) fn insert(connection: &Connection, new: &NewDelivery<'_>) -> Result<b
              VALUES (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8, ?9, ?9)",
         )?
         .execute(params![
-            new.id,
-            new.sequence,
-            new.webhook,
+            id,
+            sequence,
+            webhook,
             key.organization,
             key.project,
             !is_behind,
-            new.event.origin.as_str(),
-            row::milliseconds_up(new.due),
-            row::milliseconds(new.now),
+            event.origin.as_str(),
+            row::milliseconds_up(due),
+            row::milliseconds(now),
         ])?;
     Ok(!is_behind)
 }

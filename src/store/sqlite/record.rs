@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::payload::{self, Given};
-use super::queue::{self, NewDelivery};
-use super::{problems, row, webhooks};
+use super::{problems, queue, row, webhooks};
 use crate::domain::event::{Event, EventId};
-use crate::domain::project::{ContentHash, FileState, Identity, ProjectKey, Recorded, Role};
+use crate::domain::project::{
+    ContentHash, FileState, Identity, Mark, ProjectKey, Recorded, Role, Stamp,
+};
 use crate::store::batch::{
     Batch, Change, Committed, MetaKey, NewEvent, READY_BYTES, READY_MAX, RecordedEvent,
 };
@@ -152,15 +153,7 @@ impl<'a> Writing<'a> {
         for (delivery, (webhook, due)) in (first_delivery..).zip(&new.webhooks) {
             let is_off = self.is_off(connection, webhook)?;
             let is_head = queue::insert(
-                connection,
-                &NewDelivery {
-                    id: delivery,
-                    sequence,
-                    event,
-                    webhook,
-                    due: *due,
-                    now: self.now,
-                },
+                connection, delivery, sequence, event, webhook, *due, self.now,
             )?;
             if is_head {
                 let woken = &mut self.committed.deliveries.webhooks;
@@ -350,6 +343,35 @@ pub(super) fn recorded(connection: &Connection, key: &ProjectKey) -> Result<Reco
         recorded.put(row::file(row)?);
     }
     Ok(recorded)
+}
+
+/// The marks of the files of each of these projects, sorted by path, in the projects' order.
+///
+/// A full scan reads them for every project, so they leave out documents and hashes.
+pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<Vec<Mark>>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT path, inode, size, modified_ns, changed_ns, read_ns FROM files \
+         WHERE organization = ?1 AND project = ?2 ORDER BY path",
+    )?;
+    let mut of_all = Vec::with_capacity(keys.len());
+    for key in keys {
+        let mut rows = statement.query([&key.organization, &key.project])?;
+        let mut marks = Vec::new();
+        while let Some(row) = rows.next()? {
+            marks.push(Mark {
+                path: row.get(0)?,
+                stamp: Stamp {
+                    inode: row.get::<_, i64>(1)?.cast_unsigned(),
+                    size: row.get::<_, i64>(2)?.cast_unsigned(),
+                    modified_ns: row.get(3)?,
+                    changed_ns: row.get(4)?,
+                },
+                read_ns: row.get(5)?,
+            });
+        }
+        of_all.push(marks);
+    }
+    Ok(of_all)
 }
 
 /// The projects with a record, of one organization or of all, sorted.

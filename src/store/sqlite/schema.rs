@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,29 +63,18 @@ pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// The identity of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileIdentity {
-    device: u64,
-    inode: u64,
+/// The device and the inode of the file at this path.
+pub(super) fn identity(path: &Path) -> Result<(u64, u64), OpenError> {
+    let metadata = fs::metadata(path).map_err(|source| io_error("stat", path, source))?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
-/// The identity of the file at this path.
-pub(super) fn identity(path: &Path) -> Result<FileIdentity, OpenError> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).map_err(|source| io_error("look at", path, source))?;
-    Ok(FileIdentity {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-    })
-}
-
-/// Where the database of a state directory is.
+/// The path of the database in a state directory.
 pub(super) fn database(directory: &Path) -> PathBuf {
     directory.join(DATABASE_FILE)
 }
 
-/// Makes the state directory where it is missing, for its owner alone.
+/// Creates the state directory if it is missing, for its owner alone.
 pub(super) fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
