@@ -117,9 +117,9 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
     Ok(())
 }
 
-/// The level for our own lines, and warnings for those of libraries.
+/// The log filter: our lines at `level`, library lines at most at warn.
 ///
-/// Our own lines already report a peer that closes a connection.
+/// Library lines below warn repeat ours, for example when a peer closes a connection.
 fn directives(level: tracing::Level) -> Targets {
     Targets::new()
         .with_default(LevelFilter::from_level(level.min(tracing::Level::WARN)))

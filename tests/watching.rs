@@ -147,7 +147,7 @@ fn a_queue_that_overflows_loses_no_change_and_no_watch(backend: &str) {
     home.rename("sales/p1", "sales/q1");
     add_project(&home, "sales/p7", 7);
     kill_process(pid, Signal::CONT).unwrap();
-    daemon.wait_message("file events came faster", 1);
+    daemon.wait_message("file events were lost", 1);
     wait_until("the changes made while the daemon was stopped", || {
         let events = daemon.events();
         let has = |event: &str| events.iter().any(|found| found == event);

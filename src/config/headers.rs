@@ -165,7 +165,7 @@ pub enum SecretError {
     #[error("the secret is empty; give `whsec_` and base64, or raw text")]
     Empty,
     /// The text after `whsec_` is not base64.
-    #[error("the secret starts with `whsec_` and is not followed by base64")]
+    #[error("the text after `whsec_` in the secret is not valid base64")]
     NotBase64,
 }
 

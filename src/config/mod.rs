@@ -305,7 +305,7 @@ pub struct Webhook {
     pub schedule: Vec<Duration>,
     /// How many projects are served at the same time.
     pub concurrency: usize,
-    /// Certificates in addition to the system's trust store.
+    /// Extra certificate authorities, and the client certificate with its key.
     pub tls: Tls,
     /// Whether it gets deliveries.
     pub enabled: bool,

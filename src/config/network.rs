@@ -1,12 +1,12 @@
 //! `network`: the addresses that callbacks may be sent to.
 //!
-//! Constraint: the verdict depends on one address and the settings alone. Host names take no part:
-//! a name can resolve to another address between the check and the connection. The caller checks
+//! Constraint: the policy decides from one IP address and the settings, never from a host name. A
+//! name can resolve to another address between the check and the connection. The caller checks
 //! each address that it is about to connect to.
 //!
-//! Of the entries that contain an address the most specific one decides. If no entry contains it,
-//! link-local addresses and the others where clouds serve credentials are denied. All other
-//! addresses are allowed, loopback and private networks too: receivers are commonly in-house.
+//! The most specific entry that contains the address decides. Without an entry, the policy denies
+//! link-local, cloud metadata and unspecified addresses. It allows all others, including loopback
+//! and private networks: receivers are commonly in-house.
 
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,7 +31,7 @@ pub struct NetworkPolicy {
 pub enum Denied {
     /// An entry of `network.deny`.
     #[error(
-        "the address {address} is denied by {range} in network.deny; an exception goes into \
+        "the address {address} is denied by {range} in network.deny; to allow it, add it to \
          network.allow"
     )]
     BySetting {
@@ -42,7 +42,7 @@ pub enum Denied {
     },
     /// One of the ranges that are denied by default.
     #[error(
-        "the address {address} is denied by default: {range} is {what}; to allow it, name it in \
+        "the address {address} is denied by default ({range}: {what}); to allow it, add it to \
          network.allow"
     )]
     ByDefault {
@@ -55,9 +55,9 @@ pub enum Denied {
     },
 }
 
-const LINK_LOCAL: &str = "link-local, where clouds serve the credentials of their machines";
-const METADATA: &str = "where a cloud serves the credentials of its machines";
-const UNSPECIFIED: &str = "no address of a receiver";
+const LINK_LOCAL: &str = "link-local, clouds serve machine credentials there";
+const METADATA: &str = "cloud metadata service, which serves machine credentials";
+const UNSPECIFIED: &str = "unspecified, never a receiver";
 
 /// The ranges that are denied by default, each with the reason.
 fn defaults() -> impl Iterator<Item = (IpNet, &'static str)> {

@@ -91,7 +91,7 @@ fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
         .into_iter()
         .find(|kind| kind.as_str() == text || kind.label() == text);
     match found {
-        // Contract section 5: Project Import is for specific projects.
+        // Project Import is for specific projects.
         Some(EventKind::ProjectImport) if !is_filtered => Err(Fault::new(
             "Project Import is for specific projects, and this webhook has no projects",
         )

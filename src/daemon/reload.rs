@@ -123,8 +123,8 @@ impl Daemon<'_> {
         // A loop that stands still is the watchdog's business, and must not hold up signals.
         if tokio::time::timeout(STANDSTILL, takes).await.is_err() {
             warn!(
-                "the engine has been busy for more than {STANDSTILL:?}; it takes the new \
-                 configuration over later. `status` shows its state"
+                "the engine has been busy for more than {STANDSTILL:?}; it applies the \
+                 new configuration later. `project-webhooks status` shows its state"
             );
         }
         info!(

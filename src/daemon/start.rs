@@ -120,8 +120,8 @@ async fn note_at_start(store: &Store, config: &Config, clock: Clock) -> Result<b
         }
         Err(error) => {
             warn!(
-                "cannot save changed webhook settings yet; retrying. Pending deliveries keep their \
-                 schedule: {}",
+                "cannot save changed webhook settings yet ({}); retrying. Pending deliveries keep \
+                 their schedule",
                 chain(&error)
             );
             Ok(false)
@@ -167,7 +167,7 @@ async fn start_health(admin: Arc<Admin>, config: &Config) -> Health {
         match admin::bind(listen).await {
             Ok(bound) => health.serve(bound, listen),
             Err(error) => {
-                error!(%listen, %error, "cannot listen on admin.listen; running without health and metrics. Free the address or choose another, then reload");
+                error!(%listen, %error, "cannot listen on admin.listen; running without health and metrics. Free the address and restart, or change admin.listen and reload");
             }
         }
     }

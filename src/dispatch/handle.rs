@@ -1,7 +1,7 @@
 //! Handles of the queues, for the engine and the control socket.
 //!
-//! Constraint: passing a delivery never blocks and never fails. A queue without room finds the
-//! delivery in the store.
+//! Constraint: passing a committed delivery to a queue never waits for room and never fails. If the
+//! handle is full, it drops the copy, and the queue claims the delivery from the store later.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

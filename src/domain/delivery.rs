@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// The most of an answer's body that is read and kept, in bytes (contract section 4).
+/// The most of an answer's body that is read and kept, in bytes.
 pub const ANSWER_MAX: usize = 16 * 1024;
 
 /// The state of a delivery.

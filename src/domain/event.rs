@@ -120,7 +120,7 @@ impl EventKind {
         )
     }
 
-    /// The parameters of its callback, in their order (contract section 3).
+    /// The parameters of its callback, in their order.
     pub const fn parameters(self) -> &'static [Parameter] {
         use Parameter::{
             OrganizationId, OrganizationName, ProjectId, ProjectName, Username, VersionTag,

@@ -1,4 +1,4 @@
-//! Infers events from the record and an observation of one project (contract section 2).
+//! Infers events from the record and an observation of one project.
 //!
 //! Constraint: a missing file counts as removed only when the caller confirms it, and only where the
 //! observation could read the directory. A complete file counts at once, with three exceptions:

@@ -1,4 +1,4 @@
-//! Computes the parameters of an event (contract section 3).
+//! Computes the parameters of an event.
 
 use std::collections::BTreeMap;
 

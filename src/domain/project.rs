@@ -312,7 +312,9 @@ pub struct Problem {
 pub enum ObservedFile {
     /// A complete file.
     Complete(FileState),
-    /// A file that could not be read as a complete one. It counts neither as there nor as gone.
+    /// A file that is unreadable, incomplete or malformed.
+    ///
+    /// It proves neither that the file is usable nor that it was deleted.
     Invalid {
         /// The role of a complete file at this path.
         role: Role,

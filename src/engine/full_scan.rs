@@ -1,12 +1,12 @@
 //! A full scan in progress.
 //!
-//! Constraint: a full scan delays nothing. It goes by in pieces, and hinted projects are observed
-//! between two of them. A project whose metadata proves it unchanged is not observed. A scan that is
-//! repeated, because changes are not reported, takes a quarter of a core at most.
+//! Constraint: a full scan does not hold up hinted projects. It runs in pieces, and the engine
+//! observes hinted projects between pieces. It skips projects whose metadata proves them unchanged.
+//! Scans on a timer (without file events) use at most a quarter of a core.
 //!
-//! A walk of the watch thread sends the projects while it goes on
-//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)), or the engine lists them itself.
-//! Recorded projects that are not among them come last.
+//! The watch thread sends projects while it walks the tree
+//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Without a walk, the engine lists
+//! them. Recorded projects that were not found come last.
 
 use crate::domain::event::Origin;
 use crate::domain::project::ProjectKey;

@@ -1,9 +1,9 @@
-//! Invalid files: the recorded ones, and how they are logged.
+//! Invalid files: keeps the recorded ones and logs new ones.
 //!
-//! Constraint: a tree with a thousand invalid files must not fill the log, and no file may be ignored
-//! without a log line. So the first few of each minute are logged in full, and the rest as one count.
-//! A file that may become valid without a report, such as one that is being written, is logged if it
-//! is still invalid after a minute. `status` lists all of them.
+//! Constraint: a thousand invalid files must not fill the log, and lasting ones must show in it. The
+//! first five of each minute are logged in full, the rest as one count. A file that may fix itself,
+//! such as one still being written, is checked a minute after it was first seen and logged if
+//! invalid then. `status` lists all invalid files.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

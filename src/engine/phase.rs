@@ -10,7 +10,7 @@ pub(crate) struct Start {
     pub is_first: bool,
     /// Whether the record was made with another layout.
     pub layout_changed: bool,
-    /// Whether the first full scan records projects without events (contract section 2).
+    /// Whether the first full scan records projects without events.
     pub adopts: bool,
 }
 

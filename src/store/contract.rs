@@ -123,12 +123,13 @@ pub trait Delivering: Send + Sync {
     /// Switches a webhook on, even if an operator switched it off. Returns whether it was off.
     fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool>;
 
-    /// Saves the fingerprints of the webhooks' configurations. Atomic, durable, repeatable; writes
-    /// nothing if none changed, so that it works on a full disk.
+    /// Saves the fingerprints of the webhooks' configurations.
     ///
-    /// If a webhook's fingerprint changed, its failed deliveries are due now, except those that the
-    /// receiver asked to get later. If its receiver had switched it off, it is on again. Returns
-    /// the webhooks that are on again.
+    /// Atomic, durable, idempotent. It writes nothing if none changed, so it works on a full disk.
+    ///
+    /// If a webhook's fingerprint changed, its failed deliveries become due now, except those that
+    /// the receiver deferred (`Retry-After`). A webhook that its receiver had switched off (410) is
+    /// switched on again. Returns the webhooks that were switched on.
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,

@@ -39,9 +39,9 @@ impl SharedCoverage {
             && known.note.as_ref() != Some(note)
         {
             let consequence = if coverage.polls {
-                "scanning for changes every repository.poll_interval"
+                "file events are incomplete, scanning on a timer (repository.poll_interval)"
             } else {
-                "some changes are noticed late"
+                "changes in unwatched directories go unnoticed until the next full scan"
             };
             warn!("{consequence}: {note}");
         }

@@ -3,16 +3,17 @@
 //! Constraint: no report proves anything, and no report is lost unnoticed. Each directory has a
 //! watch of its own, set before the directory is read. Recursive watches lose the files that are
 //! written while they are being set: of 1,000 files written right after `mkdir -p a/b/c`, 10 to 627
-//! were never reported, in every version of notify that was tried. A directory that cannot be
-//! watched is counted, and everything is scanned on a timer.
+//! were never reported, in every version of notify that was tried. Directories that cannot be
+//! watched are counted. Unless a missing permission is the only cause, a timer then triggers full
+//! scans.
 //!
 //! One thread owns the watches. It opens a file as soon as a report names it, so that the content
 //! outlives the name.
 //!
-//! Map: this file has the handle, `thread` the thread, `commands` its commands. `walk` watches
-//! everything, by way of a `backend`: `native` reads inotify, with its watches in `tree`, and
-//! `notify` uses the crate notify. `report` turns paths into hints. `coverage` has the gaps, and
-//! `limits` what causes them and how to fix it.
+//! Map: this file has the handle, `thread` the thread, `commands` its commands. `walk` sets all
+//! watches through a `backend`: `native` reads inotify and keeps its watches in `tree`; `notify`
+//! uses the crate notify. `report` turns paths into hints. `coverage` counts unwatched directories.
+//! `limits` explains the causes and fixes.
 
 mod backend;
 mod commands;

@@ -85,8 +85,8 @@ impl Thread {
             if self.has_overflowed && (!is_busy || n_batches > BATCHES_MAX) {
                 self.has_overflowed = false;
                 warn!(
-                    "file events came faster than they could be read; rescanning everything \
-                     (fs.inotify.max_queued_events sets the size of the kernel's queue)"
+                    "file events were lost (queue overflow or read error); rescanning everything. \
+                     If this recurs on Linux, raise fs.inotify.max_queued_events"
                 );
                 self.walk_everything(RescanReason::Overflow);
             } else if !is_busy {

@@ -1,4 +1,4 @@
-//! Turns an HTTP answer into an outcome (contract section 4).
+//! Turns an HTTP answer into an outcome.
 //!
 //! Constraint: no other module decides anything by an HTTP status; they get the [`Outcome`].
 //! Nothing that a peer sends can cause a panic, an endless wait or large memory use. The status

@@ -1,8 +1,8 @@
-//! Builds the body of a callback, one file for each format (contract section 4).
+//! Builds the body of a callback, one file for each format .
 //!
-//! Constraint: a body is a function of its content alone, so that every attempt sends the same
-//! bytes. It uses no clock, no random boundary and no unstable order. Only values come from
-//! outside: no value can end a part, a header or a string.
+//! Constraint: a body depends on its content alone, so that every attempt sends the same bytes. It
+//! uses no clock, no random boundary and no unstable order. Untrusted values cannot break out of
+//! their part, header or string.
 
 mod cloudevents;
 mod form;

@@ -1,7 +1,7 @@
 //! Describes why there was no answer, for the log and for listings.
 //!
-//! Constraint: the text is one line, with a remedy if one is known. It has neither the query nor
-//! the user of the URL, which may be secrets.
+//! Constraint: the text is one line, with a remedy if one is known. It omits the
+//! URL's query, user name and password, which may be secrets.
 
 use std::error::Error;
 use std::io;

@@ -221,7 +221,7 @@ fn host(url: &Url) -> String {
     }
 }
 
-/// Whether a URL names this machine.
+/// Whether the URL's host is localhost or a loopback address.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

@@ -1,4 +1,4 @@
-//! Builds the request of a callback: its URL, headers and body (contract section 4).
+//! Builds the request of a callback: its URL, headers and body.
 //!
 //! Constraint: pure. The time and the attempt's number are arguments, and the body depends on
 //! neither, so that every attempt sends the same body.

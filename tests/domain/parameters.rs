@@ -1,4 +1,4 @@
-//! The parameters of callbacks (contract section 3).
+//! The parameters of callbacks.
 
 use std::collections::BTreeMap;
 

@@ -272,7 +272,7 @@ async fn nothing_is_sent_to_a_denied_address() {
         let attempt = client.send(&callback(b"<x/>"), now()).await;
         assert_eq!(attempt.outcome, Outcome::NO_ANSWER);
         let error = attempt.error.unwrap();
-        let expected = format!("{range} in network.deny; an exception goes into network.allow");
+        let expected = format!("{range} in network.deny; to allow it, add it to network.allow");
         assert!(error.starts_with("cannot connect to "), "{error}");
         assert!(error.ends_with(&expected), "{error}");
     }

@@ -2,15 +2,15 @@
 //!
 //! Constraint: a write returns only when it is durable.
 //!
-//! Operation: jobs wait in a queue ([`Writer`]). The holder of the writing connection commits all
-//! queued jobs, up to [`GROUP_MAX`], as one transaction, so that a burst costs one write to the
-//! disk instead of one each. For asynchronous tasks the holder is the writer's thread. A caller
-//! that may block holds the connection itself: two switches of threads cost more than a small
-//! commit.
+//! Operation: jobs wait in a queue ([`Writer`]). Whoever holds the writing connection commits up to
+//! [`GROUP_MAX`] queued jobs in one transaction, so a burst costs one disk write. Asynchronous tasks
+//! leave this to the writer thread. A caller that may block takes the connection and commits the
+//! queued jobs itself: two context switches cost more than a small commit.
 //!
-//! If a job or the commit fails, the transaction is undone and each job gets its own, so that a
-//! batch too large for the disk does not fail small ones. (Savepoints would avoid the repetition,
-//! but made every write half as fast: SQLite then saves each changed page once more.)
+//! If a group fails, it is rolled back and each job runs again in its own transaction. So a batch
+//! too large for the disk does not fail small ones. A locked database fails the whole group: each
+//! job would wait for the lock again. (Savepoints would avoid running jobs twice, but halved the
+//! speed of every write: SQLite then saves each changed page once more.)
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};

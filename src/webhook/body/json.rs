@@ -1,4 +1,4 @@
-//! `application/json`: the object of contract section 4.
+//! `application/json`: the documented object.
 
 use serde_json::{Map, Value, json};
 
