@@ -19,11 +19,6 @@ impl Reading {
         self.now
     }
 
-    /// The monotonic time.
-    pub(crate) fn moment(&self) -> Duration {
-        self.moment
-    }
-
     /// Whether the time of day was set back between this reading and a later one.
     pub(crate) fn was_set_back_until(&self, later: &Self) -> bool {
         let passed = later.moment.saturating_sub(self.moment);

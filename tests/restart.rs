@@ -192,6 +192,28 @@ fn a_project_that_was_removed_while_stopped_is_deleted_with_its_last_content() {
 }
 
 #[test]
+fn large_projects_that_moved_while_stopped_are_moves() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    // Three of them are more than a step keeps in memory. A move is one only if the step observes
+    // both of its directories.
+    let filler = "large ".repeat(1_500_000);
+    for number in 0..4 {
+        let content = xml("P", &format!("id-{number}"), &format!("{number} {filler}"));
+        home.write(&format!("sales/old{number}/project.xml"), &content);
+    }
+    let daemon = home.start();
+    assert!(daemon.terminate().success());
+    for number in 0..4 {
+        home.rename(&format!("sales/old{number}"), &format!("sales/new{number}"));
+    }
+    let daemon = home.start();
+    daemon.fence();
+    assert_eq!(daemon.events(), [""; 0]);
+    assert_eq!(endpoint.n(), 0);
+}
+
+#[test]
 fn pending_deliveries_are_sent_unchanged_after_a_restart() {
     // The endpoint accepts nothing until the restart.
     let accepts = std::sync::Arc::new(AtomicBool::new(false));

@@ -14,7 +14,6 @@ use tokio::task::JoinSet;
 
 use super::handle::QueueHandle;
 use super::next_of;
-use crate::clock::Reading;
 use crate::domain::project::ProjectKey;
 use crate::store::{Claim, Claims, Store, StoreError, Unreadable};
 
@@ -43,9 +42,8 @@ pub(super) struct Prefetch {
     busy: HashSet<ProjectKey>,
     /// The question to the store, at most one.
     question: JoinSet<Result<Claims, StoreError>>,
-    /// How many claims the question asks for, and since when.
+    /// How many claims the question asks for.
     n_asked: usize,
-    asked_at: Duration,
     /// The projects that were released since the question.
     released: HashSet<ProjectKey>,
     /// Whether to drop the answer to the question.
@@ -62,7 +60,6 @@ impl Prefetch {
             busy: HashSet::new(),
             question: JoinSet::new(),
             n_asked: 0,
-            asked_at: Duration::ZERO,
             released: HashSet::new(),
             is_outdated: false,
             may_be_more: true,
@@ -140,7 +137,7 @@ impl Prefetch {
         &mut self,
         store: &Store,
         webhook: &str,
-        at: Reading,
+        now: Timestamp,
         room: usize,
         is_ahead: bool,
     ) {
@@ -153,13 +150,12 @@ impl Prefetch {
         if is_enough || !self.may_be_more || self.is_asking() {
             return;
         }
-        self.asked_at = at.moment();
         self.n_asked = room.saturating_add(ahead).saturating_sub(n_claims);
         self.may_be_more = false;
         self.is_outdated = false;
         self.released.clear();
         let (store, webhook) = (store.clone(), webhook.to_owned());
-        let (now, n_asked, busy) = (at.now(), self.n_asked, self.busy.clone());
+        let (n_asked, busy) = (self.n_asked, self.busy.clone());
         self.question
             .spawn(async move { store.claim_due(&webhook, now, n_asked, busy).await });
     }
@@ -172,10 +168,14 @@ impl Prefetch {
         }
     }
 
-    /// Takes the claims of an answer.
+    /// Takes the claims of an answer, which are valid from this monotonic time on.
     ///
     /// Returns the unreadable deliveries, and the due time of the next one.
-    pub(super) fn accept(&mut self, answer: Claims) -> (Vec<Unreadable>, Option<Timestamp>) {
+    pub(super) fn accept(
+        &mut self,
+        answer: Claims,
+        moment: Duration,
+    ) -> (Vec<Unreadable>, Option<Timestamp>) {
         if std::mem::take(&mut self.is_outdated) {
             self.may_be_more = true;
             return (Vec::new(), None);
@@ -188,7 +188,7 @@ impl Prefetch {
         for claim in answer.ready {
             let project = &claim.event.key;
             if !self.busy.contains(project) && !released.contains(project) {
-                self.push(claim, self.asked_at);
+                self.push(claim, moment);
             }
         }
         let unreadable = answer

@@ -163,9 +163,8 @@ impl Queue {
         self.send(&target, concurrency, is_probe);
         let room = concurrency.saturating_sub(self.in_flight.len());
         if !self.is_store_failing {
-            let at = self.shared.clock.reading();
             self.prefetch
-                .ask(&self.shared.store, &self.name, at, room, !is_probe);
+                .ask(&self.shared.store, &self.name, now, room, !is_probe);
         }
         if room == 0 || self.prefetch.is_asking() {
             // The end of an attempt or the answer wakes the queue.
@@ -228,7 +227,7 @@ impl Queue {
     async fn accept_claims(&mut self, answer: Result<Claims, StoreError>) {
         let moment = self.shared.clock.moment();
         let (unreadable, next_due) = match answer {
-            Ok(claims) => self.prefetch.accept(claims),
+            Ok(claims) => self.prefetch.accept(claims, moment),
             Err(error) => return self.ask_later(&error),
         };
         let now = self.shared.clock.now();

@@ -143,14 +143,18 @@ impl Fixture {
     }
 
     fn ask(&mut self) {
-        let at = Clock::start().reading();
-        self.prefetch.ask(&self.store, "catalog", at, 4, true);
+        let now = Clock::start().now();
+        self.prefetch.ask(&self.store, "catalog", now, 4, true);
     }
 
-    /// Replaces the store's answer.
+    /// Replaces the store's answer, which comes at time 0.
     async fn accept(&mut self, ready: Vec<Claim>) {
+        self.accept_at(Duration::ZERO, ready).await;
+    }
+
+    async fn accept_at(&mut self, moment: Duration, ready: Vec<Claim>) {
         self.prefetch.answer().await.unwrap();
-        self.prefetch.accept(answer(ready));
+        self.prefetch.accept(answer(ready), moment);
     }
 
     fn next(&mut self) -> Option<i64> {
@@ -217,6 +221,18 @@ async fn claims_expire() {
     assert!(fixture.prefetch.is_empty());
     fixture.ask();
     fixture.accept(vec![claim(1, "a")]).await;
+    assert_eq!(fixture.next(), Some(1));
+}
+
+/// Otherwise a store that takes longer than a claim is valid would be asked again and again, and
+/// nothing would be sent.
+#[tokio::test]
+async fn claims_of_a_late_answer_are_valid() {
+    let mut fixture = Fixture::new();
+    fixture.ask();
+    let late = Duration::from_secs(10);
+    fixture.accept_at(late, vec![claim(1, "a")]).await;
+    fixture.prefetch.drop_expired(late);
     assert_eq!(fixture.next(), Some(1));
 }
 

@@ -113,7 +113,7 @@ impl Gatherer<'_> {
         due: Vec<Due>,
         gathered: &mut Gathered,
     ) -> Result<(), StoreError> {
-        self.observe_each(due, gathered)?;
+        self.observe_each(due, BATCH_BYTES, gathered)?;
         self.judge_held(gathered);
         let mut first = 0;
         loop {
@@ -126,7 +126,9 @@ impl Gatherer<'_> {
                 break;
             }
             first = n_observed;
-            self.observe_each(origins, gathered)?;
+            // All of them: an arrival without its origin would be an import. They add few bytes: a
+            // project that is gone has none, and an unchanged one is not read.
+            self.observe_each(origins, usize::MAX, gathered)?;
         }
         self.observe_arrivals_again(gathered);
         for observation in &mut gathered.observations {
@@ -135,11 +137,17 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    fn observe_each(&mut self, due: Vec<Due>, gathered: &mut Gathered) -> Result<(), StoreError> {
+    /// Observes projects until the contents exceed `bytes_max`.
+    fn observe_each(
+        &mut self,
+        due: Vec<Due>,
+        bytes_max: usize,
+        gathered: &mut Gathered,
+    ) -> Result<(), StoreError> {
         let keys: Vec<ProjectKey> = due.iter().map(|due| due.key.clone()).collect();
         let recorded = self.store.recorded_many(&keys)?;
         for (due, recorded) in due.into_iter().zip(recorded) {
-            if gathered.n_bytes > BATCH_BYTES {
+            if gathered.n_bytes > bytes_max {
                 break;
             }
             let seen = self

@@ -90,7 +90,7 @@ fn the_most_specific_entry_decides_and_the_defaults_only_without_one() {
         ("10.1.2.3", None),
         ("169.254.10.1", None),
         ("169.254.10.9", Some("169.254.10.9/32 in network.deny")),
-        ("169.254.169.254", Some("169.254.0.0/16 is link-local")),
+        ("169.254.169.254", Some("169.254.0.0/16: link-local")),
         ("fd00:ec2::254", None),
         ("::1", Some("::1/128 in network.deny")),
         ("64:ff9b::a00:1", Some("10.0.0.0/8 in network.deny")),

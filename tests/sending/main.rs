@@ -207,7 +207,7 @@ fn a_socks_proxy_of_the_environment_is_used() {
     }
     let (_, metadata) = &shown["metadata"];
     assert!(
-        metadata.contains("169.254.0.0/16 is link-local"),
+        metadata.contains("169.254.0.0/16: link-local"),
         "{metadata}"
     );
     let mut heads = proxy.heads();

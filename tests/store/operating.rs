@@ -219,3 +219,30 @@ fn listings_filter_and_show_the_newest_first() {
         2
     );
 }
+
+/// A redelivered older delivery is before one that has failed and waits.
+#[test]
+fn new_settings_retry_a_failed_delivery_behind_a_redelivered_one() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let configure = |fingerprint: u8, seconds: i64| {
+        let fingerprints = vec![("catalog".to_owned(), [fingerprint; 32])];
+        wait(store.set_fingerprints(fingerprints, at(seconds))).unwrap();
+    };
+    configure(1, 0);
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    store.record(one_event("a", "two", &["catalog"])).unwrap();
+    end(&store, &claim(&store, "catalog", at(0)), Verdict::Dead);
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(at(9000)),
+    );
+    let mut operations = fixture.operations();
+    operations.redeliver(&in_state(State::Dead), at(5)).unwrap();
+    configure(2, 6);
+    let first = claim(&store, "catalog", at(6));
+    assert_eq!(first.payload, bytes("one"));
+    end(&store, &first, Verdict::Delivered);
+    assert_eq!(claim(&store, "catalog", at(6)).payload, bytes("two"));
+}

@@ -391,11 +391,12 @@ pub(super) fn retry_now(
     webhook: &str,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    // Only heads have failed: deliveries behind one were not attempted.
+    // Not heads alone: a redelivered older delivery may be before one that failed.
     connection
         .prepare_cached(
             "UPDATE deliveries SET due_ms = ?2 WHERE id IN (SELECT id FROM deliveries \
-             WHERE webhook = ?1 AND is_head AND due_ms > ?2 AND n_attempts > n_attempts_before \
+             WHERE webhook = ?1 AND state = 'pending' AND due_ms > ?2 \
+             AND n_attempts > n_attempts_before \
              AND NOT is_due_as_asked)",
         )?
         .execute(params![webhook, row::milliseconds(now)])?;
