@@ -56,9 +56,9 @@ async fn a_name_without_an_allowed_address_is_an_error() {
             &["10.0.0.1", "169.254.169.254"][..],
             "10.0.0.1 is denied by 10.0.0.0/8 in network.deny",
         ),
-        ("a.example", &["fe80::1"], "fe80::/10 is link-local"),
-        ("169.254.169.254", &[], "169.254.0.0/16 is link-local"),
-        ("[fe80::1]", &[], "fe80::/10 is link-local"),
+        ("a.example", &["fe80::1"], "fe80::/10: link-local"),
+        ("169.254.169.254", &[], "169.254.0.0/16: link-local"),
+        ("[fe80::1]", &[], "fe80::/10: link-local"),
         ("a.example", &[], "has no address"),
     ] {
         let lookup = GuardedLookup::new(policy.clone(), Arc::new(Fixed(addresses(found))));
