@@ -11,9 +11,9 @@ pub trait Environment {
     /// The value of a variable, if it is set.
     fn variable(&self, name: &str) -> Option<OsString>;
 
-    /// Whether credentials, variables and files are read for their values.
+    /// Whether values are read from credentials, variables and files.
     ///
-    /// If they are not, each has a placeholder, and the configuration is not fit for sending.
+    /// If not, each such value is a placeholder, and the configuration cannot be used to send.
     fn reads_secrets(&self) -> bool {
         true
     }
@@ -41,13 +41,13 @@ pub struct SystemEnvironment;
 
 impl Environment for SystemEnvironment {
     fn variable(&self, name: &str) -> Option<OsString> {
-        // The name comes from the file, and `var_os` may panic for impossible names.
+        // The name comes from the configuration, and `var_os` may panic on an invalid name.
         let possible = !name.is_empty() && !name.contains(['=', '\0']);
         possible.then(|| std::env::var_os(name)).flatten()
     }
 }
 
-/// A fixed environment.
+/// A fixed environment, for tests.
 impl Environment for BTreeMap<String, String> {
     fn variable(&self, name: &str) -> Option<OsString> {
         self.get(name).map(OsString::from)

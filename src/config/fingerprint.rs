@@ -1,20 +1,21 @@
 //! A hash of a webhook's settings.
 //!
-//! Constraint: it depends on every setting of the webhook and on nothing else, and shows no secret.
+//! Constraint: the hash depends on every setting of the webhook and on nothing else. It reveals no
+//! secret.
 
 use secrecy::ExposeSecret;
 
 use super::Webhook;
 
-/// A hash over all settings of a webhook, the values of its secrets included.
+/// Hashes all settings of a webhook, including the values of its secrets.
 ///
-/// It tells across restarts whether the configuration of a disabled webhook has changed. The store
-/// keeps it, and the secrets cannot be recovered from a BLAKE3 hash. The context string separates it
-/// from every other hash of this program, and changes with the list of settings.
+/// The store keeps the hash. By it, a restarted daemon knows whether the configuration of a disabled
+/// webhook has changed. The secrets cannot be recovered from a BLAKE3 hash. The context string
+/// separates this hash from all others of this program. It changes with the list of settings.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 2");
-    // Each part has its length before it and each list its count, so that different webhooks never
-    // give the same bytes.
+    // A length precedes each part, and a count each list. So different webhooks never hash the
+    // same bytes.
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);

@@ -1,7 +1,7 @@
 //! The headers and secrets of a webhook.
 //!
-//! Constraint: no value that is read here is ever printed. All header values are marked sensitive:
-//! only their owner knows which of them are secrets.
+//! Constraint: the values of headers and secrets are never printed. All header values are marked
+//! sensitive, because only their owner knows which of them are secrets.
 
 use std::collections::HashMap;
 
@@ -14,15 +14,15 @@ use super::reader::{Context, Fault, Location, Mapping, all};
 use super::source;
 use super::value::Value;
 
-/// Marks a secret as base64.
+/// The prefix of a secret that is written in base64.
 const BASE64_PREFIX: &str = "whsec_";
 
-/// The length in bytes below which a secret can be guessed.
+/// The length, in bytes, below which a secret gives a warning.
 ///
-/// Standard Webhooks asks for 24 to 64.
+/// Standard Webhooks asks for 24 to 64 bytes.
 const SECRET_MIN: usize = 24;
 
-/// Headers that the daemon sets, or that belong to the connection.
+/// Headers that the daemon sets, or that control the connection.
 const OWN_HEADERS: &[&str] = &[
     "accept-encoding",
     "connection",
@@ -40,7 +40,7 @@ const OWN_HEADERS: &[&str] = &[
     "user-agent",
 ];
 
-/// Prefixes of such headers.
+/// Prefixes of further headers that the daemon sets.
 const OWN_PREFIXES: &[&str] = &["webhook-", "ce-"];
 
 /// Headers whose value is usually a secret.
@@ -51,7 +51,7 @@ const SECRET_HEADERS: &[&str] = &[
     "x-api-key",
 ];
 
-/// Whether the daemon sets a header, or it belongs to the connection.
+/// Whether the user may not set a header: the daemon sets it, or it controls the connection.
 pub(crate) fn is_reserved(name: &HeaderName) -> bool {
     let name = name.as_str();
     OWN_HEADERS.contains(&name) || OWN_PREFIXES.iter().any(|own| name.starts_with(own))
@@ -87,9 +87,8 @@ fn header_name(written: &str) -> Result<HeaderName, Fault> {
     })?;
     if is_reserved(&name) {
         let message = format!("the header {name} is set by the daemon itself");
-        return Err(
-            Fault::new(message).allowed("any header but webhook-*, ce-* and those of HTTP itself")
-        );
+        return Err(Fault::new(message)
+            .allowed("any header except webhook-*, ce-* and those of HTTP itself"));
     }
     Ok(name)
 }
@@ -115,8 +114,8 @@ fn header_value(
 
 fn warn_of_plain_secret(location: &Location, context: &mut Context<'_>) {
     if context.world_readable {
-        let message = "this secret stands in a file that everybody on this machine can read; \
-                       chmod 0640 it, or use { credential: NAME } or { file: PATH }";
+        let message = "this secret is in a file that every user of this machine can read; \
+                       chmod 0640 the file, or use { credential: NAME } or { file: PATH }";
         context.warning(location, message);
     }
 }
@@ -141,12 +140,12 @@ pub(super) fn secrets(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ve
     }))
 }
 
-/// Checks a secret more strictly than [`signing_key`], as receivers do.
+/// Decodes a secret like [`signing_key`], but as strictly as receivers do.
 fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
     const ALLOWED: &str = "whsec_ and base64 with its padding, or raw text";
     let text = secret.expose_secret();
     if text.starts_with("whsk_") || text.starts_with("whpk_") {
-        let message = "is an asymmetric key; signatures are HMAC-SHA256, by a shared secret";
+        let message = "is an asymmetric key; signatures are HMAC-SHA256 with a shared secret";
         return Err(Fault::new(message).allowed(ALLOWED));
     }
     let is_padded = text
@@ -155,10 +154,10 @@ fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
     signing_key(secret)
         .ok()
         .filter(|_| is_padded)
-        .ok_or_else(|| Fault::new("what follows whsec_ is not base64").allowed(ALLOWED))
+        .ok_or_else(|| Fault::new("the text after whsec_ is not base64").allowed(ALLOWED))
 }
 
-/// The reason why a text is no signing secret, without the text.
+/// The reason why a text is not a signing secret. It does not contain the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// The text is empty.
@@ -171,11 +170,11 @@ pub enum SecretError {
 
 /// Returns the key of a signing secret: `whsec_` and base64, or raw text.
 ///
-/// The padding of the base64 is optional here, since some generators leave it out.
+/// The base64 padding is optional here, because some generators leave it out.
 ///
 /// # Errors
 ///
-/// When the key is empty, or the text after `whsec_` is not base64.
+/// The key is empty, or the text after `whsec_` is not base64.
 pub(crate) fn signing_key(secret: &SecretString) -> Result<Vec<u8>, SecretError> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &alphabet::STANDARD,

@@ -1,7 +1,7 @@
-//! From a tree of values to a [`Config`].
+//! Makes a [`Config`] of a tree of values.
 //!
-//! Constraint: every mapping is read to its end before anything gives up, so that all errors are
-//! listed at once. This layer alone checks the repository, secrets and PEM files that a
+//! Constraint: a reader reads its whole mapping before it returns an error, so that all errors are
+//! listed at once. Only this layer checks the repository, secrets and PEM files that a
 //! configuration refers to.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use crate::domain::parameters::{Naming, Organization, UsernameSource};
 
 /// The longest path of a Unix socket, in bytes.
 ///
-/// `sun_path` has 108 on Linux and 104 on macOS, and ends in a zero.
+/// `sun_path` has 108 bytes on Linux and 104 on macOS. The last is a zero.
 const SOCKET_PATH_MAX: usize = 103;
 
 /// Reads a configuration from the bytes of `file`.
@@ -35,7 +35,7 @@ pub(super) fn load(
         warnings: Vec::new(),
     };
     let absolute = std::path::absolute(file).map_err(|error| {
-        let message = format!("cannot make its path absolute: {error}");
+        let message = format!("the path of the file cannot be made absolute: {error}");
         whole(vec![Problem::of_file(file, message)])
     })?;
     let tree = yaml::parse(bytes, file).map_err(whole)?;
@@ -54,7 +54,7 @@ pub(super) fn load(
         _ => {
             let mut errors = arranged(context.errors, file);
             if errors.is_empty() {
-                // Every reader that gives up reports why; this line is for one that forgets.
+                // Every reader reports its error. This line is for a reader with a bug.
                 errors.push(Problem::of_file(file, "is not valid"));
             }
             Err(Problems { errors, warnings })
@@ -144,8 +144,8 @@ fn organizations(
 
 fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<UsernameSource> {
     if matches!(item.node.kind, Kind::Map(_)) {
-        // `annotation: author` with a space is a mapping to YAML.
-        let message = "must be a text, not a mapping; leave out the space";
+        // YAML reads `annotation: author`, with a space, as a mapping.
+        let message = "must be a string, not a mapping; remove the space after the colon";
         context.error(&item.location, Fault::not_allowed(message));
         return None;
     }
@@ -187,7 +187,7 @@ fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
     let listen = context.accept(&value.location, listen)?;
     let is_local = |address: &SocketAddr| address.ip().is_loopback();
     if matches!(&listen, Listen::Tcp(address) if !is_local(address)) {
-        let message = "metrics and health are served without authentication, beyond this machine";
+        let message = "other machines can read metrics and health here, without authentication";
         context.warning(&value.location, message);
     }
     Some(listen)
@@ -195,12 +195,12 @@ fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
 
 fn socket(written: &str, path: PathBuf) -> Result<Listen, Fault> {
     if written.trim().is_empty() || written.ends_with('/') {
-        return Err(Fault::not_allowed("names no socket"));
+        return Err(Fault::not_allowed("has no file name for the socket"));
     }
     let length = path.as_os_str().len();
     if length > SOCKET_PATH_MAX {
         return Err(Fault::new(format!(
-            "the path of a socket has at most {SOCKET_PATH_MAX} bytes, and {} has {length}",
+            "the path of a socket has at most {SOCKET_PATH_MAX} bytes, but {} has {length}",
             path.display()
         )));
     }

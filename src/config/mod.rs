@@ -1,15 +1,20 @@
-//! config.yaml: its text, and the valid configuration that comes of it.
+//! Reads config.yaml and returns a valid configuration.
 //!
-//! Constraint: no other layer checks a setting again. [`Config`] holds only valid values, with
-//! secrets read and paths absolute. Errors become [`Problem`]s, all of them at once, each with
+//! Constraint: no other layer checks a setting again. [`Config`] holds only valid values. Its
+//! secrets are read and its paths are absolute. All errors are listed at once, as [`Problem`]s with
 //! file, line, key path and the allowed values.
 //!
-//! Map, in reading order: [`settings`] is the table of settings. `yaml` turns bytes into a tree of
-//! values with their positions. `reader` reads a mapping of it by the table, `value` a single
-//! value, `units` durations and sizes, `source` values from credentials, the environment and
-//! files. `load` makes a [`Config`] of all that, with the help of `repository`, `webhook`,
-//! `subscription`, `headers`, `tls` and `network`. `problem` is the form of an error, and
-//! `fingerprint` a hash of a webhook's settings.
+//! Modules, in reading order:
+//!
+//! - [`settings`] is the table of settings.
+//! - `yaml` parses bytes into a tree of values with their positions.
+//! - `reader` reads a mapping by the table, and `value` a single value.
+//! - `units` reads durations and sizes.
+//! - `source` reads values from credentials, the environment and files.
+//! - `load` makes a [`Config`] of the tree. `repository`, `webhook`, `subscription`, `headers`,
+//!   `tls` and `network` read its parts.
+//! - `problem` is an error or a warning.
+//! - `fingerprint` hashes the settings of a webhook.
 
 mod environment;
 mod fingerprint;
@@ -55,12 +60,12 @@ pub use problem::{Position, Problem, Problems};
 pub(crate) use repository::given_state_dir;
 pub(crate) use units::duration_text;
 
-/// A valid configuration, with warnings.
+/// A valid configuration and the warnings about it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// Settings that are valid and probably not meant.
+    /// Settings that are valid but probably not intended.
     pub warnings: Vec<Problem>,
 }
 
@@ -68,7 +73,7 @@ pub struct Loaded {
 ///
 /// # Errors
 ///
-/// All problems of the configuration, or that the file is absent or unreadable.
+/// The configuration has errors, or its file is absent or unreadable.
 pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Problems> {
     match read(file) {
         Ok((bytes, mode)) => load::load(&bytes, file, mode & 0o004 != 0, environment),
@@ -76,7 +81,7 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
             let message = if error.kind() == std::io::ErrorKind::NotFound {
                 let [here, system] = Config::default_files();
                 format!(
-                    "there is no configuration here; name one with --config FILE, or put it at {} \
+                    "the configuration file does not exist; pass --config FILE, or create {} \
                      or {} (`project-webhooks demo` needs none)",
                     here.display(),
                     system.display()
@@ -92,13 +97,13 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
     }
 }
 
-/// Reads a configuration from bytes, as though they were in `file`.
+/// Reads a configuration from bytes instead of a file.
 ///
-/// The file need not exist.
+/// Messages and relative paths use the path `file`, which need not exist.
 ///
 /// # Errors
 ///
-/// All problems of the configuration.
+/// The configuration has errors.
 pub fn load_str(
     bytes: &[u8],
     file: &Path,
@@ -107,10 +112,10 @@ pub fn load_str(
     load::load(bytes, file, false, environment)
 }
 
-/// Reads the file and its mode, up to one byte above the limit.
+/// Reads the content and the mode of the file, up to one byte above the size limit.
 ///
-/// A pipe with a writer is read to its end, as with `--config <(command)`. A pipe without a writer is
-/// empty: waiting for one would block the daemon.
+/// A pipe with a writer is read to its end, as for `--config <(command)`. A pipe without a writer
+/// reads as empty, because the daemon would block while it waits for one.
 fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, nonblocking, Mode::empty())?;
@@ -126,28 +131,28 @@ fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
 /// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file it was read from, absolute.
+    /// The absolute path of the configuration file.
     pub file: PathBuf,
     /// The watched repository.
     pub repository: Repository,
-    /// The directory of the daemon's state, absolute.
+    /// The absolute path of the state directory.
     pub state_dir: PathBuf,
     /// The names of organizations and users.
     pub naming: Naming,
     /// The webhooks in the order of the file.
     pub webhooks: Vec<Webhook>,
-    /// The addresses that callbacks may be sent to.
+    /// The IP addresses that callbacks may be sent to.
     pub network: NetworkPolicy,
     /// How long finished deliveries are kept.
     pub retention: Retention,
-    /// The address of metrics and health.
+    /// The address where metrics and health are served, if any.
     pub admin: Option<Listen>,
     /// The level and the format of the log.
     pub log: Log,
 }
 
 impl Config {
-    /// The files that are tried if none is named, in this order.
+    /// The files to try, in this order, if the user names none.
     fn default_files() -> [PathBuf; 2] {
         [
             PathBuf::from("./config.yaml"),
@@ -155,9 +160,9 @@ impl Config {
         ]
     }
 
-    /// The file to read: the named one, else the first default that exists.
+    /// Returns the file to read: the named one, else the first default that exists.
     ///
-    /// If no default exists it is the first one, so that the error names it.
+    /// If no default exists, returns the first one, so that the error names it.
     pub(crate) fn file_or_default(named: Option<&Path>) -> PathBuf {
         if let Some(named) = named {
             return named.to_owned();
@@ -170,7 +175,7 @@ impl Config {
         }
     }
 
-    /// The settings of `new` that a running daemon cannot take over, as key paths.
+    /// The changed settings that take effect only after a restart, as key paths.
     pub(crate) fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let differs = |key| match key {
             "state_dir" => self.state_dir != new.state_dir,
@@ -187,52 +192,52 @@ impl Config {
 /// The watched repository.
 #[derive(Clone, Debug)]
 pub struct Repository {
-    /// Its root, absolute.
+    /// The absolute path of the root.
     pub path: PathBuf,
-    /// The paths of projects in it.
+    /// The paths of projects below the root.
     pub layout: Layout,
     /// The templates of the layout, as written.
     pub templates: Templates,
-    /// How long a project must be idle before a removal in it counts.
+    /// How long a project must be idle before a missing file counts as removed.
     pub settle: Duration,
     /// The time between full scans.
     pub rescan: Duration,
-    /// The way to notice changes.
+    /// How the daemon notices changes.
     pub watch: WatchMode,
-    /// The time between scans if the system reports no changes.
+    /// The time between scans when the operating system reports no changes.
     pub poll_interval: Duration,
     /// The largest file that is read, in bytes.
     pub max_file_size: u64,
-    /// The treatment of existing files on the first start.
+    /// Whether the first start reports existing files.
     pub on_first_start: FirstStart,
 }
 
 /// Path templates, as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Templates {
-    /// Of definitions.
+    /// Templates of definitions.
     pub project: Vec<String>,
-    /// Of published copies.
+    /// Templates of published copies.
     pub published: Vec<String>,
-    /// Of snapshots.
+    /// Templates of snapshots.
     pub snapshot: Vec<String>,
 }
 
-/// The way to notice changes.
+/// How the daemon notices changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchMode {
-    /// The best that there is: scans on a timer too if the file system is a network's.
+    /// `Native` on Linux, `Notify` elsewhere; on a network file system also scans on a timer.
     Auto,
-    /// The daemon reads inotify, on Linux.
+    /// Reads inotify directly. Linux only.
     Native,
-    /// The crate notify reads what the system has.
+    /// Uses the operating system's change events through the crate notify.
     Notify,
     /// Scans on a timer.
     Poll,
 }
 
 impl WatchMode {
-    /// All of them, in the order of the documentation.
+    /// All modes, in the order of the documentation.
     pub const ALL: [WatchMode; 4] = [
         WatchMode::Auto,
         WatchMode::Native,
@@ -240,7 +245,7 @@ impl WatchMode {
         WatchMode::Poll,
     ];
 
-    /// The mode with `auto` replaced by the backend of this system.
+    /// Replaces `auto` by the default mode of this operating system.
     pub const fn resolved(self) -> Self {
         match self {
             WatchMode::Auto if cfg!(target_os = "linux") => WatchMode::Native,
@@ -249,7 +254,7 @@ impl WatchMode {
         }
     }
 
-    /// The word in the configuration.
+    /// The word for it in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             WatchMode::Auto => "auto",
@@ -260,20 +265,20 @@ impl WatchMode {
     }
 }
 
-/// The treatment of existing files on the first start.
+/// Whether the first start reports existing files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstStart {
-    /// Record them silently.
+    /// Records existing files without events.
     Adopt,
-    /// Report them as imports, snapshots and published copies.
+    /// Reports existing files as imports, snapshots and published copies.
     Report,
 }
 
 impl FirstStart {
-    /// All of them, in the order of the documentation.
+    /// Both words, in the order of the documentation.
     pub const ALL: [FirstStart; 2] = [FirstStart::Adopt, FirstStart::Report];
 
-    /// The word in the configuration.
+    /// The word for it in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             FirstStart::Adopt => "adopt",
@@ -285,47 +290,47 @@ impl FirstStart {
 /// A webhook.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// Its events and projects; `webhook` is the unique name.
+    /// The subscribed events and projects, and the unique name of the webhook.
     pub subscription: Subscription,
-    /// The globs of the subscription's filter, as written; empty without a filter.
+    /// The globs of `projects`, as written. Empty if the webhook gets all projects.
     pub project_globs: Vec<String>,
-    /// The address of the receiver.
+    /// The URL of the receiver.
     pub url: Url,
-    /// The format of the body.
+    /// The format of the request body.
     pub format: Format,
-    /// Configured headers.
+    /// The headers that the user configured.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
-    /// No secret, one, or two during a rotation.
+    /// The signing secrets: none, one, or two during a rotation.
     pub secrets: Vec<SecretString>,
-    /// The bound of a whole exchange.
+    /// The time limit of an attempt, from name resolution to the end of the answer.
     pub timeout: Duration,
-    /// The bound of its first part: name resolution, connection, proxy and TLS.
+    /// The time limit of connecting: name resolution, connection, proxy and TLS.
     pub connect_timeout: Duration,
-    /// The delay before each attempt.
+    /// The delay before each attempt. Its length is the maximum number of attempts.
     pub schedule: Vec<Duration>,
-    /// How many projects are served at the same time.
+    /// The maximum number of projects with a request in progress at the same time.
     pub concurrency: usize,
     /// Extra certificate authorities, and the client certificate with its key.
     pub tls: Tls,
-    /// Whether it gets deliveries.
+    /// Whether events are delivered to this webhook.
     pub enabled: bool,
 }
 
 impl Webhook {
-    /// Its unique name.
+    /// The unique name of the webhook.
     pub fn name(&self) -> &str {
         &self.subscription.webhook
     }
 }
 
-/// The format of the body.
+/// The format of the request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `multipart/form-data`.
     Multipart,
     /// `application/x-www-form-urlencoded`.
     Form,
-    /// The XML, with the parameters in the query string.
+    /// The project.xml as the body, with the parameters in the query string.
     Xml,
     /// `application/json`.
     Json,
@@ -334,7 +339,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// All of them, in the order of the documentation.
+    /// All formats, in the order of the documentation.
     pub const ALL: [Format; 5] = [
         Format::Multipart,
         Format::Form,
@@ -343,7 +348,7 @@ impl Format {
         Format::CloudEvents,
     ];
 
-    /// The word in the configuration and in listings.
+    /// The word for it in the configuration and in listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Format::Multipart => "multipart",
@@ -358,16 +363,16 @@ impl Format {
 /// The certificates and keys of a webhook's TLS connections.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Authorities to trust in addition to the system's.
+    /// Certificate authorities to trust in addition to the system's.
     pub ca: Vec<CertificateDer<'static>>,
     /// The client's own certificate and key.
     pub identity: Option<Arc<ClientIdentity>>,
 }
 
-/// A client certificate with its key. It prints without the key.
+/// A client certificate with its key. Its `Debug` output omits the key.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ClientIdentity {
-    /// The certificate chain, the client's own first.
+    /// The certificate chain. The client's own certificate is first.
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key.
     pub key: PrivateKeyDer<'static>,
@@ -376,13 +381,13 @@ pub struct ClientIdentity {
 /// How long finished deliveries are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Delivered ones.
+    /// How long delivered deliveries are kept.
     pub delivered: Duration,
-    /// Dead ones.
+    /// How long dead deliveries are kept.
     pub dead: Duration,
 }
 
-/// The address of metrics and health.
+/// The address where metrics and health are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// A TCP address.
@@ -404,27 +409,27 @@ impl std::fmt::Display for Listen {
 /// The level and the format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// The least severe level.
+    /// The least severe level that is logged.
     pub level: tracing::Level,
-    /// The format of a line.
+    /// The format of a log line.
     pub format: LogFormat,
 }
 
 /// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// journald's own protocol under systemd, else text.
+    /// `Journald` under systemd, else `Text`.
     Auto,
     /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Json,
-    /// journald's own protocol.
+    /// The native protocol of journald.
     Journald,
 }
 
 impl LogFormat {
-    /// All of them, in the order of the documentation.
+    /// All formats, in the order of the documentation.
     pub const ALL: [LogFormat; 4] = [
         LogFormat::Auto,
         LogFormat::Text,
@@ -432,7 +437,7 @@ impl LogFormat {
         LogFormat::Journald,
     ];
 
-    /// The word in the configuration.
+    /// The word for it in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             LogFormat::Auto => "auto",
@@ -443,7 +448,7 @@ impl LogFormat {
     }
 }
 
-/// The levels of logging by their words, the most severe first.
+/// The log levels with their words in the configuration. The most severe is first.
 pub const LOG_LEVELS: [(&str, tracing::Level); 5] = [
     ("error", tracing::Level::ERROR),
     ("warn", tracing::Level::WARN),

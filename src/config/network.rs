@@ -1,12 +1,12 @@
-//! `network`: the addresses that callbacks may be sent to.
+//! The network policy: the IP addresses that callbacks may be sent to.
 //!
-//! Constraint: the policy decides from one IP address and the settings, never from a host name. A
-//! name can resolve to another address between the check and the connection. The caller checks
-//! each address that it is about to connect to.
+//! Constraint: the policy checks an IP address, never a host name. A name can resolve to another
+//! address between the check and the connection. The caller checks each address right before it
+//! connects.
 //!
-//! The most specific entry that contains the address decides. Without an entry, the policy denies
-//! link-local, cloud metadata and unspecified addresses. It allows all others, including loopback
-//! and private networks: receivers are commonly in-house.
+//! The most specific entry that contains the address decides. If no entry contains it, the policy
+//! denies link-local, cloud metadata and unspecified addresses. It allows all others, including
+//! loopback and private networks, because receivers are often in-house.
 
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,45 +17,45 @@ use super::problem::shown;
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::value::Value;
 
-/// The addresses that callbacks may be sent to.
+/// The IP addresses that callbacks may be sent to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkPolicy {
-    /// Ranges that are allowed.
+    /// Allowed ranges.
     pub allow: Vec<IpNet>,
-    /// Ranges that are denied. None is in both lists.
+    /// Denied ranges. No range is in both lists.
     pub deny: Vec<IpNet>,
 }
 
-/// A denied address, and the reason.
+/// The reason why an address is denied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// An entry of `network.deny`.
+    /// An entry of `network.deny` contains the address.
     #[error(
         "the address {address} is denied by {range} in network.deny; to allow it, add it to \
          network.allow"
     )]
     BySetting {
-        /// The address.
+        /// The denied address.
         address: IpAddr,
-        /// The entry.
+        /// The entry of `network.deny`.
         range: IpNet,
     },
-    /// One of the ranges that are denied by default.
+    /// The address is in a range that is denied by default.
     #[error(
         "the address {address} is denied by default ({range}: {what}); to allow it, add it to \
          network.allow"
     )]
     ByDefault {
-        /// The address.
+        /// The denied address.
         address: IpAddr,
-        /// The range.
+        /// The range that contains it.
         range: IpNet,
-        /// The purpose of the range.
+        /// The purpose of the range, for the message.
         what: &'static str,
     },
 }
 
-const LINK_LOCAL: &str = "link-local, clouds serve machine credentials there";
+const LINK_LOCAL: &str = "link-local, where clouds serve machine credentials";
 const METADATA: &str = "cloud metadata service, which serves machine credentials";
 const UNSPECIFIED: &str = "unspecified, never a receiver";
 
@@ -74,11 +74,11 @@ fn defaults() -> impl Iterator<Item = (IpNet, &'static str)> {
     [
         (v4(169, 254, 0, 0, 16), LINK_LOCAL),
         (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), LINK_LOCAL),
-        // Amazon, with the agents that give credentials to containers.
+        // Amazon, including the agents that serve credentials to containers.
         (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), METADATA),
         // Google.
         (v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128), METADATA),
-        // Oracle, and its older cloud.
+        // Oracle: the present cloud, and below it the older one.
         (
             v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128),
             METADATA,
@@ -98,11 +98,11 @@ fn defaults() -> impl Iterator<Item = (IpNet, &'static str)> {
 }
 
 impl NetworkPolicy {
-    /// Checks whether an address may be connected to.
+    /// Checks whether the policy allows connecting to an address.
     ///
     /// # Errors
     ///
-    /// It may not; the error names the reason and the setting that allows it.
+    /// The address is denied. The error names the reason and the setting that allows it.
     pub fn judge(&self, address: IpAddr) -> Result<(), Denied> {
         reached(address).try_for_each(|address| self.judge_one(address))
     }
@@ -134,14 +134,14 @@ fn most_specific(ranges: &[IpNet], address: IpAddr) -> Option<IpNet> {
         .copied()
 }
 
-/// The addresses that a connection to this one may reach.
+/// The addresses that a connection to this address may reach.
 ///
-/// All of them must be allowed.
+/// The policy must allow every one of them.
 fn reached(address: IpAddr) -> impl Iterator<Item = IpAddr> {
-    // The system connects an IPv4-mapped IPv6 address by IPv4.
+    // The system connects to an IPv4-mapped IPv6 address over IPv4.
     let address = address.to_canonical();
     let other = match address {
-        // The system connects an unspecified address to this machine.
+        // A connection to the unspecified address reaches this machine.
         IpAddr::V4(v4) if v4.is_unspecified() => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         IpAddr::V6(v6) if v6.is_unspecified() => Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
         IpAddr::V6(v6) => translated(v6).map(IpAddr::V4),
@@ -150,7 +150,7 @@ fn reached(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     iter::once(address).chain(other)
 }
 
-/// The IPv4 address that a translator (NAT64, RFC 6052) connects this one to.
+/// The IPv4 address that a NAT64 translator (RFC 6052) forwards this address to.
 fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
@@ -171,7 +171,7 @@ pub(super) fn network(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Optio
     all(allow.iter().map(|(range, location)| {
         if policy.deny.contains(range) {
             let fault = Fault::new(format!("{range} is in network.deny as well"))
-                .allowed("in one of both lists; of two entries the more specific counts");
+                .allowed("an entry in one of the two lists; the most specific entry wins");
             context.error(location, fault);
             return None;
         }
@@ -186,7 +186,7 @@ pub(super) fn network(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Optio
     Some(policy)
 }
 
-/// Warns of an entry that allows nothing, or more than is probably meant.
+/// Warns of an entry that has no effect or allows more than its author probably intended.
 fn warn_of_allowed(
     range: IpNet,
     policy: &NetworkPolicy,
@@ -196,8 +196,8 @@ fn warn_of_allowed(
     let overlaps = |other: &IpNet| other.contains(&range) || range.contains(other);
     if !policy.deny.iter().any(overlaps) && !defaults().any(|(other, _)| overlaps(&other)) {
         let message = format!(
-            "{range} in network.allow has no effect: addresses that no entry denies are allowed; \
-             to allow nothing else, deny: [0.0.0.0/0, \"::/0\"]"
+            "{range} in network.allow has no effect, because nothing denies it; to allow only \
+             network.allow, add deny: [0.0.0.0/0, \"::/0\"]"
         );
         context.warning(location, message);
     }
@@ -205,12 +205,12 @@ fn warn_of_allowed(
     if let Some((other, what)) =
         defaults().find(|(other, what)| *what != UNSPECIFIED && wider(other))
     {
-        let message = format!("{range} allows {other} too, which is {what}");
+        let message = format!("{range} also allows {other}, which is {what}");
         context.warning(location, message);
     }
 }
 
-/// Warns if all addresses of one family are denied and none of the other.
+/// Warns if the policy denies all IPv4 addresses and no IPv6 address, or the other way round.
 fn warn_of_one_family(policy: &NetworkPolicy, location: &Location, context: &mut Context<'_>) {
     let is_all = |range: &&IpNet| range.prefix_len() == 0;
     let all: Vec<&IpNet> = policy.deny.iter().filter(is_all).collect();
@@ -219,7 +219,7 @@ fn warn_of_one_family(policy: &NetworkPolicy, location: &Location, context: &mut
             IpNet::V4(_) => ("IPv6", "\"::/0\""),
             IpNet::V6(_) => ("IPv4", "0.0.0.0/0"),
         };
-        let message = format!("{range} leaves every {family} address allowed; add {other}");
+        let message = format!("{range} does not deny {family} addresses; add {other} for those");
         context.warning(location, message);
     }
 }
@@ -239,12 +239,12 @@ fn range(text: &str) -> Result<IpNet, Fault> {
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| Fault::not_allowed(format!("{} is not an address range", shown(text))))?;
     if range != range.trunc() {
-        return Err(
-            Fault::not_allowed(format!("{range} has address bits beyond its length"))
-                .suggest(Some(range.trunc().to_string())),
-        );
+        return Err(Fault::not_allowed(format!(
+            "{range} has address bits beyond its prefix length"
+        ))
+        .suggest(Some(range.trunc().to_string())));
     }
-    // Addresses of that form are judged as IPv4 addresses.
+    // The policy checks an IPv4-mapped address as an IPv4 address, so this range would never match.
     if let IpNet::V6(v6) = range
         && let (Some(v4), Some(length)) = (
             v6.network().to_ipv4_mapped(),

@@ -1,20 +1,20 @@
 //! Errors and warnings of a configuration.
 //!
-//! Constraint: a problem never shows a secret. Messages quote names, keys, paths and public
-//! settings. The values of headers and secrets never reach this module.
+//! Constraint: a problem never shows a secret. Its message quotes only names, keys, paths and
+//! public settings. The values of headers and secrets never reach this module.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// The most errors, and the most warnings, that are listed.
+/// The maximum number of errors, and of warnings, in a list.
 pub(super) const LISTED_MAX: usize = 100;
 
-/// The longest text of the user that a message repeats, in characters.
+/// The maximum length of quoted user text in a message, in characters.
 const SHOWN_MAX: usize = 60;
 
-/// A position in the file.
+/// A position in the configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Position {
     /// The line, from 1.
@@ -23,28 +23,28 @@ pub struct Position {
     pub column: usize,
 }
 
-/// An error or a warning, with its position and the remedy.
+/// An error or a warning, with its position and how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The configuration file, as it was named.
+    /// The path of the configuration file, as the user gave it.
     pub file: PathBuf,
-    /// The position in it; absent if the problem is of the whole file.
+    /// The position in the file. Absent if the problem concerns the whole file.
     #[serde(flatten)]
     pub position: Option<Position>,
-    /// The key path, such as `webhooks[2].url`; empty for the whole file.
+    /// The key path, such as `webhooks[2].url`. Empty if the problem concerns the whole file.
     pub key: String,
-    /// The error or the warning.
+    /// What is wrong.
     pub message: String,
-    /// The allowed values.
+    /// The allowed values, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed: Option<String>,
-    /// The value that was probably meant.
+    /// The value that the user probably meant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<String>,
 }
 
 impl Problem {
-    /// A problem of the whole file.
+    /// Makes a problem that concerns the whole file.
     pub(crate) fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Self {
             file: file.to_owned(),
@@ -78,12 +78,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems of a configuration, in the order of the file.
+/// All problems of a configuration, sorted by position in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problems {
-    /// Errors; never empty, at most 100 and one with the number of further ones.
+    /// At least one error. After 100 errors, one more entry has the number of those left out.
     pub errors: Vec<Problem>,
-    /// Settings that are valid and probably not meant.
+    /// Settings that are valid but probably not intended.
     pub warnings: Vec<Problem>,
 }
 
@@ -101,7 +101,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Sorts problems by position and cuts a long list.
+/// Sorts problems by position and cuts the list after [`LISTED_MAX`].
 pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
     problems.sort_by_key(|problem| problem.position);
     if problems.len() > LISTED_MAX {
@@ -112,9 +112,9 @@ pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> 
     problems
 }
 
-/// Quotes a text of the user for a message.
+/// Quotes user text for a message.
 ///
-/// Control characters are escaped, so that a terminal ignores them, and a long text is cut.
+/// It escapes control characters, so that a terminal does not act on them, and cuts long text.
 pub(super) fn shown(text: &str) -> String {
     let mut quoted = String::from('"');
     quoted.push_str(&shortened(text));
@@ -132,7 +132,7 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// Escapes control characters, so that a message stays one harmless line.
+/// Escapes control characters: a message is one line, and a terminal does not act on it.
 pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .flat_map(|character| {
@@ -143,14 +143,14 @@ pub(super) fn one_line(text: &str) -> String {
         .collect()
 }
 
-/// Returns the candidate that `word` was probably meant to be.
+/// Returns the candidate that the user probably meant by `word`.
 ///
-/// It ignores case, spaces, hyphens and underscores, and allows one edit in three characters.
+/// It ignores case, spaces, hyphens and underscores. It allows one edit for every three characters.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // A long word is no typing error, and the distance costs the product of the lengths.
+    // A long word is not a typing error. Its distance would take time: the product of the lengths.
     if word.chars().nth(SHOWN_MAX).is_some() {
         return None;
     }

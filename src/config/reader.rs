@@ -1,10 +1,10 @@
-//! Reading a tree of values by the table of settings.
+//! Reads a tree of values by the table of settings.
 //!
-//! Constraint: reading goes on after an error, so that one run lists them all. A reader that finds
-//! an error reports it to the [`Context`] and returns `None`. A reader that needs several values
-//! reads them all first and gives up afterwards.
+//! Constraint: reading continues after an error, so that one run lists all errors. A reader that
+//! finds an error reports it to the [`Context`] and returns `None`. A reader of several values
+//! reads all of them before it returns `None`.
 //!
-//! Known keys, defaults and bounds come from the table, so no message can differ from it.
+//! Known keys, defaults and bounds come from the table, so messages always agree with it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,22 +15,22 @@ use super::settings::{self, DefaultValue, Setting};
 use super::value::Value;
 use super::yaml::{Entry, Kind, key_text};
 
-/// The surroundings of a reading, and the problems that it found.
+/// The state of reading one configuration, with the problems found so far.
 pub(super) struct Context<'a> {
-    /// The file as it was named, for messages.
+    /// The path of the configuration file as the user gave it, for messages.
     pub file: &'a Path,
-    /// The directory that relative paths start from, absolute.
+    /// The absolute path of the directory that relative paths start from.
     pub base: PathBuf,
     pub environment: &'a dyn Environment,
-    /// Whether everybody on the machine can read the file.
+    /// Whether every user of the machine can read the configuration file.
     pub world_readable: bool,
     /// Problems that make the configuration invalid.
     pub errors: Vec<Problem>,
-    /// Settings that are valid and probably not meant.
+    /// Settings that are valid but probably not intended.
     pub warnings: Vec<Problem>,
 }
 
-/// A position in the file, with its key path.
+/// A position in the configuration file, with its key path.
 #[derive(Clone, Debug)]
 pub(super) struct Location {
     pub position: Position,
@@ -78,7 +78,7 @@ impl Location {
         }
     }
 
-    /// The row of the setting that the value belongs to.
+    /// The setting at this location, as a row of the table.
     pub(super) fn setting(&self) -> Option<&'static Setting> {
         settings::find(&self.row)
     }
@@ -92,7 +92,7 @@ fn joined(path: &str, name: &str) -> String {
     }
 }
 
-/// An error in a value, and the remedy.
+/// An error in a value, and how to fix it.
 #[derive(Debug)]
 pub(super) struct Fault {
     message: String,
@@ -103,16 +103,16 @@ pub(super) struct Fault {
 /// The allowed values that a message ends with.
 #[derive(Debug)]
 enum Allowed {
-    /// The message says enough.
+    /// The message lists no allowed values.
     Nothing,
-    /// Those of the setting's row.
+    /// The allowed values of the setting, from the table.
     BySetting,
-    /// Others.
+    /// This description of the allowed values.
     Text(String),
 }
 
 impl Fault {
-    /// An error whose message says what to do.
+    /// Makes an error without a list of allowed values. The message says what to do.
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -121,9 +121,7 @@ impl Fault {
         }
     }
 
-    /// A value that the setting's row does not allow.
-    ///
-    /// The message ends with the allowed values.
+    /// Makes an error whose message ends with the allowed values of the setting.
     pub(super) fn not_allowed(message: impl Into<String>) -> Self {
         Self {
             allowed: Allowed::BySetting,
@@ -179,13 +177,13 @@ impl Context<'_> {
         self.errors.push(problem);
     }
 
-    /// Reports a setting that is valid and probably not meant.
+    /// Reports a setting that is valid but probably not intended.
     pub(super) fn warning(&mut self, location: &Location, fault: impl Into<Fault>) {
         let problem = self.problem(location, fault.into());
         self.warnings.push(problem);
     }
 
-    /// Reports the error of a result.
+    /// Returns the value of a result, or reports its error.
     pub(super) fn accept<T>(
         &mut self,
         location: &Location,
@@ -200,7 +198,7 @@ impl Context<'_> {
         }
     }
 
-    /// Makes a path of the file absolute.
+    /// Makes a path that the configuration contains absolute.
     pub(super) fn path(&self, written: &str) -> PathBuf {
         let joined = self.base.join(written);
         // `components` drops `.` in the middle, so that listings show no `/./`.
@@ -208,7 +206,7 @@ impl Context<'_> {
     }
 }
 
-/// All of the values, or none if one is missing. Every one is read.
+/// Reads all values. Returns them if every one is valid.
 pub(super) fn all<T>(values: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
     let values: Vec<Option<T>> = values.into_iter().collect();
     values.into_iter().collect()
@@ -232,7 +230,7 @@ impl<'n> Mapping<'n> {
         Self::with_keys(entries, location, &known, context)
     }
 
-    /// Opens a mapping and reports keys other than these.
+    /// Opens a mapping and reports keys that are not in `known`.
     pub(super) fn with_keys(
         entries: &'n [Entry],
         location: Location,
@@ -249,7 +247,7 @@ impl<'n> Mapping<'n> {
             let key_location = mapping.location.below_key(entry, is_free);
             let Kind::Text(name) = &entry.key.kind else {
                 let found = entry.key.kind.name();
-                let message = format!("a key must be a text, not {found}; put it into quotes");
+                let message = format!("a key must be a string, not {found}; put it in quotes");
                 context.error(&key_location, message);
                 continue;
             };
@@ -260,7 +258,7 @@ impl<'n> Mapping<'n> {
             }
             lines.insert(name, key_location.position.line);
             if !is_free && !known.contains(&name.as_str()) {
-                // A suggestion takes time, and the list of errors is cut later.
+                // Finding a suggestion takes time. Later errors are cut from the list anyway.
                 let suggestion = (context.errors.len() < LISTED_MAX)
                     .then(|| nearest(name, known.iter().copied()))
                     .flatten();
@@ -271,7 +269,7 @@ impl<'n> Mapping<'n> {
                 continue;
             }
             let mut location = key_location.clone();
-            // A person finds an absent value by its key.
+            // An empty value has no useful position, so its messages show the key's.
             if !matches!(entry.value.kind, Kind::Null) {
                 location.position = entry.value.position;
             }
@@ -332,7 +330,7 @@ impl<'n> Mapping<'n> {
         }
     }
 
-    /// The mapping of a key; an empty one if the key is absent.
+    /// The mapping below a key. It is empty if the key is absent.
     pub(super) fn mapping(&self, context: &mut Context<'_>, name: &str) -> Option<Mapping<'n>> {
         match self.given(name) {
             Some(value) => value.mapping(context),

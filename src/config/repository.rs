@@ -1,6 +1,7 @@
-//! The repository of a configuration, and the state directory, which must be outside it.
+//! The repository and the state directory of a configuration.
 //!
-//! Constraint: the reader inspects the paths, and creates and changes nothing.
+//! Constraint: the reader inspects these paths, but creates and changes nothing. It requires that
+//! neither directory contains the other.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -45,7 +46,7 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
 fn watch_mode(value: &Value<'_>, context: &mut Context<'_>) -> Option<WatchMode> {
     let mode = value.word(context, WatchMode::ALL.map(|mode| (mode.as_str(), mode)))?;
     if mode == WatchMode::Native && !cfg!(target_os = "linux") {
-        let fault = Fault::new("\"native\" is for Linux alone").allowed("auto, notify, poll");
+        let fault = Fault::new("\"native\" works only on Linux").allowed("auto, notify, poll");
         context.error(&value.location, fault);
         return None;
     }
@@ -61,7 +62,7 @@ fn repository_path(value: &Value<'_>, context: &mut Context<'_>) -> Option<PathB
             return None;
         }
         Ok(_) => {}
-        // It may be mounted later; the daemon waits for it.
+        // The repository may be mounted later; the daemon waits for it.
         Err(error) => {
             let message = format!("{} cannot be read now: {error}", path.display());
             context.warning(&value.location, message);
@@ -70,7 +71,7 @@ fn repository_path(value: &Value<'_>, context: &mut Context<'_>) -> Option<PathB
     Some(path)
 }
 
-/// The templates of a role, each with its location.
+/// The templates of one role, each with its location in the file.
 type Located = Vec<(String, Location)>;
 
 fn layout(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<(Layout, Templates)> {
@@ -113,7 +114,7 @@ fn layout(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<(Layout, T
     }
 }
 
-/// Reads `state_dir`, or finds its default.
+/// Reads `state_dir`, or takes its default.
 pub(super) fn state_dir(
     root: &Mapping<'_>,
     context: &mut Context<'_>,
@@ -139,17 +140,17 @@ pub(super) fn state_dir(
     Some((path, location))
 }
 
-/// The state directory of the service manager: the first in `$STATE_DIRECTORY`.
+/// The state directory that systemd assigned: the first path in `$STATE_DIRECTORY`.
 pub(crate) fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> {
-    // systemd separates several with colons.
+    // systemd separates several paths with colons.
     let list = environment.variable("STATE_DIRECTORY")?;
     let first = std::env::split_paths(&list).next()?;
     (!first.as_os_str().is_empty()).then_some(first)
 }
 
-/// Reports a state directory that overlaps the repository.
+/// Reports an error if the state directory and the repository overlap.
 ///
-/// The daemon would see its own files as changes.
+/// Otherwise the daemon would see its own writes as changes in the repository.
 pub(super) fn check_apart(
     repository: &Path,
     state: &Path,
@@ -158,11 +159,11 @@ pub(super) fn check_apart(
 ) {
     let (repository, state) = (canonical(repository), canonical(state));
     let message = if state == repository {
-        "is the repository itself; every write of the daemon would be a change in it"
+        "is the repository itself; the daemon would see its own writes as changes"
     } else if state.starts_with(&repository) {
-        "is inside the repository; every write of the daemon would be a change in it"
+        "is inside the repository; the daemon would see its own writes as changes"
     } else if repository.starts_with(&state) {
-        "contains the repository; the state needs a directory of its own"
+        "contains the repository; the daemon's state needs a separate directory"
     } else {
         return;
     };
@@ -171,7 +172,7 @@ pub(super) fn check_apart(
     context.error(location, fault);
 }
 
-/// The path without links and dots. Its end need not exist.
+/// Resolves symbolic links and dots. Its last components need not exist.
 fn canonical(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let Ok(mut whole) = ancestor.canonicalize() {

@@ -1,10 +1,10 @@
 //! The table of settings: one row for each key of config.yaml.
 //!
-//! Constraint: a default, a bound or a list of words is written here and nowhere else. The reader
-//! takes its defaults, bounds and known keys from the rows. The table in the documentation, the
-//! manual page and the comments of the sample are compared with them or made of them.
+//! Constraint: defaults, bounds and lists of words are only here. The reader takes them, and the
+//! known keys, from this table. The manual page and the table in the documentation are generated
+//! from it. A test compares the sample config.yaml with it.
 //!
-//! Texts are Markdown, of which only `code` is used.
+//! The descriptions are Markdown. They use only `code`.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -15,24 +15,24 @@ use super::{FirstStart, Format, LOG_LEVELS, LogFormat, WatchMode};
 use crate::domain::event::EventKind;
 use crate::layout::TEMPLATES_MAX;
 
-/// The part of a key path that the user chooses.
+/// The placeholder for the part of a key path that the user chooses.
 pub(super) const NAME: &str = "NAME";
 
 /// The longest name of a webhook, in characters.
 pub(super) const WEBHOOK_NAME_MAX: usize = 100;
 
-/// A setting.
+/// One setting of config.yaml.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Its key path. `NAME` is a name that the user chooses, `[]` each item of a list.
+    /// The key path. `NAME` is a name that the user chooses, `[]` each item of a list.
     pub key: &'static str,
-    /// The type of its value, or of each of its values.
+    /// The type of the value, or of each item of a list.
     pub value: ValueType,
-    /// How many values it takes.
+    /// How many values the setting takes.
     pub count: Count,
-    /// The value of a setting that is absent.
+    /// The value if the setting is absent.
     pub default: DefaultValue,
-    /// Whether a running daemon refuses another value.
+    /// Whether a changed value takes effect only after a restart.
     pub needs_restart: bool,
     /// The purpose of the setting.
     pub meaning: &'static str,
@@ -41,11 +41,11 @@ pub struct Setting {
 /// The type of a value, with its bounds.
 #[derive(Clone, Copy, Debug)]
 pub enum ValueType {
-    /// A text of this kind, with a regular expression that it has to match.
+    /// A string: its description, and a regular expression that it must match.
     Text(&'static str, Option<&'static str>),
-    /// A text of at most so many characters.
+    /// A string of at most this many characters.
     TextUpTo(usize),
-    /// A text, or the place where it is kept.
+    /// A string, or the credential, environment variable or file that contains it.
     Sourced,
     /// The name or the label of an event.
     Event,
@@ -55,33 +55,33 @@ pub enum ValueType {
     Boolean,
     /// A whole number between these bounds.
     Whole(u64, u64),
-    /// A duration between these bounds, as they are written in the configuration.
+    /// A duration between these bounds, which are written as in the configuration.
     Duration(&'static str, &'static str),
-    /// A size between these bounds, as they are written in the configuration.
+    /// A size between these bounds, which are written as in the configuration.
     Size(&'static str, &'static str),
 }
 
 /// How many values a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
-    /// One, and no list.
+    /// One value. A list is an error.
     One,
-    /// One, or a list with a length between these bounds.
+    /// One value, or a list with a length between these bounds.
     OneOrList(usize, usize),
     /// A list with a length between these bounds.
     List(usize, usize),
 }
 
-/// The value of a setting that is absent.
+/// The value of a setting that is absent from the file.
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
-    /// None: the setting must be given.
+    /// There is no default: the setting is required.
     Required,
-    /// These values, as they are written in the configuration.
+    /// These values, written as in the configuration.
     Values(&'static [&'static str]),
-    /// This value, or less where another setting bounds it; the text says which.
+    /// These values, or the value of the named setting if that is less.
     AtMost(&'static [&'static str], &'static str),
-    /// No value that could be written: the text says what holds instead.
+    /// A default that the configuration cannot express as a value; the text describes it.
     Described(&'static str),
 }
 
@@ -89,7 +89,7 @@ use Count::{List, OneOrList};
 use DefaultValue::{AtMost, Described, Required, Values};
 use ValueType::{Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Whole, Word};
 
-/// The rest of most rows.
+/// The fields that most rows have in common.
 const ROW: Setting = Setting {
     key: "",
     value: Text("", None),
@@ -149,28 +149,28 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.settle",
         value: Duration("1ms", "1h"),
         default: Values(&["1s"]),
-        meaning: "how long a project must be idle before a removal in it counts",
+        meaning: "how long a project must be idle before a missing file counts as removed",
         ..ROW
     },
     Setting {
         key: "repository.rescan",
         value: Duration("1s", "7d"),
         default: Values(&["10m"]),
-        meaning: "the time between full scans, which run whatever the system reports",
+        meaning: "the time between full scans, which find changes that the system did not report",
         ..ROW
     },
     Setting {
         key: "repository.watch",
         value: Word(|| WatchMode::ALL.map(WatchMode::as_str).to_vec()),
         default: Values(&["auto"]),
-        meaning: "`native` reads inotify and needs Linux, `notify` uses the system's change events by way of the crate notify, `poll` scans every `poll_interval`; `auto` is `native` on Linux and `notify` elsewhere, and on network file systems scans too",
+        meaning: "how changes are noticed: `native` reads inotify (Linux only), `notify` uses the system's change events through the crate notify, `poll` scans every `poll_interval`; `auto` is `native` on Linux and `notify` elsewhere, and also scans network file systems every `poll_interval`",
         ..ROW
     },
     Setting {
         key: "repository.poll_interval",
         value: Duration("10ms", "1d"),
         default: Values(&["5s"]),
-        meaning: "the time between scans where the system reports no changes",
+        meaning: "the time between scans when the system reports no changes",
         ..ROW
     },
     Setting {
@@ -184,7 +184,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.on_first_start",
         value: Word(|| FirstStart::ALL.map(FirstStart::as_str).to_vec()),
         default: Values(&["adopt"]),
-        meaning: "with nothing recorded: `adopt` records what exists silently, `report` reports it as imports, snapshots and published copies",
+        meaning: "the first start with an empty state: `adopt` records existing files without events, `report` reports them as imports, snapshots and published copies",
         ..ROW
     },
     Setting {
@@ -192,21 +192,21 @@ pub const SETTINGS: &[Setting] = &[
         value: PATH,
         default: Described("`$STATE_DIRECTORY`, else `./state`"),
         needs_restart: true,
-        meaning: "the directory of the record and the queues; not inside the repository, and not on a network file system",
+        meaning: "the directory of the daemon's database; not inside the repository, and not on a network file system",
         ..ROW
     },
     Setting {
         key: "organizations.NAME.name",
-        value: Text("a text", None),
+        value: Text("a string", None),
         default: Described("the directory's name"),
         meaning: "`organizationName` of the projects below the directory `NAME`",
         ..ROW
     },
     Setting {
         key: "organizations.NAME.id",
-        value: Text("a text", None),
+        value: Text("a string", None),
         default: Described("the directory's name"),
-        meaning: "their `organizationId`",
+        meaning: "`organizationId` of the projects below the directory `NAME`",
         ..ROW
     },
     Setting {
@@ -223,13 +223,13 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "webhooks[].name",
         value: TextUpTo(WEBHOOK_NAME_MAX),
-        meaning: "unique; it names the queue, so a new name starts a new queue",
+        meaning: "a unique name; each name has its own queue, so a renamed webhook starts with an empty queue",
         ..ROW
     },
     Setting {
         key: "webhooks[].event",
         value: Event,
-        default: Described("this or `events`"),
+        default: Described("required, unless `events` is given"),
         meaning: "the event to deliver, by name or by label",
         ..ROW
     },
@@ -237,14 +237,14 @@ pub const SETTINGS: &[Setting] = &[
         key: "webhooks[].events",
         value: Event,
         count: OneOrList(1, EventKind::ALL.len()),
-        default: Described("this or `event`"),
-        meaning: "several events, or `\"*\"` for all; `\"*\"` has Project Import only if there is `projects`",
+        default: Described("required, unless `event` is given"),
+        meaning: "several events, or `\"*\"` for all; `\"*\"` includes Project Import only if `projects` is given",
         ..ROW
     },
     Setting {
         key: "webhooks[].url",
         value: Text("`http://HOST/…` or `https://HOST/…`", Some("^https?://")),
-        meaning: "where callbacks go; without user name and fragment",
+        meaning: "where callbacks are sent; without user name, password and fragment",
         ..ROW
     },
     Setting {
@@ -255,45 +255,45 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 1000),
         default: Described("every project"),
-        meaning: "`*` does not cross the slash. Project Import needs this setting",
+        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting",
         ..ROW
     },
     Setting {
         key: "webhooks[].format",
         value: Word(|| Format::ALL.map(Format::as_str).to_vec()),
         default: Values(&["multipart"]),
-        meaning: "the format of the body",
+        meaning: "the format of the request body",
         ..ROW
     },
     Setting {
         key: "webhooks[].headers.NAME",
         value: Sourced,
         default: Described("none"),
-        meaning: "headers of your own; not `webhook-*`, `ce-*` or those of HTTP itself",
+        meaning: "additional request headers; not `webhook-*`, `ce-*` or those of HTTP itself",
         ..ROW
     },
     Setting {
         key: "webhooks[].secret",
         value: Sourced,
         count: OneOrList(1, 2),
-        default: Described("none: not signed"),
-        meaning: "`whsec_` and base64, or raw text; two during a rotation",
+        default: Described("none: requests are not signed"),
+        meaning: "the signing secret: `whsec_` and base64, or raw text; two during a rotation",
         ..ROW
     },
     Setting {
         key: "webhooks[].timeout",
         value: Duration("10ms", "1h"),
         default: Values(&["15s"]),
-        meaning: "the bound of the whole exchange",
+        meaning: "the time limit of an attempt",
         ..ROW
     },
     Setting {
         key: "webhooks[].connect_timeout",
         value: Duration("10ms", "1h"),
-        // A receiver within reach takes milliseconds. A lost packet is sent again after one second
-        // and after three.
+        // A reachable receiver accepts within milliseconds. TCP sends a lost packet again after one
+        // second and after three.
         default: AtMost(&["5s"], "`timeout`"),
-        meaning: "the bound of its first part: name resolution, connection, proxy, TLS; at most `timeout`",
+        meaning: "the time limit of connecting: name resolution, connection, proxy and TLS; at most `timeout`",
         ..ROW
     },
     Setting {
@@ -304,14 +304,14 @@ pub const SETTINGS: &[Setting] = &[
         default: Values(&[
             "0s", "5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h",
         ]),
-        meaning: "the delay before each attempt",
+        meaning: "the delay before each attempt; after the last one the delivery is dead",
         ..ROW
     },
     Setting {
         key: "webhooks[].concurrency",
         value: Whole(1, 1024),
         default: Values(&["8"]),
-        meaning: "how many projects are served at the same time",
+        meaning: "the maximum number of projects with a request in progress at the same time",
         ..ROW
     },
     Setting {
@@ -332,14 +332,14 @@ pub const SETTINGS: &[Setting] = &[
         key: "webhooks[].tls.client_key",
         value: PEM_FILE,
         default: Described("none"),
-        meaning: "its private key",
+        meaning: "the private key of the client certificate",
         ..ROW
     },
     Setting {
         key: "webhooks[].enabled",
         value: Boolean,
         default: Values(&["true"]),
-        meaning: "whether the webhook gets deliveries",
+        meaning: "whether events are delivered to this webhook",
         ..ROW
     },
     Setting {
@@ -355,7 +355,7 @@ pub const SETTINGS: &[Setting] = &[
         value: ADDRESSES,
         count: OneOrList(0, 1024),
         default: Described("none"),
-        meaning: "addresses that callbacks may not be sent to; of several matching entries the most specific wins",
+        meaning: "addresses that callbacks may not be sent to; the most specific matching entry wins",
         ..ROW
     },
     Setting {
@@ -393,7 +393,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "log.format",
         value: Word(|| LogFormat::ALL.map(LogFormat::as_str).to_vec()),
         default: Values(&["auto"]),
-        meaning: "`auto` is `journald` under systemd, else `text`; logs go to standard error",
+        meaning: "the format of log lines, which go to standard error; `auto` is `journald` under systemd, else `text`",
         ..ROW
     },
 ];
@@ -439,9 +439,9 @@ impl ValueType {
     pub fn allowed(self) -> String {
         match self {
             Text(kind, _) => kind.to_owned(),
-            TextUpTo(max) => format!("a text of up to {max} characters"),
+            TextUpTo(max) => format!("a string of up to {max} characters"),
             Sourced => {
-                "a text, `{ credential: NAME }`, `{ env: NAME }` or `{ file: PATH }`".to_owned()
+                "a string, `{ credential: NAME }`, `{ env: NAME }` or `{ file: PATH }`".to_owned()
             }
             Event => "the name or the label of an event".to_owned(),
             Word(words) => words()
@@ -457,7 +457,7 @@ impl ValueType {
     }
 }
 
-/// The row of a key path, or of an item of its list.
+/// Finds the row of a key path. An item of a list has the row of the list.
 pub(super) fn find(path: &str) -> Option<&'static Setting> {
     let path = path.strip_suffix("[]").unwrap_or(path);
     SETTINGS.iter().find(|setting| setting.key == path)
@@ -477,7 +477,7 @@ pub(super) fn keys_below(path: &str) -> Vec<&'static str> {
     keys
 }
 
-/// The default of a setting as though it were written in the file.
+/// The default of a setting as a node of the tree, as if the file contained it.
 pub(super) fn default_node(setting: &Setting) -> Option<&'static Node> {
     static NODES: LazyLock<HashMap<&str, Node>> = LazyLock::new(|| {
         let nodes = SETTINGS.iter().filter_map(|setting| match setting.default {

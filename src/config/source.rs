@@ -1,7 +1,7 @@
-//! Values from credentials, environment variables and files.
+//! Reads values from credentials, environment variables and files.
 //!
-//! Constraint: a value is never printed. Problems name its source, and the types that carry it on
-//! do not print it.
+//! Constraint: a value is never printed. Problems name its source instead, and the types that hold
+//! a value have no printable form.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,16 +19,16 @@ use super::yaml::{Entry, Kind};
 /// The largest file that a value is read from, in bytes.
 const FILE_MAX: u64 = 256 * 1024;
 
-/// A value, and whether it stands in the configuration file itself.
+/// A value, and whether the configuration file itself contains it.
 pub(super) struct Sourced {
     pub text: SecretString,
     pub is_plain: bool,
 }
 
-/// Stands for a value that is not read: long enough for a secret, fit for a header.
+/// The placeholder for a value that is not read: valid as a secret and as a header.
 const NOT_READ: &str = "not-read-not-read-not-read-not-read";
 
-/// Reads a text, or the text at one of its sources.
+/// Reads a string from the configuration, or from the source that the configuration names.
 pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourced> {
     let fault = match &value.node.kind {
         Kind::Text(_) => {
@@ -44,7 +44,7 @@ pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourc
         Kind::Null => Fault::not_allowed("has no value"),
         Kind::Boolean(_) | Kind::Whole(_) | Kind::Number => {
             let found = value.node.kind.name();
-            Fault::not_allowed(format!("must be a text, not {found}; put it into quotes"))
+            Fault::not_allowed(format!("must be a string, not {found}; put it in quotes"))
         }
         Kind::List(_) => Fault::not_allowed("must be one value, not a list"),
     };
@@ -82,14 +82,14 @@ fn read_source(
             (value, reads.then(|| read_text(&path)))
         }
         [None, None, None] => {
-            // An unknown key has been reported already, with the same list.
+            // `with_keys` has already reported an unknown key, with the list of allowed keys.
             if context.errors.len() == n_errors {
-                context.error(location, Fault::not_allowed("names no source"));
+                context.error(location, Fault::not_allowed("has no source"));
             }
             return None;
         }
         _ => {
-            let message = "names several sources; a value comes from one";
+            let message = "has several sources; a value has exactly one";
             context.error(location, Fault::not_allowed(message));
             return None;
         }
@@ -101,7 +101,7 @@ fn read_source(
         .map(SecretString::from)
 }
 
-/// The path of a credential; `None` if values are not read.
+/// The path of a credential, or `None` if secrets are not read.
 fn credential_path(name: &str, environment: &dyn Environment) -> Result<Option<PathBuf>, Fault> {
     if name.contains('/') || name == "." || name == ".." {
         let message = format!("{} is not the name of a credential", shown(name));
@@ -148,18 +148,19 @@ fn without_line_end(mut text: String) -> Result<String, String> {
     Ok(text)
 }
 
-/// Warns of a file with a secret that everybody can read.
+/// Warns if every user of the machine can read a file that contains a secret.
 pub(super) fn warn_if_public(path: &Path, location: &Location, context: &mut Context<'_>) {
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
         let message = format!(
-            "everybody on this machine can read {}; chmod 0600 it, or 0640 with the daemon's group",
+            "every user of this machine can read {}; chmod it to 0600, or to 0640 with the \
+             daemon's group",
             path.display()
         );
         context.warning(location, message);
     }
 }
 
-/// Reads a small file.
+/// Reads a UTF-8 file of at most [`FILE_MAX`] bytes.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let shown_path = path.display();
     let bytes =

@@ -1,6 +1,6 @@
 //! The subscription of a webhook: its events and its projects.
 //!
-//! Constraint: a subscription that can match nothing is an error, because its author waits for
+//! Constraint: a subscription that can never match is an error, because its author expects
 //! callbacks.
 
 use std::collections::BTreeSet;
@@ -13,10 +13,10 @@ use super::value::Value;
 use super::yaml::Kind;
 use crate::domain::event::EventKind;
 
-/// The longest glob in bytes: each costs memory once compiled.
+/// The longest glob, in bytes. The limit bounds the memory of a compiled glob.
 const GLOB_MAX: usize = 1000;
 
-/// Reads `event` or `events`; `is_filtered` if the webhook has `projects`.
+/// Reads `event` or `events`. `is_filtered` is true if the webhook has `projects`.
 pub(super) fn events(
     mapping: &Mapping<'_>,
     is_filtered: bool,
@@ -69,7 +69,7 @@ fn event(
     context: &mut Context<'_>,
 ) -> Option<BTreeSet<EventKind>> {
     value.parsed(context, |text| match text {
-        "*" if is_list => Err(Fault::new("\"*\" means every event and stands alone")),
+        "*" if is_list => Err(Fault::new("\"*\" means every event; remove the others")),
         "*" => Ok(EventKind::ALL
             .into_iter()
             .filter(|kind| is_filtered || *kind != EventKind::ProjectImport)
@@ -78,9 +78,9 @@ fn event(
     })
 }
 
-/// The event with a label or a name.
+/// Finds an event by its name or its label.
 fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
-    // A label is suggested if a label was tried.
+    // The suggestion is a name if the text looks like a name, else a label.
     let is_name = text.contains(['-', '_']) && !text.contains(' ');
     let word = if is_name {
         EventKind::as_str
@@ -91,7 +91,6 @@ fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
         .into_iter()
         .find(|kind| kind.as_str() == text || kind.label() == text);
     match found {
-        // Project Import is for specific projects.
         Some(EventKind::ProjectImport) if !is_filtered => Err(Fault::new(
             "Project Import is for specific projects, and this webhook has no projects",
         )
@@ -107,7 +106,7 @@ fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
     }
 }
 
-/// Reads `projects`: the globs as written, and the filter that they make.
+/// Reads `projects`. Returns the globs as written and the compiled filter.
 pub(super) fn projects(
     value: &Value<'_>,
     context: &mut Context<'_>,
@@ -130,7 +129,8 @@ fn glob(text: &str) -> Result<Glob, Fault> {
         let message = format!("is longer than {GLOB_MAX} bytes");
         return Err(Fault::not_allowed(message));
     }
-    // Globs are matched against organization/project, so these never match.
+    // Globs are matched against organization/project. A glob with a leading slash, or without any
+    // slash, never matches.
     if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
         let trimmed = text.trim_matches('/');
         let suggestion = match trimmed {

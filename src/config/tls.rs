@@ -1,7 +1,7 @@
 //! The PEM files of a webhook's TLS connections.
 //!
-//! Constraint: a wrong certificate or key is found here, not at the first delivery. The reader
-//! checks that a client's certificate and key belong together.
+//! Constraint: a wrong certificate or key is an error of the configuration, not of the first
+//! delivery. The reader checks that the client's certificate and key belong together.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tl
         ["client_cert", "client_key"].map(|key| mapping.given(key));
     match (certificate_given, key_given) {
         (Some(value), None) => {
-            let fault = Fault::new("client_cert needs client_key beside it");
+            let fault = Fault::new("client_cert needs client_key as well");
             context.error(&value.location, fault.allowed("both or neither"));
         }
         (None, Some(value)) => {
-            let fault = Fault::new("client_key needs client_cert beside it");
+            let fault = Fault::new("client_key needs client_cert as well");
             context.error(&value.location, fault.allowed("both or neither"));
         }
         _ => {}
@@ -49,7 +49,7 @@ pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tl
     if let (Some(chain), Some(key)) = (chain?, key?) {
         let provider = rustls::crypto::ring::default_provider();
         let pair = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)
-            .map_err(|error| format!("client_cert and client_key do not fit together: {error}"));
+            .map_err(|error| format!("client_cert and client_key do not match: {error}"));
         context.accept(&mapping.location, pair)?;
         read.identity = Some(Arc::new(ClientIdentity { chain, key }));
     }
@@ -67,7 +67,7 @@ fn certificates(
     match found {
         Ok(found) if !found.is_empty() => Some(found),
         _ => {
-            let fault = Fault::new("holds no certificate, or a damaged one")
+            let fault = Fault::new("contains no certificate, or a damaged one")
                 .allowed("a PEM file with one or more sections CERTIFICATE");
             context.error(&value.location, fault);
             None
@@ -80,7 +80,7 @@ fn private_key(value: &Value<'_>, context: &mut Context<'_>) -> Option<PrivateKe
     source::warn_if_public(&path, &value.location, context);
     let text = SecretString::from(context.accept(&value.location, source::read_text(&path))?);
     let key = PrivateKeyDer::from_pem_slice(text.expose_secret().as_bytes()).map_err(|_| {
-        Fault::new("holds no private key").allowed(
+        Fault::new("contains no private key").allowed(
             "an unencrypted PEM file with a section PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY",
         )
     });

@@ -1,6 +1,6 @@
-//! Durations and sizes: their text in the configuration, and back.
+//! Parses and formats durations and sizes as the configuration writes them.
 //!
-//! Constraint: pure functions of the text. The bounds are in the table of settings.
+//! Constraint: all functions are pure. The table of settings has the bounds.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
         .map_err(|_| Fault::not_allowed(format!("{} is not a duration", shown(text))))
 }
 
-/// Writes a duration as the configuration does: `1h 30m`, `7d`.
+/// Formats a duration as the configuration writes it: `1h 30m`, `7d`.
 pub(crate) fn duration_text(duration: Duration) -> String {
     humantime::format_duration(duration)
         .to_string()

@@ -1,7 +1,7 @@
-//! Reading one value as the type of its setting.
+//! Reads one value as the type of its setting.
 //!
-//! Constraint: as in `reader`, reading reports errors and goes on. Messages name the kind of the
-//! value that was found. They repeat the value itself only if the setting is public.
+//! Constraint: as in `reader`, a function reports its error and reading continues. A message names
+//! the type of the value that was found. It quotes the value only if the setting is public.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -32,26 +32,26 @@ impl<'n> Value<'n> {
         }
     }
 
-    /// Whether there is nothing after the key.
+    /// Whether the key has no value, `null` or `~`.
     pub(super) fn is_null(&self) -> bool {
         matches!(self.node.kind, Kind::Null)
     }
 
-    /// Reads a text that is not empty.
+    /// Reads a string that is not empty.
     pub(super) fn text(&self, context: &mut Context<'_>) -> Option<&'n str> {
         let fault = match &self.node.kind {
             Kind::Text(text) if text.trim().is_empty() => Fault::not_allowed("is empty"),
             Kind::Text(text) => return Some(text),
             Kind::Boolean(_) | Kind::Whole(_) | Kind::Number => {
-                self.wrong_type("a text", "; put it into quotes")
+                self.wrong_type("a string", "; put it in quotes")
             }
-            Kind::Null | Kind::List(_) | Kind::Map(_) => self.wrong_type("a text", ""),
+            Kind::Null | Kind::List(_) | Kind::Map(_) => self.wrong_type("a string", ""),
         };
         context.error(&self.location, fault);
         None
     }
 
-    /// Reads a text and what it stands for.
+    /// Reads a string and parses it.
     pub(super) fn parsed<T>(
         &self,
         context: &mut Context<'_>,
@@ -198,7 +198,7 @@ impl<'n> Value<'n> {
 
     /// Reads a mapping of settings.
     ///
-    /// An absent value is an empty mapping: all its lines may be commented out.
+    /// A key without a value is an empty mapping: its lines may all be commented out.
     pub(super) fn mapping(&self, context: &mut Context<'_>) -> Option<Mapping<'n>> {
         let entries = match &self.node.kind {
             Kind::Map(entries) => entries.as_slice(),
@@ -213,7 +213,7 @@ impl<'n> Value<'n> {
     }
 }
 
-/// Bounds from their texts. A test reads all of the table.
+/// Parses the bounds of a setting. A test parses all bounds of the table.
 fn bounds<T>(
     min: &str,
     max: &str,

@@ -1,7 +1,7 @@
 //! The webhooks of a configuration.
 //!
-//! Constraint: a valid webhook makes an HTTP request without another check. Its URL, headers,
-//! secrets and PEM files are fit for use.
+//! Constraint: a request to a valid webhook needs no further check. Its URL, headers, secrets and
+//! PEM files are all valid.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(super) fn webhooks(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<
     };
     if items.is_empty() {
         let location = given.map_or_else(|| root.location.below("webhooks"), |at| at.location);
-        let message = "no webhooks are configured; events are recorded and delivered nowhere";
+        let message = "no webhooks are configured; events are recorded but not delivered";
         context.warning(&location, message);
     }
     let mut lines = HashMap::new();
@@ -57,7 +57,7 @@ fn webhook(
         value.parsed(context, |text| name(text, line, lines))
     });
     let projects = mapping.read_optional(context, "projects", subscription::projects);
-    // A filter with an error in it is a filter all the same.
+    // A webhook whose `projects` has an error still has a filter.
     let is_filtered = !matches!(projects, Some(None));
     let events = subscription::events(&mapping, is_filtered, context);
     let url = mapping.read(context, "url", |value, context| value.parsed(context, url));
@@ -109,7 +109,7 @@ fn webhook(
     })
 }
 
-/// Reads the bound of connecting, which is a part of the exchange.
+/// Reads `connect_timeout`, which must not exceed `timeout`.
 fn connect_timeout(
     mapping: &Mapping<'_>,
     timeout: Option<Duration>,
@@ -122,9 +122,9 @@ fn connect_timeout(
         Some(value) if found > longest => {
             let [found, longest] = [found, longest].map(duration_text);
             let fault = Fault::new(format!(
-                "{found} is longer than the whole exchange may take, {longest}"
+                "{found} is longer than timeout, which is {longest}"
             ))
-            .allowed(format!("a duration up to timeout, {longest}"));
+            .allowed(format!("a duration up to {longest}"));
             context.error(&value.location, fault);
             None
         }
@@ -135,43 +135,43 @@ fn connect_timeout(
 fn name(text: &str, line: usize, lines: &mut HashMap<String, usize>) -> Result<String, Fault> {
     let is_harmless = text.trim() == text && !text.chars().any(char::is_control);
     if !is_harmless || text.chars().nth(WEBHOOK_NAME_MAX).is_some() {
-        return Err(Fault::new("cannot be a name").allowed(format!(
-            "a text of at most {WEBHOOK_NAME_MAX} characters, none of them a control character, without \
-             spaces around it"
+        return Err(Fault::new("is not a valid name").allowed(format!(
+            "a string of at most {WEBHOOK_NAME_MAX} characters, without control characters and \
+             without spaces around it"
         )));
     }
     if let Some(line) = lines.get(text) {
         let message = format!(
-            "the name {} is taken by the webhook in line {line}",
+            "the webhook in line {line} already has the name {}",
             shown(text)
         );
-        return Err(Fault::new(message).allowed("a text that no other webhook has"));
+        return Err(Fault::new(message).allowed("a name that no other webhook has"));
     }
     lines.insert(text.to_owned(), line);
     Ok(text.to_owned())
 }
 
-/// Reads a URL. Its problems do not repeat it: it may hold a password or a token.
+/// Reads a URL. Messages do not quote it, because it may contain a password or a token.
 fn url(text: &str) -> Result<Url, Fault> {
     let url = Url::parse(text.trim())
         .map_err(|error| Fault::not_allowed(format!("is not a URL: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {
-        let message = format!("the scheme {} is not served", shown(url.scheme()));
+        let message = format!("the scheme {} is not supported", shown(url.scheme()));
         return Err(Fault::not_allowed(message));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let message = "holds a user name or a password; give them as a header, from a credential";
+        let message = "contains a user name or a password; use a header from a credential instead";
         let allowed = "headers: { Authorization: { credential: NAME } }";
         return Err(Fault::new(message).allowed(allowed));
     }
     if url.fragment().is_some() {
-        let message = "holds a fragment (#…), which is never sent; leave it out";
+        let message = "contains a fragment (#…), which HTTP never sends; remove it";
         return Err(Fault::not_allowed(message));
     }
     Ok(url)
 }
 
-/// Warns of settings that `http://` makes useless or unsafe.
+/// Warns of settings that are useless or unsafe with an `http://` URL.
 fn warn_of_plain_http(
     url: &Url,
     headers: Option<&[(HeaderName, HeaderValue)]>,
@@ -179,7 +179,7 @@ fn warn_of_plain_http(
     context: &mut Context<'_>,
 ) {
     if let Some(tls) = mapping.given("tls") {
-        let message = "has no effect: the url begins with http://";
+        let message = "has no effect, because the url begins with http://";
         context.warning(&tls.location, message);
     }
     let is_loopback = match url.host() {
@@ -192,7 +192,7 @@ fn warn_of_plain_http(
     let has_secret = headers.iter().any(|(name, _)| headers::is_secret(name));
     if has_secret && !is_loopback {
         let location = url_location(mapping);
-        let message = "sends a secret header over http://, where everybody on the way can read it";
+        let message = "sends a secret header over http://, which every network on the way can read";
         context.warning(&location, message);
     }
 }

@@ -1,11 +1,11 @@
-//! config.yaml as a tree of values, each with its position in the file.
+//! Parses config.yaml into a tree of values, each with its position in the file.
 //!
-//! Constraint: reading takes bounded time and memory whatever the bytes are. Hence a limit on size
-//! and depth, and no anchors, aliases, merge keys or tags: a configuration of this size needs none
-//! of them, and aliases can make a small file large.
+//! Constraint: parsing takes bounded time and memory for any bytes. So size and depth have limits,
+//! and anchors, aliases, merge keys and tags are errors. A configuration of this size needs none of
+//! them, and aliases can expand a small file into a large one.
 //!
-//! `saphyr-parser` reports the structure event by event with lines and columns, so these limits
-//! apply while it reads. `serde_yaml` reads each unquoted value and decides its type.
+//! `saphyr-parser` reports the structure event by event, with lines and columns, so these limits
+//! apply while it parses. `serde_yaml` decides the type of each unquoted value.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -18,10 +18,10 @@ use super::problem::{LISTED_MAX, Position, Problem, shortened, shown};
 /// The largest configuration file, in bytes.
 pub(super) const SIZE_MAX: usize = 1024 * 1024;
 
-/// How deep values may be nested; the deepest setting is at five.
+/// The maximum nesting depth of values. The deepest setting is at level five.
 const DEPTH_MAX: usize = 32;
 
-/// A value and its position. There is no `Debug`: a tree holds secrets.
+/// A value and its position. It has no `Debug`, because a tree contains secrets.
 pub(super) struct Node {
     pub position: Position,
     pub kind: Kind,
@@ -29,7 +29,7 @@ pub(super) struct Node {
 
 /// The kind of a value.
 pub(super) enum Kind {
-    /// Nothing, `null` or `~`.
+    /// No value, `null` or `~`.
     Null,
     /// `true` or `false`.
     Boolean(bool),
@@ -50,9 +50,9 @@ pub(super) struct Entry {
 }
 
 impl Kind {
-    /// The kind of an unquoted text.
+    /// The kind of an unquoted value.
     pub(super) fn of_plain(text: &str) -> Self {
-        // As an item of a list, because `---` alone is an empty document.
+        // The text is parsed as an item of a list, because `---` alone is an empty document.
         match serde_yaml::from_str::<[Value; 1]>(&format!("- {text}")) {
             Ok([Value::Null]) => Kind::Null,
             Ok([Value::Bool(value)]) => Kind::Boolean(value),
@@ -69,14 +69,14 @@ impl Kind {
             Kind::Null => "nothing",
             Kind::Boolean(_) => "true or false",
             Kind::Whole(_) | Kind::Number => "a number",
-            Kind::Text(_) => "a text",
+            Kind::Text(_) => "a string",
             Kind::List(_) => "a list",
             Kind::Map(_) => "a mapping",
         }
     }
 }
 
-/// A key as a message names it.
+/// The text of a key for messages and key paths.
 pub(super) fn key_text(key: &Node) -> String {
     match &key.kind {
         Kind::Text(text) => {
@@ -97,13 +97,13 @@ pub(super) fn key_text(key: &Node) -> String {
 ///
 /// # Errors
 ///
-/// Too large, not UTF-8, not YAML, empty, several documents, or constructs that the module's
-/// constraint excludes; every one of those that is in the file.
+/// The file is too large, not UTF-8, not YAML, empty, has several documents, or uses anchors,
+/// aliases, merge keys or tags. The list has every such construct in the file.
 pub(super) fn parse(bytes: &[u8], file: &Path) -> Result<Node, Vec<Problem>> {
     let whole = |message: String| vec![Problem::of_file(file, message)];
     if bytes.len() > SIZE_MAX {
         return Err(whole(format!(
-            "is larger than {SIZE_MAX} bytes; a configuration is a few kilobytes"
+            "is larger than {SIZE_MAX} bytes; a configuration usually has a few kilobytes"
         )));
     }
     let text = match std::str::from_utf8(bytes) {
@@ -141,7 +141,7 @@ pub(super) fn parse(bytes: &[u8], file: &Path) -> Result<Node, Vec<Problem>> {
         _ if !builder.problems.is_empty() => Err(builder.problems),
         Some(root) if !matches!(root.kind, Kind::Null) => Ok(root),
         _ => Err(whole(
-            "is empty; the least it needs is repository: { path: DIRECTORY }".to_owned(),
+            "is empty; it needs at least repository: { path: DIRECTORY }".to_owned(),
         )),
     }
 }
@@ -154,18 +154,18 @@ fn end_of(text: &[u8]) -> Position {
     Position { line, column }
 }
 
-/// A syntax error, with a remedy for the most frequent ones.
+/// Makes a problem of a syntax error. The most frequent errors get advice how to fix them.
 fn syntax_problem(error: &ScanError, file: &Path) -> Problem {
     let (marker, info) = (error.marker(), error.info());
     let lower = info.to_lowercase();
     let message = if lower.contains("recursion") {
-        // The parser has a limit of its own and reads ahead of the events that it gives.
+        // The parser reads ahead of its events and reaches its own depth limit first.
         too_deep()
     } else {
         let remedy = if lower.contains("tab") {
             "; YAML is indented with spaces, not tabs"
         } else if lower.contains("alias") || lower.contains("anchor") {
-            "; a text that begins with * or & stands in quotes"
+            "; put a string that begins with * or & in quotes"
         } else {
             ""
         };
@@ -181,17 +181,17 @@ fn syntax_problem(error: &ScanError, file: &Path) -> Problem {
 }
 
 fn too_deep() -> String {
-    format!("is nested deeper than {DEPTH_MAX} levels; no setting is")
+    format!("is nested deeper than {DEPTH_MAX} levels; settings need at most five")
 }
 
-/// A list or a mapping whose end has not been read yet.
+/// A list or a mapping whose end is not parsed yet.
 enum Open {
     List(Vec<Node>),
-    /// The finished entries, and a key that waits for its value.
+    /// The finished entries, and the key whose value is next.
     Map(Vec<Entry>, Option<Node>),
 }
 
-/// Makes a tree of the parser's events.
+/// Builds a tree from the parser's events.
 struct Builder<'a> {
     file: &'a Path,
     /// The open collections with their positions, the outermost first.
@@ -211,7 +211,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Takes one event; breaks if the rest of the file is of no use.
+    /// Handles one event. Returns `Break` if parsing cannot continue.
     fn step(&mut self, event: Event<'_>, span: Span) -> ControlFlow<()> {
         let position = Position {
             line: span.start.line(),
@@ -222,14 +222,14 @@ impl Builder<'_> {
             Event::DocumentStart(_) => {
                 self.n_documents += 1;
                 if self.n_documents > 1 {
-                    let message = "a second document begins here; a configuration is one document";
+                    let message = "a second document begins here; the file must have only one";
                     self.problem(position, message);
                     return ControlFlow::Break(());
                 }
             }
             Event::Alias(_) => {
-                let message = "an alias (*name) is not allowed; write the value out, or put the \
-                               text into quotes";
+                let message = "an alias (*name) is not allowed; repeat the value, or put the \
+                               string in quotes";
                 self.problem(position, message);
                 self.finish(position, Kind::Null);
             }
@@ -237,7 +237,7 @@ impl Builder<'_> {
                 self.check_properties(position, anchor, tag.is_some());
                 let is_plain = style == ScalarStyle::Plain;
                 if is_plain && text == "<<" && self.expects_key() {
-                    let message = "a merge key (<<) is not allowed; write the values out";
+                    let message = "a merge key (<<) is not allowed; repeat the keys and values";
                     self.problem(position, message);
                 }
                 let kind = if is_plain {
@@ -268,12 +268,12 @@ impl Builder<'_> {
 
     fn check_properties(&mut self, position: Position, anchor: usize, is_tagged: bool) {
         if anchor > 0 {
-            let message = "an anchor (&name) is not allowed; write the value out where it is \
-                           needed, or put the text into quotes";
+            let message = "an anchor (&name) is not allowed; repeat the value wherever it is \
+                           needed, or put the string in quotes";
             self.problem(position, message);
         }
         if is_tagged {
-            let message = "a tag (!name) is not allowed; put a text that begins with ! into quotes";
+            let message = "a tag (!name) is not allowed; put a string that begins with ! in quotes";
             self.problem(position, message);
         }
     }
@@ -285,7 +285,7 @@ impl Builder<'_> {
     /// Opens a list or a mapping.
     fn begin(&mut self, position: Position, open: Open) -> ControlFlow<()> {
         let message = if self.expects_key() {
-            "a key must be a text, not a list or a mapping".to_owned()
+            "a key must be a string, not a list or a mapping".to_owned()
         } else if self.open.len() >= DEPTH_MAX {
             too_deep()
         } else {
@@ -296,7 +296,7 @@ impl Builder<'_> {
         ControlFlow::Break(())
     }
 
-    /// Puts a whole value into the collection around it.
+    /// Adds a finished value to the list or mapping that contains it.
     fn finish(&mut self, position: Position, kind: Kind) {
         let node = Node { position, kind };
         match self.open.last_mut() {
@@ -326,7 +326,7 @@ mod tests {
             ),
             (
                 "007 -01 1s 64MiB inf nan yes 10.1.2.3 10.0.0.0/8 0xyz - . 1.2.3 --- ...",
-                "a text",
+                "a string",
             ),
         ] {
             for text in texts.split(' ') {

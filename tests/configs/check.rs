@@ -99,5 +99,5 @@ fn every_error_is_listed_and_the_status_is_78() {
 fn an_absent_file_is_a_configuration_error() {
     let (status, printed) = check(Path::new("/nowhere/config.yaml"), false);
     assert_eq!(status, 78);
-    assert!(printed.starts_with("/nowhere/config.yaml: there is no configuration here"));
+    assert!(printed.starts_with("/nowhere/config.yaml: the configuration file does not exist"));
 }

@@ -89,7 +89,7 @@ fn every_valid_sample_loads_with_the_warnings_it_names() {
             .iter()
             .map(ToString::to_string)
             // The modes of a checkout are not part of it.
-            .filter(|warning| !warning.contains("everybody on this machine"))
+            .filter(|warning| !warning.contains("every user of this machine"))
             .collect();
         let expected = asked(bytes, "# warns:");
         for substring in &expected {
