@@ -1,4 +1,4 @@
-//! Values of arguments that several commands take.
+//! Parsers for argument values that several commands share.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -12,13 +12,14 @@ use crate::config::LOG_LEVELS;
 use crate::domain::delivery::State;
 use crate::domain::event::EventKind;
 
-/// A parser for one of a set of words, which help, manual page and completions list.
+/// A parser that accepts one of these words.
 ///
-/// It may accept more, such as another case.
+/// The help, the manual page and the completions list the words. The parser may also accept
+/// variants, such as a label in another case.
 #[derive(Clone)]
 pub(super) struct OneOf<T> {
     words: Vec<&'static str>,
-    /// The end of the message that names the words.
+    /// Text that the error message adds after the list of words.
     or: &'static str,
     read: fn(&str) -> Option<T>,
 }
@@ -71,16 +72,16 @@ pub(super) fn log_level() -> OneOf<tracing::Level> {
     }
 }
 
-/// The beginning of a range of time.
+/// The start of a time range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     At(Timestamp),
-    /// From this long ago on.
+    /// The range starts this long ago.
     Ago(Duration),
 }
 
 impl Since {
-    /// The beginning as a time, at `now`.
+    /// Returns the start as a time, given the current time.
     pub(super) fn time(self, now: Timestamp) -> Timestamp {
         match self {
             Since::At(time) => time,
@@ -97,7 +98,7 @@ pub(super) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(length) = humantime::parse_duration(text) {
         return Ok(Since::Ago(length));
     }
-    // A date, or a date and a time, in the reader's zone.
+    // A date, or a date and a time, is in the local time zone.
     text.parse::<jiff::civil::DateTime>()
         .ok()
         .and_then(|civil| TimeZone::system().to_timestamp(civil).ok())
@@ -109,7 +110,7 @@ pub(super) fn parse_since(text: &str) -> Result<Since, String> {
         })
 }
 
-/// Reads an event's name or label in any case.
+/// Finds an event by its name or label, in any case.
 fn parse_event(text: &str) -> Option<EventKind> {
     EventKind::ALL.into_iter().find(|kind| {
         kind.as_str().eq_ignore_ascii_case(text) || kind.label().eq_ignore_ascii_case(text)

@@ -1,7 +1,7 @@
-//! `check`: is the configuration valid, and where do events go?
+//! `check`: validates the configuration and prints where events are sent.
 //!
-//! Constraint: offline. It reads the configuration and the files that it names, and opens no
-//! connection and no store. It prints the names of headers and secrets, never their values.
+//! Constraint: the command works offline. It reads the configuration and the files that it names,
+//! and opens no connection and no store. It never prints the value of a header or a secret.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -86,7 +86,7 @@ struct WebhookSummary {
     url: String,
     format: &'static str,
     events: Vec<&'static str>,
-    /// Absent if the webhook wants every project.
+    /// Absent if the webhook gets the events of every project.
     #[serde(skip_serializing_if = "Option::is_none")]
     projects: Option<Vec<String>>,
     headers: Vec<String>,
@@ -160,7 +160,7 @@ impl WebhookSummary {
     }
 }
 
-/// A range as the configuration writes it: a single address has no length.
+/// Formats a range as the configuration writes it: a single address has no prefix length.
 fn range_text(range: &IpNet) -> String {
     if range.prefix_len() == range.max_prefix_len() {
         range.addr().to_string()
@@ -169,12 +169,10 @@ fn range_text(range: &IpNet) -> String {
     }
 }
 
-/// The URL without its parts that may be secret.
-///
-/// These are user name, password and the values of the query.
+/// The URL without user name, password and query values, which may be secret.
 pub(super) fn public_url(url: &Url) -> String {
     let mut public = url.clone();
-    // Both fail only for URLs that cannot have them, and then there is nothing to hide.
+    // These calls fail only for a URL that cannot have a user name, so nothing secret remains.
     let _ = public.set_username("");
     let _ = public.set_password(None);
     public.set_fragment(None);
@@ -189,7 +187,7 @@ pub(super) fn public_url(url: &Url) -> String {
             pairs.append_pair(&name, "…");
         }
     }
-    // The mark stands for a value, so it need not be encoded.
+    // `…` is a placeholder for a query value, so it is printed without percent-encoding.
     public.as_str().replace("%E2%80%A6", "…")
 }
 
@@ -234,7 +232,7 @@ fn print_summary(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "network     every address but link-local ones and those of cloud metadata"
+        "network     every address except link-local and cloud metadata addresses"
     )?;
     for (list, ranges) in [
         ("deny", &summary.network.deny),
@@ -274,7 +272,7 @@ impl fmt::Display for WebhookSummary {
         line(
             "limits",
             &format!(
-                "{timeout} for an exchange, {connect_timeout} of it to connect, {concurrency} \
+                "{timeout} for an attempt, {connect_timeout} of it to connect, {concurrency} \
                  projects at the same time"
             ),
         )
@@ -282,7 +280,7 @@ impl fmt::Display for WebhookSummary {
 }
 
 impl WebhookSummary {
-    /// The means of authentication, without their values.
+    /// How requests are authenticated, without the values.
     fn auth(&self) -> String {
         let mut parts = Vec::new();
         match self.secrets {
@@ -297,7 +295,7 @@ impl WebhookSummary {
             parts.push(format!("tls {}", self.tls.join(", ")));
         }
         if parts.is_empty() {
-            parts.push("none: neither signed nor with headers of its own".to_owned());
+            parts.push("none: no secret, no headers, no client certificate".to_owned());
         }
         parts.join("; ")
     }

@@ -1,7 +1,7 @@
-//! `deliveries`: lists the queue and its log, and changes them.
+//! `deliveries`: lists deliveries with their attempts, and redelivers, cancels and purges them.
 //!
-//! Constraint: a change touches only what the operator selected. It needs a selector, prints how
-//! many deliveries match, and asks first on a terminal.
+//! Constraint: a change affects only deliveries that the operator selected. The command requires a
+//! selector, prints how many deliveries match, and asks for confirmation on a terminal.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::domain::delivery::State;
 use crate::store::{ListedDelivery, Operations, Selector};
 
-/// Shows the queue and its log, and changes it.
+/// Lists deliveries with their attempts, and redelivers, cancels and purges them.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct DeliveriesArguments {
@@ -38,18 +38,18 @@ enum DeliveriesCommand {
     List(ListArguments),
     /// Show one delivery: its event, and every attempt with its answer
     Show {
-        /// The delivery's id
+        /// The id of the delivery: the first column of `deliveries list`
         #[arg(value_parser = parse_id)]
         id: i64,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Send deliveries again, now and with a fresh schedule; without ids and --state, the dead ones
+    /// Send deliveries again now, with a new retry schedule; without IDs and --state, only dead ones
     Redeliver(ChangeArguments),
     /// Cancel pending deliveries
     Cancel(ChangeArguments),
-    /// Remove deliveries that are not pending, and their log
+    /// Remove deliveries that are not pending, with their attempts
     Purge(ChangeArguments),
 }
 
@@ -61,16 +61,16 @@ struct ListArguments {
     listing: Listing,
 }
 
-/// The number of a delivery.
+/// Parses the id of a delivery.
 fn parse_id(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| {
-        "a delivery's id is a number, the first column of `deliveries list`; use `events show` for an \
-         event's id"
+        "the id of a delivery is a number: the first column of `deliveries list`; for the id of \
+         an event, use `events show`"
             .to_owned()
     })
 }
 
-/// Selects the deliveries for which all given conditions hold.
+/// Selects the deliveries that match all given conditions.
 #[derive(Clone, Debug, clap::Args)]
 struct Which {
     /// Only these deliveries
@@ -91,13 +91,13 @@ struct Which {
 struct ChangeArguments {
     #[command(flatten)]
     which: Which,
-    /// Print how many match, and change nothing
+    /// Print how many deliveries match, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Print one JSON object, and do not ask
+    /// Print one JSON object, and do not ask for confirmation
     #[arg(long)]
     json: bool,
 }
@@ -181,7 +181,7 @@ fn show(
     let listings = super::listings(config)?;
     let (delivery, event, attempts) = listings
         .delivery(id)?
-        .with_context(|| format!("there is no delivery {id}; `deliveries` lists all"))?;
+        .with_context(|| format!("there is no delivery {id}; `deliveries` lists them"))?;
     if json {
         print_json(out, &DeliveryWithAttempts::of(&delivery, &attempts))?;
         return Ok(DONE);
@@ -225,7 +225,7 @@ struct Changed {
     matched: u64,
     changed: u64,
     dry_run: bool,
-    /// Whether a running daemon was notified, and acts on it at once.
+    /// Whether a running daemon was notified. It then applies the change at once.
     daemon_told: bool,
 }
 
@@ -244,7 +244,7 @@ fn change(
         ));
     }
     match (kind, selector.state) {
-        // Delivered ones are sent again only on request.
+        // Without ids and `--state`, `redeliver` selects only dead deliveries.
         (Kind::Redeliver, None) if selector.ids.is_empty() => selector.state = Some(State::Dead),
         (Kind::Redeliver, _) => {}
         (Kind::Cancel, None | Some(State::Pending)) => selector.state = Some(State::Pending),
@@ -294,7 +294,7 @@ fn change(
         Kind::Purge => operations.purge(&selector)?,
     };
     drop(operations);
-    // A purge does not concern a running daemon.
+    // A purge removes only deliveries that the running daemon no longer sends.
     let notified = (kind != Kind::Purge).then(|| wake(config));
     result.daemon_told = matches!(notified, Some(Notified::Daemon));
     if arguments.json {
@@ -307,7 +307,7 @@ fn change(
     Ok(DONE)
 }
 
-/// Counts the deliveries that a change would touch.
+/// Counts the deliveries that a change would affect.
 fn count(kind: Kind, selector: &Selector, operations: &Operations) -> anyhow::Result<u64> {
     let n = operations.count(selector)?;
     if kind == Kind::Purge && selector.state.is_none() {
@@ -332,12 +332,12 @@ fn nothing(
         let verb = kind.verb().to_lowercase();
         writeln!(out, "No matching deliveries to {verb}.")?;
     }
-    // An unknown id is a mistake, but a filter may well match nothing.
+    // An id without a delivery is a failure; a filter without a match is not.
     let is_named = !arguments.which.ids.is_empty();
     Ok(if is_named { FAILED } else { DONE })
 }
 
-/// Prints what will be done, and asks first on a terminal.
+/// Prints the planned change. On a terminal, asks for confirmation and returns the answer.
 fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool> {
     if yes || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         writeln!(out, "{question}.")?;
@@ -353,25 +353,29 @@ fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool>
     ))
 }
 
-/// Whether a running daemon was notified of a change.
+/// Whether the running daemon was notified of a change.
 #[derive(Debug)]
 pub(super) enum Notified {
     Daemon,
-    /// No daemon runs.
+    /// No daemon is running.
     Nobody,
-    /// A daemon may run, and could not be notified.
+    /// A daemon may be running, but could not be notified.
     Failed(io::Error),
 }
 
 impl Notified {
-    /// The consequence for the change.
+    /// Says when the change takes effect.
     pub(super) fn words(&self) -> String {
         match self {
-            Notified::Daemon => "the running daemon acts on it now".to_owned(),
-            Notified::Nobody => "no daemon runs; the next one acts on it".to_owned(),
+            Notified::Daemon => "the running daemon applies the change now".to_owned(),
+            Notified::Nobody => {
+                "no daemon is running; the change takes effect when one starts".to_owned()
+            }
             Notified::Failed(error) => {
                 let reason = safe(&error.to_string());
-                format!("the running daemon could not be notified ({reason}) and acts on it later")
+                format!(
+                    "the running daemon could not be notified ({reason}) and applies the change later"
+                )
             }
         }
     }

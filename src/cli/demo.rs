@@ -1,7 +1,7 @@
-//! `demo`: the main job in one run, on a temporary repository.
+//! `demo`: shows all seven events on a temporary repository.
 //!
-//! Constraint: nothing is simulated. The daemon is the one of `run`, the files are real, and the
-//! callbacks come over HTTP with real signatures. The demo leaves nothing behind, except with `--keep`.
+//! Constraint: nothing is simulated. The demo runs the same daemon as `run`, on real files. The
+//! callbacks arrive over HTTP with real signatures. The demo removes its files, except with `--keep`.
 
 mod print;
 mod script;
@@ -55,7 +55,7 @@ pub(super) async fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let signals = os::signals().context("cannot handle signals")?;
-    // A raw text is a secret too. Each half has 122 random bits.
+    // The secret is raw text from two UUIDs. Each has 122 random bits.
     let halves = [Uuid::new_v4(), Uuid::new_v4()];
     let secret = SecretString::from(halves.map(|half| half.simple().to_string()).concat());
     let options = ReceiverOptions::new(move || clock.now()).with_secrets(vec![secret.clone()]);
@@ -88,7 +88,7 @@ pub(super) async fn run(
         },
     };
     let stop = CancellationToken::new();
-    // A signal ends the daemon, a closed terminal too, and so does the end of the play.
+    // The daemon stops on a signal, when the terminal closes, and after the last action.
     let signals = signals.map(|signal| if signal == SIGHUP { SIGTERM } else { signal });
     let finished = Box::pin(stream::once(stop.clone().cancelled_owned()).map(|()| SIGTERM));
     let mut running = pin!(daemon.run(stream::select(signals, finished)).fuse());
@@ -106,7 +106,7 @@ pub(super) async fn run(
         directory.keep();
     }
     if let Err(error) = ended {
-        // Somebody who closed the pipe has read enough.
+        // The reader closed the pipe, as `head` does. Do not report that as a failure.
         if super::is_broken_pipe(&error) {
             return Err(error);
         }
@@ -129,7 +129,7 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    /// Does all actions, each after the callbacks of the one before.
+    /// Runs all actions. Each waits until the callbacks of the action before have arrived.
     async fn run(&mut self, directory: &Directory, keep: bool) -> anyhow::Result<()> {
         let since = |began| self.clock.moment().saturating_sub(began);
         let mut status = self.status.subscribe();
@@ -158,7 +158,7 @@ impl Play<'_> {
         }
         anyhow::ensure!(
             self.printer.is_complete(),
-            "not all callbacks came as expected"
+            "some callbacks are missing, unexpected or not signed"
         );
         self.printer.success(since(self.began))?;
         if keep {
@@ -172,7 +172,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// The result after a signal, which is how a demo that is kept ends.
+    /// The result after a signal. With `--keep`, a signal is the normal end.
     fn interrupted(&self, keep: bool) -> anyhow::Result<()> {
         anyhow::ensure!(keep && self.printer.is_complete(), "interrupted");
         Ok(())

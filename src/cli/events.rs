@@ -1,4 +1,4 @@
-//! `events`: lists the inferred events, and explains one.
+//! `events`: lists the inferred events, and shows why one was inferred.
 
 use std::io::Write;
 
@@ -30,7 +30,7 @@ enum EventsCommand {
     List(ListArguments),
     /// Show one event: why it was inferred, and its deliveries
     Show {
-        /// The event's id, or a unique beginning of it
+        /// The id of the event, or its first characters if no other id begins with them
         id: String,
         /// Print one JSON object
         #[arg(long)]
@@ -126,10 +126,10 @@ fn show(
     let id = find(id, listings)?;
     let (listed, deliveries) = listings
         .event(&id)?
-        .with_context(|| format!("the event {id} has just been removed"))?;
+        .with_context(|| format!("the event {id} was removed meanwhile"))?;
     let mut log = Vec::new();
     for delivery in &deliveries {
-        // Housekeeping may remove one at any time.
+        // Housekeeping may have removed the delivery since it was listed.
         if let Some((delivery, _, attempts)) = listings.delivery(delivery.id)? {
             log.push((delivery, attempts));
         }
@@ -147,7 +147,8 @@ fn show(
     if log.is_empty() {
         writeln!(
             out,
-            "\nNo deliveries: no webhook subscribes to it, or they are past their retention."
+            "\nNo deliveries: no webhook subscribes to this event, or the deliveries are older than \
+             their retention."
         )?;
     }
     for (delivery, attempts) in &log {
@@ -157,22 +158,23 @@ fn show(
     Ok(DONE)
 }
 
-/// Finds the id with this unique beginning.
+/// Finds the only event id that begins with this text.
 pub(super) fn find(text: &str, listings: &Listings) -> anyhow::Result<EventId> {
     let text = text.to_ascii_lowercase();
     let digits = text.strip_prefix("evt_").unwrap_or(&text);
     if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         bail!(
-            "an event's id is evt_ and hexadecimal digits, or a beginning of it; `events` lists them"
+            "the id of an event is evt_ and hexadecimal digits; its first digits are enough; `events` \
+             lists all ids"
         );
     }
     let found = listings.event_ids(&format!("evt_{digits}"), 4)?;
     match found.as_slice() {
         [id] => Ok(id.clone()),
-        [] => bail!("there is no event evt_{digits}; `events` lists all"),
+        [] => bail!("there is no event evt_{digits}; `events` lists all events"),
         several => {
             let ids: Vec<&str> = several.iter().map(|id| id.0.as_str()).collect();
-            bail!("several events begin with it: {}", ids.join(", "))
+            bail!("several ids begin with evt_{digits}: {}", ids.join(", "))
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `completions` and `man`, for packagers.
+//! `completions` and `man`: shell completions and manual pages, for packagers.
 //!
-//! Constraint: both come from the one definition of the arguments, so they cannot differ from the
-//! program. One manual page describes all commands. [`super::manual`] writes that of the
+//! Constraint: both are generated from the definition of the arguments, so they always agree with
+//! the program. One manual page describes all commands. [`super::manual`] generates the page of the
 //! configuration.
 
 use std::io::{self, Write};
@@ -24,7 +24,7 @@ pub(super) enum Section {
     Configuration,
 }
 
-/// The end of the page, which is not about arguments.
+/// The last sections of the page. They do not describe arguments.
 const END: &str = r#".SH EXIT STATUS
 .TP
 0
@@ -34,34 +34,34 @@ done
 failed
 .TP
 2
-wrong usage
+invalid arguments
 .TP
 75
 another instance holds the state directory (EX_TEMPFAIL)
 .TP
 78
-the configuration is wrong (EX_CONFIG)
+the configuration is invalid (EX_CONFIG)
 .SH SIGNALS
 .TP
 HUP
-reload the configuration; an invalid one changes nothing
+reload the configuration; an invalid configuration changes nothing
 .TP
 TERM, INT
-stop: running deliveries may take 10 seconds to finish; a second signal ends at once
+stop: requests in progress get up to 10 seconds to finish; a second signal exits at once
 .TP
 USR1
-scan everything now
+start a full scan now
 .SH FILES
 .TP
 \&./config.yaml, /etc/project\-webhooks/config.yaml
-the configuration, the first that exists, unless \-\-config names one
+the configuration: the first of these files that exists, unless \-\-config names another
 .SH ENVIRONMENT
 .TP
 STATE_DIRECTORY
-the directory of the state, unless the configuration names one
+the state directory, unless the configuration sets state_dir
 .TP
 CREDENTIALS_DIRECTORY
-the directory of { credential: NAME }
+the directory that { credential: NAME } reads from
 .TP
 NO_COLOR
 no colours
@@ -88,8 +88,8 @@ pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     clap_complete::generate(shell, &mut command, env!("CARGO_PKG_NAME"), &mut text);
     let mut text = String::from_utf8_lossy(&text).into_owned();
     match shell {
-        // clap_complete writes the hyphen of the program's name in two ways. Without this, bash
-        // completes nothing below the first command.
+        // clap_complete writes the hyphen of the program's name in two ways. Without this
+        // replacement, bash completes nothing after the first command.
         Shell::Bash => text = text.replace("project__subcmd__webhooks", "project__webhooks"),
         Shell::Fish => text.push_str(&fish_rest(&command)),
         _ => {}
@@ -99,8 +99,8 @@ pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
 
 /// The completions for fish that clap_complete omits.
 ///
-/// These are the values of positional arguments and of options before the command. No files are
-/// offered for positional arguments.
+/// It omits the values of positional arguments, and of options before the command. For positional
+/// arguments, the added lines also switch off the completion of file names.
 fn fish_rest(command: &Command) -> String {
     let name = command.get_name();
     let offer = |condition: String, argument: &Arg| {
@@ -130,7 +130,7 @@ fn fish_rest(command: &Command) -> String {
     lines
 }
 
-/// Marks arguments without a hint as taking no files, which shells offer otherwise.
+/// Switches off the completion of file names for arguments without a value hint.
 fn without_files(command: Command) -> Command {
     command
         .mut_args(|argument| match argument.get_value_hint() {
@@ -149,7 +149,7 @@ pub(super) fn man(out: &mut dyn Write) -> io::Result<()> {
     out.write_all(tidy(&String::from_utf8_lossy(&text)).as_bytes())
 }
 
-/// Removes repeated preambles, and breaks and empty lines that mandoc warns of.
+/// Removes repeated preambles, line breaks and empty lines, which mandoc warns about.
 fn tidy(page: &str) -> String {
     let is_preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
     let mut tidy = String::new();
@@ -173,7 +173,7 @@ fn render(out: &mut dyn Write) -> io::Result<()> {
     let mut command = Arguments::command();
     command.build();
     let page = Man::new(command.clone());
-    // Without a date, one version always gives the same page.
+    // The page has no date, so that a version always generates the same page.
     writeln!(
         out,
         ".TH project\\-webhooks 1 \"\" \"project\\-webhooks {}\" \"User Commands\"",
@@ -191,13 +191,13 @@ fn render(out: &mut dyn Write) -> io::Result<()> {
     page.render_version_section(out)
 }
 
-/// Writes the description of a command and of its own commands.
+/// Writes the description of a command and of its subcommands.
 fn subcommand(command: &Command, parents: &str, out: &mut dyn Write) -> io::Result<()> {
     if command.get_name() == "help" {
         return Ok(());
     }
     let mut own = command.clone();
-    // The page lists these once, for all commands.
+    // The page lists global options once, for all commands.
     for global in ["config", "log_level", "help"] {
         if own.get_arguments().any(|known| known.get_id() == global) {
             own = own.mut_arg(global, |argument| argument.hide(true));
@@ -211,7 +211,7 @@ fn subcommand(command: &Command, parents: &str, out: &mut dyn Write) -> io::Resu
     writeln!(text, ".PP")?;
     page.render_description_section(&mut text)?;
     page.render_options_section(&mut text)?;
-    // The headings are those of a page of its own; here the text is part of a section.
+    // The headings suit a separate page. Here the text is part of a section.
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         if !line.starts_with(b".SH ") {
             out.write_all(line)?;

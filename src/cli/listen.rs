@@ -1,7 +1,7 @@
 //! `listen`: a receiver that prints callbacks and verifies signatures.
 //!
-//! Constraint: a request may hold escape sequences, so nothing of it reaches the terminal
-//! unescaped. Each callback is flushed before the next is taken.
+//! Constraint: a request may contain terminal escape sequences, so the output escapes all of its
+//! text. The output of a callback is flushed before the next callback is handled.
 
 pub(super) mod print;
 
@@ -22,11 +22,11 @@ pub(super) const DEFAULT_PORT: u16 = 9000;
 /// Receive callbacks on this machine, print them and verify their signatures.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ListenArguments {
-    /// Listen on this port of 127.0.0.1; 0 takes a free one
+    /// Listen on this port of 127.0.0.1; 0 takes a free port
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     pub port: u16,
 
-    /// Verify signatures with this secret: `whsec_` and base64, or raw text; repeat it for rotation
+    /// Verify signatures with this secret: `whsec_` and base64, or raw text; repeat for a rotation
     #[arg(
         long = "secret",
         value_name = "S",
@@ -39,7 +39,7 @@ pub(super) struct ListenArguments {
     #[arg(long, value_name = "CODE", default_value = "204", value_parser = parse_status)]
     pub status: StatusCode,
 
-    /// Print one JSON object a line
+    /// Print one JSON object on each line
     #[arg(long)]
     pub json: bool,
 }
@@ -53,7 +53,7 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
 
 /// Listens and prints until `shutdown` is cancelled, or `out` is closed.
 ///
-/// With `--json` the introduction goes to `notes`, so that `out` has only objects.
+/// With `--json`, the introduction goes to `notes`, so that `out` contains only JSON objects.
 ///
 /// # Errors
 ///
@@ -117,7 +117,7 @@ fn write_flushed(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Whether somebody still reads. A closed pipe, as of `listen | head`, is no failure.
+/// Whether the output is still open. A closed pipe, as with `listen | head`, is not an error.
 fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
     match written {
         Ok(()) => Ok(true),
@@ -126,7 +126,7 @@ fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
-/// The address, and the lines for config.yaml without the secret.
+/// The receiver's URL, and the lines to add to config.yaml. They do not contain the secret.
 fn introduction(url: &str, with_secret: bool) -> String {
     let secret = if with_secret {
         "    secret: { env: PROJECT_WEBHOOKS_SECRET }   # the value given to --secret\n"
@@ -135,7 +135,7 @@ fn introduction(url: &str, with_secret: bool) -> String {
     };
     format!(
         "Listening on {url}\n\
-         To send callbacks here, put this into config.yaml:\n\
+         To send callbacks here, add this to config.yaml:\n\
          \n\
          webhooks:\n\
          \x20 - name: listen\n\

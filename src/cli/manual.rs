@@ -1,7 +1,7 @@
 //! The manual page of config.yaml, project-webhooks-config(5).
 //!
-//! Constraint: the settings come from their one table ([`crate::config::settings`]). Only rules for
-//! several of them are written here.
+//! Constraint: the settings come from the table in [`crate::config::settings`]. This file contains
+//! only rules that concern several settings.
 
 use std::io::{self, Write};
 
@@ -19,16 +19,17 @@ project\-webhooks\-config \- the configuration of project\-webhooks
 /etc/project\-webhooks/\fIINSTANCE\fR.yaml
 .fi
 .SH DESCRIPTION
-The configuration is a YAML file. \fBproject\-webhooks check\fR says whether it is valid and where
-the events of each webhook go. A running daemon reads it again on \fBproject\-webhooks reload\fR,
-\fBsystemctl reload project\-webhooks\fR or SIGHUP: it is applied as a whole, or not at all.
+The configuration is a YAML file. \fBproject\-webhooks check\fR validates it and prints where the
+events of each webhook are sent. A running daemon reads it again on \fBproject\-webhooks reload\fR,
+\fBsystemctl reload project\-webhooks\fR or SIGHUP. The daemon applies all changes, or none if the
+file is invalid.
 .PP
-Unknown keys are errors. All errors are listed, with line, key and what is allowed.
+Unknown keys are errors. All errors are listed, with line, key and the allowed values.
 .PP
-Relative paths start from the directory of the file. Durations have a unit: 500ms, 15s, 5m, 7d.
-Sizes too: 512KiB, 64MiB.
+Relative paths start from the directory of the configuration file. Durations need a unit: 500ms,
+15s, 5m, 7d. So do sizes: 512KiB, 64MiB. A size without a unit is in bytes.
 .PP
-Where a \fIvalue\fR is allowed, it is a text or says where the text is:
+The value of a header or a secret is a string, or one of these references to it:
 .TP
 { credential: \fINAME\fR }
 a systemd credential, $CREDENTIALS_DIRECTORY/\fINAME\fR (LoadCredential= in
@@ -38,7 +39,7 @@ a systemd credential, $CREDENTIALS_DIRECTORY/\fINAME\fR (LoadCredential= in
 an environment variable
 .TP
 { file: \fIPATH\fR }
-a file; one line end at its end is ignored
+a file; one line break at its end is ignored
 .PP
 A \fItemplate\fR is a path of up to 1,024 characters with the captures {organization}, {project}
 and {versionTag}, each for one path component or a part of one, never for a name that starts with a
@@ -103,7 +104,7 @@ fn capitalized(sentence: &str) -> String {
     }
 }
 
-/// Turns Markdown into roff: code is bold.
+/// Converts Markdown to roff. Code becomes bold.
 fn inlines(markdown: &str) -> Vec<Inline> {
     let parts = markdown.split('`').enumerate();
     parts

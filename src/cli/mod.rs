@@ -1,4 +1,4 @@
-//! The commands: arguments, output and exit status.
+//! The commands: their arguments, output and exit status.
 
 mod arguments;
 mod check;
@@ -28,15 +28,15 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
 use crate::store::{Listings, OpenError};
 
-/// The command did its job.
+/// Exit status: the command succeeded.
 const DONE: u8 = 0;
-/// The command failed.
+/// Exit status: the command failed.
 const FAILED: u8 = 1;
-/// Wrong usage, as in clap.
+/// Exit status: the arguments are invalid, as in clap.
 const USAGE: u8 = 2;
-/// Another instance holds the state directory (sysexits.h, EX_TEMPFAIL).
+/// Exit status: another daemon uses the state directory (sysexits.h, EX_TEMPFAIL).
 const HELD: u8 = 75;
-/// The configuration is wrong (sysexits.h, EX_CONFIG).
+/// Exit status: the configuration is invalid (sysexits.h, EX_CONFIG).
 const CONFIGURATION: u8 = 78;
 
 /// Watches a repository of project.xml files and delivers webhooks for their changes.
@@ -47,7 +47,7 @@ pub struct Arguments {
     #[arg(long, short, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     config: Option<PathBuf>,
 
-    /// Log this level and more severe ones, whatever log.level says
+    /// Log this level and more severe ones; overrides log.level
     #[arg(long, global = true, value_name = "L", value_parser = arguments::log_level())]
     log_level: Option<tracing::Level>,
 
@@ -59,13 +59,13 @@ pub struct Arguments {
 enum Command {
     /// Run the daemon in the foreground
     Run,
-    /// Show the main job in one run: a temporary repository, a daemon, a receiver, all seven events
+    /// Show all seven events on a temporary repository, with a daemon and a receiver
     Demo {
-        /// Keep running and keep the directory, for you to try by hand; Ctrl-C ends it
+        /// Keep the daemon running for you to try by hand; Ctrl-C ends it and keeps the directory
         #[arg(long)]
         keep: bool,
     },
-    /// Validate the configuration, offline; print each webhook and where its events go
+    /// Validate the configuration without connecting; print each webhook and where its events go
     Check {
         /// Print one JSON object
         #[arg(long)]
@@ -73,7 +73,7 @@ enum Command {
     },
     /// Make the running daemon read its configuration again, and wait for the result
     Reload,
-    /// Print the events that `run` would infer now; records nothing
+    /// Print the events that `run` would infer now, without recording them
     Scan {
         /// Print one JSON object
         #[arg(long)]
@@ -87,9 +87,9 @@ enum Command {
     },
     /// Show the inferred events, and why they were inferred
     Events(events::EventsArguments),
-    /// Show the queue and its log; redeliver, cancel and purge deliveries
+    /// List deliveries with their attempts; redeliver, cancel and purge them
     Deliveries(deliveries::DeliveriesArguments),
-    /// List the webhooks; enable, disable and test one
+    /// List the webhooks; enable, disable or test one
     Webhooks(webhooks::WebhooksArguments),
     /// Receive callbacks on this machine, print them and verify their signatures
     Listen(listen::ListenArguments),
@@ -100,7 +100,7 @@ enum Command {
     },
     /// Print a manual page
     Man {
-        /// Its section
+        /// The section of the manual page
         #[arg(value_enum, default_value_t)]
         section: generate::Section,
     },
@@ -112,14 +112,14 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match dispatch(&arguments) {
         Ok(status) => ExitCode::from(status),
-        // A reader that has enough, as `head`, is no failure.
+        // A reader that closed the pipe, as `head` does, is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
             if let Some(usage) = error.downcast_ref::<clap::Error>() {
                 let _ = usage.print();
                 return ExitCode::from(USAGE);
             }
-            // The problems name their file themselves.
+            // Each problem already starts with the path of its file.
             let (status, said) = match error.downcast_ref::<Problems>() {
                 Some(problems) => (CONFIGURATION, problems.to_string()),
                 None => (FAILED, format!("project-webhooks: {error:#}")),
@@ -130,14 +130,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A usage error that the definition of the arguments cannot express.
+/// Makes a usage error that the definition of the arguments cannot express.
 fn usage(message: &str) -> anyhow::Error {
     Arguments::command()
         .error(clap::error::ErrorKind::ArgumentConflict, message)
         .into()
 }
 
-/// Whether an error says that the reader closed the pipe.
+/// Whether the cause of an error is that the reader closed the pipe.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
@@ -217,7 +217,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     }
 }
 
-/// The configuration for a command that sends nothing.
+/// Reads the configuration for a command that sends nothing and needs no secrets.
 fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
     config::load(&Config::file_or_default(file), &WithoutSecrets).map(|loaded| loaded.config)
 }
@@ -227,7 +227,7 @@ fn listings(config: &Config) -> Result<Listings, OpenError> {
     Listings::open(&config.state_dir)
 }
 
-/// Opens the recorded state for listing; `None` if there is none yet.
+/// Opens the recorded state for listing. Returns `None` if nothing is recorded yet.
 fn recorded(config: &Config) -> Result<Option<Listings>, OpenError> {
     match listings(config) {
         Ok(listings) => Ok(Some(listings)),
@@ -240,7 +240,7 @@ fn now() -> jiff::Timestamp {
     Clock::start().now()
 }
 
-/// Runs a command with buffered output. An output that cannot be written is an error.
+/// Runs a command with buffered output. A failure to write the output is an error.
 fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let status = command(&mut out)?;
@@ -248,7 +248,7 @@ fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyho
     Ok(status)
 }
 
-/// The style of standard output (no-color.org: any value but an empty one).
+/// The style of standard output. A `NO_COLOR` that is not empty switches colours off (no-color.org).
 fn style() -> output::Style {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     output::Style::for_stdout(no_color)
@@ -256,7 +256,8 @@ fn style() -> output::Style {
 
 /// Makes a runtime with one thread.
 ///
-/// Waking a second thread for each callback costs more than it gains. Long work has its own threads.
+/// A second thread would cost more, by waking it for each callback, than it gains. Long tasks have
+/// threads of their own.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

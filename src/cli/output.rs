@@ -1,7 +1,7 @@
-//! Tables, listings, JSON, times and progress, for all commands.
+//! Formats tables, listings, JSON, times and progress for all commands.
 //!
-//! Constraint: a name on disk, an answer and a log line may hold escape sequences. None of them
-//! reaches the terminal unescaped: text goes through [`safe`], JSON through [`print_json`].
+//! Constraint: file names, answers and log lines may contain terminal escape sequences, so all
+//! output escapes them. Text goes through [`safe`], JSON through [`print_json`].
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use serde::Serialize;
 use super::DONE;
 pub(super) use super::listen::print::{Style, safe, safe_json};
 
-/// Red, for failures.
+/// The SGR code for red, the colour of failures.
 pub(super) const RED: &str = "31";
-/// Green, for success.
+/// The SGR code for green, the colour of success.
 pub(super) const GREEN: &str = "32";
-/// Yellow, for warnings.
+/// The SGR code for yellow, the colour of warnings.
 pub(super) const YELLOW: &str = "33";
 pub(super) const BOLD: &str = "1";
-/// Faint, for details.
+/// The SGR code for faint, the style of details.
 pub(super) const FAINT: &str = "2";
 
 /// Prints one JSON value over several lines.
@@ -32,14 +32,14 @@ pub(super) fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Res
     writeln!(out, "{}", safe_json(&json))
 }
 
-/// A time in the reader's zone, to the second.
+/// Formats a time in the local time zone, to the second.
 pub(super) fn time(at: Timestamp, style: &Style) -> String {
     at.to_zoned_datetime(style.zone.clone())
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()
 }
 
-/// A duration in its two largest units.
+/// Formats a duration in its two largest units.
 pub(super) fn duration(length: Duration) -> String {
     let seconds = length.as_secs();
     if seconds == 0 {
@@ -49,7 +49,7 @@ pub(super) fn duration(length: Duration) -> String {
     let mut rest = seconds;
     let mut parts = Vec::new();
     for (size, name) in units {
-        // The second unit is the next smaller one: nobody needs "1d 3s".
+        // Only adjacent units are combined: "1d 2h", but never "1d 3s".
         let count = rest / size;
         rest %= size;
         if count > 0 || !parts.is_empty() {
@@ -65,12 +65,12 @@ pub(super) fn duration(length: Duration) -> String {
         .join(" ")
 }
 
-/// The time from `from` to `to`; zero if the clock was set back in between.
+/// The time from `from` to `to`. Zero if the clock was set back in between.
 pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
-/// A number with its noun: `1 file`, `2 files`.
+/// Formats a number with its noun: `1 file`, `2 files`.
 pub(super) fn counted(n: u64, noun: &str) -> String {
     let (stem, plural) = noun
         .strip_suffix('y')
@@ -126,7 +126,7 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// Prints it, each line after `indent`.
+    /// Prints the table. Each line starts with `indent`.
     ///
     /// # Errors
     ///
@@ -166,10 +166,10 @@ impl Table {
     }
 }
 
-/// How much a listing prints, and how.
+/// The options of every listing.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Listing {
-    /// Show at most the last N; 0 shows all
+    /// Show only the last N items; 0 shows all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
     /// Print a JSON array
@@ -178,7 +178,7 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// The most items.
+    /// The maximum number of items.
     pub(super) fn limit(&self) -> usize {
         match self.limit {
             0 => usize::MAX,
@@ -186,7 +186,7 @@ impl Listing {
         }
     }
 
-    /// Prints items that are sorted by time, the newest first. As in a log, the newest comes last.
+    /// Prints items that arrive newest first. The newest is printed last, as in a log.
     pub(super) fn print<T, V: Serialize>(
         &self,
         mut items: Vec<T>,
@@ -216,7 +216,7 @@ impl Listing {
     }
 }
 
-/// A progress line on standard error, if that is a terminal and there is much to do.
+/// A progress line on standard error, if that is a terminal and the work has many steps.
 pub(super) struct Progress {
     done: u64,
     total: u64,
@@ -224,7 +224,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// The line is printed again after this many steps; less work than this needs no line.
+    /// The number of steps between two updates. Work with fewer steps prints no line.
     const EVERY: u64 = 64;
 
     pub(super) fn new(total: u64) -> Self {
@@ -247,7 +247,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.is_shown {
-            // ECMA-48: erases the line.
+            // This sequence erases the line (ECMA-48).
             let _ = write!(io::stderr(), "\r\u{1b}[K");
         }
     }

@@ -1,8 +1,8 @@
 //! `reload`: makes the daemon read its configuration again, and waits for the result.
 //!
-//! Constraint: the daemon alone decides. It has the credentials and variables that this process may
-//! not have. This command only finds the daemon and prints its answer. So it can be the
-//! `ExecReload=` of a unit, unlike SIGHUP, which has no answer.
+//! Constraint: only the daemon decides whether the configuration is valid, because this process may
+//! lack its credentials and variables. The command finds the daemon and prints its answer. It can be
+//! the `ExecReload=` of a unit, because it waits for the result. SIGHUP returns no result.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use anyhow::{Context, anyhow};
 use super::{CONFIGURATION, DONE, inspected};
 use crate::admin::{self, Reloaded};
 
-/// Asks the daemon of this configuration's state directory.
+/// Asks the daemon that uses the configured state directory to reload.
 ///
-/// If the configuration is invalid, `given` (`$STATE_DIRECTORY`) finds the daemon, so that its log
-/// and its metrics have the rejected reload.
+/// If the configuration is invalid, the command takes the state directory from `given`
+/// (`$STATE_DIRECTORY`). So the daemon also logs and counts a rejected reload.
 pub(super) fn run(
     file: Option<&Path>,
     given: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub(super) fn run(
     };
     let answer = admin::reload(&state_dir).with_context(|| {
         format!(
-            "the daemon of the state directory {} did not answer; see `status` and its log",
+            "the daemon that uses the state directory {} did not answer; see `status` and the log",
             state_dir.display()
         )
     })?;
@@ -37,7 +37,7 @@ pub(super) fn run(
         (Some(reloaded), _) => print(&reloaded, out, errors),
         (None, Some(problems)) => Err(problems.into()),
         (None, None) => Err(anyhow!(
-            "no daemon runs with the state directory {} (a change of state_dir needs a restart)",
+            "no running daemon uses the state directory {} (a change of state_dir needs a restart)",
             state_dir.display()
         )),
     }
@@ -49,12 +49,15 @@ fn print(reloaded: &Reloaded, out: &mut dyn Write, errors: &mut dyn Write) -> an
         writeln!(errors, "warning: {warning}")?;
     }
     if reloaded.is_applied() {
-        writeln!(out, "The configuration is applied.")?;
+        writeln!(out, "The daemon applied the configuration.")?;
         return Ok(DONE);
     }
     for error in &reloaded.errors {
         writeln!(errors, "{error}")?;
     }
-    writeln!(errors, "The configuration is rejected; nothing changed.")?;
+    writeln!(
+        errors,
+        "The daemon rejected the configuration and changed nothing."
+    )?;
     Ok(CONFIGURATION)
 }

@@ -1,4 +1,4 @@
-//! `run`: the daemon, in the foreground.
+//! `run`: runs the daemon in the foreground.
 
 use std::io::Write;
 use std::path::Path;

@@ -1,7 +1,8 @@
 //! `scan`: prints the events that `run` would infer now.
 //!
-//! Constraint: it records nothing, and it uses the daemon's observer, inference and check of the
-//! root. A missing file counts as removed, as if every project had been idle for `repository.settle`.
+//! Constraint: the command records nothing. It uses the same observer, inference and check of the
+//! root as the daemon. It treats a missing file as removed, without waiting for
+//! `repository.settle`.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -31,7 +32,7 @@ use crate::store::{Listings, MetaKey};
 struct ScanView {
     /// Whether nothing is recorded yet.
     first_start: bool,
-    /// Whether `run` would record everything without events.
+    /// Whether `run` would record the existing files without events.
     adopts: bool,
     /// Notes to print before the changes.
     notes: Vec<String>,
@@ -49,7 +50,7 @@ struct ChangeView {
     project: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     moved_from: Option<String>,
-    /// A change without events: an adoption, or none of the seven.
+    /// The description of a change that causes no event.
     #[serde(skip_serializing_if = "Option::is_none")]
     silent: Option<String>,
     events: Vec<EventView>,
@@ -65,7 +66,7 @@ struct EventView {
     webhooks: Vec<String>,
 }
 
-/// Scans everything and prints the events it would cause.
+/// Scans the repository and prints the events that `run` would infer.
 pub(super) fn run(
     config: &Config,
     json: bool,
@@ -105,7 +106,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         .filter(|comparison| !comparison.observed.files.is_empty())
         .count();
     let mut notes = notes(start, config, listings.is_some());
-    // A root that is not the recorded one is trusted if it has the recorded projects.
+    // If the root's identity differs from the record, it is trusted only with the recorded projects.
     let is_trusted = !guard.needs_survey() || guard.surveyed(n_found, n_recorded);
     if !is_trusted && !start.adopts {
         notes.extend(guard.distrust());
@@ -134,7 +135,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     })
 }
 
-/// Observes every project that is on disk or recorded. Returns the invalid files too.
+/// Observes every project that is on disk or recorded. Also returns the invalid files.
 fn observe(
     config: &Config,
     listings: Option<&Listings>,
@@ -144,7 +145,7 @@ fn observe(
     let repository = &config.repository;
     let path = repository.path.display();
     let root = Root::open(&repository.path)
-        .with_context(|| format!("cannot open the repository's root {path}"))?;
+        .with_context(|| format!("cannot open the repository {path}"))?;
     guard.watched(Some(root.identity()));
     let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
     let discovered = observer.discover(&root);
@@ -159,7 +160,7 @@ fn observe(
     for key in keys {
         let recorded =
             listings.map_or(Ok(Recorded::default()), |listings| listings.recorded(&key))?;
-        // The contents are dropped at once: the first scan of a large repository reads all of it.
+        // The contents are dropped at once, because a first scan reads the whole repository.
         let observed = observer.observe(&root, &key, &recorded, now).observed;
         incomplete.extend(observed.problems().cloned());
         comparisons.push(Comparison {
@@ -172,7 +173,7 @@ fn observe(
     }
     anyhow::ensure!(
         root.is_in_place(),
-        "the repository's root {path} was replaced during the scan; scan again"
+        "the repository {path} was replaced during the scan; scan again"
     );
     Ok((comparisons, incomplete))
 }
@@ -187,21 +188,21 @@ fn notes(start: Start, config: &Config, has_state: bool) -> Vec<String> {
     }
     match (start.is_first, start.layout_changed, start.adopts) {
         (_, true, _) => notes.push(
-            "repository.layout changed: `run` adopts what exists under the new one, without events"
-                .to_owned(),
+            "repository.layout changed: `run` records the existing files without events".to_owned(),
         ),
         (true, _, true) => notes.push(
-            "a first start: `run` adopts what exists, without events (on_first_start: adopt)"
+            "first start: `run` records the existing files without events (on_first_start: adopt)"
                 .to_owned(),
         ),
-        (true, _, false) => notes
-            .push("a first start: `run` reports what exists (on_first_start: report)".to_owned()),
+        (true, _, false) => notes.push(
+            "first start: `run` reports the existing files (on_first_start: report)".to_owned(),
+        ),
         (false, _, _) => {}
     }
     notes
 }
 
-/// The view of a change; `None` if nothing changed.
+/// Describes a change. Returns `None` if nothing changed.
 fn view(
     comparison: &Comparison,
     change: Conclusion,
@@ -218,7 +219,7 @@ fn view(
     let silent = if start.adopts {
         Some(format!("adopted: {}", inventory(&inference.record)))
     } else if change.moved_from.is_some() {
-        Some("moved, which is none of the seven".to_owned())
+        Some("moved: no event".to_owned())
     } else if inference.events.is_empty() {
         Some(difference(&comparison.recorded, &inference.record))
     } else {
@@ -258,7 +259,7 @@ fn event(
     }
 }
 
-/// The paths with their content hashes; a changed time alone is no change.
+/// The paths of a record with their content hashes. A changed time alone is not a change.
 fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
     recorded
         .files()
@@ -266,7 +267,7 @@ fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
         .collect()
 }
 
-/// The numbers of files in a record.
+/// Counts the files in a record by role, in words.
 fn inventory(recorded: &Recorded) -> String {
     let mut parts = Vec::new();
     if recorded.definition.is_some() {
@@ -286,7 +287,7 @@ fn inventory(recorded: &Recorded) -> String {
     parts.join(", ")
 }
 
-/// The difference of a change that is none of the seven.
+/// Describes a change that causes no event.
 fn difference(before: &Recorded, after: &Recorded) -> String {
     let is_saved = before.definition.as_ref().map(|file| file.hash)
         != after.definition.as_ref().map(|file| file.hash);
@@ -300,9 +301,9 @@ fn difference(before: &Recorded, after: &Recorded) -> String {
         parts.push("an ordinary save".to_owned());
     }
     if n_gone > 0 {
-        parts.push(format!("{} gone", counted(n_gone as u64, "file")));
+        parts.push(format!("{} removed", counted(n_gone as u64, "file")));
     }
-    format!("{}: none of the seven", parts.join(", "))
+    format!("{}: no event", parts.join(", "))
 }
 
 fn print(view: &ScanView, style: &Style, out: &mut dyn Write) -> io::Result<()> {

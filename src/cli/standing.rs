@@ -1,4 +1,4 @@
-//! Webhooks and their queues, as a table with notes.
+//! Prints webhooks and their queues as a table with notes.
 
 use std::io::{self, Write};
 
@@ -73,8 +73,8 @@ fn print_notes(webhook: &WebhookReport, style: &Style, out: &mut dyn Write) -> i
     let name = safe(&webhook.name);
     if let Some(off) = &webhook.off {
         let hint = match off.cause {
-            "gone" => "change its configuration or run `webhooks enable` to switch it on",
-            _ => "run `webhooks enable` to switch it on",
+            "gone" => "to switch it on, change its configuration or run `webhooks enable`",
+            _ => "to switch it on, run `webhooks enable`",
         };
         let (state, since) = (style.paint(RED, "off"), time(off.since, style));
         let reason = safe(&off.reason);
@@ -84,7 +84,7 @@ fn print_notes(webhook: &WebhookReport, style: &Style, out: &mut dyn Write) -> i
         let n = counted(webhook.pending, "pending delivery");
         writeln!(
             out,
-            "  {name}: no longer configured; {n} parked until it is configured again, or cancelled"
+            "  {name}: no longer configured; {n} parked until you configure it again or cancel them"
         )?;
     }
     if let Some(error) = &webhook.last_error {

@@ -1,7 +1,8 @@
-//! `status`: is the daemon running, and how is it doing?
+//! `status`: shows the state of the daemon and its webhooks.
 //!
-//! Constraint: it answers with or without a running daemon. The control socket has what only a
-//! running daemon knows, and the record has the rest. If the daemon cannot be asked, `status` says so.
+//! Constraint: the command works with or without a running daemon. It asks the daemon over the
+//! control socket, and reads the database for everything that is recorded. If the daemon does not
+//! answer, `status` prints why.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -16,7 +17,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report};
 
-/// Shows how the daemon and its webhooks are doing. The status is 0 even if no daemon runs.
+/// Shows the state of the daemon and its webhooks. The exit status is 0 even if no daemon runs.
 pub(super) fn run(
     config: &Config,
     json: bool,
@@ -53,14 +54,15 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         let watched = counted(coverage.watches as u64, "directory");
         let watching = match (coverage.uncovered, coverage.polls) {
             (0, false) => watched,
-            (0, true) => "by a scan on a timer".to_owned(),
-            (uncovered, _) => format!("{watched}; {uncovered} not, scanned on a timer instead"),
+            (0, true) => "scans on a timer".to_owned(),
+            (uncovered, _) => format!("{watched}; {uncovered} more scanned on a timer instead"),
         };
         pairs.push(("watching", watching));
         pairs.push(("since start", since_start(&daemon.since_start)));
     }
     if !report.has_state {
-        let note = "nothing is recorded yet: the daemon never ran".to_owned();
+        let note = "nothing is recorded yet: the daemon has never run with this state directory"
+            .to_owned();
         pairs.push(("note", note));
     }
     print_pairs(out, style, "", &pairs)?;
@@ -77,7 +79,7 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
     standing::print_webhooks(&report.webhooks, now, style, out)
 }
 
-/// The counts since the start, in a line.
+/// The counts since the start of the daemon, in one line.
 fn since_start(counts: &Counts) -> String {
     let sum = |by: &BTreeMap<String, u64>| by.values().sum::<u64>();
     let of = |outcome: &str| -> u64 {
@@ -107,12 +109,12 @@ fn print_daemon(report: &Report, style: &Style, out: &mut dyn Write) -> io::Resu
     let Some(daemon) = &report.daemon else {
         let state = match &report.unknown {
             Some(reason) => format!(
-                "{}: cannot ask the daemon ({}); the rest is from the record",
+                "{}: the daemon does not answer ({}); showing the recorded state",
                 style.paint(YELLOW, "unknown"),
                 safe(reason)
             ),
             None => format!(
-                "{}: no daemon holds the state directory; the rest is from the record",
+                "{}: no running daemon uses the state directory; showing the recorded state",
                 style.paint(YELLOW, "stopped")
             ),
         };
@@ -120,9 +122,9 @@ fn print_daemon(report: &Report, style: &Style, out: &mut dyn Write) -> io::Resu
     };
     let uptime = duration(Duration::from_secs(daemon.uptime_seconds.max(1)));
     let (code, state) = if !daemon.alive {
-        (RED, "stuck: the engine stands still")
+        (RED, "stuck: the engine does not respond")
     } else if !daemon.engine.troubles.is_empty() {
-        (YELLOW, "running, with trouble")
+        (YELLOW, "running, with problems")
     } else if !daemon.engine.ready {
         (YELLOW, "starting: the first full scan is running")
     } else {
@@ -150,7 +152,7 @@ fn print_incomplete(
     } else {
         ""
     };
-    // Each project below an unreadable directory has that directory as its problem.
+    // All projects below an unreadable directory have the same problem. Print it once.
     let mut printed = HashSet::new();
     let problems: Vec<&ProblemReport> = problems
         .iter()

@@ -1,4 +1,4 @@
-//! Events, deliveries and attempts, as text and as JSON.
+//! Formats events, deliveries and attempts as text and as JSON.
 
 use std::io::{self, Write};
 
@@ -11,10 +11,10 @@ use crate::domain::delivery::State;
 use crate::domain::event::{Event, FileSummary, Parameter};
 use crate::store::{AttemptLog, ListedDelivery, ListedEvent};
 
-/// The digits of an event's id in listings. Any unique beginning finds the event.
+/// The number of digits of an event id in listings. Commands accept such a shortened id.
 const ID_DIGITS: usize = 12;
 
-/// The beginning of an event's id, for listings.
+/// Shortens an event id for listings.
 pub(super) fn short_id(id: &str) -> String {
     id.chars().take("evt_".len() + ID_DIGITS).collect()
 }
@@ -72,7 +72,7 @@ impl EventView {
     }
 }
 
-/// Parameters as a JSON object, in their order.
+/// Parameters as a JSON object, in their documented order.
 pub(super) fn parameters(parameters: &[(Parameter, String)]) -> serde_json::Value {
     let pairs: Vec<(String, String)> = parameters
         .iter()
@@ -96,7 +96,7 @@ pub(super) struct DeliveryView {
     origin: &'static str,
     attempts: u32,
     created_at: Timestamp,
-    /// When the next attempt is due, if the delivery is pending.
+    /// The time of the next attempt, if the delivery is pending.
     next_attempt: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     last_status: Option<u16>,
@@ -135,7 +135,7 @@ pub(super) struct AttemptView {
     status: Option<u16>,
     error: Option<String>,
     request_headers: Vec<(String, String)>,
-    /// The beginning of the answer; invalid UTF-8 is replaced.
+    /// The first bytes of the answer's body. Invalid UTF-8 is replaced.
     answer: String,
 }
 
@@ -170,7 +170,7 @@ impl DeliveryWithAttempts {
     }
 }
 
-/// Prints names and values, the values aligned.
+/// Prints names and values, with the values in one column.
 ///
 /// # Errors
 ///
@@ -189,7 +189,7 @@ pub(super) fn print_pairs(
     Ok(())
 }
 
-/// A path with line and column, as editors and compilers print it.
+/// Formats a path with line and column, as compilers do: `path:line:column`.
 pub(super) fn location(path: &str, line: Option<u64>, column: Option<u64>) -> String {
     match (line, column) {
         (Some(line), Some(column)) => format!("{path}:{line}:{column}"),
@@ -198,7 +198,7 @@ pub(super) fn location(path: &str, line: Option<u64>, column: Option<u64>) -> St
     }
 }
 
-/// The state of a delivery, with its next attempt.
+/// The state of a delivery. A pending one includes the time of its next attempt.
 pub(super) fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
     let text = match delivery.state {
         State::Pending => format!("pending, next {}", time(delivery.due, style)),

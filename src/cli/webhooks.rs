@@ -1,4 +1,4 @@
-//! `webhooks`: lists webhooks, switches them on and off, and tests one.
+//! `webhooks`: lists webhooks, and enables, disables or tests one.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::report::WebhookReport;
 use crate::store::Operations;
 use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
 
-/// Lists webhooks, switches them on and off, and tests one.
+/// Lists webhooks, and enables, disables or tests one.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct WebhooksArguments {
@@ -41,7 +41,7 @@ enum WebhooksCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Switch a webhook on again, whoever switched it off
+    /// Switch a webhook on that an operator or a 410 answer switched off
     Enable {
         /// The webhook's name
         name: String,
@@ -58,7 +58,7 @@ enum WebhooksCommand {
         )]
         reason: String,
     },
-    /// Send one signed `test` event and print the exchange; needs no daemon
+    /// Send one signed `test` event and print request and answer; needs no daemon
     Test {
         /// The webhook's name
         name: String,
@@ -69,7 +69,7 @@ enum WebhooksCommand {
 }
 
 impl WebhooksArguments {
-    /// Whether the command sends, and needs the secrets.
+    /// Whether the command sends a request and so needs the secrets.
     pub(super) fn sends(&self) -> bool {
         matches!(self.command, Some(WebhooksCommand::Test { .. }))
     }
@@ -101,7 +101,7 @@ struct Listed {
     url: Option<String>,
     format: Option<&'static str>,
     events: Vec<&'static str>,
-    /// `None` for every project.
+    /// `None` if the webhook gets the events of every project.
     projects: Option<Vec<String>>,
 }
 
@@ -179,12 +179,12 @@ fn enable(name: &str, config: &Config, out: &mut dyn Write) -> anyhow::Result<u8
     if was_off {
         writeln!(out, "{name} is on; {}.", notified.words())?;
     } else {
-        writeln!(out, "{name} was on already.")?;
+        writeln!(out, "{name} was already on.")?;
     }
     if !webhook.enabled {
         writeln!(
             out,
-            "The configuration still has enabled: false for it; change that and reload."
+            "The configuration still has enabled: false for this webhook; change that and reload."
         )?;
     }
     Ok(DONE)
@@ -208,12 +208,12 @@ fn disable(
             notified.words()
         )?;
     } else {
-        writeln!(out, "{name} was off already.")?;
+        writeln!(out, "{name} was already off.")?;
     }
     Ok(DONE)
 }
 
-/// An exchange in JSON.
+/// A test request and its answer in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Exchange {
@@ -239,7 +239,7 @@ fn test(
     let webhook = configured(name, config)?;
     let network = Arc::new(config.network.clone());
     let client = WebhookClient::new(webhook, &TrustRoots::load(), &network)?;
-    // Unique, so that a receiver that drops duplicates takes each test.
+    // A unique id, because a receiver may drop a request whose id it has seen before.
     let id = EventId(format!("evt_{}", Uuid::new_v4().simple()));
     let callback = Callback {
         content: CallbackContent::test(id, now),

@@ -41,7 +41,7 @@ fn the_demo_shows_all_seven_events_and_leaves_nothing_behind() {
     for command in ["$ mv ", "$ mkdir -p ", "$ cp ", "$ rm -r "] {
         assert!(printed.contains(command), "{command} not in:\n{printed}");
     }
-    assert!(printed.contains("All callbacks came: 9"), "{printed}");
+    assert!(printed.contains("All callbacks arrived: 9"), "{printed}");
     assert!(!printed.contains('\u{1b}'), "{printed:?}");
     assert!(is_empty(temporary.path()));
 }
@@ -67,7 +67,7 @@ type Lines = std::io::Lines<BufReader<std::process::ChildStdout>>;
 #[test]
 fn a_kept_demo_goes_on_until_it_is_interrupted() {
     let temporary = tempfile::tempdir().unwrap();
-    let (demo, _lines) = start_demo(&["--keep"], temporary.path(), "All callbacks came: 9");
+    let (demo, _lines) = start_demo(&["--keep"], temporary.path(), "All callbacks arrived: 9");
     let directory = fs::read_dir(temporary.path())
         .unwrap()
         .next()

@@ -30,7 +30,7 @@ fn before_the_first_start_commands_report_that_nothing_is_recorded() {
     place.write("sales/orders/project.xml", &project("Orders"));
     let status = place.run(&["status"]).succeeded();
     assert!(status.starts_with("stopped: "), "{status}");
-    assert!(status.contains("the daemon never ran"), "{status}");
+    assert!(status.contains("the daemon has never run"), "{status}");
     let status = place.run(&["status", "--json"]).json();
     assert_eq!(status["running"], false);
     assert_eq!(status["webhooks"][0]["name"], "catalog");
@@ -256,7 +256,7 @@ fn pending_deliveries_are_cancelled_without_a_daemon() {
     let id = failed[0]["id"].to_string();
     let said = place.run(&["deliveries", "cancel", &id]).succeeded();
     assert!(
-        said.contains("1 delivery cancelled; no daemon runs"),
+        said.contains("1 delivery cancelled; no daemon is running"),
         "{said}"
     );
     assert_eq!(

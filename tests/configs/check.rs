@@ -52,7 +52,7 @@ fn a_valid_configuration_is_listed_without_what_is_secret() {
         "  projects  sales/*\n",
         "  auth      signed; headers authorization, x-key\n",
         "  retry     2 attempts: 0s, 5m\n",
-        "  limits    15s for an exchange, 5s of it to connect, 8 projects at the same time\n",
+        "  limits    15s for an attempt, 5s of it to connect, 8 projects at the same time\n",
         "webhook     spare (disabled)\n",
         "  deny      10.0.0.0/8\n",
         "  allow     10.1.0.0/16, 169.254.7.7\n",

@@ -16,7 +16,7 @@ use crate::receiver::{Received, Signature};
 pub(super) struct Printer<'a> {
     pub(super) style: &'a Style,
     pub(super) out: &'a mut dyn Write,
-    /// The expected callbacks: event, latency in milliseconds, whether its signature was verified.
+    /// Expected callbacks that arrived: event, latency in milliseconds, whether the signature is valid.
     pub(super) arrived: Vec<(EventKind, f64, bool)>,
     pub(super) missing: Vec<Expected>,
     pub(super) n_unexpected: usize,
@@ -35,7 +35,7 @@ fn milliseconds(length: Duration) -> f64 {
 }
 
 impl Printer<'_> {
-    /// Whether all callbacks arrived, signed, and no other.
+    /// Whether all expected callbacks arrived, all signed, and no others.
     pub(super) fn is_complete(&self) -> bool {
         self.n_unexpected == 0
             && self.arrived.len() == expected().count()
@@ -50,7 +50,7 @@ impl Printer<'_> {
              directory  {}\n  \
              daemon     process {}, watching ./repository after {:.1} ms\n  \
              receiver   {} with seven webhooks, one for each event\n  \
-             settle     a removal counts after 200 ms without changes here; the default is 1s\n",
+             settle     a removal is reported after 200 ms without changes; the default is 1s\n",
             self.style.paint(BOLD, heading),
             safe(&directory.path.display().to_string()),
             std::process::id(),
@@ -71,9 +71,9 @@ impl Printer<'_> {
         self.out.flush()
     }
 
-    /// Prints and counts a callback, and removes it from `waiting` if it is one of those.
+    /// Prints and counts a callback. Removes it from `waiting` if it was expected.
     ///
-    /// `done` is the time at which the action's last command ended.
+    /// `done` is the time when the last command of the action ended.
     pub(super) fn callback(
         &mut self,
         received: &Received,
@@ -101,7 +101,7 @@ impl Printer<'_> {
 
     pub(super) fn success(&mut self, took: Duration) -> io::Result<()> {
         self.table()?;
-        let done = self.style.paint(GREEN, "All callbacks came");
+        let done = self.style.paint(GREEN, "All callbacks arrived");
         let (n, took) = (self.arrived.len(), milliseconds(took));
         writeln!(
             self.out,

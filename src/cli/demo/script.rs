@@ -1,7 +1,7 @@
 //! The demo's actions on files, and the callbacks that each must cause.
 //!
-//! Constraint: the printed commands are the commands that run, relative to the demo's directory.
-//! Each action waits for the callbacks of the one before, so that the record is known.
+//! Constraint: the demo runs exactly the commands that it prints, relative to its directory. Each
+//! action waits for the callbacks of the action before, so that the recorded state is known.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use crate::domain::event::EventKind::{
     ProjectPublish, SnapshotCreate, SnapshotRestore,
 };
 
-/// The definition that the demo's files are made of.
+/// The template of all definitions in the demo.
 const TEMPLATE: &str = include_str!("project.xml");
 
 const SALES: &str = "Sales Insights";
@@ -28,7 +28,7 @@ pub(super) struct Action {
     pub(super) callbacks: &'static [Expected],
 }
 
-/// The actions in their order; together they cause all seven events.
+/// The actions in order. Together they cause all seven events.
 pub(super) const ACTIONS: [Action; 7] = [
     Action {
         title: "Somebody imports a project",
@@ -39,7 +39,7 @@ pub(super) const ACTIONS: [Action; 7] = [
         callbacks: &[(ProjectImportAny, CAMPAIGNS)],
     },
     Action {
-        title: "Somebody imports the project that one webhook waits for",
+        title: "Somebody imports a project that the webhook for Project Import selects",
         commands: &["mv incoming/sales-insights repository/sales/sales-insights"],
         callbacks: &[(ProjectImport, SALES), (ProjectImportAny, SALES)],
     },
@@ -51,7 +51,7 @@ pub(super) const ACTIONS: [Action; 7] = [
         callbacks: &[(SnapshotCreate, SALES)],
     },
     Action {
-        title: "Somebody saves the project, which is none of the seven, and publishes it",
+        title: "Somebody saves the project, which causes no event, and publishes it",
         commands: &[
             "mv incoming/sales-insights-edited.xml repository/sales/sales-insights/project.xml",
             "cp repository/sales/sales-insights/project.xml repository/sales/sales-insights/published/project.xml",
@@ -71,7 +71,7 @@ pub(super) const ACTIONS: [Action; 7] = [
         callbacks: &[(ProjectDelete, CAMPAIGNS)],
     },
     Action {
-        title: "Somebody deletes the published project: two callbacks",
+        title: "Somebody deletes the published project, which causes two events",
         commands: &["rm -r repository/sales/sales-insights"],
         callbacks: &[(ProjectDelete, SALES), (ProjectDeleteAndUnpublish, SALES)],
     },

@@ -10,17 +10,17 @@ use crate::config::Format;
 use crate::document;
 use crate::receiver::{Received, Signature};
 
-/// Colours and time zone of the output.
+/// The colours and the time zone of the output.
 #[derive(Clone, Debug)]
 pub(crate) struct Style {
-    /// With colours.
+    /// Whether the output is coloured.
     pub color: bool,
-    /// The zone of printed times.
+    /// The time zone of printed times.
     pub zone: TimeZone,
 }
 
 impl Style {
-    /// No colours, times in UTC.
+    /// A style without colours and with times in UTC.
     #[cfg(test)]
     pub(crate) fn plain() -> Self {
         Self {
@@ -29,7 +29,9 @@ impl Style {
         }
     }
 
-    /// Local times, and colours if standard output is a terminal and `NO_COLOR` is not set.
+    /// A style with local times, and with colours if standard output is a terminal.
+    ///
+    /// `no_color` switches the colours off.
     pub(crate) fn for_stdout(no_color: bool) -> Self {
         Self {
             color: io::stdout().is_terminal() && !no_color,
@@ -37,9 +39,9 @@ impl Style {
         }
     }
 
-    /// The text in the colour of this SGR code (ECMA-48), if colours are on.
+    /// Colours the text with this SGR code (ECMA-48), if colours are on.
     ///
-    /// Text from a peer or a file must be [`safe`] first.
+    /// The caller passes text from a peer or a file through [`safe`] first.
     pub(crate) fn paint(&self, code: &str, text: &str) -> String {
         if self.color {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
@@ -49,10 +51,10 @@ impl Style {
     }
 }
 
-/// The most characters of the payload's first line.
+/// The maximum number of characters that are shown of the payload's first line.
 const FIRST_LINE_MAX: usize = 100;
 
-/// Prints one callback for a person, with a note on its first line.
+/// Prints one callback for a person. Its first line ends with a note.
 pub(crate) fn print_callback(
     out: &mut (impl Write + ?Sized),
     received: &Received,
@@ -140,13 +142,13 @@ pub(crate) fn print_callback_json(out: &mut impl Write, received: &Received) -> 
     out.write_all(escaped.as_bytes())
 }
 
-/// Escapes the characters in JSON strings that a terminal might act on.
+/// Escapes the characters in JSON that a terminal might act on.
 ///
-/// JSON allows them unescaped, and the encoder leaves some.
+/// JSON allows them in strings, and the encoder leaves some of them unescaped.
 pub(crate) fn safe_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len() + 1);
     for c in json.chars() {
-        // A line end can only be layout: in a string it is escaped already.
+        // A line break separates lines of the output. The encoder escapes one in a string.
         if c != '\n' && is_unsafe(c) {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
@@ -203,7 +205,7 @@ pub(crate) fn safe(text: &str) -> String {
     result
 }
 
-/// Whether it is a control character, breaks lines, or changes the direction of text.
+/// Whether a character is a control character, breaks lines, or changes the text direction.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -228,7 +230,7 @@ fn size(bytes: usize) -> String {
 
 /// The first line of a document, cut if it is long.
 fn first_line(payload: &[u8]) -> String {
-    // Enough bytes for the line in any encoding.
+    // Eight bytes for each character are enough in any encoding.
     let start = payload.get(..8 * FIRST_LINE_MAX).unwrap_or(payload);
     let text = document::text(start);
     let line = text
