@@ -229,7 +229,11 @@ fn view(
         .events
         .iter()
         .filter(|_| !start.adopts)
-        .map(|inferred| event(key, inferred, config, subscriptions))
+        .map(|inferred| {
+            let (after, before) = (&inference.record, &comparison.recorded);
+            let definition = after.definition.as_ref().or(before.definition.as_ref());
+            event(key, inferred, definition, config, subscriptions)
+        })
         .collect();
     Some(ChangeView {
         organization: key.organization.clone(),
@@ -243,10 +247,12 @@ fn view(
 fn event(
     key: &ProjectKey,
     inferred: &InferredEvent,
+    definition: Option<&FileState>,
     config: &Config,
     subscriptions: &[Subscription],
 ) -> EventView {
-    let parameters = parameters(inferred.kind, key, &inferred.subject, &config.naming);
+    let (subject, naming) = (&inferred.subject, &config.naming);
+    let parameters = parameters(inferred.kind, key, subject, definition, naming);
     EventView {
         event: inferred.kind.as_str(),
         label: inferred.kind.label(),

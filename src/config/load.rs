@@ -136,10 +136,33 @@ fn organizations(
             Some(text.unwrap_or(directory).to_owned())
         };
         if let (Some(name), Some(id)) = (text("name"), text("id")) {
+            let given = mapping.given("id");
+            let location = given.as_ref().map_or(location, |id| &id.location);
+            warn_of_shared_id(directory, &id, location, &found, context);
             found.insert((*directory).to_owned(), Organization { name, id });
         }
     }
     found
+}
+
+/// Warns if another organization has this id too. Ids that differ in case are one, as engineIds are.
+fn warn_of_shared_id(
+    directory: &str,
+    id: &str,
+    location: &Location,
+    others: &BTreeMap<String, Organization>,
+    context: &mut Context<'_>,
+) {
+    let is_same = |other: &Organization| other.id.to_lowercase() == id.to_lowercase();
+    let Some((other, _)) = others.iter().find(|(_, other)| is_same(other)) else {
+        return;
+    };
+    let message = format!(
+        "{} and {} have the same id; receivers cannot tell the two organizations apart",
+        shown(other),
+        shown(directory)
+    );
+    context.warning(location, message);
 }
 
 fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<UsernameSource> {

@@ -11,8 +11,8 @@
 //!   rest of a project that a checkout removes, or the first file of a project that it creates. A
 //!   checkout handles one file at a time, and a whole project that came and went is no event.
 //!
-//! The engineId identifies a project wherever both sides have one. A definition with another
-//! engineId belongs to another project, even when a snapshot beside it has the same content: such a
+//! The engineId identifies a project wherever both sides have one. A definition without an engineId
+//! keeps the one that its project had. A definition with another engineId belongs to another project, even when a snapshot beside it has the same content: such a
 //! snapshot belongs to the successor.
 //!
 //! A deleted project is not unpublished while a published copy is still there in any form: as it
@@ -115,7 +115,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
                     because,
                 });
             }
-            record.definition = Some(seen.clone());
+            record.definition = Some(seen.succeeding(before));
         }
         (before, None) => record.definition = before.cloned(),
     }
@@ -133,7 +133,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
     // See the second exception at the head of this file.
     let may_be_the_successors = |seen: &FileState| {
         definition_is_missing
-            && definition_before.is_some_and(|before| has_another_engine_id(before, seen))
+            && definition_before.is_some_and(|before| before.has_another_engine_id(seen))
     };
     record.published = copies(
         &mut events,
@@ -160,14 +160,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
 /// Whether the definition now belongs to another project: both have an engineId, and they differ.
 pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     match (&recorded.definition, observed.definition()) {
-        (Some(before), Some(seen)) => has_another_engine_id(before, seen),
-        _ => false,
-    }
-}
-
-fn has_another_engine_id(one: &FileState, other: &FileState) -> bool {
-    match (one.document.engine_id(), other.document.engine_id()) {
-        (Some(one), Some(other)) => one != other,
+        (Some(before), Some(seen)) => before.has_another_engine_id(seen),
         _ => false,
     }
 }
@@ -176,7 +169,7 @@ fn has_another_engine_id(one: &FileState, other: &FileState) -> bool {
 fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Observed) -> bool {
     let came_with_another = |seen: &FileState| {
         let known = recorded.published.get(&seen.path);
-        has_another_engine_id(definition, seen) && known.is_none_or(|copy| copy.hash != seen.hash)
+        definition.has_another_engine_id(seen) && known.is_none_or(|copy| copy.hash != seen.hash)
     };
     observed.files.values().any(|file| match file {
         ObservedFile::Complete(seen) => seen.role == Role::Published && !came_with_another(seen),

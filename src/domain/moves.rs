@@ -282,10 +282,7 @@ fn carried_along(
             .complete(file.role)
             .any(|seen| seen.path == path && seen.hash == file.hash);
         let known = carried.iter().position(|known| known.path == path);
-        let moved = FileState {
-            path: path.to_owned(),
-            ..file.clone()
-        };
+        let moved = file.moved(path, &origin.key, &here.key);
         match known.and_then(|at| carried.get_mut(at)) {
             Some(known) if is_seen => *known = moved,
             Some(_) => {}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::event::{EventKind, Parameter, timestamp};
-use super::project::{FileState, ProjectKey};
+use super::project::{FileState, ProjectKey, Role};
 
 /// The name and id of an organization.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,19 +45,30 @@ fn project_namespace() -> Uuid {
 }
 
 /// Returns the parameters of an event about `subject`, in their order.
+///
+/// `definition` is that of the project, if there is one: a published copy without ids has those of
+/// its project.
 pub fn parameters(
     kind: EventKind,
     key: &ProjectKey,
     subject: &FileState,
+    definition: Option<&FileState>,
     naming: &Naming,
 ) -> Vec<(Parameter, String)> {
-    kind.parameters()
-        .iter()
-        .map(|parameter| (*parameter, value(*parameter, key, subject, naming)))
+    let value = |parameter| value(parameter, key, subject, definition, naming);
+    let parameters = kind.parameters().iter();
+    parameters
+        .map(|parameter| (*parameter, value(*parameter)))
         .collect()
 }
 
-fn value(parameter: Parameter, key: &ProjectKey, subject: &FileState, naming: &Naming) -> String {
+fn value(
+    parameter: Parameter,
+    key: &ProjectKey,
+    subject: &FileState,
+    definition: Option<&FileState>,
+    naming: &Naming,
+) -> String {
     let document = &subject.document;
     let organization = naming.organizations.get(&key.organization);
     match parameter {
@@ -72,10 +83,7 @@ fn value(parameter: Parameter, key: &ProjectKey, subject: &FileState, naming: &N
             .map_or(&key.organization, |known| &known.id)
             .clone(),
         Parameter::VersionTag => version_tag(subject),
-        Parameter::ProjectId => document
-            .engine_id()
-            .or_else(|| not_empty(document.id.as_deref()))
-            .map_or_else(|| made_up_project_id(key), str::to_owned),
+        Parameter::ProjectId => project_id(key, subject, definition),
     }
 }
 
@@ -109,6 +117,22 @@ fn username(subject: &FileState, sources: &[UsernameSource]) -> String {
 
 fn not_empty(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.trim().is_empty())
+}
+
+/// Returns the project's id: its engineId, else the root attribute `id`, else a made-up one.
+fn project_id(key: &ProjectKey, subject: &FileState, definition: Option<&FileState>) -> String {
+    let document = &subject.document;
+    let is_copy = subject.role != Role::Definition;
+    let definition = definition.filter(|_| is_copy).unwrap_or(subject);
+    let definition = &definition.document;
+    document
+        .engine_id()
+        .or_else(|| definition.engine_id())
+        .or_else(|| not_empty(document.id.as_deref()))
+        .map_or_else(
+            || made_up_project_id(definition.first_key().unwrap_or(key)),
+            str::to_owned,
+        )
 }
 
 /// Makes up an id: a UUIDv5 of the project's organization and project directory.

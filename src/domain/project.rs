@@ -120,6 +120,31 @@ pub struct Document {
     /// The direct annotations by name; the first of equal names counts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Ids that the project keeps, although this content does not have them. Only on record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Box<KeptIds>>,
+}
+
+/// Ids that a project keeps, although its definition does not have them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptIds {
+    /// The engineId of an earlier definition, if this one has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_id: Option<String>,
+    /// The first key of a project that was renamed. Its made-up id is derived from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_key: Option<ProjectKey>,
+}
+
+impl KeptIds {
+    /// These ids, if there are any.
+    pub fn new(engine_id: Option<String>, first_key: Option<ProjectKey>) -> Option<Box<Self>> {
+        let kept = Self {
+            engine_id,
+            first_key,
+        };
+        (kept != Self::default()).then(|| Box::new(kept))
+    }
 }
 
 /// The value of the annotation `version` that stands for no version.
@@ -134,8 +159,19 @@ impl Document {
         (!value.is_empty()).then_some(value)
     }
 
-    /// The project's UUID.
+    /// The project's UUID: that of this content, else the one that the project keeps.
     pub fn engine_id(&self) -> Option<&str> {
+        self.own_engine_id()
+            .or_else(|| self.kept.as_ref()?.engine_id.as_deref())
+    }
+
+    /// The first key of the project, if it was renamed.
+    pub fn first_key(&self) -> Option<&ProjectKey> {
+        self.kept.as_ref()?.first_key.as_ref()
+    }
+
+    /// The UUID in this content.
+    fn own_engine_id(&self) -> Option<&str> {
         self.annotation("engineId")
     }
 
@@ -170,7 +206,7 @@ pub struct FileState {
 /// The identity of a project, wherever its definition lies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
-    /// The project with this engineId.
+    /// The project with this engineId, in lower case.
     EngineId(String),
     /// The content of a project without an engineId.
     Content(ContentHash),
@@ -194,11 +230,45 @@ const TICK_NS: i64 = 2_000_000_000;
 
 impl FileState {
     /// Returns the identity of the project that this file defines.
+    ///
+    /// It depends on the content alone, not on kept ids, so that an arrived file has the identity of
+    /// the recorded one.
     pub fn identity(&self) -> Identity {
-        match self.document.engine_id() {
-            Some(id) => Identity::EngineId(id.to_owned()),
+        match self.document.own_engine_id() {
+            Some(id) => Identity::EngineId(id.to_lowercase()),
             None => Identity::Content(self.hash),
         }
+    }
+
+    /// Whether both files have an engineId, and they differ. Case does not count.
+    pub(crate) fn has_another_engine_id(&self, other: &FileState) -> bool {
+        match (self.document.engine_id(), other.document.engine_id()) {
+            (Some(one), Some(other)) => one.to_lowercase() != other.to_lowercase(),
+            _ => false,
+        }
+    }
+
+    /// Returns this definition with the ids that its project keeps from the definition before.
+    pub(crate) fn succeeding(&self, before: &FileState) -> Self {
+        let mut definition = self.clone();
+        let has_none = self.document.own_engine_id().is_none();
+        let engine_id = before.document.engine_id().filter(|_| has_none);
+        let first_key = before.document.first_key();
+        definition.document.kept = KeptIds::new(engine_id.map(str::to_owned), first_key.cloned());
+        definition
+    }
+
+    /// Returns this file after its project moved: the made-up id is still that of the first key.
+    pub(crate) fn moved(&self, path: &str, from: &ProjectKey, to: &ProjectKey) -> Self {
+        let mut file = self.clone();
+        path.clone_into(&mut file.path);
+        if self.role == Role::Definition {
+            let document = &mut file.document;
+            let kept = document.kept.take().unwrap_or_default();
+            let first_key = kept.first_key.unwrap_or_else(|| from.clone());
+            document.kept = KeptIds::new(kept.engine_id, Some(first_key).filter(|it| it != to));
+        }
+        file
     }
 
     /// Whether a file with this stamp is the recorded one and need not be read.

@@ -135,7 +135,11 @@ impl Judgement {
         let inferred = observation.events.iter().chain(&inference.events);
         let events: Vec<NewEvent> = inferred
             .filter(|_| !rules.is_adopting)
-            .map(|event| new_event(event, &key, observation, rules))
+            .map(|event| {
+                let (after, before) = (&inference.record, &observation.before);
+                let definition = after.definition.as_ref().or(before.definition.as_ref());
+                new_event(event, &key, definition, observation, rules)
+            })
             .collect();
         needed.extend(events.iter().map(|event| event.event.payload));
         needed.extend(inference.record.definition.iter().map(|file| file.hash));
@@ -183,11 +187,13 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
 fn new_event(
     inferred: &InferredEvent,
     key: &ProjectKey,
+    definition: Option<&FileState>,
     observation: &Observation,
     rules: &Rules<'_>,
 ) -> NewEvent {
     let subject = &inferred.subject;
-    let parameters = parameters(inferred.kind, key, subject, &rules.config.naming);
+    let naming = &rules.config.naming;
+    let parameters = parameters(inferred.kind, key, subject, definition, naming);
     let (origin, hint) = (observation.origin, observation.hint.clone());
     NewEvent {
         event: inferred.complete(key, origin, hint, parameters, rules.now),

@@ -50,6 +50,7 @@ fn document(name: Option<&str>, id: Option<&str>, annotations: &[(&str, &str)]) 
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
+        ..Document::default()
     }
 }
 

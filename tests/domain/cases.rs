@@ -1,8 +1,8 @@
 //! Runs `tests/cases/infer/*.yaml`: a record, an observation, and the expected inference.
 //!
 //! A file is written as three words, `<content> <engineId> <time>`: any word for the content
-//! (equal words are equal bytes), the engineId or `-` for none, and the change time. The word
-//! `invalid` stands for a file that could not be read. Paths are those of the default layout, and
+//! (equal words are equal bytes), the engineId or `-` for none, and the change time. An engineId
+//! `-/e1` is none, in a project that keeps `e1` of an earlier definition. The word `invalid` stands for a file that could not be read. Paths are those of the default layout, and
 //! `<organization>/<project>/definition/project.xml` is a second path of a definition.
 //!
 //! ```yaml
@@ -16,6 +16,7 @@
 //! moves_to: { sales/crm: sales/new }        # projects that move once that removal is confirmed
 //! moved: { sales/crm: sales/old }           # new key: old key
 //! record: { sales/crm/project.xml: A }      # the new record, if it differs from `after`
+//! kept: { sales/crm: e1 }                   # engineIds that projects keep, in the new record
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,13 +26,14 @@ use std::path::Path;
 use project_webhooks::domain::infer::Removals;
 use project_webhooks::domain::moves::{Comparison, Conclusion, infer_all};
 use project_webhooks::domain::project::{
-    ContentHash, Document, FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Stamp,
+    ContentHash, Document, FileState, KeptIds, Observed, ObservedFile, Problem, ProjectKey,
+    Recorded, Stamp,
 };
 use project_webhooks::layout::{Layout, ProjectFile};
 use serde::Deserialize;
 
 /// The number of cases; a runner that finds none would pass.
-const N_CASES: usize = 86;
+const N_CASES: usize = 91;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +54,8 @@ struct Case {
     #[serde(default)]
     moved: BTreeMap<String, String>,
     record: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    kept: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -164,7 +168,9 @@ fn file(path: &str, words: &str) -> FileState {
     let [content, engine_id, time] = parts[..] else {
         panic!("{path}: {words:?} is not <content> <engineId> <time>");
     };
+    let (engine_id, kept) = engine_id.split_once('/').unwrap_or((engine_id, ""));
     let annotations = (engine_id != "-").then(|| ("engineId".to_owned(), engine_id.to_owned()));
+    let kept = Some(kept.to_owned()).filter(|kept| !kept.is_empty());
     let time: i64 = time.parse().expect("a change time");
     FileState {
         path: path.to_owned(),
@@ -180,6 +186,7 @@ fn file(path: &str, words: &str) -> FileState {
         hash: ContentHash::of(content.as_bytes()),
         document: Document {
             annotations: annotations.into_iter().collect(),
+            kept: KeptIds::new(kept, None),
             ..Document::default()
         },
         owner: "ann".to_owned(),
@@ -204,6 +211,7 @@ struct Outcome {
     moves_to: BTreeMap<String, String>,
     moved: BTreeMap<String, String>,
     record: BTreeMap<String, String>,
+    kept: BTreeMap<String, String>,
 }
 
 fn outcome(changes: &[Conclusion], content: impl Fn(&FileState) -> String) -> Outcome {
@@ -234,7 +242,15 @@ fn outcome(changes: &[Conclusion], content: impl Fn(&FileState) -> String) -> Ou
         record: files
             .map(|file| (file.path.clone(), content(file)))
             .collect(),
+        kept: changes.iter().filter_map(kept).collect(),
     }
+}
+
+/// The engineId that a project keeps.
+fn kept(change: &Conclusion) -> Option<(String, String)> {
+    let definition = change.inference.record.definition.as_ref()?;
+    let engine_id = definition.document.kept.as_ref()?.engine_id.clone()?;
+    Some((change.key.to_string(), engine_id))
 }
 
 #[test]
@@ -282,6 +298,7 @@ fn every_case_holds() {
             moves_to: case.moves_to.clone(),
             moved: case.moved.clone(),
             record: case.record(),
+            kept: case.kept.clone(),
         };
         let actual = outcome(&changes, content);
         if actual != expected {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use project_webhooks::domain::event::{EventKind, Parameter};
 use project_webhooks::domain::parameters::{Naming, Organization, UsernameSource, parameters};
 use project_webhooks::domain::project::{
-    ContentHash, Document, FileState, ProjectKey, Role, Stamp,
+    ContentHash, Document, FileState, KeptIds, ProjectKey, Role, Stamp,
 };
 use proptest::prelude::*;
 
@@ -36,6 +36,7 @@ fn document(name: Option<&str>, id: Option<&str>, annotations: &[(&str, &str)]) 
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
+        ..Document::default()
     }
 }
 
@@ -58,7 +59,7 @@ fn naming() -> Naming {
 
 /// The value of one parameter, in a publish: that event has all of them.
 fn only(parameter: Parameter, subject: &FileState, naming: &Naming) -> String {
-    parameters(EventKind::ProjectPublish, &key(), subject, naming)
+    parameters(EventKind::ProjectPublish, &key(), subject, None, naming)
         .into_iter()
         .find_map(|(found, value)| (found == parameter).then_some(value))
         .expect("a parameter of every publish")
@@ -96,7 +97,7 @@ fn every_event_has_its_parameters_in_order() {
     ];
     assert_eq!(table.len(), EventKind::ALL.len());
     for (kind, expected) in table {
-        let found: Vec<String> = parameters(kind, &key(), &subject, &naming())
+        let found: Vec<String> = parameters(kind, &key(), &subject, None, &naming())
             .into_iter()
             .map(|(parameter, value)| format!("{}={value}", parameter.as_str()))
             .collect();
@@ -121,6 +122,42 @@ fn the_project_name_is_the_root_attribute_or_the_directory() {
             "{name:?}"
         );
     }
+}
+
+#[test]
+fn a_published_copy_without_an_engine_id_has_that_of_its_project() {
+    let copy = |id, annotations| FileState {
+        role: Role::Published,
+        ..file(document(None, id, annotations))
+    };
+    let project = |annotations| file(document(None, Some("id-1"), annotations));
+    let mut keeps_one = project(&[]);
+    keeps_one.document.kept = KeptIds::new(Some("e-1".to_owned()), None);
+    let mut renamed = file(document(None, None, &[]));
+    renamed.document.kept = KeptIds::new(None, Some(key()));
+    let made_up = "d8ef867f-0c05-5d8b-80c5-3ab8954c64f4";
+    let table = [
+        (copy(None, &[]), project(&[("engineId", "e-1")]), "e-1"),
+        (copy(Some("id-2"), &[]), keeps_one.clone(), "e-1"),
+        (copy(None, &[("engineId", "e-2")]), keeps_one, "e-2"),
+        (copy(Some("id-2"), &[]), project(&[]), "id-2"),
+        (copy(None, &[]), renamed.clone(), made_up),
+    ];
+    let id = |key: &ProjectKey, subject: &FileState, definition: &FileState| {
+        let (kind, definition) = (EventKind::ProjectPublish, Some(definition));
+        parameters(kind, key, subject, definition, &naming())
+            .pop()
+            .map(|(_, value)| value)
+    };
+    let elsewhere = ProjectKey::new("sales", "renamed");
+    for (copy, definition, expected) in &table {
+        assert_eq!(id(&elsewhere, copy, definition).as_deref(), Some(*expected));
+    }
+    // A definition has its own ids, whatever the project has now.
+    let deleted = file(document(None, None, &[]));
+    let successor = project(&[("engineId", "e-2")]);
+    assert_eq!(id(&key(), &deleted, &successor).as_deref(), Some(made_up));
+    assert_eq!(id(&elsewhere, &renamed, &renamed).as_deref(), Some(made_up));
 }
 
 #[test]
@@ -239,7 +276,7 @@ proptest! {
         let mut subject = file(document(Some(&name), Some(&id), &annotations));
         subject.stamp.modified_ns = modified_ns;
         for kind in EventKind::ALL {
-            for (parameter, value) in parameters(kind, &key(), &subject, &naming()) {
+            for (parameter, value) in parameters(kind, &key(), &subject, None, &naming()) {
                 prop_assert!(!value.trim().is_empty(), "{} of {kind}", parameter.as_str());
             }
         }

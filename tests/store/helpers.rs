@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::{Event, EventId, EventKind, Explanation, Origin, Parameter};
 use project_webhooks::domain::project::{
-    ContentHash, Document, FileState, ProjectKey, Recorded, Role, Stamp,
+    ContentHash, Document, FileState, KeptIds, ProjectKey, Recorded, Role, Stamp,
 };
 use project_webhooks::store::{
     AttemptLog, Batch, Change, Claim, Claims, Finish, Listings, NewEvent, Operations, Store,
@@ -55,6 +55,7 @@ pub fn file(role: Role, path: &str, text: &str) -> FileState {
             name: Some("Sales \"Insights\"".to_owned()),
             id: None,
             annotations: [("engineId".to_owned(), "é\n".to_owned())].into(),
+            kept: KeptIds::new(Some("e".to_owned()), Some(ProjectKey::new("sales", "b"))),
         },
         owner: "ann".to_owned(),
     }
