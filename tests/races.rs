@@ -577,14 +577,14 @@ fn unreadable_files_are_not_deleted(backend: &str) {
 }
 
 fn a_root_that_is_renamed_away_and_back_infers_nothing(backend: &str) {
-    const AWAY: &str = "nothing is inferred until it is back";
+    const AWAY: &str = "no events are inferred until it is back";
     let endpoint = Endpoint::new();
     let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 4);
     let daemon = home.start();
     fs::rename(home.at(""), home.beside("away")).unwrap();
     daemon.wait_message(AWAY, 1);
     fs::rename(home.beside("away"), home.at("")).unwrap();
-    daemon.wait_message("the repository's root is back", 1);
+    daemon.wait_message("the repository is back", 1);
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
     // An empty directory in its place, as where nothing is mounted, proves nothing either.
@@ -594,7 +594,7 @@ fn a_root_that_is_renamed_away_and_back_infers_nothing(backend: &str) {
     fs::remove_dir(home.at("")).unwrap();
     daemon.wait_message(AWAY, 2);
     fs::rename(home.beside("away"), home.at("")).unwrap();
-    daemon.wait_message("the repository's root is back", 2);
+    daemon.wait_message("the repository is back", 2);
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
     assert_eq!(endpoint.n(), 0);

@@ -217,7 +217,7 @@ fn the_reload_command_waits_and_prints_the_result() {
     let home = home(&of(&first));
     let (status, said) = reload_command(&home, None);
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("no daemon runs"), "{said}");
+    assert!(said.contains("no running daemon uses"), "{said}");
 
     let daemon = home.start();
     home.configure(&of(&second));
@@ -496,7 +496,7 @@ fn a_reload_before_the_first_scan_is_not_readiness() {
     fs::rename(home.at(""), home.beside("away")).unwrap();
     let manager = Manager::listen(&home);
     let daemon = manager.launch(&home, None);
-    daemon.wait_message("is not there", 1);
+    daemon.wait_message("is missing (", 1);
     assert!(daemon.reload());
     assert!(daemon.reload());
     let said = manager.so_far();

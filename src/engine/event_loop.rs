@@ -1,7 +1,8 @@
-//! The engine's loop: takes inputs, and runs one step after another.
+//! The engine's loop: handles inputs and runs one step after another.
 //!
-//! Constraint: the loop forgets nothing. A project leaves the agenda only when its observation is
-//! committed. While the store cannot commit, inference waits: the difference is still on disk.
+//! Constraint: no change is lost. A project leaves the agenda only when its observation is
+//! committed. While the store cannot commit, inference waits. Nothing is lost meanwhile, because
+//! the record still differs from the disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,18 +25,21 @@ use crate::hint::{Hint, HintSender};
 use crate::observe::Observer;
 use crate::watch::{Watch, WatchSettings};
 
-/// The delay after the creation of a file. Its writer closes it, which is reported too.
+/// How long an observation waits after a file was created.
+///
+/// The writer usually closes the file within this time. The system reports that as well, and the
+/// observation then reads the whole file.
 const WRITER_DELAY: Duration = Duration::from_millis(25);
 
-/// The channel into the loop.
+/// The receiving end of the input channel.
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub inputs: Receiver<Input>,
-    /// Whether a hint found the channel full.
+    /// Whether a hint was dropped because the channel was full.
     pub has_lost_hints: Arc<AtomicBool>,
 }
 
-/// The engine's thread: its inputs and its parts.
+/// The state of the engine's thread: its inputs and its parts.
 pub(super) struct EventLoop {
     inbox: Inbox,
     watch: Watch,
@@ -44,11 +48,12 @@ pub(super) struct EventLoop {
 }
 
 impl EventLoop {
-    /// Starts the watch thread and reads the recorded state. If either fails, logs the error and
-    /// returns nothing.
+    /// Starts the watch thread and reads the recorded state.
+    ///
+    /// If either fails, logs the error and returns `None`.
     pub(super) fn new(parts: Parts, inbox: Inbox, hints: HintSender) -> Option<Self> {
         let watch = Watch::start(watch_settings(&parts.config), hints).inspect_err(|error| {
-            error!(%error, "cannot start the watch thread; is the limit of tasks reached (TasksMax=)?");
+            error!(%error, "cannot start the watch thread; has the service reached its task limit (TasksMax=)?");
         });
         let watch = watch.ok()?;
         let worker = Worker::new(parts).inspect_err(|error| {
@@ -62,7 +67,7 @@ impl EventLoop {
         })
     }
 
-    /// Runs until it is stopped, or until a thread is gone that it needs.
+    /// Runs until the engine is stopped, or until the watch thread or the store has ended.
     pub(super) fn run(mut self) {
         loop {
             let now = self.worker.clock.moment();
@@ -73,7 +78,8 @@ impl EventLoop {
                 Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            // All queued inputs come before the next step, so that one observation serves many.
+            // Handle all queued inputs before the next step, so that several hints for a project
+            // need only one observation.
             for _ in 0..INPUTS {
                 match self.inbox.inputs.try_recv() {
                     Ok(Input::Stop) => return,
@@ -101,8 +107,8 @@ impl EventLoop {
         let is_watch_alive = self.watch.is_alive();
         if !is_watch_alive {
             error!(
-                "the watch thread ended unexpectedly; please report this defect. The daemon exits, \
-                 to be restarted"
+                "the watch thread ended unexpectedly. The daemon exits, so that systemd restarts it; \
+                 please report this bug"
             );
         }
         !is_watch_alive || self.worker.recorder.is_closed()
@@ -114,7 +120,7 @@ impl EventLoop {
             Input::Rescan(reason) => self.watch_again(reason),
             Input::Configure(config, done) => {
                 self.configure(config);
-                // The sender may have stopped waiting.
+                // The sender may no longer wait for the answer.
                 let _ = done.send(());
             }
             Input::Stop => {}
@@ -180,7 +186,7 @@ impl EventLoop {
         }
     }
 
-    /// Does the work that is due now.
+    /// Runs everything that is due now.
     fn work(&mut self) {
         let now = self.worker.clock.moment();
         if self.worker.timers.take_pulse(now) {
@@ -198,7 +204,7 @@ impl EventLoop {
         if !due.is_empty() {
             self.worker.step(due);
         }
-        // After hinted projects, which wait for no more than one piece.
+        // Hinted projects come first. They wait for at most one piece of the scan.
         if !self.worker.timers.is_paused() {
             self.scanner.compare_piece(&mut self.worker);
         }
@@ -208,7 +214,8 @@ impl EventLoop {
     /// Checks the store, the root and the timers, once a second.
     fn pulse(&mut self, now: Moment) {
         if !self.worker.recorder.check_in_place() {
-            // A commit would be lost. The next pulse checks again.
+            // A commit would go to a database that is no longer in the state directory. The next
+            // pulse checks again.
             self.worker.timers.pause(now);
         }
         self.worker.invalid_files.log_lasting(now);
@@ -220,7 +227,7 @@ impl EventLoop {
                     .status
                     .set_trouble(Trouble::Root, Some(reason.clone()))
                 {
-                    warn!("{reason}; nothing is inferred until it is back");
+                    warn!("{reason}; no events are inferred until it is back");
                 }
             }
             Check::Back => self.watch_again(RescanReason::Root),
@@ -241,7 +248,7 @@ impl EventLoop {
         self.worker.status.set_coverage(coverage);
     }
 
-    /// Sets all watches anew, and then scans everything.
+    /// Sets all watches again, and then runs a full scan.
     fn watch_again(&mut self, reason: RescanReason) {
         self.worker.root.watching_begins();
         self.scanner.stop();
@@ -261,10 +268,7 @@ impl EventLoop {
             self.worker.observer = Observer::new(new.layout.clone(), new.max_file_size);
         }
         if layout_changed {
-            info!(
-                "repository.layout changed; existing projects are adopted under the new layout, \
-                 without events"
-            );
+            info!("repository.layout changed; existing projects are recorded without events");
             self.worker.phase = self.worker.phase.with_new_layout();
             self.worker.agenda.clear();
             self.worker.held.clear();

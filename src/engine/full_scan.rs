@@ -1,29 +1,31 @@
-//! A full scan in progress.
+//! The state of a full scan in progress.
 //!
-//! Constraint: a full scan does not hold up hinted projects. It runs in pieces, and the engine
+//! Constraint: a full scan does not delay hinted projects. It runs in pieces, and the engine
 //! observes hinted projects between pieces. It skips projects whose metadata proves them unchanged.
 //! Scans on a timer (without file events) use at most a quarter of a core.
 //!
-//! The watch thread sends projects while it walks the tree
-//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Without a walk, the engine lists
-//! them. Recorded projects that were not found come last.
+//! If the watch thread walks the tree, it sends the projects that it finds
+//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the engine lists the
+//! projects itself. Recorded projects that were not found on disk are compared last.
 
 use crate::domain::event::Origin;
 use crate::domain::project::ProjectKey;
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 
-/// The number of projects in a piece. Hinted projects wait for a piece, a millisecond or two. With
-/// 256 an edit among 100,000 projects took 19 ms to its callback instead of 2.
+/// The number of projects in a piece of a full scan.
+///
+/// A hinted project waits for the current piece, which takes one or two milliseconds. With pieces
+/// of 256, the callback of an edit came after 19 ms instead of 2 ms, among 100,000 projects.
 const PIECE: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct FullScan {
     pub reason: RescanReason,
-    /// The origin of events that the scan finds.
+    /// The origin of the events that the scan causes.
     pub origin: Origin,
     pub began: Moment,
-    /// The known projects, and the number of them that are compared.
+    /// All projects that are known so far. The first `n_compared` of them are compared.
     keys: Vec<ProjectKey>,
     n_compared: usize,
     /// Whether all projects are known.
@@ -32,7 +34,7 @@ pub(super) struct FullScan {
 }
 
 impl FullScan {
-    /// A scan of these projects, and of those that are still to be found.
+    /// Starts a scan of these projects. [`FullScan::add`] adds further ones.
     pub(super) fn new(
         reason: RescanReason,
         origin: Origin,
@@ -50,7 +52,7 @@ impl FullScan {
         }
     }
 
-    /// The time of the next piece; none while the scan waits for more projects.
+    /// The time of the next piece. `None` while all known projects are compared.
     pub(super) fn next(&self) -> Option<Moment> {
         let has_work = self.n_compared < self.keys.len() || self.is_complete;
         has_work.then_some(self.next_piece)
@@ -75,7 +77,7 @@ impl FullScan {
         }
     }
 
-    /// Adds the recorded projects that were not found. From now on all projects are known.
+    /// Adds the recorded projects that were not found on disk. Then all projects are known.
     pub(super) fn complete(&mut self, recorded: Vec<ProjectKey>) {
         let mut found: Vec<&ProjectKey> = self.keys.iter().collect();
         found.sort_unstable();
@@ -96,7 +98,7 @@ impl FullScan {
         rest.take(PIECE).cloned().collect()
     }
 
-    /// Notes that a piece of `n` projects is compared, which took from `began` until `now`.
+    /// Records that a piece of `n` projects was compared between `began` and `now`.
     pub(super) fn compared(&mut self, n: usize, began: Moment, now: Moment) {
         self.n_compared = self.n_compared.saturating_add(n);
         if self.reason == RescanReason::Poll {

@@ -1,7 +1,7 @@
-//! Observes due projects, and those that may have moved to them.
+//! Observes due projects, and the projects that may have moved to their paths.
 //!
-//! Constraint: a move between two observations of one step is noticed. No project is observed in
-//! two directories, or in none, because it moved meanwhile.
+//! Constraint: a project that moves during a step is observed in exactly one directory, neither in
+//! both nor in none.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsFd;
@@ -21,14 +21,16 @@ use crate::observe::{Held, Observer};
 use crate::repository::Root;
 use crate::store::{Store, StoreError};
 
-/// The bytes of files read for one commit, beyond which further projects wait for the next.
+/// The number of file bytes after which a step observes no further projects.
+///
+/// The remaining due projects are observed in the next step.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// The observations of one step.
 #[derive(Default)]
 pub(super) struct Gathered {
     pub observations: Vec<Observation>,
-    /// The bytes that were read, by their hash.
+    /// The contents that were read, by their hash.
     pub contents: HashMap<ContentHash, Bytes>,
     /// The observed projects.
     pub keys: HashSet<ProjectKey>,
@@ -43,7 +45,7 @@ impl Gathered {
         }
     }
 
-    /// Puts all held files back, because this step is not committed.
+    /// Returns all held files to `held`, because this step was not committed.
     pub(super) fn put_back_held(self, held: &mut HeldFiles) {
         for observation in self.observations {
             let key = &observation.comparison.key;
@@ -54,33 +56,35 @@ impl Gathered {
     }
 }
 
-/// An observation of a project, with its held files.
+/// An observation of a project, with the project's held files.
 pub(super) struct Observation {
     pub origin: Origin,
     /// The reason for the observation.
     pub hint: String,
     /// The record before this step.
     pub before: Recorded,
-    /// The observation, beside the record after the events of short-lived files.
+    /// The observation and the record. The record includes the events of short-lived files.
     pub comparison: Comparison,
     /// The events of short-lived files.
     pub events: Vec<InferredEvent>,
-    /// The held files of these events.
+    /// The held files that caused these events.
     pub counted: Vec<Held>,
-    /// Held files that the next observation has to judge again.
+    /// Held files that the next observation judges again.
     pub waiting: Vec<Held>,
     /// Held files that still have a path.
     pub linked: Vec<Held>,
 }
 
 impl Observation {
-    /// An arrived project: its key, its identity, and the origin of the observation.
+    /// If the project arrived at this path: its key, its identity, and the origin.
     fn arrival(&self) -> Option<(ProjectKey, Identity, Origin)> {
         let identity = self.comparison.arrival()?.identity();
         Some((self.comparison.key.clone(), identity, self.origin))
     }
 
-    /// Whether this observation shows a project of another one: same identity and organization.
+    /// Whether this observation shows the same project at another path.
+    ///
+    /// It is the same project if identity and organization are equal.
     fn shows(&self, key: &ProjectKey, identity: &Identity) -> bool {
         let own = &self.comparison.key;
         own != key
@@ -101,13 +105,15 @@ pub(super) struct Gatherer<'a> {
     pub agenda: &'a Agenda,
     pub held: &'a mut HeldFiles,
     pub clock: Clock,
-    /// Whether all removals are confirmed: the record is of another layout, or there is none.
+    /// Whether missing files count as removed at once.
+    ///
+    /// They do if nothing is recorded, or if the record was made with another layout.
     pub is_adopting: bool,
     pub now: Timestamp,
 }
 
 impl Gatherer<'_> {
-    /// Observes due projects. After an error, `gathered` has the held files so far.
+    /// Observes due projects. After an error, `gathered` contains the held files taken so far.
     pub(super) fn gather(
         &mut self,
         due: Vec<Due>,
@@ -126,8 +132,9 @@ impl Gatherer<'_> {
                 break;
             }
             first = n_observed;
-            // All of them: an arrival without its origin would be an import. They add few bytes: a
-            // project that is gone has none, and an unchanged one is not read.
+            // No limit on bytes: without the path that a project moved from, its move would be an
+            // import. These projects add few bytes. A removed one has no files to read, and an
+            // unchanged one is not read.
             self.observe_each(origins, usize::MAX, gathered)?;
         }
         self.observe_arrivals_again(gathered);
@@ -137,7 +144,7 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    /// Observes projects until the contents exceed `bytes_max`.
+    /// Observes projects until the contents exceed `bytes_max` bytes.
     fn observe_each(
         &mut self,
         due: Vec<Due>,
@@ -181,7 +188,7 @@ impl Gatherer<'_> {
         seen.contents
     }
 
-    /// Reads held files without a path, and infers their events.
+    /// Reads held files that no longer have a path, and infers their events.
     fn judge_held(&mut self, gathered: &mut Gathered) {
         let mut contents = Vec::new();
         for observation in &mut gathered.observations {
@@ -211,7 +218,7 @@ impl Gatherer<'_> {
         gathered.keep(contents);
     }
 
-    /// Returns the recorded projects with the identity of an arrival that are not observed yet.
+    /// Returns recorded projects with the identity of an arrived project, if not observed yet.
     fn recorded_origins(
         &self,
         arrived: &[(ProjectKey, Identity, Origin)],
@@ -240,9 +247,10 @@ impl Gatherer<'_> {
         Ok(origins)
     }
 
-    /// Observes recorded projects again that were observed before their project arrived elsewhere.
+    /// Observes the former paths of arrived projects again.
     ///
-    /// A project that moved in between would be seen in both directories.
+    /// The first observation of a former path may predate the move. Then the project would appear
+    /// in both directories.
     fn observe_origins_again(
         &mut self,
         arrived: &[(ProjectKey, Identity, Origin)],
@@ -259,10 +267,10 @@ impl Gatherer<'_> {
         gathered.keep(contents);
     }
 
-    /// Observes arrived projects again while another directory still shows them.
+    /// Observes an arrived project again if another directory shows the same project.
     ///
-    /// A project may have moved back in between, as in a checkout of another branch and back, and
-    /// would look like a copy. An arrival that is still there is a copy.
+    /// The project may have moved back in between, as when somebody checks out another branch and
+    /// returns. Then it is no longer here. If it is still here, it is a copy.
     fn observe_arrivals_again(&mut self, gathered: &mut Gathered) {
         let mut shown: BTreeMap<(String, Identity), usize> = BTreeMap::new();
         for comparison in gathered.observations.iter().map(|seen| &seen.comparison) {

@@ -1,11 +1,11 @@
-//! Open files that hints named, until their projects are observed.
+//! Holds files open that hints named, until their projects are observed.
 
 use std::collections::HashMap;
 
 use crate::domain::project::ProjectKey;
 use crate::observe::Held;
 
-/// The most held files for one project.
+/// The maximum number of held files of one project.
 const PER_PROJECT: usize = 128;
 
 /// The held files of each project.
@@ -13,7 +13,9 @@ const PER_PROJECT: usize = 128;
 pub(super) struct HeldFiles(HashMap<ProjectKey, Vec<Held>>);
 
 impl HeldFiles {
-    /// Adds a file, unless it is held already: reports name it at its creation and at its close.
+    /// Adds a file unless it is already held.
+    ///
+    /// The system reports a file twice: when it is created and when it is closed.
     pub(super) fn add(&mut self, key: ProjectKey, held: Held) {
         let files = self.0.entry(key).or_default();
         let is_held = files

@@ -1,9 +1,9 @@
-//! Invalid files: keeps the recorded ones and logs new ones.
+//! Keeps the recorded invalid files and logs new ones.
 //!
-//! Constraint: a thousand invalid files must not fill the log, and lasting ones must show in it. The
-//! first five of each minute are logged in full, the rest as one count. A file that may fix itself,
-//! such as one still being written, is checked a minute after it was first seen and logged if
-//! invalid then. `status` lists all invalid files.
+//! Constraint: a thousand invalid files must not fill the log, but a file that stays invalid must
+//! appear in it. The log has the first five files of each minute, and one count of all others. A
+//! file that may become valid, such as one still being written, is logged if it is still invalid
+//! after a minute. `status` lists all invalid files.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -18,18 +18,18 @@ use crate::store::RecordedProblem;
 /// The time after which a file that may become valid is logged.
 const LOG_AFTER: Duration = Duration::from_secs(60);
 
-/// The recorded invalid files.
+/// The recorded invalid files, and those that are not logged yet.
 #[derive(Debug, Default)]
 pub(super) struct InvalidFiles {
-    /// By project; `None` stands for files outside any project.
+    /// The invalid files of each project. `None` is the key of files outside any project.
     by_project: HashMap<Option<ProjectKey>, Vec<Problem>>,
     log_limit: LogLimit,
-    /// Files that may become valid and are not logged yet, with the time first seen.
+    /// Files that may become valid and are not logged yet, with the time when first seen.
     not_logged: HashMap<String, Moment>,
 }
 
 impl InvalidFiles {
-    /// The files that are on record at a start.
+    /// Makes the state at a start from the recorded invalid files.
     pub(super) fn recorded_before(problems: Vec<RecordedProblem>) -> Self {
         let mut this = Self::default();
         for recorded in problems {
@@ -41,7 +41,7 @@ impl InvalidFiles {
         this
     }
 
-    /// The recorded invalid files of a project, or outside any project.
+    /// The recorded invalid files of a project. For `None`, those outside any project.
     pub(super) fn of(&self, key: &Option<ProjectKey>) -> &[Problem] {
         self.by_project.get(key).map_or(&[], Vec::as_slice)
     }
@@ -50,7 +50,7 @@ impl InvalidFiles {
         self.by_project.values().map(Vec::len).sum()
     }
 
-    /// Notes the recorded invalid files of a project, and logs new ones.
+    /// Updates the invalid files of a project after a commit, and logs new ones.
     pub(super) fn recorded(
         &mut self,
         key: Option<ProjectKey>,
@@ -73,7 +73,7 @@ impl InvalidFiles {
         }
     }
 
-    /// Logs files that have been invalid for a minute, and the count of files that were not logged.
+    /// Logs files that have been invalid for a minute, and the number of files left out.
     pub(super) fn log_lasting(&mut self, now: Moment) {
         self.log_suppressed(now);
         let due = self.take_lasting(now);
@@ -88,14 +88,14 @@ impl InvalidFiles {
             .cloned()
             .collect();
         still.sort_by(|one, other| one.path.cmp(&other.path));
-        // All projects below an unreadable directory have the same problem.
+        // All projects below an unreadable directory have the same problem. Log it once.
         still.dedup_by(|one, other| one.path == other.path);
         for problem in &still {
             self.log(problem, now);
         }
     }
 
-    /// Takes out the files that were noted a minute ago, whether they are still invalid or not.
+    /// Removes the files first seen more than a minute ago, valid or not, and returns them.
     fn take_lasting(&mut self, now: Moment) -> HashSet<String> {
         self.not_logged
             .extract_if(|_, since| now.saturating_sub(*since) >= LOG_AFTER)
@@ -146,7 +146,7 @@ mod tests {
         let mut files = InvalidFiles::default();
         files.recorded(None, vec![problem("a")], at(10));
         files.recorded(None, vec![problem("a"), problem("b")], at(30));
-        // Valid in between, and invalid again: the first time counts.
+        // The file was valid in between. Its minute starts when it was first seen.
         files.recorded(None, vec![problem("b")], at(50));
         files.recorded(None, vec![problem("a"), problem("b")], at(60));
         assert_eq!(files.count(), 2);

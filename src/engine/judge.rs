@@ -1,6 +1,6 @@
-//! Judges the observations of one step: the batch to commit, and what is left unresolved.
+//! Turns the observations of one step into a batch to commit, and lists unresolved projects.
 //!
-//! Constraint: pure. It reads and writes nothing but its arguments.
+//! Constraint: the module is pure. It uses only its arguments: no clock, disk or network.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl Routes {
         )
     }
 
-    /// The webhooks that receive an event, each with the time of the first attempt.
+    /// Selects the webhooks for an event, each with the time of its first attempt.
     fn of_event(
         &self,
         event: &InferredEvent,
@@ -51,7 +51,7 @@ impl Routes {
     }
 }
 
-/// The settings and facts that a judgement depends on.
+/// The settings and the state that a judgement depends on.
 pub(super) struct Rules<'a> {
     pub config: &'a Config,
     pub routes: &'a Routes,
@@ -64,19 +64,22 @@ pub(super) struct Rules<'a> {
 /// The judgement of one step.
 pub(super) struct Judgement {
     pub batch: Batch,
-    /// The unresolved part of each observation.
+    /// For each observed project, the reasons to observe it again.
     pub unresolved: Vec<(ProjectKey, Unresolved)>,
-    /// Projects that move to a location whose own removal is not confirmed, with that location.
+    /// Projects whose move waits, with the key that they move to.
+    ///
+    /// The move waits until the removal of the other project at that key is confirmed.
     pub waits_for: Vec<(ProjectKey, ProjectKey)>,
-    /// New and former key of projects that moved.
+    /// The new and the former key of each moved project.
     pub moved: Vec<(ProjectKey, ProjectKey)>,
-    /// The numbers of projects that the batch adds and removes.
+    /// The number of projects that the batch adds. `n_removed` is the number that it removes.
     pub n_added: usize,
     pub n_removed: usize,
 }
 
-/// Judges the observations. Takes the contents and the records out of `gathered`, and leaves the held
-/// files.
+/// Judges the observations.
+///
+/// It moves the contents and the records out of `gathered`. The held files stay there.
 pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
     let layout = &rules.config.repository.layout;
     let relocate = |file: &FileState, to: &ProjectKey| layout.relocate(&file.path, to);
@@ -113,7 +116,7 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
 }
 
 impl Judgement {
-    /// Adds the inference of one project.
+    /// Adds the inference about one project to the batch.
     fn conclude(
         &mut self,
         key: ProjectKey,
@@ -131,7 +134,7 @@ impl Judgement {
         let retry =
             !observation.waiting.is_empty() || problems.iter().any(|problem| problem.may_resolve);
         keep_linked(observation, &inference);
-        // Until the first scan is recorded, nothing tells new projects from old ones.
+        // Until the first full scan is recorded, a new project looks like an old one.
         let inferred = observation.events.iter().chain(&inference.events);
         let events: Vec<NewEvent> = inferred
             .filter(|_| !rules.is_adopting)
@@ -169,8 +172,9 @@ impl Judgement {
     }
 }
 
-/// Keeps held files with a path whose event waits for a removal: they may be gone when it is
-/// confirmed.
+/// Keeps holding files whose event waits for the removal of another file.
+///
+/// Such a file still has a path, but may have lost it when the removal is confirmed.
 fn keep_linked(observation: &mut Observation, inference: &Inference) {
     if inference.missing.is_empty() {
         return;

@@ -1,22 +1,23 @@
-//! From hints to recorded events.
+//! The engine: turns hints into recorded events.
 //!
-//! Constraint: one thread owns everything that is observed, and it forgets nothing. Removals count
-//! only in the root that they were recorded in.
+//! Constraint: one thread owns all observed state and loses no change. A missing file counts as
+//! removed only if the root is the recorded one.
 //!
 //! A step gathers observations of due projects, judges them, and records the judgement. Each part
 //! owns its state:
 //!
 //! - `event_loop`: takes inputs, and runs the other parts when they are due.
 //! - `worker`: runs a step.
-//! - `gather`: observes due projects, and those that may have moved to them.
+//! - `gather`: observes due projects, and the projects that may have moved to their paths.
 //! - `judge`: turns observations into a batch. Pure; the rules are in [`crate::domain`].
-//! - `recorder`: commits batches, and reports a store that fails.
-//! - `scanner`, `full_scan`: full scans.
-//! - `held_files`: open files that hints named.
-//! - `invalid_files`: invalid files on record and in the log.
-//! - `timers`, `phase`: when to act, and how far the start is.
-//! - [`root`]: whether the root is the recorded one.
-//! - [`status`]: the state that others may read.
+//! - `recorder`: commits batches, and reports failures of the store.
+//! - `scanner`, `full_scan`: run full scans.
+//! - `held_files`: holds files open that hints named.
+//! - `invalid_files`: keeps and logs invalid files.
+//! - `timers`: the times of recurring tasks.
+//! - `phase`: the phase of the start, such as the first full scan.
+//! - [`root`]: checks whether the root is the recorded one.
+//! - [`status`]: the state that other threads may read.
 
 mod event_loop;
 mod full_scan;
@@ -50,16 +51,18 @@ use crate::store::Store;
 use event_loop::{EventLoop, Inbox};
 use status::Status;
 
-/// The capacity of the input channel; a hint that finds it full leads to a full scan. The kernel's
-/// own queue has the same default. The channel allocates all of it at once.
+/// The capacity of the input channel. A hint that does not fit causes a full scan.
+///
+/// The kernel's inotify queue has the same default. The channel allocates its whole capacity at
+/// the start.
 const INPUTS: usize = 16_384;
 
 #[derive(Debug)]
 pub(crate) enum Input {
     Hint(Box<Hint>),
-    /// Watch and scan everything anew.
+    /// Set all watches again and run a full scan.
     Rescan(RescanReason),
-    /// Use this configuration from now on, and report when that is done.
+    /// Apply this configuration, then notify the sender.
     Configure(Arc<Config>, oneshot::Sender<()>),
     Stop,
 }
@@ -87,7 +90,7 @@ pub(crate) struct Parts {
 }
 
 impl Engine {
-    /// Starts the thread. `on_exit` is called when it ends, however it ends.
+    /// Starts the thread. It calls `on_exit` when it ends, also after a panic.
     pub(crate) fn start(parts: Parts, on_exit: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (inputs, receiver) = sync_channel(INPUTS);
         let has_lost_hints = Arc::new(AtomicBool::new(false));
@@ -95,7 +98,7 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || {
-                // Called on a panic too, so that the supervisor never waits for a dead thread.
+                // The guard also runs on a panic, so that the supervisor notices the end.
                 let _guard = OnDrop(Some(on_exit));
                 let inbox = Inbox {
                     inputs: receiver,

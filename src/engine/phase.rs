@@ -1,21 +1,22 @@
-//! The phases of the engine, from the start to normal work.
+//! The phases of the engine, from the start to normal operation.
 
 use crate::config::{FirstStart, Repository};
 use crate::domain::event::Origin;
 
-/// The meaning of the recorded state for a start.
+/// The consequences of the recorded state for a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Start {
     /// Whether nothing was recorded before.
     pub is_first: bool,
-    /// Whether the record was made with another layout.
+    /// Whether the recorded layout differs from the configured one.
     pub layout_changed: bool,
     /// Whether the first full scan records projects without events.
     pub adopts: bool,
 }
 
 impl Start {
-    /// Decides by the recorded values of [`FirstStart`](crate::store::MetaKey::FirstStart) and
+    /// Derives the consequences from the recorded values of
+    /// [`FirstStart`](crate::store::MetaKey::FirstStart) and
     /// [`Layout`](crate::store::MetaKey::Layout).
     pub(crate) fn judge(
         first_start: Option<&str>,
@@ -33,14 +34,14 @@ impl Start {
     }
 }
 
-/// A phase of the engine. Each but the last ends when a full scan is recorded.
+/// A phase of the engine. Every phase except `Running` ends when a full scan is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The first full scan since the start; with `adopting` it records projects without events.
+    /// The first full scan since the start. If `adopting`, it records projects without events.
     Starting {
         adopting: bool,
     },
-    /// The first full scan under a new layout; it records projects without events.
+    /// The first full scan with a new layout. It records projects without events.
     Adopting,
     Running,
 }
@@ -64,7 +65,7 @@ impl Phase {
         matches!(self, Phase::Starting { .. })
     }
 
-    /// The origin of events that a full scan finds.
+    /// The origin of the events that a full scan causes.
     pub(super) fn origin(self) -> Origin {
         if self.is_starting() {
             Origin::CatchUp
@@ -73,9 +74,10 @@ impl Phase {
         }
     }
 
-    /// The number of projects that are observed for one commit.
+    /// The maximum number of projects in one commit.
     ///
-    /// A start reads whole projects, and memory that was used once stays with the process.
+    /// It is lower during a start, which reads all files of each project. The process does not return
+    /// memory that it used once.
     pub(super) fn batch(self) -> usize {
         if self.is_starting() { 32 } else { 256 }
     }

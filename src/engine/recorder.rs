@@ -1,7 +1,7 @@
-//! Commits batches, and reports a store that fails.
+//! Commits batches, and reports failures of the store.
 //!
-//! Constraint: the engine's view of the record changes only after a commit. A failure of the store is
-//! logged once, with its consequence, and so is its end.
+//! Constraint: the engine's view of the record changes only after a commit. The log has one line,
+//! with the consequence, when the store starts to fail, and one when it works again.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::domain::event::{EventKind, Origin};
 use crate::domain::project::ProjectKey;
 use crate::store::{Batch, Fault, Store, StoreError};
 
-/// The way from the engine into the store and the webhooks' queues.
+/// The engine's access to the store and to the queues of the webhooks.
 pub(super) struct Recorder {
     store: Store,
     queues: Arc<QueueHandles>,
     status: Arc<Status>,
-    /// Whether the open database is not the one in the state directory.
+    /// Whether the state directory no longer contains the open database.
     is_displaced: bool,
     is_closed: bool,
 }
@@ -38,7 +38,7 @@ impl Recorder {
         &self.store
     }
 
-    /// Whether the store's threads have ended. They end before the engine only by a panic.
+    /// Whether the store's threads have ended. Only a panic ends them before the engine.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed
     }
@@ -80,19 +80,19 @@ impl Recorder {
     pub(super) fn failed(&mut self, error: &StoreError) {
         self.is_closed |= matches!(error.fault(), Fault::Closed);
         self.report(format!(
-            "{}; inference waits, and nothing is forgotten",
+            "{}; inference waits until it works again, and no change is lost",
             crate::error::chain(error)
         ));
     }
 
-    /// Checks whether the open database is the one in the state directory, and reports if not.
+    /// Checks whether the state directory contains the open database, and reports if not.
     pub(super) fn check_in_place(&mut self) -> bool {
         let is_in_place = self.store.is_in_place();
         if !is_in_place {
             self.report(format!(
-                "{} was removed, moved or replaced while the daemon runs; inference waits, and \
-                 pending deliveries go out. Put it back, or restart the daemon to use the files \
-                 that are in the state directory now",
+                "{} was removed, moved or replaced while the daemon runs; inference waits, \
+                 but pending deliveries are sent. Put the file back, or restart the daemon to use \
+                 the files that are in the state directory now",
                 self.store.location()
             ));
         } else if self.is_displaced {

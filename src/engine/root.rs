@@ -1,9 +1,9 @@
-//! Guards the root: it has to be the directory that the record was made of.
+//! Guards the root: the engine compares the record only with the directory that it describes.
 //!
-//! Constraint: nothing is inferred from a root that is gone, or from another directory in its place.
-//! A root that is not the recorded one is compared with the record only if it has files of at least
-//! half of the recorded projects. A deployment that swaps directories passes. An empty mount point
-//! does not, even if somebody wrote a project into it.
+//! Constraint: no event is inferred if the root is missing or another directory is in its place. A
+//! root whose identity is not the recorded one is trusted only after a survey. The survey must find
+//! files of at least half of the recorded projects. So a deployment that swaps directories is
+//! trusted. An empty mount point is not, even if somebody wrote a project into it.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,17 +12,17 @@ use crate::domain::project::ProjectKey;
 use crate::repository::{Root, RootIdentity};
 use crate::store::{Store, StoreError};
 
-/// The number of recorded projects that a survey reads at once.
+/// The number of recorded projects that a survey reads from the store at a time.
 const SURVEYED_AT_ONCE: usize = 256;
 
-/// The result of a check.
+/// The result of checking the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// The root is the directory that is watched.
+    /// The root is the watched directory.
     InPlace,
-    /// The root is gone, for this reason.
+    /// The root is missing or unreadable, for this reason.
     Lost(String),
-    /// A root is there that is not watched yet.
+    /// The root exists, but its directory is not watched yet.
     Back,
 }
 
@@ -31,10 +31,10 @@ pub(crate) enum Check {
 pub(crate) struct RootGuard {
     path: PathBuf,
     state: State,
-    /// The recorded identity.
+    /// The recorded identity of the root.
     recorded: Option<String>,
     is_trusted: bool,
-    /// The numbers of recorded and of found projects in the last survey.
+    /// The number of recorded projects in the last survey. The survey found files of `n_found`.
     n_recorded: usize,
     n_found: usize,
 }
@@ -47,7 +47,7 @@ enum State {
 }
 
 impl RootGuard {
-    /// A guard for a root whose watches are being set.
+    /// Makes a guard for a root whose watches are being set.
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
@@ -67,12 +67,12 @@ impl RootGuard {
         self.recorded.clone()
     }
 
-    /// Notes that the watches are being set anew.
+    /// Records that the watches are being set again.
     pub(crate) fn watching_begins(&mut self) {
         self.state = State::SettingWatches;
     }
 
-    /// Notes that the watches are set on this root, or that there was none.
+    /// Records that the watches are set on this root. `None` if there was no root to watch.
     pub(crate) fn watched(&mut self, root: Option<RootIdentity>) {
         self.state = match root {
             Some(identity) => State::Watched(identity),
@@ -85,12 +85,12 @@ impl RootGuard {
         });
     }
 
-    /// Whether there is a root that is watched.
+    /// Whether a root is watched.
     pub(crate) fn is_watched(&self) -> bool {
         matches!(self.state, State::Watched(_))
     }
 
-    /// Opens the root; none if it is not the one that is watched.
+    /// Opens the root. Returns `None` if it is not the watched directory.
     pub(crate) fn open(&self) -> io::Result<Option<Root>> {
         let State::Watched(identity) = self.state else {
             return Ok(None);
@@ -99,10 +99,10 @@ impl RootGuard {
         Ok((root.identity() == identity).then_some(root))
     }
 
-    /// Compares the root's path with the directory that is watched.
+    /// Checks whether the root's path still leads to the watched directory.
     ///
-    /// A root without permission to read counts as gone, for nothing below it can be observed. Other
-    /// failures to open it, such as too many open files, prove nothing.
+    /// A root that the daemon may not read counts as lost, because its files cannot be observed.
+    /// Other errors of opening it, such as too many open files, change nothing.
     pub(crate) fn check(&mut self) -> Check {
         let found = Root::identity_at(&self.path).and_then(|identity| {
             let entered = Root::open(&self.path).and_then(|root| root.open_directory(""));
@@ -120,22 +120,23 @@ impl RootGuard {
                 let path = self.path.display();
                 Check::Lost(match error.kind() {
                     io::ErrorKind::PermissionDenied => format!(
-                        "the repository's root {path} cannot be read ({error}); the daemon's user, \
-                         or a group of it, needs to read and enter it"
+                        "the repository {path} cannot be read ({error}); give the daemon's user, or one \
+                         of its groups, permission to read and enter it"
                     ),
-                    _ => format!("the repository's root {path} is not there ({error})"),
+                    _ => format!("the repository {path} is missing ({error})"),
                 })
             }
         }
     }
 
-    /// Whether a survey has to decide if this directory may be compared with the record.
+    /// Whether a survey must decide if this root is trusted.
     pub(crate) fn needs_survey(&self) -> bool {
         self.is_watched() && !self.is_trusted
     }
 
-    /// Counts the recorded projects with a file in this directory, up to half of them. Returns
-    /// whether it may be compared with the record.
+    /// Counts the recorded projects that have a file below this root, up to half of all.
+    ///
+    /// Returns whether the root is trusted.
     pub(super) fn survey(
         &mut self,
         store: &Store,
@@ -157,7 +158,7 @@ impl RootGuard {
         Ok(self.surveyed(found, recorded.len()))
     }
 
-    /// Notes the result of a survey. Returns whether this directory may be compared with the record.
+    /// Records the result of a survey. Returns whether the root is trusted.
     pub(crate) fn surveyed(&mut self, n_found: usize, n_recorded: usize) -> bool {
         self.n_found = n_found;
         self.n_recorded = n_recorded;
@@ -165,12 +166,12 @@ impl RootGuard {
         self.is_trusted
     }
 
-    /// Whether this directory may be compared with the record.
+    /// Whether this root may be compared with the record.
     pub(crate) fn is_trusted(&self) -> bool {
         self.is_watched() && self.is_trusted
     }
 
-    /// The identity to record, unless it is recorded already.
+    /// The identity of the root, if it is not recorded yet.
     pub(crate) fn identity_to_record(&self) -> Option<String> {
         let State::Watched(identity) = self.state else {
             return None;
@@ -179,14 +180,14 @@ impl RootGuard {
         (self.is_trusted && self.recorded.as_ref() != Some(&identity)).then_some(identity)
     }
 
-    /// The reason why nothing is inferred, as shown to people.
+    /// The reason why the root is not trusted, for the log and `status`.
     pub(crate) fn distrust(&self) -> Option<String> {
         self.needs_survey().then(|| {
             format!(
-                "{} is not the directory that was watched before: it has files of only {} of {} \
-                 recorded projects, so nothing is inferred from it. Is a file system not mounted, \
+                "{} is not the directory that was watched before: it has files of only {} of the {} \
+                 recorded projects, so no events are inferred from it. Is a file system not mounted, \
                  or repository.path wrong? To start over with this directory, stop the daemon and \
-                 give it an empty state_dir",
+                 set state_dir to an empty directory",
                 self.path.display(),
                 self.n_found,
                 self.n_recorded

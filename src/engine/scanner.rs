@@ -1,7 +1,7 @@
-//! Runs full scans: finds the projects, compares them piece by piece, records the end.
+//! Runs full scans: finds the projects, compares them piece by piece, and records the end.
 //!
-//! A walk of the watch thread sends the projects while it goes on
-//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)), or the scanner lists them itself.
+//! If the watch thread walks the tree, it sends the projects that it finds
+//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the scanner lists them.
 
 use tracing::{debug, info};
 
@@ -18,7 +18,7 @@ use crate::repository::{Root, RootIdentity};
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
     scan: Option<FullScan>,
-    /// The reason of a scan that could not begin.
+    /// The reason of a requested scan that has not begun yet.
     retry: Option<RescanReason>,
 }
 
@@ -36,7 +36,7 @@ impl Scanner {
         self.scan = None;
     }
 
-    /// Requests a scan for the next turn of the loop.
+    /// Requests a scan for the next iteration of the engine's loop.
     pub(super) fn request(&mut self, reason: RescanReason) {
         self.retry = Some(reason);
     }
@@ -47,7 +47,7 @@ impl Scanner {
         }
     }
 
-    /// Begins a scan of the projects that are there now.
+    /// Begins a scan of the projects that are on disk now.
     pub(super) fn begin(&mut self, worker: &mut Worker, reason: RescanReason) {
         let began = worker.clock.moment();
         let discovered = match Root::open(&worker.config.repository.path) {
@@ -63,7 +63,7 @@ impl Scanner {
         }
     }
 
-    /// Begins a scan of the projects that the watch thread's walk is going to find.
+    /// Begins a scan of the projects that the watch thread finds in its walk.
     pub(super) fn begin_walk(
         &mut self,
         worker: &mut Worker,
@@ -81,7 +81,7 @@ impl Scanner {
         }
     }
 
-    /// Ends the walk: all projects are known.
+    /// Handles the end of the walk. Now all projects on disk are known.
     pub(super) fn end_walk(
         &mut self,
         worker: &mut Worker,
@@ -100,7 +100,7 @@ impl Scanner {
         }
     }
 
-    /// Adds the recorded projects to a scan, unless the root is not the recorded one.
+    /// Adds the recorded projects to a scan, if the root may be compared with the record.
     fn complete(&mut self, worker: &mut Worker, mut scan: FullScan, problems: Vec<Problem>) {
         self.scan = None;
         let recorded = match worker.recorder.store().keys() {
@@ -125,7 +125,7 @@ impl Scanner {
         self.scan = Some(scan);
     }
 
-    /// Compares the metadata of the next projects. Those that differ become due.
+    /// Compares the metadata of the next projects. Projects that differ become due.
     pub(super) fn compare_piece(&mut self, worker: &mut Worker) {
         let began = worker.clock.moment();
         let Some(scan) = &mut self.scan else { return };
@@ -155,7 +155,7 @@ impl Scanner {
         scan.compared(keys.len(), began, worker.clock.moment());
     }
 
-    /// Ends the scan once all of it is recorded.
+    /// Ends the scan if the results of all its projects are recorded.
     pub(super) fn end(&mut self, worker: &mut Worker) {
         let now = worker.clock.moment();
         let is_recorded = worker.agenda.next().is_none_or(|next| next > now);

@@ -1,6 +1,6 @@
-//! The engine's state that others may read: health, progress and counts.
+//! The state of the engine that other threads may read: health, progress and counts.
 //!
-//! Constraint: the engine writes, others read, and a reader never waits for the engine's work.
+//! Constraint: only the engine writes this state. A reader never waits for a step of the engine.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,7 @@ use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 use crate::watch::Coverage;
 
-/// A part of the system that can fail.
+/// A problem that stops the engine from inferring events.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
@@ -21,12 +21,12 @@ pub(crate) enum Trouble {
     Store,
 }
 
-/// A copy of the state.
+/// A copy of the engine's shared state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Snapshot {
     /// Whether the first full scan since the start is recorded.
     pub ready: bool,
-    /// The present troubles, as shown to people.
+    /// The current problems, each with the text that `status` prints.
     pub troubles: BTreeMap<Trouble, String>,
     pub projects: usize,
     #[serde(rename = "incompleteFiles")]
@@ -35,7 +35,7 @@ pub(crate) struct Snapshot {
     /// The number of full scans, by reason.
     #[serde(skip)]
     pub rescans: BTreeMap<String, u64>,
-    /// The numbers of applied and of rejected reloads.
+    /// The number of applied reloads, and the number of rejected ones.
     #[serde(skip)]
     pub reloads: (u64, u64),
     /// The number of recorded events, by event and origin.
@@ -44,13 +44,15 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether changes are noticed: the first full scan is recorded, and there is no trouble.
+    /// Whether the engine notices changes.
+    ///
+    /// It does once the first full scan is recorded, while there is no problem.
     pub(crate) fn is_watching(&self) -> bool {
         self.ready && self.troubles.is_empty()
     }
 }
 
-/// The shared state.
+/// The state that the engine shares with other threads.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     known: watch::Sender<Snapshot>,
@@ -62,14 +64,14 @@ impl Status {
         self.known.borrow().clone()
     }
 
-    /// Receives the present state, and every change from then on.
+    /// Returns a receiver of the current state and of every later change.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Snapshot> {
         let mut changes = self.known.subscribe();
         changes.mark_changed();
         changes
     }
 
-    /// Notes that the engine's loop runs.
+    /// Records that the engine's loop ran at this time.
     pub(crate) fn beat(&self, now: Moment) {
         *self
             .last_beat
@@ -85,12 +87,12 @@ impl Status {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the first full scan since the start is recorded.
+    /// Records that the first full scan since the start is complete.
     pub(crate) fn set_ready(&self) {
         self.change(|known| !std::mem::replace(&mut known.ready, true));
     }
 
-    /// Sets or ends a trouble. Returns whether that is a change.
+    /// Sets a problem, or clears it with `None`. Returns whether it began or ended.
     pub(crate) fn set_trouble(&self, trouble: Trouble, reason: Option<String>) -> bool {
         self.change(|known| match reason {
             Some(reason) => known.troubles.insert(trouble, reason.clone()) != Some(reason),
@@ -110,7 +112,7 @@ impl Status {
         self.change(|known| std::mem::replace(&mut known.projects, projects) != projects);
     }
 
-    /// Adds and subtracts recorded projects.
+    /// Changes the number of recorded projects: adds `more` and subtracts `fewer`.
     pub(crate) fn add_projects(&self, more: usize, fewer: usize) {
         self.change(|known| {
             known.projects = known.projects.saturating_add(more).saturating_sub(fewer);

@@ -1,4 +1,4 @@
-//! The times at which the engine acts without an input.
+//! The timers of the engine: when it acts without an input.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use crate::config::Repository;
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 
-/// The time between two pulses: checks of the store and of the root.
+/// The time between two pulses. A pulse checks the store, the root and the timers.
 const PULSE: Duration = Duration::from_secs(1);
-/// The length of a pause after the store failed, or the root could not be opened.
+/// How long inference pauses after the store failed or the root could not be opened.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The next time of each recurring task.
@@ -17,14 +17,14 @@ pub(super) struct Timers {
     pulse: Moment,
     rescan: Moment,
     poll: Moment,
-    /// The next survey of a root that is not the recorded one.
+    /// The time of the next survey of a root that is not the recorded one.
     survey: Moment,
-    /// The end of a pause of inference.
+    /// The end of the current pause of inference, if any.
     paused_until: Option<Moment>,
 }
 
 impl Timers {
-    /// The timers at the start of the clock.
+    /// Makes the timers, at the start of the clock.
     pub(super) fn new(repository: &Repository) -> Self {
         Self {
             pulse: Duration::ZERO,
@@ -52,25 +52,25 @@ impl Timers {
         self.paused_until = Some(now.saturating_add(PAUSE));
     }
 
-    /// Whether inference pauses, as of the last [`Timers::resume`].
+    /// Whether inference was paused at the last [`Timers::resume`].
     pub(super) fn is_paused(&self) -> bool {
         self.paused_until.is_some()
     }
 
-    /// Ends a pause that is over. Returns whether inference may go on.
+    /// Ends the pause if its time is over. Returns whether inference may continue.
     pub(super) fn resume(&mut self, now: Moment) -> bool {
         self.paused_until = self.paused_until.filter(|until| now < *until);
         self.paused_until.is_none()
     }
 
-    /// The time to wait for an input, if work is due at `next`.
+    /// How long to wait for an input, given the time `next` of the next work.
     pub(super) fn until_next(&self, now: Moment, next: Option<Moment>) -> Duration {
         let next = next.map(|next| next.max(self.paused_until.unwrap_or_default()));
         next.map_or(self.pulse, |next| next.min(self.pulse))
             .saturating_sub(now)
     }
 
-    /// The reason of a full scan that is due. A poll is due only if `polls`.
+    /// The reason of the full scan that is due, if any. Polling scans need `polls`.
     pub(super) fn due_scan(&self, now: Moment, polls: bool) -> Option<RescanReason> {
         if polls && now >= self.poll {
             Some(RescanReason::Poll)
@@ -79,13 +79,13 @@ impl Timers {
         }
     }
 
-    /// Schedules the next full scans after one has ended.
+    /// Schedules the next scans after a full scan has ended.
     pub(super) fn scanned(&mut self, now: Moment, repository: &Repository) {
         self.rescan = now.saturating_add(repository.rescan);
         self.poll = now.saturating_add(repository.poll_interval);
     }
 
-    /// Schedules full scans no later than new settings ask for.
+    /// Moves the next scans forward if new settings have shorter intervals.
     pub(super) fn configure(&mut self, now: Moment, repository: &Repository) {
         self.rescan = self.rescan.min(now.saturating_add(repository.rescan));
         self.poll = self.poll.min(now.saturating_add(repository.poll_interval));

@@ -1,8 +1,8 @@
-//! The parts that infer and record, and the step that uses them.
+//! Runs a step: observes due projects, judges the observations, and commits the result.
 //!
 //! Constraint: a step is all or nothing. After a failure of the root or of the store, every project
 //! of the step is due again, and its held files are kept. While the store cannot commit, inference
-//! waits: the difference is still on disk.
+//! waits. No change is lost, because the record still differs from the disk.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::domain::settle::{Agenda, Due};
 use crate::observe::Observer;
 use crate::store::{Batch, MetaKey, StoreError};
 
-/// The parts of the engine, each the owner of its state.
+/// The parts of the engine that infer and record. Each part owns its state.
 pub(super) struct Worker {
     pub config: Arc<Config>,
     pub clock: Clock,
@@ -43,7 +43,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Reads the recorded state.
+    /// Makes the parts from the recorded state.
     pub(super) fn new(parts: Parts) -> Result<Self, StoreError> {
         let (store, repository) = (&parts.store, &parts.config.repository);
         let start = Start::judge(
@@ -53,8 +53,8 @@ impl Worker {
         );
         if start.layout_changed {
             warn!(
-                "repository.layout differs from the recorded one; existing projects are adopted \
-                 under the new layout, without events"
+                "repository.layout changed since the last run; existing projects are recorded \
+                 without events"
             );
         }
         let mut root = RootGuard::new(repository.path.clone());
@@ -83,7 +83,7 @@ impl Worker {
         self.root.is_trusted() || (self.root.is_watched() && self.phase.is_adopting())
     }
 
-    /// Observes due projects, judges them and commits. After a failure they are due again.
+    /// Observes and judges due projects, and commits. After a failure they are due again.
     pub(super) fn step(&mut self, due: Vec<Due>) {
         let taken: Vec<(ProjectKey, Origin)> = due
             .iter()
@@ -118,7 +118,7 @@ impl Worker {
             now,
         };
         let mut judgement = judge(&mut gathered, &rules);
-        // If another root is there now, or none, missing files prove nothing.
+        // If the root was replaced or removed meanwhile, missing files prove nothing.
         if !root.is_in_place() {
             gathered.put_back_held(&mut self.held);
             return self.doubt_root(&taken);
@@ -185,7 +185,7 @@ impl Worker {
         self.timers.pause(self.clock.moment());
     }
 
-    /// Makes projects due again, with the origin that they had.
+    /// Makes the projects of a failed step due again, with the same origin.
     fn put_back(&mut self, taken: &[(ProjectKey, Origin)]) {
         let now = self.clock.moment();
         for (key, origin) in taken {
@@ -193,8 +193,9 @@ impl Worker {
         }
     }
 
-    /// Drops observations because the root could not be opened or is another one. The root is checked
-    /// at once.
+    /// Drops the observations of a step, because the root is missing or was replaced.
+    ///
+    /// The projects are due again, and the root is checked at once.
     pub(super) fn doubt_root(&mut self, taken: &[(ProjectKey, Origin)]) {
         self.put_back(taken);
         let now = self.clock.moment();
@@ -202,7 +203,7 @@ impl Worker {
         self.timers.pause(now);
     }
 
-    /// Notes an unusable entry outside any project, or its end.
+    /// Records an unusable entry outside any project, or that it is gone.
     pub(super) fn note_unusable(&mut self, problem: Problem, is_gone: bool) {
         let mut problems = self.invalid_files.of(&None).to_vec();
         problems.retain(|known| known.path != problem.path);
@@ -254,7 +255,7 @@ impl Worker {
             batch.meta.push((MetaKey::FirstStart, now.to_string()));
             batch.meta.push((MetaKey::Layout, layout));
         }
-        // An empty batch is committed too: it ends the trouble of a store that can be read again.
+        // Commit even an empty batch. It clears the problem of a store that works again.
         if !self.commit(batch) {
             return false;
         }
@@ -262,7 +263,7 @@ impl Worker {
             self.root.remember(identity);
         }
         if self.status.set_trouble(Trouble::Root, None) {
-            info!("the repository's root is back");
+            info!("the repository is back");
         }
         true
     }

@@ -28,9 +28,7 @@ fn run(home: &Home, arguments: &[&str]) -> (i32, String) {
 }
 
 fn store_is_in_trouble(status: &serde_json::Value) -> bool {
-    status["troubles"]
-        .to_string()
-        .contains("nothing is forgotten")
+    status["troubles"].to_string().contains("no change is lost")
 }
 
 /// Writes eight projects: too much for what the log of the database has left.

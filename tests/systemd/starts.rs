@@ -21,7 +21,7 @@ fn it_is_started_when_it_watches_and_not_before() {
     wait_until("it waits for its repository", || {
         container
             .property(UNIT, "StatusText")
-            .contains("is not there")
+            .contains("is missing (")
             .then_some(())
     });
     assert_eq!(container.property(UNIT, "ActiveState"), "activating");
