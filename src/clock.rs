@@ -19,11 +19,30 @@ impl Reading {
         self.now
     }
 
+    #[cfg(test)]
+    pub(crate) fn of(now: Timestamp, moment: Duration) -> Self {
+        Self { now, moment }
+    }
+
+    /// The monotonic time between this reading and a later one.
+    pub(crate) fn passed_until(&self, later: &Self) -> Duration {
+        later.moment.saturating_sub(self.moment)
+    }
+
+    /// Whether the time of day was set between this reading and a later one, back or forward.
+    pub(crate) fn was_set_until(&self, later: &Self) -> bool {
+        let latest = self.passed_until(later).saturating_add(SLEWED);
+        let is_ahead = self
+            .now
+            .checked_add(latest)
+            .is_ok_and(|latest| later.now > latest);
+        is_ahead || self.was_set_back_until(later)
+    }
+
     /// Whether the time of day was set back between this reading and a later one.
     pub(crate) fn was_set_back_until(&self, later: &Self) -> bool {
-        let passed = later.moment.saturating_sub(self.moment);
         self.now
-            .checked_add(passed.saturating_sub(SLEWED))
+            .checked_add(self.passed_until(later).saturating_sub(SLEWED))
             .is_ok_and(|expected| later.now < expected)
     }
 }

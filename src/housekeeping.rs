@@ -1,15 +1,15 @@
 //! Removal of deliveries and events after their retention.
 //!
 //! Constraint: small batches with pauses, so that removal never delays recording or delivery. The
-//! database does not grow without bound.
+//! database does not grow without bound. A clock that is wrong for a while removes nothing early.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::config::Retention;
 use crate::store::Store;
 
@@ -19,6 +19,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The most rows of a kind that one transaction removes.
 const BATCH: usize = 500;
+/// How long the time of day has to agree with the monotonic clock after it was set.
+const STEADY_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// Removes everything older than `retention`, until `stop`.
 pub(crate) async fn run(
@@ -27,9 +29,24 @@ pub(crate) async fn run(
     mut retention: watch::Receiver<Retention>,
     stop: CancellationToken,
 ) {
+    let mut steadiness = Steadiness::new(clock.reading());
     loop {
         let kept = *retention.borrow_and_update();
-        let pause = match store.collect(kept, clock.now(), BATCH).await {
+        let reading = clock.reading();
+        let was_steady = steadiness.is_steady();
+        if !steadiness.observe(reading) {
+            if was_steady {
+                info!(
+                    hours = STEADY_FOR.as_secs() / 3600,
+                    "the clock was set; old deliveries and events are kept until it is steady again"
+                );
+            }
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => continue,
+                () = stop.cancelled() => return,
+            }
+        }
+        let pause = match store.collect(kept, reading.now(), BATCH).await {
             Ok(collected) if collected.is_empty() => INTERVAL,
             Ok(collected) => {
                 debug!(?collected, "removed old deliveries and events");
@@ -44,6 +61,78 @@ pub(crate) async fn run(
             () = tokio::time::sleep(pause) => {}
             changed = retention.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Whether the time of day may decide what is old.
+///
+/// It may from the start on. If it jumps, it may again once it was steady for [`STEADY_FOR`].
+struct Steadiness {
+    last: Reading,
+    /// The first reading after the time of day was set last.
+    jumped_at: Option<Reading>,
+}
+
+impl Steadiness {
+    fn new(reading: Reading) -> Self {
+        Self {
+            last: reading,
+            jumped_at: None,
+        }
+    }
+
+    fn is_steady(&self) -> bool {
+        self.jumped_at.is_none()
+    }
+
+    /// Takes a reading; returns whether its time may be used.
+    fn observe(&mut self, reading: Reading) -> bool {
+        if self.last.was_set_until(&reading) {
+            self.jumped_at = Some(reading);
+        } else if let Some(jumped) = self.jumped_at
+            && jumped.passed_until(&reading) >= STEADY_FOR
+        {
+            self.jumped_at = None;
+        }
+        self.last = reading;
+        self.is_steady()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_old_by_a_clock_that_is_not_steady() {
+        let start = Timestamp::from_second(1_700_000_000).unwrap();
+        let reading = |minute: i64, ahead_s: i64| {
+            let passed = SignedDuration::from_mins(minute);
+            let now = start + passed + SignedDuration::from_secs(ahead_s);
+            Reading::of(now, passed.unsigned_abs())
+        };
+        const YEAR: i64 = 365 * 24 * 3600;
+        let mut steadiness = Steadiness::new(reading(0, 0));
+        for (minute, ahead_s, expected) in [
+            (1, 0, true),
+            // Slewed.
+            (2, 1, true),
+            // Ahead for a minute.
+            (3, YEAR, false),
+            (4, 0, false),
+            (63, 0, false),
+            (64, 0, true),
+            // Set back, then forward for good.
+            (65, -YEAR, false),
+            (66, YEAR, false),
+            (125, YEAR, false),
+            (126, YEAR, true),
+        ] {
+            let is_steady = steadiness.observe(reading(minute, ahead_s));
+            assert_eq!(is_steady, expected, "minute {minute}");
         }
     }
 }

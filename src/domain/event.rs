@@ -214,8 +214,8 @@ impl EventId {
     /// Derives the id of an event from the event alone.
     ///
     /// So an event that is inferred again, for instance after a power cut, gets the same id.
-    /// `repetition` is 0. It counts up only when an equal event is on record already: a second one
-    /// must not get its id, though nothing on disk tells the two apart.
+    /// `repetition` is 0. It counts up only when an equal event is on record, or was and is removed
+    /// by its retention: a second one must not get its id, though nothing on disk tells them apart.
     pub fn of(
         kind: EventKind,
         key: &ProjectKey,

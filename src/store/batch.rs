@@ -78,6 +78,24 @@ pub struct NewEvent {
     pub webhooks: Vec<(String, Timestamp)>,
 }
 
+impl NewEvent {
+    /// The id of this repetition of the event.
+    pub(super) fn id(&self, repetition: u32) -> EventId {
+        let event = &self.event;
+        if repetition == 0 {
+            return event.id.clone();
+        }
+        EventId::of(
+            event.kind,
+            &event.key,
+            self.tag.as_deref(),
+            &self.stamp,
+            &event.payload,
+            repetition,
+        )
+    }
+}
+
 /// A fact about the repository as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetaKey {

@@ -71,7 +71,8 @@ pub trait Recording: Send + Sync {
     ///
     /// The new record, its events, their payloads and their deliveries commit together. A recorded
     /// definition keeps its payload for as long as it is recorded, so that a delete can send it. An
-    /// event with an id that is on record gets the next repetition of it.
+    /// event whose id is that of an event on record, or of one that was removed, gets the id of a
+    /// later repetition. No id and no place in the order of recording is ever used again.
     ///
     /// Returns the ids of the events, and the first of the deliveries that lead their lanes and are
     /// due. [`Fault::Stale`](super::Fault::Stale) means that the record changed after the batch

@@ -30,6 +30,9 @@ mod reloads;
 // An operator's commands while the daemon runs.
 mod operator;
 
+// A project that goes and returns.
+mod returns;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;

@@ -29,7 +29,7 @@ struct Writing<'a> {
     /// The webhooks whose row is known to exist. Whether one is off.
     webhooks: BTreeMap<&'a str, bool>,
     /// The numbers of the next event and the next delivery, once they are known.
-    next: Option<(i64, i64)>,
+    next: Option<NextNumbers>,
     committed: Committed,
     /// The size of the payloads of the ready deliveries.
     ready_bytes: usize,
@@ -80,19 +80,40 @@ pub(super) fn record(
     Ok(writing.committed)
 }
 
-/// The numbers of the next event and the next delivery. A delivery's number is never reused: one
-/// that is removed while in flight must not be mistaken for another.
-fn next_numbers(connection: &Connection) -> Result<(i64, i64), Fault> {
-    Ok(connection
-        .prepare_cached(NEXT_NUMBERS)?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+/// The numbers of the next event and the next delivery.
+///
+/// None is ever reused. A delivery that is removed while in flight must not be mistaken for another,
+/// and a listing goes on after the last event that it showed.
+#[derive(Clone, Copy)]
+struct NextNumbers {
+    sequence: i64,
+    delivery: i64,
+    /// The first repetition that an id may be made of.
+    ///
+    /// It is greater than those of all removed events, so no new id is that of a removed one. One
+    /// number stands for all of them, and changes about once in a retention time.
+    repetition: u32,
+}
+
+impl NextNumbers {
+    fn read(connection: &Connection) -> Result<Self, Fault> {
+        let mut statement = connection.prepare_cached(NEXT_NUMBERS)?;
+        Ok(statement.query_row([], |row| {
+            Ok(Self {
+                sequence: row.get(0)?,
+                delivery: row.get(1)?,
+                repetition: row.get(2)?,
+            })
+        })?)
+    }
 }
 
 pub(super) const NEXT_NUMBERS: &str = "SELECT \
      1 + max(coalesce((SELECT max(sequence) FROM events), 0), \
-         coalesce((SELECT value FROM numbers WHERE name = 'last-swept-event'), 0)), \
+         coalesce((SELECT value FROM numbers WHERE name = 'last-event'), 0)), \
      1 + max(coalesce((SELECT max(id) FROM deliveries), 0), \
-         coalesce((SELECT value FROM numbers WHERE name = 'last-delivery'), 0))";
+         coalesce((SELECT value FROM numbers WHERE name = 'last-delivery'), 0)), \
+     coalesce((SELECT value FROM numbers WHERE name = 'first-repetition'), 0)";
 
 impl<'a> Writing<'a> {
     fn has_payload(&self, connection: &Connection, hash: &ContentHash) -> Result<bool, Fault> {
@@ -107,22 +128,28 @@ impl<'a> Writing<'a> {
                 needed_by: format!("the event {}", event.id),
             });
         }
-        let (sequence, first_delivery) = match self.next {
+        let next = match self.next {
             Some(next) => next,
-            None => next_numbers(connection)?,
+            None => NextNumbers::read(connection)?,
         };
+        let (sequence, first_delivery) = (next.sequence, next.delivery);
         let end_delivery = first_delivery.saturating_add(row::limit(new.webhooks.len()));
-        self.next = Some((sequence.saturating_add(1), end_delivery));
+        self.next = Some(NextNumbers {
+            sequence: sequence.saturating_add(1),
+            delivery: end_delivery,
+            ..next
+        });
         let parameters = row::to_json("the event's parameters", &event.parameters)?;
         let explanation = row::to_json("the event's explanation", &event.explanation)?;
         let mut insert = connection.prepare_cached(
             "INSERT INTO events (sequence, id, kind, organization, project, origin, occurred_ns, \
-             recorded_ms, parameters, explanation, payload, first_delivery, end_delivery) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+             recorded_ms, parameters, explanation, payload, first_delivery, end_delivery, \
+             repetition) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
              ON CONFLICT (id) DO NOTHING",
         )?;
-        let mut id = event.id.clone();
-        let mut repetition = 0_u32;
+        let mut repetition = next.repetition;
+        let mut id = new.id(repetition);
         // The difference on disk is real, so an event with this id is an earlier one.
         while insert.execute(params![
             sequence,
@@ -138,17 +165,11 @@ impl<'a> Writing<'a> {
             &event.payload.0[..],
             first_delivery,
             end_delivery,
+            repetition,
         ])? == 0
         {
             repetition = repetition.saturating_add(1);
-            id = EventId::of(
-                event.kind,
-                &event.key,
-                new.tag.as_deref(),
-                &new.stamp,
-                &event.payload,
-                repetition,
-            );
+            id = new.id(repetition);
         }
         for (delivery, (webhook, due)) in (first_delivery..).zip(&new.webhooks) {
             let is_off = self.is_off(connection, webhook)?;

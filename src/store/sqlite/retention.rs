@@ -4,7 +4,8 @@
 //! cheap. It never removes a pending delivery, however old, nor an event or payload still needed.
 //!
 //! Operation: an index on the finish time finds old deliveries. Events are checked in the order of
-//! recording once they are old enough, and again when the last of their deliveries is removed. A
+//! recording once they are old enough, and again when the last of their deliveries is removed. If
+//! that one is removed while the event is still young, the check in order starts again from it. A
 //! payload is checked when an event with it is removed or a definition with it is replaced
 //! ([`Garbage`]). Each start checks all payloads once, since a crash forgets the candidates.
 
@@ -138,12 +139,7 @@ impl Removal {
     /// Saves the facts that must outlive the removed rows.
     pub(super) fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some(last) = self.last {
-            connection
-                .prepare_cached(
-                    "INSERT INTO numbers (name, value) VALUES ('last-delivery', ?1) \
-                     ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
-                )?
-                .execute([last])?;
+            raise(connection, "last-delivery", last)?;
         }
         for (webhook, last) in &self.delivered {
             connection
@@ -185,10 +181,11 @@ pub(super) fn collect(
     }
     removal.finish(connection)?;
     let mut sweep = EventSweep::begin(connection, before(retention.delivered))?;
-    for sequence in removal.events.range(..=sweep.last) {
-        sweep.remove_if_done(connection, *sequence)?;
+    for sequence in &removal.events {
+        sweep.check_again(connection, *sequence)?;
     }
     let has_more_events = sweep.go_on(connection, row::milliseconds(now), limit)?;
+    sweep.finish(connection)?;
     garbage.add(sweep.payloads);
     let n_payloads = garbage.remove(connection, limit)?;
     Ok(Collected {
@@ -232,6 +229,8 @@ struct EventSweep {
     /// The payloads of the removed ones.
     payloads: Vec<ContentHash>,
     n_removed: usize,
+    /// The greatest sequence and the greatest repetition of the removed ones.
+    removed: Option<(i64, i64)>,
 }
 
 impl EventSweep {
@@ -245,58 +244,132 @@ impl EventSweep {
             last: last.unwrap_or(0),
             payloads: Vec::new(),
             n_removed: 0,
+            removed: None,
         })
     }
 
-    /// Removes an event if it is old enough and has no deliveries.
+    /// Checks an event again after one of its deliveries was removed.
+    fn check_again(&mut self, connection: &Connection, sequence: i64) -> Result<(), Fault> {
+        if sequence > self.last {
+            return Ok(());
+        }
+        let recorded: Option<i64> = connection
+            .prepare_cached("SELECT recorded_ms FROM events WHERE sequence = ?1")?
+            .query_row([sequence], |row| row.get(0))
+            .optional()?;
+        match recorded {
+            Some(recorded) if recorded < self.before => self.remove_if_done(connection, sequence),
+            Some(_) => {
+                self.last = sequence.saturating_sub(1);
+                set_last_swept(connection, self.last)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Removes an event that is old enough if it has no deliveries.
     fn remove_if_done(&mut self, connection: &Connection, sequence: i64) -> Result<(), Fault> {
-        let removed: Option<Vec<u8>> = connection
+        let removed: Option<(Vec<u8>, i64)> = connection
             .prepare_cached(
-                "SELECT payload FROM events WHERE sequence = ?1 AND recorded_ms < ?2 AND NOT EXISTS \
+                "SELECT payload, repetition FROM events WHERE sequence = ?1 AND NOT EXISTS \
                  (SELECT 1 FROM deliveries WHERE id >= first_delivery AND id < end_delivery)",
             )?
-            .query_row([sequence, self.before], |row| row.get(0))
+            .query_row([sequence], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        if let Some(payload) = removed {
+        if let Some((payload, repetition)) = removed {
             connection
                 .prepare_cached("DELETE FROM events WHERE sequence = ?1")?
                 .execute([sequence])?;
             self.payloads
                 .push(row::hash("an event's payload", &payload)?);
             self.n_removed = self.n_removed.saturating_add(1);
+            let before = self.removed.unwrap_or((sequence, repetition));
+            self.removed = Some((before.0.max(sequence), before.1.max(repetition)));
         }
         Ok(())
     }
 
     /// Checks the next `limit` events that are old enough. Returns whether there may be more.
     fn go_on(&mut self, connection: &Connection, now: i64, limit: usize) -> Result<bool, Fault> {
-        let mut statement = connection.prepare_cached(
-            "SELECT sequence, recorded_ms FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
-        )?;
-        let events: Vec<(i64, i64)> = statement
-            .query_map([self.last, row::limit(limit)], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })?
+        // One more, for its time.
+        let n_events = row::limit(limit.saturating_add(1));
+        let mut events: Vec<(i64, i64)> = connection
+            .prepare_cached(
+                "SELECT sequence, recorded_ms FROM events WHERE sequence > ?1 \
+                 ORDER BY sequence LIMIT ?2",
+            )?
+            .query_map([self.last, n_events], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
-        // Events from a clock that was ahead must not delay later ones.
+        let following = events.get(limit).map(|(_, recorded)| *recorded);
+        events.truncate(limit);
+        let latest = following.filter(|recorded| *recorded <= now);
+        correct_times(connection, &mut events, now, latest.unwrap_or(now))?;
         let old: Vec<i64> = events
             .iter()
-            .take_while(|(_, recorded)| *recorded < self.before || *recorded > now)
+            .take_while(|(_, recorded)| *recorded < self.before)
             .map(|(sequence, _)| *sequence)
             .collect();
         for sequence in &old {
             self.remove_if_done(connection, *sequence)?;
         }
         if let Some(last) = old.last() {
-            connection
-                .prepare_cached(
-                    "INSERT INTO numbers (name, value) VALUES ('last-swept-event', ?1) \
-                     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                )?
-                .execute([last])?;
+            set_last_swept(connection, *last)?;
         }
         Ok(old.len() == limit)
     }
+
+    /// Saves the numbers that must outlive the removed events.
+    fn finish(&self, connection: &Connection) -> Result<(), Fault> {
+        if let Some((sequence, repetition)) = self.removed {
+            raise(connection, "last-event", sequence)?;
+            raise(connection, "first-repetition", repetition.saturating_add(1))?;
+        }
+        Ok(())
+    }
+}
+
+/// Corrects events that are recorded with a time after `now`, since the clock was ahead.
+///
+/// They would be kept until the clock gets there, and all events after them as well. Each gets the
+/// time of the event after it, which is the latest it can have. `latest` is that of the last one.
+fn correct_times(
+    connection: &Connection,
+    events: &mut [(i64, i64)],
+    now: i64,
+    mut latest: i64,
+) -> Result<(), Fault> {
+    for (sequence, recorded) in events.iter_mut().rev() {
+        if *recorded <= now {
+            latest = *recorded;
+            continue;
+        }
+        *recorded = latest;
+        connection
+            .prepare_cached("UPDATE events SET recorded_ms = ?2 WHERE sequence = ?1")?
+            .execute([*sequence, latest])?;
+    }
+    Ok(())
+}
+
+/// Raises one of the `numbers` to at least this value.
+fn raise(connection: &Connection, name: &str, value: i64) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "INSERT INTO numbers (name, value) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+        )?
+        .execute(params![name, value])?;
+    Ok(())
+}
+
+fn set_last_swept(connection: &Connection, sequence: i64) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "INSERT INTO numbers (name, value) VALUES ('last-swept-event', ?1) \
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        )?
+        .execute([sequence])?;
+    Ok(())
 }
 
 /// Makes the next collection check events again from this one on.

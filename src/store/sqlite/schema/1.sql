@@ -11,8 +11,9 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Numbers that outlive their rows: 'last-delivery' is the greatest id of a removed
--- delivery, and all events up to 'last-swept-event' were checked for removal once.
+-- Numbers that outlive their rows. 'last-delivery' and 'last-event' are the greatest id and
+-- sequence of a removed row. No removed event has the repetition 'first-repetition' or a greater
+-- one. All events up to 'last-swept-event' were checked for removal once.
 CREATE TABLE numbers (
     name  TEXT    NOT NULL PRIMARY KEY,
     value INTEGER NOT NULL
@@ -68,6 +69,8 @@ CREATE TABLE problems (
 CREATE TABLE events (
     sequence       INTEGER PRIMARY KEY,
     id             TEXT    NOT NULL UNIQUE,
+    -- The repetition that the id is made of.
+    repetition     INTEGER NOT NULL,
     kind           TEXT    NOT NULL,
     organization   TEXT    NOT NULL,
     project        TEXT    NOT NULL,
