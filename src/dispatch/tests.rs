@@ -75,6 +75,7 @@ fn batch(project: &str) -> Batch {
             after: Recorded::default(),
             events: vec![NewEvent {
                 event,
+                project_id: project.to_owned(),
                 tag: None,
                 stamp: stamp(),
                 webhooks: vec![("catalog".to_owned(), start())],

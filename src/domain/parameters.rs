@@ -120,7 +120,11 @@ fn not_empty(text: Option<&str>) -> Option<&str> {
 }
 
 /// Returns the project's id: its engineId, else the root attribute `id`, else a made-up one.
-fn project_id(key: &ProjectKey, subject: &FileState, definition: Option<&FileState>) -> String {
+pub(crate) fn project_id(
+    key: &ProjectKey,
+    subject: &FileState,
+    definition: Option<&FileState>,
+) -> String {
     let document = &subject.document;
     let is_copy = subject.role != Role::Definition;
     let definition = definition.filter(|_| is_copy).unwrap_or(subject);

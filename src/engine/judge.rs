@@ -14,7 +14,7 @@ use crate::domain::delivery;
 use crate::domain::event::InferredEvent;
 use crate::domain::infer::Inference;
 use crate::domain::moves::{Comparison, infer_all};
-use crate::domain::parameters::parameters;
+use crate::domain::parameters::{parameters, project_id};
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey};
 use crate::domain::route::Subscription;
 use crate::domain::settle::Unresolved;
@@ -201,6 +201,7 @@ fn new_event(
     let (origin, hint) = (observation.origin, observation.hint.clone());
     NewEvent {
         event: inferred.complete(key, origin, hint, parameters, rules.now),
+        project_id: project_id(key, subject, definition).to_lowercase(),
         tag: subject.tag.clone(),
         stamp: subject.stamp,
         webhooks: rules.routes.of_event(inferred, key, rules.now),

@@ -70,6 +70,8 @@ impl Change {
 pub struct NewEvent {
     /// The event with the id of its first happening ([`EventId::of`] with repetition 0).
     pub event: Event,
+    /// The id of the project, in lower case: its deletes go before later events of the same id.
+    pub project_id: String,
     /// The tag that its id is made of.
     pub tag: Option<String>,
     /// The stamp that its id is made of.

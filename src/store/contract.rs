@@ -83,7 +83,9 @@ pub trait Recording: Send + Sync {
 /// The operations of delivery and of its upkeep.
 ///
 /// A *lane* is a webhook and a project. Its pending deliveries go strictly in the order of
-/// recording: only the oldest, its head, is ever claimed.
+/// recording: only the oldest, its head, is ever claimed. Across the lanes of a webhook, a delivery
+/// waits for earlier pending deletes of the same project id: a project that moves to another
+/// organization is deleted there before it is imported here.
 pub trait Delivering: Send + Sync {
     /// Claims the due heads of a webhook's lanes, at most `limit`, the longest due first and among
     /// equals the oldest.

@@ -183,6 +183,7 @@ impl Run {
                 payload: subject.hash,
                 explanation: Explanation::default(),
             },
+            project_id: key.to_string(),
             tag,
             stamp: subject.stamp,
             webhooks: self

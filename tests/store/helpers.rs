@@ -88,6 +88,7 @@ pub fn event(kind: EventKind, key: &ProjectKey, text: &str, webhooks: &[&str]) -
                 ..Explanation::default()
             },
         },
+        project_id: key.to_string(),
         tag,
         stamp,
         webhooks: webhooks
@@ -99,11 +100,15 @@ pub fn event(kind: EventKind, key: &ProjectKey, text: &str, webhooks: &[&str]) -
 
 /// A batch with one snapshot event of a project, which changes nothing else.
 pub fn one_event(project: &str, text: &str, webhooks: &[&str]) -> Batch {
-    let key = key(project);
-    let new = event(EventKind::SnapshotCreate, &key, text, webhooks);
+    let new = event(EventKind::SnapshotCreate, &key(project), text, webhooks);
+    of_event(new, text)
+}
+
+/// A batch with this event, whose payload has this text.
+pub fn of_event(new: NewEvent, text: &str) -> Batch {
     Batch {
         changes: vec![Change {
-            key,
+            key: new.event.key.clone(),
             before: Recorded::default(),
             after: Recorded::default(),
             events: vec![new],

@@ -7,13 +7,19 @@ use proptest::prelude::*;
 use crate::helpers::states;
 use crate::helpers::*;
 use project_webhooks::domain::delivery::Verdict;
+use project_webhooks::domain::event::EventKind;
 
 const WEBHOOKS: [&str; 2] = ["audit", "catalog"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// An event of this project goes to the webhooks whose bit is set.
-    Record { project: u8, webhooks: u8 },
+    /// An event, a delete or another one, goes to the webhooks whose bit is set. Two projects each
+    /// have one project id.
+    Record {
+        project: u8,
+        webhooks: u8,
+        is_delete: bool,
+    },
     /// The `which`-th due lane of a webhook is attempted, with this verdict.
     Finish {
         webhook: usize,
@@ -28,7 +34,9 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..4_u8, 0..4_u8).prop_map(|(project, webhooks)| Step::Record { project, webhooks }),
+        4 => (0..4_u8, 0..4_u8, prop::bool::weighted(0.3)).prop_map(
+            |(project, webhooks, is_delete)| Step::Record { project, webhooks, is_delete }
+        ),
         6 => (0..2_usize, 0..4_usize, 0..3_u8).prop_map(|(webhook, which, verdict)| Step::Finish {
             webhook,
             which,
@@ -39,9 +47,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A pending delivery: the text of its payload, its due time, its number of attempts.
+/// A pending delivery: its place in the order of recording, its project id if it is a delete, the
+/// text of its payload, its due time, its number of attempts.
 #[derive(Clone, Debug)]
 struct Waiting {
+    number: usize,
+    project_id: u8,
+    is_delete: bool,
     text: String,
     due: i64,
     n_attempts: u32,
@@ -60,9 +72,23 @@ impl Model {
             .iter()
             .filter(|((name, _), _)| *name == webhook)
             .filter_map(|((_, project), lane)| Some((project.clone(), lane.front()?)))
-            .filter(|(_, head)| head.due <= now)
+            .filter(|(_, head)| head.due <= now && !self.waits_for_a_delete(webhook, head))
             .map(|(project, head)| (project, (head.text.clone(), head.n_attempts)))
             .collect()
+    }
+}
+
+impl Model {
+    fn waits_for_a_delete(&self, webhook: &str, head: &Waiting) -> bool {
+        let mut lanes = self.lanes.iter().filter(|((name, _), _)| *name == webhook);
+        !head.is_delete
+            && lanes.any(|(_, lane)| {
+                lane.iter().any(|other| {
+                    other.is_delete
+                        && other.project_id == head.project_id
+                        && other.number < head.number
+                })
+            })
     }
 }
 
@@ -73,13 +99,25 @@ fn run(steps: Vec<Step>) {
     let mut now = 0_i64;
     for (number, step) in steps.into_iter().enumerate() {
         match step {
-            Step::Record { project, webhooks } => {
+            Step::Record {
+                project,
+                webhooks,
+                is_delete,
+            } => {
+                let project_id = project / 2;
                 let heard: Vec<&'static str> = (0..2)
                     .filter(|bit| webhooks & (1 << bit) != 0)
                     .map(|bit| WEBHOOKS[bit])
                     .collect();
                 let (project, text) = (format!("p{project}"), format!("text {number}"));
-                let committed = store.record(one_event(&project, &text, &heard)).unwrap();
+                let kind = if is_delete {
+                    EventKind::ProjectDelete
+                } else {
+                    EventKind::SnapshotCreate
+                };
+                let mut new = event(kind, &key(&project), &text, &heard);
+                new.project_id = project_id.to_string();
+                let committed = store.record(of_event(new, &text)).unwrap();
                 for (webhook, ready) in &committed.deliveries.ready {
                     let due = claims(&store, webhook, at(now)).ready;
                     assert!(due.contains(ready), "{ready:?}");
@@ -87,6 +125,9 @@ fn run(steps: Vec<Step>) {
                 for webhook in heard {
                     let lane = model.lanes.entry((webhook, project.clone())).or_default();
                     lane.push_back(Waiting {
+                        number,
+                        project_id,
+                        is_delete,
                         text: text.clone(),
                         due: 0,
                         n_attempts: 0,

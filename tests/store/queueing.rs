@@ -3,7 +3,7 @@ use bytes::Bytes;
 use crate::helpers::*;
 use project_webhooks::domain::delivery::ANSWER_MAX;
 use project_webhooks::domain::delivery::{State, Verdict};
-use project_webhooks::domain::event::EventId;
+use project_webhooks::domain::event::{EventId, EventKind};
 use project_webhooks::store::{Batch, Finish, OffCause, READY_BYTES, READY_MAX, Selector, Store};
 
 fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
@@ -48,6 +48,74 @@ fn a_lane_goes_strictly_in_order() {
     assert_eq!(next.attempt, 1);
     end(&store, &next, Verdict::Delivered);
     assert_eq!(due_ids(&store, 60), [id(&other)]);
+}
+
+/// An event of a project with the id `e-1`, for the webhook `catalog`.
+fn of_e1(kind: EventKind, project: &str, text: &str) -> Batch {
+    let mut new = event(kind, &key(project), text, &["catalog"]);
+    new.project_id = "e-1".to_owned();
+    of_event(new, text)
+}
+
+#[test]
+fn a_delete_goes_before_later_events_of_its_project_id_in_another_lane() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let record = |batch| store.record(batch).unwrap().events[0].id.clone();
+    // Two directories had it, and it appears in a third one.
+    let delete = record(of_e1(EventKind::ProjectDelete, "old", "one"));
+    let older = record(of_e1(EventKind::ProjectDelete, "older", "two"));
+    let committed = store
+        .record(of_e1(EventKind::ProjectImport, "new", "three"))
+        .unwrap();
+    assert!(committed.deliveries.ready.is_empty(), "{committed:?}");
+    let import = committed.events[0].id.clone();
+    let publish = record(of_e1(EventKind::ProjectPublish, "new", "four"));
+    let other = record(one_event("other", "five", &["catalog"]));
+    assert_eq!(due_ids(&store, 0), [delete, older, other.clone()]);
+
+    let claimed = claims(&store, "catalog", at(0)).ready;
+    end(&store, &claimed[0], Verdict::Dead);
+    end(&store, &claimed[1], Verdict::Retry(at(60)));
+    assert_eq!(due_ids(&store, 59).len(), 1, "one delete is left");
+    let again = claims(&store, "catalog", at(60)).ready.remove(1);
+    end(&store, &again, Verdict::Delivered);
+    assert_eq!(due_ids(&store, 60), [import, other.clone()]);
+    let first = claims(&store, "catalog", at(60)).ready.remove(0);
+    end(&store, &first, Verdict::Delivered);
+    assert_eq!(due_ids(&store, 60), [publish, other]);
+}
+
+#[test]
+fn cancelling_a_delete_or_a_delivery_that_waits_for_it_leaves_no_lane_behind() {
+    for cancelled in ["old", "new"] {
+        let fixture = Fixture::new();
+        let store = fixture.store();
+        let batches = [
+            of_e1(EventKind::ProjectDelete, "old", "one"),
+            of_e1(EventKind::ProjectImport, "new", "two"),
+            of_e1(EventKind::ProjectPublish, "new", "three"),
+        ];
+        let ids = batches.map(|batch| store.record(batch).unwrap().events[0].id.clone());
+        let [delete, import, publish] = ids;
+        let all = fixture
+            .listings()
+            .deliveries(&Selector::default(), 9)
+            .unwrap();
+        let first = all.iter().rev().find(|one| one.key == key(cancelled));
+        let selector = Selector {
+            ids: vec![first.unwrap().id],
+            ..Selector::default()
+        };
+        fixture.operations().cancel(&selector, at(0)).unwrap();
+        if cancelled == "old" {
+            assert_eq!(due_ids(&store, 0), [import]);
+        } else {
+            assert_eq!(due_ids(&store, 0), [delete]);
+            end(&store, &claim(&store, "catalog", at(0)), Verdict::Delivered);
+            assert_eq!(due_ids(&store, 0), [publish]);
+        }
+    }
 }
 
 #[test]

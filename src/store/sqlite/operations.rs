@@ -133,9 +133,7 @@ impl Operating for SqliteOperations {
                          WHERE id = ?1",
                     )?
                     .execute([*id, now])?;
-                if lane.is_head {
-                    queue::promote_next(connection, &lane)?;
-                }
+                queue::left(connection, &lane)?;
                 n_changed += 1;
             }
             Ok(n_changed)

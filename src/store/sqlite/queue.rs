@@ -5,18 +5,23 @@
 //! delivery of each lane is its head, and only heads are claimed. Each change of a state updates
 //! `is_head`.
 //!
+//! A lane has no head while its oldest delivery waits for a delete of the same project id in another
+//! lane. Such a delivery is marked by its project id when it is added. The end of the delete makes
+//! it the head.
+//!
 //! A claim is a pure read. The dispatcher knows which lanes are in flight, and excludes them from
 //! each claim. A restart forgets them, so the daemon retries attempts that a crash interrupted.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::{payload, row, webhooks};
 use crate::domain::delivery::{ANSWER_MAX, State, Verdict};
 use crate::domain::event::{Event, Origin};
 use crate::domain::project::ProjectKey;
+use crate::store::batch::NewEvent;
 use crate::store::delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
@@ -34,27 +39,48 @@ pub(super) const OLDEST_IN_LANE: &str = "SELECT id FROM deliveries \
      WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending' \
      ORDER BY id LIMIT 1";
 
+/// Pending deletes of a project id in other lanes of the webhook.
+pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
+     WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 1 AND state = 'pending' \
+     AND NOT (organization = ?3 AND project = ?4)";
+
+/// Whether a delivery, as `waiting`, waits for an earlier delete of its project id.
+const WAITS_FOR_A_DELETE: &str = "(waiting.project_id IS NOT NULL AND NOT waiting.is_delete \
+     AND EXISTS (SELECT 1 FROM deliveries d WHERE d.webhook = waiting.webhook \
+     AND d.project_id = waiting.project_id AND d.is_delete = 1 AND d.state = 'pending' \
+     AND d.id < waiting.id))";
+
 /// Adds a pending delivery of the event `sequence`. Returns whether it is the head of its lane.
 pub(super) fn insert(
     connection: &Connection,
     id: i64,
     sequence: i64,
-    event: &Event,
+    new: &NewEvent,
     webhook: &str,
     due: Timestamp,
     now: Timestamp,
 ) -> Result<bool, Fault> {
+    let event = &new.event;
     let key = &event.key;
     let is_behind = connection.prepare_cached(OLDEST_IN_LANE)?.exists([
         webhook,
         &key.organization,
         &key.project,
     ])?;
+    let is_delete = event.kind.is_delete();
+    let waits = !is_delete
+        && connection.prepare_cached(DELETES_ELSEWHERE)?.exists([
+            webhook,
+            &new.project_id,
+            &key.organization,
+            &key.project,
+        ])?;
+    let is_head = !is_behind && !waits;
     connection
         .prepare_cached(
             "INSERT INTO deliveries (id, event, webhook, organization, project, state, is_head, \
-             origin, due_ms, created_ms, waiting_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8, ?9, ?9)",
+             origin, due_ms, created_ms, waiting_ms, is_delete, project_id) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
         )?
         .execute(params![
             id,
@@ -62,12 +88,14 @@ pub(super) fn insert(
             webhook,
             key.organization,
             key.project,
-            !is_behind,
+            is_head,
             event.origin.as_str(),
             row::milliseconds_up(due),
             row::milliseconds(now),
+            is_delete,
+            (is_delete || waits).then_some(&new.project_id),
         ])?;
-    Ok(!is_behind)
+    Ok(is_head)
 }
 
 /// Claims due heads of lanes, at most `limit`, the longest due first.
@@ -256,8 +284,8 @@ fn finish_one(
                 error,
             ])?;
     }
-    if before.is_head && state != State::Pending {
-        promote_next(connection, &before)?;
+    if before.state == State::Pending && state != State::Pending {
+        left(connection, &before)?;
     }
     let Some(error) = error else {
         return Ok(None);
@@ -304,13 +332,15 @@ pub(super) struct LaneEntry {
     pub(super) webhook: String,
     pub(super) key: ProjectKey,
     pub(super) state: State,
-    pub(super) is_head: bool,
+    /// The project id of a delete.
+    deletes: Option<String>,
 }
 
 impl LaneEntry {
     pub(super) fn of(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
         let mut statement = connection.prepare_cached(
-            "SELECT webhook, organization, project, state, is_head FROM deliveries WHERE id = ?1",
+            "SELECT webhook, organization, project, state, iif(is_delete, project_id, NULL) \
+             FROM deliveries WHERE id = ?1",
         )?;
         let mut rows = statement.query([delivery])?;
         let Some(found) = rows.next()? else {
@@ -320,18 +350,47 @@ impl LaneEntry {
             webhook: found.get(0)?,
             key: ProjectKey::new(found.get::<_, String>(1)?, found.get::<_, String>(2)?),
             state: row::state("the delivery's state", &found.get::<_, String>(3)?)?,
-            is_head: found.get(4)?,
+            deletes: found.get(4)?,
         }))
     }
 }
 
-/// Makes the oldest pending delivery of a lane its head, after the head has left.
-pub(super) fn promote_next(connection: &Connection, lane: &LaneEntry) -> Result<(), Fault> {
+/// Makes the next deliveries heads, after this one is no longer pending.
+///
+/// These are the oldest of its lane, and those of other lanes that waited for this delete.
+pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fault> {
+    promote(connection, &before.webhook, &before.key)?;
+    let Some(project_id) = &before.deletes else {
+        return Ok(());
+    };
+    let mut waiting = connection.prepare_cached(WAITING_FOR_A_DELETE)?;
+    let lanes: BTreeSet<ProjectKey> = waiting
+        .query_map([&before.webhook, project_id], |row| {
+            Ok(ProjectKey::new(
+                row.get::<_, String>(0)?,
+                row.get::<_, String>(1)?,
+            ))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for lane in &lanes {
+        promote(connection, &before.webhook, lane)?;
+    }
+    Ok(())
+}
+
+/// The lanes with a delivery that waits, or waited, for deletes of a project id.
+pub(super) const WAITING_FOR_A_DELETE: &str = "SELECT organization, project \
+     FROM deliveries WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 0 \
+     AND state = 'pending'";
+
+/// Makes the oldest pending delivery of a lane its head, unless it waits for a delete.
+fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(), Fault> {
     connection
         .prepare_cached(&format!(
-            "UPDATE deliveries SET is_head = 1 WHERE id = ({OLDEST_IN_LANE})"
+            "UPDATE deliveries AS waiting SET is_head = 1 WHERE id = ({OLDEST_IN_LANE}) \
+             AND NOT is_head AND NOT {WAITS_FOR_A_DELETE}"
         ))?
-        .execute([&lane.webhook, &lane.key.organization, &lane.key.project])?;
+        .execute([webhook, &key.organization, &key.project])?;
     Ok(())
 }
 
@@ -353,19 +412,7 @@ pub(super) fn enter_lane(
             lane.key.project,
             delivery
         ])?;
-    let oldest: Option<i64> = connection
-        .prepare_cached(OLDEST_IN_LANE)?
-        .query_row(
-            [&lane.webhook, &lane.key.organization, &lane.key.project],
-            |row| row.get(0),
-        )
-        .optional()?;
-    if oldest == Some(delivery) {
-        connection
-            .prepare_cached("UPDATE deliveries SET is_head = 1 WHERE id = ?1 AND NOT is_head")?
-            .execute([delivery])?;
-    }
-    Ok(())
+    promote(connection, &lane.webhook, &lane.key)
 }
 
 /// Makes deliveries due now whose time came from a clock that was later set back: they would be

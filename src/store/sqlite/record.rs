@@ -173,9 +173,8 @@ impl<'a> Writing<'a> {
         }
         for (delivery, (webhook, due)) in (first_delivery..).zip(&new.webhooks) {
             let is_off = self.is_off(connection, webhook)?;
-            let is_head = queue::insert(
-                connection, delivery, sequence, event, webhook, *due, self.now,
-            )?;
+            let is_head =
+                queue::insert(connection, delivery, sequence, new, webhook, *due, self.now)?;
             if is_head {
                 let woken = &mut self.committed.deliveries.webhooks;
                 if !woken.contains(webhook) {

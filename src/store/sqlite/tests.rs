@@ -13,6 +13,8 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
     let cases = [
         (queue::HEADS, "INDEX deliveries_due"),
         (queue::OLDEST_IN_LANE, "COVERING INDEX deliveries_lane"),
+        (queue::DELETES_ELSEWHERE, "INDEX deliveries_project_id"),
+        (queue::WAITING_FOR_A_DELETE, "INDEX deliveries_project_id"),
         (webhooks::NEXT_ATTEMPT, "INDEX deliveries_due"),
         (retention::FINISHED, "COVERING INDEX deliveries_finished"),
         (record::WITH_IDENTITY, "COVERING INDEX files_identity"),
@@ -66,7 +68,8 @@ fn frequent_writes_set_up_no_temporary_table() {
          parameters, explanation, payload, first_delivery, end_delivery) \
          VALUES (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)",
         "INSERT INTO deliveries (event, webhook, organization, project, state, is_head, origin, \
-         due_ms, created_ms, waiting_ms) VALUES (1, 2, 3, 4, 'pending', 1, 6, 7, 8, 9)",
+         due_ms, created_ms, waiting_ms, is_delete, project_id) \
+         VALUES (1, 2, 3, 4, 'pending', 1, 6, 7, 8, 9, 0, NULL)",
         "UPDATE deliveries SET state = 'dead', finished_ms = 1 WHERE id = 1",
         "INSERT INTO files (organization, project, path, role, inode, size, modified_ns, \
          changed_ns, read_ns, hash, owner, document) \
@@ -97,7 +100,8 @@ fn unknown_words_are_refused() {
     let connection = Connection::open(directory.path().join("state.db")).unwrap();
     let statements = [
         "INSERT INTO deliveries (event, webhook, organization, project, state, is_head, origin, \
-         due_ms, created_ms, waiting_ms) VALUES (1, 'w', 'o', 'p', 'lost', 0, 'live', 1, 1, 1)",
+         due_ms, created_ms, waiting_ms, is_delete) \
+         VALUES (1, 'w', 'o', 'p', 'lost', 0, 'live', 1, 1, 1, 0)",
         "INSERT INTO files (organization, project, path, role, inode, size, modified_ns, \
          changed_ns, read_ns, hash, owner, document) \
          VALUES ('o', 'p', 'f', 'draft', 1, 1, 1, 1, 1, x'00', 'o', '{}')",

@@ -110,6 +110,10 @@ CREATE TABLE deliveries (
         (state = 'pending' OR state = 'delivered' OR state = 'dead' OR state = 'cancelled'),
     -- Whether it is the oldest pending one of its webhook and project, the one that may be sent.
     is_head      INTEGER NOT NULL CHECK (NOT is_head OR state = 'pending'),
+    is_delete    INTEGER NOT NULL,
+    -- The project id of a delete, and of a delivery that waits for a delete of the same id in
+    -- another lane; else null.
+    project_id   TEXT,
     origin       TEXT    NOT NULL,
     n_attempts   INTEGER NOT NULL DEFAULT 0,
     -- The attempts made before the schedule was last started over.
@@ -129,6 +133,9 @@ CREATE INDEX deliveries_due ON deliveries (webhook, due_ms) WHERE is_head;
 -- The order within a webhook and a project; counts of pending deliveries read nothing else.
 CREATE INDEX deliveries_lane ON deliveries (webhook, organization, project, id, waiting_ms)
     WHERE state = 'pending';
+-- The order across lanes. Rows without a project id, nearly all, are not in it.
+CREATE INDEX deliveries_project_id ON deliveries (webhook, project_id, is_delete, id)
+    WHERE state = 'pending' AND project_id IS NOT NULL;
 -- Retention, and counts of the others.
 CREATE INDEX deliveries_finished ON deliveries (webhook, state, finished_ms)
     WHERE finished_ms IS NOT NULL;
