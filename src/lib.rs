@@ -52,6 +52,9 @@ pub mod layout;
 // The repository's root, and how anything below it is opened.
 mod repository;
 
+// The kernel's list of mounts.
+mod mounts;
+
 // project.xml: whether it is complete, and its name and annotations.
 pub mod document;
 

@@ -52,7 +52,8 @@ impl EventLoop {
     ///
     /// If either fails, logs the error and returns `None`.
     pub(super) fn new(parts: Parts, inbox: Inbox, hints: HintSender) -> Option<Self> {
-        let watch = Watch::start(watch_settings(&parts.config), hints).inspect_err(|error| {
+        let settings = watch_settings(&parts.config);
+        let watch = Watch::start(settings, hints, parts.clock).inspect_err(|error| {
             error!(%error, "cannot start the watch thread; has the service reached its task limit (TasksMax=)?");
         });
         let watch = watch.ok()?;
@@ -94,13 +95,16 @@ impl EventLoop {
         }
     }
 
-    /// The time of the next observation or piece of a scan.
+    /// The time of the next observation, piece of a scan, or scan on a timer.
     fn next_work(&self) -> Option<Moment> {
         if !self.worker.may_infer() {
             return None;
         }
-        let piece = self.scanner.next();
-        piece.into_iter().chain(self.worker.agenda.next()).min()
+        let scan = match self.scanner.is_scanning() {
+            true => self.scanner.next(),
+            false => self.worker.timers.next_poll(),
+        };
+        scan.into_iter().chain(self.worker.agenda.next()).min()
     }
 
     fn has_lost_a_thread(&self) -> bool {
@@ -159,7 +163,9 @@ impl EventLoop {
                 reason,
                 problems,
             } => {
-                self.worker.status.set_coverage(self.watch.coverage());
+                let coverage = self.watch.coverage();
+                self.worker.timers.set_polls(coverage.polls);
+                self.worker.status.set_coverage(coverage);
                 self.scanner
                     .end_walk(&mut self.worker, root, reason, problems);
             }
@@ -206,6 +212,14 @@ impl EventLoop {
         }
         // Hinted projects come first. They wait for at most one piece of the scan.
         if !self.worker.timers.is_paused() {
+            let is_poll_due = self
+                .worker
+                .timers
+                .next_poll()
+                .is_some_and(|poll| poll <= now);
+            if is_poll_due && !self.scanner.is_scanning() {
+                self.scanner.begin(&mut self.worker, RescanReason::Poll);
+            }
             self.scanner.compare_piece(&mut self.worker);
         }
         self.scanner.end(&mut self.worker);
@@ -219,15 +233,23 @@ impl EventLoop {
             self.worker.timers.pause(now);
         }
         self.worker.invalid_files.log_lasting(now);
+        let status = Arc::clone(&self.worker.status);
         match self.worker.root.check() {
             Check::InPlace => {}
             Check::Lost(reason) => {
-                if self
-                    .worker
-                    .status
-                    .set_trouble(Trouble::Root, Some(reason.clone()))
-                {
+                if status.set_trouble(Trouble::Root, Some(reason.clone())) {
                     warn!("{reason}; no events are inferred until it is back");
+                }
+            }
+            Check::Failed(reason) => {
+                if status.set_trouble(Trouble::Root, Some(reason.clone())) {
+                    warn!("{reason}; inference waits until that works");
+                }
+            }
+            Check::Works => {
+                let reason = self.worker.root.distrust();
+                if status.set_trouble(Trouble::Root, reason) {
+                    info!("the repository's root can be opened again");
                 }
             }
             Check::Back => self.watch_again(RescanReason::Root),
@@ -242,10 +264,17 @@ impl EventLoop {
             return;
         }
         let coverage = self.watch.coverage();
-        if let Some(reason) = self.worker.timers.due_scan(now, coverage.polls) {
-            self.scanner.begin(&mut self.worker, reason);
-        }
+        self.worker.timers.set_polls(coverage.polls);
         self.worker.status.set_coverage(coverage);
+        if self
+            .worker
+            .timers
+            .take_rescan(now, &self.worker.config.repository)
+        {
+            // It also sets the watches that are missing.
+            let settings = watch_settings(&self.worker.config);
+            self.watch.watch_everything(settings, RescanReason::Timer);
+        }
     }
 
     /// Sets all watches again, and then runs a full scan.

@@ -25,6 +25,8 @@ pub(super) struct FullScan {
     /// The origin of the events that the scan causes.
     pub origin: Origin,
     pub began: Moment,
+    /// Whether a walk of the watch thread finds the projects, and sets missing watches.
+    pub has_walked: bool,
     /// All projects that are known so far. The first `n_compared` of them are compared.
     keys: Vec<ProjectKey>,
     n_compared: usize,
@@ -34,18 +36,19 @@ pub(super) struct FullScan {
 }
 
 impl FullScan {
-    /// Starts a scan of these projects. [`FullScan::add`] adds further ones.
+    /// A scan of these projects, or of those that a walk is going to find.
     pub(super) fn new(
         reason: RescanReason,
         origin: Origin,
         began: Moment,
-        keys: Vec<ProjectKey>,
+        found: Option<Vec<ProjectKey>>,
     ) -> Self {
         Self {
             reason,
             origin,
             began,
-            keys,
+            has_walked: found.is_none(),
+            keys: found.unwrap_or_default(),
             n_compared: 0,
             is_complete: false,
             next_piece: began,

@@ -24,6 +24,10 @@ pub(crate) enum Check {
     Lost(String),
     /// The root exists, but its directory is not watched yet.
     Back,
+    /// The root cannot be opened, for this reason. That proves nothing.
+    Failed(String),
+    /// The root can be opened again.
+    Works,
 }
 
 /// The state of the root.
@@ -31,7 +35,9 @@ pub(crate) enum Check {
 pub(crate) struct RootGuard {
     path: PathBuf,
     state: State,
-    /// The recorded identity of the root.
+    /// Whether the last check could not open the root.
+    has_failed: bool,
+    /// The recorded identity.
     recorded: Option<String>,
     is_trusted: bool,
     /// The number of recorded projects in the last survey. The survey found files of `n_found`.
@@ -52,6 +58,7 @@ impl RootGuard {
         Self {
             path,
             state: State::SettingWatches,
+            has_failed: false,
             recorded: None,
             is_trusted: false,
             n_recorded: 0,
@@ -104,14 +111,23 @@ impl RootGuard {
     /// A root that the daemon may not read counts as lost, because its files cannot be observed.
     /// Other errors of opening it, such as too many open files, change nothing.
     pub(crate) fn check(&mut self) -> Check {
-        let found = Root::identity_at(&self.path).and_then(|identity| {
-            let entered = Root::open(&self.path).and_then(|root| root.open_directory(""));
-            match entered {
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-                _ => Ok(identity),
+        let entered = Root::open(&self.path).and_then(|root| root.open_directory(""));
+        let found = match (Root::identity_at(&self.path), entered) {
+            (Ok(_), Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            (Ok(_), Err(error)) => {
+                self.has_failed = true;
+                return Check::Failed(format!(
+                    "the repository's root {} cannot be opened: {error}",
+                    self.path.display()
+                ));
             }
-        });
+            (found, _) => found,
+        };
+        let works_again = std::mem::take(&mut self.has_failed);
         match (self.state, found) {
+            (State::Watched(identity), Ok(found)) if found == identity && works_again => {
+                Check::Works
+            }
             (State::SettingWatches, _) => Check::InPlace,
             (State::Watched(identity), Ok(found)) if found == identity => Check::InPlace,
             (_, Ok(_)) => Check::Back,

@@ -32,17 +32,21 @@ impl Scanner {
         self.scan.as_ref()?.next()
     }
 
+    /// Stops, because a walk begins that leads to a scan.
     pub(super) fn stop(&mut self) {
         self.scan = None;
+        self.retry = None;
     }
 
-    /// Requests a scan for the next iteration of the engine's loop.
+    /// Requests a scan for the next iteration of the engine's loop without a pause.
     pub(super) fn request(&mut self, reason: RescanReason) {
         self.retry = Some(reason);
     }
 
     pub(super) fn begin_requested(&mut self, worker: &mut Worker) {
-        if let Some(reason) = self.retry.take() {
+        if !worker.timers.is_paused()
+            && let Some(reason) = self.retry.take()
+        {
             self.begin(worker, reason);
         }
     }
@@ -52,11 +56,14 @@ impl Scanner {
         let began = worker.clock.moment();
         let discovered = match Root::open(&worker.config.repository.path) {
             Ok(root) => worker.observer.discover(&root),
-            // The next check of the root reports the reason.
-            Err(_) => return,
+            // The check of the root reports the reason.
+            Err(_) => {
+                worker.doubt_root(&[]);
+                return self.request(reason);
+            }
         };
         let origin = worker.phase.origin();
-        let scan = FullScan::new(reason, origin, began, discovered.keys);
+        let scan = FullScan::new(reason, origin, began, Some(discovered.keys));
         self.complete(worker, scan, discovered.problems);
         if let Some(scan) = &mut self.scan {
             scan.compared(0, began, worker.clock.moment());
@@ -72,7 +79,7 @@ impl Scanner {
     ) {
         worker.root.watched(Some(root));
         let (origin, now) = (worker.phase.origin(), worker.clock.moment());
-        self.scan = Some(FullScan::new(reason, origin, now, Vec::new()));
+        self.scan = Some(FullScan::new(reason, origin, now, None));
     }
 
     pub(super) fn found(&mut self, keys: Vec<ProjectKey>) {
@@ -165,7 +172,9 @@ impl Scanner {
         let Some(scan) = self.scan.take_if(|scan| scan.is_done()) else {
             return;
         };
-        worker.timers.scanned(now, &worker.config.repository);
+        worker
+            .timers
+            .scanned(now, &worker.config.repository, scan.has_walked);
         if !worker.record_scan() {
             return self.begin(worker, scan.reason);
         }

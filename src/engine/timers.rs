@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::config::Repository;
-use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 
 /// The time between two pulses. A pulse checks the store, the root and the timers.
@@ -15,9 +14,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Timers {
     pulse: Moment,
+    /// The next full scan that also sets missing watches.
     rescan: Moment,
+    /// The next full scan if changes are found by scans alone.
     poll: Moment,
-    /// The time of the next survey of a root that is not the recorded one.
+    polls: bool,
+    /// The next survey of a root that is not the recorded one.
     survey: Moment,
     /// The end of the current pause of inference, if any.
     paused_until: Option<Moment>,
@@ -30,6 +32,7 @@ impl Timers {
             pulse: Duration::ZERO,
             rescan: repository.rescan,
             poll: repository.poll_interval,
+            polls: false,
             survey: Duration::ZERO,
             paused_until: None,
         }
@@ -70,19 +73,33 @@ impl Timers {
             .saturating_sub(now)
     }
 
-    /// The reason of the full scan that is due, if any. Polling scans need `polls`.
-    pub(super) fn due_scan(&self, now: Moment, polls: bool) -> Option<RescanReason> {
-        if polls && now >= self.poll {
-            Some(RescanReason::Poll)
-        } else {
-            (now >= self.rescan).then_some(RescanReason::Timer)
-        }
+    /// Notes whether changes are found by scans alone.
+    pub(super) fn set_polls(&mut self, polls: bool) {
+        self.polls = polls;
     }
 
-    /// Schedules the next scans after a full scan has ended.
-    pub(super) fn scanned(&mut self, now: Moment, repository: &Repository) {
-        self.rescan = now.saturating_add(repository.rescan);
+    /// The time of the next scan if changes are found by scans alone.
+    pub(super) fn next_poll(&self) -> Option<Moment> {
+        self.polls.then_some(self.poll)
+    }
+
+    /// Returns whether `repository.rescan` passed, and schedules the next time.
+    pub(super) fn take_rescan(&mut self, now: Moment, repository: &Repository) -> bool {
+        let is_due = now >= self.rescan;
+        if is_due {
+            self.rescan = now.saturating_add(repository.rescan);
+        }
+        is_due
+    }
+
+    /// Schedules the next full scans after one has ended.
+    ///
+    /// Only one that has set the missing watches replaces one that would.
+    pub(super) fn scanned(&mut self, now: Moment, repository: &Repository, has_walked: bool) {
         self.poll = now.saturating_add(repository.poll_interval);
+        if has_walked {
+            self.rescan = now.saturating_add(repository.rescan);
+        }
     }
 
     /// Moves the next scans forward if new settings have shorter intervals.

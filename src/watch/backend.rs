@@ -26,10 +26,17 @@ pub(super) trait Backend: Send {
     /// Begins a walk over everything below this root.
     ///
     /// The walk passes every directory to [`Backend::watch`], those that are watched already too.
-    fn begin_walk(&mut self, root: &Path) -> io::Result<()>;
+    /// With `is_doubtful`, reports were lost, or the root is new: known paths may be wrong.
+    fn begin_walk(&mut self, root: &Path, is_doubtful: bool) -> io::Result<()>;
 
     /// Releases the watches of directories that the walk did not pass.
     fn end_walk(&mut self);
+
+    /// The watched directory at a path below the root, or [`NOWHERE`].
+    fn at(&self, path: &str) -> Node;
+
+    /// Forgets the directories at and below a path, so that they are watched anew.
+    fn forget(&mut self, path: &str);
 
     /// Watches a directory. A parent comes before its children.
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError>;
@@ -65,6 +72,8 @@ pub(super) struct Directory<'a> {
 pub(super) enum WatchError {
     /// The limit of watches is reached.
     Limit,
+    /// The directory is watched at this path, and is at both.
+    SameAs(String),
     /// Any other.
     Other(io::Error),
 }
@@ -74,6 +83,8 @@ pub(super) enum WatchError {
 pub(super) enum Report {
     /// Something happened to an entry of a watched directory.
     Change(Change),
+    /// The file system of a watched directory was unmounted.
+    Unmounted,
     /// Reports were lost.
     Overflow,
 }
@@ -117,5 +128,13 @@ impl ChangeKind {
             Self::Removed => "removed",
             Self::Attributes => "attributes changed",
         }
+    }
+}
+
+/// Whether a path leads to this directory.
+pub(super) fn is_at(path: &Path, directory: &OwnedFd) -> bool {
+    match (rustix::fs::lstat(path), rustix::fs::fstat(directory)) {
+        (Ok(one), Ok(other)) => one.st_ino == other.st_ino && one.st_dev == other.st_dev,
+        _ => false,
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::path::Path;
 
+use super::coverage::Gap;
+
 /// The settings that limit how many watches one user may have.
 ///
 /// See inotify(7), and namespaces(7) for the user namespace that the daemon runs in.
@@ -55,13 +57,15 @@ pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
 }
 
 /// The note that directories cannot be watched, with the first of them.
-pub(super) fn unwatchable(count: usize, first: &str, error: &std::io::Error) -> String {
-    let advice = if error.kind() == std::io::ErrorKind::PermissionDenied {
-        "give the daemon's user permission to read them"
-    } else {
-        "the log at level debug names all of them"
+pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
+    let advice = match gap {
+        Gap::Failed(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            "give the daemon's user permission to read them"
+        }
+        Gap::Failed(_) => "they are watched once that is possible",
+        Gap::SameAs(_) => "a directory is watched at one path only",
     };
-    format!("{count} directories cannot be watched, the first is {first:?} ({error}); {advice}")
+    format!("{count} directories cannot be watched, the first is {first:?} ({gap}); {advice}")
 }
 
 /// The note that the system provides no file events.
@@ -77,12 +81,23 @@ pub(super) fn no_events(error: &dyn Display) -> String {
     )
 }
 
-/// The note that the repository is on a network file system.
-pub(super) fn network(name: &str) -> String {
+/// The note that the repository, or a directory of it, is on a network file system.
+pub(super) fn network(name: &str, path: &str) -> String {
+    let place = match path {
+        "" => String::new(),
+        path => format!(" (at {path:?})"),
+    };
     format!(
-        "{name} does not report the changes of other machines; if there are none, set \
+        "{name}{place} does not report the changes of other machines; if there are none, set \
          repository.watch to native or notify"
     )
+}
+
+/// The note that the kinds of file systems are unknown.
+pub(super) fn unknown_mounts() -> String {
+    "the mounted file systems cannot be listed (/proc/self/mountinfo); if none is a network file \
+     system, set repository.watch to native or notify"
+        .to_owned()
 }
 
 /// The device of a path, if its file system counts the links of directories.
@@ -96,24 +111,47 @@ pub(super) fn counts_links(path: &Path) -> Option<u64> {
     KNOWN.contains(&magic(path)?).then_some(stat.st_dev as u64)
 }
 
-/// The name of a file system that does not report the changes of other machines.
-pub(super) fn network_file_system(path: &Path) -> Option<&'static str> {
-    // From linux/magic.h; CIFS, SMB2 and CephFS from their own headers.
-    const KNOWN: [(u64, &str); 8] = [
-        (0x6969, "NFS"),
-        (0x517b, "SMB"),
-        (0xff53_4d42, "CIFS"),
-        (0xfe53_4d42, "SMB2"),
-        (0x6573_5546, "FUSE"),
-        (0x0102_1997, "9P"),
-        (0x5346_414f, "AFS"),
-        (0x00c3_6400, "CephFS"),
-    ];
-    let magic = magic(path)?;
-    KNOWN
-        .iter()
-        .find(|(known, _)| *known == magic)
-        .map(|(_, name)| *name)
+/// File systems that other machines or hosts change without a report, by the kernel's names.
+const NETWORK: [(&str, &str); 31] = [
+    ("9p", "9P"),
+    ("acfs", "ACFS"),
+    ("afs", "AFS"),
+    ("beegfs", "BeeGFS"),
+    ("ceph", "CephFS"),
+    ("cifs", "CIFS"),
+    ("coda", "Coda"),
+    ("cvfs", "StorNext"),
+    ("drvfs", "DrvFs"),
+    ("fuse", "FUSE"),
+    ("fuseblk", "FUSE"),
+    ("gfs2", "GFS2"),
+    ("gpfs", "GPFS"),
+    ("ibrix", "IBRIX"),
+    ("lustre", "Lustre"),
+    ("ncpfs", "NCP"),
+    ("nfs", "NFS"),
+    ("nfs4", "NFS"),
+    ("ocfs2", "OCFS2"),
+    ("orangefs", "OrangeFS"),
+    ("panfs", "PanFS"),
+    ("prl_fs", "Parallels shared folders"),
+    ("pvfs2", "PVFS2"),
+    ("smb3", "SMB3"),
+    ("smbfs", "SMB"),
+    ("snfs", "StorNext"),
+    ("vboxsf", "VirtualBox shared folders"),
+    ("virtiofs", "virtiofs"),
+    ("vmhgfs", "VMware shared folders"),
+    ("weka", "WekaFS"),
+    ("wekafs", "WekaFS"),
+];
+
+/// The name for people of a kind of file system that does not report all changes.
+pub(super) fn network_file_system(kind: &str) -> Option<&'static str> {
+    // FUSE file systems have a subtype, such as fuse.sshfs.
+    let kind = kind.split_once('.').map_or(kind, |(kind, _)| kind);
+    let found = NETWORK.iter().find(|(known, _)| *known == kind);
+    found.map(|(_, name)| *name)
 }
 
 /// The number of the file system that a path is on.

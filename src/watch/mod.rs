@@ -12,8 +12,9 @@
 //!
 //! Map: this file has the handle, `thread` the thread, `commands` its commands. `walk` sets all
 //! watches through a `backend`: `native` reads inotify and keeps its watches in `tree`; `notify`
-//! uses the crate notify. `report` turns paths into hints. `coverage` counts unwatched directories.
-//! `limits` explains the causes and fixes.
+//! uses the crate notify. `report` turns paths into hints. `rearm` watches directories that could not
+//! be watched before, or that a mount changed. `coverage` lists unwatched directories. `limits`
+//! explains the causes and fixes.
 
 mod backend;
 mod commands;
@@ -22,6 +23,7 @@ mod limits;
 #[cfg(target_os = "linux")]
 mod native;
 mod notify;
+mod rearm;
 mod report;
 mod thread;
 #[cfg(target_os = "linux")]
@@ -35,6 +37,7 @@ use std::thread::JoinHandle;
 
 use tracing::error;
 
+use crate::clock::Clock;
 use crate::config::WatchMode;
 use crate::domain::rescan::RescanReason;
 use crate::hint::HintSender;
@@ -69,7 +72,11 @@ impl Watch {
     /// Starts the thread, which watches everything.
     ///
     /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of that.
-    pub(crate) fn start(settings: WatchSettings, hints: HintSender) -> io::Result<Self> {
+    pub(crate) fn start(
+        settings: WatchSettings,
+        hints: HintSender,
+        clock: Clock,
+    ) -> io::Result<Self> {
         let commands = Arc::new(Commands::new()?);
         let coverage = SharedCoverage::default();
         let thread = Thread::new(
@@ -77,6 +84,7 @@ impl Watch {
             settings.clone(),
             hints,
             coverage.clone(),
+            clock,
         );
         let thread = std::thread::Builder::new()
             .name("watch".to_owned())

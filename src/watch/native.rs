@@ -15,7 +15,9 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use tracing::debug;
 
-use super::backend::{Backend, Change, ChangeKind, Directory, NOWHERE, Node, Report, WatchError};
+use super::backend::{
+    Backend, Change, ChangeKind, Directory, NOWHERE, Node, Report, WatchError, is_at,
+};
 use super::tree::Tree;
 use crate::config::WatchMode;
 
@@ -120,6 +122,26 @@ impl Native {
         })
     }
 
+    /// Puts a watched directory into the tree.
+    fn place(&mut self, node: Node, directory: Directory<'_>) -> Result<Node, WatchError> {
+        // The kernel has one watch for a directory that is mounted at two paths.
+        if !self.tree.is_placed(node, directory.parent, directory.name)
+            && let Some(other) = self.tree.path(node)
+            && other != directory.path
+            && is_at(&self.root.join(&other), directory.opened)
+        {
+            return Err(WatchError::SameAs(other));
+        }
+        if self.tree.put(node, directory.parent, directory.name) {
+            return Ok(node);
+        }
+        // Its parent is not watched any more: the directory is being moved elsewhere.
+        if !self.tree.contains(node) {
+            self.release(vec![node]);
+        }
+        Ok(NOWHERE)
+    }
+
     fn release(&self, nodes: Vec<Node>) {
         for node in nodes {
             // It fails for a directory that is gone: the kernel has removed the watch.
@@ -133,10 +155,22 @@ impl Backend for Native {
         WatchMode::Native
     }
 
-    fn begin_walk(&mut self, root: &Path) -> io::Result<()> {
+    fn begin_walk(&mut self, root: &Path, _is_doubtful: bool) -> io::Result<()> {
         root.clone_into(&mut self.root);
         self.tree.begin_walk();
         Ok(())
+    }
+
+    fn at(&self, path: &str) -> Node {
+        self.tree.at(path).unwrap_or(NOWHERE)
+    }
+
+    fn forget(&mut self, path: &str) {
+        if let Some((parent, name)) = path.rsplit_once('/').or(Some(("", path)))
+            && let Some(parent) = self.tree.at(parent)
+        {
+            self.tree.detach(parent, name);
+        }
     }
 
     fn end_walk(&mut self) {
@@ -156,13 +190,7 @@ impl Backend for Native {
             added => added,
         };
         match added {
-            Ok(node) if self.tree.put(node, directory.parent, directory.name) => Ok(node),
-            // Its parent is not watched any more: the directory is being moved elsewhere.
-            Ok(node) => {
-                self.release(vec![node]);
-                self.tree.forget(node);
-                Ok(NOWHERE)
-            }
+            Ok(node) => self.place(node, directory),
             Err(Errno::NOSPC) => Err(WatchError::Limit),
             Err(error) => Err(WatchError::Other(error.into())),
         }
@@ -176,6 +204,9 @@ impl Backend for Native {
             let report = self.queue.pop_front()?;
             if report.flags.contains(ReadFlags::QUEUE_OVERFLOW) {
                 return Some(Report::Overflow);
+            }
+            if report.flags.contains(ReadFlags::UNMOUNT) {
+                return Some(Report::Unmounted);
             }
             if let Some(change) = self.change(report) {
                 return Some(Report::Change(change));

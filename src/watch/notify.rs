@@ -1,10 +1,11 @@
 //! The backend for every system: the crate notify reports the changes.
 //!
-//! Constraint: as in the module above. notify keeps its watches by path. After the kernel's queue
-//! overflowed, some of its paths are stale, and watching these again does nothing. So every walk
-//! builds a watcher of its own.
+//! Constraint: as in the module above. notify keeps its watches by path, and watching a known path
+//! again does nothing, even if another directory is there now. So this backend knows the directory
+//! at each path, and replaces the watch of a path that leads to another one. After the kernel's
+//! queue overflowed, too many paths are stale: the next walk builds a watcher of its own.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,9 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, 
 use notify::{ErrorKind, Event, EventKind, EventKindMask, RecursiveMode, WatchPathConfig, Watcher};
 use tracing::debug;
 
-use super::backend::{Backend, Change, ChangeKind, Directory, NOWHERE, Node, Report, WatchError};
+use super::backend::{
+    Backend, Change, ChangeKind, Directory, NOWHERE, Node, Report, WatchError, is_at,
+};
 use super::commands::Commands;
 use crate::config::WatchMode;
 
@@ -28,14 +31,31 @@ const RELEASE: Duration = Duration::from_secs(10);
 /// The node of every watched directory: notify names them by path.
 const WATCHED: Node = 1;
 
+/// The device and the number of a directory.
+type Inode = (u64, u64);
+
+/// A watched directory.
+#[derive(Clone, Copy)]
+struct Watched {
+    inode: Inode,
+    /// The walk that saw it last.
+    walk: u32,
+}
+
 pub(super) struct Notify {
     commands: Arc<Commands>,
     root: PathBuf,
     watcher: Option<(notify::RecommendedWatcher, Receiver<notify::Result<Event>>)>,
     has_overflowed: Arc<AtomicBool>,
-    /// The paths of the watched directories below the root.
-    watched: BTreeSet<String>,
-    queue: VecDeque<Change>,
+    /// The watched directories by their paths below the root.
+    watched: BTreeMap<String, Watched>,
+    /// The path of each watched directory.
+    paths: HashMap<Inode, String>,
+    /// The number of the walk in progress, or of the last one.
+    walk: u32,
+    /// Whether notify knows no path that this backend does not know.
+    is_fresh: bool,
+    queue: VecDeque<Report>,
 }
 
 impl Notify {
@@ -45,7 +65,10 @@ impl Notify {
             root: PathBuf::new(),
             watcher: None,
             has_overflowed: Arc::default(),
-            watched: BTreeSet::new(),
+            watched: BTreeMap::new(),
+            paths: HashMap::new(),
+            walk: 0,
+            is_fresh: true,
             queue: VecDeque::new(),
         }
     }
@@ -58,11 +81,15 @@ impl Notify {
             while reports.recv_timeout(RELEASE).is_ok() {}
         }
         self.watched.clear();
+        self.paths.clear();
         self.queue.clear();
     }
 
     /// Queues the changes of an event.
     fn translate(&mut self, event: &Event) {
+        if event.info() == Some("unmount") {
+            self.queue.push_back(Report::Unmounted);
+        }
         for path in &event.paths {
             let Some((kind, is_directory)) = change_of(&event.kind, path) else {
                 continue;
@@ -80,32 +107,63 @@ impl Notify {
             if kind.is_gone()
                 && let Some(path) = below.to_str()
             {
-                self.forget(path);
+                // notify removed the watches of a directory and of all below it.
+                self.take_below(path);
             }
-            self.queue.push_back(Change {
+            self.queue.push_back(Report::Change(Change {
                 parent: WATCHED,
                 directory: directory.to_owned(),
                 name: name.to_owned(),
                 kind,
                 is_directory,
-            });
+            }));
         }
     }
 
-    /// notify removed the watches of a directory and of all below it.
-    fn forget(&mut self, path: &str) {
-        if !self.watched.remove(path) {
-            return;
-        }
+    /// Takes the paths of a directory and of all below it from the watched ones.
+    fn take_below(&mut self, path: &str) -> Vec<String> {
         let first = format!("{path}/");
         let below = self.watched.range(first.clone()..);
-        let below: Vec<String> = below
-            .take_while(|path| path.starts_with(&first))
-            .cloned()
+        let mut taken: Vec<String> = below
+            .take_while(|(known, _)| known.starts_with(&first))
+            .map(|(known, _)| known.clone())
             .collect();
-        for path in below {
-            self.watched.remove(&path);
+        taken.push(path.to_owned());
+        taken.retain(|path| self.take(path));
+        taken
+    }
+
+    /// Takes a path from the watched ones. Returns whether it was one.
+    fn take(&mut self, path: &str) -> bool {
+        let Some(watched) = self.watched.remove(path) else {
+            return false;
+        };
+        if self.paths.get(&watched.inode).is_some_and(|at| at == path) {
+            self.paths.remove(&watched.inode);
         }
+        true
+    }
+
+    /// Releases the watches at these paths.
+    fn release(&mut self, paths: &[String]) {
+        let Some((watcher, _)) = &mut self.watcher else {
+            return;
+        };
+        for path in paths {
+            // It fails for a directory that is gone: notify has removed the watch.
+            let _ = watcher.unwatch(&absolute(&self.root, path));
+        }
+    }
+}
+
+/// The path that notify knows a directory by.
+///
+/// A path with a slash at its end is another one to notify.
+fn absolute(root: &Path, path: &str) -> PathBuf {
+    if path.is_empty() {
+        root.to_owned()
+    } else {
+        root.join(path)
     }
 }
 
@@ -156,8 +214,13 @@ impl Backend for Notify {
         WatchMode::Notify
     }
 
-    fn begin_walk(&mut self, root: &Path) -> io::Result<()> {
+    fn begin_walk(&mut self, root: &Path, is_doubtful: bool) -> io::Result<()> {
+        self.walk = self.walk.wrapping_add(1);
+        if self.watcher.is_some() && !is_doubtful && self.root == root {
+            return Ok(());
+        }
         self.close();
+        self.is_fresh = true;
         root.clone_into(&mut self.root);
         let (sender, reports) = sync_channel(REPORTS);
         let (commands, has_overflowed) = (Arc::clone(&self.commands), Arc::default());
@@ -174,25 +237,70 @@ impl Backend for Notify {
         Ok(())
     }
 
-    fn end_walk(&mut self) {}
+    fn end_walk(&mut self) {
+        self.is_fresh = false;
+        let walk = self.walk;
+        let unseen = self.watched.iter().filter(|(_, one)| one.walk != walk);
+        let unseen: Vec<String> = unseen.map(|(path, _)| path.clone()).collect();
+        for path in &unseen {
+            self.take(path);
+        }
+        self.release(&unseen);
+    }
+
+    fn at(&self, path: &str) -> Node {
+        if self.watched.contains_key(path) {
+            WATCHED
+        } else {
+            NOWHERE
+        }
+    }
+
+    fn forget(&mut self, path: &str) {
+        let taken = self.take_below(path);
+        self.release(&taken);
+    }
 
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError> {
+        let stat = rustix::fs::fstat(directory.opened);
+        let stat = stat.map_err(|error| WatchError::Other(error.into()))?;
+        #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
+        let inode = (stat.st_dev as u64, stat.st_ino as u64);
+        let (path, walk) = (directory.path, self.walk);
+        if let Some(known) = self.watched.get_mut(path) {
+            if known.inode == inode {
+                known.walk = walk;
+                return Ok(WATCHED);
+            }
+            self.forget(path);
+        }
+        if let Some(other) = self.paths.get(&inode)
+            && other != path
+            && is_at(&absolute(&self.root, other), directory.opened)
+        {
+            return Err(WatchError::SameAs(other.clone()));
+        }
         let Some((watcher, _)) = &mut self.watcher else {
             return Ok(NOWHERE);
         };
-        let is_root = directory.path.is_empty();
-        // A path with a slash at its end is another one to notify.
-        let absolute = if is_root {
-            self.root.clone()
-        } else {
-            self.root.join(directory.path)
-        };
+        let absolute = absolute(&self.root, path);
+        if !self.is_fresh {
+            // notify may still have another directory at this path.
+            let _ = watcher.unwatch(&absolute);
+        }
         let config = WatchPathConfig::new(RecursiveMode::NonRecursive)
             // The root's own path is the operator's, and may be a link.
-            .with_dereference_symlinks(is_root);
+            .with_dereference_symlinks(path.is_empty());
         match watcher.watch_with(&absolute, config) {
+            // It went or moved meanwhile, which is reported.
+            Ok(()) if !path.is_empty() && !is_at(&absolute, directory.opened) => {
+                let _ = watcher.unwatch(&absolute);
+                Ok(NOWHERE)
+            }
             Ok(()) => {
-                self.watched.insert(directory.path.to_owned());
+                self.watched
+                    .insert(path.to_owned(), Watched { inode, walk });
+                self.paths.insert(inode, path.to_owned());
                 Ok(WATCHED)
             }
             Err(error) => match error.kind {
@@ -207,8 +315,8 @@ impl Backend for Notify {
 
     fn next(&mut self) -> Option<Report> {
         loop {
-            if let Some(change) = self.queue.pop_front() {
-                return Some(Report::Change(change));
+            if let Some(report) = self.queue.pop_front() {
+                return Some(report);
             }
             if self.has_overflowed.swap(false, Ordering::AcqRel) {
                 return Some(Report::Overflow);

@@ -3,6 +3,8 @@
 //! Constraint: nothing here decides what happened. The layout reads a path. A project's file is
 //! opened at once, up to a limit, so that its content outlives its name.
 
+use std::io;
+
 use super::WatchSettings;
 use crate::hint::{Hint, HintSender};
 use crate::layout::Cursor;
@@ -29,11 +31,12 @@ impl Reporter {
     }
 
     /// Opens the root if it is not open.
-    pub(super) fn open_root(&mut self) -> Option<&Root> {
-        if self.root.is_none() {
-            self.root = Root::open(&self.settings.root).ok();
-        }
-        self.root.as_ref()
+    pub(super) fn open_root(&mut self) -> io::Result<&Root> {
+        let root = match self.root.take() {
+            Some(root) => root,
+            None => Root::open(&self.settings.root)?,
+        };
+        Ok(self.root.insert(root))
     }
 
     /// Sends that something beside a project's files changed, which is none of them.
@@ -80,7 +83,7 @@ impl Reporter {
         };
         let key = place.key.clone();
         // A file that was linked into place is complete, and nothing else is reported of it.
-        self.open_root();
+        let _ = self.open_root();
         let (held, is_empty) = match &self.root {
             Some(root) => self.holder.hold(root, path, place),
             None => (None, false),

@@ -10,31 +10,28 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::backend::{Backend, Change, ChangeKind, Directory, Report};
 use super::commands::Commands;
-use super::coverage::{Gaps, SharedCoverage};
+use super::coverage::{Gap, Gaps, SharedCoverage};
+use super::rearm::KnownMounts;
 use super::report::Reporter;
 use super::walk::Walk;
 use super::{WatchSettings, limits, notify};
+use crate::clock::Clock;
 use crate::config::WatchMode;
 use crate::domain::rescan::RescanReason;
+use crate::domain::settle::Moment;
 use crate::hint::{Hint, HintSender};
 use crate::layout::Cursor;
-use crate::observe::{is_absent, join, unnamed};
+use crate::mounts;
+use crate::observe::{is_absent, join, unnamed, unreadable};
 
 /// How many reports are handled between two looks at the commands.
 const BATCH: usize = 512;
 /// How many batches of a queue that never empties may delay the answer to an overflow.
 const BATCHES_MAX: usize = 1_024;
-/// The time between two checks whether a limit was raised.
-const LIMIT_CHECK: Timespec = Timespec {
-    tv_sec: 5,
-    tv_nsec: 0,
-};
-/// How many checks until a walk tries again anyway: other programs may have released watches.
-const LIMIT_CHECKS: usize = 120;
 
 pub(super) struct Thread {
     pub(super) commands: Arc<Commands>,
@@ -44,6 +41,12 @@ pub(super) struct Thread {
     pub(super) gaps: Gaps,
     /// The walk over everything, in progress.
     pub(super) walk: Option<Walk>,
+    pub(super) mounts: KnownMounts,
+    pub(super) clock: Clock,
+    /// The next time to try what could not be done, if there is something.
+    pub(super) retry_at: Option<Moment>,
+    /// The reason of a walk that could not begin.
+    pub(super) delayed_walk: Option<RescanReason>,
     coverage: SharedCoverage,
     /// The counts that were published last; none after a walk.
     published: Option<(usize, (usize, usize))>,
@@ -56,6 +59,7 @@ impl Thread {
         settings: WatchSettings,
         hints: HintSender,
         coverage: SharedCoverage,
+        clock: Clock,
     ) -> Self {
         Self {
             commands,
@@ -63,6 +67,10 @@ impl Thread {
             backend: None,
             gaps: Gaps::default(),
             walk: None,
+            mounts: KnownMounts::default(),
+            clock,
+            retry_at: None,
+            delayed_walk: None,
             coverage,
             published: None,
             has_overflowed: false,
@@ -80,6 +88,8 @@ impl Thread {
                 self.reporter.settings = settings;
                 self.walk_everything(reason);
             }
+            self.check_mounts();
+            self.retry();
             let is_busy = self.handle_reports();
             n_batches = if is_busy { n_batches + 1 } else { 0 };
             if self.has_overflowed && (!is_busy || n_batches > BATCHES_MAX) {
@@ -95,17 +105,31 @@ impl Thread {
         }
     }
 
-    /// Waits for reports, commands, or the next check of a limit.
+    /// Waits for reports, commands, a change of the mounts, or the next retry.
     fn wait(&mut self) {
         if let Some(backend) = &mut self.backend {
             backend.release_moved_away();
         }
+        for path in self.gaps.take_ended() {
+            let error = io::Error::from(io::ErrorKind::NotFound);
+            self.reporter.hints.send(Hint::Unusable {
+                problem: unreadable(&path, &error),
+                is_gone: true,
+            });
+        }
         self.publish_coverage();
         self.reporter.root = None;
-        let timeout = self.gaps.is_limited().then_some(&LIMIT_CHECK);
-        let descriptor = self.backend.as_ref().and_then(|b| b.descriptor());
-        match wait_for(self.commands.as_fd(), descriptor, timeout) {
-            Ok(0) => self.check_limit(),
+        let timeout = self.until_retry();
+        let descriptors = [
+            (Some(self.commands.as_fd()), PollFlags::IN),
+            (
+                self.backend.as_ref().and_then(|b| b.descriptor()),
+                PollFlags::IN,
+            ),
+            (self.mounts.descriptor(), mounts::CHANGED),
+        ];
+        match wait_for(&descriptors, timeout) {
+            Ok(0) => {}
             Ok(_) | Err(Errno::INTR) => self.commands.clear_wake_ups(),
             Err(error) => {
                 error!(%error, "cannot wait for file events; retrying. Timed scans go on");
@@ -115,54 +139,30 @@ impl Thread {
         }
     }
 
-    /// Walks again if a limit was raised.
-    fn check_limit(&mut self) {
-        if self.gaps.no_backend.is_some() {
-            if self.open_backend() {
-                info!("file events are available now; watching everything");
-                self.walk_everything(RescanReason::Timer);
-            }
-            return;
-        }
-        let Some(then) = self.gaps.limit else { return };
-        self.gaps.n_limit_checks += 1;
-        if let Some((name, now)) = limits::max_watches()
-            && now > then
-        {
-            info!("the limit of watches was raised ({name} = {now}); watching the rest");
-            self.walk_everything(RescanReason::Timer);
-        } else if self.gaps.n_limit_checks >= LIMIT_CHECKS {
-            self.walk_everything(RescanReason::Timer);
-        }
-    }
-
     /// Has the backend that the settings ask for, ready for a walk.
-    pub(super) fn choose_backend(&mut self) {
-        let settings = &self.reporter.settings;
+    pub(super) fn choose_backend(&mut self, reason: RescanReason) {
         self.gaps = Gaps::default();
-        self.gaps.note = match settings.mode {
-            WatchMode::Poll => Some("repository.watch is poll".to_owned()),
-            WatchMode::Auto => limits::network_file_system(&settings.root).map(limits::network),
-            WatchMode::Native | WatchMode::Notify => None,
-        };
+        self.list_mounts();
+        let settings = &self.reporter.settings;
         let wanted = settings.mode.resolved();
         if self.backend.as_ref().is_some_and(|b| b.mode() != wanted) {
             self.backend = None;
         }
         if wanted != WatchMode::Poll {
-            self.open_backend();
+            // The timer tells of no lost report.
+            self.open_backend(reason != RescanReason::Timer);
         }
     }
 
     /// Makes the backend if there is none, and begins its walk. Returns whether it works.
-    fn open_backend(&mut self) -> bool {
+    pub(super) fn open_backend(&mut self, is_doubtful: bool) -> bool {
         let settings = &self.reporter.settings;
         let backend = match self.backend.take() {
             Some(backend) => Ok(backend),
             None => new_backend(settings.mode, &self.commands),
         };
         let opened = backend.and_then(|mut backend| {
-            backend.begin_walk(&settings.root)?;
+            backend.begin_walk(&settings.root, is_doubtful)?;
             Ok(backend)
         });
         match opened {
@@ -197,6 +197,7 @@ impl Thread {
         for n in 0..BATCH {
             match self.backend.as_mut().and_then(|backend| backend.next()) {
                 Some(Report::Change(change)) => self.handle(change),
+                Some(Report::Unmounted) => self.mounts.is_stale = true,
                 Some(Report::Overflow) => {
                     self.has_overflowed = true;
                     return n > 0;
@@ -231,7 +232,8 @@ impl Thread {
             }
             ChangeKind::Attributes => {
                 self.reporter.plain(&path, &cursor, change.kind.as_str());
-                if self.gaps.is_unwatchable(&path) {
+                // A directory below it may be readable now.
+                if may_be_directory && self.gaps.is_unwatchable(&path) {
                     self.watch_new(&change, name, &path, &cursor);
                 }
             }
@@ -269,8 +271,8 @@ impl Thread {
             change.kind.as_str()
         };
         let root = self.reporter.open_root();
-        match root.map(|root| root.open_directory(path)) {
-            Some(Ok(opened)) => {
+        match root.and_then(|root| root.open_directory(path)) {
+            Ok(opened) => {
                 let cause = format!("{cause}: {path}/");
                 let directory = Directory {
                     opened: &opened,
@@ -281,17 +283,20 @@ impl Thread {
                 self.watch_tree(directory, cursor, Some(&cause));
                 true
             }
-            Some(Err(error)) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 change.is_directory == Some(true)
             }
             // Gone again, which is reported too.
-            Some(Err(error)) if is_absent(&error) => true,
-            failed => {
-                if let Some(Err(error)) = failed
-                    && error.kind() == io::ErrorKind::PermissionDenied
-                {
-                    self.gaps.cannot_watch(path, error);
+            Err(error) if is_absent(&error) => true,
+            Err(error) => {
+                // The observation of a project reports its own directories.
+                if cursor.project().is_none() {
+                    self.reporter.hints.send(Hint::Unusable {
+                        problem: unreadable(path, &error),
+                        is_gone: false,
+                    });
                 }
+                self.gaps.cannot_watch(path, Gap::Failed(error));
                 self.reporter.plain(path, cursor, cause);
                 true
             }
@@ -309,15 +314,17 @@ fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn 
     Ok(Box::new(notify::Notify::new(Arc::clone(commands))))
 }
 
-/// Waits for one of the descriptors. Returns how many are readable.
+/// Waits for one of the descriptors, or for a time. Returns how many of them are ready.
 fn wait_for(
-    commands: BorrowedFd<'_>,
-    backend: Option<BorrowedFd<'_>>,
-    timeout: Option<&Timespec>,
+    descriptors: &[(Option<BorrowedFd<'_>>, PollFlags)],
+    timeout: Option<Duration>,
 ) -> Result<usize, Errno> {
-    let descriptors = [Some(commands), backend].into_iter().flatten();
     let mut descriptors: Vec<PollFd<'_>> = descriptors
-        .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
+        .iter()
+        .filter_map(|(descriptor, flags)| {
+            descriptor.map(|descriptor| PollFd::from_borrowed_fd(descriptor, *flags))
+        })
         .collect();
-    poll(&mut descriptors, timeout)
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    poll(&mut descriptors, timeout.as_ref())
 }

@@ -45,6 +45,26 @@ impl Tree {
         self.nodes.len()
     }
 
+    /// Whether a directory is watched, as an orphan too.
+    pub(super) fn contains(&self, wd: Wd) -> bool {
+        self.nodes.contains_key(&wd)
+    }
+
+    /// Whether a directory is watched at this very place.
+    pub(super) fn is_placed(&self, wd: Wd, parent: Wd, name: &str) -> bool {
+        let node = self.nodes.get(&wd);
+        node.is_some_and(|node| node.parent == parent && *node.name == *name)
+    }
+
+    /// The watched directory at a path below the root, if there is one.
+    pub(super) fn at(&self, path: &str) -> Option<Wd> {
+        let root = self.children.get(&(ABOVE, Arc::from("")))?;
+        let mut names = path.split('/').filter(|name| !name.is_empty());
+        names.try_fold(*root, |parent, name| {
+            self.children.get(&(parent, Arc::from(name))).copied()
+        })
+    }
+
     /// Begins a walk over everything; see [`Tree::take_unseen`].
     pub(super) fn begin_walk(&mut self) {
         self.walk = self.walk.wrapping_add(1);

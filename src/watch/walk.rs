@@ -5,12 +5,14 @@
 //! project once it has passed the project's directories, so that the engine observes it while other
 //! watches are still being set.
 
+use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 
 use tracing::{debug, info};
 
 use super::backend::{ABOVE, Directory, NOWHERE, Node, WatchError};
+use super::coverage::{Gap, Gaps};
 use super::limits;
 use super::thread::Thread;
 use crate::domain::project::{Problem, ProjectKey};
@@ -51,23 +53,15 @@ impl Thread {
     /// Watches everything that is not watched, and releases the watches of what is gone.
     pub(super) fn walk_everything(&mut self, reason: RescanReason) {
         self.reporter.root = None;
-        let root = match Root::open(&self.reporter.settings.root) {
-            Ok(root) => root,
-            Err(error) => {
-                debug!(%error, "cannot watch the root yet");
-                self.backend = None;
-                self.gaps = Default::default();
-                self.publish_coverage_of_walk();
-                self.reporter.hints.send_waiting(Hint::WalkFinished {
-                    root: None,
-                    reason,
-                    problems: Vec::new(),
-                });
-                return;
-            }
+        self.delayed_walk = None;
+        let opened = Root::open(&self.reporter.settings.root)
+            .and_then(|root| Ok((root.open_directory("")?, root)));
+        let (opened, root) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.cannot_walk(reason, error),
         };
         let identity = root.identity();
-        self.choose_backend();
+        self.choose_backend(reason);
         self.reporter.hints.send_waiting(Hint::WalkStarted {
             root: identity,
             reason,
@@ -78,16 +72,15 @@ impl Thread {
             counts_links_on: limits::counts_links(&self.reporter.settings.root),
             ..Walk::default()
         });
-        if let Ok(opened) = root.open_directory("") {
-            self.reporter.root = Some(root);
-            let directory = Directory {
-                opened: &opened,
-                parent: ABOVE,
-                name: "",
-                path: "",
-            };
-            self.watch_tree(directory, &layout.root(), None);
-        }
+        self.reporter.root = Some(root);
+        let directory = Directory {
+            opened: &opened,
+            parent: ABOVE,
+            name: "",
+            path: "",
+        };
+        self.watch_tree(directory, &layout.root(), None);
+        drop(opened);
         let walk = self.walk.take().unwrap_or_default();
         if self.commands.has_pending() {
             // The walk ended early; the pending command begins another.
@@ -109,6 +102,27 @@ impl Thread {
             root: Some(identity),
             reason,
             problems: walk.problems,
+        });
+    }
+
+    /// The root cannot be opened: it is gone, or descriptors are short.
+    fn cannot_walk(&mut self, reason: RescanReason, error: io::Error) {
+        let is_lost = error.kind() == io::ErrorKind::PermissionDenied
+            || Root::identity_at(&self.reporter.settings.root).is_err();
+        debug!(%error, is_lost, "cannot watch the root yet");
+        if !is_lost {
+            // The watches that are set still report.
+            self.delayed_walk = Some(reason);
+            self.gaps.cannot_watch("", Gap::Failed(error));
+            return self.publish_coverage_of_walk();
+        }
+        self.backend = None;
+        self.gaps = Gaps::default();
+        self.publish_coverage_of_walk();
+        self.reporter.hints.send_waiting(Hint::WalkFinished {
+            root: None,
+            reason,
+            problems: Vec::new(),
         });
     }
 
@@ -148,8 +162,11 @@ impl Thread {
                 }
                 Err(error) if is_absent(&error) => {}
                 Err(error) => {
-                    problems.push(unreadable(&path, &error));
-                    self.gaps.cannot_watch(&path, error);
+                    // The observation of a project reports its own directories.
+                    if next.project().is_none() {
+                        problems.push(unreadable(&path, &error));
+                    }
+                    self.gaps.cannot_watch(&path, Gap::Failed(error));
                 }
             }
             if project.is_none() {
@@ -165,7 +182,7 @@ impl Thread {
     }
 
     /// The entries of a directory that matter here.
-    fn list(&self, directory: Directory<'_>, cursor: &Cursor) -> Listing {
+    fn list(&mut self, directory: Directory<'_>, cursor: &Cursor) -> Listing {
         let mut listing = Listing::default();
         // Of a project a walk needs only the directories.
         if self.walk.is_some() && cursor.project().is_some() {
@@ -201,6 +218,8 @@ impl Thread {
         );
         if let Err(error) = read {
             listing.problems.push(unreadable(directory.path, &error));
+            // There may be directories that it did not list.
+            self.gaps.cannot_watch(directory.path, Gap::Failed(error));
         }
         listing
     }
@@ -277,26 +296,27 @@ impl Thread {
         let Some(backend) = &mut self.backend else {
             return NOWHERE;
         };
-        if directory.parent == NOWHERE || (self.gaps.limit.is_some() && self.walk.is_some()) {
+        if directory.parent == NOWHERE {
             if self.gaps.limit.is_some() {
-                self.gaps.limit_reached();
+                self.gaps.beyond_limit(directory.path);
             }
             return NOWHERE;
         }
         match backend.watch(directory) {
             Ok(node) => {
                 self.gaps.watched(directory.path);
-                node
+                return node;
             }
-            Err(WatchError::Limit) => {
-                self.gaps.limit_reached();
-                NOWHERE
+            Err(WatchError::Limit) => self.gaps.beyond_limit(directory.path),
+            Err(WatchError::SameAs(other)) => {
+                let gap = Gap::SameAs(other);
+                self.gaps.cannot_watch(directory.path, gap);
             }
             Err(WatchError::Other(error)) => {
                 debug!(path = directory.path, %error, "cannot watch");
-                self.gaps.cannot_watch(directory.path, error);
-                NOWHERE
+                self.gaps.cannot_watch(directory.path, Gap::Failed(error));
             }
         }
+        NOWHERE
     }
 }

@@ -10,7 +10,14 @@
     reason = "a test may fail by panicking, and owns its clock"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
+
+// Directories that no watch can be set on, and those that it can be set on later.
+mod gaps;
+
+// Directories that exchange their names in one step.
+mod exchanges;
 
 use std::ffi::OsStr;
 use std::fs;

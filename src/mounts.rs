@@ -1,0 +1,205 @@
+//! The mounts at and below a directory, as the kernel lists them.
+//!
+//! Constraint: the list decides nothing. It says where to look again, and which file systems there
+//! do not report all changes. Without /proc no mount is known.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// The list of mounts of this process's namespace; see proc_pid_mountinfo(5).
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// The flags by which the open list reports that it changed.
+pub(crate) const CHANGED: PollFlags = PollFlags::PRI;
+
+/// The kernel's list of mounts, open so that changes are noticed.
+#[derive(Debug, Default)]
+pub(crate) struct MountList {
+    file: Option<File>,
+}
+
+/// A mounted file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    id: u64,
+    parent: u64,
+    /// The device, the mounted directory of it, and the source.
+    origin: String,
+    /// The kernel's name of the kind of file system, such as `ext4` or `fuse.sshfs`.
+    pub file_system: String,
+}
+
+/// The mounts that matter to a directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mounts {
+    /// The mount that the directory is on.
+    pub above: Option<Mount>,
+    /// The mounts below it, by their paths below it.
+    pub below: BTreeMap<String, Mount>,
+}
+
+impl MountList {
+    /// The descriptor to poll for [`CHANGED`].
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether the list changed since the last call, or since it was opened.
+    pub(crate) fn has_changed(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let mut descriptors = [PollFd::new(file, CHANGED)];
+        let now = Timespec::default();
+        poll(&mut descriptors, Some(&now)).is_ok_and(|n| n > 0)
+    }
+
+    /// Reads the mounts at and below a directory; none if the list cannot be read.
+    pub(crate) fn read(&mut self, directory: &Path) -> Option<Mounts> {
+        if self.file.is_none() {
+            self.file = File::open(MOUNTS).ok();
+        }
+        let directory = directory.canonicalize().ok()?;
+        let mut text = Vec::new();
+        let file = self.file.as_mut()?;
+        file.rewind().ok()?;
+        file.read_to_end(&mut text).ok()?;
+        Some(Mounts::parse(
+            &String::from_utf8_lossy(&text),
+            directory.to_str()?,
+        ))
+    }
+}
+
+impl Mounts {
+    /// Reads the lines of the list.
+    fn parse(text: &str, directory: &str) -> Self {
+        let mut at: BTreeMap<String, Vec<Mount>> = BTreeMap::new();
+        for (point, mount) in text.lines().filter_map(line) {
+            at.entry(point).or_default().push(mount);
+        }
+        let mut mounts = Self::default();
+        for (point, stacked) in at {
+            let point = point.trim_end_matches('/');
+            let Some(mount) = top(stacked) else { continue };
+            match directory.strip_prefix(point) {
+                // Points that contain others come first.
+                Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                    mounts.above = Some(mount);
+                }
+                _ => {
+                    let below = point.strip_prefix(directory.trim_end_matches('/'));
+                    if let Some(path) = below.and_then(|rest| rest.strip_prefix('/')) {
+                        mounts.below.insert(path.to_owned(), mount);
+                    }
+                }
+            }
+        }
+        mounts
+    }
+
+    /// The paths at which another file system is mounted than in an earlier list, or none.
+    pub(crate) fn changed_since(&self, earlier: &Self) -> Vec<String> {
+        let mut paths: Vec<&String> = self.below.keys().chain(earlier.below.keys()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+            .into_iter()
+            .filter(|path| self.below.get(*path) != earlier.below.get(*path))
+            .cloned()
+            .collect()
+    }
+}
+
+/// The mount that covers the others at the same path.
+fn top(stacked: Vec<Mount>) -> Option<Mount> {
+    let covered: Vec<u64> = stacked.iter().map(|mount| mount.parent).collect();
+    let mut open = stacked
+        .into_iter()
+        .filter(|mount| !covered.contains(&mount.id));
+    open.next_back()
+}
+
+/// The mount point and the mount of a line.
+fn line(line: &str) -> Option<(String, Mount)> {
+    let (place, kind) = line.split_once(" - ")?;
+    let mut place = place.split(' ');
+    let id = place.next()?.parse().ok()?;
+    let parent = place.next()?.parse().ok()?;
+    let (device, mounted, point) = (place.next()?, place.next()?, place.next()?);
+    let mut kind = kind.split(' ');
+    let (file_system, source) = (kind.next()?, kind.next().unwrap_or_default());
+    let mount = Mount {
+        id,
+        parent,
+        origin: format!("{device} {mounted} {source}"),
+        file_system: file_system.to_owned(),
+    };
+    Some((unescape(point), mount))
+}
+
+/// Replaces `\040` and the like, which stand for blanks and backslashes.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| *first == b'\\');
+        let code = octal.and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = "\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:25 / /srv rw - xfs /dev/sdb rw
+31 30 0:40 / /srv/repository/sales rw,nosuid shared:7 master:2 - nfs4 host:/sales rw
+32 31 0:41 / /srv/repository/sales rw - tmpfs none rw
+33 30 0:42 / /srv/repository/a\\040b/x rw - fuse.sshfs user@host:/ rw
+34 30 0:43 / /srv/repository-2 rw - tmpfs none rw
+";
+
+    #[test]
+    fn the_mounts_above_and_below_a_directory_are_read() {
+        let mounts = Mounts::parse(LIST, "/srv/repository");
+        assert_eq!(mounts.above.unwrap().file_system, "xfs");
+        let below: Vec<(&str, &str)> = mounts
+            .below
+            .iter()
+            .map(|(path, mount)| (path.as_str(), mount.file_system.as_str()))
+            .collect();
+        assert_eq!(below, [("a b/x", "fuse.sshfs"), ("sales", "tmpfs")]);
+        let root = Mounts::parse(LIST, "/");
+        assert_eq!(root.above.unwrap().file_system, "ext4");
+        assert_eq!(root.below.len(), 4);
+    }
+
+    #[test]
+    fn a_mount_that_is_new_gone_or_another_one_is_a_change() {
+        let mounts = |list: &str| Mounts::parse(list, "/srv/repository");
+        let all = mounts(LIST);
+        assert_eq!(all.changed_since(&all), [""; 0]);
+        let without_top: Vec<&str> = LIST.lines().filter(|l| !l.starts_with("32")).collect();
+        assert_eq!(
+            mounts(&without_top.join("\n")).changed_since(&all),
+            ["sales"]
+        );
+        assert_eq!(all.changed_since(&Mounts::default()), ["a b/x", "sales"]);
+    }
+}

@@ -1,0 +1,221 @@
+//! Watching anew: directories that could not be watched, and those that a mount changed.
+//!
+//! Constraint: no gap lasts until a restart. A report, a change of the mounts or a retry sets the
+//! missing watch; the walk of a full scan finds the rest.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tracing::{debug, info};
+
+use super::backend::{ABOVE, Directory, NOWHERE};
+use super::coverage::Gap;
+use super::limits;
+use super::thread::Thread;
+use crate::config::WatchMode;
+use crate::domain::rescan::RescanReason;
+use crate::mounts::{MountList, Mounts};
+use crate::observe::is_absent;
+
+/// The time between two tries of what could not be done.
+const RETRY: Duration = Duration::from_secs(1);
+/// The time between two checks whether a limit was raised.
+const LIMIT_CHECK: Duration = Duration::from_secs(5);
+/// How many directories one retry tries.
+const RETRIED: usize = 1_024;
+
+/// The mounts that the watches were set by.
+#[derive(Debug, Default)]
+pub(super) struct KnownMounts {
+    list: MountList,
+    known: Mounts,
+    /// Whether the list could not be read.
+    is_unknown: bool,
+    /// Whether a file system was unmounted, so that an equal mount may be another one.
+    pub(super) is_stale: bool,
+}
+
+impl KnownMounts {
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.list.descriptor()
+    }
+}
+
+impl Thread {
+    /// Lists the mounts, and notes which of them do not report all changes.
+    pub(super) fn list_mounts(&mut self) {
+        let listed = self.mounts.list.read(&self.reporter.settings.root);
+        self.mounts.is_unknown = listed.is_none() && cfg!(target_os = "linux");
+        if let Some(listed) = listed {
+            self.mounts.known = listed;
+            self.mounts.is_stale = false;
+        }
+        let settings = &self.reporter.settings;
+        self.gaps.note = match settings.mode {
+            WatchMode::Poll => Some("repository.watch is poll".to_owned()),
+            WatchMode::Native | WatchMode::Notify => None,
+            WatchMode::Auto if self.mounts.is_unknown => Some(limits::unknown_mounts()),
+            WatchMode::Auto => {
+                let mounts = &self.mounts.known;
+                let above = mounts.above.iter().map(|mount| ("", mount));
+                let below = mounts.below.iter().filter(|(path, _)| {
+                    let cursor = settings.layout.at(path);
+                    cursor.is_some_and(|cursor| cursor.leads_on())
+                });
+                let below = below.map(|(path, mount)| (path.as_str(), mount));
+                above.chain(below).find_map(|(path, mount)| {
+                    let name = limits::network_file_system(&mount.file_system)?;
+                    Some(limits::network(name, path))
+                })
+            }
+        };
+    }
+
+    /// Watches anew where another file system is mounted than before, or none.
+    pub(super) fn check_mounts(&mut self) {
+        let has_changed = self.mounts.list.has_changed();
+        if !(has_changed || self.mounts.is_stale) || self.delayed_walk.is_some() {
+            return;
+        }
+        let before = self.mounts.known.clone();
+        let is_stale = std::mem::replace(&mut self.mounts.is_stale, true);
+        self.list_mounts();
+        self.publish_coverage_of_walk();
+        if self.mounts.is_unknown {
+            return;
+        }
+        let now = &self.mounts.known;
+        if now.above != before.above {
+            debug!("another file system is mounted at the root, or above it");
+            return self.walk_everything(RescanReason::Root);
+        }
+        let mut changed = now.changed_since(&before);
+        if is_stale {
+            changed.extend(now.below.keys().cloned());
+            changed.sort_unstable();
+            changed.dedup();
+        }
+        for path in changed {
+            self.rearm(&path);
+        }
+        // A directory that was mounted at two paths may be at one of them now.
+        self.retry_gaps();
+    }
+
+    /// Watches everything at and below a path anew.
+    fn rearm(&mut self, path: &str) {
+        let Some(cursor) = self.reporter.settings.layout.at(path) else {
+            return;
+        };
+        if !cursor.leads_on() {
+            return;
+        }
+        debug!(path, "a file system was mounted or unmounted");
+        if let Some(backend) = &mut self.backend {
+            backend.forget(path);
+        }
+        self.gaps.gone(path);
+        self.reporter.plain(path, &cursor, "mounted or unmounted");
+        self.watch_path(path, "mounted or unmounted");
+    }
+
+    /// Watches the directory at a path, if there is one. Returns the reason if that failed.
+    fn watch_path(&mut self, path: &str, cause: &str) -> Option<Errno> {
+        let cursor = self.reporter.settings.layout.at(path)?;
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = match &self.backend {
+            Some(_) if path.is_empty() => ABOVE,
+            Some(backend) => backend.at(above),
+            None => NOWHERE,
+        };
+        let root = self.reporter.open_root();
+        match root.and_then(|root| root.open_directory(path)) {
+            Ok(opened) => {
+                let directory = Directory {
+                    opened: &opened,
+                    parent,
+                    name,
+                    path,
+                };
+                let cause = format!("{cause}: {path}/");
+                self.watch_tree(directory, &cursor, Some(&cause));
+                None
+            }
+            Err(error) if is_absent(&error) => {
+                self.gaps.gone(path);
+                None
+            }
+            Err(error) => {
+                let errno = Errno::from_io_error(&error);
+                self.gaps.cannot_watch(path, Gap::Failed(error));
+                errno
+            }
+        }
+    }
+
+    /// The time until the next retry; none if there is nothing to retry.
+    pub(super) fn until_retry(&mut self) -> Option<Duration> {
+        let needs_retry =
+            self.delayed_walk.is_some() || self.gaps.has_to_retry() || self.mounts.is_unknown;
+        let period = match (needs_retry, self.gaps.is_limited()) {
+            (true, _) => RETRY,
+            (false, true) => LIMIT_CHECK,
+            (false, false) => {
+                self.retry_at = None;
+                return None;
+            }
+        };
+        let now = self.clock.moment();
+        let at = *self.retry_at.get_or_insert(now.saturating_add(period));
+        Some(at.saturating_sub(now))
+    }
+
+    /// Tries again what could not be done, when that is due.
+    pub(super) fn retry(&mut self) {
+        if self.until_retry() != Some(Duration::ZERO) {
+            return;
+        }
+        self.retry_at = None;
+        if let Some(reason) = self.delayed_walk {
+            return self.walk_everything(reason);
+        }
+        if self.mounts.is_unknown {
+            self.mounts.is_stale = true;
+            self.check_mounts();
+        }
+        self.retry_gaps();
+        self.check_limit();
+    }
+
+    fn retry_gaps(&mut self) {
+        for path in self.gaps.to_retry().into_iter().take(RETRIED) {
+            // The retry of a directory above may have watched it.
+            if !self.gaps.contains(&path) {
+                continue;
+            }
+            // Without descriptors the others fail too.
+            if let Some(Errno::MFILE | Errno::NFILE) = self.watch_path(&path, "readable again") {
+                return;
+            }
+        }
+    }
+
+    /// Walks again if a limit was raised.
+    fn check_limit(&mut self) {
+        if self.gaps.no_backend.is_some() {
+            if self.open_backend(true) {
+                info!("file events are available now; watching everything");
+                self.walk_everything(RescanReason::Timer);
+            }
+            return;
+        }
+        let Some(then) = self.gaps.limit else { return };
+        if let Some((name, now)) = limits::max_watches()
+            && now > then
+        {
+            info!("the limit of watches was raised ({name} = {now}); watching the rest");
+            self.walk_everything(RescanReason::Timer);
+        }
+    }
+}

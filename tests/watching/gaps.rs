@@ -1,0 +1,152 @@
+//! Directories that no watch can be set on, and those that it can be set on later.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::common::{
+    Daemon, Endpoint, Home, Settings, on_both_backends, skip, succeeds, wait_until, xml,
+};
+use super::{add_project, coverage, home_with_projects, wait_for_watches};
+
+on_both_backends!(
+    a_directory_that_appears_while_descriptors_are_short_is_watched_later,
+    an_unreadable_directory_is_listed_once_while_it_is_there,
+    a_directory_below_an_unreadable_one_is_watched_when_that_is_readable,
+);
+
+/// Waits until the coverage in `status` is as wanted.
+fn wait_coverage(home: &Home, what: &str, wanted: impl Fn(&Value) -> bool) {
+    wait_until(what, || wanted(&coverage(home)).then_some(()));
+}
+
+fn a_directory_that_appears_while_descriptors_are_short_is_watched_later(backend: &str) {
+    let test = "a_directory_that_appears_while_descriptors_are_short_is_watched_later";
+    if !succeeds("prlimit", &["--version"]) {
+        return skip(test, "needs prlimit");
+    }
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint)
+        .watch(backend)
+        .repository("poll_interval: 200ms");
+    let home = home_with_projects(&settings, 1);
+    let daemon = home.start();
+    let pid = daemon.pid().to_string();
+    let limit = |n: usize| {
+        let limit = format!("--nofile={n}:");
+        assert!(succeeds("prlimit", &["--pid", &pid, &limit]));
+    };
+    let highest = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<usize>().ok())
+        .max()
+        .unwrap();
+    let _ = highest;
+    limit(3);
+    fs::create_dir_all(home.at("hr/q/snapshots")).unwrap();
+    daemon.wait_message("file events are incomplete", 1);
+    limit(1_024);
+    wait_for_watches(&home, 2 + 3 + 3);
+    let found = coverage(&home);
+    assert_eq!(found["uncovered"], 0, "{found}");
+    assert_eq!(found["polls"], false, "{found}");
+    // Its changes are reported.
+    add_project(&home, "hr/q", 7);
+    endpoint.wait_for(4);
+}
+
+/// The command that runs the daemon without root's permissions; none if not possible.
+fn unprivileged(home: &Home, test: &str) -> Option<Command> {
+    let command = Daemon::command(home);
+    if !rustix::process::geteuid().is_root() {
+        return Some(command);
+    }
+    fs::File::create(home.beside("daemon.log")).unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = home.path().to_str().unwrap();
+    if !succeeds("setpriv", &["--version"]) || !succeeds("chown", &["-R", "65534:65534", path]) {
+        skip(test, "needs setpriv");
+        return None;
+    }
+    let mut unprivileged = Command::new("setpriv");
+    unprivileged
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir("/")
+        .env_remove("NOTIFY_SOCKET");
+    Some(unprivileged)
+}
+
+fn mode(home: &Home, below: &str, mode: u32) {
+    fs::set_permissions(home.at(below), fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn an_unreadable_directory_is_listed_once_while_it_is_there(backend: &str) {
+    let test = "an_unreadable_directory_is_listed_once_while_it_is_there";
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).watch(backend);
+    let home = home_with_projects(&settings, 2);
+    for directory in ["sales/locked", "closed"] {
+        fs::create_dir_all(home.at(directory)).unwrap();
+        mode(&home, directory, 0o000);
+    }
+    let Some(command) = unprivileged(&home, test) else {
+        return;
+    };
+    let daemon = Daemon::launch(&home, command);
+    daemon.wait_ready();
+    fs::create_dir(home.at("sales/later")).unwrap();
+    mode(&home, "sales/later", 0o000);
+    let count = |listed: &Value, path: &str| {
+        let listed = listed["incomplete"].as_array().unwrap();
+        listed.iter().filter(|one| one["path"] == path).count()
+    };
+    let places = ["sales/locked", "closed", "sales/later"];
+    wait_until("each listed once", || {
+        let status = home.json(&["status"]);
+        let listed = places.iter().all(|path| count(&status, path) == 1);
+        let uncovered = &status["coverage"];
+        let paths = uncovered["directories"].as_array()?;
+        (listed && uncovered["uncovered"] == 3 && paths.len() == 3).then_some(())
+    });
+    for place in places {
+        fs::remove_dir(home.at(place)).unwrap();
+    }
+    wait_until("none listed", || {
+        let status = home.json(&["status"]);
+        let listed = places.iter().any(|path| count(&status, path) > 0);
+        (!listed && status["coverage"]["uncovered"] == 0).then_some(())
+    });
+    assert_eq!(home.json(&["status"])["incomplete"], serde_json::json!([]));
+    assert_eq!(daemon.events(), [""; 0]);
+}
+
+fn a_directory_below_an_unreadable_one_is_watched_when_that_is_readable(backend: &str) {
+    let test = "a_directory_below_an_unreadable_one_is_watched_when_that_is_readable";
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).watch(backend);
+    let home = home_with_projects(&settings, 2);
+    // Readable, but nothing in it can be opened.
+    mode(&home, "sales/p0", 0o644);
+    let Some(command) = unprivileged(&home, test) else {
+        return;
+    };
+    let daemon = Daemon::launch(&home, command);
+    daemon.wait_ready();
+    wait_coverage(&home, "two directories without a watch", |found| {
+        found["uncovered"] == 2
+    });
+    mode(&home, "sales/p0", 0o755);
+    wait_for_watches(&home, 2 + 2 * 3);
+    wait_coverage(&home, "full coverage", |found| found["uncovered"] == 0);
+    home.write("sales/p0/snapshots/live.xml", &xml("p", "e0", "live"));
+    wait_until("the live snapshot", || {
+        let events = daemon.events();
+        events
+            .contains(&"Snapshot Create sales/p0".to_owned())
+            .then_some(())
+    });
+}
