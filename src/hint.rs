@@ -20,8 +20,8 @@ pub(crate) enum Hint {
         key: ProjectKey,
         /// The report, for a person.
         cause: String,
-        /// The reported file, if it could be opened.
-        held: Option<Held>,
+        /// The path of the reported file, if it is one, and the file if it could be opened.
+        file: Option<(String, Option<Held>)>,
         /// Whether the file is still being written, so that its close will be reported too.
         unfinished: bool,
     },

@@ -13,9 +13,10 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::time::Duration;
 
-use common::{Endpoint, Home, Settings, on_both_backends, xml};
+use common::{Daemon, Endpoint, Home, Settings, on_both_backends, sorted, xml};
 
 /// A pause inside a scenario: a writer that takes its time. Nothing is synchronised by it.
 fn takes(milliseconds: u64) {
@@ -24,6 +25,8 @@ fn takes(milliseconds: u64) {
 
 on_both_backends!(
     a_snapshot_that_lives_for_50_ms_is_created_with_its_content,
+    a_link_that_lives_for_50_ms_while_the_engine_is_busy_is_a_snapshot,
+    a_snapshot_that_is_moved_out_of_its_project_while_the_engine_is_busy_was_one,
     a_short_lived_file_during_a_pending_replacement_comes_after_it,
     a_save_through_a_temporary_file_that_takes_long_is_no_event,
 );
@@ -80,6 +83,56 @@ fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content(backend: &str) {
         n_events, N,
         "the daemon got the processor too late; is the machine overloaded? {late:?}"
     );
+}
+
+/// Writes a snapshot that takes the engine much longer than 50 ms to read.
+fn keep_the_engine_busy(home: &Home) {
+    let body = "<row><cell>some text</cell></row>".repeat(200_000);
+    let large = xml("Orders", "e-1", "large").replace("</schema>", &format!("{body}</schema>"));
+    home.write("sales/orders/snapshots/large.xml", &large);
+}
+
+fn a_link_that_lives_for_50_ms_while_the_engine_is_busy_is_a_snapshot(backend: &str) {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).watch(backend));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    let daemon = home.start();
+    keep_the_engine_busy(&home);
+    let link = home.at("sales/orders/snapshots/link.xml");
+    fs::hard_link(home.at("sales/orders/project.xml"), &link).unwrap();
+    takes(50);
+    fs::remove_file(link).unwrap();
+    daemon.fence();
+    let tags = snapshots(&daemon, &endpoint);
+    assert_eq!(tags, ["large", "link"]);
+}
+
+fn a_snapshot_that_is_moved_out_of_its_project_while_the_engine_is_busy_was_one(backend: &str) {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).watch(backend));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    let daemon = home.start();
+    keep_the_engine_busy(&home);
+    let path = "sales/orders/snapshots/moved.xml";
+    home.write(path, &xml("Orders", "e-1", "moved"));
+    takes(50);
+    fs::rename(home.at(path), home.beside("archived.xml")).unwrap();
+    // Under its temporary name it was none.
+    home.write("sales/orders/snapshots/temporary.xml", "<schema/>");
+    home.rename(
+        "sales/orders/snapshots/temporary.xml",
+        "sales/orders/snapshots/final.xml",
+    );
+    daemon.fence();
+    let tags = snapshots(&daemon, &endpoint);
+    assert_eq!(tags, ["final", "large", "moved"]);
+}
+
+/// The version tags of the snapshots that were created, sorted.
+fn snapshots(daemon: &Daemon<'_>, endpoint: &Endpoint) -> Vec<String> {
+    let all = endpoint.wait_for(daemon.events().len());
+    let created = all.iter().filter(|one| one.event == "snapshot-create");
+    sorted(created.map(|one| one.parameter("versionTag").unwrap().to_owned()))
 }
 
 fn a_short_lived_file_during_a_pending_replacement_comes_after_it(backend: &str) {

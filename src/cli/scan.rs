@@ -23,7 +23,7 @@ use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Record
 use crate::domain::route::{Subscription, route};
 use crate::engine::phase::Start;
 use crate::engine::root::RootGuard;
-use crate::observe::Observer;
+use crate::observe::{Observer, Reported};
 use crate::repository::Root;
 use crate::store::{Listings, MetaKey};
 
@@ -161,7 +161,9 @@ fn observe(
         let recorded =
             listings.map_or(Ok(Recorded::default()), |listings| listings.recorded(&key))?;
         // The contents are dropped at once, because a first scan reads the whole repository.
-        let observed = observer.observe(&root, &key, &recorded, now).observed;
+        let observed = observer
+            .observe(&root, &key, &recorded, &Reported::default(), now)
+            .observed;
         incomplete.extend(observed.problems().cloned());
         comparisons.push(Comparison {
             key,

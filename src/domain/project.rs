@@ -193,7 +193,8 @@ pub struct FileState {
     pub tag: Option<String>,
     /// The metadata at the time of reading.
     pub stamp: Stamp,
-    /// The time of reading, in nanoseconds since the Unix epoch; see [`FileState::is_unchanged`].
+    /// The time of the first reading with this stamp, in nanoseconds since the Unix epoch, or
+    /// [`SETTLED_NS`]; see [`FileState::is_unchanged`].
     pub read_ns: i64,
     /// The hash of its bytes.
     pub hash: ContentHash,
@@ -227,6 +228,28 @@ impl fmt::Display for Identity {
 /// Two writes within one tick of the file system's clock leave the same times. Linux ticks at up
 /// to 10 ms, and some network and FAT file systems at 2 s. So a younger change is read again.
 const TICK_NS: i64 = 2_000_000_000;
+
+/// The time of reading of a file that was the same in two readings far apart.
+///
+/// No later change can have the same times, whatever they are. They may be in the future, as those of
+/// files from archives are.
+pub(crate) const SETTLED_NS: i64 = i64::MAX;
+
+/// How far apart: more than a tick and the time that a step takes, since a time of reading is that of
+/// the beginning of its step.
+const APART_NS: i64 = 10_000_000_000;
+
+/// Whether inode numbers are part of a stamp.
+///
+/// Some FUSE file systems give a file another number whenever it left the kernel's cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Inodes {
+    /// A file keeps its number.
+    #[default]
+    Stable,
+    /// Numbers prove nothing.
+    Unstable,
+}
 
 impl FileState {
     /// Returns the identity of the project that this file defines.
@@ -272,14 +295,47 @@ impl FileState {
     }
 
     /// Whether a file with this stamp is the recorded one and need not be read.
-    pub(crate) fn is_unchanged(&self, stamp: &Stamp) -> bool {
-        is_unchanged(&self.stamp, self.read_ns, stamp)
+    pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
+        is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
+    }
+
+    /// The state to record after another reading of this file with the same content.
+    ///
+    /// It is this state unless the other one proves more, so that a reading by itself writes nothing.
+    pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
+        let is_same = self.stamp.is_same(&again.stamp, inodes)
+            && (self.role, &self.tag) == (again.role, &again.tag);
+        if is_same && self.is_unchanged(&again.stamp, inodes) {
+            return self.clone();
+        }
+        if !is_same || again.read_ns < self.read_ns || again.stamp.is_old(again.read_ns) {
+            return again;
+        }
+        let is_settled = again.read_ns.saturating_sub(self.read_ns) > APART_NS;
+        Self {
+            read_ns: if is_settled { SETTLED_NS } else { self.read_ns },
+            ..self.clone()
+        }
     }
 }
 
-fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp) -> bool {
-    let newest = recorded.changed_ns.max(recorded.modified_ns);
-    recorded == found && newest < read_ns.saturating_sub(TICK_NS)
+impl Stamp {
+    /// Whether two stamps are those of one file without a change in between.
+    pub(crate) fn is_same(&self, other: &Self, inodes: Inodes) -> bool {
+        let has_same_inode = self.inode == other.inode || inodes == Inodes::Unstable;
+        has_same_inode
+            && (self.size, self.modified_ns, self.changed_ns)
+                == (other.size, other.modified_ns, other.changed_ns)
+    }
+
+    /// Whether no change after a reading at this time can have the same times.
+    fn is_old(&self, read_ns: i64) -> bool {
+        self.changed_ns.max(self.modified_ns) < read_ns.saturating_sub(TICK_NS)
+    }
+}
+
+fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp, inodes: Inodes) -> bool {
+    (read_ns == SETTLED_NS || recorded.is_old(read_ns)) && recorded.is_same(found, inodes)
 }
 
 /// The part of a recorded file that tells whether it is unchanged.
@@ -289,14 +345,14 @@ pub struct Mark {
     pub path: String,
     /// The metadata at the time of reading.
     pub stamp: Stamp,
-    /// The time of reading, in nanoseconds since the Unix epoch.
+    /// See [`FileState::read_ns`].
     pub read_ns: i64,
 }
 
 impl Mark {
     /// As [`FileState::is_unchanged`].
-    pub(crate) fn is_unchanged(&self, stamp: &Stamp) -> bool {
-        is_unchanged(&self.stamp, self.read_ns, stamp)
+    pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
+        is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
     }
 }
 

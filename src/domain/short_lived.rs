@@ -6,8 +6,8 @@
 //! - A copy counts where its project is or was on record, a definition only where one was on record.
 //! - A whole project that came and went is no event, for instance in a checkout of another branch
 //!   and back.
-//! - A file that still has a path is observed there: a file that was written under a temporary name
-//!   and renamed is one file.
+//! - A file that is still in its project is observed there: a file that was written under a temporary
+//!   name and renamed is one file. A file with a path elsewhere is short-lived in its project.
 
 use super::infer::{Inference, Removals, infer};
 use super::project::{FileState, Observed, ObservedFile, Recorded, Role};

@@ -137,7 +137,7 @@ impl EventLoop {
             Hint::Project {
                 key,
                 cause,
-                held,
+                file,
                 unfinished,
             } => {
                 if unfinished {
@@ -147,8 +147,8 @@ impl EventLoop {
                 } else {
                     self.worker.agenda.hint(&key, now, Origin::Live, &cause);
                 }
-                if let Some(held) = held {
-                    self.worker.held.add(key, held);
+                if let Some((path, held)) = file {
+                    self.worker.reported.add(key, &path, held);
                 }
             }
             Hint::Activity { key } => self.worker.agenda.activity(&key, now),
@@ -300,7 +300,7 @@ impl EventLoop {
             info!("repository.layout changed; existing projects are recorded without events");
             self.worker.phase = self.worker.phase.with_new_layout();
             self.worker.agenda.clear();
-            self.worker.held.clear();
+            self.worker.reported.clear();
         }
         if path_changed {
             let recorded = self.worker.root.recorded();

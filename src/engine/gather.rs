@@ -9,15 +9,15 @@ use std::os::fd::AsFd;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::held_files::HeldFiles;
+use super::reported_files::ReportedFiles;
 use crate::clock::Clock;
 use crate::domain::event::{InferredEvent, Origin};
 use crate::domain::infer::{Removals, missing};
 use crate::domain::moves::Comparison;
-use crate::domain::project::{ContentHash, Identity, ProjectKey, Recorded};
+use crate::domain::project::{ContentHash, Identity, ObservedFile, ProjectKey, Recorded};
 use crate::domain::settle::{Agenda, Due};
 use crate::domain::short_lived::{ShortLived, infer_short_lived};
-use crate::observe::{Held, Observer};
+use crate::observe::{Held, Observer, Reported};
 use crate::repository::Root;
 use crate::store::{Store, StoreError};
 
@@ -45,18 +45,19 @@ impl Gathered {
         }
     }
 
-    /// Returns all held files to `held`, because this step was not committed.
-    pub(super) fn put_back_held(self, held: &mut HeldFiles) {
-        for observation in self.observations {
-            let key = &observation.comparison.key;
-            held.put_back(key, observation.counted);
-            held.put_back(key, observation.waiting);
-            held.put_back(key, observation.linked);
+    /// Returns all reported files to `files`, because this step was not committed.
+    pub(super) fn put_back_reported(self, files: &mut ReportedFiles) {
+        for mut observation in self.observations {
+            let mut reported = observation.reported;
+            reported.hold(observation.counted.drain(..));
+            reported.hold(observation.waiting.drain(..));
+            reported.hold(observation.linked.drain(..));
+            files.put_back(&observation.comparison.key, reported);
         }
     }
 }
 
-/// An observation of a project, with the project's held files.
+/// An observation of a project, with its reported files.
 pub(super) struct Observation {
     pub origin: Origin,
     /// The reason for the observation.
@@ -67,11 +68,13 @@ pub(super) struct Observation {
     pub comparison: Comparison,
     /// The events of short-lived files.
     pub events: Vec<InferredEvent>,
+    /// The reported files. Its held files are in the next three fields once they are judged.
+    reported: Reported,
     /// The held files that caused these events.
     pub counted: Vec<Held>,
     /// Held files that the next observation judges again.
     pub waiting: Vec<Held>,
-    /// Held files that still have a path.
+    /// Held files that are still in their project.
     pub linked: Vec<Held>,
 }
 
@@ -80,6 +83,18 @@ impl Observation {
     fn arrival(&self) -> Option<(ProjectKey, Identity, Origin)> {
         let identity = self.comparison.arrival()?.identity();
         Some((self.comparison.key.clone(), identity, self.origin))
+    }
+
+    /// The project, with the reported files that the next observation has to judge again: held files
+    /// that wait, and files that could not be read.
+    pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
+        let mut reported = self.reported;
+        let observed = &self.comparison.observed;
+        reported.retain_paths(|path| {
+            matches!(observed.files.get(path), Some(ObservedFile::Invalid { .. }))
+        });
+        reported.hold(self.waiting);
+        (self.comparison.key, reported)
     }
 
     /// Whether this observation shows the same project at another path.
@@ -103,7 +118,7 @@ pub(super) struct Gatherer<'a> {
     pub store: &'a Store,
     pub observer: &'a mut Observer,
     pub agenda: &'a Agenda,
-    pub held: &'a mut HeldFiles,
+    pub reported: &'a mut ReportedFiles,
     pub clock: Clock,
     /// Whether missing files count as removed at once.
     ///
@@ -113,7 +128,7 @@ pub(super) struct Gatherer<'a> {
 }
 
 impl Gatherer<'_> {
-    /// Observes due projects. After an error, `gathered` contains the held files taken so far.
+    /// Observes due projects. After an error, `gathered` contains the reported files taken so far.
     pub(super) fn gather(
         &mut self,
         due: Vec<Due>,
@@ -157,9 +172,10 @@ impl Gatherer<'_> {
             if gathered.n_bytes > bytes_max {
                 break;
             }
+            let reported = self.reported.take(&due.key);
             let seen = self
                 .observer
-                .observe(self.root, &due.key, &recorded, self.now);
+                .observe(self.root, &due.key, &recorded, &reported, self.now);
             gathered.keep(seen.contents);
             gathered.keys.insert(due.key.clone());
             gathered.observations.push(Observation {
@@ -173,6 +189,7 @@ impl Gatherer<'_> {
                     removals: Removals::Unconfirmed,
                 },
                 events: Vec::new(),
+                reported,
                 counted: Vec::new(),
                 waiting: Vec::new(),
                 linked: Vec::new(),
@@ -183,19 +200,19 @@ impl Gatherer<'_> {
 
     fn observe_again(&mut self, observation: &mut Observation) -> Vec<(ContentHash, Bytes)> {
         let (key, recorded) = (&observation.comparison.key, &observation.before);
-        let seen = self.observer.observe(self.root, key, recorded, self.now);
+        let seen = self
+            .observer
+            .observe(self.root, key, recorded, &observation.reported, self.now);
         observation.comparison.observed = seen.observed;
         seen.contents
     }
 
-    /// Reads held files that no longer have a path, and infers their events.
+    /// Reads held files that are not in their project any more, and infers their events.
     fn judge_held(&mut self, gathered: &mut Gathered) {
         let mut contents = Vec::new();
         for observation in &mut gathered.observations {
-            for held in self.held.take(&observation.comparison.key) {
-                let is_unlinked =
-                    rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
-                if !is_unlinked {
+            for held in observation.reported.take_held() {
+                if is_in_project(&held, &observation.comparison) {
                     observation.linked.push(held);
                     continue;
                 }
@@ -301,4 +318,23 @@ impl Gatherer<'_> {
         self.agenda
             .removals(&comparison.key, self.clock.moment(), &missing)
     }
+}
+
+/// Whether a held file is still in its project, under its path or renamed.
+///
+/// Another link in the project that was on record before is another file. A file that has only links
+/// elsewhere was moved away, or linked into the project for a short time.
+fn is_in_project(held: &Held, comparison: &Comparison) -> bool {
+    let is_linked = rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink > 0);
+    let was_there = |path: &str| {
+        let recorded = comparison.recorded.file(path);
+        recorded.is_some_and(|file| file.stamp.inode == held.stamp.inode)
+    };
+    let has_it = |(path, file): (&String, &ObservedFile)| match file {
+        ObservedFile::Complete(file) => {
+            file.stamp.inode == held.stamp.inode && (*path == held.path || !was_there(path))
+        }
+        ObservedFile::Invalid { .. } => *path == held.path,
+    };
+    is_linked && comparison.observed.files.iter().any(has_it)
 }

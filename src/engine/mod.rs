@@ -12,7 +12,7 @@
 //! - `judge`: turns observations into a batch. Pure; the rules are in [`crate::domain`].
 //! - `recorder`: commits batches, and reports failures of the store.
 //! - `scanner`, `full_scan`: run full scans.
-//! - `held_files`: holds files open that hints named.
+//! - `reported_files`: keeps the files that hints named, some of them open.
 //! - `invalid_files`: keeps and logs invalid files.
 //! - `timers`: the times of recurring tasks.
 //! - `phase`: the phase of the start, such as the first full scan.
@@ -22,11 +22,11 @@
 mod event_loop;
 mod full_scan;
 mod gather;
-mod held_files;
 mod invalid_files;
 mod judge;
 pub(crate) mod phase;
 mod recorder;
+mod reported_files;
 pub(crate) mod root;
 mod scanner;
 pub(crate) mod status;

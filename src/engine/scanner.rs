@@ -152,7 +152,7 @@ impl Scanner {
         let hint = format!("full scan ({})", scan.reason.as_str());
         for (key, marks) in keys.iter().zip(marks) {
             let is_same = !marks.is_empty()
-                && is_unchanged(layout, &root, key, &marks)
+                && is_unchanged(layout, &root, key, &marks, worker.observer.inodes())
                 // A recorded invalid file may be valid now.
                 && worker.invalid_files.of(&Some(key.clone())).is_empty();
             if !is_same {

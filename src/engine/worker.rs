@@ -1,7 +1,7 @@
 //! Runs a step: observes due projects, judges the observations, and commits the result.
 //!
 //! Constraint: a step is all or nothing. After a failure of the root or of the store, every project
-//! of the step is due again, and its held files are kept. While the store cannot commit, inference
+//! of the step is due again, and its reported files are kept. While the store cannot commit, inference
 //! waits. No change is lost, because the record still differs from the disk.
 
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tracing::{info, warn};
 
 use super::Parts;
 use super::gather::{Gathered, Gatherer};
-use super::held_files::HeldFiles;
 use super::invalid_files::InvalidFiles;
 use super::judge::{Judgement, Routes, Rules, judge};
 use super::phase::{Phase, Start};
 use super::recorder::Recorder;
+use super::reported_files::ReportedFiles;
 use super::root::RootGuard;
 use super::status::{Status, Trouble};
 use super::timers::Timers;
@@ -33,7 +33,7 @@ pub(super) struct Worker {
     pub status: Arc<Status>,
     pub observer: Observer,
     pub agenda: Agenda,
-    pub held: HeldFiles,
+    pub reported: ReportedFiles,
     pub invalid_files: InvalidFiles,
     pub root: RootGuard,
     pub phase: Phase,
@@ -63,7 +63,7 @@ impl Worker {
         Ok(Self {
             observer: Observer::new(repository.layout.clone(), repository.max_file_size),
             agenda: Agenda::new(repository.settle),
-            held: HeldFiles::default(),
+            reported: ReportedFiles::default(),
             invalid_files,
             root,
             phase: Phase::Starting {
@@ -100,13 +100,13 @@ impl Worker {
             store: self.recorder.store(),
             observer: &mut self.observer,
             agenda: &self.agenda,
-            held: &mut self.held,
+            reported: &mut self.reported,
             clock: self.clock,
             is_adopting: self.phase.is_adopting(),
             now,
         };
         if let Err(error) = gatherer.gather(due, &mut gathered) {
-            gathered.put_back_held(&mut self.held);
+            gathered.put_back_reported(&mut self.reported);
             self.put_back(&taken);
             return self.store_failed(&error);
         }
@@ -120,7 +120,7 @@ impl Worker {
         let mut judgement = judge(&mut gathered, &rules);
         // If the root was replaced or removed meanwhile, missing files prove nothing.
         if !root.is_in_place() {
-            gathered.put_back_held(&mut self.held);
+            gathered.put_back_reported(&mut self.reported);
             return self.doubt_root(&taken);
         }
         drop(root);
@@ -128,7 +128,7 @@ impl Worker {
         if self.commit(batch) {
             self.after_commit(judgement, gathered, &taken);
         } else {
-            gathered.put_back_held(&mut self.held);
+            gathered.put_back_reported(&mut self.reported);
             self.put_back(&taken);
         }
     }
@@ -157,8 +157,8 @@ impl Worker {
                 .check(key, now, *origin, "postponed: the batch was full");
         }
         for observation in gathered.observations {
-            self.held
-                .put_back(&observation.comparison.key, observation.waiting);
+            let (key, unresolved) = observation.unresolved_reports();
+            self.reported.put_back(&key, unresolved);
         }
     }
 

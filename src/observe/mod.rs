@@ -4,14 +4,15 @@
 //! unreadable file neither exists nor is gone. The observer never follows a link, never blocks,
 //! never reads more than `max_file_size`, and reads no file whose metadata proves it unchanged.
 //!
-//! Map: this file reads a file, and `held` opens the files that reports name. `project` observes a
-//! project, and `unchanged` compares its metadata with the record. `discover` finds the projects,
-//! `listing` reads a directory.
+//! Map: this file reads a file. `held` opens the files that reports name, and `reported` keeps them until
+//! their project is observed. `project` observes a project, and `unchanged` compares its metadata with
+//! the record. `discover` finds the projects, `listing` reads a directory.
 
 mod discover;
 mod held;
 mod listing;
 mod project;
+mod reported;
 mod unchanged;
 
 use std::io::{self, Read};
@@ -19,9 +20,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tracing::info;
 
 use crate::document;
-use crate::domain::project::{ContentHash, FileState, Observed, Problem};
+use crate::domain::project::{ContentHash, FileState, Inodes, Observed, Problem, Stamp};
 use crate::layout::{Layout, ProjectFile};
 use crate::repository::{Root, kind_of, stamp};
 use crate::users::OwnerNames;
@@ -31,6 +33,7 @@ use listing::problem;
 pub(crate) use discover::Discovery;
 pub(crate) use held::{Held, Holder};
 pub(crate) use listing::{Entry, entries, is_absent, join, unnamed, unreadable};
+pub(crate) use reported::Reported;
 pub(crate) use unchanged::is_unchanged;
 
 /// How long after its last change an invalid file is observed again without a hint.
@@ -54,6 +57,7 @@ pub(crate) struct Observer {
     layout: Layout,
     max_file_size: u64,
     owners: OwnerNames,
+    inodes: Inodes,
 }
 
 impl Observer {
@@ -63,6 +67,26 @@ impl Observer {
             layout,
             max_file_size,
             owners: OwnerNames::system(),
+            inodes: Inodes::Stable,
+        }
+    }
+
+    /// Whether inode numbers tell files apart, as far as this observer has seen.
+    pub(crate) fn inodes(&self) -> Inodes {
+        self.inodes
+    }
+
+    /// Learns from two stamps of a file whose content is the same.
+    ///
+    /// If another file had taken its place, the change time would be another one.
+    fn learn_inodes(&mut self, before: &Stamp, after: &Stamp, path: &str) {
+        let has_new_number = before != after && before.is_same(after, Inodes::Unstable);
+        if has_new_number && self.inodes == Inodes::Stable {
+            info!(
+                path,
+                "the file system changes inode numbers of unchanged files; ignoring them from now on"
+            );
+            self.inodes = Inodes::Unstable;
         }
     }
 

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use rustix::fs::{FileType, Stat};
 
 use super::listing::{is_absent, join, list, problem, rewind, unnamed, unreadable};
-use super::{ObservedProject, Observer};
+use super::{ObservedProject, Observer, Reported};
 use crate::domain::project::{
     FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp,
 };
@@ -25,7 +25,9 @@ use crate::repository::{Root, kind_of, open_directory_at, open_file_at, stamp, s
 const TRIES: usize = 5;
 
 impl Observer {
-    /// Observes one project. Files whose metadata equals the record are taken from the record.
+    /// Observes one project. Files whose metadata equals the record are taken from the record, except
+    /// `reported` ones. Not every change changes a file's times: two writes to one page of a memory
+    /// mapping may share them, and some file systems have no change time.
     ///
     /// The copies are read before the definition. A snapshot between these reads could be followed
     /// by a restore, and its event would come after the restore's. So if the definition is restored,
@@ -35,14 +37,15 @@ impl Observer {
         root: &Root,
         key: &ProjectKey,
         recorded: &Recorded,
+        reported: &Reported,
         now: Timestamp,
     ) -> ObservedProject {
-        let mut seen = self.observe_untorn(root, key, recorded, now);
+        let mut seen = self.observe_untorn(root, key, recorded, reported, now);
         for _ in 1..TRIES {
             if !is_restored(&seen.observed, recorded) {
                 break;
             }
-            let again = self.observe_untorn(root, key, recorded, now);
+            let again = self.observe_untorn(root, key, recorded, reported, now);
             let is_same = copies(&again.observed).eq(copies(&seen.observed));
             if is_same {
                 break;
@@ -58,15 +61,16 @@ impl Observer {
         root: &Root,
         key: &ProjectKey,
         recorded: &Recorded,
+        reported: &Reported,
         now: Timestamp,
     ) -> ObservedProject {
-        let mut seen = self.observe_once(root, key, recorded, now);
+        let mut seen = self.observe_once(root, key, recorded, reported, now);
         for _ in 1..TRIES {
             if !seen.is_torn {
                 return seen;
             }
             let earlier = seen.contents;
-            seen = self.observe_once(root, key, recorded, now);
+            seen = self.observe_once(root, key, recorded, reported, now);
             seen.contents.extend(earlier);
         }
         if seen.is_torn {
@@ -83,6 +87,7 @@ impl Observer {
         root: &Root,
         key: &ProjectKey,
         recorded: &Recorded,
+        reported: &Reported,
         now: Timestamp,
     ) -> ObservedProject {
         let home = self.layout.directory_of(key);
@@ -90,6 +95,7 @@ impl Observer {
         let mut walk = ProjectWalk {
             observer: self,
             recorded,
+            reported,
             now,
             definition_rank: usize::MAX,
             directories: HashMap::new(),
@@ -137,6 +143,7 @@ fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)>
 struct ProjectWalk<'a> {
     observer: &'a mut Observer,
     recorded: &'a Recorded,
+    reported: &'a Reported,
     now: Timestamp,
     definition_rank: usize,
     /// The inodes of the directories passed so far; none for an absent directory.
@@ -322,8 +329,10 @@ impl ProjectWalk<'_> {
     ) -> Result<Option<(FileState, Option<Bytes>)>, Problem> {
         kind_of(stat).map_err(|kind| problem(path, kind, false))?;
         let stamp: Stamp = stamp(stat);
-        if let Some(known) = self.recorded.file(path)
-            && known.is_unchanged(&stamp)
+        let known = self.recorded.file(path);
+        if let Some(known) = known
+            && known.is_unchanged(&stamp, self.observer.inodes)
+            && !self.reported.names(path)
         {
             return Ok(Some((known.clone(), None)));
         }
@@ -335,7 +344,11 @@ impl ProjectWalk<'_> {
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(problem(path, &format!("cannot be opened: {error}"), true)),
         };
-        let (state, bytes) = self.observer.read(file.as_fd(), path, place, self.now)?;
+        let (mut state, bytes) = self.observer.read(file.as_fd(), path, place, self.now)?;
+        if let Some(known) = known.filter(|known| known.hash == state.hash) {
+            self.observer.learn_inodes(&known.stamp, &state.stamp, path);
+            state = known.read_again(state, self.observer.inodes);
+        }
         Ok(Some((state, Some(bytes))))
     }
 

@@ -10,33 +10,77 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::FileType;
 
 use super::listing::{join, list};
-use crate::domain::project::{Mark, ProjectKey};
+use crate::domain::project::{Inodes, Mark, ProjectKey};
 use crate::layout::{Cursor, Entries, Layout};
 use crate::repository::{Root, open_directory_at, stamp, stat_at};
 
 /// Whether a project has exactly the files with these marks, unchanged.
 ///
 /// The marks are sorted by path.
-pub(crate) fn is_unchanged(layout: &Layout, root: &Root, key: &ProjectKey, marks: &[Mark]) -> bool {
+pub(crate) fn is_unchanged(
+    layout: &Layout,
+    root: &Root,
+    key: &ProjectKey,
+    marks: &[Mark],
+    inodes: Inodes,
+) -> bool {
     let Some((path, cursor)) = layout.directory_of(key) else {
         return false;
     };
     let Ok(directory) = root.open_directory(&path) else {
         return false;
     };
-    let mut n_same = 0;
-    directory_is_unchanged(directory.as_fd(), &path, &cursor, marks, &mut n_same)
-        && n_same == marks.len()
+    let mut comparison = MetadataScan {
+        marks,
+        inodes,
+        n_same: 0,
+    };
+    comparison.directory(directory.as_fd(), &path, &cursor) && comparison.n_same == marks.len()
 }
 
-fn directory_is_unchanged(
-    directory: BorrowedFd<'_>,
-    path: &str,
-    cursor: &Cursor,
-    marks: &[Mark],
-    n_same: &mut usize,
-) -> bool {
-    let mut entry = |name: &str, next: &Cursor, kind: FileType| -> bool {
+/// The comparison of one project's metadata, in progress. Its methods return whether nothing changed.
+struct MetadataScan<'a> {
+    marks: &'a [Mark],
+    inodes: Inodes,
+    /// How many recorded files are unchanged.
+    n_same: usize,
+}
+
+impl MetadataScan<'_> {
+    fn directory(&mut self, directory: BorrowedFd<'_>, path: &str, cursor: &Cursor) -> bool {
+        match cursor.entries() {
+            Entries::Only(names) => names.iter().all(|name| match cursor.enter(name) {
+                Some(next) => self.entry(directory, path, name, &next, FileType::Unknown),
+                None => true,
+            }),
+            Entries::Any => {
+                let mut found = Vec::new();
+                let mut is_text = true;
+                let listed = list(directory, |name, kind| match name {
+                    Ok(name) => {
+                        if let Some(next) = cursor.enter(name) {
+                            found.push((name.to_owned(), next, kind));
+                        }
+                    }
+                    Err(_) => is_text = false,
+                });
+                listed.is_ok()
+                    && is_text
+                    && found
+                        .iter()
+                        .all(|(name, next, kind)| self.entry(directory, path, name, next, *kind))
+            }
+        }
+    }
+
+    fn entry(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        path: &str,
+        name: &str,
+        next: &Cursor,
+        kind: FileType,
+    ) -> bool {
         let path = join(path, name);
         let is_file = matches!(kind, FileType::RegularFile | FileType::Unknown);
         if is_file && next.file().is_some() {
@@ -46,46 +90,24 @@ fn directory_is_unchanged(
                 Err(error) => return error.kind() == io::ErrorKind::NotFound,
             };
             let is_same = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-                && marks
+                && self
+                    .marks
                     .binary_search_by(|mark| mark.path.as_str().cmp(&path))
                     .ok()
-                    .and_then(|found| marks.get(found))
-                    .is_some_and(|mark| mark.is_unchanged(&stamp(&stat)));
-            *n_same += usize::from(is_same);
+                    .and_then(|found| self.marks.get(found))
+                    .is_some_and(|mark| mark.is_unchanged(&stamp(&stat), self.inodes));
+            self.n_same += usize::from(is_same);
             return is_same;
         }
         let may_be_directory = matches!(kind, FileType::Directory | FileType::Unknown);
         if may_be_directory && next.leads_on() {
             return match open_directory_at(directory, name) {
-                Ok(opened) => directory_is_unchanged(opened.as_fd(), &path, next, marks, n_same),
+                Ok(opened) => self.directory(opened.as_fd(), &path, next),
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
             };
         }
         // A file at the path of a directory is ignored. Anything else is a change.
         is_file && next.leads_on()
-    };
-    match cursor.entries() {
-        Entries::Only(names) => names.iter().all(|name| match cursor.enter(name) {
-            Some(next) => entry(name, &next, FileType::Unknown),
-            None => true,
-        }),
-        Entries::Any => {
-            let mut found = Vec::new();
-            let mut is_text = true;
-            let listed = list(directory, |name, kind| match name {
-                Ok(name) => {
-                    if let Some(next) = cursor.enter(name) {
-                        found.push((name.to_owned(), next, kind));
-                    }
-                }
-                Err(_) => is_text = false,
-            });
-            listed.is_ok()
-                && is_text
-                && found
-                    .iter()
-                    .all(|(name, next, kind)| entry(name, next, *kind))
-        }
     }
 }
 
@@ -143,7 +165,7 @@ mod tests {
         marks(temporary.path(), "o/p", &mut recorded);
         recorded.sort_by(|one, other| one.path.cmp(&other.path));
         let key = ProjectKey::new("o", "p");
-        let is_same = |marks: &[Mark]| is_unchanged(&layout, &root, &key, marks);
+        let is_same = |marks: &[Mark]| is_unchanged(&layout, &root, &key, marks, Inodes::Stable);
         assert!(is_same(&recorded));
         assert!(!is_same(&recorded[1..]), "one is new");
         let mut young = recorded.clone();
@@ -176,7 +198,10 @@ mod tests {
                 assert!(status.unwrap().success(), "{command}");
             };
             run(make);
-            assert!(!is_unchanged(&layout, &root, &key, &recorded), "{make}");
+            assert!(
+                !is_unchanged(&layout, &root, &key, &recorded, Inodes::Stable),
+                "{make}"
+            );
             run(undo);
             // Renaming a file changes its change time.
             recorded.clear();
@@ -184,7 +209,7 @@ mod tests {
             recorded.retain(|mark| mark.path.ends_with(".xml"));
             recorded.sort_by(|one, other| one.path.cmp(&other.path));
             assert!(
-                is_unchanged(&layout, &root, &key, &recorded),
+                is_unchanged(&layout, &root, &key, &recorded, Inodes::Stable),
                 "after {undo}"
             );
         }

@@ -62,7 +62,7 @@ impl Reporter {
             Some(key) => Hint::Project {
                 key,
                 cause,
-                held: None,
+                file: None,
                 unfinished: false,
             },
             None => Hint::Subtree {
@@ -91,7 +91,7 @@ impl Reporter {
         self.hints.send(Hint::Project {
             key,
             cause: format!("{cause}: {path}"),
-            held,
+            file: Some((path.to_owned(), held)),
             unfinished: is_empty && cause == "created",
         });
     }

@@ -243,7 +243,7 @@ impl Thread {
             self.reporter.hints.send(Hint::Project {
                 key,
                 cause: cause.to_owned(),
-                held: None,
+                file: None,
                 unfinished: false,
             });
         }

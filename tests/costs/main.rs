@@ -167,6 +167,49 @@ fn a_restart_opens_no_file_that_did_not_change() {
 }
 
 #[test]
+fn files_with_future_times_are_neither_read_nor_written_for_ever() {
+    for projects in [10, 40] {
+        let endpoint = Endpoint::new();
+        let home = Home::new(&settings(&endpoint));
+        self::projects(&home, projects);
+        let tomorrow = SystemTime::now() + Duration::from_secs(24 * 60 * 60);
+        for number in 0..projects {
+            for file in ["project.xml", "published/project.xml", "snapshots/1.xml"] {
+                let path = home.at(&format!("sales/p{number}/{file}"));
+                let file = fs::File::options().append(true).open(path).unwrap();
+                file.set_modified(tomorrow).unwrap();
+            }
+        }
+        let test = "files_with_future_times_are_neither_read_nor_written_for_ever";
+        let Some((daemon, trace)) = Trace::start(test, &home) else {
+            return;
+        };
+        let store = rusqlite::Connection::open(home.database()).unwrap();
+        let mut n_scans = 1;
+        // The files that a full scan opens, and whether the daemon wrote.
+        let mut scan = || {
+            let (begin, before) = (trace.now(), n_commits(&store));
+            daemon.signal(Signal::USR1);
+            n_scans += 1;
+            daemon.wait_message("full scan finished", n_scans);
+            let is_changed = n_commits(&store) != before;
+            (trace.since(begin).opens(".xml"), is_changed)
+        };
+        // Two readings some seconds apart prove what the times cannot.
+        wait_until("a scan that neither opens nor writes", || {
+            (scan() == (0, false)).then_some(())
+        });
+        assert_eq!(scan(), (0, false));
+    }
+}
+
+/// A number that changes with each commit of another connection.
+fn n_commits(store: &rusqlite::Connection) -> i64 {
+    let version = store.pragma_query_value(None, "data_version", |row| row.get(0));
+    version.unwrap()
+}
+
+#[test]
 fn a_change_waits_for_few_projects_of_a_full_scan() {
     // More than two batches of 256 projects, the former size.
     const PROJECTS: usize = 600;

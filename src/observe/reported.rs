@@ -1,0 +1,82 @@
+//! The files of a project that reports named since the project was observed.
+//!
+//! Constraint: a flood of reports takes bounded memory.
+
+use std::collections::BTreeSet;
+
+use super::Held;
+
+/// The most held files and the most names of one project.
+const MAX: usize = 128;
+
+/// The reported files of one project.
+#[derive(Debug, Default)]
+pub(crate) struct Reported {
+    /// The files that could be opened.
+    held: Vec<Held>,
+    /// The paths.
+    paths: BTreeSet<String>,
+    /// Whether there were more paths than fit: then every file counts as reported.
+    is_full: bool,
+}
+
+impl Reported {
+    /// Adds a file, and holds it unless it is held already: reports name it at its creation and at its
+    /// close.
+    pub(crate) fn add(&mut self, path: &str, held: Option<Held>) {
+        self.name(path);
+        self.hold(held);
+    }
+
+    /// Adds open files.
+    pub(crate) fn hold(&mut self, files: impl IntoIterator<Item = Held>) {
+        for held in files {
+            let is_held = self
+                .held
+                .iter()
+                .any(|other| other.path == held.path && other.stamp == held.stamp);
+            if !is_held && self.held.len() < MAX {
+                self.held.push(held);
+            }
+        }
+    }
+
+    fn name(&mut self, path: &str) {
+        if self.is_full || self.paths.contains(path) {
+            return;
+        }
+        self.is_full = self.paths.len() >= MAX;
+        if !self.is_full {
+            self.paths.insert(path.to_owned());
+        }
+    }
+
+    /// Whether a report named this path.
+    pub(crate) fn names(&self, path: &str) -> bool {
+        self.is_full || self.paths.contains(path)
+    }
+
+    /// Keeps the paths for which `keep` holds.
+    pub(crate) fn retain_paths(&mut self, keep: impl Fn(&str) -> bool) {
+        self.is_full = false;
+        self.paths.retain(|path| keep(path));
+    }
+
+    /// Takes the open files out.
+    pub(crate) fn take_held(&mut self) -> Vec<Held> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// Adds the files of an earlier observation.
+    pub(crate) fn merge(&mut self, earlier: Self) {
+        for path in &earlier.paths {
+            self.name(path);
+        }
+        self.is_full |= earlier.is_full;
+        self.hold(earlier.held);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.paths.is_empty() && !self.is_full
+    }
+}
