@@ -149,7 +149,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.settle",
         value: Duration("1ms", "1h"),
         default: Values(&["1s"]),
-        meaning: "how long a project must be idle before a missing file counts as removed",
+        meaning: "how long a project must be idle before a missing file counts as removed; it counts after 20 times as long at the latest",
         ..ROW
     },
     Setting {

@@ -7,8 +7,9 @@
 //! project is observed again then. Hints may be late or lost, so the absence of hints does not prove
 //! that a project is idle. Two observations have to find the files missing: one after the last hint,
 //! and one at least a settle time after both. If the second one finds more files missing, the settle
-//! time begins anew. A project with an invalid file is observed again after a delay that doubles,
-//! since the end of a write is not always reported.
+//! time begins anew. Activity that goes on postpones a removal by no more than 20 settle times. A
+//! project with an invalid file is observed again after a delay that doubles, since the end of a
+//! write is not always reported.
 //!
 //! The caller's step:
 //!
@@ -37,6 +38,9 @@ pub type Moment = Duration;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// The longest such delay.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// The most settle times that activity postpones a removal by.
+const SETTLE_TIMES_MAX: u32 = 20;
 
 /// A project to observe now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +91,8 @@ struct Entry {
 #[derive(Debug)]
 struct Missing {
     paths: BTreeSet<String>,
+    /// The time since which some file is missing, whatever happens beside it.
+    first_at: Moment,
     /// The time since which every observation found these files missing; none if there was no
     /// observation since the last hint.
     since: Option<Moment>,
@@ -114,9 +120,21 @@ impl Entry {
         Some(self.active_at.max(self.missing.as_ref()?.since?))
     }
 
+    /// The time when missing files count as removed, if there are any.
+    ///
+    /// It comes a settle time after the last activity. Activity that goes on, such as a log file
+    /// beside the missing ones, postpones it by no more than [`SETTLE_TIMES_MAX`].
+    fn settled_at(&self, settle_time: Duration) -> Option<Moment> {
+        let first_at = self.missing.as_ref()?.first_at;
+        let latest = first_at.saturating_add(settle_time.saturating_mul(SETTLE_TIMES_MAX));
+        let idle = self.idle_since();
+        Some(idle.map_or(latest, |since| {
+            latest.min(since.saturating_add(settle_time))
+        }))
+    }
+
     fn is_settled(&self, now: Moment, settle_time: Duration) -> bool {
-        self.idle_since()
-            .is_some_and(|since| now >= since.saturating_add(settle_time))
+        self.settled_at(settle_time).is_some_and(|at| now >= at)
     }
 }
 
@@ -138,10 +156,7 @@ impl Agenda {
             .iter()
             // A project that is being observed is scheduled afterwards.
             .filter(|(_, entry)| entry.observe_at.is_some())
-            .filter_map(|(key, entry)| {
-                let since = entry.idle_since()?;
-                Some((key.clone(), since.saturating_add(settle_time)))
-            })
+            .filter_map(|(key, entry)| Some((key.clone(), entry.settled_at(settle_time)?)))
             .collect();
         // With a longer settle time the old observation stays. It is one too many, and schedules the
         // next one at the right time.
@@ -179,7 +194,7 @@ impl Agenda {
     }
 
     /// Notes activity that changed no file of the project: a running settle time begins anew.
-    pub(crate) fn activity(&mut self, key: &ProjectKey, now: Moment) {
+    pub fn activity(&mut self, key: &ProjectKey, now: Moment) {
         if let Some(entry) = self.entries.get_mut(key)
             && entry.missing.is_some()
         {
@@ -304,19 +319,24 @@ impl Agenda {
         let was_settled = entry.is_settled(now, settle_time);
         let before = entry.missing.take();
         if !unresolved.missing.is_empty() {
-            let goes_on = before.as_ref().and_then(|before| {
-                let goes_on = unresolved.missing.is_subset(&before.paths) && !was_settled;
-                before.since.filter(|_| goes_on)
-            });
+            let are_known = before
+                .as_ref()
+                .is_some_and(|before| unresolved.missing.is_subset(&before.paths));
+            let goes_on = before
+                .as_ref()
+                .and_then(|before| before.since)
+                .filter(|_| are_known && !was_settled);
+            let first_at = before.as_ref().map(|before| before.first_at);
             entry.missing = Some(Missing {
+                first_at: first_at
+                    .filter(|_| !(are_known && was_settled))
+                    .unwrap_or(now),
                 since: (!was_hinted_meanwhile).then_some(goes_on.unwrap_or(now)),
                 origin: before.map_or(taken.unwrap_or(entry.origin), |before| before.origin),
                 paths: unresolved.missing,
             });
         }
-        let mut again = entry
-            .idle_since()
-            .map(|since| since.saturating_add(settle_time));
+        let mut again = entry.settled_at(settle_time);
         if unresolved.retry {
             let factor = 1_u32.checked_shl(entry.n_retries).unwrap_or(u32::MAX);
             let delay = RETRY_FIRST.saturating_mul(factor).min(RETRY_MAX);

@@ -138,6 +138,61 @@ fn an_invalid_file_is_observed_again_after_growing_delays() {
 }
 
 #[test]
+fn activity_that_goes_on_postpones_a_removal_by_20_settle_times() {
+    for (settle_ms, interval) in [(1000, 200), (100, 30)] {
+        for is_hint in [true, false] {
+            let mut settle = Agenda::new(at(settle_ms));
+            live(&mut settle, 1, 0);
+            due(&mut settle, 0);
+            settle.observed(&key(1), at(0), open(&["a"], false));
+            let mut now = 0;
+            let confirmed_at = loop {
+                now += interval;
+                assert!(now <= 21 * settle_ms, "never confirmed");
+                if is_hint {
+                    live(&mut settle, 1, now);
+                } else {
+                    settle.activity(&key(1), at(now));
+                }
+                if due(&mut settle, now).is_empty() {
+                    continue;
+                }
+                if counts(&settle, 1, now, &["a"]) {
+                    break now;
+                }
+                settle.observed(&key(1), at(now), open(&["a"], false));
+            };
+            assert!(confirmed_at >= 20 * settle_ms, "{confirmed_at}");
+            settle.observed(&key(1), at(now), Unresolved::default());
+            assert!(settle.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_removal_beside_a_late_one_is_observed_once_more() {
+    let mut settle = Agenda::new(at(1000));
+    for now in (0..=20_000).step_by(500) {
+        live(&mut settle, 1, now);
+        due(&mut settle, now);
+        if now < 20_000 {
+            assert!(!counts(&settle, 1, now, &["a"]));
+            settle.observed(&key(1), at(now), open(&["a"], false));
+        }
+    }
+    assert!(!counts(&settle, 1, 20_000, &["a", "b"]), "b went just now");
+    settle.observed(&key(1), at(20_000), open(&["a", "b"], false));
+    assert_eq!(due(&mut settle, 20_000), ["p1"]);
+    assert!(counts(&settle, 1, 20_000, &["a", "b"]));
+    settle.observed(&key(1), at(20_000), open(&["a", "b"], false));
+    assert_eq!(
+        settle.next(),
+        Some(at(21_000)),
+        "one that had to wait for another reason begins anew"
+    );
+}
+
+#[test]
 fn a_new_settle_time_holds_for_unconfirmed_removals() {
     for pause in [200, 3000] {
         let mut settle = Agenda::new(at(1000));
@@ -225,12 +280,20 @@ struct Story {
     hinted_at: u64,
     looks: Vec<(u64, u8)>,
     is_unanswered: bool,
+    /// The time of the first of the last observations that found a file missing.
+    gone_at: Option<u64>,
 }
 
 impl Story {
     /// Whether the removal of the first `n_missing` files may be confirmed: for a settle time there
-    /// was no hint, and every observation found them missing.
+    /// was no hint, and every observation found them missing; or 20 settle times are over.
     fn may_count(&self, now: u64, pause: u64, n_missing: u8) -> bool {
+        if self
+            .gone_at
+            .is_some_and(|gone_at| now >= gone_at + 20 * pause)
+        {
+            return true;
+        }
         let run = self.looks.iter().rev().take_while(|(_, n)| *n >= n_missing);
         let first = run.last();
         now >= self.hinted_at + pause && first.is_some_and(|(since, _)| now >= since + pause)
@@ -253,7 +316,8 @@ proptest! {
                 Step::Hint(project) => {
                     live(&mut settle, project, now);
                     let story = stories.entry(project).or_default();
-                    *story = Story { hinted_at: now, looks: vec![], is_unanswered: true };
+                    let gone_at = story.gone_at;
+                    *story = Story { hinted_at: now, looks: vec![], is_unanswered: true, gone_at };
                     taken.entry(project).and_modify(|hinted| *hinted = true);
                     prop_assert!(settle.next() <= Some(at(now)));
                 }
@@ -287,6 +351,7 @@ proptest! {
                         prop_assert!(!counted || story.may_count(now, pause, n_missing));
                         let left = if counted { 0 } else { n_missing };
                         settle.observed(&key(project), at(now), open(&names[..usize::from(left)], retry));
+                        story.gone_at = story.gone_at.or(Some(now)).filter(|_| left > 0);
                         if !was_hinted {
                             story.looks.push((now, left));
                         }
