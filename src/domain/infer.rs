@@ -1,7 +1,7 @@
 //! Infers events from the record and an observation of one project.
 //!
 //! Constraint: a missing file counts as removed only when the caller confirms it, and only where the
-//! observation could read the directory. A complete file counts at once, with three exceptions:
+//! observation could read every directory that such a file may be in. A complete file counts at once, with three exceptions:
 //!
 //! - Nothing in the place of a replaced definition counts before the removal is confirmed, so that
 //!   the old project's delete comes before the events of its successor.
@@ -50,7 +50,12 @@ pub struct Inference {
 /// definition is in its place. New copies without a definition miss their project, so their paths
 /// stand for it.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
-    let copies = recorded.published.keys().chain(recorded.snapshots.keys());
+    let copies = recorded
+        .published
+        .values()
+        .chain(recorded.snapshots.values())
+        .filter(|copy| observed.is_gone(copy))
+        .map(|copy| &copy.path);
     let definition = recorded
         .definition
         .iter()
@@ -61,12 +66,7 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
         .chain(observed.complete(Role::Snapshot))
         .filter(|seen| is_orphan(recorded, observed, seen))
         .map(|seen| &seen.path);
-    copies
-        .filter(|path| observed.is_gone(path))
-        .chain(definition)
-        .chain(orphans)
-        .cloned()
-        .collect()
+    copies.chain(definition).chain(orphans).cloned().collect()
 }
 
 /// Whether a new copy has no definition, neither on record nor on disk.
@@ -174,7 +174,7 @@ fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Ob
     observed.files.values().any(|file| match file {
         ObservedFile::Complete(seen) => seen.role == Role::Published && !came_with_another(seen),
         ObservedFile::Invalid { role, .. } => *role == Role::Published,
-    }) || !observed.unreadable.is_empty()
+    }) || observed.hides(Role::Published)
 }
 
 /// Returns why this new definition is a restore of a snapshot, if it is.
@@ -266,7 +266,7 @@ fn copies(
     };
     let mut record: BTreeMap<String, FileState> = recorded
         .iter()
-        .filter(|(path, _)| removals == Removals::Unconfirmed || !observed.is_gone(path))
+        .filter(|(_, before)| removals == Removals::Unconfirmed || !observed.is_gone(before))
         .map(|(path, before)| (path.clone(), before.clone()))
         .collect();
     let mut fresh: Vec<&FileState> = Vec::new();

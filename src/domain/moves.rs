@@ -253,7 +253,7 @@ fn left_behind(from: &Comparison) -> Recorded {
             Some(ObservedFile::Complete(seen)) => seen.role == file.role && seen.hash == file.hash,
             // The definition is known to be gone.
             Some(ObservedFile::Invalid { .. }) => file.role != Role::Definition,
-            None => file.role != Role::Definition && !observed.is_gone(&file.path),
+            None => file.role != Role::Definition && !observed.is_gone(file),
         })
         .cloned()
         .collect()

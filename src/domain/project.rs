@@ -1,6 +1,6 @@
 //! Observed and recorded projects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -459,14 +459,22 @@ impl ObservedFile {
     }
 }
 
+/// A directory that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The reason.
+    pub problem: Problem,
+    /// The roles of files that may be in it. No missing file of these roles counts as gone.
+    pub hides: BTreeSet<Role>,
+}
+
 /// An observation of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// The files by path. A path that is not in this map was not there.
     pub files: BTreeMap<String, ObservedFile>,
-    /// Directories that could not be read. With any of these no missing file counts as gone:
-    /// unreadable is not deleted.
-    pub unreadable: Vec<Problem>,
+    /// Directories that could not be read: unreadable is not deleted.
+    pub unreadable: Vec<Unreadable>,
 }
 
 impl Observed {
@@ -483,18 +491,23 @@ impl Observed {
         self.complete(Role::Definition).next()
     }
 
+    /// Whether a file of this role may be in a directory that could not be read.
+    pub(crate) fn hides(&self, role: Role) -> bool {
+        self.unreadable.iter().any(|one| one.hides.contains(&role))
+    }
+
     /// Whether it is certain that there is no definition.
     pub(crate) fn definition_is_gone(&self) -> bool {
-        self.unreadable.is_empty()
+        !self.hides(Role::Definition)
             && self
                 .files
                 .values()
                 .all(|file| file.role() != Role::Definition)
     }
 
-    /// Whether the file at this path is certainly not there.
-    pub(crate) fn is_gone(&self, path: &str) -> bool {
-        self.unreadable.is_empty() && !self.files.contains_key(path)
+    /// Whether a recorded file is certainly not there.
+    pub(crate) fn is_gone(&self, file: &FileState) -> bool {
+        !self.hides(file.role) && !self.files.contains_key(&file.path)
     }
 
     /// Invalid files and unreadable directories.
@@ -505,6 +518,6 @@ impl Observed {
                 ObservedFile::Invalid { problem, .. } => Some(problem),
                 ObservedFile::Complete(_) => None,
             })
-            .chain(&self.unreadable)
+            .chain(self.unreadable.iter().map(|one| &one.problem))
     }
 }

@@ -80,6 +80,12 @@ impl Cursor {
         self
     }
 
+    /// The roles of the files that some template can match at or below this path.
+    pub fn roles(&self) -> BTreeSet<Role> {
+        let templates = self.live.iter().filter_map(|live| self.template(live));
+        templates.map(|template| template.role).collect()
+    }
+
     /// A cursor one name further; none if no template matches it.
     pub(crate) fn enter(&self, name: &str) -> Option<Cursor> {
         let live: Vec<Live> = self

@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Stat};
 use super::listing::{is_absent, join, list, problem, rewind, unnamed, unreadable};
 use super::{ObservedProject, Observer, Reported};
 use crate::domain::project::{
-    FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp,
+    FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp, Unreadable,
 };
 use crate::layout::{Cursor, Entries, ProjectFile};
 use crate::repository::{Root, kind_of, open_directory_at, open_file_at, stamp, stat_at};
@@ -75,9 +75,10 @@ impl Observer {
         }
         if seen.is_torn {
             let reason = "the project's directories are moved faster than they can be read";
-            seen.observed
-                .unreadable
-                .push(problem(&key.to_string(), reason, true));
+            seen.observed.unreadable.push(Unreadable {
+                problem: problem(&key.to_string(), reason, true),
+                hides: Role::ALL.into(),
+            });
         }
         seen
     }
@@ -115,7 +116,7 @@ impl Observer {
         }
         match root.open_directory("") {
             Ok(directory) => walk.copies_then_definition(&directory, "", &cursor),
-            Err(error) => walk.blind("", &error),
+            Err(error) => walk.blind("", &cursor, &error),
         }
         walk.seen
     }
@@ -180,7 +181,7 @@ impl ProjectWalk<'_> {
                         self.entry(directory.as_fd(), &join(path, &name), &name, &next, false);
                     }
                 }
-                Err(error) => self.blind(path, &error),
+                Err(error) => self.blind(path, cursor, &error),
             },
         }
     }
@@ -269,7 +270,7 @@ impl ProjectWalk<'_> {
             FileType::Directory if cursor.leads_on() => match open_directory_at(parent, name) {
                 Ok(directory) => self.directory(&directory, path, cursor),
                 Err(error) if is_absent(&error) => {}
-                Err(error) => self.blind(path, &error),
+                Err(error) => self.blind(path, cursor, &error),
             },
             _ => match cursor.file() {
                 Some(place) => self.file(parent, path, name, &place, &stat),
@@ -278,7 +279,7 @@ impl ProjectWalk<'_> {
                     if let Err(kind) = kind_of(&stat)
                         && cursor.leads_on()
                     {
-                        self.note_blind(problem(path, kind, false));
+                        self.note_blind(problem(path, kind, false), cursor);
                     }
                 }
                 None => {}
@@ -368,18 +369,22 @@ impl ProjectWalk<'_> {
                     },
                 );
             }
-            _ => self.blind(path, error),
+            _ => self.blind(path, cursor, error),
         }
     }
 
-    fn blind(&mut self, path: &str, error: &io::Error) {
-        self.note_blind(unreadable(path, error));
+    fn blind(&mut self, path: &str, cursor: &Cursor, error: &io::Error) {
+        self.note_blind(unreadable(path, error), cursor);
     }
 
-    fn note_blind(&mut self, problem: Problem) {
-        let blind = &mut self.seen.observed.unreadable;
-        if !blind.iter().any(|known| known.path == problem.path) {
-            blind.push(problem);
+    fn note_blind(&mut self, problem: Problem, cursor: &Cursor) {
+        let (blind, hides) = (&mut self.seen.observed.unreadable, cursor.roles());
+        match blind
+            .iter_mut()
+            .find(|one| one.problem.path == problem.path)
+        {
+            Some(known) => known.hides.extend(hides),
+            None => blind.push(Unreadable { problem, hides }),
         }
     }
 
