@@ -18,6 +18,7 @@ use crate::domain::parameters::{parameters, project_id};
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey};
 use crate::domain::route::Subscription;
 use crate::domain::settle::Unresolved;
+use crate::observe::Held;
 use crate::store::{Batch, Change, NewEvent};
 
 /// The subscriptions of the enabled webhooks, each with its retry schedule.
@@ -179,12 +180,16 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
     if inference.missing.is_empty() {
         return;
     }
-    let is_recorded = |path: &str, inode: u64| {
-        let file = inference.record.file(path);
-        file.is_some_and(|file| file.stamp.inode == inode)
+    // A file that was overwritten in place has the inode that is on record, and a later change.
+    let is_recorded = |held: &Held| {
+        let file = inference.record.file(&held.path);
+        file.is_some_and(|file| {
+            let (known, held) = (file.stamp, held.stamp);
+            known.inode == held.inode && known.changed_ns >= held.changed_ns
+        })
     };
     let linked = std::mem::take(&mut observation.linked).into_iter();
-    let waiting = linked.filter(|held| !is_recorded(&held.path, held.stamp.inode));
+    let waiting = linked.filter(|held| !is_recorded(held));
     observation.waiting.extend(waiting);
 }
 
