@@ -227,7 +227,9 @@ impl EventLoop {
 
     /// Checks the store, the root and the timers, once a second.
     fn pulse(&mut self, now: Moment) {
-        if !self.worker.recorder.check_in_place() {
+        if self.worker.recorder.check_in_place() {
+            self.worker.record_unusable_again();
+        } else {
             // A commit would go to a database that is no longer in the state directory. The next
             // pulse checks again.
             self.worker.timers.pause(now);

@@ -35,6 +35,8 @@ pub(super) struct Worker {
     pub agenda: Agenda,
     pub reported: ReportedFiles,
     pub invalid_files: InvalidFiles,
+    /// The unusable entries outside any project, if they are not recorded yet.
+    unusable: Option<Vec<Problem>>,
     pub root: RootGuard,
     pub phase: Phase,
     pub timers: Timers,
@@ -60,11 +62,13 @@ impl Worker {
         let mut root = RootGuard::new(repository.path.clone());
         root.remember(store.meta(MetaKey::RepositoryRoot)?);
         let invalid_files = InvalidFiles::recorded_before(store.problems(usize::MAX)?);
+        parts.status.set_problems(invalid_files.count());
         Ok(Self {
             observer: Observer::new(repository.layout.clone(), repository.max_file_size),
             agenda: Agenda::new(repository.settle),
             reported: ReportedFiles::default(),
             invalid_files,
+            unusable: None,
             root,
             phase: Phase::Starting {
                 adopting: start.adopts,
@@ -205,7 +209,8 @@ impl Worker {
 
     /// Records an unusable entry outside any project, or that it is gone.
     pub(super) fn note_unusable(&mut self, problem: Problem, is_gone: bool) {
-        let mut problems = self.invalid_files.of(&None).to_vec();
+        let not_recorded = self.unusable.take();
+        let mut problems = not_recorded.unwrap_or_else(|| self.invalid_files.of(&None).to_vec());
         problems.retain(|known| known.path != problem.path);
         if !is_gone {
             problems.push(problem);
@@ -213,11 +218,22 @@ impl Worker {
         self.record_unusable(problems);
     }
 
+    /// Records the unusable entries outside any project. If that fails, the next pulse retries.
     pub(super) fn record_unusable(&mut self, problems: Vec<Problem>) {
+        self.unusable = None;
         if self.invalid_files.of(&None) != problems {
             let mut batch = Batch::new(self.clock.now());
-            batch.problems.push((None, problems));
-            self.commit(batch);
+            batch.problems.push((None, problems.clone()));
+            if !self.commit(batch) {
+                self.unusable = Some(problems);
+            }
+        }
+    }
+
+    /// Records the unusable entries that could not be recorded before.
+    pub(super) fn record_unusable_again(&mut self) {
+        if let Some(problems) = self.unusable.take() {
+            self.record_unusable(problems);
         }
     }
 

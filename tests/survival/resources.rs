@@ -1,6 +1,8 @@
 //! Full disk, no descriptors, changed clock, damaged state.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -66,6 +68,14 @@ fn a_full_disk_makes_inference_wait_and_loses_nothing() {
         entry.message().contains("inference waits")
     });
     wait_status(&home, "the store's trouble", store_is_in_trouble);
+    // Names that are not UTF-8, outside any project: no later observation finds them again.
+    let unnamed: Vec<String> = (0..100)
+        .map(|n| format!("{n}-{}", "x".repeat(200)))
+        .collect();
+    for name in &unnamed {
+        let bytes = [name.as_bytes(), b"\xff"].concat();
+        fs::create_dir(home.at("").join(OsStr::from_bytes(&bytes))).unwrap();
+    }
     let before = endpoint.n();
     assert!(before < 18, "{before} callbacks of what was not recorded");
     fs::remove_file(&filler).unwrap();
@@ -74,6 +84,14 @@ fn a_full_disk_makes_inference_wait_and_loses_nothing() {
     assert_eq!(endpoint.n(), 18);
     daemon.wait_log("it works again", |entry| {
         entry.message().contains("works again")
+    });
+    wait_status(&home, "the names are listed", |status| {
+        let listed = status["incomplete"].as_array().unwrap();
+        let is_listed = |name: &String| {
+            let path = format!("{name}\u{fffd}");
+            listed.iter().any(|one| one["path"] == *path)
+        };
+        unnamed.iter().all(is_listed)
     });
     drop(daemon);
     drop(mounted);
