@@ -37,7 +37,7 @@ failed
 invalid arguments
 .TP
 75
-another instance holds the state directory (EX_TEMPFAIL)
+another daemon uses the state directory (EX_TEMPFAIL)
 .TP
 78
 the configuration is invalid (EX_CONFIG)

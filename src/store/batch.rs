@@ -1,4 +1,4 @@
-//! The contents of one transaction of recording, and its result.
+//! A batch of changes to record in one transaction, and the result of the commit.
 
 use std::collections::BTreeSet;
 
@@ -9,25 +9,27 @@ use super::delivery::Claim;
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded, Stamp};
 
-/// The contents of one transaction of recording.
+/// Changes that the store records in one transaction.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The projects that changed, in the order of their changes.
     pub changes: Vec<Change>,
-    /// Payloads of the events and of the new definitions, by the hash of their bytes. One that is
-    /// stored already is not stored again.
+    /// The payloads of the events and of the new definitions, with the hash of their bytes.
+    ///
+    /// The store skips a payload that it already has.
     pub payloads: Vec<(ContentHash, Bytes)>,
-    /// The invalid files of these projects, replacing those recorded before; `None` stands for
-    /// everything outside any project.
+    /// The new list of invalid files of each of these projects, which replaces the recorded list.
+    ///
+    /// The key `None` is for files outside any project.
     pub problems: Vec<(Option<ProjectKey>, Vec<Problem>)>,
-    /// Facts about the repository as a whole.
+    /// New values of facts about the whole repository.
     pub meta: Vec<(MetaKey, String)>,
     /// The time of recording.
     pub now: Timestamp,
 }
 
 impl Batch {
-    /// A batch with nothing in it.
+    /// Makes an empty batch.
     pub fn new(now: Timestamp) -> Self {
         Self {
             changes: Vec::new(),
@@ -38,7 +40,7 @@ impl Batch {
         }
     }
 
-    /// Whether recording it would change nothing.
+    /// Whether recording the batch would change nothing.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.problems.is_empty() && self.meta.is_empty()
     }
@@ -47,18 +49,18 @@ impl Batch {
 /// A change of one project.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// The project.
+    /// The changed project.
     pub key: ProjectKey,
-    /// Its record, as the store returned it.
+    /// The record that the change was inferred from, as the store returned it.
     pub before: Recorded,
-    /// Its new record; an empty one forgets the project.
+    /// The new record. An empty record removes the project.
     pub after: Recorded,
     /// The events of the change, in order.
     pub events: Vec<NewEvent>,
 }
 
 impl Change {
-    /// The content of the definition that this change replaces or removes.
+    /// The hash of the definition that this change replaces or removes, if any.
     pub(super) fn replaced(&self) -> Option<ContentHash> {
         let hash = |recorded: &Recorded| recorded.definition.as_ref().map(|file| file.hash);
         hash(&self.before).filter(|before| hash(&self.after) != Some(*before))
@@ -68,20 +70,22 @@ impl Change {
 /// An event to record.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// The event with the id of its first happening ([`EventId::of`] with repetition 0).
+    /// The event. Its id is the one with repetition 0 ([`EventId::of`]).
     pub event: Event,
-    /// The id of the project, in lower case: its deletes go before later events of the same id.
+    /// The id of the project, in lower case.
+    ///
+    /// The delete of a project is delivered before later events with the same project id.
     pub project_id: String,
-    /// The tag that its id is made of.
+    /// The version tag from which the id of the event is derived.
     pub tag: Option<String>,
-    /// The stamp that its id is made of.
+    /// The file stamp from which the id of the event is derived.
     pub stamp: Stamp,
-    /// The names of its webhooks, with the time of the first attempt.
+    /// The names of the subscribed webhooks, each with the time of its first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
 }
 
 impl NewEvent {
-    /// The id of this repetition of the event.
+    /// The id of the event with this repetition.
     pub(super) fn id(&self, repetition: u32) -> EventId {
         let event = &self.event;
         if repetition == 0 {
@@ -98,14 +102,14 @@ impl NewEvent {
     }
 }
 
-/// A fact about the repository as a whole.
+/// The key of a fact about the whole repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetaKey {
-    /// Set when the first scan was recorded; until then every start is a first start.
+    /// The time when the first full scan was recorded. If unset, a start is a first start.
     FirstStart,
-    /// The identity of the repository's root, to detect another one.
+    /// The identity of the repository's root. By it, a start detects another directory.
     RepositoryRoot,
-    /// The path templates that the record was made with.
+    /// The path templates that were configured when the record was made.
     Layout,
 }
 
@@ -120,17 +124,19 @@ impl MetaKey {
     }
 }
 
-/// How many ready deliveries a commit returns at most. They cover single events; in a burst the
-/// queues ask the store, which costs less for each.
+/// The maximum number of ready deliveries that a commit returns.
+///
+/// It is enough for single events. In a burst the queues claim deliveries from the store, which
+/// costs less for each.
 pub const READY_MAX: usize = 16;
 
-/// The most bytes of payloads that the ready deliveries of a commit have together.
+/// The maximum total size of the payloads of these ready deliveries, in bytes.
 pub const READY_BYTES: usize = 1024 * 1024;
 
 /// The result of a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// The events in order, with the ids they were recorded under.
+    /// The recorded events in order, with their final ids.
     pub events: Vec<RecordedEvent>,
     /// The deliveries that the commit made available.
     pub deliveries: NewDeliveries,
@@ -139,18 +145,20 @@ pub struct Committed {
 /// The deliveries that a commit made available.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewDeliveries {
-    /// The webhooks with a delivery that leads its lane.
+    /// The webhooks that have a new delivery at the head of a lane.
     pub webhooks: BTreeSet<String>,
-    /// The first of these deliveries that are due, each with its webhook, as a claim returns them:
-    /// at most [`READY_MAX`], with at most [`READY_BYTES`] of payloads.
+    /// The first due deliveries at the head of a lane, each with its webhook.
+    ///
+    /// There are at most [`READY_MAX`], with at most [`READY_BYTES`] bytes of payloads. The queues
+    /// send them without a claim.
     pub ready: Vec<(String, Claim)>,
 }
 
 /// An event as it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedEvent {
-    /// Its id.
+    /// The final id of the event.
     pub id: EventId,
-    /// Its place in the order of recording; grows, with gaps.
+    /// The position of the event in the order of recording. Positions grow, with gaps.
     pub sequence: i64,
 }

@@ -1,14 +1,14 @@
 //! The operations of a store and their promises.
 //!
-//! Every implementation keeps them; `tests/store` tests the one it opens.
+//! Every implementation keeps these promises. `tests/store` tests them.
 //!
-//! - *Atomic*: an operation that changes something does it whole or not at all.
-//! - *Durable*: when it returns, its change survives a power cut.
+//! - *Atomic*: an operation makes all of its changes or none.
+//! - *Durable*: when an operation returns, its changes survive a power cut.
 //! - *Repeatable*: after an error nothing has changed, and the caller may retry. The exception is
 //!   [`Fault::Stale`](super::Fault::Stale).
-//! - *Consistent*: one call reads one state.
+//! - *Consistent*: one call reads one state of the database.
 //!
-//! No operation reads a clock: time is an argument.
+//! No operation reads a clock. Time is an argument.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -27,25 +27,25 @@ use crate::config::Retention;
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 
-/// The answer to an operation of the delivery side.
+/// The future result of an operation of [`Delivering`].
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// The operations of inference. They block: call them from a thread that may.
+/// The operations of inference. They block the calling thread.
 pub trait Recording: Send + Sync {
-    /// Reads the record of each of these projects, in their order; empty if there is none.
+    /// Reads the records of these projects, in the same order. A project without one has an empty one.
     ///
-    /// Ask for some hundreds at once, not for all.
+    /// Pass at most some hundreds of projects, not all of them.
     fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError>;
 
-    /// Reads the record of a project; empty if there is none.
+    /// Reads the record of a project. It is empty if nothing is recorded.
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
         let recorded = self.recorded_many(std::slice::from_ref(key))?;
         Ok(recorded.into_iter().next().unwrap_or_default())
     }
 
-    /// Reads the file metadata of each of these projects, for detecting unchanged files.
+    /// Reads the recorded file metadata of these projects, to detect unchanged files.
     ///
-    /// Ask for some hundreds at once, not for all.
+    /// Pass at most some hundreds of projects, not all of them.
     fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError>;
 
     /// Lists the projects with a record, sorted.
@@ -54,44 +54,44 @@ pub trait Recording: Send + Sync {
     /// Lists the projects of an organization with a record, sorted.
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
 
-    /// Lists for each of these organizations and identities the projects whose definition has it,
-    /// sorted.
+    /// Lists, for each organization and identity, the projects with that identity, sorted.
     fn with_identities(
         &self,
         wanted: &[(&str, &Identity)],
     ) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
 
-    /// Reads a fact about the repository as a whole.
+    /// Reads a fact about the whole repository.
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;
 
-    /// Lists the first `limit` ignored files, by project and path.
+    /// Lists the first `limit` invalid files, sorted by project and path.
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError>;
 
     /// Records a batch. Atomic, durable, repeatable.
     ///
-    /// The new record, its events, their payloads and their deliveries commit together. A recorded
-    /// definition keeps its payload for as long as it is recorded, so that a delete can send it. An
-    /// event whose id is that of an event on record, or of one that was removed, gets the id of a
-    /// later repetition. No id and no place in the order of recording is ever used again.
+    /// The new record, its events, their payloads and their deliveries commit together. The store
+    /// keeps the payload of every recorded definition, so that a delete can send it. Ids of events
+    /// and positions in the order of recording are never reused: if another event has or had the id,
+    /// the new event gets the id of a later repetition.
     ///
-    /// Returns the ids of the events, and the first of the deliveries that lead their lanes and are
-    /// due. [`Fault::Stale`](super::Fault::Stale) means that the record changed after the batch
-    /// was inferred from it: read it again, and infer again.
+    /// Returns the ids of the events, and the first due deliveries at the head of a lane.
+    /// [`Fault::Stale`](super::Fault::Stale) means that the record changed after the batch was
+    /// inferred from it. The caller must read the record and infer again.
     fn record(&self, batch: Batch) -> Result<Committed, StoreError>;
 }
 
-/// The operations of delivery and of its upkeep.
+/// The operations of delivery and of housekeeping.
 ///
-/// A *lane* is a webhook and a project. Its pending deliveries go strictly in the order of
-/// recording: only the oldest, its head, is ever claimed. Across the lanes of a webhook, a delivery
-/// waits for earlier pending deletes of the same project id: a project that moves to another
-/// organization is deleted there before it is imported here.
+/// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order of
+/// recording: a claim returns only the oldest pending delivery of a lane, its head.
+///
+/// A delivery also waits for earlier deletes with the same project id in other lanes of the webhook.
+/// So a receiver gets the delete of a project that moved to another organization before its import.
 pub trait Delivering: Send + Sync {
-    /// Claims the due heads of a webhook's lanes, at most `limit`, the longest due first and among
-    /// equals the oldest.
+    /// Returns at most `limit` due heads of a webhook's lanes, the longest due first.
     ///
-    /// Changes nothing: the caller passes the projects in flight as `excluding`. A webhook that is
-    /// off has nothing due. The cost does not depend on the number of pending deliveries.
+    /// Of two deliveries with the same due time, the older is first. A claim changes nothing. The
+    /// caller passes the projects whose delivery is being sent as `excluding`. A webhook that is off
+    /// has no due deliveries. The cost does not depend on the number of pending deliveries.
     fn claim_due<'a>(
         &'a self,
         webhook: &'a str,
@@ -100,27 +100,28 @@ pub trait Delivering: Send + Sync {
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Claims>;
 
-    /// Returns the earliest due time of a webhook's lanes, without those in flight.
+    /// Returns the earliest due time of a webhook's lanes, except the excluded projects.
     fn next_due<'a>(
         &'a self,
         webhook: &'a str,
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Option<Timestamp>>;
 
-    /// Records attempts and their verdicts. Atomic, durable, repeatable and idempotent: a recorded
-    /// attempt is not recorded twice.
+    /// Records attempts and their verdicts. Atomic, durable, repeatable.
     ///
-    /// A delivery that was removed meanwhile is ignored. One that was cancelled meanwhile stays so,
-    /// unless it was delivered.
+    /// The operation is idempotent: an attempt is recorded once. It ignores a delivery that was
+    /// removed meanwhile. A delivery that was cancelled meanwhile stays cancelled, unless this
+    /// attempt delivered it.
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()>;
 
-    /// Makes deliveries due now whose time came from a clock that was later set back. Returns their
-    /// number.
+    /// Makes deliveries due now if their due time was set before the clock was set back.
+    ///
+    /// Returns the number of these deliveries.
     fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize>;
 
     /// Returns the state of each webhook that ever had a delivery or a fingerprint, by name.
     ///
-    /// Counts all deliveries, without delaying other callers.
+    /// It counts all deliveries, but does not delay other callers.
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>>;
 
     /// Switches a webhook on, even if an operator switched it off. Returns whether it was off.
@@ -128,11 +129,12 @@ pub trait Delivering: Send + Sync {
 
     /// Saves the fingerprints of the webhooks' configurations.
     ///
-    /// Atomic, durable, idempotent. It writes nothing if none changed, so it works on a full disk.
+    /// Atomic, durable, idempotent. If no fingerprint changed, it writes nothing, so it works on a
+    /// full disk.
     ///
     /// If a webhook's fingerprint changed, its failed deliveries become due now, except those that
-    /// the receiver deferred (`Retry-After`). A webhook that its receiver had switched off (410) is
-    /// switched on again. Returns the webhooks that were switched on.
+    /// the receiver deferred (`Retry-After`). If its receiver had switched the webhook off (410), it
+    /// is switched on again. Returns the webhooks that were switched on.
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,
@@ -141,38 +143,41 @@ pub trait Delivering: Send + Sync {
 
     /// Removes rows that are older than their retention, at most `limit` of each kind.
     ///
-    /// Keeps pending deliveries, and events and payloads that are still needed. Repeat until
-    /// [`Collected::is_empty`].
+    /// It keeps pending deliveries, and events and payloads that are still needed. Repeat the call
+    /// until [`Collected::is_empty`].
     fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected>;
 }
 
-/// A store that a daemon has open. No other daemon can open it meanwhile.
+/// The store of a daemon. While it is open, no other daemon can open the same state.
 pub trait Backend: Recording + Delivering {
-    /// Where the state is, for messages.
+    /// The path of the state, for messages.
     fn location(&self) -> &str;
 
-    /// Whether a restart would find the open state. If it was removed or moved away, commits still
-    /// succeed, and are lost at the next start.
+    /// Whether the open state is still at its path.
+    ///
+    /// If it was removed or moved away, commits still succeed, but the next start does not find
+    /// them.
     fn is_in_place(&self) -> bool;
 
-    /// Commits queued writes and releases the state. Blocks. Every later call fails with
-    /// [`Fault::Closed`](super::Fault::Closed).
+    /// Commits queued writes and closes the store. Blocks.
+    ///
+    /// Every later call fails with [`Fault::Closed`](super::Fault::Closed).
     fn close(&self);
 }
 
-/// The reads of the command line, with or without a running daemon. They block.
+/// The read operations of the command line. They work with or without a running daemon, and block.
 pub trait Listing {
     /// Lists the last `limit` events, the newest first.
     fn events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>, StoreError>;
 
-    /// Returns an event with its deliveries in the order of the webhooks it was routed to.
+    /// Returns an event with its deliveries, in the order of the webhooks in the configuration.
     fn event(&self, id: &EventId)
     -> Result<Option<(ListedEvent, Vec<ListedDelivery>)>, StoreError>;
 
     /// Lists the first `limit` ids of events that begin with this prefix, sorted.
     fn event_ids(&self, prefix: &str, limit: usize) -> Result<Vec<EventId>, StoreError>;
 
-    /// Lists the last `limit` deliveries, the newest first. An empty selector means all.
+    /// Lists the last `limit` selected deliveries, the newest first. An empty selector selects all.
     fn deliveries(
         &self,
         selector: &Selector,
@@ -191,44 +196,46 @@ pub trait Listing {
     /// Returns the state of each webhook, by name.
     fn webhook_states(&self) -> Result<Vec<WebhookState>, StoreError>;
 
-    /// Lists the first `limit` ignored files, by project and path.
+    /// Lists the first `limit` invalid files, sorted by project and path.
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError>;
 
     /// Lists the projects with a record, sorted.
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError>;
 
-    /// Reads the record of a project.
+    /// Reads the record of a project. It is empty if nothing is recorded.
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError>;
 
-    /// Reads a fact about the repository as a whole.
+    /// Reads a fact about the whole repository.
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;
 }
 
-/// Receives the number of deliveries handled since the last call.
+/// A callback for progress. It gets the number of deliveries handled since its last call.
 pub type Progress = Box<dyn FnMut(u64)>;
 
-/// An operator's changes to the queue, while a daemon may be running. They block.
+/// The operator's changes of deliveries and webhooks. They block.
 ///
-/// A command for many deliveries works in batches, and the daemon continues between them. Each
-/// batch is atomic and durable. If one fails, earlier ones stay, and the same command does the
-/// rest. An empty selector changes nothing and is
-/// [`Fault::EmptySelector`](super::Fault::EmptySelector).
+/// They work with or without a running daemon. A command for many deliveries works in batches, and
+/// the daemon continues between them. Each batch is atomic and durable. If a batch fails, earlier
+/// batches remain, and repeating the command changes the remaining deliveries. An empty selector is
+/// the error [`Fault::EmptySelector`](super::Fault::EmptySelector).
 pub trait Operating {
-    /// Sets the callback for progress.
+    /// Sets the callback that receives the progress.
     fn on_progress(&mut self, progress: Progress);
 
     /// Counts the selected deliveries.
     fn count(&self, selector: &Selector) -> Result<u64, StoreError>;
 
-    /// Makes deliveries due now, with a fresh schedule, in their old order. A pending one is
-    /// retried now. Returns how many.
+    /// Makes deliveries pending and due now, with a new schedule. Returns their number.
+    ///
+    /// They keep their order. A delivery that is already pending is retried now.
     fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Gives up pending deliveries. Returns how many.
+    /// Cancels pending deliveries. Returns their number.
     fn cancel(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Removes deliveries that are not pending, with their log; their events go with the next
-    /// collection. Returns how many.
+    /// Removes deliveries that are not pending, with their attempts. Returns their number.
+    ///
+    /// The next [`Delivering::collect`] removes their events.
     fn purge(&mut self, selector: &Selector) -> Result<u64, StoreError>;
 
     /// Switches a webhook on, even if an operator switched it off. Returns whether it was off.

@@ -13,23 +13,25 @@ use crate::domain::project::ProjectKey;
 /// A delivery to attempt now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The delivery.
+    /// The id of the delivery.
     pub delivery: i64,
-    /// The number of this attempt in the delivery, from 1: the header `webhook-attempt`.
+    /// The number of this attempt in the delivery, from 1. The header `webhook-attempt` has it.
     pub attempt: u32,
-    /// The number of this attempt in its schedule, from 1, for
-    /// [`delivery::next`](crate::domain::delivery::next). A redelivery starts the schedule over.
+    /// The number of this attempt in its schedule, from 1.
+    ///
+    /// [`delivery::next`](crate::domain::delivery::next) needs it. A redelivery starts the schedule
+    /// again.
     pub scheduled_attempt: u32,
-    /// The event.
+    /// The event to send.
     pub event: Event,
-    /// The payload, byte for byte as it was observed.
+    /// The observed bytes of the project.xml, unchanged.
     pub payload: Bytes,
-    /// How this delivery came about.
+    /// What caused the event to be sent: a live change, a catch-up, or a redelivery.
     pub origin: Origin,
 }
 
 impl Claim {
-    /// The first attempt of a delivery that was just recorded.
+    /// Makes the claim for the first attempt of a newly recorded delivery.
     pub(super) fn first(delivery: i64, event: Event, payload: Bytes) -> Self {
         Self {
             delivery,
@@ -42,17 +44,18 @@ impl Claim {
     }
 }
 
-/// A due delivery whose event or payload cannot be read. It would block its lane for ever:
-/// finish it as dead.
+/// A due delivery whose event or payload cannot be read.
+///
+/// The caller must finish it as dead. Otherwise it blocks its lane forever.
 #[derive(Clone, Debug)]
 pub struct Unreadable {
-    /// The delivery.
+    /// The id of the delivery.
     pub delivery: i64,
-    /// The number the attempt would have.
+    /// The number of the attempt that cannot be made.
     pub attempt: u32,
-    /// Its project.
+    /// The project of the delivery.
     pub key: ProjectKey,
-    /// Why it cannot be read.
+    /// The reason why the delivery cannot be read.
     pub fault: Fault,
 }
 
@@ -63,37 +66,39 @@ pub struct Claims {
     pub ready: Vec<Claim>,
     /// Due deliveries that cannot be attempted.
     pub unreadable: Vec<Unreadable>,
-    /// The earliest due time of the lanes that are neither claimed nor excluded. In the past if
-    /// more than the limit were due.
+    /// The earliest due time of the lanes that are neither claimed nor excluded.
+    ///
+    /// It is in the past if more deliveries are due than the limit allowed.
     pub next_due: Option<Timestamp>,
 }
 
-/// One attempt, for the log. It must hold no secret: mask header values before.
+/// An attempt as it is stored. The caller masks secret header values first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptLog {
-    /// Its number in the delivery, from 1.
+    /// The number of the attempt in the delivery, from 1.
     pub number: u32,
-    /// When it began.
+    /// When the attempt began.
     pub at: Timestamp,
-    /// How long it took.
+    /// How long the attempt took.
     pub duration: Duration,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
-    /// The error, for a person.
+    /// The error message, if the attempt failed.
     pub error: Option<String>,
-    /// The beginning of the answer's body; cut to [`ANSWER_MAX`](crate::domain::delivery::ANSWER_MAX).
+    /// The first bytes of the answer's body, at most
+    /// [`ANSWER_MAX`](crate::domain::delivery::ANSWER_MAX).
     pub answer: Bytes,
-    /// The headers that were sent.
+    /// The headers of the request.
     pub request_headers: Vec<(String, String)>,
 }
 
 /// An attempt and its verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish {
-    /// The delivery.
+    /// The id of the delivery.
     pub delivery: i64,
-    /// The attempt.
+    /// The attempt to record.
     pub attempt: AttemptLog,
-    /// The verdict.
+    /// The consequence of the attempt for the delivery.
     pub verdict: Verdict,
 }

@@ -8,87 +8,87 @@ use std::sync::Arc;
 
 use crate::domain::project::{ContentHash, ProjectKey};
 
-/// An error of the database behind the store.
+/// An error of the underlying database.
 pub type Cause = Arc<dyn Error + Send + Sync>;
 
-/// The reasons why a store cannot be opened. Opening changed nothing.
+/// The reasons why a store cannot be opened. A failed opening changes nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another instance holds the state directory.
-    #[error("another instance holds the state directory {directory}{}: stop it first, or give this one its own state_dir", process(*.pid))]
+    /// Another daemon uses the state directory.
+    #[error("another daemon uses the state directory {directory}{}: stop it first, or configure another state_dir for this one", process(*.pid))]
     Held {
         /// The state directory.
         directory: PathBuf,
-        /// The process that holds it, if known.
+        /// The process id of the other daemon, if known.
         pid: Option<u32>,
     },
-    /// There is no state yet.
-    #[error("there is no state in {directory} yet: start the daemon once")]
+    /// The state directory has no database yet.
+    #[error("there is no state in {directory} yet: start the daemon once to create it")]
     Absent {
         /// The state directory.
         directory: PathBuf,
     },
     /// A later version of this program wrote the state.
     #[error(
-        "{path} has schema {found} and this program knows up to {known}: install the version that wrote it, or a later one"
+        "{path} has schema {found}, but this program supports only schemas up to {known}: install the version that wrote it, or a later one"
     )]
     Newer {
-        /// The database.
+        /// The path of the database.
         path: PathBuf,
-        /// Its schema version.
+        /// The schema version of the database.
         found: i64,
-        /// The latest one known here.
+        /// The latest schema version that this program supports.
         known: i64,
     },
     /// An earlier version wrote the state, and only the daemon migrates it.
     #[error(
-        "{path} has schema {found} and this program needs {known}: start the daemon once to migrate the state"
+        "{path} has schema {found}, but this program needs {known}: start the daemon once to migrate the state"
     )]
     Older {
-        /// The database.
+        /// The path of the database.
         path: PathBuf,
-        /// Its schema version.
+        /// The schema version of the database.
         found: i64,
-        /// The one needed here.
+        /// The schema version that this program needs.
         known: i64,
     },
-    /// The state cannot be trusted.
+    /// The database is damaged.
     #[error(
         "{path} is damaged: {what}. Nothing was changed. Restore the state directory from a backup, or move its files away to start with an empty record; pending deliveries are then lost"
     )]
     Damaged {
-        /// The database.
+        /// The path of the database.
         path: PathBuf,
-        /// The damage.
+        /// A description of the damage.
         what: String,
-        /// The database's own error, if it found the damage.
+        /// The error of SQLite, if SQLite found the damage.
         #[source]
         source: Option<Cause>,
     },
-    /// The file system under the state directory cannot do what the store needs.
+    /// The file system of the state directory lacks a feature that the store needs.
     #[error(
-        "the file system of {path} cannot hold the state: {what}; put state_dir on a local disk"
+        "the file system of {path} cannot be used for the state: {what}; put state_dir on a local disk"
     )]
     Unsupported {
-        /// The database.
+        /// The path of the database.
         path: PathBuf,
-        /// The missing feature.
+        /// A description of the missing feature.
         what: String,
     },
-    /// The operating system refused something.
+    /// An operation of the operating system failed.
     #[error("cannot {what} {path}")]
     Io {
-        /// The operation, as a verb.
+        /// The operation, as a verb such as `open`.
         what: &'static str,
-        /// Its path.
+        /// The path that the operation needed.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
-    /// The database refused to be opened.
+    /// SQLite cannot open the database.
     #[error("cannot open {path}")]
     Database {
-        /// The database.
+        /// The path of the database.
         path: PathBuf,
         /// The cause.
         source: Cause,
@@ -135,12 +135,12 @@ impl Error for StoreError {
 /// The kinds of [`StoreError`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Fault {
-    /// No space. The store continues as soon as there is some, without being reopened.
+    /// The disk is full. The store works again as soon as there is space, without being reopened.
     #[error(
-        "no space is left for the state: free some; nothing is lost, and the store continues by itself"
+        "the disk of state_dir is full: free some space, and the store works again by itself; nothing is lost"
     )]
     Full(#[source] Cause),
-    /// Another process kept the database locked for longer than the store waits.
+    /// Another process locked the database for longer than the store waits.
     #[error("another process keeps the database locked")]
     Busy(#[source] Cause),
     /// The database was damaged while it was open.
@@ -151,50 +151,50 @@ pub enum Fault {
     /// The operating system failed to read or write.
     #[error("the operating system cannot read or write the database")]
     Io(#[source] Cause),
-    /// Any other error of the database.
-    #[error("the database refused a statement")]
+    /// SQLite returned another error.
+    #[error("an SQL statement failed")]
     Database(#[source] Cause),
     /// A needed payload is neither in the batch nor stored.
     #[error("the payload {hash} of {needed_by} is neither in the batch nor stored")]
     MissingPayload {
-        /// Its hash.
+        /// The hash of the missing payload.
         hash: ContentHash,
-        /// The event or project that needs it.
+        /// The event or project that needs the payload.
         needed_by: String,
     },
-    /// A payload does not match its hash.
-    #[error("the payload {hash} does not match its hash")]
+    /// The bytes of a payload do not match its hash.
+    #[error("the bytes of the payload {hash} do not match this hash")]
     WrongPayload {
-        /// The hash it should have.
+        /// The expected hash.
         hash: ContentHash,
     },
     /// A payload cannot be compressed or decompressed.
     #[error("cannot compress or decompress the payload {hash}")]
     Coding {
-        /// Its hash.
+        /// The hash of the payload.
         hash: ContentHash,
         /// The cause.
         #[source]
         source: Arc<io::Error>,
     },
-    /// The record changed after a change was inferred from it.
+    /// The record of a project changed after the batch was inferred from it.
     #[error("the record of {key} changed meanwhile: read it again and infer again")]
     Stale {
-        /// The project.
+        /// The project whose record changed.
         key: ProjectKey,
     },
-    /// A stored row is invalid.
+    /// A stored row contains invalid data.
     #[error("invalid data in {what}: {reason}")]
     Undecodable {
-        /// Which row.
+        /// The row, such as `the event 7`.
         what: String,
-        /// The reason.
+        /// The reason why it is invalid.
         reason: String,
     },
-    /// A changing operation got an empty selector, which means all deliveries.
-    #[error("no deliveries selected: give ids, a webhook, a state or a time")]
+    /// A changing operation got an empty selector, which would select all deliveries.
+    #[error("no deliveries are selected: select them by id, webhook, state or time")]
     EmptySelector,
-    /// The store is closed, or its thread ended.
+    /// The store was closed, or its thread ended.
     #[error("the store is closed")]
     Closed,
 }

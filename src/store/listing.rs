@@ -1,4 +1,4 @@
-//! Rows of listings, and the selection of deliveries for a command.
+//! The types of listings, and the selectors of events and deliveries.
 
 use jiff::Timestamp;
 
@@ -6,20 +6,20 @@ use crate::domain::delivery::State;
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{Problem, ProjectKey};
 
-/// An event as it is listed.
+/// An event as the command line lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedEvent {
-    /// Its place in the order of recording.
+    /// The position of the event in the order of recording.
     pub sequence: i64,
     /// The event.
     pub event: Event,
-    /// When it was recorded.
+    /// When the event was recorded.
     pub recorded_at: Timestamp,
-    /// The number of its deliveries that are still kept.
+    /// The number of deliveries of this event that are still stored.
     pub n_deliveries: u64,
 }
 
-/// Selects events to list. Each given part must hold.
+/// Selects events to list. An event must match all conditions that are set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
     /// Events of this organization.
@@ -32,38 +32,38 @@ pub struct EventFilter {
     pub since: Option<Timestamp>,
 }
 
-/// A delivery as it is listed.
+/// A delivery as the command line lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedDelivery {
-    /// Its id.
+    /// The id of the delivery.
     pub id: i64,
-    /// Its webhook's name.
+    /// The name of the webhook.
     pub webhook: String,
-    /// The id of its event.
+    /// The id of the event.
     pub event: EventId,
-    /// The kind of its event.
+    /// The kind of the event.
     pub kind: EventKind,
-    /// Its project.
+    /// The project of the event.
     pub key: ProjectKey,
-    /// Its state.
+    /// The state of the delivery.
     pub state: State,
-    /// Its origin.
+    /// What caused the delivery: a live change, a catch-up, or a redelivery.
     pub origin: Origin,
-    /// The number of attempts made.
+    /// The number of attempts so far.
     pub n_attempts: u32,
-    /// When the next attempt is due, or was.
+    /// The due time of the next attempt. If the delivery is not pending, of the last one.
     pub due: Timestamp,
-    /// When it was recorded.
+    /// When the delivery was recorded.
     pub created_at: Timestamp,
-    /// When it was delivered, given up or cancelled.
+    /// When the delivery became delivered, dead or cancelled.
     pub finished_at: Option<Timestamp>,
-    /// The status of the last answer.
+    /// The HTTP status of the last answer.
     pub last_status: Option<u16>,
-    /// The error of the last attempt.
+    /// The error message of the last attempt.
     pub last_error: Option<String>,
 }
 
-/// Selects deliveries. Each given part must hold.
+/// Selects deliveries. A delivery must match all conditions that are set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
     /// Deliveries with these ids.
@@ -77,23 +77,23 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Whether no part is given, so that it selects everything.
+    /// Whether no condition is set, so that the selector matches every delivery.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The party that switched a webhook off.
+/// Who switched a webhook off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffCause {
-    /// The receiver, by answering 410. A changed configuration switches it on again.
+    /// The receiver, by answering 410. A changed configuration switches the webhook on again.
     Gone,
-    /// An operator. Only an operator switches it on again.
+    /// An operator. Only an operator can switch the webhook on again.
     Operator,
 }
 
 impl OffCause {
-    /// The word in listings and the store.
+    /// The word for it in listings and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             OffCause::Gone => "gone",
@@ -101,7 +101,7 @@ impl OffCause {
         }
     }
 
-    /// The cause that [`OffCause::as_str`] names.
+    /// Parses a word of [`OffCause::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
         [OffCause::Gone, OffCause::Operator]
             .into_iter()
@@ -109,70 +109,70 @@ impl OffCause {
     }
 }
 
-/// Why a webhook is off.
+/// Who switched a webhook off, when, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Off {
-    /// The party that switched it off.
+    /// Who switched the webhook off.
     pub cause: OffCause,
-    /// Why, for a person.
+    /// The reason, as `status` prints it.
     pub reason: String,
-    /// When.
+    /// When the webhook was switched off.
     pub at: Timestamp,
 }
 
-/// The state of a webhook. One that is no longer configured has parked deliveries.
+/// The state of a webhook. The store also knows webhooks that are no longer configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebhookState {
-    /// Its name.
+    /// The name of the webhook.
     pub name: String,
-    /// Why it is off, if it is.
+    /// Who switched the webhook off, when, and why. `None` if the webhook is on.
     pub off: Option<Off>,
     /// The number of pending deliveries.
     pub n_pending: u64,
-    /// The number of delivered ones that are still kept.
+    /// The number of delivered deliveries that are still stored.
     pub n_delivered: u64,
-    /// The number of dead ones.
+    /// The number of dead deliveries that are still stored.
     pub n_dead: u64,
-    /// The number of cancelled ones.
+    /// The number of cancelled deliveries that are still stored.
     pub n_cancelled: u64,
-    /// Since when the oldest pending delivery is pending.
+    /// When the oldest pending delivery became pending.
     pub oldest_pending: Option<Timestamp>,
     /// When the next attempt is due.
     pub next_attempt: Option<Timestamp>,
-    /// The last attempt that failed, and how.
+    /// The time and the error message of the last failed attempt.
     pub last_error: Option<(Timestamp, String)>,
-    /// When an attempt last succeeded.
+    /// The time of the last successful attempt.
     pub last_delivered: Option<Timestamp>,
 }
 
-/// An invalid file, as recorded.
+/// A recorded invalid file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedProblem {
-    /// Its project, if it is in one.
+    /// The project of the file. `None` if the file is outside any project.
     pub key: Option<ProjectKey>,
-    /// The problem.
+    /// The path of the file, and why it is invalid.
     pub problem: Problem,
-    /// Since when the path is ignored, whatever the reasons were since.
+    /// When the file became invalid. A later, different reason does not change this time.
     pub since: Timestamp,
 }
 
 /// The result of one batch of collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Removed deliveries, with their log.
+    /// The number of removed deliveries. Their attempts are removed as well.
     pub n_deliveries: usize,
-    /// Removed events without deliveries.
+    /// The number of removed events, which had no more deliveries.
     pub n_events: usize,
-    /// Removed payloads without events and definitions.
+    /// The number of removed payloads, which no event or definition had any more.
     pub n_payloads: usize,
-    /// Pages returned to the file system.
+    /// The number of database pages that were returned to the file system.
     pub n_pages: u64,
-    /// Whether there may be more to remove.
+    /// Whether more rows may need to be removed.
     pub has_more: bool,
 }
 
 impl Collected {
-    /// Whether nothing was removed and nothing is left to remove.
+    /// Whether nothing was removed and nothing remains to be removed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -1,20 +1,20 @@
-//! The store: the record of projects, events, and deliveries.
+//! The store: the recorded state of projects, events and deliveries.
 //!
 //! # Constraints
 //!
 //! - The new record of a project, its events, their payloads and their deliveries commit together
-//!   ([`Recording::record`]). If they cannot, nothing has changed, and the difference is still on
-//!   disk for the next observation.
+//!   ([`Recording::record`]). If the commit fails, nothing has changed. The record still differs
+//!   from the disk, so the next observation infers the same events.
 //! - A change is durable when the call returns: it survives a power cut.
-//! - Delivery is at least once: only the outcome of an attempt takes a delivery out of the queue.
-//! - Pending deliveries are in the store alone. Memory does not grow with them, and neither does
-//!   the cost of finding the next one.
+//! - Delivery is at least once: a delivery stays pending until an attempt has an outcome.
+//! - Only the store has the pending deliveries. Memory does not grow with their number, and neither
+//!   does the cost of finding the next one.
 //! - Opening reports damaged or newer state and does not change it.
 //!
-//! Map: `contract` has the operations and their promises, [`batch`](Batch), `delivery`, `listing`
-//! and `error` their types; `sqlite` is the implementation. Nothing outside of it knows SQL.
-//! Another one implements the traits of `contract`, is opened by [`Store::open`],
-//! [`Listings::open`] and [`Operations::open`], and has to pass `tests/store`.
+//! Modules: `contract` has the operations and their promises. [`batch`](Batch), `delivery`,
+//! `listing` and `error` have their types. `sqlite` is the implementation, and only it uses SQL.
+//! A second implementation implements the traits of `contract` and passes `tests/store`.
+//! [`Store::open`], [`Listings::open`] and [`Operations::open`] open it.
 
 mod batch;
 mod contract;
@@ -39,14 +39,14 @@ pub use listing::{
     WebhookState,
 };
 
-/// The daemon's handle to the store. Clones share it.
+/// The daemon's handle to the store. Its clones share one store.
 ///
-/// Dropping the last one closes the store, as [`Backend::close`] does.
+/// Dropping the last clone closes the store, as [`Backend::close`] does.
 #[derive(Clone)]
 pub struct Store(Arc<dyn Backend>);
 
 impl Store {
-    /// Opens the state of a directory. Creates both if they are missing, and migrates the state.
+    /// Opens the state in a directory. Creates directory and state if missing, and migrates the state.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(sqlite::SqliteStore::open(state_dir)?)))
     }
@@ -60,11 +60,11 @@ impl Deref for Store {
     }
 }
 
-/// The command line's handle for reading.
+/// The command line's handle for reading the store.
 pub struct Listings(Box<dyn Listing>);
 
 impl Listings {
-    /// Opens the state of a directory for reading, with or without a running daemon.
+    /// Opens the state in a directory for reading, with or without a running daemon.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Box::new(sqlite::SqliteListings::open(state_dir)?)))
     }
@@ -78,12 +78,13 @@ impl Deref for Listings {
     }
 }
 
-/// The command line's handle for changing the queue. [`crate::admin::wake`] makes a running daemon
-/// act on the changes.
+/// The command line's handle for changing deliveries and webhooks.
+///
+/// [`crate::admin::wake`] then makes a running daemon apply the changes.
 pub struct Operations(Box<dyn Operating>);
 
 impl Operations {
-    /// Opens the state of a directory. Neither creates nor migrates it.
+    /// Opens the state in a directory. Does not create or migrate it.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Box::new(sqlite::SqliteOperations::open(state_dir)?)))
     }

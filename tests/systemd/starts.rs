@@ -122,7 +122,7 @@ fn an_invalid_configuration_is_reported_once_and_not_restarted() {
         "{status}"
     );
 
-    // systemd retries after other failures: here another instance holds the state directory.
+    // systemd retries after other failures: here another daemon uses the state directory.
     container.configure(&config(9000, ""));
     container.sh(
         "install -d -o project-webhooks -g project-webhooks -m 700 /var/lib/project-webhooks\n\

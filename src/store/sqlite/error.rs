@@ -1,4 +1,4 @@
-//! Errors of SQLite as errors of the store.
+//! Converts errors of SQLite to errors of the store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 use crate::store::error::{Fault, OpenError};
 
 impl OpenError {
-    /// Separates damage from other errors of SQLite.
+    /// Converts an error of opening. Damage to the database has a variant of its own.
     pub(super) fn from_sqlite(path: &Path, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
         match source.sqlite_error_code() {

@@ -1,7 +1,7 @@
-//! Listings for the command line: events, deliveries and their log.
+//! Lists events, deliveries and attempts for the command line.
 //!
-//! Constraint: a listing needs no daemon and changes no records. It reads one consistent state,
-//! with a running daemon and after a stopped or killed one. Every read has a limit.
+//! Constraint: a listing needs no daemon and changes nothing. It reads one consistent state, also
+//! while a daemon runs and after a daemon was killed. Every read has a limit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ use crate::store::listing::{
     EventFilter, ListedDelivery, ListedEvent, RecordedProblem, Selector, WebhookState,
 };
 
-/// An open connection for reading.
+/// A connection for reading.
 pub(in crate::store) struct SqliteListings {
     connection: Connection,
     location: Arc<str>,
 }
 
 impl SqliteListings {
-    /// Opens the state of a directory for reading, with or without a running daemon.
+    /// Opens the state in a directory for reading, with or without a running daemon.
     pub(in crate::store) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_for_reading(state_dir)?;
         let path = schema::database(state_dir);
@@ -77,7 +77,7 @@ impl Listing for SqliteListings {
 
     fn event_ids(&self, prefix: &str, limit: usize) -> Result<Vec<EventId>, StoreError> {
         self.read(|connection| {
-            // Ids are ASCII below the tilde, so this is a range of the index.
+            // All characters of an id sort before the tilde, so SQLite reads a range of the index.
             let mut statement = connection.prepare_cached(
                 "SELECT id FROM events WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2",
             )?;

@@ -1,8 +1,8 @@
-//! The lock that keeps two daemons from one state directory.
+//! The lock that prevents two daemons from using one state directory.
 //!
-//! Constraint: a daemon that died, for whatever reason, must not keep the next one out. The
-//! operating system's lock (`flock`) on an open file ends with the process. The process id in the
-//! file is for messages only.
+//! Constraint: a daemon that ended, for whatever reason, must not block the next one. The operating
+//! system releases the lock (`flock`) when the process ends. The process id in the file is only for
+//! messages.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -14,14 +14,14 @@ use crate::store::error::OpenError;
 /// The name of the lock file in the state directory.
 const LOCK_FILE: &str = "lock";
 
-/// The lock on a state directory; dropping it releases the lock.
+/// The lock on a state directory. Dropping this value releases it.
 #[derive(Debug)]
 pub(super) struct StateLock {
     _file: File,
 }
 
 impl StateLock {
-    /// Takes the lock, or returns the process that holds it.
+    /// Takes the lock. The error names the process that holds it.
     pub(super) fn take(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join(LOCK_FILE);
         let io = |what, source| OpenError::Io {
@@ -29,7 +29,7 @@ impl StateLock {
             path: path.clone(),
             source,
         };
-        // Not truncated: until the lock is taken the content belongs to its holder.
+        // Do not truncate the file: until this process has the lock, the content is the holder's.
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -42,7 +42,7 @@ impl StateLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
-                // A holder that has not written its id yet is still a holder.
+                // The holder may not have written its id yet.
                 let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
                 return Err(OpenError::Held {
                     directory: directory.to_owned(),

@@ -1,21 +1,25 @@
-//! The store in a SQLite database in the state directory.
+//! The implementation of the store: a SQLite database in the state directory.
 //!
 //! # Format
 //!
-//! The state directory (created with mode 0700) holds `state.db`, a SQLite database with a
-//! write-ahead log beside it, and `lock`. The files have mode 0600. `schema/` has the tables, one
-//! file per version. Migrations bring the state of a released version up to date.
+//! The state directory (created with mode 0700) contains `state.db`, a SQLite database with its
+//! write-ahead log, and `lock`. The files have mode 0600. `schema/` has the tables, one file for
+//! each version. Migrations update the state of an earlier released version.
 //!
 //! # Operation
 //!
-//! One thread commits queued writes as one transaction, another reads; see `writer` and `reader`.
-//! Inference works on its own thread, with the same connections.
+//! One thread commits queued writes in shared transactions, and another thread reads; see `writer`
+//! and `reader`. Inference has its own thread and uses the same connections.
 //!
-//! Map: `schema` opens and migrates, `lock` keeps a second daemon out, `writer` and `reader` run
-//! jobs in a `transaction`. `record` and `problems` write and read the record, `payload`
-//! the bytes. `queue` claims and finishes deliveries, `webhooks` keeps their webhooks' states,
-//! `retention` removes old rows. `listing`, `select` and `operations` serve the command line; `row`
-//! and `error` serve all.
+//! Modules:
+//!
+//! - `schema` opens and migrates the database. `lock` prevents a second daemon.
+//! - `writer` and `reader` run jobs in a `transaction`.
+//! - `record` and `problems` write and read the record, `payload` the contents of files.
+//! - `queue` claims and finishes deliveries. `webhooks` keeps the state of webhooks.
+//! - `retention` removes old rows.
+//! - `listing`, `select` and `operations` are for the command line.
+//! - All of them use `row` and `error`.
 
 mod error;
 mod listing;
@@ -66,7 +70,7 @@ pub(super) struct SqliteStore {
 struct Shared {
     path: Box<Path>,
     location: Arc<str>,
-    /// The device and the inode of the database's file at opening.
+    /// The device and the inode of the database file when it was opened.
     identity: (u64, u64),
     writer: Arc<Writer>,
     reader: Reader,
@@ -77,8 +81,8 @@ struct Shared {
 
 impl Shared {
     fn close(&self) {
-        // The reader first: the last connection to close removes the log, and a read-only one
-        // cannot.
+        // Close the reader first. The last connection to close removes the write-ahead log, and a
+        // read-only connection cannot do that.
         self.reader.close();
         end(&self.reader_thread);
         self.writer.close();
@@ -86,7 +90,9 @@ impl Shared {
     }
 }
 
-/// Locks a mutex, even after a panic: a job leaves its queue before it runs, and SQLite rolls back.
+/// Locks a mutex, even after a panic of another holder.
+///
+/// That is safe: a job leaves its queue before it runs, and SQLite rolls back.
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -94,7 +100,7 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Waits for the end of a thread.
 fn end(thread: &Mutex<Option<JoinHandle<()>>>) {
     if let Some(thread) = guard(thread).take() {
-        // A panic was reported when it happened.
+        // If the thread panicked, the panic was already reported.
         let _ = thread.join();
     }
 }
@@ -106,8 +112,9 @@ impl Drop for Shared {
 }
 
 impl SqliteStore {
-    /// Opens the state of a directory. Creates both if they are missing, takes the lock, and
-    /// migrates the database.
+    /// Opens the state in a directory: takes the lock and migrates the database.
+    ///
+    /// Creates the directory and the database if they are missing.
     pub(super) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         schema::prepare_directory(state_dir)?;
         let lock = lock::StateLock::take(state_dir)?;
@@ -128,7 +135,8 @@ impl SqliteStore {
         let writer_thread = start("store-writer", state_dir, {
             let writer = Arc::clone(&writer);
             move || {
-                // Released last: the next daemon must not find the log of this one open.
+                // Release the lock last, after the connections are closed. Otherwise the next
+                // daemon could start while this one still has the write-ahead log open.
                 let _lock = lock;
                 writer.run(&for_checkpoints);
                 drop(for_checkpoints);
@@ -184,7 +192,7 @@ impl SqliteStore {
         result.map_err(|fault| self.error(fault))
     }
 
-    /// Takes the payloads out of a batch, checked and compressed.
+    /// Moves the payloads out of a batch, and checks and compresses them.
     fn prepare(&self, batch: &mut Batch) -> Result<Vec<payload::Given>, StoreError> {
         let payloads = std::mem::take(&mut batch.payloads);
         let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
@@ -314,8 +322,8 @@ impl Delivering for SqliteStore {
 
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>> {
         Box::pin(async move {
-            // Claims must not wait for a count, which takes 0.15 s or more for a million
-            // deliveries.
+            // Counting takes 0.15 s or more for a million deliveries, so it uses a connection of its
+            // own. Claims do not wait for it.
             let shared = Arc::clone(&self.shared);
             let counted =
                 tokio::task::spawn_blocking(move || shared.reader.read_slowly(webhooks::states));

@@ -1,8 +1,8 @@
-//! An operator's changes to the queue, while a daemon may be running.
+//! Applies the operator's changes of deliveries, also while a daemon runs.
 //!
 //! Constraint: a command may select a million deliveries, and the daemon must keep recording. So
-//! each transaction changes at most [`CHUNK`] deliveries. If one fails, earlier ones stay, and the
-//! same command does the rest.
+//! each transaction changes at most [`CHUNK`] deliveries. If a transaction fails, earlier ones
+//! remain, and repeating the command changes the remaining deliveries.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::store::contract::{Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::listing::{OffCause, Selector};
 
-/// The most deliveries that one transaction changes.
+/// The maximum number of deliveries that one transaction changes.
 const CHUNK: usize = 1_000;
 
-/// The most deliveries that one transaction reads.
+/// The maximum number of deliveries that one transaction reads.
 const READ_MAX: usize = 10_000;
 
-/// An open connection for writing, without the lock of the daemon.
+/// A connection for writing that does not take the lock of the daemon.
 pub(in crate::store) struct SqliteOperations {
     connection: Connection,
     location: Arc<str>,
@@ -33,7 +33,7 @@ pub(in crate::store) struct SqliteOperations {
 }
 
 impl SqliteOperations {
-    /// Opens the state of a directory. Neither creates nor migrates it.
+    /// Opens the state in a directory. Does not create or migrate it.
     pub(in crate::store) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_for_writing(state_dir)?;
         let path = schema::database(state_dir);
@@ -44,7 +44,7 @@ impl SqliteOperations {
         })
     }
 
-    /// Runs `change` on the selected deliveries in chunks. Returns the number of changed ones.
+    /// Runs `change` on the selected deliveries in chunks. Returns the number of changed deliveries.
     fn in_chunks(
         &mut self,
         selector: &Selector,
@@ -174,13 +174,15 @@ impl Operating for SqliteOperations {
 /// Selected deliveries in the order of their ids.
 struct Chunk {
     ids: Vec<i64>,
-    /// The last delivery that was read; none at the end.
+    /// The last delivery that was read. `None` if no deliveries follow.
     last: Option<i64>,
 }
 
 impl Chunk {
-    /// Reads the deliveries after `after` in order, without an index on the selected columns:
-    /// SQLite would sort its rows again for each chunk.
+    /// Reads the deliveries after `after` in the order of their ids.
+    ///
+    /// It uses no index on the selected columns. With one, SQLite would sort the rows again for each
+    /// chunk.
     fn after(connection: &Connection, selector: &Selector, after: i64) -> Result<Self, Fault> {
         let conditions = selector.conditions();
         let sql = if selector.ids.is_empty() {

@@ -1,8 +1,8 @@
-//! Payloads: the bytes of project.xml files, stored once per content and compressed.
+//! Stores payloads, the contents of project.xml files: each content once, compressed.
 //!
-//! Constraint: the daemon sends the observed bytes unchanged, so it checks a payload against its
-//! hash on writing and on reading. Compression happens on the caller's thread, not in the
-//! transaction, which would delay all other writes.
+//! Constraint: the daemon sends the observed bytes unchanged. So the store checks a payload against
+//! its hash when it writes and when it reads. The caller's thread compresses payloads before the
+//! transaction, because all other writes wait for a transaction.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use super::row;
 use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
 
-/// The level of zstd. project.xml shrinks about tenfold at any level; higher ones cost more time.
+/// The level of zstd. Every level shrinks project.xml about tenfold, and higher ones take longer.
 const LEVEL: i32 = 2;
 
-/// A payload of a batch. Clones share the bytes.
+/// A payload of a batch. Its clones share the bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     hash: ContentHash,
     bytes: Bytes,
-    /// Absent if the payload was stored when the batch was prepared.
+    /// The compressed bytes. `None` if the store had the payload when the batch was prepared.
     compressed: Option<Bytes>,
 }
 
 impl Given {
-    /// Checks the payload, and compresses it unless it is stored.
+    /// Checks the payload against its hash, and compresses it unless it is already stored.
     pub(super) fn prepare(hash: ContentHash, bytes: Bytes, stored: bool) -> Result<Self, Fault> {
         if ContentHash::of(&bytes) != hash {
             return Err(Fault::WrongPayload { hash });
@@ -55,8 +55,9 @@ impl Given {
 }
 
 thread_local! {
-    /// Creating a context costs more than compressing a small project.xml, so each thread keeps
-    /// one.
+    /// The compression context of this thread.
+    ///
+    /// Creating a context takes longer than compressing a small project.xml.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
@@ -67,7 +68,7 @@ fn compress(hash: &ContentHash, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
             Some(compressor) => compressor,
             None => Compressor::new(LEVEL)?,
         };
-        // An error drops the context.
+        // After an error the context is dropped.
         let compressed = compressor.compress(bytes)?;
         *kept = Some(compressor);
         Ok(compressed)
@@ -90,11 +91,12 @@ fn decompress(compressed: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
     })
 }
 
-/// Payloads up to this total size are compressed at once: asking whether they are stored takes
-/// longer.
+/// The total size up to which payloads are compressed without checking whether they are stored.
+///
+/// For so few bytes the check takes longer than the compression.
 pub(super) const UNASKED_MAX: usize = 64 * 1024;
 
-/// Which of these payloads are stored.
+/// Returns for each of these payloads whether it is stored.
 pub(super) fn stored(connection: &Connection, hashes: &[ContentHash]) -> Result<Vec<bool>, Fault> {
     hashes.iter().map(|hash| exists(connection, hash)).collect()
 }
@@ -106,14 +108,15 @@ pub(super) fn exists(connection: &Connection, hash: &ContentHash) -> Result<bool
         .exists([&hash.0[..]])?)
 }
 
-/// Stores a payload unless it is stored. Returns whether it is new. `identity` is that of the
-/// definitions with this content, if the batch has any.
+/// Stores a payload unless it is already stored. Returns whether it is new.
+///
+/// `identity` is the identity of the definitions with this content, if the batch has any.
 pub(super) fn put(
     connection: &Connection,
     given: &Given,
     identity: Option<&str>,
 ) -> Result<bool, Fault> {
-    // It may have been removed since the batch was prepared.
+    // The stored payload may have been removed since the batch was prepared.
     let late;
     let compressed = match &given.compressed {
         Some(compressed) => compressed,
@@ -137,8 +140,9 @@ pub(super) fn put(
     Ok(stored > 0)
 }
 
-/// Sets the identity of the definitions with this content, by which [`remove_garbage`] finds them.
-/// Returns whether the payload is stored.
+/// Sets the identity of the definitions with this content. Returns whether the payload is stored.
+///
+/// [`remove_garbage`] finds the definitions by this identity.
 pub(super) fn set_identity(
     connection: &Connection,
     hash: &ContentHash,
@@ -152,7 +156,8 @@ pub(super) fn set_identity(
         None => return Ok(false),
         Some(Some(found)) if found == identity || found.is_empty() => return Ok(true),
         Some(None) => identity,
-        // Another version of the program read another identity: the payload is kept for ever.
+        // Another version of the program derived another identity from this content. The empty
+        // identity keeps the payload forever.
         Some(Some(_)) => "",
     };
     connection
@@ -161,7 +166,7 @@ pub(super) fn set_identity(
     Ok(true)
 }
 
-/// The bytes of a payload.
+/// Reads the bytes of a payload.
 pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<Bytes>, Fault> {
     let found: Option<(i64, Vec<u8>)> = connection
         .prepare_cached("SELECT size, compressed FROM payloads WHERE hash = ?1")?
@@ -182,7 +187,7 @@ pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<
     Ok(Some(Bytes::from(bytes)))
 }
 
-/// Removes a payload if no event and no definition has it. Returns whether it did.
+/// Removes a payload if no event and no definition has it. Returns whether it was removed.
 pub(super) fn remove_garbage(connection: &Connection, hash: &ContentHash) -> Result<bool, Fault> {
     let removed = connection
         .prepare_cached(REMOVE_GARBAGE)?
@@ -195,7 +200,7 @@ pub(super) const REMOVE_GARBAGE: &str = "DELETE FROM payloads WHERE hash = ?1 \
      AND NOT EXISTS (SELECT 1 FROM events WHERE payload = ?1) \
      AND NOT EXISTS (SELECT 1 FROM files WHERE identity = payloads.identity AND hash = ?1)";
 
-/// The first `limit` stored payloads after this one, in the order of their hashes.
+/// Lists the next `limit` stored payloads after this one, in the order of their hashes.
 pub(super) fn after(
     connection: &Connection,
     hash: &ContentHash,

@@ -1,4 +1,4 @@
-//! The list of invalid files.
+//! Stores the list of invalid files.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,14 @@ use crate::domain::project::{Problem, ProjectKey};
 use crate::store::error::Fault;
 use crate::store::listing::RecordedProblem;
 
-/// The key of a project's problems. Names are never empty, so empty ones stand for files outside
-/// any project.
+/// The names under which the problems of a project are stored.
+///
+/// Files outside any project have empty names, which no project has.
 fn names(key: Option<&ProjectKey>) -> (&str, &str) {
     key.map_or(("", ""), |key| (&key.organization, &key.project))
 }
 
-/// Replaces the invalid files of this project; writes only differences.
+/// Replaces the invalid files of this project. Writes only rows that differ.
 pub(super) fn replace(
     connection: &Connection,
     key: Option<&ProjectKey>,
@@ -86,7 +87,7 @@ fn of_project(
     Ok(problems)
 }
 
-/// The first `limit` problems by project and path.
+/// Lists the first `limit` problems, sorted by project and path.
 pub(super) fn list(connection: &Connection, limit: usize) -> Result<Vec<RecordedProblem>, Fault> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS}, organization, project, since_ms FROM problems \

@@ -1,16 +1,16 @@
-//! Due deliveries, and the results of attempts.
+//! Claims due deliveries, and records the results of attempts.
 //!
-//! Constraint: the deliveries of one project to one webhook, a lane, go strictly in order, and the
-//! cost of finding a due one does not depend on the number of pending ones. The oldest pending
-//! delivery of each lane is its head, and only heads are claimed. Each change of a state updates
-//! `is_head`.
+//! Constraint: the deliveries of one project to one webhook form a lane, and are sent strictly in
+//! order. The oldest pending delivery of a lane is its head, and only heads are claimed. So the cost
+//! of finding a due delivery does not depend on the number of pending ones. Each change of a
+//! delivery's state updates `is_head`.
 //!
-//! A lane has no head while its oldest delivery waits for a delete of the same project id in another
-//! lane. Such a delivery is marked by its project id when it is added. The end of the delete makes
-//! it the head.
+//! A lane has no head while its oldest delivery waits for a delete with the same project id in
+//! another lane. The row of a waiting delivery has this project id. When the delete is finished, the
+//! waiting delivery becomes the head.
 //!
-//! A claim is a pure read. The dispatcher knows which lanes are in flight, and excludes them from
-//! each claim. A restart forgets them, so the daemon retries attempts that a crash interrupted.
+//! A claim only reads. The dispatcher excludes the projects whose delivery it is sending. It does not
+//! save them, so a restarted daemon retries the attempts that a crash interrupted.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -26,31 +26,31 @@ use crate::store::delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
 
-/// The most bytes of payloads that one claim returns; the first payload may have any size.
+/// The maximum total size of the payloads of one claim, in bytes. The first may be larger.
 const CLAIM_BYTES: usize = 1024 * 1024;
 
-/// The heads of a webhook's lanes, the longest due first.
+/// Selects the heads of a webhook's lanes, the longest due first.
 pub(super) const HEADS: &str = "SELECT id, due_ms, organization, project, event, n_attempts, \
      n_attempts_before, origin FROM deliveries WHERE webhook = ?1 AND is_head \
      ORDER BY due_ms, id LIMIT ?2";
 
-/// The oldest pending delivery of a lane.
+/// Selects the oldest pending delivery of a lane.
 pub(super) const OLDEST_IN_LANE: &str = "SELECT id FROM deliveries \
      WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending' \
      ORDER BY id LIMIT 1";
 
-/// Pending deletes of a project id in other lanes of the webhook.
+/// Selects pending deletes with a project id in other lanes of the webhook.
 pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
      WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 1 AND state = 'pending' \
      AND NOT (organization = ?3 AND project = ?4)";
 
-/// Whether a delivery, as `waiting`, waits for an earlier delete of its project id.
+/// The condition that the delivery `waiting` waits for an earlier delete with its project id.
 const WAITS_FOR_A_DELETE: &str = "(waiting.project_id IS NOT NULL AND NOT waiting.is_delete \
      AND EXISTS (SELECT 1 FROM deliveries d WHERE d.webhook = waiting.webhook \
      AND d.project_id = waiting.project_id AND d.is_delete = 1 AND d.state = 'pending' \
      AND d.id < waiting.id))";
 
-/// Adds a pending delivery of the event `sequence`. Returns whether it is the head of its lane.
+/// Inserts a pending delivery of the event `sequence`. Returns whether it is the head of its lane.
 pub(super) fn insert(
     connection: &Connection,
     id: i64,
@@ -98,7 +98,7 @@ pub(super) fn insert(
     Ok(is_head)
 }
 
-/// Claims due heads of lanes, at most `limit`, the longest due first.
+/// Claims at most `limit` due heads of lanes, the longest due first.
 pub(super) fn claim_due(
     connection: &Connection,
     webhook: &str,
@@ -111,7 +111,7 @@ pub(super) fn claim_due(
         return Ok(claims);
     }
     let now = row::milliseconds(now);
-    // One more than can be claimed, to find the next due time.
+    // Read one head more than the claim can return. It has the next due time.
     let n_heads = limit.saturating_add(excluding.len()).saturating_add(1);
     let mut n_bytes = 0_usize;
     let mut statement = connection.prepare_cached(HEADS)?;
@@ -138,12 +138,14 @@ pub(super) fn next_due(
     webhook: &str,
     excluding: &HashSet<ProjectKey>,
 ) -> Result<Option<Timestamp>, Fault> {
-    // With a limit of 0, the first lane that is not excluded is the next one.
+    // With a limit of 0 the claim is empty, and `next_due` is the first lane that is not excluded.
     Ok(claim_due(connection, webhook, Timestamp::MAX, 0, excluding)?.next_due)
 }
 
-/// Claims one of the [`HEADS`]. Returns the payload's size. An error of the database fails the
-/// whole claim; an unreadable delivery is reported and must not delay the others.
+/// Claims one of the [`HEADS`]. Returns the size of its payload.
+///
+/// An error of the database fails the whole claim. An unreadable delivery is only reported, so that
+/// it does not delay the others.
 fn claim(
     connection: &Connection,
     head: &Row<'_>,
@@ -193,7 +195,7 @@ fn claim(
     Ok(0)
 }
 
-/// The event with this number.
+/// Reads the event with this sequence number.
 fn event(connection: &Connection, sequence: i64) -> Result<Event, Fault> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {} FROM events e WHERE e.sequence = ?1",
@@ -209,10 +211,11 @@ fn event(connection: &Connection, sequence: i64) -> Result<Event, Fault> {
     }
 }
 
-/// Records attempts and their verdicts. Idempotent: removed deliveries and recorded attempts are
-/// ignored.
+/// Records attempts and their verdicts.
+///
+/// It ignores removed deliveries and attempts that are already recorded.
 pub(super) fn finish(connection: &Connection, finished: &[Finish]) -> Result<(), Fault> {
-    // The last error of each webhook, so that its row changes once and not for each attempt.
+    // Collect the last error of each webhook, so that its row is written once for all attempts.
     let mut errors = BTreeMap::new();
     for one in finished {
         if let Some((webhook, at, error)) = finish_one(connection, one)? {
@@ -225,7 +228,7 @@ pub(super) fn finish(connection: &Connection, finished: &[Finish]) -> Result<(),
     Ok(())
 }
 
-/// Records one attempt. Returns the webhook, the time and the error of one that failed.
+/// Records one attempt. If it failed, returns the webhook, the time and the error.
 fn finish_one(
     connection: &Connection,
     finish: &Finish,
@@ -242,7 +245,7 @@ fn finish_one(
         .saturating_add(attempt.duration)
         .unwrap_or(attempt.at);
     let state = match finish.verdict {
-        // Even if it was cancelled meanwhile: it arrived.
+        // The request arrived, even if the delivery was cancelled meanwhile.
         Verdict::Delivered => State::Delivered,
         _ if before.state != State::Pending => before.state,
         Verdict::Dead => State::Dead,
@@ -253,7 +256,8 @@ fn finish_one(
         _ => Some(describe(attempt)),
     };
     let number = attempt.number;
-    // An update that names a column writes a page of each of its indexes, changed or not.
+    // SQLite writes a page of each index of a column that an update names, even if the value stays
+    // the same. So the update names `state` only if it changes.
     if state == before.state {
         connection
             .prepare_cached(
@@ -305,7 +309,7 @@ fn describe(attempt: &AttemptLog) -> String {
     }
 }
 
-/// Adds an attempt to the log. Returns whether it is new.
+/// Inserts an attempt. Returns whether it is new.
 fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> {
     let attempt = &finish.attempt;
     let answer = attempt.answer.get(..ANSWER_MAX).unwrap_or(&attempt.answer);
@@ -332,7 +336,7 @@ pub(super) struct LaneEntry {
     pub(super) webhook: String,
     pub(super) key: ProjectKey,
     pub(super) state: State,
-    /// The project id of a delete.
+    /// The project id, if the delivery is a delete.
     deletes: Option<String>,
 }
 
@@ -355,9 +359,9 @@ impl LaneEntry {
     }
 }
 
-/// Makes the next deliveries heads, after this one is no longer pending.
+/// Makes the next deliveries heads, after this delivery is no longer pending.
 ///
-/// These are the oldest of its lane, and those of other lanes that waited for this delete.
+/// These are the oldest delivery of its lane, and deliveries that waited for it in other lanes.
 pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fault> {
     promote(connection, &before.webhook, &before.key)?;
     let Some(project_id) = &before.deletes else {
@@ -378,7 +382,7 @@ pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fa
     Ok(())
 }
 
-/// The lanes with a delivery that waits, or waited, for deletes of a project id.
+/// Selects the lanes with a delivery that waits, or waited, for deletes with a project id.
 pub(super) const WAITING_FOR_A_DELETE: &str = "SELECT organization, project \
      FROM deliveries WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 0 \
      AND state = 'pending'";
@@ -394,7 +398,7 @@ fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(
     Ok(())
 }
 
-/// Makes a delivery that became pending the head of its lane if it is the oldest there.
+/// Makes a newly pending delivery the head of its lane if it is the oldest of the lane.
 pub(super) fn enter_lane(
     connection: &Connection,
     delivery: i64,
@@ -415,8 +419,9 @@ pub(super) fn enter_lane(
     promote(connection, &lane.webhook, &lane.key)
 }
 
-/// Makes deliveries due now whose time came from a clock that was later set back: they would be
-/// late by as much. Returns their number.
+/// Makes deliveries due now if their due time was set before the clock was set back.
+///
+/// Otherwise they would be late by the time that the clock was set back. Returns their number.
 pub(super) fn correct_times(
     connection: &Connection,
     webhook: &str,
@@ -431,14 +436,15 @@ pub(super) fn correct_times(
         .execute(params![webhook, row::milliseconds(now)])?)
 }
 
-/// Makes failed deliveries due now, since they failed with other settings. Deliveries that the
-/// receiver asked to get later keep their time.
+/// Makes failed deliveries due now, because they failed with the old settings.
+///
+/// A delivery that the receiver deferred (`Retry-After`) keeps its due time.
 pub(super) fn retry_now(
     connection: &Connection,
     webhook: &str,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    // Not heads alone: a redelivered older delivery may be before one that failed.
+    // Include deliveries that are not heads: a redelivered older delivery may precede a failed one.
     connection
         .prepare_cached(
             "UPDATE deliveries SET due_ms = ?2 WHERE id IN (SELECT id FROM deliveries \

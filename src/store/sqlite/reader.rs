@@ -1,9 +1,9 @@
-//! Reading, by a thread or by callers that may block.
+//! Reads from the database, on the reader's thread or on the caller's thread.
 //!
 //! Constraint: a read never waits for a write, cannot write, and reads one consistent state.
 //!
-//! Operation: one connection for the thread, which serves asynchronous tasks, one for callers that
-//! may block, and one for slow reads.
+//! There are three connections. The reader's thread uses one for asynchronous tasks. Callers that
+//! may block use the second one, and slow reads the third.
 
 use std::sync::Mutex;
 
@@ -14,10 +14,10 @@ use super::guard;
 use super::transaction::consistently;
 use crate::store::error::Fault;
 
-/// The reads that the channel to the thread holds before a sender waits.
+/// The capacity of the channel to the reader's thread, in reads.
 const CHANNEL_SIZE: usize = 256;
 
-/// A job of the reader.
+/// A job of the reader's thread.
 pub(super) type Read = Box<dyn FnOnce(&Connection) + Send>;
 
 /// The channel to the reader's thread, and the connections of callers that may block.
@@ -28,7 +28,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Also returns the thread's end of the channel.
+    /// Makes a reader. Also returns the receiving end of the channel, for the reader's thread.
     pub(super) fn new(direct: Connection, slow: Connection) -> (Self, mpsc::Receiver<Read>) {
         let (sender, receiver) = mpsc::channel(CHANNEL_SIZE);
         let reader = Self {
@@ -39,7 +39,7 @@ impl Reader {
         (reader, receiver)
     }
 
-    /// Drops the connections; later reads fail.
+    /// Drops the connections. Later reads fail.
     pub(super) fn close(&self) {
         guard(&self.jobs).take();
         guard(&self.direct).take();
@@ -53,7 +53,7 @@ impl Reader {
     ) -> Result<T, Fault> {
         let (reply, answer) = oneshot::channel();
         let job: Read = Box::new(move |connection: &Connection| {
-            // The caller may have stopped waiting.
+            // The caller may no longer wait for the result.
             let _ = reply.send(consistently(connection, work));
         });
         let jobs = guard(&self.jobs).clone().ok_or(Fault::Closed)?;
@@ -69,7 +69,7 @@ impl Reader {
         read_by(&self.direct, work)
     }
 
-    /// Reads on the caller's thread for a long time, without delaying other callers.
+    /// Reads on the caller's thread, with a separate connection so that other callers do not wait.
     pub(super) fn read_slowly<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,
@@ -88,7 +88,7 @@ fn read_by<T>(
     }
 }
 
-/// Runs the jobs until all senders are gone.
+/// Runs jobs until all senders are dropped.
 pub(super) fn run(connection: &Connection, mut jobs: mpsc::Receiver<Read>) {
     while let Some(job) = jobs.blocking_recv() {
         job(connection);

@@ -1,8 +1,8 @@
-//! Recording: the new record of projects, their events, payloads and deliveries.
+//! Records batches: the new records of projects, their events, payloads and deliveries.
 //!
-//! Constraint: a [`Batch`] is recorded whole or not at all. Only rows that differ are written, and
-//! only if they are those the batch was inferred from. So a mistake in the caller's bookkeeping
-//! cannot silently become a wrong record.
+//! Constraint: a [`Batch`] is recorded completely or not at all. Only rows that differ are written,
+//! and only if the stored rows are those from which the batch was inferred. So a bug in the caller's
+//! bookkeeping is an error, not a wrong record.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,17 +21,17 @@ use crate::store::batch::{
 use crate::store::delivery::Claim;
 use crate::store::error::Fault;
 
-/// A batch on its way into the tables.
+/// The state of writing a batch to the tables.
 struct Writing<'a> {
-    /// The payloads of the batch. Whether one was new.
+    /// The payloads of the batch. The flag tells whether the payload is new.
     payloads: HashMap<ContentHash, (&'a Given, bool)>,
     now: Timestamp,
-    /// The webhooks whose row is known to exist. Whether one is off.
+    /// The webhooks whose row is known to exist. The flag tells whether the webhook is off.
     webhooks: BTreeMap<&'a str, bool>,
-    /// The numbers of the next event and the next delivery, once they are known.
+    /// The numbers of the next event and the next delivery, once they are read.
     next: Option<NextNumbers>,
     committed: Committed,
-    /// The size of the payloads of the ready deliveries.
+    /// The total size of the payloads of the ready deliveries, in bytes.
     ready_bytes: usize,
 }
 
@@ -82,16 +82,17 @@ pub(super) fn record(
 
 /// The numbers of the next event and the next delivery.
 ///
-/// None is ever reused. A delivery that is removed while in flight must not be mistaken for another,
-/// and a listing goes on after the last event that it showed.
+/// Numbers are never reused. Otherwise the result of a delivery that was removed while it was being
+/// sent would be recorded for another one. A listing could skip events after the last one it showed.
 #[derive(Clone, Copy)]
 struct NextNumbers {
     sequence: i64,
     delivery: i64,
-    /// The first repetition that an id may be made of.
+    /// The lowest repetition for the id of a new event.
     ///
-    /// It is greater than those of all removed events, so no new id is that of a removed one. One
-    /// number stands for all of them, and changes about once in a retention time.
+    /// It is greater than the repetitions of all removed events, so a new event never gets the id of
+    /// a removed one. This single number covers all events. It changes about once in a retention
+    /// time.
     repetition: u32,
 }
 
@@ -150,7 +151,8 @@ impl<'a> Writing<'a> {
         )?;
         let mut repetition = next.repetition;
         let mut id = new.id(repetition);
-        // The difference on disk is real, so an event with this id is an earlier one.
+        // This event is new. An event with the same id was recorded earlier, so try the id of the
+        // next repetition.
         while insert.execute(params![
             sequence,
             id.0,
@@ -189,7 +191,7 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Whether a webhook is off. Gives it its row.
+    /// Whether a webhook is off. Inserts the row of the webhook if it is missing.
     fn is_off(&mut self, connection: &Connection, webhook: &'a str) -> Result<bool, Fault> {
         if let Some(is_off) = self.webhooks.get(webhook) {
             return Ok(*is_off);
@@ -200,8 +202,7 @@ impl<'a> Writing<'a> {
         Ok(is_off)
     }
 
-    /// Returns a delivery that is due to the caller, if there is room and its payload is in the
-    /// batch.
+    /// Adds a due delivery to the result, if its payload is in the batch and the limits allow it.
     fn keep_ready(&mut self, delivery: i64, id: &EventId, event: &Event, webhook: &str) {
         let Some((payload, _)) = self.payloads.get(&event.payload) else {
             return;
@@ -219,7 +220,7 @@ impl<'a> Writing<'a> {
         }
     }
 
-    /// Writes the difference between the files before and after. Unchanged ones may be left out.
+    /// Writes the difference between the files before and after.
     fn replace_files(&self, connection: &Connection, change: &Change) -> Result<(), Fault> {
         let by_path = |recorded| -> BTreeMap<&str, &FileState> {
             Recorded::files(recorded)
@@ -251,7 +252,7 @@ impl<'a> Writing<'a> {
     ) -> Result<(), Fault> {
         let identity = identity_of(file);
         if let Some(identity) = &identity {
-            // A new payload came with its identity.
+            // A new payload was stored with its identity.
             let is_new = self.payloads.get(&file.hash).is_some_and(|(_, new)| *new);
             if !is_new && !payload::set_identity(connection, &file.hash, identity)? {
                 return Err(Fault::MissingPayload {
@@ -321,8 +322,10 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// The identity in a file's row. An update that names it writes a page of its index, changed or
-/// not.
+/// The identity to store in the row of a file.
+///
+/// An update leaves this column out, because SQLite would write a page of its index even if the
+/// value stays the same.
 fn identity_of(file: &FileState) -> Option<String> {
     (file.role == Role::Definition).then(|| file.identity().to_string())
 }
@@ -351,7 +354,7 @@ fn as_expected(n_rows: usize, key: &ProjectKey) -> Result<(), Fault> {
     }
 }
 
-/// The record of a project.
+/// Reads the record of a project.
 pub(super) fn recorded(connection: &Connection, key: &ProjectKey) -> Result<Recorded, Fault> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {} FROM files WHERE organization = ?1 AND project = ?2",
@@ -365,9 +368,9 @@ pub(super) fn recorded(connection: &Connection, key: &ProjectKey) -> Result<Reco
     Ok(recorded)
 }
 
-/// The marks of the files of each of these projects, sorted by path, in the projects' order.
+/// Reads the file metadata of these projects, in the same order, sorted by path.
 ///
-/// A full scan reads them for every project, so they leave out documents and hashes.
+/// A full scan reads it for every project, so it does not include documents and hashes.
 pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<Vec<Mark>>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT path, inode, size, modified_ns, changed_ns, read_ns FROM files \
@@ -394,7 +397,7 @@ pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<
     Ok(of_all)
 }
 
-/// The projects with a record, of one organization or of all, sorted.
+/// Lists the projects with a record, of one organization or of all, sorted.
 pub(super) fn keys(
     connection: &Connection,
     organization: Option<&str>,
@@ -409,7 +412,7 @@ pub(super) fn keys(
     Ok(keys)
 }
 
-/// The projects of an organization whose definition has this identity, sorted.
+/// Lists the projects of an organization whose definition has this identity, sorted.
 pub(super) fn with_identity(
     connection: &Connection,
     organization: &str,
@@ -432,7 +435,7 @@ fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {
     })
 }
 
-/// A fact about the repository.
+/// Reads a fact about the whole repository.
 pub(super) fn meta(connection: &Connection, key: MetaKey) -> Result<Option<String>, Fault> {
     Ok(connection
         .prepare_cached("SELECT value FROM meta WHERE key = ?1")?

@@ -1,13 +1,14 @@
-//! Removal of old deliveries and events, and of the payloads they leave.
+//! Removes old deliveries and events, and payloads that are no longer needed.
 //!
-//! Constraint: it must not delay other work, so it works in small batches, and finding nothing is
-//! cheap. It never removes a pending delivery, however old, nor an event or payload still needed.
+//! Constraint: the removal must not delay other work. So it works in small batches, and a batch that
+//! finds nothing is cheap. It never removes a pending delivery, however old, or an event or payload
+//! that is still needed.
 //!
-//! Operation: an index on the finish time finds old deliveries. Events are checked in the order of
-//! recording once they are old enough, and again when the last of their deliveries is removed. If
-//! that one is removed while the event is still young, the check in order starts again from it. A
-//! payload is checked when an event with it is removed or a definition with it is replaced
-//! ([`Garbage`]). Each start checks all payloads once, since a crash forgets the candidates.
+//! An index on the finish time finds old deliveries. Events are checked in the order of recording
+//! once they are old enough. An event is checked again when its last delivery is removed. If the
+//! event is not old enough then, the check in order restarts from it. A payload is checked when an
+//! event with it is removed, or a definition with it is replaced ([`Garbage`]). These candidates are
+//! only in memory, so each start checks all payloads once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,17 +23,17 @@ use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
 use crate::store::listing::Collected;
 
-/// The free pages that are kept for reuse before the file is shrunk: 4 MiB.
+/// The number of free pages that are kept for reuse: 4 MiB. Further ones are returned.
 const FREE_PAGES_KEPT: i64 = 1024;
 
-/// The most candidates kept; when there are more, all payloads are checked again.
+/// The maximum number of candidates. With more, all payloads are checked again.
 const CANDIDATES_MAX: usize = 16 * 1024;
 
-/// Payloads that may be garbage.
+/// Payloads that may no longer be needed.
 #[derive(Clone, Debug)]
 pub(super) struct Garbage {
     candidates: BTreeSet<ContentHash>,
-    /// The last checked payload, while all payloads are being checked.
+    /// The last checked payload. `None` unless all payloads are being checked.
     all_after: Option<ContentHash>,
 }
 
@@ -46,7 +47,7 @@ impl Default for Garbage {
 }
 
 impl Garbage {
-    /// Adds payloads that may be garbage now.
+    /// Adds payloads that may no longer be needed.
     pub(super) fn add(&mut self, hashes: impl IntoIterator<Item = ContentHash>) {
         self.candidates.extend(hashes);
         if self.candidates.len() > CANDIDATES_MAX {
@@ -55,7 +56,7 @@ impl Garbage {
         }
     }
 
-    /// Takes all candidates out.
+    /// Removes all candidates and returns them.
     pub(super) fn take(&mut self) -> Self {
         let none = Self {
             candidates: BTreeSet::new(),
@@ -64,7 +65,7 @@ impl Garbage {
         std::mem::replace(self, none)
     }
 
-    /// Puts candidates back, keeping those added meanwhile.
+    /// Puts candidates back. Keeps candidates that were added meanwhile.
     pub(super) fn put_back(&mut self, rest: Self) {
         self.all_after = self.all_after.or(rest.all_after);
         self.add(rest.candidates);
@@ -74,7 +75,7 @@ impl Garbage {
         !self.candidates.is_empty() || self.all_after.is_some()
     }
 
-    /// Checks at most `limit` candidates and `limit` other payloads. Returns the number removed.
+    /// Checks at most `limit` candidates and `limit` other payloads. Returns how many it removed.
     fn remove(&mut self, connection: &Connection, limit: usize) -> Result<usize, Fault> {
         let mut n_removed = 0_usize;
         for _ in 0..limit {
@@ -94,19 +95,19 @@ impl Garbage {
     }
 }
 
-/// A removal of deliveries in progress.
+/// The state of a removal of deliveries.
 #[derive(Default)]
 pub(super) struct Removal {
     last: Option<i64>,
-    /// The events of the removed ones.
+    /// The events of the removed deliveries.
     pub(super) events: BTreeSet<i64>,
-    /// The end of the last successful attempt of each webhook.
+    /// The time of the last removed successful delivery of each webhook.
     delivered: BTreeMap<String, i64>,
     pub(super) n_removed: usize,
 }
 
 impl Removal {
-    /// Removes a delivery and its log, unless it is pending. Returns whether it did.
+    /// Removes a delivery and its attempts, unless it is pending. Returns whether it was removed.
     pub(super) fn remove(&mut self, connection: &Connection, id: i64) -> Result<bool, Fault> {
         let found: Option<(String, i64, String, i64)> = connection
             .prepare_cached(
@@ -136,7 +137,7 @@ impl Removal {
         Ok(true)
     }
 
-    /// Saves the facts that must outlive the removed rows.
+    /// Saves the facts of the removed rows that are still needed.
     pub(super) fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some(last) = self.last {
             raise(connection, "last-delivery", last)?;
@@ -156,7 +157,7 @@ impl Removal {
 pub(super) const FINISHED: &str = "SELECT id FROM deliveries WHERE webhook = ?1 AND state = ?2 \
      AND finished_ms IS NOT NULL AND finished_ms < ?3 LIMIT ?4";
 
-/// Removes at most `limit` deliveries of each state, as many events, and as many payloads.
+/// Removes at most `limit` deliveries of each state, `limit` events and `limit` payloads.
 pub(super) fn collect(
     connection: &Connection,
     garbage: &mut Garbage,
@@ -172,7 +173,7 @@ pub(super) fn collect(
     for (state, age) in [
         (State::Delivered, retention.delivered),
         (State::Dead, retention.dead),
-        // Operators ask about cancelled deliveries for as long as about dead ones.
+        // Operators need cancelled deliveries for as long as dead ones.
         (State::Cancelled, retention.dead),
     ] {
         for id in finished(connection, state, before(age), limit)? {
@@ -197,7 +198,7 @@ pub(super) fn collect(
     })
 }
 
-/// The first `limit` deliveries in a state that were finished before a time.
+/// Lists `limit` deliveries in a state that were finished before a time.
 fn finished(
     connection: &Connection,
     state: State,
@@ -220,16 +221,16 @@ fn finished(
     Ok(ids)
 }
 
-/// The removal of events without deliveries.
+/// The state of a removal of events without deliveries.
 struct EventSweep {
-    /// Keeps events recorded at this time or later.
+    /// Only events recorded before this time are removed.
     before: i64,
-    /// All events up to this one were checked once.
+    /// The last event that was checked. All earlier events were checked as well.
     last: i64,
-    /// The payloads of the removed ones.
+    /// The payloads of the removed events.
     payloads: Vec<ContentHash>,
     n_removed: usize,
-    /// The greatest sequence and the greatest repetition of the removed ones.
+    /// The greatest sequence number and the greatest repetition of the removed events.
     removed: Option<(i64, i64)>,
 }
 
@@ -291,7 +292,7 @@ impl EventSweep {
 
     /// Checks the next `limit` events that are old enough. Returns whether there may be more.
     fn go_on(&mut self, connection: &Connection, now: i64, limit: usize) -> Result<bool, Fault> {
-        // One more, for its time.
+        // Read one event more than the limit, for its time.
         let n_events = row::limit(limit.saturating_add(1));
         let mut events: Vec<(i64, i64)> = connection
             .prepare_cached(
@@ -372,7 +373,7 @@ fn set_last_swept(connection: &Connection, sequence: i64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes the next collection check events again from this one on.
+/// Makes the next collection check this event and all later ones again.
 pub(super) fn check_again_from(connection: &Connection, sequence: i64) -> Result<(), Fault> {
     connection
         .prepare_cached(

@@ -1,7 +1,7 @@
-//! Conversion between rows and the domain's types.
+//! Converts between rows and the types of the domain.
 //!
-//! Constraint: an invalid row is an error that names it, never a panic or a guess. SQLite's
-//! integers are signed; an inode number keeps its bits.
+//! Constraint: an invalid row is an error that names the row, never a panic or a guess. SQLite's
+//! integers are signed, so an inode number above the signed range is stored as a negative number.
 
 use jiff::Timestamp;
 use rusqlite::Row;
@@ -13,12 +13,12 @@ use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, FileState, ProjectKey, Role, Stamp};
 use crate::store::error::Fault;
 
-/// Milliseconds since the Unix epoch, rounded down, for times of past events.
+/// Milliseconds since the Unix epoch, rounded down. For times in the past.
 pub(super) fn milliseconds(time: Timestamp) -> i64 {
     time.as_millisecond()
 }
 
-/// Milliseconds since the Unix epoch, rounded up, for "not before".
+/// Milliseconds since the Unix epoch, rounded up. For the earliest time of something.
 pub(super) fn milliseconds_up(time: Timestamp) -> i64 {
     let down = milliseconds(time);
     if from_milliseconds(down) < time {
@@ -28,7 +28,7 @@ pub(super) fn milliseconds_up(time: Timestamp) -> i64 {
     }
 }
 
-/// The time of milliseconds since the Unix epoch, clamped to the calendar's range.
+/// Converts milliseconds since the Unix epoch to a time, clamped to the valid range.
 pub(super) fn from_milliseconds(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(milliseconds).unwrap_or(if milliseconds < 0 {
         Timestamp::MIN
@@ -46,17 +46,17 @@ pub(super) fn nanoseconds(time: Timestamp) -> i64 {
     })
 }
 
-/// A number of rows or bytes; a negative one becomes 0.
+/// Converts a number of rows or bytes. A negative number becomes 0.
 pub(super) fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-/// A limit in SQL, clamped to 64 signed bits.
+/// Converts a limit for SQL, clamped to 64 signed bits.
 pub(super) fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// JSON for a column.
+/// Converts a value to JSON for a column.
 pub(super) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<String, Fault> {
     serde_json::to_string(value).map_err(|error| Fault::Undecodable {
         what: what.to_owned(),
@@ -64,7 +64,7 @@ pub(super) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<String, Fau
     })
 }
 
-/// The value of a JSON column.
+/// Parses the value of a JSON column.
 pub(super) fn from_json<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Fault> {
     serde_json::from_str(text).map_err(|error| Fault::Undecodable {
         what: what.to_owned(),
@@ -72,7 +72,7 @@ pub(super) fn from_json<T: DeserializeOwned>(what: &str, text: &str) -> Result<T
     })
 }
 
-/// A word of a closed list.
+/// Parses a word of a closed list.
 pub(super) fn word<T>(
     what: &str,
     text: &str,
@@ -84,7 +84,7 @@ pub(super) fn word<T>(
     })
 }
 
-/// A hash column.
+/// Converts the value of a hash column.
 pub(super) fn hash(what: &str, bytes: &[u8]) -> Result<ContentHash, Fault> {
     bytes
         .try_into()
@@ -99,7 +99,7 @@ pub(super) fn hash(what: &str, bytes: &[u8]) -> Result<ContentHash, Fault> {
 pub(super) const FILE_COLUMNS: &str =
     "path, role, tag, inode, size, modified_ns, changed_ns, read_ns, hash, owner, document";
 
-/// A row of [`FILE_COLUMNS`].
+/// Reads a file from a row of [`FILE_COLUMNS`].
 pub(super) fn file(row: &Row<'_>) -> Result<FileState, Fault> {
     let path: String = row.get(0)?;
     let what = || format!("the record of {path}");
@@ -124,7 +124,7 @@ pub(super) fn file(row: &Row<'_>) -> Result<FileState, Fault> {
 pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project, e.origin, \
      e.occurred_ns, e.parameters, e.explanation, e.payload";
 
-/// A row whose columns from `first` on are [`EVENT_COLUMNS`].
+/// Reads an event from a row. `first` is the index of the first of the [`EVENT_COLUMNS`].
 pub(super) fn event(row: &Row<'_>, first: usize) -> Result<Event, Fault> {
     let text = |column: usize| row.get::<_, String>(first.saturating_add(column));
     let id = text(0)?;
@@ -144,7 +144,7 @@ pub(super) fn event(row: &Row<'_>, first: usize) -> Result<Event, Fault> {
 /// The number of columns of [`EVENT_COLUMNS`].
 pub(super) const N_EVENT_COLUMNS: usize = 9;
 
-/// The state in a column.
+/// Parses the state of a delivery.
 pub(super) fn state(what: &str, text: &str) -> Result<State, Fault> {
     word(what, text, State::from_word)
 }

@@ -1,11 +1,11 @@
-//! Opening the database: creation, migration, and refusal of damaged or foreign files.
+//! Opens the database: creates and migrates it, and rejects damaged or foreign files.
 //!
 //! Constraint: opening reports a damaged, foreign or newer database and does not change it. An
-//! empty file is damage too: a new database gets its schema under another name and is then renamed
-//! into place, so a crash leaves all of it or nothing.
+//! empty file counts as damaged. A new database is built under another name and then renamed, so a
+//! crash never leaves a partial one.
 //!
-//! Format: one SQLite database `state.db` with the application id [`APPLICATION_ID`]; its
-//! `user_version` is the number of migrations that have been applied to it.
+//! The SQLite database `state.db` has the application id [`APPLICATION_ID`]. Its `user_version` is
+//! the number of migrations that have been applied to it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -18,44 +18,51 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::store::error::OpenError;
 
-/// The database's name in the state directory.
+/// The file name of the database in the state directory.
 const DATABASE_FILE: &str = "state.db";
 
-/// The name under which the database is built.
+/// The file name of a new database until it is complete.
 const BUILDING_FILE: &str = "state.db.building";
 
-/// Marks a SQLite file as one of this program: `pwh1` in ASCII. Unreleased development versions
-/// used other values, and their databases are refused.
+/// The SQLite application id of this program: `pwh1` in ASCII.
+///
+/// Unreleased development versions used other ids, and their databases are rejected.
 const APPLICATION_ID: i64 = 0x7077_6831;
 
-/// The migrations. Number n, counted from 1, turns schema n - 1 into schema n. Released ones never
-/// change.
+/// The migrations. Number n, counted from 1, migrates schema n - 1 to schema n.
+///
+/// A released migration never changes.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
-/// How long to wait for another writing process: the command line waits for the daemon, or it
-/// waits.
+/// How long to wait for another process that writes.
+///
+/// The daemon waits for a command, and a command for the daemon.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest database that is checked page by page at opening, in bytes. A check reads all of it,
-/// and a start must stay short with a million pending deliveries, which are more than 600 MiB.
-/// Damage in a larger database is noticed when its page is read.
+/// The largest database that is checked page by page when it is opened, in bytes.
+///
+/// The check reads the whole database. A start must be fast even with a million pending deliveries,
+/// which take more than 600 MiB. In a larger database, damage is noticed when the page is read.
 const CHECKED_MAX: u64 = 128 << 20;
 
-/// The pages in the write-ahead log that trigger a checkpoint: 16 MiB. A burst writes the same
-/// pages of the indexes repeatedly, and a checkpoint copies each only once.
+/// The number of pages in the write-ahead log that triggers a checkpoint: 16 MiB.
+///
+/// A burst writes the same pages of the indexes repeatedly. A checkpoint copies each only once.
 const LOG_PAGES: i64 = 4096;
 
 /// The size to which a larger write-ahead log is truncated, in bytes.
 const LOG_SIZE: i64 = 16 << 20;
 
-/// The writer's cache in KiB, negative as SQLite expects it.
+/// The size of the writer's cache in KiB. SQLite expects a negative number for this unit.
 const WRITER_CACHE: i64 = -4096;
 
-/// A reader's cache, likewise. A start reads the whole record once, in order, and would fill a
-/// larger cache with pages that are not needed again.
+/// The size of a reader's cache in KiB, also as a negative number.
+///
+/// A start reads the whole record once, in order. It would fill a larger cache with pages that are
+/// not needed again.
 const READER_CACHE: i64 = -512;
 
-/// The statements a connection keeps prepared.
+/// The number of statements that a connection keeps prepared.
 const STATEMENTS_KEPT: usize = 128;
 
 /// The latest schema that this program knows.
@@ -74,7 +81,7 @@ pub(super) fn database(directory: &Path) -> PathBuf {
     directory.join(DATABASE_FILE)
 }
 
-/// Creates the state directory if it is missing, for its owner alone.
+/// Creates the state directory if it is missing. Only its owner can access it.
 pub(super) fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
@@ -83,8 +90,9 @@ pub(super) fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
         .map_err(|source| io_error("create the directory", directory, source))
 }
 
-/// Opens the database for writing, builds it where there is none and brings it up to date. The
-/// caller holds the lock on the directory.
+/// Opens the database for writing. Creates it if it is missing, and migrates it.
+///
+/// The caller holds the lock on the directory.
 pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError> {
     let path = database(directory);
     if !exists(&path)? {
@@ -107,7 +115,7 @@ pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError
     if !mode.eq_ignore_ascii_case("wal") {
         return Err(OpenError::Unsupported {
             path,
-            what: "it offers no shared memory for a write-ahead log".to_owned(),
+            what: "it does not support shared memory, which the write-ahead log needs".to_owned(),
         });
     }
     prepare_writer(&connection).map_err(wrap)?;
@@ -115,14 +123,14 @@ pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError
     Ok(connection)
 }
 
-/// Opens an up-to-date database for writing, while a daemon may be running.
+/// Opens a database with the current schema for writing, also while a daemon runs.
 pub(super) fn open_for_writing(directory: &Path) -> Result<Connection, OpenError> {
     let (path, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     prepare_writer(&connection).map_err(|source| OpenError::from_sqlite(&path, source))?;
     Ok(connection)
 }
 
-/// Opens an up-to-date database for reading.
+/// Opens a database with the current schema for reading.
 pub(super) fn open_for_reading(directory: &Path) -> Result<Connection, OpenError> {
     let (path, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection
@@ -154,14 +162,14 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
         .map_err(wrap)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    // Without this guarantee SQLite plans a statement again whenever a bound value might make
-    // another plan better. That took a third of the reader's time, for the plan that the tests
-    // demand anyway.
+    // The query planner stability guarantee. Without it, SQLite plans a statement again whenever a
+    // bound value might make another plan better. That took a third of the reader's time, and the
+    // tests require the same plan anyway.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map_err(wrap)?;
-    // `cell_size_check` finds damage before it has effects; an untrusted schema cannot call
-    // functions with side effects. Temporary tables need no writable directory.
+    // `cell_size_check` detects damage early. An untrusted schema cannot call functions with side
+    // effects. Temporary tables in memory need no writable directory.
     connection
         .execute_batch(
             "PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY;",
@@ -170,7 +178,9 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-/// `synchronous = FULL` makes a commit survive a power cut, not only a crash of this process.
+/// Sets the options of a writing connection.
+///
+/// With `synchronous = FULL` a commit survives a power cut, not only a crash of this process.
 fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
@@ -178,13 +188,13 @@ fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
         ("wal_autocheckpoint", LOG_PAGES),
         ("journal_size_limit", LOG_SIZE),
     ] {
-        // Setting these returns a row, which `pragma_update` rejects.
+        // These pragmas return a row, which `pragma_update` rejects.
         connection.query_row(&format!("PRAGMA {name} = {value}"), [], |_| Ok(()))?;
     }
     Ok(())
 }
 
-/// The schema version of a database of this program.
+/// Reads the schema version. Rejects a database of another program.
 fn version(path: &Path, connection: &Connection) -> Result<i64, OpenError> {
     let wrap = |source| OpenError::from_sqlite(path, source);
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -248,7 +258,7 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
     if exists(&log)? {
         return Err(OpenError::Damaged {
             path: path.to_owned(),
-            what: format!("it is missing although its log {} is there", log.display()),
+            what: format!("it is missing, although its log {} exists", log.display()),
             source: None,
         });
     }
@@ -264,8 +274,8 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
             _ => {}
         }
     }
-    // Created here and not by SQLite, so that others can never read it. SQLite creates its other
-    // files with the same mode.
+    // Create the file here with mode 0600, so that other users can never read it. SQLite creates its
+    // other files with the same mode.
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -274,7 +284,7 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|source| io_error("create", &building, source))?;
     let connection = open(&building, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let filled = || -> rusqlite::Result<()> {
-        // Without `auto_vacuum` the file never shrinks, and it has to precede the first table.
+        // Without `auto_vacuum` the file never shrinks. It must be set before the first table.
         connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;")?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         migrate(&connection, MIGRATIONS, 0)
@@ -285,10 +295,10 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|(_, source)| OpenError::from_sqlite(&building, source))?;
     fs::rename(&building, path).map_err(|source| io_error("create", path, source))?;
     sync(directory)?;
-    // The directory may be new as well, and its entry is in its parent.
+    // The state directory may be new as well. Then its entry in the parent must be durable too.
     match directory.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => match sync(parent) {
-            // Then this process cannot have created the directory either.
+            // Without permission for the parent, this process did not create the directory.
             Err(OpenError::Io { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
@@ -303,7 +313,7 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
 fn sync(directory: &Path) -> Result<(), OpenError> {
     File::open(directory)
         .and_then(|directory| directory.sync_all())
-        .map_err(|source| io_error("write back the directory", directory, source))
+        .map_err(|source| io_error("sync the directory", directory, source))
 }
 
 fn exists(path: &Path) -> Result<bool, OpenError> {

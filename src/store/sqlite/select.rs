@@ -1,4 +1,4 @@
-//! Selectors as conditions in SQL.
+//! Translates selectors to conditions in SQL.
 
 use rusqlite::types::Value;
 
@@ -6,7 +6,7 @@ use super::row;
 use crate::store::Selector;
 
 impl Selector {
-    /// The conditions on `deliveries d`.
+    /// The conditions on the table `deliveries` with the alias `d`.
     pub(super) fn conditions(&self) -> Conditions {
         let mut conditions = Conditions::default();
         if !self.ids.is_empty() {
@@ -29,7 +29,7 @@ impl Selector {
     }
 }
 
-/// Conditions that must all hold, with their values.
+/// SQL conditions that must all be true, with their values.
 #[derive(Default)]
 pub(super) struct Conditions {
     parts: Vec<&'static str>,
@@ -43,7 +43,7 @@ impl Conditions {
         self.values.push(value.into());
     }
 
-    /// The condition in SQL.
+    /// All conditions as one SQL expression.
     pub(super) fn sql(&self) -> String {
         if self.parts.is_empty() {
             "TRUE".to_owned()
@@ -52,13 +52,13 @@ impl Conditions {
         }
     }
 
-    /// The values of the condition, and one more for the rest of the statement.
+    /// The values of the conditions, followed by another value of the statement.
     pub(super) fn values_and(mut self, last: impl Into<Value>) -> Vec<Value> {
         self.values.push(last.into());
         self.values
     }
 
-    /// The values of the condition.
+    /// The values of the conditions.
     pub(super) fn values(self) -> Vec<Value> {
         self.values
     }

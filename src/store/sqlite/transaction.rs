@@ -1,17 +1,17 @@
-//! Consistent reads and atomic writes on a connection.
+//! Runs consistent reads and atomic writes on a connection.
 
 use rusqlite::Connection;
 
 use crate::store::error::Fault;
 
-/// Runs `work` on one consistent state.
+/// Runs `work`, whose reads all see one consistent state.
 pub(super) fn consistently<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     statement(connection, "BEGIN")?;
     let result = work(connection);
-    // Nothing was written. If this fails, so does the next BEGIN.
+    // Nothing was written. If the rollback fails, the next BEGIN fails as well.
     let _ = statement(connection, "ROLLBACK");
     result
 }
@@ -21,7 +21,7 @@ pub(super) fn transact<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    // IMMEDIATE: this waits for another process before any work is done.
+    // IMMEDIATE waits for another writing process here, before `work` runs.
     let result = statement(connection, "BEGIN IMMEDIATE")
         .map_err(Fault::from)
         .and_then(|()| work(connection))
@@ -30,13 +30,13 @@ pub(super) fn transact<T>(
             Ok(result)
         });
     if result.is_err() && !connection.is_autocommit() {
-        // SQLite has often rolled back itself. If this fails, so does the next BEGIN.
+        // SQLite has often rolled back already. If the rollback fails, the next BEGIN fails as well.
         let _ = statement(connection, "ROLLBACK");
     }
     result
 }
 
-/// Runs a statement without values or rows, parsed once.
+/// Runs a prepared statement that has no values and returns no rows.
 fn statement(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([])?;
     Ok(())

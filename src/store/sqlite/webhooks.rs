@@ -1,8 +1,8 @@
-//! The state of webhooks beyond their configuration.
+//! Stores the state of webhooks that is not in the configuration.
 //!
-//! Recording an event or an attempt updates no counters. Counts are made on request: they read one
-//! index from its beginning to its end. For a million deliveries that takes 0.15 s of processor
-//! time, and 0.3 to 2 s on a busy machine. `report` reuses counts for up to a second.
+//! Recording an event or an attempt updates no counters. Deliveries are counted on request, by
+//! reading a whole index. For a million deliveries that takes 0.15 s of processor time, and 0.3 to
+//! 2 s on a busy machine. `report` reuses the counts for up to a second.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub(super) const FINISHED: &str = "SELECT webhook, state, count(*), max(finished
 pub(super) const NEXT_ATTEMPT: &str = "SELECT due_ms FROM deliveries \
      WHERE webhook = ?1 AND is_head ORDER BY due_ms LIMIT 1";
 
-/// All webhooks that ever had a delivery or a fingerprint, by name.
+/// The states of all webhooks that ever had a delivery or a fingerprint, by name.
 pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault> {
     let mut states = without_counts(connection)?;
     let mut statement = connection.prepare_cached(PENDING)?;
@@ -129,8 +129,9 @@ pub(super) fn ensure(connection: &Connection, name: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Switches a webhook off. Returns whether it was on. An operator's cause replaces a 410, never the
-/// other way round.
+/// Switches a webhook off. Returns whether it was on.
+///
+/// If it is already off, an operator's cause replaces a 410, but not the other way round.
 pub(super) fn switch_off(
     connection: &Connection,
     name: &str,
@@ -173,9 +174,10 @@ pub(super) fn has_fingerprint(
         .exists(params![name, &fingerprint[..]])?)
 }
 
-/// Sets the fingerprint of a webhook's configuration. If it changed, failed deliveries are due now,
-/// and a webhook that its receiver had switched off is on again. Returns whether it was switched
-/// on.
+/// Sets the fingerprint of a webhook's configuration.
+///
+/// If it changed, failed deliveries become due now, and a webhook that its receiver had switched off
+/// is switched on again. Returns whether it was switched on.
 pub(super) fn set_fingerprint(
     connection: &Connection,
     name: &str,

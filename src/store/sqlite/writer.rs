@@ -1,16 +1,17 @@
-//! Writing, by a thread or by callers that may block.
+//! Writes to the database, on the writer's thread or on the caller's thread.
 //!
 //! Constraint: a write returns only when it is durable.
 //!
-//! Operation: jobs wait in a queue ([`Writer`]). Whoever holds the writing connection commits up to
-//! [`GROUP_MAX`] queued jobs in one transaction, so a burst costs one disk write. Asynchronous tasks
-//! leave this to the writer thread. A caller that may block takes the connection and commits the
-//! queued jobs itself: two context switches cost more than a small commit.
+//! Jobs wait in a queue ([`Writer`]). The holder of the writing connection commits up to
+//! [`GROUP_MAX`] queued jobs in one transaction, so a burst costs one disk write. The writer's
+//! thread does this for asynchronous tasks. A caller that may block takes the connection and commits
+//! the queued jobs itself, because two context switches cost more than a small commit.
 //!
-//! If a group fails, it is rolled back and each job runs again in its own transaction. So a batch
-//! too large for the disk does not fail small ones. A locked database fails the whole group: each
-//! job would wait for the lock again. (Savepoints would avoid running jobs twice, but halved the
-//! speed of every write: SQLite then saves each changed page once more.)
+//! If a transaction of several jobs fails, it is rolled back, and each job runs again in its own
+//! transaction. So a job that is too large for the disk does not make small jobs fail. If the
+//! database is locked, all jobs fail, because each would wait for the lock again. Savepoints would
+//! avoid running jobs twice. But they halved the speed of every write, because SQLite then saves
+//! each changed page once more.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,21 +26,21 @@ use super::guard;
 use super::transaction::transact;
 use crate::store::error::Fault;
 
-/// The most jobs that one transaction holds.
+/// The maximum number of jobs in one transaction.
 const GROUP_MAX: usize = 256;
 
-/// The queued jobs of asynchronous tasks before the next task has to wait.
+/// The maximum number of queued jobs of asynchronous tasks. Further tasks wait.
 const QUEUE_MAX: usize = 256;
 
-/// The commits in the log after which an idle writer empties it: about a megabyte.
+/// The number of commits after which an idle writer checkpoints the log: about a megabyte.
 const COMMITS_IN_LOG: u32 = 16;
 
-/// How long the queue is empty before the writer is idle.
+/// How long the queue must be empty for the writer to count as idle.
 const IDLE: Duration = Duration::from_millis(50);
 
 /// A job of the writer. It can run again if its transaction failed.
 pub(super) trait Write: Send {
-    /// Does the work, and keeps the result until it is committed.
+    /// Runs the job, and keeps the result until it is committed.
     fn run(&mut self, connection: &Connection) -> Result<(), Fault>;
     /// Sends the result, or the error of the transaction.
     fn reply(self: Box<Self>, committed: Result<(), Fault>);
@@ -63,7 +64,7 @@ where
 
     fn reply(self: Box<Self>, committed: Result<(), Fault>) {
         let Task { result, reply, .. } = *self;
-        // The caller may have stopped waiting.
+        // The caller may no longer wait for the result.
         let _ = reply.send(committed.and_then(|()| result.ok_or(Fault::Closed)));
     }
 }
@@ -85,11 +86,11 @@ fn write<T: Send + 'static>(
 pub(super) struct Writer {
     connection: Mutex<Option<Connection>>,
     queue: Mutex<Queue>,
-    /// Wakes the thread for a job, or when the queue is closed.
+    /// Wakes the writer's thread for a job, or when the queue is closed.
     wake: Condvar,
-    /// Bounds the queue: a job holds a permit until it is done.
+    /// Bounds the queue. A job has a permit until it is finished.
     permits: Arc<Semaphore>,
-    /// Commits since the log was last emptied.
+    /// The number of commits since the last checkpoint.
     n_commits: AtomicU32,
 }
 
@@ -110,7 +111,7 @@ impl Writer {
         }
     }
 
-    /// Closes the queue; the thread commits the queued jobs and ends.
+    /// Closes the queue. The writer's thread commits the queued jobs and ends.
     pub(super) fn close(&self) {
         guard(&self.queue).is_closed = true;
         self.wake.notify_all();
@@ -134,17 +135,17 @@ impl Writer {
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let (job, mut answer) = write(work);
-        // Without a permit: the caller is one thread, and blocks.
+        // This job needs no permit: the caller blocks, so it has only one job at a time.
         self.enqueue(job, None)?;
         loop {
             let connection = guard(&self.connection);
-            // The thread may have done the job meanwhile.
+            // The writer's thread may have run the job meanwhile.
             match answer.try_recv() {
                 Ok(result) => return result,
                 Err(TryRecvError::Closed) => return Err(Fault::Closed),
                 Err(TryRecvError::Empty) => {}
             }
-            // The job is still queued, since nobody else has the connection.
+            // The job is still queued, because no other thread has the connection.
             let connection = connection.as_ref().ok_or(Fault::Closed)?;
             self.commit_queued(connection);
         }
@@ -164,7 +165,7 @@ impl Writer {
     }
 }
 
-/// Closes the queue when the thread ends, so that no caller waits for ever.
+/// Closes the queue when the writer's thread ends, so that no caller waits forever.
 struct End<'a>(&'a Writer);
 
 impl Drop for End<'_> {
@@ -180,9 +181,10 @@ impl Drop for End<'_> {
 }
 
 impl Writer {
-    /// Commits queued jobs until the queue is closed. When idle, the thread moves the log into the
-    /// database on its own connection. Otherwise one commit in some thirty would do so, and take
-    /// ten times as long.
+    /// Commits queued jobs until the queue is closed.
+    ///
+    /// While idle, the thread checkpoints the log, on its own connection. Otherwise about one commit
+    /// in thirty would do so, and take ten times as long.
     pub(super) fn run(&self, checkpointer: &Connection) {
         let _end = End(self);
         while self.wait(checkpointer) {
@@ -233,9 +235,10 @@ impl Writer {
         self.count_commit();
     }
 
-    /// Counts a commit, and wakes the thread at every [`COMMITS_IN_LOG`]th: it sleeps without a
-    /// timeout. Waking it for each commit would cost two switches of threads. A single wake-up
-    /// could be lost while the thread is about to sleep.
+    /// Counts a commit, and wakes the thread after every [`COMMITS_IN_LOG`] commits.
+    ///
+    /// The thread sleeps without a timeout. Waking it for each commit would cost two context
+    /// switches. Waking it only once could be lost if the thread is just about to sleep.
     fn count_commit(&self) {
         let before = self.n_commits.fetch_add(1, Ordering::Relaxed);
         if before.saturating_add(1).is_multiple_of(COMMITS_IN_LOG) {
@@ -247,7 +250,7 @@ impl Writer {
 fn commit_group(connection: &Connection, mut group: Vec<Box<dyn Write>>) {
     let committed = attempt(connection, &mut group);
     match committed {
-        // If another process keeps the database locked, each job would wait for it again.
+        // If another process keeps the database locked, each job would wait for the lock again.
         Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
             for mut job in group {
                 let committed = attempt(connection, std::slice::from_mut(&mut job));
@@ -269,11 +272,12 @@ fn attempt(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), 
     })
 }
 
-/// Moves the log into the database, except the part that readers still need. The next checkpoint
-/// does the rest, or a commit when the log has grown long.
+/// Copies the log into the database, except the part that readers still need.
+///
+/// The next checkpoint copies that part, or a commit does when the log reaches `LOG_PAGES` of `schema`.
 fn checkpoint(connection: &Connection) {
     let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     if let Err(error) = done {
-        tracing::debug!(%error, "cannot move the log into the database; retrying");
+        tracing::debug!(%error, "cannot copy the log into the database; retrying");
     }
 }
