@@ -170,3 +170,42 @@ fn magic(path: &Path) -> Option<u64> {
 fn magic(_path: &Path) -> Option<u64> {
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_that_others_change_are_known_by_name() {
+        for kind in [
+            "nfs",
+            "nfs4",
+            "cifs",
+            "smb3",
+            "fuse",
+            "fuse.sshfs",
+            "fuseblk",
+            "9p",
+            "ceph",
+            "vboxsf",
+            "vmhgfs",
+            "fuse.vmhgfs-fuse",
+            "prl_fs",
+            "virtiofs",
+            "lustre",
+            "gpfs",
+            "ocfs2",
+            "gfs2",
+            "beegfs",
+            "coda",
+            "afs",
+        ] {
+            assert!(network_file_system(kind).is_some(), "{kind}");
+        }
+        for kind in [
+            "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "vfat", "exfat", "autofs",
+        ] {
+            assert_eq!(network_file_system(kind), None, "{kind}");
+        }
+    }
+}

@@ -32,6 +32,8 @@ pub(super) struct KnownMounts {
     known: Mounts,
     /// Whether the list could not be read.
     is_unknown: bool,
+    /// Whether the list changed since it was read. The kernel tells that once.
+    pub(super) has_changed: bool,
     /// Whether a file system was unmounted, so that an equal mount may be another one.
     pub(super) is_stale: bool,
 }
@@ -45,6 +47,7 @@ impl KnownMounts {
 impl Thread {
     /// Lists the mounts, and notes which of them do not report all changes.
     pub(super) fn list_mounts(&mut self) {
+        self.mounts.has_changed = false;
         let listed = self.mounts.list.read(&self.reporter.settings.root);
         self.mounts.is_unknown = listed.is_none() && cfg!(target_os = "linux");
         if let Some(listed) = listed {
@@ -74,8 +77,8 @@ impl Thread {
 
     /// Watches anew where another file system is mounted than before, or none.
     pub(super) fn check_mounts(&mut self) {
-        let has_changed = self.mounts.list.has_changed();
-        if !(has_changed || self.mounts.is_stale) || self.delayed_walk.is_some() {
+        self.mounts.has_changed |= self.mounts.list.has_changed();
+        if !(self.mounts.has_changed || self.mounts.is_stale) || self.delayed_walk.is_some() {
             return;
         }
         let before = self.mounts.known.clone();

@@ -129,8 +129,11 @@ impl Thread {
             (self.mounts.descriptor(), mounts::CHANGED),
         ];
         match wait_for(&descriptors, timeout) {
-            Ok(0) => {}
-            Ok(_) | Err(Errno::INTR) => self.commands.clear_wake_ups(),
+            Ok(has_mounts_changed) => {
+                self.mounts.has_changed |= has_mounts_changed;
+                self.commands.clear_wake_ups();
+            }
+            Err(Errno::INTR) => {}
             Err(error) => {
                 error!(%error, "cannot wait for file events; retrying. Timed scans go on");
                 // Without a pause the loop would spin.
@@ -314,11 +317,12 @@ fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn 
     Ok(Box::new(notify::Notify::new(Arc::clone(commands))))
 }
 
-/// Waits for one of the descriptors, or for a time. Returns how many of them are ready.
+/// Waits for one of the descriptors, or for a time. Returns whether the last of them is ready.
 fn wait_for(
     descriptors: &[(Option<BorrowedFd<'_>>, PollFlags)],
     timeout: Option<Duration>,
-) -> Result<usize, Errno> {
+) -> Result<bool, Errno> {
+    let has_last = descriptors.last().is_some_and(|(last, _)| last.is_some());
     let mut descriptors: Vec<PollFd<'_>> = descriptors
         .iter()
         .filter_map(|(descriptor, flags)| {
@@ -326,5 +330,7 @@ fn wait_for(
         })
         .collect();
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-    poll(&mut descriptors, timeout.as_ref())
+    poll(&mut descriptors, timeout.as_ref())?;
+    let last = descriptors.last().filter(|_| has_last);
+    Ok(last.is_some_and(|last| !last.revents().is_empty()))
 }

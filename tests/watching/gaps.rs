@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
 use serde_json::Value;
 
 use super::common::{
     Daemon, Endpoint, Home, Settings, on_both_backends, skip, succeeds, wait_until, xml,
 };
-use super::{add_project, coverage, home_with_projects, wait_for_watches};
+use super::{
+    add_project, coverage, home_with_projects, limit_descriptors, unprivileged, wait_for_watches,
+};
 
 on_both_backends!(
     a_directory_that_appears_while_descriptors_are_short_is_watched_later,
@@ -33,21 +34,11 @@ fn a_directory_that_appears_while_descriptors_are_short_is_watched_later(backend
         .repository("poll_interval: 200ms");
     let home = home_with_projects(&settings, 1);
     let daemon = home.start();
-    let pid = daemon.pid().to_string();
-    let limit = |n: usize| {
-        let limit = format!("--nofile={n}:");
-        assert!(succeeds("prlimit", &["--pid", &pid, &limit]));
-    };
-    let highest = fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<usize>().ok())
-        .max()
-        .unwrap();
-    let _ = highest;
-    limit(3);
+    // Every new descriptor is refused.
+    limit_descriptors(&daemon, 3);
     fs::create_dir_all(home.at("hr/q/snapshots")).unwrap();
     daemon.wait_message("file events are incomplete", 1);
-    limit(1_024);
+    limit_descriptors(&daemon, 1_024);
     wait_for_watches(&home, 2 + 3 + 3);
     let found = coverage(&home);
     assert_eq!(found["uncovered"], 0, "{found}");
@@ -55,29 +46,6 @@ fn a_directory_that_appears_while_descriptors_are_short_is_watched_later(backend
     // Its changes are reported.
     add_project(&home, "hr/q", 7);
     endpoint.wait_for(4);
-}
-
-/// The command that runs the daemon without root's permissions; none if not possible.
-fn unprivileged(home: &Home, test: &str) -> Option<Command> {
-    let command = Daemon::command(home);
-    if !rustix::process::geteuid().is_root() {
-        return Some(command);
-    }
-    fs::File::create(home.beside("daemon.log")).unwrap();
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let path = home.path().to_str().unwrap();
-    if !succeeds("setpriv", &["--version"]) || !succeeds("chown", &["-R", "65534:65534", path]) {
-        skip(test, "needs setpriv");
-        return None;
-    }
-    let mut unprivileged = Command::new("setpriv");
-    unprivileged
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
-        .arg(command.get_program())
-        .args(command.get_args())
-        .current_dir("/")
-        .env_remove("NOTIFY_SOCKET");
-    Some(unprivileged)
 }
 
 fn mode(home: &Home, below: &str, mode: u32) {

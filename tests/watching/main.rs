@@ -19,12 +19,22 @@ mod gaps;
 // Directories that exchange their names in one step.
 mod exchanges;
 
+// Mounts in a namespace of the test.
+mod mounts;
+
+// Random trees and operations: the kernel's watches are those of the layout.
+mod properties;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use common::{Daemon, Endpoint, Home, Settings, on_both_backends, skip, sorted, wait_until, xml};
+use common::{
+    Daemon, Endpoint, Home, Settings, on_both_backends, skip, sorted, succeeds, wait_until, xml,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn home_with_projects(settings: &Settings, count: usize) -> Home {
@@ -40,6 +50,42 @@ fn add_project(home: &Home, path: &str, number: usize) {
     home.write(&format!("{path}/project.xml"), &content);
     home.write(&format!("{path}/published/project.xml"), &content);
     home.write(&format!("{path}/snapshots/v1.xml"), &content);
+}
+
+/// The command that runs the daemon without root's permissions; none if not possible.
+fn unprivileged(home: &Home, test: &str) -> Option<Command> {
+    let command = Daemon::command(home);
+    if !rustix::process::geteuid().is_root() {
+        return Some(command);
+    }
+    fs::File::create(home.beside("daemon.log")).unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = home.path().to_str().unwrap();
+    if !succeeds("setpriv", &["--version"]) || !succeeds("chown", &["-R", "65534:65534", path]) {
+        skip(test, "needs setpriv");
+        return None;
+    }
+    let mut unprivileged = Command::new("setpriv");
+    unprivileged
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir("/")
+        .env_remove("NOTIFY_SOCKET");
+    Some(unprivileged)
+}
+
+/// Sets the limit of open files of a daemon.
+fn limit_descriptors(daemon: &Daemon<'_>, limit: usize) {
+    let pid = daemon.pid().to_string();
+    let limit = format!("--nofile={limit}:");
+    let arguments = ["prlimit", "--pid", &pid, &limit];
+    // Root may lack the permission, which the daemon's own user has.
+    let as_user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+    assert!(
+        succeeds(arguments[0], &arguments[1..])
+            || succeeds("setpriv", &[&as_user[..], &arguments].concat())
+    );
 }
 
 fn coverage(home: &Home) -> serde_json::Value {
@@ -230,4 +276,19 @@ fn at_the_limit_of_watches_changes_are_found_and_the_limit_is_named(backend: &st
     let found = coverage(&home);
     assert_eq!(found["uncovered"], 0, "{found}");
     assert_eq!(found["polls"], false, "{found}");
+}
+
+#[test]
+fn scans_come_as_often_as_the_poll_interval_says() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint)
+        .watch("poll")
+        .repository("poll_interval: 10ms");
+    let home = home_with_projects(&settings, 1);
+    let daemon = home.start();
+    let n_scans = || daemon.n_messages("full scan started");
+    let (first, began) = (n_scans(), Instant::now());
+    wait_until("forty scans", || (n_scans() >= first + 40).then_some(()));
+    // Not one a second, whatever the machine does.
+    assert!(began.elapsed() < Duration::from_secs(30));
 }

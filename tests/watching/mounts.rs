@@ -1,0 +1,178 @@
+//! Mounts in a namespace of the test: over watched directories, at two paths, and of file systems
+//! that do not report changes.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::common::{
+    Daemon, Endpoint, Home, Settings, on_both_backends, skip, succeeds, wait_until, xml,
+};
+use super::properties::assert_watched;
+use super::{add_project, coverage, home_with_projects};
+
+on_both_backends!(
+    a_mount_over_a_watched_directory_is_watched_at_once,
+    a_directory_at_two_paths_is_watched_at_one_and_scanned_at_the_other,
+    a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer,
+);
+
+/// Gives this thread, and the processes it starts, mounts of their own. They end with it.
+pub fn own_mounts(test: &str) -> bool {
+    #[allow(
+        deprecated,
+        reason = "the safe variant; no table of descriptors is unshared"
+    )]
+    let is_apart = rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).is_ok()
+        && succeeds("mount", &["--make-rprivate", "/"]);
+    if !is_apart {
+        skip(test, "needs root and mount namespaces");
+    }
+    is_apart
+}
+
+/// A mount of this thread's namespace, unmounted when dropped.
+pub struct Mount(PathBuf);
+
+impl Mount {
+    /// Mounts with these arguments of mount(8) at a directory; none if that fails.
+    pub fn new(arguments: &[&str], at: PathBuf) -> Option<Self> {
+        let mut all = arguments.to_vec();
+        let target = at.to_str()?.to_owned();
+        all.push(&target);
+        succeeds("mount", &all).then(|| Self(at))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        succeeds("umount", &["-l", self.0.to_str().unwrap()]);
+    }
+}
+
+/// Writes a snapshot into a project, and waits until it is reported.
+fn expect_snapshot(home: &Home, daemon: &Daemon<'_>, project: &str, tag: &str) {
+    let event = format!("Snapshot Create {project}");
+    let count = || {
+        daemon
+            .events()
+            .iter()
+            .filter(|found| **found == event)
+            .count()
+    };
+    let before = count();
+    let content = xml("p", "e", &format!("{project} {tag}"));
+    home.write(&format!("{project}/snapshots/{tag}.xml"), &content);
+    wait_until("the snapshot", || (count() > before).then_some(()));
+}
+
+fn a_mount_over_a_watched_directory_is_watched_at_once(backend: &str) {
+    let test = "a_mount_over_a_watched_directory_is_watched_at_once";
+    if !own_mounts(test) {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 2);
+    let daemon = home.start();
+    for round in 0..3 {
+        let organization = ["sales", "hr", "sales/p0"][round];
+        fs::create_dir_all(home.at(organization)).unwrap();
+        assert_watched(&home, &daemon, test);
+        let mounted = Mount::new(&["-t", "tmpfs", "tmpfs"], home.at(organization)).unwrap();
+        assert_watched(&home, &daemon, test);
+        let project = ["sales/new", "hr/new", "sales/p0"][round];
+        add_project(&home, project, 70 + round);
+        daemon.fence();
+        expect_snapshot(&home, &daemon, project, &format!("mounted-{round}"));
+        drop(mounted);
+        assert_watched(&home, &daemon, test);
+        expect_snapshot(&home, &daemon, "sales/p1", &format!("unmounted-{round}"));
+    }
+    assert_eq!(coverage(&home)["uncovered"], 0);
+}
+
+fn a_directory_at_two_paths_is_watched_at_one_and_scanned_at_the_other(backend: &str) {
+    let test = "a_directory_at_two_paths_is_watched_at_one_and_scanned_at_the_other";
+    if !own_mounts(test) {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint)
+        .watch(backend)
+        .repository("poll_interval: 100ms");
+    let home = home_with_projects(&settings, 2);
+    fs::create_dir(home.at("hr")).unwrap();
+    let daemon = home.start();
+    let sales = home.at("sales");
+    let mounted = Mount::new(&["--bind", sales.to_str().unwrap()], home.at("hr")).unwrap();
+    wait_until("the second path", || {
+        let found = coverage(&home);
+        let directories = found["directories"].as_array()?;
+        let is_named = directories.len() == 1 && directories[0]["path"] == "hr";
+        (is_named && found["polls"] == true).then_some(())
+    });
+    assert_watched(&home, &daemon, test);
+    expect_snapshot(&home, &daemon, "sales/p0", "twice");
+    wait_until("the snapshot at both paths", || {
+        let events = daemon.events();
+        let has = |project| events.contains(&format!("Snapshot Create {project}"));
+        (has("sales/p0") && has("hr/p0")).then_some(())
+    });
+    drop(mounted);
+    wait_until("one path", || {
+        let found = coverage(&home);
+        (found["uncovered"] == 0 && found["polls"] == false).then_some(())
+    });
+    assert_watched(&home, &daemon, test);
+    expect_snapshot(&home, &daemon, "sales/p1", "once");
+}
+
+fn a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer(backend: &str) {
+    let test = "a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer";
+    if !own_mounts(test) {
+        return;
+    }
+    // A mode of its own asks for no scans.
+    if backend == "notify" {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).repository("poll_interval: 100ms");
+    let home = home_with_projects(&settings, 1);
+    fs::create_dir(home.at("remote")).unwrap();
+    let elsewhere = home.beside("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let daemon = home.start();
+    assert_eq!(coverage(&home)["polls"], false);
+    let (from, to) = (elsewhere.to_str().unwrap(), home.at("remote"));
+    if !succeeds("bindfs", &[from, to.to_str().unwrap()]) {
+        return skip(test, "needs bindfs and FUSE");
+    }
+    let mounted = Mount(to);
+    wait_until("scans on a timer", || {
+        let found = coverage(&home);
+        let note = found["note"].as_str()?;
+        (found["polls"] == true && note.contains("FUSE (at \"remote\")")).then_some(())
+    });
+    // The change is made where the kernel does not report it.
+    let write = |path: &str, content: &str| {
+        super::common::write(&elsewhere.join(path), content);
+    };
+    write("p/project.xml", &xml("p", "remote", "one"));
+    wait_until("the project", || {
+        let events = daemon.events();
+        events
+            .contains(&"Project Import remote/p".to_owned())
+            .then_some(())
+    });
+    write("p/snapshots/v1.xml", &xml("p", "remote", "two"));
+    wait_until("the snapshot", || {
+        let events = daemon.events();
+        events
+            .contains(&"Snapshot Create remote/p".to_owned())
+            .then_some(())
+    });
+    drop(mounted);
+    wait_until("no scans", || {
+        (coverage(&home)["polls"] == false).then_some(())
+    });
+}
