@@ -4,7 +4,7 @@
 //! root as the daemon. It treats a missing file as removed, without waiting for
 //! `repository.settle`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use anyhow::Context;
@@ -120,11 +120,21 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         .collect();
     let relocate =
         |file: &FileState, to: &ProjectKey| config.repository.layout.relocate(&file.path, to);
-    let changes = comparisons
+    let mut changes = Vec::new();
+    for (comparison, change) in comparisons
         .iter()
         .zip(moves::infer_all(&comparisons, &relocate))
-        .filter_map(|(comparison, change)| view(comparison, change, start, config, &subscriptions))
-        .collect();
+    {
+        let heard = match &listings {
+            Some(listings) => listings.listeners(&comparison.key)?,
+            None => BTreeSet::new(),
+        };
+        let routes = Routes {
+            subscriptions: &subscriptions,
+            heard,
+        };
+        changes.extend(view(comparison, change, start, config, &routes));
+    }
     Ok(ScanView {
         first_start: start.is_first,
         adopts: start.adopts,
@@ -204,13 +214,20 @@ fn notes(start: Start, config: &Config, has_state: bool) -> Vec<String> {
     notes
 }
 
+/// The webhooks of a project's events.
+struct Routes<'a> {
+    subscriptions: &'a [Subscription],
+    /// Those that were to receive an earlier event of it.
+    heard: BTreeSet<String>,
+}
+
 /// Describes a change. Returns `None` if nothing changed.
 fn view(
     comparison: &Comparison,
     change: Conclusion,
     start: Start,
     config: &Config,
-    subscriptions: &[Subscription],
+    routes: &Routes<'_>,
 ) -> Option<ChangeView> {
     let key = &comparison.key;
     let inference = change.inference;
@@ -234,7 +251,7 @@ fn view(
         .map(|inferred| {
             let (after, before) = (&inference.record, &comparison.recorded);
             let definition = after.definition.as_ref().or(before.definition.as_ref());
-            event(key, inferred, definition, config, subscriptions)
+            event(key, inferred, definition, config, routes)
         })
         .collect();
     Some(ChangeView {
@@ -251,7 +268,7 @@ fn event(
     inferred: &InferredEvent,
     definition: Option<&FileState>,
     config: &Config,
-    subscriptions: &[Subscription],
+    routes: &Routes<'_>,
 ) -> EventView {
     let (subject, naming) = (&inferred.subject, &config.naming);
     let parameters = parameters(inferred.kind, key, subject, definition, naming);
@@ -261,7 +278,7 @@ fn event(
         path: inferred.subject.path.clone(),
         because: inferred.because.clone(),
         parameters: view::parameters(&parameters),
-        webhooks: route(subscriptions, inferred.kind, key)
+        webhooks: route(routes.subscriptions, inferred.kind, key, &routes.heard)
             .map(str::to_owned)
             .collect(),
     }

@@ -255,7 +255,7 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 1000),
         default: Described("every project"),
-        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting",
+        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. A delete also goes to a webhook that was to receive an earlier event of the project, whatever its directory is called now",
         ..ROW
     },
     Setting {

@@ -19,6 +19,8 @@ use crate::webhook::{Attempt, Callback, CallbackContent, EventName};
 /// An attempt that has ended.
 pub(super) struct Ended {
     content: CallbackContent,
+    /// The project's key at the time of the claim.
+    project: ProjectKey,
     delivery: i64,
     /// The attempt's number among all of the delivery, and in its schedule.
     number: u32,
@@ -61,6 +63,7 @@ pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_pro
         .map_or(now, |by| by.min(now));
     Ended {
         content: callback.content,
+        project: claim.key,
         delivery: claim.delivery,
         number: claim.attempt,
         scheduled: claim.scheduled_attempt,
@@ -80,7 +83,7 @@ impl Ended {
         self.count(verdict, shared);
         let attempt = self.attempt;
         AttemptResult {
-            project: self.content.key,
+            project: self.project,
             event: self.content.id,
             name: self.content.event,
             fingerprint: self.used.fingerprint,

@@ -3,6 +3,7 @@
 //! Constraint: a delivery is claimed once. The store answers while requests go out, so its answer
 //! may be older than results recorded meanwhile. A project that was released after the question is
 //! therefore not taken from the answer, and an answer from before an operator's command is dropped.
+//! A project may be renamed while its delivery is in flight, so deliveries are compared as well.
 //! More is claimed than can be sent at once, so that a burst costs few questions to the store.
 
 use std::collections::{HashSet, VecDeque};
@@ -34,18 +35,44 @@ struct Prefetched {
     at: Duration,
 }
 
+/// Claimed deliveries and their projects.
+///
+/// Both count: another delivery of the project must not be sent, and the project of a delivery may
+/// have been renamed since.
+#[derive(Default)]
+struct Claimed {
+    projects: HashSet<ProjectKey>,
+    deliveries: HashSet<i64>,
+}
+
+impl Claimed {
+    fn has(&self, project: &ProjectKey, delivery: i64) -> bool {
+        self.projects.contains(project) || self.deliveries.contains(&delivery)
+    }
+
+    fn insert(&mut self, project: ProjectKey, delivery: i64) {
+        self.projects.insert(project);
+        self.deliveries.insert(delivery);
+    }
+
+    fn remove(&mut self, project: &ProjectKey, delivery: i64) {
+        self.projects.remove(project);
+        self.deliveries.remove(&delivery);
+    }
+}
+
 /// The claimed deliveries of one webhook, and its busy projects.
 pub(super) struct Prefetch {
     handle: Arc<QueueHandle>,
     claims: VecDeque<Prefetched>,
-    /// Projects with a delivery that is prefetched, in flight or not recorded yet.
-    busy: HashSet<ProjectKey>,
+    /// The deliveries that are prefetched, in flight or not recorded yet.
+    busy: Claimed,
     /// The question to the store, at most one.
     question: JoinSet<Result<Claims, StoreError>>,
     /// How many claims the question asks for.
     n_asked: usize,
-    /// The projects that were released since the question.
-    released: HashSet<ProjectKey>,
+    /// The deliveries that were released since the question.
+    released: Claimed,
     /// Whether to drop the answer to the question.
     is_outdated: bool,
     /// Whether more deliveries may be due than the last answer had.
@@ -57,10 +84,10 @@ impl Prefetch {
         Self {
             handle,
             claims: VecDeque::new(),
-            busy: HashSet::new(),
+            busy: Claimed::default(),
             question: JoinSet::new(),
             n_asked: 0,
-            released: HashSet::new(),
+            released: Claimed::default(),
             is_outdated: false,
             may_be_more: true,
         }
@@ -75,7 +102,8 @@ impl Prefetch {
     /// Their project is not busy, and they are newer than all claimed deliveries.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
         for claim in committed {
-            if self.handle.is_new(claim.delivery) && !self.busy.contains(&claim.event.key) {
+            let is_busy = self.busy.has(&claim.key, claim.delivery);
+            if self.handle.is_new(claim.delivery) && !is_busy {
                 self.push(claim, at);
             }
         }
@@ -83,7 +111,7 @@ impl Prefetch {
 
     fn push(&mut self, claim: Claim, at: Duration) {
         self.handle.note_claimed(claim.delivery);
-        self.busy.insert(claim.event.key.clone());
+        self.busy.insert(claim.key.clone(), claim.delivery);
         self.claims.push_back(Prefetched { claim, at });
     }
 
@@ -97,12 +125,12 @@ impl Prefetch {
         self.may_be_more = true;
     }
 
-    /// Notes that a project is no longer busy.
-    pub(super) fn release(&mut self, project: ProjectKey) {
-        self.busy.remove(&project);
+    /// Notes that a delivery and its project are no longer busy.
+    pub(super) fn release(&mut self, project: ProjectKey, delivery: i64) {
+        self.busy.remove(&project, delivery);
         self.may_be_more = true;
         if self.is_asking() {
-            self.released.insert(project);
+            self.released.insert(project, delivery);
         }
     }
 
@@ -111,7 +139,7 @@ impl Prefetch {
         self.is_outdated = self.is_asking();
         self.may_be_more = true;
         while let Some(claim) = self.pop() {
-            self.release(claim.event.key);
+            self.release(claim.key, claim.delivery);
         }
     }
 
@@ -121,7 +149,7 @@ impl Prefetch {
             && now.saturating_sub(oldest.at) > VALID_FOR
             && let Some(claim) = self.pop()
         {
-            self.release(claim.event.key);
+            self.release(claim.key, claim.delivery);
         }
     }
 
@@ -153,9 +181,9 @@ impl Prefetch {
         self.n_asked = room.saturating_add(ahead).saturating_sub(n_claims);
         self.may_be_more = false;
         self.is_outdated = false;
-        self.released.clear();
+        self.released = Claimed::default();
         let (store, webhook) = (store.clone(), webhook.to_owned());
-        let (n_asked, busy) = (self.n_asked, self.busy.clone());
+        let (n_asked, busy) = (self.n_asked, self.busy.projects.clone());
         self.question
             .spawn(async move { store.claim_due(&webhook, now, n_asked, busy).await });
     }
@@ -186,15 +214,18 @@ impl Prefetch {
         }
         let released = std::mem::take(&mut self.released);
         for claim in answer.ready {
-            let project = &claim.event.key;
-            if !self.busy.contains(project) && !released.contains(project) {
+            let is_claimed = |claimed: &Claimed| claimed.has(&claim.key, claim.delivery);
+            if !is_claimed(&self.busy) && !is_claimed(&released) {
                 self.push(claim, moment);
             }
         }
         let unreadable = answer
             .unreadable
             .into_iter()
-            .filter(|one| !self.busy.contains(&one.key) && !released.contains(&one.key))
+            .filter(|one| {
+                let is_claimed = |claimed: &Claimed| claimed.has(&one.key, one.delivery);
+                !is_claimed(&self.busy) && !is_claimed(&released)
+            })
             .collect();
         (unreadable, answer.next_due)
     }

@@ -94,7 +94,7 @@ impl Queue {
             let sleep = self.send_due().await.min(self.until_recording());
             tokio::select! {
                 Some(ended) = next_of(&mut self.in_flight) => self.accept_ended(ended),
-                Some(projects) = self.results.recorded() => self.release(projects),
+                Some(recorded) = self.results.recorded() => self.release(recorded),
                 answer = self.prefetch.answer() => self.accept_claims(answer).await,
                 () = self.handle.woken() => self.prefetch.expect_more(),
                 changed = self.target.changed() => {
@@ -112,7 +112,7 @@ impl Queue {
             let sleep = self.until_recording();
             tokio::select! {
                 Some(ended) = next_of(&mut self.in_flight) => self.accept_ended(ended),
-                Some(projects) = self.results.recorded() => self.release(projects),
+                Some(recorded) = self.results.recorded() => self.release(recorded),
                 () = tokio::time::sleep(sleep) => {}
             }
             self.record();
@@ -322,10 +322,10 @@ impl Queue {
             .record(is_idle, &self.shared, &self.name, &self.stop);
     }
 
-    /// Releases projects whose results are recorded.
-    fn release(&mut self, projects: Vec<ProjectKey>) {
-        for project in projects {
-            self.prefetch.release(project);
+    /// Releases deliveries whose results are recorded.
+    fn release(&mut self, recorded: Vec<(ProjectKey, i64)>) {
+        for (project, delivery) in recorded {
+            self.prefetch.release(project, delivery);
         }
         if self.results.take_switched_off() {
             // The store knows it now. Deliveries that were passed before are not sent.

@@ -42,8 +42,8 @@ pub(super) struct Results {
     oldest_at: Duration,
     /// Whether a result that switches the webhook off is not recorded yet.
     is_switching_off: bool,
-    /// The recording in progress, at most one. It returns the projects to release.
-    recording: JoinSet<Vec<ProjectKey>>,
+    /// The recording in progress, at most one. It returns the deliveries to release.
+    recording: JoinSet<Vec<(ProjectKey, i64)>>,
 }
 
 impl Results {
@@ -89,20 +89,21 @@ impl Results {
         if self.wait(is_idle, shared.clock.moment()) != Some(Duration::ZERO) {
             return;
         }
-        let (projects, finished): (Vec<ProjectKey>, Vec<Finish>) =
+        let (recorded, finished): (Vec<(ProjectKey, i64)>, Vec<Finish>) =
             std::mem::take(&mut self.waiting)
                 .into_iter()
-                .map(|result| (result.project, result.finish))
+                .map(|result| ((result.project, result.finish.delivery), result.finish))
                 .unzip();
         let (shared, webhook, stop) = (Arc::clone(shared), webhook.to_owned(), stop.clone());
         self.recording.spawn(async move {
             record(&shared, &webhook, finished.into(), &stop).await;
-            projects
+            recorded
         });
     }
 
-    /// Waits for the end of the recording; returns the projects to release.
-    pub(super) async fn recorded(&mut self) -> Option<Vec<ProjectKey>> {
+    /// Waits for the end of the recording; returns the deliveries to release, each with the project
+    /// it was claimed for.
+    pub(super) async fn recorded(&mut self) -> Option<Vec<(ProjectKey, i64)>> {
         next_of(&mut self.recording).await
     }
 

@@ -50,6 +50,7 @@ fn claim(delivery: i64, project: &str) -> Claim {
         delivery,
         attempt: 1,
         scheduled_attempt: 1,
+        key: ProjectKey::new("sales", project),
         event: event(project),
         payload: Bytes::copy_from_slice(project.as_bytes()),
         origin: Origin::Live,
@@ -71,6 +72,7 @@ fn batch(project: &str) -> Batch {
         payloads: vec![(event.payload, payload)],
         changes: vec![Change {
             key: event.key.clone(),
+            moved_from: None,
             before: Recorded::default(),
             after: Recorded::default(),
             events: vec![NewEvent {
@@ -79,6 +81,7 @@ fn batch(project: &str) -> Batch {
                 tag: None,
                 stamp: stamp(),
                 webhooks: vec![("catalog".to_owned(), start())],
+                if_heard: Vec::new(),
             }],
         }],
         ..Batch::new(start())
@@ -190,13 +193,37 @@ async fn a_project_released_since_the_question_is_not_taken_from_the_answer() {
     fixture.prefetch.expect_more();
     fixture.ask();
     // Its result is recorded while the store is being asked.
-    fixture.prefetch.release(ProjectKey::new("sales", "a"));
+    fixture.prefetch.release(ProjectKey::new("sales", "a"), 1);
     fixture.accept(vec![claim(1, "a"), claim(2, "b")]).await;
     assert_eq!((fixture.next(), fixture.next()), (Some(2), None));
     // The next question finds the next delivery of the project.
     fixture.ask();
     fixture.accept(vec![claim(3, "a")]).await;
     assert_eq!(fixture.next(), Some(3));
+}
+
+/// The store returns the delivery of a renamed project under the new name.
+#[tokio::test]
+async fn a_delivery_in_flight_is_not_claimed_again_under_its_projects_new_name() {
+    let mut fixture = Fixture::new();
+    fixture.ask();
+    fixture.accept(vec![claim(1, "a")]).await;
+    assert_eq!(fixture.next(), Some(1));
+    let mut renamed = claim(1, "a");
+    renamed.key = ProjectKey::new("sales", "b");
+    fixture.prefetch.expect_more();
+    fixture.ask();
+    fixture.accept(vec![renamed.clone()]).await;
+    assert_eq!(fixture.next(), None);
+    // Its result is recorded while the store is being asked.
+    fixture.prefetch.expect_more();
+    fixture.ask();
+    fixture.prefetch.release(ProjectKey::new("sales", "a"), 1);
+    fixture.accept(vec![renamed]).await;
+    assert_eq!(fixture.next(), None);
+    fixture.ask();
+    fixture.accept(vec![claim(2, "b")]).await;
+    assert_eq!(fixture.next(), Some(2));
 }
 
 #[tokio::test]

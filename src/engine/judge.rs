@@ -16,7 +16,7 @@ use crate::domain::infer::Inference;
 use crate::domain::moves::{Comparison, infer_all};
 use crate::domain::parameters::{parameters, project_id};
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey};
-use crate::domain::route::Subscription;
+use crate::domain::route::{Interest, Subscription};
 use crate::domain::settle::Unresolved;
 use crate::observe::Held;
 use crate::store::{Batch, Change, NewEvent};
@@ -35,16 +35,17 @@ impl Routes {
         )
     }
 
-    /// Selects the webhooks for an event, each with the time of its first attempt.
+    /// Selects the webhooks with this interest in an event, each with the time of its first attempt.
     fn of_event(
         &self,
         event: &InferredEvent,
         key: &ProjectKey,
+        interest: Interest,
         now: Timestamp,
     ) -> Vec<(String, Timestamp)> {
         self.0
             .iter()
-            .filter(|(subscription, _)| subscription.wants(event.kind, key))
+            .filter(|(subscription, _)| subscription.interest(event.kind, key) == interest)
             .map(|(subscription, schedule)| {
                 (subscription.webhook.clone(), delivery::first(schedule, now))
             })
@@ -101,13 +102,14 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
     let mut needed: BTreeSet<ContentHash> = BTreeSet::new();
     for (observation, conclusion) in gathered.observations.iter_mut().zip(conclusions) {
         let (key, inference) = (conclusion.key, conclusion.inference);
+        let moved_from = conclusion.moved_from;
         judgement
             .moved
-            .extend(conclusion.moved_from.map(|from| (key.clone(), from)));
+            .extend(moved_from.iter().map(|from| (key.clone(), from.clone())));
         judgement
             .waits_for
             .extend(conclusion.moves_to.map(|to| (key.clone(), to)));
-        judgement.conclude(key, observation, inference, rules, &mut needed);
+        judgement.conclude(key, moved_from, observation, inference, rules, &mut needed);
     }
     judgement.batch.payloads = std::mem::take(&mut gathered.contents)
         .into_iter()
@@ -121,6 +123,7 @@ impl Judgement {
     fn conclude(
         &mut self,
         key: ProjectKey,
+        moved_from: Option<ProjectKey>,
         observation: &mut Observation,
         inference: Inference,
         rules: &Rules<'_>,
@@ -165,6 +168,7 @@ impl Judgement {
             self.n_removed += usize::from(!was_empty && is_empty);
             self.batch.changes.push(Change {
                 key,
+                moved_from,
                 before: std::mem::take(&mut observation.before),
                 after: inference.record,
                 events,
@@ -204,11 +208,16 @@ fn new_event(
     let naming = &rules.config.naming;
     let parameters = parameters(inferred.kind, key, subject, definition, naming);
     let (origin, hint) = (observation.origin, observation.hint.clone());
+    let webhooks = |interest| {
+        let routes = rules.routes;
+        routes.of_event(inferred, key, interest, rules.now)
+    };
     NewEvent {
         event: inferred.complete(key, origin, hint, parameters, rules.now),
         project_id: project_id(key, subject, definition).to_lowercase(),
         tag: subject.tag.clone(),
         stamp: subject.stamp,
-        webhooks: rules.routes.of_event(inferred, key, rules.now),
+        webhooks: webhooks(Interest::Yes),
+        if_heard: webhooks(Interest::IfHeard),
     }
 }

@@ -51,6 +51,8 @@ impl Batch {
 pub struct Change {
     /// The changed project.
     pub key: ProjectKey,
+    /// The former key of a project that moved here. Its pending deliveries move with it.
+    pub moved_from: Option<ProjectKey>,
     /// The record that the change was inferred from, as the store returned it.
     pub before: Recorded,
     /// The new record. An empty record removes the project.
@@ -82,6 +84,8 @@ pub struct NewEvent {
     pub stamp: Stamp,
     /// The names of the subscribed webhooks, each with the time of its first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
+    /// The webhooks that receive it only if they were to receive an earlier event of the project.
+    pub if_heard: Vec<(String, Timestamp)>,
 }
 
 impl NewEvent {

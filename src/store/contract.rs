@@ -10,7 +10,7 @@
 //!
 //! No operation reads a clock. Time is an argument.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -72,6 +72,9 @@ pub trait Recording: Send + Sync {
     /// keeps the payload of every recorded definition, so that a delete can send it. Ids of events
     /// and positions in the order of recording are never reused: if another event has or had the id,
     /// the new event gets the id of a later repetition.
+    ///
+    /// The pending deliveries of a project that moved go to the lanes of its new key, where all
+    /// deliveries keep the order of recording.
     ///
     /// Returns the ids of the events, and the first due deliveries at the head of a lane.
     /// [`Fault::Stale`](super::Fault::Stale) means that the record changed after the batch was
@@ -204,6 +207,9 @@ pub trait Listing {
 
     /// Reads the record of a project. It is empty if nothing is recorded.
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError>;
+
+    /// Returns the webhooks that were to receive an event of a project, by name.
+    fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError>;
 
     /// Reads a fact about the whole repository.
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;

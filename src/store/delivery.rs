@@ -22,6 +22,8 @@ pub struct Claim {
     /// [`delivery::next`](crate::domain::delivery::next) needs it. A redelivery starts the schedule
     /// again.
     pub scheduled_attempt: u32,
+    /// The present key of the project, which names the lane. The event has the recorded one.
+    pub key: ProjectKey,
     /// The event to send.
     pub event: Event,
     /// The observed bytes of the project.xml, unchanged.
@@ -38,6 +40,7 @@ impl Claim {
             attempt: 1,
             scheduled_attempt: 1,
             origin: event.origin,
+            key: event.key.clone(),
             event,
             payload,
         }

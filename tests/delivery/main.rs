@@ -30,6 +30,9 @@ mod reloads;
 // An operator's commands while the daemon runs.
 mod operator;
 
+// Projects that are renamed.
+mod renames;
+
 // A project that goes and returns.
 mod returns;
 

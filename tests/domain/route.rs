@@ -1,5 +1,7 @@
 //! The webhooks that receive an event.
 
+use std::collections::BTreeSet;
+
 use globset::{GlobBuilder, GlobSet};
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::ProjectKey;
@@ -65,7 +67,7 @@ fn an_event_goes_to_subscribed_webhooks_in_configuration_order() {
     ];
     for (kind, organization, project, expected) in table {
         let key = ProjectKey::new(organization, project);
-        let found: Vec<&str> = route(&subscriptions, kind, &key).collect();
+        let found: Vec<&str> = route(&subscriptions, kind, &key, &BTreeSet::new()).collect();
         assert_eq!(found, expected, "{kind} of {key}");
     }
 }
@@ -73,5 +75,27 @@ fn an_event_goes_to_subscribed_webhooks_in_configuration_order() {
 #[test]
 fn without_webhooks_an_event_goes_nowhere() {
     let key = ProjectKey::new("sales", "orders");
-    assert_eq!(route(&[], EventKind::ProjectImport, &key).count(), 0);
+    assert_eq!(
+        route(&[], EventKind::ProjectImport, &key, &BTreeSet::new()).count(),
+        0
+    );
+}
+
+#[test]
+fn a_delete_goes_also_to_a_webhook_that_heard_of_the_project_under_another_name() {
+    let subscriptions = [
+        subscription("exact", &EventKind::ALL, Some(&["sales/orders"])),
+        subscription("other", &EventKind::ALL, Some(&["sales/other"])),
+        subscription("imports", &[EventKind::ProjectImport], Some(&["*/*"])),
+    ];
+    let renamed = ProjectKey::new("sales", "renamed");
+    let heard = ["exact".to_owned(), "imports".to_owned()].into();
+    for (kind, expected) in [
+        (EventKind::ProjectDelete, &["exact"][..]),
+        (EventKind::ProjectDeleteAndUnpublish, &["exact"]),
+        (EventKind::ProjectPublish, &[]),
+    ] {
+        let found: Vec<&str> = route(&subscriptions, kind, &renamed, &heard).collect();
+        assert_eq!(found, expected, "{kind}");
+    }
 }

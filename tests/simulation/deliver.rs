@@ -67,10 +67,10 @@ impl Run {
         let claims = self.claims(hook.name, limit, busy.clone());
         let n_claims = claims.len();
         for claim in claims {
-            assert!(
-                busy.insert(claim.event.key.clone()),
-                "two of one project at once"
-            );
+            if self.hooks[webhook].is_in_flight(claim.delivery) {
+                continue;
+            }
+            assert!(busy.insert(claim.key.clone()), "two of one project at once");
             self.send(webhook, claim, admission == Admission::Probe);
         }
         self.receive_answers(webhook, crash);
@@ -101,7 +101,7 @@ impl Run {
             let mut hooks = self.hooks.iter();
             let webhook = hooks.position(|hook| hook.name == name).unwrap();
             let hook = &self.hooks[webhook];
-            let is_free = !hook.busy().contains(&claim.event.key);
+            let is_free = !hook.busy().contains(&claim.key);
             let admission = hook.endpoint.admit(now, hook.in_flight.len());
             if hook.is_configured && is_free && admission == Admission::Everything {
                 self.send(webhook, claim, false);

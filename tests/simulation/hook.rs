@@ -26,6 +26,8 @@ pub enum Standing {
 #[derive(Debug)]
 pub struct Expected {
     pub id: EventId,
+    /// Its place in the order of recording.
+    order: usize,
     pub standing: Standing,
     /// The numbers of recorded attempts, and of those before the last redelivery.
     pub n_attempts: u32,
@@ -57,6 +59,7 @@ pub struct Hook {
     pub is_off: bool,
     /// The expected deliveries, by place and in order.
     pub lanes: BTreeMap<usize, Vec<Expected>>,
+    n_expected: usize,
     pub in_flight: Vec<OpenAttempt>,
 }
 
@@ -71,6 +74,7 @@ impl Hook {
             is_configured: true,
             is_off: false,
             lanes: BTreeMap::new(),
+            n_expected: 0,
             in_flight: Vec::new(),
         }
     }
@@ -82,8 +86,10 @@ impl Hook {
 
     /// Expects the delivery of a recorded event.
     pub fn expect(&mut self, at: usize, id: EventId, now: Timestamp) {
+        self.n_expected += 1;
         self.lanes.entry(at).or_default().push(Expected {
             id,
+            order: self.n_expected,
             standing: Standing::Pending,
             n_attempts: 0,
             n_attempts_before: 0,
@@ -91,6 +97,24 @@ impl Hook {
             was_asked: false,
             n_received: 0,
         });
+    }
+
+    /// Moves pending deliveries with their projects, each from its former place to its new one.
+    pub fn move_pending(&mut self, moves: &[(usize, usize)]) {
+        let mut moved = Vec::new();
+        for (from, to) in moves {
+            let lane = self.lanes.entry(*from).or_default();
+            let (pending, rest) = std::mem::take(lane)
+                .into_iter()
+                .partition::<Vec<Expected>, _>(|one| one.standing == Standing::Pending);
+            *lane = rest;
+            moved.push((*to, pending));
+        }
+        for (to, pending) in moved {
+            let lane = self.lanes.entry(to).or_default();
+            lane.extend(pending);
+            lane.sort_by_key(|one| one.order);
+        }
     }
 
     pub fn all(&mut self) -> impl Iterator<Item = &mut Expected> {
@@ -105,16 +129,20 @@ impl Hook {
     /// The projects with an attempt.
     pub fn busy(&self) -> HashSet<ProjectKey> {
         let in_flight = self.in_flight.iter();
-        in_flight
-            .map(|attempt| attempt.claim.event.key.clone())
-            .collect()
+        in_flight.map(|attempt| attempt.claim.key.clone()).collect()
+    }
+
+    /// Whether this delivery has an attempt, perhaps under its project's former key.
+    pub fn is_in_flight(&self, delivery: i64) -> bool {
+        let mut in_flight = self.in_flight.iter();
+        in_flight.any(|attempt| attempt.claim.delivery == delivery)
     }
 
     /// Checks a claim: the first pending delivery of its lane, when it is due, with its number.
     pub fn claimed(&mut self, claim: &Claim, now: Timestamp) {
         let (name, is_off) = (self.name, self.is_off);
         assert!(!is_off, "{name} is off");
-        let lane = self.lanes.entry(place(&claim.event.key)).or_default();
+        let lane = self.lanes.entry(place(&claim.key)).or_default();
         let head = lane
             .iter()
             .find(|one| one.standing == Standing::Pending)
@@ -135,9 +163,8 @@ impl Hook {
     }
 
     fn of(&mut self, claim: &Claim) -> &mut Expected {
-        let lane = self.lanes.get_mut(&place(&claim.event.key)).unwrap();
-        let mut lane = lane.iter_mut();
-        lane.find(|one| one.id == claim.event.id).unwrap()
+        let mut all = self.all();
+        all.find(|one| one.id == claim.event.id).unwrap()
     }
 
     /// Notes that the endpoint received a callback.

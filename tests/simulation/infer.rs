@@ -155,6 +155,7 @@ impl Run {
             let events = inference.events.iter();
             batch.changes.push(Change {
                 key: look.key.clone(),
+                moved_from: change.moved_from.clone(),
                 before: look.recorded.clone(),
                 after: inference.record.clone(),
                 events: events.map(|event| self.event(&look.key, event)).collect(),
@@ -192,6 +193,7 @@ impl Run {
                 .filter(|hook| hook.is_configured && is_received(kind, place(key)))
                 .map(|hook| (hook.name.to_owned(), delivery::first(&hook.schedule, now)))
                 .collect(),
+            if_heard: Vec::new(),
         }
     }
 
@@ -234,6 +236,13 @@ impl Run {
             let events = change.inference.events.iter();
             events.map(move |event| (place(&look.key), event))
         });
+        let moves: Vec<(usize, usize)> = changes
+            .iter()
+            .filter_map(|change| Some((place(change.moved_from.as_ref()?), place(&change.key))))
+            .collect();
+        for hook in &mut self.hooks {
+            hook.move_pending(&moves);
+        }
         let mut n_events = 0;
         for ((at, event), recorded) in inferred.zip(&committed.events) {
             n_events += 1;

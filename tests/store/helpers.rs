@@ -95,6 +95,7 @@ pub fn event(kind: EventKind, key: &ProjectKey, text: &str, webhooks: &[&str]) -
             .iter()
             .map(|webhook| ((*webhook).to_owned(), at(0)))
             .collect(),
+        if_heard: Vec::new(),
     }
 }
 
@@ -109,6 +110,7 @@ pub fn of_event(new: NewEvent, text: &str) -> Batch {
     Batch {
         changes: vec![Change {
             key: new.event.key.clone(),
+            moved_from: None,
             before: Recorded::default(),
             after: Recorded::default(),
             events: vec![new],
@@ -123,6 +125,7 @@ pub fn change(project: &str, before: &Recorded, after: &Recorded) -> Batch {
     Batch {
         changes: vec![Change {
             key: key(project),
+            moved_from: None,
             before: before.clone(),
             after: after.clone(),
             events: Vec::new(),

@@ -14,6 +14,7 @@
 mod damage;
 mod helpers;
 mod model;
+mod moving;
 mod operating;
 mod outcomes;
 mod pages;

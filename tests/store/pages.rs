@@ -50,6 +50,7 @@ fn save(number: usize, version: usize, webhooks: &[&str]) -> Change {
     };
     Change {
         key,
+        moved_from: None,
         before,
         after: record_of(number, version),
         events: vec![new],

@@ -3,6 +3,7 @@
 //! Constraint: a listing needs no daemon and changes nothing. It reads one consistent state, also
 //! while a daemon runs and after a daemon was killed. Every read has a limit.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::select::Conditions;
 use super::transaction::consistently;
-use super::{payload, problems, record, row, schema, webhooks};
+use super::{listeners, payload, problems, record, row, schema, webhooks};
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
 use crate::store::batch::MetaKey;
@@ -134,6 +135,10 @@ impl Listing for SqliteListings {
 
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
         self.read(|connection| record::recorded(connection, key))
+    }
+
+    fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError> {
+        self.read(|connection| listeners::of(connection, key))
     }
 
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {

@@ -16,12 +16,15 @@
 //! - `schema` opens and migrates the database. `lock` prevents a second daemon.
 //! - `writer` and `reader` run jobs in a `transaction`.
 //! - `record` and `problems` write and read the record, `payload` the contents of files.
-//! - `queue` claims and finishes deliveries. `webhooks` keeps the state of webhooks.
+//! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of deletes.
+//!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
 //! - `listing`, `select` and `operations` are for the command line.
 //! - All of them use `row` and `error`.
 
 mod error;
+mod lanes;
+mod listeners;
 mod listing;
 mod lock;
 mod operations;

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rusqlite::{Connection, params_from_iter};
 
-use super::queue::LaneEntry;
+use super::lanes::{self, LaneEntry};
 use super::retention::Removal;
 use super::transaction::transact;
-use super::{queue, retention, row, schema, webhooks};
+use super::{retention, row, schema, webhooks};
 use crate::domain::delivery::State;
 use crate::store::contract::{Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
@@ -108,7 +108,7 @@ impl Operating for SqliteOperations {
                     )?
                     .execute([*id, now])?;
                 if lane.state != State::Pending {
-                    queue::enter_lane(connection, *id, &lane)?;
+                    lanes::enter_lane(connection, *id, &lane)?;
                 }
                 n_changed += 1;
             }
@@ -133,7 +133,7 @@ impl Operating for SqliteOperations {
                          WHERE id = ?1",
                     )?
                     .execute([*id, now])?;
-                queue::left(connection, &lane)?;
+                lanes::left(connection, &lane)?;
                 n_changed += 1;
             }
             Ok(n_changed)

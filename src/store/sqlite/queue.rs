@@ -1,22 +1,17 @@
 //! Claims due deliveries, and records the results of attempts.
 //!
-//! Constraint: the deliveries of one project to one webhook form a lane, and are sent strictly in
-//! order. The oldest pending delivery of a lane is its head, and only heads are claimed. So the cost
-//! of finding a due delivery does not depend on the number of pending ones. Each change of a
-//! delivery's state updates `is_head`.
-//!
-//! A lane has no head while its oldest delivery waits for a delete with the same project id in
-//! another lane. The row of a waiting delivery has this project id. When the delete is finished, the
-//! waiting delivery becomes the head.
+//! Constraint: only the heads of [`lanes`] are claimed. So the cost of finding a due delivery does
+//! not depend on the number of pending ones.
 //!
 //! A claim only reads. The dispatcher excludes the projects whose delivery it is sending. It does not
 //! save them, so a restarted daemon retries the attempts that a crash interrupted.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
+use super::lanes::{self, DELETES_ELSEWHERE, LaneEntry, OLDEST_IN_LANE};
 use super::{payload, row, webhooks};
 use crate::domain::delivery::{ANSWER_MAX, State, Verdict};
 use crate::domain::event::{Event, Origin};
@@ -33,22 +28,6 @@ const CLAIM_BYTES: usize = 1024 * 1024;
 pub(super) const HEADS: &str = "SELECT id, due_ms, organization, project, event, n_attempts, \
      n_attempts_before, origin FROM deliveries WHERE webhook = ?1 AND is_head \
      ORDER BY due_ms, id LIMIT ?2";
-
-/// Selects the oldest pending delivery of a lane.
-pub(super) const OLDEST_IN_LANE: &str = "SELECT id FROM deliveries \
-     WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending' \
-     ORDER BY id LIMIT 1";
-
-/// Selects pending deletes with a project id in other lanes of the webhook.
-pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
-     WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 1 AND state = 'pending' \
-     AND NOT (organization = ?3 AND project = ?4)";
-
-/// The condition that the delivery `waiting` waits for an earlier delete with its project id.
-const WAITS_FOR_A_DELETE: &str = "(waiting.project_id IS NOT NULL AND NOT waiting.is_delete \
-     AND EXISTS (SELECT 1 FROM deliveries d WHERE d.webhook = waiting.webhook \
-     AND d.project_id = waiting.project_id AND d.is_delete = 1 AND d.state = 'pending' \
-     AND d.id < waiting.id))";
 
 /// Inserts a pending delivery of the event `sequence`. Returns whether it is the head of its lane.
 pub(super) fn insert(
@@ -169,6 +148,7 @@ fn claim(
             attempt,
             scheduled_attempt: attempt.saturating_sub(n_before).max(1),
             origin: row::word("the delivery's origin", &origin, Origin::from_word)?,
+            key: key.clone(),
             event,
             payload,
         })
@@ -289,7 +269,7 @@ fn finish_one(
             ])?;
     }
     if before.state == State::Pending && state != State::Pending {
-        left(connection, &before)?;
+        lanes::left(connection, &before)?;
     }
     let Some(error) = error else {
         return Ok(None);
@@ -329,94 +309,6 @@ fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> 
             row::to_json("the request's headers", &attempt.request_headers)?,
         ])?;
     Ok(logged > 0)
-}
-
-/// The lane and the state of a delivery.
-pub(super) struct LaneEntry {
-    pub(super) webhook: String,
-    pub(super) key: ProjectKey,
-    pub(super) state: State,
-    /// The project id, if the delivery is a delete.
-    deletes: Option<String>,
-}
-
-impl LaneEntry {
-    pub(super) fn of(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
-        let mut statement = connection.prepare_cached(
-            "SELECT webhook, organization, project, state, iif(is_delete, project_id, NULL) \
-             FROM deliveries WHERE id = ?1",
-        )?;
-        let mut rows = statement.query([delivery])?;
-        let Some(found) = rows.next()? else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            webhook: found.get(0)?,
-            key: ProjectKey::new(found.get::<_, String>(1)?, found.get::<_, String>(2)?),
-            state: row::state("the delivery's state", &found.get::<_, String>(3)?)?,
-            deletes: found.get(4)?,
-        }))
-    }
-}
-
-/// Makes the next deliveries heads, after this delivery is no longer pending.
-///
-/// These are the oldest delivery of its lane, and deliveries that waited for it in other lanes.
-pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fault> {
-    promote(connection, &before.webhook, &before.key)?;
-    let Some(project_id) = &before.deletes else {
-        return Ok(());
-    };
-    let mut waiting = connection.prepare_cached(WAITING_FOR_A_DELETE)?;
-    let lanes: BTreeSet<ProjectKey> = waiting
-        .query_map([&before.webhook, project_id], |row| {
-            Ok(ProjectKey::new(
-                row.get::<_, String>(0)?,
-                row.get::<_, String>(1)?,
-            ))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
-    for lane in &lanes {
-        promote(connection, &before.webhook, lane)?;
-    }
-    Ok(())
-}
-
-/// Selects the lanes with a delivery that waits, or waited, for deletes with a project id.
-pub(super) const WAITING_FOR_A_DELETE: &str = "SELECT organization, project \
-     FROM deliveries WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 0 \
-     AND state = 'pending'";
-
-/// Makes the oldest pending delivery of a lane its head, unless it waits for a delete.
-fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(), Fault> {
-    connection
-        .prepare_cached(&format!(
-            "UPDATE deliveries AS waiting SET is_head = 1 WHERE id = ({OLDEST_IN_LANE}) \
-             AND NOT is_head AND NOT {WAITS_FOR_A_DELETE}"
-        ))?
-        .execute([webhook, &key.organization, &key.project])?;
-    Ok(())
-}
-
-/// Makes a newly pending delivery the head of its lane if it is the oldest of the lane.
-pub(super) fn enter_lane(
-    connection: &Connection,
-    delivery: i64,
-    lane: &LaneEntry,
-) -> Result<(), Fault> {
-    connection
-        .prepare_cached(
-            "UPDATE deliveries SET is_head = 0 WHERE is_head AND id = \
-             (SELECT id FROM deliveries WHERE webhook = ?1 AND organization = ?2 AND project = ?3 \
-              AND state = 'pending' AND id > ?4 ORDER BY id LIMIT 1)",
-        )?
-        .execute(params![
-            lane.webhook,
-            lane.key.organization,
-            lane.key.project,
-            delivery
-        ])?;
-    promote(connection, &lane.webhook, &lane.key)
 }
 
 /// Makes deliveries due now if their due time was set before the clock was set back.

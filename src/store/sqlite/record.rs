@@ -4,13 +4,13 @@
 //! and only if the stored rows are those from which the batch was inferred. So a bug in the caller's
 //! bookkeeping is an error, not a wrong record.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::payload::{self, Given};
-use super::{problems, queue, row, webhooks};
+use super::{lanes, listeners, problems, queue, row, webhooks};
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{
     ContentHash, FileState, Identity, Mark, ProjectKey, Recorded, Role, Stamp,
@@ -60,10 +60,21 @@ pub(super) fn record(
         let is_new = payload::put(connection, given, identity)?;
         writing.payloads.insert(hash, (given, is_new));
     }
+    let moves: Vec<(&ProjectKey, &ProjectKey)> = batch
+        .changes
+        .iter()
+        .filter_map(|change| Some((change.moved_from.as_ref()?, &change.key)))
+        .collect();
+    lanes::move_all(connection, &moves)?;
+    // All leave before the first arrives: projects may exchange their keys.
+    let mut arriving: BTreeMap<&ProjectKey, BTreeSet<String>> = BTreeMap::new();
+    for (from, to) in moves {
+        arriving.insert(to, listeners::of(connection, from)?);
+        listeners::forget(connection, from)?;
+    }
     for change in &batch.changes {
-        for new in &change.events {
-            writing.insert_event(connection, new)?;
-        }
+        let arriving = arriving.remove(&change.key).unwrap_or_default();
+        writing.insert_events(connection, change, arriving)?;
         writing.replace_files(connection, change)?;
     }
     for (key, found) in &batch.problems {
@@ -121,8 +132,46 @@ impl<'a> Writing<'a> {
         Ok(self.payloads.contains_key(hash) || payload::exists(connection, hash)?)
     }
 
+    /// Inserts the events of a change, and keeps the listeners of its project.
+    ///
+    /// `arriving` are the listeners of a project that moved here, perhaps in the place of one that is
+    /// deleted.
+    fn insert_events(
+        &mut self,
+        connection: &Connection,
+        change: &'a Change,
+        mut arriving: BTreeSet<String>,
+    ) -> Result<(), Fault> {
+        let key = &change.key;
+        let mut is_deleted = false;
+        for new in &change.events {
+            let is_delete = new.event.kind.is_delete();
+            if !is_delete {
+                listeners::replace(connection, key, is_deleted, std::mem::take(&mut arriving))?;
+                is_deleted = false;
+            }
+            self.insert_event(connection, new)?;
+            if is_delete {
+                is_deleted = true;
+            } else {
+                for (webhook, _) in &new.webhooks {
+                    listeners::add(connection, key, webhook)?;
+                }
+            }
+        }
+        listeners::replace(connection, key, is_deleted, arriving)
+    }
+
     fn insert_event(&mut self, connection: &Connection, new: &'a NewEvent) -> Result<(), Fault> {
         let event = &new.event;
+        let heard = if new.if_heard.is_empty() {
+            BTreeSet::new()
+        } else {
+            listeners::of(connection, &event.key)?
+        };
+        let still_heard = new.if_heard.iter().filter(|(name, _)| heard.contains(name));
+        let webhooks: Vec<&'a (String, Timestamp)> =
+            new.webhooks.iter().chain(still_heard).collect();
         if !self.has_payload(connection, &event.payload)? {
             return Err(Fault::MissingPayload {
                 hash: event.payload,
@@ -134,7 +183,7 @@ impl<'a> Writing<'a> {
             None => NextNumbers::read(connection)?,
         };
         let (sequence, first_delivery) = (next.sequence, next.delivery);
-        let end_delivery = first_delivery.saturating_add(row::limit(new.webhooks.len()));
+        let end_delivery = first_delivery.saturating_add(row::limit(webhooks.len()));
         self.next = Some(NextNumbers {
             sequence: sequence.saturating_add(1),
             delivery: end_delivery,
@@ -173,7 +222,7 @@ impl<'a> Writing<'a> {
             repetition = repetition.saturating_add(1);
             id = new.id(repetition);
         }
-        for (delivery, (webhook, due)) in (first_delivery..).zip(&new.webhooks) {
+        for (delivery, (webhook, due)) in (first_delivery..).zip(webhooks) {
             let is_off = self.is_off(connection, webhook)?;
             let is_head =
                 queue::insert(connection, delivery, sequence, new, webhook, *due, self.now)?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{payload, row};
+use super::{payload, row, webhooks};
 use crate::config::Retention;
 use crate::domain::delivery::State;
 use crate::domain::project::ContentHash;
@@ -205,12 +205,8 @@ fn finished(
     before: i64,
     limit: usize,
 ) -> Result<Vec<i64>, Fault> {
-    let mut webhooks = connection.prepare_cached("SELECT name FROM webhooks")?;
-    let webhooks: Vec<String> = webhooks
-        .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
     let mut ids = Vec::new();
-    for webhook in webhooks {
+    for webhook in webhooks::names(connection)? {
         let room = row::limit(limit.saturating_sub(ids.len()));
         let mut statement = connection.prepare_cached(FINISHED)?;
         let found = statement.query_map(params![webhook, state.as_str(), before, room], |row| {

@@ -12,9 +12,10 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
     let store = SqliteStore::open(directory.path()).unwrap();
     let cases = [
         (queue::HEADS, "INDEX deliveries_due"),
-        (queue::OLDEST_IN_LANE, "COVERING INDEX deliveries_lane"),
-        (queue::DELETES_ELSEWHERE, "INDEX deliveries_project_id"),
-        (queue::WAITING_FOR_A_DELETE, "INDEX deliveries_project_id"),
+        (lanes::OLDEST_IN_LANE, "COVERING INDEX deliveries_lane"),
+        (lanes::PENDING_IN_LANE, "COVERING INDEX deliveries_lane"),
+        (lanes::DELETES_ELSEWHERE, "INDEX deliveries_project_id"),
+        (lanes::WAITING_FOR_A_DELETE, "INDEX deliveries_project_id"),
         (webhooks::NEXT_ATTEMPT, "INDEX deliveries_due"),
         (retention::FINISHED, "COVERING INDEX deliveries_finished"),
         (record::WITH_IDENTITY, "COVERING INDEX files_identity"),

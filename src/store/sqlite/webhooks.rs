@@ -101,6 +101,15 @@ fn without_counts(connection: &Connection) -> Result<BTreeMap<String, WebhookSta
     Ok(states)
 }
 
+/// The names of all webhooks that ever had a delivery or a fingerprint.
+pub(super) fn names(connection: &Connection) -> Result<Vec<String>, Fault> {
+    let names = connection
+        .prepare_cached("SELECT name FROM webhooks")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(names)
+}
+
 /// Whether a webhook is switched off.
 pub(super) fn is_off(connection: &Connection, name: &str) -> Result<bool, Fault> {
     Ok(connection

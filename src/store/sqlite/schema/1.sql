@@ -100,10 +100,21 @@ CREATE TABLE webhooks (
     last_delivered_ms INTEGER
 ) STRICT, WITHOUT ROWID;
 
+-- The webhooks that were to receive an event of a project. They receive its delete as well,
+-- whatever the project is called then.
+CREATE TABLE listeners (
+    organization TEXT    NOT NULL,
+    project      TEXT    NOT NULL,
+    webhook      TEXT    NOT NULL,
+    PRIMARY KEY (organization, project, webhook)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE deliveries (
     id           INTEGER PRIMARY KEY,
     event        INTEGER NOT NULL,
     webhook      TEXT    NOT NULL,
+    -- The project's key: that of the event, and after a move that of its new place while the
+    -- delivery is pending.
     organization TEXT    NOT NULL,
     project      TEXT    NOT NULL,
     state        TEXT    NOT NULL CHECK

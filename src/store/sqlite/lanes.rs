@@ -1,0 +1,175 @@
+//! Lanes: the pending deliveries of one project to one webhook.
+//!
+//! Constraint: the deliveries of a lane are sent strictly in order. The oldest one is the head of the
+//! lane, and only heads are sent. Each change of a delivery's state or lane updates `is_head`.
+//!
+//! A lane has no head while its oldest delivery waits for a delete with the same project id in
+//! another lane. The row of a waiting delivery has this project id. When the delete is finished, the
+//! waiting delivery becomes the head.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, params};
+
+use super::{row, webhooks};
+use crate::domain::delivery::State;
+use crate::domain::project::ProjectKey;
+use crate::store::error::Fault;
+
+/// Selects the oldest pending delivery of a lane.
+pub(super) const OLDEST_IN_LANE: &str = "SELECT id FROM deliveries \
+     WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending' \
+     ORDER BY id LIMIT 1";
+
+/// Selects pending deletes with a project id in other lanes of the webhook.
+pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
+     WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 1 AND state = 'pending' \
+     AND NOT (organization = ?3 AND project = ?4)";
+
+/// The condition that the delivery `waiting` waits for an earlier delete with its project id.
+const WAITS_FOR_A_DELETE: &str = "(waiting.project_id IS NOT NULL AND NOT waiting.is_delete \
+     AND EXISTS (SELECT 1 FROM deliveries d WHERE d.webhook = waiting.webhook \
+     AND d.project_id = waiting.project_id AND d.is_delete = 1 AND d.state = 'pending' \
+     AND d.id < waiting.id))";
+
+/// The lane and the state of a delivery.
+pub(super) struct LaneEntry {
+    pub(super) webhook: String,
+    pub(super) key: ProjectKey,
+    pub(super) state: State,
+    /// The project id, if the delivery is a delete.
+    deletes: Option<String>,
+}
+
+impl LaneEntry {
+    pub(super) fn of(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
+        let mut statement = connection.prepare_cached(
+            "SELECT webhook, organization, project, state, iif(is_delete, project_id, NULL) \
+             FROM deliveries WHERE id = ?1",
+        )?;
+        let mut rows = statement.query([delivery])?;
+        let Some(found) = rows.next()? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            webhook: found.get(0)?,
+            key: ProjectKey::new(found.get::<_, String>(1)?, found.get::<_, String>(2)?),
+            state: row::state("the delivery's state", &found.get::<_, String>(3)?)?,
+            deletes: found.get(4)?,
+        }))
+    }
+}
+
+/// Makes the next deliveries heads, after this delivery is no longer pending.
+///
+/// These are the oldest delivery of its lane, and deliveries that waited for it in other lanes.
+pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fault> {
+    promote(connection, &before.webhook, &before.key)?;
+    let Some(project_id) = &before.deletes else {
+        return Ok(());
+    };
+    let mut waiting = connection.prepare_cached(WAITING_FOR_A_DELETE)?;
+    let lanes: BTreeSet<ProjectKey> = waiting
+        .query_map([&before.webhook, project_id], |row| {
+            Ok(ProjectKey::new(
+                row.get::<_, String>(0)?,
+                row.get::<_, String>(1)?,
+            ))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for lane in &lanes {
+        promote(connection, &before.webhook, lane)?;
+    }
+    Ok(())
+}
+
+/// Selects the lanes with a delivery that waits, or waited, for deletes with a project id.
+pub(super) const WAITING_FOR_A_DELETE: &str = "SELECT organization, project \
+     FROM deliveries WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 0 \
+     AND state = 'pending'";
+
+/// Makes the oldest pending delivery of a lane its head, unless it waits for a delete.
+fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(), Fault> {
+    connection
+        .prepare_cached(&format!(
+            "UPDATE deliveries AS waiting SET is_head = 1 WHERE id = ({OLDEST_IN_LANE}) \
+             AND NOT is_head AND NOT {WAITS_FOR_A_DELETE}"
+        ))?
+        .execute([webhook, &key.organization, &key.project])?;
+    Ok(())
+}
+
+/// Makes a newly pending delivery the head of its lane if it is the oldest of the lane.
+pub(super) fn enter_lane(
+    connection: &Connection,
+    delivery: i64,
+    lane: &LaneEntry,
+) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET is_head = 0 WHERE is_head AND id = \
+             (SELECT id FROM deliveries WHERE webhook = ?1 AND organization = ?2 AND project = ?3 \
+              AND state = 'pending' AND id > ?4 ORDER BY id LIMIT 1)",
+        )?
+        .execute(params![
+            lane.webhook,
+            lane.key.organization,
+            lane.key.project,
+            delivery
+        ])?;
+    promote(connection, &lane.webhook, &lane.key)
+}
+
+/// Moves the pending deliveries of projects to the lanes of their new keys.
+///
+/// Each pair has the former key and the new one. Projects may exchange their keys.
+pub(super) fn move_all(
+    connection: &Connection,
+    moves: &[(&ProjectKey, &ProjectKey)],
+) -> Result<(), Fault> {
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let mut moved: Vec<(i64, &ProjectKey)> = Vec::new();
+    let mut changed: BTreeSet<(String, &ProjectKey)> = BTreeSet::new();
+    for webhook in webhooks::names(connection)? {
+        for (from, to) in moves {
+            let pending = pending_in(connection, &webhook, from)?;
+            if !pending.is_empty() {
+                changed.insert((webhook.clone(), to));
+                moved.extend(pending.into_iter().map(|id| (id, *to)));
+            }
+        }
+    }
+    // All leave before the first arrives.
+    for (webhook, to) in &changed {
+        connection
+            .prepare_cached(&format!(
+                "UPDATE deliveries SET is_head = 0 WHERE id = ({OLDEST_IN_LANE})"
+            ))?
+            .execute([webhook, &to.organization, &to.project])?;
+    }
+    for (id, to) in &moved {
+        connection
+            .prepare_cached(
+                "UPDATE deliveries SET organization = ?2, project = ?3, is_head = 0 WHERE id = ?1",
+            )?
+            .execute(params![id, to.organization, to.project])?;
+    }
+    for (webhook, to) in &changed {
+        promote(connection, webhook, to)?;
+    }
+    Ok(())
+}
+
+/// Selects the pending deliveries of a lane.
+pub(super) const PENDING_IN_LANE: &str = "SELECT id FROM deliveries \
+     WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending'";
+
+fn pending_in(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<Vec<i64>, Fault> {
+    let ids = connection
+        .prepare_cached(PENDING_IN_LANE)?
+        .query_map([webhook, &key.organization, &key.project], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(ids)
+}

@@ -1,0 +1,55 @@
+//! The webhooks that were to receive an event of a project.
+//!
+//! Constraint: they receive its delete, wherever it was renamed to. They are forgotten with the
+//! project.
+
+use std::collections::BTreeSet;
+
+use rusqlite::Connection;
+
+use crate::domain::project::ProjectKey;
+use crate::store::error::Fault;
+
+/// The listeners of a project.
+pub(super) fn of(connection: &Connection, key: &ProjectKey) -> Result<BTreeSet<String>, Fault> {
+    let webhooks = connection
+        .prepare_cached("SELECT webhook FROM listeners WHERE organization = ?1 AND project = ?2")?
+        .query_map([&key.organization, &key.project], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(webhooks)
+}
+
+/// Adds a listener, unless it is one.
+pub(super) fn add(connection: &Connection, key: &ProjectKey, webhook: &str) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "INSERT INTO listeners (organization, project, webhook) VALUES (?1, ?2, ?3) \
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute([&key.organization, &key.project, webhook])?;
+    Ok(())
+}
+
+/// Forgets the listeners of a project that is deleted, and adds those of one that moved there.
+pub(super) fn replace(
+    connection: &Connection,
+    key: &ProjectKey,
+    is_deleted: bool,
+    arriving: BTreeSet<String>,
+) -> Result<(), Fault> {
+    if is_deleted {
+        forget(connection, key)?;
+    }
+    for webhook in arriving {
+        add(connection, key, &webhook)?;
+    }
+    Ok(())
+}
+
+/// Forgets the listeners of a project.
+pub(super) fn forget(connection: &Connection, key: &ProjectKey) -> Result<(), Fault> {
+    connection
+        .prepare_cached("DELETE FROM listeners WHERE organization = ?1 AND project = ?2")?
+        .execute([&key.organization, &key.project])?;
+    Ok(())
+}
