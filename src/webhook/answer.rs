@@ -1,8 +1,8 @@
 //! Turns an HTTP answer into an outcome.
 //!
-//! Constraint: no other module decides anything by an HTTP status; they get the [`Outcome`].
-//! Nothing that a peer sends can cause a panic, an endless wait or large memory use. The status
-//! alone decides: a body that breaks off, trickles or never ends changes nothing.
+//! Constraint: only this module interprets an HTTP status. Other modules get the [`Outcome`]. A
+//! peer cannot cause a panic, an endless wait or large memory use. The outcome depends on status and
+//! headers only, so a body that breaks off or never ends does not change it.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +15,8 @@ use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome};
 
 /// Returns the outcome of an answer with this status and these headers, received at `now`.
 ///
-/// Failures of the endpoint itself are 5xx and 429, as well as no answer
-/// ([`Outcome::NO_ANSWER`]). After any other answer the endpoint works, and refused this delivery.
+/// The statuses 5xx and 429 are failures of the endpoint itself, and so is no answer
+/// ([`Outcome::NO_ANSWER`]). With any other status the endpoint works, but may refuse this delivery.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
     if status.is_success() {
         return Outcome::Accepted;
@@ -46,14 +46,14 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outco
     }
 }
 
-/// Parses the value of a Retry-After header that came at `now`.
+/// Parses the value of a Retry-After header that was received at `now`.
 ///
-/// The value is a number of seconds, or a date in one of the three forms of RFC 9110. A date in
-/// the past is a wait of zero. A number too large to hold is the longest wait there is.
+/// The value is a number of seconds, or a date in one of the three forms of RFC 9110. A date in the
+/// past gives a wait of zero. A number above 64 bits gives the longest possible wait.
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Only a number too large to hold fails here.
+        // The text has only digits, so parsing fails only for a number above 64 bits.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(value).ok()?;
@@ -62,7 +62,7 @@ pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     Some(date.saturating_sub(now))
 }
 
-/// Explains to a person why an answer is a failure; `None` for 2xx.
+/// Returns the error message for an answer. `None` for the statuses 2xx.
 pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     if status.is_success() {
         return None;
@@ -71,7 +71,8 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     let mut text = format!("the answer was {} {reason}", status.as_u16());
     if status.is_redirection() {
         text.push_str("; redirects are not followed");
-        // The target helps to fix the url. Its query, fragment and user name may be secrets.
+        // The target helps the operator to fix the url. Its query, fragment and user name are left
+        // out, because they may be secrets.
         if let Some(location) = headers.get(http::header::LOCATION) {
             let location = String::from_utf8_lossy(location.as_bytes());
             let location = location.split(['?', '#']).next().unwrap_or_default();
@@ -90,10 +91,10 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
 
 /// Reads an answer's body into `kept`, up to [`ANSWER_MAX`] bytes, until it ends or fails.
 ///
-/// When the caller drops this future at its deadline, `kept` has what was read until then.
+/// If the caller drops this future at its deadline, `kept` has the bytes read so far.
 pub(super) async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) {
     while kept.len() < ANSWER_MAX {
-        // The status has decided already, so an error is the end of the body.
+        // The outcome does not depend on the body, so an error only ends it.
         let Ok(Some(chunk)) = response.chunk().await else {
             return;
         };
@@ -102,7 +103,7 @@ pub(super) async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) 
     }
 }
 
-/// Copies a kept answer out of its read buffer, which may be much larger.
+/// Copies the kept bytes, so that the read buffer, which may be much larger, is freed.
 pub(super) fn keep(kept: &BytesMut) -> Bytes {
     Bytes::copy_from_slice(kept)
 }

@@ -1,8 +1,8 @@
-//! Builds the body of a callback, one file for each format .
+//! Builds the body of a callback. Each format has a file.
 //!
-//! Constraint: a body depends on its content alone, so that every attempt sends the same bytes. It
-//! uses no clock, no random boundary and no unstable order. Untrusted values cannot break out of
-//! their part, header or string.
+//! Constraint: a body depends only on its content, so that every attempt sends the same bytes. It
+//! uses no clock, no random boundary and no unstable order. Untrusted values are escaped, so they
+//! cannot add a part, a header or a field.
 
 mod cloudevents;
 mod form;
@@ -16,21 +16,21 @@ use http::{HeaderName, HeaderValue};
 use super::request::CallbackContent;
 use crate::config::Format;
 
-/// A body, with its parts outside the body.
+/// The body of a request, with the headers and the query that belong to its format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
-    /// The header `Content-Type`.
+    /// The value of the header `Content-Type`.
     pub content_type: String,
-    /// Pairs to append to the URL's query.
+    /// Names and values to append to the query of the URL.
     pub query: Vec<(String, String)>,
-    /// Headers of the format.
+    /// Additional headers of the format.
     pub extra_headers: Vec<(HeaderName, HeaderValue)>,
-    /// The bytes.
+    /// The bytes of the body.
     pub bytes: Bytes,
 }
 
 impl Body {
-    /// Makes a body that has no part outside but its type.
+    /// Makes a body without a query and additional headers.
     fn plain(content_type: impl Into<String>, bytes: impl Into<Bytes>) -> Self {
         Self {
             content_type: content_type.into(),
@@ -41,10 +41,10 @@ impl Body {
     }
 }
 
-/// The name of the field with the project.xml.
+/// The name of the form field that contains the project.xml.
 pub(crate) const PAYLOAD: &str = "payload";
 
-/// Builds the body of this content in this format.
+/// Builds the body for this content in this format.
 pub fn build(format: Format, content: &CallbackContent) -> Body {
     match format {
         Format::Multipart => multipart::build(content),

@@ -1,12 +1,13 @@
-//! Sends callbacks: one HTTP client per webhook.
+//! Sends callbacks with one HTTP client for each webhook.
 //!
-//! Constraint: an attempt sends once. The client follows no redirect, decompresses no answer (so
-//! that 16 KiB are 16 KiB) and retries nothing, not even HTTP/2 requests that a server refused
-//! unprocessed: the schedule retries, and counts. One exception is left to the connection pool: it
-//! replaces a kept connection that turns out to be closed before anything was written to it.
+//! Constraint: an attempt sends one request. The client follows no redirects. It does not decompress
+//! answers, so that the limit of 16 KiB is exact. It retries nothing, not even an HTTP/2 request that
+//! the server did not process, because the schedule counts attempts. The connection pool has one
+//! exception: it replaces an idle connection that turns out to be closed before the request is
+//! written.
 //!
-//! `timeout` bounds the whole exchange, from the lookup of the name to the last byte read of the
-//! answer. `connect_timeout` bounds its part up to the end of the TLS handshake.
+//! `timeout` limits the whole attempt, from the lookup of the host name to the last byte of the
+//! answer. `connect_timeout` limits the part up to the end of the TLS handshake.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,23 +29,25 @@ use super::{answer, failure};
 use crate::config::{self, NetworkPolicy, SecretError};
 use crate::domain::delivery::Outcome;
 
-/// The time after which an unused connection is closed.
+/// The time after which the client closes an idle connection.
 ///
-/// Common servers close theirs after 5 s. A callback that is written to a connection just being
-/// closed fails and waits for its next attempt, so ours closes first. A burst still shares its
-/// connections.
+/// Common servers close idle connections after 5 s. A callback that is written while the server
+/// closes the connection fails, so the client closes it first. A burst still shares connections.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// How much of an HTTP/2 answer a server may send ahead, little more than is kept of it.
+/// The HTTP/2 flow-control window of an answer, in bytes. It is little more than the client keeps.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// The same for all answers that share a connection.
+/// The HTTP/2 flow-control window of a connection, for all its answers together, in bytes.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// The largest payload whose request is built between other callbacks: about 1 ms for each MiB.
+/// The largest payload, in bytes, whose request is built on the async thread.
+///
+/// Building takes about 1 ms for each MiB. A larger request is built on another thread, so that other
+/// callbacks do not wait.
 const LARGE: usize = 256 * 1024;
 
-/// Replaces the value of a configured header in [`Attempt::request_headers`].
+/// The placeholder for the value of a configured header in [`Attempt::request_headers`].
 const HIDDEN: &str = "(not shown)";
 
 /// Sends callbacks to one webhook.
@@ -56,7 +59,7 @@ pub struct WebhookClient {
     timeout: Duration,
 }
 
-/// The settings that make a webhook's requests.
+/// The settings of a webhook that its requests depend on.
 struct RequestSettings {
     url: Url,
     format: config::Format,
@@ -88,33 +91,35 @@ impl fmt::Debug for WebhookClient {
     }
 }
 
-/// Why a webhook has no client. A valid configuration rules all of it out but a faulty proxy.
+/// Why the client of a webhook cannot be made.
+///
+/// With a valid configuration, only faulty proxy settings can cause this.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// A secret is no signing key.
+    /// A secret is not a valid signing key.
     #[error("webhook {webhook}: secret {number} cannot be used")]
     Secret {
-        /// The webhook's name.
+        /// The name of the webhook.
         webhook: String,
-        /// The secret's number, from 1.
+        /// The number of the secret, from 1.
         number: usize,
-        /// The reason.
+        /// The cause.
         source: SecretError,
     },
-    /// The TLS library refuses the settings.
+    /// The TLS library rejects the settings.
     #[error("webhook {webhook}: the TLS settings cannot be used")]
     Tls {
-        /// The webhook's name.
+        /// The name of the webhook.
         webhook: String,
-        /// The reason.
+        /// The cause.
         source: rustls::Error,
     },
-    /// The HTTP library refuses the settings, such as those of a proxy.
+    /// The HTTP library rejects the settings, such as those of a proxy.
     #[error("webhook {webhook}: the HTTP client cannot be set up")]
     Setup {
-        /// The webhook's name.
+        /// The name of the webhook.
         webhook: String,
-        /// The reason.
+        /// The cause.
         source: reqwest::Error,
     },
 }
@@ -124,23 +129,23 @@ pub enum ClientError {
 pub struct Attempt {
     /// The outcome for the delivery.
     pub outcome: Outcome,
-    /// The status, if there was an answer.
+    /// The HTTP status, if there was an answer.
     pub status: Option<u16>,
-    /// Why it failed, in one line for a person; absent after a 2xx.
+    /// The error message, in one line. Absent after a 2xx.
     pub error: Option<String>,
-    /// How long it took, until the answer was read or given up.
+    /// How long the attempt took, until the answer was read or the attempt failed.
     pub duration: Duration,
-    /// The beginning of the answer's body.
+    /// The first bytes of the answer's body.
     pub answer: Bytes,
-    /// The headers that were sent, in their order; the values of configured ones are hidden.
+    /// The headers of the request, in order. The values of configured headers are hidden.
     pub request_headers: Vec<(String, String)>,
 }
 
 impl WebhookClient {
     /// Makes the client of a webhook.
     ///
-    /// It trusts `roots` and the webhook's own authorities, connects to addresses that `policy`
-    /// allows, and uses the proxies of the environment.
+    /// The client trusts `roots` and the authorities in the webhook's `tls.ca`. It connects only to
+    /// addresses that `policy` allows, and uses the proxies of the environment variables.
     ///
     /// # Errors
     ///
@@ -153,7 +158,7 @@ impl WebhookClient {
         Self::with_lookup(webhook, roots, policy, Arc::new(SystemLookup))
     }
 
-    /// The same with another way to look names up.
+    /// Makes the client with this resolver of host names.
     fn with_lookup(
         webhook: &config::Webhook,
         roots: &TrustRoots,
@@ -186,7 +191,7 @@ impl WebhookClient {
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(webhook.concurrency);
-        // Through a proxy, loopback would be the proxy's machine and not this one.
+        // Loopback addresses bypass the proxy. Otherwise they would reach the proxy's machine.
         let proxies = if is_loopback(&webhook.url) {
             builder = builder.no_proxy();
             None
@@ -213,8 +218,8 @@ impl WebhookClient {
 
     /// Sends a callback and judges the answer.
     ///
-    /// `now` is the wall clock's time, for the signature and for a date in Retry-After. Dropping
-    /// the future ends the exchange; the receiver may have the callback by then.
+    /// `now` is the time of day, for the signature and for a date in Retry-After. Dropping the future
+    /// ends the attempt, but the receiver may already have got the callback.
     pub async fn send(&self, callback: &Callback, now: Timestamp) -> Attempt {
         let made = Instant::now();
         let request = self.request(callback, now).await;
@@ -237,14 +242,14 @@ impl WebhookClient {
         attempt
     }
 
-    /// Builds the request, a large one on another thread so that other callbacks do not wait.
+    /// Builds the request. A large one is built on another thread, so that other callbacks do not wait.
     async fn request(&self, callback: &Callback, now: Timestamp) -> Request {
         if callback.content.payload.len() <= LARGE {
             return self.settings.build(callback, now);
         }
         let (settings, given) = (Arc::clone(&self.settings), callback.clone());
         let built = tokio::task::spawn_blocking(move || settings.build(&given, now)).await;
-        // It fails only while the runtime ends, when no other callback waits.
+        // The other thread is missing only while the runtime shuts down. Then no callback waits.
         built.unwrap_or_else(|_| self.settings.build(callback, now))
     }
 
@@ -259,7 +264,7 @@ impl WebhookClient {
             attempt.error = Some(denied);
             return;
         }
-        // A timeout too large for the clock never ends.
+        // A timeout that the clock cannot represent never expires.
         let deadline = started.checked_add(self.timeout);
         let mut response = match within(deadline, self.http.execute(post)).await {
             Some(Ok(response)) => response,
@@ -279,14 +284,14 @@ impl WebhookClient {
         attempt.outcome = answer::outcome(status, response.headers(), now());
         attempt.error = answer::complaint(status, response.headers());
         let mut kept = BytesMut::new();
-        // At the deadline, what was read until then is kept.
+        // At the deadline, the attempt keeps the bytes of the answer that were read so far.
         within(deadline, answer::read(&mut response, &mut kept)).await;
         attempt.answer = answer::keep(&kept);
-        // Dropping an answer that was not read to its end drops its connection with it.
+        // Dropping an answer before its end also closes the connection.
     }
 }
 
-/// Marks the values of configured headers, so that nothing shows them.
+/// Marks the values of configured headers as sensitive, so that logs do not show them.
 fn sensitive(headers: &[(HeaderName, HeaderValue)]) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = headers.to_vec();
     for (_, value) in &mut headers {
@@ -295,7 +300,7 @@ fn sensitive(headers: &[(HeaderName, HeaderValue)]) -> Vec<(HeaderName, HeaderVa
     headers
 }
 
-/// Returns the headers of a request, without the values that were configured.
+/// Returns the headers of a request, with the values of configured headers hidden.
 fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     headers
         .iter()
@@ -310,7 +315,7 @@ fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Awaits a future until the deadline.
+/// Awaits a future. Returns `None` at the deadline.
 async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),

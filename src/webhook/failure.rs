@@ -1,7 +1,7 @@
-//! Describes why there was no answer, for the log and for listings.
+//! Describes why a request got no answer, for the log and for listings.
 //!
-//! Constraint: the text is one line, with a remedy if one is known. It omits the
-//! URL's query, user name and password, which may be secrets.
+//! Constraint: the description is one line. It says how to fix a known problem. It omits the query,
+//! user name and password of the URL, which may be secrets.
 
 use std::error::Error;
 use std::io;
@@ -13,10 +13,10 @@ use rustls::{AlertDescription, CertificateError};
 
 use super::network::{Destination, ResolveError};
 
-/// Describes an error of sending to this destination.
+/// Describes the error of a request to this destination.
 pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
     let host = &to.host;
-    // The library prints the URL with its query.
+    // Remove the URL, which the library would print with its query.
     let error = error.without_url();
     let causes: Vec<&(dyn Error + 'static)> = causes(&error).collect();
     if let Some(tls) = find::<rustls::Error>(&causes) {
@@ -26,7 +26,7 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
         return one_line(&resolve_failure(resolving, to));
     }
     let io = find::<io::Error>(&causes);
-    // A timeout of the system has an error number.
+    // A timeout of the operating system has an error number; one of this client has none.
     let is_system = io.is_some_and(|error| error.raw_os_error().is_some());
     if error.is_connect() && error.is_timeout() && !is_system {
         return connecting_timed_out(to);
@@ -34,7 +34,7 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
     if let Some(text) = io.and_then(|error| io_failure(error, to)) {
         return text;
     }
-    // Any other error: its causes, without the outer layers, which say only that it failed.
+    // For any other error, list the causes. The outer layers say only that the request failed.
     let mut parts: Vec<String> = Vec::new();
     for cause in causes.iter().filter(|cause| !cause.is::<reqwest::Error>()) {
         let text = cause.to_string();
@@ -49,7 +49,7 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
     one_line(&format!("{} ({to})", parts.join(": ")))
 }
 
-/// Describes a connection that was not made in time.
+/// Describes a timeout of connecting.
 fn connecting_timed_out(to: &Destination) -> String {
     let bound = humantime::format_duration(to.connect_timeout);
     format!("timed out after {bound} connecting to {to} (connect_timeout)")
@@ -77,7 +77,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>() {
-        // An I/O error that wraps another one returns that one's cause as its own.
+        // The `source` of an I/O error that wraps another error skips the wrapped error.
         Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
         None => error.source(),
     }
@@ -90,9 +90,9 @@ fn find<'a, E: Error + 'static>(causes: &[&'a (dyn Error + 'static)]) -> Option<
 fn io_failure(error: &io::Error, to: &Destination) -> Option<String> {
     let what = match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused",
-        io::ErrorKind::ConnectionReset => "connection reset by the other side",
+        io::ErrorKind::ConnectionReset => "connection reset by the receiver",
         io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            "the other side closed the connection"
+            "the receiver closed the connection"
         }
         io::ErrorKind::HostUnreachable => "host unreachable",
         io::ErrorKind::NetworkUnreachable => "network unreachable",
@@ -108,7 +108,7 @@ fn tls_failure(error: &rustls::Error, host: &str) -> String {
         rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired | AlertDescription::NoCertificate,
         ) => {
-            format!("{host} asks for a client certificate; set tls.client_cert and tls.client_key")
+            format!("{host} requires a client certificate; set tls.client_cert and tls.client_key")
         }
         rustls::Error::AlertReceived(
             AlertDescription::UnknownCA
@@ -117,9 +117,9 @@ fn tls_failure(error: &rustls::Error, host: &str) -> String {
             | AlertDescription::CertificateRevoked
             | AlertDescription::CertificateUnknown,
         ) => format!("{host} does not accept the client certificate: {error}"),
-        rustls::Error::AlertReceived(_) => format!("{host} refused the TLS handshake: {error}"),
+        rustls::Error::AlertReceived(_) => format!("{host} rejected the TLS handshake: {error}"),
         rustls::Error::InvalidMessage(_) => {
-            format!("{host} does not speak TLS; should the url start with http: ? ({error})")
+            format!("{host} does not speak TLS; should the url begin with http://? ({error})")
         }
         other => format!("TLS with {host} failed: {other}"),
     };
@@ -130,10 +130,7 @@ fn certificate_failure(reason: &CertificateError, host: &str) -> String {
     match reason {
         CertificateError::Expired => format!("the certificate of {host} has expired"),
         CertificateError::ExpiredContext { not_after, .. } => {
-            format!(
-                "the certificate of {host} has expired on {}",
-                date(*not_after)
-            )
+            format!("the certificate of {host} expired on {}", date(*not_after))
         }
         CertificateError::NotValidYet => {
             format!("the certificate of {host} is not valid yet; is the clock right?")
@@ -143,8 +140,8 @@ fn certificate_failure(reason: &CertificateError, host: &str) -> String {
             date(*not_before)
         ),
         CertificateError::UnknownIssuer => format!(
-            "the certificate of {host} is from an unknown issuer; if it is to be trusted, \
-             name the issuer's certificate in tls.ca"
+            "the certificate of {host} is from an unknown issuer; to trust it, add the \
+             issuer's certificate to tls.ca"
         ),
         CertificateError::NotValidForName => {
             format!("the certificate of {host} is not valid for this host name")
@@ -158,25 +155,25 @@ fn certificate_failure(reason: &CertificateError, host: &str) -> String {
                 .join(", ")
         ),
         CertificateError::BadSignature => format!(
-            "the certificate of {host} is not signed by the issuer it names; was the issuer's \
-             key replaced since tls.ca was written?"
+            "the certificate of {host} is not signed with its issuer's current key; was that key \
+             replaced after tls.ca was written?"
         ),
-        // The library has no variant for these two usual mistakes of hand-made certificates.
+        // The library has no error variant for these two common mistakes in self-made certificates.
         other => match format!("{other:?}") {
             text if text.contains("CaUsedAsEndEntity") => format!(
-                "the certificate of {host} is an authority's (CA:TRUE), which no server may use; \
-                 make one for the server, without CA:TRUE"
+                "the certificate of {host} is that of an authority (CA:TRUE), which a server must \
+                 not use; create one for the server, without CA:TRUE"
             ),
             text if text.contains("UnsupportedCertVersion") => format!(
-                "the certificate of {host} is of X.509 version 1, which has no names \
-                 (subjectAltName); make one of version 3"
+                "the certificate of {host} has X.509 version 1, which supports no host names \
+                 (subjectAltName); create one with version 3"
             ),
             _ => format!("the certificate of {host} is not valid: {other}"),
         },
     }
 }
 
-/// Extracts the name from the library's notation `DnsName("example.com")`.
+/// Extracts the host name from the library's notation `DnsName("example.com")`.
 fn name_in(text: &str) -> &str {
     text.split('"').nth(1).unwrap_or(text)
 }
@@ -188,7 +185,7 @@ fn date(time: UnixTime) -> String {
         .map_or_else(|| "an unknown date".to_owned(), |time| time.to_string())
 }
 
-/// Replaces line breaks and other control characters, which may come from a peer.
+/// Replaces line breaks and other control characters, because the text may come from a peer.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -1,13 +1,13 @@
-//! Sends one callback: one POST, one outcome.
+//! Sends one callback: one POST request, one outcome.
 //!
-//! Constraint: this layer sends once and judges once. It has no queue and retries nothing;
-//! [`crate::domain::delivery`] decides when to retry. The content was frozen when the event was
-//! recorded, so all attempts of a delivery send the same body byte for byte.
+//! Constraint: this layer makes one attempt. It has no queue and retries nothing.
+//! [`crate::domain::delivery`] decides when to retry. The content is fixed when the event is
+//! recorded, so all attempts of a delivery send the same bytes.
 //!
-//! Map, in reading order: [`request`] builds the request, [`body`] its body in one of the formats,
-//! [`signature`] signs and verifies, `trust` holds the certificates for TLS. `client` sends to
-//! the addresses that `network` allows, [`answer`] turns the answer into an outcome, and `failure`
-//! describes why there was none.
+//! Modules, in reading order: [`request`] builds the request, and [`body`] its body in one of the
+//! formats. [`signature`] signs and verifies. `trust` has the certificates for TLS. `client` sends to
+//! the addresses that `network` allows. [`answer`] turns the answer into an outcome, and `failure`
+//! describes why there was no answer.
 
 pub mod answer;
 pub mod body;

@@ -1,13 +1,13 @@
-//! Resolves names and applies the network policy to the addresses that are connected to.
+//! Resolves host names and applies the network policy to the result.
 //!
-//! Constraint: the policy checks exactly the addresses that are connected to. A name is resolved
-//! once for each connection, and denied addresses are removed from the result. So a name that
-//! resolves to another address a moment later gains nothing. An address in the URL is never
-//! resolved; it is checked before anything is sent.
+//! Constraint: the policy checks exactly the addresses that the client connects to. For each
+//! connection, the host name is resolved once, and denied addresses are removed from the result. So
+//! changing the DNS answer after the check has no effect. If the URL has an address instead of a
+//! name, the address is checked before anything is sent.
 //!
-//! Through a proxy, the policy checks the proxy's address. The proxy resolves the target's name,
-//! so that its own rules apply. With `socks5://` and `socks4://`, the name is resolved and checked
-//! here. An address in the URL is always checked.
+//! With a proxy, the policy checks the address of the proxy. An HTTP proxy resolves the name of the
+//! receiver, so the rules of the proxy apply. With `socks5://` and `socks4://`, this module resolves
+//! and checks the name of the receiver. An address in the URL is checked with every proxy.
 
 use std::error::Error;
 use std::fmt;
@@ -21,7 +21,7 @@ use url::{Host, Url};
 
 use crate::config::{Denied, NetworkPolicy};
 
-/// Why a name has no address to connect to.
+/// Why a host name has no address to connect to.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResolveError {
     #[error("the host name {name} cannot be resolved")]
@@ -34,13 +34,13 @@ pub(super) enum ResolveError {
     #[error("every address of the host name {name} is denied")]
     Denied {
         name: String,
-        /// The reason for the first address.
+        /// The reason why the first address is denied.
         source: Denied,
     },
 }
 
 impl ResolveError {
-    /// The name that was looked up.
+    /// The host name that was looked up.
     pub(super) fn name(&self) -> &str {
         match self {
             ResolveError::Lookup { name, .. }
@@ -50,14 +50,14 @@ impl ResolveError {
     }
 }
 
-/// Looks names up as the system does.
+/// Looks up host names with the resolver of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SystemLookup;
 
 impl Resolve for SystemLookup {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            // Port 0 stands for the one in the URL.
+            // The HTTP client replaces port 0 by the port in the URL.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let found: Vec<SocketAddr> = found.collect();
             Ok(Box::new(found.into_iter()) as Addrs)
@@ -65,7 +65,7 @@ impl Resolve for SystemLookup {
     }
 }
 
-/// Looks names up and removes denied addresses.
+/// Looks up host names and removes denied addresses.
 pub(super) struct GuardedLookup {
     policy: Arc<NetworkPolicy>,
     lookup: Arc<dyn Resolve>,
@@ -81,7 +81,7 @@ impl Resolve for GuardedLookup {
     fn resolve(&self, name: Name) -> Resolving {
         let policy = Arc::clone(&self.policy);
         let shown = name.as_str().to_owned();
-        // A SOCKS proxy's target may come as an address, with brackets if it has colons.
+        // With a SOCKS proxy, the "name" may be an address. An IPv6 address has brackets.
         let literal = shown.trim_start_matches('[').trim_end_matches(']');
         let found: Resolving = match literal.parse::<IpAddr>() {
             Ok(address) => {
@@ -116,34 +116,34 @@ impl Resolve for GuardedLookup {
                     source,
                 }
                 .into()),
-                // An empty result would have a SOCKS proxy resolve the name instead.
+                // With an empty result, a SOCKS proxy would resolve the name instead.
                 None => Err(ResolveError::Nothing { name: shown }.into()),
             }
         })
     }
 }
 
-/// The target of callbacks and the proxy on the way, for the policy and for messages.
+/// The receiver and the proxy of a webhook, for the policy and for messages.
 #[derive(Clone, Debug)]
 pub(super) struct Destination {
-    /// Host and port.
+    /// The host and the port of the receiver.
     pub(super) host: String,
-    /// The address in the URL, if it has one in place of a name.
+    /// The IP address in the URL. `None` if the URL has a host name.
     address: Option<IpAddr>,
     proxy: Option<Proxy>,
-    /// The longest that connecting may take.
+    /// The time limit of connecting.
     pub(super) connect_timeout: Duration,
 }
 
 /// A proxy, without its user name and password.
 #[derive(Clone, Debug)]
 struct Proxy {
-    /// Scheme, host and port.
+    /// The scheme, host and port, for messages.
     shown: String,
     host: String,
 }
 
-/// Prints host and port, and the proxy if there is one.
+/// Formats host and port, and the proxy if there is one.
 impl fmt::Display for Destination {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.host)?;
@@ -157,7 +157,7 @@ impl fmt::Display for Destination {
 impl Destination {
     /// Finds the destination of a URL.
     ///
-    /// `proxies` are those of the environment, as the HTTP client reads them; `None` for none.
+    /// `proxies` are the proxies of the environment variables, as the HTTP client reads them.
     pub(super) fn new(url: &Url, proxies: Option<&Matcher>, connect_timeout: Duration) -> Self {
         let proxy = proxies
             .zip(url.as_str().parse::<http::Uri>().ok())
@@ -183,7 +183,7 @@ impl Destination {
         }
     }
 
-    /// Checks the addresses that are known without a lookup; the error is for a person.
+    /// Checks the addresses that the URLs of receiver and proxy contain. Returns an error message.
     pub(super) fn judge(&self, policy: &NetworkPolicy) -> Result<(), String> {
         let proxy = self.proxy.as_ref().and_then(|proxy| {
             let literal = proxy.host.trim_start_matches('[').trim_end_matches(']');
@@ -197,7 +197,7 @@ impl Destination {
         })
     }
 
-    /// Describes the host of this name: the proxy or the target.
+    /// Describes whose host name this is: the proxy's or the receiver's.
     pub(super) fn named(&self, name: &str) -> String {
         match &self.proxy {
             Some(proxy) if proxy.host == name => proxy.described(),
@@ -212,7 +212,7 @@ impl Proxy {
     }
 }
 
-/// Returns host and port of a URL.
+/// Returns the host and the port of a URL.
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port_or_known_default() {
@@ -221,7 +221,7 @@ fn host(url: &Url) -> String {
     }
 }
 
-/// Whether the URL's host is localhost or a loopback address.
+/// Whether the host of the URL is `localhost` or a loopback address.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

@@ -1,7 +1,7 @@
 //! Builds the request of a callback: its URL, headers and body.
 //!
-//! Constraint: pure. The time and the attempt's number are arguments, and the body depends on
-//! neither, so that every attempt sends the same body.
+//! Constraint: the module is pure. The time and the number of the attempt are arguments. The body
+//! depends on neither, so that every attempt sends the same body.
 
 use std::borrow::Cow;
 
@@ -18,13 +18,13 @@ use crate::config::{self, Format};
 use crate::domain::event::{Event, EventId, EventKind, Origin, Parameter};
 use crate::domain::project::ProjectKey;
 
-/// The header with the event's id.
+/// The header with the id of the event.
 pub(crate) const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-/// The header with the Unix seconds of the attempt.
+/// The header with the time of the attempt, in Unix seconds.
 pub(crate) const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-/// The header with the event's name in kebab case.
+/// The header with the name of the event in kebab case.
 pub(crate) const WEBHOOK_EVENT: HeaderName = HeaderName::from_static("webhook-event");
-/// The header with the attempt's number, from 1.
+/// The header with the number of the attempt, from 1.
 pub(crate) const WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
 /// The header with the origin of the delivery.
 pub(crate) const WEBHOOK_ORIGIN: HeaderName = HeaderName::from_static("webhook-origin");
@@ -36,29 +36,29 @@ pub const AGENT: &str = concat!("project-webhooks/", env!("CARGO_PKG_VERSION"));
 
 /// The characters to percent-encode in a header value.
 ///
-/// The set of the CloudEvents HTTP binding (section 3.1.3.2): all but printable ASCII, and the
-/// space, the double quote and the percent sign.
+/// The CloudEvents HTTP binding defines this set (section 3.1.3.2): everything except printable
+/// ASCII, and also the space, the double quote and the percent sign.
 const HEADER_ESCAPES: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
-/// The name of an event on the wire.
+/// The name of an event in a request.
 ///
-/// Not an [`EventKind`], since the `test` event is none of the seven.
+/// It is not an [`EventKind`], because `test` is not one of the seven events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventName {
-    /// The kebab-case name, as in the header `webhook-event`.
+    /// The name in kebab case, as in the header `webhook-event`.
     pub name: &'static str,
-    /// The label for people.
+    /// The label, such as `Project Publish`.
     pub label: &'static str,
 }
 
 impl EventName {
-    /// The event of `webhooks test`.
+    /// The event that `webhooks test` sends.
     pub(crate) const TEST: EventName = EventName {
         name: "test",
         label: "Test",
     };
 
-    /// Finds the event of this name, one of the seven or `test`.
+    /// Finds the event with this name: one of the seven events, or `test`.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         if name == Self::TEST.name {
             return Some(Self::TEST);
@@ -76,20 +76,20 @@ impl From<EventKind> for EventName {
     }
 }
 
-/// The content of a body: the same for every attempt and delivery of an event.
+/// The content of a request body. All attempts of all deliveries of an event have the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallbackContent {
-    /// The event's id.
+    /// The id of the event.
     pub id: EventId,
-    /// The event's name.
+    /// The name of the event.
     pub event: EventName,
-    /// The project.
+    /// The project of the event.
     pub key: ProjectKey,
     /// The time of the event.
     pub occurred_at: Timestamp,
-    /// The origin of the event as recorded; a redelivery does not change it.
+    /// The recorded origin of the event. A redelivery does not change it.
     pub origin: Origin,
-    /// The parameters in their order.
+    /// The parameters, in their documented order.
     pub parameters: Vec<(Parameter, String)>,
     /// The bytes of the project.xml.
     pub payload: Bytes,
@@ -109,7 +109,7 @@ impl CallbackContent {
         }
     }
 
-    /// Makes a `test` event. It has every parameter, so that a receiver can try all its fields.
+    /// Makes a `test` event. It has every parameter, so that a receiver can test all fields.
     pub fn test(id: EventId, occurred_at: Timestamp) -> Self {
         const PAYLOAD: &[u8] = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
             <schema xmlns=\"http://www.atscale.com/xsd/project_2_0\" name=\"Test\" version=\"2.0\"/>\n";
@@ -138,26 +138,26 @@ impl CallbackContent {
 pub struct Callback {
     /// The content of the body.
     pub content: CallbackContent,
-    /// The attempt's number, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The origin of the delivery, for the header.
+    /// The origin of the delivery, for the header `webhook-origin`.
     pub origin: Origin,
 }
 
 /// A request that is ready to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The URL, with the parameters in its query if the format puts them there.
+    /// The URL. Its query has the parameters if the format requires that.
     pub url: Url,
-    /// All headers but those of the connection itself.
+    /// All headers except those that the HTTP client adds for the connection.
     pub headers: HeaderMap,
-    /// The body.
+    /// The bytes of the body.
     pub body: Bytes,
 }
 
-/// Builds the request of `callback` at `now`.
+/// Builds the request of `callback` at the time `now`.
 ///
-/// Configured headers come last, and never replace one of the program's own.
+/// Configured headers come last. They never replace a header that the daemon sets.
 pub fn build(
     url: &Url,
     format: Format,
@@ -171,7 +171,8 @@ pub fn build(
     let id = header_text(&content.id.0);
     let timestamp = now.as_second();
 
-    // Ten of its own, and room for those of the format and the configuration: growing rehashes.
+    // Ten headers of the daemon, those of the format, and the configured ones. Growing the map later
+    // would hash all headers again.
     let mut headers = HeaderMap::with_capacity(10 + body.extra_headers.len() + configured.len());
     headers.insert(CONTENT_TYPE, header_value(&body.content_type));
     headers.insert(WEBHOOK_ID, header_value(&id));
@@ -204,14 +205,14 @@ pub fn build(
     }
 }
 
-/// Percent-encodes text for a header: all but printable ASCII, and the percent sign.
+/// Percent-encodes text for a header value, by [`HEADER_ESCAPES`].
 pub fn header_text(text: &str) -> Cow<'_, str> {
     utf8_percent_encode(text, HEADER_ESCAPES).into()
 }
 
-/// Makes the header value of ASCII text without control characters.
+/// Makes a header value of ASCII text without control characters.
 ///
-/// Other text never gets here; it would become an empty value rather than a second header.
+/// Callers pass no other text. If one did, the value would be empty and never a second header.
 pub(super) fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

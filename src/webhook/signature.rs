@@ -1,7 +1,7 @@
-//! Signs and verifies by Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`.
+//! Signs and verifies requests by Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`.
 //!
-//! Constraint: a secret is never printed, and verifying takes the same time for any signature. The
-//! event's id holds no dot, so the signed text can be read in one way only.
+//! Constraint: a secret is never printed. Verifying takes the same time for any signature. The id of
+//! an event contains no dot, so the signed text has only one possible reading.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use subtle::ConstantTimeEq;
 
 use crate::config::{self, SecretError};
 
-/// The largest difference between a timestamp and the receiver's clock, either way.
+/// The largest allowed difference between a timestamp and the receiver's clock.
 ///
-/// The libraries of the specification use five minutes.
+/// The libraries of Standard Webhooks also use five minutes.
 pub(crate) const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
-/// A key that signs, from a configured secret.
+/// A signing key, made from a configured secret.
 #[derive(Clone)]
 pub struct SigningKey {
     mac: Hmac<Sha256>,
@@ -38,15 +38,15 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// When the secret is empty, or the text after `whsec_` is not base64.
+    /// The secret is empty, or the text after `whsec_` is not base64.
     pub fn parse(secret: &SecretString) -> Result<Self, SecretError> {
         let key = config::signing_key(secret)?;
-        // HMAC takes keys of any length; the error type is there for other algorithms.
+        // HMAC accepts keys of any length, so this error never occurs.
         let mac = Hmac::new_from_slice(&key).map_err(|_| SecretError::Empty)?;
         Ok(Self { mac })
     }
 
-    /// Makes the keys of several secrets. An error has the secret's number, from 1.
+    /// Makes the keys of several secrets. An error has the number of the secret, from 1.
     pub(crate) fn parse_all(secrets: &[SecretString]) -> Result<Vec<Self>, (usize, SecretError)> {
         let numbered = (1..).zip(secrets);
         numbered
@@ -54,7 +54,7 @@ impl SigningKey {
             .collect()
     }
 
-    /// Computes the 32 bytes of this key's signature.
+    /// Computes the signature with this key: 32 bytes.
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> [u8; 32] {
         let mut mac = self.mac.clone();
         mac.update(id.as_bytes());
@@ -66,9 +66,9 @@ impl SigningKey {
     }
 }
 
-/// Returns the value of the header `webhook-signature`; `None` without a key.
+/// Returns the value of the header `webhook-signature`. `None` without a key.
 ///
-/// It has one signature per key, separated by spaces. `timestamp` is in Unix seconds.
+/// The value has one signature for each key, separated by spaces. `timestamp` is in Unix seconds.
 pub fn sign(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
     if keys.is_empty() {
         return None;
@@ -85,7 +85,7 @@ pub fn sign(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> Optio
     Some(signatures)
 }
 
-/// Why a signature does not prove a request.
+/// Why the verification of a signature failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VerifyError {
     #[error("webhook-timestamp is not a number of seconds")]
@@ -101,19 +101,19 @@ pub(crate) enum VerifyError {
         /// The largest allowed difference, in seconds.
         tolerance: u64,
     },
-    #[error("webhook-signature holds no `v1,` signature")]
+    #[error("webhook-signature contains no `v1,` signature")]
     NoVersion,
-    #[error("no signature matches: another secret, or the body was changed on the way")]
+    #[error("no signature matches: the sender uses another secret, or the body was changed")]
     Mismatch,
 }
 
 /// Verifies that one of `keys` signed this request.
 ///
-/// `id`, `timestamp` and `signatures` are the values of the headers, `body` the bytes as received.
+/// `id`, `timestamp` and `signatures` are the values of the headers. `body` has the received bytes.
 ///
 /// # Errors
 ///
-/// When the timestamp is further than `tolerance` from `now`, or no `v1` signature matches.
+/// The timestamp differs from `now` by more than `tolerance`, or no `v1` signature matches.
 pub(crate) fn verify(
     keys: &[SigningKey],
     id: &str,

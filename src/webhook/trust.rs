@@ -1,8 +1,8 @@
-//! The certificates that TLS connections trust and show.
+//! Makes the TLS settings: the authorities to trust and the client certificate.
 //!
-//! Constraint: reading the system's certificates takes some 10 ms and some 100 KB, so all webhooks
-//! of a configuration share one read. Each reload reads again, and so finds renewed certificates.
-//! A machine without certificates must still send to plain `http:`.
+//! Constraint: reading the system's certificates takes about 10 ms and 100 KB, so all webhooks of a
+//! configuration share them. Each reload reads them again, to find renewed certificates. A machine
+//! without certificates must still send to `http://` URLs.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::{Tls, Webhook};
 
-/// The authorities that the system trusts, with the cryptography to check them. Cheap to clone.
+/// The authorities that the system trusts, and the cryptographic provider. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TrustRoots {
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
-    /// The system's reason for having none.
+    /// Why the certificates of the system cannot be read, if so.
     problem: Option<Arc<str>>,
 }
 
 impl TrustRoots {
     /// Reads the system's certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     ///
-    /// Reads files, so call it where blocking is allowed.
+    /// It reads files, so it blocks the calling thread.
     pub(crate) fn load() -> Self {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
@@ -35,17 +35,17 @@ impl TrustRoots {
         }
     }
 
-    /// Trusts nothing but the authorities in each webhook's `tls.ca`.
+    /// Returns no authorities. A webhook then trusts only those in its `tls.ca`.
     pub fn empty() -> Self {
         Self {
-            // Passed to each configuration, since installing it would be a global.
+            // The provider is passed to each TLS configuration. Installing it would change a global.
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             roots: Arc::new(RootCertStore::empty()),
             problem: None,
         }
     }
 
-    /// Returns a warning if some webhooks need the system's certificates and there are none.
+    /// Returns a warning if a webhook needs the system's certificates and there are none.
     pub(crate) fn warning(&self, webhooks: &[Webhook]) -> Option<String> {
         if !self.roots.is_empty() {
             return None;
@@ -68,11 +68,13 @@ impl TrustRoots {
         ))
     }
 
-    /// Makes the TLS settings of one webhook: these roots, its own, and its client certificate.
+    /// Makes the TLS settings of one webhook.
+    ///
+    /// They have these roots, the webhook's `tls.ca`, and its client certificate.
     ///
     /// # Errors
     ///
-    /// When the TLS library refuses a certificate or key, which a valid configuration rules out.
+    /// The TLS library rejects a certificate or key. That cannot happen with a valid configuration.
     pub(crate) fn client_config(&self, tls: &Tls) -> Result<ClientConfig, rustls::Error> {
         let mut roots = Arc::clone(&self.roots);
         for certificate in &tls.ca {

@@ -36,8 +36,8 @@ async fn untrusted_certificates_have_distinct_errors() {
     let authority = Authority::new("one");
     let stranger = Authority::new("two");
     let replaced = Authority::new("one");
-    let unknown = "is from an unknown issuer; if it is to be trusted, name the issuer's \
-                   certificate in tls.ca";
+    let unknown = "is from an unknown issuer; to trust it, add the issuer's \
+                   certificate to tls.ca";
     for (name, until, tls, expected) in [
         ("localhost", 2100, stranger.trusted(), unknown),
         ("localhost", 2100, Tls::default(), unknown),
@@ -45,7 +45,7 @@ async fn untrusted_certificates_have_distinct_errors() {
             "localhost",
             2100,
             replaced.trusted(),
-            "is not signed by the issuer it names; was the issuer's key replaced since tls.ca \
+            "is not signed with its issuer's current key; was that key replaced after tls.ca \
              was written?",
         ),
         (
@@ -58,7 +58,7 @@ async fn untrusted_certificates_have_distinct_errors() {
             "localhost",
             2020,
             authority.trusted(),
-            "has expired on 2020-01-01T00:00:00Z",
+            "expired on 2020-01-01T00:00:00Z",
         ),
     ] {
         let server = serve(&authority, name, until);
@@ -87,7 +87,7 @@ async fn a_client_certificate_is_shown_on_request() {
 
     let (outcome, error) = send(&server.url("localhost"), authority.trusted()).await;
     assert_eq!(outcome, Outcome::NO_ANSWER);
-    let expected = "asks for a client certificate; set tls.client_cert and tls.client_key";
+    let expected = "requires a client certificate; set tls.client_cert and tls.client_key";
     assert!(error.ends_with(expected), "{error}");
 }
 
@@ -106,6 +106,6 @@ async fn a_port_without_tls_is_described() {
     let url = format!("https://{address}/");
     let (outcome, error) = send(&url, Tls::default()).await;
     assert_eq!(outcome, Outcome::NO_ANSWER);
-    let expected = format!("{address} does not speak TLS; should the url start with http: ?");
+    let expected = format!("{address} does not speak TLS; should the url begin with http://?");
     assert!(error.starts_with(&expected), "{error}");
 }

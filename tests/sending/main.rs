@@ -117,10 +117,10 @@ fn tls_errors_are_shown_with_the_delivery() {
         (
             "without-ca",
             &good,
-            "is from an unknown issuer; if it is to be trusted, name the issuer's certificate in \
+            "is from an unknown issuer; to trust it, add the issuer's certificate to \
              tls.ca",
         ),
-        ("expired", &expired, "has expired on 2020-01-01T00:00:00Z"),
+        ("expired", &expired, "expired on 2020-01-01T00:00:00Z"),
         (
             "wrong-host",
             &other,
@@ -130,7 +130,7 @@ fn tls_errors_are_shown_with_the_delivery() {
         (
             "guarded",
             &guarded,
-            "asks for a client certificate; set tls.client_cert and tls.client_key",
+            "requires a client certificate; set tls.client_cert and tls.client_key",
         ),
     ] {
         let (state, text) = &shown[name];

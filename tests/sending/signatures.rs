@@ -102,7 +102,7 @@ async fn signatures_of_the_reference_library_verify() {
         (secret, "msg_2", body, signature, "no signature matches"),
         (secret, id, b"{}", signature, "no signature matches"),
         (secret, id, body, "v1,", "no signature matches"),
-        (secret, id, body, "", "holds no `v1,` signature"),
+        (secret, id, body, "", "contains no `v1,` signature"),
     ] {
         let verified = verify(&keys(&[secret]), id, timestamp, body, signature, now).await;
         assert!(is_wrong(verified, expected), "{secret} {id} {signature}");

@@ -1,11 +1,12 @@
-//! CloudEvents 1.0 in HTTP binary mode: attributes in headers, the XML as the body.
+//! Builds CloudEvents 1.0 in HTTP binary mode: attributes in headers, the XML as the body.
 //!
-//! - `ce-type` is `project-webhooks.` and the event's name.
+//! - `ce-type` is `project-webhooks.` followed by the event's name.
 //! - `ce-source` is `/organizations/<organization>/projects/<project>`, by directory names.
-//! - `ce-subject` is `<organization>/<project>`, the text that the setting `projects` matches.
-//! - The parameters are extension attributes, in lower case as the specification requires.
-//! - Values are percent-encoded by section 3.1.3.2 of the HTTP binding.
-//! - There is no `ce-datacontenttype`: in binary mode it is the header `Content-Type`.
+//! - `ce-subject` is `<organization>/<project>`, the same text that the setting `projects` matches.
+//! - The parameters are extension attributes. Their names are in lower case, as the specification
+//!   requires.
+//! - Values are percent-encoded as section 3.1.3.2 of the HTTP binding requires.
+//! - There is no `ce-datacontenttype`. In binary mode the header `Content-Type` replaces it.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -14,7 +15,9 @@ use super::Body;
 use crate::domain::event::Parameter;
 use crate::webhook::request::{CallbackContent, header_text, header_value};
 
-/// All but the unreserved characters of RFC 3986, so that any directory name is one segment.
+/// The characters to escape in a path segment: all except the unreserved ones of RFC 3986.
+///
+/// So any directory name becomes exactly one segment.
 const SEGMENT_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -60,7 +63,7 @@ fn header(name: &'static str, value: &str) -> (HeaderName, HeaderValue) {
     )
 }
 
-/// Returns the header of a parameter's extension attribute.
+/// Returns the header name of a parameter's extension attribute.
 const fn extension(parameter: Parameter) -> &'static str {
     match parameter {
         Parameter::Username => "ce-username",

@@ -1,6 +1,6 @@
-//! `application/x-www-form-urlencoded`: the parameters, then the XML.
+//! Builds `application/x-www-form-urlencoded`: the parameters, then the XML.
 //!
-//! The bytes of the XML are percent-encoded as they are, whatever their encoding.
+//! The bytes of the XML are percent-encoded without converting their character encoding.
 
 use form_urlencoded::byte_serialize;
 

@@ -1,4 +1,4 @@
-//! `application/json`: the documented object.
+//! Builds `application/json`: an object with the event, the parameters and the XML.
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         .iter()
         .map(|(parameter, value)| (parameter.as_str().to_owned(), value.as_str().into()))
         .collect();
-    // The members keep this order: serde_json has the feature `preserve_order`.
+    // The members keep this order, because serde_json's feature `preserve_order` is enabled.
     let object = json!({
         "id": content.id.0,
         "event": content.event.name,

@@ -1,4 +1,4 @@
-//! `multipart/form-data` (RFC 7578): a text field per parameter, then the XML as a file.
+//! Builds `multipart/form-data` (RFC 7578): a text field for each parameter, then the XML as a file.
 
 use memchr::memmem;
 
@@ -14,7 +14,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         put(&boundary);
         put("\r\nContent-Disposition: form-data; name=\"");
         put(parameter.as_str());
-        // Receivers that follow older rules read a field without a charset as ISO 8859-1.
+        // The charset is explicit, because receivers that follow older rules default to ISO 8859-1.
         put("\"\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n");
         put(value);
         put("\r\n");
@@ -29,9 +29,9 @@ pub(super) fn build(content: &CallbackContent) -> Body {
     Body::plain(format!("multipart/form-data; boundary={boundary}"), bytes)
 }
 
-/// Returns a boundary that occurs nowhere in the content.
+/// Returns a boundary that does not occur in the content.
 ///
-/// It is the first such one in a series that the event's id determines.
+/// It is the first such boundary in a series that depends only on the event's id.
 fn boundary(content: &CallbackContent) -> String {
     let mut number: u32 = 0;
     loop {
@@ -45,14 +45,14 @@ fn boundary(content: &CallbackContent) -> String {
         if !occurs {
             return candidate;
         }
-        // This ends: the content would have to be larger for each further boundary it holds.
+        // The loop ends, because a finite content can contain only finitely many boundaries.
         number = number.wrapping_add(1);
     }
 }
 
-/// Returns one boundary of an id's series.
+/// Returns one boundary of the series of an id.
 ///
-/// Its characters need no quotes in a header. RFC 2046 allows up to 70 of them.
+/// Its characters need no quotes in a header. It has fewer than the 70 that RFC 2046 allows.
 fn candidate(id: &str, number: u32) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"project-webhooks boundary 1");

@@ -1,4 +1,4 @@
-//! `application/xml`: the XML itself, with the parameters in the query.
+//! Builds `application/xml`: the XML as the body, with the parameters in the query.
 
 use super::Body;
 use crate::webhook::request::CallbackContent;
