@@ -1,6 +1,6 @@
-//! One attempt: sends a claimed delivery and judges the outcome.
+//! Makes one attempt: sends a claimed delivery and judges the outcome.
 //!
-//! Constraint: an attempt has no state that outlives it. The queue records its result.
+//! Constraint: an attempt keeps no state. The queue records its result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,11 @@ pub(super) struct Ended {
     /// The project's key at the time of the claim.
     project: ProjectKey,
     delivery: i64,
-    /// The attempt's number among all of the delivery, and in its schedule.
+    /// The number of the attempt in the delivery. `scheduled` is its number in the schedule.
     number: u32,
     scheduled: u32,
     origin: Origin,
-    /// The settings that it was sent with.
+    /// The settings that the attempt used.
     used: Arc<Target>,
     was_probe: bool,
     began: Timestamp,
@@ -39,7 +39,7 @@ pub(super) struct AttemptResult {
     pub(super) project: ProjectKey,
     pub(super) event: EventId,
     pub(super) name: EventName,
-    /// The fingerprint of the settings that it was sent with.
+    /// The fingerprint of the settings that the attempt used.
     pub(super) fingerprint: [u8; 32],
     pub(super) outcome: Outcome,
     pub(super) was_probe: bool,
@@ -56,8 +56,8 @@ pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_pro
     let began = clock.now();
     let attempt = target.client.send(&callback, began).await;
     let now = clock.now();
-    // If the clock was set forward meanwhile, the next attempt is due by the old time. Otherwise it
-    // would be due far too late once the clock is set back.
+    // The end is computed from the start and the duration, not read from the clock. If the clock was
+    // set forward meanwhile and is set back later, the next attempt would be far too late.
     let ended = began
         .checked_add(attempt.duration)
         .map_or(now, |by| by.min(now));
@@ -77,7 +77,7 @@ pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_pro
 }
 
 impl Ended {
-    /// Judges the attempt by the current settings, and counts it.
+    /// Judges the attempt by the current settings, and counts it in the metrics.
     pub(super) fn judge(self, current: &Target, shared: &Shared) -> AttemptResult {
         let verdict = self.verdict(current, (shared.jitter)());
         self.count(verdict, shared);
@@ -107,8 +107,8 @@ impl Ended {
 
     /// Returns the verdict by the current schedule.
     ///
-    /// If the settings changed during the attempt, the delivery is due at once with the new ones,
-    /// even after a 410, which was the answer to another request.
+    /// If the settings changed during a failed attempt, the delivery is due at once with the new
+    /// settings. So it is after a 410, which answered a request with the old settings.
     fn verdict(&self, current: &Target, jitter: f64) -> Verdict {
         let schedule = &current.webhook.schedule;
         let outcome = self.attempt.outcome;
@@ -131,7 +131,7 @@ impl Ended {
         let webhook = self.used.webhook.name();
         shared.metrics.attempted(webhook, outcome, took);
         if outcome == AttemptOutcome::Delivered && self.origin == Origin::Live {
-            // A file's time may be ahead of the clock.
+            // The time of a file may be in the future.
             let until_sent =
                 Duration::try_from(self.began.duration_since(self.content.occurred_at));
             let latency = until_sent.unwrap_or_default().saturating_add(took);

@@ -1,7 +1,7 @@
-//! Handles of the queues, for the engine and the control socket.
+//! Handles through which the engine and the control socket reach the queues.
 //!
-//! Constraint: passing a committed delivery to a queue never waits for room and never fails. If the
-//! handle is full, it drops the copy, and the queue claims the delivery from the store later.
+//! Constraint: passing a committed delivery to a queue never blocks and never fails. A full handle
+//! drops the delivery, and the queue claims it from the store later.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -11,15 +11,15 @@ use tokio::sync::Notify;
 
 use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
 
-/// The side of a webhook's queue that other tasks use. It outlives the queue.
+/// The handle of a webhook's queue, for other tasks. It outlives the queue.
 #[derive(Debug, Default)]
 pub(super) struct QueueHandle {
     wakes: Notify,
-    /// Whether an operator changed something since the queue asked last.
+    /// Whether an operator changed deliveries or webhooks since the queue last checked.
     is_changed_by_operator: AtomicBool,
-    /// Deliveries that were just committed.
+    /// Newly committed deliveries that the queue has not taken yet.
     committed: Mutex<Vec<Claim>>,
-    /// The newest delivery that this queue, or one before it, has claimed.
+    /// The newest delivery that this webhook's queue, or an earlier one of it, has claimed.
     newest_claimed: AtomicI64,
 }
 
@@ -29,7 +29,7 @@ impl QueueHandle {
         self.wakes.notified().await;
     }
 
-    /// Passes a committed delivery to the queue if there is room.
+    /// Passes a committed delivery to the queue, unless the handle is full.
     fn pass(&self, claim: Claim) {
         let mut committed = self.lock();
         let bytes: usize = committed.iter().map(|claim| claim.payload.len()).sum();
@@ -38,7 +38,7 @@ impl QueueHandle {
         }
     }
 
-    /// Takes the committed deliveries, oldest first.
+    /// Takes the committed deliveries, the oldest first.
     pub(super) fn take_committed(&self) -> Vec<Claim> {
         std::mem::take(&mut *self.lock())
     }
@@ -49,19 +49,19 @@ impl QueueHandle {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a delivery is newer than all claimed ones.
+    /// Whether a delivery is newer than all claimed deliveries.
     ///
-    /// A queue may have claimed, sent and recorded an older one before it was passed here.
+    /// The queue may already have claimed an older one from the store and sent it.
     pub(super) fn is_new(&self, delivery: i64) -> bool {
         delivery > self.newest_claimed.load(Ordering::Acquire)
     }
 
-    /// Notes that the queue has claimed a delivery.
+    /// Records that the queue has claimed a delivery.
     pub(super) fn note_claimed(&self, delivery: i64) {
         self.newest_claimed.fetch_max(delivery, Ordering::AcqRel);
     }
 
-    /// Whether an operator changed something since the last call.
+    /// Whether an operator changed deliveries or webhooks since the last call.
     pub(super) fn take_changed_by_operator(&self) -> bool {
         self.is_changed_by_operator.swap(false, Ordering::AcqRel)
     }
@@ -84,7 +84,7 @@ impl QueueHandles {
         Arc::clone(handles.entry(webhook.to_owned()).or_default())
     }
 
-    /// Passes committed deliveries to their queues and wakes these.
+    /// Passes committed deliveries to their queues and wakes the queues.
     pub(crate) fn deliver(&self, deliveries: NewDeliveries) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for (webhook, claim) in deliveries.ready {
@@ -99,9 +99,9 @@ impl QueueHandles {
         }
     }
 
-    /// Wakes all queues because an operator changed something in the store.
+    /// Wakes all queues because an operator changed deliveries or webhooks in the store.
     ///
-    /// They send due deliveries without waiting for the next probe of a down endpoint.
+    /// The queues then send due deliveries without waiting for the next probe of a down endpoint.
     pub(crate) fn wake_all(&self) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for handle in handles.values() {

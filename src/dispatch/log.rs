@@ -1,8 +1,8 @@
-//! Log lines about attempts.
+//! Logs attempts.
 //!
-//! Constraint: a down endpoint, or ten thousand failing deliveries, must not fill the log, and
-//! silence must not look like health. So the first failures of a minute are logged in full, and the
-//! rest as one count. All are in the store, and in the log at level debug.
+//! Constraint: ten thousand failing deliveries must not fill the log, but the log must show that
+//! attempts fail. So each minute it has the first failures in full, and one count of all others. The
+//! store has all attempts, and so has the log at level debug.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::domain::log_limit::LogLimit;
 pub(super) struct AttemptLogger(LogLimit);
 
 impl AttemptLogger {
-    /// Logs a result: each success, and the first failures of a minute.
+    /// Logs a result. Of the failures, only the first of each minute are logged in full.
     pub(super) fn log(&mut self, webhook: &str, result: &AttemptResult, now: Duration) {
         let attempt = &result.finish.attempt;
         let (event_id, project, number) = (&result.event, &result.project, attempt.number);
@@ -43,8 +43,8 @@ impl AttemptLogger {
             ),
             Verdict::SwitchOff => error!(
                 webhook, %event_id, %project, attempt = number, ms, status,
-                "the receiver answered 410 Gone: the webhook is switched off. Its deliveries are \
-                 kept until its configuration changes or `project-webhooks webhooks enable {webhook}`"
+                "the receiver answered 410 Gone, so the webhook is switched off and its deliveries \
+                 are kept. To switch it on, change its configuration or run `project-webhooks webhooks enable {webhook}`"
             ),
             Verdict::Retry(next) | Verdict::RetryAsAsked(next) => warn!(
                 webhook, %event_id, %project, attempt = number, ms, status, %next,
@@ -52,8 +52,8 @@ impl AttemptLogger {
             ),
             Verdict::Dead => error!(
                 webhook, %event_id, %project, attempt = number, ms, status,
-                "dead after the last attempt: {reason}. Once that is fixed, `project-webhooks \
-                 deliveries redeliver --webhook {webhook}` sends it again"
+                "dead after the last attempt: {reason}. After fixing the cause, send it again with \
+                 `project-webhooks deliveries redeliver --webhook {webhook}`"
             ),
         }
     }
@@ -76,12 +76,12 @@ pub(super) fn log_transition(webhook: &str, transition: Transition) {
     match transition {
         Transition::Down(next_probe) => warn!(
             webhook, %next_probe,
-            "the endpoint seems to be down: its deliveries are kept, and one at a time probes it"
+            "the endpoint seems to be down; deliveries are kept, and one at a time probes it"
         ),
         Transition::Up(after) => info!(
             webhook,
             down_s = after.as_secs(),
-            "the endpoint is back; its pending deliveries are sent"
+            "the endpoint is up again; sending pending deliveries"
         ),
     }
 }

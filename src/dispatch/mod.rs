@@ -1,14 +1,14 @@
 //! Sends recorded deliveries as callbacks.
 //!
-//! Constraint: no webhook waits for another, and the deliveries of one project to one webhook go
-//! strictly in order. Each webhook has its own `queue`. Pending deliveries stay in the store; a
-//! queue holds only those that it sends next or is sending. A claim is a lease in memory: a restart
-//! drops it. The engine passes what it just committed to the queues directly; they ask the store
-//! for the rest.
+//! Constraint: no webhook waits for another, and the deliveries of one project to one webhook are
+//! sent strictly in order. Each webhook has its own `queue`. Pending deliveries stay in the store. A
+//! queue has only the deliveries that it is sending or sends next. A claim is a lease in memory, so
+//! a restart drops it. The engine passes newly committed deliveries directly to the queues. The
+//! queues claim all other deliveries from the store.
 //!
-//! Map: this file starts, changes and ends the queues. [`targets`] makes the webhooks with their
-//! clients, `handle` is the other tasks' side of a queue, `queue` the loop of one webhook. Of its
-//! parts, `prefetch` holds claimed deliveries, `attempt` sends one, `results` records the results in
+//! Modules: this file starts, changes and ends the queues. [`targets`] makes the HTTP clients of the
+//! webhooks. Other tasks reach a queue through its `handle`. `queue` is the loop of one webhook.
+//! `prefetch` has its claimed deliveries, `attempt` sends one, `results` records the results in
 //! groups, and `log` writes the log lines.
 
 mod attempt;
@@ -46,9 +46,9 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) queues: Arc<QueueHandles>,
-    /// The source of jitter.
+    /// The source of jitter for retries and probes.
     pub(crate) jitter: Jitter,
-    /// The counters of attempts.
+    /// The metrics, which count attempts.
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -56,10 +56,10 @@ pub(crate) struct Shared {
 pub(crate) struct Dispatcher {
     shared: Arc<Shared>,
     queues: HashMap<String, RunningQueue>,
-    /// One lock for each name, which a queue holds while it runs.
+    /// A lock for each webhook name. A queue holds the lock of its name while it runs.
     ///
-    /// If a webhook is removed and comes back, its new queue waits until the old one has no attempt
-    /// in flight: it would send that delivery a second time.
+    /// If a webhook is removed and added again, its new queue waits until the old one has ended.
+    /// Otherwise the new queue would send a delivery again whose attempt is still in progress.
     locks: HashMap<String, Arc<Mutex<()>>>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -73,7 +73,7 @@ struct RunningQueue {
 impl Dispatcher {
     /// Starts a queue for each target.
     ///
-    /// Cancelling `stop` ends them: they claim nothing more, and finish the attempts in flight.
+    /// Cancelling `stop` ends the queues. They claim nothing more and finish attempts in progress.
     pub(crate) fn start(shared: Shared, targets: Targets, stop: CancellationToken) -> Self {
         let mut dispatcher = Self {
             shared: Arc::new(shared),
@@ -88,7 +88,7 @@ impl Dispatcher {
 
     /// Replaces the targets.
     ///
-    /// Attempts in flight finish with the old settings, pending deliveries use the new ones. The
+    /// Attempts in progress finish with the old settings. Later attempts use the new ones. The
     /// deliveries of a removed webhook stay in the store.
     pub(crate) fn apply(&mut self, targets: Targets) {
         let names: BTreeSet<&str> = targets.names().collect();
@@ -137,23 +137,23 @@ impl Dispatcher {
         std::future::pending().await
     }
 
-    /// Waits until the queues have ended. Call it after cancelling the token.
+    /// Waits until the queues have ended. The caller cancels `stop` first.
     pub(crate) async fn drain(mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
-/// Waits for the next task of a set and passes its panic on. `None` if the set is empty.
+/// Waits for the next task of a set to end, and resumes its panic. `None` if the set is empty.
 async fn next_of<T: 'static>(tasks: &mut JoinSet<T>) -> Option<T> {
     match tasks.join_next().await? {
         Ok(done) => Some(done),
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // Aborted, which only the end of the runtime does.
+        // The task was aborted. Only the end of the runtime does that.
         Err(_) => None,
     }
 }
 
-/// Returns a task of a set that has ended, if there is one, and passes its panic on.
+/// Returns the result of a task that has already ended, if any, and resumes its panic.
 fn ended_of<T: 'static>(tasks: &mut JoinSet<T>) -> Option<T> {
     match tasks.try_join_next()? {
         Ok(done) => Some(done),

@@ -1,10 +1,10 @@
-//! Claimed deliveries that are sent next.
+//! Claims deliveries from the store before the queue can send them.
 //!
-//! Constraint: a delivery is claimed once. The store answers while requests go out, so its answer
-//! may be older than results recorded meanwhile. A project that was released after the question is
-//! therefore not taken from the answer, and an answer from before an operator's command is dropped.
-//! A project may be renamed while its delivery is in flight, so deliveries are compared as well.
-//! More is claimed than can be sent at once, so that a burst costs few questions to the store.
+//! Constraint: a delivery is claimed once. The store answers a claim while results are recorded, so
+//! the answer may be outdated. The queue therefore ignores projects and deliveries in the answer that
+//! were released after the claim began. It compares both, because a project may be renamed while its
+//! delivery is being sent. It drops the whole answer if an operator changed deliveries meanwhile. The
+//! queue claims more deliveries than it can send at once, so that a burst needs few claims.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use super::next_of;
 use crate::domain::project::ProjectKey;
 use crate::store::{Claim, Claims, Store, StoreError, Unreadable};
 
-/// How many deliveries are claimed beyond those that can be sent now.
+/// How many deliveries are claimed in addition to those that can be sent now.
 ///
-/// The store is asked again when half of them are gone.
+/// When half of them are sent, the queue claims more.
 const PREFETCH: usize = 64;
 
-/// The size of prefetched payloads, in bytes, from which on no more is claimed.
+/// The total size of prefetched payloads, in bytes, at which the queue stops claiming.
 const PREFETCH_BYTES: usize = 1024 * 1024;
 
-/// How long a prefetched claim is valid: an operator may have cancelled the delivery since.
+/// How long a prefetched claim is valid. Later, an operator may have cancelled the delivery.
 const VALID_FOR: Duration = Duration::from_millis(500);
 
 /// A claimed delivery, with the monotonic time of its claim.
@@ -35,10 +35,10 @@ struct Prefetched {
     at: Duration,
 }
 
-/// Claimed deliveries and their projects.
+/// A set of claimed deliveries and their projects.
 ///
-/// Both count: another delivery of the project must not be sent, and the project of a delivery may
-/// have been renamed since.
+/// It has the projects, because another delivery of the same project must not be sent. It has the
+/// deliveries, because a project may have been renamed since.
 #[derive(Default)]
 struct Claimed {
     projects: HashSet<ProjectKey>,
@@ -65,17 +65,17 @@ impl Claimed {
 pub(super) struct Prefetch {
     handle: Arc<QueueHandle>,
     claims: VecDeque<Prefetched>,
-    /// The deliveries that are prefetched, in flight or not recorded yet.
+    /// The deliveries that are prefetched, being sent, or not recorded yet.
     busy: Claimed,
-    /// The question to the store, at most one.
+    /// The claim in progress, at most one.
     question: JoinSet<Result<Claims, StoreError>>,
-    /// How many claims the question asks for.
+    /// The limit of the claim in progress, in deliveries.
     n_asked: usize,
-    /// The deliveries that were released since the question.
+    /// The deliveries that were released since the claim in progress began.
     released: Claimed,
-    /// Whether to drop the answer to the question.
+    /// Whether to drop the answer of the claim in progress.
     is_outdated: bool,
-    /// Whether more deliveries may be due than the last answer had.
+    /// Whether more deliveries may be due than the last claim returned.
     may_be_more: bool,
 }
 
@@ -97,9 +97,9 @@ impl Prefetch {
         self.claims.is_empty()
     }
 
-    /// Claims committed deliveries, but only those that the store would return as well.
+    /// Adds committed deliveries, but only those that a claim would return as well.
     ///
-    /// Their project is not busy, and they are newer than all claimed deliveries.
+    /// For these, the project is not busy, and the delivery is newer than all claimed ones.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);
@@ -115,17 +115,17 @@ impl Prefetch {
         self.claims.push_back(Prefetched { claim, at });
     }
 
-    /// Takes the oldest claim.
+    /// Removes the oldest claim and returns it.
     pub(super) fn pop(&mut self) -> Option<Claim> {
         self.claims.pop_front().map(|one| one.claim)
     }
 
-    /// Notes that more deliveries may be due.
+    /// Records that more deliveries may be due.
     pub(super) fn expect_more(&mut self) {
         self.may_be_more = true;
     }
 
-    /// Notes that a delivery and its project are no longer busy.
+    /// Records that a delivery and its project are no longer busy.
     pub(super) fn release(&mut self, project: ProjectKey, delivery: i64) {
         self.busy.remove(&project, delivery);
         self.may_be_more = true;
@@ -134,7 +134,7 @@ impl Prefetch {
         }
     }
 
-    /// Drops all claims, and those in the answer to come.
+    /// Drops all claims, including those of the claim in progress.
     pub(super) fn clear(&mut self) {
         self.is_outdated = self.is_asking();
         self.may_be_more = true;
@@ -153,12 +153,12 @@ impl Prefetch {
         }
     }
 
-    /// Whether a question to the store is open.
+    /// Whether a claim is in progress.
     pub(super) fn is_asking(&self) -> bool {
         !self.question.is_empty()
     }
 
-    /// Asks the store for due deliveries, if there is room for them and none is asked already.
+    /// Starts to claim due deliveries, unless a claim is in progress or enough are prefetched.
     ///
     /// `room` is the number of deliveries that can be sent now.
     pub(super) fn ask(
@@ -188,7 +188,7 @@ impl Prefetch {
             .spawn(async move { store.claim_due(&webhook, now, n_asked, busy).await });
     }
 
-    /// Waits for the answer to the question. Never returns without one.
+    /// Waits for the answer of the claim in progress. Never returns if there is none.
     pub(super) async fn answer(&mut self) -> Result<Claims, StoreError> {
         match next_of(&mut self.question).await {
             Some(answer) => answer,
@@ -196,9 +196,9 @@ impl Prefetch {
         }
     }
 
-    /// Takes the claims of an answer, which are valid from this monotonic time on.
+    /// Adds the claims of an answer. Their validity starts at this monotonic time.
     ///
-    /// Returns the unreadable deliveries, and the due time of the next one.
+    /// Returns the unreadable deliveries, and the due time of the next delivery.
     pub(super) fn accept(
         &mut self,
         answer: Claims,

@@ -1,7 +1,7 @@
-//! The queue of one webhook.
+//! The queue of one webhook: the loop that sends its deliveries.
 //!
-//! Constraint: a project has at most one delivery in flight. It is released only when the result is
-//! recorded.
+//! Constraint: a queue sends at most one delivery of each project at a time. The project is released
+//! only when the result is recorded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::domain::endpoint::{Admission, Endpoint};
 use crate::domain::project::ProjectKey;
 use crate::store::{AttemptLog, Claims, Finish, StoreError, Unreadable};
 
-/// The longest sleep of a queue: the time of day may be set meanwhile.
+/// The longest sleep of a queue. It is short because somebody may set the clock meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
 /// Returns how long to sleep until a time of day.
@@ -42,17 +42,17 @@ pub(super) struct Queue {
     stop: CancellationToken,
     handle: Arc<QueueHandle>,
     logger: AttemptLogger,
-    /// The last reading of the clock, to notice when it is set back.
+    /// The last reading of the clock, to detect that the clock was set back.
     reading: Reading,
     prefetch: Prefetch,
-    /// The monotonic time to ask the store at the latest.
+    /// The latest monotonic time for the next claim.
     ask_at: Duration,
-    /// Whether the store failed, so that it is not asked before `ask_at`.
+    /// Whether the store failed. If so, the queue does not claim before `ask_at`.
     is_store_failing: bool,
     in_flight: JoinSet<Ended>,
     results: Results,
     endpoint: Endpoint,
-    /// The fingerprint of the settings that `endpoint` was observed with.
+    /// The fingerprint of the settings to which the health in `endpoint` belongs.
     fingerprint: [u8; 32],
 }
 
@@ -88,7 +88,8 @@ impl Queue {
     /// Runs until the queue is stopped and its attempts have ended.
     pub(super) async fn run(mut self) {
         let stop = self.stop.clone();
-        // These were passed to the queue before this one; the store knows what became of them.
+        // Deliveries in the handle were for an earlier queue of this webhook, which may have sent
+        // them. The store has their state, so this queue claims them from there.
         drop(self.handle.take_committed());
         while !stop.is_cancelled() {
             let sleep = self.send_due().await.min(self.until_recording());
@@ -119,7 +120,7 @@ impl Queue {
         }
     }
 
-    /// Sends due deliveries while there is room. Returns how long to sleep at most.
+    /// Sends as many due deliveries as `concurrency` allows. Returns how long to sleep at most.
     async fn send_due(&mut self) -> Duration {
         self.check_clock().await;
         let moment = self.shared.clock.moment();
@@ -130,13 +131,13 @@ impl Queue {
         if self.handle.take_changed_by_operator() {
             self.endpoint.probe_soon(now);
             self.prefetch.clear();
-            // An operator may have cancelled them.
+            // An operator may have cancelled these deliveries.
             committed.clear();
         }
         let (concurrency, is_probe) = match self.endpoint.admit(now, self.in_flight.len()) {
             Admission::Everything => (target.webhook.concurrency, false),
             Admission::Probe => (1, true),
-            // The end of an attempt wakes the queue.
+            // The end of the attempt wakes the queue.
             Admission::AfterInFlight => {
                 self.prefetch.clear();
                 return SLEEP_MAX;
@@ -185,7 +186,9 @@ impl Queue {
         }
     }
 
-    /// Repairs due times if the clock was set back: they would be late by as much as it was ahead.
+    /// Corrects due times if the clock was set back.
+    ///
+    /// Otherwise deliveries would be late by the time that the clock was set back.
     async fn check_clock(&mut self) {
         let reading = self.shared.clock.reading();
         if !self.reading.was_set_back_until(&reading) {
@@ -201,16 +204,16 @@ impl Queue {
                 warn!(
                     webhook = self.name,
                     n_deliveries,
-                    "the clock was set back; deliveries that waited by the old time are due now"
+                    "the clock was set back; deliveries with a due time by the old clock are due now"
                 );
             }
             Err(error) => {
-                debug!(webhook = self.name, %error, "cannot repair due times yet; retrying");
+                debug!(webhook = self.name, %error, "cannot correct due times yet; retrying");
             }
         }
     }
 
-    /// Returns the current settings, and forgets the endpoint's health if they changed.
+    /// Returns the current settings. If they changed, resets the health of the endpoint.
     fn current_target(&mut self) -> Arc<Target> {
         if self.target.has_changed().unwrap_or(false) {
             self.prefetch.expect_more();
@@ -223,7 +226,7 @@ impl Queue {
         target
     }
 
-    /// Takes the store's answer to the question for due deliveries.
+    /// Handles the answer of a claim.
     async fn accept_claims(&mut self, answer: Result<Claims, StoreError>) {
         let moment = self.shared.clock.moment();
         let (unreadable, next_due) = match answer {
@@ -237,7 +240,7 @@ impl Queue {
             if let Err(error) = self.give_up(one).await {
                 return self.ask_later(&error);
             }
-            // The next delivery of its project may be due.
+            // The next delivery of the same project may be due.
             self.prefetch.expect_more();
         }
     }
@@ -251,7 +254,7 @@ impl Queue {
         self.ask_at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
     }
 
-    /// Records an unreadable delivery as dead: it would block its project for ever.
+    /// Records an unreadable delivery as dead. Otherwise it would block its project forever.
     async fn give_up(&self, unreadable: Unreadable) -> Result<(), StoreError> {
         let reason = format!("the delivery cannot be read: {}", unreadable.fault);
         error!(
@@ -274,7 +277,7 @@ impl Queue {
         self.shared.store.finish([finish].into()).await
     }
 
-    /// Takes all attempts that have ended, so that one pass of the loop takes several in a burst.
+    /// Handles all attempts that have ended. In a burst, one iteration of the loop handles several.
     fn accept_ended(&mut self, first: Ended) {
         let mut next = Some(first);
         while let Some(ended) = next {
@@ -283,7 +286,7 @@ impl Queue {
         }
     }
 
-    /// Takes an attempt that has ended: judges it, logs it, and keeps its result for recording.
+    /// Handles an attempt that has ended: judges it, logs it, and keeps its result for recording.
     fn accept(&mut self, ended: Ended) {
         let now = self.shared.clock.moment();
         let target = Arc::clone(&self.target.borrow());
@@ -312,7 +315,7 @@ impl Queue {
     fn until_recording(&self) -> Duration {
         let now = self.shared.clock.moment();
         let wait = self.results.wait(self.in_flight.is_empty(), now);
-        // Without one, the end of an attempt or of a recording wakes the queue.
+        // If no recording is due, the end of an attempt or of a recording wakes the queue.
         wait.unwrap_or(SLEEP_MAX)
     }
 
@@ -328,7 +331,7 @@ impl Queue {
             self.prefetch.release(project, delivery);
         }
         if self.results.take_switched_off() {
-            // The store knows it now. Deliveries that were passed before are not sent.
+            // The webhook is off in the store now. Do not send deliveries that were passed before.
             drop(self.handle.take_committed());
         }
     }

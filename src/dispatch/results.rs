@@ -1,8 +1,8 @@
 //! Records the results of attempts in groups.
 //!
 //! Constraint: a project is released only when the result of its attempt is recorded. Recording is
-//! retried until it works: sending again instead would be a second callback for one event. Results
-//! are recorded in groups, so that a burst costs the store few commits.
+//! retried until it succeeds, because sending the delivery again would repeat the callback. Results
+//! are recorded in groups, so that a burst needs few commits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,30 +17,31 @@ use crate::domain::delivery::Verdict;
 use crate::domain::project::ProjectKey;
 use crate::store::Finish;
 
-/// The pause before the store is asked again after it failed.
+/// How long to wait after a failure of the store before the next call.
 pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How many results may be unrecorded before no more is sent.
+/// The number of unrecorded results at which the queue stops sending.
 ///
-/// A kill makes these attempts again, as well as those being recorded and those without an answer.
-/// Half as many would cost a fifth of the throughput of a burst (measured: 5,100 to 5,500 calls a
-/// second instead of 6,500).
+/// After a kill, a restarted daemon repeats attempts whose result is not recorded. With half this
+/// number, a burst has a fifth less throughput (measured: 5,100 to 5,500 calls a second instead of
+/// 6,500).
 const UNRECORDED_MAX: usize = 64;
 
-/// How many results are recorded at once, and how long one waits for others at most.
-///
-/// Without this wait the commits of a burst had 13 results (counted), each with pages that the next
-/// commit writes again.
+/// The number of results in a commit, if there are enough.
 const GROUP: usize = 32;
+/// How long a result waits at most for others to join its commit.
+///
+/// Without this wait the commits of a burst had 13 results on average (counted). Each commit writes
+/// some pages that the next one writes again.
 const GROUP_WAIT: Duration = Duration::from_millis(10);
 
 /// The results of one webhook's attempts that are not recorded yet.
 #[derive(Default)]
 pub(super) struct Results {
     waiting: Vec<AttemptResult>,
-    /// The monotonic time of the oldest waiting result.
+    /// The monotonic time of the oldest result that is not being recorded yet.
     oldest_at: Duration,
-    /// Whether a result that switches the webhook off is not recorded yet.
+    /// Whether an unrecorded result switches the webhook off.
     is_switching_off: bool,
     /// The recording in progress, at most one. It returns the deliveries to release.
     recording: JoinSet<Vec<(ProjectKey, i64)>>,
@@ -56,7 +57,7 @@ impl Results {
         self.waiting.push(result);
     }
 
-    /// Whether nothing more may be sent before the next recording.
+    /// Whether the queue must not send before the next recording has ended.
     pub(super) fn blocks_sending(&self) -> bool {
         self.waiting.len() >= UNRECORDED_MAX || self.is_switching_off
     }
@@ -65,9 +66,9 @@ impl Results {
         !self.recording.is_empty()
     }
 
-    /// Returns how long to wait before the next recording; `None` without one to come.
+    /// Returns how long to wait before the next recording. `None` if nothing is to be recorded.
     ///
-    /// `is_idle` means that no attempt is in flight whose result could join.
+    /// `is_idle` means that no attempt is in progress whose result could join the recording.
     pub(super) fn wait(&self, is_idle: bool, now: Duration) -> Option<Duration> {
         if self.waiting.is_empty() || self.is_recording() {
             None
@@ -78,7 +79,7 @@ impl Results {
         }
     }
 
-    /// Starts to record the waiting results, if their wait is over.
+    /// Starts to record the results, if their wait is over.
     pub(super) fn record(
         &mut self,
         is_idle: bool,
@@ -101,19 +102,20 @@ impl Results {
         });
     }
 
-    /// Waits for the end of the recording; returns the deliveries to release, each with the project
-    /// it was claimed for.
+    /// Waits for the end of the recording in progress.
+    ///
+    /// Returns the deliveries to release, each with its project at the time of the claim.
     pub(super) async fn recorded(&mut self) -> Option<Vec<(ProjectKey, i64)>> {
         next_of(&mut self.recording).await
     }
 
-    /// Whether the store knows now that the receiver switched the webhook off.
+    /// Whether a result that switched the webhook off was recorded since the last call.
     pub(super) fn take_switched_off(&mut self) -> bool {
         self.waiting.is_empty() && std::mem::take(&mut self.is_switching_off)
     }
 }
 
-/// Records results, and retries for as long as the store fails.
+/// Records results. Retries while the store fails.
 async fn record(shared: &Shared, webhook: &str, finished: Arc<[Finish]>, stop: &CancellationToken) {
     let n_results = finished.len();
     let mut n_failures: u32 = 0;
@@ -133,7 +135,7 @@ async fn record(shared: &Shared, webhook: &str, finished: Arc<[Finish]>, stop: &
         }
         n_failures = n_failures.saturating_add(1);
         if stop.is_cancelled() && n_failures > 3 {
-            // The next start sends them again, with the same ids.
+            // The daemon stops. After a restart it sends these deliveries again, with the same ids.
             return;
         }
         tokio::time::sleep(STORE_PAUSE).await;

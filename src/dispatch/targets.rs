@@ -1,6 +1,7 @@
-//! Webhooks with their clients.
+//! Makes the HTTP clients of the webhooks.
 //!
-//! Constraint: a reload is applied whole or not at all, so all clients are made before one is used.
+//! Constraint: a reload is applied completely or not at all. So all clients are made before the
+//! first of them is used.
 
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ use crate::webhook::{ClientError, TrustRoots, WebhookClient};
 /// A webhook with its client.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// Its settings.
+    /// The settings of the webhook.
     pub(super) webhook: config::Webhook,
-    /// The client that sends to it.
+    /// The client that sends to the webhook.
     pub(super) client: WebhookClient,
     /// The fingerprint of the settings.
     pub(super) fingerprint: [u8; 32],
@@ -27,7 +28,7 @@ pub(super) struct Target {
 pub(crate) struct Targets(Vec<Arc<Target>>);
 
 impl Targets {
-    /// Makes the clients of the enabled webhooks, or returns the error of each that fails.
+    /// Makes the clients of the enabled webhooks. Returns the errors of those that fail.
     pub(crate) fn prepare(
         webhooks: &[config::Webhook],
         network: &NetworkPolicy,
@@ -67,8 +68,8 @@ impl Targets {
 
 /// Records the fingerprint of each webhook's settings.
 ///
-/// If they changed, a webhook that its receiver switched off is on again, and failed deliveries are
-/// due at once, since the new settings may work.
+/// If they changed, failed deliveries become due at once, because the new settings may work. A
+/// webhook that its receiver switched off is switched on again.
 pub(crate) async fn note_configuration(
     store: &Store,
     webhooks: &[config::Webhook],
@@ -81,7 +82,7 @@ pub(crate) async fn note_configuration(
     for webhook in store.set_fingerprints(fingerprints, now).await? {
         info!(
             webhook,
-            "its configuration changed: the webhook that its receiver switched off is on again"
+            "the configuration changed; the webhook, which its receiver had switched off, is on again"
         );
     }
     Ok(())

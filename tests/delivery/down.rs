@@ -76,5 +76,5 @@ fn an_endpoint_that_is_down_uses_up_no_attempts() {
     assert_eq!((came.len(), by_id(&came).len()), (ALL, ALL));
     assert_in_order(&came);
     assert!(came.iter().all(|one| one.attempt <= Some(2)));
-    daemon.wait_message("the endpoint is back", 1);
+    daemon.wait_message("the endpoint is up again", 1);
 }
