@@ -5,6 +5,8 @@
 //! RESOLVE_NO_SYMLINKS). Other systems, and kernels before 5.6, open each component by the
 //! descriptor of its parent with O_NOFOLLOW, which has the same effect.
 
+mod names;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 
 use crate::domain::project::Stamp;
+use names::Names;
+
+pub(crate) use names::list;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -28,6 +33,9 @@ const FILE: OFlags = OFlags::RDONLY
 ///
 /// A directory that was removed and created again may have the same inode, but has another time of
 /// birth. The time is 0 if the file system does not have it.
+///
+/// The device tells whether the watches of a root still apply. It is another one whenever the file
+/// system is mounted from another disk or loop device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RootIdentity {
     device: u64,
@@ -35,13 +43,15 @@ pub(crate) struct RootIdentity {
     born_ns: i64,
 }
 
-impl std::fmt::Display for RootIdentity {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            formatter,
-            "{:x}:{}:{}",
-            self.device, self.inode, self.born_ns
-        )
+impl RootIdentity {
+    /// The text to record, equal for the same directory after a restart or another mount.
+    ///
+    /// The device is part of it only without a time of birth.
+    pub(crate) fn to_record(self) -> String {
+        match self.born_ns {
+            0 => format!("{:x}:{}", self.device, self.inode),
+            born_ns => format!("{}:{born_ns}", self.inode),
+        }
     }
 }
 
@@ -54,6 +64,7 @@ pub(crate) struct Root {
     path: PathBuf,
     directory: OwnedFd,
     identity: RootIdentity,
+    names: Names,
 }
 
 impl Root {
@@ -71,6 +82,7 @@ impl Root {
             path: path.to_owned(),
             directory,
             identity: identity(&stat, born_ns),
+            names: Names::default(),
         })
     }
 
@@ -282,5 +294,21 @@ mod tests {
         std::fs::remove_dir(&path).expect("removes");
         std::fs::create_dir(&path).expect("a directory");
         assert!(!root.is_in_place(), "removed and created again");
+    }
+
+    #[test]
+    fn a_root_on_another_device_is_recorded_as_the_same() {
+        let identity = |device, inode, born_ns| RootIdentity {
+            device,
+            inode,
+            born_ns,
+        };
+        let known = identity(1, 2, 3);
+        assert_ne!(known, identity(9, 2, 3), "its watches are gone");
+        assert_eq!(known.to_record(), identity(9, 2, 3).to_record());
+        assert_ne!(known.to_record(), identity(1, 7, 3).to_record());
+        assert_ne!(known.to_record(), identity(1, 2, 7).to_record());
+        let unborn = identity(1, 2, 0).to_record();
+        assert_ne!(unborn, identity(9, 2, 0).to_record());
     }
 }

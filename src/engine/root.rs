@@ -88,7 +88,7 @@ impl RootGuard {
         self.is_trusted = root.is_some_and(|identity| {
             self.recorded
                 .as_ref()
-                .is_none_or(|recorded| *recorded == identity.to_string())
+                .is_none_or(|recorded| *recorded == identity.to_record())
         });
     }
 
@@ -192,7 +192,7 @@ impl RootGuard {
         let State::Watched(identity) = self.state else {
             return None;
         };
-        let identity = identity.to_string();
+        let identity = identity.to_record();
         (self.is_trusted && self.recorded.as_ref() != Some(&identity)).then_some(identity)
     }
 

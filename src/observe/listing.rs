@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 
 use crate::domain::project::Problem;
 use crate::layout::{Cursor, Entries};
-use crate::repository::stat_at;
+use crate::repository::{list, stat_at};
 
 /// An entry of a directory that matters.
 #[derive(Debug)]
@@ -78,55 +78,9 @@ pub(crate) fn entries(
     }
 }
 
-/// Visits the entries of a directory except `.` and `..`, with their kind if the listing tells it.
-///
-/// A name that is not UTF-8 is an error with the invalid bytes replaced. A directory that was
-/// listed before must be rewound.
-pub(super) fn list(
-    directory: BorrowedFd<'_>,
-    mut visit: impl FnMut(Result<&str, String>, FileType),
-) -> io::Result<()> {
-    each_entry(directory, |name, kind| {
-        if matches!(name.to_bytes(), b"." | b"..") {
-            return;
-        }
-        match name.to_str() {
-            Ok(text) => visit(Ok(text), kind),
-            Err(_) => visit(Err(name.to_string_lossy().into_owned()), kind),
-        }
-    })
-}
-
 /// Rewinds a directory, to list it again.
 pub(super) fn rewind(directory: BorrowedFd<'_>) -> io::Result<()> {
     rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
-    Ok(())
-}
-
-#[cfg(target_os = "linux")]
-fn each_entry(
-    directory: BorrowedFd<'_>,
-    mut visit: impl FnMut(&std::ffi::CStr, FileType),
-) -> io::Result<()> {
-    use rustix::fs::RawDir;
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 8 * 1024];
-    let mut entries = RawDir::new(directory, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        visit(entry.file_name(), entry.file_type());
-    }
-    Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn each_entry(
-    directory: BorrowedFd<'_>,
-    mut visit: impl FnMut(&std::ffi::CStr, FileType),
-) -> io::Result<()> {
-    for entry in rustix::fs::Dir::read_from(directory)? {
-        let entry = entry?;
-        visit(entry.file_name(), entry.file_type());
-    }
     Ok(())
 }
 

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rustix::fs::{FileType, Stat};
 
-use super::listing::{is_absent, join, list, problem, rewind, unnamed, unreadable};
+use super::listing::{is_absent, join, problem, rewind, unnamed, unreadable};
 use super::{ObservedProject, Observer, Reported};
 use crate::domain::project::{
     FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp, Unreadable,
 };
 use crate::layout::{Cursor, Entries, ProjectFile};
-use crate::repository::{Root, kind_of, open_directory_at, open_file_at, stamp, stat_at};
+use crate::repository::{Root, kind_of, list, open_directory_at, open_file_at, stamp, stat_at};
 
 /// How often a project is observed if directories move meanwhile, and a directory is listed if its
 /// files come and go.
@@ -95,6 +95,8 @@ impl Observer {
         let cursor = self.layout.project(key);
         let mut walk = ProjectWalk {
             observer: self,
+            root,
+            has_no_home: home.is_none(),
             recorded,
             reported,
             now,
@@ -103,13 +105,13 @@ impl Observer {
             seen: ObservedProject::default(),
         };
         if let Some((path, cursor)) = home {
-            match root.open_directory(&path) {
-                Ok(directory) => {
+            match walk.open_home(&path) {
+                Ok(Some(directory)) => {
                     walk.copies_then_definition(&directory, &path, &cursor);
                     walk.seen.is_torn |= !root.is_at(&path, &directory);
                     return walk.seen;
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return walk.seen,
+                Ok(None) => return walk.seen,
                 // The walk below finds the obstacle.
                 Err(_) => {}
             }
@@ -143,6 +145,9 @@ fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)>
 /// The observation of one project, in progress.
 struct ProjectWalk<'a> {
     observer: &'a mut Observer,
+    root: &'a Root,
+    /// Whether the walk begins at the root, and not at a directory with all files of the project.
+    has_no_home: bool,
     recorded: &'a Recorded,
     reported: &'a Reported,
     now: Timestamp,
@@ -153,6 +158,21 @@ struct ProjectWalk<'a> {
 }
 
 impl ProjectWalk<'_> {
+    /// Opens the directory of the project; none if there is no directory with exactly this name.
+    fn open_home(&self, path: &str) -> io::Result<Option<OwnedFd>> {
+        let opened = match self.root.open_directory(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.recorded.is_empty() || self.root.is_absent(path)? {
+                    return Ok(None);
+                }
+                // The listing may have corrected the cache.
+                self.root.open_directory(path).map_err(hidden_by_a_cache)?
+            }
+            opened => opened?,
+        };
+        Ok(self.root.is_spelled_so(path)?.then_some(opened))
+    }
+
     /// Reads the copies, then the definition.
     ///
     /// A snapshot is a copy of a definition that is saved already. If the definition were read
@@ -258,9 +278,9 @@ impl ProjectWalk<'_> {
         cursor: &Cursor,
         expected: bool,
     ) {
-        let stat = match stat_at(parent, name) {
-            Ok(stat) => stat,
-            Err(error) if is_absent(&error) => return self.note_directory(path, None),
+        let stat = match self.look_up(parent, path, name, expected) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return self.note_directory(path, None),
             Err(error) => return self.unreadable(path, cursor, &error),
         };
         if cursor.leads_on() {
@@ -285,6 +305,31 @@ impl ProjectWalk<'_> {
                 None => {}
             },
         }
+    }
+
+    /// The metadata of an entry; none if it is not there. A lookup alone does not prove that a recorded
+    /// file is gone.
+    fn look_up(
+        &self,
+        parent: BorrowedFd<'_>,
+        path: &str,
+        name: &str,
+        expected: bool,
+    ) -> io::Result<Option<Stat>> {
+        let stat = match stat_at(parent, name) {
+            Err(error) if is_absent(&error) => {
+                let is_recorded =
+                    self.recorded.file(path).is_some() || self.is_recorded_below(path);
+                if !is_recorded || self.root.is_absent(path)? {
+                    return Ok(None);
+                }
+                stat_at(parent, name).map_err(hidden_by_a_cache)?
+            }
+            found => found?,
+        };
+        let is_this =
+            !(expected && self.has_no_home) || self.root.is_spelled_so(path).unwrap_or(true);
+        Ok(is_this.then_some(stat))
     }
 
     fn file(
@@ -342,7 +387,9 @@ impl ProjectWalk<'_> {
         }
         let file = match open_file_at(parent, name) {
             Ok(file) => file,
-            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) if is_absent(&error) && (known.is_none() || self.is_gone(path)) => {
+                return Ok(None);
+            }
             Err(error) => return Err(problem(path, &format!("cannot be opened: {error}"), true)),
         };
         let (mut state, bytes) = self.observer.read(file.as_fd(), path, place, self.now)?;
@@ -351,6 +398,10 @@ impl ProjectWalk<'_> {
             state = known.read_again(state, self.observer.inodes);
         }
         Ok(Some((state, Some(bytes))))
+    }
+
+    fn is_gone(&self, path: &str) -> bool {
+        matches!(self.root.is_absent(path), Ok(true))
     }
 
     fn note_directory(&mut self, path: &str, inode: Option<u64>) {
@@ -395,4 +446,12 @@ impl ProjectWalk<'_> {
                 .is_some_and(|rest| rest.starts_with('/'))
         })
     }
+}
+
+/// Adds the reason to the error of a lookup that does not find a listed name.
+fn hidden_by_a_cache(error: io::Error) -> io::Error {
+    if !is_absent(&error) {
+        return error;
+    }
+    io::Error::other("it is listed and cannot be looked up; the file system caches missing names")
 }

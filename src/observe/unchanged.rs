@@ -9,10 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::FileType;
 
-use super::listing::{join, list};
+use super::listing::join;
 use crate::domain::project::{Inodes, Mark, ProjectKey};
 use crate::layout::{Cursor, Entries, Layout};
-use crate::repository::{Root, open_directory_at, stamp, stat_at};
+use crate::repository::{Root, list, open_directory_at, stamp, stat_at};
 
 /// Whether a project has exactly the files with these marks, unchanged.
 ///
@@ -30,6 +30,9 @@ pub(crate) fn is_unchanged(
     let Ok(directory) = root.open_directory(&path) else {
         return false;
     };
+    if !matches!(root.is_spelled_so(&path), Ok(true)) {
+        return false;
+    }
     let mut comparison = MetadataScan {
         marks,
         inodes,

@@ -1,4 +1,7 @@
 //! What a file system tells of its files, on real file systems: stamps, names, identities.
+//!
+//! Constraint: nothing is left behind. A test that mounts runs again as a process with its own mount and
+//! process namespaces, which end with it.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,4 +15,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod mounts;
+mod names;
+mod roots;
 mod stamps;

@@ -1,0 +1,198 @@
+//! The names in a directory, as its listing spells them.
+//!
+//! Constraint: a lookup of a name is not always the truth. A file system that ignores case finds a name
+//! in any spelling, and one that caches names may miss an entry that is there. A listing is the truth,
+//! but takes time. So a directory is listed only if a lookup proves too little, and once for each
+//! [`Root`].
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::FileType;
+
+use super::{Root, stat_at};
+
+/// The facts about directories that a root has learned.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    listed: RefCell<HashMap<String, HashSet<String>>>,
+    /// Whether lookups in a directory may ignore case.
+    ignores_case: RefCell<HashMap<String, bool>>,
+}
+
+impl Root {
+    /// Whether nothing is at a path that a lookup did not find.
+    ///
+    /// # Errors
+    ///
+    /// A directory on the way cannot be read.
+    pub(crate) fn is_absent(&self, path: &str) -> io::Result<bool> {
+        for (parent, name) in steps(path) {
+            let directory = match self.open_directory(parent) {
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(true),
+                opened => opened?,
+            };
+            match stat_at(directory.as_fd(), name) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(
+                        finds_every_name(directory.as_fd()) || !self.is_listed(parent, name)?
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether an existing path is spelled as its directories list it.
+    ///
+    /// # Errors
+    ///
+    /// A directory on the way cannot be read.
+    pub(crate) fn is_spelled_so(&self, path: &str) -> io::Result<bool> {
+        for (parent, name) in steps(path) {
+            if self.may_ignore_case(parent, name) && !self.is_listed(parent, name)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a directory lists this name.
+    fn is_listed(&self, parent: &str, name: &str) -> io::Result<bool> {
+        let mut listed = self.names.listed.borrow_mut();
+        if let Some(names) = listed.get(parent) {
+            return Ok(names.contains(name));
+        }
+        let mut names = HashSet::new();
+        let directory = self.open_directory(parent)?;
+        list(directory.as_fd(), |name, _| {
+            names.extend(name.ok().map(str::to_owned));
+        })?;
+        let is_listed = names.contains(name);
+        listed.insert(parent.to_owned(), names);
+        Ok(is_listed)
+    }
+
+    /// Whether lookups in a directory with this entry may ignore case: another spelling is found too.
+    fn may_ignore_case(&self, parent: &str, name: &str) -> bool {
+        if let Some(known) = self.names.ignores_case.borrow().get(parent) {
+            return *known;
+        }
+        let Some(other) = other_spelling(name) else {
+            return false;
+        };
+        let other = match parent {
+            "" => other,
+            parent => format!("{parent}/{other}"),
+        };
+        let found = stat_at(self.directory.as_fd(), &other);
+        let mut known = self.names.ignores_case.borrow_mut();
+        known.insert(parent.to_owned(), found.is_ok());
+        found.is_ok()
+    }
+}
+
+/// Whether a lookup in this directory finds every name that is there.
+///
+/// The known file systems have all their names on this machine. Any other may ask another machine or
+/// another process, and cache the answer that there is no such name.
+#[cfg(target_os = "linux")]
+fn finds_every_name(directory: BorrowedFd<'_>) -> bool {
+    // From linux/magic.h: ext4 and its elders, XFS, Btrfs, tmpfs, F2FS.
+    const KNOWN: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
+    rustix::fs::fstatfs(directory).is_ok_and(|stat| {
+        #[allow(clippy::unnecessary_cast, reason = "the width differs between systems")]
+        let kind = stat.f_type as u64;
+        KNOWN.contains(&kind)
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn finds_every_name(_directory: BorrowedFd<'_>) -> bool {
+    false
+}
+
+/// The name in another case; none if it has no letters.
+fn other_spelling(name: &str) -> Option<String> {
+    let spellings = [name.to_uppercase(), name.to_lowercase()];
+    spellings.into_iter().find(|other| other != name)
+}
+
+/// The directories on the way to a path, each with the next name.
+fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
+    let ends = path.match_indices('/').map(|(end, _)| end);
+    ends.chain([path.len()]).filter_map(|end| {
+        let path = path.get(..end)?;
+        Some(path.rsplit_once('/').unwrap_or(("", path)))
+    })
+}
+
+/// Visits the entries of a directory except `.` and `..`, with their kind if the listing tells it.
+///
+/// A name that is not UTF-8 is an error with the invalid bytes replaced. A directory that was
+/// listed before must be rewound.
+pub(crate) fn list(
+    directory: BorrowedFd<'_>,
+    mut visit: impl FnMut(Result<&str, String>, FileType),
+) -> io::Result<()> {
+    each_entry(directory, |name, kind| {
+        if matches!(name.to_bytes(), b"." | b"..") {
+            return;
+        }
+        match name.to_str() {
+            Ok(text) => visit(Ok(text), kind),
+            Err(_) => visit(Err(name.to_string_lossy().into_owned()), kind),
+        }
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn each_entry(
+    directory: BorrowedFd<'_>,
+    mut visit: impl FnMut(&std::ffi::CStr, FileType),
+) -> io::Result<()> {
+    use rustix::fs::RawDir;
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 8 * 1024];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        visit(entry.file_name(), entry.file_type());
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn each_entry(
+    directory: BorrowedFd<'_>,
+    mut visit: impl FnMut(&std::ffi::CStr, FileType),
+) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        visit(entry.file_name(), entry.file_type());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_of_a_path_is_named() {
+        let of = |path| steps(path).collect::<Vec<_>>();
+        assert_eq!(of("a"), [("", "a")]);
+        assert_eq!(of("a/b/c"), [("", "a"), ("a", "b"), ("a/b", "c")]);
+    }
+
+    #[test]
+    fn only_letters_have_another_spelling() {
+        assert_eq!(other_spelling("orders-1").as_deref(), Some("ORDERS-1"));
+        assert_eq!(other_spelling("ORDERS").as_deref(), Some("orders"));
+        assert_eq!(other_spelling("Änderung").as_deref(), Some("ÄNDERUNG"));
+        assert_eq!(other_spelling("2026-01"), None);
+    }
+}
