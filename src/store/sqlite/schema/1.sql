@@ -20,15 +20,16 @@ CREATE TABLE numbers (
 ) STRICT, WITHOUT ROWID;
 
 -- Payloads, once for each content, compressed. A payload without an event and without a definition
--- is garbage.
+-- is garbage. In the order of arrival, so that the many payloads of a first start fill whole pages;
+-- in the order of hashes each of them would write a page of its own.
 CREATE TABLE payloads (
-    hash       BLOB    NOT NULL PRIMARY KEY,
+    hash       BLOB    NOT NULL UNIQUE,
     size       INTEGER NOT NULL,
     -- The identity of the definitions with this content, for finding them. Null if there never was
     -- one; empty if they disagree, and then the payload is kept.
     identity   TEXT,
     compressed BLOB    NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 -- The record. A project is its files.
 CREATE TABLE files (
