@@ -295,7 +295,10 @@ fn sigint_ends_it_as_well_and_a_second_signal_ends_it_at_once() {
     daemon.wait_message("stopping", 1);
     daemon.signal(Signal::INT);
     assert_eq!(daemon.wait_exit().code(), Some(0));
-    assert_eq!(daemon.n_messages("ending at once"), 1);
+    assert_eq!(
+        daemon.n_messages("stopping at once after a second signal"),
+        1
+    );
     assert_eq!(daemon.n_messages("still running"), 0);
 }
 

@@ -1,4 +1,4 @@
-//! Ends the parts of the daemon in order.
+//! Stops the parts of the daemon in order.
 
 use std::ffi::c_int;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use tracing::{info, warn};
 use super::Daemon;
 use crate::os;
 
-/// How long running requests may take after SIGTERM.
+/// How long requests in progress may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
 
 impl Daemon<'_> {
-    /// Stops taking in changes, lets running requests finish, and closes the store.
+    /// Stops inferring events, lets requests in progress finish, and closes the store.
     ///
-    /// Returns whether the engine ended without a panic. A second signal ends it at once.
+    /// A second signal stops the requests at once. Returns whether the engine ended without a panic.
     pub(super) async fn drain(mut self, signals: &mut (impl Stream<Item = c_int> + Unpin)) -> bool {
-        // Commands that wait for a reload get no answer.
+        // A reload command that is still waiting gets no answer.
         drop(self.reload_requests);
         os::notify_stopping();
-        info!("stopping: waiting for running requests to finish");
+        info!("stopping: waiting for requests in progress");
         self.stop.cancel();
         let engine = self.engine;
         let engine_is_fine = tokio::task::spawn_blocking(move || engine.stop())
@@ -30,9 +30,9 @@ impl Daemon<'_> {
         tokio::select! {
             () = self.dispatcher.drain() => {}
             () = tokio::time::sleep(DRAIN) => {
-                warn!("some requests are still running after {DRAIN:?}; they are sent again after the next start");
+                warn!("some requests did not finish within {DRAIN:?}; they are sent again after the next start");
             }
-            () = second_signal(signals) => warn!("ending at once after a second signal"),
+            () = second_signal(signals) => warn!("stopping at once after a second signal"),
         }
         self.health.stop().await;
         self.background.stop().await;
@@ -43,7 +43,7 @@ impl Daemon<'_> {
     }
 }
 
-/// Waits for a second signal to end.
+/// Waits for a second signal that asks the daemon to stop.
 async fn second_signal(signals: &mut (impl Stream<Item = c_int> + Unpin)) {
     while let Some(signal) = signals.next().await {
         if signal == SIGTERM || signal == SIGINT {

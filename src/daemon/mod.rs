@@ -1,10 +1,10 @@
 //! The daemon: starts all parts, supervises them, reloads, and drains.
 //!
-//! Constraint: a rejected reload changes nothing. The process never runs on without one of its
-//! parts: when a part ends or panics, the daemon ends, and the service manager starts it again.
+//! Constraint: a rejected reload changes nothing. The daemon never runs without one of its parts: if
+//! a part ends or panics, the daemon exits, and systemd restarts it.
 //!
-//! Map: [`mod@start`] makes the parts, [`supervise`] serves signals until the end, [`reload`] changes the
-//! configuration, [`drain`] ends the parts in order.
+//! Modules: [`mod@start`] makes the parts. [`supervise`] handles signals while they run. [`reload`]
+//! changes the configuration. [`drain`] stops the parts in order.
 
 mod drain;
 mod reload;
@@ -30,9 +30,9 @@ use crate::metrics::Metrics;
 use crate::store::{OpenError, Store, StoreError};
 use crate::webhook::ClientError;
 
-/// How long the engine's loop may stand still before the daemon counts as not alive.
+/// How long an iteration of the engine's loop may take before the daemon counts as stuck.
 ///
-/// Longer than reading the largest file of a slow disk.
+/// It is longer than reading the largest file from a slow disk takes.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// Why the daemon ended.
@@ -44,30 +44,30 @@ pub(crate) enum DaemonError {
     Store(#[from] StoreError),
     #[error("cannot use a webhook")]
     Client(#[from] ClientError),
-    #[error("the system refuses {what}")]
+    #[error("cannot create {what}")]
     System {
         what: &'static str,
         source: std::io::Error,
     },
-    #[error("{part} ended unexpectedly; this is a bug, and the log above says more")]
+    #[error("{part} ended unexpectedly; this is a bug, see the log lines before this one")]
     PartEnded { part: &'static str },
 }
 
-/// How the daemon reads its configuration again.
+/// The parts that a reload of the configuration needs.
 #[derive(Clone, Copy)]
 pub(crate) struct Rereading<'a> {
-    /// Where variables and credentials come from.
+    /// The source of environment variables and credentials.
     pub(crate) environment: &'a dyn Environment,
-    /// The log that a reload may change.
+    /// The logging, whose level and format a reload may change.
     pub(crate) logging: &'a Logging,
-    /// Whether the command line fixed the log level.
+    /// Whether the command line sets the log level. Then a reload does not change it.
     pub(crate) level_is_fixed: bool,
 }
 
 pub(crate) struct Daemon<'a> {
     config: Arc<Config>,
     rereading: Rereading<'a>,
-    /// Whether the store has the settings of the configured webhooks.
+    /// Whether the fingerprints of the configured webhooks are saved.
     is_noted: bool,
     store: Store,
     clock: Clock,
@@ -80,18 +80,18 @@ pub(crate) struct Daemon<'a> {
     reload_requests: mpsc::Receiver<ReloadRequest>,
     health: Health,
     background: Background,
-    /// Ends the queues of the dispatcher.
+    /// Cancelling this token stops the queues of the dispatcher.
     stop: CancellationToken,
 }
 
 impl Daemon<'_> {
-    /// The engine's state, which changes while the daemon runs.
+    /// The shared state of the engine, which changes while the daemon runs.
     pub(crate) fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status)
     }
 }
 
-/// The tasks that serve the daemon until it has drained.
+/// The background tasks that run until the daemon has drained.
 struct Background {
     tasks: JoinSet<()>,
     stop: CancellationToken,

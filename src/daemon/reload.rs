@@ -13,17 +13,17 @@ use crate::dispatch::{self, Targets};
 use crate::engine::Input;
 use crate::error::chain;
 
-/// Everything of a reload that can fail, made and checked before any of it is used.
+/// The parts of a reload that can fail. They are all made before the first is used.
 struct Prepared {
     config: Arc<Config>,
     targets: Targets,
-    /// The new socket for health, or none, if `admin.listen` changed.
+    /// If `admin.listen` changed: the new socket, or `None` if the setting was removed.
     admin: Option<Option<Bound>>,
     warnings: Vec<String>,
 }
 
 impl Daemon<'_> {
-    /// Reads the configuration again, and applies it as a whole or not at all.
+    /// Reads the configuration again, and applies it completely or not at all.
     pub(super) async fn reload(&mut self, trigger: &str) -> Reloaded {
         let file = self.config.file.display().to_string();
         info!(file, "{trigger}: reading the configuration");
@@ -42,7 +42,7 @@ impl Daemon<'_> {
                     error!("{reason}");
                 }
                 error!(
-                    "the configuration is rejected; nothing changes. Run `project-webhooks check` before a reload"
+                    "the configuration is rejected and nothing changed. Run `project-webhooks check` before a reload"
                 );
                 Reloaded {
                     errors,
@@ -54,7 +54,7 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Does everything of a reload that can fail, and changes nothing.
+    /// Prepares the parts of a reload that can fail, and changes nothing.
     async fn prepare(&self) -> Result<Prepared, Vec<String>> {
         let loaded =
             config::load(&self.config.file, self.rereading.environment).map_err(|problems| {
@@ -74,7 +74,7 @@ impl Daemon<'_> {
         let refused = self.config.needing_restart(&new);
         if !refused.is_empty() {
             return Err(vec![format!(
-                "{} cannot change while the daemon runs; restart it for that",
+                "{} cannot change while the daemon runs; restart the daemon to change it",
                 refused.join(", ")
             )]);
         }
@@ -87,7 +87,8 @@ impl Daemon<'_> {
                 vec![format!("admin.listen: cannot listen on {listen}: {error}")]
             })?)),
         };
-        // Unlike at a start, there are settings to go on with, and somebody who reads the error.
+        // Unlike at a start, a failure rejects the reload: the daemon can continue with the old
+        // settings, and the operator sees the error.
         dispatch::note_configuration(&self.store, &new.webhooks, self.clock.now())
             .await
             .map_err(|error| {
@@ -120,7 +121,8 @@ impl Daemon<'_> {
             }
         }
         self.config = new;
-        // A loop that stands still is the watchdog's business, and must not hold up signals.
+        // Do not wait longer for a stuck engine: the daemon must handle signals. The watchdog restarts
+        // a daemon whose engine stays stuck.
         if tokio::time::timeout(STANDSTILL, takes).await.is_err() {
             warn!(
                 "the engine has been busy for more than {STANDSTILL:?}; it applies the \

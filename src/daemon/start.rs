@@ -25,7 +25,7 @@ use crate::store::{Fault, Store};
 use crate::webhook::ClientError;
 use crate::{housekeeping, os};
 
-/// How many commands may wait for a reload. The daemon does one reload after the other.
+/// The maximum number of reload commands that wait. The daemon reloads one at a time.
 const RELOADS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
@@ -33,7 +33,7 @@ impl<'a> Daemon<'a> {
     ///
     /// # Errors
     ///
-    /// The state or a webhook cannot be used, or the system refuses a thread.
+    /// The state or a webhook cannot be used, or a thread cannot be started.
     pub(crate) async fn start(
         config: Arc<Config>,
         rereading: Rereading<'a>,
@@ -108,10 +108,11 @@ async fn open_store(state_dir: PathBuf) -> Result<Store, DaemonError> {
         .map_err(DaemonError::from)
 }
 
-/// Saves the settings of the configured webhooks, and returns whether that worked.
+/// Saves the fingerprints of the configured webhooks. Returns whether that succeeded.
 ///
-/// A start does not depend on it. A daemon that does not run delivers nothing, and nobody starts it
-/// again when the disk has space. Without it, only retries hurried by changed settings are late.
+/// The daemon starts even if this fails, as on a full disk. Otherwise it would deliver nothing, and
+/// nobody would start it again when the disk has space. Until the fingerprints are saved, deliveries
+/// that failed with old settings keep their retry schedule.
 async fn note_at_start(store: &Store, config: &Config, clock: Clock) -> Result<bool, DaemonError> {
     match dispatch::note_configuration(store, &config.webhooks, clock.now()).await {
         Ok(()) => Ok(true),
@@ -174,7 +175,7 @@ async fn start_health(admin: Arc<Admin>, config: &Config) -> Health {
     health
 }
 
-/// The names of the webhooks, each with whether the configuration enables it.
+/// The names of the webhooks. The flag tells whether the configuration enables the webhook.
 pub(super) fn enabled(webhooks: &[Webhook]) -> BTreeMap<String, bool> {
     webhooks
         .iter()
@@ -182,7 +183,7 @@ pub(super) fn enabled(webhooks: &[Webhook]) -> BTreeMap<String, bool> {
         .collect()
 }
 
-/// Logs all errors, and returns the first.
+/// Logs all errors and returns the first.
 fn first_of(errors: Vec<ClientError>) -> DaemonError {
     for error in &errors {
         error!("{}", chain(error));

@@ -1,4 +1,4 @@
-//! Serves signals and commands until the daemon has to end.
+//! Handles signals and commands until the daemon must stop.
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::engine::status::Status;
 use crate::os;
 use crate::report::summary;
 
-/// The time between two tries to save the settings of webhooks.
+/// The time between two attempts to save the fingerprints of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
-/// The status line that the service manager has.
+/// The status line that was last sent to systemd.
 #[derive(Default)]
 struct Announced {
     is_ready: bool,
@@ -31,11 +31,11 @@ struct Announced {
 }
 
 impl Daemon<'_> {
-    /// Runs until a signal ends the daemon, then drains.
+    /// Runs until a signal stops the daemon, then drains.
     ///
     /// # Errors
     ///
-    /// A part of the daemon ended.
+    /// A part of the daemon ended unexpectedly.
     pub(crate) async fn run(
         mut self,
         mut signals: impl Stream<Item = c_int> + Unpin,
@@ -72,13 +72,13 @@ impl Daemon<'_> {
                 },
                 Some(request) = self.reload_requests.recv() => {
                     let reloaded = self.announced_reload("reload command", &mut announced).await;
-                    // The command may have given up waiting.
+                    // The command may no longer wait for the answer.
                     let _ = request.send(reloaded);
                 }
                 _ = &mut self.engine_end => return part_ended("the engine"),
                 () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
                 Some(ended) = self.background.tasks.join_next() => {
-                    // One may end by itself, as without a control socket.
+                    // A task may end normally, as the control socket's does if it cannot be opened.
                     if ended.is_err() {
                         return part_ended("a background task");
                     }
@@ -92,7 +92,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Reloads, and tells the service manager once it knows that the daemon is ready.
+    /// Reloads. Once systemd knows that the daemon is ready, notifies systemd of the reload.
     async fn announced_reload(
         &mut self,
         trigger: &str,
@@ -109,13 +109,13 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Saves the settings of webhooks that could not be saved at the start.
+    /// Tries again to save the fingerprints of webhooks, if that failed at the start.
     async fn note_again(&mut self) {
         let now = self.clock.now();
         match dispatch::note_configuration(&self.store, &self.config.webhooks, now).await {
             Ok(()) => {
                 self.is_noted = true;
-                // The queues have to ask the store for deliveries that are due now.
+                // Saving may have made deliveries due, so the queues must claim them.
                 self.health.admin.queues.wake_all();
                 info!("saved the changed webhook settings");
             }
@@ -125,7 +125,7 @@ impl Daemon<'_> {
 }
 
 impl Announced {
-    /// Tells the service manager of a new line, and that the daemon is ready.
+    /// Sends a changed status line to systemd, and that the daemon is ready.
     fn change(&mut self, is_ready: bool, line: String) {
         if is_ready && !self.is_ready {
             self.is_ready = true;
@@ -137,7 +137,7 @@ impl Announced {
     }
 }
 
-/// Feeds the service manager's watchdog for as long as the engine's loop turns.
+/// Feeds systemd's watchdog while the engine's loop runs.
 pub(super) async fn feed_watchdog(status: Arc<Status>, clock: Clock, stop: CancellationToken) {
     let Some(interval) = os::watchdog_interval() else {
         return stop.cancelled().await;
@@ -147,7 +147,7 @@ pub(super) async fn feed_watchdog(status: Arc<Status>, clock: Clock, stop: Cance
             os::notify_watchdog();
         } else {
             error!(
-                "the engine has stood still for {STANDSTILL:?}; not feeding the watchdog, so that systemd restarts the daemon. Is the repository's disk or network file system stuck?"
+                "the engine has not responded for {STANDSTILL:?}; not feeding the watchdog, so that systemd restarts the daemon. Is the repository's disk or network file system stuck?"
             );
         }
         tokio::select! {

@@ -1,7 +1,7 @@
-//! The interface of a backend, which learns of changes from the operating system.
+//! The interface of a backend, which gets reports of changes from the operating system.
 //!
-//! Constraint: a backend decides nothing. It watches the directories that the walk passes to it,
-//! and returns reports in the order in which they happened.
+//! Constraint: a backend makes no decisions. It watches the directories that the walk passes to it,
+//! and returns reports in the order of the changes.
 
 use std::ffi::OsString;
 use std::io;
@@ -10,46 +10,49 @@ use std::path::Path;
 
 use crate::config::WatchMode;
 
-/// A backend's name for a watched directory.
+/// A backend's identifier of a watched directory.
 pub(super) type Node = i32;
 
-/// The parent of the root.
+/// The node that stands for the parent of the root.
 pub(super) const ABOVE: Node = 0;
-/// A directory that is not watched.
+/// The node that stands for a directory without a watch.
 pub(super) const NOWHERE: Node = -1;
 
 /// Watches directories and reports changes of their entries.
 pub(super) trait Backend: Send {
-    /// The mode that asks for it.
+    /// The configured mode that selects this backend.
     fn mode(&self) -> WatchMode;
 
     /// Begins a walk over everything below this root.
     ///
-    /// The walk passes every directory to [`Backend::watch`], those that are watched already too.
-    /// With `is_doubtful`, reports were lost, or the root is new: known paths may be wrong.
+    /// The walk passes every directory to [`Backend::watch`], also those that are already watched.
+    /// `is_doubtful` means that known paths may be wrong: reports were lost, or the root is new.
     fn begin_walk(&mut self, root: &Path, is_doubtful: bool) -> io::Result<()>;
 
-    /// Releases the watches of directories that the walk did not pass.
+    /// Ends the walk. Releases the watches of directories that the walk did not pass.
     fn end_walk(&mut self);
 
     /// The watched directory at a path below the root, or [`NOWHERE`].
     fn at(&self, path: &str) -> Node;
 
-    /// Forgets the directories at and below a path, so that they are watched anew.
+    /// Drops the directories at and below a path, so that the next walk watches them again.
     fn forget(&mut self, path: &str);
 
-    /// Watches a directory. A parent comes before its children.
+    /// Watches a directory. The caller passes a parent before its children.
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError>;
 
-    /// Returns the next report, if there is one, without waiting.
+    /// Returns the next report, if any. Does not wait.
     fn next(&mut self) -> Option<Report>;
 
-    /// The descriptor that becomes readable when there are reports.
+    /// The file descriptor that becomes readable when reports arrive.
     ///
-    /// A backend without one wakes the thread by [`Commands::wake`](super::commands::Commands::wake).
+    /// A backend without one wakes the thread with
+    /// [`Commands::wake`](super::commands::Commands::wake).
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Releases the watches of directories that left the repository. Called when all is read.
+    /// Releases the watches of directories that were moved out of the repository.
+    ///
+    /// The caller has read all reports. Until then, a report may show the new path of a directory.
     fn release_moved_away(&mut self) {}
 
     /// How many directories are watched.
@@ -61,9 +64,9 @@ pub(super) trait Backend: Send {
 pub(super) struct Directory<'a> {
     pub(super) opened: &'a OwnedFd,
     pub(super) parent: Node,
-    /// Its name in its parent; empty for the root.
+    /// The name of the directory in its parent. Empty for the root.
     pub(super) name: &'a str,
-    /// Its path below the root; empty for the root.
+    /// The path of the directory below the root. Empty for the root.
     pub(super) path: &'a str,
 }
 
@@ -72,16 +75,16 @@ pub(super) struct Directory<'a> {
 pub(super) enum WatchError {
     /// The limit of watches is reached.
     Limit,
-    /// The directory is watched at this path, and is at both.
+    /// The same directory is already watched at this other path, as with a bind mount.
     SameAs(String),
-    /// Any other.
+    /// Another error.
     Other(io::Error),
 }
 
 /// A report of the operating system.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// Something happened to an entry of a watched directory.
+    /// An entry of a watched directory changed.
     Change(Change),
     /// The file system of a watched directory was unmounted.
     Unmounted,
@@ -91,14 +94,14 @@ pub(super) enum Report {
 
 #[derive(Debug)]
 pub(super) struct Change {
-    /// The watched directory.
+    /// The watched directory that contains the entry.
     pub(super) parent: Node,
-    /// Its path below the root.
+    /// The path of that directory below the root.
     pub(super) directory: String,
-    /// The entry's name.
+    /// The name of the entry.
     pub(super) name: OsString,
     pub(super) kind: ChangeKind,
-    /// Whether the entry is a directory, if the system tells.
+    /// Whether the entry is a directory, if the report tells.
     pub(super) is_directory: Option<bool>,
 }
 
@@ -113,12 +116,12 @@ pub(super) enum ChangeKind {
 }
 
 impl ChangeKind {
-    /// Whether the entry is gone from its directory.
+    /// Whether the entry was removed or moved away.
     pub(super) fn is_gone(self) -> bool {
         matches!(self, Self::MovedFrom | Self::Removed)
     }
 
-    /// The words for a person.
+    /// The words for it in hints and logs.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -131,7 +134,7 @@ impl ChangeKind {
     }
 }
 
-/// Whether a path leads to this directory.
+/// Whether a path leads to this open directory.
 pub(super) fn is_at(path: &Path, directory: &OwnedFd) -> bool {
     match (rustix::fs::lstat(path), rustix::fs::fstat(directory)) {
         (Ok(one), Ok(other)) => one.st_ino == other.st_ino && one.st_dev == other.st_dev,

@@ -1,7 +1,6 @@
-//! Commands for the watch thread, and its wake-up.
+//! Sends commands to the watch thread and wakes it.
 //!
-//! Constraint: a command can always be given, without waiting for room. A newer one replaces an
-//! older one of its kind.
+//! Constraint: sending a command never blocks. A newer command replaces an older one of its kind.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,14 +14,14 @@ use crate::domain::rescan::RescanReason;
 #[derive(Debug)]
 pub(super) struct Commands {
     pending: Mutex<Pending>,
-    /// A byte in this pair wakes the thread.
+    /// The sending end of a socket pair. A byte in the pair wakes the thread.
     wake: UnixStream,
     woken: UnixStream,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// Walk over everything, by these settings.
+    /// Walk the whole tree with these settings.
     pub(super) walk: Option<(WatchSettings, RescanReason)>,
     pub(super) stop: bool,
 }
@@ -39,13 +38,13 @@ impl Commands {
         })
     }
 
-    /// Whether a command is pending, so that a walk ends early.
+    /// Whether a command is pending. If so, a walk ends early.
     pub(super) fn has_pending(&self) -> bool {
         let pending = self.lock();
         pending.stop || pending.walk.is_some()
     }
 
-    /// Gives a command, by changing the pending ones.
+    /// Sends a command by changing the pending ones.
     pub(super) fn give(&self, command: impl FnOnce(&mut Pending)) {
         command(&mut self.lock());
         self.wake();
@@ -60,11 +59,11 @@ impl Commands {
     }
 
     pub(super) fn wake(&self) {
-        // A full pair wakes it as well.
+        // If the pair is full, the thread wakes anyway.
         let _ = (&self.wake).write(&[0]);
     }
 
-    /// Consumes the wake-ups. Call it before looking for work, so that none is missed.
+    /// Consumes the wake-ups. The thread calls it before it looks for work, so that it misses none.
     pub(super) fn clear_wake_ups(&self) {
         let mut buffer = [0; 512];
         while (&self.woken).read(&mut buffer).is_ok_and(|n| n > 0) {}
@@ -72,7 +71,7 @@ impl Commands {
 }
 
 impl AsFd for Commands {
-    /// The descriptor that becomes readable by a wake-up.
+    /// The file descriptor that a wake-up makes readable.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.woken.as_fd()
     }

@@ -1,6 +1,6 @@
-//! How well changes are noticed: which directories are not watched, and why.
+//! Coverage: which directories are not watched, and why.
 //!
-//! Constraint: coverage is never assumed. Every directory that matters is watched, or counted here.
+//! Constraint: coverage is never assumed. Every directory of the layout is watched or counted here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,21 +11,21 @@ use tracing::warn;
 
 use super::limits;
 
-/// How many directories without a watch are named.
+/// The maximum number of unwatched directories in a list.
 const NAMED: usize = 100;
 
-/// How well changes are noticed.
+/// Which directories are watched, and how other changes are noticed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Coverage {
-    /// How many directories are watched.
+    /// The number of watched directories.
     pub watches: usize,
-    /// How many directories could not be watched.
+    /// The number of directories that cannot be watched.
     pub uncovered: usize,
-    /// The first of the directories without a watch. Nothing below one of them is watched.
+    /// The first of the unwatched directories. Directories below them are not watched either.
     pub directories: Vec<Uncovered>,
-    /// Whether scans on a timer have to find changes.
+    /// Whether the daemon scans on a timer to find changes.
     pub polls: bool,
-    /// Why, and what to do about it.
+    /// Why the coverage is incomplete, and how to fix that.
     pub note: Option<String>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Uncovered {
     pub reason: String,
 }
 
-/// The coverage, written by the watch thread and read by others.
+/// The coverage, which the watch thread writes and other threads read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SharedCoverage(Arc<Mutex<Coverage>>);
 
@@ -45,7 +45,7 @@ impl SharedCoverage {
         self.lock().clone()
     }
 
-    /// Publishes the coverage, and logs its note if that is new.
+    /// Publishes the coverage, and logs its note if the note changed.
     pub(super) fn set(&self, coverage: Coverage) {
         let mut known = self.lock();
         if let Some(note) = &coverage.note
@@ -69,14 +69,14 @@ impl SharedCoverage {
 /// Why one directory has no watch.
 #[derive(Debug)]
 pub(super) enum Gap {
-    /// It cannot be opened, read or watched.
+    /// Opening, reading or watching the directory failed.
     Failed(io::Error),
-    /// It is the directory at another path too, which has the watch.
+    /// The same directory is watched at this other path.
     SameAs(String),
 }
 
 impl Gap {
-    /// Whether a report tells when the reason is gone, as it does for permissions.
+    /// Whether the system reports when the reason ends, as it does for missing permissions.
     fn ends_by_report(&self) -> bool {
         matches!(self, Self::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied)
     }
@@ -94,25 +94,25 @@ impl fmt::Display for Gap {
 /// The directories without a watch, and the reasons.
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
-    /// Why a backend is wanted and not available.
+    /// Why the configured backend is not available, if so.
     pub(super) no_backend: Option<String>,
     /// Why scans on a timer are needed although the backend works.
     pub(super) note: Option<String>,
-    /// The limit of watches when it was reached; 0 if it is not known.
+    /// The limit of watches at the time it was reached. 0 if unknown, `None` if not reached.
     pub(super) limit: Option<usize>,
-    /// How many directories are not watched because of the limit, and the first of them.
+    /// The number of directories that the limit keeps from being watched.
     n_beyond_limit: usize,
     beyond_limit: Vec<String>,
     /// Directories that cannot be watched for another reason.
     unwatchable: BTreeMap<String, Gap>,
-    /// How often that list changed.
+    /// How often `unwatchable` changed.
     n_changes: usize,
-    /// The directories that left that list since they were last taken.
+    /// The directories that were removed from `unwatchable` since the last [`Gaps::take_ended`].
     ended: Vec<String>,
 }
 
 impl Gaps {
-    /// Whether a limit is reached that may be raised.
+    /// Whether a limit is reached that the operator can raise.
     pub(super) fn is_limited(&self) -> bool {
         self.limit.is_some() || self.no_backend.is_some()
     }
@@ -141,12 +141,12 @@ impl Gaps {
         from.any(|(known, _)| is_at_or_below(known, path))
     }
 
-    /// Whether this very directory has no watch.
+    /// Whether this directory itself has no watch.
     pub(super) fn contains(&self, path: &str) -> bool {
         self.unwatchable.contains_key(path)
     }
 
-    /// The directories that have to be tried again, because no report tells when.
+    /// The directories to retry, because the system does not report when they can be watched.
     pub(super) fn to_retry(&self) -> Vec<String> {
         let retried = self.unwatchable.iter();
         retried
@@ -155,7 +155,7 @@ impl Gaps {
             .collect()
     }
 
-    /// Whether there are directories to try again.
+    /// Whether there are directories to retry.
     pub(super) fn has_to_retry(&self) -> bool {
         !self.unwatchable.values().all(Gap::ends_by_report)
     }
@@ -167,7 +167,7 @@ impl Gaps {
         }
     }
 
-    /// A directory is gone, with all below it.
+    /// Records that a directory is gone, with all directories below it.
     pub(super) fn gone(&mut self, path: &str) {
         let gone = self.unwatchable.keys();
         let gone: Vec<String> = gone
@@ -179,14 +179,14 @@ impl Gaps {
         }
     }
 
-    /// Takes the directories that are watched now, or gone, and were not watched.
+    /// Returns the directories that were unwatched and are now watched or gone.
     pub(super) fn take_ended(&mut self) -> Vec<String> {
         let ended = std::mem::take(&mut self.ended);
         let is_over = |path: &String| !self.unwatchable.contains_key(path);
         ended.into_iter().filter(is_over).collect()
     }
 
-    /// The numbers that the coverage depends on between two walks.
+    /// Numbers that change whenever the coverage changes between two walks.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.n_beyond_limit, self.n_changes)
     }
@@ -225,7 +225,7 @@ impl Gaps {
     }
 }
 
-/// Whether a path is this one or below it.
+/// Whether `path` is `above` or below it.
 fn is_at_or_below(path: &str, above: &str) -> bool {
     let rest = path.strip_prefix(above);
     rest.is_some_and(|rest| above.is_empty() || rest.is_empty() || rest.starts_with('/'))

@@ -1,27 +1,27 @@
-//! The limits that keep directories from being watched, and how to raise them.
+//! The limits of the kernel and of file systems for watching, with notes how to fix them.
 
 use std::fmt::Display;
 use std::path::Path;
 
 use super::coverage::Gap;
 
-/// The settings that limit how many watches one user may have.
+/// The kernel settings that limit the number of watches of a user.
 ///
-/// See inotify(7), and namespaces(7) for the user namespace that the daemon runs in.
+/// See inotify(7). The second one is for the user namespace of the daemon, see namespaces(7).
 const WATCH_LIMITS: [&str; 2] = ["fs.inotify.max_user_watches", "user.max_inotify_watches"];
 
-/// The settings that limit how many inotify instances one user may have.
+/// The kernel settings that limit the number of inotify instances of a user.
 const INSTANCE_LIMITS: [&str; 2] = [
     "fs.inotify.max_user_instances",
     "user.max_inotify_instances",
 ];
 
-/// The setting that limits the watches most, and its value.
+/// The lowest limit of watches: the setting and its value.
 pub(super) fn max_watches() -> Option<(&'static str, usize)> {
     lowest(&WATCH_LIMITS)
 }
 
-/// The first of the lowest of these settings, and its value.
+/// The setting with the lowest value, and the value. Of equal ones, the first.
 fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     let values = settings.iter().filter_map(|name| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
@@ -31,7 +31,7 @@ fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     values.min_by_key(|(_, value)| *value)
 }
 
-/// A setting and its value as text and as a number, also if they are unknown.
+/// The lowest setting, with its value as text and as a number. Works also if it is unknown.
 fn describe(settings: &[&'static str; 2]) -> (&'static str, String, usize) {
     match lowest(settings) {
         Some((name, limit)) => (name, limit.to_string(), limit),
@@ -39,11 +39,11 @@ fn describe(settings: &[&'static str; 2]) -> (&'static str, String, usize) {
     }
 }
 
-/// The note that the limit of watches is reached, with a value that is enough.
+/// The note that the limit of watches is reached. It proposes a sufficient value.
 pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     let directories = watches.saturating_add(uncovered);
     let (name, shown, limit) = describe(&WATCH_LIMITS);
-    // Other programs of this user have the rest; and the tree may grow by half.
+    // Other programs of this user have the other watches. The tree may grow by half.
     let others = limit.saturating_sub(watches);
     let needed = directories
         .saturating_add(directories / 2)
@@ -56,21 +56,21 @@ pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     )
 }
 
-/// The note that directories cannot be watched, with the first of them.
+/// The note that directories cannot be watched. It names the first of them.
 pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
     let advice = match gap {
         Gap::Failed(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             "give the daemon's user permission to read them"
         }
-        Gap::Failed(_) => "they are watched once that is possible",
-        Gap::SameAs(_) => "a directory is watched at one path only",
+        Gap::Failed(_) => "the daemon retries",
+        Gap::SameAs(_) => "the kernel watches a directory at only one path",
     };
-    format!("{count} directories cannot be watched, the first is {first:?} ({gap}); {advice}")
+    format!("{count} directories cannot be watched; the first is {first:?} ({gap}); {advice}")
 }
 
 /// The note that the system provides no file events.
 ///
-/// The error is the same when the process has no descriptors left.
+/// The error is the same if the process has no file descriptors left.
 pub(super) fn no_events(error: &dyn Display) -> String {
     let (name, shown, limit) = describe(&INSTANCE_LIMITS);
     // Other programs of this user have the existing instances.
@@ -88,30 +88,31 @@ pub(super) fn network(name: &str, path: &str) -> String {
         path => format!(" (at {path:?})"),
     };
     format!(
-        "{name}{place} does not report the changes of other machines; if there are none, set \
+        "{name}{place} does not report changes by other machines; if no other machine writes, set \
          repository.watch to native or notify"
     )
 }
 
-/// The note that the kinds of file systems are unknown.
+/// The note that the types of the mounted file systems are unknown.
 pub(super) fn unknown_mounts() -> String {
     "the mounted file systems cannot be listed (/proc/self/mountinfo); if none is a network file \
      system, set repository.watch to native or notify"
         .to_owned()
 }
 
-/// The device of a path, if its file system counts the links of directories.
+/// The device of a path, if its file system counts links of directories.
 ///
-/// There a directory has two links, and one for each directory in it. Others give any number.
+/// On such a file system a directory has two links, plus one for each directory in it. Other file
+/// systems report any number.
 pub(super) fn counts_links(path: &Path) -> Option<u64> {
-    // From linux/magic.h: ext4 and its elders, XFS, tmpfs, F2FS.
+    // From linux/magic.h: ext2 to ext4, XFS, tmpfs, F2FS.
     const KNOWN: [u64; 4] = [0xef53, 0x5846_5342, 0x0102_1994, 0xf2f5_2010];
     let stat = rustix::fs::stat(path).ok()?;
     #[allow(clippy::unnecessary_cast, reason = "the width differs between systems")]
     KNOWN.contains(&magic(path)?).then_some(stat.st_dev as u64)
 }
 
-/// File systems that other machines or hosts change without a report, by the kernel's names.
+/// File systems that other machines can change without a report, by the kernel's names.
 const NETWORK: [(&str, &str); 31] = [
     ("9p", "9P"),
     ("acfs", "ACFS"),
@@ -146,7 +147,7 @@ const NETWORK: [(&str, &str); 31] = [
     ("wekafs", "WekaFS"),
 ];
 
-/// The name for people of a kind of file system that does not report all changes.
+/// The display name of a type of file system, if it does not report all changes.
 pub(super) fn network_file_system(kind: &str) -> Option<&'static str> {
     // FUSE file systems have a subtype, such as fuse.sshfs.
     let kind = kind.split_once('.').map_or(kind, |(kind, _)| kind);
@@ -154,7 +155,7 @@ pub(super) fn network_file_system(kind: &str) -> Option<&'static str> {
     found.map(|(_, name)| *name)
 }
 
-/// The number of the file system that a path is on.
+/// The magic number of the file system that a path is on.
 #[cfg(target_os = "linux")]
 fn magic(path: &Path) -> Option<u64> {
     let found = rustix::fs::statfs(path).ok()?;

@@ -1,20 +1,23 @@
 //! Watches the repository and turns the operating system's reports into hints.
 //!
-//! Constraint: no report proves anything, and no report is lost unnoticed. Each directory has a
-//! watch of its own, set before the directory is read. Recursive watches lose the files that are
-//! written while they are being set: of 1,000 files written right after `mkdir -p a/b/c`, 10 to 627
-//! were never reported, in every version of notify that was tried. Directories that cannot be
-//! watched are counted. Unless a missing permission is the only cause, a timer then triggers full
-//! scans.
+//! Constraint: a report never proves a fact, and lost reports are always noticed. Each directory has
+//! its own watch, which is set before the directory is read. Recursive watches lose files that are
+//! written while the watches are being set: of 1,000 files written right after `mkdir -p a/b/c`, 10
+//! to 627 were never reported, in every version of notify that was tried. Directories that cannot be
+//! watched are counted. If the cause is more than a missing permission, full scans then run on a
+//! timer.
 //!
 //! One thread owns the watches. It opens a file as soon as a report names it, so that the content
-//! outlives the name.
+//! can be read even if the file is removed.
 //!
-//! Map: this file has the handle, `thread` the thread, `commands` its commands. `walk` sets all
-//! watches through a `backend`: `native` reads inotify and keeps its watches in `tree`; `notify`
-//! uses the crate notify. `report` turns paths into hints. `rearm` watches directories that could not
-//! be watched before, or that a mount changed. `coverage` lists unwatched directories. `limits`
-//! explains the causes and fixes.
+//! Modules:
+//!
+//! - This file has the handle. `thread` is the thread, and `commands` sends it commands.
+//! - `walk` sets all watches through a `backend`. The backend `native` reads inotify and keeps its
+//!   watches in `tree`. The backend `notify` uses the crate notify.
+//! - `report` turns reported paths into hints.
+//! - `rearm` watches directories that could not be watched before, or where a mount changed.
+//! - `coverage` lists unwatched directories. `limits` explains the causes and fixes.
 
 mod backend;
 mod commands;
@@ -52,11 +55,11 @@ pub(crate) use coverage::Coverage;
 /// The settings of the watch thread.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchSettings {
-    /// The repository's root, absolute.
+    /// The absolute path of the repository's root.
     pub root: PathBuf,
-    /// Decides which directories matter.
+    /// The layout, which determines the directories to watch.
     pub layout: Layout,
-    /// How changes are noticed.
+    /// The configured way to notice changes.
     pub mode: WatchMode,
 }
 
@@ -98,15 +101,15 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Watches everything by these settings, keeping the watches that are right.
+    /// Watches the whole tree with these settings. Keeps watches that are still right.
     ///
-    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of that.
+    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end.
     pub(crate) fn watch_everything(&self, settings: WatchSettings, reason: RescanReason) {
         self.commands
             .give(|pending| pending.walk = Some((settings, reason)));
     }
 
-    /// Returns how well changes are noticed now.
+    /// Returns the current coverage.
     pub(crate) fn coverage(&self) -> Coverage {
         self.coverage.get()
     }
@@ -125,7 +128,7 @@ impl Drop for Watch {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            error!("the watch thread panicked; this is a defect of the program, please report it");
+            error!("the watch thread panicked; please report this bug");
         }
     }
 }

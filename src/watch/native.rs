@@ -1,7 +1,7 @@
-//! The backend for Linux: reads inotify(7) itself.
+//! The backend for Linux, which reads inotify(7) directly.
 //!
-//! Constraint: as in the module above. Watches belong to directories and not to paths (`tree`), so
-//! a renamed directory keeps its watches, and a walk after an overflow keeps those that are right.
+//! Constraint: see `watch`. Watches belong to directories, not to paths (`tree`). So a renamed
+//! directory keeps its watches, and a walk after an overflow keeps all watches that are still right.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -21,9 +21,9 @@ use super::backend::{
 use super::tree::Tree;
 use crate::config::WatchMode;
 
-/// The bytes that are read from the kernel's queue at once: some hundred reports.
+/// The size of a read from the kernel's queue, in bytes: some hundred reports.
 const BUFFER: usize = 16 * 1024;
-/// The reported changes of the entries of a directory. The daemon's own reading is not among them.
+/// The changes that the kernel reports. They do not include reads, as the daemon's own.
 const WANTED: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVED_FROM)
@@ -38,11 +38,11 @@ pub(super) struct Native {
     inotify: OwnedFd,
     tree: Tree,
     root: PathBuf,
-    /// The reports that were read and are not returned yet.
+    /// The reports that were read but not returned yet.
     queue: VecDeque<RawReport>,
 }
 
-/// A report as the kernel gives it: a path depends on the reports before it.
+/// A report as the kernel returns it. Its path depends on earlier reports, such as renames.
 struct RawReport {
     node: Node,
     flags: ReadFlags,
@@ -59,7 +59,7 @@ impl Native {
         })
     }
 
-    /// Reads the kernel's queue once. Returns whether it could.
+    /// Reads the kernel's queue once. Returns whether reports were read.
     fn fill(&mut self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
@@ -85,7 +85,7 @@ impl Native {
         }
     }
 
-    /// Updates the tree by a report. Returns the change of an entry, if it is one.
+    /// Updates the tree with a report. Returns the change if the report is about an entry.
     fn change(&mut self, report: RawReport) -> Option<Change> {
         let RawReport { node, flags, name } = report;
         if flags.contains(ReadFlags::IGNORED) {
@@ -122,9 +122,9 @@ impl Native {
         })
     }
 
-    /// Puts a watched directory into the tree.
+    /// Adds a watched directory to the tree.
     fn place(&mut self, node: Node, directory: Directory<'_>) -> Result<Node, WatchError> {
-        // The kernel has one watch for a directory that is mounted at two paths.
+        // For a directory that is mounted at two paths, the kernel has only one watch.
         if !self.tree.is_placed(node, directory.parent, directory.name)
             && let Some(other) = self.tree.path(node)
             && other != directory.path
@@ -135,7 +135,7 @@ impl Native {
         if self.tree.put(node, directory.parent, directory.name) {
             return Ok(node);
         }
-        // Its parent is not watched any more: the directory is being moved elsewhere.
+        // The parent is no longer watched, because it is being moved elsewhere.
         if !self.tree.contains(node) {
             self.release(vec![node]);
         }
@@ -144,7 +144,7 @@ impl Native {
 
     fn release(&self, nodes: Vec<Node>) {
         for node in nodes {
-            // It fails for a directory that is gone: the kernel has removed the watch.
+            // This fails if the directory is gone. The kernel has already removed its watch.
             let _ = inotify::remove_watch(&self.inotify, node);
         }
     }
@@ -179,10 +179,10 @@ impl Backend for Native {
     }
 
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError> {
-        // By its descriptor, so that it is this very directory.
+        // The path of the descriptor leads to exactly the opened directory.
         let by_descriptor = format!("/proc/self/fd/{}", directory.opened.as_raw_fd());
         let added = match inotify::add_watch(&self.inotify, by_descriptor, WANTED) {
-            // There is no /proc here.
+            // /proc is not mounted or not accessible.
             Err(Errno::NOENT | Errno::ACCESS) => {
                 let path = self.root.join(directory.path);
                 inotify::add_watch(&self.inotify, path, WANTED)

@@ -1,9 +1,9 @@
-//! The backend for every system: the crate notify reports the changes.
+//! The backend for every operating system, which uses the crate notify.
 //!
-//! Constraint: as in the module above. notify keeps its watches by path, and watching a known path
-//! again does nothing, even if another directory is there now. So this backend knows the directory
-//! at each path, and replaces the watch of a path that leads to another one. After the kernel's
-//! queue overflowed, too many paths are stale: the next walk builds a watcher of its own.
+//! Constraint: see `watch`. notify identifies its watches by path. Watching a known path again has no
+//! effect, even if another directory is at the path now. So this backend stores the directory of each
+//! path, and replaces the watch if the path leads to another directory. After an overflow too many
+//! paths may be wrong, so the next walk starts with a new watcher.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -24,21 +24,23 @@ use super::backend::{
 use super::commands::Commands;
 use crate::config::WatchMode;
 
-/// How many reports are kept for the watch thread; one more is an overflow.
+/// The maximum number of reports that wait for the watch thread. A further one is an overflow.
 const REPORTS: usize = 16_384;
-/// The longest wait for a watcher to release its watches: others need the room.
+/// How long to wait at most until an old watcher has released its watches.
+///
+/// The new watcher needs them, because the number of watches is limited.
 const RELEASE: Duration = Duration::from_secs(10);
-/// The node of every watched directory: notify names them by path.
+/// The node of every watched directory. notify identifies directories by path, not by node.
 const WATCHED: Node = 1;
 
-/// The device and the number of a directory.
+/// The device and the inode number of a directory.
 type Inode = (u64, u64);
 
 /// A watched directory.
 #[derive(Clone, Copy)]
 struct Watched {
     inode: Inode,
-    /// The walk that saw it last.
+    /// The number of the last walk that passed this directory.
     walk: u32,
 }
 
@@ -47,13 +49,13 @@ pub(super) struct Notify {
     root: PathBuf,
     watcher: Option<(notify::RecommendedWatcher, Receiver<notify::Result<Event>>)>,
     has_overflowed: Arc<AtomicBool>,
-    /// The watched directories by their paths below the root.
+    /// The watched directories, by their paths below the root.
     watched: BTreeMap<String, Watched>,
     /// The path of each watched directory.
     paths: HashMap<Inode, String>,
     /// The number of the walk in progress, or of the last one.
     walk: u32,
-    /// Whether notify knows no path that this backend does not know.
+    /// Whether the watcher is new, so that notify has no watches that this backend does not know.
     is_fresh: bool,
     queue: VecDeque<Report>,
 }
@@ -73,11 +75,11 @@ impl Notify {
         }
     }
 
-    /// Ends the watcher and waits until its watches are released.
+    /// Ends the watcher and waits until it has released its watches.
     fn close(&mut self) {
         if let Some((watcher, reports)) = self.watcher.take() {
             drop(watcher);
-            // The sender goes with the thread of the watcher.
+            // The channel closes when the thread of the watcher ends.
             while reports.recv_timeout(RELEASE).is_ok() {}
         }
         self.watched.clear();
@@ -85,7 +87,7 @@ impl Notify {
         self.queue.clear();
     }
 
-    /// Queues the changes of an event.
+    /// Translates an event to changes and queues them.
     fn translate(&mut self, event: &Event) {
         if event.info() == Some("unmount") {
             self.queue.push_back(Report::Unmounted);
@@ -94,7 +96,7 @@ impl Notify {
             let Some((kind, is_directory)) = change_of(&event.kind, path) else {
                 continue;
             };
-            // The root itself has no name here: the engine checks it.
+            // Ignore reports about the root itself. The engine checks the root.
             let Ok(below) = path.strip_prefix(&self.root) else {
                 continue;
             };
@@ -107,7 +109,7 @@ impl Notify {
             if kind.is_gone()
                 && let Some(path) = below.to_str()
             {
-                // notify removed the watches of a directory and of all below it.
+                // notify has removed the watches of this directory and of all directories below it.
                 self.take_below(path);
             }
             self.queue.push_back(Report::Change(Change {
@@ -120,7 +122,7 @@ impl Notify {
         }
     }
 
-    /// Takes the paths of a directory and of all below it from the watched ones.
+    /// Removes a directory and all directories below it from `watched`. Returns their paths.
     fn take_below(&mut self, path: &str) -> Vec<String> {
         let first = format!("{path}/");
         let below = self.watched.range(first.clone()..);
@@ -133,7 +135,7 @@ impl Notify {
         taken
     }
 
-    /// Takes a path from the watched ones. Returns whether it was one.
+    /// Removes a path from `watched`. Returns whether it was there.
     fn take(&mut self, path: &str) -> bool {
         let Some(watched) = self.watched.remove(path) else {
             return false;
@@ -150,15 +152,15 @@ impl Notify {
             return;
         };
         for path in paths {
-            // It fails for a directory that is gone: notify has removed the watch.
+            // This fails if the directory is gone. notify has already removed its watch.
             let _ = watcher.unwatch(&absolute(&self.root, path));
         }
     }
 }
 
-/// The path that notify knows a directory by.
+/// The absolute path of a directory, without a slash at its end.
 ///
-/// A path with a slash at its end is another one to notify.
+/// notify treats a path with a slash at its end as a different one.
 fn absolute(root: &Path, path: &str) -> PathBuf {
     if path.is_empty() {
         root.to_owned()
@@ -167,7 +169,7 @@ fn absolute(root: &Path, path: &str) -> PathBuf {
     }
 }
 
-/// The change that an event stands for, and whether it is of a directory.
+/// Translates the kind of an event. Also returns whether the entry is a directory, if known.
 fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)> {
     Some(match kind {
         EventKind::Create(CreateKind::File) => (ChangeKind::Created, Some(false)),
@@ -178,7 +180,7 @@ fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)
         EventKind::Modify(ModifyKind::Metadata(_)) => (ChangeKind::Attributes, None),
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => (ChangeKind::MovedTo, None),
         EventKind::Modify(ModifyKind::Name(RenameMode::From)) => (ChangeKind::MovedFrom, None),
-        // macOS does not tell which of the two names it is.
+        // macOS does not tell whether this is the old or the new name.
         EventKind::Modify(ModifyKind::Name(RenameMode::Any)) => {
             let is_there = path.symlink_metadata().is_ok();
             let kind = if is_there {
@@ -194,7 +196,7 @@ fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)
     })
 }
 
-/// The kinds of events that are reported. The daemon's own reading is not among them.
+/// The kinds of events to report. They do not include reads, as the daemon's own.
 fn wanted() -> EventKindMask {
     let mask = EventKindMask::CREATE
         | EventKindMask::REMOVE
@@ -204,7 +206,7 @@ fn wanted() -> EventKindMask {
     if cfg!(target_os = "linux") {
         mask
     } else {
-        // Other systems do not report that a file was closed.
+        // Other systems do not report when a file is closed.
         mask | EventKindMask::MODIFY_DATA
     }
 }
@@ -285,14 +287,14 @@ impl Backend for Notify {
         };
         let absolute = absolute(&self.root, path);
         if !self.is_fresh {
-            // notify may still have another directory at this path.
+            // notify may still watch another directory at this path.
             let _ = watcher.unwatch(&absolute);
         }
         let config = WatchPathConfig::new(RecursiveMode::NonRecursive)
-            // The root's own path is the operator's, and may be a link.
+            // The path of the root comes from the configuration, and may be a symbolic link.
             .with_dereference_symlinks(path.is_empty());
         match watcher.watch_with(&absolute, config) {
-            // It went or moved meanwhile, which is reported.
+            // The directory was removed or moved meanwhile. A report follows.
             Ok(()) if !path.is_empty() && !is_at(&absolute, directory.opened) => {
                 let _ = watcher.unwatch(&absolute);
                 Ok(NOWHERE)
@@ -304,7 +306,7 @@ impl Backend for Notify {
                 Ok(WATCHED)
             }
             Err(error) => match error.kind {
-                // It went or moved, which is reported.
+                // The directory was removed or moved meanwhile. A report follows.
                 ErrorKind::PathNotFound => Ok(NOWHERE),
                 ErrorKind::MaxFilesWatch => Err(WatchError::Limit),
                 ErrorKind::Io(error) => Err(WatchError::Other(error)),
@@ -326,7 +328,7 @@ impl Backend for Notify {
                 Ok(event) if event.need_rescan() => return Some(Report::Overflow),
                 Ok(event) => self.translate(&event),
                 Err(error) => {
-                    debug!(%error, "the watcher reports an error");
+                    debug!(%error, "notify reports an error");
                     return Some(Report::Overflow);
                 }
             }

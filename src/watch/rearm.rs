@@ -1,7 +1,7 @@
-//! Watching anew: directories that could not be watched, and those that a mount changed.
+//! Retries directories that could not be watched, and watches again where a mount changed.
 //!
-//! Constraint: no gap lasts until a restart. A report, a change of the mounts or a retry sets the
-//! missing watch; the walk of a full scan finds the rest.
+//! Constraint: no directory stays unwatched until a restart if it can be watched. A report, a change
+//! of the mounts, a retry or the walk of a full scan sets the missing watch.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -18,23 +18,23 @@ use crate::domain::rescan::RescanReason;
 use crate::mounts::{MountList, Mounts};
 use crate::observe::is_absent;
 
-/// The time between two tries of what could not be done.
+/// The time between two retries.
 const RETRY: Duration = Duration::from_secs(1);
-/// The time between two checks whether a limit was raised.
+/// The time between two checks whether the operator raised a limit.
 const LIMIT_CHECK: Duration = Duration::from_secs(5);
-/// How many directories one retry tries.
+/// The maximum number of directories in one retry.
 const RETRIED: usize = 1_024;
 
-/// The mounts that the watches were set by.
+/// The mounts at the time when the watches were set.
 #[derive(Debug, Default)]
 pub(super) struct KnownMounts {
     list: MountList,
     known: Mounts,
-    /// Whether the list could not be read.
+    /// Whether the list of mounts could not be read.
     is_unknown: bool,
-    /// Whether the list changed since it was read. The kernel tells that once.
+    /// Whether the list changed since it was read. The kernel reports a change once.
     pub(super) has_changed: bool,
-    /// Whether a file system was unmounted, so that an equal mount may be another one.
+    /// Whether a file system was unmounted. Then an entry that looks the same may be a new mount.
     pub(super) is_stale: bool,
 }
 
@@ -45,7 +45,7 @@ impl KnownMounts {
 }
 
 impl Thread {
-    /// Lists the mounts, and notes which of them do not report all changes.
+    /// Lists the mounts, and records a note if one of them does not report all changes.
     pub(super) fn list_mounts(&mut self) {
         self.mounts.has_changed = false;
         let listed = self.mounts.list.read(&self.reporter.settings.root);
@@ -75,7 +75,7 @@ impl Thread {
         };
     }
 
-    /// Watches anew where another file system is mounted than before, or none.
+    /// Watches directories again where a file system was mounted or unmounted.
     pub(super) fn check_mounts(&mut self) {
         self.mounts.has_changed |= self.mounts.list.has_changed();
         if !(self.mounts.has_changed || self.mounts.is_stale) || self.delayed_walk.is_some() {
@@ -90,7 +90,7 @@ impl Thread {
         }
         let now = &self.mounts.known;
         if now.above != before.above {
-            debug!("another file system is mounted at the root, or above it");
+            debug!("a file system was mounted or unmounted at or above the root");
             return self.walk_everything(RescanReason::Root);
         }
         let mut changed = now.changed_since(&before);
@@ -102,11 +102,11 @@ impl Thread {
         for path in changed {
             self.rearm(&path);
         }
-        // A directory that was mounted at two paths may be at one of them now.
+        // A directory that was mounted at two paths may now be mounted at only one.
         self.retry_gaps();
     }
 
-    /// Watches everything at and below a path anew.
+    /// Watches all directories at and below a path again.
     fn rearm(&mut self, path: &str) {
         let Some(cursor) = self.reporter.settings.layout.at(path) else {
             return;
@@ -157,7 +157,7 @@ impl Thread {
         }
     }
 
-    /// The time until the next retry; none if there is nothing to retry.
+    /// The time until the next retry. `None` if there is nothing to retry.
     pub(super) fn until_retry(&mut self) -> Option<Duration> {
         let needs_retry =
             self.delayed_walk.is_some() || self.gaps.has_to_retry() || self.mounts.is_unknown;
@@ -174,7 +174,7 @@ impl Thread {
         Some(at.saturating_sub(now))
     }
 
-    /// Tries again what could not be done, when that is due.
+    /// Runs the retries that are due.
     pub(super) fn retry(&mut self) {
         if self.until_retry() != Some(Duration::ZERO) {
             return;
@@ -193,22 +193,22 @@ impl Thread {
 
     fn retry_gaps(&mut self) {
         for path in self.gaps.to_retry().into_iter().take(RETRIED) {
-            // The retry of a directory above may have watched it.
+            // The retry of a parent directory may already have watched this one.
             if !self.gaps.contains(&path) {
                 continue;
             }
-            // Without descriptors the others fail too.
+            // If no file descriptors are left, the other retries fail as well.
             if let Some(Errno::MFILE | Errno::NFILE) = self.watch_path(&path, "readable again") {
                 return;
             }
         }
     }
 
-    /// Walks again if a limit was raised.
+    /// Walks the tree again if the operator raised a limit.
     fn check_limit(&mut self) {
         if self.gaps.no_backend.is_some() {
             if self.open_backend(true) {
-                info!("file events are available now; watching everything");
+                info!("file events are available now; setting all watches");
                 self.walk_everything(RescanReason::Timer);
             }
             return;
@@ -217,7 +217,7 @@ impl Thread {
         if let Some((name, now)) = limits::max_watches()
             && now > then
         {
-            info!("the limit of watches was raised ({name} = {now}); watching the rest");
+            info!("the limit of watches was raised ({name} = {now}); setting the missing watches");
             self.walk_everything(RescanReason::Timer);
         }
     }

@@ -1,7 +1,7 @@
 //! Turns reported paths into hints.
 //!
-//! Constraint: nothing here decides what happened. The layout reads a path. A project's file is
-//! opened at once, up to a limit, so that its content outlives its name.
+//! Constraint: this module does not decide what happened. The layout interprets a path. A project's
+//! file is opened at once, up to a limit, so that it can be read even if it is removed.
 
 use std::io;
 
@@ -11,11 +11,11 @@ use crate::layout::Cursor;
 use crate::observe::Holder;
 use crate::repository::Root;
 
-/// Sends hints for paths.
+/// Sends hints for reported paths.
 pub(super) struct Reporter {
     pub(super) hints: HintSender,
     pub(super) settings: WatchSettings,
-    /// The root, open while there is work; see [`Root`].
+    /// The root. It is open only while there is work; see [`Root`].
     pub(super) root: Option<Root>,
     holder: Holder,
 }
@@ -39,7 +39,7 @@ impl Reporter {
         Ok(self.root.insert(root))
     }
 
-    /// Sends that something beside a project's files changed, which is none of them.
+    /// Sends a hint that a file next to the files of a project changed, but is none of them.
     pub(super) fn activity(&self, path: &str) {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         let project = self
@@ -75,14 +75,14 @@ impl Reporter {
     /// Sends a hint for a file, and holds the file if possible.
     pub(super) fn file(&mut self, path: &str, cursor: &Cursor, cause: &str) {
         let Some(place) = cursor.file() else {
-            // It may be a file at the path of a directory.
+            // The entry may be a file at a path where the layout has a directory.
             if cursor.project().is_some() {
                 self.plain(path, cursor, cause);
             }
             return;
         };
         let key = place.key.clone();
-        // A file that was linked into place is complete, and nothing else is reported of it.
+        // A file that was linked into place is complete, and no further report about it follows.
         let _ = self.open_root();
         let (held, is_empty) = match &self.root {
             Some(root) => self.holder.hold(root, path, place),

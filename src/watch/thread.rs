@@ -1,7 +1,7 @@
-//! The thread that owns the watches.
+//! The watch thread, which owns the watches.
 //!
-//! Constraint: as in the module above. A walk over everything answers a queue that overflowed: it
-//! sets the missing watches, and a full scan follows. Meanwhile the thread goes on reading.
+//! Constraint: see `watch`. After an overflow of the queue, a walk of the whole tree sets the missing
+//! watches, and a full scan follows. The thread reads reports during the walk.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -28,27 +28,27 @@ use crate::layout::Cursor;
 use crate::mounts;
 use crate::observe::{is_absent, join, unnamed, unreadable};
 
-/// How many reports are handled between two looks at the commands.
+/// The number of reports that are handled between two checks for commands.
 const BATCH: usize = 512;
-/// How many batches of a queue that never empties may delay the answer to an overflow.
+/// The number of batches after which an overflow is handled even if the queue is not empty.
 const BATCHES_MAX: usize = 1_024;
 
 pub(super) struct Thread {
     pub(super) commands: Arc<Commands>,
     pub(super) reporter: Reporter,
-    /// None when changes are not to be watched, or cannot be.
+    /// The backend. `None` if the mode is `poll`, or if the backend cannot be opened.
     pub(super) backend: Option<Box<dyn Backend>>,
     pub(super) gaps: Gaps,
-    /// The walk over everything, in progress.
+    /// The walk of the whole tree, if one is in progress.
     pub(super) walk: Option<Walk>,
     pub(super) mounts: KnownMounts,
     pub(super) clock: Clock,
-    /// The next time to try what could not be done, if there is something.
+    /// The time of the next retry, if there is something to retry.
     pub(super) retry_at: Option<Moment>,
-    /// The reason of a walk that could not begin.
+    /// The reason of a walk that could not begin yet.
     pub(super) delayed_walk: Option<RescanReason>,
     coverage: SharedCoverage,
-    /// The counts that were published last; none after a walk.
+    /// The counts of the last published coverage. `None` after a walk.
     published: Option<(usize, (usize, usize))>,
     has_overflowed: bool,
 }
@@ -135,14 +135,14 @@ impl Thread {
             }
             Err(Errno::INTR) => {}
             Err(error) => {
-                error!(%error, "cannot wait for file events; retrying. Timed scans go on");
-                // Without a pause the loop would spin.
+                error!(%error, "cannot wait for file events; retrying. timed scans continue");
+                // Without this pause the loop would use a whole core.
                 std::thread::sleep(Duration::from_secs(1));
             }
         }
     }
 
-    /// Has the backend that the settings ask for, ready for a walk.
+    /// Opens the backend that the settings select, ready for a walk.
     pub(super) fn choose_backend(&mut self, reason: RescanReason) {
         self.gaps = Gaps::default();
         self.list_mounts();
@@ -152,12 +152,12 @@ impl Thread {
             self.backend = None;
         }
         if wanted != WatchMode::Poll {
-            // The timer tells of no lost report.
+            // A scan on the timer does not mean that reports were lost.
             self.open_backend(reason != RescanReason::Timer);
         }
     }
 
-    /// Makes the backend if there is none, and begins its walk. Returns whether it works.
+    /// Opens the backend if it is not open, and begins its walk. Returns whether that succeeded.
     pub(super) fn open_backend(&mut self, is_doubtful: bool) -> bool {
         let settings = &self.reporter.settings;
         let backend = match self.backend.take() {
@@ -178,24 +178,24 @@ impl Thread {
         self.backend.is_some()
     }
 
-    /// Publishes how well changes are noticed, if that is new.
+    /// Publishes the coverage if its counts changed.
     pub(super) fn publish_coverage(&mut self) {
         let watches = self.backend.as_ref().map_or(0, |b| b.n_watches());
         let counts = Some((watches, self.gaps.counts()));
-        // The note of a limit takes reading files.
+        // Making the note about a limit reads files, so do it only after a change.
         if self.published != counts {
             self.published = counts;
             self.coverage.set(self.gaps.coverage(watches));
         }
     }
 
-    /// Publishes the coverage after a walk, which may have changed the note alone.
+    /// Publishes the coverage after a walk. The walk may have changed only its note.
     pub(super) fn publish_coverage_of_walk(&mut self) {
         self.published = None;
         self.publish_coverage();
     }
 
-    /// Handles the reports up to a batch. Returns whether there were any.
+    /// Handles at most one batch of reports. Returns whether there were any.
     pub(super) fn handle_reports(&mut self) -> bool {
         for n in 0..BATCH {
             match self.backend.as_mut().and_then(|backend| backend.next()) {
@@ -227,15 +227,15 @@ impl Thread {
             ChangeKind::Written => self.reporter.file(&path, &cursor, change.kind.as_str()),
             ChangeKind::MovedFrom | ChangeKind::Removed => {
                 self.reporter.plain(&path, &cursor, change.kind.as_str());
-                // Another directory may have the path already. If two directories exchange their
-                // paths, the last report of one of them is that it went away.
+                // Another directory may already be at this path. If two directories exchange their
+                // paths, the last report of one of them is that it was moved away.
                 if may_be_directory {
                     self.watch_new(&change, name, &path, &cursor);
                 }
             }
             ChangeKind::Attributes => {
                 self.reporter.plain(&path, &cursor, change.kind.as_str());
-                // A directory below it may be readable now.
+                // A change of permissions may have made a directory below readable.
                 if may_be_directory && self.gaps.is_unwatchable(&path) {
                     self.watch_new(&change, name, &path, &cursor);
                 }
@@ -248,7 +248,7 @@ impl Thread {
         }
     }
 
-    /// A name that is not text matches no template, but is listed as unusable.
+    /// Handles a name that is not UTF-8. It matches no template, but is listed as unusable.
     fn handle_unnamed(&self, change: &Change) {
         let Some(cursor) = self.reporter.settings.layout.at(&change.directory) else {
             return;
@@ -265,7 +265,7 @@ impl Thread {
         }
     }
 
-    /// Watches a directory that appeared at a path. False if something else is there.
+    /// Watches a new directory at a path. Returns false if the entry is not a directory.
     fn watch_new(&mut self, change: &Change, name: &str, path: &str, cursor: &Cursor) -> bool {
         let is_gone = change.kind.is_gone();
         let cause = if is_gone {
@@ -289,10 +289,10 @@ impl Thread {
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 change.is_directory == Some(true)
             }
-            // Gone again, which is reported too.
+            // The directory is gone again. A report follows.
             Err(error) if is_absent(&error) => true,
             Err(error) => {
-                // The observation of a project reports its own directories.
+                // In a project, the observation reports unreadable directories.
                 if cursor.project().is_none() {
                     self.reporter.hints.send(Hint::Unusable {
                         problem: unreadable(path, &error),
@@ -307,7 +307,7 @@ impl Thread {
     }
 }
 
-/// Makes a backend. The mode is not one without.
+/// Makes the backend for a mode that has one.
 fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn Backend>> {
     #[cfg(target_os = "linux")]
     if mode.resolved() == WatchMode::Native {
@@ -317,7 +317,7 @@ fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn 
     Ok(Box::new(notify::Notify::new(Arc::clone(commands))))
 }
 
-/// Waits for one of the descriptors, or for a time. Returns whether the last of them is ready.
+/// Waits until a descriptor is ready, or for a time. Returns whether the last descriptor is ready.
 fn wait_for(
     descriptors: &[(Option<BorrowedFd<'_>>, PollFlags)],
     timeout: Option<Duration>,

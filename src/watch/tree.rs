@@ -1,12 +1,13 @@
-//! The watched directories as a tree.
+//! A tree of the watched directories.
 //!
-//! Constraint: the cost of renaming or removing a subtree depends on its size alone, however many
-//! watches there are. So a watch has a parent and a name, and no path. Renaming a directory changes
-//! one entry, and thereby the paths of everything below it.
+//! Constraint: the cost of renaming or removing a subtree depends only on its size, not on the number
+//! of all watches. So a watch has a parent and a name, but no path. Renaming a directory changes one
+//! entry, which changes the paths of all directories below it.
 //!
-//! The kernel has one watch for a directory, whatever path leads there: adding it again gives the
-//! same descriptor. So a directory that left its parent is an orphan until all reports are read. If
-//! it has a new parent by then, it keeps its watches; otherwise they are removed.
+//! The kernel has one watch for a directory, whatever path leads to it. Adding the watch again
+//! returns the same watch descriptor. A directory that was moved away from its parent is an orphan
+//! until all reports are read. If a report shows its new parent, it keeps its watches. Otherwise they
+//! are removed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,17 +15,18 @@ use std::sync::Arc;
 use super::backend::{ABOVE, NOWHERE, Node as Wd};
 use crate::observe::join;
 
-/// Longer chains of parents are rings, which a stale entry can make until the next report.
+/// The maximum number of parents of a directory.
 ///
-/// No template has as many components.
+/// No template has as many components. A longer chain is a ring, which outdated entries can form
+/// until the next report.
 const DEPTH_MAX: usize = 1_100;
-/// How many names are stored once, however often they occur: those of every project.
+/// The maximum number of names that are stored only once, such as `published` of every project.
 const SHARED_MAX: usize = 64;
 
 #[derive(Debug)]
 struct Node {
     parent: Wd,
-    /// The walk that saw it last.
+    /// The number of the last walk that passed this directory.
     walk: u32,
     name: Arc<str>,
 }
@@ -40,23 +42,23 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// How many directories are watched.
+    /// The number of watched directories.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Whether a directory is watched, as an orphan too.
+    /// Whether a directory is watched. It may be an orphan.
     pub(super) fn contains(&self, wd: Wd) -> bool {
         self.nodes.contains_key(&wd)
     }
 
-    /// Whether a directory is watched at this very place.
+    /// Whether a directory is watched with this parent and this name.
     pub(super) fn is_placed(&self, wd: Wd, parent: Wd, name: &str) -> bool {
         let node = self.nodes.get(&wd);
         node.is_some_and(|node| node.parent == parent && *node.name == *name)
     }
 
-    /// The watched directory at a path below the root, if there is one.
+    /// The watched directory at a path below the root, if any.
     pub(super) fn at(&self, path: &str) -> Option<Wd> {
         let root = self.children.get(&(ABOVE, Arc::from("")))?;
         let mut names = path.split('/').filter(|name| !name.is_empty());
@@ -65,7 +67,7 @@ impl Tree {
         })
     }
 
-    /// Begins a walk over everything; see [`Tree::take_unseen`].
+    /// Begins a walk of the whole tree; see [`Tree::take_unseen`].
     pub(super) fn begin_walk(&mut self) {
         self.walk = self.walk.wrapping_add(1);
     }
@@ -86,7 +88,7 @@ impl Tree {
         self.unlink(wd);
         let name = self.name(name);
         if let Some(displaced) = self.children.insert((parent, Arc::clone(&name)), wd) {
-            // Another directory was here; a later report tells its new parent.
+            // Another directory was at this path. A later report shows its new parent.
             if let Some(node) = self.nodes.get_mut(&displaced) {
                 node.parent = NOWHERE;
             }
@@ -103,7 +105,7 @@ impl Tree {
         true
     }
 
-    /// Returns the path of a watched directory below the root; none for an orphan.
+    /// Returns the path of a watched directory below the root. `None` for an orphan.
     pub(super) fn path(&self, wd: Wd) -> Option<String> {
         let mut names: Vec<&str> = Vec::new();
         let mut at = wd;
@@ -115,7 +117,7 @@ impl Tree {
             names.push(&node.name);
             at = node.parent;
         }
-        // The root's own name is empty.
+        // The name of the root is empty.
         let mut path = String::new();
         for name in names.iter().rev().filter(|name| !name.is_empty()) {
             path = join(&path, name);
@@ -123,7 +125,7 @@ impl Tree {
         Some(path)
     }
 
-    /// Makes a directory that left its parent an orphan.
+    /// Makes a directory that was moved away from its parent an orphan.
     pub(super) fn detach(&mut self, parent: Wd, name: &str) {
         let key = (parent, Arc::from(name));
         if let Some(wd) = self.children.remove(&key) {
@@ -134,7 +136,7 @@ impl Tree {
         }
     }
 
-    /// Forgets a watch that the kernel removed.
+    /// Drops a watch that the kernel removed.
     pub(super) fn forget(&mut self, wd: Wd) {
         self.unlink(wd);
         if self.nodes.remove(&wd).is_some() {
@@ -148,7 +150,7 @@ impl Tree {
         }
     }
 
-    /// Takes the watches of all orphans, and of the directories below them.
+    /// Removes the watches of all orphans and of the directories below them. Returns them.
     pub(super) fn take_orphans(&mut self) -> Vec<Wd> {
         let mut waiting: Vec<Wd> = std::mem::take(&mut self.orphans)
             .into_iter()
@@ -169,7 +171,7 @@ impl Tree {
         taken
     }
 
-    /// Takes the watches that the last walk did not see.
+    /// Removes the watches of directories that the last walk did not pass. Returns them.
     pub(super) fn take_unseen(&mut self) -> Vec<Wd> {
         let unseen: Vec<Wd> = self
             .nodes
@@ -263,7 +265,7 @@ mod tests {
         tree.forget(4);
         tree.forget(4);
         assert_eq!(tree.len(), 4);
-        // An unmount removes the watches below it without a report for each.
+        // An unmount removes the watches below without a report for each.
         tree.forget(2);
         assert_eq!(tree.take_orphans(), [3]);
         assert_eq!((tree.len(), tree.children.len()), (2, 2));

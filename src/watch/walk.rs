@@ -1,9 +1,9 @@
-//! Watching everything, or a directory that is new with all below it.
+//! Walks the whole tree or a new directory, and watches all directories on the way.
 //!
-//! Constraint: a directory is watched before it is read. A walk over everything takes a while, so
-//! the thread handles reports in between, and a command ends the walk early. The walk reports a
-//! project once it has passed the project's directories, so that the engine observes it while other
-//! watches are still being set.
+//! Constraint: a directory is watched before it is read. A walk of the whole tree takes long, so the
+//! thread handles reports in between, and a command ends the walk early. The walk reports a project
+//! when it has passed the project's directories. So the engine observes the project while the walk
+//! sets other watches.
 
 use std::io;
 use std::mem;
@@ -22,26 +22,26 @@ use crate::layout::{Cursor, Entries};
 use crate::observe::{Entry, entries, is_absent, join, unreadable};
 use crate::repository::{Root, open_directory_at};
 
-/// How many directories a walk passes between two looks at the reports.
+/// The number of directories that a walk passes between two checks for reports.
 const STRIDE: usize = 64;
-/// How many projects one hint reports.
+/// The number of projects in one hint.
 const FOUND: usize = 256;
 
-/// A walk over everything, in progress.
+/// The state of a walk of the whole tree.
 #[derive(Default)]
 pub(super) struct Walk {
     n_passed: usize,
     found: Vec<ProjectKey>,
     problems: Vec<Problem>,
-    /// Whether all files of a project lie below one directory.
+    /// Whether the walk can report a project as soon as it has passed the project's directory.
     ///
-    /// Then the walk can report the project once it has passed that directory.
+    /// That needs a layout where all files of a project are below one directory.
     reports_early: bool,
-    /// The root's device, if its directories have one link for each directory in them.
+    /// The device of the root, if its file system counts links of directories.
     counts_links_on: Option<u64>,
 }
 
-/// The entries of a directory that matter.
+/// The entries of a directory that the layout needs.
 #[derive(Default)]
 struct Listing {
     directories: Vec<(String, Cursor)>,
@@ -50,7 +50,7 @@ struct Listing {
 }
 
 impl Thread {
-    /// Watches everything that is not watched, and releases the watches of what is gone.
+    /// Watches all unwatched directories, and releases the watches of directories that are gone.
     pub(super) fn walk_everything(&mut self, reason: RescanReason) {
         self.reporter.root = None;
         self.delayed_walk = None;
@@ -83,7 +83,7 @@ impl Thread {
         drop(opened);
         let walk = self.walk.take().unwrap_or_default();
         if self.commands.has_pending() {
-            // The walk ended early; the pending command begins another.
+            // The walk ended early. The pending command begins another walk.
             return;
         }
         if let Some(backend) = &mut self.backend {
@@ -105,13 +105,13 @@ impl Thread {
         });
     }
 
-    /// The root cannot be opened: it is gone, or descriptors are short.
+    /// Handles a root that cannot be opened: it is gone, or no file descriptors are left.
     fn cannot_walk(&mut self, reason: RescanReason, error: io::Error) {
         let is_lost = error.kind() == io::ErrorKind::PermissionDenied
             || Root::identity_at(&self.reporter.settings.root).is_err();
         debug!(%error, is_lost, "cannot watch the root yet");
         if !is_lost {
-            // The watches that are set still report.
+            // Existing watches still report changes, so keep them.
             self.delayed_walk = Some(reason);
             self.gaps.cannot_watch("", Gap::Failed(error));
             return self.publish_coverage_of_walk();
@@ -126,9 +126,9 @@ impl Thread {
         });
     }
 
-    /// Watches a directory, then reads it, and so on below it.
+    /// Watches and then reads a directory and all directories below it.
     ///
-    /// With `cause` the directory is new, and hints name all that is found there.
+    /// With `cause` the directory is new, and hints are sent for all its projects and files.
     pub(super) fn watch_tree(
         &mut self,
         directory: Directory<'_>,
@@ -162,7 +162,7 @@ impl Thread {
                 }
                 Err(error) if is_absent(&error) => {}
                 Err(error) => {
-                    // The observation of a project reports its own directories.
+                    // In a project, the observation reports unreadable directories.
                     if next.project().is_none() {
                         problems.push(unreadable(&path, &error));
                     }
@@ -173,7 +173,7 @@ impl Thread {
                 self.found(next.project());
             }
         }
-        // The observation of a project finds its files and problems.
+        // In a project, the observation finds files and problems.
         if project.is_none() {
             let places = files.iter().filter_map(|(_, next)| next.file());
             self.found(places.map(|place| place.key));
@@ -181,13 +181,13 @@ impl Thread {
         }
     }
 
-    /// The entries of a directory that matter here.
+    /// Lists the entries of a directory that the layout needs.
     fn list(&mut self, directory: Directory<'_>, cursor: &Cursor) -> Listing {
         let mut listing = Listing::default();
-        // Of a project a walk needs only the directories.
+        // In a project, a walk needs only the directories.
         if self.walk.is_some() && cursor.project().is_some() {
             match cursor.entries() {
-                // They are opened by their names, if they are there.
+                // The layout knows the names of the directories, so open them without listing.
                 Entries::Only(names) => {
                     let next = names
                         .into_iter()
@@ -218,15 +218,16 @@ impl Thread {
         );
         if let Err(error) = read {
             listing.problems.push(unreadable(directory.path, &error));
-            // There may be directories that it did not list.
+            // The listing failed, so some directories may be missing from it.
             self.gaps.cannot_watch(directory.path, Gap::Failed(error));
         }
         listing
     }
 
-    /// Whether a directory certainly contains no directories: each has the entry `..`, a link.
+    /// Whether the link count proves that a directory contains no directories.
     ///
-    /// It is watched already, so a directory that is made from now on is reported.
+    /// The entry `..` of each subdirectory is a link to it. The directory is already watched, so the
+    /// system reports subdirectories that are created later.
     fn has_no_directories(&self, directory: &OwnedFd) -> bool {
         self.walk.as_ref().is_some_and(|walk| {
             rustix::fs::fstat(directory)
@@ -234,7 +235,7 @@ impl Thread {
         })
     }
 
-    /// Sends hints for the files of a new directory, and for the project that it belongs to.
+    /// Sends hints for the files of a new directory, and for the project that contains it.
     fn report_new(&mut self, path: &str, cursor: &Cursor, files: &[(String, Cursor)], cause: &str) {
         for (name, next) in files {
             self.reporter.file(&join(path, name), next, cause);
@@ -249,7 +250,7 @@ impl Thread {
         }
     }
 
-    /// Whether a walk goes on; now and then handles the reports that came meanwhile.
+    /// Whether the walk continues. After each [`STRIDE`] it handles reports.
     fn may_go_on(&mut self) -> bool {
         if self.commands.has_pending() {
             return false;
@@ -266,7 +267,7 @@ impl Thread {
         true
     }
 
-    /// The walk passed projects.
+    /// Handles projects that the walk has passed.
     fn found(&mut self, keys: impl IntoIterator<Item = ProjectKey>) {
         let Some(walk) = &mut self.walk else { return };
         walk.found.extend(keys);
@@ -291,7 +292,7 @@ impl Thread {
         }
     }
 
-    /// Watches one directory. Nothing below an unwatched directory is watched either.
+    /// Watches one directory. Directories below an unwatched directory are not watched either.
     fn watch_directory(&mut self, directory: Directory<'_>) -> Node {
         let Some(backend) = &mut self.backend else {
             return NOWHERE;
