@@ -29,6 +29,17 @@ const PREFETCH_BYTES: usize = 1024 * 1024;
 /// How long a prefetched claim is valid. Later, an operator may have cancelled the delivery.
 const VALID_FOR: Duration = Duration::from_millis(500);
 
+/// The deliveries to claim.
+pub(super) enum Wanted {
+    /// Those that can be sent now, and some more.
+    Ahead,
+    /// One of a project that is not among these; if there is none and `or_any`, one of any.
+    Probe {
+        avoiding: HashSet<ProjectKey>,
+        or_any: bool,
+    },
+}
+
 /// A claimed delivery, with the monotonic time of its claim.
 struct Prefetched {
     claim: Claim,
@@ -167,9 +178,12 @@ impl Prefetch {
         webhook: &str,
         now: Timestamp,
         room: usize,
-        is_ahead: bool,
+        wanted: Wanted,
     ) {
-        let ahead = if is_ahead { PREFETCH } else { 0 };
+        let ahead = match wanted {
+            Wanted::Ahead => PREFETCH,
+            Wanted::Probe { .. } => 0,
+        };
         let n_claims = self.claims.len();
         let sizes = self.claims.iter().map(|one| one.claim.payload.len());
         let is_enough = n_claims >= room
@@ -184,8 +198,18 @@ impl Prefetch {
         self.released = Claimed::default();
         let (store, webhook) = (store.clone(), webhook.to_owned());
         let (n_asked, busy) = (self.n_asked, self.busy.projects.clone());
-        self.question
-            .spawn(async move { store.claim_due(&webhook, now, n_asked, busy).await });
+        self.question.spawn(async move {
+            let Wanted::Probe { avoiding, or_any } = wanted else {
+                return store.claim_due(&webhook, now, n_asked, busy).await;
+            };
+            let avoiding = avoiding.into_iter().chain(busy.iter().cloned()).collect();
+            let claims = store.claim_due(&webhook, now, n_asked, avoiding).await?;
+            let is_empty = claims.ready.is_empty() && claims.unreadable.is_empty();
+            if is_empty && or_any {
+                return store.claim_due(&webhook, now, n_asked, busy).await;
+            }
+            Ok(claims)
+        });
     }
 
     /// Waits for the answer of the claim in progress. Never returns if there is none.

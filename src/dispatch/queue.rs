@@ -15,7 +15,7 @@ use tracing::{debug, error, warn};
 use super::attempt::{self, Ended};
 use super::handle::QueueHandle;
 use super::log::{AttemptLogger, log_transition};
-use super::prefetch::Prefetch;
+use super::prefetch::{Prefetch, Wanted};
 use super::results::{Results, STORE_PAUSE};
 use super::{Shared, Target, ended_of, next_of};
 use crate::clock::Reading;
@@ -134,9 +134,10 @@ impl Queue {
             // An operator may have cancelled these deliveries.
             committed.clear();
         }
-        let (concurrency, is_probe) = match self.endpoint.admit(now, self.in_flight.len()) {
+        let admission = self.endpoint.admit(now, self.in_flight.len());
+        let (concurrency, is_probe) = match admission {
             Admission::Everything => (target.webhook.concurrency, false),
-            Admission::Probe => (1, true),
+            Admission::Probe { .. } => (1, true),
             // The end of the attempt wakes the queue.
             Admission::AfterInFlight => {
                 self.prefetch.clear();
@@ -164,8 +165,15 @@ impl Queue {
         self.send(&target, concurrency, is_probe);
         let room = concurrency.saturating_sub(self.in_flight.len());
         if !self.is_store_failing {
+            let wanted = match admission {
+                Admission::Probe { any_at } => Wanted::Probe {
+                    avoiding: self.endpoint.failed().cloned().collect(),
+                    or_any: any_at <= now,
+                },
+                _ => Wanted::Ahead,
+            };
             self.prefetch
-                .ask(&self.shared.store, &self.name, now, room, !is_probe);
+                .ask(&self.shared.store, &self.name, now, room, wanted);
         }
         if room == 0 || self.prefetch.is_asking() {
             // The end of an attempt or the answer wakes the queue.
@@ -234,7 +242,12 @@ impl Queue {
             Err(error) => return self.ask_later(&error),
         };
         let now = self.shared.clock.now();
-        let wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
+        let mut wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
+        if let Admission::Probe { any_at } = self.endpoint.admit(now, self.in_flight.len())
+            && any_at > now
+        {
+            wait = wait.min(sleep_until(any_at, now));
+        }
         self.ask_at = moment.saturating_add(wait);
         for one in unreadable {
             if let Err(error) = self.give_up(one).await {
@@ -303,6 +316,7 @@ impl Queue {
             );
             if let Some(transition) = transition {
                 log_transition(&self.name, transition);
+                self.prefetch.clear();
             }
         }
         if result.finish.verdict == Verdict::SwitchOff {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::prefetch::Prefetch;
+use super::prefetch::{Prefetch, Wanted};
 use super::*;
 use crate::config::NetworkPolicy;
 use crate::config::fixtures::webhook;
@@ -148,7 +148,8 @@ impl Fixture {
 
     fn ask(&mut self) {
         let now = Clock::start().now();
-        self.prefetch.ask(&self.store, "catalog", now, 4, true);
+        self.prefetch
+            .ask(&self.store, "catalog", now, 4, Wanted::Ahead);
     }
 
     /// Replaces the store's answer, which comes at time 0.

@@ -1,10 +1,15 @@
 //! Decides whether an endpoint is down, and paces the probes while it is.
 //!
-//! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries,
-//! and one project whose deliveries fail must not stop the other projects. So an endpoint is down
-//! after consecutive failures of its own ([`FailureCause::Endpoint`]) in several projects. While it
-//! is down, the queue sends one delivery at a time as a probe, by the schedule. Each probe takes
-//! the delivery that has been due the longest, so that no single delivery pays for all.
+//! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries, and
+//! projects whose deliveries fail must not stop the others. So an endpoint is down only after
+//! failures of its own ([`FailureCause::Endpoint`]) in several projects that had not failed before,
+//! and one success ends it. A project that fails while the endpoint works for another one is a
+//! *suspect*: until it succeeds, its failures say nothing about the endpoint.
+//!
+//! While an endpoint is down, the queue sends one delivery at a time as a probe, by the schedule. It
+//! prefers projects that have not failed: only they can tell an outage from suspects. If there is
+//! none, it sends the delivery that has been due the longest. Such a probe does not postpone the
+//! probe of a project that has not failed, so a new project never waits for suspects.
 //!
 //! This state is in memory only: a restart starts without it.
 //!
@@ -21,21 +26,38 @@ use super::project::ProjectKey;
 /// The number of projects with consecutive failures that makes an endpoint "down".
 pub const DOWN_AFTER: usize = 3;
 
+/// The maximum number of suspects and of projects that failed since the endpoint went down.
+///
+/// A claim for a probe skips them one by one. A project that is forgotten is probed again.
+const FAILED_MAX: usize = 1024;
+
 /// The health of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The projects of the consecutive failures, at most [`DOWN_AFTER`].
+    /// The projects of the consecutive failures, without suspects, at most [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
+    suspects: BTreeSet<ProjectKey>,
     /// The latest time that a Retry-After of these failures asked for: no probe before it.
     asked_until: Option<Timestamp>,
     down: Option<Down>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Down {
     since: Timestamp,
-    n_failed_probes: u32,
-    next_probe: Timestamp,
+    /// The projects that failed since, and the suspects of before.
+    failed: BTreeSet<ProjectKey>,
+    /// The probes of projects that had not failed.
+    fresh: Probes,
+    /// All probes.
+    all: Probes,
+}
+
+/// The number of failed probes, and the time of the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Probes {
+    n_failed: u32,
+    next: Timestamp,
 }
 
 /// The deliveries that the queue may send now.
@@ -43,8 +65,13 @@ struct Down {
 pub enum Admission {
     /// All due deliveries.
     Everything,
-    /// One due delivery, as a probe.
-    Probe,
+    /// One due delivery, as a probe, of a project that is not in [`Endpoint::failed`].
+    ///
+    /// If there is none, one of any project, but not before `any_at`.
+    Probe {
+        /// The earliest time for a probe of a project that failed.
+        any_at: Timestamp,
+    },
     /// Nothing before the attempts in flight have ended.
     AfterInFlight,
     /// Nothing before this time.
@@ -63,12 +90,19 @@ pub enum Transition {
 impl Endpoint {
     /// Returns what the queue may send now, with `n_in_flight` attempts in flight.
     pub fn admit(&self, now: Timestamp, n_in_flight: usize) -> Admission {
-        match self.down {
+        match &self.down {
             None => Admission::Everything,
             Some(_) if n_in_flight > 0 => Admission::AfterInFlight,
-            Some(down) if down.next_probe <= now => Admission::Probe,
-            Some(down) => Admission::Nothing(down.next_probe),
+            Some(down) if down.fresh.next <= now => Admission::Probe {
+                any_at: down.all.next,
+            },
+            Some(down) => Admission::Nothing(down.fresh.next),
         }
+    }
+
+    /// The projects that a probe avoids.
+    pub fn failed(&self) -> impl Iterator<Item = &ProjectKey> {
+        self.down.iter().flat_map(|down| &down.failed)
     }
 
     /// Makes the next probe of a down endpoint due now, or when its Retry-After allows.
@@ -78,7 +112,9 @@ impl Endpoint {
     pub fn probe_soon(&mut self, now: Timestamp) {
         if let Some(down) = &mut self.down {
             let earliest = self.asked_until.map_or(now, |asked| asked.max(now));
-            down.next_probe = down.next_probe.min(earliest);
+            for probes in [&mut down.fresh, &mut down.all] {
+                probes.next = probes.next.min(earliest);
+            }
         }
     }
 
@@ -95,36 +131,73 @@ impl Endpoint {
         jitter: f64,
     ) -> Option<Transition> {
         if !outcome.is_endpoint_failure() {
-            self.failing.clear();
-            self.asked_until = None;
-            return self.down.take().map(|down| {
-                let after = Duration::try_from(now.duration_since(down.since));
-                Transition::Up(after.unwrap_or_default())
-            });
+            return self.works(key, now);
         }
         self.asked_until = self.asked_until.max(asked_until(outcome, now));
-        let not_sooner = |at: Timestamp| self.asked_until.map_or(at, |asked| asked.max(at));
+        let next_probe = |n_failed| {
+            let next = probe_time(schedule, n_failed, now, jitter);
+            self.asked_until.map_or(next, |asked| asked.max(next))
+        };
         if let Some(down) = &mut self.down {
-            if was_probe {
-                down.n_failed_probes = down.n_failed_probes.saturating_add(1);
-                down.next_probe = probe_time(schedule, down.n_failed_probes, now, jitter);
+            let is_fresh = !down.failed.contains(key);
+            if is_fresh && down.failed.len() < FAILED_MAX {
+                down.failed.insert(key.clone());
             }
-            down.next_probe = not_sooner(down.next_probe);
+            if was_probe && is_fresh {
+                down.fresh.n_failed = down.fresh.n_failed.saturating_add(1);
+                down.fresh.next = next_probe(down.fresh.n_failed);
+            }
+            if was_probe {
+                down.all.n_failed = down.all.n_failed.saturating_add(1);
+                down.all.next = next_probe(down.all.n_failed);
+            }
+            for probes in [&mut down.fresh, &mut down.all] {
+                probes.next = self
+                    .asked_until
+                    .map_or(probes.next, |asked| asked.max(probes.next));
+            }
             return None;
         }
-        if self.failing.len() < DOWN_AFTER {
-            self.failing.insert(key.clone());
+        if self.suspects.contains(key) {
+            return None;
         }
+        self.failing.insert(key.clone());
         if self.failing.len() < DOWN_AFTER {
             return None;
         }
-        let next_probe = not_sooner(probe_time(schedule, 0, now, jitter));
+        let fresh = Probes {
+            n_failed: 0,
+            next: next_probe(0),
+        };
+        let all = Probes {
+            n_failed: 1,
+            next: next_probe(1),
+        };
+        let mut failed = std::mem::take(&mut self.failing);
+        failed.append(&mut self.suspects);
         self.down = Some(Down {
             since: now,
-            n_failed_probes: 0,
-            next_probe,
+            failed,
+            fresh,
+            all,
         });
-        Some(Transition::Down(next_probe))
+        Some(Transition::Down(fresh.next))
+    }
+
+    /// Notes that the endpoint works for this project.
+    fn works(&mut self, key: &ProjectKey, now: Timestamp) -> Option<Transition> {
+        self.asked_until = None;
+        self.suspects.append(&mut self.failing);
+        let transition = self.down.take().map(|mut down| {
+            self.suspects.append(&mut down.failed);
+            let after = Duration::try_from(now.duration_since(down.since));
+            Transition::Up(after.unwrap_or_default())
+        });
+        self.suspects.remove(key);
+        while self.suspects.len() > FAILED_MAX {
+            self.suspects.pop_first();
+        }
+        transition
     }
 }
 
@@ -145,7 +218,7 @@ fn probe_time(
         schedule
     };
     let last = u32::try_from(schedule.len() - 1).unwrap_or(u32::MAX);
-    let attempt = n_failed_probes.saturating_add(1).min(last);
+    let attempt = n_failed_probes.min(last);
     delivery::next(schedule, attempt, Outcome::NO_ANSWER, now, jitter)
         .retry_at()
         .unwrap_or(now)

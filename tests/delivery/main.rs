@@ -18,6 +18,9 @@ mod isolation;
 // An endpoint that is down during a burst.
 mod down;
 
+// Projects that always fail.
+mod poison;
+
 // Kills at any time, and between an answer and its record.
 mod kills;
 

@@ -60,18 +60,29 @@ impl Run {
         let admission = hook.endpoint.admit(now, hook.in_flight.len());
         let limit = match admission {
             Admission::Everything => limit.saturating_sub(hook.in_flight.len()),
-            Admission::Probe => 1,
+            Admission::Probe { .. } => 1,
             Admission::AfterInFlight | Admission::Nothing(_) => 0,
         };
         let mut busy = hook.busy();
-        let claims = self.claims(hook.name, limit, busy.clone());
+        let mut claims = Vec::new();
+        if let Admission::Probe { any_at } = admission {
+            let avoided = hook.endpoint.failed().cloned().collect();
+            claims = self.claims(hook.name, 1, avoided);
+            let limit = if any_at <= now { 1 } else { 0 };
+            if claims.is_empty() {
+                claims = self.claims(hook.name, limit, busy.clone());
+            }
+        } else if limit > 0 {
+            claims = self.claims(hook.name, limit, busy.clone());
+        }
         let n_claims = claims.len();
         for claim in claims {
             if self.hooks[webhook].is_in_flight(claim.delivery) {
                 continue;
             }
             assert!(busy.insert(claim.key.clone()), "two of one project at once");
-            self.send(webhook, claim, admission == Admission::Probe);
+            let is_probe = matches!(admission, Admission::Probe { .. });
+            self.send(webhook, claim, is_probe);
         }
         self.receive_answers(webhook, crash);
         n_claims
