@@ -19,3 +19,4 @@ mod mounts;
 mod names;
 mod roots;
 mod stamps;
+mod unreported;
