@@ -211,10 +211,18 @@ impl Gatherer<'_> {
     fn judge_held(&mut self, gathered: &mut Gathered) {
         let mut contents = Vec::new();
         for observation in &mut gathered.observations {
-            for held in observation.reported.take_held() {
-                if is_in_project(&held, &observation.comparison) {
-                    observation.linked.push(held);
-                    continue;
+            for mut held in observation.reported.take_held() {
+                match whereabouts(&held, &observation.comparison) {
+                    Whereabouts::InProject => {
+                        observation.linked.push(held);
+                        continue;
+                    }
+                    Whereabouts::Unknown => {
+                        held.has_left = true;
+                        observation.waiting.push(held);
+                        continue;
+                    }
+                    Whereabouts::Elsewhere => {}
                 }
                 let Some((file, bytes)) = self.observer.read_held(&held, self.now) else {
                     continue;
@@ -320,11 +328,21 @@ impl Gatherer<'_> {
     }
 }
 
-/// Whether a held file is still in its project, under its path or renamed.
+/// The place of a held file.
+enum Whereabouts {
+    /// In its project, under its path or another name.
+    InProject,
+    /// Perhaps renamed in its project after that was listed. The next observation tells.
+    Unknown,
+    /// Not in its project: it has no links, or only links elsewhere.
+    Elsewhere,
+}
+
+/// Finds a held file by its inode.
 ///
 /// Another link in the project that was on record before is another file. A file that has only links
 /// elsewhere was moved away, or linked into the project for a short time.
-fn is_in_project(held: &Held, comparison: &Comparison) -> bool {
+fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {
     let is_linked = rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink > 0);
     let was_there = |path: &str| {
         let recorded = comparison.recorded.file(path);
@@ -336,5 +354,13 @@ fn is_in_project(held: &Held, comparison: &Comparison) -> bool {
         }
         ObservedFile::Invalid { .. } => *path == held.path,
     };
-    is_linked && comparison.observed.files.iter().any(has_it)
+    if !is_linked {
+        Whereabouts::Elsewhere
+    } else if comparison.observed.files.iter().any(has_it) {
+        Whereabouts::InProject
+    } else if held.has_left {
+        Whereabouts::Elsewhere
+    } else {
+        Whereabouts::Unknown
+    }
 }

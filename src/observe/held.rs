@@ -25,6 +25,8 @@ pub(crate) struct Held {
     pub file: OwnedFd,
     /// Its stamp when it was opened.
     pub stamp: Stamp,
+    /// Whether it has links and an observation did not find it. The next observation decides.
+    pub has_left: bool,
     /// Counts the held files.
     _held: Arc<()>,
 }
@@ -65,6 +67,7 @@ impl Holder {
             place,
             file,
             stamp,
+            has_left: false,
             _held: Arc::clone(&self.held),
         });
         (held, false)
