@@ -103,7 +103,7 @@ fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content(backend: &str) {
 
 /// Writes a snapshot that takes the engine much longer than 50 ms to read.
 fn keep_the_engine_busy(home: &Home) {
-    let body = "<row><cell>some text</cell></row>".repeat(200_000);
+    let body = "<row><cell>some text</cell></row>".repeat(100_000);
     let large = xml("Orders", "e-1", "large").replace("</schema>", &format!("{body}</schema>"));
     home.write("sales/orders/snapshots/large.xml", &large);
 }
