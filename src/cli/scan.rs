@@ -21,6 +21,7 @@ use crate::domain::moves::{self, Comparison, Conclusion};
 use crate::domain::parameters::parameters;
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
 use crate::domain::route::{Subscription, route};
+use crate::engine::mounts::MountGuard;
 use crate::engine::phase::Start;
 use crate::engine::root::RootGuard;
 use crate::observe::{Observer, Reported};
@@ -98,7 +99,10 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     let mut guard = RootGuard::new(repository.path.clone());
     guard.remember(meta(MetaKey::RepositoryRoot)?);
 
-    let (mut comparisons, incomplete) = observe(config, listings.as_ref(), &mut guard, now)?;
+    let missing = MountGuard::new(meta(MetaKey::Mounts)?).missing(&repository.path);
+
+    let observed = observe(config, listings.as_ref(), &mut guard, missing, now)?;
+    let (mut comparisons, incomplete) = observed;
     let known = |comparison: &&Comparison| !comparison.recorded.is_empty();
     let n_recorded = comparisons.iter().filter(known).count();
     let found = comparisons.iter().filter(known);
@@ -150,6 +154,7 @@ fn observe(
     config: &Config,
     listings: Option<&Listings>,
     guard: &mut RootGuard,
+    missing: BTreeMap<String, String>,
     now: Timestamp,
 ) -> anyhow::Result<(Vec<Comparison>, Vec<Problem>)> {
     let repository = &config.repository;
@@ -158,6 +163,7 @@ fn observe(
         .with_context(|| format!("cannot open the repository {path}"))?;
     guard.watched(Some(root.identity()));
     let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
+    observer.hide(missing);
     let discovered = observer.discover(&root);
     let recorded = listings.map_or(Ok(Vec::new()), |listings| listings.keys())?;
     let mut keys: Vec<ProjectKey> = discovered.keys.into_iter().chain(recorded).collect();

@@ -202,6 +202,9 @@ impl EventLoop {
             warn!("the change queue overflowed; rescanning everything (no action needed)");
             self.scanner.request(RescanReason::Overflow);
         }
+        if std::mem::take(&mut self.worker.compares_again) {
+            self.scanner.request(RescanReason::Root);
+        }
         self.scanner.begin_requested(&mut self.worker);
         if !self.worker.timers.resume(now) || !self.worker.may_infer() {
             return;
@@ -256,23 +259,21 @@ impl EventLoop {
             }
             Check::Back => self.watch_again(RescanReason::Root),
         }
-        if !self.worker.root.is_watched() || self.scanner.is_scanning() {
-            return;
-        }
-        if !self.worker.may_infer() {
-            if self.worker.timers.is_survey_due(now) {
-                self.scanner.begin(&mut self.worker, RescanReason::Root);
-            }
+        if !self.worker.root.is_watched() {
             return;
         }
         let coverage = self.watch.coverage();
         self.worker.timers.set_polls(coverage.polls);
         self.worker.status.set_coverage(coverage);
-        if self
-            .worker
-            .timers
-            .take_rescan(now, &self.worker.config.repository)
-        {
+        if !self.worker.may_infer() {
+            if self.worker.timers.is_survey_due(now) && !self.scanner.is_scanning() {
+                self.scanner.begin(&mut self.worker, RescanReason::Root);
+            }
+            return;
+        }
+        self.worker.survey_mounts(now);
+        let repository = &self.worker.config.repository;
+        if !self.scanner.is_walking() && self.worker.timers.take_rescan(now, repository) {
             // It also sets the watches that are missing.
             let settings = watch_settings(&self.worker.config);
             self.watch.watch_everything(settings, RescanReason::Timer);
@@ -297,6 +298,7 @@ impl EventLoop {
         let size_changed = old.max_file_size != new.max_file_size;
         if layout_changed || size_changed {
             self.worker.observer = Observer::new(new.layout.clone(), new.max_file_size);
+            self.worker.mounts.doubt();
         }
         if layout_changed {
             info!("repository.layout changed; existing projects are recorded without events");

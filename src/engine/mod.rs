@@ -17,6 +17,7 @@
 //! - `timers`: the times of recurring tasks.
 //! - `phase`: the phase of the start, such as the first full scan.
 //! - [`root`]: checks whether the root is the recorded one.
+//! - `mounts`: whether the recorded file systems below the root are mounted.
 //! - [`status`]: the state that other threads may read.
 
 mod event_loop;
@@ -24,6 +25,7 @@ mod full_scan;
 mod gather;
 mod invalid_files;
 mod judge;
+pub(crate) mod mounts;
 pub(crate) mod phase;
 mod recorder;
 mod reported_files;

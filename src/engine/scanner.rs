@@ -27,6 +27,11 @@ impl Scanner {
         self.scan.is_some()
     }
 
+    /// Whether the watch thread's walk began that scan.
+    pub(super) fn is_walking(&self) -> bool {
+        self.scan.as_ref().is_some_and(|scan| scan.has_walked)
+    }
+
     /// The time of the next piece.
     pub(super) fn next(&self) -> Option<Moment> {
         self.scan.as_ref()?.next()

@@ -12,6 +12,7 @@ use super::Parts;
 use super::gather::{Gathered, Gatherer};
 use super::invalid_files::InvalidFiles;
 use super::judge::{Judgement, Routes, Rules, judge};
+use super::mounts::MountGuard;
 use super::phase::{Phase, Start};
 use super::recorder::Recorder;
 use super::reported_files::ReportedFiles;
@@ -22,8 +23,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::event::Origin;
 use crate::domain::project::{Problem, ProjectKey};
-use crate::domain::settle::{Agenda, Due};
+use crate::domain::settle::{Agenda, Due, Moment};
 use crate::observe::Observer;
+use crate::repository::Root;
 use crate::store::{Batch, MetaKey, StoreError};
 
 /// The parts of the engine that infer and record. Each part owns its state.
@@ -38,10 +40,13 @@ pub(super) struct Worker {
     /// The unusable entries outside any project, if they are not recorded yet.
     unusable: Option<Vec<Problem>>,
     pub root: RootGuard,
+    pub mounts: MountGuard,
     pub phase: Phase,
     pub timers: Timers,
     pub routes: Routes,
     pub recorder: Recorder,
+    /// Whether everything has to be compared, because other file systems are there.
+    pub compares_again: bool,
 }
 
 impl Worker {
@@ -61,6 +66,7 @@ impl Worker {
         }
         let mut root = RootGuard::new(repository.path.clone());
         root.remember(store.meta(MetaKey::RepositoryRoot)?);
+        let mounts = MountGuard::new(store.meta(MetaKey::Mounts)?);
         let invalid_files = InvalidFiles::recorded_before(store.problems(usize::MAX)?);
         parts.status.set_problems(invalid_files.count());
         Ok(Self {
@@ -70,12 +76,14 @@ impl Worker {
             invalid_files,
             unusable: None,
             root,
+            mounts,
             phase: Phase::Starting {
                 adopting: start.adopts,
             },
             timers: Timers::new(repository),
             routes: Routes::of(&parts.config),
             recorder: Recorder::new(parts.store, parts.queues, Arc::clone(&parts.status)),
+            compares_again: false,
             config: parts.config,
             clock: parts.clock,
             status: parts.status,
@@ -97,6 +105,9 @@ impl Worker {
             Ok(Some(root)) => root,
             Ok(None) | Err(_) => return self.doubt_root(&taken),
         };
+        if !self.check_mounts(&root) {
+            return self.put_back(&taken);
+        }
         let now = self.clock.now();
         let mut gathered = Gathered::default();
         let mut gatherer = Gatherer {
@@ -122,8 +133,8 @@ impl Worker {
             now,
         };
         let mut judgement = judge(&mut gathered, &rules);
-        // If the root was replaced or removed meanwhile, missing files prove nothing.
-        if !root.is_in_place() {
+        // If the root or a mount below it changed meanwhile, missing files prove nothing.
+        if !root.is_in_place() || self.mounts.has_changed() {
             gathered.put_back_reported(&mut self.reported);
             return self.doubt_root(&taken);
         }
@@ -134,6 +145,39 @@ impl Worker {
         } else {
             gathered.put_back_reported(&mut self.reported);
             self.put_back(&taken);
+        }
+    }
+
+    /// Checks the mounts below the root if they changed. Returns whether that succeeded.
+    fn check_mounts(&mut self, root: &Root) -> bool {
+        if !self.mounts.has_changed() {
+            return true;
+        }
+        let repository = &self.config.repository;
+        let (path, layout) = (&repository.path, &repository.layout);
+        let (store, is_adopting) = (self.recorder.store(), self.phase.is_adopting());
+        match self.mounts.check(root, path, layout, store, is_adopting) {
+            Ok(is_change) => {
+                self.observer.hide(self.mounts.hidden().clone());
+                self.compares_again |= is_change;
+                true
+            }
+            Err(error) => {
+                self.store_failed(&error);
+                false
+            }
+        }
+    }
+
+    /// Checks hidden file systems again, now and then: their projects may be restored.
+    pub(super) fn survey_mounts(&mut self, now: Moment) {
+        if self.mounts.hidden().is_empty() || !self.timers.is_survey_due(now) {
+            return;
+        }
+        self.timers.surveyed(now, &self.config.repository);
+        self.mounts.doubt();
+        if let Ok(Some(root)) = self.root.open() {
+            self.check_mounts(&root);
         }
     }
 
@@ -167,11 +211,18 @@ impl Worker {
     }
 
     /// Commits a batch. Returns whether that succeeded.
-    pub(super) fn commit(&mut self, batch: Batch) -> bool {
+    pub(super) fn commit(&mut self, mut batch: Batch) -> bool {
         let problems = batch.problems.clone();
+        let mounts = self.mounts.to_record();
+        batch
+            .meta
+            .extend(mounts.clone().map(|text| (MetaKey::Mounts, text)));
         if let Err(error) = self.recorder.commit(batch) {
             self.store_failed(&error);
             return false;
+        }
+        if let Some(text) = mounts {
+            self.mounts.remember(text);
         }
         if !problems.is_empty() {
             let now = self.clock.moment();
@@ -260,6 +311,14 @@ impl Worker {
 
     /// Records that a full scan has ended. Returns whether that succeeded.
     pub(super) fn record_scan(&mut self) -> bool {
+        // Mounts that came while no project changed are recorded too.
+        let is_checked = match self.root.open() {
+            Ok(Some(root)) => self.check_mounts(&root),
+            Ok(None) | Err(_) => false,
+        };
+        if !is_checked {
+            return false;
+        }
         let now = self.clock.now();
         let mut batch = Batch::new(now);
         let identity = self.root.identity_to_record();

@@ -15,6 +15,7 @@ mod project;
 mod reported;
 mod unchanged;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -58,6 +59,8 @@ pub(crate) struct Observer {
     max_file_size: u64,
     owners: OwnerNames,
     inodes: Inodes,
+    /// The paths that cannot be observed although they may seem empty, with the reason.
+    hidden: BTreeMap<String, String>,
 }
 
 impl Observer {
@@ -68,7 +71,23 @@ impl Observer {
             max_file_size,
             owners: OwnerNames::system(),
             inodes: Inodes::Stable,
+            hidden: BTreeMap::new(),
         }
+    }
+
+    /// Sets the paths that cannot be observed, because their file system is not there.
+    pub(crate) fn hide(&mut self, hidden: BTreeMap<String, String>) {
+        self.hidden = hidden;
+    }
+
+    /// The hidden path at or above this one, with the reason.
+    fn hidden_at(&self, path: &str) -> Option<(&str, &str)> {
+        let mut hidden = self.hidden.iter();
+        let found = hidden.find(|(above, _)| {
+            let rest = path.strip_prefix(above.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        found.map(|(above, reason)| (above.as_str(), reason.as_str()))
     }
 
     /// Whether inode numbers tell files apart, as far as this observer has seen.

@@ -105,6 +105,9 @@ impl Observer {
             seen: ObservedProject::default(),
         };
         if let Some((path, cursor)) = home {
+            if walk.is_hidden(&path, &cursor) {
+                return walk.seen;
+            }
             match walk.open_home(&path) {
                 Ok(Some(directory)) => {
                     walk.copies_then_definition(&directory, &path, &cursor);
@@ -278,6 +281,9 @@ impl ProjectWalk<'_> {
         cursor: &Cursor,
         expected: bool,
     ) {
+        if cursor.leads_on() && self.is_hidden(path, cursor) {
+            return;
+        }
         let stat = match self.look_up(parent, path, name, expected) {
             Ok(Some(stat)) => stat,
             Ok(None) => return self.note_directory(path, None),
@@ -422,6 +428,17 @@ impl ProjectWalk<'_> {
             }
             _ => self.blind(path, cursor, error),
         }
+    }
+
+    /// Whether a path is hidden. It is noted as unreadable then.
+    fn is_hidden(&mut self, path: &str, cursor: &Cursor) -> bool {
+        let hidden = self.observer.hidden_at(path);
+        let hidden = hidden.map(|(above, reason)| problem(above, reason, true));
+        let is_hidden = hidden.is_some();
+        if let Some(problem) = hidden {
+            self.note_blind(problem, cursor);
+        }
+        is_hidden
     }
 
     fn blind(&mut self, path: &str, cursor: &Cursor, error: &io::Error) {

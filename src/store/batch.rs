@@ -115,6 +115,8 @@ pub enum MetaKey {
     RepositoryRoot,
     /// The path templates that were configured when the record was made.
     Layout,
+    /// The file systems that are mounted below the repository's root.
+    Mounts,
 }
 
 impl MetaKey {
@@ -124,6 +126,7 @@ impl MetaKey {
             MetaKey::FirstStart => "first-start",
             MetaKey::RepositoryRoot => "repository-root",
             MetaKey::Layout => "layout",
+            MetaKey::Mounts => "mounts",
         }
     }
 }

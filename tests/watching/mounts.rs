@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::common::{
-    Daemon, Endpoint, Home, Settings, on_both_backends, skip, succeeds, wait_until, xml,
+    Daemon, Endpoint, Home, Settings, on_both_backends, skip, sorted, succeeds, wait_until, xml,
 };
 use super::properties::assert_watched;
 use super::{add_project, coverage, home_with_projects};
@@ -13,6 +13,9 @@ use super::{add_project, coverage, home_with_projects};
 on_both_backends!(
     a_mount_over_a_watched_directory_is_watched_at_once,
     a_directory_at_two_paths_is_watched_at_one_and_scanned_at_the_other,
+    projects_on_an_unmounted_file_system_are_kept,
+    projects_under_another_mount_are_kept,
+    projects_of_a_removed_mount_point_are_deleted,
     a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer,
 );
 
@@ -74,15 +77,17 @@ fn a_mount_over_a_watched_directory_is_watched_at_once(backend: &str) {
     let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 2);
     let daemon = home.start();
     for round in 0..3 {
-        let organization = ["sales", "hr", "sales/p0"][round];
+        let organization = ["ops", "hr", "ops"][round];
         fs::create_dir_all(home.at(organization)).unwrap();
         assert_watched(&home, &daemon, test);
         let mounted = Mount::new(&["-t", "tmpfs", "tmpfs"], home.at(organization)).unwrap();
         assert_watched(&home, &daemon, test);
-        let project = ["sales/new", "hr/new", "sales/p0"][round];
+        let project = ["ops/a", "hr/b", "ops/c"][round];
         add_project(&home, project, 70 + round);
         daemon.fence();
         expect_snapshot(&home, &daemon, project, &format!("mounted-{round}"));
+        home.remove_all(project);
+        daemon.wait_message("Project Delete and Unpublish", round + 1);
         drop(mounted);
         assert_watched(&home, &daemon, test);
         expect_snapshot(&home, &daemon, "sales/p1", &format!("unmounted-{round}"));
@@ -174,5 +179,110 @@ fn a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer(backend: &str) {
     drop(mounted);
     wait_until("no scans", || {
         (coverage(&home)["polls"] == false).then_some(())
+    });
+}
+
+/// A disk with three projects, mounted at an organization beside one that is not.
+fn with_a_disk(backend: &str, test: &str, then: impl FnOnce(&Home, &[&str])) {
+    if !own_mounts(test) {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint)
+        .watch(backend)
+        .repository("poll_interval: 200ms");
+    let home = home_with_projects(&settings, 4);
+    let disk = home.beside("disk");
+    for number in 0..3 {
+        let content = xml("d", &format!("disk-{number}"), "one");
+        super::common::write(&disk.join(format!("d{number}/project.xml")), &content);
+        super::common::write(&disk.join(format!("d{number}/snapshots/v1.xml")), &content);
+    }
+    fs::create_dir(home.at("disk")).unwrap();
+    then(&home, &["--bind", disk.to_str().unwrap()]);
+}
+
+/// Waits until `status` lists the projects that are kept.
+fn wait_kept(home: &Home, reason: &str) {
+    wait_until("the kept projects", || {
+        let listed = home.json(&["status"])["incomplete"].to_string();
+        listed.contains(reason).then_some(())
+    });
+}
+
+fn projects_on_an_unmounted_file_system_are_kept(backend: &str) {
+    let test = "projects_on_an_unmounted_file_system_are_kept";
+    with_a_disk(backend, test, |home, disk| {
+        let mounted = Mount::new(disk, home.at("disk")).unwrap();
+        let daemon = home.start();
+        drop(mounted);
+        wait_kept(home, "its file system is not mounted");
+        daemon.fence();
+        // Other projects go on, and removals in them count.
+        home.remove_all("sales/p3");
+        daemon.wait_message("Project Delete and Unpublish", 1);
+        assert_eq!(daemon.events().len(), 2);
+        assert!(daemon.terminate().success());
+        // Nor is it a removal for the next start.
+        let scanned = home.json(&["scan"]).to_string();
+        assert!(!scanned.contains("project-delete"), "{scanned}");
+        let daemon = home.start();
+        daemon.fence();
+        wait_kept(home, "its file system is not mounted");
+        assert_eq!(daemon.events(), [""; 0]);
+        let mounted = Mount::new(disk, home.at("disk")).unwrap();
+        wait_until("nothing kept", || {
+            let listed = home.json(&["status"])["incomplete"].to_string();
+            (listed == "[]").then_some(())
+        });
+        expect_snapshot(home, &daemon, "disk/d1", "later");
+        home.remove_all("disk/d2");
+        daemon.wait_message("Project Delete", 1);
+        daemon.fence();
+        let expected = ["Snapshot Create disk/d1", "Project Delete disk/d2"];
+        assert_eq!(daemon.events(), expected);
+        drop(mounted);
+    });
+}
+
+fn projects_under_another_mount_are_kept(backend: &str) {
+    let test = "projects_under_another_mount_are_kept";
+    with_a_disk(backend, test, |home, _| {
+        let daemon = home.start();
+        let empty = Mount::new(&["-t", "tmpfs", "tmpfs"], home.at("sales")).unwrap();
+        wait_kept(home, "another file system is mounted there");
+        add_project(home, "sales/other", 99);
+        daemon.fence();
+        assert_eq!(daemon.events(), [""; 0]);
+        drop(empty);
+        daemon.fence();
+        expect_snapshot(home, &daemon, "sales/p0", "later");
+        // One over a directory of a project hides that directory alone.
+        let empty = Mount::new(&["-t", "tmpfs", "tmpfs"], home.at("sales/p0/snapshots")).unwrap();
+        wait_kept(home, "sales/p0/snapshots");
+        daemon.fence();
+        assert_eq!(daemon.events(), ["Snapshot Create sales/p0"]);
+        drop(empty);
+        wait_until("nothing kept", || {
+            let listed = home.json(&["status"])["incomplete"].to_string();
+            (listed == "[]").then_some(())
+        });
+        daemon.fence();
+        assert_eq!(daemon.events(), ["Snapshot Create sales/p0"]);
+    });
+}
+
+fn projects_of_a_removed_mount_point_are_deleted(backend: &str) {
+    let test = "projects_of_a_removed_mount_point_are_deleted";
+    with_a_disk(backend, test, |home, disk| {
+        let mounted = Mount::new(disk, home.at("disk")).unwrap();
+        let daemon = home.start();
+        drop(mounted);
+        wait_kept(home, "its file system is not mounted");
+        fs::remove_dir(home.at("disk")).unwrap();
+        daemon.wait_message("Project Delete", 3);
+        daemon.fence();
+        let expected = [0, 1, 2].map(|number| format!("Project Delete disk/d{number}"));
+        assert_eq!(sorted(daemon.events()), expected);
     });
 }

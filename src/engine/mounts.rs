@@ -1,0 +1,252 @@
+//! Guards the file systems that are mounted below the root, as `root` guards the root itself.
+//!
+//! Constraint: an unmounted file system is not a removal. Where a recorded file system is missing,
+//! or one is mounted over recorded projects, nothing is inferred until at least half of the
+//! recorded projects there have files. A recorded mount point that is removed is forgotten, with
+//! which its projects count as removed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tracing::{info, warn};
+
+use crate::domain::project::ProjectKey;
+use crate::layout::Layout;
+use crate::mounts::{MountList, Mounts};
+use crate::repository::Root;
+use crate::store::{Store, StoreError};
+
+/// The number of recorded projects that a survey reads from the store at a time.
+const SURVEYED_AT_ONCE: usize = 256;
+
+/// The reason of a path whose file system is missing.
+const MISSING: &str = "its file system is not mounted";
+
+/// The file systems below the root.
+#[derive(Debug, Default)]
+pub(crate) struct MountGuard {
+    list: MountList,
+    /// Whether the mounts were checked since they changed.
+    is_current: bool,
+    /// The identities of the mounted directories that are trusted, by their paths below the root.
+    known: BTreeMap<String, String>,
+    /// The recorded text of these.
+    recorded: String,
+    /// The paths where nothing is inferred, with the reason.
+    hidden: BTreeMap<String, String>,
+}
+
+impl MountGuard {
+    /// A guard for the recorded mounts.
+    pub(crate) fn new(recorded: Option<String>) -> Self {
+        let recorded = recorded.unwrap_or_default();
+        let known = recorded.lines().filter_map(|line| line.split_once('\t'));
+        Self {
+            known: known
+                .map(|(identity, path)| (path.to_owned(), identity.to_owned()))
+                .collect(),
+            recorded,
+            ..Self::default()
+        }
+    }
+
+    /// The text to record, unless it is recorded already.
+    pub(super) fn to_record(&self) -> Option<String> {
+        let lines = self.known.iter();
+        let text: String = lines
+            .map(|(path, identity)| format!("{identity}\t{path}\n"))
+            .collect();
+        (text != self.recorded).then_some(text)
+    }
+
+    pub(super) fn remember(&mut self, recorded: String) {
+        self.recorded = recorded;
+    }
+
+    /// The paths where nothing is inferred, with the reason.
+    pub(super) fn hidden(&self) -> &BTreeMap<String, String> {
+        &self.hidden
+    }
+
+    /// The recorded mounts that are missing or another one, with the reason.
+    pub(crate) fn missing(&self, root: &Path) -> BTreeMap<String, String> {
+        let missing = self
+            .known
+            .iter()
+            .filter(|(path, known)| identity(&root.join(path)).as_ref() != Some(*known));
+        missing
+            .map(|(path, _)| (path.clone(), MISSING.to_owned()))
+            .collect()
+    }
+
+    /// Whether the mounts changed since they were checked.
+    pub(super) fn has_changed(&mut self) -> bool {
+        if self.list.has_changed() {
+            self.is_current = false;
+        }
+        !self.is_current
+    }
+
+    /// Checks the mounts again, because hidden ones may be trusted by now.
+    pub(super) fn doubt(&mut self) {
+        self.is_current = false;
+    }
+
+    /// Decides where nothing is inferred. Returns whether that changed.
+    ///
+    /// An adopting scan trusts every file system.
+    pub(super) fn check(
+        &mut self,
+        root: &Root,
+        path: &Path,
+        layout: &Layout,
+        store: &Store,
+        is_adopting: bool,
+    ) -> Result<bool, StoreError> {
+        let Some(mounts) = self.list.read(path) else {
+            // Without a list, what is known has to be there.
+            return self.judge(root, path, &Mounts::default(), layout, store, is_adopting);
+        };
+        self.is_current = true;
+        self.judge(root, path, &mounts, layout, store, is_adopting)
+            .inspect_err(|_| self.is_current = false)
+    }
+
+    fn judge(
+        &mut self,
+        root: &Root,
+        root_path: &Path,
+        mounts: &Mounts,
+        layout: &Layout,
+        store: &Store,
+        is_adopting: bool,
+    ) -> Result<bool, StoreError> {
+        let matters = |path: &&String| layout.at(path).is_some_and(|cursor| cursor.leads_on());
+        let found: BTreeMap<String, String> = mounts
+            .below
+            .keys()
+            .filter(matters)
+            .filter_map(|path| Some((path.clone(), identity(&root_path.join(path))?)))
+            .collect();
+        self.follow_moves(root_path, &found);
+        let mut paths: Vec<String> = self.known.keys().chain(found.keys()).cloned().collect();
+        paths.sort_unstable();
+        paths.dedup();
+        let mut hidden: BTreeMap<String, String> = BTreeMap::new();
+        for path in paths {
+            let now = identity(&root_path.join(&path));
+            if now.is_some() && self.known.get(&path) == now.as_ref() {
+                continue;
+            }
+            if hidden.keys().any(|above| is_below(&path, above)) {
+                continue;
+            }
+            let mounted = found.get(&path);
+            if mounted.is_none() && self.is_removed(root, &path, mounts) {
+                info!("{path} is not a mount point any more; its projects count as removed");
+                self.known.remove(&path);
+                continue;
+            }
+            let (n_found, n_recorded) = survey(root, &path, layout, store)?;
+            if is_adopting || n_found.saturating_mul(2) >= n_recorded {
+                match mounted {
+                    Some(identity) => self.known.insert(path, identity.clone()),
+                    None => self.known.remove(&path),
+                };
+                continue;
+            }
+            let what = match mounted {
+                Some(_) => "another file system is mounted there",
+                None => MISSING,
+            };
+            let reason = format!("{what}; only {n_found} of {n_recorded} projects have files");
+            hidden.insert(path, reason);
+        }
+        for (path, reason) in &hidden {
+            if self.hidden.get(path) != Some(reason) {
+                warn!(
+                    "{path}: {reason}. Its projects are kept as they are until it is mounted \
+                     again, or the mount point is removed"
+                );
+            }
+        }
+        for path in self
+            .hidden
+            .keys()
+            .filter(|path| !hidden.contains_key(*path))
+        {
+            info!("{path}: its projects are compared again");
+        }
+        let is_change = self.hidden != hidden;
+        self.hidden = hidden;
+        Ok(is_change)
+    }
+
+    /// Notes the new paths of mounts whose directories were moved.
+    fn follow_moves(&mut self, root: &Path, found: &BTreeMap<String, String>) {
+        for (path, identity_now) in found {
+            if self.known.contains_key(path) {
+                continue;
+            }
+            let before = self.known.iter().find(|(old, known)| {
+                *known == identity_now && identity(&root.join(old)).as_ref() != Some(*known)
+            });
+            if let Some(before) = before.map(|(old, _)| old.clone()) {
+                self.known.remove(&before);
+                self.known.insert(path.clone(), identity_now.clone());
+            }
+        }
+    }
+
+    /// Whether somebody removed a mount point. An automounter does so by itself.
+    fn is_removed(&self, root: &Root, path: &str, mounts: &Mounts) -> bool {
+        let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+        let parent = match above {
+            "" => mounts.above.as_ref(),
+            above => mounts.below.get(above),
+        };
+        let is_automount = parent.is_some_and(|mount| mount.file_system == "autofs");
+        let is_gone = root
+            .open_directory(path)
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        is_gone && !is_automount
+    }
+}
+
+/// The identity of the directory at a path, as text.
+fn identity(path: &Path) -> Option<String> {
+    let identity = Root::identity_at(path).ok()?;
+    Some(identity.to_string())
+}
+
+fn is_below(path: &str, above: &str) -> bool {
+    path.strip_prefix(above)
+        .is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Counts the projects with recorded files at or below a path, and those of them that have one.
+fn survey(
+    root: &Root,
+    path: &str,
+    layout: &Layout,
+    store: &Store,
+) -> Result<(usize, usize), StoreError> {
+    let is_near = |key: &ProjectKey| match layout.directory_of(key) {
+        Some((home, _)) => home == path || is_below(&home, path) || is_below(path, &home),
+        None => true,
+    };
+    let keys: Vec<ProjectKey> = store.keys()?.into_iter().filter(is_near).collect();
+    let (mut n_found, mut n_recorded) = (0, 0);
+    for keys in keys.chunks(SURVEYED_AT_ONCE) {
+        for files in store.recorded_many(keys)? {
+            let mut below = files.files().filter(|file| is_below(&file.path, path));
+            let Some(first) = below.next() else { continue };
+            n_recorded += 1;
+            let has_a_file = std::iter::once(first)
+                .chain(below)
+                .any(|file| root.open_file(&file.path).is_ok());
+            n_found += usize::from(has_a_file);
+        }
+    }
+    Ok((n_found, n_recorded))
+}
