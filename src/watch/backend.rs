@@ -3,6 +3,7 @@
 //! Constraint: a backend makes no decisions. It watches the directories that the walk passes to it,
 //! and returns reports in the order of the changes.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -40,6 +41,11 @@ pub(super) trait Backend: Send {
 
     /// Watches a directory. The caller passes a parent before its children.
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError>;
+
+    /// Forgets the directories in a watched one that are none of these.
+    ///
+    /// A directory that moved to another depth may have children that the layout does not want there.
+    fn retain(&mut self, directory: Directory<'_>, node: Node, names: &BTreeSet<&str>);
 
     /// Returns the next report, if any. Does not wait.
     fn next(&mut self) -> Option<Report>;

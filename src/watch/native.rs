@@ -3,7 +3,7 @@
 //! Constraint: see `watch`. Watches belong to directories, not to paths (`tree`). So a renamed
 //! directory keeps its watches, and a walk after an overflow keeps all watches that are still right.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -194,6 +194,10 @@ impl Backend for Native {
             Err(Errno::NOSPC) => Err(WatchError::Limit),
             Err(error) => Err(WatchError::Other(error.into())),
         }
+    }
+
+    fn retain(&mut self, _directory: Directory<'_>, node: Node, names: &BTreeSet<&str>) {
+        self.tree.retain(node, names);
     }
 
     fn next(&mut self) -> Option<Report> {

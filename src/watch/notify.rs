@@ -5,7 +5,7 @@
 //! path, and replaces the watch if the path leads to another directory. After an overflow too many
 //! paths may be wrong, so the next walk starts with a new watcher.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -91,6 +91,12 @@ impl Notify {
     fn translate(&mut self, event: &Event) {
         if event.info() == Some("unmount") {
             self.queue.push_back(Report::Unmounted);
+        }
+        // A directory reports its own move too, by a path that may be another directory's by now. Its
+        // parent reports it in order.
+        let is_rename_away = event.kind == EventKind::Modify(ModifyKind::Name(RenameMode::From));
+        if cfg!(target_os = "linux") && is_rename_away && event.tracker().is_none() {
+            return;
         }
         for path in &event.paths {
             let Some((kind, is_directory)) = change_of(&event.kind, path) else {
@@ -312,6 +318,23 @@ impl Backend for Notify {
                 ErrorKind::Io(error) => Err(WatchError::Other(error)),
                 _ => Err(WatchError::Other(io::Error::other(error))),
             },
+        }
+    }
+
+    fn retain(&mut self, directory: Directory<'_>, _node: Node, names: &BTreeSet<&str>) {
+        let above = match directory.path {
+            "" => String::new(),
+            path => format!("{path}/"),
+        };
+        let below = self.watched.range(above.clone()..);
+        let below = below.map_while(|(path, _)| path.strip_prefix(&above));
+        let others: BTreeSet<String> = below
+            .filter_map(|rest| rest.split('/').next())
+            .filter(|name| !name.is_empty() && !names.contains(name))
+            .map(|name| format!("{above}{name}"))
+            .collect();
+        for path in others {
+            self.forget(&path);
         }
     }
 

@@ -9,7 +9,7 @@
 //! until all reports are read. If a report shows its new parent, it keeps its watches. Otherwise they
 //! are removed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::backend::{ABOVE, NOWHERE, Node as Wd};
@@ -123,6 +123,20 @@ impl Tree {
             path = join(&path, name);
         }
         Some(path)
+    }
+
+    /// Makes the directories in another one orphans that have none of these names.
+    pub(super) fn retain(&mut self, parent: Wd, names: &BTreeSet<&str>) {
+        let first = (parent, Arc::from(""));
+        let children = self.children.range(first..);
+        let others: Vec<Arc<str>> = children
+            .take_while(|((of, _), _)| *of == parent)
+            .filter(|((_, name), _)| !names.contains(&**name))
+            .map(|((_, name), _)| Arc::clone(name))
+            .collect();
+        for name in others {
+            self.detach(parent, &name);
+        }
     }
 
     /// Makes a directory that was moved away from its parent an orphan.

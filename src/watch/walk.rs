@@ -144,6 +144,15 @@ impl Thread {
             files,
             mut problems,
         } = self.list(directory, cursor);
+        // A walk over everything finds these at its end.
+        if let Some(backend) = &mut self.backend
+            && self.walk.is_none()
+            && node != NOWHERE
+            && !self.gaps.contains(directory.path)
+        {
+            let names = directories.iter().map(|(name, _)| name.as_str());
+            backend.retain(directory, node, &names.collect());
+        }
         if let Some(cause) = cause {
             self.report_new(directory.path, cursor, &files, cause);
         }
