@@ -1,7 +1,7 @@
 //! Directories that no watch can be set on, and those that it can be set on later.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 
 use serde_json::Value;
 
@@ -66,8 +66,11 @@ fn an_unreadable_directory_is_listed_once_while_it_is_there(backend: &str) {
     };
     let daemon = Daemon::launch(&home, command);
     daemon.wait_ready();
-    fs::create_dir(home.at("sales/later")).unwrap();
-    mode(&home, "sales/later", 0o000);
+    // It is never readable.
+    fs::DirBuilder::new()
+        .mode(0o000)
+        .create(home.at("sales/later"))
+        .unwrap();
     let count = |listed: &Value, path: &str| {
         let listed = listed["incomplete"].as_array().unwrap();
         listed.iter().filter(|one| one["path"] == path).count()
