@@ -216,7 +216,7 @@ impl MountGuard {
 /// The identity of the directory at a path, as text.
 fn identity(path: &Path) -> Option<String> {
     let identity = Root::identity_at(path).ok()?;
-    Some(identity.to_string())
+    Some(identity.to_record())
 }
 
 fn is_below(path: &str, above: &str) -> bool {
