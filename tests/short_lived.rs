@@ -14,6 +14,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use common::{Daemon, Endpoint, Home, Settings, on_both_backends, sorted, wait_until, xml};
@@ -29,6 +30,7 @@ on_both_backends!(
     a_snapshot_that_is_moved_out_of_its_project_while_the_engine_is_busy_was_one,
     a_short_lived_file_during_a_pending_replacement_comes_after_it,
     a_save_through_a_temporary_file_that_takes_long_is_no_event,
+    a_snapshot_that_is_written_under_a_hidden_name_is_one_event,
 );
 
 /// Writes a snapshot for each number and removes it 50 ms later, from four writers at once.
@@ -188,4 +190,39 @@ fn a_save_through_a_temporary_file_that_takes_long_is_no_event(backend: &str) {
     home.rename("sales/orders/project.xml.tmp", "sales/orders/project.xml");
     daemon.fence();
     assert_eq!(daemon.events(), [""; 0]);
+}
+
+/// Saves snapshots by write, fsync and rename, before or after the close, with a hidden temporary name.
+const SAVER: &str = "
+import os, sys, tempfile
+directory, content, closes_first = sys.argv[1:]
+for number in range(20):
+    with tempfile.NamedTemporaryFile(
+        'w', prefix='.', suffix='.xml', dir=directory, delete=False
+    ) as file:
+        file.write(content.replace('NUMBER', str(number)))
+        file.flush()
+        os.fsync(file.fileno())
+        if closes_first == 'yes':
+            file.close()
+        os.replace(file.name, os.path.join(directory, f'v{number}.xml'))
+";
+
+fn a_snapshot_that_is_written_under_a_hidden_name_is_one_event(backend: &str) {
+    for closes_first in ["no", "yes"] {
+        let endpoint = Endpoint::new();
+        let home = Home::new(&Settings::all_to(&endpoint).watch(backend));
+        home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+        home.write("sales/orders/snapshots/v.xml", &xml("Orders", "e-1", "one"));
+        let daemon = home.start();
+        let status = Command::new("python3")
+            .args(["-c", SAVER])
+            .arg(home.at("sales/orders/snapshots"))
+            .args([&xml("Orders", "e-1", "NUMBER"), closes_first])
+            .status();
+        assert!(status.unwrap().success());
+        daemon.fence();
+        let wanted = sorted((0..20).map(|number| format!("v{number}")));
+        assert_eq!(snapshots(&daemon, &endpoint), wanted);
+    }
 }
