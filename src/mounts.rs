@@ -101,6 +101,12 @@ impl Mounts {
         mounts
     }
 
+    /// Whether a mount of an earlier list is not in this one, at any path.
+    pub(crate) fn lacks_one_of(&self, earlier: &Self) -> bool {
+        let mut earlier = earlier.below.values();
+        earlier.any(|mount| !self.below.values().any(|now| now == mount))
+    }
+
     /// The paths at which another file system is mounted than in an earlier list, or none.
     pub(crate) fn changed_since(&self, earlier: &Self) -> Vec<String> {
         let mut paths: Vec<&String> = self.below.keys().chain(earlier.below.keys()).collect();

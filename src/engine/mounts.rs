@@ -80,8 +80,17 @@ impl MountGuard {
     }
 
     /// Whether the mounts changed since they were checked.
-    pub(super) fn has_changed(&mut self) -> bool {
-        if self.list.has_changed() {
+    ///
+    /// The list does not tell that a directory above a mount was renamed.
+    pub(super) fn has_changed(&mut self, root: &Path) -> bool {
+        let is_hidden = |path: &str| {
+            let mut hidden = self.hidden.keys();
+            hidden.any(|above| path == above || is_below(path, above))
+        };
+        let is_moved = self.known.iter().any(|(path, known)| {
+            !is_hidden(path) && identity(&root.join(path)).as_ref() != Some(known)
+        });
+        if is_moved || self.list.has_changed() {
             self.is_current = false;
         }
         !self.is_current

@@ -134,7 +134,7 @@ impl Worker {
         };
         let mut judgement = judge(&mut gathered, &rules);
         // If the root or a mount below it changed meanwhile, missing files prove nothing.
-        if !root.is_in_place() || self.mounts.has_changed() {
+        if !root.is_in_place() || self.mounts.has_changed(&self.config.repository.path) {
             gathered.put_back_reported(&mut self.reported);
             return self.doubt_root(&taken);
         }
@@ -150,10 +150,10 @@ impl Worker {
 
     /// Checks the mounts below the root if they changed. Returns whether that succeeded.
     fn check_mounts(&mut self, root: &Root) -> bool {
-        if !self.mounts.has_changed() {
+        let repository = &self.config.repository;
+        if !self.mounts.has_changed(&repository.path) {
             return true;
         }
-        let repository = &self.config.repository;
         let (path, layout) = (&repository.path, &repository.layout);
         let (store, is_adopting) = (self.recorder.store(), self.phase.is_adopting());
         match self.mounts.check(root, path, layout, store, is_adopting) {

@@ -265,7 +265,9 @@ impl Backend for Notify {
     }
 
     fn forget(&mut self, path: &str) {
-        let taken = self.take_below(path);
+        let mut taken = self.take_below(path);
+        // notify may know it although this backend does not.
+        taken.push(path.to_owned());
         self.release(&taken);
     }
 

@@ -93,6 +93,7 @@ impl Thread {
             debug!("a file system was mounted or unmounted at or above the root");
             return self.walk_everything(RescanReason::Root);
         }
+        let has_unmounted = now.lacks_one_of(&before);
         let mut changed = now.changed_since(&before);
         if is_stale {
             changed.extend(now.below.keys().cloned());
@@ -104,6 +105,11 @@ impl Thread {
         }
         // A directory that was mounted at two paths may now be mounted at only one.
         self.retry_gaps();
+        if has_unmounted {
+            // Its path may be an earlier one: renaming a directory above a mount is no change of the
+            // list.
+            self.walk_everything(RescanReason::Timer);
+        }
     }
 
     /// Watches all directories at and below a path again.
@@ -150,6 +156,9 @@ impl Thread {
                 None
             }
             Err(error) => {
+                if let Some(backend) = &mut self.backend {
+                    backend.forget(path);
+                }
                 let errno = Errno::from_io_error(&error);
                 self.gaps.cannot_watch(path, Gap::Failed(error));
                 errno

@@ -299,6 +299,9 @@ impl Thread {
                         is_gone: false,
                     });
                 }
+                if let Some(backend) = &mut self.backend {
+                    backend.forget(path);
+                }
                 self.gaps.cannot_watch(path, Gap::Failed(error));
                 self.reporter.plain(path, cursor, cause);
                 true

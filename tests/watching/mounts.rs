@@ -16,6 +16,7 @@ on_both_backends!(
     projects_on_an_unmounted_file_system_are_kept,
     projects_under_another_mount_are_kept,
     projects_of_a_removed_mount_point_are_deleted,
+    a_mount_below_a_renamed_directory_is_the_same_mount,
     a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer,
 );
 
@@ -284,5 +285,32 @@ fn projects_of_a_removed_mount_point_are_deleted(backend: &str) {
         daemon.fence();
         let expected = [0, 1, 2].map(|number| format!("Project Delete disk/d{number}"));
         assert_eq!(sorted(daemon.events()), expected);
+    });
+}
+
+fn a_mount_below_a_renamed_directory_is_the_same_mount(backend: &str) {
+    let test = "a_mount_below_a_renamed_directory_is_the_same_mount";
+    with_a_disk(backend, test, |home, _| {
+        // The snapshots are on a file system of their own.
+        fs::create_dir(home.beside("snapshots")).unwrap();
+        let from = home.beside("snapshots");
+        let bind = ["--bind", from.to_str().unwrap()];
+        let content = xml("p", "e0", "of the mount");
+        super::common::write(&from.join("m1.xml"), &content);
+        let mounted = Mount::new(&bind, home.at("sales/p0/snapshots")).unwrap();
+        let daemon = home.start();
+        // The list of mounts does not change.
+        home.rename("sales/p0", "sales/q0");
+        expect_snapshot(home, &daemon, "sales/q0", "m2");
+        assert_watched(home, &daemon, test);
+        drop(mounted);
+        assert!(succeeds(
+            "umount",
+            &["-l", home.at("sales/q0/snapshots").to_str().unwrap()]
+        ));
+        wait_kept(home, "its file system is not mounted");
+        assert_watched(home, &daemon, test);
+        daemon.fence();
+        assert_eq!(daemon.events(), ["Snapshot Create sales/q0"]);
     });
 }
