@@ -1,24 +1,25 @@
-//! Rules for one delivery: its states, and the verdict that follows an attempt.
+//! The rules for one delivery: its states, and the verdict after an attempt.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// The most of an answer's body that is read and kept, in bytes.
+/// The maximum number of bytes of an answer's body that are read and stored.
 pub const ANSWER_MAX: usize = 16 * 1024;
 
 /// The state of a delivery.
 ///
-/// "In flight" is no state: a claim is a lease held in memory, and a restart drops it.
+/// There is no state for a delivery that is being sent. A claim is a lease in memory, and a restart
+/// drops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Its first or next attempt is still to come.
+    /// The first or next attempt is not made yet.
     Pending,
     /// The receiver answered 2xx.
     Delivered,
-    /// The last attempt of the schedule failed. Kept, listed, can be redelivered.
+    /// The last attempt of the schedule failed. An operator can redeliver it.
     Dead,
-    /// An operator cancelled it.
+    /// An operator cancelled the delivery.
     Cancelled,
 }
 
@@ -31,7 +32,7 @@ impl State {
         State::Cancelled,
     ];
 
-    /// The word in listings and the store.
+    /// The word for it in listings and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             State::Pending => "pending",
@@ -41,7 +42,7 @@ impl State {
         }
     }
 
-    /// The state that [`State::as_str`] names.
+    /// Parses a word of [`State::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
@@ -50,36 +51,36 @@ impl State {
 /// The result of one attempt, as [`crate::webhook::answer`] derives it from the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The receiver took the callback.
+    /// The receiver accepted the callback (2xx).
     Accepted,
-    /// The receiver wants no more callbacks.
+    /// The receiver wants no more callbacks (410).
     Gone,
-    /// The receiver did not take the callback, or there was no answer.
+    /// The receiver did not accept the callback, or there was no answer.
     Failed {
-        /// Whose failure it is.
+        /// Whether the endpoint or only this delivery failed.
         cause: FailureCause,
-        /// The wait that the receiver asked for, counted from its answer.
+        /// The wait that the receiver requested (Retry-After), counted from its answer.
         retry_after: Option<Duration>,
     },
 }
 
-/// Whose failure a failed attempt is.
+/// Whether the endpoint or only one delivery failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureCause {
-    /// The endpoint's own: other deliveries to it would fail as well.
+    /// The endpoint failed, so other deliveries to it would fail as well.
     Endpoint,
-    /// This delivery's: the endpoint works and refused it.
+    /// The endpoint works, but rejected this delivery.
     Delivery,
 }
 
 impl Outcome {
-    /// There was no answer, or one of a failing endpoint without a Retry-After.
+    /// The outcome without an answer, or with a failure of the endpoint without Retry-After.
     pub const NO_ANSWER: Outcome = Outcome::Failed {
         cause: FailureCause::Endpoint,
         retry_after: None,
     };
 
-    /// Whether the attempt failed and the failure is the endpoint's own.
+    /// Whether the attempt failed because the endpoint failed.
     pub const fn is_endpoint_failure(self) -> bool {
         matches!(
             self,
@@ -94,15 +95,15 @@ impl Outcome {
 /// The next step of a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The delivery is done.
+    /// The delivery is delivered.
     Delivered,
-    /// Retry by the schedule, not before this time. New settings make it due at once.
+    /// Retry at this time or later, by the schedule. Changed settings make the delivery due at once.
     Retry(Timestamp),
-    /// Retry as the receiver asked, not before this time. New settings do not change it.
+    /// Retry at this time or later, as the receiver requested. Changed settings do not change that.
     RetryAsAsked(Timestamp),
     /// The last attempt of the schedule failed.
     Dead,
-    /// Switch the webhook off. The delivery stays pending until it is on again.
+    /// Switch the webhook off. The delivery stays pending until the webhook is on again.
     SwitchOff,
 }
 
@@ -116,9 +117,9 @@ impl Verdict {
     }
 }
 
-/// The longest Retry-After that is obeyed: one day, the last step of the default schedule.
+/// The maximum wait by Retry-After: one day, the last delay of the default schedule.
 ///
-/// A receiver that asks for a year cannot hold a delivery that long.
+/// Without this limit, a receiver could postpone a delivery by a year.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The largest jitter, as a fraction of the delay.
@@ -128,8 +129,8 @@ pub const JITTER: f64 = 0.1;
 
 /// Returns the verdict on attempt number `attempt` (from 1), which ended with `outcome` at `now`.
 ///
-/// `schedule` holds the delay before each attempt: its first entry is the delay before attempt 1,
-/// its length the number of attempts. The caller draws `jitter` from 0 to 1.
+/// `schedule` has the delay before each attempt. Its first entry is the delay before attempt 1, and
+/// its length is the number of attempts. `jitter` is a random number from 0 to 1.
 pub fn next(
     schedule: &[Duration],
     attempt: u32,

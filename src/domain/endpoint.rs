@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use super::delivery::{self, Outcome, Verdict};
 use super::project::ProjectKey;
 
-/// The number of projects with consecutive failures that makes an endpoint "down".
+/// The number of projects with consecutive failures after which an endpoint is down.
 pub const DOWN_AFTER: usize = 3;
 
 /// The maximum number of suspects and of projects that failed since the endpoint went down.
@@ -81,14 +81,14 @@ pub enum Admission {
 /// A change of the endpoint's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// The endpoint went down; the next probe is at this time.
+    /// The endpoint went down. The next probe is at this time.
     Down(Timestamp),
     /// The endpoint is up again, after being down for this long.
     Up(Duration),
 }
 
 impl Endpoint {
-    /// Returns what the queue may send now, with `n_in_flight` attempts in flight.
+    /// Decides which deliveries the queue may send now. `n_in_flight` attempts are in progress.
     pub fn admit(&self, now: Timestamp, n_in_flight: usize) -> Admission {
         match &self.down {
             None => Admission::Everything,
@@ -107,8 +107,8 @@ impl Endpoint {
 
     /// Makes the next probe of a down endpoint due now, or when its Retry-After allows.
     ///
-    /// Called when an operator changed something: the probes may be a day apart by now, and the
-    /// reason for the failures may be fixed.
+    /// The queue calls it after an operator's command. The operator may have fixed the cause of the
+    /// failures, and the next probe may be a day away.
     pub fn probe_soon(&mut self, now: Timestamp) {
         if let Some(down) = &mut self.down {
             let earliest = self.asked_until.map_or(now, |asked| asked.max(now));
@@ -118,9 +118,9 @@ impl Endpoint {
         }
     }
 
-    /// Records the outcome of an attempt; returns whether the endpoint went down or up by it.
+    /// Records the outcome of an attempt. Returns whether the endpoint went down or up by it.
     ///
-    /// `was_probe` tells a probe from an attempt that was in flight when the endpoint went down.
+    /// `was_probe` is false for an attempt that was already in progress when the endpoint went down.
     pub fn attempt_ended(
         &mut self,
         key: &ProjectKey,
@@ -201,16 +201,16 @@ impl Endpoint {
     }
 }
 
-/// Returns the time of the next probe after this many failed ones.
+/// Returns the time of the next probe after this many failed probes.
 ///
-/// Probes follow the delivery schedule, and repeat its last delay for as long as they fail.
+/// Probes follow the retry schedule. After its end they repeat the last delay.
 fn probe_time(
     schedule: &[Duration],
     n_failed_probes: u32,
     now: Timestamp,
     jitter: f64,
 ) -> Timestamp {
-    // A schedule of one attempt has no delay. A minute bounds the probes of a dead endpoint.
+    // A schedule of one attempt has no retry delay. Then probes are a minute apart.
     const MINUTE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(60)];
     let schedule = if schedule.len() < 2 {
         &MINUTE
@@ -224,7 +224,7 @@ fn probe_time(
         .unwrap_or(now)
 }
 
-/// Returns the time that a Retry-After asks for, within its bounds.
+/// Returns the time that a Retry-After requests, limited by [`RETRY_AFTER_MAX`].
 fn asked_until(outcome: Outcome, now: Timestamp) -> Option<Timestamp> {
     match delivery::next(&[Duration::ZERO; 2], 1, outcome, now, 0.0) {
         Verdict::RetryAsAsked(at) => Some(at),

@@ -1,4 +1,4 @@
-//! The seven events and their records.
+//! The seven events, their parameters and their ids.
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ use super::project::{ContentHash, FileState, ProjectKey, Stamp};
 pub enum EventKind {
     /// A project is deleted.
     ProjectDelete,
-    /// A project is deleted and all its published copies with it.
+    /// A project is deleted together with all its published copies.
     ProjectDeleteAndUnpublish,
-    /// A specific project is imported.
+    /// A project that the webhook selects by `projects` is imported.
     ProjectImport,
     /// Any project is imported.
     ProjectImportAny,
@@ -33,15 +33,15 @@ pub enum EventKind {
 pub enum Parameter {
     /// The user who made the change.
     Username,
-    /// The project's name.
+    /// The name of the project.
     ProjectName,
     /// The name of the project's organization.
     OrganizationName,
-    /// The organization's id.
+    /// The id of the project's organization.
     OrganizationId,
-    /// The description of a publish or a snapshot.
+    /// The version tag of a published copy or a snapshot.
     VersionTag,
-    /// The project's id.
+    /// The id of the project.
     ProjectId,
 }
 
@@ -56,7 +56,7 @@ impl Parameter {
         Parameter::ProjectId,
     ];
 
-    /// The name on the wire.
+    /// The name of the parameter in requests.
     pub const fn as_str(self) -> &'static str {
         match self {
             Parameter::Username => "username",
@@ -70,7 +70,7 @@ impl Parameter {
 }
 
 impl EventKind {
-    /// All events, in the order of the reference's table.
+    /// All events, in the order of the documentation.
     pub const ALL: [EventKind; 7] = [
         EventKind::ProjectDelete,
         EventKind::ProjectDeleteAndUnpublish,
@@ -81,7 +81,7 @@ impl EventKind {
         EventKind::SnapshotRestore,
     ];
 
-    /// The name in headers, configuration and listings.
+    /// The name of the event in headers, configuration and listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             EventKind::ProjectDelete => "project-delete",
@@ -94,7 +94,7 @@ impl EventKind {
         }
     }
 
-    /// The label, as the reference spells it.
+    /// The label of the event, such as `Project Publish`.
     pub const fn label(self) -> &'static str {
         match self {
             EventKind::ProjectDelete => "Project Delete",
@@ -107,12 +107,12 @@ impl EventKind {
         }
     }
 
-    /// The event that [`EventKind::as_str`] names.
+    /// Parses a name of [`EventKind::as_str`].
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// Whether its file is gone.
+    /// Whether the event is one of the two deletes.
     pub(crate) const fn is_delete(self) -> bool {
         matches!(
             self,
@@ -120,7 +120,7 @@ impl EventKind {
         )
     }
 
-    /// The parameters of its callback, in their order.
+    /// The parameters of the event's callback, in order.
     pub const fn parameters(self) -> &'static [Parameter] {
         use Parameter::{
             OrganizationId, OrganizationName, ProjectId, ProjectName, Username, VersionTag,
@@ -168,13 +168,13 @@ impl fmt::Display for EventKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// Observed while the daemon watched.
+    /// The change was observed while the daemon was running.
     Live,
-    /// Inferred at start, from changes that were made while the daemon was down.
+    /// The change was made while the daemon was down, and found at the start.
     CatchUp,
-    /// Sent again by an operator.
+    /// An operator sent the event again.
     Redelivery,
-    /// Sent by an operator to try a webhook.
+    /// An operator tested the webhook.
     Test,
 }
 
@@ -187,7 +187,7 @@ impl Origin {
         Origin::Test,
     ];
 
-    /// The word in headers and listings.
+    /// The word for it in headers and listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Origin::Live => "live",
@@ -197,7 +197,7 @@ impl Origin {
         }
     }
 
-    /// The origin that [`Origin::as_str`] names.
+    /// Parses a word of [`Origin::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|origin| origin.as_str() == word)
     }
@@ -205,17 +205,17 @@ impl Origin {
 
 /// The id of an event: `evt_` and 32 hexadecimal digits.
 ///
-/// It never contains a dot, which separates the parts of a signed text.
+/// It never contains a dot, because dots separate the parts of the signed text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(pub String);
 
 impl EventId {
-    /// Derives the id of an event from the event alone.
+    /// Derives the id of an event from its properties.
     ///
-    /// So an event that is inferred again, for instance after a power cut, gets the same id.
-    /// `repetition` is 0. It counts up only when an equal event is on record, or was and is removed
-    /// by its retention: a second one must not get its id, though nothing on disk tells them apart.
+    /// So an event that is inferred again, for instance after a power cut, gets the same id. Usually
+    /// `repetition` is 0. It is higher if an event with the same properties is or was recorded,
+    /// because the two are different events and need different ids.
     pub fn of(
         kind: EventKind,
         key: &ProjectKey,
@@ -225,8 +225,7 @@ impl EventId {
         repetition: u32,
     ) -> Self {
         let mut hasher = blake3::Hasher::new();
-        // Each part goes in with its length, so that no two different lists of parts can run
-        // together into the same bytes.
+        // A length precedes each part, so that different lists of parts never hash the same bytes.
         let mut part = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
@@ -257,16 +256,16 @@ impl fmt::Display for EventId {
 pub struct InferredEvent {
     /// The kind of event.
     pub kind: EventKind,
-    /// The file the event is about; its bytes are the payload.
+    /// The file that the event is about. Its bytes are the payload.
     pub subject: FileState,
-    /// The file that was recorded there before, if any.
+    /// The file that was recorded at the same path before, if any.
     pub before: Option<FileState>,
-    /// The rule that led to it, as shown to people.
+    /// The rule by which the event was inferred, in words.
     pub because: String,
 }
 
 impl InferredEvent {
-    /// Completes the event by its id, time and explanation.
+    /// Adds the id, the time and the explanation to the event.
     pub(crate) fn complete(
         &self,
         key: &ProjectKey,
@@ -306,16 +305,16 @@ impl InferredEvent {
     }
 }
 
-/// A file in an event's explanation.
+/// A file in the explanation of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSummary {
-    /// Its path below the repository's root.
+    /// The path below the repository's root.
     pub path: String,
-    /// The hash of its bytes, in hexadecimal digits.
+    /// The hash of the content, in hexadecimal digits.
     pub hash: String,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its modification time.
+    /// The modification time.
     pub modified: Timestamp,
 }
 
@@ -330,7 +329,7 @@ impl From<&FileState> for FileSummary {
     }
 }
 
-/// Converts nanoseconds since the Unix epoch. A time beyond the calendar becomes its end.
+/// Converts nanoseconds since the Unix epoch to a time, clamped to the valid range.
 pub fn timestamp(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX)
 }
@@ -338,12 +337,12 @@ pub fn timestamp(nanoseconds: i64) -> Timestamp {
 /// The explanation of an inferred event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// The rule, as shown to people.
+    /// The rule by which the event was inferred, in words.
     pub because: String,
-    /// The file that was recorded before.
+    /// The file that was recorded before, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<FileSummary>,
-    /// The file that was observed.
+    /// The file that was observed, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<FileSummary>,
     /// The reason for the observation.
@@ -353,20 +352,20 @@ pub struct Explanation {
 /// An event as it is recorded and sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// The id, the same over attempts, restarts and repeated inference.
+    /// The id. It stays the same over attempts, restarts and repeated inference.
     pub id: EventId,
     /// The kind of event.
     pub kind: EventKind,
-    /// The project.
+    /// The project of the event.
     pub key: ProjectKey,
-    /// The origin.
+    /// Whether the change was observed live or found at a start.
     pub origin: Origin,
-    /// The change time of its file; for a delete, the time of inference.
+    /// The change time of the file. For a delete, the time of inference.
     pub occurred_at: Timestamp,
-    /// The parameters in their order.
+    /// The parameters, in order.
     pub parameters: Vec<(Parameter, String)>,
-    /// The hash of the payload, which the store keeps.
+    /// The hash of the payload. The store has the payload.
     pub payload: ContentHash,
-    /// The explanation.
+    /// Why the event was inferred.
     pub explanation: Explanation,
 }

@@ -1,23 +1,26 @@
 //! Infers events from the record and an observation of one project.
 //!
-//! Constraint: a missing file counts as removed only when the caller confirms it, and only where the
-//! observation could read every directory that such a file may be in. A complete file counts at once, with three exceptions:
+//! Constraint: a missing file counts as removed only if the caller confirms the removal. In addition,
+//! the observation must have read every directory that may contain the file. A complete file causes
+//! its event at once, with three exceptions:
 //!
-//! - Nothing in the place of a replaced definition counts before the removal is confirmed, so that
-//!   the old project's delete comes before the events of its successor.
-//! - While the definition is missing, a published copy with another engineId waits with it: the copy
-//!   may be the successor's.
-//! - A copy without a definition, on record or on disk, waits for the settle time. It may be the
-//!   rest of a project that a checkout removes, or the first file of a project that it creates. A
-//!   checkout handles one file at a time, and a whole project that came and went is no event.
+//! - If a definition is replaced by another project's, all events wait until the removal of the old
+//!   project is confirmed. So the delete of the old project comes before the events of its successor.
+//! - While the definition is missing, a published copy with another engineId waits as well, because
+//!   the copy may belong to the successor.
+//! - A copy waits for the settle time if neither the record nor the disk has a definition. A checkout
+//!   handles one file at a time, so the copy may be the last file of a project that is being removed,
+//!   or the first of one that is being created. A project that appeared and disappeared causes no
+//!   event.
 //!
-//! The engineId identifies a project wherever both sides have one. A definition without an engineId
-//! keeps the one that its project had. A definition with another engineId belongs to another project, even when a snapshot beside it has the same content: such a
-//! snapshot belongs to the successor.
+//! Two definitions with an engineId belong to the same project if their engineIds are equal. A
+//! definition without an engineId keeps the engineId that its project had. A definition with another
+//! engineId belongs to another project, even if a snapshot of the directory has the same content:
+//! then the snapshot belongs to the successor.
 //!
-//! A deleted project is not unpublished while a published copy is still there in any form: as it
-//! was, with new content, under another tag, or unreadable. A copy that came with another engineId
-//! is the one exception.
+//! A deleted project counts as unpublished only if no published copy remains. A copy with new content
+//! or another tag, or an unreadable one, remains as well. A new copy with another engineId does not
+//! count, because it belongs to another project.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,13 +30,13 @@ use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
 /// Whether missing files count as removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removals {
-    /// Not yet: the project was not idle for the settle time.
+    /// Missing files do not count as removed yet: the project was not idle for the settle time.
     Unconfirmed,
-    /// They do.
+    /// Missing files count as removed.
     Confirmed,
 }
 
-/// The meaning of one observation.
+/// The result of inferring from one observation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inference {
     /// The new record.
@@ -46,9 +49,9 @@ pub struct Inference {
 
 /// Returns the paths of missing files.
 ///
-/// These are the recorded files that are gone. A definition is also missing when another project's
-/// definition is in its place. New copies without a definition miss their project, so their paths
-/// stand for it.
+/// These are the recorded files that are gone. A definition is also missing if another project's
+/// definition is at its path. If new copies have no definition, the definition is missing, and the
+/// result has the paths of the copies instead.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     let copies = recorded
         .published
@@ -69,7 +72,7 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     copies.chain(definition).chain(orphans).cloned().collect()
 }
 
-/// Whether a new copy has no definition, neither on record nor on disk.
+/// Whether neither the record nor the disk has a definition for a new copy.
 fn is_orphan(recorded: &Recorded, observed: &Observed, seen: &FileState) -> bool {
     recorded.definition.is_none()
         && observed.definition().is_none()
@@ -80,7 +83,7 @@ fn is_orphan(recorded: &Recorded, observed: &Observed, seen: &FileState) -> bool
 pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> Inference {
     let replaced = is_replaced(recorded, observed);
     if replaced && removals == Removals::Unconfirmed {
-        // The old project's delete comes before all events of the new one, so all of them wait.
+        // The delete of the old project must come first, so all events of the new one wait.
         return Inference {
             record: recorded.clone(),
             events: Vec::new(),
@@ -96,7 +99,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
             "the definition was replaced by that of another project (another engineId)",
         );
     }
-    // A replaced project's successor starts without a definition on record.
+    // The successor of a replaced project has no recorded definition.
     let definition_before = recorded.definition.as_ref().filter(|_| !replaced);
 
     let mut restore = None;
@@ -130,7 +133,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
     );
     events.extend(restore);
     let definition_is_missing = record.definition.is_some() && observed.definition_is_gone();
-    // See the second exception at the head of this file.
+    // See the second exception in the documentation of this module.
     let may_be_the_successors = |seen: &FileState| {
         definition_is_missing
             && definition_before.is_some_and(|before| before.has_another_engine_id(seen))
@@ -157,7 +160,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
     }
 }
 
-/// Whether the definition now belongs to another project: both have an engineId, and they differ.
+/// Whether the definition now belongs to another project: the engineIds of both differ.
 pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     match (&recorded.definition, observed.definition()) {
         (Some(before), Some(seen)) => before.has_another_engine_id(seen),
@@ -165,7 +168,7 @@ pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     }
 }
 
-/// Whether a published copy of the project with this definition is, or may be, still there.
+/// Whether a published copy of the project with this definition remains or may remain.
 fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Observed) -> bool {
     let came_with_another = |seen: &FileState| {
         let known = recorded.published.get(&seen.path);
@@ -177,7 +180,7 @@ fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Ob
     }) || observed.hides(Role::Published)
 }
 
-/// Returns why this new definition is a restore of a snapshot, if it is.
+/// If this new definition restores a snapshot, returns the explanation.
 fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> Option<String> {
     if recorded.definition.as_ref()?.hash == seen.hash {
         return None;
@@ -192,8 +195,8 @@ fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> 
             snapshot.path
         ));
     }
-    // A snapshot that is new in this observation: was it restored, or was the saved definition
-    // snapshotted? Only the change times can tell. On a tie it was a save.
+    // If the snapshot is new in this observation, only the change times tell a restore from a saved
+    // definition of which a snapshot was taken. With equal times it was a save.
     observed
         .complete(Role::Snapshot)
         .find(|snapshot| {
@@ -251,7 +254,7 @@ fn deletes(events: &mut Vec<InferredEvent>, recorded: &Recorded, observed: &Obse
 
 /// Compares the snapshots or the published copies, and returns their new record.
 ///
-/// New copies for which `has_to_wait` holds are not recorded yet.
+/// New copies for which `has_to_wait` returns true are not recorded yet.
 fn copies(
     events: &mut Vec<InferredEvent>,
     recorded: &BTreeMap<String, FileState>,

@@ -1,7 +1,7 @@
-//! Limits how many equal log lines are written in a minute.
+//! Limits the number of similar log lines in a minute.
 //!
-//! Constraint: ten thousand failures must not fill the log, and silence must not look like health.
-//! So the first few lines of each minute are logged in full, and the rest as one count.
+//! Constraint: ten thousand failures must not fill the log, but the log must show that there are
+//! failures. So each minute the first lines are logged in full, and all others as one count.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ const IN_FULL: u32 = 5;
 /// How long further lines are counted before the count is logged.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Counts log lines of one kind.
+/// Limits log lines of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
-    /// When the window began, as a monotonic time; none while there is no window.
+    /// The monotonic time when the current window began. `None` without a window.
     began: Option<Duration>,
     n_logged: u32,
     n_suppressed: u32,
@@ -31,9 +31,9 @@ impl LogLimit {
         false
     }
 
-    /// Returns the number of suppressed lines once the window is over, and closes the window.
+    /// If the window is over, closes it and returns the number of suppressed lines.
     ///
-    /// Call it before each [`LogLimit::allows`] and now and then in between.
+    /// The caller calls it before each [`LogLimit::allows`], and regularly in between.
     pub(crate) fn take_suppressed(&mut self, now: Duration) -> Option<u32> {
         let began = self.began?;
         if now.saturating_sub(began) < WINDOW {

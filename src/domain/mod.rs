@@ -1,8 +1,8 @@
-//! The rules: what happened, which webhooks receive it, and when.
+//! The rules: which events are inferred, which webhooks receive them, and when.
 //!
-//! Constraint: this layer is pure. It reads no clock, disk, network, environment or random source,
-//! and it is not async. Everything that it needs is an argument, so that tests can try every order
-//! of changes, every time and every answer.
+//! Constraint: this layer is pure. It uses no clock, disk, network, environment or random source,
+//! and it is not async. Its input is passed as arguments, so that tests can try every order of
+//! changes, every time and every answer.
 //!
 //! In reading order:
 //!
@@ -14,7 +14,7 @@
 //! - [`moves`]: projects that moved.
 //! - [`parameters`]: the parameters of a callback.
 //! - [`route`]: the webhooks that receive an event.
-//! - [`delivery`]: what follows from an answer.
+//! - [`delivery`]: the next step of a delivery after an answer.
 //! - [`endpoint`]: whether a receiver is down.
 //! - [`rescan`]: the reasons of a full scan.
 //! - [`log_limit`]: a limit on equal log lines.

@@ -1,20 +1,21 @@
-//! Pairs projects that appeared with projects that went.
+//! Pairs projects that appeared with projects that disappeared.
 //!
-//! Constraint: a project directory that is renamed or moved inside its organization is none of the
-//! seven events. Its engineId identifies it, or its content where it has no engineId. So a project
-//! that is renamed and saved before anybody could observe it is a move and a save, and no delete.
-//! The new location alone does not tell a move from a copy; the old one has to be observed too. So
-//! this layer takes several projects at once, pairs arrivals with departures, and lets [`infer`]
-//! judge each project by the record that belongs to it now.
+//! Constraint: renaming or moving a project directory inside its organization causes no event. The
+//! engineId identifies the project. Without an engineId, the content does. So a project that is
+//! renamed and then saved is a move and a save, not a delete and an import. An observation of the new
+//! location does not tell a move from a copy, so the old location is observed as well. This module
+//! takes several projects at once and pairs arrivals with departures. Then [`infer`] judges each
+//! project by the record that belongs to it.
 //!
-//! - A project moves at once, without the settle time, where no definition was on record.
-//! - It moves over another project once that one's removal is confirmed, or once that one moved away
-//!   itself. Until then the removal at its old location waits ([`Conclusion::moves_to`]). Without
-//!   that it would be deleted there and imported here.
-//! - It takes along all recorded files that are gone from the old location, also those that have not
-//!   arrived yet. Files that stayed, or cannot be read, stay on record there.
-//! - A copy whose original is missing in the same observation is a move: observations cannot tell the
-//!   two apart.
+//! - If no definition was recorded at the new location, a project moves at once, without waiting for
+//!   the settle time.
+//! - If another project was recorded there, the move waits until that project's removal is confirmed
+//!   or that project has moved away. Until then the removal at the old location waits as well
+//!   ([`Conclusion::moves_to`]). Otherwise the project would be deleted there and imported here.
+//! - A moved project takes along the record of all files that are gone from the old location, also of
+//!   files that have not arrived yet. Files that stayed or cannot be read remain recorded there.
+//! - If a project is copied and the original is missing in the same observation, that is a move,
+//!   because observations cannot tell the difference.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,10 +24,10 @@ use super::event::InferredEvent;
 use super::infer::{Inference, Removals, infer, is_replaced};
 use super::project::{FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role};
 
-/// Returns the path of a recorded file after a move of its project, as the layout says.
+/// Returns the path of a recorded file after its project moved, according to the layout.
 pub type Relocate<'a> = dyn Fn(&FileState, &ProjectKey) -> Option<String> + 'a;
 
-/// A project's record beside its observation.
+/// The record of a project and an observation of it.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     /// The project.
@@ -39,17 +40,17 @@ pub struct Comparison {
     pub removals: Removals,
 }
 
-/// The meaning of a comparison.
+/// The result of judging a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conclusion {
     /// The project.
     pub key: ProjectKey,
-    /// The former key of a project that moved here.
+    /// The former key, if the project moved here.
     pub moved_from: Option<ProjectKey>,
-    /// The new key of this project, while the removal of the project there is not confirmed yet.
+    /// The key that the project moves to, if the move has to wait.
     ///
-    /// The removal of this definition must not count before that one does; see
-    /// [`super::settle::Agenda::confirm_after`].
+    /// It waits until the removal of the project recorded there is confirmed. This project's removal
+    /// must not be confirmed earlier; see [`super::settle::Agenda::confirm_after`].
     pub moves_to: Option<ProjectKey>,
     /// The new record, the events, and the removals that are not confirmed yet.
     pub inference: Inference,
@@ -61,7 +62,7 @@ impl Comparison {
         arrival(&self.recorded, &self.observed)
     }
 
-    /// Returns the recorded definition if it is certainly gone from here.
+    /// Returns the recorded definition if it is certainly gone from this location.
     fn departure(&self) -> Option<&FileState> {
         let recorded = self.recorded.definition.as_ref()?;
         let departed = match self.observed.definition() {
@@ -72,8 +73,9 @@ impl Comparison {
     }
 }
 
-/// Returns an observed definition that may have moved here: none was on record, or another
-/// project's.
+/// Returns the observed definition if it may have moved here.
+///
+/// It may have if no definition was recorded here, or that of another project.
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)
@@ -105,8 +107,9 @@ impl<'a> Departures<'a> {
         }
     }
 
-    /// Takes out the departure that belongs to this arrival: the one with the same content, else
-    /// the first by name.
+    /// Removes the departure that belongs to this arrival and returns it.
+    ///
+    /// It is the departure with the same content, else the first by name.
     fn take(&mut self, arrived_in: &'a Comparison) -> Option<usize> {
         let arrived = arrived_in.arrival()?;
         let origins = self
@@ -126,8 +129,8 @@ impl<'a> Departures<'a> {
 
 /// Infers the events of several projects together.
 ///
-/// For every arrival, the recorded projects of its organization with that identity have to be among
-/// the comparisons.
+/// For every arrival, the comparisons must include the recorded projects of its organization with the
+/// same identity.
 pub fn infer_all<C: Borrow<Comparison>>(
     comparisons: &[C],
     relocate: &Relocate<'_>,
@@ -154,12 +157,11 @@ pub fn infer_all<C: Borrow<Comparison>>(
         .collect()
 }
 
-/// Arrivals and departures that belong together, by their indexes among the comparisons.
+/// Pairs of arrivals and departures, as indexes into the comparisons.
 struct Pairs {
-    /// New location to old location.
+    /// The old location of each new location.
     moves: BTreeMap<usize, usize>,
-    /// Old location to new location, while the removal of the project there is not confirmed.
-    /// Without rings.
+    /// The new location of each old location whose move waits. There are no rings.
     waiting: BTreeMap<usize, usize>,
 }
 
@@ -171,8 +173,8 @@ fn pair(comparisons: &[&Comparison]) -> Pairs {
     loop {
         let paired = moves.len();
         for (index, comparison) in comparisons.iter().enumerate() {
-            // A project that was on record here has to be judged with the arrival: once its own
-            // removal is confirmed, or once it is paired with an arrival elsewhere.
+            // The project that was recorded here is judged together with the arrival. So the arrival
+            // waits until that project's removal is confirmed, or until it is paired elsewhere.
             let settled = comparison.recorded.definition.is_none()
                 || comparison.removals == Removals::Confirmed
                 || departed.contains(&index);
@@ -197,8 +199,8 @@ fn pair(comparisons: &[&Comparison]) -> Pairs {
             waiting.insert(origin, index);
         }
     }
-    // Projects that exchange their locations in a ring do not wait: an observation of any one of them
-    // brings the others along, and each would wait for the next for ever.
+    // Projects that exchange their locations in a ring do not wait. Otherwise each would wait for the
+    // next forever. Observing one of them also observes all others.
     let in_ring = |start: usize| {
         std::iter::successors(waiting.get(&start), |to| waiting.get(to))
             .take(waiting.len())
@@ -211,8 +213,8 @@ fn pair(comparisons: &[&Comparison]) -> Pairs {
 
 /// Judges one comparison.
 ///
-/// `origin` is the old location of the project that arrived here. `departed` tells whether the
-/// project on record here arrived elsewhere.
+/// `origin` is the old location of the project that arrived here. `departed` is true if the project
+/// recorded here arrived at another location.
 fn judge(
     here: &Comparison,
     origin: Option<&Comparison>,
@@ -228,7 +230,7 @@ fn judge(
     };
     if let Some(origin) = origin {
         if recorded.definition.is_some() {
-            // The project that was here is gone, and another one moved to this location.
+            // The project that was recorded here is gone, and another one moved here.
             events = infer(&recorded, &here.observed, Removals::Confirmed).events;
             events.retain(|event| event.kind.is_delete());
             recorded = left_behind(here);
@@ -243,8 +245,9 @@ fn judge(
     inference
 }
 
-/// Returns the record that stays at the old location of a project: files that are, or may be, still
-/// there and unchanged.
+/// Returns the record that stays at the old location of a moved project.
+///
+/// It has the files that are, or may be, still there and unchanged.
 fn left_behind(from: &Comparison) -> Recorded {
     let observed = &from.observed;
     from.recorded
@@ -259,11 +262,10 @@ fn left_behind(from: &Comparison) -> Recorded {
         .collect()
 }
 
-/// Returns the record that a moved project brings along: the recorded files that are gone from its
-/// old location.
+/// Returns the record that a moved project takes along: files that are gone from its old location.
 ///
-/// A file that is not observed here yet is on record as missing. A move may be made file by file, as
-/// by a checkout, and a file that arrives later is no event.
+/// A file that is not observed here yet is recorded as missing. A checkout moves file by file, and
+/// a file that arrives later must not cause an event.
 fn carried_along(
     origin: &Comparison,
     here: &Comparison,
@@ -275,7 +277,8 @@ fn carried_along(
         .files()
         .filter(|file| stayed.file(&file.path).is_none());
     let mut carried: Vec<FileState> = Vec::new();
-    // Two files may get one path, as from two templates. Then the file that is observed there wins.
+    // Two files may get the same new path, for instance from two templates. Then the file that is
+    // observed there wins.
     let mut put = |file: &FileState, path: &str| {
         let is_seen = here
             .observed

@@ -10,18 +10,18 @@ use super::project::{FileState, ProjectKey, Role};
 /// The name and id of an organization.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Organization {
-    /// Its name.
+    /// The name of the organization.
     pub name: String,
-    /// Its id, a UUID as a rule.
+    /// The id of the organization, usually a UUID.
     pub id: String,
 }
 
 /// A source of usernames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UsernameSource {
-    /// An annotation of the project.xml.
+    /// The annotation of the project.xml with this name.
     Annotation(String),
-    /// The file's owner.
+    /// The owner of the file.
     Owner,
     /// A fixed text.
     Value(String),
@@ -32,22 +32,22 @@ pub enum UsernameSource {
 pub struct Naming {
     /// The organizations by directory name.
     pub organizations: BTreeMap<String, Organization>,
-    /// The sources of the username; the first one that yields a name counts.
+    /// The sources of the username. The first source that has a name is used.
     pub username: Vec<UsernameSource>,
 }
 
-/// Returns the namespace of made-up project ids.
+/// Returns the namespace of generated project ids.
 ///
-/// It is a UUIDv5 of the URL namespace and the program's name, so that every installation makes
-/// the same ids.
+/// It is a UUIDv5 of the URL namespace and the name of the program, so that every installation
+/// generates the same ids.
 fn project_namespace() -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, b"urn:project-webhooks:project")
 }
 
-/// Returns the parameters of an event about `subject`, in their order.
+/// Returns the parameters of an event about `subject`, in order.
 ///
-/// `definition` is that of the project, if there is one: a published copy without ids has those of
-/// its project.
+/// `definition` is the definition of the project, if any. A published copy without ids takes them
+/// from it.
 pub fn parameters(
     kind: EventKind,
     key: &ProjectKey,
@@ -94,7 +94,7 @@ fn version_tag(subject: &FileState) -> String {
         .clone()
         .or_else(|| subject.document.version().map(str::to_owned))
         .unwrap_or_else(|| {
-            // To the second, for people; the event has the exact time.
+            // The tag shows the time to the second. The event has the exact time.
             let seconds = subject.stamp.modified_ns.div_euclid(1_000_000_000);
             format!(
                 "Published {}",
@@ -119,7 +119,7 @@ fn not_empty(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.trim().is_empty())
 }
 
-/// Returns the project's id: its engineId, else the root attribute `id`, else a made-up one.
+/// Returns the id of a project: its engineId, else the root attribute `id`, else a generated id.
 pub(crate) fn project_id(
     key: &ProjectKey,
     subject: &FileState,
@@ -139,7 +139,7 @@ pub(crate) fn project_id(
         )
 }
 
-/// Makes up an id: a UUIDv5 of the project's organization and project directory.
+/// Generates an id: a UUIDv5 of the organization directory and the project directory.
 fn made_up_project_id(key: &ProjectKey) -> String {
     Uuid::new_v5(&project_namespace(), key.to_string().as_bytes()).to_string()
 }

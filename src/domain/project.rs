@@ -5,19 +5,19 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The names of a project's organization and project directories.
+/// The directory names of a project and its organization.
 ///
-/// They are the layout's captures `{organization}` and `{project}`.
+/// They are the captures `{organization}` and `{project}` of the layout.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProjectKey {
-    /// The organization's directory name, or `default` if the layout has no organization.
+    /// The directory name of the organization. `default` if the layout has no `{organization}`.
     pub organization: String,
-    /// The project's directory name.
+    /// The directory name of the project.
     pub project: String,
 }
 
 impl ProjectKey {
-    /// A key from the two names.
+    /// Makes a key from the two names.
     pub fn new(organization: impl Into<String>, project: impl Into<String>) -> Self {
         Self {
             organization: organization.into(),
@@ -32,15 +32,15 @@ impl fmt::Display for ProjectKey {
     }
 }
 
-/// A file's role in its project.
+/// The role of a file in its project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The project's definition.
+    /// The definition of the project.
     Definition,
-    /// A published copy of it.
+    /// A published copy of the definition.
     Published,
-    /// A snapshot of it.
+    /// A snapshot of the definition.
     Snapshot,
 }
 
@@ -48,7 +48,7 @@ impl Role {
     /// All roles.
     pub const ALL: [Role; 3] = [Role::Definition, Role::Published, Role::Snapshot];
 
-    /// The word used in configuration, listings and the store.
+    /// The word for it in the configuration, in listings and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::Definition => "definition",
@@ -57,19 +57,19 @@ impl Role {
         }
     }
 
-    /// The role that [`Role::as_str`] names.
+    /// Parses a word of [`Role::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == word)
     }
 }
 
-/// BLAKE3 of a file's bytes.
+/// The BLAKE3 hash of a file's content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ContentHash(pub [u8; 32]);
 
 impl ContentHash {
-    /// The hash of these bytes.
+    /// Hashes these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
@@ -77,7 +77,7 @@ impl ContentHash {
 
 impl fmt::Display for ContentHash {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each event shows several hashes; formatting byte by byte took 2 % of a burst (callgrind).
+        // Each event formats several hashes. Formatting byte by byte took 2 % of a burst (callgrind).
         let nibbles = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
         let text: String = nibbles
             .filter_map(|nibble| char::from_digit(nibble.into(), 16))
@@ -92,10 +92,10 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-/// A file's metadata, available without reading it.
+/// The metadata of a file, by which a change is detected without reading the file.
 ///
-/// It leaves out the device, which changes when a disk is mounted again: after a restart the same
-/// file would look like another one.
+/// It does not include the device, which may change when a disk is mounted again. Otherwise an
+/// unchanged file would look changed after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     /// The inode number.
@@ -108,7 +108,7 @@ pub struct Stamp {
     pub changed_ns: i64,
 }
 
-/// The contents of a project.xml: the root's attributes and its direct annotations.
+/// The parsed part of a project.xml: attributes and direct annotations of the root element.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     /// The root attribute `name`.
@@ -117,27 +117,27 @@ pub struct Document {
     /// The root attribute `id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The direct annotations by name; the first of equal names counts.
+    /// The direct annotations by name. If several have the same name, the first is used.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Ids that the project keeps, although this content does not have them. Only on record.
+    /// Ids that the project keeps although this content lacks them. Only a record has these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Box<KeptIds>>,
 }
 
-/// Ids that a project keeps, although its definition does not have them.
+/// Ids that a project keeps although its definition lacks them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptIds {
-    /// The engineId of an earlier definition, if this one has none.
+    /// The engineId of an earlier definition, if the current definition has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_id: Option<String>,
-    /// The first key of a project that was renamed. Its made-up id is derived from it.
+    /// The first key of a renamed project. The generated id of the project is derived from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_key: Option<ProjectKey>,
 }
 
 impl KeptIds {
-    /// These ids, if there are any.
+    /// Makes the kept ids. Returns `None` if both are absent.
     pub fn new(engine_id: Option<String>, first_key: Option<ProjectKey>) -> Option<Box<Self>> {
         let kept = Self {
             engine_id,
@@ -147,19 +147,19 @@ impl KeptIds {
     }
 }
 
-/// The value of the annotation `version` that stands for no version.
+/// The placeholder in the annotation `version` that means "no version yet".
 ///
 /// The modeler writes it into every project, and the server replaces it when it deploys.
 const VERSION_PLACEHOLDER: &str = "version-to-be-generated-on-deploy";
 
 impl Document {
-    /// Returns an annotation that is not empty.
+    /// Returns an annotation by name, unless it is empty.
     pub fn annotation(&self, name: &str) -> Option<&str> {
         let value = self.annotations.get(name)?.trim();
         (!value.is_empty()).then_some(value)
     }
 
-    /// The project's UUID: that of this content, else the one that the project keeps.
+    /// The engineId of the project: that of this content, else the kept one.
     pub fn engine_id(&self) -> Option<&str> {
         self.own_engine_id()
             .or_else(|| self.kept.as_ref()?.engine_id.as_deref())
@@ -170,7 +170,7 @@ impl Document {
         self.kept.as_ref()?.first_key.as_ref()
     }
 
-    /// The UUID in this content.
+    /// The engineId in this content.
     fn own_engine_id(&self) -> Option<&str> {
         self.annotation("engineId")
     }
@@ -182,29 +182,30 @@ impl Document {
     }
 }
 
-/// A complete file, as it was read.
+/// A complete file at the time when it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
     /// The path below the repository's root.
     pub path: String,
-    /// The role in its project.
+    /// The role in the project.
     pub role: Role,
-    /// The capture `{versionTag}`, if the template has one.
+    /// The captured `{versionTag}`, if the template has one.
     pub tag: Option<String>,
     /// The metadata at the time of reading.
     pub stamp: Stamp,
-    /// The time of the first reading with this stamp, in nanoseconds since the Unix epoch, or
-    /// [`SETTLED_NS`]; see [`FileState::is_unchanged`].
+    /// The time of the first reading with this stamp, in nanoseconds since the Unix epoch.
+    ///
+    /// May also be [`SETTLED_NS`]; see [`FileState::is_unchanged`].
     pub read_ns: i64,
-    /// The hash of its bytes.
+    /// The hash of the content.
     pub hash: ContentHash,
-    /// The parsed contents.
+    /// The parsed part of the content.
     pub document: Document,
-    /// The file's owner: a name, or a number if the system knows no name.
+    /// The owner of the file: the user name, or the user id if the system knows no name.
     pub owner: String,
 }
 
-/// The identity of a project, wherever its definition lies.
+/// The identity of a project, independent of its path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
     /// The project with this engineId, in lower case.
@@ -214,7 +215,7 @@ pub enum Identity {
 }
 
 impl fmt::Display for Identity {
-    /// Writes a text that differs for different identities.
+    /// Formats the identity for the store. Different identities have different texts.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Identity::EngineId(id) => write!(formatter, "engine-id {id}"),
@@ -223,39 +224,42 @@ impl fmt::Display for Identity {
     }
 }
 
-/// The least age of a change, at the time of reading, for its times to prove anything.
+/// How old a change must be, when the file is read, for equal times to prove it unchanged.
 ///
-/// Two writes within one tick of the file system's clock leave the same times. Linux ticks at up
-/// to 10 ms, and some network and FAT file systems at 2 s. So a younger change is read again.
+/// Two writes within one tick of the file system's clock leave the same times. A tick of Linux is up
+/// to 10 ms, and that of some network and FAT file systems 2 s. So a file with a more recent change
+/// is read again.
 const TICK_NS: i64 = 2_000_000_000;
 
-/// The time of reading of a file that was the same in two readings far apart.
+/// The value of `read_ns` for a file that was the same in two readings far enough apart.
 ///
-/// No later change can have the same times, whatever they are. They may be in the future, as those of
-/// files from archives are.
+/// No later change can have the same times. That is so even if the times are in the future, as those
+/// of files from archives may be.
 pub(crate) const SETTLED_NS: i64 = i64::MAX;
 
-/// How far apart: more than a tick and the time that a step takes, since a time of reading is that of
-/// the beginning of its step.
+/// How far apart two readings must be for [`SETTLED_NS`].
+///
+/// It is more than a tick plus the duration of a step, because the time of a reading is the time when
+/// its step began.
 const APART_NS: i64 = 10_000_000_000;
 
-/// Whether inode numbers are part of a stamp.
+/// Whether inode numbers identify files.
 ///
-/// Some FUSE file systems give a file another number whenever it left the kernel's cache.
+/// Some FUSE file systems give a file another number after it left the kernel's cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Inodes {
-    /// A file keeps its number.
+    /// A file keeps its inode number.
     #[default]
     Stable,
-    /// Numbers prove nothing.
+    /// Inode numbers of unchanged files change, so they are ignored.
     Unstable,
 }
 
 impl FileState {
     /// Returns the identity of the project that this file defines.
     ///
-    /// It depends on the content alone, not on kept ids, so that an arrived file has the identity of
-    /// the recorded one.
+    /// It depends only on the content, not on kept ids. So a moved file and its recorded state have
+    /// the same identity.
     pub fn identity(&self) -> Identity {
         match self.document.own_engine_id() {
             Some(id) => Identity::EngineId(id.to_lowercase()),
@@ -263,7 +267,7 @@ impl FileState {
         }
     }
 
-    /// Whether both files have an engineId, and they differ. Case does not count.
+    /// Whether both files have an engineId and the engineIds differ, ignoring case.
     pub(crate) fn has_another_engine_id(&self, other: &FileState) -> bool {
         match (self.document.engine_id(), other.document.engine_id()) {
             (Some(one), Some(other)) => one.to_lowercase() != other.to_lowercase(),
@@ -271,7 +275,7 @@ impl FileState {
         }
     }
 
-    /// Returns this definition with the ids that its project keeps from the definition before.
+    /// Returns this definition with the ids that the project keeps from the previous definition.
     pub(crate) fn succeeding(&self, before: &FileState) -> Self {
         let mut definition = self.clone();
         let has_none = self.document.own_engine_id().is_none();
@@ -281,7 +285,7 @@ impl FileState {
         definition
     }
 
-    /// Returns this file after its project moved: the made-up id is still that of the first key.
+    /// Returns this file at its new path. It keeps the first key, from which the id is generated.
     pub(crate) fn moved(&self, path: &str, from: &ProjectKey, to: &ProjectKey) -> Self {
         let mut file = self.clone();
         path.clone_into(&mut file.path);
@@ -294,14 +298,15 @@ impl FileState {
         file
     }
 
-    /// Whether a file with this stamp is the recorded one and need not be read.
+    /// Whether this stamp proves the file unchanged, so that it need not be read.
     pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
         is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
     }
 
-    /// The state to record after another reading of this file with the same content.
+    /// Returns the state to record after another reading with the same content.
     ///
-    /// It is this state unless the other one proves more, so that a reading by itself writes nothing.
+    /// It is this state unless the new one can prove the file unchanged and this one cannot. So most
+    /// readings of an unchanged file write nothing to the store.
     pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
         let is_same = self.stamp.is_same(&again.stamp, inodes)
             && (self.role, &self.tag) == (again.role, &again.tag);
@@ -320,7 +325,7 @@ impl FileState {
 }
 
 impl Stamp {
-    /// Whether two stamps are those of one file without a change in between.
+    /// Whether two stamps are equal, ignoring unstable inode numbers.
     pub(crate) fn is_same(&self, other: &Self, inodes: Inodes) -> bool {
         let has_same_inode = self.inode == other.inode || inodes == Inodes::Unstable;
         has_same_inode
@@ -328,7 +333,7 @@ impl Stamp {
                 == (other.size, other.modified_ns, other.changed_ns)
     }
 
-    /// Whether no change after a reading at this time can have the same times.
+    /// Whether every change after a reading at this time must have other times.
     fn is_old(&self, read_ns: i64) -> bool {
         self.changed_ns.max(self.modified_ns) < read_ns.saturating_sub(TICK_NS)
     }
@@ -338,7 +343,7 @@ fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp, inodes: Inodes) -
     (read_ns == SETTLED_NS || recorded.is_old(read_ns)) && recorded.is_same(found, inodes)
 }
 
-/// The part of a recorded file that tells whether it is unchanged.
+/// The recorded metadata of a file, by which a full scan detects changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The path below the repository's root.
@@ -350,13 +355,13 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// As [`FileState::is_unchanged`].
+    /// Whether the file is unchanged; see [`FileState::is_unchanged`].
     pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
         is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
     }
 }
 
-/// The record of a project: its complete files by path.
+/// The record of a project: the last known complete files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
     /// The definition.
@@ -390,7 +395,7 @@ impl Recorded {
             .or_else(|| self.snapshots.get(path))
     }
 
-    /// Adds a file, or replaces the one with its role and path.
+    /// Adds a file. Replaces a file with the same role and path.
     pub fn put(&mut self, file: FileState) {
         match file.role {
             Role::Definition => self.definition = Some(file),
@@ -414,21 +419,22 @@ impl FromIterator<FileState> for Recorded {
     }
 }
 
-/// The reason why a file is invalid.
+/// An invalid file, and why it is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// The path below the repository's root; bytes that are not UTF-8 are replaced.
+    /// The path below the repository's root. Bytes that are not UTF-8 are replaced.
     pub path: String,
-    /// The reason, as shown to people.
+    /// The reason, as the log and `status` show it.
     pub reason: String,
-    /// The line of the first fault in the file, from 1.
+    /// The line of the first error in the file, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
-    /// The column of it in characters, from 1.
+    /// The column of the first error in characters, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u64>,
-    /// Whether the file may become valid without a further report, for instance while it is being
-    /// written. Such a file is observed again without a hint.
+    /// Whether the file may become valid without a further report, as while it is being written.
+    ///
+    /// Such a file is observed again without a hint.
     #[serde(default)]
     pub may_resolve: bool,
 }
@@ -440,9 +446,9 @@ pub enum ObservedFile {
     Complete(FileState),
     /// A file that is unreadable, incomplete or malformed.
     ///
-    /// It proves neither that the file is usable nor that it was deleted.
+    /// It does not prove that the file was deleted.
     Invalid {
-        /// The role of a complete file at this path.
+        /// The role that a complete file at this path has.
         role: Role,
         /// The reason.
         problem: Problem,
@@ -464,16 +470,16 @@ impl ObservedFile {
 pub struct Unreadable {
     /// The reason.
     pub problem: Problem,
-    /// The roles of files that may be in it. No missing file of these roles counts as gone.
+    /// The roles of files that it may contain. No file with such a role counts as gone.
     pub hides: BTreeSet<Role>,
 }
 
 /// An observation of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// The files by path. A path that is not in this map was not there.
+    /// The observed files by path. A path without an entry did not exist.
     pub files: BTreeMap<String, ObservedFile>,
-    /// Directories that could not be read: unreadable is not deleted.
+    /// Directories that could not be read. Their files do not count as deleted.
     pub unreadable: Vec<Unreadable>,
 }
 
@@ -496,7 +502,7 @@ impl Observed {
         self.unreadable.iter().any(|one| one.hides.contains(&role))
     }
 
-    /// Whether it is certain that there is no definition.
+    /// Whether the definition certainly does not exist.
     pub(crate) fn definition_is_gone(&self) -> bool {
         !self.hides(Role::Definition)
             && self
@@ -505,7 +511,7 @@ impl Observed {
                 .all(|file| file.role() != Role::Definition)
     }
 
-    /// Whether a recorded file is certainly not there.
+    /// Whether a recorded file certainly does not exist any more.
     pub(crate) fn is_gone(&self, file: &FileState) -> bool {
         !self.hides(file.role) && !self.files.contains_key(&file.path)
     }

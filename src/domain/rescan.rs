@@ -1,19 +1,19 @@
-//! Why everything is scanned.
+//! The reasons of a full scan.
 
 /// The reason of a full scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RescanReason {
-    /// The daemon starts.
+    /// The daemon started.
     Start,
-    /// The kernel's event queue overflowed, or the daemon's own.
+    /// A queue of reports or hints overflowed, in the kernel or in the daemon.
     Overflow,
-    /// `repository.rescan` passed.
+    /// The time `repository.rescan` passed since the last full scan.
     Timer,
-    /// `repository.poll_interval` passed, and the system does not report all changes.
+    /// The time `repository.poll_interval` passed, and the system does not report all changes.
     Poll,
-    /// SIGUSR1.
+    /// The daemon received SIGUSR1.
     Signal,
-    /// The repository's root came back, or is another one.
+    /// The repository's root came back, or was replaced by another directory.
     Root,
     /// The configuration of the repository changed.
     Reload,
@@ -31,7 +31,7 @@ impl RescanReason {
         Self::Reload,
     ];
 
-    /// The word in logs and metrics.
+    /// The word for it in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",

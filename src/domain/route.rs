@@ -7,33 +7,33 @@ use globset::GlobSet;
 use super::event::EventKind;
 use super::project::ProjectKey;
 
-/// A webhook's events and projects.
+/// The events and projects that a webhook subscribes to.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// The webhook's name.
+    /// The name of the webhook.
     pub webhook: String,
-    /// The events that it receives.
+    /// The events that the webhook receives.
     pub events: BTreeSet<EventKind>,
-    /// The projects that it receives, as `organization/project`; all if absent.
+    /// The globs for `organization/project` that select its projects. `None` selects all.
     pub projects: Option<GlobSet>,
 }
 
 /// Whether a webhook receives an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// It does.
+    /// The webhook receives the event.
     Yes,
-    /// It does if it was to receive an earlier event of the project.
+    /// The webhook receives the event if an earlier event of the project was for it.
     ///
-    /// This is the delete of a project whose present name is not one of the webhook's: it had
-    /// another name before.
+    /// The event is a delete, and the current name of the project does not match `projects`. The
+    /// project may have had a matching name before.
     IfHeard,
-    /// It does not.
+    /// The webhook does not receive the event.
     No,
 }
 
 impl Subscription {
-    /// Returns whether the webhook receives this event of the project with this key.
+    /// Returns whether the webhook receives this event of this project.
     pub fn interest(&self, kind: EventKind, key: &ProjectKey) -> Interest {
         if !self.events.contains(&kind) {
             return Interest::No;
@@ -49,7 +49,7 @@ impl Subscription {
         }
     }
 
-    /// Whether the webhook receives this event, whatever it received before.
+    /// Whether the webhook receives this event, independent of earlier events.
     pub fn wants(&self, kind: EventKind, key: &ProjectKey) -> bool {
         self.interest(kind, key) == Interest::Yes
     }
@@ -57,7 +57,7 @@ impl Subscription {
 
 /// Returns the names of the webhooks that receive an event, in the order of the configuration.
 ///
-/// `heard` are those that were to receive an earlier event of the project.
+/// `heard` has the webhooks for which there was an earlier event of the project.
 pub fn route<'a>(
     subscriptions: &'a [Subscription],
     kind: EventKind,

@@ -1,27 +1,28 @@
 //! Decides when to observe a project, and when its removals are confirmed.
 //!
-//! Constraint: no clock. `now` is an argument, a [`Moment`] of any monotonic clock.
+//! Constraint: this module reads no clock. `now` is an argument, a [`Moment`] of a monotonic clock.
 //!
-//! A hint makes its project due at once, so that a completed creation is acted on immediately.
-//! Missing files count as removed only when the project has been idle for the settle time, so the
-//! project is observed again then. Hints may be late or lost, so the absence of hints does not prove
-//! that a project is idle. Two observations have to find the files missing: one after the last hint,
-//! and one at least a settle time after both. If the second one finds more files missing, the settle
-//! time begins anew. Activity that goes on postpones a removal by no more than 20 settle times. A
-//! project with an invalid file is observed again after a delay that doubles, since the end of a
-//! write is not always reported.
+//! A hint makes its project due at once, so that new files cause events immediately. A missing file
+//! counts as removed only after the project was idle for the settle time. Hints may be late or lost,
+//! so the absence of hints does not prove that a project is idle. Therefore two observations must
+//! find the file missing: one after the last hint, and one at least a settle time later. If the
+//! second observation finds more files missing, the settle time starts again. Continuous activity
+//! postpones a removal by at most 20 settle times.
 //!
-//! The caller's step:
+//! A project with an invalid file is observed again without a hint, because the end of a write is
+//! not always reported. The delay doubles each time.
 //!
-//! 1. Pass in hints by [`Agenda::hint`] and [`Agenda::check`].
-//! 2. Take due projects by [`Agenda::due`] and observe them.
-//! 3. For each arrival ([`super::moves::arrival`]) observe also the recorded projects of its
-//!    organization with that identity, until there are no more.
+//! A step of the caller:
+//!
+//! 1. Pass hints to [`Agenda::hint`] and [`Agenda::check`].
+//! 2. Take due projects from [`Agenda::due`] and observe them.
+//! 3. For each arrival ([`super::moves::arrival`]), also observe the recorded projects of its
+//!    organization with the same identity. Repeat this for arrivals among them.
 //! 4. For each comparison, pass the missing files ([`super::infer::missing`]) to
 //!    [`Agenda::removals`].
 //! 5. Infer ([`super::moves::infer_all`]) and record.
-//! 6. Report the outcome of each observation, also those of step 3, by [`Agenda::observed`]. Then
-//!    call [`Agenda::confirm_after`] for each project that moves to a location which waits itself
+//! 6. Pass the outcome of each observation, also those of step 3, to [`Agenda::observed`]. Then call
+//!    [`Agenda::confirm_after`] for each project whose move waits
 //!    ([`super::moves::Conclusion::moves_to`]).
 
 use std::collections::{BTreeSet, HashMap};
@@ -31,15 +32,15 @@ use super::event::Origin;
 use super::infer::Removals;
 use super::project::ProjectKey;
 
-/// A time of a monotonic clock, measured from that clock's start.
+/// A time of a monotonic clock, measured from the start of the clock.
 pub type Moment = Duration;
 
 /// The first delay before a project with an invalid file is observed again without a hint.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
-/// The longest such delay.
+/// The longest delay before a project with an invalid file is observed again.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// The most settle times that activity postpones a removal by.
+/// The maximum number of settle times by which activity postpones a removal.
 const SETTLE_TIMES_MAX: u32 = 20;
 
 /// A project to observe now.
@@ -47,22 +48,22 @@ const SETTLE_TIMES_MAX: u32 = 20;
 pub struct Due {
     /// The project.
     pub key: ProjectKey,
-    /// The origin of the events that are inferred.
+    /// The origin of the inferred events.
     pub origin: Origin,
-    /// The reason for the observation, as shown to people.
+    /// The reason for the observation, for the explanation of events.
     pub hint: String,
 }
 
-/// The part of an observation that has to be observed again.
+/// The reasons to observe a project again after an observation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unresolved {
     /// Missing files whose removal is not confirmed yet ([`super::infer::Inference::missing`]).
     pub missing: BTreeSet<String>,
-    /// Whether a file is invalid that may become valid without a hint.
+    /// Whether an invalid file may become valid without a hint.
     pub retry: bool,
 }
 
-/// Projects that are to be observed, now or later. Other projects take no memory here.
+/// The projects to observe, now or later. Other projects take no memory here.
 #[derive(Debug)]
 pub struct Agenda {
     settle_time: Duration,
@@ -76,11 +77,11 @@ struct Entry {
     active_at: Moment,
     /// The missing files of the last observation.
     missing: Option<Missing>,
-    /// The time of the next observation; none between [`Agenda::due`] and [`Agenda::observed`].
+    /// The time of the next observation. `None` between [`Agenda::due`] and [`Agenda::observed`].
     observe_at: Option<Moment>,
-    /// The origin that [`Agenda::due`] returned; none after [`Agenda::observed`].
+    /// The origin that [`Agenda::due`] returned. `None` after [`Agenda::observed`].
     taken: Option<Origin>,
-    /// Whether [`Agenda::due`] has returned `origin` already.
+    /// Whether [`Agenda::due`] has already returned `origin`.
     origin_served: bool,
     /// The number of observations with invalid files since the last activity.
     n_retries: u32,
@@ -91,13 +92,16 @@ struct Entry {
 #[derive(Debug)]
 struct Missing {
     paths: BTreeSet<String>,
-    /// The time since which some file is missing, whatever happens beside it.
+    /// The time since which at least one file is missing. Later activity does not change it.
     first_at: Moment,
-    /// The time since which every observation found these files missing; none if there was no
-    /// observation since the last hint.
+    /// The time since which every observation found these files missing.
+    ///
+    /// `None` if there was no observation since the last hint.
     since: Option<Moment>,
-    /// The origin of the first observation that found a file missing. A file that was removed while
-    /// the daemon was down keeps that origin, whatever happens before the removal is confirmed.
+    /// The origin of the first observation that found a file missing.
+    ///
+    /// Later hints do not change it, so the delete of a file that was removed while the daemon was
+    /// down is a catch-up.
     origin: Origin,
 }
 
@@ -120,10 +124,10 @@ impl Entry {
         Some(self.active_at.max(self.missing.as_ref()?.since?))
     }
 
-    /// The time when missing files count as removed, if there are any.
+    /// The time when missing files count as removed. `None` if no files are missing.
     ///
-    /// It comes a settle time after the last activity. Activity that goes on, such as a log file
-    /// beside the missing ones, postpones it by no more than [`SETTLE_TIMES_MAX`].
+    /// It is a settle time after the last activity. Continuous activity, such as a log file in the
+    /// same directory, postpones it by at most [`SETTLE_TIMES_MAX`] settle times.
     fn settled_at(&self, settle_time: Duration) -> Option<Moment> {
         let first_at = self.missing.as_ref()?.first_at;
         let latest = first_at.saturating_add(settle_time.saturating_mul(SETTLE_TIMES_MAX));
@@ -139,7 +143,7 @@ impl Entry {
 }
 
 impl Agenda {
-    /// An empty agenda. Removals are confirmed after `settle_time` without activity.
+    /// Makes an empty agenda. Removals are confirmed after `settle_time` without activity.
     pub fn new(settle_time: Duration) -> Self {
         Self {
             settle_time,
@@ -158,14 +162,14 @@ impl Agenda {
             .filter(|(_, entry)| entry.observe_at.is_some())
             .filter_map(|(key, entry)| Some((key.clone(), entry.settled_at(settle_time)?)))
             .collect();
-        // With a longer settle time the old observation stays. It is one too many, and schedules the
-        // next one at the right time.
+        // With a longer settle time the scheduled observation is too early. It then schedules the next
+        // one at the right time.
         for (key, at) in sooner {
             self.schedule(&key, at);
         }
     }
 
-    /// Notes activity in a project: it is due now, and its settle time begins anew.
+    /// Records activity in a project. The project is due now, and its settle time starts again.
     pub fn hint(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) {
         let entry = self.entry(key, now, origin, hint);
         entry.active_at = entry.active_at.max(now);
@@ -177,7 +181,7 @@ impl Agenda {
         self.schedule(key, now);
     }
 
-    /// Notes activity that goes on: the project is due after `delay`, or by the next hint.
+    /// Records activity that continues. The project is due after `delay`, or at the next hint.
     pub fn hint_later(
         &mut self,
         key: &ProjectKey,
@@ -193,7 +197,7 @@ impl Agenda {
         self.schedule(key, now.saturating_add(delay));
     }
 
-    /// Notes activity that changed no file of the project: a running settle time begins anew.
+    /// Records activity that changed no file of the project. A running settle time starts again.
     pub fn activity(&mut self, key: &ProjectKey, now: Moment) {
         if let Some(entry) = self.entries.get_mut(key)
             && entry.missing.is_some()
@@ -202,15 +206,15 @@ impl Agenda {
         }
     }
 
-    /// Makes a project due without activity: a running settle time goes on.
+    /// Makes a project due without activity. A running settle time continues.
     pub fn check(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) {
         self.entry(key, now, origin, hint);
         self.schedule(key, now);
     }
 
-    /// Confirms removals of a project only after those of the location that it moves to.
+    /// Postpones the removals of a project until those at the location that it moves to.
     ///
-    /// So both are judged together, and the project is not deleted in between.
+    /// So both are judged in the same step, and the project is not deleted before it moves.
     pub fn confirm_after(&mut self, key: &ProjectKey, moves_to: &ProjectKey) {
         let Some(since) = self.entries.get(moves_to).and_then(Entry::idle_since) else {
             return;
@@ -218,7 +222,7 @@ impl Agenda {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        // Later by the least that a clock can tell, so that the other location is due first.
+        // One nanosecond later, so that the other location is due first.
         let behind = since.saturating_add(Duration::from_nanos(1));
         entry.active_at = entry.active_at.max(behind);
     }
@@ -228,7 +232,8 @@ impl Agenda {
             .entries
             .entry(key.clone())
             .or_insert_with(|| Entry::new(now, origin, hint));
-        // An observation that is still to come may find changes that are older than this hint.
+        // If an observation is still due, it may find changes that are older than this hint. Then the
+        // old origin stays.
         if entry.origin_served {
             entry.origin = origin;
             entry.origin_served = false;
@@ -252,9 +257,9 @@ impl Agenda {
         self.by_time.insert((at, key.clone()));
     }
 
-    /// Takes up to `limit` due projects, longest due first.
+    /// Takes at most `limit` due projects, the longest due first.
     ///
-    /// Each has to come back by [`Agenda::observed`] before more are taken.
+    /// The caller must pass each of them to [`Agenda::observed`] before it takes more.
     pub fn due(&mut self, now: Moment, limit: usize) -> Vec<Due> {
         let mut due = Vec::new();
         while due.len() < limit {
@@ -300,7 +305,9 @@ impl Agenda {
         }
     }
 
-    /// Notes that an observation, due or not, is recorded, and what it left unresolved.
+    /// Records that an observation was committed, and the reasons to observe the project again.
+    ///
+    /// The project may have been observed without being due.
     pub fn observed(&mut self, key: &ProjectKey, now: Moment, unresolved: Unresolved) {
         if !unresolved.missing.is_empty() || unresolved.retry {
             // An observation that was not due may be the first to find a file missing or invalid.
@@ -313,9 +320,9 @@ impl Agenda {
             return;
         };
         let taken = entry.taken.take();
-        // The observation may be older than that hint, which has its own observation to come.
+        // A hint that came during the observation has scheduled another observation.
         let was_hinted_meanwhile = taken.is_some() && entry.observe_at.is_some();
-        // A removal that could have been confirmed and was not begins anew as well.
+        // A removal that could have been confirmed but was not starts its settle time again.
         let was_settled = entry.is_settled(now, settle_time);
         let before = entry.missing.take();
         if !unresolved.missing.is_empty() {
@@ -359,7 +366,7 @@ impl Agenda {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// Whether no project is to be observed.
+    /// Whether no project needs to be observed.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -1,25 +1,27 @@
-//! Infers events from files that existed only between two observations.
+//! Infers events from short-lived files, which existed only between two observations.
 //!
-//! Constraint: only certain events count. Such a file was opened when a report named it, so its
-//! content is known, although its path is gone. It proves nothing about other files at that time.
+//! Constraint: only events that are certain are inferred. A short-lived file was opened when a report
+//! named it, so its content is known although its path is gone. It proves nothing about other files
+//! at that time.
 //!
-//! - A copy counts where its project is or was on record, a definition only where one was on record.
-//! - A whole project that came and went is no event, for instance in a checkout of another branch
-//!   and back.
-//! - A file that is still in its project is observed there: a file that was written under a temporary
-//!   name and renamed is one file. A file with a path elsewhere is short-lived in its project.
+//! - A copy causes an event if its project is or was recorded. A definition causes an event only if a
+//!   definition was recorded.
+//! - A project that appeared and disappeared causes no event. For instance, somebody checked out
+//!   another branch and returned.
+//! - A file that is still in its project is not short-lived. For instance, it was written under a
+//!   temporary name and renamed. A file that was moved out of its project is short-lived there.
 
 use super::infer::{Inference, Removals, infer};
 use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
 
-/// The meaning of a short-lived file.
+/// The result of judging a short-lived file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ShortLived {
-    /// No event.
+    /// The file causes no event.
     Ignored,
-    /// Perhaps an event; the next observation decides.
+    /// The next observation decides whether the file causes an event.
     Waits,
-    /// The events of this file, and the record after it.
+    /// The file causes these events and this record.
     Counts(Box<Inference>),
 }
 
@@ -34,8 +36,8 @@ pub(crate) fn infer_short_lived(
         Role::Definition => has_definition,
         Role::Published | Role::Snapshot => has_definition || observed.definition().is_some(),
     };
-    // A record that is newer than the file is that of its successor, whose hint came first. An event
-    // now would come in the wrong order, and the successor's would come twice.
+    // If the record is newer than the file, the file's successor was recorded first. An event for
+    // the file would come in the wrong order, and the event of the successor would come twice.
     let is_before_record = recorded
         .file(&file.path)
         .is_some_and(|known| known.stamp.changed_ns > file.stamp.changed_ns);
@@ -43,7 +45,7 @@ pub(crate) fn infer_short_lived(
         return ShortLived::Ignored;
     }
     if !has_definition {
-        // Several observations decide whether its project was imported or moved here.
+        // Further observations decide whether the project was imported or moved here.
         return ShortLived::Waits;
     }
     let mut at_that_time = observed.clone();
@@ -56,13 +58,13 @@ pub(crate) fn infer_short_lived(
     at_that_time.files.insert(file.path.clone(), seen);
     let inference = infer(recorded, &at_that_time, Removals::Unconfirmed);
     if !is_on_record(&inference.record, file) {
-        // The event waits for a removal to be confirmed, and needs the content then.
+        // The event waits until a removal is confirmed. It needs the content then.
         return ShortLived::Waits;
     }
     ShortLived::Counts(Box::new(inference))
 }
 
-/// Whether this content is on record at this path.
+/// Whether this content is recorded at this path.
 fn is_on_record(recorded: &Recorded, file: &FileState) -> bool {
     recorded
         .file(&file.path)
