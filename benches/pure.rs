@@ -149,7 +149,7 @@ fn settling(criterion: &mut Criterion) {
             let missing = BTreeSet::from(["others/project.xml".to_owned()]);
             let open = Unresolved {
                 missing,
-                retry: false,
+                ..Unresolved::default()
             };
             settle.observed(&key, begin, open);
         }

@@ -40,6 +40,7 @@ const CONTRACT: &[&str] = &[
     "project_webhooks_projects",
     "project_webhooks_watches",
     "project_webhooks_incomplete_files",
+    "project_webhooks_held_removals",
     "project_webhooks_rescans_total",
     "project_webhooks_config_reloads_total",
     "project_webhooks_build_info",

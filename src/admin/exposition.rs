@@ -96,14 +96,25 @@ impl Figures {
         ] {
             self.gauges(name, help, &[], [(vec![], value)])?;
         }
+        let held = engine.held_removals.as_ref();
+        self.gauges(
+            "held_removals",
+            "Projects whose removals are held: too many vanished together, or all.",
+            &["reason"],
+            ["all", "more-than-half"].map(|cause| {
+                let held = held.filter(|held| held.cause == cause);
+                (vec![cause], number(held.map_or(0, |held| held.count)))
+            }),
+        )?;
         let trouble = |part| flag(engine.troubles.contains_key(&part));
         self.gauges(
             "trouble",
-            "1 while inference waits: for the repository's root, or for the state.",
+            "1 while inference waits: for the repository's root, for the state, or with held removals.",
             &["part"],
             [
                 (vec!["root"], trouble(Trouble::Root)),
                 (vec!["store"], trouble(Trouble::Store)),
+                (vec!["removals"], trouble(Trouble::Removals)),
             ],
         )?;
         let version = vec![daemon.version.as_str()];

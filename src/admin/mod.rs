@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Listen;
 use crate::dispatch::QueueHandles;
+use crate::engine::held_removals::{Accepted, HeldProjects};
 use crate::report::{DaemonReport, Sources, summary};
 
 /// The parts of the daemon that the admin server and the control socket reach.
@@ -33,10 +34,17 @@ pub(crate) struct Admin {
     pub(crate) sources: Sources,
     /// Woken when a command changed the queue.
     pub(crate) queues: Arc<QueueHandles>,
-    pub(crate) reloads: mpsc::Sender<ReloadRequest>,
+    pub(crate) requests: mpsc::Sender<Request>,
 }
 
-pub(crate) type ReloadRequest = oneshot::Sender<Reloaded>;
+/// A command's request to the supervisor, with the way back.
+pub(crate) enum Request {
+    Reload(oneshot::Sender<Reloaded>),
+    /// Which removals are held?
+    ListHeld(oneshot::Sender<HeldProjects>),
+    /// Accept the held removals that this token stands for.
+    Accept(String, oneshot::Sender<Accepted>),
+}
 
 /// The outcome of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +130,10 @@ const WAKE: &str = "wake";
 const STATUS: &str = "status";
 /// The request to reload.
 const RELOAD: &str = "reload";
+/// The request for the held removals.
+const LIST_HELD: &str = "list-held";
+/// The request to accept held removals; their token follows.
+const ACCEPT: &str = "accept ";
 
 async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let mut line = String::new();
@@ -129,24 +141,37 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     // A client that sends nothing gets the status too.
     let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
     let report = match line.trim_end() {
-        RELOAD => {
-            let (request, answer) = oneshot::channel();
-            // A daemon that stops drops the request, and the command gets no answer.
-            if admin.reloads.send(request).await.is_err() {
-                return;
-            }
-            let Ok(reloaded) = answer.await else { return };
-            serde_json::to_vec(&reloaded)
-        }
+        RELOAD => supervisor(&admin, Request::Reload).await,
+        LIST_HELD => supervisor(&admin, Request::ListHeld).await,
         WAKE => {
             info!("a command changed the queue");
             admin.queues.wake_all();
             serde_json::to_vec(&admin.sources.daemon())
         }
-        _ => serde_json::to_vec(&admin.sources.daemon()),
+        line => match line.strip_prefix(ACCEPT) {
+            Some(token) => {
+                supervisor(&admin, |answer| Request::Accept(token.to_owned(), answer)).await
+            }
+            None => serde_json::to_vec(&admin.sources.daemon()),
+        },
     };
     let Ok(report) = report else { return };
     let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
+}
+
+/// Passes a request to the supervisor. A daemon that stops drops it, and the answer is empty.
+async fn supervisor<T: Serialize>(
+    admin: &Admin,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> serde_json::Result<Vec<u8>> {
+    let (sender, answer) = oneshot::channel();
+    if admin.requests.send(request(sender)).await.is_err() {
+        return Ok(Vec::new());
+    }
+    match answer.await {
+        Ok(answer) => serde_json::to_vec(&answer),
+        Err(_) => Ok(Vec::new()),
+    }
 }
 
 /// Asks the daemon of this state directory for its report; `None` if no daemon runs.
@@ -162,6 +187,16 @@ pub(crate) fn wake(state_dir: &Path) -> std::io::Result<Option<DaemonReport>> {
 /// Makes the daemon of this state directory reload, and waits; `None` if no daemon runs.
 pub(crate) fn reload(state_dir: &Path) -> std::io::Result<Option<Reloaded>> {
     request(state_dir, RELOAD, RELOAD_MAX)
+}
+
+/// Asks the daemon of this state directory which removals are held; `None` if no daemon runs.
+pub(crate) fn list_held(state_dir: &Path) -> std::io::Result<Option<HeldProjects>> {
+    request(state_dir, LIST_HELD, RELOAD_MAX)
+}
+
+/// Makes the daemon of this state directory judge held removals; `None` if no daemon runs.
+pub(crate) fn accept(state_dir: &Path, token: &str) -> std::io::Result<Option<Accepted>> {
+    request(state_dir, &format!("{ACCEPT}{token}"), RELOAD_MAX)
 }
 
 /// Sends a line to the daemon; an error means that a daemon may run and does not answer.

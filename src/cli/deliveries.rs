@@ -338,7 +338,7 @@ fn nothing(
 }
 
 /// Prints the planned change. On a terminal, asks for confirmation and returns the answer.
-fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool> {
+pub(super) fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool> {
     if yes || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         writeln!(out, "{question}.")?;
         return Ok(true);

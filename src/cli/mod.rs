@@ -1,5 +1,6 @@
 //! The commands: their arguments, output and exit status.
 
+mod accept;
 mod arguments;
 mod check;
 mod deliveries;
@@ -79,6 +80,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Release held removals, after showing how many and which
+    Accept(accept::AcceptArguments),
     /// Show whether the daemon runs, what it watches, and each webhook's queue
     Status {
         /// Print one JSON object
@@ -170,6 +173,10 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Command::Status { json } => {
             let config = inspected(config)?;
             printing(|out| status::run(&config, *json, now(), &style(), out))
+        }
+        Command::Accept(accept) => {
+            let config = inspected(config)?;
+            printing(|out| accept::run(accept, &config, &style(), out))
         }
         Command::Events(events) => {
             let config = inspected(config)?;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -14,13 +15,15 @@ use serde::Serialize;
 use super::output::{BOLD, FAINT, Progress, Style, YELLOW, counted, print_json, safe};
 use super::view::{self, location};
 use super::{DONE, recorded};
-use crate::config::Config;
+use crate::config::{Config, Repository};
 use crate::domain::event::InferredEvent;
 use crate::domain::infer::Removals;
 use crate::domain::moves::{self, Comparison, Conclusion};
 use crate::domain::parameters::parameters;
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
 use crate::domain::route::{Subscription, route};
+use crate::domain::wave::{Census, Input, State};
+use crate::engine::held_removals::wave_times;
 use crate::engine::mounts::MountGuard;
 use crate::engine::phase::Start;
 use crate::engine::root::RootGuard;
@@ -124,11 +127,12 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         .collect();
     let relocate =
         |file: &FileState, to: &ProjectKey| config.repository.layout.relocate(&file.path, to);
+    let conclusions = moves::infer_all(&comparisons, &relocate);
+    if !start.adopts {
+        notes.extend(held_note(&comparisons, &conclusions, repository));
+    }
     let mut changes = Vec::new();
-    for (comparison, change) in comparisons
-        .iter()
-        .zip(moves::infer_all(&comparisons, &relocate))
-    {
+    for (comparison, change) in comparisons.iter().zip(conclusions) {
         let heard = match &listings {
             Some(listings) => listings.listeners(&comparison.key)?,
             None => BTreeSet::new(),
@@ -218,6 +222,41 @@ fn notes(start: Start, config: &Config, has_state: bool) -> Vec<String> {
         (false, _, _) => {}
     }
     notes
+}
+
+/// A note if `run` would hold the removals.
+fn held_note(
+    comparisons: &[Comparison],
+    conclusions: &[Conclusion],
+    repository: &Repository,
+) -> Option<String> {
+    let is_gone = |(comparison, conclusion): &(&Comparison, &Conclusion)| {
+        let mut events = conclusion.inference.events.iter();
+        comparison.observed.definition_is_gone() && events.any(|event| event.kind.is_delete())
+    };
+    let n_gone = comparisons.iter().zip(conclusions).filter(is_gone).count();
+    let is_defined = |comparison: &&Comparison| comparison.recorded.definition.is_some();
+    let n_recorded = comparisons.iter().filter(is_defined).count();
+    let census = Census {
+        n_gone,
+        n_gone_in_all: n_gone,
+        n_recorded,
+        was_held: false,
+    };
+    let times = wave_times(repository);
+    let vanished = State::of_vanished(n_gone);
+    match vanished.after(Input::Ended(census), Duration::ZERO, times) {
+        State::HeldForOperator => Some(format!(
+            "all {n_gone} projects are gone: `run` holds their deletes until one of them is back, or \
+             until `project-webhooks accept`"
+        )),
+        State::Held { .. } => Some(format!(
+            "{n_gone} of {n_recorded} projects are gone: `run` holds their deletes for {} \
+             (repository.mass_delete_after)",
+            humantime::format_duration(times.hold)
+        )),
+        State::Calm | State::Chain { .. } | State::Wave { .. } => None,
+    }
 }
 
 /// The webhooks of a project's events.

@@ -19,6 +19,7 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
         .mapping(context, "layout")
         .and_then(|mapping| layout(&mapping, context));
     let settle = mapping.read(context, "settle", Value::duration);
+    let mass_delete_after = mapping.read(context, "mass_delete_after", Value::duration);
     let rescan = mapping.read(context, "rescan", Value::duration);
     let watch = mapping.read(context, "watch", watch_mode);
     let poll_interval = mapping.read(context, "poll_interval", Value::duration);
@@ -35,6 +36,7 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
         layout,
         templates,
         settle: settle?,
+        mass_delete_after: mass_delete_after?,
         rescan: rescan?,
         watch: watch?,
         poll_interval: poll_interval?,

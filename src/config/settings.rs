@@ -153,6 +153,13 @@ pub const SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "repository.mass_delete_after",
+        value: Duration("0s", "1d"),
+        default: Values(&["1m"]),
+        meaning: "how long removals are held when ten or more projects vanish together and they are more than half of all; `0s` turns this off",
+        ..ROW
+    },
+    Setting {
         key: "repository.rescan",
         value: Duration("1s", "7d"),
         default: Values(&["10m"]),

@@ -18,8 +18,8 @@ impl Daemon<'_> {
     ///
     /// A second signal stops the requests at once. Returns whether the engine ended without a panic.
     pub(super) async fn drain(mut self, signals: &mut (impl Stream<Item = c_int> + Unpin)) -> bool {
-        // A reload command that is still waiting gets no answer.
-        drop(self.reload_requests);
+        // Commands that are still waiting get no answer.
+        drop(self.requests);
         os::notify_stopping();
         info!("stopping: waiting for requests in progress");
         self.stop.cancel();

@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::admin::{self, Admin, Bound, ReloadRequest};
+use crate::admin::{self, Admin, Bound, Request};
 use crate::clock::Clock;
 use crate::config::{Config, Environment, Listen, Retention};
 use crate::dispatch::Dispatcher;
@@ -77,7 +77,7 @@ pub(crate) struct Daemon<'a> {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     retention: watch::Sender<Retention>,
-    reload_requests: mpsc::Receiver<ReloadRequest>,
+    requests: mpsc::Receiver<Request>,
     health: Health,
     background: Background,
     /// Cancelling this token stops the queues of the dispatcher.

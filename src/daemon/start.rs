@@ -25,8 +25,8 @@ use crate::store::{Fault, Store};
 use crate::webhook::ClientError;
 use crate::{housekeeping, os};
 
-/// The maximum number of reload commands that wait. The daemon reloads one at a time.
-const RELOADS_WAITING: usize = 4;
+/// How many requests of commands may wait. The supervisor serves one after the other.
+const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
     /// Starts all parts.
@@ -66,7 +66,7 @@ impl<'a> Daemon<'a> {
             jitter: Arc::new(fastrand::f64),
         };
         let dispatcher = Dispatcher::start(shared, targets, stop.clone());
-        let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING);
+        let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
         let admin = Arc::new(Admin {
             sources: Sources {
                 status: Arc::clone(&status),
@@ -77,7 +77,7 @@ impl<'a> Daemon<'a> {
                 counted: Default::default(),
             },
             queues,
-            reloads,
+            requests: sender,
         });
         let (retention, kept) = watch::channel(config.retention);
         let background = start_background(&admin, config.state_dir.clone(), kept);
@@ -94,7 +94,7 @@ impl<'a> Daemon<'a> {
             metrics,
             status,
             retention,
-            reload_requests,
+            requests,
             background,
             stop,
         })

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use super::{Daemon, DaemonError, STANDSTILL};
-use crate::admin;
+use crate::admin::{self, Request};
 use crate::clock::Clock;
 use crate::dispatch;
 use crate::domain::rescan::RescanReason;
@@ -70,11 +70,7 @@ impl Daemon<'_> {
                     }
                     Some(_) | None => return Ok(()),
                 },
-                Some(request) = self.reload_requests.recv() => {
-                    let reloaded = self.announced_reload("reload command", &mut announced).await;
-                    // The command may no longer wait for the answer.
-                    let _ = request.send(reloaded);
-                }
+                Some(request) = self.requests.recv() => self.serve(request, &mut announced).await,
                 _ = &mut self.engine_end => return part_ended("the engine"),
                 () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
                 Some(ended) = self.background.tasks.join_next() => {
@@ -88,6 +84,21 @@ impl Daemon<'_> {
                     let is_ready = status.borrow().ready;
                     announced.change(is_ready, line);
                 }
+            }
+        }
+    }
+
+    /// Serves a command's request. The command may no longer wait for the answer.
+    async fn serve(&mut self, request: Request, announced: &mut Announced) {
+        match request {
+            Request::Reload(answer) => {
+                let _ = answer.send(self.announced_reload("reload command", announced).await);
+            }
+            Request::ListHeld(answer) => {
+                self.engine.send(Input::ListHeld(answer));
+            }
+            Request::Accept(token, answer) => {
+                self.engine.send(Input::Accept(token, answer));
             }
         }
     }

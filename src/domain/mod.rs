@@ -9,6 +9,8 @@
 //! - [`project`]: observed and recorded projects.
 //! - [`event`]: the seven events.
 //! - [`settle`]: when to observe a project.
+//! - [`wave`]: when to judge projects that vanish together.
+//! - [`vanished`]: these projects.
 //! - [`infer`]: the events of one project.
 //! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.
@@ -31,3 +33,5 @@ pub mod rescan;
 pub mod route;
 pub mod settle;
 pub(crate) mod short_lived;
+pub mod vanished;
+pub mod wave;

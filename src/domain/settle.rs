@@ -12,6 +12,9 @@
 //! A project with an invalid file is observed again without a hint, because the end of a write is
 //! not always reported. The delay doubles each time.
 //!
+//! A project whose definition vanished waits for the others that vanish with it; see
+//! [`super::wave`].
+//!
 //! A step of the caller:
 //!
 //! 1. Pass hints to [`Agenda::hint`] and [`Agenda::check`].
@@ -31,6 +34,8 @@ use std::time::Duration;
 use super::event::Origin;
 use super::infer::Removals;
 use super::project::ProjectKey;
+use super::vanished::{Held, Presence, Vanished};
+use super::wave::Times;
 
 /// A time of a monotonic clock, measured from the start of the clock.
 pub type Moment = Duration;
@@ -61,6 +66,8 @@ pub struct Unresolved {
     pub missing: BTreeSet<String>,
     /// Whether an invalid file may become valid without a hint.
     pub retry: bool,
+    /// The definition, beside the record.
+    pub presence: Presence,
 }
 
 /// The projects to observe, now or later. Other projects take no memory here.
@@ -69,6 +76,7 @@ pub struct Agenda {
     settle_time: Duration,
     entries: HashMap<ProjectKey, Entry>,
     by_time: BTreeSet<(Moment, ProjectKey)>,
+    vanished: Vanished,
 }
 
 #[derive(Debug)]
@@ -77,7 +85,8 @@ struct Entry {
     active_at: Moment,
     /// The missing files of the last observation.
     missing: Option<Missing>,
-    /// The time of the next observation. `None` between [`Agenda::due`] and [`Agenda::observed`].
+    /// The time of the next observation. `None` between [`Agenda::due`] and [`Agenda::observed`], and
+    /// while other projects that vanished hold this one.
     observe_at: Option<Moment>,
     /// The origin that [`Agenda::due`] returned. `None` after [`Agenda::observed`].
     taken: Option<Origin>,
@@ -149,12 +158,18 @@ impl Agenda {
             settle_time,
             entries: HashMap::new(),
             by_time: BTreeSet::new(),
+            vanished: Vanished::new(Times {
+                settle: settle_time,
+                hold: Duration::ZERO,
+            }),
         }
     }
 
-    /// Changes the settle time, also for removals that are not confirmed yet.
-    pub fn set_settle_time(&mut self, settle_time: Duration) {
+    /// Changes the settle time and the hold time, also for removals that are not confirmed yet.
+    pub fn set_times(&mut self, times: Times) {
+        let settle_time = times.settle;
         self.settle_time = settle_time;
+        self.vanished.set_times(times);
         let sooner: Vec<(ProjectKey, Moment)> = self
             .entries
             .iter()
@@ -293,11 +308,12 @@ impl Agenda {
 
     /// Whether the missing files of an observation at this time count as removed.
     pub fn removals(&self, key: &ProjectKey, now: Moment, missing: &BTreeSet<String>) -> Removals {
-        let is_confirmed = self.entries.get(key).is_some_and(|entry| {
-            let was_missing = |before: &Missing| missing.is_subset(&before.paths);
-            entry.is_settled(now, self.settle_time)
-                && entry.missing.as_ref().is_some_and(was_missing)
-        });
+        let is_confirmed = !self.vanished.holds(key)
+            && self.entries.get(key).is_some_and(|entry| {
+                let was_missing = |before: &Missing| missing.is_subset(&before.paths);
+                entry.is_settled(now, self.settle_time)
+                    && entry.missing.as_ref().is_some_and(was_missing)
+            });
         if is_confirmed {
             Removals::Confirmed
         } else {
@@ -309,6 +325,9 @@ impl Agenda {
     ///
     /// The project may have been observed without being due.
     pub fn observed(&mut self, key: &ProjectKey, now: Moment, unresolved: Unresolved) {
+        let was_held = self.vanished.holds(key);
+        self.vanished.observed(key, unresolved.presence, now);
+        let is_held = self.vanished.holds(key);
         if !unresolved.missing.is_empty() || unresolved.retry {
             // An observation that was not due may be the first to find a file missing or invalid.
             self.entries
@@ -323,7 +342,7 @@ impl Agenda {
         // A hint that came during the observation has scheduled another observation.
         let was_hinted_meanwhile = taken.is_some() && entry.observe_at.is_some();
         // A removal that could have been confirmed but was not starts its settle time again.
-        let was_settled = entry.is_settled(now, settle_time);
+        let was_settled = !was_held && entry.is_settled(now, settle_time);
         let before = entry.missing.take();
         if !unresolved.missing.is_empty() {
             let are_known = before
@@ -343,7 +362,7 @@ impl Agenda {
                 paths: unresolved.missing,
             });
         }
-        let mut again = entry.settled_at(settle_time);
+        let mut again = entry.settled_at(settle_time).filter(|_| !is_held);
         if unresolved.retry {
             let factor = 1_u32.checked_shl(entry.n_retries).unwrap_or(u32::MAX);
             let delay = RETRY_FIRST.saturating_mul(factor).min(RETRY_MAX);
@@ -355,8 +374,81 @@ impl Agenda {
             (Some(at), _) => self.schedule(key, at),
             // A hint came in between, or the project was observed before it was due.
             (None, Some(_)) => {}
+            (None, None) if is_held => {}
             (None, None) => {
                 self.entries.remove(key);
+            }
+        }
+    }
+
+    /// Restores the projects that an operator has to accept, and those that one has accepted.
+    pub fn remember(
+        &mut self,
+        held: impl IntoIterator<Item = ProjectKey>,
+        accepted: impl IntoIterator<Item = ProjectKey>,
+    ) {
+        self.vanished.remember(held, accepted);
+    }
+
+    /// The time when it is decided about the projects that vanished; see [`Agenda::end_wave`].
+    pub fn wave_ends_at(&self) -> Option<Moment> {
+        self.vanished.ends_at()
+    }
+
+    /// The time since which a wave has been quiet; none if there is no wave, or for too long.
+    pub fn wave_is_quiet_since(&self, now: Moment) -> Option<Moment> {
+        self.vanished.quiet_since(now)
+    }
+
+    /// The number of projects that vanish now. Held ones are not counted.
+    pub fn n_vanished(&self) -> usize {
+        self.vanished.n_vanished()
+    }
+
+    /// Decides about the projects that vanished, if the time has come. `n_recorded` is the number of
+    /// projects with a definition on record.
+    pub fn end_wave(&mut self, now: Moment, n_recorded: usize) {
+        let released = self.vanished.end(now, n_recorded);
+        self.confirm(released);
+    }
+
+    /// The held removals, if there are any.
+    pub fn held(&self) -> Option<Held> {
+        self.vanished.held()
+    }
+
+    /// The held projects, in order.
+    pub fn held_projects(&self) -> impl Iterator<Item = &ProjectKey> {
+        self.vanished.held_projects()
+    }
+
+    /// The projects to pass to [`Agenda::remember`] after a restart.
+    pub fn to_remember(&self) -> (Vec<ProjectKey>, &BTreeSet<ProjectKey>) {
+        (self.vanished.held_for_operator(), self.vanished.accepted())
+    }
+
+    /// Accepts the held removals.
+    pub fn accept(&mut self) {
+        let released = self.vanished.accept();
+        self.confirm(released);
+    }
+
+    /// Notes that a full scan has ended: projects without an entry are not missing.
+    pub fn scanned(&mut self) {
+        let entries = &self.entries;
+        let is_missing = |key: &ProjectKey| {
+            let entry = entries.get(key);
+            entry.is_some_and(|entry| entry.missing.is_some())
+        };
+        self.vanished.retain(is_missing);
+    }
+
+    /// Schedules the observations that confirm these removals, in the order in which they settled.
+    fn confirm(&mut self, released: Vec<ProjectKey>) {
+        for key in released {
+            let entry = self.entries.get(&key);
+            if let Some(at) = entry.and_then(|entry| entry.settled_at(self.settle_time)) {
+                self.schedule(&key, at);
             }
         }
     }
@@ -375,5 +467,6 @@ impl Agenda {
     pub fn clear(&mut self) {
         self.entries.clear();
         self.by_time.clear();
+        self.vanished.clear();
     }
 }

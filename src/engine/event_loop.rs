@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::held_removals::wave_times;
 use super::judge::Routes;
 use super::root::{Check, RootGuard};
 use super::scanner::Scanner;
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::domain::event::Origin;
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
+use crate::domain::wave::WAVE;
 use crate::hint::{Hint, HintSender};
 use crate::observe::Observer;
 use crate::watch::{Watch, WatchSettings};
@@ -104,7 +106,26 @@ impl EventLoop {
             true => self.scanner.next(),
             false => self.worker.timers.next_poll(),
         };
-        scan.into_iter().chain(self.worker.agenda.next()).min()
+        let agenda = &self.worker.agenda;
+        let work = [scan, agenda.next(), self.wave_ends_at()];
+        work.into_iter().flatten().min()
+    }
+
+    /// The time when it is decided about the projects that vanished.
+    ///
+    /// A scan in progress may find more of them. If changes are found by scans alone, only a scan
+    /// since the last change proves that a wave is over.
+    fn wave_ends_at(&self) -> Option<Moment> {
+        let worker = &self.worker;
+        let ends_at = worker.agenda.wave_ends_at()?;
+        let is_wave = worker.agenda.n_vanished() >= WAVE;
+        if self.scanner.is_scanning() && (is_wave || worker.phase.is_starting()) {
+            return None;
+        }
+        let polls = worker.timers.next_poll().is_some();
+        let quiet_since = worker.agenda.wave_is_quiet_since(worker.clock.moment());
+        let is_proven = |since| self.scanner.last_began().is_some_and(|began| began > since);
+        (!polls || quiet_since.is_none_or(is_proven)).then_some(ends_at)
     }
 
     fn has_lost_a_thread(&self) -> bool {
@@ -127,6 +148,9 @@ impl EventLoop {
                 // The sender may no longer wait for the answer.
                 let _ = done.send(());
             }
+            // The command may no longer wait for the answer.
+            Input::ListHeld(answer) => drop(answer.send(self.worker.held_projects())),
+            Input::Accept(token, answer) => drop(answer.send(self.worker.accept(&token))),
             Input::Stop => {}
         }
     }
@@ -226,6 +250,12 @@ impl EventLoop {
             self.scanner.compare_piece(&mut self.worker);
         }
         self.scanner.end(&mut self.worker);
+        if !self.worker.timers.is_paused() {
+            if self.wave_ends_at().is_some_and(|at| at <= now) {
+                self.worker.end_wave(now);
+            }
+            self.worker.note_held_removals();
+        }
     }
 
     /// Checks the store, the root and the timers, once a second.
@@ -292,7 +322,7 @@ impl EventLoop {
         self.worker.routes = Routes::of(&config);
         let old = std::mem::replace(&mut self.worker.config, config);
         let (old, new) = (&old.repository, &self.worker.config.repository);
-        self.worker.agenda.set_settle_time(new.settle);
+        self.worker.agenda.set_times(wave_times(new));
         let layout_changed = old.layout != new.layout;
         let path_changed = old.path != new.path;
         let size_changed = old.max_file_size != new.max_file_size;

@@ -18,6 +18,7 @@ use crate::domain::parameters::{parameters, project_id};
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey};
 use crate::domain::route::{Interest, Subscription};
 use crate::domain::settle::Unresolved;
+use crate::domain::vanished::Presence;
 use crate::observe::Held;
 use crate::store::{Batch, Change, NewEvent};
 
@@ -157,6 +158,11 @@ impl Judgement {
         self.unresolved.push((
             key.clone(),
             Unresolved {
+                presence: Presence::of(
+                    &observation.before,
+                    &inference.record,
+                    &observation.comparison.observed,
+                ),
                 missing: inference.missing,
                 retry,
             },

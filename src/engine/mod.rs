@@ -13,6 +13,7 @@
 //! - `recorder`: commits batches, and reports failures of the store.
 //! - `scanner`, `full_scan`: run full scans.
 //! - `reported_files`: keeps the files that hints named, some of them open.
+//! - [`held_removals`]: keeps and reports held removals.
 //! - `invalid_files`: keeps and logs invalid files.
 //! - `timers`: the times of recurring tasks.
 //! - `phase`: the phase of the start, such as the first full scan.
@@ -23,6 +24,7 @@
 mod event_loop;
 mod full_scan;
 mod gather;
+pub(crate) mod held_removals;
 mod invalid_files;
 mod judge;
 pub(crate) mod mounts;
@@ -50,6 +52,8 @@ use crate::domain::rescan::RescanReason;
 use crate::hint::{Hint, HintSender};
 use crate::store::Store;
 
+use held_removals::{Accepted, HeldProjects};
+
 use event_loop::{EventLoop, Inbox};
 use status::Status;
 
@@ -64,6 +68,10 @@ pub(crate) enum Input {
     Hint(Box<Hint>),
     /// Set all watches again and run a full scan.
     Rescan(RescanReason),
+    /// Answer which removals are held.
+    ListHeld(oneshot::Sender<HeldProjects>),
+    /// Judge the held removals that this token stands for ([`HeldProjects`]).
+    Accept(String, oneshot::Sender<Accepted>),
     /// Apply this configuration, then notify the sender.
     Configure(Arc<Config>, oneshot::Sender<()>),
     Stop,

@@ -20,6 +20,8 @@ pub(super) struct Scanner {
     scan: Option<FullScan>,
     /// The reason of a requested scan that has not begun yet.
     retry: Option<RescanReason>,
+    /// When the last scan that has ended began.
+    last_began: Option<Moment>,
 }
 
 impl Scanner {
@@ -30,6 +32,11 @@ impl Scanner {
     /// Whether the watch thread's walk began that scan.
     pub(super) fn is_walking(&self) -> bool {
         self.scan.as_ref().is_some_and(|scan| scan.has_walked)
+    }
+
+    /// When the last scan that has ended began.
+    pub(super) fn last_began(&self) -> Option<Moment> {
+        self.last_began
     }
 
     /// The time of the next piece.
@@ -183,6 +190,8 @@ impl Scanner {
         if !worker.record_scan() {
             return self.begin(worker, scan.reason);
         }
+        self.last_began = Some(scan.began);
+        worker.agenda.scanned();
         let (n_projects, duration) = (scan.len(), now.saturating_sub(scan.began));
         debug!(
             reason = scan.reason.as_str(),

@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 use crate::watch::Coverage;
 
-/// A problem that stops the engine from inferring events.
+/// A problem that stops the engine from inferring some events.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
@@ -19,6 +20,21 @@ use crate::watch::Coverage;
 pub(crate) enum Trouble {
     Root,
     Store,
+    /// Removals are held. Everything else goes on.
+    Removals,
+}
+
+/// The held removals, as shown to people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct HeldReport {
+    /// The number of projects.
+    pub count: usize,
+    /// `all` or `more-than-half`.
+    pub cause: String,
+    /// The reason as a sentence.
+    pub reason: String,
+    /// The time when they are released; none if they wait for an operator.
+    pub until: Option<Timestamp>,
 }
 
 /// A copy of the engine's shared state.
@@ -29,6 +45,8 @@ pub(crate) struct Snapshot {
     /// The current problems, each with the text that `status` prints.
     pub troubles: BTreeMap<Trouble, String>,
     pub projects: usize,
+    #[serde(rename = "heldRemovals", default)]
+    pub held_removals: Option<HeldReport>,
     #[serde(rename = "incompleteFiles")]
     pub problems: usize,
     pub coverage: Coverage,
@@ -46,9 +64,11 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Whether the engine notices changes.
     ///
-    /// It does once the first full scan is recorded, while there is no problem.
+    /// It does once the first full scan is recorded, while there is no problem. Held removals are
+    /// none: everything else goes on.
     pub(crate) fn is_watching(&self) -> bool {
-        self.ready && self.troubles.is_empty()
+        let mut troubles = self.troubles.keys();
+        self.ready && troubles.all(|trouble| *trouble == Trouble::Removals)
     }
 }
 
@@ -98,6 +118,14 @@ impl Status {
             Some(reason) => known.troubles.insert(trouble, reason.clone()) != Some(reason),
             None => known.troubles.remove(&trouble).is_some(),
         })
+    }
+
+    pub(crate) fn set_held(&self, held: Option<HeldReport>) {
+        self.change(|known| {
+            let changed = known.held_removals != held;
+            known.held_removals = held;
+            changed
+        });
     }
 
     pub(crate) fn set_coverage(&self, coverage: Coverage) {

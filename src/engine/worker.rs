@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::Parts;
 use super::gather::{Gathered, Gatherer};
+use super::held_removals::{Accepted, HeldProjects, HeldRemovals, held_projects, wave_times};
 use super::invalid_files::InvalidFiles;
 use super::judge::{Judgement, Routes, Rules, judge};
 use super::mounts::MountGuard;
@@ -35,6 +36,7 @@ pub(super) struct Worker {
     pub status: Arc<Status>,
     pub observer: Observer,
     pub agenda: Agenda,
+    held_removals: HeldRemovals,
     pub reported: ReportedFiles,
     pub invalid_files: InvalidFiles,
     /// The unusable entries outside any project, if they are not recorded yet.
@@ -68,10 +70,14 @@ impl Worker {
         root.remember(store.meta(MetaKey::RepositoryRoot)?);
         let mounts = MountGuard::new(store.meta(MetaKey::Mounts)?);
         let invalid_files = InvalidFiles::recorded_before(store.problems(usize::MAX)?);
+        let mut agenda = Agenda::new(repository.settle);
+        agenda.set_times(wave_times(repository));
+        let held_removals = HeldRemovals::recorded_before(store, &mut agenda)?;
         parts.status.set_problems(invalid_files.count());
         Ok(Self {
             observer: Observer::new(repository.layout.clone(), repository.max_file_size),
-            agenda: Agenda::new(repository.settle),
+            agenda,
+            held_removals,
             reported: ReportedFiles::default(),
             invalid_files,
             unusable: None,
@@ -232,6 +238,57 @@ impl Worker {
             self.status.set_problems(self.invalid_files.count());
         }
         true
+    }
+
+    /// Decides about the projects that vanished, if the time has come.
+    pub(super) fn end_wave(&mut self, now: Moment) {
+        match self.recorder.store().n_defined() {
+            Ok(n_recorded) => self.agenda.end_wave(now, n_recorded),
+            Err(error) => self.store_failed(&error),
+        }
+    }
+
+    /// Records and reports the held removals, if they changed.
+    pub(super) fn note_held_removals(&mut self) {
+        let now = self.clock.now();
+        let moment = self.clock.moment();
+        self.held_removals
+            .report(&self.agenda, &self.status, (moment, now));
+        let facts = self.held_removals.to_record(&self.agenda);
+        if facts.is_empty() {
+            return;
+        }
+        let mut batch = Batch::new(now);
+        batch.meta = facts;
+        if self.commit(batch) {
+            self.held_removals.recorded(&self.agenda);
+        }
+    }
+
+    pub(super) fn held_projects(&self) -> HeldProjects {
+        held_projects(&self.agenda, &self.status)
+    }
+
+    /// Releases the held removals that the token stands for, once that is recorded.
+    pub(super) fn accept(&mut self, token: &str) -> Accepted {
+        let held = self.held_projects();
+        if held.reason.is_none() || held.token != token {
+            return Accepted::Changed;
+        }
+        let mut batch = Batch::new(self.clock.now());
+        batch.meta = self.held_removals.to_record_accepted(&self.agenda);
+        if let Err(error) = self.recorder.commit(batch) {
+            self.store_failed(&error);
+            return Accepted::Failed(crate::error::chain(&error));
+        }
+        self.agenda.accept();
+        self.held_removals.recorded(&self.agenda);
+        info!(
+            projects = held.projects.len(),
+            "an operator accepted the held removals"
+        );
+        self.note_held_removals();
+        Accepted::Released(held.projects.len())
     }
 
     /// Reports that the store failed, and pauses inference.

@@ -117,6 +117,10 @@ pub enum MetaKey {
     Layout,
     /// The file systems that are mounted below the repository's root.
     Mounts,
+    /// The projects whose removals wait for an operator.
+    HeldRemovals,
+    /// The projects whose removals an operator accepted, and that are not judged yet.
+    AcceptedRemovals,
 }
 
 impl MetaKey {
@@ -127,6 +131,8 @@ impl MetaKey {
             MetaKey::RepositoryRoot => "repository-root",
             MetaKey::Layout => "layout",
             MetaKey::Mounts => "mounts",
+            MetaKey::HeldRemovals => "held-removals",
+            MetaKey::AcceptedRemovals => "accepted-removals",
         }
     }
 }

@@ -54,6 +54,9 @@ pub trait Recording: Send + Sync {
     /// Lists the projects of an organization with a record, sorted.
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
 
+    /// Counts the projects with a definition on record.
+    fn n_defined(&self) -> Result<usize, StoreError>;
+
     /// Lists, for each organization and identity, the projects with that identity, sorted.
     fn with_identities(
         &self,

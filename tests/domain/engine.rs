@@ -112,6 +112,7 @@ impl Engine {
             let open = Unresolved {
                 missing: missing.clone(),
                 retry: look.observed.problems().any(|problem| problem.may_resolve),
+                ..Unresolved::default()
             };
             self.settle.observed(&look.key, now, open);
         }

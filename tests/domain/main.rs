@@ -19,4 +19,5 @@ mod route;
 mod settle;
 mod simulation;
 mod truth;
+mod wave;
 mod world;

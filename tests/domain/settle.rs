@@ -7,6 +7,7 @@ use project_webhooks::domain::event::Origin;
 use project_webhooks::domain::infer::Removals;
 use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::domain::settle::{Agenda, Moment, Unresolved};
+use project_webhooks::domain::wave::Times;
 use proptest::prelude::*;
 
 fn key(project: u8) -> ProjectKey {
@@ -25,6 +26,7 @@ fn open(missing: &[&str], retry: bool) -> Unresolved {
     Unresolved {
         missing: paths(missing),
         retry,
+        ..Unresolved::default()
     }
 }
 
@@ -199,7 +201,10 @@ fn a_new_settle_time_holds_for_unconfirmed_removals() {
         live(&mut settle, 1, 0);
         due(&mut settle, 0);
         settle.observed(&key(1), at(0), open(&["a"], false));
-        settle.set_settle_time(at(pause));
+        settle.set_times(Times {
+            settle: at(pause),
+            hold: Duration::ZERO,
+        });
         assert!(settle.next() <= Some(at(pause)));
         assert!(!counts(&settle, 1, pause - 1, &["a"]));
         assert!(counts(&settle, 1, pause, &["a"]));
@@ -329,7 +334,10 @@ proptest! {
                 Step::Pass(milliseconds) => now += milliseconds,
                 Step::SetPause(milliseconds) => {
                     pause = milliseconds;
-                    settle.set_settle_time(at(pause));
+                    settle.set_times(Times {
+ settle: at(pause),
+ hold: Duration::ZERO,
+ });
                 }
                 Step::Take(limit) if taken.is_empty() => {
                     let due = settle.due(at(now), limit);

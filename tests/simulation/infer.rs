@@ -99,6 +99,7 @@ impl Run {
             let open = Unresolved {
                 missing: change.inference.missing.clone(),
                 retry: look.observed.problems().any(|problem| problem.may_resolve),
+                ..Unresolved::default()
             };
             self.settle.observed(&look.key, self.now, open);
         }

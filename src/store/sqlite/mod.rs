@@ -252,6 +252,10 @@ impl Recording for SqliteStore {
         self.read_blocking(move |connection| record::keys(connection, Some(&organization)))
     }
 
+    fn n_defined(&self) -> Result<usize, StoreError> {
+        self.read_blocking(record::n_defined)
+    }
+
     fn with_identities(
         &self,
         wanted: &[(&str, &Identity)],

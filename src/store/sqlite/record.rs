@@ -461,6 +461,14 @@ pub(super) fn keys(
     Ok(keys)
 }
 
+/// Counts the projects with a definition.
+pub(super) fn n_defined(connection: &Connection) -> Result<usize, Fault> {
+    let mut statement =
+        connection.prepare_cached("SELECT count(*) FROM files WHERE identity IS NOT NULL")?;
+    let n: i64 = statement.query_row([], |row| row.get(0))?;
+    Ok(usize::try_from(n).unwrap_or_default())
+}
+
 /// Lists the projects of an organization whose definition has this identity, sorted.
 pub(super) fn with_identity(
     connection: &Connection,

@@ -1,0 +1,116 @@
+//! `accept`: releases held removals after showing them.
+//!
+//! Constraint: it accepts only the projects that it showed. The daemon decides: it refuses if other
+//! removals are held by then.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+
+use super::deliveries::confirmed;
+use super::output::{BOLD, Style, counted, print_json, safe};
+use super::{DONE, FAILED, usage};
+use crate::admin;
+use crate::config::Config;
+use crate::engine::held_removals::Accepted;
+
+/// The arguments of `accept`.
+#[derive(Debug, clap::Args)]
+pub(super) struct AcceptArguments {
+    /// Do not ask first
+    #[arg(long, short)]
+    yes: bool,
+    /// Print one JSON object; needs --yes
+    #[arg(long, requires = "yes")]
+    json: bool,
+}
+
+/// The result with `--json`.
+#[derive(Serialize)]
+struct AcceptedView<'a> {
+    reason: Option<&'a str>,
+    projects: Vec<String>,
+    released: usize,
+}
+
+/// Shows the held removals, asks, and releases them.
+pub(super) fn run(
+    arguments: &AcceptArguments,
+    config: &Config,
+    style: &Style,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let state_dir = config.state_dir.display();
+    let no_answer = || {
+        format!(
+            "the daemon of the state directory {state_dir} did not answer; see `status` and its log"
+        )
+    };
+    let no_daemon = || {
+        anyhow!(
+            "no daemon runs with the state directory {state_dir}. Start it; it decides again which \
+             removals it holds"
+        )
+    };
+    let held = admin::list_held(&config.state_dir)
+        .with_context(no_answer)?
+        .ok_or_else(no_daemon)?;
+    let projects: Vec<String> = held.projects.iter().map(ToString::to_string).collect();
+    let mut view = AcceptedView {
+        reason: held.reason.as_deref(),
+        projects,
+        released: 0,
+    };
+    let Some(reason) = view.reason else {
+        if arguments.json {
+            print_json(out, &view)?;
+        } else {
+            writeln!(out, "No removals are held.")?;
+        }
+        return Ok(DONE);
+    };
+    let n = counted(view.projects.len() as u64, "project");
+    if !arguments.json {
+        writeln!(out, "{}", style.paint(BOLD, &safe(reason)))?;
+        for project in &view.projects {
+            writeln!(out, "  {}", safe(project))?;
+        }
+        if !arguments.yes && !io::stdin().is_terminal() {
+            out.flush()?;
+            return Err(usage(
+                "there is no terminal to ask on; add --yes to accept these removals",
+            ));
+        }
+        let question = format!("Send the deletes of {n}");
+        if !confirmed(&question, arguments.yes, out)? {
+            writeln!(out, "Nothing was changed.")?;
+            return Ok(FAILED);
+        }
+    }
+    let accepted = admin::accept(&config.state_dir, &held.token)
+        .with_context(no_answer)?
+        .ok_or_else(no_daemon)?;
+    match accepted {
+        Accepted::Released(released) => view.released = released,
+        Accepted::Changed => {
+            return Err(anyhow!(
+                "other removals are held by now, so nothing was changed; run `accept` again"
+            ));
+        }
+        Accepted::Failed(reason) => {
+            return Err(anyhow!(
+                "cannot record that, so nothing was changed: {reason}"
+            ));
+        }
+    }
+    if arguments.json {
+        print_json(out, &view)?;
+    } else {
+        writeln!(
+            out,
+            "The removals of {n} are released. Projects that are still missing are deleted now."
+        )?;
+    }
+    Ok(DONE)
+}

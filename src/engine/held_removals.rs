@@ -1,0 +1,199 @@
+//! Held removals: keeps them over a restart, and reports them.
+//!
+//! Constraint: the agenda decides ([`crate::domain::wave`]). The record has the projects that wait for
+//! an operator, so that a restart does not judge them, and those that one has accepted, so that a
+//! restart does not hold them again. What the record should have is compared with what it has, so a
+//! commit that fails is repeated.
+
+use jiff::{SignedDuration, Timestamp};
+use tracing::{info, warn};
+
+use super::status::{HeldReport, Status, Trouble};
+use crate::config::Repository;
+use crate::domain::project::{ContentHash, ProjectKey};
+use crate::domain::settle::{Agenda, Moment};
+use crate::domain::vanished::{Held, HeldBecause};
+use crate::domain::wave::Times;
+use crate::store::{MetaKey, Store, StoreError};
+
+/// The held removals, as an operator sees them before accepting them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct HeldProjects {
+    /// Why they are held; none if no removals are.
+    pub reason: Option<String>,
+    pub projects: Vec<ProjectKey>,
+    /// Stands for these projects; see [`HeldProjects::token_of`].
+    pub token: String,
+}
+
+impl HeldProjects {
+    /// A short text that differs for other projects.
+    fn token_of(projects: &[ProjectKey]) -> String {
+        let mut text = String::new();
+        for key in projects {
+            text.push_str(&key.to_string());
+            text.push('\n');
+        }
+        let mut token = ContentHash::of(text.as_bytes()).to_string();
+        token.truncate(16);
+        token
+    }
+}
+
+/// The outcome of accepting held removals.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Accepted {
+    /// So many are released.
+    Released(usize),
+    /// Other removals are held now.
+    Changed,
+    /// That cannot be recorded, for this reason.
+    Failed(String),
+}
+
+/// The recorded and reported part of the held removals.
+#[derive(Debug, Default)]
+pub(super) struct HeldRemovals {
+    /// The projects that are recorded as waiting for an operator.
+    recorded: Vec<ProjectKey>,
+    /// Whether accepted projects are recorded.
+    has_accepted: bool,
+    reported: Option<Held>,
+}
+
+impl HeldRemovals {
+    /// Reads the record into the agenda.
+    pub(super) fn recorded_before(store: &Store, agenda: &mut Agenda) -> Result<Self, StoreError> {
+        let keys = |text: Option<String>| -> Vec<ProjectKey> {
+            text.and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default()
+        };
+        let recorded = keys(store.meta(MetaKey::HeldRemovals)?);
+        let accepted = keys(store.meta(MetaKey::AcceptedRemovals)?);
+        let has_accepted = !accepted.is_empty();
+        agenda.remember(recorded.iter().cloned(), accepted);
+        Ok(Self {
+            recorded,
+            has_accepted,
+            reported: None,
+        })
+    }
+
+    /// The facts to record, if they differ from the recorded ones.
+    pub(super) fn to_record(&self, agenda: &Agenda) -> Vec<(MetaKey, String)> {
+        let (held, accepted) = agenda.to_remember();
+        let mut facts = Vec::new();
+        if held != self.recorded {
+            facts.push((MetaKey::HeldRemovals, text_of(&held)));
+        }
+        if self.has_accepted && accepted.is_empty() {
+            facts.push((MetaKey::AcceptedRemovals, text_of(&[])));
+        }
+        facts
+    }
+
+    /// The facts to record before removals are accepted.
+    pub(super) fn to_record_accepted(&self, agenda: &Agenda) -> Vec<(MetaKey, String)> {
+        let (_, before) = agenda.to_remember();
+        let accepted: Vec<ProjectKey> = before
+            .iter()
+            .chain(agenda.held_projects())
+            .cloned()
+            .collect();
+        vec![
+            (MetaKey::HeldRemovals, text_of(&[])),
+            (MetaKey::AcceptedRemovals, text_of(&accepted)),
+        ]
+    }
+
+    /// Notes that the facts of the agenda are recorded.
+    pub(super) fn recorded(&mut self, agenda: &Agenda) {
+        let (held, accepted) = agenda.to_remember();
+        self.recorded = held;
+        self.has_accepted = !accepted.is_empty();
+    }
+
+    /// Logs a change, and sets it in the status.
+    pub(super) fn report(&mut self, agenda: &Agenda, status: &Status, now: (Moment, Timestamp)) {
+        let held = agenda.held();
+        if held == self.reported {
+            return;
+        }
+        let because = |held: Option<Held>| held.map(|held| held.because);
+        let is_news = because(held) != because(self.reported);
+        self.reported = held;
+        let report = held.map(|held| HeldReport::of(&held, now));
+        let reason = report.as_ref().map(|report| report.reason.clone());
+        status.set_held(report);
+        status.set_trouble(Trouble::Removals, reason.clone());
+        match reason {
+            Some(reason) if is_news => warn!("{reason}"),
+            None if is_news => info!("no removals are held any longer"),
+            // Some of the projects are back.
+            _ => {}
+        }
+    }
+}
+
+impl HeldReport {
+    fn of(held: &Held, (now, time): (Moment, Timestamp)) -> Self {
+        let n = held.n;
+        match held.because {
+            HeldBecause::All => Self {
+                count: n,
+                cause: "all".to_owned(),
+                reason: format!(
+                    "all {n} projects are gone; their removals are held until one of them is back. \
+                     Is a file system not mounted, or a directory locked? If they were removed on \
+                     purpose, run `project-webhooks accept`"
+                ),
+                until: None,
+            },
+            HeldBecause::MoreThanHalf(at) => {
+                let left = SignedDuration::try_from(at.saturating_sub(now)).unwrap_or_default();
+                let until = time.checked_add(left).unwrap_or(time);
+                Self {
+                    count: n,
+                    cause: "more-than-half".to_owned(),
+                    reason: format!(
+                        "{n} of {} projects vanished together; their removals are held until \
+                         {until:.0} (repository.mass_delete_after). `project-webhooks accept` \
+                         releases them now",
+                        held.n_recorded
+                    ),
+                    until: Some(until),
+                }
+            }
+        }
+    }
+}
+
+/// The held projects of an agenda; none if no removals are held.
+pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
+    let Some(held) = status.snapshot().held_removals else {
+        return HeldProjects::default();
+    };
+    let projects: Vec<ProjectKey> = agenda.held_projects().cloned().collect();
+    HeldProjects {
+        reason: Some(held.reason),
+        token: HeldProjects::token_of(&projects),
+        projects,
+    }
+}
+
+/// The settings of waves.
+pub(crate) fn wave_times(repository: &Repository) -> Times {
+    Times {
+        settle: repository.settle,
+        hold: repository.mass_delete_after,
+    }
+}
+
+/// The text of projects in the record; empty for none.
+fn text_of(keys: &[ProjectKey]) -> String {
+    if keys.is_empty() {
+        return String::new();
+    }
+    serde_json::to_string(keys).unwrap_or_default()
+}

@@ -1,0 +1,330 @@
+//! Projects that vanish together: when they are judged, and when they are held.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use project_webhooks::domain::event::Origin;
+use project_webhooks::domain::infer::Removals;
+use project_webhooks::domain::project::ProjectKey;
+use project_webhooks::domain::settle::{Agenda, Moment, Unresolved};
+use project_webhooks::domain::vanished::{HeldBecause, Presence};
+use project_webhooks::domain::wave::{Census, Input, State, Times, WAVE, WAVE_LASTS};
+use proptest::prelude::*;
+
+const TIMES: Times = Times {
+    settle: Duration::from_millis(1_000),
+    hold: Duration::from_secs(60),
+};
+
+fn at(milliseconds: u64) -> Moment {
+    Duration::from_millis(milliseconds)
+}
+
+fn key(project: usize) -> ProjectKey {
+    ProjectKey::new("sales", format!("p{project:02}"))
+}
+
+/// The state after these inputs, each with its time.
+fn after(inputs: &[(u64, Input)]) -> State {
+    let inputs = inputs.iter();
+    inputs.fold(State::Calm, |state, (now, input)| {
+        state.after(*input, at(*now), TIMES)
+    })
+}
+
+fn vanish(n: usize, from: u64, every: u64) -> Vec<(u64, Input)> {
+    (0..n)
+        .map(|i| (from + i as u64 * every, Input::Vanished { n: i + 1 }))
+        .collect()
+}
+
+fn census(n_gone: usize, n_recorded: usize) -> Input {
+    Input::Ended(Census {
+        n_gone,
+        n_gone_in_all: n_gone,
+        n_recorded,
+        was_held: false,
+    })
+}
+
+#[test]
+fn a_chain_ends_a_settle_time_after_its_last_project() {
+    let chain = after(&vanish(9, 0, 900));
+    assert_eq!(chain.ends_at(TIMES), Some(at(8_200)));
+    // What appears does not postpone it.
+    assert_eq!(chain.after(Input::Appeared, at(7_300), TIMES), chain);
+    assert_eq!(chain.after(census(9, 18), at(8_200), TIMES), State::Calm);
+    // With fewer than ten it cannot last longer than ten settle times.
+    let endless = after(&[
+        (0, Input::Vanished { n: 1 }),
+        (9_900, Input::Vanished { n: 2 }),
+    ]);
+    assert_eq!(endless.ends_at(TIMES), Some(at(10_000)));
+}
+
+#[test]
+fn a_wave_ends_when_no_project_vanishes_or_appears() {
+    let wave = after(&vanish(WAVE, 0, 900));
+    assert_eq!(wave.ends_at(TIMES), Some(at(9_100)));
+    for input in [
+        Input::Appeared,
+        Input::Returned,
+        Input::Vanished { n: WAVE + 1 },
+    ] {
+        let later = wave.after(input, at(9_000), TIMES);
+        assert_eq!(later.ends_at(TIMES), Some(at(10_000)), "{input:?}");
+        let endless = wave.after(input, at(299_900), TIMES);
+        assert_eq!(endless.ends_at(TIMES), Some(WAVE_LASTS), "{input:?}");
+    }
+}
+
+#[test]
+fn what_is_held_depends_on_the_share_of_the_projects() {
+    let wave = after(&vanish(WAVE, 0, 0));
+    let chain = after(&vanish(3, 0, 0));
+    let until = at(1_000) + TIMES.hold;
+    for (state, n_gone, n_recorded, expected) in [
+        (wave, 10, 20, State::Calm),
+        (wave, 10, 19, State::Held { until }),
+        (wave, 10, 11, State::Held { until }),
+        (wave, 10, 10, State::HeldForOperator),
+        (chain, 3, 4, State::Calm),
+        (chain, 3, 3, State::HeldForOperator),
+        (chain, 2, 2, State::Calm),
+        (State::Held { until }, 10, 19, State::Calm),
+        (State::Held { until }, 10, 10, State::HeldForOperator),
+    ] {
+        let ended = state.after(census(n_gone, n_recorded), at(1_000), TIMES);
+        assert_eq!(ended, expected, "{n_gone} of {n_recorded}");
+    }
+    let off = Times {
+        hold: Duration::ZERO,
+        ..TIMES
+    };
+    assert_eq!(wave.after(census(10, 19), at(1_000), off), State::Calm);
+    assert_eq!(
+        wave.after(census(10, 10), at(1_000), off),
+        State::HeldForOperator
+    );
+    // Some are replaced, so not all are gone.
+    assert_eq!(wave.after(census(4, 10), at(1_000), TIMES), State::Calm);
+}
+
+#[test]
+fn one_that_is_back_ends_the_hold_for_an_operator() {
+    let held = State::HeldForOperator;
+    for input in [Input::Appeared, Input::Vanished { n: 1 }, census(1, 2)] {
+        assert_eq!(held.after(input, at(5), TIMES), held, "{input:?}");
+    }
+    let ended = held.after(Input::Returned, at(5), TIMES);
+    assert_eq!(ended.ends_at(TIMES), Some(at(1_005)));
+    assert_eq!(held.after(Input::Emptied, at(5), TIMES), State::Calm);
+}
+
+/// Projects and an agenda that observes them.
+struct World {
+    agenda: Agenda,
+    now: u64,
+    /// The projects on record, and whether each is there.
+    recorded: BTreeMap<usize, bool>,
+    /// The times when projects vanished or came back.
+    gone_since: BTreeMap<usize, u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Vanish(usize),
+    Return(usize),
+    /// A project appears that was never there.
+    Appear,
+    Pass(u64),
+    Accept,
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (0..24_usize).prop_map(Step::Vanish),
+        3 => (0..24_usize).prop_map(Step::Return),
+        1 => Just(Step::Appear),
+        4 => prop_oneof![0..300_u64, 900..1_100_u64, 2_000..90_000_u64].prop_map(Step::Pass),
+        1 => Just(Step::Accept),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+impl World {
+    fn new(n: usize) -> Self {
+        let mut agenda = Agenda::new(TIMES.settle);
+        agenda.set_times(TIMES);
+        Self {
+            agenda,
+            now: 0,
+            recorded: (0..n).map(|project| (project, true)).collect(),
+            gone_since: BTreeMap::new(),
+        }
+    }
+
+    fn hint(&mut self, project: usize) {
+        self.agenda
+            .hint(&key(project), at(self.now), Origin::Live, "changed");
+        self.observe();
+    }
+
+    /// Observes due projects. Returns those that are deleted.
+    fn observe(&mut self) -> BTreeSet<usize> {
+        let mut deleted = BTreeSet::new();
+        let now = at(self.now);
+        for due in self.agenda.due(now, usize::MAX) {
+            let project: usize = due.key.project[1..].parse().expect("a number");
+            let path = || BTreeSet::from(["definition".to_owned()]);
+            let (missing, presence) = match self.recorded.get(&project) {
+                Some(true) => (BTreeSet::new(), Presence::Stays),
+                Some(false) => match self.agenda.removals(&due.key, now, &path()) {
+                    Removals::Unconfirmed => (path(), Presence::Gone),
+                    Removals::Confirmed => {
+                        deleted.insert(project);
+                        (BTreeSet::new(), Presence::Left)
+                    }
+                },
+                None => (BTreeSet::new(), Presence::Absent),
+            };
+            let unresolved = Unresolved {
+                missing,
+                presence,
+                ..Unresolved::default()
+            };
+            self.agenda.observed(&due.key, now, unresolved);
+        }
+        for project in &deleted {
+            self.recorded.remove(project);
+            self.gone_since.remove(project);
+        }
+        deleted
+    }
+
+    fn n_gone(&self) -> usize {
+        self.recorded
+            .values()
+            .filter(|is_there| !**is_there)
+            .count()
+    }
+
+    /// Lets time pass. Returns the deleted projects with the time of each.
+    fn pass(&mut self, until: u64) -> Vec<(u64, usize)> {
+        let mut deleted = Vec::new();
+        loop {
+            let next = [self.agenda.next(), self.agenda.wave_ends_at()];
+            let Some(next) = next.into_iter().flatten().min() else {
+                break;
+            };
+            let next = u64::try_from(next.as_nanos().div_ceil(1_000_000)).expect("small");
+            if next > until {
+                break;
+            }
+            self.now = self.now.max(next);
+            self.agenda.end_wave(at(self.now), self.recorded.len());
+            let gone: Vec<usize> = self.observe().into_iter().collect();
+            deleted.extend(gone.into_iter().map(|project| (self.now, project)));
+        }
+        self.now = self.now.max(until);
+        deleted
+    }
+
+    /// A new process with the same record.
+    fn restart(&mut self) {
+        let (held, accepted) = self.agenda.to_remember();
+        let accepted = accepted.clone();
+        self.agenda = Agenda::new(TIMES.settle);
+        self.agenda.set_times(TIMES);
+        self.agenda.remember(held, accepted);
+        let gone = self.recorded.iter().filter(|(_, is_there)| !**is_there);
+        let gone: Vec<usize> = gone.map(|(project, _)| *project).collect();
+        for project in gone {
+            self.gone_since.insert(project, self.now);
+            self.hint(project);
+        }
+        self.agenda.scanned();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// No project is deleted while all of at least three are gone and nobody accepted it, none that
+    /// is there, and none before its settle time. In the end all are judged or held.
+    #[test]
+    fn a_project_is_deleted_once_it_is_certain_and_not_held(
+        n in 1..24_usize,
+        steps in steps(),
+    ) {
+        let mut world = World::new(n);
+        let mut n_new = 24;
+        for step in steps {
+            let mut deleted = Vec::new();
+            let held: BTreeSet<ProjectKey> = world.agenda.held_projects().cloned().collect();
+            let waits = matches!(
+                world.agenda.held().map(|held| held.because),
+                Some(HeldBecause::All)
+            );
+            match step {
+                Step::Vanish(project) => {
+                    if world.recorded.get(&project) == Some(&true) {
+                        world.recorded.insert(project, false);
+                        world.gone_since.insert(project, world.now);
+                        world.hint(project);
+                    }
+                }
+                Step::Return(project) => {
+                    if world.recorded.get(&project) == Some(&false) {
+                        world.recorded.insert(project, true);
+                        world.gone_since.remove(&project);
+                        world.hint(project);
+                    }
+                }
+                Step::Appear => {
+                    n_new += 1;
+                    world.recorded.insert(n_new, true);
+                    let unresolved = Unresolved {
+                        presence: Presence::Appears,
+                        ..Unresolved::default()
+                    };
+                    world.agenda.observed(&key(n_new), at(world.now), unresolved);
+                }
+                Step::Pass(milliseconds) => {
+                    let gone_since = world.gone_since.clone();
+                    deleted = world.pass(world.now + milliseconds);
+                    for (time, project) in &deleted {
+                        let since = gone_since[project];
+                        prop_assert!(*time >= since + 1_000, "{project} went at {since}: {time}");
+                    }
+                }
+                Step::Accept => world.agenda.accept(),
+                Step::Restart => world.restart(),
+            }
+            if waits && matches!(step, Step::Pass(_) | Step::Appear | Step::Restart) {
+                let deleted: Vec<_> = deleted.iter().map(|(_, project)| key(*project)).collect();
+                let of_held = deleted.iter().filter(|key| held.contains(key)).count();
+                prop_assert_eq!(of_held, 0, "they wait for one of them");
+            }
+        }
+        // Time passes: longer than a wave and its hold.
+        world.pass(world.now + 600_000);
+        if world.n_gone() > 0 {
+            let held = world.agenda.held().expect("the missing ones are held");
+            prop_assert_eq!(held.because, HeldBecause::All);
+            prop_assert_eq!(held.n, world.n_gone());
+            world.restart();
+            world.pass(world.now + 600_000);
+            prop_assert_eq!(world.agenda.held().expect("still held").n, held.n);
+            world.agenda.accept();
+            world.restart();
+            world.pass(world.now + 600_000);
+        }
+        prop_assert_eq!(world.n_gone(), 0);
+        prop_assert!(world.agenda.is_empty());
+        prop_assert!(world.agenda.held().is_none());
+        prop_assert!(world.agenda.to_remember().1.is_empty());
+    }
+}
