@@ -16,6 +16,7 @@ use super::{DONE, recorded, standing};
 use crate::admin;
 use crate::config::Config;
 use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report};
+use crate::watch::Coverage;
 
 /// Shows the state of the daemon and its webhooks. The exit status is 0 even if no daemon runs.
 pub(super) fn run(
@@ -55,7 +56,8 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         let watching = match (coverage.uncovered, coverage.polls) {
             (0, false) => watched,
             (0, true) => "scans on a timer".to_owned(),
-            (uncovered, _) => format!("{watched}; {uncovered} more scanned on a timer instead"),
+            (uncovered, true) => format!("{watched}; {uncovered} more scanned on a timer instead"),
+            (uncovered, false) => format!("{watched}; {uncovered} more cannot be read"),
         };
         pairs.push(("watching", watching));
         pairs.push(("since start", since_start(&daemon.since_start)));
@@ -73,6 +75,9 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         for trouble in daemon.engine.troubles.values() {
             writeln!(out, "{}  {}", style.paint(RED, "trouble"), safe(trouble))?;
         }
+    }
+    if let Some(daemon) = &report.daemon {
+        print_uncovered(&daemon.engine.coverage, style, out)?;
     }
     print_incomplete(&report.incomplete, style, out)?;
     writeln!(out)?;
@@ -137,6 +142,28 @@ fn print_daemon(report: &Report, style: &Style, out: &mut dyn Write) -> io::Resu
         daemon.pid,
         safe(&daemon.version)
     )
+}
+
+fn print_uncovered(coverage: &Coverage, style: &Style, out: &mut dyn Write) -> io::Result<()> {
+    if coverage.directories.is_empty() {
+        return Ok(());
+    }
+    let n = counted(coverage.uncovered as u64, "directory");
+    let first = match coverage.directories.len() {
+        named if named < coverage.uncovered => format!(", the first {named}"),
+        _ => String::new(),
+    };
+    let heading = style.paint(BOLD, &format!("{n} not watched{first}"));
+    writeln!(out, "\n{heading}")?;
+    for directory in &coverage.directories {
+        let path = match directory.path.as_str() {
+            "" => "the root",
+            path => path,
+        };
+        let (path, reason) = (safe(path), safe(&directory.reason));
+        writeln!(out, "  {path}: {reason}")?;
+    }
+    Ok(())
 }
 
 fn print_incomplete(

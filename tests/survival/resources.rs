@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use project_webhooks::receiver::{Received, Reply};
+use rustix::process::Signal;
 
 use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_health, wait_until, xml};
 use super::{Mount, is_root, projects, skip, succeeds, wait_status};
@@ -320,8 +321,14 @@ fn a_full_table_of_descriptors_loses_nothing() {
         entry.message().contains("Too many open files")
     });
     assert_eq!(endpoint.n(), 0);
+    // A scan that cannot begin is not forgotten.
+    daemon.signal(Signal::USR1);
+    daemon.wait_message("cannot watch the root yet", 1);
     limit(1_024);
     endpoint.wait_for(12);
+    daemon.wait_log("the scan", |entry| {
+        entry.message() == "full scan finished" && entry.field("reason") == "signal"
+    });
     daemon.fence();
     assert_eq!(endpoint.n(), 12);
     wait_status(&home, "no trouble", |status| {

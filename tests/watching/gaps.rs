@@ -83,6 +83,9 @@ fn an_unreadable_directory_is_listed_once_while_it_is_there(backend: &str) {
         let paths = uncovered["directories"].as_array()?;
         (listed && uncovered["uncovered"] == 3 && paths.len() == 3).then_some(())
     });
+    let printed = home.command(&["status"]);
+    assert!(printed.contains("3 directories not watched"), "{printed}");
+    assert!(printed.contains("  closed: Permission denied"), "{printed}");
     for place in places {
         fs::remove_dir(home.at(place)).unwrap();
     }
