@@ -418,7 +418,7 @@ fn a_checkout_that_renames_all_projects_is_no_event(backend: &str) {
         return skip(TEST, "git is not installed");
     }
     let endpoint = Endpoint::new();
-    let home = Home::new(&settings(&endpoint, backend).settle("1s"));
+    let home = Home::new(&settings(&endpoint, backend).settle("3s"));
     let root = home.at("");
     let root = root.to_str().unwrap();
     let git = |arguments: &[&str]| {

@@ -17,11 +17,13 @@ pub enum RescanReason {
     Root,
     /// The configuration of the repository changed.
     Reload,
+    /// Ten or more projects vanished together, and their removals are about to count.
+    Removals,
 }
 
 impl RescanReason {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Start,
         Self::Overflow,
         Self::Timer,
@@ -29,6 +31,7 @@ impl RescanReason {
         Self::Signal,
         Self::Root,
         Self::Reload,
+        Self::Removals,
     ];
 
     /// The word for it in logs and metrics.
@@ -41,6 +44,7 @@ impl RescanReason {
             Self::Signal => "signal",
             Self::Root => "root",
             Self::Reload => "reload",
+            Self::Removals => "removals",
         }
     }
 }

@@ -395,9 +395,9 @@ impl Agenda {
         self.vanished.ends_at()
     }
 
-    /// The time since which a wave has been quiet; none if there is no wave, or for too long.
-    pub fn wave_is_quiet_since(&self, now: Moment) -> Option<Moment> {
-        self.vanished.quiet_since(now)
+    /// The time when a wave is over, if that is now and a full scan can still extend it.
+    pub fn wave_is_over_since(&self, now: Moment) -> Option<Moment> {
+        self.vanished.wave_is_over_since(now)
     }
 
     /// The number of projects that vanish now. Held ones are not counted.

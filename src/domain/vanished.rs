@@ -151,11 +151,12 @@ impl Vanished {
             .min()
     }
 
-    /// The time since which a wave has been quiet, unless it lasts too long already.
-    pub(super) fn quiet_since(&self, now: Moment) -> Option<Moment> {
+    /// The time when a wave is over, if that is now. None if it lasts too long already.
+    pub(super) fn wave_is_over_since(&self, now: Moment) -> Option<Moment> {
         match self.current.state {
-            State::Wave { began, active_at } if now < began.saturating_add(WAVE_LASTS) => {
-                Some(active_at)
+            State::Wave { began, .. } if now < began.saturating_add(WAVE_LASTS) => {
+                let ends_at = self.current.state.ends_at(self.times);
+                ends_at.filter(|at| *at <= now)
             }
             _ => None,
         }

@@ -113,19 +113,30 @@ impl EventLoop {
 
     /// The time when it is decided about the projects that vanished.
     ///
-    /// A scan in progress may find more of them. If changes are found by scans alone, only a scan
-    /// since the last change proves that a wave is over.
+    /// A scan in progress may find more of them.
     fn wave_ends_at(&self) -> Option<Moment> {
         let worker = &self.worker;
-        let ends_at = worker.agenda.wave_ends_at()?;
-        let is_wave = worker.agenda.n_vanished() >= WAVE;
-        if self.scanner.is_scanning() && (is_wave || worker.phase.is_starting()) {
+        let may_grow = worker.agenda.n_vanished() >= WAVE || worker.phase.is_starting();
+        if self.scanner.is_scanning() && may_grow {
             return None;
         }
-        let polls = worker.timers.next_poll().is_some();
-        let quiet_since = worker.agenda.wave_is_quiet_since(worker.clock.moment());
-        let is_proven = |since| self.scanner.last_began().is_some_and(|began| began > since);
-        (!polls || quiet_since.is_none_or(is_proven)).then_some(ends_at)
+        worker.agenda.wave_ends_at()
+    }
+
+    /// Decides about the projects that vanished, if the time has come.
+    ///
+    /// Hints may be late or lost, so a full scan has to find that a wave is over.
+    fn end_wave(&mut self, now: Moment) {
+        if self.wave_ends_at().is_none_or(|at| now < at) {
+            return;
+        }
+        let scanned = self.scanner.last_began();
+        match self.worker.agenda.wave_is_over_since(now) {
+            Some(since) if scanned.is_none_or(|began| began < since) => {
+                self.scanner.begin(&mut self.worker, RescanReason::Removals);
+            }
+            _ => self.worker.end_wave(now),
+        }
     }
 
     fn has_lost_a_thread(&self) -> bool {
@@ -251,9 +262,7 @@ impl EventLoop {
         }
         self.scanner.end(&mut self.worker);
         if !self.worker.timers.is_paused() {
-            if self.wave_ends_at().is_some_and(|at| at <= now) {
-                self.worker.end_wave(now);
-            }
+            self.end_wave(now);
             self.worker.note_held_removals();
         }
     }
