@@ -25,6 +25,7 @@ pub(super) struct Ended {
     /// The number of the attempt in the delivery. `scheduled` is its number in the schedule.
     number: u32,
     scheduled: u32,
+    n_redeliveries: u32,
     origin: Origin,
     /// The settings that the attempt used.
     used: Arc<Target>,
@@ -67,12 +68,22 @@ pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_pro
         delivery: claim.delivery,
         number: claim.attempt,
         scheduled: claim.scheduled_attempt,
+        n_redeliveries: claim.n_redeliveries,
         origin: claim.origin,
         used: target,
         was_probe: is_probe,
         began,
         ended,
         attempt,
+    }
+}
+
+impl AttemptResult {
+    /// Whether nothing more may be sent before the result is recorded.
+    ///
+    /// The receiver wants no more callbacks, or none for a while. The store keeps that.
+    pub(super) fn pauses_webhook(&self) -> bool {
+        self.finish.verdict == Verdict::SwitchOff || self.finish.rests_until.is_some()
     }
 }
 
@@ -101,6 +112,9 @@ impl Ended {
                     request_headers: attempt.request_headers,
                 },
                 verdict,
+                n_redeliveries: self.n_redeliveries,
+                fingerprint: Some(self.used.fingerprint),
+                rests_until: delivery::rests_until(attempt.outcome, self.ended),
             },
         }
     }

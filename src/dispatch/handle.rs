@@ -1,10 +1,11 @@
 //! Handles through which the engine and the control socket reach the queues.
 //!
 //! Constraint: passing a committed delivery to a queue never blocks and never fails. A full handle
-//! drops the delivery, and the queue claims it from the store later.
+//! drops the delivery, and the queue claims it from the store later. A delivery that was committed
+//! before an operator's command or a switch-off, and is passed after it, is dropped as well.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -19,6 +20,8 @@ pub(super) struct QueueHandle {
     is_changed_by_operator: AtomicBool,
     /// Newly committed deliveries that the queue has not taken yet.
     committed: Mutex<Vec<Claim>>,
+    /// The present epoch, which all handles share.
+    epoch: Arc<AtomicU64>,
     /// The newest delivery that this webhook's queue, or an earlier one of it, has claimed.
     newest_claimed: AtomicI64,
 }
@@ -29,9 +32,12 @@ impl QueueHandle {
         self.wakes.notified().await;
     }
 
-    /// Passes a committed delivery to the queue, unless the handle is full.
-    fn pass(&self, claim: Claim) {
+    /// Passes a committed delivery to the queue, unless the handle is full or the epoch has ended.
+    fn pass(&self, claim: Claim, epoch: Epoch) {
         let mut committed = self.lock();
+        if self.epoch.load(Ordering::Acquire) != epoch.0 {
+            return;
+        }
         let bytes: usize = committed.iter().map(|claim| claim.payload.len()).sum();
         if committed.len() < READY_MAX && bytes.saturating_add(claim.payload.len()) <= READY_BYTES {
             committed.push(claim);
@@ -41,6 +47,14 @@ impl QueueHandle {
     /// Takes the committed deliveries, the oldest first.
     pub(super) fn take_committed(&self) -> Vec<Claim> {
         std::mem::take(&mut *self.lock())
+    }
+
+    /// Drops the committed deliveries, also those that were committed and are not passed yet.
+    ///
+    /// The store knows which of them may be sent.
+    pub(super) fn drop_committed(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        drop(self.take_committed());
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Claim>> {
@@ -72,24 +86,42 @@ impl QueueHandle {
     }
 }
 
+/// A time in which committed deliveries may be passed to the queues.
+///
+/// It ends when an operator changes deliveries or webhooks, or a receiver pauses its webhook.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epoch(u64);
+
 /// The handles of all queues, by webhook.
 #[derive(Debug, Default)]
 pub(crate) struct QueueHandles {
+    epoch: Arc<AtomicU64>,
     handles: Mutex<HashMap<String, Arc<QueueHandle>>>,
 }
 
 impl QueueHandles {
     pub(super) fn of(&self, webhook: &str) -> Arc<QueueHandle> {
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(handles.entry(webhook.to_owned()).or_default())
+        let handle = handles.entry(webhook.to_owned()).or_insert_with(|| {
+            Arc::new(QueueHandle {
+                epoch: Arc::clone(&self.epoch),
+                ..QueueHandle::default()
+            })
+        });
+        Arc::clone(handle)
     }
 
-    /// Passes committed deliveries to their queues and wakes the queues.
-    pub(crate) fn deliver(&self, deliveries: NewDeliveries) {
+    /// The present epoch. Read it before a commit.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Passes deliveries that were committed in this epoch to their queues and wakes the queues.
+    pub(crate) fn deliver(&self, deliveries: NewDeliveries, epoch: Epoch) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for (webhook, claim) in deliveries.ready {
             if let Some(handle) = handles.get(&webhook) {
-                handle.pass(claim);
+                handle.pass(claim, epoch);
             }
         }
         for webhook in &deliveries.webhooks {
@@ -103,6 +135,7 @@ impl QueueHandles {
     ///
     /// The queues then send due deliveries without waiting for the next probe of a down endpoint.
     pub(crate) fn wake_all(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for handle in handles.values() {
             handle.is_changed_by_operator.store(true, Ordering::Release);

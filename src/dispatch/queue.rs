@@ -90,7 +90,7 @@ impl Queue {
         let stop = self.stop.clone();
         // Deliveries in the handle were for an earlier queue of this webhook, which may have sent
         // them. The store has their state, so this queue claims them from there.
-        drop(self.handle.take_committed());
+        self.handle.drop_committed();
         while !stop.is_cancelled() {
             let sleep = self.send_due().await.min(self.until_recording());
             tokio::select! {
@@ -286,6 +286,9 @@ impl Queue {
                 request_headers: Vec::new(),
             },
             verdict: Verdict::Dead,
+            n_redeliveries: unreadable.n_redeliveries,
+            fingerprint: None,
+            rests_until: None,
         };
         self.shared.store.finish([finish].into()).await
     }
@@ -319,7 +322,7 @@ impl Queue {
                 self.prefetch.clear();
             }
         }
-        if result.finish.verdict == Verdict::SwitchOff {
+        if result.pauses_webhook() {
             self.prefetch.clear();
         }
         self.results.push(result, now);
@@ -344,9 +347,9 @@ impl Queue {
         for (project, delivery) in recorded {
             self.prefetch.release(project, delivery);
         }
-        if self.results.take_switched_off() {
+        if self.results.take_paused() {
             // The webhook is off in the store now. Do not send deliveries that were passed before.
-            drop(self.handle.take_committed());
+            self.handle.drop_committed();
         }
     }
 }

@@ -13,7 +13,6 @@ use tracing::{debug, error, info};
 
 use super::attempt::AttemptResult;
 use super::{Shared, next_of};
-use crate::domain::delivery::Verdict;
 use crate::domain::project::ProjectKey;
 use crate::store::Finish;
 
@@ -42,7 +41,7 @@ pub(super) struct Results {
     /// The monotonic time of the oldest result that is not being recorded yet.
     oldest_at: Duration,
     /// Whether an unrecorded result switches the webhook off.
-    is_switching_off: bool,
+    is_pausing: bool,
     /// The recording in progress, at most one. It returns the deliveries to release.
     recording: JoinSet<Vec<(ProjectKey, i64)>>,
 }
@@ -50,7 +49,7 @@ pub(super) struct Results {
 impl Results {
     /// Adds a result at this monotonic time.
     pub(super) fn push(&mut self, result: AttemptResult, now: Duration) {
-        self.is_switching_off |= result.finish.verdict == Verdict::SwitchOff;
+        self.is_pausing |= result.pauses_webhook();
         if self.waiting.is_empty() {
             self.oldest_at = now;
         }
@@ -59,7 +58,7 @@ impl Results {
 
     /// Whether the queue must not send before the next recording has ended.
     pub(super) fn blocks_sending(&self) -> bool {
-        self.waiting.len() >= UNRECORDED_MAX || self.is_switching_off
+        self.waiting.len() >= UNRECORDED_MAX || self.is_pausing
     }
 
     pub(super) fn is_recording(&self) -> bool {
@@ -72,7 +71,7 @@ impl Results {
     pub(super) fn wait(&self, is_idle: bool, now: Duration) -> Option<Duration> {
         if self.waiting.is_empty() || self.is_recording() {
             None
-        } else if is_idle || self.is_switching_off || self.waiting.len() >= GROUP {
+        } else if is_idle || self.is_pausing || self.waiting.len() >= GROUP {
             Some(Duration::ZERO)
         } else {
             Some(GROUP_WAIT.saturating_sub(now.saturating_sub(self.oldest_at)))
@@ -110,8 +109,8 @@ impl Results {
     }
 
     /// Whether a result that switched the webhook off was recorded since the last call.
-    pub(super) fn take_switched_off(&mut self) -> bool {
-        self.waiting.is_empty() && std::mem::take(&mut self.is_switching_off)
+    pub(super) fn take_paused(&mut self) -> bool {
+        self.waiting.is_empty() && std::mem::take(&mut self.is_pausing)
     }
 }
 

@@ -50,6 +50,7 @@ fn claim(delivery: i64, project: &str) -> Claim {
         delivery,
         attempt: 1,
         scheduled_attempt: 1,
+        n_redeliveries: 0,
         key: ProjectKey::new("sales", project),
         event: event(project),
         payload: Bytes::copy_from_slice(project.as_bytes()),
@@ -96,7 +97,8 @@ async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
     let store = Store::open(directory.path()).unwrap();
     let queues = Arc::new(QueueHandles::default());
     let handle = queues.of("catalog");
-    queues.deliver(store.record(batch("cancelled")).unwrap().deliveries);
+    let epoch = queues.epoch();
+    queues.deliver(store.record(batch("cancelled")).unwrap().deliveries, epoch);
     assert_eq!(handle.n_committed(), 1);
     let selector = Selector {
         webhook: Some("catalog".to_owned()),
@@ -122,12 +124,35 @@ async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
         metrics: Arc::new(Metrics::new([("catalog".to_owned(), true)].into()).unwrap()),
     };
     let dispatcher = Dispatcher::start(shared, targets, stop.clone());
-    queues.deliver(store.record(batch("wanted")).unwrap().deliveries);
+    let epoch = queues.epoch();
+    queues.deliver(store.record(batch("wanted")).unwrap().deliveries, epoch);
     let first = received.recv().await.unwrap();
     assert_eq!(first.payload, Bytes::from_static(b"wanted"));
     stop.cancel();
     dispatcher.drain().await;
     assert!(received.try_recv().is_err());
+}
+
+/// Deliveries that were committed before an operator's command, or before a receiver switched its
+/// webhook off, are not passed after it.
+#[test]
+fn deliveries_committed_before_a_command_are_not_passed_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let queues = QueueHandles::default();
+    let handle = queues.of("catalog");
+    let ends_epoch: [&dyn Fn(); 2] = [&|| queues.wake_all(), &|| handle.drop_committed()];
+    for (number, end_epoch) in ends_epoch.into_iter().enumerate() {
+        let epoch = queues.epoch();
+        let committed = store.record(batch(&format!("before {number}"))).unwrap();
+        end_epoch();
+        queues.deliver(committed.deliveries, epoch);
+        assert_eq!(handle.n_committed(), 0);
+    }
+    let epoch = queues.epoch();
+    let committed = store.record(batch("after")).unwrap();
+    queues.deliver(committed.deliveries, epoch);
+    assert_eq!(handle.n_committed(), 1);
 }
 
 struct Fixture {

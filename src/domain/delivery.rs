@@ -59,9 +59,26 @@ pub enum Outcome {
     Failed {
         /// Whether the endpoint or only this delivery failed.
         cause: FailureCause,
-        /// The wait that the receiver requested (Retry-After), counted from its answer.
-        retry_after: Option<Duration>,
+        /// The wait that the receiver requested (Retry-After).
+        retry_after: Option<RetryAfter>,
     },
+}
+
+/// A wait that the receiver requested, counted from its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// For the whole webhook: the receiver is overloaded (429, 503).
+    Webhook(Duration),
+    /// For this delivery: a gateway did not reach the receiver (502, 504).
+    Delivery(Duration),
+}
+
+impl RetryAfter {
+    /// The wait, at most [`RETRY_AFTER_MAX`].
+    pub fn wait(self) -> Duration {
+        let (RetryAfter::Webhook(wait) | RetryAfter::Delivery(wait)) = self;
+        wait.min(RETRY_AFTER_MAX)
+    }
 }
 
 /// Whether the endpoint or only one delivery failed.
@@ -154,12 +171,21 @@ pub fn next(
                 .checked_add(delay.mul_f64(JITTER * jitter))
                 .unwrap_or(*delay);
             match retry_after {
-                Some(asked) => {
-                    Verdict::RetryAsAsked(after(now, delay.max(asked.min(RETRY_AFTER_MAX))))
-                }
+                Some(asked) => Verdict::RetryAsAsked(after(now, delay.max(asked.wait()))),
                 None => Verdict::Retry(after(now, delay)),
             }
         }
+    }
+}
+
+/// Returns the time until which the whole webhook rests, after an outcome at `now`.
+pub fn rests_until(outcome: Outcome, now: Timestamp) -> Option<Timestamp> {
+    match outcome {
+        Outcome::Failed {
+            retry_after: Some(asked @ RetryAfter::Webhook(_)),
+            ..
+        } => Some(after(now, asked.wait())),
+        _ => None,
     }
 }
 

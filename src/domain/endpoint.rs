@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::delivery::{self, Outcome, Verdict};
+use super::delivery::{self, Outcome};
 use super::project::ProjectKey;
 
 /// The number of projects with consecutive failures after which an endpoint is down.
@@ -37,8 +37,6 @@ pub struct Endpoint {
     /// The projects of the consecutive failures, without suspects, at most [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
     suspects: BTreeSet<ProjectKey>,
-    /// The latest time that a Retry-After of these failures asked for: no probe before it.
-    asked_until: Option<Timestamp>,
     down: Option<Down>,
 }
 
@@ -105,15 +103,14 @@ impl Endpoint {
         self.down.iter().flat_map(|down| &down.failed)
     }
 
-    /// Makes the next probe of a down endpoint due now, or when its Retry-After allows.
+    /// Makes the next probe of a down endpoint due now.
     ///
     /// The queue calls it after an operator's command. The operator may have fixed the cause of the
     /// failures, and the next probe may be a day away.
     pub fn probe_soon(&mut self, now: Timestamp) {
         if let Some(down) = &mut self.down {
-            let earliest = self.asked_until.map_or(now, |asked| asked.max(now));
             for probes in [&mut down.fresh, &mut down.all] {
-                probes.next = probes.next.min(earliest);
+                probes.next = probes.next.min(now);
             }
         }
     }
@@ -133,11 +130,7 @@ impl Endpoint {
         if !outcome.is_endpoint_failure() {
             return self.works(key, now);
         }
-        self.asked_until = self.asked_until.max(asked_until(outcome, now));
-        let next_probe = |n_failed| {
-            let next = probe_time(schedule, n_failed, now, jitter);
-            self.asked_until.map_or(next, |asked| asked.max(next))
-        };
+        let next_probe = |n_failed| probe_time(schedule, n_failed, now, jitter);
         if let Some(down) = &mut self.down {
             let is_fresh = !down.failed.contains(key);
             if is_fresh && down.failed.len() < FAILED_MAX {
@@ -150,11 +143,6 @@ impl Endpoint {
             if was_probe {
                 down.all.n_failed = down.all.n_failed.saturating_add(1);
                 down.all.next = next_probe(down.all.n_failed);
-            }
-            for probes in [&mut down.fresh, &mut down.all] {
-                probes.next = self
-                    .asked_until
-                    .map_or(probes.next, |asked| asked.max(probes.next));
             }
             return None;
         }
@@ -186,7 +174,6 @@ impl Endpoint {
 
     /// Notes that the endpoint works for this project.
     fn works(&mut self, key: &ProjectKey, now: Timestamp) -> Option<Transition> {
-        self.asked_until = None;
         self.suspects.append(&mut self.failing);
         let transition = self.down.take().map(|mut down| {
             self.suspects.append(&mut down.failed);
@@ -222,12 +209,4 @@ fn probe_time(
     delivery::next(schedule, attempt, Outcome::NO_ANSWER, now, jitter)
         .retry_at()
         .unwrap_or(now)
-}
-
-/// Returns the time that a Retry-After requests, limited by [`RETRY_AFTER_MAX`].
-fn asked_until(outcome: Outcome, now: Timestamp) -> Option<Timestamp> {
-    match delivery::next(&[Duration::ZERO; 2], 1, outcome, now, 0.0) {
-        Verdict::RetryAsAsked(at) => Some(at),
-        _ => None,
-    }
 }

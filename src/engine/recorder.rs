@@ -60,8 +60,9 @@ impl Recorder {
                 (event.kind, event.key.clone(), event.origin, n_webhooks)
             })
             .collect();
+        let epoch = self.queues.epoch();
         let committed = self.store.record(batch)?;
-        self.queues.deliver(committed.deliveries);
+        self.queues.deliver(committed.deliveries, epoch);
         self.works();
         for (recorded, (kind, key, origin, webhooks)) in committed.events.iter().zip(events) {
             info!(

@@ -22,6 +22,8 @@ pub struct Claim {
     /// [`delivery::next`](crate::domain::delivery::next) needs it. A redelivery starts the schedule
     /// again.
     pub scheduled_attempt: u32,
+    /// The number of redeliveries before. A redelivery during the attempt is told by it.
+    pub n_redeliveries: u32,
     /// The present key of the project, which names the lane. The event has the recorded one.
     pub key: ProjectKey,
     /// The event to send.
@@ -39,6 +41,7 @@ impl Claim {
             delivery,
             attempt: 1,
             scheduled_attempt: 1,
+            n_redeliveries: 0,
             origin: event.origin,
             key: event.key.clone(),
             event,
@@ -58,6 +61,8 @@ pub struct Unreadable {
     pub attempt: u32,
     /// The project of the delivery.
     pub key: ProjectKey,
+    /// The number of redeliveries before.
+    pub n_redeliveries: u32,
     /// The reason why the delivery cannot be read.
     pub fault: Fault,
 }
@@ -104,4 +109,10 @@ pub struct Finish {
     pub attempt: AttemptLog,
     /// The consequence of the attempt for the delivery.
     pub verdict: Verdict,
+    /// The number of redeliveries in the claim.
+    pub n_redeliveries: u32,
+    /// The fingerprint of the settings that the request was sent with, if there was a request.
+    pub fingerprint: Option<[u8; 32]>,
+    /// Until when the receiver asked for no request at all.
+    pub rests_until: Option<Timestamp>,
 }

@@ -11,7 +11,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
-use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome};
+use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome, RetryAfter};
 
 /// Returns the outcome of an answer with this status and these headers, received at `now`.
 ///
@@ -24,13 +24,17 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outco
     if status == StatusCode::GONE {
         return Outcome::Gone;
     }
-    let may_ask_for_time = matches!(
-        status,
-        StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-    );
+    let asked = || {
+        let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+        retry_after(value, now)
+    };
+    let retry_after = match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            asked().map(RetryAfter::Webhook)
+        }
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => asked().map(RetryAfter::Delivery),
+        _ => None,
+    };
     let is_endpoints_own = status.as_u16() >= 500 || status == StatusCode::TOO_MANY_REQUESTS;
     Outcome::Failed {
         cause: if is_endpoints_own {
@@ -38,11 +42,7 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outco
         } else {
             FailureCause::Delivery
         },
-        retry_after: headers
-            .get(RETRY_AFTER)
-            .filter(|_| may_ask_for_time)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry_after(value, now)),
+        retry_after,
     }
 }
 

@@ -21,6 +21,9 @@ mod down;
 // Projects that always fail.
 mod poison;
 
+// Receivers that ask for time.
+mod rests;
+
 // Kills at any time, and between an answer and its record.
 mod kills;
 

@@ -30,7 +30,7 @@ fn projects_that_always_fail_hold_up_no_others() {
     wait_until("the probes", || (endpoint.n() >= 5).then_some(()));
     snapshot(&home, "good", "s1");
     daemon.wait_message("delivered: ", 1);
-    daemon.wait_message("the endpoint is back", 1);
+    daemon.wait_message("the endpoint is up again", 1);
     // It is not down again, though the three go on failing.
     home.command(&["deliveries", "redeliver", "--state", "pending", "--yes"]);
     wait_until("the next failures", || (endpoint.n() >= 12).then_some(()));

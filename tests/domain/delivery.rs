@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use project_webhooks::domain::delivery::{
-    FailureCause, Outcome, RETRY_AFTER_MAX, State, Verdict, first, next,
+    FailureCause, Outcome, RETRY_AFTER_MAX, RetryAfter, State, Verdict, first, next,
 };
 use proptest::prelude::*;
 
@@ -39,7 +39,7 @@ const FAILED: Outcome = Outcome::NO_ANSWER;
 const fn asking(delay: Duration) -> Outcome {
     Outcome::Failed {
         cause: FailureCause::Endpoint,
-        retry_after: Some(delay),
+        retry_after: Some(RetryAfter::Webhook(delay)),
     }
 }
 
@@ -149,7 +149,8 @@ proptest! {
         jitter in prop_oneof![0.0..=1.0_f64, any::<f64>()],
     ) {
         let cause = FailureCause::Delivery;
-        let outcome = Outcome::Failed { cause, retry_after };
+        let asked = retry_after.map(RetryAfter::Delivery);
+        let outcome = Outcome::Failed { cause, retry_after: asked };
         let verdict = next(&schedule, attempt, outcome, now, jitter);
         let Some(delay) = schedule.get(attempt as usize) else {
             prop_assert_eq!(verdict, Verdict::Dead);

@@ -41,13 +41,6 @@ fn end(
     endpoint.attempt_ended(&key(project), outcome, was_probe, &SCHEDULE, now, 0.0)
 }
 
-fn asking(seconds: u64) -> Outcome {
-    Outcome::Failed {
-        cause: FailureCause::Endpoint,
-        retry_after: Some(Duration::from_secs(seconds)),
-    }
-}
-
 /// A probe is allowed now; one of a project that failed is allowed from `second` on.
 fn probe(second: i64) -> Admission {
     Admission::Probe { any_at: at(second) }
@@ -173,16 +166,7 @@ fn a_suspect_that_succeeds_counts_again() {
 }
 
 #[test]
-fn a_probe_respects_retry_after() {
-    let mut endpoint = Endpoint::default();
-    for project in ["a", "b", "c"] {
-        end(&mut endpoint, project, asking(60), false, 0);
-    }
-    assert_eq!(endpoint.admit(at(59), 0), Admission::Nothing(at(60)));
-}
-
-#[test]
-fn an_operator_brings_the_probe_forward_up_to_retry_after() {
+fn an_operator_brings_the_probe_forward() {
     let mut up = Endpoint::default();
     up.probe_soon(at(0));
     assert_eq!(up, Endpoint::default());
@@ -196,14 +180,4 @@ fn an_operator_brings_the_probe_forward_up_to_retry_after() {
     // A later call does not postpone it.
     endpoint.probe_soon(at(20));
     assert_eq!(endpoint.admit(at(10), 0), probe(10));
-
-    // Attempts that were in flight ask for a longer wait, then for a shorter one.
-    for (project, asked) in [("f", 60), ("g", 2)] {
-        end(&mut endpoint, project, asking(asked), false, 10);
-    }
-    endpoint.probe_soon(at(11));
-    assert_eq!(endpoint.admit(at(11), 0), Admission::Nothing(at(70)));
-    // A success ends that as well.
-    end(&mut endpoint, "h", Outcome::Accepted, false, 12);
-    assert_eq!(endpoint.admit(at(12), 0), Admission::Everything);
 }

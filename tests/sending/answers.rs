@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
-use project_webhooks::domain::delivery::{FailureCause, Outcome};
+use project_webhooks::domain::delivery::{FailureCause, Outcome, RetryAfter};
 use project_webhooks::webhook::answer::{complaint, outcome, retry_after};
 use proptest::prelude::*;
 
@@ -43,14 +43,16 @@ fn retry_after_accepts_all_its_forms() {
     }
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 #[test]
 fn statuses_have_the_outcomes_of_the_contract() {
     let now = at("2026-01-01T00:00:00Z");
     let mut headers = HeaderMap::new();
     headers.insert(RETRY_AFTER, "60".parse().unwrap());
-    let asked = Outcome::Failed {
+    let asked = |retry_after| Outcome::Failed {
         cause: FailureCause::Endpoint,
-        retry_after: Some(Duration::from_secs(60)),
+        retry_after: Some(retry_after),
     };
     let failed = Outcome::NO_ANSWER;
     for (status, expected) in [
@@ -65,11 +67,11 @@ fn statuses_have_the_outcomes_of_the_contract() {
         (400, REFUSED),
         (404, REFUSED),
         (410, Outcome::Gone),
-        (429, asked),
+        (429, asked(RetryAfter::Webhook(MINUTE))),
         (500, failed),
-        (502, asked),
-        (503, asked),
-        (504, asked),
+        (502, asked(RetryAfter::Delivery(MINUTE))),
+        (503, asked(RetryAfter::Webhook(MINUTE))),
+        (504, asked(RetryAfter::Delivery(MINUTE))),
         (999, failed),
     ] {
         let status = StatusCode::from_u16(status).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::SignedDuration;
-use project_webhooks::domain::delivery::{self, FailureCause, Outcome, State, Verdict};
+use project_webhooks::domain::delivery::{self, FailureCause, Outcome, RetryAfter, State, Verdict};
 use project_webhooks::domain::endpoint::Admission;
 use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::store::{AttemptLog, Claim, Finish, Operations, Selector};
@@ -26,7 +26,7 @@ pub const ASKED: Duration = Duration::from_secs(30);
 fn answer(answers: Answers, of: &ProjectKey) -> Option<(Option<u16>, Outcome)> {
     let asked = Outcome::Failed {
         cause: FailureCause::Endpoint,
-        retry_after: Some(ASKED),
+        retry_after: Some(RetryAfter::Webhook(ASKED)),
     };
     let refused = Outcome::Failed {
         cause: FailureCause::Delivery,
@@ -97,10 +97,12 @@ impl Run {
         if hook.answers != Answers::Nothing {
             hook.received(&claim);
         }
+        let (_, fingerprint) = hook.fingerprint();
         hook.in_flight.push(OpenAttempt {
             claim,
             is_probe,
             answers: hook.answers,
+            fingerprint,
         });
     }
 
@@ -198,9 +200,12 @@ impl Run {
                     request_headers: Vec::new(),
                 },
                 verdict,
+                n_redeliveries: claim.n_redeliveries,
+                fingerprint: Some(open.fingerprint),
+                rests_until: delivery::rests_until(outcome, now),
             });
         }
-        let verdicts: Vec<Verdict> = finished.iter().map(|finish| finish.verdict).collect();
+        let results = finished.clone();
         let is_recorded = self.commit(crash, |store, runtime| {
             runtime.block_on(store.finish(finished.into())).unwrap();
         });
@@ -220,8 +225,8 @@ impl Run {
             on_record[0]
         });
         if is_recorded {
-            for (open, verdict) in answered.iter().zip(verdicts) {
-                self.hooks[webhook].recorded(&open.claim, verdict);
+            for (open, finish) in answered.iter().zip(&results) {
+                self.hooks[webhook].recorded(open, finish);
             }
         }
     }
@@ -232,6 +237,7 @@ impl Run {
         let was_off = self.runtime.block_on(switched).unwrap();
         assert_eq!(was_off, hook.is_off, "{}", hook.name);
         self.hooks[webhook].is_off = false;
+        self.hooks[webhook].rests_until = None;
     }
 
     /// An operator's command, beside the daemon.

@@ -8,7 +8,7 @@ use project_webhooks::domain::delivery::{self, Verdict};
 use project_webhooks::domain::endpoint::Endpoint;
 use project_webhooks::domain::event::EventId;
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::store::{Claim, WebhookState};
+use project_webhooks::store::{Claim, Finish, WebhookState};
 
 use crate::deliver::ASKED;
 use crate::steps::Answers;
@@ -46,6 +46,8 @@ pub struct OpenAttempt {
     pub claim: Claim,
     pub is_probe: bool,
     pub answers: Answers,
+    /// The settings of the request.
+    pub fingerprint: [u8; 32],
 }
 
 pub struct Hook {
@@ -57,6 +59,8 @@ pub struct Hook {
     pub n_changes: u8,
     pub is_configured: bool,
     pub is_off: bool,
+    /// Until when the endpoint asked for no request, if that is certain.
+    pub rests_until: Option<Timestamp>,
     /// The expected deliveries, by place and in order.
     pub lanes: BTreeMap<usize, Vec<Expected>>,
     n_expected: usize,
@@ -73,6 +77,7 @@ impl Hook {
             n_changes: 0,
             is_configured: true,
             is_off: false,
+            rests_until: None,
             lanes: BTreeMap::new(),
             n_expected: 0,
             in_flight: Vec::new(),
@@ -142,6 +147,8 @@ impl Hook {
     pub fn claimed(&mut self, claim: &Claim, now: Timestamp) {
         let (name, is_off) = (self.name, self.is_off);
         assert!(!is_off, "{name} is off");
+        let rests_until = self.rests_until;
+        assert!(rests_until.is_none_or(|until| until <= now), "{name} rests");
         let lane = self.lanes.entry(place(&claim.key)).or_default();
         let head = lane
             .iter()
@@ -173,14 +180,21 @@ impl Hook {
     }
 
     /// Notes a recorded outcome.
-    pub fn recorded(&mut self, claim: &Claim, verdict: Verdict) {
+    pub fn recorded(&mut self, open: &OpenAttempt, finish: &Finish) {
+        let (claim, verdict) = (&open.claim, finish.verdict);
+        let is_outdated = open.fingerprint != self.fingerprint().1;
+        if !is_outdated {
+            self.rests_until = self.rests_until.max(finish.rests_until);
+        }
         let one = self.of(claim);
         one.n_attempts = claim.attempt;
         one.was_asked = matches!(verdict, Verdict::RetryAsAsked(_));
         match verdict {
             Verdict::Delivered => one.standing = Standing::Delivered,
             Verdict::Dead => one.standing = Standing::Dead,
+            Verdict::Retry(_) if is_outdated => one.due = None,
             Verdict::Retry(due) | Verdict::RetryAsAsked(due) => one.due = Some(due),
+            Verdict::SwitchOff if is_outdated => one.due = None,
             Verdict::SwitchOff => self.is_off = true,
         }
     }
@@ -195,6 +209,7 @@ impl Hook {
     /// Makes all pending deliveries due, after the clock was set.
     pub fn forget_times(&mut self) {
         self.all().for_each(|one| one.due = None);
+        self.rests_until = None;
     }
 
     /// Compares the store's counts with the model, and due times with the schedule.

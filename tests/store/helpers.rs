@@ -139,6 +139,9 @@ pub fn finish(claim: &Claim, verdict: Verdict) -> Finish {
         delivery: claim.delivery,
         attempt: attempt(claim.attempt, verdict),
         verdict,
+        n_redeliveries: claim.n_redeliveries,
+        fingerprint: None,
+        rests_until: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::helpers::states;
 use crate::helpers::*;
-use project_webhooks::domain::delivery::{self, FailureCause, Outcome, State};
+use project_webhooks::domain::delivery::{self, FailureCause, Outcome, RetryAfter, State};
 use project_webhooks::domain::event::Origin;
 use project_webhooks::store::{Claim, ListedDelivery, Listings, OffCause, Selector, Store};
 
@@ -17,7 +17,7 @@ const SCHEDULE: [Duration; 3] = [
 const FAILED: Outcome = Outcome::NO_ANSWER;
 const ASKED: Outcome = Outcome::Failed {
     cause: FailureCause::Endpoint,
-    retry_after: Some(Duration::from_secs(3_600)),
+    retry_after: Some(RetryAfter::Webhook(Duration::from_secs(3_600))),
 };
 
 /// A change by an operator during an attempt.
@@ -25,6 +25,7 @@ const ASKED: Outcome = Outcome::Failed {
 enum Meanwhile {
     Nothing,
     Cancelled,
+    Redelivered,
     CancelledAndRedelivered,
     CancelledAndPurged,
 }
@@ -36,6 +37,8 @@ enum After {
     Is(State),
     /// Pending, and due this many seconds after the answer, which comes at 20.
     Due(i64),
+    /// Pending, due since the redelivery, with a fresh schedule.
+    Again,
     /// Pending and due now, but not claimed since the webhook is off.
     Off,
     /// Removed.
@@ -58,8 +61,8 @@ fn listed(listings: &Listings, id: i64) -> Option<ListedDelivery> {
 
 #[test]
 fn an_outcome_leaves_a_delivery_where_it_belongs() {
-    use After::{Due, Is, Off, Purged};
-    use Meanwhile::{Cancelled, CancelledAndPurged, CancelledAndRedelivered, Nothing};
+    use After::{Again, Due, Is, Off, Purged};
+    use Meanwhile::{Cancelled, CancelledAndPurged, CancelledAndRedelivered, Nothing, Redelivered};
     // Earlier failures, the operator's action, the outcome, and the resulting state.
     let cases = [
         (0, Nothing, Outcome::Accepted, Is(State::Delivered)),
@@ -87,8 +90,15 @@ fn an_outcome_leaves_a_delivery_where_it_belongs() {
             Outcome::Accepted,
             Is(State::Delivered),
         ),
-        (0, CancelledAndRedelivered, FAILED, Due(5)),
-        (0, CancelledAndRedelivered, ASKED, Due(3_600)),
+        // A redelivery is not undone by the attempt that was in flight.
+        (0, CancelledAndRedelivered, FAILED, Again),
+        (0, CancelledAndRedelivered, ASKED, Again),
+        (2, CancelledAndRedelivered, FAILED, Again),
+        (0, Redelivered, Outcome::Accepted, Is(State::Delivered)),
+        (0, Redelivered, FAILED, Again),
+        (1, Redelivered, ASKED, Again),
+        (2, Redelivered, FAILED, Again),
+        (0, Redelivered, Outcome::Gone, Off),
         (0, CancelledAndRedelivered, Outcome::Gone, Off),
         (0, CancelledAndPurged, Outcome::Accepted, Purged),
         (0, CancelledAndPurged, FAILED, Purged),
@@ -109,11 +119,11 @@ fn an_outcome_leaves_a_delivery_where_it_belongs() {
             ..Selector::default()
         };
         let mut operations = fixture.operations();
-        if meanwhile != Nothing {
+        if !matches!(meanwhile, Nothing | Redelivered) {
             assert_eq!(operations.cancel(&selector, at(11)).unwrap(), 1, "{case}");
         }
         match meanwhile {
-            CancelledAndRedelivered => {
+            Redelivered | CancelledAndRedelivered => {
                 operations.redeliver(&selector, at(12)).unwrap();
             }
             CancelledAndPurged => {
@@ -157,6 +167,14 @@ fn an_outcome_leaves_a_delivery_where_it_belongs() {
                 assert_eq!(catalog.n_pending, 2, "{case}");
                 assert!(heads.ready.is_empty(), "{case}");
                 assert_eq!(heads.next_due, Some(at(20 + seconds)), "{case}");
+            }
+            Again => {
+                assert_eq!(found.state, State::Pending, "{case}");
+                assert_eq!(found.due, at(12), "{case}");
+                let again = claim(&store, "catalog", at(20));
+                assert_eq!(again.delivery, head.delivery, "{case}");
+                assert_eq!(again.attempt, n_failures + 2, "{case}");
+                assert_eq!(again.scheduled_attempt, 1, "{case}");
             }
             Off => {
                 assert_eq!(found.state, State::Pending, "{case}");

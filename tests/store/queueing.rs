@@ -4,7 +4,9 @@ use crate::helpers::*;
 use project_webhooks::domain::delivery::ANSWER_MAX;
 use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::{EventId, EventKind};
-use project_webhooks::store::{Batch, Finish, OffCause, READY_BYTES, READY_MAX, Selector, Store};
+use project_webhooks::store::{
+    AttemptLog, Batch, Finish, OffCause, READY_BYTES, READY_MAX, Selector, Store,
+};
 
 fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
     claims(store, "catalog", at(seconds))
@@ -237,6 +239,96 @@ fn a_changed_configuration_is_tried_at_once_but_where_the_receiver_asked_for_tim
     );
 }
 
+/// A result that is recorded after a reload may be the answer to a request with the old settings.
+#[test]
+fn an_answer_to_old_settings_switches_nothing_off() {
+    for (verdict, rests_until) in [
+        (Verdict::SwitchOff, None),
+        (Verdict::Retry(at(3_600)), None),
+        (Verdict::Retry(at(3_600)), Some(at(3_600))),
+    ] {
+        let fixture = Fixture::new();
+        let store = fixture.store();
+        configure(&store, 1);
+        store.record(one_event("a", "one", &["catalog"])).unwrap();
+        let old = Finish {
+            fingerprint: Some([1; 32]),
+            rests_until,
+            ..finish(&claim(&store, "catalog", at(0)), verdict)
+        };
+        configure(&store, 2);
+        wait(store.finish([old].into())).unwrap();
+        assert_eq!(states(&store)["catalog"].off, None, "{verdict:?}");
+        // It is due at once, with the new settings.
+        let again = claim(&store, "catalog", at(12));
+        assert_eq!(again.attempt, 2);
+        let new = Finish {
+            fingerprint: Some([2; 32]),
+            ..finish(&again, Verdict::SwitchOff)
+        };
+        wait(store.finish([new].into())).unwrap();
+        assert!(states(&store)["catalog"].off.is_some());
+    }
+}
+
+#[test]
+fn a_webhook_rests_as_its_receiver_asked() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    store.record(one_event("b", "one", &["catalog"])).unwrap();
+    let ready = claims(&store, "catalog", at(0)).ready;
+    let answer = |claim, seconds| Finish {
+        rests_until: Some(at(seconds)),
+        ..finish(claim, Verdict::RetryAsAsked(at(seconds)))
+    };
+    // Two answers that came in another order than they were recorded.
+    wait(store.finish([answer(&ready[0], 60), answer(&ready[1], 40)].into())).unwrap();
+    let committed = store.record(one_event("c", "one", &["catalog"])).unwrap();
+    assert_eq!(committed.deliveries.ready, []);
+    store.close();
+    let store = fixture.store();
+    configure(&store, 1);
+    configure(&store, 2);
+    let resting = claims(&store, "catalog", at(59));
+    assert_eq!((resting.ready, resting.next_due), (vec![], Some(at(60))));
+    let next_due = wait(store.next_due("catalog", [].into())).unwrap();
+    assert_eq!(next_due, Some(at(60)));
+    assert_eq!(states(&store)["catalog"].next_attempt, Some(at(60)));
+    // Another webhook does not rest.
+    store.record(one_event("a", "two", &["audit"])).unwrap();
+    claim(&store, "audit", at(0));
+    assert_eq!(claims(&store, "catalog", at(60)).ready.len(), 3);
+    // An operator ends the rest.
+    assert!(!fixture.operations().switch_on("catalog").unwrap());
+    assert_eq!(claims(&store, "catalog", at(1)).ready.len(), 1);
+}
+
+#[test]
+fn a_rest_by_a_clock_that_was_set_back_ends() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    let ahead = Finish {
+        rests_until: Some(at(3_660)),
+        ..finish(
+            &claim(&store, "catalog", at(0)),
+            Verdict::RetryAsAsked(at(3_660)),
+        )
+    };
+    let ahead = Finish {
+        attempt: AttemptLog {
+            at: at(3_600),
+            ..ahead.attempt.clone()
+        },
+        ..ahead
+    };
+    wait(store.finish([ahead].into())).unwrap();
+    assert_eq!(claims(&store, "catalog", at(20)).ready, []);
+    wait(store.correct_times("catalog", at(20))).unwrap();
+    assert_eq!(claims(&store, "catalog", at(20)).ready.len(), 1);
+}
+
 #[test]
 fn what_an_operator_switched_off_no_configuration_switches_on() {
     let fixture = Fixture::new();
@@ -296,7 +388,7 @@ fn the_log_of_attempts_is_kept_and_answers_are_cut() {
             [Finish {
                 delivery: claimed.delivery,
                 attempt: log.clone(),
-                verdict: Verdict::Delivered,
+                ..finish(&claimed, Verdict::Delivered)
             }]
             .into(),
         ),

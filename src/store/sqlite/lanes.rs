@@ -37,6 +37,7 @@ pub(super) struct LaneEntry {
     pub(super) webhook: String,
     pub(super) key: ProjectKey,
     pub(super) state: State,
+    pub(super) n_redeliveries: u32,
     /// The project id, if the delivery is a delete.
     deletes: Option<String>,
 }
@@ -44,8 +45,8 @@ pub(super) struct LaneEntry {
 impl LaneEntry {
     pub(super) fn of(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
         let mut statement = connection.prepare_cached(
-            "SELECT webhook, organization, project, state, iif(is_delete, project_id, NULL) \
-             FROM deliveries WHERE id = ?1",
+            "SELECT webhook, organization, project, state, iif(is_delete, project_id, NULL), \
+             n_redeliveries FROM deliveries WHERE id = ?1",
         )?;
         let mut rows = statement.query([delivery])?;
         let Some(found) = rows.next()? else {
@@ -56,6 +57,7 @@ impl LaneEntry {
             key: ProjectKey::new(found.get::<_, String>(1)?, found.get::<_, String>(2)?),
             state: row::state("the delivery's state", &found.get::<_, String>(3)?)?,
             deletes: found.get(4)?,
+            n_redeliveries: found.get(5)?,
         }))
     }
 }

@@ -103,7 +103,8 @@ impl Operating for SqliteOperations {
                          origin = CASE WHEN state <> 'pending' OR n_attempts > 0 \
                          THEN 'redelivery' ELSE origin END, \
                          waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
-                         n_attempts_before = n_attempts, due_ms = ?2, is_due_as_asked = 0, \
+                         n_attempts_before = n_attempts, n_redeliveries = n_redeliveries + 1, \
+                         due_ms = ?2, is_due_as_asked = 0, \
                          finished_ms = NULL WHERE id = ?1",
                     )?
                     .execute([*id, now])?;

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
 use super::lanes::{self, DELETES_ELSEWHERE, LaneEntry, OLDEST_IN_LANE};
+use super::webhooks::Failure;
 use super::{payload, row, webhooks};
 use crate::domain::delivery::{ANSWER_MAX, State, Verdict};
 use crate::domain::event::{Event, Origin};
@@ -26,7 +27,7 @@ const CLAIM_BYTES: usize = 1024 * 1024;
 
 /// Selects the heads of a webhook's lanes, the longest due first.
 pub(super) const HEADS: &str = "SELECT id, due_ms, organization, project, event, n_attempts, \
-     n_attempts_before, origin FROM deliveries WHERE webhook = ?1 AND is_head \
+     n_attempts_before, origin, n_redeliveries FROM deliveries WHERE webhook = ?1 AND is_head \
      ORDER BY due_ms, id LIMIT ?2";
 
 /// Inserts a pending delivery of the event `sequence`. Returns whether it is the head of its lane.
@@ -86,10 +87,15 @@ pub(super) fn claim_due(
     excluding: &HashSet<ProjectKey>,
 ) -> Result<Claims, Fault> {
     let mut claims = Claims::default();
-    if webhooks::is_off(connection, webhook)? {
+    let webhooks::Pause {
+        is_off,
+        rests_until,
+    } = webhooks::pause(connection, webhook)?;
+    if is_off {
         return Ok(claims);
     }
     let now = row::milliseconds(now);
+    let limit = if rests_until > now { 0 } else { limit };
     // Read one head more than the claim can return. It has the next due time.
     let n_heads = limit.saturating_add(excluding.len()).saturating_add(1);
     let mut n_bytes = 0_usize;
@@ -103,7 +109,7 @@ pub(super) fn claim_due(
         let due: i64 = head.get(1)?;
         let n_claimed = claims.ready.len().saturating_add(claims.unreadable.len());
         if due > now || n_claimed >= limit || n_bytes >= CLAIM_BYTES {
-            claims.next_due = Some(row::from_milliseconds(due));
+            claims.next_due = Some(row::from_milliseconds(due.max(rests_until)));
             break;
         }
         n_bytes += claim(connection, head, key, &mut claims)?;
@@ -147,6 +153,7 @@ fn claim(
             delivery,
             attempt,
             scheduled_attempt: attempt.saturating_sub(n_before).max(1),
+            n_redeliveries: head.get(8)?,
             origin: row::word("the delivery's origin", &origin, Origin::from_word)?,
             key: key.clone(),
             event,
@@ -168,6 +175,7 @@ fn claim(
             delivery,
             attempt,
             key,
+            n_redeliveries: head.get(8)?,
             fault,
         }),
         Err(fault) => return Err(fault),
@@ -195,24 +203,72 @@ fn event(connection: &Connection, sequence: i64) -> Result<Event, Fault> {
 ///
 /// It ignores removed deliveries and attempts that are already recorded.
 pub(super) fn finish(connection: &Connection, finished: &[Finish]) -> Result<(), Fault> {
-    // Collect the last error of each webhook, so that its row is written once for all attempts.
-    let mut errors = BTreeMap::new();
+    // Collect the last failure of each webhook, so that its row is written once for all attempts.
+    let mut failures: BTreeMap<String, Failure> = BTreeMap::new();
     for one in finished {
-        if let Some((webhook, at, error)) = finish_one(connection, one)? {
-            errors.insert(webhook, (at, error));
+        if let Some((webhook, failure)) = finish_one(connection, one)? {
+            let rests_until = failures.get(&webhook).and_then(|before| before.rests_until);
+            let rests_until = rests_until.max(failure.rests_until);
+            let failure = Failure {
+                rests_until,
+                ..failure
+            };
+            failures.insert(webhook, failure);
         }
     }
-    for (webhook, (at, error)) in errors {
-        webhooks::failed(connection, &webhook, at, &error)?;
+    for (webhook, failure) in failures {
+        webhooks::failed(connection, &webhook, &failure)?;
     }
     Ok(())
 }
 
-/// Records one attempt. If it failed, returns the webhook, the time and the error.
+/// The consequence of an attempt, after what happened while it was in flight.
+enum Consequence {
+    /// That of its verdict.
+    Verdict(Verdict),
+    /// None: an operator started the schedule again.
+    Redelivery,
+}
+
+fn consequence(
+    connection: &Connection,
+    finish: &Finish,
+    before: &LaneEntry,
+    ended: Timestamp,
+) -> Result<Consequence, Fault> {
+    let verdict = match finish.verdict {
+        // It answers a request with other settings. The present ones may work.
+        Verdict::Retry(_) | Verdict::SwitchOff if is_outdated(connection, finish, before)? => {
+            Verdict::Retry(ended)
+        }
+        verdict => verdict,
+    };
+    let is_redelivered = finish.n_redeliveries != before.n_redeliveries;
+    Ok(match verdict {
+        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Dead if is_redelivered => {
+            Consequence::Redelivery
+        }
+        verdict => Consequence::Verdict(verdict),
+    })
+}
+
+/// Whether the settings of the webhook changed since the request was sent.
+fn is_outdated(
+    connection: &Connection,
+    finish: &Finish,
+    before: &LaneEntry,
+) -> Result<bool, Fault> {
+    match &finish.fingerprint {
+        Some(used) => webhooks::has_other_fingerprint(connection, &before.webhook, used),
+        None => Ok(false),
+    }
+}
+
+/// Records one attempt. Returns its webhook and its failure, if it failed.
 fn finish_one(
     connection: &Connection,
     finish: &Finish,
-) -> Result<Option<(String, Timestamp, String)>, Fault> {
+) -> Result<Option<(String, Failure)>, Fault> {
     let Some(before) = LaneEntry::of(connection, finish.delivery)? else {
         return Ok(None);
     };
@@ -224,35 +280,21 @@ fn finish_one(
         .at
         .saturating_add(attempt.duration)
         .unwrap_or(attempt.at);
-    let state = match finish.verdict {
-        // The request arrived, even if the delivery was cancelled meanwhile.
-        Verdict::Delivered => State::Delivered,
-        _ if before.state != State::Pending => before.state,
-        Verdict::Dead => State::Dead,
-        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::SwitchOff => State::Pending,
-    };
     let error = match finish.verdict {
         Verdict::Delivered => None,
         _ => Some(describe(attempt)),
     };
-    let number = attempt.number;
+    let consequence = consequence(connection, finish, &before, ended)?;
+    let state = match consequence {
+        // The request arrived, even if the delivery was cancelled meanwhile.
+        Consequence::Verdict(Verdict::Delivered) => State::Delivered,
+        Consequence::Verdict(Verdict::Dead) if before.state == State::Pending => State::Dead,
+        _ => before.state,
+    };
     // SQLite writes a page of each index of a column that an update names, even if the value stays
     // the same. So the update names `state` only if it changes.
     if state == before.state {
-        connection
-            .prepare_cached(
-                "UPDATE deliveries SET n_attempts = max(n_attempts, ?2), \
-                 due_ms = coalesce(?3, due_ms), is_due_as_asked = ?4, last_status = ?5, \
-                 last_error = ?6 WHERE id = ?1",
-            )?
-            .execute(params![
-                finish.delivery,
-                number,
-                finish.verdict.retry_at().map(row::milliseconds_up),
-                matches!(finish.verdict, Verdict::RetryAsAsked(_)),
-                attempt.status,
-                error,
-            ])?;
+        stay(connection, finish, &consequence, error.as_deref())?;
     } else {
         connection
             .prepare_cached(
@@ -261,7 +303,7 @@ fn finish_one(
             )?
             .execute(params![
                 finish.delivery,
-                number,
+                attempt.number,
                 state.as_str(),
                 row::milliseconds(ended),
                 attempt.status,
@@ -274,11 +316,54 @@ fn finish_one(
     let Some(error) = error else {
         return Ok(None);
     };
-    if finish.verdict == Verdict::SwitchOff {
+    if matches!(consequence, Consequence::Verdict(Verdict::SwitchOff)) {
         let cause = OffCause::Gone;
         webhooks::switch_off(connection, &before.webhook, cause, &error, ended)?;
     }
-    Ok(Some((before.webhook, ended, error)))
+    let rests_until = match finish.rests_until {
+        Some(until) if !is_outdated(connection, finish, &before)? => Some(until),
+        _ => None,
+    };
+    let failure = Failure {
+        at: ended,
+        error,
+        rests_until,
+    };
+    Ok(Some((before.webhook, failure)))
+}
+
+/// Records an attempt that leaves the state of its delivery as it is.
+fn stay(
+    connection: &Connection,
+    finish: &Finish,
+    consequence: &Consequence,
+    error: Option<&str>,
+) -> Result<(), Fault> {
+    let (due, is_as_asked, starts_again) = match consequence {
+        Consequence::Verdict(verdict) => (
+            verdict.retry_at(),
+            matches!(verdict, Verdict::RetryAsAsked(_)),
+            false,
+        ),
+        Consequence::Redelivery => (None, false, true),
+    };
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET n_attempts = max(n_attempts, ?2), \
+             n_attempts_before = iif(?7, max(n_attempts, ?2), n_attempts_before), \
+             due_ms = coalesce(?3, due_ms), is_due_as_asked = ?4, last_status = ?5, \
+             last_error = ?6 WHERE id = ?1",
+        )?
+        .execute(params![
+            finish.delivery,
+            finish.attempt.number,
+            due.map(row::milliseconds_up),
+            is_as_asked,
+            finish.attempt.status,
+            error,
+            starts_again,
+        ])?;
+    Ok(())
 }
 
 fn describe(attempt: &AttemptLog) -> String {
@@ -319,6 +404,7 @@ pub(super) fn correct_times(
     webhook: &str,
     now: Timestamp,
 ) -> Result<usize, Fault> {
+    webhooks::correct_rest(connection, webhook, row::milliseconds(now))?;
     Ok(connection
         .prepare_cached(
             "UPDATE deliveries SET due_ms = ?2, waiting_ms = min(waiting_ms, ?2) \

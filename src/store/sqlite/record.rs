@@ -26,7 +26,7 @@ struct Writing<'a> {
     /// The payloads of the batch. The flag tells whether the payload is new.
     payloads: HashMap<ContentHash, (&'a Given, bool)>,
     now: Timestamp,
-    /// The webhooks whose row is known to exist. The flag tells whether the webhook is off.
+    /// The webhooks whose row is known to exist. The flag tells whether the webhook is off or rests.
     webhooks: BTreeMap<&'a str, bool>,
     /// The numbers of the next event and the next delivery, once they are read.
     next: Option<NextNumbers>,
@@ -223,7 +223,7 @@ impl<'a> Writing<'a> {
             id = new.id(repetition);
         }
         for (delivery, (webhook, due)) in (first_delivery..).zip(webhooks) {
-            let is_off = self.is_off(connection, webhook)?;
+            let is_paused = self.is_paused(connection, webhook)?;
             let is_head =
                 queue::insert(connection, delivery, sequence, new, webhook, *due, self.now)?;
             if is_head {
@@ -231,7 +231,7 @@ impl<'a> Writing<'a> {
                 if !woken.contains(webhook) {
                     woken.insert(webhook.clone());
                 }
-                if !is_off && *due <= self.now {
+                if !is_paused && *due <= self.now {
                     self.keep_ready(delivery, &id, event, webhook);
                 }
             }
@@ -240,15 +240,16 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Whether a webhook is off. Inserts the row of the webhook if it is missing.
-    fn is_off(&mut self, connection: &Connection, webhook: &'a str) -> Result<bool, Fault> {
-        if let Some(is_off) = self.webhooks.get(webhook) {
-            return Ok(*is_off);
+    /// Whether a webhook is off or rests. Inserts the row of the webhook if it is missing.
+    fn is_paused(&mut self, connection: &Connection, webhook: &'a str) -> Result<bool, Fault> {
+        if let Some(is_paused) = self.webhooks.get(webhook) {
+            return Ok(*is_paused);
         }
         webhooks::ensure(connection, webhook)?;
-        let is_off = webhooks::is_off(connection, webhook)?;
-        self.webhooks.insert(webhook, is_off);
-        Ok(is_off)
+        let pause = webhooks::pause(connection, webhook)?;
+        let is_paused = pause.is_off || pause.rests_until > row::milliseconds(self.now);
+        self.webhooks.insert(webhook, is_paused);
+        Ok(is_paused)
     }
 
     /// Adds a due delivery to the result, if its payload is in the batch and the limits allow it.

@@ -52,11 +52,12 @@ pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault
         }
     }
     for state in states.values_mut() {
-        state.next_attempt = connection
+        let next: Option<i64> = connection
             .prepare_cached(NEXT_ATTEMPT)?
             .query_row([&state.name], |row| row.get(0))
-            .optional()?
-            .map(row::from_milliseconds);
+            .optional()?;
+        let rests_until = pause(connection, &state.name)?.rests_until;
+        state.next_attempt = next.map(|due| row::from_milliseconds(due.max(rests_until)));
     }
     Ok(states.into_values().collect())
 }
@@ -117,16 +118,63 @@ pub(super) fn is_off(connection: &Connection, name: &str) -> Result<bool, Fault>
         .exists([name])?)
 }
 
-/// Sets the last error of a webhook.
-pub(super) fn failed(
-    connection: &Connection,
-    name: &str,
-    at: Timestamp,
-    error: &str,
-) -> Result<(), Fault> {
+/// Why a webhook's deliveries are not sent.
+pub(super) struct Pause {
+    pub(super) is_off: bool,
+    /// The time until which the receiver asked for no request, in milliseconds; 0 if it did not.
+    pub(super) rests_until: i64,
+}
+
+/// Returns why a webhook's deliveries are not sent.
+pub(super) fn pause(connection: &Connection, name: &str) -> Result<Pause, Fault> {
+    let pause = connection
+        .prepare_cached(
+            "SELECT off_cause IS NOT NULL, coalesce(rests_until_ms, 0) FROM webhooks \
+             WHERE name = ?1",
+        )?
+        .query_row([name], |row| {
+            Ok(Pause {
+                is_off: row.get(0)?,
+                rests_until: row.get(1)?,
+            })
+        })
+        .optional()?;
+    Ok(pause.unwrap_or(Pause {
+        is_off: false,
+        rests_until: 0,
+    }))
+}
+
+/// A failed attempt.
+pub(super) struct Failure {
+    pub(super) at: Timestamp,
+    pub(super) error: String,
+    /// Until when the receiver asked for no request at all.
+    pub(super) rests_until: Option<Timestamp>,
+}
+
+/// Sets the last error of a webhook, and until when it rests.
+pub(super) fn failed(connection: &Connection, name: &str, failure: &Failure) -> Result<(), Fault> {
+    let at = row::milliseconds(failure.at);
+    let rests_until = failure.rests_until.map(row::milliseconds_up);
     connection
-        .prepare_cached("UPDATE webhooks SET last_error_ms = ?2, last_error = ?3 WHERE name = ?1")?
-        .execute(params![name, row::milliseconds(at), error])?;
+        .prepare_cached(
+            "UPDATE webhooks SET last_error_ms = ?2, last_error = ?3, \
+             rests_until_ms = iif(?4 IS NULL, rests_until_ms, max(coalesce(rests_until_ms, 0), ?4)), \
+             rests_since_ms = iif(?4 IS NULL, rests_since_ms, ?2) WHERE name = ?1",
+        )?
+        .execute(params![name, at, failure.error, rests_until])?;
+    Ok(())
+}
+
+/// Ends the rest of a webhook that was asked for after `now`, by a clock that was later set back.
+pub(super) fn correct_rest(connection: &Connection, name: &str, now: i64) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "UPDATE webhooks SET rests_until_ms = NULL, rests_since_ms = NULL \
+             WHERE name = ?1 AND rests_since_ms > ?2",
+        )?
+        .execute(params![name, now])?;
     Ok(())
 }
 
@@ -161,8 +209,14 @@ pub(super) fn switch_off(
     Ok(!was_off)
 }
 
-/// Switches a webhook on. Returns whether it was off.
+/// Switches a webhook on, and ends its rest. Returns whether it was off.
 pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fault> {
+    connection
+        .prepare_cached(
+            "UPDATE webhooks SET rests_until_ms = NULL, rests_since_ms = NULL \
+             WHERE name = ?1 AND rests_until_ms IS NOT NULL",
+        )?
+        .execute([name])?;
     let switched = connection
         .prepare_cached(
             "UPDATE webhooks SET off_cause = NULL, off_reason = NULL, off_at_ms = NULL \
@@ -180,6 +234,17 @@ pub(super) fn has_fingerprint(
 ) -> Result<bool, Fault> {
     Ok(connection
         .prepare_cached("SELECT 1 FROM webhooks WHERE name = ?1 AND fingerprint = ?2")?
+        .exists(params![name, &fingerprint[..]])?)
+}
+
+/// Whether another fingerprint than this one is recorded for a webhook.
+pub(super) fn has_other_fingerprint(
+    connection: &Connection,
+    name: &str,
+    fingerprint: &[u8; 32],
+) -> Result<bool, Fault> {
+    Ok(connection
+        .prepare_cached("SELECT 1 FROM webhooks WHERE name = ?1 AND fingerprint <> ?2")?
         .exists(params![name, &fingerprint[..]])?)
 }
 

@@ -97,6 +97,9 @@ CREATE TABLE webhooks (
     off_at_ms         INTEGER,
     last_error        TEXT,
     last_error_ms     INTEGER,
+    -- Until when nothing is sent, and when the receiver asked for that.
+    rests_until_ms    INTEGER,
+    rests_since_ms    INTEGER,
     -- The last success among removed deliveries; kept ones have their own times.
     last_delivered_ms INTEGER
 ) STRICT, WITHOUT ROWID;
@@ -130,6 +133,7 @@ CREATE TABLE deliveries (
     n_attempts   INTEGER NOT NULL DEFAULT 0,
     -- The attempts made before the schedule was last started over.
     n_attempts_before INTEGER NOT NULL DEFAULT 0,
+    n_redeliveries INTEGER NOT NULL DEFAULT 0,
     due_ms       INTEGER NOT NULL,
     -- Whether the receiver asked for the time of the next attempt.
     is_due_as_asked INTEGER NOT NULL DEFAULT 0,

@@ -1,0 +1,60 @@
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+
+use crate::common::{Endpoint, Home, Settings, Webhook};
+use crate::{define, project, reply, snapshot};
+
+const ASKED: Duration = Duration::from_secs(4);
+
+/// Sends a snapshot of one project, which the endpoint answers with this status and a Retry-After,
+/// and then one of another project. Returns how long after the first request the other one came, and
+/// how long after it the retry.
+fn waits(status: u16) -> (Duration, Duration) {
+    let endpoint = Endpoint::answering(move |one| {
+        if project(one) == "other" || one.attempt != Some(1) {
+            return reply(204);
+        }
+        let mut answer = reply(status);
+        let asked = HeaderValue::from(ASKED.as_secs());
+        answer.headers.insert("retry-after", asked);
+        answer
+    });
+    let webhook = Webhook::new("all", &endpoint.url()).events("[snapshot-create]");
+    let home = Home::new(&Settings::of([webhook]));
+    define(&home, "first");
+    define(&home, "other");
+    let daemon = home.start();
+    snapshot(&home, "first", "s1");
+    daemon.wait_message("failed: ", 1);
+    snapshot(&home, "other", "s1");
+    let came = endpoint.wait_for(3);
+    let after = |wanted: &str, attempt| {
+        let mut came = came.iter();
+        let is_wanted = |project_name: &str, number| project_name == wanted && number == attempt;
+        let first = came.clone().next().unwrap().at;
+        let one = came
+            .find(|one| is_wanted(&project(one), one.attempt))
+            .unwrap();
+        one.at.duration_since(first).unsigned_abs()
+    };
+    (after("other", Some(1)), after("first", Some(2)))
+}
+
+#[test]
+fn an_overloaded_receiver_gets_nothing_until_the_time_it_asked_for() {
+    for status in [429, 503] {
+        let (other, retry) = waits(status);
+        assert!(other >= ASKED, "{status}: another project after {other:?}");
+        assert!(retry >= ASKED, "{status}: retried after {retry:?}");
+    }
+}
+
+#[test]
+fn a_gateway_postpones_the_one_delivery() {
+    for status in [502, 504] {
+        let (other, retry) = waits(status);
+        assert!(other < retry, "{status}: another project after {other:?}");
+        assert!(retry >= ASKED, "{status}: retried after {retry:?}");
+    }
+}
