@@ -160,6 +160,39 @@ fn too_few_watches_are_replaced_by_scans_until_there_are_enough() {
 }
 
 #[test]
+fn watches_that_become_free_are_set_by_the_next_full_scan() {
+    if !has_namespaces("watches that become free") {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint)
+        .repository("poll_interval: 300ms")
+        .repository("rescan: 1s");
+    let home = Home::new(&settings);
+    projects(&home, 6);
+    // The root, the organization, and four for each project.
+    let daemon = Daemon::launch(&home, limited(&home, WATCHES, 20));
+    daemon.wait_ready();
+    let status = wait_status(&home, "too few watches", polls);
+    assert_eq!(status["coverage"]["watches"], 20, "{status}");
+    assert_eq!(status["coverage"]["uncovered"], 6, "{status}");
+    // The limit stays as it is.
+    home.remove_all("sales/p0");
+    home.remove_all("sales/p1");
+    wait_status(&home, "enough watches", |status| {
+        !polls(status) && status["coverage"]["watches"] == 18
+    });
+    endpoint.wait_for(4);
+    for number in 2..6 {
+        let text = xml("P", &format!("e-{number}"), "live");
+        home.write(&format!("sales/p{number}/snapshots/live.xml"), &text);
+    }
+    endpoint.wait_for(8);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 8);
+}
+
+#[test]
 fn watches_that_run_out_later_are_replaced_by_scans() {
     if !has_namespaces("watches that run out later") {
         return;
