@@ -1,13 +1,15 @@
-//! The only module that reads a clock; all others take the time as an argument.
+//! The only module that reads a clock. All others take the time as an argument.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// The largest difference of the two times that slewing and the time between readings explain.
+/// The largest difference between both times that counts as normal.
+///
+/// The difference comes from slewing, and from the time between reading both clocks.
 const SLEWED: Duration = Duration::from_secs(1);
 
-/// Both times at once. A later reading shows whether the time of day was set.
+/// The time of day and the monotonic time. A later reading shows whether the time of day was set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     now: Timestamp,
@@ -54,7 +56,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock whose monotonic time starts now.
+    /// Makes a clock whose monotonic time starts now.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) fn start() -> Self {
         Self {
@@ -74,7 +76,7 @@ impl Clock {
         Timestamp::now()
     }
 
-    /// Both times.
+    /// Reads the time of day and the monotonic time.
     pub(crate) fn reading(&self) -> Reading {
         Reading {
             now: self.now(),

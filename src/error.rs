@@ -1,4 +1,4 @@
-//! Errors as text.
+//! Formats errors.
 
 use std::error::Error;
 

@@ -1,7 +1,7 @@
-//! Hints: where to look, never what happened.
+//! Hints: paths to observe. A hint never says what happened there.
 //!
-//! Constraint: no hint is lost unnoticed. The channel is bounded. A hint that finds it full sets a
-//! flag, and the engine answers the flag with a full scan.
+//! Constraint: the loss of a hint is always noticed. The channel is bounded. A hint that does not fit
+//! sets a flag, and the engine then runs a full scan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,42 +15,42 @@ use crate::repository::RootIdentity;
 /// A part of the repository to observe.
 #[derive(Debug)]
 pub(crate) enum Hint {
-    /// Something happened in a project.
+    /// Files of a project may have changed.
     Project {
         key: ProjectKey,
-        /// The report, for a person.
+        /// The report in words, for the explanation of events.
         cause: String,
-        /// The path of the reported file, if it is one, and the file if it could be opened.
+        /// If the report names a file: its path, and the open file if opening succeeded.
         file: Option<(String, Option<Held>)>,
-        /// Whether the file is still being written, so that its close will be reported too.
+        /// Whether the file is still being written. If so, a report of its close follows.
         unfinished: bool,
     },
-    /// A file that is none of the project's changed beside it.
+    /// A file next to the files of a project changed, but it is none of them.
     ///
-    /// Editors and synchronisers make such files. The project is not idle.
+    /// Editors and synchronisers create such files. The project is not idle then.
     Activity { key: ProjectKey },
-    /// Something happened at a directory above projects.
+    /// A directory that contains projects changed.
     Subtree {
-        /// The directory, as a path below the root.
+        /// The path of the directory below the root.
         path: String,
-        /// The report, for a person.
+        /// The report in words, for the explanation of events.
         cause: String,
     },
-    /// An entry that cannot be used appeared outside any project, or went away.
+    /// An unusable entry appeared outside any project, or is gone.
     Unusable { problem: Problem, is_gone: bool },
-    /// A walk begins that watches every directory.
+    /// A walk of the whole tree begins, which watches every directory.
     WalkStarted {
         root: RootIdentity,
         reason: RescanReason,
     },
-    /// The walk passed these projects and watches all their directories, if it can.
+    /// The walk passed these projects and has set the watches of their directories.
     ProjectsFound {
-        /// The projects, some of them perhaps twice.
+        /// The found projects. A project may be found twice.
         keys: Vec<ProjectKey>,
     },
-    /// Every directory that matters is watched, if possible. Scan everything.
+    /// The walk ended. All directories that can be watched are watched, so a full scan follows.
     WalkFinished {
-        /// The watched root; none if it could not be opened.
+        /// The watched root. `None` if the root could not be opened.
         root: Option<RootIdentity>,
         reason: RescanReason,
         /// Unusable entries outside any project.
@@ -58,16 +58,16 @@ pub(crate) enum Hint {
     },
 }
 
-/// Sends hints into the channel of their receiver.
+/// Sends hints to the engine.
 pub(crate) struct HintSender {
     channel: Box<dyn Channel>,
     has_lost_hints: Arc<AtomicBool>,
 }
 
 impl HintSender {
-    /// A sender into a channel that carries other messages too.
+    /// Makes a sender for a channel that also transports other messages.
     ///
-    /// A hint that finds no room sets `has_lost_hints`.
+    /// A hint that does not fit sets `has_lost_hints`.
     pub(crate) fn new<Message: From<Hint> + Send + 'static>(
         channel: SyncSender<Message>,
         has_lost_hints: Arc<AtomicBool>,
@@ -78,30 +78,30 @@ impl HintSender {
         }
     }
 
-    /// Sends a hint, or sets the flag if there is no room.
+    /// Sends a hint. If the channel is full, sets the flag instead.
     pub(crate) fn send(&self, hint: Hint) {
         if self.channel.offer(hint) {
             self.has_lost_hints.store(true, Ordering::Release);
         }
     }
 
-    /// Sends a hint that may be lost.
+    /// Sends a hint, unless the channel is full.
     pub(crate) fn send_if_room(&self, hint: Hint) {
         self.channel.offer(hint);
     }
 
-    /// Sends a hint that must arrive, waiting for room.
+    /// Sends a hint that must arrive. Waits while the channel is full.
     pub(crate) fn send_waiting(&self, hint: Hint) {
         self.channel.send(hint);
     }
 }
 
-/// A bounded channel, whatever else it carries. A receiver that is gone needs no hints.
+/// The sending end of a bounded channel. If the receiver is gone, hints are dropped.
 trait Channel: Send {
-    /// Sends without waiting. Returns whether the channel is full.
+    /// Sends a hint without waiting. Returns whether the channel is full.
     fn offer(&self, hint: Hint) -> bool;
 
-    /// Sends, waiting for room.
+    /// Sends a hint. Waits while the channel is full.
     fn send(&self, hint: Hint);
 }
 

@@ -1,7 +1,7 @@
-//! Removal of deliveries and events after their retention.
+//! Removes deliveries and events after their retention.
 //!
-//! Constraint: small batches with pauses, so that removal never delays recording or delivery. The
-//! database does not grow without bound. A clock that is wrong for a while removes nothing early.
+//! Constraint: the removal works in small batches with pauses, so that it never delays recording or
+//! delivery. A clock that is temporarily wrong must not remove anything too early.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::store::Store;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// The pause between two batches of one run.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The most rows of a kind that one transaction removes.
+/// The maximum number of rows of each kind that one transaction removes.
 const BATCH: usize = 500;
-/// How long the time of day has to agree with the monotonic clock after it was set.
+/// How long the time of day must agree with the monotonic clock after somebody set it.
 const STEADY_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// Removes everything older than `retention`, until `stop`.
+/// Removes rows that are older than `retention`, regularly until `stop`.
 pub(crate) async fn run(
     store: Store,
     clock: Clock,
@@ -38,7 +38,7 @@ pub(crate) async fn run(
             if was_steady {
                 info!(
                     hours = STEADY_FOR.as_secs() / 3600,
-                    "the clock was set; old deliveries and events are kept until it is steady again"
+                    "the clock was set; old deliveries and events are kept until it is steady for an hour"
                 );
             }
             tokio::select! {
@@ -65,12 +65,12 @@ pub(crate) async fn run(
     }
 }
 
-/// Whether the time of day may decide what is old.
+/// Decides whether the time of day is reliable enough to remove old rows.
 ///
-/// It may from the start on. If it jumps, it may again once it was steady for [`STEADY_FOR`].
+/// It is at the start. After a jump, it must be steady for [`STEADY_FOR`].
 struct Steadiness {
     last: Reading,
-    /// The first reading after the time of day was set last.
+    /// The first reading after the last jump of the time of day.
     jumped_at: Option<Reading>,
 }
 
@@ -86,7 +86,7 @@ impl Steadiness {
         self.jumped_at.is_none()
     }
 
-    /// Takes a reading; returns whether its time may be used.
+    /// Handles a reading of the clock. Returns whether its time may be used.
     fn observe(&mut self, reading: Reading) -> bool {
         if self.last.was_set_until(&reading) {
             self.jumped_at = Some(reading);

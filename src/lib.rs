@@ -1,8 +1,8 @@
 //! Webhooks for changes of project files.
 //!
-//! `project-webhooks` watches a tree of `project.xml` files, infers seven events by comparing the
+//! `project-webhooks` watches a tree of `project.xml` files. It infers seven events by comparing the
 //! disk with its record, and delivers them as signed HTTP callbacks. The binary calls [`cli::main`].
-//! ARCHITECTURE.md has the longer map.
+//! ARCHITECTURE.md describes the modules in more detail.
 //!
 //! ```text
 //! watch ──Hint──▶ settle ──due──▶ observe ──Observed──▶ infer ──events──▶ store
@@ -16,19 +16,19 @@
 //!
 //! 1. A report of the operating system never proves a fact; only `observe` does.
 //! 2. The new record, its events, their payloads and their deliveries commit in one transaction
-//!    ([`store::Recording::record`]). While the store cannot commit, inference waits and forgets
-//!    nothing: the difference is still on disk.
+//!    ([`store::Recording::record`]). While the store cannot commit, inference waits. No change is
+//!    lost meanwhile, because the record still differs from the disk.
 //! 3. Unreadable never means deleted: neither a file nor a directory nor the whole root
 //!    ([`domain::project::Observed::unreadable`], `engine::root`).
-//! 4. Delivery is at least once. An event's id is the same over attempts, restarts and repeated
-//!    inference ([`domain::event::EventId::of`]).
-//! 5. A reload is applied as a whole or changes nothing (`daemon::reload`).
-//! 6. Every task and thread ends in the supervisor, a panic included. The process then exits
-//!    non-zero and never runs on without one of its parts (`daemon::supervise`).
+//! 4. Delivery is at least once. The id of an event stays the same over attempts, restarts and
+//!    repeated inference ([`domain::event::EventId::of`]).
+//! 5. A reload is applied completely or changes nothing (`daemon::reload`).
+//! 6. The supervisor notices the end of every task and thread, also after a panic. The process then
+//!    exits non-zero and never runs without one of its parts (`daemon::supervise`).
 //! 7. All channels are bounded. A full hint channel becomes a full scan, never a lost hint (`hint`).
 //! 8. No input from disk, YAML, HTTP or signals makes the program panic.
 //!
-//! The modules below are in reading order: rules, configuration, input, record, output, daemon.
+//! The modules below are in reading order: rules, configuration, input, store, output, daemon.
 
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines))]
@@ -40,7 +40,7 @@
     )
 )]
 
-// The rules, pure: events, parameters, and what follows an answer.
+// The pure rules: events, parameters, and the next step after an answer.
 pub mod domain;
 
 // config.yaml: reading, checking, and the table of settings.
@@ -49,13 +49,13 @@ pub mod config;
 // Path templates, and the role of a path.
 pub mod layout;
 
-// The repository's root, and how anything below it is opened.
+// Opens the repository's root and the files below it.
 mod repository;
 
 // The kernel's list of mounts.
 mod mounts;
 
-// project.xml: whether it is complete, and its name and annotations.
+// Parses project.xml: completeness, name, id and annotations.
 pub mod document;
 
 // The names of file owners.
@@ -64,22 +64,22 @@ mod users;
 // The only reader of the repository.
 mod observe;
 
-// Hints from the watch thread to the engine: where to look.
+// Hints from the watch thread to the engine: paths to observe.
 mod hint;
 
-// The operating system's reports, as hints.
+// Turns reports of the operating system into hints.
 mod watch;
 
 // The record, the events and the pending deliveries, in SQLite.
 pub mod store;
 
-// The loop from hints to recorded events.
+// Turns hints into recorded events.
 mod engine;
 
-// One callback: one POST, one outcome.
+// Sends one callback: one POST request, one outcome.
 pub mod webhook;
 
-// From recorded deliveries to callbacks: a queue for each webhook.
+// Sends recorded deliveries, with a queue for each webhook.
 mod dispatch;
 
 // Removes deliveries and events after their retention.
@@ -94,13 +94,13 @@ mod clock;
 // The counters of attempts.
 mod metrics;
 
-// The service manager, signals, and the limits of the process.
+// systemd, signals, and the limits of the process.
 mod os;
 
 // The log.
 mod logging;
 
-// One report for everybody who asks.
+// The report for `status`, health, metrics and the control socket.
 mod report;
 
 // Health and metrics over HTTP, and the control socket.
@@ -112,5 +112,5 @@ mod daemon;
 // A receiver of callbacks, for `listen`, `demo` and the tests.
 pub mod receiver;
 
-// The commands. Only they print.
+// The commands. Only this module prints.
 pub mod cli;

@@ -1,6 +1,6 @@
-//! The log: its level, its format, and where it goes.
+//! The log: its level, format and destination.
 //!
-//! Constraint: one line an event, to standard error. Standard output belongs to the commands.
+//! Constraint: each log event is one line on standard error. Only commands use standard output.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -37,11 +37,11 @@ impl std::fmt::Debug for Logging {
 impl Logging {
     /// Starts logging, to standard error or to `file`.
     ///
-    /// `RUST_LOG` is not read: config.yaml and `--log-level` decide.
+    /// `RUST_LOG` has no effect. config.yaml and `--log-level` set the level.
     ///
     /// # Errors
     ///
-    /// Logging was started before.
+    /// Logging is already started.
     pub(crate) fn start(log: Log, file: Option<File>) -> Result<Self, TryInitError> {
         let file = file.map(Arc::new);
         let (filter, filter_handle) = reload::Layer::new(directives(log.level));
@@ -85,7 +85,7 @@ fn lines(format: LogFormat, file: Option<&Arc<File>>) -> Lines {
         LogFormat::Json => lines().json().flatten_event(true).boxed(),
         LogFormat::Journald => match tracing_journald::layer() {
             Ok(journal) => journal.with_field_prefix(None).boxed(),
-            // Text is better than nothing when the journal cannot be opened.
+            // If the journal cannot be opened, log text.
             Err(_) => text().with_ansi(false).boxed(),
         },
         LogFormat::Text | LogFormat::Auto => {
@@ -95,10 +95,10 @@ fn lines(format: LogFormat, file: Option<&Arc<File>>) -> Lines {
     }
 }
 
-/// Writes a field of a text line, control characters escaped.
+/// Writes a field of a text line and escapes control characters.
 ///
-/// A name on disk or in a project.xml may hold line breaks and terminal escape sequences. It must
-/// not look like a line of its own.
+/// A file name or a name in a project.xml may contain line breaks and terminal escape sequences. It
+/// must not be able to fake a log line.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     if field.name() != "message" {
         write!(writer, "{field}=")?;
@@ -117,16 +117,16 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
     Ok(())
 }
 
-/// The log filter: our lines at `level`, library lines at most at warn.
+/// The log filter: this program's lines at `level`, and library lines only from `warn` on.
 ///
-/// Library lines below warn repeat ours, for example when a peer closes a connection.
+/// Library lines below `warn` repeat those of this program, as when a peer closes a connection.
 fn directives(level: tracing::Level) -> Targets {
     Targets::new()
         .with_default(LevelFilter::from_level(level.min(tracing::Level::WARN)))
         .with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
-/// Whether standard error is the journal's, by the device and inode that systemd names.
+/// Whether standard error goes to the journal: systemd passes the device and the inode.
 ///
 /// See systemd.exec(5), JOURNAL_STREAM.
 fn is_journal() -> bool {

@@ -1,10 +1,10 @@
 //! The counters of attempts, for Prometheus and for `status`.
 //!
-//! Constraint: counting costs a few nanoseconds and never fails the caller. Gauges are not kept
-//! here: `admin` takes them from the report when it is asked. Names and labels are public.
+//! Constraint: counting takes a few nanoseconds and never fails. This module has no gauges: `admin`
+//! takes them from the report at each scrape. Names and labels are a public interface.
 //!
-//! Every series with known labels exists from the start, at 0, so that a rate sees the first
-//! occurrence. The series of a webhook go away when it is no longer configured.
+//! Every series with known labels exists from the start, at 0, so that a rate includes the first
+//! occurrence. The series of a webhook are removed when it is no longer configured.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,19 +13,19 @@ use std::time::Duration;
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
-/// The prefix of all names.
+/// The prefix of all metric names.
 pub(crate) const PREFIX: &str = "project_webhooks";
 
-/// The outcome of an attempt: the label `outcome`.
+/// The outcome of an attempt, which is the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AttemptOutcome {
-    /// Answered 2xx.
+    /// The receiver answered 2xx.
     Delivered,
-    /// Failed, and is retried.
+    /// The attempt failed, and another one follows.
     Failed,
-    /// Failed, and was the last of its schedule.
+    /// The attempt failed, and was the last one of the schedule.
     Dead,
-    /// Answered 410: the webhook is switched off.
+    /// The receiver answered 410, so the webhook is switched off.
     Gone,
 }
 
@@ -42,12 +42,16 @@ impl AttemptOutcome {
     }
 }
 
-/// From a kept connection on loopback to the longest `timeout` that anybody sets.
+/// The histogram buckets for the duration of an attempt, in seconds.
+///
+/// They reach from an open loopback connection to the longest `timeout` in practice.
 const ATTEMPT_BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
 ];
 
-/// From the fastest possible callback to the end of a day's outage.
+/// The histogram buckets for the time from a change to its callback, in seconds.
+///
+/// They reach from the fastest possible callback to the end of an outage of a day.
 const LATENCY_BUCKETS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 86400.0,
 ];
@@ -56,11 +60,11 @@ const LATENCY_BUCKETS: [f64; 14] = [
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AttemptCounts {
-    /// Ended attempts, by webhook and outcome.
+    /// The number of attempts that ended, by webhook and outcome.
     pub(crate) attempts: BTreeMap<String, BTreeMap<String, u64>>,
     /// The mean duration of an attempt, by webhook, in seconds.
     pub(crate) attempt_seconds: BTreeMap<String, f64>,
-    /// The mean time from a file's last change to the 2xx of its callback, in seconds.
+    /// The mean time from the last change of a file to the 2xx answer of its callback, in seconds.
     pub(crate) event_latency_seconds: Option<f64>,
 }
 
@@ -76,11 +80,11 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Makes counters at 0 for these webhooks, each with whether the configuration enables it.
+    /// Makes counters at 0 for these webhooks. The flag tells whether a webhook is enabled.
     ///
     /// # Errors
     ///
-    /// Two metrics have one name, which a test of this module rules out.
+    /// Two metrics have the same name. A test of this module checks that they do not.
     pub(crate) fn new(webhooks: BTreeMap<String, bool>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some(PREFIX.to_owned()), None)?;
         let deliveries = IntCounterVec::new(
@@ -129,7 +133,7 @@ impl Metrics {
             if webhooks.contains_key(name) {
                 continue;
             }
-            // Removing fails only for a series that does not exist.
+            // Removing a series fails only if it does not exist.
             for outcome in AttemptOutcome::ALL {
                 let labels = [name.as_str(), outcome.as_str()];
                 let _ = self.deliveries.remove_label_values(&labels);
@@ -139,7 +143,7 @@ impl Metrics {
         *configured = webhooks;
     }
 
-    /// Returns the configured webhooks, each with whether the configuration enables it.
+    /// Returns the configured webhooks. The flag tells whether a webhook is enabled.
     pub(crate) fn configured(&self) -> BTreeMap<String, bool> {
         self.lock().clone()
     }
@@ -154,7 +158,7 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// Counts the first 2xx for a live event, with the time since the change.
+    /// Counts the first 2xx answer for a live event, with the time since the change.
     pub(crate) fn delivered_after(&self, latency: Duration) {
         self.latency.observe(latency.as_secs_f64());
     }

@@ -1,7 +1,7 @@
 //! The mounts at and below a directory, as the kernel lists them.
 //!
-//! Constraint: the list decides nothing. It says where to look again, and which file systems there
-//! do not report all changes. Without /proc no mount is known.
+//! Constraint: the list never proves a fact. It tells which paths to observe again, and which file
+//! systems do not report all changes. Without /proc, no mounts are known.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,10 +14,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// The list of mounts of this process's namespace; see proc_pid_mountinfo(5).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// The flags by which the open list reports that it changed.
+/// The poll flags with which the open list signals a change.
 pub(crate) const CHANGED: PollFlags = PollFlags::PRI;
 
-/// The kernel's list of mounts, open so that changes are noticed.
+/// The kernel's list of mounts. The open file signals changes.
 #[derive(Debug, Default)]
 pub(crate) struct MountList {
     file: Option<File>,
@@ -28,23 +28,23 @@ pub(crate) struct MountList {
 pub(crate) struct Mount {
     id: u64,
     parent: u64,
-    /// The device, the mounted directory of it, and the source.
+    /// The device, the directory of it that is mounted, and the source, as one text.
     origin: String,
-    /// The kernel's name of the kind of file system, such as `ext4` or `fuse.sshfs`.
+    /// The type of the file system, such as `ext4` or `fuse.sshfs`.
     pub file_system: String,
 }
 
-/// The mounts that matter to a directory.
+/// The mounts at and below a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mounts {
-    /// The mount that the directory is on.
+    /// The mount that contains the directory.
     pub above: Option<Mount>,
-    /// The mounts below it, by their paths below it.
+    /// The mounts below the directory, by their paths below it.
     pub below: BTreeMap<String, Mount>,
 }
 
 impl MountList {
-    /// The descriptor to poll for [`CHANGED`].
+    /// The file descriptor to poll for [`CHANGED`].
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
@@ -57,7 +57,7 @@ impl MountList {
         poll(&mut descriptors, Some(&now)).is_ok_and(|n| n > 0)
     }
 
-    /// Reads the mounts at and below a directory; none if the list cannot be read.
+    /// Reads the mounts at and below a directory. Returns `None` if the list cannot be read.
     pub(crate) fn read(&mut self, directory: &Path) -> Option<Mounts> {
         if self.file.is_none() {
             self.file = File::open(MOUNTS).ok();
@@ -75,7 +75,7 @@ impl MountList {
 }
 
 impl Mounts {
-    /// Reads the lines of the list.
+    /// Parses the list.
     fn parse(text: &str, directory: &str) -> Self {
         let mut at: BTreeMap<String, Vec<Mount>> = BTreeMap::new();
         for (point, mount) in text.lines().filter_map(line) {
@@ -86,7 +86,7 @@ impl Mounts {
             let point = point.trim_end_matches('/');
             let Some(mount) = top(stacked) else { continue };
             match directory.strip_prefix(point) {
-                // Points that contain others come first.
+                // A mount point precedes those below it, so the last match is the closest one.
                 Some(rest) if rest.is_empty() || rest.starts_with('/') => {
                     mounts.above = Some(mount);
                 }
@@ -107,7 +107,7 @@ impl Mounts {
         earlier.any(|mount| !self.below.values().any(|now| now == mount))
     }
 
-    /// The paths at which another file system is mounted than in an earlier list, or none.
+    /// The paths where the mount differs from that in an earlier list.
     pub(crate) fn changed_since(&self, earlier: &Self) -> Vec<String> {
         let mut paths: Vec<&String> = self.below.keys().chain(earlier.below.keys()).collect();
         paths.sort_unstable();
@@ -120,7 +120,7 @@ impl Mounts {
     }
 }
 
-/// The mount that covers the others at the same path.
+/// Of several mounts at the same path, the one that covers the others.
 fn top(stacked: Vec<Mount>) -> Option<Mount> {
     let covered: Vec<u64> = stacked.iter().map(|mount| mount.parent).collect();
     let mut open = stacked
@@ -129,7 +129,7 @@ fn top(stacked: Vec<Mount>) -> Option<Mount> {
     open.next_back()
 }
 
-/// The mount point and the mount of a line.
+/// Parses a line into the mount point and the mount.
 fn line(line: &str) -> Option<(String, Mount)> {
     let (place, kind) = line.split_once(" - ")?;
     let mut place = place.split(' ');
@@ -147,7 +147,7 @@ fn line(line: &str) -> Option<(String, Mount)> {
     Some((unescape(point), mount))
 }
 
-/// Replaces `\040` and the like, which stand for blanks and backslashes.
+/// Replaces octal escapes such as `\040`, which the kernel writes for blanks and backslashes.
 fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,7 +1,7 @@
-//! The service manager, signals and the process's limits.
+//! Notifies systemd, handles signals and raises the limits of the process.
 //!
-//! Constraint: an error in talking to systemd never stops the daemon. Without a service manager these
-//! functions do nothing. A message that cannot be sent is logged at debug.
+//! Constraint: a failure to notify systemd never stops the daemon. It is logged at level debug.
+//! Without systemd, the notifications do nothing.
 
 use std::io;
 use std::time::Duration;
@@ -11,62 +11,62 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
 use tracing::debug;
 
-/// Handles the signals from now on, as a stream.
+/// Starts to handle signals. Returns them as a stream.
 pub(crate) fn signals() -> io::Result<Signals> {
     Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
 }
 
-/// Tells the service manager that start-up or a reload is done.
+/// Notifies systemd that the start or a reload is complete.
 pub(crate) fn notify_ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Tells it that a reload begins.
+/// Notifies systemd that a reload begins.
 ///
-/// systemd 253 and later needs the time too (sd_notify(3), MONOTONIC_USEC).
+/// systemd 253 and later also needs the time (sd_notify(3), MONOTONIC_USEC).
 pub(crate) fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => {
-            debug!(%error, "no monotonic time for the service manager");
+            debug!(%error, "cannot read the monotonic time for systemd");
             notify(&[NotifyState::Reloading]);
         }
     }
 }
 
-/// Tells it that the daemon stops.
+/// Notifies systemd that the daemon stops.
 pub(crate) fn notify_stopping() {
     notify(&[
         NotifyState::Stopping,
-        NotifyState::Status("stopping: waiting for running requests to finish"),
+        NotifyState::Status("stopping: waiting for requests in progress"),
     ]);
 }
 
-/// Sends it a status line for people.
+/// Sends a status line to systemd, which `systemctl status` shows.
 pub(crate) fn notify_status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
 
-/// Feeds its watchdog.
+/// Feeds systemd's watchdog.
 pub(crate) fn notify_watchdog() {
     notify(&[NotifyState::Watchdog]);
 }
 
-/// The interval for feeding the watchdog: half of its timeout.
+/// The interval for feeding the watchdog: half of the watchdog's timeout.
 pub(crate) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        debug!(%error, "cannot notify the service manager");
+        debug!(%error, "cannot notify systemd");
     }
 }
 
 /// Raises the limit of open files to the system's maximum.
 ///
-/// The default of 1,024 is meant for programs that use select(2). Every connection and held file needs
-/// a descriptor.
+/// Each connection and each held file needs a file descriptor. The default limit of 1,024 exists only
+/// for programs that use select(2).
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

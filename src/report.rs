@@ -1,8 +1,8 @@
-//! One report for everybody who asks: `status`, `webhooks`, health, `/metrics`, the control socket.
+//! The report for `status`, `webhooks`, health, `/metrics` and the control socket.
 //!
-//! Constraint: each figure is gathered here alone. Renderers take it from the report, so that a
-//! metric, a line of `status` and a reason of `/readyz` never differ. A gauge or a count of the
-//! engine is a field of its [`Snapshot`]; a count of attempts is a field of [`AttemptCounts`].
+//! Constraint: each figure is gathered only here. All outputs take it from the report, so that a
+//! metric, a line of `status` and a reason of `/readyz` never differ. A gauge or a count of the engine
+//! is a field of [`Snapshot`]. A count of attempts is a field of [`AttemptCounts`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use crate::engine::status::{Snapshot, Status};
 use crate::metrics::{AttemptCounts, Metrics};
 use crate::store::{Listings, RecordedProblem, Store, StoreError, WebhookState};
 
-/// The most invalid files in a report.
+/// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
 
-/// How long counted states are reused, as a multiple of the time that counting took.
+/// How long the counts of deliveries are reused, as a multiple of the time that counting took.
 const COUNTS_KEPT: u32 = 10;
-/// The longest time that counted states are reused.
+/// The longest time that the counts of deliveries are reused.
 const COUNTS_KEPT_MAX: Duration = Duration::from_secs(1);
 
-/// Webhooks' states, with the time until which they are reused.
+/// The states of webhooks with their counts, and the monotonic time until which they are reused.
 type Counted = (Duration, Vec<WebhookState>);
 
 /// The sources of a running daemon's report.
@@ -35,7 +35,7 @@ pub(crate) struct Sources {
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
-    /// How long the engine may stand still before the daemon counts as not alive.
+    /// How long an iteration of the engine's loop may take before the daemon counts as stuck.
     pub(crate) standstill: Duration,
     pub(crate) counted: Mutex<Option<Counted>>,
 }
@@ -47,33 +47,33 @@ pub(crate) struct DaemonReport {
     pub(crate) pid: u32,
     pub(crate) version: String,
     pub(crate) uptime_seconds: u64,
-    /// Whether the engine's loop turns.
+    /// Whether the engine's loop runs.
     pub(crate) alive: bool,
     #[serde(flatten)]
     pub(crate) engine: Snapshot,
     pub(crate) since_start: Counts,
 }
 
-/// The counts since the start.
+/// The counts since the start of the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Counts {
     pub(crate) events: BTreeMap<String, u64>,
     #[serde(flatten)]
     pub(crate) attempts: AttemptCounts,
-    /// Full scans, by reason.
+    /// The number of full scans, by reason.
     pub(crate) rescans: BTreeMap<String, u64>,
-    /// Reloads of the configuration, by result.
+    /// The number of reloads of the configuration, by result.
     pub(crate) reloads: BTreeMap<String, u64>,
 }
 
 impl Sources {
-    /// Whether the engine's loop turns.
+    /// Whether the engine's loop runs.
     pub(crate) fn is_alive(&self) -> bool {
         self.clock.moment().saturating_sub(self.status.last_beat()) < self.standstill
     }
 
-    /// Gathers what the daemon has in memory, without waiting for anything.
+    /// Gathers the figures that the daemon has in memory. Does not wait.
     pub(crate) fn daemon(&self) -> DaemonReport {
         let engine = self.status.snapshot();
         let mut events = BTreeMap::new();
@@ -98,10 +98,10 @@ impl Sources {
         }
     }
 
-    /// Gathers the queues from the store.
+    /// Gathers the states of webhooks, with counts of their deliveries, from the store.
     ///
-    /// Requests share a count: for a million deliveries it takes 0.15 s of processor time, and a
-    /// second on a busy machine. With few deliveries a count is reused for some milliseconds only.
+    /// Counting a million deliveries takes 0.15 s of processor time, and a second on a busy machine.
+    /// So requests share the counts. With few deliveries, counts are reused only for milliseconds.
     pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
         let mut counted = self.counted.lock().await;
         let begin = self.clock.moment();
@@ -120,7 +120,7 @@ impl Sources {
     }
 }
 
-/// Returns a line for people about the engine's state.
+/// Summarizes the state of the engine in a line.
 pub(crate) fn summary(engine: &Snapshot) -> String {
     if let Some(trouble) = engine.troubles.values().next() {
         return format!("trouble: {trouble}");
@@ -147,14 +147,14 @@ pub(crate) struct Report {
     pub(crate) running: bool,
     #[serde(flatten)]
     pub(crate) daemon: Option<DaemonReport>,
-    /// Why a daemon could not be asked.
+    /// Why the daemon did not answer, if it may be running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unknown: Option<String>,
     pub(crate) repository: String,
     pub(crate) state_dir: String,
-    /// Whether the state directory has a store.
+    /// Whether the state directory has a database.
     pub(crate) has_state: bool,
-    /// The number of recorded projects, which a running daemon reports itself.
+    /// The number of recorded projects. `None` if a running daemon reports it.
     #[serde(rename = "projects", skip_serializing_if = "Option::is_none")]
     pub(crate) recorded_projects: Option<usize>,
     pub(crate) incomplete: Vec<ProblemReport>,
@@ -162,7 +162,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Gathers it from a daemon's answer, if there is one, and from the record.
+    /// Makes the report from the daemon's answer, if any, and from the store.
     pub(crate) fn gather(
         config: &Config,
         daemon: Option<DaemonReport>,
@@ -224,17 +224,17 @@ impl ProblemReport {
     }
 }
 
-/// Whether a webhook sends.
+/// Whether a webhook sends, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Standing {
-    /// It sends.
+    /// The webhook sends.
     On,
-    /// Its receiver or an operator switched it off.
+    /// The receiver or an operator switched the webhook off.
     Off,
-    /// The configuration says `enabled: false`.
+    /// The configuration has `enabled: false` for the webhook.
     Disabled,
-    /// It is not in the configuration; its deliveries are kept.
+    /// The webhook is not in the configuration. Its deliveries are kept.
     Parked,
 }
 
@@ -280,9 +280,9 @@ pub(crate) struct ErrorReport {
 }
 
 impl WebhookReport {
-    /// The configured webhooks in the given order, then those that are only in the record.
+    /// The configured webhooks in the given order, then those that only the store has.
     ///
-    /// `configured` has each name with whether the configuration enables it.
+    /// `configured` has the names. The flag tells whether a webhook is enabled.
     pub(crate) fn all(
         configured: impl IntoIterator<Item = (String, bool)>,
         states: Vec<WebhookState>,
@@ -306,7 +306,7 @@ impl WebhookReport {
         let parked = by_name
             .into_iter()
             .map(|(name, state)| Self::of(name, Standing::Parked, state));
-        // A webhook without any delivery was removed long ago.
+        // Leave out a webhook without deliveries: it was removed from the configuration.
         reports.extend(parked.filter(|report| {
             [
                 report.pending,
@@ -320,7 +320,7 @@ impl WebhookReport {
         reports
     }
 
-    /// The webhooks of a configuration and of the record, if there is one.
+    /// The webhooks of a configuration and of the store, if the state exists.
     pub(crate) fn recorded(
         config: &Config,
         listings: Option<&Listings>,
@@ -342,7 +342,7 @@ impl WebhookReport {
             }),
             pending: state.n_pending,
             oldest_pending: state.oldest_pending,
-            // Deliveries of the others wait for an operator.
+            // Deliveries of webhooks that are not on have no next attempt.
             next_attempt: state.next_attempt.filter(|_| standing == Standing::On),
             dead: state.n_dead,
             delivered: state.n_delivered,

@@ -22,20 +22,20 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
-/// Opening a FIFO for reading waits for a writer unless NONBLOCK is given.
+/// The flags for opening a file. Without NONBLOCK, opening a FIFO would wait for a writer.
 const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
 
-/// The identity of a root directory: device, inode and time of birth.
+/// The identity of a root directory: device, inode and birth time.
 ///
-/// A directory that was removed and created again may have the same inode, but has another time of
-/// birth. The time is 0 if the file system does not have it.
+/// A directory that was removed and created again may have the same inode, but has another birth
+/// time. The birth time is 0 if the file system has none.
 ///
-/// The device tells whether the watches of a root still apply. It is another one whenever the file
-/// system is mounted from another disk or loop device.
+/// The device tells whether the watches of a root are still valid. It changes when the file system is
+/// mounted from another disk or loop device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RootIdentity {
     device: u64,
@@ -44,9 +44,9 @@ pub(crate) struct RootIdentity {
 }
 
 impl RootIdentity {
-    /// The text to record, equal for the same directory after a restart or another mount.
+    /// Returns the text to record. It stays the same after a restart or another mount.
     ///
-    /// The device is part of it only without a time of birth.
+    /// It contains the device only if there is no birth time.
     pub(crate) fn to_record(self) -> String {
         match self.born_ns {
             0 => format!("{:x}:{}", self.device, self.inode),
@@ -57,8 +57,8 @@ impl RootIdentity {
 
 /// The open root of a repository.
 ///
-/// It is opened for each batch of observations and closed after it. A descriptor that stays open
-/// would prevent unmounting.
+/// The engine opens it for a batch of observations and closes it afterwards, because an open
+/// descriptor would prevent unmounting.
 #[derive(Debug)]
 pub(crate) struct Root {
     path: PathBuf,
@@ -68,7 +68,7 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Opens the root. Links in its own path are followed: the operator chose that path.
+    /// Opens the root. Symbolic links in its path are followed, because the operator chose the path.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let directory = rustix::fs::openat(
             CWD,
@@ -95,7 +95,7 @@ impl Root {
         Self::identity_at(&self.path).is_ok_and(|found| found == self.identity)
     }
 
-    /// The identity of the directory at this path now.
+    /// The identity of the directory that is now at this path.
     pub(crate) fn identity_at(path: &Path) -> io::Result<RootIdentity> {
         let stat = rustix::fs::statat(CWD, path, AtFlags::empty())?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -104,7 +104,7 @@ impl Root {
         Ok(identity(&stat, born_ns(CWD, path, AtFlags::empty())))
     }
 
-    /// Opens a directory below the root; the empty path is the root itself.
+    /// Opens a directory below the root. The empty path is the root itself.
     pub(crate) fn open_directory(&self, path: &str) -> io::Result<OwnedFd> {
         if path.is_empty() {
             return Ok(rustix::fs::openat(
@@ -128,7 +128,7 @@ impl Root {
 
     /// Opens a file below the root for reading.
     ///
-    /// It may be of any kind but a symbolic link; check it with [`kind_of`].
+    /// It may be of any type except a symbolic link. Check the type with [`kind_of`].
     pub(crate) fn open_file(&self, path: &str) -> io::Result<OwnedFd> {
         open_beneath(self.directory.as_fd(), path, FILE)
     }
@@ -162,16 +162,16 @@ pub(crate) fn stamp(stat: &Stat) -> Stamp {
     }
 }
 
-/// Checks that a file is a regular one; the error is its kind, for a person.
+/// Checks that a file is a regular file. The error names its type.
 pub(crate) fn kind_of(stat: &Stat) -> Result<(), &'static str> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(()),
         FileType::Directory => Err("is a directory"),
-        FileType::Symlink => Err("is a symbolic link, and links are not followed"),
+        FileType::Symlink => Err("is a symbolic link; links are not followed"),
         FileType::Fifo => Err("is a FIFO"),
         FileType::Socket => Err("is a socket"),
         FileType::CharacterDevice | FileType::BlockDevice => Err("is a device"),
-        FileType::Unknown => Err("is of an unknown kind"),
+        FileType::Unknown => Err("has an unknown type"),
     }
 }
 
@@ -184,7 +184,7 @@ fn identity(stat: &Stat, born_ns: i64) -> RootIdentity {
     }
 }
 
-/// The time of birth in nanoseconds since the Unix epoch, or 0 if it is not known.
+/// The birth time in nanoseconds since the Unix epoch, or 0 if it is unknown.
 #[cfg(target_os = "linux")]
 fn born_ns(at: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> i64 {
     use rustix::fs::{StatxFlags, statx};
@@ -209,8 +209,8 @@ fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<O
     use rustix::io::Errno;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
-        // NOSYS: the kernel lacks it. PERM: a sandbox forbids it. AGAIN: a rename elsewhere
-        // interfered, which cannot happen by component.
+        // NOSYS: the kernel lacks openat2. PERM: a sandbox forbids it. AGAIN: a rename elsewhere
+        // interfered, which cannot happen when opening by component.
         Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_by_component(root, path, flags),
         result => Ok(result?),
     }

@@ -1,8 +1,8 @@
-//! The names of file owners, from the system's user database.
+//! Looks up the names of file owners in the system's user database.
 //!
-//! Constraint: a look-up may go over the network (LDAP and the like), so names are cached. They
-//! expire, since the daemon runs for years and users are renamed. The cache is bounded, because
-//! anybody who can create files of many owners could fill it.
+//! Constraint: a look-up may use the network (for instance LDAP), so names are cached. Cached names
+//! expire, because users may be renamed while the daemon runs. The cache is bounded, because files of
+//! many owners could fill it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// The time after which a name expires.
+/// The time after which a cached name expires.
 const AGE_MAX: Duration = Duration::from_secs(60);
 
-/// The most names in the cache.
+/// The maximum number of cached names.
 const NAMES_MAX: usize = 1024;
 
 type LookUp = dyn Fn(u32) -> Option<String> + Send + Sync;
 
-/// A cache of owners' names that threads may share.
+/// A cache of owner names that threads can share.
 pub(crate) struct OwnerNames {
     look_up: Box<LookUp>,
     cached: Mutex<HashMap<u32, Cached>>,
@@ -31,14 +31,14 @@ struct Cached {
 }
 
 impl Cached {
-    /// Whether the name has not expired. It has after the clock was set back before `since`.
+    /// Whether the name has not expired. A clock that was set back before `since` also expires it.
     fn is_current(&self, now: Timestamp) -> bool {
         Duration::try_from(now.duration_since(self.since)).is_ok_and(|age| age < AGE_MAX)
     }
 }
 
 impl OwnerNames {
-    /// A cache of the system's user database.
+    /// Makes a cache of the system's user database.
     pub(crate) fn system() -> Self {
         Self::new(|uid| {
             uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned())
@@ -52,16 +52,15 @@ impl OwnerNames {
         }
     }
 
-    /// Returns the name of a user at the time `now`, or the number if it has no name.
+    /// Returns the name of a user at the time `now`, or the user id if there is no name.
     ///
-    /// It blocks for as long as the user database takes, usually at most once for each user and
-    /// [`AGE_MAX`].
+    /// It blocks while the user database answers, usually at most once for each user in [`AGE_MAX`].
     pub(crate) fn name(&self, uid: u32, now: Timestamp) -> String {
         let is_current = |cached: &Cached| cached.is_current(now);
         if let Some(cached) = self.cached().get(&uid).filter(|cached| is_current(cached)) {
             return cached.name.clone();
         }
-        // The lock is released during the look-up: a slow one delays no other user.
+        // The lock is not held during the look-up, so a slow look-up does not delay other users.
         let name = (self.look_up)(uid)
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| uid.to_string());
@@ -81,7 +80,7 @@ impl OwnerNames {
     }
 
     fn cached(&self) -> MutexGuard<'_, HashMap<u32, Cached>> {
-        // A panic of another thread cannot leave the map half changed.
+        // Even if another thread panicked, the map is complete.
         self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -126,7 +126,7 @@ fn faults_are_reported() {
         (
             &["{organization}{project}.xml"],
             &[],
-            "right behind another",
+            "directly after another",
         ),
         (&["{project}/{project}.xml"], &[], "more than once"),
         (&["project.xml"], &[], "no {project}"),
@@ -135,7 +135,7 @@ fn faults_are_reported() {
         (
             &["{project}.xml"],
             &["{organization}/{project}.xml"],
-            "all templates have it",
+            "all templates must have it",
         ),
         (
             &["{project}.xml", "{project}.xml"],

@@ -1,7 +1,7 @@
-//! `GET /metrics`: the report in the text format of Prometheus.
+//! Serves `GET /metrics`: the report in the text format of Prometheus.
 //!
-//! Constraint: a scrape is cheap with any number of pending deliveries, and holds nobody up. The
-//! engine's state is a snapshot in memory, and the store is asked through its reader.
+//! Constraint: a scrape is cheap with any number of pending deliveries, and delays no other work. It
+//! reads a snapshot of the engine's state in memory, and the store through the store's reader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::engine::status::Trouble;
 use crate::metrics::{Metrics, PREFIX};
 use crate::report::{DaemonReport, Standing, WebhookReport};
 
-/// Of the text format (prometheus.io, "Exposition formats").
+/// The content type of the text format (prometheus.io, "Exposition formats").
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How long a scrape waits for the store.
@@ -75,7 +75,7 @@ impl Figures {
             ("watches", "Watched directories.", number(coverage.watches)),
             (
                 "uncovered_directories",
-                "Directories that should be watched and are not.",
+                "Directories that should be watched but are not.",
                 number(coverage.uncovered),
             ),
             (
@@ -85,7 +85,7 @@ impl Figures {
             ),
             (
                 "watching",
-                "1 while changes are noticed, as /readyz says.",
+                "1 while changes are noticed, like /readyz.",
                 flag(engine.is_watching()),
             ),
             (
@@ -109,7 +109,7 @@ impl Figures {
         let trouble = |part| flag(engine.troubles.contains_key(&part));
         self.gauges(
             "trouble",
-            "1 while inference waits: for the repository's root, for the state, or with held removals.",
+            "1 while inference waits because of the repository's root, the store, or held removals.",
             &["part"],
             [
                 (vec!["root"], trouble(Trouble::Root)),
@@ -169,7 +169,7 @@ impl Figures {
             let age = Duration::try_from(now.duration_since(since));
             age.unwrap_or_default().as_secs_f64()
         };
-        // A parked webhook without deliveries is history.
+        // Leave out a parked webhook without deliveries: it was removed from the configuration.
         let shown = |webhook: &&WebhookReport| {
             webhook.standing != Standing::Parked || webhook.pending > 0 || webhook.dead > 0
         };

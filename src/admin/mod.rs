@@ -1,10 +1,10 @@
 //! The admin server (health and metrics over HTTP) and the control socket.
 //!
-//! Constraint: they change nothing themselves, and they answer while everything else is stuck.
+//! Constraint: both change nothing themselves. They answer even if all other parts are stuck.
 //!
-//! The other commands find a running daemon by the control socket in the state directory. A client
-//! sends one line and gets one JSON object: `status` returns the report, `wake` makes every queue
-//! read the store again, and `reload` goes to the supervisor.
+//! Commands reach a running daemon through the control socket in the state directory. A client sends
+//! one line and gets one JSON object. `status` returns the report. `wake` makes every queue read the
+//! store again. `reload` makes the supervisor reload the configuration.
 
 mod exposition;
 
@@ -32,26 +32,26 @@ use crate::report::{DaemonReport, Sources, summary};
 /// The parts of the daemon that the admin server and the control socket reach.
 pub(crate) struct Admin {
     pub(crate) sources: Sources,
-    /// Woken when a command changed the queue.
+    /// The queues, which are woken when a command changed deliveries or webhooks.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) requests: mpsc::Sender<Request>,
 }
 
-/// A command's request to the supervisor, with the way back.
+/// A request of a command to the supervisor, with the channel for the answer.
 pub(crate) enum Request {
     Reload(oneshot::Sender<Reloaded>),
-    /// Which removals are held?
+    /// List the held removals.
     ListHeld(oneshot::Sender<HeldProjects>),
-    /// Accept the held removals that this token stands for.
+    /// Accept the held removals that this token identifies.
     Accept(String, oneshot::Sender<Accepted>),
 }
 
 /// The outcome of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reloaded {
-    /// Why the configuration is rejected; empty if it is applied.
+    /// Why the configuration was rejected. Empty if it was applied.
     pub(crate) errors: Vec<String>,
-    /// Settings that are probably mistakes.
+    /// Warnings about settings that are valid but probably not intended.
     #[serde(default)]
     pub(crate) warnings: Vec<String>,
 }
@@ -68,18 +68,18 @@ const CONTROL: &str = "control.sock";
 /// Serves the control socket until `stop`.
 pub(crate) async fn control(admin: Arc<Admin>, state_dir: PathBuf, stop: CancellationToken) {
     let path = state_dir.join(CONTROL);
-    // This daemon holds the lock on the state directory, so the old socket has no owner.
+    // This daemon has the lock on the state directory, so no other daemon uses the old socket.
     let _ = std::fs::remove_file(&path);
     let listener = match bind_short(&state_dir) {
         Ok(listener) => listener,
         Err(error) => {
-            warn!(path = %path.display(), %error, "no control socket: `status` shows only the record, and `reload` does not work (SIGHUP does). Fix the state directory and restart");
+            warn!(path = %path.display(), %error, "cannot open the control socket: `status` shows only the recorded state, and `reload` does not work (SIGHUP does). Fix the state directory and restart");
             return;
         }
     };
     // A client that waits for a reload must not block the others.
     let mut clients = JoinSet::new();
-    // Logged once, not once a second.
+    // Log the failure once, not every second.
     let mut is_refusing = false;
     loop {
         tokio::select! {
@@ -90,7 +90,7 @@ pub(crate) async fn control(admin: Arc<Admin>, state_dir: PathBuf, stop: Cancell
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_refusing, true) {
-                        warn!(%error, "the control socket cannot accept connections; retrying. Is the limit of open files reached (LimitNOFILE=)?");
+                        warn!(%error, "the control socket cannot accept connections; retrying. Has the daemon reached its limit of open files (LimitNOFILE=)?");
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -102,9 +102,9 @@ pub(crate) async fn control(admin: Arc<Admin>, state_dir: PathBuf, stop: Cancell
     let _ = std::fs::remove_file(&path);
 }
 
-/// Binds by the directory's descriptor.
+/// Binds the control socket through the descriptor of its directory.
 ///
-/// The path of a socket has at most 107 bytes, and the state directory may have a longer one.
+/// The path of a socket has at most 107 bytes, and the path of the state directory may be longer.
 fn bind_short(state_dir: &Path) -> std::io::Result<UnixListener> {
     let directory = std::fs::File::open(state_dir)?;
     UnixListener::bind(short_path(&directory))
@@ -115,36 +115,36 @@ fn short_path(directory: &std::fs::File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
 }
 
-/// How long a client may take to send its line, and to read the answer.
+/// The time limit for a client to send its line, and to read the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(1);
-/// How many clients are served at once; the others wait.
+/// The maximum number of clients that are served at once. Others wait.
 const CLIENTS_MAX: usize = 16;
 /// How long a command waits for the answer of a running daemon.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long a command waits for a reload, longer than the daemon waits for its engine.
+/// How long a command waits for a reload. It is longer than the daemon waits for its engine.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
 
-/// The request to read the store again.
+/// The request that makes every queue read the store again.
 const WAKE: &str = "wake";
 /// The request for the report.
 const STATUS: &str = "status";
-/// The request to reload.
+/// The request to reload the configuration.
 const RELOAD: &str = "reload";
 /// The request for the held removals.
 const LIST_HELD: &str = "list-held";
-/// The request to accept held removals; their token follows.
+/// The request to accept held removals. The token follows it.
 const ACCEPT: &str = "accept ";
 
 async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let mut line = String::new();
     let mut reader = BufReader::new(&mut stream).take(64);
-    // A client that sends nothing gets the status too.
+    // A client that sends no line also gets the report.
     let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
     let report = match line.trim_end() {
         RELOAD => supervisor(&admin, Request::Reload).await,
         LIST_HELD => supervisor(&admin, Request::ListHeld).await,
         WAKE => {
-            info!("a command changed the queue");
+            info!("a command changed deliveries or webhooks");
             admin.queues.wake_all();
             serde_json::to_vec(&admin.sources.daemon())
         }
@@ -159,7 +159,7 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
 }
 
-/// Passes a request to the supervisor. A daemon that stops drops it, and the answer is empty.
+/// Passes a request to the supervisor. A stopping daemon drops it, and the answer is empty.
 async fn supervisor<T: Serialize>(
     admin: &Admin,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
@@ -174,32 +174,32 @@ async fn supervisor<T: Serialize>(
     }
 }
 
-/// Asks the daemon of this state directory for its report; `None` if no daemon runs.
+/// Asks the daemon of this state directory for its report. Returns `None` if no daemon runs.
 pub(crate) fn ask(state_dir: &Path) -> std::io::Result<Option<DaemonReport>> {
     request(state_dir, STATUS, ANSWER_MAX)
 }
 
-/// Makes the daemon of this state directory read the queue again; `None` if no daemon runs.
+/// Makes the queues of the daemon read the store again. Returns `None` if no daemon runs.
 pub(crate) fn wake(state_dir: &Path) -> std::io::Result<Option<DaemonReport>> {
     request(state_dir, WAKE, ANSWER_MAX)
 }
 
-/// Makes the daemon of this state directory reload, and waits; `None` if no daemon runs.
+/// Makes the daemon reload, and waits for the result. Returns `None` if no daemon runs.
 pub(crate) fn reload(state_dir: &Path) -> std::io::Result<Option<Reloaded>> {
     request(state_dir, RELOAD, RELOAD_MAX)
 }
 
-/// Asks the daemon of this state directory which removals are held; `None` if no daemon runs.
+/// Asks the daemon which removals are held. Returns `None` if no daemon runs.
 pub(crate) fn list_held(state_dir: &Path) -> std::io::Result<Option<HeldProjects>> {
     request(state_dir, LIST_HELD, RELOAD_MAX)
 }
 
-/// Makes the daemon of this state directory judge held removals; `None` if no daemon runs.
+/// Makes the daemon accept held removals. Returns `None` if no daemon runs.
 pub(crate) fn accept(state_dir: &Path, token: &str) -> std::io::Result<Option<Accepted>> {
     request(state_dir, &format!("{ACCEPT}{token}"), RELOAD_MAX)
 }
 
-/// Sends a line to the daemon; an error means that a daemon may run and does not answer.
+/// Sends a line to the daemon. An error means that a daemon may be running but does not answer.
 fn request<T: serde::de::DeserializeOwned>(
     state_dir: &Path,
     line: &str,
@@ -237,7 +237,7 @@ fn request<T: serde::de::DeserializeOwned>(
         .map_err(std::io::Error::other)
 }
 
-/// A socket for the admin server.
+/// The listening socket of the admin server.
 #[derive(Debug)]
 pub(crate) enum Bound {
     Tcp(TcpListener),
@@ -248,12 +248,12 @@ pub(crate) enum Bound {
 ///
 /// # Errors
 ///
-/// The address is in use, or not this machine's.
+/// The address is in use, or belongs to another machine.
 pub(crate) async fn bind(listen: &Listen) -> std::io::Result<Bound> {
     match listen {
         Listen::Tcp(address) => TcpListener::bind(address).await.map(Bound::Tcp),
         Listen::Unix(path) => {
-            // A daemon that is gone left a socket that nobody answers on.
+            // An earlier daemon left a socket on which no process answers.
             if std::os::unix::net::UnixStream::connect(path).is_err() {
                 let _ = std::fs::remove_file(path);
             }
@@ -262,7 +262,7 @@ pub(crate) async fn bind(listen: &Listen) -> std::io::Result<Bound> {
     }
 }
 
-/// Serves health until `stop`.
+/// Serves health and metrics until `stop`.
 pub(crate) async fn health(admin: Arc<Admin>, bound: Bound, stop: CancellationToken) {
     let router = Router::new()
         .route("/healthz", get(healthz))
@@ -289,9 +289,12 @@ pub(crate) async fn health(admin: Arc<Admin>, bound: Bound, stop: CancellationTo
 
 async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
     if admin.sources.is_alive() {
-        (StatusCode::OK, "the loop turns\n")
+        (StatusCode::OK, "the engine responds\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the loop stands still\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the engine does not respond\n",
+        )
     }
 }
 

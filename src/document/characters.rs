@@ -1,4 +1,4 @@
-//! Characters, names and references: the productions Char, S, Name and Reference of XML 1.0.
+//! Checks characters, names and references: the productions Char, S, Name and Reference of XML 1.0.
 
 use quick_xml::Error;
 use quick_xml::escape::{EscapeError, ParseCharRefError, resolve_predefined_entity};
@@ -11,7 +11,7 @@ pub(super) const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// Whether a document may hold this character at all (production 2).
+/// Whether a document may contain this character (production 2).
 const fn is_allowed(character: char) -> bool {
     !matches!(character,
         '\0'..='\u{8}' | '\u{B}' | '\u{C}' | '\u{E}'..='\u{1F}' | '\u{FFFE}' | '\u{FFFF}')
@@ -27,16 +27,16 @@ const fn is_name_start(character: char) -> bool {
         | '\u{F900}'..='\u{FDCF}' | '\u{FDF0}'..='\u{FFFD}' | '\u{10000}'..='\u{EFFFF}')
 }
 
-/// Whether a name may go on with this character (production 4a).
+/// Whether a name may contain this character after its first one (production 4a).
 const fn is_name_part(character: char) -> bool {
     is_name_start(character)
         || matches!(character,
             '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
 }
 
-/// The name at the beginning of `text`; empty if none begins there.
+/// The name at the beginning of `text`. Empty if `text` does not begin with a name.
 pub(super) fn name_of(text: &str) -> &str {
-    // Nearly every name is ASCII, which needs no decoding.
+    // Nearly every name is ASCII, which needs no decoding of characters.
     let ascii = text
         .bytes()
         .position(|byte| !matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'_' | b':'))
@@ -53,7 +53,7 @@ pub(super) fn name_of(text: &str) -> &str {
     text.get(..length).unwrap_or_default()
 }
 
-/// Checks that all of `text`, which stands at `at`, is one name.
+/// Checks that `text` is exactly one name. `at` is its offset in the document.
 pub(super) fn check_name(text: &str, at: usize) -> Result<(), Fault> {
     let length = name_of(text).len();
     if length > NAME_MAX {
@@ -72,10 +72,11 @@ pub(super) fn check_name(text: &str, at: usize) -> Result<(), Fault> {
     }
 }
 
-/// Finds the first character that no document may hold.
+/// Finds the first character that a document must not contain.
 pub(super) fn find_forbidden(text: &str) -> Option<Fault> {
-    // The compiler turns the search of a block for control characters and for the first byte of
-    // U+FFFE and U+FFFF into vector instructions. Only a block with one is read by character.
+    // The search of a block for suspicious bytes compiles to vector instructions. These bytes are
+    // control characters and the first byte of U+FFFE and U+FFFF. Only a block that contains one is
+    // checked character by character.
     const BLOCK: usize = 128;
     let suspicious = |byte: u8| (byte < b' ' && !is_space(byte)) || byte == 0xEF;
     for (index, block) in text.as_bytes().chunks(BLOCK).enumerate() {
@@ -103,14 +104,14 @@ fn forbidden(code: u32) -> String {
     format!("the character U+{code:04X} is not allowed in XML")
 }
 
-/// The part of a reference between `&` and `;`, of which `text` begins with the `&`.
+/// The part of a reference between `&` and `;`. `text` begins with the `&`.
 pub(super) fn reference_name(text: &str) -> &str {
     let body = text.get(1..).unwrap_or_default();
     let length = body.find(|character| character != '#' && !is_name_part(character));
     body.get(..length.unwrap_or(body.len())).unwrap_or_default()
 }
 
-/// Resolves the reference at the beginning of `text`, which stands at `at`.
+/// Resolves the reference at the beginning of `text`. `at` is its offset in the document.
 pub(super) fn resolve_reference(text: &str, at: usize) -> Result<char, Fault> {
     let name = reference_name(text);
     if name.is_empty() {
@@ -128,8 +129,8 @@ pub(super) fn resolve_reference(text: &str, at: usize) -> Result<char, Fault> {
         Ok(None) => match resolve_predefined_entity(name).and_then(|text| text.chars().next()) {
             Some(character) => return Ok(character),
             None => format!(
-                "the entity {} is none of the five built-in ones (lt, gt, amp, apos, quot); \
-                 others are never expanded",
+                "the entity {} is not one of the five built-in ones (lt, gt, amp, apos, quot); \
+                 others are not supported",
                 shown(name)
             ),
         },

@@ -1,14 +1,14 @@
 //! Checks the document type declaration (production 28).
 //!
-//! Constraint: nothing in it is ever expanded or fetched. quick-xml finds its end and assumes that
-//! it is well-formed. Of the declarations in an internal subset only the keyword, the name and the
-//! balance of quotes are checked.
+//! Constraint: nothing in the declaration is ever expanded or fetched. quick-xml finds its end, but
+//! does not check that it is well-formed. In an internal subset, only the keyword, the name and the
+//! quotes of each declaration are checked.
 
 use super::Fault;
 use super::characters::{check_name, is_space, name_of};
 use super::reader::{check_comment, check_instruction};
 
-/// Checks the declaration that stands at `start` and ends at `end` of `text`.
+/// Checks the declaration between the offsets `start` and `end` of `text`.
 pub(super) fn check(text: &str, start: usize, end: usize) -> Result<(), Fault> {
     let mut scanner = Scanner {
         text: text.get(..end).unwrap_or(text),
@@ -65,7 +65,7 @@ impl<'a> Scanner<'a> {
         self.at > start
     }
 
-    /// Passes everything up to `end` and with it. Returns what is before it.
+    /// Skips the text up to and including `end`. Returns the text before `end`.
     fn take_until(&mut self, end: &'static str) -> Result<&'a str, Fault> {
         let rest = self.rest();
         let Some(length) = rest.find(end) else {
@@ -127,12 +127,12 @@ impl<'a> Scanner<'a> {
             None => Ok(()),
             Some(offset) => Err(Fault::at(
                 start + offset,
-                "a public identifier must not hold this character",
+                "a public identifier must not contain this character",
             )),
         }
     }
 
-    /// Passes an internal subset up to its `]` and with it.
+    /// Checks an internal subset and skips it, including its `]`.
     fn internal_subset(&mut self) -> Result<(), Fault> {
         loop {
             self.skip_space();
@@ -155,7 +155,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Passes a declaration of an element, an attribute list, an entity or a notation.
+    /// Checks and skips a declaration of an element, an attribute list, an entity or a notation.
     fn declaration(&mut self) -> Result<(), Fault> {
         let is_entity = self.take("<!ENTITY");
         let others = ["<!ELEMENT", "<!ATTLIST", "<!NOTATION"];

@@ -1,11 +1,12 @@
 //! Decodes the bytes of a document.
 //!
-//! Constraint: the bytes decide, and the declaration must agree with them. A file that declares
-//! one encoding and is in another is at fault. UTF-8 is borrowed; anything else is copied once.
+//! Constraint: the first bytes determine the encoding, and the declaration must agree with them. A
+//! file whose encoding differs from the declared one is invalid. UTF-8 is borrowed. Text in other
+//! encodings is copied once.
 //!
-//! How: the first bytes distinguish UTF-16 from the encodings that ASCII is a part of, with a byte
-//! order mark or without (XML 1.0, appendix F). The latter is UTF-8 unless the declaration names
-//! another encoding of one byte a character.
+//! The first bytes distinguish UTF-16 from supersets of ASCII, with or without a byte order mark
+//! (XML 1.0, appendix F). A superset of ASCII is UTF-8, unless the declaration names an encoding with
+//! one byte for each character.
 
 use std::borrow::Cow;
 
@@ -19,14 +20,14 @@ use super::{Fault, shown};
 
 /// The encodings that the first bytes leave possible.
 enum Family {
-    /// UTF-16 in one of its byte orders, after a mark of this length.
+    /// UTF-16 in this byte order, after a byte order mark of this length.
     Utf16(&'static Encoding, usize),
-    /// UTF-8 with its mark, which has three bytes.
+    /// UTF-8 with a byte order mark, which has three bytes.
     MarkedUtf8,
-    /// An encoding that ASCII is a part of.
+    /// A superset of ASCII.
     Ascii,
     Utf32,
-    /// Too few bytes to decide.
+    /// There are too few bytes to decide.
     Cut,
 }
 
@@ -39,7 +40,7 @@ fn family(bytes: &[u8]) -> Family {
         [0xFF, 0xFE, ..] => Family::Utf16(UTF_16LE, 2),
         [0xFE, 0xFF, ..] => Family::Utf16(UTF_16BE, 2),
         [0xEF, 0xBB, 0xBF, ..] => Family::MarkedUtf8,
-        // A document begins with `<` or white space, and no document holds a NUL.
+        // A document begins with `<` or white space, and contains no NUL.
         [b'<' | b' ' | b'\t' | b'\r' | b'\n', 0, ..] => Family::Utf16(UTF_16LE, 0),
         [0, b'<' | b' ' | b'\t' | b'\r' | b'\n', ..] => Family::Utf16(UTF_16BE, 0),
         [0xFF | 0xFE | 0] => Family::Cut,
@@ -49,7 +50,7 @@ fn family(bytes: &[u8]) -> Family {
 
 /// Decodes bytes to text without its byte order mark.
 ///
-/// With a fault, the text reaches at least to that fault.
+/// If there is a fault, the text reaches at least to the fault.
 pub(super) fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     match family(bytes) {
         Family::Cut => (
@@ -78,7 +79,7 @@ pub(super) fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     }
 }
 
-/// Decodes bytes of which a declaration, if there is one, is legible as ASCII.
+/// Decodes a superset of ASCII, in which the declaration can be read as ASCII.
 fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     let (text, fault) = utf8(bytes);
     let Some((at, name)) = declared(text) else {
@@ -93,7 +94,10 @@ fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
         let fault = at.map(|at| {
             Fault::at(
                 at,
-                format!("this byte is not of the declared encoding {}", shown(name)),
+                format!(
+                    "this byte is not valid in the declared encoding {}",
+                    shown(name)
+                ),
             )
         });
         return (Cow::Borrowed(text), fault);
@@ -103,7 +107,7 @@ fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
             let fault = contradiction(at, name, "an encoding of single bytes");
             (Cow::Borrowed(text), Some(fault))
         }
-        // Browsers read every Latin-1 as windows-1252, and so does encoding_rs; XML does not.
+        // Like browsers, encoding_rs reads Latin-1 as windows-1252. XML does not, so decode it here.
         Some(encoding) if encoding == WINDOWS_1252 && !is_windows_1252(name) => {
             (encoding_rs::mem::decode_latin1(bytes), None)
         }
@@ -120,7 +124,7 @@ fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
 
 /// The encoding that the declaration names, and the offset of the name.
 ///
-/// A faulty declaration names none; the reader of the document finds its fault.
+/// Returns `None` for an invalid declaration, which the reader of the document reports.
 fn declared(text: &str) -> Option<(usize, &str)> {
     if !text.starts_with("<?xml") {
         return None;
@@ -144,7 +148,7 @@ fn is_windows_1252(name: &str) -> bool {
         .any(|label| label.eq_ignore_ascii_case(name))
 }
 
-/// The valid beginning of bytes as UTF-8, with the first fault.
+/// Decodes bytes as UTF-8 up to the first fault. Also returns the fault.
 fn utf8(bytes: &[u8]) -> (&str, Option<Fault>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text, None),
@@ -162,14 +166,14 @@ fn utf8(bytes: &[u8]) -> (&str, Option<Fault>) {
     }
 }
 
-/// Decodes another encoding up to the first fault.
+/// Decodes bytes in another encoding up to the first fault. Also returns the fault.
 fn transcode(encoding: &'static Encoding, bytes: &[u8]) -> (String, Option<Fault>) {
     let mut decoder = encoding.new_decoder_without_bom_handling();
     let mut text = String::new();
     let mut read = 0;
     loop {
         let rest = bytes.get(read..).unwrap_or_default();
-        // Enough for ASCII. Text that needs more makes another round.
+        // This is enough for ASCII. Other text may need another iteration.
         text.reserve(rest.len() / 2 + 64);
         let (result, used) = decoder.decode_to_string_without_replacement(rest, &mut text, true);
         read += used;
@@ -185,7 +189,7 @@ fn transcode(encoding: &'static Encoding, bytes: &[u8]) -> (String, Option<Fault
     }
 }
 
-/// Whether bytes of UTF-16 end with half a unit or half a surrogate pair.
+/// Whether UTF-16 bytes end inside a code unit or inside a surrogate pair.
 fn ends_cut(encoding: &'static Encoding, bytes: &[u8]) -> bool {
     if encoding.is_single_byte() {
         return false;
@@ -221,7 +225,7 @@ fn contradiction(at: usize, declared: &str, found: &str) -> Fault {
 
 fn unsupported(encoding: &str) -> String {
     format!(
-        "the encoding {encoding} is not supported; UTF-8, UTF-16 and encodings of one byte a \
-         character are"
+        "the encoding {encoding} is not supported; use UTF-8, UTF-16 or an encoding with one \
+         byte for each character"
     )
 }

@@ -1,26 +1,25 @@
-//! Reads project.xml: whether it is complete, and its name, id and annotations.
+//! Parses project.xml: checks that it is complete, and reads its name, id and annotations.
 //!
-//! Constraint: no callback ever carries a half-written file, so a document is valid only if it is
-//! well-formed XML to its end with a `schema` root. Anybody may write into the repository, so time
-//! and memory stay in proportion to the number of bytes. This module is pure: bytes in, a
-//! [`Document`] or the first fault out.
+//! Constraint: a callback never contains a half-written file. So a document is valid only if it is
+//! well-formed XML to its end, with a `schema` root. Anybody may write into the repository, so time
+//! and memory are proportional to the number of bytes. This module is pure: it takes bytes, and
+//! returns a [`Document`] or the first fault.
 //!
-//! How: `encoding` decodes the bytes (UTF-8 is borrowed, the rest copied once), one pass finds
-//! characters that XML forbids, and quick-xml splits the text into events. quick-xml matches end
-//! tags, finds repeated attributes and resolves references. `reader`, `tag` and `doctype` check
-//! the rules of XML 1.0, fifth edition, that quick-xml leaves to its caller.
+//! `encoding` decodes the bytes. One pass finds characters that XML forbids. quick-xml splits the
+//! text into events, matches end tags, finds repeated attributes and resolves references. `reader`,
+//! `tag` and `doctype` check the other rules of XML 1.0, fifth edition.
 //!
-//! Choices where the Recommendation leaves one, or where a project.xml needs less of it:
+//! These decisions go beyond the Recommendation, or are limits of this parser:
 //!
 //! - The root is recognised by its local name: `schema`, or `x:schema` with any prefix. So are
-//!   `annotations` and `annotation`. Namespaces are not resolved; an undeclared prefix is no fault.
-//! - Every entity but `lt gt amp apos quot` is a fault where it is used. Declaring some is
-//!   harmless, since nothing is ever expanded or fetched.
-//! - The declarations of an internal DTD subset are checked for where they end, not for their
-//!   grammar, and its attribute defaults are not applied.
-//! - `version="1.x"` is accepted for any x and read by the rules of 1.0, as the fifth edition asks.
-//! - More than [`DEPTH_MAX`] levels, [`NAME_MAX`] bytes of a name or [`ATTRIBUTES_MAX`] attributes
-//!   of one element are faults of their own: they mark something other than a project.
+//!   `annotations` and `annotation`. Namespaces are not resolved, so an undeclared prefix is valid.
+//! - A reference to an entity other than `lt gt amp apos quot` is a fault. A declaration of one is
+//!   not, because nothing is ever expanded or fetched.
+//! - In an internal DTD subset, the parser checks where declarations end, but not their grammar. It
+//!   does not apply attribute defaults.
+//! - `version="1.x"` is accepted for any x and read by the rules of 1.0, as the fifth edition requires.
+//! - More than [`DEPTH_MAX`] levels, [`NAME_MAX`] bytes of a name or [`ATTRIBUTES_MAX`] attributes of
+//!   an element are faults. No project.xml has as many.
 
 mod characters;
 mod doctype;
@@ -32,44 +31,44 @@ use std::borrow::Cow;
 
 pub use crate::domain::project::Document;
 
-/// The most elements that may be open at once.
+/// The maximum nesting depth of elements.
 const DEPTH_MAX: usize = 1_000;
 
 /// The longest name of an element or attribute, in bytes.
 const NAME_MAX: usize = 4 * 1024;
 
-/// The most attributes of one element.
+/// The maximum number of attributes of an element.
 const ATTRIBUTES_MAX: usize = 10_000;
 
 /// The longest value that is kept, in bytes.
 ///
-/// A longer root attribute `name` or `id`, or annotation `engineId` or `version`, is a fault,
-/// because cutting it would name another project. Any other annotation that long is left out.
+/// If the root attribute `name` or `id`, or the annotation `engineId` or `version`, is longer, that
+/// is a fault, because a shortened value would identify another project. Other annotations that are
+/// longer are left out.
 const VALUE_MAX: usize = 64 * 1024;
 
-/// The most bytes of annotations that are kept, without `engineId` and `version`.
+/// The maximum total size of kept annotations, names and values together, in bytes.
 ///
-/// Names and values count. Annotations beyond it are left out.
+/// Further annotations are left out. `engineId` and `version` do not count.
 const ANNOTATIONS_MAX: usize = 64 * 1024;
 
-/// Why bytes are no complete project.xml, and where.
+/// The first fault of an invalid project.xml, with its position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {reason}")]
 pub struct Malformed {
-    /// The reason for a person, without file and position.
+    /// The fault in words, without file and position.
     pub reason: String,
-    /// The line of the first fault, from 1. A line ends with LF, CR LF or CR.
+    /// The line of the fault, from 1. A line ends with LF, CR LF or CR.
     pub line: u64,
-    /// The column of it in characters, from 1. A byte order mark takes no column.
+    /// The column of the fault in characters, from 1. A byte order mark is not counted.
     pub column: u64,
 }
 
-/// Reads a complete project.xml.
+/// Parses a complete project.xml.
 ///
 /// # Errors
 ///
-/// The first fault, if the bytes are not well-formed XML to their end with a `schema` root, or
-/// are in an encoding that is not supported.
+/// The bytes are not well-formed XML with a `schema` root, or their encoding is not supported.
 pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     let (text, fault) = encoding::decode(bytes);
     let legible = fault.as_ref().map_or(text.len(), |fault| fault.at);
@@ -77,8 +76,8 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     let Some(fault) = characters::find_forbidden(legible).or(fault) else {
         return reader::read(&text).map_err(|fault| fault.locate(&text));
     };
-    // An earlier fault has precedence. A fault at the end of the text before the illegible
-    // character is none: the text only ends there because of that character.
+    // A fault before the invalid bytes has precedence. But a fault at the end of the decoded text does
+    // not, because the text ends there only because of the invalid bytes.
     let before = text.get(..fault.at).unwrap_or(&text);
     let first = match reader::read(before) {
         Err(earlier) if earlier.at < before.len() => earlier,
@@ -87,11 +86,12 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     Err(first.locate(&text))
 }
 
-/// Decodes a document for formats that hold text and no bytes.
+/// Decodes a document for request formats that contain text, not bytes.
 ///
-/// UTF-8 keeps its byte order mark, so that encoding the text gives the same bytes again. The text
-/// of any other encoding loses it and keeps its XML declaration. A document that [`parse`] accepts
-/// has no invalid bytes. Elsewhere those of UTF-8 become U+FFFD, and other text ends before them.
+/// UTF-8 keeps its byte order mark, so that encoding the text gives the same bytes again. Other
+/// encodings lose the mark and keep the XML declaration. A document that [`parse`] accepts has no
+/// invalid bytes. In other documents, invalid UTF-8 becomes U+FFFD, and text in other encodings ends
+/// before the first invalid byte.
 #[must_use]
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     match encoding::decode(bytes) {
@@ -149,7 +149,7 @@ fn position(text: &str, at: usize) -> (u64, u64) {
     (line, column as u64 + 1)
 }
 
-/// Quotes and shortens a piece of the document for a message.
+/// Quotes and shortens a part of the document for a message.
 fn shown(text: &str) -> String {
     const CHARACTERS_MAX: usize = 40;
     let mut shown: String = text.chars().take(CHARACTERS_MAX).collect();

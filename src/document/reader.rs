@@ -1,6 +1,6 @@
-//! Reads the events of quick-xml, checks each, and keeps the few that describe the project.
+//! Reads and checks the events of quick-xml, and keeps the name, the id and the annotations.
 //!
-//! Constraint: no recursion, and one entry in memory for each open element.
+//! Constraint: the reader is not recursive, and stores one entry for each open element.
 
 use quick_xml::errors::{IllFormedError, SyntaxError};
 use quick_xml::events::{BytesStart, Event};
@@ -10,11 +10,11 @@ use super::characters::{check_name, is_space, name_of, reference_name, resolve_r
 use super::tag::{check_declaration, offset_in, read_attributes};
 use super::{ANNOTATIONS_MAX, DEPTH_MAX, Document, Fault, VALUE_MAX, doctype, position, shown};
 
-const OUTSIDE: &str = "text is not allowed outside of the root element";
+const OUTSIDE: &str = "text is not allowed outside the root element";
 const DOCTYPE_ONCE: &str = "a DOCTYPE is allowed once, before the root element";
-const UNKNOWN_MARKUP: &str = "`<!` begins nothing that is allowed here";
+const UNKNOWN_MARKUP: &str = "this markup with `<!` is not allowed here";
 
-/// Reads a whole document, of which all characters are allowed.
+/// Reads a whole document. The caller has checked that all its characters are allowed.
 pub(super) fn read(text: &str) -> Result<Document, Fault> {
     if text.starts_with('\u{FEFF}') {
         // quick-xml would ignore a second byte order mark.
@@ -42,9 +42,9 @@ fn offset(position: u64) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX)
 }
 
-/// Checks a comment of which the `<!--` stands at `start`.
+/// Checks a comment. `start` is the offset of its `<!--`.
 pub(super) fn check_comment(content: &str, start: usize) -> Result<(), Fault> {
-    // The `--` may be made of the last hyphen of the content and the end of the comment.
+    // A last hyphen of the content also makes a `--` with the end of the comment.
     let hyphens = content
         .find("--")
         .or_else(|| content.ends_with('-').then(|| content.len() - 1));
@@ -57,15 +57,15 @@ pub(super) fn check_comment(content: &str, start: usize) -> Result<(), Fault> {
     }
 }
 
-/// Checks a processing instruction of which the `<?` stands at `start`.
+/// Checks a processing instruction. `start` is the offset of its `<?`.
 pub(super) fn check_instruction(content: &str, start: usize) -> Result<(), Fault> {
     let end = content.bytes().position(is_space).unwrap_or(content.len());
     let target = content.get(..end).unwrap_or_default();
     check_name(target, start + "<?".len())?;
     let reason = if target == "xml" {
-        "an XML declaration is allowed at the very start only"
+        "an XML declaration is allowed only at the start of the file"
     } else if target.eq_ignore_ascii_case("xml") {
-        "a processing instruction must not be called `xml` in any case of letters"
+        "a processing instruction must not be named `xml`, in upper or lower case"
     } else {
         return Ok(());
     };
@@ -80,12 +80,12 @@ struct State<'a> {
     has_root: bool,
     in_annotations: bool,
     annotation: Option<Annotation>,
-    /// The number of bytes of annotations that are kept.
+    /// The number of bytes of the kept annotations.
     n_kept: usize,
     document: Document,
 }
 
-/// An annotation of which the end tag is not read yet.
+/// An annotation whose end tag is not read yet.
 struct Annotation {
     at: usize,
     name: String,
@@ -147,7 +147,7 @@ impl<'a> State<'a> {
     }
 
     fn doctype(&mut self, start: usize, end: usize) -> Result<(), Fault> {
-        // quick-xml accepts the keyword in any case of letters.
+        // quick-xml accepts the keyword in upper and lower case. XML requires upper case.
         if !self.rest(start).starts_with("<!DOCTYPE") {
             return Err(Fault::at(start, UNKNOWN_MARKUP));
         }
@@ -313,7 +313,7 @@ impl<'a> State<'a> {
         )
     }
 
-    /// Explains an error of quick-xml in the markup that stands at `start`.
+    /// Converts an error of quick-xml in the markup at the offset `start` to a fault.
     fn explain(&self, error: Error, start: usize) -> Fault {
         let rest = self.rest(start);
         match error {
@@ -326,7 +326,7 @@ impl<'a> State<'a> {
                 ),
             ),
             Error::IllFormed(IllFormedError::UnmatchedEndTag(_)) => {
-                Fault::at(start, "an end tag is here without its start tag")
+                Fault::at(start, "this end tag has no start tag")
             }
             Error::IllFormed(IllFormedError::UnclosedReference) if self.open.is_empty() => {
                 Fault::at(start, OUTSIDE)
@@ -343,7 +343,7 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Explains markup without an end, which may be no markup at all.
+    /// Converts an error about unfinished or unknown markup to a fault.
     fn explain_syntax(&self, error: SyntaxError, start: usize) -> Fault {
         let rest = self.rest(start);
         let (inside, opening) = match error {
@@ -385,7 +385,7 @@ fn check_tag_end(content: &str, at: usize) -> Result<(), Fault> {
     }
 }
 
-/// The value of an attribute of a tag that stands at `at`, and the offset of its name.
+/// The value of an attribute, and the offset of its name. `at` is the offset of the tag.
 ///
 /// References are resolved and white space becomes spaces (section 3.3.3).
 fn value_of(tag: &BytesStart<'_>, name: &str, at: usize) -> Result<Option<(String, usize)>, Fault> {

@@ -1,11 +1,11 @@
-//! Start tags and the XML declaration: attributes and their order.
+//! Reads the attributes of start tags, and checks the XML declaration.
 
 use quick_xml::events::attributes::{AttrError, Attributes};
 
 use super::characters::{check_name, is_space, resolve_reference};
 use super::{ATTRIBUTES_MAX, Fault, shown};
 
-/// An attribute as it is written: its value still has its references and line ends.
+/// An attribute of a tag. References and line ends in its value are not resolved yet.
 pub(super) struct Attribute<'a> {
     /// The byte offset of the name.
     pub(super) at: usize,
@@ -16,10 +16,10 @@ pub(super) struct Attribute<'a> {
     pub(super) value: &'a str,
 }
 
-/// Reads the attributes of the tag `content`, which stands at `at` and begins with its name.
+/// Reads the attributes of a tag.
 ///
-/// quick-xml splits the attributes and finds repeated ones. It checks neither names nor values,
-/// and needs no white space between two attributes.
+/// `content` begins with the name of the tag, and `at` is its offset. quick-xml splits the attributes
+/// and finds repeated ones. It does not check names, values and the white space between attributes.
 pub(super) fn read_attributes(
     content: &str,
     name_length: usize,
@@ -60,7 +60,7 @@ pub(super) fn read_attributes(
     Ok(())
 }
 
-/// Explains an error of the attribute that follows the offset `end` of `content`.
+/// Converts an error of the attribute after the offset `end` of `content` to a fault.
 fn fault_of(error: &AttrError, content: &str, end: usize, at: usize) -> Fault {
     let name_from = |start: usize| {
         let rest = content.get(start..).unwrap_or_default();
@@ -92,17 +92,17 @@ fn fault_of(error: &AttrError, content: &str, end: usize, at: usize) -> Fault {
     }
 }
 
-/// The offset of `part` in `whole`, of which it is a slice.
+/// The offset of `part` in `whole`. `part` must be a slice of `whole`.
 pub(super) fn offset_in(whole: &str, part: &str) -> usize {
     let (whole, part) = (whole.as_ptr().addr(), part.as_ptr().addr());
     part.saturating_sub(whole)
 }
 
-/// Checks the XML declaration `content`, which stands between `<?` and `?>` (productions 23 to 32).
+/// Checks an XML declaration (productions 23 to 32). `content` is its text between `<?` and `?>`.
 pub(super) fn check_declaration(content: &str) -> Result<(), Fault> {
     const AT: usize = "<?".len();
     const NAME_LENGTH: usize = "xml".len();
-    const ORDER: &str = "the XML declaration must hold `version`, then perhaps `encoding`, then \
+    const ORDER: &str = "the XML declaration must contain `version`, then perhaps `encoding`, then \
                          perhaps `standalone`";
     let mut has_version = false;
     let mut expected = ["version", "encoding", "standalone"].iter();
@@ -115,7 +115,7 @@ pub(super) fn check_declaration(content: &str) -> Result<(), Fault> {
         let value = attribute.value;
         let reason = match attribute.name {
             "version" if !is_version(value) => "the XML version must be 1.0",
-            "encoding" if !is_encoding_name(value) => "this is no name of an encoding",
+            "encoding" if !is_encoding_name(value) => "this is not the name of an encoding",
             "standalone" if !matches!(value, "yes" | "no") => "`standalone` must be `yes` or `no`",
             _ => return Ok(()),
         };

@@ -1,17 +1,18 @@
-//! Decides whether an endpoint is down, and paces the probes while it is.
+//! Decides whether an endpoint is down, and when to probe it.
 //!
-//! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries, and
-//! projects whose deliveries fail must not stop the others. So an endpoint is down only after
-//! failures of its own ([`FailureCause::Endpoint`]) in several projects that had not failed before,
-//! and one success ends it. A project that fails while the endpoint works for another one is a
-//! *suspect*: until it succeeds, its failures say nothing about the endpoint.
+//! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries. But
+//! projects whose deliveries fail must not stop other projects. So an endpoint is down only after
+//! failures of the endpoint ([`FailureCause::Endpoint`]) in several projects that had not failed
+//! before. One success makes it up again. If a project fails while the endpoint works for another
+//! one, it is a *suspect*. Failures of a suspect do not count until it succeeds.
 //!
-//! While an endpoint is down, the queue sends one delivery at a time as a probe, by the schedule. It
-//! prefers projects that have not failed: only they can tell an outage from suspects. If there is
-//! none, it sends the delivery that has been due the longest. Such a probe does not postpone the
-//! probe of a project that has not failed, so a new project never waits for suspects.
+//! While an endpoint is down, the queue sends one delivery at a time as a probe, by the retry
+//! schedule. It prefers projects that have not failed, because only they can distinguish an outage
+//! from suspects. If there is none, it sends the delivery that has been due the longest. Such a probe
+//! does not postpone the probe of a project that has not failed. So a new project never waits for
+//! suspects.
 //!
-//! This state is in memory only: a restart starts without it.
+//! This state is only in memory. After a restart, all endpoints are up.
 //!
 //! [`FailureCause::Endpoint`]: super::delivery::FailureCause::Endpoint
 
@@ -26,9 +27,10 @@ use super::project::ProjectKey;
 /// The number of projects with consecutive failures after which an endpoint is down.
 pub const DOWN_AFTER: usize = 3;
 
-/// The maximum number of suspects and of projects that failed since the endpoint went down.
+/// The maximum number of suspects, and of projects that failed since the endpoint went down.
 ///
-/// A claim for a probe skips them one by one. A project that is forgotten is probed again.
+/// The limit keeps claims fast, because a claim for a probe skips these projects one by one. A
+/// project beyond the limit is probed again.
 const FAILED_MAX: usize = 1024;
 
 /// The health of an endpoint.
@@ -43,11 +45,11 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Down {
     since: Timestamp,
-    /// The projects that failed since, and the suspects of before.
+    /// The projects that failed since the endpoint went down, and the earlier suspects.
     failed: BTreeSet<ProjectKey>,
-    /// The probes of projects that had not failed.
+    /// The probes with projects that had not failed.
     fresh: Probes,
-    /// All probes.
+    /// The probes with any project.
     all: Probes,
 }
 
@@ -61,16 +63,16 @@ struct Probes {
 /// The deliveries that the queue may send now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// All due deliveries.
+    /// Send all due deliveries.
     Everything,
-    /// One due delivery, as a probe, of a project that is not in [`Endpoint::failed`].
+    /// Send one due delivery as a probe, of a project that is not in [`Endpoint::failed`].
     ///
-    /// If there is none, one of any project, but not before `any_at`.
+    /// If there is none, send one of any project, but not before `any_at`.
     Probe {
         /// The earliest time for a probe of a project that failed.
         any_at: Timestamp,
     },
-    /// Nothing before the attempts in flight have ended.
+    /// Send nothing until the attempts in progress have ended.
     AfterInFlight,
     /// Nothing before this time.
     Nothing(Timestamp),

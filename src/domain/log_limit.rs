@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-/// How many lines are logged in full within one [`WINDOW`].
+/// The number of lines that are logged in full in each [`WINDOW`].
 const IN_FULL: u32 = 5;
-/// How long further lines are counted before the count is logged.
+/// The time after which the number of suppressed lines is logged.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Limits log lines of one kind.

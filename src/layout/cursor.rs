@@ -1,7 +1,7 @@
-//! Steps along a path, one name at a time, with the templates that still match.
+//! Follows a path, one name at a time, with the templates that still match.
 //!
-//! Constraint: one reading of a name. Each capture takes the shortest text that lets the rest
-//! match, and a capture that has a value matches only that value.
+//! Constraint: a name has only one possible reading. Each capture takes the shortest text with which
+//! the remaining template matches. A capture that already has a value matches only this value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::template::{Capture, Part, Template};
 use super::{Entries, Layout, ProjectFile};
 use crate::domain::project::{ProjectKey, Role};
 
-/// The values of the captures of one template so far.
+/// The captured values of one template so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bound {
     pub(super) organization: Option<Arc<str>>,
@@ -67,7 +67,7 @@ impl Cursor {
         }
     }
 
-    /// Keeps the templates of the roles that are wanted.
+    /// Keeps the templates of the wanted roles.
     #[must_use]
     pub(crate) fn with_roles(mut self, wanted: impl Fn(Role) -> bool) -> Cursor {
         let layout = self.layout.clone();
@@ -80,13 +80,13 @@ impl Cursor {
         self
     }
 
-    /// The roles of the files that some template can match at or below this path.
+    /// The roles of the files that a template can match at or below this path.
     pub fn roles(&self) -> BTreeSet<Role> {
         let templates = self.live.iter().filter_map(|live| self.template(live));
         templates.map(|template| template.role).collect()
     }
 
-    /// A cursor one name further; none if no template matches it.
+    /// Returns the cursor after one more name. `None` if no template matches.
     pub(crate) fn enter(&self, name: &str) -> Option<Cursor> {
         let live: Vec<Live> = self
             .live
@@ -107,7 +107,7 @@ impl Cursor {
         })
     }
 
-    /// The file that a template matches at this path. Templates do not overlap.
+    /// The file that a template matches at this path. At most one matches: templates do not overlap.
     pub fn file(&self) -> Option<ProjectFile> {
         self.live.iter().find_map(|live| {
             let template = self.template(live)?;
@@ -128,7 +128,7 @@ impl Cursor {
         self.live.iter().any(|live| self.component(live).is_some())
     }
 
-    /// The entries of a directory at this path that some template can match.
+    /// The entries of a directory at this path that a template can match.
     pub(crate) fn entries(&self) -> Entries {
         let mut names = BTreeSet::new();
         for live in &self.live {
@@ -150,7 +150,7 @@ impl Cursor {
         Entries::Only(names)
     }
 
-    /// The project of every match at and below this path, if there is only one.
+    /// The only project that paths at and below this one can belong to, if there is only one.
     pub(crate) fn project(&self) -> Option<ProjectKey> {
         let (first, others) = self.live.split_first()?;
         let is_same = |live: &Live| {
@@ -161,7 +161,7 @@ impl Cursor {
         others.iter().all(is_same).then_some(key)
     }
 
-    /// The organization of every match at and below this path, if there is only one.
+    /// The only organization that paths at and below this one can belong to, if there is only one.
     pub(crate) fn organization(&self) -> Option<String> {
         let mut organizations = self
             .live
@@ -186,10 +186,10 @@ impl Cursor {
     }
 }
 
-/// Matches one name with a component, and returns the values of its captures.
+/// Matches a name with a component of a template. Returns the captured values.
 pub(super) fn match_component(parts: &[Part], name: &str, bound: &Bound) -> Option<Bound> {
     let has_capture = parts.iter().any(|part| matches!(part, Part::Capture(_)));
-    // Editors, version control and synchronisers use hidden entries for themselves.
+    // Editors, version control systems and synchronisers create hidden entries for their own use.
     if has_capture && name.starts_with('.') {
         return None;
     }

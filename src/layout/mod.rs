@@ -1,11 +1,11 @@
-//! Matches paths below the root with the path templates of the configuration.
+//! Matches paths below the root with the configured path templates.
 //!
-//! Constraint: no I/O, and one way to read a path. A [`Cursor`] stands at a path below the root
-//! and knows which templates can still match from there. The scan of the tree, the observation of
-//! one project and the path of a hint all step a cursor, so that they agree on what belongs to a
-//! project.
+//! Constraint: this module does no I/O, and a path has only one reading. A [`Cursor`] is a path below
+//! the root with the templates that can still match from there. Scans, observations and hints all use
+//! a cursor, so that they agree on the files of a project.
 //!
-//! Map: this file has the layout, `cursor` the steps, `template` parses and compares templates.
+//! Modules: this file has the layout. `cursor` follows paths. `template` parses and compares
+//! templates.
 
 mod cursor;
 mod template;
@@ -25,15 +25,15 @@ use template::{Capture, Part, Template};
 /// The organization of every project if the templates have no `{organization}`.
 const DEFAULT_ORGANIZATION: &str = "default";
 
-/// The most templates of one role.
+/// The maximum number of templates of one role.
 ///
-/// Every pair of templates is compared; the bound keeps the check of a configuration short.
+/// Every pair of templates is compared, so the limit keeps the check of a configuration fast.
 pub(crate) const TEMPLATES_MAX: usize = 32;
 
 /// The longest template, in characters.
 const TEMPLATE_MAX: usize = 1024;
 
-/// The path templates of a repository; cheap to clone.
+/// The path templates of a repository. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     templates: Arc<[Template]>,
@@ -43,11 +43,11 @@ pub struct Layout {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct TemplateError {
-    /// The role it was given for.
+    /// The role of the template.
     pub role: Role,
-    /// Its index in the list of that role, from 0.
+    /// The index of the template among those of its role, from 0.
     pub index: usize,
-    /// The fault, and what is allowed.
+    /// The error, and how to fix it.
     pub reason: String,
 }
 
@@ -58,19 +58,20 @@ pub struct ProjectFile {
     pub key: ProjectKey,
     /// The role of the file in the project.
     pub role: Role,
-    /// The value of `{versionTag}`.
+    /// The captured value of `{versionTag}`.
     pub tag: Option<String>,
-    /// The index of its template in the layout. Of two definitions of one project, the one with the
-    /// lower rank is used.
+    /// The index of the template in the layout.
+    ///
+    /// Of two definitions of one project, the one with the lower rank is used.
     pub rank: usize,
 }
 
-/// The entries of a directory that some template can match.
+/// The entries of a directory that a template can match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entries {
-    /// Any name: the directory has to be listed.
+    /// Any name can match, so the directory must be listed.
     Any,
-    /// These names, which can be opened without listing the directory.
+    /// Only these names can match. They can be opened without listing the directory.
     Only(BTreeSet<String>),
 }
 
@@ -79,7 +80,7 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// Every fault of a template, and every pair of templates that can match the same path.
+    /// A template is invalid, or two templates can match the same path. All errors are returned.
     pub fn new(
         project: &[String],
         published: &[String],
@@ -104,7 +105,7 @@ impl Layout {
                     role,
                     index: TEMPLATES_MAX,
                     reason: format!(
-                        "is one too many: {} templates are given; at most {TEMPLATES_MAX} are \
+                        "is one too many: there are {} templates; at most {TEMPLATES_MAX} are \
                          allowed",
                         texts.len()
                     ),
@@ -131,12 +132,12 @@ impl Layout {
         }
     }
 
-    /// A cursor at the root that follows every template.
+    /// Returns a cursor at the root with all templates.
     pub fn root(&self) -> Cursor {
         self.start(|_| Some(Bound::default()))
     }
 
-    /// A cursor at the root that follows the paths of one project.
+    /// Returns a cursor at the root that matches only paths of one project.
     pub(crate) fn project(&self, key: &ProjectKey) -> Cursor {
         self.start(|template| {
             (template.has(Capture::Organization) || key.organization == DEFAULT_ORGANIZATION).then(
@@ -165,9 +166,9 @@ impl Layout {
         Cursor::at_root(self.clone(), live)
     }
 
-    /// The number of components in the path of the directory that holds all files of a project.
+    /// The depth of the directory that contains all files of a project, in path components.
     ///
-    /// None if the templates have no such directory in common.
+    /// `None` if the templates have no such directory in common.
     pub(crate) fn project_directory(&self) -> Option<usize> {
         let first = self.templates.first()?;
         let needed = first.captures().filter(|c| *c != Capture::VersionTag);
@@ -194,7 +195,7 @@ impl Layout {
             .then_some(depth)
     }
 
-    /// The path of the directory that holds all files of a project, and the project's cursor there.
+    /// The directory that contains all files of a project: its path and the cursor there.
     ///
     /// See [`Layout::project_directory`].
     pub fn directory_of(&self, key: &ProjectKey) -> Option<(String, Cursor)> {
@@ -220,7 +221,7 @@ impl Layout {
         Some((path, cursor))
     }
 
-    /// The path of a file after its project moves to another key.
+    /// Returns the path of a file after its project moved to another key.
     pub fn relocate(&self, path: &str, to: &ProjectKey) -> Option<String> {
         let place = self.at(path)?.file()?;
         let template = self.templates.get(place.rank)?;
@@ -236,12 +237,12 @@ impl Layout {
                 .collect::<Option<String>>()
         });
         let path = components.collect::<Option<Vec<_>>>()?.join("/");
-        // A template may read the new path in another way than it was built.
+        // Check that a template reads the new path as the same file of the new key.
         let read_back = self.at(&path)?.file()?;
         (read_back.key == *to && read_back.role == place.role).then_some(path)
     }
 
-    /// A cursor at this path below the root; none if no template matches its beginning.
+    /// Returns the cursor at a path below the root. `None` if no template can match from there.
     pub fn at(&self, path: &str) -> Option<Cursor> {
         path.split('/')
             .filter(|name| !name.is_empty())
@@ -250,7 +251,7 @@ impl Layout {
 }
 
 impl fmt::Display for Layout {
-    /// One line for each template. Equal texts are equal layouts.
+    /// Formats each template on a line, for the store. Equal texts mean equal layouts.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for template in self.templates.iter() {
             writeln!(formatter, "{} {}", template.role.as_str(), template.text)?;
@@ -259,7 +260,7 @@ impl fmt::Display for Layout {
     }
 }
 
-/// The faults between templates that are valid by themselves.
+/// Finds contradictions between valid templates.
 fn disagreements(templates: &[Template]) -> Vec<TemplateError> {
     let mut errors = Vec::new();
     let has_organization = |template: &Template| template.has(Capture::Organization);
@@ -270,7 +271,7 @@ fn disagreements(templates: &[Template]) -> Vec<TemplateError> {
                     role: template.role,
                     index: template.index,
                     reason: format!(
-                        "{} {{organization}}, but {:?} {}; all templates have it, or none",
+                        "{} {{organization}}, but {:?} {}; all templates must have it, or none",
                         if has_organization(template) {
                             "has"
                         } else {

@@ -1,12 +1,12 @@
 //! Parses a path template, and decides whether two templates can match the same path.
 //!
-//! Constraint: a template that no path can match is an error. The comparison of two hostile
-//! templates takes time in proportion to the product of their lengths.
+//! Constraint: a template that no path can match is an error. The time to compare any two templates
+//! is at most proportional to the product of their lengths.
 
 use super::TEMPLATE_MAX;
 use crate::domain::project::Role;
 
-/// The longest name that a file system has, in bytes (limits.h, NAME_MAX).
+/// The longest file name, in bytes (NAME_MAX in limits.h).
 pub(super) const NAME_MAX: usize = 255;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Template {
         self.captures().any(|found| found == capture)
     }
 
-    /// Whether some path matches both templates.
+    /// Whether a path can match both templates.
     pub(super) fn overlaps(&self, other: &Template) -> bool {
         self.components.len() == other.components.len()
             && self
@@ -141,7 +141,7 @@ pub(super) fn parse_component(text: &str) -> Result<Vec<Part>, String> {
         };
         if matches!(parts.last(), Some(Part::Capture(_))) {
             return Err(format!(
-                "has {{{name}}} right behind another capture; put a character between them"
+                "has {{{name}}} directly after another capture; put a character between them"
             ));
         }
         parts.push(Part::Capture(*capture));
@@ -162,7 +162,7 @@ pub(super) fn parse_component(text: &str) -> Result<Vec<Part>, String> {
         .sum();
     if shortest > NAME_MAX {
         return Err(format!(
-            "can never match: it asks for a name of {shortest} bytes or more, and names have at \
+            "can never match: it needs a name of {shortest} bytes or more, but names have at \
              most {NAME_MAX}"
         ));
     }
@@ -195,7 +195,7 @@ pub(super) enum Token {
     AnyNumber,
 }
 
-/// Converts a component to a pattern; a capture is one character and any number more.
+/// Converts a component to a pattern. A capture becomes one or more characters.
 pub(super) fn tokens(parts: &[Part]) -> Vec<Token> {
     let mut tokens = Vec::new();
     for part in parts {
@@ -210,9 +210,9 @@ pub(super) fn tokens(parts: &[Part]) -> Vec<Token> {
     tokens
 }
 
-/// Whether some text matches both patterns.
+/// Whether a text can match both patterns.
 ///
-/// `reachable[j]` is whether some text matches the left tokens up to the current one and the right
+/// `reachable[j]` is true if a text matches the left tokens up to the current one and the right
 /// tokens up to `j`. The table is computed row by row.
 pub(super) fn intersect(left: &[Token], right: &[Token]) -> bool {
     let mut reachable = vec![false; right.len() + 1];
@@ -228,10 +228,10 @@ pub(super) fn intersect(left: &[Token], right: &[Token]) -> bool {
             let left_token = previous(1, left, i);
             let right_token = previous(1, right, j);
             let reached = (i == 0 && j == 0)
-                // A run ends here.
+                // The "any number" of characters ends here.
                 || (up && left_token == Some(Token::AnyNumber))
                 || (back && right_token == Some(Token::AnyNumber))
-                // A run takes a character of the other pattern.
+                // The "any number" of characters includes a character of the other pattern.
                 || (back && left_token == Some(Token::AnyNumber))
                 || (up && right_token == Some(Token::AnyNumber))
                 || (diagonal && compatible(left_token, right_token));

@@ -1,7 +1,7 @@
 //! Finds the projects of a repository.
 //!
-//! Constraint: a directory that cannot be read is a problem, not an empty directory. The walk stops
-//! at paths that belong to one project; observing the project reads the rest.
+//! Constraint: an unreadable directory is reported as a problem, never treated as empty. The walk
+//! stops at paths that belong to only one project. Observing that project reads everything below.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,12 +10,12 @@ use crate::domain::project::{Problem, ProjectKey};
 use crate::layout::{Cursor, Layout};
 use crate::repository::{Root, open_directory_at};
 
-/// The findings of a walk over directories.
+/// The result of finding projects.
 #[derive(Debug, Default)]
 pub(crate) struct Discovery {
     /// The projects that have a directory or a file, sorted.
     pub keys: Vec<ProjectKey>,
-    /// Directories that could not be read, and entries that cannot belong to a project.
+    /// Unreadable directories, and entries that cannot belong to a project.
     pub problems: Vec<Problem>,
 }
 

@@ -1,6 +1,6 @@
-//! Files that stay open after a report named them, so that their content outlives their names.
+//! Holds reported files open, so that they can be read even if they are removed.
 //!
-//! Constraint: a flood of reports does not use up the descriptors of the process.
+//! Constraint: any number of reports must not use up the file descriptors of the process.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,42 +11,44 @@ use crate::domain::project::Stamp;
 use crate::layout::ProjectFile;
 use crate::repository::{Root, kind_of, stamp};
 
-/// How many files are held at once.
+/// The maximum number of held files.
 const HELD_MAX: usize = 256;
 
 /// A file that was opened when a report named it.
 #[derive(Debug)]
 pub(crate) struct Held {
-    /// Its path below the root at that time.
+    /// The reported path below the root.
     pub path: String,
-    /// The place of that path in the layout.
+    /// The project and the role of this path in the layout.
     pub place: ProjectFile,
     /// The open file.
     pub file: OwnedFd,
-    /// Its stamp when it was opened.
+    /// The metadata of the file when it was opened.
     pub stamp: Stamp,
-    /// Whether it has links and an observation did not find it. The next observation decides.
+    /// Whether the file still has a link, but an observation did not find it in its project.
+    ///
+    /// The next observation then decides about it.
     pub has_left: bool,
-    /// Counts the held files.
+    /// A clone of the holder's `held`, whose count is the number of held files.
     _held: Arc<()>,
 }
 
 /// Opens files to hold them.
 #[derive(Debug, Default)]
 pub(crate) struct Holder {
-    /// Each held file has a clone of it.
+    /// Each held file has a clone of this, so its count is the number of held files plus one.
     held: Arc<()>,
 }
 
 impl Holder {
     /// Opens a file to hold it. Also returns whether the file is empty.
     ///
-    /// An empty file is not held: as a rule it was just created, and its close will be reported.
+    /// An empty file is not held. Usually it was just created, and a report of its close follows.
     pub(crate) fn hold(&self, root: &Root, path: &str, place: ProjectFile) -> (Option<Held>, bool) {
         let file = match root.open_file(path) {
             Ok(file) => file,
             Err(error) => {
-                debug!(path, %error, "cannot open a reported file; if it is gone, its content is lost");
+                debug!(path, %error, "cannot open a reported file; if it was removed, its content is lost");
                 return (None, false);
             }
         };
@@ -59,7 +61,7 @@ impl Holder {
             return (None, is_empty);
         }
         if stat.st_nlink == 0 {
-            // It lost its name since it was opened, which changed its change time.
+            // The file was removed since it was opened, which changed its change time.
             stamp.changed_ns = stamp.modified_ns;
         }
         let held = (Arc::strong_count(&self.held) <= HELD_MAX).then(|| Held {

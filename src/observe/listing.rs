@@ -1,6 +1,6 @@
-//! The entries of a directory.
+//! Lists the entries of a directory.
 //!
-//! Constraint: every walk reads directories here, so that all walks agree on their entries.
+//! Constraint: all walks use this module, so that they agree on the entries of a directory.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,17 +11,17 @@ use crate::domain::project::Problem;
 use crate::layout::{Cursor, Entries};
 use crate::repository::{list, stat_at};
 
-/// An entry of a directory that matters.
+/// An entry of a directory that the layout needs.
 #[derive(Debug)]
 pub(crate) enum Entry<'a> {
     Directory(&'a str, Cursor),
-    /// Anything else of this name but a symbolic link.
+    /// An entry that is neither a directory nor a symbolic link.
     Other(&'a str, Cursor),
-    /// Something that cannot be used.
+    /// An entry that cannot be used.
     Problem(Problem),
 }
 
-/// Visits the entries of the directory at `path` that its cursor leads to.
+/// Visits the entries of the directory at `path` that the layout needs.
 pub(crate) fn entries(
     directory: BorrowedFd<'_>,
     path: &str,
@@ -32,7 +32,7 @@ pub(crate) fn entries(
         visit(match kind {
             FileType::Directory => Entry::Directory(name, next),
             FileType::Symlink => {
-                let reason = "is a symbolic link, and links are not followed";
+                let reason = "is a symbolic link; links are not followed";
                 Entry::Problem(problem(&join(path, name), reason, false))
             }
             _ => Entry::Other(name, next),
@@ -78,13 +78,13 @@ pub(crate) fn entries(
     }
 }
 
-/// Rewinds a directory, to list it again.
+/// Rewinds an open directory, to list it again.
 pub(super) fn rewind(directory: BorrowedFd<'_>) -> io::Result<()> {
     rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
     Ok(())
 }
 
-/// Joins a path below the root and one more component.
+/// Appends a component to a path below the root.
 pub(crate) fn join(path: &str, name: &str) -> String {
     if path.is_empty() {
         name.to_owned()
@@ -97,9 +97,9 @@ pub(crate) fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// The problem of a path whose name is not text.
+/// The problem of an entry whose name is not UTF-8.
 pub(crate) fn unnamed(path: &str) -> Problem {
-    let reason = "has a name that is not UTF-8, and so cannot be named in a callback";
+    let reason = "has a name that is not UTF-8, which a callback cannot contain";
     problem(path, reason, false)
 }
 
@@ -119,9 +119,9 @@ pub(super) fn problem(path: &str, reason: &str, may_resolve: bool) -> Problem {
     }
 }
 
-/// Whether an error means that nothing is at a path.
+/// Whether an error means that nothing exists at a path.
 ///
-/// A component that is a file now means so too: everything below it is gone.
+/// That is also so if a component of the path is a file now.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),

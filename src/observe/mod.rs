@@ -1,8 +1,9 @@
 //! The only reader of the repository.
 //!
-//! Constraint: a file is valid only if it reads the same twice and is well-formed to its end. An
-//! unreadable file neither exists nor is gone. The observer never follows a link, never blocks,
-//! never reads more than `max_file_size`, and reads no file whose metadata proves it unchanged.
+//! Constraint: a file is valid only if two readings are equal and it is well-formed to its end. An
+//! unreadable file counts neither as changed nor as deleted. The observer never follows a symbolic
+//! link, never waits for a pipe, never reads more than `max_file_size`, and does not read a file
+//! whose metadata proves it unchanged.
 //!
 //! Map: this file reads a file. `held` opens the files that reports name, and `reported` keeps them until
 //! their project is observed. `project` observes a project, and `unchanged` compares its metadata with
@@ -39,7 +40,7 @@ pub(crate) use unchanged::is_unchanged;
 
 /// How long after its last change an invalid file is observed again without a hint.
 ///
-/// The close of a slower writer, or the next full scan, finds the file later.
+/// After that, only a report of its close or a full scan leads to another observation.
 const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
 
 /// The outcome of observing one project.
@@ -49,11 +50,11 @@ pub(crate) struct ObservedProject {
     pub observed: Observed,
     /// The bytes of the files that were read, by their hash.
     pub contents: Vec<(ContentHash, Bytes)>,
-    /// Whether a directory was moved meanwhile, so that this state never existed.
+    /// Whether a directory moved during the observation, so that this state never existed.
     is_torn: bool,
 }
 
-/// Reads the repository by one configuration.
+/// Reads the repository with the settings of one configuration.
 pub(crate) struct Observer {
     layout: Layout,
     max_file_size: u64,
@@ -90,14 +91,14 @@ impl Observer {
         found.map(|(above, reason)| (above.as_str(), reason.as_str()))
     }
 
-    /// Whether inode numbers tell files apart, as far as this observer has seen.
+    /// Whether inode numbers identify files, judging by the files that this observer has read.
     pub(crate) fn inodes(&self) -> Inodes {
         self.inodes
     }
 
-    /// Learns from two stamps of a file whose content is the same.
+    /// Detects unstable inode numbers from two stamps of a file with the same content.
     ///
-    /// If another file had taken its place, the change time would be another one.
+    /// If another file had replaced it, the change time would differ.
     fn learn_inodes(&mut self, before: &Stamp, after: &Stamp, path: &str) {
         let has_new_number = before != after && before.is_same(after, Inodes::Unstable);
         if has_new_number && self.inodes == Inodes::Stable {
@@ -114,10 +115,10 @@ impl Observer {
         discover::discover(&self.layout, root)
     }
 
-    /// Reads a held file; none if it is not valid.
+    /// Reads a held file. Returns `None` if it is not valid.
     ///
-    /// The change time orders files, and losing its name changed the file's. So the returned stamp
-    /// has the change time from before.
+    /// The returned stamp has the change time from before the removal. The change time orders files,
+    /// and the removal changed it.
     pub(crate) fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
         let (mut state, bytes) = self
             .read(held.file.as_fd(), &held.path, &held.place, now)
@@ -183,7 +184,7 @@ impl Observer {
 
     fn too_large(&self, path: &str, size: u64) -> Problem {
         let reason = format!(
-            "is larger than repository.max_file_size allows ({size} bytes, {} allowed)",
+            "has {size} bytes, but repository.max_file_size allows only {}",
             self.max_file_size
         );
         problem(path, &reason, false)
@@ -191,20 +192,20 @@ impl Observer {
 }
 
 fn read_up_to(file: BorrowedFd<'_>, size: u64, max: u64) -> io::Result<Bytes> {
-    // One byte more than expected shows a file that grew. The file system's size, bounded by
-    // `max`, is the capacity.
+    // Reading one byte more than expected shows whether the file grew. The size that the file system
+    // reports, limited by `max`, is the capacity.
     let mut bytes = Vec::with_capacity(usize::try_from(size.min(max)).unwrap_or(0) + 1);
     let mut positioned = PositionedRead { file, offset: 0 };
     positioned.by_ref().take(size + 1).read_to_end(&mut bytes)?;
     Ok(Bytes::from(bytes))
 }
 
-/// How many bytes of a file are compared at once.
+/// The number of bytes that are compared at a time.
 const COMPARED_AT_ONCE: usize = 32 * 1024;
 
-/// Whether a second reading gives the same bytes.
+/// Whether a second reading returns the same bytes.
 fn reads_the_same(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<bool> {
-    // One byte more than expected shows a file that grew.
+    // Reading one byte more than expected shows whether the file grew.
     let mut buffer = vec![0_u8; bytes.len().saturating_add(1).min(COMPARED_AT_ONCE)];
     let mut offset = 0_usize;
     loop {
@@ -225,7 +226,7 @@ fn reads_the_same(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Reads from the start, whatever the descriptor's position.
+/// Reads a file from its start, without using the position of the descriptor.
 ///
 /// A held file may be read more than once.
 struct PositionedRead<'a> {

@@ -1,8 +1,8 @@
 //! Observes one project.
 //!
-//! Constraint: events follow from a state that existed at one moment. So copies are read before the
-//! definition, a listing with something new is read twice, and a path that is passed twice must lead
-//! to the same directory.
+//! Constraint: events are inferred from a state that existed at one moment. So copies are read
+//! before the definition. A listing with a new name is read twice. A path that is used twice must
+//! lead to the same directory both times.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,18 +20,21 @@ use crate::domain::project::{
 use crate::layout::{Cursor, Entries, ProjectFile};
 use crate::repository::{Root, kind_of, list, open_directory_at, open_file_at, stamp, stat_at};
 
-/// How often a project is observed if directories move meanwhile, and a directory is listed if its
-/// files come and go.
+/// The maximum number of tries to observe a project, or to list a directory.
+///
+/// A try fails if directories move meanwhile, or if files appear and disappear during the listing.
 const TRIES: usize = 5;
 
 impl Observer {
-    /// Observes one project. Files whose metadata equals the record are taken from the record, except
-    /// `reported` ones. Not every change changes a file's times: two writes to one page of a memory
-    /// mapping may share them, and some file systems have no change time.
+    /// Observes one project.
     ///
-    /// The copies are read before the definition. A snapshot between these reads could be followed
-    /// by a restore, and its event would come after the restore's. So if the definition is restored,
-    /// the copies must be the same after it as before it.
+    /// A file whose metadata equals the record is taken from the record, unless it was `reported`.
+    /// Not every change changes the times of a file. Two writes to one page of a memory mapping may
+    /// have the same times, and some file systems have no change time.
+    ///
+    /// The copies are read before the definition. Between these reads, a snapshot may be taken and
+    /// then restored. Then the event of the snapshot would come after that of the restore. So if the
+    /// definition is restored, the copies must be the same before and after reading it.
     pub(crate) fn observe(
         &mut self,
         root: &Root,
@@ -74,7 +77,7 @@ impl Observer {
             seen.contents.extend(earlier);
         }
         if seen.is_torn {
-            let reason = "the project's directories are moved faster than they can be read";
+            let reason = "the directories of the project are moved faster than they can be read";
             seen.observed.unreadable.push(Unreadable {
                 problem: problem(&key.to_string(), reason, true),
                 hides: Role::ALL.into(),
@@ -115,7 +118,7 @@ impl Observer {
                     return walk.seen;
                 }
                 Ok(None) => return walk.seen,
-                // The walk below finds the obstacle.
+                // The walk below reports the error.
                 Err(_) => {}
             }
         }
@@ -127,7 +130,7 @@ impl Observer {
     }
 }
 
-/// Whether a recorded definition has the content of a snapshot now.
+/// Whether a recorded definition now has the content of a snapshot.
 fn is_restored(observed: &Observed, recorded: &Recorded) -> bool {
     let (Some(before), Some(seen)) = (&recorded.definition, observed.definition()) else {
         return false;
@@ -145,30 +148,30 @@ fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)>
     files.filter(|(_, file)| file.role() != Role::Definition)
 }
 
-/// The observation of one project, in progress.
+/// The state of observing one project.
 struct ProjectWalk<'a> {
     observer: &'a mut Observer,
     root: &'a Root,
-    /// Whether the walk begins at the root, and not at a directory with all files of the project.
+    /// Whether the walk begins at the root, because no directory contains all files of the project.
     has_no_home: bool,
     recorded: &'a Recorded,
     reported: &'a Reported,
     now: Timestamp,
     definition_rank: usize,
-    /// The inodes of the directories passed so far; none for an absent directory.
+    /// The inodes of the directories passed so far. `None` for an absent directory.
     directories: HashMap<String, Option<u64>>,
     seen: ObservedProject,
 }
 
 impl ProjectWalk<'_> {
-    /// Opens the directory of the project; none if there is no directory with exactly this name.
+    /// Opens the directory of the project. Returns `None` if no directory has exactly this name.
     fn open_home(&self, path: &str) -> io::Result<Option<OwnedFd>> {
         let opened = match self.root.open_directory(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.recorded.is_empty() || self.root.is_absent(path)? {
                     return Ok(None);
                 }
-                // The listing may have corrected the cache.
+                // The listing may have refreshed the file system's cache, so try again.
                 self.root.open_directory(path).map_err(hidden_by_a_cache)?
             }
             opened => opened?,
@@ -178,9 +181,9 @@ impl ProjectWalk<'_> {
 
     /// Reads the copies, then the definition.
     ///
-    /// A snapshot is a copy of a definition that is saved already. If the definition were read
-    /// first, one that is saved and copied in between would seem to be restored from that snapshot
-    /// at the next observation.
+    /// A snapshot is a copy of a definition that was saved before. If the definition were read first,
+    /// it could be saved and copied before the copies are read. The next observation would then take
+    /// the saved definition for a restore of this snapshot.
     fn copies_then_definition(&mut self, directory: &OwnedFd, path: &str, cursor: &Cursor) {
         let copies = cursor.clone().with_roles(|role| role != Role::Definition);
         let definition = cursor.clone().with_roles(|role| role == Role::Definition);
@@ -209,11 +212,11 @@ impl ProjectWalk<'_> {
         }
     }
 
-    /// The names of a directory that its cursor leads to, in order.
+    /// Lists the names of a directory that the layout needs, in order.
     ///
-    /// If files are created while a directory is listed, the listing may contain a later file and
-    /// miss an earlier one. Their events would be recorded in the wrong order. Two equal listings
-    /// miss only files that are newer than all listed ones. Without new names one listing is enough.
+    /// If files are created meanwhile, a listing may contain a later file and miss an earlier one.
+    /// Then their events would be recorded in the wrong order. Two equal listings miss only files
+    /// that are newer than all listed ones. Without new names one listing is enough.
     fn names_at_one_moment(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -272,7 +275,7 @@ impl ProjectWalk<'_> {
         Ok(names)
     }
 
-    /// Observes an entry. `expected` means that the layout has this very name.
+    /// Observes an entry. `expected` means that the layout has exactly this name.
     fn entry(
         &mut self,
         parent: BorrowedFd<'_>,
@@ -300,7 +303,7 @@ impl ProjectWalk<'_> {
             },
             _ => match cursor.file() {
                 Some(place) => self.file(parent, path, name, &place, &stat),
-                // Something else replaced a directory with recorded files.
+                // A file or another entry has replaced a directory with recorded files.
                 None if expected || self.is_recorded_below(path) => {
                     if let Err(kind) = kind_of(&stat)
                         && cursor.leads_on()
@@ -313,8 +316,10 @@ impl ProjectWalk<'_> {
         }
     }
 
-    /// The metadata of an entry; none if it is not there. A lookup alone does not prove that a recorded
-    /// file is gone.
+    /// Returns the metadata of an entry, or `None` if it does not exist.
+    ///
+    /// A failed lookup alone does not prove that a recorded file is gone, so the directory is listed
+    /// as well.
     fn look_up(
         &self,
         parent: BorrowedFd<'_>,
@@ -350,7 +355,7 @@ impl ProjectWalk<'_> {
             if place.rank > self.definition_rank {
                 return;
             }
-            // Of two definitions, the one of the first template is valid.
+            // Of two definitions, the one that matches the earlier template is used.
             self.definition_rank = place.rank;
             let files = &mut self.seen.observed.files;
             files.retain(|_, file| file.role() != Role::Definition);
@@ -430,7 +435,7 @@ impl ProjectWalk<'_> {
         }
     }
 
-    /// Whether a path is hidden. It is noted as unreadable then.
+    /// Whether a path is hidden by a cache. If so, records it as unreadable.
     fn is_hidden(&mut self, path: &str, cursor: &Cursor) -> bool {
         let hidden = self.observer.hidden_at(path);
         let hidden = hidden.map(|(above, reason)| problem(above, reason, true));
@@ -465,10 +470,10 @@ impl ProjectWalk<'_> {
     }
 }
 
-/// Adds the reason to the error of a lookup that does not find a listed name.
+/// Explains the error of a lookup that does not find a listed name.
 fn hidden_by_a_cache(error: io::Error) -> io::Error {
     if !is_absent(&error) {
         return error;
     }
-    io::Error::other("it is listed and cannot be looked up; the file system caches missing names")
+    io::Error::other("it is listed but cannot be looked up; the file system caches missing names")
 }

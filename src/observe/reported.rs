@@ -1,28 +1,29 @@
-//! The files of a project that reports named since the project was observed.
+//! Keeps the reported files of a project until the project is observed.
 //!
-//! Constraint: a flood of reports takes bounded memory.
+//! Constraint: any number of reports takes bounded memory.
 
 use std::collections::BTreeSet;
 
 use super::Held;
 
-/// The most held files and the most names of one project.
+/// The maximum number of held files, and of paths, of one project.
 const MAX: usize = 128;
 
 /// The reported files of one project.
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
-    /// The files that could be opened.
+    /// The reported files that could be opened.
     held: Vec<Held>,
-    /// The paths.
+    /// The reported paths.
     paths: BTreeSet<String>,
-    /// Whether there were more paths than fit: then every file counts as reported.
+    /// Whether more than [`MAX`] paths were reported. Then every file counts as reported.
     is_full: bool,
 }
 
 impl Reported {
-    /// Adds a file, and holds it unless it is held already: reports name it at its creation and at its
-    /// close.
+    /// Adds a file, and holds it unless it is already held.
+    ///
+    /// The system reports a file twice: when it is created and when it is closed.
     pub(crate) fn add(&mut self, path: &str, held: Option<Held>) {
         self.name(path);
         self.hold(held);
@@ -56,13 +57,13 @@ impl Reported {
         self.is_full || self.paths.contains(path)
     }
 
-    /// Keeps the paths for which `keep` holds.
+    /// Keeps the paths for which `keep` returns true.
     pub(crate) fn retain_paths(&mut self, keep: impl Fn(&str) -> bool) {
         self.is_full = false;
         self.paths.retain(|path| keep(path));
     }
 
-    /// Takes the open files out.
+    /// Removes the held files and returns them.
     pub(crate) fn take_held(&mut self) -> Vec<Held> {
         std::mem::take(&mut self.held)
     }

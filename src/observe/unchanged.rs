@@ -1,8 +1,8 @@
 //! Compares the metadata of a project with the record.
 //!
-//! Constraint: "unchanged" is certain, and "changed" only costs observing the project. A full scan
-//! compares every project, and nearly all are unchanged. So no file is opened, nothing is kept, and
-//! anything unusual means "changed".
+//! Constraint: the result "unchanged" must be certain. A wrong "changed" only costs an observation. A
+//! full scan compares every project, and nearly all are unchanged. So the comparison opens no file
+//! and keeps no results. Any error or unusual entry gives "changed".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,9 +14,9 @@ use crate::domain::project::{Inodes, Mark, ProjectKey};
 use crate::layout::{Cursor, Entries, Layout};
 use crate::repository::{Root, list, open_directory_at, stamp, stat_at};
 
-/// Whether a project has exactly the files with these marks, unchanged.
+/// Whether a project has exactly the recorded files, all unchanged.
 ///
-/// The marks are sorted by path.
+/// `marks` has the recorded metadata, sorted by path.
 pub(crate) fn is_unchanged(
     layout: &Layout,
     root: &Root,
@@ -41,11 +41,13 @@ pub(crate) fn is_unchanged(
     comparison.directory(directory.as_fd(), &path, &cursor) && comparison.n_same == marks.len()
 }
 
-/// The comparison of one project's metadata, in progress. Its methods return whether nothing changed.
+/// The state of comparing the metadata of one project.
+///
+/// The methods return whether everything so far is unchanged.
 struct MetadataScan<'a> {
     marks: &'a [Mark],
     inodes: Inodes,
-    /// How many recorded files are unchanged.
+    /// The number of recorded files that are unchanged.
     n_same: usize,
 }
 
@@ -89,7 +91,7 @@ impl MetadataScan<'_> {
         if is_file && next.file().is_some() {
             let stat = match stat_at(directory, name) {
                 Ok(stat) => stat,
-                // The count misses a file that was recorded there.
+                // A missing recorded file is noticed by the number of unchanged files.
                 Err(error) => return error.kind() == io::ErrorKind::NotFound,
             };
             let is_same = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile

@@ -1,7 +1,7 @@
-//! Decodes a request into the callback that it carries.
+//! Decodes a request into a callback.
 //!
-//! Constraint: any request can be decoded. A body that breaks its own format is reported as a
-//! problem, and the part before the fault is kept.
+//! Constraint: decoding never fails. A malformed body is reported as a problem, and the part before
+//! the fault is kept.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::webhook::request::{
 };
 use crate::webhook::signature::{self, SigningKey};
 
-/// The attributes of the CloudEvents specification itself; all others are parameters.
+/// The attributes that CloudEvents defines. All others are parameters.
 const CORE_ATTRIBUTES: [&str; 8] = [
     "id",
     "source",
@@ -39,7 +39,7 @@ const CORE_ATTRIBUTES: [&str; 8] = [
 
 /// Decodes a request, without checking its signature.
 ///
-/// `target` is its path and query, `now` the time at which it was complete.
+/// `target` is the path and the query, and `now` the time when the request was complete.
 pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Received {
     let text = |name: &str| headers.get(name).map(lossy).unwrap_or_default();
     let event = text(WEBHOOK_EVENT.as_str());
@@ -80,7 +80,7 @@ pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timesta
     received
 }
 
-/// Checks a request's signature as of the time it came.
+/// Checks the signature of a request at the time when it was received.
 pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> Signature {
     if keys.is_empty() {
         return Signature::NotChecked;
@@ -111,7 +111,7 @@ fn label(event: &str) -> String {
     EventName::from_name(event).map_or_else(|| event.to_owned(), |known| known.label.to_owned())
 }
 
-/// Finds the format from a request's headers.
+/// Detects the format from the headers of a request.
 fn format(content_type: &str, headers: &HeaderMap) -> Option<Format> {
     if headers.contains_key("ce-specversion") {
         return Some(Format::CloudEvents);
@@ -149,7 +149,7 @@ async fn multipart(content_type: &str, body: Bytes, received: &mut Received) -> 
 
 fn form(body: &[u8], received: &mut Received) -> Result<(), String> {
     for pair in body.split(|byte| *byte == b'&') {
-        // The payload's bytes may be in any encoding, so they are decoded as bytes.
+        // The payload may be in any character encoding, so decode it as bytes, not as text.
         if let Some(value) = pair.strip_prefix(b"payload=") {
             let spaced: Vec<u8> = value
                 .iter()
@@ -206,11 +206,11 @@ fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
     Ok(())
 }
 
-/// The members of a JSON body that are in no header.
+/// The members of a JSON body that no header contains.
 #[derive(Deserialize)]
 struct Object {
     label: String,
-    /// In the order of the wire: serde_json has the feature `preserve_order`.
+    /// The parameters in the order of the request, by serde_json's feature `preserve_order`.
     parameters: Map<String, Value>,
     payload: String,
 }

@@ -1,11 +1,10 @@
-//! An HTTP endpoint that decodes callbacks of every format, for `listen`, `demo` and tests.
+//! A receiver of callbacks in every format, for `listen`, `demo` and tests.
 //!
-//! Constraint: it shows exactly the bytes on the wire. It takes requests of other senders as well:
-//! a request that is no callback is passed on with all that could be read of it. The channel is
-//! bounded, so a receiver that nobody reads makes its senders wait. Without a reader, it only
-//! answers.
+//! Constraint: it returns the received bytes unchanged. It accepts requests of other senders as well,
+//! and passes on every part that it can decode. The channel is bounded, so a full channel makes the
+//! senders wait. If the receiving end of the channel is dropped, the receiver only answers.
 //!
-//! Map: `received` has the decoded request, [`decode`] makes it, this module serves.
+//! Modules: `received` has the decoded request, and [`decode`] makes it. This file serves HTTP.
 
 pub mod decode;
 mod received;
@@ -33,27 +32,27 @@ use crate::webhook::signature::{SigningKey, TOLERANCE};
 
 /// The largest accepted body, in bytes.
 ///
-/// It holds the largest project.xml by default, which at most triples in a form.
+/// It is enough for a project.xml of the default `max_file_size`, even if encoding doubles its size.
 const BODY_MAX: usize = 128 * 1024 * 1024;
 
-/// How many requests may wait in the channel.
+/// The capacity of the channel, in requests.
 const WAITING_MAX: usize = 64;
 
 /// An answer to a request.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The status.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// The headers.
+    /// The headers of the answer.
     pub headers: HeaderMap,
-    /// The body.
+    /// The body of the answer.
     pub body: Bytes,
-    /// The wait before answering.
+    /// How long to wait before answering.
     pub delay: Duration,
 }
 
 impl Reply {
-    /// Makes a reply of this status, at once and without a body.
+    /// Makes a reply with this status, without a body and without a delay.
     pub fn status(status: StatusCode) -> Self {
         Self {
             status,
@@ -67,18 +66,18 @@ impl Reply {
 /// Chooses the reply to a request.
 pub type Answer = Box<dyn Fn(&Received) -> Reply + Send + Sync>;
 
-/// Reads the wall clock.
+/// Returns the time of day.
 pub type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The options of a receiver.
 pub struct ReceiverOptions {
-    /// The secrets to check signatures with; without any, they are not checked.
+    /// The secrets for checking signatures. Without secrets, signatures are not checked.
     pub secrets: Vec<SecretString>,
     /// Chooses the replies.
     pub answer: Answer,
-    /// The clock for the time of requests and for checking signatures.
+    /// The clock that dates requests and checks the times of signatures.
     pub clock: Clock,
-    /// The largest difference between a signature's time and the clock.
+    /// The largest allowed difference between the time of a signature and the clock.
     pub tolerance: Duration,
 }
 
@@ -130,25 +129,25 @@ impl fmt::Debug for ReceiverOptions {
 /// Why a receiver cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiverError {
-    /// It cannot listen on the address.
-    #[error("cannot listen on {address}; another process may have the port")]
+    /// Listening on the address failed.
+    #[error("cannot listen on {address}; another process may use the port")]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// The reason.
+        /// The cause.
         source: io::Error,
     },
-    /// A secret is no signing key.
+    /// A secret is not a valid signing key.
     #[error("secret {number} cannot be used")]
     Secret {
-        /// The secret's number, from 1.
+        /// The number of the secret, from 1.
         number: usize,
-        /// The reason.
+        /// The cause.
         source: SecretError,
     },
 }
 
-/// A listening endpoint. [`Receiver::serve`] answers its requests.
+/// A receiver that listens on an address. [`Receiver::serve`] answers its requests.
 #[derive(Debug)]
 pub struct Receiver {
     listener: TcpListener,
@@ -156,7 +155,7 @@ pub struct Receiver {
     shared: Arc<Shared>,
 }
 
-/// The parts that all requests share.
+/// The state that all requests share.
 struct Shared {
     keys: Vec<SigningKey>,
     options: ReceiverOptions,
@@ -170,11 +169,11 @@ impl fmt::Debug for Shared {
 }
 
 impl Receiver {
-    /// Listens on an address; port 0 takes a free port. The channel yields the requests.
+    /// Listens on an address. Port 0 takes a free port. Returns the channel of decoded requests.
     ///
     /// # Errors
     ///
-    /// When the address is in use or not this machine's, or a secret is no signing key.
+    /// The address is in use or belongs to another machine, or a secret is not a signing key.
     pub async fn bind(
         address: SocketAddr,
         options: ReceiverOptions,
@@ -202,11 +201,11 @@ impl Receiver {
         format!("http://{}/", self.address)
     }
 
-    /// Serves until `shutdown` is cancelled and the requests that came before are answered.
+    /// Serves until `shutdown` is cancelled, and answers the requests received before.
     ///
     /// # Errors
     ///
-    /// When the listening socket fails.
+    /// The listening socket fails.
     pub async fn serve(self, shutdown: CancellationToken) -> io::Result<()> {
         let router = Router::new().fallback(handle).with_state(self.shared);
         axum::serve(self.listener, router)
@@ -232,7 +231,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     let mut received = decode::decode(target, &head.headers, body, now).await;
     received.signature = decode::check(&received, &shared.keys, shared.options.tolerance);
     let reply = (shared.options.answer)(&received);
-    // It fails without a reader, which is no concern of the sender.
+    // Sending fails if nobody reads the channel. The sender of the request gets an answer anyway.
     let _reader_gone = shared.received.send(received).await;
     if !reply.delay.is_zero() {
         tokio::time::sleep(reply.delay).await;

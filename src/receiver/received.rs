@@ -5,36 +5,36 @@ use jiff::Timestamp;
 
 use crate::config::Format;
 
-/// A decoded request. A part that the request does not have is empty.
+/// A decoded request. A part that the request lacks is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// The time at which it was complete.
+    /// The time when the request was complete.
     pub at: Timestamp,
-    /// The event's id.
+    /// The id of the event.
     pub id: String,
-    /// The event's kebab-case name.
+    /// The name of the event in kebab case.
     pub event: String,
-    /// The event's label, or its name if it has none.
+    /// The label of the event. An unknown event has its name as the label.
     pub label: String,
-    /// The attempt's number, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: Option<u32>,
     /// The origin of the delivery.
     pub origin: String,
-    /// The time of sending by the sender's clock.
+    /// The time when the request was sent, by the sender's clock.
     pub timestamp: Option<Timestamp>,
-    /// The parameters in the order of the wire.
+    /// The parameters in the order of the request.
     pub parameters: Vec<(String, String)>,
-    /// The project.xml.
+    /// The bytes of the project.xml.
     pub payload: Bytes,
-    /// The result of checking its signature.
+    /// The result of checking the signature.
     pub signature: Signature,
-    /// Its format; absent if it is in none of the formats.
+    /// The format of the body. `None` if it is none of the known formats.
     pub format: Option<Format>,
-    /// Why it could not be read to its end.
+    /// Why the body could not be decoded to its end.
     pub problem: Option<String>,
-    /// Path and query of the request.
+    /// The path and the query of the request.
     pub target: String,
-    /// All headers in the order of the wire.
+    /// All headers in the order of the request.
     pub headers: Vec<(String, String)>,
     /// The bytes of the body.
     pub body: Bytes,
@@ -61,18 +61,18 @@ impl Received {
 /// The result of checking a request's signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signature {
-    /// One of the secrets signed it.
+    /// The signature was made with one of the secrets.
     Verified,
-    /// There is no signature, though there are secrets to check it with.
+    /// The request has no signature, but the receiver has secrets.
     Missing,
-    /// The signature proves nothing, for this reason.
+    /// The signature is invalid, for this reason.
     Wrong(String),
-    /// There is no secret to check with.
+    /// The receiver has no secrets.
     NotChecked,
 }
 
 impl Signature {
-    /// The word in listings.
+    /// The word for it in listings.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Signature::Verified => "verified",

@@ -50,7 +50,7 @@ fn bytes_decide_the_encoding_and_the_declaration_must_agree() {
         (latin("UTF-8", 0xE9), (1, 53, "not valid UTF-8")),
         (
             latin("US-ASCII", 0xE9),
-            (1, 56, "not of the declared encoding"),
+            (1, 56, "not valid in the declared encoding"),
         ),
         (
             declared("UTF-16", "<schema/>").into(),

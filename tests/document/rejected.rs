@@ -18,8 +18,8 @@ fn documents_are_rejected_at_their_first_fault() {
         ("\u{FEFF}\u{FEFF}<schema/>", (1, 1, "outside")),
         ("<!DOCTYPE schema>\u{FEFF}<schema/>", (1, 18, "outside")),
         ("<schema/>\0\0\0", (1, 10, "U+0000")),
-        ("<schema/></schema>", (1, 10, "without its start tag")),
-        ("</schema>", (1, 1, "without its start tag")),
+        ("<schema/></schema>", (1, 10, "has no start tag")),
+        ("</schema>", (1, 1, "has no start tag")),
         ("{}", (1, 1, "outside")),
         // Tags.
         (
@@ -65,7 +65,7 @@ fn documents_are_rejected_at_their_first_fault() {
         ("<schema>&Amp;</schema>", (1, 9, "entity `Amp`")),
         (
             "<!DOCTYPE schema [<!ENTITY a 'b'>]><schema>&a;</schema>",
-            (1, 44, "never expanded"),
+            (1, 44, "others are not supported"),
         ),
         ("<schema>&#0;</schema>", (1, 9, "U+0000")),
         ("<schema>&#xD800;</schema>", (1, 9, "U+D800")),
@@ -98,14 +98,20 @@ fn documents_are_rejected_at_their_first_fault() {
         ("<?a/b?><schema/>", (1, 4, "`/` is not allowed in a name")),
         (
             "<?XML version='1.0'?><schema/>",
-            (1, 1, "must not be called"),
+            (1, 1, "must not be named"),
         ),
-        (" <?xml version='1.0'?><schema/>", (1, 2, "very start")),
+        (
+            " <?xml version='1.0'?><schema/>",
+            (1, 2, "only at the start of the file"),
+        ),
         (
             "<!----><?xml version='1.0'?><schema/>",
-            (1, 8, "very start"),
+            (1, 8, "only at the start of the file"),
         ),
-        ("<schema/><?xml version='1.0'?>", (1, 10, "very start")),
+        (
+            "<schema/><?xml version='1.0'?>",
+            (1, 10, "only at the start of the file"),
+        ),
         // The XML declaration.
         ("<?xml?><schema/>", (1, 6, "`version`")),
         ("<?xml ?><schema/>", (1, 7, "`version`")),
