@@ -120,21 +120,37 @@ pub fn image(path: &Path, megabytes: u64) {
 }
 
 /// A new exFAT file system, served by FUSE.
-///
-/// The loop device is detached as soon as it is in use, so that its last user frees it.
 pub fn exfat(disk: &Path, at: &Path) -> Mounted {
     image(disk, 16);
     assert!(succeeds("mkfs.exfat", &[&disk.to_string_lossy()]));
-    let attached = Command::new("losetup")
-        .args(["--find", "--show"])
-        .arg(disk)
-        .output()
-        .unwrap();
-    let device = String::from_utf8(attached.stdout).unwrap();
-    let device = device.trim();
+    let device = LoopDevice::of(disk);
     let mut server = Command::new("mount.exfat-fuse");
-    server.arg("-d").arg(device).arg(at).stdout(Stdio::null());
-    let mounted = Mounted::by_server(server, at);
-    assert!(succeeds("losetup", &["--detach", device]));
-    mounted
+    server
+        .args(["-d", &device.0])
+        .arg(at)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Mounted::by_server(server, at)
+}
+
+/// A loop device. When dropped it is detached, or as soon as nobody uses it.
+pub struct LoopDevice(pub String);
+
+impl LoopDevice {
+    /// Attaches a file, which another device may have as well.
+    pub fn of(disk: &Path) -> Self {
+        let attached = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(disk)
+            .output()
+            .unwrap();
+        let device = String::from_utf8(attached.stdout).unwrap();
+        Self(device.trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        succeeds("losetup", &["--detach", &self.0]);
+    }
 }

@@ -1,10 +1,9 @@
 //! The identity of the root.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use super::common::{Endpoint, Home, Settings, skip, sorted, succeeds, xml};
-use super::mounts::{Mounted, image, in_namespaces};
+use super::mounts::{LoopDevice, Mounted, image, in_namespaces};
 
 /// The same file system, mounted from another loop device after the daemon has ended.
 macro_rules! the_same_root_on_another_device {
@@ -28,16 +27,12 @@ fn on_another_device(kind: &str) {
 fn compare_on_another_device(test: &str, make: &str, kind: &str) {
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
-    let disks: Vec<PathBuf> = ["disk", "other"].map(|name| home.beside(name)).to_vec();
-    for disk in &disks {
-        // The least that mkfs.xfs accepts.
-        image(disk, 304);
-        assert!(succeeds(make, &["-q", &disk.to_string_lossy()]), "{make}");
-    }
-    let mount = |disk: &PathBuf, at: &Path| {
-        Mounted::by_mount(&["-t", kind, "-o", "loop", &disk.to_string_lossy()], at)
-    };
-    let Some(mounted) = mount(&disks[0], &home.at("")) else {
+    let disk = home.beside("disk");
+    // The least that mkfs.xfs accepts.
+    image(&disk, 304);
+    assert!(succeeds(make, &["-q", &disk.to_string_lossy()]), "{make}");
+    let [one, other] = [(); 2].map(|()| LoopDevice::of(&disk));
+    let Some(mounted) = Mounted::by_mount(&["-t", kind, &one.0], &home.at("")) else {
         return skip(test, &format!("cannot mount {kind}"));
     };
     let device = |home: &Home| rustix::fs::stat(home.at("")).unwrap().st_dev;
@@ -48,9 +43,9 @@ fn compare_on_another_device(test: &str, make: &str, kind: &str) {
     }
     assert!(home.start().terminate().success());
     mounted.unmount();
-    // Another disk takes the loop device.
-    let _other = mount(&disks[1], &home.beside("elsewhere")).unwrap();
-    let _mounted = mount(&disks[0], &home.at("")).unwrap();
+    drop(one);
+    let _mounted = Mounted::by_mount(&["-t", kind, &other.0], &home.at("")).unwrap();
+    // Btrfs has device numbers that belong to no disk.
     if kind != "btrfs" {
         assert_ne!(device(&home), before);
     }
