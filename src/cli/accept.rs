@@ -1,7 +1,7 @@
-//! `accept`: releases held removals after showing them.
+//! `accept`: shows the held removals and releases them.
 //!
-//! Constraint: it accepts only the projects that it showed. The daemon decides: it refuses if other
-//! removals are held by then.
+//! Constraint: the command releases only the projects that it showed. If the daemon holds other
+//! removals by then, the daemon rejects the request.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -18,7 +18,7 @@ use crate::engine::held_removals::Accepted;
 /// The arguments of `accept`.
 #[derive(Debug, clap::Args)]
 pub(super) struct AcceptArguments {
-    /// Do not ask first
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     /// Print one JSON object; needs --yes
@@ -26,7 +26,7 @@ pub(super) struct AcceptArguments {
     json: bool,
 }
 
-/// The result with `--json`.
+/// The result as JSON, for `--json`.
 #[derive(Serialize)]
 struct AcceptedView<'a> {
     reason: Option<&'a str>,
@@ -34,7 +34,7 @@ struct AcceptedView<'a> {
     released: usize,
 }
 
-/// Shows the held removals, asks, and releases them.
+/// Shows the held removals, asks for confirmation, and releases the removals.
 pub(super) fn run(
     arguments: &AcceptArguments,
     config: &Config,

@@ -79,9 +79,10 @@ pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_pro
 }
 
 impl AttemptResult {
-    /// Whether nothing more may be sent before the result is recorded.
+    /// Whether the queue must not send before this result is recorded.
     ///
-    /// The receiver wants no more callbacks, or none for a while. The store keeps that.
+    /// It must not if the receiver wants no more callbacks, or none for a time. The store then knows
+    /// until when.
     pub(super) fn pauses_webhook(&self) -> bool {
         self.finish.verdict == Verdict::SwitchOff || self.finish.rests_until.is_some()
     }

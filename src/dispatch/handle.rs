@@ -1,8 +1,8 @@
 //! Handles through which the engine and the control socket reach the queues.
 //!
 //! Constraint: passing a committed delivery to a queue never blocks and never fails. A full handle
-//! drops the delivery, and the queue claims it from the store later. A delivery that was committed
-//! before an operator's command or a switch-off, and is passed after it, is dropped as well.
+//! drops the delivery, and the queue claims it from the store later. A delivery is also dropped if an
+//! operator's command or a switch-off came between its commit and its passing.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ pub(super) struct QueueHandle {
     is_changed_by_operator: AtomicBool,
     /// Newly committed deliveries that the queue has not taken yet.
     committed: Mutex<Vec<Claim>>,
-    /// The present epoch, which all handles share.
+    /// The current epoch, which all handles share.
     epoch: Arc<AtomicU64>,
     /// The newest delivery that this webhook's queue, or an earlier one of it, has claimed.
     newest_claimed: AtomicI64,
@@ -49,9 +49,9 @@ impl QueueHandle {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Drops the committed deliveries, also those that were committed and are not passed yet.
+    /// Drops all committed deliveries, also those that are not passed yet.
     ///
-    /// The store knows which of them may be sent.
+    /// The queue then claims those that may be sent from the store.
     pub(super) fn drop_committed(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         drop(self.take_committed());
@@ -86,7 +86,7 @@ impl QueueHandle {
     }
 }
 
-/// A time in which committed deliveries may be passed to the queues.
+/// A period in which newly committed deliveries may be passed to the queues.
 ///
 /// It ends when an operator changes deliveries or webhooks, or a receiver pauses its webhook.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +111,7 @@ impl QueueHandles {
         Arc::clone(handle)
     }
 
-    /// The present epoch. Read it before a commit.
+    /// The current epoch. The engine reads it before a commit.
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
     }

@@ -12,8 +12,8 @@
 //! A project with an invalid file is observed again without a hint, because the end of a write is
 //! not always reported. The delay doubles each time.
 //!
-//! A project whose definition vanished waits for the others that vanish with it; see
-//! [`super::wave`].
+//! The removal of a project whose definition vanished waits for other projects that vanish at the
+//! same time; see [`super::wave`].
 //!
 //! A step of the caller:
 //!
@@ -66,7 +66,7 @@ pub struct Unresolved {
     pub missing: BTreeSet<String>,
     /// Whether an invalid file may become valid without a hint.
     pub retry: bool,
-    /// The definition, beside the record.
+    /// The comparison of the definition with the record.
     pub presence: Presence,
 }
 
@@ -381,7 +381,7 @@ impl Agenda {
         }
     }
 
-    /// Restores the projects that an operator has to accept, and those that one has accepted.
+    /// Restores the projects that are held for an operator, and those that an operator accepted.
     pub fn remember(
         &mut self,
         held: impl IntoIterator<Item = ProjectKey>,
@@ -390,23 +390,24 @@ impl Agenda {
         self.vanished.remember(held, accepted);
     }
 
-    /// The time when it is decided about the projects that vanished; see [`Agenda::end_wave`].
+    /// The time of the next decision about vanished projects; see [`Agenda::end_wave`].
     pub fn wave_ends_at(&self) -> Option<Moment> {
         self.vanished.ends_at()
     }
 
-    /// The time when a wave is over, if that is now and a full scan can still extend it.
+    /// If a wave has ended, the time when it ended, unless a full scan can no longer extend it.
     pub fn wave_is_over_since(&self, now: Moment) -> Option<Moment> {
         self.vanished.wave_is_over_since(now)
     }
 
-    /// The number of projects that vanish now. Held ones are not counted.
+    /// The number of projects in the current chain or wave, without held projects.
     pub fn n_vanished(&self) -> usize {
         self.vanished.n_vanished()
     }
 
-    /// Decides about the projects that vanished, if the time has come. `n_recorded` is the number of
-    /// projects with a definition on record.
+    /// Decides about vanished projects, if a decision is due.
+    ///
+    /// `n_recorded` is the number of projects with a recorded definition.
     pub fn end_wave(&mut self, now: Moment, n_recorded: usize) {
         let released = self.vanished.end(now, n_recorded);
         self.confirm(released);
@@ -427,13 +428,13 @@ impl Agenda {
         (self.vanished.held_for_operator(), self.vanished.accepted())
     }
 
-    /// Accepts the held removals.
+    /// Releases the held removals, because an operator accepted them.
     pub fn accept(&mut self) {
         let released = self.vanished.accept();
         self.confirm(released);
     }
 
-    /// Notes that a full scan has ended: projects without an entry are not missing.
+    /// Records that a full scan has ended. Projects without an entry are not missing.
     pub fn scanned(&mut self) {
         let entries = &self.entries;
         let is_missing = |key: &ProjectKey| {
@@ -443,7 +444,7 @@ impl Agenda {
         self.vanished.retain(is_missing);
     }
 
-    /// Schedules the observations that confirm these removals, in the order in which they settled.
+    /// Schedules the observations that confirm these removals, in the order of their settle times.
     fn confirm(&mut self, released: Vec<ProjectKey>) {
         for key in released {
             let entry = self.entries.get(&key);

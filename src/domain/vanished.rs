@@ -1,6 +1,6 @@
 //! The projects that vanished and are not judged yet.
 //!
-//! Constraint: no clock, and no reading. [`super::wave`] has the rules.
+//! Constraint: this module reads no clock and no store. [`super::wave`] has the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,28 +8,28 @@ use super::project::{Observed, ObservedFile, ProjectKey, Recorded, Role};
 use super::settle::Moment;
 use super::wave::{Census, Input, State, Times, WAVE_LASTS};
 
-/// The definition of a project, as an observation shows it beside the record.
+/// The result of comparing an observed definition with the recorded one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presence {
-    /// None is on record, and none is there.
+    /// No definition is recorded, and none exists.
     #[default]
     Absent,
-    /// One is there that was not on record, or that is not complete yet.
+    /// A definition exists that was not recorded. It may be incomplete.
     Appears,
-    /// The recorded one is there.
+    /// The recorded definition still exists.
     Stays,
-    /// The recorded one is gone.
+    /// The recorded definition is gone.
     Gone,
-    /// Another project's definition is in its place.
+    /// Another project's definition replaced the recorded one.
     Replaced,
-    /// The recorded one is neither readable nor gone.
+    /// The recorded definition is not readable, but not certainly gone.
     Unclear,
-    /// It is no longer on record here: it was deleted, or it moved.
+    /// The definition is no longer recorded at this path, because the project was deleted or moved.
     Left,
 }
 
 impl Presence {
-    /// Compares the record before and after an observation with it.
+    /// Compares an observation with the records before and after it.
     pub fn of(before: &Recorded, after: &Recorded, observed: &Observed) -> Self {
         let is_begun = observed.files.values().any(
             |file| matches!(file, ObservedFile::Invalid { role, .. } if *role == Role::Definition),
@@ -52,24 +52,24 @@ impl Presence {
 /// Why removals are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldBecause {
-    /// A wave took more than half of the projects; they are held until then.
+    /// More than half of the projects vanished. The removals are held until this time.
     MoreThanHalf(Moment),
     /// All projects vanished.
     All,
 }
 
-/// The held removals.
+/// The held removals: their number and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// The number of projects.
+    /// The number of projects whose removals are held.
     pub n: usize,
-    /// The number of recorded projects when that was decided.
+    /// The number of recorded projects when the removals were first held.
     pub n_recorded: usize,
-    /// Why they are held.
+    /// Why the removals are held.
     pub because: HeldBecause,
 }
 
-/// Projects that vanished and wait together, with their last [`Presence`].
+/// Vanished projects that are judged together, with their last [`Presence`].
 #[derive(Debug, Default)]
 struct Group {
     state: State,
@@ -89,15 +89,15 @@ impl Group {
 #[derive(Debug)]
 pub struct Vanished {
     times: Times,
-    /// Those that vanish now: calm, a chain or a wave.
+    /// The projects of the current chain or wave.
     current: Group,
-    /// Those that are held. What vanishes later is judged without them.
+    /// The held projects. Projects that vanish later are judged separately.
     held: Group,
     /// Projects whose removal may be judged.
     released: BTreeSet<ProjectKey>,
-    /// Of these, the ones that an operator accepted.
+    /// The released projects whose removal an operator accepted.
     accepted: BTreeSet<ProjectKey>,
-    /// The projects that were held for an operator when the record was opened.
+    /// The projects that were held for an operator before the restart.
     held_before: BTreeSet<ProjectKey>,
     n_recorded: usize,
 }
@@ -133,12 +133,12 @@ impl Vanished {
         self.released.clone_from(&self.accepted);
     }
 
-    /// Whether the removal of a project has to wait for others.
+    /// Whether the removal of a project must wait, because the project is in a group.
     pub(super) fn holds(&self, key: &ProjectKey) -> bool {
         self.current.projects.contains_key(key) || self.held.projects.contains_key(key)
     }
 
-    /// The number of projects that vanish now. Held ones are not counted.
+    /// The number of projects in the current chain or wave, without held projects.
     pub(super) fn n_vanished(&self) -> usize {
         self.current.projects.len()
     }
@@ -151,7 +151,7 @@ impl Vanished {
             .min()
     }
 
-    /// The time when a wave is over, if that is now. None if it lasts too long already.
+    /// If a wave has ended, the time when it ended. `None` if it reached its maximum duration.
     pub(super) fn wave_is_over_since(&self, now: Moment) -> Option<Moment> {
         match self.current.state {
             State::Wave { began, .. } if now < began.saturating_add(WAVE_LASTS) => {
@@ -162,14 +162,14 @@ impl Vanished {
         }
     }
 
-    /// Notes an observation of a project.
+    /// Records an observation of a project.
     pub(super) fn observed(&mut self, key: &ProjectKey, presence: Presence, now: Moment) {
         match presence {
             Presence::Absent => {}
             Presence::Appears => self.input(Input::Appeared, now),
             Presence::Gone | Presence::Replaced => self.vanished(key, presence, now),
             Presence::Unclear => {
-                // It is not back, so it ends no hold.
+                // The project is not back, so the others stay held.
                 if let Some(known) = self.held.projects.get_mut(key) {
                     *known = presence;
                 } else if self.holds(key) || self.held_before.contains(key) {
@@ -220,14 +220,14 @@ impl Vanished {
         };
         self.held.state = self.held.state.after(input, now, self.times);
         if matches!(self.held.state, State::Wave { .. }) {
-            // The others are judged with those that vanish now.
+            // The other held projects are judged with the current chain or wave.
             let held = std::mem::take(&mut self.held);
             self.current.projects.extend(held.projects);
             self.current.state = held.state;
         }
     }
 
-    /// Decides about the groups whose time has come. Returns the projects to judge.
+    /// Decides about the groups that are due. Returns the projects to judge.
     pub(super) fn end(&mut self, now: Moment, n_recorded: usize) -> Vec<ProjectKey> {
         let is_due = |state: State| state.ends_at(self.times).is_some_and(|at| now >= at);
         let (ends_current, ends_hold) = (is_due(self.current.state), is_due(self.held.state));
@@ -272,7 +272,7 @@ impl Vanished {
         released
     }
 
-    /// Accepts the held projects. Returns them, to be judged.
+    /// Releases the held projects for an operator. Returns them, so that they are judged.
     pub(super) fn accept(&mut self) -> Vec<ProjectKey> {
         let released: Vec<ProjectKey> = std::mem::take(&mut self.held)
             .projects
@@ -283,7 +283,7 @@ impl Vanished {
         released
     }
 
-    /// Drops what is known of projects that are not missing.
+    /// Drops all projects that are no longer missing.
     pub(super) fn retain(&mut self, is_missing: impl Fn(&ProjectKey) -> bool) {
         self.released.retain(|key| is_missing(key));
         self.accepted.retain(|key| is_missing(key));

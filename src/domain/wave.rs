@@ -1,102 +1,103 @@
 //! Decides when projects that vanish together may be judged.
 //!
-//! Constraint: no clock, and no reading. Times and the number of recorded projects are arguments.
+//! Constraint: this module reads no clock and no store. Times and the number of recorded projects are
+//! arguments.
 //!
-//! A project vanishes when its definition is gone, or when another project's is in its place. It may
-//! appear in another directory later, as in a slow checkout or synchronisation, and that is a move.
-//! So projects that vanish with less than the settle time between one and the next are judged
-//! together, when that is over:
+//! A project *vanishes* when its definition is gone or replaced by another project's. It may appear
+//! in another directory later, as in a slow checkout or synchronisation. That is a move, not a delete.
+//! So projects that vanish in short succession, each within the settle time of the one before, are
+//! judged together at the end:
 //!
-//! - Fewer than ten are a chain. It is over a settle time after the last of them vanished.
-//! - Ten or more are a wave. It is over when no project vanished or appeared for the settle time,
-//!   after five minutes at the latest.
+//! - Fewer than ten projects are a *chain*. It ends a settle time after the last one vanished.
+//! - Ten or more projects are a *wave*. It ends when no project vanished or appeared for the settle
+//!   time, but after five minutes at the latest.
 //!
-//! A wave that took more than half of the recorded projects is held for a time
-//! (`repository.mass_delete_after`). If all projects are gone, and they are at least three, something
-//! else is probably wrong: a file system that is not mounted, or a locked directory. They are held
-//! until one of them is back, or until an operator accepts the removals.
+//! If a wave includes more than half of the recorded projects, its removals are held for
+//! `repository.mass_delete_after`. If all projects are gone, and there are at least three, the cause
+//! is probably an unmounted file system or a locked directory. Then the removals are held until one
+//! of the projects is back, or until an operator accepts the removals.
 //!
-//! [`State`] is the state machine, and [`super::vanished`] knows the projects.
+//! [`State`] is the state machine. [`super::vanished`] has the projects.
 
 use std::time::Duration;
 
 use super::settle::Moment;
 
-/// The number of projects that make a wave.
+/// The number of vanished projects from which on they are a wave.
 pub const WAVE: usize = 10;
-/// The longest time that a wave lasts.
+/// The maximum duration of a wave.
 pub const WAVE_LASTS: Duration = Duration::from_secs(300);
-/// The longest time that a chain lasts, in settle times: it has fewer than ten projects.
+/// The maximum duration of a chain, in settle times. A chain has fewer than ten projects.
 const CHAIN_LASTS: u32 = 10;
-/// The least number of projects that are held when all are gone.
+/// The minimum number of projects for holding the removals when all are gone.
 const ALL: usize = 3;
 
 /// The settings of waves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// `repository.settle`
+    /// The setting `repository.settle`.
     pub settle: Duration,
-    /// `repository.mass_delete_after`
+    /// The setting `repository.mass_delete_after`.
     pub hold: Duration,
 }
 
 /// The state of the projects that vanished and are not judged yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// There are none.
+    /// No project vanished.
     #[default]
     Calm,
-    /// Fewer than ten vanished.
+    /// Fewer than ten projects vanished.
     Chain {
-        /// The time when the first vanished.
+        /// The time when the first project vanished.
         began: Moment,
-        /// The time when the last vanished.
+        /// The time when the last project vanished.
         vanished_at: Moment,
     },
-    /// Ten or more vanished.
+    /// Ten or more projects vanished.
     Wave {
-        /// The time when the first vanished.
+        /// The time when the first project vanished.
         began: Moment,
-        /// The time when the last vanished or appeared.
+        /// The time when a project last vanished or appeared.
         active_at: Moment,
     },
-    /// A wave that took more than half of the projects is over.
+    /// A wave with more than half of the projects has ended, and its removals are held.
     Held {
         /// The time when the removals are judged.
         until: Moment,
     },
-    /// All projects vanished. They wait for one of them, or for an operator.
+    /// All projects vanished. Their removals are held until one is back or an operator accepts them.
     HeldForOperator,
 }
 
-/// A happening that may change the [`State`].
+/// An input that may change the [`State`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A project vanished. `n` have vanished now.
+    /// A project vanished.
     Vanished {
-        /// The number of projects that are not judged.
+        /// The number of vanished projects that are not judged yet, including this one.
         n: usize,
     },
-    /// A project appeared that was not on record, or its definition begins to.
+    /// A project that is not recorded appeared. Its definition may still be incomplete.
     Appeared,
-    /// A vanished project is back, in its place or in another one.
+    /// A vanished project is back, at its old path or at another one.
     Returned,
-    /// None of the vanished projects is left.
+    /// No vanished project remains.
     Emptied,
-    /// The time of [`State::ends_at`] came.
+    /// The time [`State::ends_at`] was reached.
     Ended(Census),
 }
 
 /// The numbers that decide whether removals are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Of the projects that vanished together, those whose definition is gone and not replaced.
+    /// The number of projects in this group whose definition is gone and not replaced.
     pub n_gone: usize,
-    /// All such projects, those that are held already among them.
+    /// The number of all such projects, including those that are already held.
     pub n_gone_in_all: usize,
-    /// Projects with a definition on record, those that vanished among them.
+    /// The number of projects with a recorded definition, including the vanished ones.
     pub n_recorded: usize,
-    /// Whether all these projects were held for an operator before a restart.
+    /// Whether all projects of the group were held for an operator before a restart.
     pub was_held: bool,
 }
 
@@ -111,7 +112,7 @@ impl Census {
 }
 
 impl State {
-    /// The time when the removals are judged, or when it is decided whether they are held.
+    /// The time of the next decision: whether the removals are held, or that they are judged.
     pub fn ends_at(self, times: Times) -> Option<Moment> {
         match self {
             State::Calm | State::HeldForOperator => None,
@@ -129,7 +130,7 @@ impl State {
         }
     }
 
-    /// The state after `n` projects vanished at once, at the start of the clock.
+    /// Returns the state after `n` projects vanished at once, at the start of the clock.
     pub fn of_vanished(n: usize) -> Self {
         let (began, at) = (Moment::ZERO, Moment::ZERO);
         match n {
@@ -145,7 +146,7 @@ impl State {
         }
     }
 
-    /// The longer of two holds.
+    /// Returns the state that holds longer.
     pub(super) fn later_hold(self, other: State) -> State {
         match (self, other) {
             (State::Held { until }, State::Held { until: other }) => State::Held {
@@ -156,7 +157,7 @@ impl State {
         }
     }
 
-    /// The state after an input. [`State::Calm`] means that all removals may be judged.
+    /// Returns the state after an input. [`State::Calm`] means that all removals may be judged.
     #[must_use]
     pub fn after(self, input: Input, now: Moment, times: Times) -> State {
         match (self, input) {
@@ -201,7 +202,7 @@ impl State {
             (State::Held { .. }, Input::Vanished { .. } | Input::Appeared | Input::Returned) => {
                 self
             }
-            // One of them is back, so the others are judged like any that vanished.
+            // One project is back, so the others are judged like any vanished projects.
             (State::HeldForOperator, Input::Returned) => State::Wave {
                 began: now,
                 active_at: now,

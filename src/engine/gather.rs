@@ -68,7 +68,7 @@ pub(super) struct Observation {
     pub comparison: Comparison,
     /// The events of short-lived files.
     pub events: Vec<InferredEvent>,
-    /// The reported files. Its held files are in the next three fields once they are judged.
+    /// The reported files. When its held files are judged, they move to the next three fields.
     reported: Reported,
     /// The held files that caused these events.
     pub counted: Vec<Held>,
@@ -85,8 +85,9 @@ impl Observation {
         Some((self.comparison.key.clone(), identity, self.origin))
     }
 
-    /// The project, with the reported files that the next observation has to judge again: held files
-    /// that wait, and files that could not be read.
+    /// The project, with the reported files that the next observation judges again.
+    ///
+    /// These are held files that wait, and files that could not be read.
     pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
         let mut reported = self.reported;
         let observed = &self.comparison.observed;
@@ -207,7 +208,7 @@ impl Gatherer<'_> {
         seen.contents
     }
 
-    /// Reads held files that are not in their project any more, and infers their events.
+    /// Reads held files that are no longer in their project, and infers their events.
     fn judge_held(&mut self, gathered: &mut Gathered) {
         let mut contents = Vec::new();
         for observation in &mut gathered.observations {
@@ -328,20 +329,20 @@ impl Gatherer<'_> {
     }
 }
 
-/// The place of a held file.
+/// Where a held file is now.
 enum Whereabouts {
-    /// In its project, under its path or another name.
+    /// The file is in its project, at the reported path or at another one.
     InProject,
-    /// Perhaps renamed in its project after that was listed. The next observation tells.
+    /// The file may have been renamed after the project was listed. The next observation decides.
     Unknown,
-    /// Not in its project: it has no links, or only links elsewhere.
+    /// The file is not in its project: it has no links, or only links outside the project.
     Elsewhere,
 }
 
 /// Finds a held file by its inode.
 ///
-/// Another link in the project that was on record before is another file. A file that has only links
-/// elsewhere was moved away, or linked into the project for a short time.
+/// A link in the project that was recorded before counts as another file. A file with links only
+/// outside the project was moved away, or was linked into the project for a short time.
 fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {
     let is_linked = rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink > 0);
     let was_there = |path: &str| {

@@ -1,9 +1,9 @@
-//! Held removals: keeps them over a restart, and reports them.
+//! Stores held removals for a restart, and reports them.
 //!
-//! Constraint: the agenda decides ([`crate::domain::wave`]). The record has the projects that wait for
-//! an operator, so that a restart does not judge them, and those that one has accepted, so that a
-//! restart does not hold them again. What the record should have is compared with what it has, so a
-//! commit that fails is repeated.
+//! Constraint: the agenda decides which removals are held ([`crate::domain::wave`]). The store has the
+//! projects that are held for an operator, so that a restart does not judge them. It also has those
+//! that an operator accepted, so that a restart does not hold them again. The facts to store are
+//! compared with the stored ones, so a commit that failed is repeated.
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
@@ -19,15 +19,15 @@ use crate::store::{MetaKey, Store, StoreError};
 /// The held removals, as an operator sees them before accepting them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct HeldProjects {
-    /// Why they are held; none if no removals are.
+    /// Why removals are held. `None` if no removals are held.
     pub reason: Option<String>,
     pub projects: Vec<ProjectKey>,
-    /// Stands for these projects; see [`HeldProjects::token_of`].
+    /// Identifies these projects; see [`HeldProjects::token_of`].
     pub token: String,
 }
 
 impl HeldProjects {
-    /// A short text that differs for other projects.
+    /// Returns a short text that differs for different sets of projects.
     fn token_of(projects: &[ProjectKey]) -> String {
         let mut text = String::new();
         for key in projects {
@@ -44,26 +44,26 @@ impl HeldProjects {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Accepted {
-    /// So many are released.
+    /// The removals of this many projects were released.
     Released(usize),
-    /// Other removals are held now.
+    /// Nothing was released, because other removals are held now.
     Changed,
-    /// That cannot be recorded, for this reason.
+    /// Nothing was released, because the store failed for this reason.
     Failed(String),
 }
 
-/// The recorded and reported part of the held removals.
+/// The stored facts about held removals.
 #[derive(Debug, Default)]
 pub(super) struct HeldRemovals {
-    /// The projects that are recorded as waiting for an operator.
+    /// The projects that are stored as held for an operator.
     recorded: Vec<ProjectKey>,
-    /// Whether accepted projects are recorded.
+    /// Whether accepted projects are stored.
     has_accepted: bool,
     reported: Option<Held>,
 }
 
 impl HeldRemovals {
-    /// Reads the record into the agenda.
+    /// Reads the stored facts and passes them to the agenda.
     pub(super) fn recorded_before(store: &Store, agenda: &mut Agenda) -> Result<Self, StoreError> {
         let keys = |text: Option<String>| -> Vec<ProjectKey> {
             text.and_then(|text| serde_json::from_str(&text).ok())
@@ -80,7 +80,7 @@ impl HeldRemovals {
         })
     }
 
-    /// The facts to record, if they differ from the recorded ones.
+    /// Returns the facts to store, if they differ from the stored ones.
     pub(super) fn to_record(&self, agenda: &Agenda) -> Vec<(MetaKey, String)> {
         let (held, accepted) = agenda.to_remember();
         let mut facts = Vec::new();
@@ -93,7 +93,7 @@ impl HeldRemovals {
         facts
     }
 
-    /// The facts to record before removals are accepted.
+    /// Returns the facts to store before removals are accepted.
     pub(super) fn to_record_accepted(&self, agenda: &Agenda) -> Vec<(MetaKey, String)> {
         let (_, before) = agenda.to_remember();
         let accepted: Vec<ProjectKey> = before
@@ -107,14 +107,14 @@ impl HeldRemovals {
         ]
     }
 
-    /// Notes that the facts of the agenda are recorded.
+    /// Records that the facts of the agenda are stored.
     pub(super) fn recorded(&mut self, agenda: &Agenda) {
         let (held, accepted) = agenda.to_remember();
         self.recorded = held;
         self.has_accepted = !accepted.is_empty();
     }
 
-    /// Logs a change, and sets it in the status.
+    /// Logs a change of the held removals, and updates the status.
     pub(super) fn report(&mut self, agenda: &Agenda, status: &Status, now: (Moment, Timestamp)) {
         let held = agenda.held();
         if held == self.reported {
@@ -169,7 +169,7 @@ impl HeldReport {
     }
 }
 
-/// The held projects of an agenda; none if no removals are held.
+/// Returns the held projects of an agenda. The list is empty if no removals are held.
 pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
     let Some(held) = status.snapshot().held_removals else {
         return HeldProjects::default();
@@ -182,7 +182,7 @@ pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
     }
 }
 
-/// The settings of waves.
+/// Returns the settings of waves from the configuration.
 pub(crate) fn wave_times(repository: &Repository) -> Times {
     Times {
         settle: repository.settle,
@@ -190,7 +190,7 @@ pub(crate) fn wave_times(repository: &Repository) -> Times {
     }
 }
 
-/// The text of projects in the record; empty for none.
+/// Formats projects for the store. Empty without projects.
 fn text_of(keys: &[ProjectKey]) -> String {
     if keys.is_empty() {
         return String::new();

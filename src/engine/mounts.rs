@@ -1,9 +1,9 @@
-//! Guards the file systems that are mounted below the root, as `root` guards the root itself.
+//! Guards the file systems that are mounted below the root, like `root` guards the root itself.
 //!
-//! Constraint: an unmounted file system is not a removal. Where a recorded file system is missing,
-//! or one is mounted over recorded projects, nothing is inferred until at least half of the
-//! recorded projects there have files. A recorded mount point that is removed is forgotten, with
-//! which its projects count as removed.
+//! Constraint: unmounting a file system must not look like a removal. If a recorded file system is
+//! missing, or another one is mounted over recorded projects, no event is inferred there. That lasts
+//! until at least half of the recorded projects below the path have files. If somebody removes a
+//! recorded mount point, its projects count as removed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,25 +19,25 @@ use crate::store::{Store, StoreError};
 /// The number of recorded projects that a survey reads from the store at a time.
 const SURVEYED_AT_ONCE: usize = 256;
 
-/// The reason of a path whose file system is missing.
+/// The reason why a path is hidden if its file system is missing.
 const MISSING: &str = "its file system is not mounted";
 
-/// The file systems below the root.
+/// The trusted and the hidden file systems below the root.
 #[derive(Debug, Default)]
 pub(crate) struct MountGuard {
     list: MountList,
-    /// Whether the mounts were checked since they changed.
+    /// Whether the mounts were checked since their last change.
     is_current: bool,
-    /// The identities of the mounted directories that are trusted, by their paths below the root.
+    /// The identities of the trusted mounted directories, by their paths below the root.
     known: BTreeMap<String, String>,
-    /// The recorded text of these.
+    /// The stored text of `known`.
     recorded: String,
-    /// The paths where nothing is inferred, with the reason.
+    /// The paths below which no events are inferred, with the reason.
     hidden: BTreeMap<String, String>,
 }
 
 impl MountGuard {
-    /// A guard for the recorded mounts.
+    /// Makes a guard from the stored text.
     pub(crate) fn new(recorded: Option<String>) -> Self {
         let recorded = recorded.unwrap_or_default();
         let known = recorded.lines().filter_map(|line| line.split_once('\t'));
@@ -50,7 +50,7 @@ impl MountGuard {
         }
     }
 
-    /// The text to record, unless it is recorded already.
+    /// Returns the text to store, unless it is already stored.
     pub(super) fn to_record(&self) -> Option<String> {
         let lines = self.known.iter();
         let text: String = lines
@@ -63,12 +63,12 @@ impl MountGuard {
         self.recorded = recorded;
     }
 
-    /// The paths where nothing is inferred, with the reason.
+    /// The paths below which no events are inferred, with the reason.
     pub(super) fn hidden(&self) -> &BTreeMap<String, String> {
         &self.hidden
     }
 
-    /// The recorded mounts that are missing or another one, with the reason.
+    /// The recorded mounts that are missing or replaced, with the reason.
     pub(crate) fn missing(&self, root: &Path) -> BTreeMap<String, String> {
         let missing = self
             .known
@@ -81,7 +81,8 @@ impl MountGuard {
 
     /// Whether the mounts changed since they were checked.
     ///
-    /// The list does not tell that a directory above a mount was renamed.
+    /// It also checks the identities, because the kernel's list of mounts does not signal that a
+    /// directory above a mount was renamed.
     pub(super) fn has_changed(&mut self, root: &Path) -> bool {
         let is_hidden = |path: &str| {
             let mut hidden = self.hidden.keys();
@@ -96,14 +97,14 @@ impl MountGuard {
         !self.is_current
     }
 
-    /// Checks the mounts again, because hidden ones may be trusted by now.
+    /// Makes the next check include all mounts, because hidden ones may be trusted by now.
     pub(super) fn doubt(&mut self) {
         self.is_current = false;
     }
 
-    /// Decides where nothing is inferred. Returns whether that changed.
+    /// Decides below which paths no events are inferred. Returns whether these paths changed.
     ///
-    /// An adopting scan trusts every file system.
+    /// A scan that records projects without events (`is_adopting`) trusts every file system.
     pub(super) fn check(
         &mut self,
         root: &Root,
@@ -113,7 +114,7 @@ impl MountGuard {
         is_adopting: bool,
     ) -> Result<bool, StoreError> {
         let Some(mounts) = self.list.read(path) else {
-            // Without a list, what is known has to be there.
+            // Without the list of mounts, all recorded file systems must be mounted.
             return self.judge(root, path, &Mounts::default(), layout, store, is_adopting);
         };
         self.is_current = true;
@@ -191,7 +192,7 @@ impl MountGuard {
         Ok(is_change)
     }
 
-    /// Notes the new paths of mounts whose directories were moved.
+    /// Updates the paths of mounts whose directories were moved.
     fn follow_moves(&mut self, root: &Path, found: &BTreeMap<String, String>) {
         for (path, identity_now) in found {
             if self.known.contains_key(path) {
@@ -207,7 +208,8 @@ impl MountGuard {
         }
     }
 
-    /// Whether somebody removed a mount point. An automounter does so by itself.
+    /// Whether somebody removed a mount point. An automounter also removes mount points, but that
+    /// does not count.
     fn is_removed(&self, root: &Root, path: &str, mounts: &Mounts) -> bool {
         let above = path.rsplit_once('/').map_or("", |(above, _)| above);
         let parent = match above {
@@ -222,7 +224,7 @@ impl MountGuard {
     }
 }
 
-/// The identity of the directory at a path, as text.
+/// Returns the identity of the directory at a path, as text.
 fn identity(path: &Path) -> Option<String> {
     let identity = Root::identity_at(path).ok()?;
     Some(identity.to_record())
@@ -233,7 +235,7 @@ fn is_below(path: &str, above: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Counts the projects with recorded files at or below a path, and those of them that have one.
+/// Counts the projects with recorded files at or below a path, and those that still have such a file.
 fn survey(
     root: &Root,
     path: &str,

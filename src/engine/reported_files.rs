@@ -1,4 +1,4 @@
-//! The files that hints named, until their projects are observed.
+//! Keeps the files that hints named, until their projects are observed.
 
 use std::collections::HashMap;
 

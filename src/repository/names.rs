@@ -1,9 +1,9 @@
-//! The names in a directory, as its listing spells them.
+//! Checks names against the listing of their directory.
 //!
-//! Constraint: a lookup of a name is not always the truth. A file system that ignores case finds a name
-//! in any spelling, and one that caches names may miss an entry that is there. A listing is the truth,
-//! but takes time. So a directory is listed only if a lookup proves too little, and once for each
-//! [`Root`].
+//! Constraint: a lookup of a name can be wrong. A file system that ignores case finds a name in any
+//! spelling. A file system that caches names may miss an existing entry. A listing is always right,
+//! but takes time. So a directory is listed only if a lookup is not sufficient, and only once for
+//! each [`Root`].
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 
 use super::{Root, stat_at};
 
-/// The facts about directories that a root has learned.
+/// The cached facts about the directories of a root.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     listed: RefCell<HashMap<String, HashSet<String>>>,
@@ -23,11 +23,11 @@ pub(super) struct Names {
 }
 
 impl Root {
-    /// Whether nothing is at a path that a lookup did not find.
+    /// Whether a path that a lookup did not find really does not exist.
     ///
     /// # Errors
     ///
-    /// A directory on the way cannot be read.
+    /// A directory of the path cannot be read.
     pub(crate) fn is_absent(&self, path: &str) -> io::Result<bool> {
         for (parent, name) in steps(path) {
             let directory = match self.open_directory(parent) {
@@ -47,11 +47,11 @@ impl Root {
         Ok(false)
     }
 
-    /// Whether an existing path is spelled as its directories list it.
+    /// Whether an existing path has the same spelling as the listings of its directories.
     ///
     /// # Errors
     ///
-    /// A directory on the way cannot be read.
+    /// A directory of the path cannot be read.
     pub(crate) fn is_spelled_so(&self, path: &str) -> io::Result<bool> {
         for (parent, name) in steps(path) {
             if self.may_ignore_case(parent, name) && !self.is_listed(parent, name)? {
@@ -61,7 +61,7 @@ impl Root {
         Ok(true)
     }
 
-    /// Whether a directory lists this name.
+    /// Whether the listing of a directory contains this name.
     fn is_listed(&self, parent: &str, name: &str) -> io::Result<bool> {
         let mut listed = self.names.listed.borrow_mut();
         if let Some(names) = listed.get(parent) {
@@ -77,7 +77,9 @@ impl Root {
         Ok(is_listed)
     }
 
-    /// Whether lookups in a directory with this entry may ignore case: another spelling is found too.
+    /// Whether lookups in a directory may ignore case.
+    ///
+    /// They may if a lookup also finds another spelling of this entry.
     fn may_ignore_case(&self, parent: &str, name: &str) -> bool {
         if let Some(known) = self.names.ignores_case.borrow().get(parent) {
             return *known;
@@ -96,13 +98,13 @@ impl Root {
     }
 }
 
-/// Whether a lookup in this directory finds every name that is there.
+/// Whether a lookup in this directory finds every existing name.
 ///
-/// The known file systems have all their names on this machine. Any other may ask another machine or
-/// another process, and cache the answer that there is no such name.
+/// That is certain for file systems that are local to this machine. Others may ask another machine or
+/// process, and cache the answer that a name does not exist.
 #[cfg(target_os = "linux")]
 fn finds_every_name(directory: BorrowedFd<'_>) -> bool {
-    // From linux/magic.h: ext4 and its elders, XFS, Btrfs, tmpfs, F2FS.
+    // From linux/magic.h: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
     const KNOWN: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
     rustix::fs::fstatfs(directory).is_ok_and(|stat| {
         #[allow(clippy::unnecessary_cast, reason = "the width differs between systems")]
@@ -116,13 +118,13 @@ fn finds_every_name(_directory: BorrowedFd<'_>) -> bool {
     false
 }
 
-/// The name in another case; none if it has no letters.
+/// Returns the name in another case. `None` if it has no letters.
 fn other_spelling(name: &str) -> Option<String> {
     let spellings = [name.to_uppercase(), name.to_lowercase()];
     spellings.into_iter().find(|other| other != name)
 }
 
-/// The directories on the way to a path, each with the next name.
+/// The directories of a path, each with the name of the next component.
 fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
     let ends = path.match_indices('/').map(|(end, _)| end);
     ends.chain([path.len()]).filter_map(|end| {
@@ -131,10 +133,10 @@ fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Visits the entries of a directory except `.` and `..`, with their kind if the listing tells it.
+/// Visits the entries of a directory except `.` and `..`, with their type if the listing has it.
 ///
-/// A name that is not UTF-8 is an error with the invalid bytes replaced. A directory that was
-/// listed before must be rewound.
+/// A name that is not UTF-8 is passed as an error, with the invalid bytes replaced. Rewind a
+/// directory that was already listed.
 pub(crate) fn list(
     directory: BorrowedFd<'_>,
     mut visit: impl FnMut(Result<&str, String>, FileType),

@@ -63,7 +63,7 @@ pub(crate) struct WatchSettings {
     pub mode: WatchMode,
 }
 
-/// The thread that owns the watches.
+/// The handle of the watch thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Watch {
     commands: Arc<Commands>,

@@ -1,4 +1,4 @@
-//! Lanes: the pending deliveries of one project to one webhook.
+//! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
 //! Constraint: the deliveries of a lane are sent strictly in order. The oldest one is the head of the
 //! lane, and only heads are sent. Each change of a delivery's state or lane updates `is_head`.
@@ -143,7 +143,7 @@ pub(super) fn move_all(
             }
         }
     }
-    // All leave before the first arrives.
+    // Remove all projects from their lanes before adding the first to its new lane.
     for (webhook, to) in &changed {
         connection
             .prepare_cached(&format!(

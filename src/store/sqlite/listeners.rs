@@ -1,7 +1,7 @@
-//! The webhooks that were to receive an event of a project.
+//! Stores the listeners of each project: the webhooks that an earlier event of it was routed to.
 //!
-//! Constraint: they receive its delete, wherever it was renamed to. They are forgotten with the
-//! project.
+//! Constraint: the listeners receive the delete of the project, even if it was renamed. When the
+//! project is deleted, its listeners are deleted as well.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use crate::domain::project::ProjectKey;
 use crate::store::error::Fault;
 
-/// The listeners of a project.
+/// Reads the listeners of a project.
 pub(super) fn of(connection: &Connection, key: &ProjectKey) -> Result<BTreeSet<String>, Fault> {
     let webhooks = connection
         .prepare_cached("SELECT webhook FROM listeners WHERE organization = ?1 AND project = ?2")?
@@ -19,7 +19,7 @@ pub(super) fn of(connection: &Connection, key: &ProjectKey) -> Result<BTreeSet<S
     Ok(webhooks)
 }
 
-/// Adds a listener, unless it is one.
+/// Adds a listener to a project, unless it is already one.
 pub(super) fn add(connection: &Connection, key: &ProjectKey, webhook: &str) -> Result<(), Fault> {
     connection
         .prepare_cached(
@@ -30,7 +30,7 @@ pub(super) fn add(connection: &Connection, key: &ProjectKey, webhook: &str) -> R
     Ok(())
 }
 
-/// Forgets the listeners of a project that is deleted, and adds those of one that moved there.
+/// Deletes the listeners of a deleted project, and adds those of a project that moved there.
 pub(super) fn replace(
     connection: &Connection,
     key: &ProjectKey,
@@ -46,7 +46,7 @@ pub(super) fn replace(
     Ok(())
 }
 
-/// Forgets the listeners of a project.
+/// Deletes the listeners of a project.
 pub(super) fn forget(connection: &Connection, key: &ProjectKey) -> Result<(), Fault> {
     connection
         .prepare_cached("DELETE FROM listeners WHERE organization = ?1 AND project = ?2")?

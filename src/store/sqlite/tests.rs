@@ -58,7 +58,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
     }
 }
 
-/// A temporary table for a statement costs more than the row it writes.
+/// Frequent statements use no temporary table, which would cost more than writing their row.
 #[test]
 fn frequent_writes_set_up_no_temporary_table() {
     let directory = tempfile::tempdir().unwrap();
