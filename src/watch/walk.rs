@@ -90,12 +90,13 @@ impl Thread {
             backend.end_walk();
         }
         self.publish_coverage_of_walk();
-        info!(
-            watches = self.backend.as_ref().map_or(0, |b| b.n_watches()),
-            reason = reason.as_str(),
-            "watching {}",
-            self.reporter.settings.root.display()
-        );
+        let watches = self.backend.as_ref().map_or(0, |b| b.n_watches());
+        let (root, reason_text) = (self.reporter.settings.root.display(), reason.as_str());
+        // The timer comes again and again.
+        match reason {
+            RescanReason::Timer => debug!(watches, reason = reason_text, "watching {root}"),
+            _ => info!(watches, reason = reason_text, "watching {root}"),
+        }
         let hints = &self.reporter.hints;
         hints.send_waiting(Hint::ProjectsFound { keys: walk.found });
         hints.send_waiting(Hint::WalkFinished {
