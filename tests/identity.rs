@@ -12,8 +12,12 @@
 
 mod common;
 
+use std::fs;
+use std::path::Path;
+
 use common::{Daemon, Endpoint, Home, Settings, xml};
-use project_webhooks::receiver::Received;
+use http::StatusCode;
+use project_webhooks::receiver::{Received, Reply};
 
 /// A test's daemon with its repository and its endpoint.
 struct Watched<'a> {
@@ -139,4 +143,201 @@ fn a_made_up_project_id_stays_when_the_project_is_renamed() {
         came.iter().map(summary).collect::<Vec<_>>(),
         expected.map(|event| (event, "sales", id.as_str()))
     );
+}
+
+#[test]
+fn a_move_to_another_organization_deletes_there_before_it_imports_here() {
+    let (a, b) = (xml("Orders", "e-1", "one"), xml("Orders", "e-1", "two"));
+    let before = [
+        ("sales/orders/project.xml", a.as_str()),
+        ("sales/orders/published/v1/project.xml", &b),
+        ("sales/orders/snapshots/s1.xml", &b),
+    ];
+    let deletes = |organization| {
+        ["project-delete", "project-delete-and-unpublish"].map(|event| (event, organization, "e-1"))
+    };
+    let comes = |organization| {
+        let [import, any] = import(organization, "e-1");
+        let snapshot = ("snapshot-create", organization, "");
+        [
+            import,
+            any,
+            snapshot,
+            ("project-publish", organization, "e-1"),
+        ]
+    };
+    watched(&before, |w| {
+        w.home.rename("sales/orders", "finance/orders");
+        w.expect(&[&deletes("sales")[..], &comes("finance")].concat());
+        // With its whole organization, which is renamed.
+        fs::rename(w.home.at("finance"), w.home.at("hr")).unwrap();
+        w.expect(&[&deletes("finance")[..], &comes("hr")].concat());
+        // Out and back before it counts.
+        w.home.rename("hr/orders", "sales/orders");
+        w.home.rename("sales/orders", "hr/orders");
+        w.expect(&[]);
+        // While the original is still there it is a copy, and each organization has its own.
+        copy(&w.home.at("hr/orders"), &w.home.at("it/orders"));
+        w.expect(&comes("it"));
+        w.home.remove_all("hr/orders");
+        w.expect(&deletes("hr"));
+    });
+}
+
+#[test]
+fn projects_that_exchange_their_organizations_are_deleted_before_they_are_imported() {
+    let (a, b) = (xml("Orders", "e-1", "one"), xml("Leads", "e-2", "two"));
+    let before = [
+        ("sales/orders/project.xml", a.as_str()),
+        ("hr/orders/project.xml", &b),
+    ];
+    watched(&before, |w| {
+        w.home.rename("sales/orders", "aside/.orders");
+        w.home.rename("hr/orders", "sales/orders");
+        w.home.rename("aside/.orders", "hr/orders");
+        w.endpoint.wait_for(6);
+        w.daemon.fence();
+        let came = w.endpoint.take();
+        for (id, from, to) in [("e-1", "sales", "hr"), ("e-2", "hr", "sales")] {
+            let of_one: Vec<_> = came.iter().map(summary).filter(|one| one.2 == id).collect();
+            let [import, any] = import(to, id);
+            assert_eq!(of_one, [("project-delete", from, id), import, any]);
+        }
+        assert_eq!(came.len(), 6);
+    });
+}
+
+#[test]
+fn a_move_to_another_organization_while_nobody_watches_deletes_before_it_imports() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    home.write("sales/leads/project.xml", &xml("Leads", "e-2", "two"));
+    assert!(home.start().terminate().success());
+    home.rename("sales/orders", "finance/orders");
+    home.rename("sales/leads", "zoo/leads");
+    let scanned = home.command(&["scan"]);
+    assert!(scanned.contains("6 events"), "{scanned}");
+    let daemon = home.start();
+    endpoint.wait_for(6);
+    daemon.fence();
+    let came = endpoint.take();
+    for (id, to) in [("e-1", "finance"), ("e-2", "zoo")] {
+        let of_one: Vec<_> = came.iter().map(summary).filter(|one| one.2 == id).collect();
+        let [import, any] = import(to, id);
+        assert_eq!(of_one, [("project-delete", "sales", id), import, any]);
+    }
+    assert!(came.iter().all(|one| one.origin == "catch-up"));
+    assert_eq!(came.len(), 6);
+}
+
+#[test]
+fn a_delete_that_fails_holds_back_the_import_in_another_organization() {
+    // The delete fails three times, and everything else is accepted at once.
+    let endpoint = Endpoint::answering(|one| {
+        let is_early = one.attempt.is_some_and(|attempt| attempt < 4);
+        if one.event == "project-delete" && is_early {
+            Reply::status(StatusCode::INTERNAL_SERVER_ERROR)
+        } else {
+            Reply::status(StatusCode::NO_CONTENT)
+        }
+    });
+    let home = Home::new(&Settings::all_to(&endpoint));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    let daemon = home.start();
+    home.rename("sales/orders", "finance/orders");
+    daemon.wait_log("the import", |entry| {
+        entry.message() == "Project Import" && entry.field("project") == "finance/orders"
+    });
+    let came = endpoint.wait_for(6);
+    let events: Vec<&str> = came.iter().map(|one| one.event.as_str()).collect();
+    let delete = "project-delete";
+    let expected = [
+        delete,
+        delete,
+        delete,
+        delete,
+        "project-import",
+        "project-import-any",
+    ];
+    assert_eq!(events, expected);
+}
+
+#[test]
+fn replacing_a_project_by_its_copy_deletes_nothing() {
+    let definition = "sales/orders/project.xml";
+    let a = xml("Orders", "e-1", "one");
+    watched(&[(definition, &a)], |w| {
+        copy(&w.home.at("sales/orders"), &w.home.at("sales/orders.new"));
+        w.expect(&import("sales", "e-1"));
+        w.home.remove_all("sales/orders");
+        w.home.rename("sales/orders.new", "sales/orders");
+        w.expect(&[]);
+        // Slowly.
+        copy(&w.home.at("sales/orders"), &w.home.at("sales/orders.new"));
+        w.expect(&import("sales", "e-1"));
+        w.home.remove_all("sales/orders");
+        w.expect(&[]);
+        w.home.rename("sales/orders.new", "sales/orders");
+        w.expect(&[]);
+        // It is deleted once the last directory that has it is gone.
+        w.home.remove_all("sales/orders");
+        w.expect(&[("project-delete", "sales", "e-1")]);
+    });
+}
+
+#[test]
+fn a_project_whose_old_directory_cannot_be_read_is_imported_after_the_settle_time() {
+    let a = xml("Orders", "e-1", "one");
+    let definition = "sales/orders/project.xml";
+    watched(&[(definition, &a)], |w| {
+        // An incomplete definition tells neither that the project is there nor that it is gone.
+        w.home.replace(definition, "<schema");
+        w.expect(&[]);
+        w.home.write("finance/orders/project.xml", &a);
+        w.expect(&import("finance", "e-1"));
+        w.home.remove_all("sales/orders");
+        w.expect(&[("project-delete", "sales", "e-1")]);
+    });
+}
+
+#[test]
+fn projects_that_share_an_id_for_good_do_not_hold_each_other() {
+    let template = xml("Template", "e-1", "one");
+    let names: Vec<String> = (0..60).map(|n| format!("org-{}/p{n}", n % 3)).collect();
+    watched(&[], |w| {
+        for name in &names {
+            w.home.write(&format!("{name}/project.xml"), &template);
+        }
+        w.endpoint.wait_for(120);
+        w.daemon.fence();
+        assert_eq!(w.endpoint.take().len(), 120);
+        // One is deleted from its organization when the last one there is gone.
+        for name in names.iter().filter(|name| name.starts_with("org-1/")) {
+            w.home.remove_all(name);
+        }
+        w.endpoint.wait_for(1);
+        w.daemon.fence();
+        let came = w.endpoint.take();
+        assert!(!came.is_empty());
+        let is_delete = |one: &Received| summary(one) == ("project-delete", "org-1", "e-1");
+        assert!(came.iter().all(is_delete));
+        w.home
+            .replace("org-2/p2/project.xml", &xml("Changed", "e-9", "two"));
+        w.expect(&import("org-2", "e-9"));
+    });
+}
+
+/// Copies a directory, as `cp -r` does.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }

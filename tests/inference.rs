@@ -294,45 +294,48 @@ fn a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothin
 }
 
 fn published_copies_distinguish_delete_from_delete_and_unpublish(backend: &str) {
-    let (a, v) = (
-        xml("Orders", "e-1", "one"),
-        xml("Orders", "e-1", "published"),
-    );
-    let paths = [
-        "sales/plain/project.xml",
-        "sales/kept/project.xml",
-        "sales/both/project.xml",
-        "sales/away/project.xml",
-    ];
+    // Each has its own engineId, which is its directory's name here.
+    let xml = |project: &str, body| xml("Orders", project, body);
+    let definitions = ["plain", "kept", "both", "away"].map(|project| {
+        let path = format!("sales/{project}/project.xml");
+        (path, xml(project, "one"))
+    });
     let published = [
-        "sales/kept/published/v1/project.xml",
-        "sales/both/published/v1/project.xml",
-        "sales/both/published/v2/project.xml",
-        "sales/away/published/project.xml",
-    ];
-    let before: Vec<(&str, &str)> = paths
+        ("kept", "published/v1/project.xml"),
+        ("both", "published/v1/project.xml"),
+        ("both", "published/v2/project.xml"),
+        ("away", "published/project.xml"),
+    ]
+    .map(|(project, path)| {
+        let path = format!("sales/{project}/{path}");
+        (path, xml(project, "published"))
+    });
+    let before: Vec<(&str, &str)> = definitions
         .iter()
-        .map(|path| (*path, a.as_str()))
-        .chain(published.iter().map(|path| (*path, v.as_str())))
+        .chain(&published)
+        .map(|(path, content)| (path.as_str(), content.as_str()))
         .collect();
     watched(backend, &before, |w| {
-        let told = |expected: &[Expected<'_>]| w.expect("sales", "Orders", "e-1", expected);
-        let both = [
-            ("project-delete", None, a.as_str()),
-            ("project-delete-and-unpublish", None, a.as_str()),
-        ];
+        let told = |project: &str, n: usize| {
+            let definition = xml(project, "one");
+            let both = [
+                ("project-delete", None, definition.as_str()),
+                ("project-delete-and-unpublish", None, definition.as_str()),
+            ];
+            w.expect("sales", "Orders", project, &both[..n]);
+        };
         // Never published.
         w.home.remove("sales/plain/project.xml");
-        told(&both[..1]);
+        told("plain", 1);
         // A published copy stays.
         w.home.remove("sales/kept/project.xml");
-        told(&both[..1]);
+        told("kept", 1);
         // Unpublished and deleted within the settle time, one after the other: two callbacks.
         w.home.remove_all("sales/both");
-        told(&both);
+        told("both", 2);
         // Moved out of the repository as a whole.
         fs::rename(w.home.at("sales/away"), w.home.beside("away")).unwrap();
-        told(&both);
+        told("away", 2);
         // And back in: imported and published once more.
         fs::rename(w.home.beside("away"), w.home.at("sales/away")).unwrap();
         let came = w.endpoint.wait_for(3);
@@ -367,10 +370,11 @@ fn a_delete_and_unpublish_is_one_callback_to_each_of_two_webhooks(backend: &str)
 
 fn another_engine_id_is_another_project(backend: &str) {
     let (old, new) = (xml("Orders", "e-1", "one"), xml("Orders II", "e-2", "one"));
+    let full = xml("Orders", "e-3", "one");
     let before = [
         ("sales/plain/project.xml", old.as_str()),
-        ("sales/full/project.xml", old.as_str()),
-        ("sales/full/published/v1/project.xml", old.as_str()),
+        ("sales/full/project.xml", full.as_str()),
+        ("sales/full/published/v1/project.xml", full.as_str()),
     ];
     watched(backend, &before, |w| {
         w.home.replace("sales/plain/project.xml", &new);

@@ -21,6 +21,7 @@ use crate::domain::infer::Removals;
 use crate::domain::moves::{self, Comparison, Conclusion};
 use crate::domain::parameters::parameters;
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
+use crate::domain::shared_ids::Hold;
 use crate::domain::route::{Subscription, route};
 use crate::domain::wave::{Census, Input, State};
 use crate::engine::held_removals::wave_times;
@@ -125,9 +126,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         .filter(|webhook| webhook.enabled)
         .map(|webhook| webhook.subscription.clone())
         .collect();
-    let relocate =
-        |file: &FileState, to: &ProjectKey| config.repository.layout.relocate(&file.path, to);
-    let conclusions = moves::infer_all(&comparisons, &relocate);
+    let conclusions = infer(&comparisons, config);
     if !start.adopts {
         notes.extend(held_note(&comparisons, &conclusions, repository));
     }
@@ -151,6 +150,26 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         changes,
         incomplete,
     })
+}
+
+/// Infers the events of all projects.
+fn infer(comparisons: &[Comparison], config: &Config) -> Vec<Conclusion> {
+    let layout = &config.repository.layout;
+    let relocate = |file: &FileState, to: &ProjectKey| layout.relocate(&file.path, to);
+    let mut changes = moves::infer_all(comparisons, &relocate);
+    for (comparison, change) in comparisons.iter().zip(&mut changes) {
+        if change.hold.is_none() {
+            continue;
+        }
+        // The daemon imports it in its next step, after the delete in the other organization.
+        let mut next = comparison.clone();
+        next.recorded = change.inference.record.clone();
+        for later in moves::infer_all(&[next], &relocate) {
+            change.inference.events.extend(later.inference.events);
+            change.inference.record = later.inference.record;
+        }
+    }
+    changes
 }
 
 /// Observes every project that is on disk or recorded. Also returns the invalid files.
@@ -230,9 +249,19 @@ fn held_note(
     conclusions: &[Conclusion],
     repository: &Repository,
 ) -> Option<String> {
+    // A project that arrived in another organization did not vanish.
+    let left: BTreeSet<&ProjectKey> = conclusions
+        .iter()
+        .filter_map(|conclusion| match &conclusion.hold {
+            Some(Hold::Removal(from)) => Some(from),
+            Some(Hold::Unclear(_)) | None => None,
+        })
+        .collect();
     let is_gone = |(comparison, conclusion): &(&Comparison, &Conclusion)| {
         let mut events = conclusion.inference.events.iter();
-        comparison.observed.definition_is_gone() && events.any(|event| event.kind.is_delete())
+        comparison.observed.definition_is_gone()
+            && !left.contains(&conclusion.key)
+            && events.any(|event| event.kind.is_delete())
     };
     let n_gone = comparisons.iter().zip(conclusions).filter(is_gone).count();
     let is_defined = |comparison: &&Comparison| comparison.recorded.definition.is_some();

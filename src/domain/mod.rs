@@ -14,6 +14,7 @@
 //! - [`infer`]: the events of one project.
 //! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.
+//! - [`shared_ids`]: projects that several directories have.
 //! - [`parameters`]: the parameters of a callback.
 //! - [`route`]: the webhooks that receive an event.
 //! - [`delivery`]: the next step of a delivery after an answer.
@@ -32,6 +33,7 @@ pub mod project;
 pub mod rescan;
 pub mod route;
 pub mod settle;
+pub mod shared_ids;
 pub(crate) mod short_lived;
 pub mod vanished;
 pub mod wave;

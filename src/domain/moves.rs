@@ -16,6 +16,8 @@
 //!   files that have not arrived yet. Files that stayed or cannot be read remain recorded there.
 //! - If a project is copied and the original is missing in the same observation, that is a move,
 //!   because observations cannot tell the difference.
+//!
+//! Two more rules are about a project id that several directories have; see [`super::shared_ids`].
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::event::InferredEvent;
 use super::infer::{Inference, Removals, infer, is_replaced};
 use super::project::{FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role};
+use super::shared_ids::{Hold, SharedIds};
 
 /// Returns the path of a recorded file after its project moved, according to the layout.
 pub type Relocate<'a> = dyn Fn(&FileState, &ProjectKey) -> Option<String> + 'a;
@@ -52,6 +55,10 @@ pub struct Conclusion {
     /// It waits until the removal of the project recorded there is confirmed. This project's removal
     /// must not be confirmed earlier; see [`super::settle::Agenda::confirm_after`].
     pub moves_to: Option<ProjectKey>,
+    /// Why the project that arrived here is not imported yet, although it is complete.
+    pub hold: Option<Hold>,
+    /// Another directory of the organization that has this project too. So it is not deleted.
+    pub lives_on_in: Option<ProjectKey>,
     /// The new record, the events, and the removals that are not confirmed yet.
     pub inference: Inference,
 }
@@ -63,7 +70,7 @@ impl Comparison {
     }
 
     /// Returns the recorded definition if it is certainly gone from this location.
-    fn departure(&self) -> Option<&FileState> {
+    pub(crate) fn departure(&self) -> Option<&FileState> {
         let recorded = self.recorded.definition.as_ref()?;
         let departed = match self.observed.definition() {
             Some(seen) => seen.hash != recorded.hash && is_replaced(&self.recorded, &self.observed),
@@ -129,8 +136,9 @@ impl<'a> Departures<'a> {
 
 /// Infers the events of several projects together.
 ///
-/// For every arrival, the comparisons must include the recorded projects of its organization with the
-/// same identity.
+/// For every arrival, the comparisons must include the recorded projects with the same identity. For
+/// every confirmed departure, they must include those of its organization, or at least one of them
+/// that is still there.
 pub fn infer_all<C: Borrow<Comparison>>(
     comparisons: &[C],
     relocate: &Relocate<'_>,
@@ -138,6 +146,7 @@ pub fn infer_all<C: Borrow<Comparison>>(
     let comparisons: Vec<&Comparison> = comparisons.iter().map(Borrow::borrow).collect();
     let Pairs { moves, waiting } = pair(&comparisons);
     let origins: BTreeSet<usize> = moves.values().copied().collect();
+    let shared = SharedIds::of(&comparisons, &origins);
     comparisons
         .iter()
         .enumerate()
@@ -147,11 +156,27 @@ pub fn infer_all<C: Borrow<Comparison>>(
             let departed = origins.contains(&index);
             let moves_to = waiting.get(&index).and_then(at);
             let removals = moves_to.map_or(comparison.removals, |_| Removals::Unconfirmed);
+            let is_removed = !departed && removals == Removals::Confirmed;
+            let lives_on_in = shared.lives_on_in(comparison).filter(|_| is_removed);
+            let departed = departed || lives_on_in.is_some();
+            // While the removal of the project here is not confirmed, that is what the new one
+            // waits for. Projects that exchange their locations must not wait for each other.
+            let may_arrive = origin.is_none()
+                && (departed
+                    || removals == Removals::Confirmed
+                    || comparison.recorded.definition.is_none());
+            let hold = shared.hold(comparison).filter(|_| may_arrive);
+            let inference = match hold {
+                Some(_) => judge_departure(comparison, departed, removals),
+                None => judge(comparison, origin, departed, removals, relocate),
+            };
             Conclusion {
                 key: comparison.key.clone(),
                 moved_from: origin.map(|origin| origin.key.clone()),
                 moves_to: moves_to.map(|to| to.key.clone()),
-                inference: judge(comparison, origin, departed, removals, relocate),
+                hold,
+                lives_on_in: lives_on_in.cloned(),
+                inference,
             }
         })
         .collect()
@@ -242,6 +267,28 @@ fn judge(
     let mut inference = infer(&recorded, &here.observed, removals);
     events.append(&mut inference.events);
     inference.events = events;
+    inference
+}
+
+/// Judges one comparison without the project that arrived, which has to wait.
+///
+/// A removed project that was here before is deleted now: projects that exchange their locations
+/// would wait for each other.
+fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inference {
+    let mut inference = Inference {
+        record: here.recorded.clone(),
+        ..Inference::default()
+    };
+    if is_replaced(&here.recorded, &here.observed) {
+        if !departed {
+            inference.events = infer(&here.recorded, &here.observed, removals).events;
+            inference.events.retain(|event| event.kind.is_delete());
+        }
+        inference.record = left_behind(here);
+    }
+    // The arrived definition stands for what waits.
+    let arrived = here.arrival().map(|definition| definition.path.clone());
+    inference.missing.extend(arrived);
     inference
 }
 

@@ -267,6 +267,12 @@ impl FileState {
         }
     }
 
+    /// Whether the content has an id, so that every directory with it has the same project id.
+    pub(crate) fn has_own_id(&self) -> bool {
+        let id = self.document.id.as_deref();
+        self.document.own_engine_id().is_some() || id.is_some_and(|id| !id.trim().is_empty())
+    }
+
     /// Whether both files have an engineId and the engineIds differ, ignoring case.
     pub(crate) fn has_another_engine_id(&self, other: &FileState) -> bool {
         match (self.document.engine_id(), other.document.engine_id()) {

@@ -242,6 +242,15 @@ impl Agenda {
         entry.active_at = entry.active_at.max(behind);
     }
 
+    /// Observes a project right after another one, or now if no observation of that one is to come.
+    ///
+    /// So a project is imported as soon as it is deleted from its old directory.
+    pub fn observe_after(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
+        let next = self.entries.get(other).and_then(|other| other.observe_at);
+        let at = next.map_or(now, |next| next.saturating_add(Duration::from_nanos(1)));
+        self.schedule(key, at);
+    }
+
     fn entry(&mut self, key: &ProjectKey, now: Moment, origin: Origin, hint: &str) -> &mut Entry {
         let entry = self
             .entries

@@ -3,7 +3,7 @@
 //! Constraint: a project that moves during a step is observed in exactly one directory, neither in
 //! both nor in none.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::AsFd;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use crate::domain::infer::{Removals, missing};
 use crate::domain::moves::Comparison;
 use crate::domain::project::{ContentHash, Identity, ObservedFile, ProjectKey, Recorded};
 use crate::domain::settle::{Agenda, Due};
+use crate::domain::shared_ids::shared_id;
 use crate::domain::short_lived::{ShortLived, infer_short_lived};
 use crate::observe::{Held, Observer, Reported};
 use crate::repository::Root;
@@ -25,6 +26,9 @@ use crate::store::{Store, StoreError};
 ///
 /// The remaining due projects are observed in the next step.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// How many projects that share an id are observed at a time, until one is found in place.
+const OTHERS: usize = 8;
 
 /// The observations of one step.
 #[derive(Default)]
@@ -78,11 +82,25 @@ pub(super) struct Observation {
     pub linked: Vec<Held>,
 }
 
+/// A project that arrived at a path.
+struct Arrived {
+    key: ProjectKey,
+    identity: Identity,
+    /// Whether its id is in its content, so that it may have come from another organization.
+    has_own_id: bool,
+    origin: Origin,
+}
+
 impl Observation {
-    /// If the project arrived at this path: its key, its identity, and the origin.
-    fn arrival(&self) -> Option<(ProjectKey, Identity, Origin)> {
-        let identity = self.comparison.arrival()?.identity();
-        Some((self.comparison.key.clone(), identity, self.origin))
+    /// The project that arrived at this path, if any.
+    fn arrival(&self) -> Option<Arrived> {
+        let definition = self.comparison.arrival()?;
+        Some(Arrived {
+            key: self.comparison.key.clone(),
+            identity: definition.identity(),
+            has_own_id: definition.has_own_id(),
+            origin: self.origin,
+        })
     }
 
     /// The project, with the reported files that the next observation judges again.
@@ -97,19 +115,23 @@ impl Observation {
         reported.hold(self.waiting);
         (self.comparison.key, reported)
     }
+}
 
-    /// Whether this observation shows the same project at another path.
-    ///
-    /// It is the same project if identity and organization are equal.
-    fn shows(&self, key: &ProjectKey, identity: &Identity) -> bool {
-        let own = &self.comparison.key;
-        own != key
-            && own.organization == key.organization
-            && self
-                .comparison
-                .observed
-                .definition()
-                .is_some_and(|seen| seen.identity() == *identity)
+/// A project, wherever it is: by its own id, or by its content in one organization.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct SameProject(Option<String>, Identity);
+
+impl SameProject {
+    fn of_arrived(arrived: &Arrived) -> Self {
+        let organization = (!arrived.has_own_id).then(|| arrived.key.organization.clone());
+        Self(organization, arrived.identity.clone())
+    }
+
+    /// The project whose definition this comparison observed.
+    fn shown_by(comparison: &Comparison) -> Option<Self> {
+        let definition = comparison.observed.definition()?;
+        let organization = (!definition.has_own_id()).then(|| comparison.key.organization.clone());
+        Some(Self(organization, definition.identity()))
     }
 }
 
@@ -141,17 +163,20 @@ impl Gatherer<'_> {
         loop {
             let n_observed = gathered.observations.len();
             let new = gathered.observations.iter().skip(first);
-            let arrived: Vec<_> = new.filter_map(Observation::arrival).collect();
+            let arrived: Vec<Arrived> = new.filter_map(Observation::arrival).collect();
             self.observe_origins_again(&arrived, gathered);
-            let origins = self.recorded_origins(&arrived, gathered)?;
-            if origins.is_empty() {
+            let mut more = self.recorded_origins(&arrived, gathered)?;
+            if more.is_empty() {
+                more = self.recorded_elsewhere(gathered)?;
+            }
+            if more.is_empty() {
                 break;
             }
             first = n_observed;
             // No limit on bytes: without the path that a project moved from, its move would be an
             // import. These projects add few bytes. A removed one has no files to read, and an
             // unchanged one is not read.
-            self.observe_each(origins, usize::MAX, gathered)?;
+            self.observe_each(more, usize::MAX, gathered)?;
         }
         self.observe_arrivals_again(gathered);
         for observation in &mut gathered.observations {
@@ -247,47 +272,86 @@ impl Gatherer<'_> {
     /// Returns recorded projects with the identity of an arrived project, if not observed yet.
     fn recorded_origins(
         &self,
-        arrived: &[(ProjectKey, Identity, Origin)],
+        arrived: &[Arrived],
         gathered: &Gathered,
     ) -> Result<Vec<Due>, StoreError> {
-        if arrived.is_empty() {
-            return Ok(Vec::new());
-        }
-        let wanted: Vec<_> = arrived
-            .iter()
-            .map(|(key, identity, _)| (key.organization.as_str(), identity))
-            .collect();
+        let wanted: BTreeSet<Identity> = arrived.iter().map(|one| one.identity.clone()).collect();
+        let wanted: Vec<Identity> = wanted.into_iter().collect();
         let found = self.store.with_identities(&wanted)?;
-        let mut origins: Vec<Due> = Vec::new();
-        for ((arrived, _, origin), keys) in arrived.iter().zip(found) {
-            for key in keys {
-                if !gathered.keys.contains(&key) && origins.iter().all(|due| due.key != key) {
-                    origins.push(Due {
-                        key,
-                        origin: *origin,
-                        hint: format!("its definition appeared in {arrived}"),
-                    });
+        let found: BTreeMap<Identity, Vec<ProjectKey>> = wanted.into_iter().zip(found).collect();
+        let mut origins: BTreeMap<ProjectKey, Due> = BTreeMap::new();
+        for one in arrived {
+            for key in found.get(&one.identity).into_iter().flatten() {
+                let may_be_origin = one.has_own_id || key.organization == one.key.organization;
+                if may_be_origin && !gathered.keys.contains(key) && !origins.contains_key(key) {
+                    let due = Due {
+                        key: key.clone(),
+                        origin: one.origin,
+                        hint: format!("its definition appeared in {}", one.key),
+                    };
+                    origins.insert(key.clone(), due);
                 }
             }
         }
-        Ok(origins)
+        Ok(origins.into_values().collect())
+    }
+
+    /// Returns recorded projects that share the id of a removed project, if not observed yet.
+    ///
+    /// One that is still there is enough, so it returns a few at a time.
+    fn recorded_elsewhere(&self, gathered: &Gathered) -> Result<Vec<Due>, StoreError> {
+        let mut removed: BTreeMap<(&str, Identity), &Observation> = BTreeMap::new();
+        let mut present: BTreeSet<(&str, Identity)> = BTreeSet::new();
+        for observation in &gathered.observations {
+            let comparison = &observation.comparison;
+            let organization = comparison.key.organization.as_str();
+            let seen = comparison.observed.definition().and_then(shared_id);
+            present.extend(seen.map(|identity| (organization, identity)));
+            let recorded = comparison.recorded.definition.as_ref().and_then(shared_id);
+            let Some(identity) = recorded else { continue };
+            let is_removed = comparison.departure().is_some()
+                && self.removals(comparison) == Removals::Confirmed;
+            if is_removed {
+                removed.insert((organization, identity), observation);
+            } else {
+                present.insert((organization, identity));
+            }
+        }
+        removed.retain(|place, _| !present.contains(place));
+        let wanted: Vec<Identity> = removed.keys().map(|(_, one)| one.clone()).collect();
+        let found = self.store.with_identities(&wanted)?;
+        let mut others = Vec::new();
+        for (((organization, _), observation), keys) in removed.into_iter().zip(found) {
+            let new = keys
+                .into_iter()
+                .filter(|key| key.organization == organization && !gathered.keys.contains(key));
+            others.extend(new.take(OTHERS).map(|key| Due {
+                key,
+                origin: observation.origin,
+                hint: format!("it shares its id with {}", observation.comparison.key),
+            }));
+        }
+        Ok(others)
     }
 
     /// Observes the former paths of arrived projects again.
     ///
     /// The first observation of a former path may predate the move. Then the project would appear
     /// in both directories.
-    fn observe_origins_again(
-        &mut self,
-        arrived: &[(ProjectKey, Identity, Origin)],
-        gathered: &mut Gathered,
-    ) {
+    fn observe_origins_again(&mut self, arrived: &[Arrived], gathered: &mut Gathered) {
+        let mut arrived_as: BTreeMap<SameProject, Vec<&ProjectKey>> = BTreeMap::new();
+        for one in arrived {
+            let keys = arrived_as.entry(SameProject::of_arrived(one)).or_default();
+            keys.push(&one.key);
+        }
         let mut contents = Vec::new();
-        for (key, identity, _) in arrived {
-            for observation in &mut gathered.observations {
-                if observation.before.definition.is_some() && observation.shows(key, identity) {
-                    contents.extend(self.observe_again(observation));
-                }
+        for observation in &mut gathered.observations {
+            let here = SameProject::shown_by(&observation.comparison);
+            let keys = here.and_then(|here| arrived_as.get(&here));
+            let own = &observation.comparison.key;
+            let is_origin = keys.is_some_and(|keys| keys.iter().any(|key| *key != own));
+            if is_origin && observation.before.definition.is_some() {
+                contents.extend(self.observe_again(observation));
             }
         }
         gathered.keep(contents);
@@ -298,21 +362,17 @@ impl Gatherer<'_> {
     /// The project may have moved back in between, as when somebody checks out another branch and
     /// returns. Then it is no longer here. If it is still here, it is a copy.
     fn observe_arrivals_again(&mut self, gathered: &mut Gathered) {
-        let mut shown: BTreeMap<(String, Identity), usize> = BTreeMap::new();
-        for comparison in gathered.observations.iter().map(|seen| &seen.comparison) {
-            if let Some(definition) = comparison.observed.definition() {
-                let shown_in = (comparison.key.organization.clone(), definition.identity());
-                *shown.entry(shown_in).or_default() += 1;
+        let mut shown: BTreeMap<SameProject, usize> = BTreeMap::new();
+        for observation in &gathered.observations {
+            if let Some(place) = SameProject::shown_by(&observation.comparison) {
+                *shown.entry(place).or_default() += 1;
             }
         }
         let mut contents = Vec::new();
         for observation in &mut gathered.observations {
-            let is_shown_twice = observation.arrival().is_some_and(|(key, identity, _)| {
-                shown
-                    .get(&(key.organization, identity))
-                    .is_some_and(|n| *n > 1)
-            });
-            if is_shown_twice {
+            let arrived = observation.arrival();
+            let n_shown = arrived.and_then(|one| shown.get(&SameProject::of_arrived(&one)));
+            if n_shown.is_some_and(|n| *n > 1) {
                 contents.extend(self.observe_again(observation));
             }
         }

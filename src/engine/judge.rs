@@ -15,9 +15,10 @@ use crate::domain::event::InferredEvent;
 use crate::domain::infer::Inference;
 use crate::domain::moves::{Comparison, infer_all};
 use crate::domain::parameters::{parameters, project_id};
-use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey};
+use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
 use crate::domain::route::{Interest, Subscription};
 use crate::domain::settle::Unresolved;
+use crate::domain::shared_ids::Hold;
 use crate::domain::vanished::Presence;
 use crate::observe::Held;
 use crate::store::{Batch, Change, NewEvent};
@@ -73,6 +74,10 @@ pub(super) struct Judgement {
     ///
     /// The move waits until the removal of the other project at that key is confirmed.
     pub waits_for: Vec<(ProjectKey, ProjectKey)>,
+    /// Arrived projects that wait for a removal, with the key that they left.
+    ///
+    /// The project has to be deleted from that key's organization first.
+    pub held: Vec<(ProjectKey, ProjectKey)>,
     /// The new and the former key of each moved project.
     pub moved: Vec<(ProjectKey, ProjectKey)>,
     /// The number of projects that the batch adds. `n_removed` is the number that it removes.
@@ -96,6 +101,7 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         batch: Batch::new(rules.now),
         unresolved: Vec::new(),
         waits_for: Vec::new(),
+        held: Vec::new(),
         moved: Vec::new(),
         n_added: 0,
         n_removed: 0,
@@ -110,7 +116,20 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         judgement
             .waits_for
             .extend(conclusion.moves_to.map(|to| (key.clone(), to)));
+        if let Some(Hold::Removal(from)) = conclusion.hold {
+            judgement.held.push((key.clone(), from));
+        }
+        if let Some(other) = conclusion.lives_on_in {
+            judgement.batch.changes.push(merge(&key, other));
+        }
         judgement.conclude(key, moved_from, observation, inference, rules, &mut needed);
+    }
+    // A project that arrived in another organization did not vanish, so it is in no wave.
+    let left: BTreeSet<&ProjectKey> = judgement.held.iter().map(|(_, from)| from).collect();
+    for (key, unresolved) in &mut judgement.unresolved {
+        if left.contains(key) {
+            unresolved.presence = Presence::Left;
+        }
     }
     judgement.batch.payloads = std::mem::take(&mut gathered.contents)
         .into_iter()
@@ -201,6 +220,18 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
     let linked = std::mem::take(&mut observation.linked).into_iter();
     let waiting = linked.filter(|held| !is_recorded(held));
     observation.waiting.extend(waiting);
+}
+
+/// The change that passes the listeners and pending deliveries of a removed copy of a project to the
+/// directory that still has the project. They receive its delete.
+fn merge(removed: &ProjectKey, other: ProjectKey) -> Change {
+    Change {
+        key: other,
+        moved_from: Some(removed.clone()),
+        before: Recorded::default(),
+        after: Recorded::default(),
+        events: Vec::new(),
+    }
 }
 
 fn new_event(

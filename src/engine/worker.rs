@@ -205,6 +205,9 @@ impl Worker {
         for (key, moves_to) in &judgement.waits_for {
             self.agenda.confirm_after(key, moves_to);
         }
+        for (key, from) in &judgement.held {
+            self.agenda.observe_after(key, from, now);
+        }
         let not_observed = taken.iter().filter(|(key, _)| !gathered.keys.contains(key));
         for (key, origin) in not_observed {
             self.agenda

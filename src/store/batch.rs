@@ -51,7 +51,9 @@ impl Batch {
 pub struct Change {
     /// The changed project.
     pub key: ProjectKey,
-    /// The former key of a project that moved here. Its pending deliveries move with it.
+    /// The former key of a project that moved here, or of a removed copy of the project.
+    ///
+    /// Its pending deliveries move with it.
     pub moved_from: Option<ProjectKey>,
     /// The record that the change was inferred from, as the store returned it.
     pub before: Recorded,

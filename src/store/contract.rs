@@ -57,11 +57,8 @@ pub trait Recording: Send + Sync {
     /// Counts the projects with a definition on record.
     fn n_defined(&self) -> Result<usize, StoreError>;
 
-    /// Lists, for each organization and identity, the projects with that identity, sorted.
-    fn with_identities(
-        &self,
-        wanted: &[(&str, &Identity)],
-    ) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
+    /// Lists, for each identity, the projects with that identity, sorted.
+    fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
 
     /// Reads a fact about the whole repository.
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;

@@ -14,6 +14,8 @@
 //! events: [snapshot-create sales/crm/snapshots/v1.xml A]    # kind, subject, content; in order
 //! missing: [sales/crm]                      # projects with an unconfirmed removal
 //! moves_to: { sales/crm: sales/new }        # projects that move once that removal is confirmed
+//! held: { sales/crm: hr/crm }               # arrived projects that wait, and for what
+//! lives_on: { sales/old: sales/crm }        # removed projects that another directory has too
 //! moved: { sales/crm: sales/old }           # new key: old key
 //! record: { sales/crm/project.xml: A }      # the new record, if it differs from `after`
 //! kept: { sales/crm: e1 }                   # engineIds that projects keep, in the new record
@@ -29,11 +31,12 @@ use project_webhooks::domain::project::{
     ContentHash, Document, FileState, KeptIds, Observed, ObservedFile, Problem, ProjectKey,
     Recorded, Stamp, Unreadable,
 };
+use project_webhooks::domain::shared_ids::Hold;
 use project_webhooks::layout::{Layout, ProjectFile};
 use serde::Deserialize;
 
 /// The number of cases; a runner that finds none would pass.
-const N_CASES: usize = 94;
+const N_CASES: usize = 108;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +54,10 @@ struct Case {
     missing: BTreeSet<String>,
     #[serde(default)]
     moves_to: BTreeMap<String, String>,
+    #[serde(default)]
+    held: BTreeMap<String, String>,
+    #[serde(default)]
+    lives_on: BTreeMap<String, String>,
     #[serde(default)]
     moved: BTreeMap<String, String>,
     record: Option<BTreeMap<String, String>>,
@@ -212,6 +219,8 @@ struct Outcome {
     events: Vec<String>,
     missing: BTreeSet<String>,
     moves_to: BTreeMap<String, String>,
+    held: BTreeMap<String, String>,
+    lives_on: BTreeMap<String, String>,
     moved: BTreeMap<String, String>,
     record: BTreeMap<String, String>,
     kept: BTreeMap<String, String>,
@@ -241,6 +250,10 @@ fn outcome(changes: &[Conclusion], content: impl Fn(&FileState) -> String) -> Ou
             .collect(),
         missing: waiting.map(|change| change.key.to_string()).collect(),
         moves_to: pairs(|change| change.moves_to.as_ref()),
+        held: pairs(|change| match change.hold.as_ref()? {
+            Hold::Removal(from) | Hold::Unclear(from) => Some(from),
+        }),
+        lives_on: pairs(|change| change.lives_on_in.as_ref()),
         moved: pairs(|change| change.moved_from.as_ref()),
         record: files
             .map(|file| (file.path.clone(), content(file)))
@@ -299,6 +312,8 @@ fn every_case_holds() {
             events: case.events.clone(),
             missing: case.missing.clone(),
             moves_to: case.moves_to.clone(),
+            held: case.held.clone(),
+            lives_on: case.lives_on.clone(),
             moved: case.moved.clone(),
             record: case.record(),
             kept: case.kept.clone(),

@@ -6,8 +6,9 @@ use std::time::Duration;
 use project_webhooks::domain::event::{EventId, EventKind, Origin};
 use project_webhooks::domain::infer::{Inference, Removals, missing};
 use project_webhooks::domain::moves::{Comparison, infer_all};
-use project_webhooks::domain::project::{ContentHash, FileState, ProjectKey, Recorded};
+use project_webhooks::domain::project::{ContentHash, FileState, Identity, ProjectKey, Recorded};
 use project_webhooks::domain::settle::{Agenda, Moment, Unresolved};
+use project_webhooks::domain::shared_ids::Hold;
 
 use crate::world::{PLACES, World, key, place};
 
@@ -76,18 +77,16 @@ impl Engine {
         let mut next = 0;
         while let Some(look) = looks.get(next) {
             next += 1;
-            let Some(arrived) = look.arrival().map(FileState::identity) else {
-                continue;
-            };
-            let organization = look.key.organization.clone();
+            let is_removed = look.removals == Removals::Confirmed;
+            let departed = look.recorded.definition.as_ref().filter(|_| is_removed);
+            let wanted = [look.arrival(), departed].into_iter().flatten();
+            let wanted: Vec<Identity> = wanted.map(FileState::identity).collect();
             for (at, recorded) in &self.record {
                 let candidate = key(*at);
-                let has_it = recorded
-                    .definition
-                    .as_ref()
-                    .is_some_and(|d| d.identity() == arrived);
+                let definition = recorded.definition.as_ref();
+                let has_it = definition.is_some_and(|found| wanted.contains(&found.identity()));
                 let is_new = !looks.iter().any(|look| look.key == candidate);
-                if has_it && is_new && candidate.organization == organization {
+                if has_it && is_new {
                     looks.push(self.look(world, *at, now));
                 }
             }
@@ -119,6 +118,9 @@ impl Engine {
         for change in &changes {
             if let Some(place) = &change.moves_to {
                 self.settle.confirm_after(&change.key, place);
+            }
+            if let Some(Hold::Removal(from)) = &change.hold {
+                self.settle.observe_after(&change.key, from, now);
             }
         }
         // An event that is inferred again, for instance after a power cut, has the same id.

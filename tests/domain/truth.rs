@@ -4,6 +4,9 @@
 //! to place. Changes between two observations merge: of several writes of one file the last counts,
 //! or none if the file ends as it was observed. A project that came and went was never there. A
 //! restore counts if the snapshot was observed before, or is there and older.
+//!
+//! A project is deleted from an organization when the last place with it is gone. It is imported in
+//! another organization after that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +25,14 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub struct Truth {
     pub known: BTreeMap<usize, Known>,
+}
+
+/// The places that are observed in one step, those whose removals are confirmed, and those whose
+/// project moved within its organization.
+struct Step<'a> {
+    among: &'a BTreeSet<usize>,
+    counts: BTreeSet<usize>,
+    moved_away: BTreeSet<usize>,
 }
 
 /// The events of one place in one step.
@@ -54,21 +65,95 @@ impl Truth {
         (!was_here).then_some(here)
     }
 
-    /// Returns the place that a newcomer came from, by its engineId.
-    fn came_from(&self, world: &World, at: usize, among: &BTreeSet<usize>) -> Option<usize> {
+    /// Returns the place that a newcomer came from, by its engineId: the one with its content, else
+    /// the first. Each place is left once.
+    fn came_from(
+        &self,
+        world: &World,
+        at: usize,
+        among: &BTreeSet<usize>,
+        ways: &BTreeMap<usize, usize>,
+    ) -> Option<usize> {
         let newcomer = self.newcomer(world, at)?;
-        among.iter().copied().find(|from| {
-            let file = world.files.get(&(*from, Name::Definition));
-            let left = file.is_none_or(|file| {
-                file.content
-                    .is_some_and(|here| here.engine != newcomer.engine)
-            });
+        let mut left = among.iter().copied().filter(|from| {
+            let was_here = |known: Content| known.engine == newcomer.engine;
             *from != at
                 && PLACES[*from].0 == PLACES[at].0
-                && self
-                    .project(*from)
-                    .is_some_and(|known| known.engine == newcomer.engine)
-                && left
+                && self.project(*from).is_some_and(was_here)
+                && self.has_left(world, *from)
+                && ways.values().all(|other| other != from)
+        });
+        let has_its_content = |from: &usize| self.project(*from) == Some(newcomer);
+        left.clone().find(has_its_content).or_else(|| left.next())
+    }
+
+    /// Whether the project that was known here certainly left.
+    fn has_left(&self, world: &World, at: usize) -> bool {
+        let Some(known) = self.project(at) else {
+            return false;
+        };
+        let file = world.files.get(&(at, Name::Definition));
+        file.is_none_or(|file| file.content.is_some_and(|here| here.engine != known.engine))
+    }
+
+    /// The other places of these observations that have, or had, a project: those of the same
+    /// organization, or those of others.
+    fn places_of(
+        &self,
+        world: &World,
+        engine: u32,
+        at: usize,
+        step: &Step<'_>,
+        is_same_organization: bool,
+    ) -> Vec<usize> {
+        let is_it = |content: Option<Content>| content.is_some_and(|one| one.engine == engine);
+        let others = step.among.iter().copied().filter(|other| *other != at);
+        others
+            .filter(|other| (PLACES[*other].0 == PLACES[at].0) == is_same_organization)
+            .filter(|other| {
+                let was_here = is_it(self.project(*other)) && !step.moved_away.contains(other);
+                was_here || is_it(world.content(*other, Name::Definition))
+            })
+            .collect()
+    }
+
+    /// Whether another place of the organization has the removed project of this one, or may.
+    fn lives_on(&self, world: &World, at: usize, step: &Step<'_>) -> bool {
+        let Some(known) = self.project(at) else {
+            return false;
+        };
+        let is_here = |other| {
+            let here = world.content(other, Name::Definition);
+            let shows = here.is_some_and(|here| here.engine == known.engine);
+            shows || !(self.has_left(world, other) && step.counts.contains(&other))
+        };
+        let others = self.places_of(world, known.engine, at, step, true);
+        others.into_iter().any(is_here)
+    }
+
+    /// Whether the newcomer here has to be deleted elsewhere first, or may have to be.
+    fn is_held(&self, world: &World, at: usize, step: &Step<'_>) -> bool {
+        let Some(newcomer) = self.newcomer(world, at) else {
+            return false;
+        };
+        let others = self.places_of(world, newcomer.engine, at, step, false);
+        let is_it = |content: Option<Content>| {
+            content.is_some_and(|content| content.engine == newcomer.engine)
+        };
+        let was_here =
+            |other: usize| is_it(self.project(other)) && !step.moved_away.contains(&other);
+        let left = |other: usize| was_here(other) && self.has_left(world, other);
+        let stays = |other: usize| {
+            is_it(world.content(other, Name::Definition)) || (was_here(other) && !left(other))
+        };
+        let is_unclear = |other: usize| {
+            was_here(other) && !left(other) && world.content(other, Name::Definition).is_none()
+        };
+        let in_one = |one: usize, other: usize| PLACES[one].0 == PLACES[other].0;
+        others.iter().any(|other| {
+            let mut of_organization = others.iter().filter(|one| in_one(**one, *other));
+            (left(*other) && !of_organization.any(|one| stays(*one)))
+                || (is_unclear(*other) && !step.counts.contains(&at))
         })
     }
 
@@ -80,30 +165,53 @@ impl Truth {
         looks: &[(usize, bool)],
     ) -> BTreeMap<usize, Vec<Happening>> {
         let among: BTreeSet<usize> = looks.iter().map(|(at, _)| *at).collect();
-        let ways: BTreeMap<usize, usize> = among
-            .iter()
-            .filter_map(|at| Some((*at, self.came_from(world, *at, &among)?)))
-            .collect();
         // A newcomer is accepted where no project was, where that one's removal is confirmed, or
         // where that one was accepted elsewhere.
+        let mut ways: BTreeMap<usize, usize> = BTreeMap::new();
         let mut taken_in: BTreeSet<usize> = BTreeSet::new();
         loop {
-            let more: Vec<usize> = looks
-                .iter()
-                .filter(|(at, counts)| {
-                    let left = ways
-                        .iter()
-                        .any(|(to, from)| from == at && taken_in.contains(to));
-                    *counts || left || self.project(*at).is_none()
-                })
-                .map(|(at, _)| *at)
-                .filter(|at| ways.contains_key(at) && !taken_in.contains(at))
-                .collect();
-            if more.is_empty() {
+            let n_taken_in = taken_in.len();
+            for (at, counts) in looks {
+                let is_free =
+                    *counts || self.project(*at).is_none() || ways.values().any(|from| from == at);
+                if !is_free || taken_in.contains(at) {
+                    continue;
+                }
+                if let Some(from) = self.came_from(world, *at, &among, &ways) {
+                    ways.insert(*at, from);
+                    taken_in.insert(*at);
+                }
+            }
+            if taken_in.len() == n_taken_in {
                 break;
             }
-            taken_in.extend(more);
         }
+        for (at, _) in looks.iter().filter(|(at, _)| !taken_in.contains(at)) {
+            if let Some(from) = self.came_from(world, *at, &among, &ways) {
+                ways.insert(*at, from);
+            }
+        }
+        let step = Step {
+            among: &among,
+            counts: looks
+                .iter()
+                .filter(|look| look.1)
+                .map(|look| look.0)
+                .collect(),
+            moved_away: taken_in.iter().map(|to| ways[to]).collect(),
+        };
+        let ends: BTreeMap<usize, (bool, bool)> = looks
+            .iter()
+            .map(|(at, counts)| {
+                let is_waiting = ways
+                    .iter()
+                    .any(|(to, from)| from == at && !taken_in.contains(to));
+                let is_removed = *counts && !is_waiting && self.has_left(world, *at);
+                let lives_on = is_removed && self.lives_on(world, *at, &step);
+                let is_held = !taken_in.contains(at) && self.is_held(world, *at, &step);
+                (*at, (lives_on, is_held))
+            })
+            .collect();
         let before = self.known.clone();
         let mut all = BTreeMap::new();
         for (at, counts) in looks {
@@ -114,7 +222,8 @@ impl Truth {
             };
             let mut known = before.get(at).cloned().unwrap_or_default();
             let goes_to = ways.iter().find(|(_, from)| *from == at).map(|(to, _)| *to);
-            if goes_to.is_some_and(|to| taken_in.contains(&to)) {
+            let (lives_on, is_held) = ends[at];
+            if lives_on || goes_to.is_some_and(|to| taken_in.contains(&to)) {
                 known.project = None;
                 known
                     .copies
@@ -138,7 +247,15 @@ impl Truth {
                     }
                 }
             }
-            look_at(&mut log, world, &mut known, counts);
+            if !is_held {
+                look_at(&mut log, world, &mut known, counts);
+            } else if known.project.is_some() && counts {
+                delete(&mut log, world, &known);
+                known.project = None;
+                known
+                    .copies
+                    .retain(|name, content| stays(world, *at, *name, *content));
+            }
             self.known.insert(*at, known);
             if !events.is_empty() {
                 all.insert(*at, events);

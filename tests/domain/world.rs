@@ -64,6 +64,8 @@ pub enum Action {
     ReplaceWhole(usize),
     Move(usize, usize),
     Swap(usize, usize),
+    /// Copies a project, as `cp -r` does.
+    Copy(usize, usize),
 }
 
 pub fn actions() -> impl Strategy<Value = Action> {
@@ -92,6 +94,7 @@ pub fn actions() -> impl Strategy<Value = Action> {
         1 => place.clone().prop_map(ReplaceWhole),
         3 => two.clone().prop_map(|(from, to)| Move(from, to)),
         1 => two.clone().prop_map(|(one, other)| Swap(one, other)),
+        2 => two.clone().prop_map(|(from, to)| Copy(from, to)),
     ]
 }
 
@@ -118,6 +121,17 @@ impl World {
     pub fn names(&self, at: usize) -> Vec<Name> {
         let here = self.files.keys().filter(|(place, _)| *place == at);
         here.map(|(_, name)| *name).collect()
+    }
+
+    /// Whether another place of the organization has the project of this one too.
+    pub fn is_shared(&self, at: usize) -> bool {
+        let engine = |at| {
+            self.content(at, Name::Definition)
+                .map(|content| content.engine)
+        };
+        let mut others = (0..PLACES.len()).filter(|other| *other != at);
+        engine(at).is_some()
+            && others.any(|other| PLACES[other].0 == PLACES[at].0 && engine(other) == engine(at))
     }
 
     pub fn is_published(&self, at: usize) -> bool {
@@ -239,8 +253,24 @@ impl World {
                 self.rename(&[(from, to)]);
                 return vec![from, to];
             }
+            Copy(from, to) => {
+                let is_free = self.names(to).is_empty() && !self.editing.contains_key(&to);
+                if definition(self, from).is_none() || !is_free {
+                    return vec![];
+                }
+                for name in self.names(from) {
+                    let content = self.content(from, name);
+                    self.write(to, name, content);
+                }
+                return vec![to];
+            }
             Swap(one, other) => {
-                if definition(self, one).is_none() || definition(self, other).is_none() {
+                let contents = (definition(self, one), definition(self, other));
+                let (Some(here), Some(there)) = contents else {
+                    return vec![];
+                };
+                // Of two copies that exchange their places, the files change and not the projects.
+                if here.engine == there.engine {
                     return vec![];
                 }
                 self.rename(&[(one, other), (other, one)]);
@@ -266,7 +296,7 @@ impl World {
             | DeleteAndUnpublish(at)
             | Replace(at)
             | ReplaceWhole(at) => vec![at],
-            Move(..) | Swap(..) => vec![],
+            Move(..) | Swap(..) | Copy(..) => vec![],
         }
     }
 

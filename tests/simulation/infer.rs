@@ -8,8 +8,9 @@ use project_webhooks::domain::event::{
 };
 use project_webhooks::domain::infer::{Removals, missing};
 use project_webhooks::domain::moves::{self, Comparison, infer_all};
-use project_webhooks::domain::project::{FileState, ProjectKey};
+use project_webhooks::domain::project::{FileState, Identity, ProjectKey};
 use project_webhooks::domain::settle::Unresolved;
+use project_webhooks::domain::shared_ids::Hold;
 use project_webhooks::store::{Batch, Change, Committed, NewEvent};
 
 use crate::crash::{Crash, Image};
@@ -49,16 +50,12 @@ impl Run {
         let mut next = 0;
         while let Some(look) = looks.get(next) {
             next += 1;
-            let Some(arrived) = look.arrival().map(FileState::identity) else {
-                continue;
-            };
-            let organization = look.key.organization.clone();
-            for candidate in self
-                .store()
-                .with_identities(&[(&organization, &arrived)])
-                .unwrap()
-                .concat()
-            {
+            let is_removed = look.removals == Removals::Confirmed;
+            let departed = look.recorded.definition.as_ref().filter(|_| is_removed);
+            let wanted = [look.arrival(), departed].into_iter().flatten();
+            let wanted: Vec<Identity> = wanted.map(FileState::identity).collect();
+            let found = self.store().with_identities(&wanted).unwrap();
+            for candidate in found.concat() {
                 if !looks.iter().any(|look| look.key == candidate) {
                     looks.push(self.look(place(&candidate)));
                 }
@@ -106,6 +103,9 @@ impl Run {
         for change in &changes {
             if let Some(place) = &change.moves_to {
                 self.settle.confirm_after(&change.key, place);
+            }
+            if let Some(Hold::Removal(from)) = &change.hold {
+                self.settle.observe_after(&change.key, from, self.now);
             }
         }
         let ready = committed.deliveries.ready;

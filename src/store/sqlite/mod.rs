@@ -256,19 +256,14 @@ impl Recording for SqliteStore {
         self.read_blocking(record::n_defined)
     }
 
-    fn with_identities(
-        &self,
-        wanted: &[(&str, &Identity)],
-    ) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
+    fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
         let read = |connection: &Connection| {
+            let wanted = wanted.iter();
             wanted
-                .iter()
-                .map(|(organization, identity)| {
-                    record::with_identity(connection, organization, identity)
-                })
+                .map(|identity| record::with_identity(connection, identity))
                 .collect()
         };
         self.read_blocking(read)

@@ -69,7 +69,8 @@ pub(super) fn record(
     // All leave before the first arrives: projects may exchange their keys.
     let mut arriving: BTreeMap<&ProjectKey, BTreeSet<String>> = BTreeMap::new();
     for (from, to) in moves {
-        arriving.insert(to, listeners::of(connection, from)?);
+        let listeners = listeners::of(connection, from)?;
+        arriving.entry(to).or_default().extend(listeners);
         listeners::forget(connection, from)?;
     }
     for change in &batch.changes {
@@ -470,21 +471,20 @@ pub(super) fn n_defined(connection: &Connection) -> Result<usize, Fault> {
     Ok(usize::try_from(n).unwrap_or_default())
 }
 
-/// Lists the projects of an organization whose definition has this identity, sorted.
+/// Lists the projects whose definition has this identity, sorted.
 pub(super) fn with_identity(
     connection: &Connection,
-    organization: &str,
     identity: &Identity,
 ) -> Result<Vec<ProjectKey>, Fault> {
     let mut statement = connection.prepare_cached(WITH_IDENTITY)?;
     let keys = statement
-        .query_map(params![organization, identity.to_string()], key)?
+        .query_map([identity.to_string()], key)?
         .collect::<rusqlite::Result<_>>()?;
     Ok(keys)
 }
 
 pub(super) const WITH_IDENTITY: &str = "SELECT organization, project FROM files \
-     WHERE organization = ?1 AND identity = ?2 ORDER BY project";
+     WHERE identity = ?1 ORDER BY organization, project";
 
 fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {
     Ok(ProjectKey {

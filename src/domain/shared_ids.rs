@@ -1,0 +1,119 @@
+//! Finds the directories that share a project id.
+//!
+//! Constraint: the last event of a project id tells whether its project exists. Two rules keep it:
+//!
+//! - A project is deleted from its organization when the last directory with its id is gone. So no
+//!   event follows when a directory is replaced by a copy of itself.
+//! - A project that moved to another organization is imported there after it is deleted here. Until
+//!   the old directory is judged, the arrived project waits. While the old directory still has the
+//!   project, the new one is a copy, and does not wait.
+//!
+//! An old directory that cannot be read proves neither. The arrived project waits for the settle
+//! time, and is imported then.
+//!
+//! Only an id in the content counts, an engineId or a root attribute `id`. A made-up id belongs to
+//! one directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::infer::Removals;
+use super::moves::Comparison;
+use super::project::{FileState, Identity, ProjectKey};
+
+/// Why an arrived project is not imported yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It left this directory of another organization, and has to be deleted there first.
+    Removal(ProjectKey),
+    /// It may have left this directory of another organization, which cannot be read. It waits for
+    /// the settle time.
+    Unclear(ProjectKey),
+}
+
+/// The directories of one organization that have, or had, the project of an identity.
+#[derive(Default)]
+struct Places<'a> {
+    /// One that still has it, or that may.
+    stays: Option<&'a ProjectKey>,
+    /// One that it is certainly gone from.
+    left: Option<&'a ProjectKey>,
+    /// One that it is certainly gone from, while the removal is not confirmed.
+    unconfirmed: Option<&'a ProjectKey>,
+    /// One that cannot be read.
+    unclear: Option<&'a ProjectKey>,
+}
+
+/// All directories of the comparisons, by identity and organization.
+pub(super) struct SharedIds<'a>(BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>>);
+
+impl<'a> SharedIds<'a> {
+    /// `origins` are the indexes of the projects that moved within their organization.
+    pub(super) fn of(comparisons: &[&'a Comparison], origins: &BTreeSet<usize>) -> Self {
+        let mut all = Self(BTreeMap::new());
+        for (index, comparison) in comparisons.iter().copied().enumerate() {
+            let key = &comparison.key;
+            let seen = comparison.observed.definition();
+            if let Some(identity) = seen.and_then(shared_id) {
+                all.places(identity, key).stays = Some(key);
+            }
+            let recorded = comparison.recorded.definition.as_ref();
+            let Some(identity) = recorded.and_then(shared_id) else {
+                continue;
+            };
+            if origins.contains(&index) {
+                continue;
+            }
+            let places = all.places(identity, key);
+            if comparison.departure().is_some() {
+                places.left = Some(key);
+                if comparison.removals == Removals::Unconfirmed {
+                    places.unconfirmed = Some(key);
+                }
+            } else {
+                places.stays = Some(key);
+                if seen.is_none() {
+                    places.unclear = Some(key);
+                }
+            }
+        }
+        all
+    }
+
+    fn places(&mut self, identity: Identity, key: &'a ProjectKey) -> &mut Places<'a> {
+        let organizations = self.0.entry(identity).or_default();
+        organizations.entry(&key.organization).or_default()
+    }
+
+    /// Returns another directory of the organization that has the project, if its definition is gone
+    /// from here and that removal is confirmed.
+    pub(super) fn lives_on_in(&self, here: &Comparison) -> Option<&'a ProjectKey> {
+        let departed = here.departure()?;
+        if here.removals == Removals::Unconfirmed {
+            return None;
+        }
+        let organizations = self.0.get(&shared_id(departed)?)?;
+        let places = organizations.get(here.key.organization.as_str())?;
+        places.stays.or(places.unconfirmed)
+    }
+
+    /// Returns why the project that arrived here is not imported yet.
+    pub(super) fn hold(&self, here: &Comparison) -> Option<Hold> {
+        let organizations = self.0.get(&shared_id(here.arrival()?)?)?;
+        let others = organizations
+            .iter()
+            .filter(|(organization, _)| **organization != here.key.organization);
+        let mut holding = others.filter_map(|(_, places)| {
+            let left = places.left.filter(|_| places.stays.is_none());
+            let is_settled = here.removals == Removals::Confirmed;
+            let unclear = places.unclear.filter(|_| !is_settled);
+            let left = left.map(|key| Hold::Removal(key.clone()));
+            left.or_else(|| unclear.map(|key| Hold::Unclear(key.clone())))
+        });
+        holding.next()
+    }
+}
+
+/// Returns the identity of a definition if other directories may have it too.
+pub(crate) fn shared_id(definition: &FileState) -> Option<Identity> {
+    definition.has_own_id().then(|| definition.identity())
+}
