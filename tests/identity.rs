@@ -15,7 +15,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Daemon, Endpoint, Home, Settings, xml};
+use common::{Daemon, Endpoint, Home, Settings, Webhook, xml};
 use http::StatusCode;
 use project_webhooks::receiver::{Received, Reply};
 
@@ -339,5 +339,28 @@ fn copy(from: &Path, to: &Path) {
         } else {
             fs::copy(entry.path(), target).unwrap();
         }
+    }
+}
+
+#[test]
+fn who_heard_the_import_of_a_removed_copy_hears_the_delete_of_the_project() {
+    let (all, copies) = (Endpoint::new(), Endpoint::new());
+    let home = Home::new(&Settings::of([
+        Webhook::new("all", &all.url()),
+        Webhook::new("copies", &copies.url()).projects("[\"sales/copy\", \"fence/*\"]"),
+    ]));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    let daemon = home.start();
+    copy(&home.at("sales/orders"), &home.at("sales/copy"));
+    copies.wait_for(2);
+    home.remove_all("sales/copy");
+    daemon.fence();
+    home.remove_all("sales/orders");
+    daemon.fence();
+    for endpoint in [&all, &copies] {
+        let came = endpoint.wait_for(3);
+        let events: Vec<&str> = came.iter().map(|one| one.event.as_str()).collect();
+        let expected = ["project-import", "project-import-any", "project-delete"];
+        assert_eq!(events, expected);
     }
 }
