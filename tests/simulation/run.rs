@@ -106,10 +106,11 @@ impl Run {
         Listings::open(&self.state).unwrap()
     }
 
-    /// The time of day.
+    /// The time of day, in milliseconds as the store has it.
     pub fn wall(&self) -> Timestamp {
         let start = Timestamp::from_second(1_700_000_000).unwrap();
-        start + SignedDuration::try_from(self.now).unwrap() + self.offset
+        let exact = start + SignedDuration::try_from(self.now).unwrap() + self.offset;
+        Timestamp::from_millisecond(exact.as_millisecond()).unwrap()
     }
 
     fn step(&mut self, step: Step) {
