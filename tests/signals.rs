@@ -508,3 +508,36 @@ fn a_reload_before_the_first_scan_is_not_readiness() {
     manager.expect("READY=1", &[]);
     daemon.wait_ready();
 }
+
+#[test]
+fn a_new_layout_waits_for_removals_under_the_old_one() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).settle("1s");
+    let home = Home::new(&settings);
+    let a = xml("Orders", "e-1", "one");
+    home.write("sales/orders/project.xml", &a);
+    home.write("sales/kept/project.xml", &xml("Kept", "e-2", "one"));
+    home.write("sales/kept/old/v1.xml", &xml("Kept", "e-2", "one"));
+    let daemon = home.start();
+    home.remove_all("sales/orders");
+    home.reconfigure(
+        &settings
+            .clone()
+            .repository("layout: { snapshot: \"{organization}/{project}/old/{versionTag}.xml\" }"),
+    );
+    assert!(daemon.reload());
+    daemon.wait_message("existing projects are recorded without events", 1);
+    // At the start, under the old layout, under the new one.
+    daemon.wait_message("full scan finished", 3);
+    daemon.fence();
+    let came = endpoint.wait_for(1);
+    assert_eq!(came.len(), 1, "{came:?}");
+    assert_eq!(
+        (came[0].event.as_str(), &came[0].payload[..]),
+        ("project-delete", a.as_bytes())
+    );
+    // The snapshot is known under the new layout, and a change of it is an event.
+    home.write("sales/kept/old/v1.xml", &xml("Kept", "e-2", "two"));
+    let came = endpoint.wait_for(2);
+    assert_eq!(came[1].event, "snapshot-create");
+}

@@ -468,6 +468,12 @@ impl Agenda {
         self.by_time.first().map(|(at, _)| *at)
     }
 
+    /// Whether a removal is not confirmed yet, or an observation is due.
+    pub(crate) fn has_pending(&self, now: Moment) -> bool {
+        let is_due = self.next().is_some_and(|next| next <= now);
+        is_due || self.entries.values().any(|entry| entry.missing.is_some())
+    }
+
     /// Whether no project needs to be observed.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::held_removals::wave_times;
@@ -47,7 +48,20 @@ pub(super) struct EventLoop {
     watch: Watch,
     scanner: Scanner,
     worker: Worker,
+    new_layout: Option<NewLayout>,
 }
+
+/// A reload with another layout, which waits for changes under the old one to be recorded.
+struct NewLayout {
+    config: Arc<Config>,
+    /// Ends the wait of the reload.
+    done: oneshot::Sender<()>,
+    /// When the layout changes at the latest.
+    until: Moment,
+}
+
+/// How long a new layout waits at most for changes under the old one, beside the settle time.
+const NEW_LAYOUT_MAX: Duration = Duration::from_secs(60);
 
 impl EventLoop {
     /// Starts the watch thread and reads the recorded state.
@@ -67,6 +81,7 @@ impl EventLoop {
             watch,
             scanner: Scanner::default(),
             worker: worker.ok()?,
+            new_layout: None,
         })
     }
 
@@ -155,9 +170,7 @@ impl EventLoop {
             Input::Hint(hint) => self.take_hint(*hint),
             Input::Rescan(reason) => self.watch_again(reason),
             Input::Configure(config, done) => {
-                self.configure(config);
-                // The sender may no longer wait for the answer.
-                let _ = done.send(());
+                self.reload(config, done);
             }
             // The command may no longer wait for the answer.
             Input::ListHeld(answer) => drop(answer.send(self.worker.held_projects())),
@@ -241,6 +254,7 @@ impl EventLoop {
             self.scanner.request(RescanReason::Root);
         }
         self.scanner.begin_requested(&mut self.worker);
+        self.change_layout(now);
         if !self.worker.timers.resume(now) || !self.worker.may_infer() {
             return;
         }
@@ -325,6 +339,54 @@ impl EventLoop {
         self.scanner.stop();
         self.watch
             .watch_everything(watch_settings(&self.worker.config), reason);
+    }
+
+    /// Applies a new configuration. The rest of it does not wait for a new layout.
+    ///
+    /// Under a new layout, existing projects are recorded without events. So changes that are not
+    /// recorded yet are first recorded under the old one, with their events.
+    fn reload(&mut self, config: Arc<Config>, done: oneshot::Sender<()>) {
+        // A reload replaces one that still waits. The sender may no longer wait for the answer.
+        if let Some(replaced) = self.new_layout.take() {
+            let _ = replaced.done.send(());
+        }
+        let old = &self.worker.config.repository;
+        if old.layout == config.repository.layout || self.worker.phase.is_adopting() {
+            self.configure(config);
+            let _ = done.send(());
+            return;
+        }
+        info!("repository.layout changes once all changes under the old layout are recorded");
+        let mut rest = Config::clone(&config);
+        rest.repository = old.clone();
+        self.configure(Arc::new(rest));
+        self.scanner.begin(&mut self.worker, RescanReason::Reload);
+        let longest = NEW_LAYOUT_MAX.saturating_add(config.repository.settle.saturating_mul(2));
+        let until = self.worker.clock.moment().saturating_add(longest);
+        self.new_layout = Some(NewLayout {
+            config,
+            done,
+            until,
+        });
+    }
+
+    /// Changes the layout if nothing is left to record under the old one.
+    fn change_layout(&mut self, now: Moment) {
+        let has_pending = self.scanner.is_scanning() || self.worker.agenda.has_pending(now);
+        let Some(new) = self
+            .new_layout
+            .take_if(|new| !has_pending || now >= new.until)
+        else {
+            return;
+        };
+        if has_pending {
+            warn!(
+                "repository.layout changes before all changes under the old layout are recorded; \
+                 pending removals cause no events"
+            );
+        }
+        self.configure(new.config);
+        let _ = new.done.send(());
     }
 
     fn configure(&mut self, config: Arc<Config>) {
