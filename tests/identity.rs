@@ -364,3 +364,25 @@ fn who_heard_the_import_of_a_removed_copy_hears_the_delete_of_the_project() {
         assert_eq!(events, expected);
     }
 }
+
+#[test]
+fn names_match_in_every_unicode_form() {
+    let (composed, decomposed) = ("Caf\u{e9}", "Cafe\u{301}");
+    for (on_disk, configured) in [(decomposed, composed), (composed, decomposed)] {
+        let endpoint = Endpoint::new();
+        let webhook = Webhook::new("all", &endpoint.url());
+        let projects = format!("[\"{configured}/{configured}-*\", \"fence/*\"]");
+        let settings = Settings::of([webhook.projects(&projects)]);
+        let home = Home::new(&settings.top(&format!(
+            "organizations: {{ {configured}: {{ name: The {configured}, id: c-1 }} }}"
+        )));
+        let daemon = home.start();
+        let path = format!("{on_disk}/{on_disk}-1/project.xml");
+        home.write(&path, &xml("Orders", "e-1", "one"));
+        daemon.fence();
+        let came = endpoint.wait_for(2);
+        let name = format!("The {configured}");
+        assert_eq!(came[0].parameter("organizationName"), Some(name.as_str()));
+        assert_eq!(came[0].parameter("organizationId"), Some("c-1"));
+    }
+}

@@ -16,6 +16,7 @@ use super::yaml::{self, Kind, Node};
 use super::{
     Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Retention, network, repository, webhook,
 };
+use crate::domain::names::composed;
 use crate::domain::parameters::{Naming, Organization, UsernameSource};
 
 /// The longest path of a Unix socket, in bytes.
@@ -139,7 +140,11 @@ fn organizations(
             let given = mapping.given("id");
             let location = given.as_ref().map_or(location, |id| &id.location);
             warn_of_shared_id(directory, &id, location, &found, context);
-            found.insert((*directory).to_owned(), Organization { name, id });
+            let directory = composed(directory).into_owned();
+            let message = format!("{} is given twice", shown(&directory));
+            if found.insert(directory, Organization { name, id }).is_some() {
+                context.error(location, Fault::new(message));
+            }
         }
     }
     found

@@ -12,6 +12,7 @@ use super::reader::{Context, Fault, Mapping, all};
 use super::value::Value;
 use super::yaml::Kind;
 use crate::domain::event::EventKind;
+use crate::domain::names::composed;
 
 /// The longest glob, in bytes. The limit bounds the memory of a compiled glob.
 const GLOB_MAX: usize = 1000;
@@ -141,7 +142,7 @@ fn glob(text: &str) -> Result<Glob, Fault> {
         let fault = Fault::not_allowed(format!("{} matches no project", shown(text)));
         return Err(fault.suggest((suggestion.len() < 80).then_some(suggestion)));
     }
-    GlobBuilder::new(text)
+    GlobBuilder::new(&composed(text))
         .literal_separator(true)
         .build()
         .map_err(|error| {

@@ -15,6 +15,7 @@
 //! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.
 //! - [`shared_ids`]: projects that several directories have.
+//! - [`names`]: names on disk beside names in the configuration.
 //! - [`parameters`]: the parameters of a callback.
 //! - [`route`]: the webhooks that receive an event.
 //! - [`delivery`]: the next step of a delivery after an answer.
@@ -28,6 +29,7 @@ pub mod event;
 pub mod infer;
 pub(crate) mod log_limit;
 pub mod moves;
+pub mod names;
 pub mod parameters;
 pub mod project;
 pub mod rescan;

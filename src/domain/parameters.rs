@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::event::{EventKind, Parameter, timestamp};
+use super::names::composed;
 use super::project::{FileState, ProjectKey, Role};
 
 /// The name and id of an organization.
@@ -30,7 +31,7 @@ pub enum UsernameSource {
 /// The configured names of organizations, and the sources of usernames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Naming {
-    /// The organizations by directory name.
+    /// The organizations by directory name, in the composed form.
     pub organizations: BTreeMap<String, Organization>,
     /// The sources of the username. The first source that has a name is used.
     pub username: Vec<UsernameSource>,
@@ -70,7 +71,7 @@ fn value(
     naming: &Naming,
 ) -> String {
     let document = &subject.document;
-    let organization = naming.organizations.get(&key.organization);
+    let organization = naming.organizations.get(&*composed(&key.organization));
     match parameter {
         Parameter::Username => username(subject, &naming.username),
         Parameter::ProjectName => not_empty(document.name.as_deref())

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use globset::GlobSet;
 
 use super::event::EventKind;
+use super::names::composed;
 use super::project::ProjectKey;
 
 /// The events and projects that a webhook subscribes to.
@@ -14,7 +15,8 @@ pub struct Subscription {
     pub webhook: String,
     /// The events that the webhook receives.
     pub events: BTreeSet<EventKind>,
-    /// The globs for `organization/project` that select its projects. `None` selects all.
+    /// The globs for `organization/project`, in the composed form, that select its projects. `None`
+    /// selects all.
     pub projects: Option<GlobSet>,
 }
 
@@ -41,7 +43,7 @@ impl Subscription {
         let is_selected = self
             .projects
             .as_ref()
-            .is_none_or(|projects| projects.is_match(key.to_string()));
+            .is_none_or(|projects| projects.is_match(&*composed(&key.to_string())));
         match (is_selected, kind.is_delete()) {
             (true, _) => Interest::Yes,
             (false, true) => Interest::IfHeard,

@@ -242,12 +242,16 @@ impl Agenda {
         entry.active_at = entry.active_at.max(behind);
     }
 
-    /// Observes a project right after another one, or now if no observation of that one is to come.
+    /// Observes a project right after another one, or now if that one is judged.
     ///
     /// So a project is imported as soon as it is deleted from its old directory.
     pub fn observe_after(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
-        let next = self.entries.get(other).and_then(|other| other.observe_at);
-        let at = next.map_or(now, |next| next.saturating_add(Duration::from_nanos(1)));
+        let at = match self.entries.get(other).map(|other| other.observe_at) {
+            None => now,
+            Some(Some(next)) => next.saturating_add(Duration::from_nanos(1)),
+            // It waits for others. Until it is judged, this project is observed as it would be alone.
+            Some(None) => return,
+        };
         self.schedule(key, at);
     }
 
