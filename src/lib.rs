@@ -103,6 +103,9 @@ mod logging;
 // The report for `status`, health, metrics and the control socket.
 mod report;
 
+// An HTTP server within bounds.
+mod http_server;
+
 // Health and metrics over HTTP, and the control socket.
 mod admin;
 

@@ -53,7 +53,7 @@ pub(super) fn run(
              removals it holds"
         )
     };
-    let held = admin::list_held(&config.state_dir)
+    let held = admin::control::list_held(&config.state_dir)
         .with_context(no_answer)?
         .ok_or_else(no_daemon)?;
     let projects: Vec<String> = held.projects.iter().map(ToString::to_string).collect();
@@ -88,7 +88,7 @@ pub(super) fn run(
             return Ok(FAILED);
         }
     }
-    let accepted = admin::accept(&config.state_dir, &held.token)
+    let accepted = admin::control::accept(&config.state_dir, &held.token)
         .with_context(no_answer)?
         .ok_or_else(no_daemon)?;
     match accepted {

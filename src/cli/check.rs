@@ -111,7 +111,7 @@ impl Summary {
                 allow: config.network.allow.iter().map(range_text).collect(),
                 deny: config.network.deny.iter().map(range_text).collect(),
             },
-            admin: config.admin.as_ref().map(ToString::to_string),
+            admin: config.admin.as_ref().map(|admin| admin.listen.to_string()),
             webhooks: config.webhooks.iter().map(WebhookSummary::of).collect(),
         }
     }

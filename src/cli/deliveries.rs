@@ -383,7 +383,7 @@ impl Notified {
 
 /// Notifies the running daemon of a changed queue.
 pub(super) fn wake(config: &Config) -> Notified {
-    match admin::wake(&config.state_dir) {
+    match admin::control::wake(&config.state_dir) {
         Ok(Some(_)) => Notified::Daemon,
         Ok(None) => Notified::Nobody,
         Err(error) => Notified::Failed(error),

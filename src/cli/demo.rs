@@ -93,7 +93,7 @@ pub(super) async fn run(
     let finished = Box::pin(stream::once(stop.clone().cancelled_owned()).map(|()| SIGTERM));
     let mut running = pin!(daemon.run(stream::select(signals, finished)).fuse());
     let ended = tokio::select! {
-        served = receiver.serve(CancellationToken::new()) => served.context("the receiver stopped"),
+        () = receiver.serve(CancellationToken::new()) => Ok(()),
         ended = &mut running => ended.map_err(anyhow::Error::from).and_then(|()| play.interrupted(keep)),
         played = play.run(&directory, keep) => played,
     };

@@ -92,10 +92,7 @@ pub(super) async fn run(
     let mut serving = std::pin::pin!(receiver.serve(shutdown));
     loop {
         tokio::select! {
-            served = &mut serving => {
-                served.context("the receiver stopped")?;
-                break;
-            }
+            () = &mut serving => break,
             Some(callback) = received.recv() => {
                 if !print(&callback)? {
                     return Ok(());

@@ -27,7 +27,7 @@ pub(super) fn run(
         (Err(problems), Some(given)) => (given, Some(problems)),
         (Err(problems), None) => return Err(problems.into()),
     };
-    let answer = admin::reload(&state_dir).with_context(|| {
+    let answer = admin::control::reload(&state_dir).with_context(|| {
         format!(
             "the daemon that uses the state directory {} did not answer; see `status` and the log",
             state_dir.display()

@@ -26,7 +26,7 @@ pub(super) fn run(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let (daemon, unknown) = match admin::ask(&config.state_dir) {
+    let (daemon, unknown) = match admin::control::ask(&config.state_dir) {
         Ok(daemon) => (daemon, None),
         Err(error) => (None, Some(error.to_string())),
     };

@@ -5,7 +5,9 @@
 //! configuration refers to.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
@@ -14,7 +16,8 @@ use super::reader::{Context, Fault, Location, Mapping, all};
 use super::value::Value;
 use super::yaml::{self, Kind, Node};
 use super::{
-    Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Retention, network, repository, webhook,
+    AdminServer, Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Retention, network,
+    repository, webhook,
 };
 use crate::domain::names::composed;
 use crate::domain::parameters::{Naming, Organization, UsernameSource};
@@ -93,7 +96,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         .mapping(context, "retention")
         .and_then(|mapping| retention(&mapping, context));
     let admin = root.read_optional(context, "admin", |value, context| {
-        value.mapping(context)?.read(context, "listen", listen)
+        admin(&value.mapping(context)?, context)
     });
     let log = root
         .mapping(context, "log")
@@ -201,6 +204,24 @@ fn retention(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Retenti
     })
 }
 
+fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer> {
+    let listen = mapping.read(context, "listen", listen);
+    let mode = mapping.read(context, "mode", |value, context| {
+        value.parsed(context, |text| {
+            let is_octal =
+                text.len() <= 4 && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+            match u32::from_str_radix(text, 8) {
+                Ok(mode) if is_octal && mode <= 0o777 => Ok(mode),
+                _ => Err(Fault::not_allowed(format!("{} is no mode", shown(text)))),
+            }
+        })
+    });
+    Some(AdminServer {
+        listen: listen?,
+        mode: mode?,
+    })
+}
+
 fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
     let text = value.text(context)?;
     let listen = match text.strip_prefix("unix:") {
@@ -231,6 +252,11 @@ fn socket(written: &str, path: PathBuf) -> Result<Listen, Fault> {
             "the path of a socket has at most {SOCKET_PATH_MAX} bytes, but {} has {length}",
             path.display()
         )));
+    }
+    let is_file = |found: Metadata| !found.file_type().is_socket();
+    if path.symlink_metadata().is_ok_and(is_file) {
+        let message = format!("{} exists and is no socket", path.display());
+        return Err(Fault::not_allowed(message));
     }
     Ok(Listen::Unix(path))
 }

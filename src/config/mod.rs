@@ -145,8 +145,8 @@ pub struct Config {
     pub network: NetworkPolicy,
     /// How long finished deliveries are kept.
     pub retention: Retention,
-    /// The address where metrics and health are served, if any.
-    pub admin: Option<Listen>,
+    /// The server of metrics and health, if any.
+    pub admin: Option<AdminServer>,
     /// The level and the format of the log.
     pub log: Log,
 }
@@ -389,7 +389,16 @@ pub struct Retention {
     pub dead: Duration,
 }
 
-/// The address where metrics and health are served.
+/// The server of metrics and health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminServer {
+    /// The address.
+    pub listen: Listen,
+    /// The permissions of a Unix socket: who may connect.
+    pub mode: u32,
+}
+
+/// The address of the admin server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// A TCP address.

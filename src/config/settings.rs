@@ -390,6 +390,13 @@ pub const SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "admin.mode",
+        value: Text("the permissions in octal digits, in quotes", None),
+        default: Values(&["0660"]),
+        meaning: "who may connect to the socket of `unix:PATH`",
+        ..ROW
+    },
+    Setting {
         key: "log.level",
         value: Word(|| LOG_LEVELS.map(|(word, _)| word).to_vec()),
         default: Values(&["info"]),

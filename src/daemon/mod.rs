@@ -4,9 +4,11 @@
 //! a part ends or panics, the daemon exits, and systemd restarts it.
 //!
 //! Modules: [`mod@start`] makes the parts. [`supervise`] handles signals while they run. [`reload`]
-//! changes the configuration. [`drain`] stops the parts in order.
+//! changes the configuration. [`drain`] stops the parts in order. [`health`] keeps
+//! the admin server at its address.
 
 mod drain;
+mod health;
 mod reload;
 mod start;
 mod supervise;
@@ -15,13 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
-use crate::admin::{self, Admin, Bound, Request};
+use self::health::Health;
+use crate::admin::Request;
 use crate::clock::Clock;
-use crate::config::{Config, Environment, Listen, Retention};
+use crate::config::{Config, Environment, Retention};
 use crate::dispatch::Dispatcher;
 use crate::engine::Engine;
 use crate::engine::status::Status;
@@ -101,28 +103,5 @@ impl Background {
     async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-/// The server of `/healthz`, `/readyz` and `/metrics`, if configured.
-struct Health {
-    admin: Arc<Admin>,
-    serving: Option<(CancellationToken, JoinHandle<()>)>,
-}
-
-impl Health {
-    #[expect(clippy::disallowed_methods, reason = "the task is awaited by `stop`")]
-    fn serve(&mut self, bound: Bound, listen: &Listen) {
-        info!(%listen, "serving health and metrics");
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(admin::health(Arc::clone(&self.admin), bound, stop.clone()));
-        self.serving = Some((stop, task));
-    }
-
-    async fn stop(&mut self) {
-        if let Some((stop, task)) = self.serving.take() {
-            stop.cancel();
-            let _ = task.await;
-        }
     }
 }

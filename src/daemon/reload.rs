@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use super::start::enabled;
 use super::{Daemon, STANDSTILL};
-use crate::admin::{self, Bound, Reloaded};
+use crate::admin::{Bound, Reloaded};
 use crate::config::{self, Config};
 use crate::dispatch::{self, Targets};
 use crate::engine::Input;
@@ -41,6 +41,7 @@ impl Daemon<'_> {
                 for reason in &errors {
                     error!("{reason}");
                 }
+                self.health.keep(self.config.admin.as_ref()).await;
                 error!(
                     "the configuration is rejected and nothing changed. Run `project-webhooks check` before a reload"
                 );
@@ -55,7 +56,7 @@ impl Daemon<'_> {
     }
 
     /// Prepares the parts of a reload that can fail, and changes nothing.
-    async fn prepare(&self) -> Result<Prepared, Vec<String>> {
+    async fn prepare(&mut self) -> Result<Prepared, Vec<String>> {
         let loaded =
             config::load(&self.config.file, self.rereading.environment).map_err(|problems| {
                 problems
@@ -83,8 +84,11 @@ impl Daemon<'_> {
         let admin = match &new.admin {
             same if *same == self.config.admin => None,
             None => Some(None),
-            Some(listen) => Some(Some(admin::bind(listen).await.map_err(|error| {
-                vec![format!("admin.listen: cannot listen on {listen}: {error}")]
+            Some(server) => Some(Some(self.health.bind(server).await.map_err(|error| {
+                vec![format!(
+                    "admin.listen: cannot listen on {}: {error}",
+                    server.listen
+                )]
             })?)),
         };
         // Unlike at a start, a failure rejects the reload: the daemon can continue with the old
@@ -116,8 +120,8 @@ impl Daemon<'_> {
         self.retention.send_replace(new.retention);
         if let Some(bound) = prepared.admin {
             self.health.stop().await;
-            if let (Some(bound), Some(listen)) = (bound, &new.admin) {
-                self.health.serve(bound, listen);
+            if let (Some(bound), Some(server)) = (bound, &new.admin) {
+                self.health.serve(bound, server);
             }
         }
         self.config = new;

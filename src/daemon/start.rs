@@ -12,7 +12,7 @@ use tracing::{error, warn};
 
 use super::supervise::feed_watchdog;
 use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL};
-use crate::admin::{self, Admin};
+use crate::admin::{Admin, control};
 use crate::clock::Clock;
 use crate::config::{Config, Retention, Webhook};
 use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
@@ -81,8 +81,10 @@ impl<'a> Daemon<'a> {
         });
         let (retention, kept) = watch::channel(config.retention);
         let background = start_background(&admin, config.state_dir.clone(), kept);
+        let mut health = Health::new(admin);
+        health.keep(config.admin.as_ref()).await;
         Ok(Self {
-            health: start_health(admin, &config).await,
+            health,
             config,
             rereading,
             is_noted,
@@ -146,7 +148,7 @@ fn start_background(
 ) -> Background {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(admin::control(Arc::clone(admin), state_dir, stop.clone()));
+    tasks.spawn(control::serve(Arc::clone(admin), state_dir, stop.clone()));
     let sources = &admin.sources;
     let (status, clock) = (Arc::clone(&sources.status), sources.clock);
     tasks.spawn(feed_watchdog(status, clock, stop.clone()));
@@ -157,22 +159,6 @@ fn start_background(
         stop.clone(),
     ));
     Background { tasks, stop }
-}
-
-async fn start_health(admin: Arc<Admin>, config: &Config) -> Health {
-    let mut health = Health {
-        admin,
-        serving: None,
-    };
-    if let Some(listen) = &config.admin {
-        match admin::bind(listen).await {
-            Ok(bound) => health.serve(bound, listen),
-            Err(error) => {
-                error!(%listen, %error, "cannot listen on admin.listen; running without health and metrics. Free the address and restart, or change admin.listen and reload");
-            }
-        }
-    }
-    health
 }
 
 /// The names of the webhooks. The flag tells whether the configuration enables the webhook.

@@ -23,6 +23,9 @@ use crate::report::summary;
 /// The time between two attempts to save the fingerprints of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
+/// The time between two looks whether the admin server is at its address.
+const HEALTH_KEPT: Duration = Duration::from_secs(5);
+
 /// The status line that was last sent to systemd.
 #[derive(Default)]
 struct Announced {
@@ -57,9 +60,12 @@ impl Daemon<'_> {
         let mut announced = Announced::default();
         let mut retry = tokio::time::interval(NOTED_AGAIN);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut keep = tokio::time::interval(HEALTH_KEPT);
+        keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = retry.tick(), if !self.is_noted => self.note_again().await,
+                _ = keep.tick() => self.health.keep(self.config.admin.as_ref()).await,
                 signal = signals.next() => match signal {
                     Some(SIGHUP) => {
                         self.announced_reload("SIGHUP", &mut announced).await;

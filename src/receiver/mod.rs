@@ -28,12 +28,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::received::{Received, Signature};
 use crate::config::SecretError;
+use crate::http_server::{self, Bounds};
 use crate::webhook::signature::{SigningKey, TOLERANCE};
 
 /// The largest accepted body, in bytes.
 ///
 /// It is enough for a project.xml of the default `max_file_size`, even if encoding doubles its size.
 const BODY_MAX: usize = 128 * 1024 * 1024;
+
+/// The bounds of the server: as many connections as the largest `concurrency`.
+const BOUNDS: Bounds = Bounds {
+    connections: 1024,
+    stop: Duration::from_secs(10),
+};
 
 /// The capacity of the channel, in requests.
 const WAITING_MAX: usize = 64;
@@ -202,15 +209,9 @@ impl Receiver {
     }
 
     /// Serves until `shutdown` is cancelled, and answers the requests received before.
-    ///
-    /// # Errors
-    ///
-    /// The listening socket fails.
-    pub async fn serve(self, shutdown: CancellationToken) -> io::Result<()> {
+    pub async fn serve(self, shutdown: CancellationToken) {
         let router = Router::new().fallback(handle).with_state(self.shared);
-        axum::serve(self.listener, router)
-            .with_graceful_shutdown(shutdown.cancelled_owned())
-            .await
+        http_server::serve(self.listener, router, BOUNDS, shutdown).await;
     }
 }
 

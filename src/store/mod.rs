@@ -80,7 +80,7 @@ impl Deref for Listings {
 
 /// The command line's handle for changing deliveries and webhooks.
 ///
-/// [`crate::admin::wake`] then makes a running daemon apply the changes.
+/// [`crate::admin::control::wake`] then makes a running daemon apply the changes.
 pub struct Operations(Box<dyn Operating>);
 
 impl Operations {

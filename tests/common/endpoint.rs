@@ -70,7 +70,7 @@ impl Endpoint {
                 };
                 tokio::select! {
                     () = keep => {}
-                    served = receiver.serve(CancellationToken::new()) => served.expect("serves"),
+                    () = receiver.serve(CancellationToken::new()) => {}
                     () = stopped.cancelled() => {}
                 }
             });

@@ -150,7 +150,7 @@ async fn it_serves_until_it_is_stopped() {
     assert!(request("POST /").await.starts_with(teapot));
 
     shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
 }
 
 /// Sends a request with the body `x` and returns the whole answer.

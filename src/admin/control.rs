@@ -1,0 +1,231 @@
+//! The control socket in the state directory, by which other commands reach a running daemon.
+//!
+//! Constraint: only the user of the daemon can connect, since only that user enters the state
+//! directory. A client that stalls delays no other client.
+//!
+//! A client sends one line and gets one JSON object. `status` returns the report. `wake` makes every
+//! queue read the store again. `reload`, `list-held` and `accept` go to the supervisor.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::socket::SocketFile;
+use super::{Admin, Reloaded, Request};
+use crate::engine::held_removals::{Accepted, HeldProjects};
+use crate::report::DaemonReport;
+
+/// The name of the control socket in the state directory.
+const CONTROL: &str = "control.sock";
+
+/// Serves the control socket until `stop`.
+pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: CancellationToken) {
+    let mut socket = None;
+    // A client that waits for a reload must not block the others.
+    let mut clients = JoinSet::new();
+    let mut check = tokio::time::interval(CHECK_EVERY);
+    // Logged once, not every few seconds.
+    let mut is_warned = false;
+    loop {
+        tokio::select! {
+            _ = check.tick() => {
+                let is_in_place = |(_, file): &(UnixListener, SocketFile)| file.is_in_place();
+                if socket.as_ref().is_some_and(is_in_place) {
+                    continue;
+                }
+                match bind(&state_dir) {
+                    Ok(bound) => {
+                        is_warned = false;
+                        socket = Some(bound);
+                    }
+                    Err(error) => {
+                        socket = None;
+                        if !std::mem::replace(&mut is_warned, true) {
+                            warn!(path = %state_dir.join(CONTROL).display(), %error, "cannot open the control socket: `status` shows only the recorded state, and `reload` does not work (SIGHUP does). Retrying; fix the state directory");
+                        }
+                    }
+                }
+            }
+            accepted = next_client(socket.as_ref()), if clients.len() < CLIENTS_MAX => match accepted {
+                Ok(stream) => {
+                    clients.spawn(answer(Arc::clone(&admin), stream));
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut is_warned, true) {
+                        warn!(%error, "the control socket cannot accept connections; retrying. Has the daemon reached its limit of open files (LimitNOFILE=)?");
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            },
+            Some(_) = clients.join_next() => {}
+            () = stop.cancelled() => break,
+        }
+    }
+    if let Some((_, file)) = socket {
+        file.remove();
+    }
+}
+
+/// Accepts a connection. Never returns without a socket.
+async fn next_client(socket: Option<&(UnixListener, SocketFile)>) -> io::Result<UnixStream> {
+    match socket {
+        Some((listener, _)) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+/// Binds the control socket.
+///
+/// This daemon holds the lock on the state directory, so a socket in its place has no owner.
+fn bind(state_dir: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let path = state_dir.join(CONTROL);
+    let _ = std::fs::remove_file(&path);
+    let listener = bind_short(state_dir)?;
+    Ok((listener, SocketFile::at(&path)?))
+}
+
+/// Binds the control socket through the descriptor of its directory.
+///
+/// The path of a socket has at most 107 bytes, and the path of the state directory may be longer.
+fn bind_short(state_dir: &Path) -> io::Result<UnixListener> {
+    let directory = std::fs::File::open(state_dir)?;
+    UnixListener::bind(short_path(&directory))
+}
+
+fn short_path(directory: &std::fs::File) -> PathBuf {
+    use std::os::fd::AsRawFd;
+    PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
+}
+
+/// The time between two looks whether the socket is in its place.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// The time limit for a client to send its line, and to read the answer.
+const CLIENT_MAX: Duration = Duration::from_secs(1);
+/// The maximum number of clients that are served at once. Others wait.
+const CLIENTS_MAX: usize = 16;
+/// How long a command waits for the answer of a running daemon.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long a command waits for a reload. It is longer than the daemon waits for its engine.
+const RELOAD_MAX: Duration = Duration::from_secs(60);
+
+/// The request that makes every queue read the store again.
+const WAKE: &str = "wake";
+/// The request for the report.
+const STATUS: &str = "status";
+/// The request to reload the configuration.
+const RELOAD: &str = "reload";
+/// The request for the held removals.
+const LIST_HELD: &str = "list-held";
+/// The request to accept held removals. The token follows it.
+const ACCEPT: &str = "accept ";
+
+async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
+    let mut line = String::new();
+    let mut reader = BufReader::new(&mut stream).take(64);
+    // A client that sends no line also gets the report.
+    let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
+    let report = match line.trim_end() {
+        RELOAD => supervisor(&admin, Request::Reload).await,
+        LIST_HELD => supervisor(&admin, Request::ListHeld).await,
+        WAKE => {
+            info!("a command changed deliveries or webhooks");
+            admin.queues.wake_all();
+            serde_json::to_vec(&admin.sources.daemon())
+        }
+        line => match line.strip_prefix(ACCEPT) {
+            Some(token) => {
+                supervisor(&admin, |answer| Request::Accept(token.to_owned(), answer)).await
+            }
+            None => serde_json::to_vec(&admin.sources.daemon()),
+        },
+    };
+    let Ok(report) = report else { return };
+    let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
+}
+
+/// Passes a request to the supervisor. A stopping daemon drops it, and the answer is empty.
+async fn supervisor<T: Serialize>(
+    admin: &Admin,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> serde_json::Result<Vec<u8>> {
+    let (sender, answer) = oneshot::channel();
+    if admin.requests.send(request(sender)).await.is_err() {
+        return Ok(Vec::new());
+    }
+    match answer.await {
+        Ok(answer) => serde_json::to_vec(&answer),
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// Asks the daemon of this state directory for its report. Returns `None` if no daemon runs.
+pub(crate) fn ask(state_dir: &Path) -> io::Result<Option<DaemonReport>> {
+    request(state_dir, STATUS, ANSWER_MAX)
+}
+
+/// Makes the queues of the daemon read the store again. Returns `None` if no daemon runs.
+pub(crate) fn wake(state_dir: &Path) -> io::Result<Option<DaemonReport>> {
+    request(state_dir, WAKE, ANSWER_MAX)
+}
+
+/// Makes the daemon reload, and waits for the result. Returns `None` if no daemon runs.
+pub(crate) fn reload(state_dir: &Path) -> io::Result<Option<Reloaded>> {
+    request(state_dir, RELOAD, RELOAD_MAX)
+}
+
+/// Asks the daemon which removals are held. Returns `None` if no daemon runs.
+pub(crate) fn list_held(state_dir: &Path) -> io::Result<Option<HeldProjects>> {
+    request(state_dir, LIST_HELD, RELOAD_MAX)
+}
+
+/// Makes the daemon accept held removals. Returns `None` if no daemon runs.
+pub(crate) fn accept(state_dir: &Path, token: &str) -> io::Result<Option<Accepted>> {
+    request(state_dir, &format!("{ACCEPT}{token}"), RELOAD_MAX)
+}
+
+/// Sends a line to the daemon. An error means that a daemon may be running but does not answer.
+fn request<T: serde::de::DeserializeOwned>(
+    state_dir: &Path,
+    line: &str,
+    patience: Duration,
+) -> io::Result<Option<T>> {
+    use std::io::{Read, Write};
+    let directory = match std::fs::File::open(state_dir) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let connected = std::os::unix::net::UnixStream::connect(short_path(&directory));
+    let mut stream = match connected {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(ANSWER_MAX))?;
+    writeln!(stream, "{line}")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    if text.is_empty() {
+        return Err(io::Error::other("the daemon ended before it answered"));
+    }
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(io::Error::other)
+}

@@ -1,0 +1,113 @@
+//! Keeps the admin server at the configured address.
+//!
+//! Constraint: an address that is taken, or a socket that somebody removed, is bound again without a
+//! restart. A reload that fails leaves the server at its old address.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::admin::{self, Admin, Bound, SocketFile};
+use crate::config::{AdminServer, Listen};
+
+/// The server of `/healthz`, `/readyz` and `/metrics`, if configured.
+pub(super) struct Health {
+    pub(super) admin: Arc<Admin>,
+    serving: Option<Serving>,
+    /// Whether it is logged that the address cannot be bound.
+    is_warned: bool,
+}
+
+/// A server that runs.
+struct Serving {
+    listen: Listen,
+    /// The file of a Unix socket.
+    file: Option<SocketFile>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    fn is_in_place(&self) -> bool {
+        self.file.as_ref().is_none_or(SocketFile::is_in_place)
+    }
+
+    /// Whether this address is free only when the server has stopped.
+    fn takes(&self, listen: &Listen) -> bool {
+        match (&self.listen, listen) {
+            (Listen::Tcp(old), Listen::Tcp(new)) => old.port() == new.port(),
+            (old, new) => old == new,
+        }
+    }
+}
+
+impl Health {
+    pub(super) fn new(admin: Arc<Admin>) -> Self {
+        Self {
+            admin,
+            serving: None,
+            is_warned: false,
+        }
+    }
+
+    /// Serves at this address if the server is not there already.
+    pub(super) async fn keep(&mut self, server: Option<&AdminServer>) {
+        let Some(server) = server else { return };
+        if self.serving.as_ref().is_some_and(Serving::is_in_place) {
+            return;
+        }
+        self.stop().await;
+        match admin::bind(server).await {
+            Ok(bound) => self.serve(bound, server),
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_warned, true) {
+                    warn!(listen = %server.listen, %error, "cannot listen on admin.listen; running without health and metrics, and retrying. Free the address, or change admin.listen and reload");
+                }
+            }
+        }
+    }
+
+    /// Binds the address of a new configuration.
+    ///
+    /// # Errors
+    ///
+    /// The address is in use, or not this machine's. [`Self::keep`] then restores the old server.
+    pub(super) async fn bind(&mut self, server: &AdminServer) -> io::Result<Bound> {
+        let takes = |serving: &Serving| serving.takes(&server.listen);
+        if self.serving.as_ref().is_some_and(takes) {
+            self.stop().await;
+        }
+        admin::bind(server).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the task is awaited by `stop`")]
+    pub(super) fn serve(&mut self, bound: Bound, server: &AdminServer) {
+        info!(listen = %server.listen, "serving health and metrics");
+        let stop = CancellationToken::new();
+        let file = match &bound {
+            Bound::Tcp(_) => None,
+            Bound::Unix(_, file) => Some(file.clone()),
+        };
+        let task = tokio::spawn(admin::health(Arc::clone(&self.admin), bound, stop.clone()));
+        self.is_warned = false;
+        self.serving = Some(Serving {
+            listen: server.listen.clone(),
+            file,
+            stop,
+            task,
+        });
+    }
+
+    pub(super) async fn stop(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            if let Some(file) = &serving.file {
+                file.remove();
+            }
+            serving.stop.cancel();
+            let _ = serving.task.await;
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The admin server: nobody who opens its socket can stop the daemon, or blind its health.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use common::{Endpoint, Home, Settings, skip, succeeds, wait_health, wait_until, xml};
+
+const SOCKET: &str = "admin: { listen: \"unix:./admin.sock\" }";
+
+fn socket(home: &Home) -> PathBuf {
+    home.path().join("admin.sock")
+}
+
+/// Connects to the admin server, and sends half a request.
+fn half_a_request(home: &Home) -> UnixStream {
+    let mut client = UnixStream::connect(socket(home)).unwrap();
+    client.write_all(b"GET /metrics HT").unwrap();
+    client
+}
+
+/// Whether the health at a TCP address is good.
+fn is_healthy(address: SocketAddr) -> bool {
+    let Ok(mut client) = TcpStream::connect(address) else {
+        return false;
+    };
+    client
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    let _ = client.read_to_string(&mut answer);
+    answer.starts_with("HTTP/1.1 200")
+}
+
+/// A free address that nobody gets by asking the system for any port.
+fn free_address() -> SocketAddr {
+    let first = 20_000 + std::process::id() % 10_000;
+    let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut ports = (first..32_768).filter_map(|port| u16::try_from(port).ok());
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    address(ports.find(is_free).unwrap())
+}
+
+fn at(endpoint: &Endpoint, listen: impl std::fmt::Display) -> Settings {
+    Settings::all_to(endpoint).top(&format!("admin: {{ listen: \"{listen}\" }}"))
+}
+
+#[test]
+fn half_a_request_delays_neither_a_reload_nor_the_end() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).top(SOCKET);
+    let home = Home::new(&settings);
+    let daemon = home.start();
+    wait_health(&home, "/readyz", 200);
+    let before_reload = half_a_request(&home);
+    // Without a server at the socket, the reload has to wait for its end.
+    home.configure(&Settings::all_to(&endpoint));
+    assert!(daemon.reload());
+    home.configure(&settings);
+    assert!(daemon.reload());
+    let before_end = half_a_request(&home);
+    wait_health(&home, "/readyz", 200);
+    assert_eq!(daemon.terminate().code(), Some(0));
+    drop((before_reload, before_end));
+}
+
+#[test]
+fn idle_connections_stop_neither_the_work_nor_health() {
+    const TEST: &str = "idle_connections_stop_neither_the_work_nor_health";
+    if !succeeds("prlimit", &["--version"]) {
+        return skip(TEST, "needs prlimit");
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).top(SOCKET));
+    let daemon = home.start();
+    wait_health(&home, "/readyz", 200);
+    let pid = daemon.pid().to_string();
+    assert!(succeeds("prlimit", &["--pid", &pid, "--nofile=200"]));
+    let idle: Vec<_> = (0..300).map(|_| half_a_request(&home)).collect();
+    // The last of them is accepted before these, or it is closed.
+    for n in 0..10 {
+        home.write(
+            &format!("sales/project{n}/project.xml"),
+            &xml("Project", &format!("p{n}"), ""),
+        );
+    }
+    endpoint.wait_for(10);
+    wait_health(&home, "/healthz", 200);
+    assert_eq!(daemon.n_messages("Too many open files"), 0);
+    drop(idle);
+}
+
+#[test]
+fn only_a_dead_socket_is_replaced() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).top(SOCKET));
+    // A socket that a daemon left.
+    drop(UnixListener::bind(socket(&home)).unwrap());
+    let daemon = home.start();
+    wait_health(&home, "/readyz", 200);
+    let mode = std::fs::metadata(socket(&home))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o660);
+
+    // A file with a content.
+    let file = home.path().join("file");
+    std::fs::write(&file, "content").unwrap();
+    home.configure(&at(&endpoint, "unix:./file"));
+    assert!(!daemon.reload());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "content");
+    assert_eq!(check(&home), Some(78));
+
+    // A socket that somebody listens at.
+    let path = home.path().join("other.sock");
+    let other = UnixListener::bind(&path).unwrap();
+    home.configure(&at(&endpoint, "unix:./other.sock"));
+    assert!(!daemon.reload());
+    drop(UnixStream::connect(&path).unwrap());
+    drop(other);
+    wait_health(&home, "/readyz", 200);
+
+    home.configure(
+        &Settings::all_to(&endpoint)
+            .top("admin: { listen: \"unix:./admin.sock\", mode: \"0600\" }"),
+    );
+    assert!(daemon.reload());
+    let mode = std::fs::metadata(socket(&home))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+fn check(home: &Home) -> Option<i32> {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
+    command.arg("--config").arg(home.config()).arg("check");
+    command.output().unwrap().status.code()
+}
+
+#[test]
+fn an_address_that_was_taken_at_the_start_is_bound_once_it_is_free() {
+    let endpoint = Endpoint::new();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = taken.local_addr().unwrap();
+    let home = Home::new(&at(&endpoint, address));
+    let daemon = home.start();
+    daemon.wait_message("cannot listen", 1);
+    // It is no reason to reject other changes.
+    assert!(daemon.reload());
+    drop(taken);
+    wait_until("the server", || is_healthy(address).then_some(()));
+}
+
+#[test]
+fn a_reload_moves_the_server_to_all_addresses_of_its_port() {
+    let endpoint = Endpoint::new();
+    let address = free_address();
+    let home = Home::new(&at(&endpoint, address));
+    let daemon = home.start();
+    assert!(is_healthy(address));
+    home.configure(&at(&endpoint, format!("0.0.0.0:{}", address.port())));
+    assert!(daemon.reload());
+    let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
+    assert!(is_healthy(other));
+    // A reload that fails leaves the server where it was.
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    home.configure(&at(&endpoint, taken.local_addr().unwrap()));
+    assert!(!daemon.reload());
+    assert!(is_healthy(other));
+}
+
+#[test]
+fn sockets_that_were_removed_come_back() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).top(SOCKET));
+    let daemon = home.start();
+    wait_health(&home, "/readyz", 200);
+    std::fs::remove_file(socket(&home)).unwrap();
+    std::fs::remove_file(home.path().join("state/control.sock")).unwrap();
+    wait_until("the sockets", || {
+        let is_there = |path: PathBuf| UnixStream::connect(path).is_ok();
+        (is_there(socket(&home)) && is_there(home.path().join("state/control.sock"))).then_some(())
+    });
+    wait_health(&home, "/readyz", 200);
+    assert!(daemon.reload());
+}
