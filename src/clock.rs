@@ -31,7 +31,7 @@ impl Reading {
         later.moment.saturating_sub(self.moment)
     }
 
-    /// Whether the time of day was set between this reading and a later one, back or forward.
+    /// Whether somebody set the time of day between this reading and a later one.
     pub(crate) fn was_set_until(&self, later: &Self) -> bool {
         let latest = self.passed_until(later).saturating_add(SLEWED);
         let is_ahead = self

@@ -118,14 +118,14 @@ mod tests {
         let mut steadiness = Steadiness::new(reading(0, 0));
         for (minute, ahead_s, expected) in [
             (1, 0, true),
-            // Slewed.
+            // The clock is slewed.
             (2, 1, true),
-            // Ahead for a minute.
+            // The clock is ahead for a minute.
             (3, YEAR, false),
             (4, 0, false),
             (63, 0, false),
             (64, 0, true),
-            // Set back, then forward for good.
+            // The clock is set back, and then forward.
             (65, -YEAR, false),
             (66, YEAR, false),
             (125, YEAR, false),

@@ -1,4 +1,4 @@
-//! The mounts at and below a directory, as the kernel lists them.
+//! Reads the kernel's list of the mounts at and below a directory.
 //!
 //! Constraint: the list never proves a fact. It tells which paths to observe again, and which file
 //! systems do not report all changes. Without /proc, no mounts are known.
@@ -101,7 +101,7 @@ impl Mounts {
         mounts
     }
 
-    /// Whether a mount of an earlier list is not in this one, at any path.
+    /// Whether a mount of an earlier list is missing from this one, at every path.
     pub(crate) fn lacks_one_of(&self, earlier: &Self) -> bool {
         let mut earlier = earlier.below.values();
         earlier.any(|mount| !self.below.values().any(|now| now == mount))

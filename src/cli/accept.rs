@@ -15,7 +15,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::engine::held_removals::Accepted;
 
-/// The arguments of `accept`.
+/// The arguments of the command `accept`.
 #[derive(Debug, clap::Args)]
 pub(super) struct AcceptArguments {
     /// Do not ask for confirmation

@@ -80,7 +80,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Release held removals, after showing how many and which
+    /// Show the held removals and release them
     Accept(accept::AcceptArguments),
     /// Show whether the daemon runs, what it watches, and each webhook's queue
     Status {

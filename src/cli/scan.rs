@@ -243,7 +243,7 @@ fn notes(start: Start, config: &Config, has_state: bool) -> Vec<String> {
     notes
 }
 
-/// A note if `run` would hold the removals.
+/// Returns a note if `run` would hold the removals.
 fn held_note(
     comparisons: &[Comparison],
     conclusions: &[Conclusion],
@@ -288,10 +288,10 @@ fn held_note(
     }
 }
 
-/// The webhooks of a project's events.
+/// The webhooks that receive the events of a project.
 struct Routes<'a> {
     subscriptions: &'a [Subscription],
-    /// Those that were to receive an earlier event of it.
+    /// The webhooks for which there was an earlier event of the project.
     heard: BTreeSet<String>,
 }
 

@@ -153,7 +153,7 @@ fn organizations(
     found
 }
 
-/// Warns if another organization has this id too. Ids that differ in case are one, as engineIds are.
+/// Warns if another organization has the same id. As for engineIds, case is ignored.
 fn warn_of_shared_id(
     directory: &str,
     id: &str,

@@ -200,7 +200,7 @@ pub struct Repository {
     pub templates: Templates,
     /// How long a project must be idle before a missing file counts as removed.
     pub settle: Duration,
-    /// How long the deletes of a wave that took more than half of the projects are held.
+    /// How long removals are held if more than half of the projects vanish together.
     pub mass_delete_after: Duration,
     /// The time between full scans.
     pub rescan: Duration,

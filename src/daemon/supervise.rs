@@ -94,7 +94,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Serves a command's request. The command may no longer wait for the answer.
+    /// Handles the request of a command. The command may no longer wait for the answer.
     async fn serve(&mut self, request: Request, announced: &mut Announced) {
         match request {
             Request::Reload(answer) => {

@@ -19,7 +19,7 @@ use crate::webhook::{Attempt, Callback, CallbackContent, EventName};
 /// An attempt that has ended.
 pub(super) struct Ended {
     content: CallbackContent,
-    /// The project's key at the time of the claim.
+    /// The key of the project at the time of the claim.
     project: ProjectKey,
     delivery: i64,
     /// The number of the attempt in the delivery. `scheduled` is its number in the schedule.

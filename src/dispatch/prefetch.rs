@@ -29,11 +29,13 @@ const PREFETCH_BYTES: usize = 1024 * 1024;
 /// How long a prefetched claim is valid. Later, an operator may have cancelled the delivery.
 const VALID_FOR: Duration = Duration::from_millis(500);
 
-/// The deliveries to claim.
+/// Which deliveries the queue claims.
 pub(super) enum Wanted {
-    /// Those that can be sent now, and some more.
+    /// Claim the deliveries that can be sent now, and some more in advance.
     Ahead,
-    /// One of a project that is not among these; if there is none and `or_any`, one of any.
+    /// Claim one delivery for a probe, of a project that is not in this set.
+    ///
+    /// If there is none and `or_any` is true, claim one of any project.
     Probe {
         avoiding: HashSet<ProjectKey>,
         or_any: bool,

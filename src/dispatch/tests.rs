@@ -218,7 +218,7 @@ async fn a_project_released_since_the_question_is_not_taken_from_the_answer() {
     assert_eq!(fixture.next(), Some(1));
     fixture.prefetch.expect_more();
     fixture.ask();
-    // Its result is recorded while the store is being asked.
+    // The result of the delivery is recorded while a claim is in progress.
     fixture.prefetch.release(ProjectKey::new("sales", "a"), 1);
     fixture.accept(vec![claim(1, "a"), claim(2, "b")]).await;
     assert_eq!((fixture.next(), fixture.next()), (Some(2), None));
@@ -228,7 +228,7 @@ async fn a_project_released_since_the_question_is_not_taken_from_the_answer() {
     assert_eq!(fixture.next(), Some(3));
 }
 
-/// The store returns the delivery of a renamed project under the new name.
+/// The store returns a delivery of a renamed project with the new key.
 #[tokio::test]
 async fn a_delivery_in_flight_is_not_claimed_again_under_its_projects_new_name() {
     let mut fixture = Fixture::new();
@@ -241,7 +241,7 @@ async fn a_delivery_in_flight_is_not_claimed_again_under_its_projects_new_name()
     fixture.ask();
     fixture.accept(vec![renamed.clone()]).await;
     assert_eq!(fixture.next(), None);
-    // Its result is recorded while the store is being asked.
+    // The result of the delivery is recorded while a claim is in progress.
     fixture.prefetch.expect_more();
     fixture.ask();
     fixture.prefetch.release(ProjectKey::new("sales", "a"), 1);

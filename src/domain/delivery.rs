@@ -64,17 +64,17 @@ pub enum Outcome {
     },
 }
 
-/// A wait that the receiver requested, counted from its answer.
+/// A wait that the receiver requested (Retry-After). It starts at the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
-    /// For the whole webhook: the receiver is overloaded (429, 503).
+    /// The wait is for all deliveries, because the receiver is overloaded (429, 503).
     Webhook(Duration),
-    /// For this delivery: a gateway did not reach the receiver (502, 504).
+    /// The wait is only for this delivery, because a gateway did not reach the receiver (502, 504).
     Delivery(Duration),
 }
 
 impl RetryAfter {
-    /// The wait, at most [`RETRY_AFTER_MAX`].
+    /// The duration of the wait, at most [`RETRY_AFTER_MAX`].
     pub fn wait(self) -> Duration {
         let (RetryAfter::Webhook(wait) | RetryAfter::Delivery(wait)) = self;
         wait.min(RETRY_AFTER_MAX)
@@ -178,7 +178,7 @@ pub fn next(
     }
 }
 
-/// Returns the time until which the whole webhook rests, after an outcome at `now`.
+/// Returns the time until which nothing is sent to the webhook, after an outcome at `now`.
 pub fn rests_until(outcome: Outcome, now: Timestamp) -> Option<Timestamp> {
     match outcome {
         Outcome::Failed {

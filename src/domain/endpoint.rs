@@ -69,7 +69,7 @@ pub enum Admission {
     ///
     /// If there is none, send one of any project, but not before `any_at`.
     Probe {
-        /// The earliest time for a probe of a project that failed.
+        /// The earliest time for a probe with a delivery of a failed project.
         any_at: Timestamp,
     },
     /// Send nothing until the attempts in progress have ended.
@@ -174,7 +174,7 @@ impl Endpoint {
         Some(Transition::Down(fresh.next))
     }
 
-    /// Notes that the endpoint works for this project.
+    /// Records that the endpoint works for this project.
     fn works(&mut self, key: &ProjectKey, now: Timestamp) -> Option<Transition> {
         self.suspects.append(&mut self.failing);
         let transition = self.down.take().map(|mut down| {

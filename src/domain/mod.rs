@@ -9,8 +9,8 @@
 //! - [`project`]: observed and recorded projects.
 //! - [`event`]: the seven events.
 //! - [`settle`]: when to observe a project.
-//! - [`wave`]: when to judge projects that vanish together.
-//! - [`vanished`]: these projects.
+//! - [`wave`]: the time when projects that vanish together are judged.
+//! - [`vanished`]: the projects that vanished and are not judged yet.
 //! - [`infer`]: the events of one project.
 //! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.

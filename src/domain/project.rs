@@ -165,7 +165,7 @@ impl Document {
             .or_else(|| self.kept.as_ref()?.engine_id.as_deref())
     }
 
-    /// The first key of the project, if it was renamed.
+    /// The key of the project before its first rename, if it was renamed.
     pub fn first_key(&self) -> Option<&ProjectKey> {
         self.kept.as_ref()?.first_key.as_ref()
     }
@@ -356,7 +356,7 @@ pub struct Mark {
     pub path: String,
     /// The metadata at the time of reading.
     pub stamp: Stamp,
-    /// See [`FileState::read_ns`].
+    /// The time of the first reading with this stamp; see [`FileState::read_ns`].
     pub read_ns: i64,
 }
 

@@ -17,7 +17,7 @@ pub enum RescanReason {
     Root,
     /// The configuration of the repository changed.
     Reload,
-    /// Ten or more projects vanished together, and their removals are about to count.
+    /// Ten or more projects vanished together. The scan checks them before their removals count.
     Removals,
 }
 

@@ -126,7 +126,7 @@ impl EventLoop {
         work.into_iter().flatten().min()
     }
 
-    /// The time when it is decided about the projects that vanished.
+    /// The time of the next decision about vanished projects.
     ///
     /// A scan in progress may find more of them.
     fn wave_ends_at(&self) -> Option<Moment> {
@@ -138,9 +138,9 @@ impl EventLoop {
         worker.agenda.wave_ends_at()
     }
 
-    /// Decides about the projects that vanished, if the time has come.
+    /// Decides about vanished projects, if a decision is due.
     ///
-    /// Hints may be late or lost, so a full scan has to find that a wave is over.
+    /// Hints may be late or lost, so a full scan must confirm that a wave is over.
     fn end_wave(&mut self, now: Moment) {
         if self.wave_ends_at().is_none_or(|at| now < at) {
             return;
@@ -301,7 +301,7 @@ impl EventLoop {
             }
             Check::Failed(reason) => {
                 if status.set_trouble(Trouble::Root, Some(reason.clone())) {
-                    warn!("{reason}; inference waits until that works");
+                    warn!("{reason}; inference waits until the repository can be opened");
                 }
             }
             Check::Works => {
@@ -327,7 +327,7 @@ impl EventLoop {
         self.worker.survey_mounts(now);
         let repository = &self.worker.config.repository;
         if !self.scanner.is_walking() && self.worker.timers.take_rescan(now, repository) {
-            // It also sets the watches that are missing.
+            // The full scan also sets missing watches.
             let settings = watch_settings(&self.worker.config);
             self.watch.watch_everything(settings, RescanReason::Timer);
         }

@@ -25,7 +25,7 @@ pub(super) struct FullScan {
     /// The origin of the events that the scan causes.
     pub origin: Origin,
     pub began: Moment,
-    /// Whether a walk of the watch thread finds the projects, and sets missing watches.
+    /// Whether a walk of the watch thread finds the projects. The walk also sets missing watches.
     pub has_walked: bool,
     /// All projects that are known so far. The first `n_compared` of them are compared.
     keys: Vec<ProjectKey>,
@@ -36,7 +36,7 @@ pub(super) struct FullScan {
 }
 
 impl FullScan {
-    /// A scan of these projects, or of those that a walk is going to find.
+    /// Starts a scan of these projects, or of the projects that a walk finds.
     pub(super) fn new(
         reason: RescanReason,
         origin: Origin,

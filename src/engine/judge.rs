@@ -37,7 +37,7 @@ impl Routes {
         )
     }
 
-    /// Selects the webhooks with this interest in an event, each with the time of its first attempt.
+    /// Lists the webhooks with this interest in an event, each with the time of its first attempt.
     fn of_event(
         &self,
         event: &InferredEvent,
@@ -209,7 +209,7 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
     if inference.missing.is_empty() {
         return;
     }
-    // A file that was overwritten in place has the inode that is on record, and a later change.
+    // A file that was overwritten in place has the recorded inode, but a later change time.
     let is_recorded = |held: &Held| {
         let file = inference.record.file(&held.path);
         file.is_some_and(|file| {

@@ -18,7 +18,7 @@
 //! - `timers`: the times of recurring tasks.
 //! - `phase`: the phase of the start, such as the first full scan.
 //! - [`root`]: checks whether the root is the recorded one.
-//! - `mounts`: whether the recorded file systems below the root are mounted.
+//! - `mounts`: checks whether the recorded file systems below the root are mounted.
 //! - [`status`]: the state that other threads may read.
 
 mod event_loop;
@@ -68,9 +68,9 @@ pub(crate) enum Input {
     Hint(Box<Hint>),
     /// Set all watches again and run a full scan.
     Rescan(RescanReason),
-    /// Answer which removals are held.
+    /// List the held removals, and send the list as the answer.
     ListHeld(oneshot::Sender<HeldProjects>),
-    /// Judge the held removals that this token stands for ([`HeldProjects`]).
+    /// Release the held removals that this token identifies ([`HeldProjects`]).
     Accept(String, oneshot::Sender<Accepted>),
     /// Apply this configuration, then notify the sender.
     Configure(Arc<Config>, oneshot::Sender<()>),

@@ -24,7 +24,7 @@ pub(crate) enum Check {
     Lost(String),
     /// The root exists, but its directory is not watched yet.
     Back,
-    /// The root cannot be opened, for this reason. That proves nothing.
+    /// The root cannot be opened, for this reason. It may still exist.
     Failed(String),
     /// The root can be opened again.
     Works,
@@ -37,7 +37,7 @@ pub(crate) struct RootGuard {
     state: State,
     /// Whether the last check could not open the root.
     has_failed: bool,
-    /// The recorded identity.
+    /// The recorded identity of the root.
     recorded: Option<String>,
     is_trusted: bool,
     /// The number of recorded projects in the last survey. The survey found files of `n_found`.

@@ -20,7 +20,7 @@ pub(super) struct Scanner {
     scan: Option<FullScan>,
     /// The reason of a requested scan that has not begun yet.
     retry: Option<RescanReason>,
-    /// When the last scan that has ended began.
+    /// The time when the last finished scan began.
     last_began: Option<Moment>,
 }
 
@@ -29,12 +29,12 @@ impl Scanner {
         self.scan.is_some()
     }
 
-    /// Whether the watch thread's walk began that scan.
+    /// Whether the last finished scan began with a walk of the watch thread.
     pub(super) fn is_walking(&self) -> bool {
         self.scan.as_ref().is_some_and(|scan| scan.has_walked)
     }
 
-    /// When the last scan that has ended began.
+    /// The time when the last finished scan began.
     pub(super) fn last_began(&self) -> Option<Moment> {
         self.last_began
     }
@@ -44,13 +44,13 @@ impl Scanner {
         self.scan.as_ref()?.next()
     }
 
-    /// Stops, because a walk begins that leads to a scan.
+    /// Stops the current scan, because a walk begins, and a new scan follows it.
     pub(super) fn stop(&mut self) {
         self.scan = None;
         self.retry = None;
     }
 
-    /// Requests a scan for the next iteration of the engine's loop without a pause.
+    /// Requests a scan for the next iteration of the engine's loop in which inference is not paused.
     pub(super) fn request(&mut self, reason: RescanReason) {
         self.retry = Some(reason);
     }
@@ -68,7 +68,7 @@ impl Scanner {
         let began = worker.clock.moment();
         let discovered = match Root::open(&worker.config.repository.path) {
             Ok(root) => worker.observer.discover(&root),
-            // The check of the root reports the reason.
+            // The next check of the root reports the reason.
             Err(_) => {
                 worker.doubt_root(&[]);
                 return self.request(reason);

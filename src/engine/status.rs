@@ -20,20 +20,20 @@ use crate::watch::Coverage;
 pub(crate) enum Trouble {
     Root,
     Store,
-    /// Removals are held. Everything else goes on.
+    /// Removals are held. Other events are inferred as usual.
     Removals,
 }
 
-/// The held removals, as shown to people.
+/// The held removals, as `status` shows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct HeldReport {
-    /// The number of projects.
+    /// The number of projects whose removals are held.
     pub count: usize,
-    /// `all` or `more-than-half`.
+    /// The cause: `all` or `more-than-half` of the projects vanished.
     pub cause: String,
-    /// The reason as a sentence.
+    /// The reason in words.
     pub reason: String,
-    /// The time when they are released; none if they wait for an operator.
+    /// The time when the removals are released. `None` if they are held for an operator.
     pub until: Option<Timestamp>,
 }
 

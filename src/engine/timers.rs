@@ -14,12 +14,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Timers {
     pulse: Moment,
-    /// The next full scan that also sets missing watches.
+    /// The time of the next full scan that also sets missing watches.
     rescan: Moment,
-    /// The next full scan if changes are found by scans alone.
+    /// The time of the next full scan if only scans find changes.
     poll: Moment,
     polls: bool,
-    /// The next survey of a root that is not the recorded one.
+    /// The time of the next survey of a root that is not the recorded one.
     survey: Moment,
     /// The end of the current pause of inference, if any.
     paused_until: Option<Moment>,
@@ -73,17 +73,17 @@ impl Timers {
             .saturating_sub(now)
     }
 
-    /// Notes whether changes are found by scans alone.
+    /// Sets whether only scans find changes.
     pub(super) fn set_polls(&mut self, polls: bool) {
         self.polls = polls;
     }
 
-    /// The time of the next scan if changes are found by scans alone.
+    /// The time of the next scan, if only scans find changes.
     pub(super) fn next_poll(&self) -> Option<Moment> {
         self.polls.then_some(self.poll)
     }
 
-    /// Returns whether `repository.rescan` passed, and schedules the next time.
+    /// Returns whether a scan by `repository.rescan` is due, and schedules the next one.
     pub(super) fn take_rescan(&mut self, now: Moment, repository: &Repository) -> bool {
         let is_due = now >= self.rescan;
         if is_due {
@@ -94,7 +94,7 @@ impl Timers {
 
     /// Schedules the next full scans after one has ended.
     ///
-    /// Only one that has set the missing watches replaces one that would.
+    /// A scan that did not set missing watches does not postpone the next one that does.
     pub(super) fn scanned(&mut self, now: Moment, repository: &Repository, has_walked: bool) {
         self.poll = now.saturating_add(repository.poll_interval);
         if has_walked {

@@ -47,7 +47,7 @@ pub(super) struct Worker {
     pub timers: Timers,
     pub routes: Routes,
     pub recorder: Recorder,
-    /// Whether everything has to be compared, because other file systems are there.
+    /// Whether a full scan is needed, because file systems were mounted or unmounted.
     pub compares_again: bool,
 }
 
@@ -139,7 +139,7 @@ impl Worker {
             now,
         };
         let mut judgement = judge(&mut gathered, &rules);
-        // If the root or a mount below it changed meanwhile, missing files prove nothing.
+        // If the root or a mount below it changed meanwhile, a missing file may still exist.
         if !root.is_in_place() || self.mounts.has_changed(&self.config.repository.path) {
             gathered.put_back_reported(&mut self.reported);
             return self.doubt_root(&taken);
@@ -154,7 +154,7 @@ impl Worker {
         }
     }
 
-    /// Checks the mounts below the root if they changed. Returns whether that succeeded.
+    /// Checks the mounts below the root if they changed. Returns whether the check succeeded.
     fn check_mounts(&mut self, root: &Root) -> bool {
         let repository = &self.config.repository;
         if !self.mounts.has_changed(&repository.path) {
@@ -175,7 +175,7 @@ impl Worker {
         }
     }
 
-    /// Checks hidden file systems again, now and then: their projects may be restored.
+    /// Checks hidden file systems again at intervals, because their projects may be restored.
     pub(super) fn survey_mounts(&mut self, now: Moment) {
         if self.mounts.hidden().is_empty() || !self.timers.is_survey_due(now) {
             return;
@@ -243,7 +243,7 @@ impl Worker {
         true
     }
 
-    /// Decides about the projects that vanished, if the time has come.
+    /// Decides about vanished projects, if a decision is due.
     pub(super) fn end_wave(&mut self, now: Moment) {
         match self.recorder.store().n_defined() {
             Ok(n_recorded) => self.agenda.end_wave(now, n_recorded),
@@ -272,7 +272,7 @@ impl Worker {
         held_projects(&self.agenda, &self.status)
     }
 
-    /// Releases the held removals that the token stands for, once that is recorded.
+    /// Releases the held removals that the token identifies, after storing the decision.
     pub(super) fn accept(&mut self, token: &str) -> Accepted {
         let held = self.held_projects();
         if held.reason.is_none() || held.token != token {
@@ -341,7 +341,7 @@ impl Worker {
         }
     }
 
-    /// Records the unusable entries that could not be recorded before.
+    /// Tries again to record unusable entries.
     pub(super) fn record_unusable_again(&mut self) {
         if let Some(problems) = self.unusable.take() {
             self.record_unusable(problems);
@@ -371,7 +371,7 @@ impl Worker {
 
     /// Records that a full scan has ended. Returns whether that succeeded.
     pub(super) fn record_scan(&mut self) -> bool {
-        // Mounts that came while no project changed are recorded too.
+        // Also record mounts that appeared while no project changed.
         let is_checked = match self.root.open() {
             Ok(Some(root)) => self.check_mounts(&root),
             Ok(None) | Err(_) => false,

@@ -60,7 +60,7 @@ pub(crate) struct Observer {
     max_file_size: u64,
     owners: OwnerNames,
     inodes: Inodes,
-    /// The paths that cannot be observed although they may seem empty, with the reason.
+    /// Paths that must not be observed although they may seem empty, with the reason.
     hidden: BTreeMap<String, String>,
 }
 
@@ -76,12 +76,12 @@ impl Observer {
         }
     }
 
-    /// Sets the paths that cannot be observed, because their file system is not there.
+    /// Sets the paths that must not be observed, because their file system is not mounted.
     pub(crate) fn hide(&mut self, hidden: BTreeMap<String, String>) {
         self.hidden = hidden;
     }
 
-    /// The hidden path at or above this one, with the reason.
+    /// The hidden path that is or contains this path, with the reason.
     fn hidden_at(&self, path: &str) -> Option<(&str, &str)> {
         let mut hidden = self.hidden.iter();
         let found = hidden.find(|(above, _)| {

@@ -29,7 +29,7 @@ impl Reported {
         self.hold(held);
     }
 
-    /// Adds open files.
+    /// Adds held files.
     pub(crate) fn hold(&mut self, files: impl IntoIterator<Item = Held>) {
         for held in files {
             let is_held = self
@@ -68,7 +68,7 @@ impl Reported {
         std::mem::take(&mut self.held)
     }
 
-    /// Adds the files of an earlier observation.
+    /// Adds the reported files that an earlier observation returned.
     pub(crate) fn merge(&mut self, earlier: Self) {
         for path in &earlier.paths {
             self.name(path);

@@ -86,7 +86,7 @@ pub struct NewEvent {
     pub stamp: Stamp,
     /// The names of the subscribed webhooks, each with the time of its first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
-    /// The webhooks that receive it only if they were to receive an earlier event of the project.
+    /// The webhooks that receive the event only if there was an earlier event of the project for them.
     pub if_heard: Vec<(String, Timestamp)>,
 }
 
@@ -119,9 +119,9 @@ pub enum MetaKey {
     Layout,
     /// The file systems that are mounted below the repository's root.
     Mounts,
-    /// The projects whose removals wait for an operator.
+    /// The projects whose removals are held for an operator.
     HeldRemovals,
-    /// The projects whose removals an operator accepted, and that are not judged yet.
+    /// The projects whose removals an operator accepted, but that are not judged yet.
     AcceptedRemovals,
 }
 

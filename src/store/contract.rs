@@ -54,7 +54,7 @@ pub trait Recording: Send + Sync {
     /// Lists the projects of an organization with a record, sorted.
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
 
-    /// Counts the projects with a definition on record.
+    /// Counts the projects with a recorded definition.
     fn n_defined(&self) -> Result<usize, StoreError>;
 
     /// Lists, for each identity, the projects with that identity, sorted.
@@ -208,7 +208,7 @@ pub trait Listing {
     /// Reads the record of a project. It is empty if nothing is recorded.
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError>;
 
-    /// Returns the webhooks that were to receive an event of a project, by name.
+    /// Returns the webhooks for which there was an event of a project, by name.
     fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError>;
 
     /// Reads a fact about the whole repository.

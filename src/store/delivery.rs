@@ -22,9 +22,9 @@ pub struct Claim {
     /// [`delivery::next`](crate::domain::delivery::next) needs it. A redelivery starts the schedule
     /// again.
     pub scheduled_attempt: u32,
-    /// The number of redeliveries before. A redelivery during the attempt is told by it.
+    /// The number of redeliveries so far. A change of it shows a redelivery during the attempt.
     pub n_redeliveries: u32,
-    /// The present key of the project, which names the lane. The event has the recorded one.
+    /// The current key of the project, which identifies the lane. The event has the original key.
     pub key: ProjectKey,
     /// The event to send.
     pub event: Event,
@@ -109,10 +109,10 @@ pub struct Finish {
     pub attempt: AttemptLog,
     /// The consequence of the attempt for the delivery.
     pub verdict: Verdict,
-    /// The number of redeliveries in the claim.
+    /// The number of redeliveries that the claim had.
     pub n_redeliveries: u32,
-    /// The fingerprint of the settings that the request was sent with, if there was a request.
+    /// The fingerprint of the settings of the request. `None` if no request was sent.
     pub fingerprint: Option<[u8; 32]>,
-    /// Until when the receiver asked for no request at all.
+    /// The time until which the receiver wants no requests, if it requested that.
     pub rests_until: Option<Timestamp>,
 }

@@ -42,9 +42,9 @@ pub(super) trait Backend: Send {
     /// Watches a directory. The caller passes a parent before its children.
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError>;
 
-    /// Forgets the directories in a watched one that are none of these.
+    /// Drops the watched subdirectories of a directory, except those with these names.
     ///
-    /// A directory that moved to another depth may have children that the layout does not want there.
+    /// A directory that moved to another depth may have children that the layout does not need there.
     fn retain(&mut self, directory: Directory<'_>, node: Node, names: &BTreeSet<&str>);
 
     /// Returns the next report, if any. Does not wait.

@@ -266,7 +266,7 @@ impl Backend for Notify {
 
     fn forget(&mut self, path: &str) {
         let mut taken = self.take_below(path);
-        // notify may know it although this backend does not.
+        // notify may watch the directory although this backend does not know it.
         taken.push(path.to_owned());
         self.release(&taken);
     }

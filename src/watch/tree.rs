@@ -125,7 +125,7 @@ impl Tree {
         Some(path)
     }
 
-    /// Makes the directories in another one orphans that have none of these names.
+    /// Makes subdirectories of a directory orphans, except those with these names.
     pub(super) fn retain(&mut self, parent: Wd, names: &BTreeSet<&str>) {
         let first = (parent, Arc::from(""));
         let children = self.children.range(first..);

@@ -145,7 +145,7 @@ impl Thread {
             files,
             mut problems,
         } = self.list(directory, cursor);
-        // A walk over everything finds these at its end.
+        // A walk of the whole tree handles these at its end.
         if let Some(backend) = &mut self.backend
             && self.walk.is_none()
             && node != NOWHERE

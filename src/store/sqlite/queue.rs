@@ -222,11 +222,11 @@ pub(super) fn finish(connection: &Connection, finished: &[Finish]) -> Result<(),
     Ok(())
 }
 
-/// The consequence of an attempt, after what happened while it was in flight.
+/// The effect of an attempt, given the changes that were made during the attempt.
 enum Consequence {
-    /// That of its verdict.
+    /// Apply the verdict of the attempt.
     Verdict(Verdict),
-    /// None: an operator started the schedule again.
+    /// No effect on the state, because an operator redelivered the delivery meanwhile.
     Redelivery,
 }
 
@@ -237,7 +237,7 @@ fn consequence(
     ended: Timestamp,
 ) -> Result<Consequence, Fault> {
     let verdict = match finish.verdict {
-        // It answers a request with other settings. The present ones may work.
+        // The answer is for a request with old settings. The current settings may work.
         Verdict::Retry(_) | Verdict::SwitchOff if is_outdated(connection, finish, before)? => {
             Verdict::Retry(ended)
         }
@@ -332,7 +332,7 @@ fn finish_one(
     Ok(Some((before.webhook, failure)))
 }
 
-/// Records an attempt that leaves the state of its delivery as it is.
+/// Records an attempt that does not change the state of its delivery.
 fn stay(
     connection: &Connection,
     finish: &Finish,

@@ -26,7 +26,7 @@ struct Writing<'a> {
     /// The payloads of the batch. The flag tells whether the payload is new.
     payloads: HashMap<ContentHash, (&'a Given, bool)>,
     now: Timestamp,
-    /// The webhooks whose row is known to exist. The flag tells whether the webhook is off or rests.
+    /// The webhooks whose row is known to exist. The flag tells whether the webhook is off or paused.
     webhooks: BTreeMap<&'a str, bool>,
     /// The numbers of the next event and the next delivery, once they are read.
     next: Option<NextNumbers>,
@@ -66,7 +66,7 @@ pub(super) fn record(
         .filter_map(|change| Some((change.moved_from.as_ref()?, &change.key)))
         .collect();
     lanes::move_all(connection, &moves)?;
-    // All leave before the first arrives: projects may exchange their keys.
+    // Delete all records before the first insert, because projects may exchange their keys.
     let mut arriving: BTreeMap<&ProjectKey, BTreeSet<String>> = BTreeMap::new();
     for (from, to) in moves {
         let listeners = listeners::of(connection, from)?;
@@ -133,7 +133,7 @@ impl<'a> Writing<'a> {
         Ok(self.payloads.contains_key(hash) || payload::exists(connection, hash)?)
     }
 
-    /// Inserts the events of a change, and keeps the listeners of its project.
+    /// Inserts the events of a change, and updates the listeners of its project.
     ///
     /// `arriving` are the listeners of a project that moved here, perhaps in the place of one that is
     /// deleted.
@@ -241,7 +241,7 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Whether a webhook is off or rests. Inserts the row of the webhook if it is missing.
+    /// Whether a webhook is off or paused. Inserts the row of the webhook if it is missing.
     fn is_paused(&mut self, connection: &Connection, webhook: &'a str) -> Result<bool, Fault> {
         if let Some(is_paused) = self.webhooks.get(webhook) {
             return Ok(*is_paused);
@@ -463,7 +463,7 @@ pub(super) fn keys(
     Ok(keys)
 }
 
-/// Counts the projects with a definition.
+/// Counts the projects with a recorded definition.
 pub(super) fn n_defined(connection: &Connection) -> Result<usize, Fault> {
     let mut statement =
         connection.prepare_cached("SELECT count(*) FROM files WHERE identity IS NOT NULL")?;

@@ -315,7 +315,7 @@ impl EventSweep {
         Ok(old.len() == limit)
     }
 
-    /// Saves the numbers that must outlive the removed events.
+    /// Saves the numbers of the removed events that are still needed.
     fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some((sequence, repetition)) = self.removed {
             raise(connection, "last-event", sequence)?;
@@ -325,7 +325,7 @@ impl EventSweep {
     }
 }
 
-/// Corrects events that are recorded with a time after `now`, since the clock was ahead.
+/// Corrects events with a recording time after `now`, which a clock that was ahead has caused.
 ///
 /// They would be kept until the clock gets there, and all events after them as well. Each gets the
 /// time of the event after it, which is the latest it can have. `latest` is that of the last one.

@@ -118,14 +118,14 @@ pub(super) fn is_off(connection: &Connection, name: &str) -> Result<bool, Fault>
         .exists([name])?)
 }
 
-/// Why a webhook's deliveries are not sent.
+/// Why the deliveries of a webhook are not sent.
 pub(super) struct Pause {
     pub(super) is_off: bool,
-    /// The time until which the receiver asked for no request, in milliseconds; 0 if it did not.
+    /// The time until which the receiver wants no requests, in milliseconds. 0 if there is none.
     pub(super) rests_until: i64,
 }
 
-/// Returns why a webhook's deliveries are not sent.
+/// Returns why the deliveries of a webhook are not sent.
 pub(super) fn pause(connection: &Connection, name: &str) -> Result<Pause, Fault> {
     let pause = connection
         .prepare_cached(
@@ -149,11 +149,11 @@ pub(super) fn pause(connection: &Connection, name: &str) -> Result<Pause, Fault>
 pub(super) struct Failure {
     pub(super) at: Timestamp,
     pub(super) error: String,
-    /// Until when the receiver asked for no request at all.
+    /// The time until which the receiver wants no requests, if it requested that.
     pub(super) rests_until: Option<Timestamp>,
 }
 
-/// Sets the last error of a webhook, and until when it rests.
+/// Sets the last error of a webhook, and the time until which it is paused.
 pub(super) fn failed(connection: &Connection, name: &str, failure: &Failure) -> Result<(), Fault> {
     let at = row::milliseconds(failure.at);
     let rests_until = failure.rests_until.map(row::milliseconds_up);
@@ -167,7 +167,7 @@ pub(super) fn failed(connection: &Connection, name: &str, failure: &Failure) -> 
     Ok(())
 }
 
-/// Ends the rest of a webhook that was asked for after `now`, by a clock that was later set back.
+/// Ends the pause of a webhook that was requested before the clock was set back.
 pub(super) fn correct_rest(connection: &Connection, name: &str, now: i64) -> Result<(), Fault> {
     connection
         .prepare_cached(
@@ -209,7 +209,7 @@ pub(super) fn switch_off(
     Ok(!was_off)
 }
 
-/// Switches a webhook on, and ends its rest. Returns whether it was off.
+/// Switches a webhook on, and ends its pause. Returns whether it was off.
 pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fault> {
     connection
         .prepare_cached(
@@ -237,7 +237,7 @@ pub(super) fn has_fingerprint(
         .exists(params![name, &fingerprint[..]])?)
 }
 
-/// Whether another fingerprint than this one is recorded for a webhook.
+/// Whether the recorded fingerprint of a webhook differs from this one.
 pub(super) fn has_other_fingerprint(
     connection: &Connection,
     name: &str,
