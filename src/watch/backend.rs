@@ -31,7 +31,9 @@ pub(super) trait Backend: Send {
     fn begin_walk(&mut self, root: &Path, is_doubtful: bool) -> io::Result<()>;
 
     /// Ends the walk. Releases the watches of directories that the walk did not pass.
-    fn end_walk(&mut self);
+    ///
+    /// Returns directories that the walk passed and that lost their watch by then.
+    fn end_walk(&mut self) -> Vec<String>;
 
     /// The watched directory at a path below the root, or [`NOWHERE`].
     fn at(&self, path: &str) -> Node;

@@ -173,9 +173,10 @@ impl Backend for Native {
         }
     }
 
-    fn end_walk(&mut self) {
+    fn end_walk(&mut self) -> Vec<String> {
         let unseen = self.tree.take_unseen();
         self.release(unseen);
+        Vec::new()
     }
 
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError> {

@@ -152,6 +152,34 @@ impl Notify {
         true
     }
 
+    /// Compares the watched directories with those of notify.
+    ///
+    /// Releases those that only notify knows, and takes and returns those that it does not know.
+    fn compare(&mut self) -> Vec<String> {
+        let known = self
+            .watcher
+            .as_ref()
+            .map(|(watcher, _)| watcher.watched_paths());
+        let Some(Ok(known)) = known else {
+            return Vec::new();
+        };
+        let below = known.iter().filter_map(|(path, _)| {
+            let path = path.strip_prefix(&self.root).ok()?;
+            Some(path.to_str()?.to_owned())
+        });
+        let known: BTreeSet<String> = below.collect();
+        let others = known.iter();
+        let others = others.filter(|path| !self.watched.contains_key(*path));
+        let others: Vec<String> = others.cloned().collect();
+        self.release(&others);
+        let mut missing: Vec<String> = self.watched.keys().cloned().collect();
+        missing.retain(|path| !known.contains(path));
+        for path in &missing {
+            self.take(path);
+        }
+        missing
+    }
+
     /// Releases the watches at these paths.
     fn release(&mut self, paths: &[String]) {
         let Some((watcher, _)) = &mut self.watcher else {
@@ -245,7 +273,7 @@ impl Backend for Notify {
         Ok(())
     }
 
-    fn end_walk(&mut self) {
+    fn end_walk(&mut self) -> Vec<String> {
         self.is_fresh = false;
         let walk = self.walk;
         let unseen = self.watched.iter().filter(|(_, one)| one.walk != walk);
@@ -254,6 +282,7 @@ impl Backend for Notify {
             self.take(path);
         }
         self.release(&unseen);
+        self.compare()
     }
 
     fn at(&self, path: &str) -> Node {

@@ -130,7 +130,7 @@ impl Thread {
     }
 
     /// Watches the directory at a path, if there is one. Returns the reason if that failed.
-    fn watch_path(&mut self, path: &str, cause: &str) -> Option<Errno> {
+    pub(super) fn watch_path(&mut self, path: &str, cause: &str) -> Option<Errno> {
         let cursor = self.reporter.settings.layout.at(path)?;
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = match &self.backend {

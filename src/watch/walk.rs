@@ -86,8 +86,9 @@ impl Thread {
             // The walk ended early. The pending command begins another walk.
             return;
         }
-        if let Some(backend) = &mut self.backend {
-            backend.end_walk();
+        let lost = self.backend.as_mut().map(|backend| backend.end_walk());
+        for path in lost.into_iter().flatten() {
+            self.watch_path(&path, "watched again");
         }
         self.publish_coverage_of_walk();
         let watches = self.backend.as_ref().map_or(0, |b| b.n_watches());
