@@ -100,7 +100,6 @@ fn wait_for_watches(home: &Home, count: u64) {
 
 on_both_backends!(
     the_number_of_watches_follows_renames_and_removals,
-    changes_in_exchanged_projects_are_noticed_at_once,
     names_that_are_not_text_are_listed_while_they_are_there,
     a_queue_that_overflows_loses_no_change_and_no_watch,
     at_the_limit_of_watches_changes_are_found_and_the_limit_is_named,
@@ -130,33 +129,6 @@ fn the_number_of_watches_follows_renames_and_removals(backend: &str) {
     wait_for_watches(&home, 2 + 3 * 3);
     home.remove_all("finance");
     wait_for_watches(&home, 1);
-}
-
-fn changes_in_exchanged_projects_are_noticed_at_once(backend: &str) {
-    let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 2);
-    let daemon = home.start();
-    rustix::fs::renameat_with(
-        rustix::fs::CWD,
-        home.at("sales/p0"),
-        rustix::fs::CWD,
-        home.at("sales/p1"),
-        rustix::fs::RenameFlags::EXCHANGE,
-    )
-    .unwrap();
-    // No observation of the exchange may find the changes below: only a watch reports them.
-    daemon.fence();
-    wait_for_watches(&home, 2 + 2 * 3);
-    for project in ["sales/p0", "sales/p1"] {
-        let content = xml("p", "e", project);
-        home.write(&format!("{project}/snapshots/v2.xml"), &content);
-    }
-    endpoint.wait_for(2);
-    daemon.fence();
-    assert_eq!(
-        sorted(daemon.events()),
-        ["Snapshot Create sales/p0", "Snapshot Create sales/p1"]
-    );
 }
 
 fn names_that_are_not_text_are_listed_while_they_are_there(backend: &str) {
