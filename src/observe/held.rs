@@ -64,14 +64,22 @@ impl Holder {
             // The file was removed since it was opened, which changed its change time.
             stamp.changed_ns = stamp.modified_ns;
         }
-        let held = (Arc::strong_count(&self.held) <= HELD_MAX).then(|| Held {
+        if Arc::strong_count(&self.held) > HELD_MAX {
+            debug!(
+                path,
+                "cannot hold a reported file, because {HELD_MAX} are held; if it is removed now, its \
+                 content is lost"
+            );
+            return (None, false);
+        }
+        let held = Held {
             path: path.to_owned(),
             place,
             file,
             stamp,
             has_left: false,
             _held: Arc::clone(&self.held),
-        });
-        (held, false)
+        };
+        (Some(held), false)
     }
 }
