@@ -14,8 +14,9 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         put(&boundary);
         put("\r\nContent-Disposition: form-data; name=\"");
         put(parameter.as_str());
-        // The charset is explicit, because receivers that follow older rules default to ISO 8859-1.
-        put("\"\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n");
+        // No Content-Type, as browsers and curl send it (HTML standard, "multipart/form-data
+        // encoding algorithm"). Some parsers, such as formidable, take a part with one for a file.
+        put("\"\r\n\r\n");
         put(value);
         put("\r\n");
     }
