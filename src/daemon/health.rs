@@ -1,7 +1,7 @@
 //! Keeps the admin server at the configured address.
 //!
-//! Constraint: an address that is taken, or a socket that somebody removed, is bound again without a
-//! restart. A reload that fails leaves the server at its old address.
+//! Constraint: if the address is in use, or somebody removed the socket, the daemon binds it again
+//! without a restart. After a failed reload the server stays at its old address.
 
 use std::io;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::config::{AdminServer, Listen};
 pub(super) struct Health {
     pub(super) admin: Arc<Admin>,
     serving: Option<Serving>,
-    /// Whether it is logged that the address cannot be bound.
+    /// Whether the log already has a warning that the address cannot be bound.
     is_warned: bool,
 }
 
-/// A server that runs.
+/// A running server.
 struct Serving {
     listen: Listen,
-    /// The file of a Unix socket.
+    /// The file of the socket, if it is a Unix socket.
     file: Option<SocketFile>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -35,7 +35,7 @@ impl Serving {
         self.file.as_ref().is_none_or(SocketFile::is_in_place)
     }
 
-    /// Whether this address is free only when the server has stopped.
+    /// Whether the running server uses this address, so that it must stop before another binds it.
     fn takes(&self, listen: &Listen) -> bool {
         match (&self.listen, listen) {
             (Listen::Tcp(old), Listen::Tcp(new)) => old.port() == new.port(),
@@ -53,7 +53,7 @@ impl Health {
         }
     }
 
-    /// Serves at this address if the server is not there already.
+    /// Starts a server at this address, unless one is already running there.
     pub(super) async fn keep(&mut self, server: Option<&AdminServer>) {
         let Some(server) = server else { return };
         if self.serving.as_ref().is_some_and(Serving::is_in_place) {
@@ -74,7 +74,7 @@ impl Health {
     ///
     /// # Errors
     ///
-    /// The address is in use, or not this machine's. [`Self::keep`] then restores the old server.
+    /// The address is in use or belongs to another machine. [`Self::keep`] then restores the old server.
     pub(super) async fn bind(&mut self, server: &AdminServer) -> io::Result<Bound> {
         let takes = |serving: &Serving| serving.takes(&server.listen);
         if self.serving.as_ref().is_some_and(takes) {
