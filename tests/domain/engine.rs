@@ -9,6 +9,7 @@ use project_webhooks::domain::moves::{Comparison, infer_all};
 use project_webhooks::domain::project::{ContentHash, FileState, Identity, ProjectKey, Recorded};
 use project_webhooks::domain::settle::{Agenda, Moment, Unresolved};
 use project_webhooks::domain::shared_ids::Hold;
+use project_webhooks::domain::vanished::Presence;
 
 use crate::world::{PLACES, World, key, place};
 
@@ -69,6 +70,8 @@ impl Engine {
 
     /// Runs one step; without due projects it observes nothing.
     pub fn round(&mut self, world: &World, now: Moment, limit: usize) -> Round {
+        let defined = self.record.values().filter(|one| one.definition.is_some());
+        self.settle.end_wave(now, defined.count());
         let due = self.settle.due(now, limit);
         let mut looks: Vec<Comparison> = due
             .iter()
@@ -111,7 +114,7 @@ impl Engine {
             let open = Unresolved {
                 missing: missing.clone(),
                 retry: look.observed.problems().any(|problem| problem.may_resolve),
-                ..Unresolved::default()
+                presence: Presence::of(&look.recorded, record, &look.observed),
             };
             self.settle.observed(&look.key, now, open);
         }
@@ -129,11 +132,18 @@ impl Engine {
         round
     }
 
-    /// Runs steps until nothing is due within three settle times. Returns the time after them.
+    /// Runs steps until nothing is due within three settle times; an operator accepts held removals.
+    /// Returns the time after them.
     pub fn rest(&mut self, world: &World, from: Moment, mut each: impl FnMut(Round)) -> Moment {
         let mut now = from;
         let mut n_rounds = 0;
-        while let Some(at) = self.settle.next().filter(|at| *at <= from + 3 * PAUSE) {
+        loop {
+            self.settle.accept();
+            let next = [self.settle.next(), self.settle.wave_ends_at()];
+            let next = next.into_iter().flatten().min();
+            let Some(at) = next.filter(|at| *at <= from + 3 * PAUSE) else {
+                break;
+            };
             now = now.max(at);
             each(self.round(world, now, 2));
             n_rounds += 1;

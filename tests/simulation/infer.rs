@@ -11,7 +11,8 @@ use project_webhooks::domain::moves::{self, Comparison, infer_all};
 use project_webhooks::domain::project::{FileState, Identity, ProjectKey};
 use project_webhooks::domain::settle::Unresolved;
 use project_webhooks::domain::shared_ids::Hold;
-use project_webhooks::store::{Batch, Change, Committed, NewEvent};
+use project_webhooks::domain::vanished::{HeldBecause, Presence};
+use project_webhooks::store::{Batch, Change, Committed, MetaKey, NewEvent};
 
 use crate::crash::{Crash, Image};
 use crate::engine::Happening;
@@ -67,6 +68,7 @@ impl Run {
     /// Runs a step of the engine, and of the queues if they send the deliveries of its commit.
     /// Returns the number of recorded events.
     pub fn round(&mut self, limit: usize, crash: Crash, sends: Option<Crash>) -> usize {
+        self.end_wave();
         let looks = self.looks(limit);
         let changes = infer_all(&looks, &relocate);
         let known = self.truth.known.clone();
@@ -96,7 +98,7 @@ impl Run {
             let open = Unresolved {
                 missing: change.inference.missing.clone(),
                 retry: look.observed.problems().any(|problem| problem.may_resolve),
-                ..Unresolved::default()
+                presence: Presence::of(&look.recorded, &change.inference.record, &look.observed),
             };
             self.settle.observed(&look.key, self.now, open);
         }
@@ -108,6 +110,7 @@ impl Run {
                 self.settle.observe_after(&change.key, from, self.now);
             }
         }
+        self.note_held();
         let ready = committed.deliveries.ready;
         match sends {
             Some(crash) => self.send_ready(ready, crash),
@@ -120,6 +123,45 @@ impl Run {
             }
         }
         n_events
+    }
+
+    /// Decides about the projects that vanished, if the time has come.
+    fn end_wave(&mut self) {
+        if self.settle.wave_ends_at().is_none_or(|at| self.now < at) {
+            return;
+        }
+        let n_defined = self.store().n_defined().unwrap();
+        self.settle.end_wave(self.now, n_defined);
+        if let Some(held) = self.settle.held() {
+            assert_eq!(
+                held.because,
+                HeldBecause::All,
+                "there are too few for a wave"
+            );
+            assert!(held.n >= 3 || self.was_held, "{held:?}");
+        }
+        self.note_held();
+    }
+
+    /// Records the projects that a restart has to remember, as the engine does.
+    pub fn note_held(&mut self) {
+        let (held, accepted) = self.settle.to_remember();
+        self.was_held = !held.is_empty();
+        let text = |keys: Vec<&ProjectKey>| serde_json::to_string(&keys).unwrap();
+        let facts = [
+            (MetaKey::HeldRemovals, text(held.iter().collect())),
+            (MetaKey::AcceptedRemovals, text(accepted.iter().collect())),
+        ];
+        let mut batch = Batch::new(self.wall());
+        for (key, text) in facts {
+            let recorded = self.store().meta(key).unwrap();
+            if recorded.unwrap_or_else(|| "[]".to_owned()) != text {
+                batch.meta.push((key, text));
+            }
+        }
+        if !batch.meta.is_empty() {
+            self.store().record(batch).unwrap();
+        }
     }
 
     /// The model infers the same events in the same order: none is lost or invented.

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use project_webhooks::domain::endpoint::Endpoint;
 use project_webhooks::domain::event::{EventId, Origin};
-use project_webhooks::domain::project::ContentHash;
+use project_webhooks::domain::project::{ContentHash, ProjectKey};
 use project_webhooks::domain::settle::Agenda;
-use project_webhooks::store::{EventFilter, Listings, Store};
+use project_webhooks::store::{EventFilter, Listings, MetaKey, Store};
 use tokio::runtime::Runtime;
 
 use crate::crash::{Crash, Image};
@@ -34,6 +34,8 @@ pub struct Run {
     pub world: World,
     pub truth: Truth,
     pub settle: Agenda,
+    /// Whether removals are recorded as held for an operator.
+    pub was_held: bool,
     pub now: Duration,
     /// The difference of the time of day from the start, in addition to `now`.
     offset: SignedDuration,
@@ -84,6 +86,7 @@ impl Run {
             world: World::default(),
             truth: Truth::default(),
             settle: Agenda::new(PAUSE),
+            was_held: false,
             now: Duration::ZERO,
             offset: SignedDuration::ZERO,
             is_deaf: false,
@@ -133,6 +136,7 @@ impl Run {
             } => drop(self.round(limit, crash, sends)),
             Step::Overflow => self.is_deaf = true,
             Step::Compare => self.compare(Origin::Live),
+            Step::Accept => self.accept(),
             Step::Restart => {
                 self.store().close();
                 self.open();
@@ -260,6 +264,12 @@ impl Run {
         self.store = None;
         self.store = Some(Store::open(&self.state).unwrap());
         self.settle = Agenda::new(PAUSE);
+        let [held, accepted] = [MetaKey::HeldRemovals, MetaKey::AcceptedRemovals].map(|key| {
+            let text = self.store().meta(key).unwrap();
+            let text = text.unwrap_or_else(|| "[]".to_owned());
+            serde_json::from_str::<Vec<ProjectKey>>(&text).unwrap()
+        });
+        self.settle.remember(held, accepted);
         self.hinted.clear();
         for hook in &mut self.hooks {
             hook.endpoint = Endpoint::default();
@@ -377,12 +387,24 @@ impl Run {
         }
     }
 
-    /// Runs steps until nothing is due within three settle times. Returns the number of events.
+    /// An operator accepts the held removals.
+    fn accept(&mut self) {
+        self.settle.accept();
+        self.note_held();
+    }
+
+    /// Runs steps until nothing is due within three settle times, and accepts held removals. Returns
+    /// the number of events.
     fn rest(&mut self) -> usize {
         let until = self.now + 3 * PAUSE;
         let mut n_events = 0;
         for _ in 0..1_000 {
-            let Some(at) = self.settle.next().filter(|at| *at <= until) else {
+            if self.settle.held().is_some() {
+                self.accept();
+            }
+            let next = [self.settle.next(), self.settle.wave_ends_at()];
+            let next = next.into_iter().flatten().min();
+            let Some(at) = next.filter(|at| *at <= until) else {
                 self.now = until;
                 return n_events;
             };

@@ -43,6 +43,8 @@ pub enum Step {
     Overflow,
     Compare,
     Restart,
+    /// An operator accepts held removals.
+    Accept,
     Answer {
         webhook: usize,
         answers: Answers,
@@ -167,6 +169,7 @@ fn step(rng: &mut Rng) -> Step {
         },
         21 => Step::Compare,
         22 if rng.bool() => Step::Overflow,
+        22 if rng.u8(..3) == 0 => Step::Accept,
         22 => Step::Restart,
         23..25 => Step::Answer {
             webhook,
