@@ -32,9 +32,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{
-    Daemon, Endpoint, Home, Settings, on_both_backends, skip, sorted, succeeds, wait_until, xml,
-};
+use common::{Daemon, Endpoint, Home, Settings, on_both_backends, skip, succeeds, wait_until, xml};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn home_with_projects(settings: &Settings, count: usize) -> Home {
