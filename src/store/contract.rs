@@ -32,7 +32,7 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Se
 
 /// The operations of inference. They block the calling thread.
 pub trait Recording: Send + Sync {
-    /// Reads the records of these projects, in the same order. A project without one has an empty one.
+    /// Reads the records of these projects, in the same order. A record may be empty.
     ///
     /// Pass at most some hundreds of projects, not all of them.
     fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError>;
