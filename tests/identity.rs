@@ -386,3 +386,39 @@ fn names_match_in_every_unicode_form() {
         assert_eq!(came[0].parameter("organizationId"), Some("c-1"));
     }
 }
+
+#[test]
+fn a_project_in_a_recycle_bin_is_deleted() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint);
+    let home = Home::new(&settings);
+    for (name, id) in [("orders", "e-1"), ("leads", "e-2")] {
+        let content = xml(name, id, "one");
+        home.write(&format!("sales/{name}/project.xml"), &content);
+    }
+    home.write("@eaDir/crm/project.xml", &xml("Metadata", "e-3", "one"));
+    let daemon = home.start();
+    home.rename("sales/orders", "sales/#recycle");
+    home.rename("sales/leads", "#recycle/leads");
+    endpoint.wait_for(2);
+    daemon.fence();
+    let came = endpoint.take();
+    let mut came: Vec<_> = came.iter().map(summary).collect();
+    came.sort_unstable();
+    assert_eq!(
+        came,
+        ["e-1", "e-2"].map(|id| ("project-delete", "sales", id))
+    );
+    // Another list: what becomes visible is adopted, and counts from then on.
+    home.reconfigure(&settings.repository("ignore: [\"@*\"]"));
+    assert!(daemon.reload());
+    daemon.wait_message("full scan finished", 3);
+    home.remove_all("sales/#recycle");
+    daemon.fence();
+    let came = endpoint.wait_for(1);
+    assert_eq!(
+        came.iter().map(summary).collect::<Vec<_>>(),
+        [("project-delete", "sales", "e-1")]
+    );
+    assert!(home.command(&["check"]).contains("  ignore     @*"));
+}

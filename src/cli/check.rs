@@ -64,6 +64,7 @@ struct Summary {
     project: Vec<String>,
     published: Vec<String>,
     snapshot: Vec<String>,
+    ignore: Vec<String>,
     state_dir: String,
     network: NetworkSummary,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +107,7 @@ impl Summary {
             project: repository.templates.project.clone(),
             published: repository.templates.published.clone(),
             snapshot: repository.templates.snapshot.clone(),
+            ignore: repository.layout.ignored().globs().to_vec(),
             state_dir: config.state_dir.display().to_string(),
             network: NetworkSummary {
                 allow: config.network.allow.iter().map(range_text).collect(),
@@ -225,6 +227,9 @@ fn print_summary(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
         for template in templates {
             writeln!(out, "  {role:<9}  {template}")?;
         }
+    }
+    if !summary.ignore.is_empty() {
+        writeln!(out, "  {:<9}  {}", "ignore", summary.ignore.join(", "))?;
     }
     writeln!(out, "state       {}", summary.state_dir)?;
     if let Some(admin) = &summary.admin {

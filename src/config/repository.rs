@@ -5,12 +5,15 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::problem::Position;
+use globset::Glob;
+
+use super::problem::{Position, shown};
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::value::Value;
 use super::{Environment, FirstStart, Repository, Templates, WatchMode};
+use crate::domain::names::composed;
 use crate::domain::project::Role;
-use crate::layout::Layout;
+use crate::layout::{Ignored, Layout};
 
 pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option<Repository> {
     let mapping = value.mapping(context)?;
@@ -21,6 +24,7 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
     let settle = mapping.read(context, "settle", Value::duration);
     let mass_delete_after = mapping.read(context, "mass_delete_after", Value::duration);
     let rescan = mapping.read(context, "rescan", Value::duration);
+    let ignored = mapping.read(context, "ignore", ignored);
     let watch = mapping.read(context, "watch", watch_mode);
     let poll_interval = mapping.read(context, "poll_interval", Value::duration);
     let max_file_size = mapping.read(context, "max_file_size", Value::size);
@@ -33,7 +37,7 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
     let (layout, templates) = layout?;
     Some(Repository {
         path: path?,
-        layout,
+        layout: layout.ignoring(ignored?),
         templates,
         settle: settle?,
         mass_delete_after: mass_delete_after?,
@@ -42,6 +46,27 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
         poll_interval: poll_interval?,
         max_file_size: max_file_size?,
         on_first_start: on_first_start?,
+    })
+}
+
+fn ignored(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ignored> {
+    let items = value.items(context)?;
+    let globs = all(items.iter().map(|item| item.parsed(context, ignored_name)))?;
+    let ignored = Ignored::new(&globs)
+        .map_err(|error| format!("these globs are too complex: {}", error.kind()));
+    context.accept(&value.location, ignored)
+}
+
+/// Parses a glob on one name.
+fn ignored_name(text: &str) -> Result<Glob, Fault> {
+    if text.is_empty() || text.contains('/') {
+        return Err(Fault::not_allowed(format!(
+            "{} is not a glob on a name, which has no slash",
+            shown(text)
+        )));
+    }
+    Glob::new(&composed(text)).map_err(|error| {
+        Fault::not_allowed(format!("{} is not a glob: {}", shown(text), error.kind()))
     })
 }
 

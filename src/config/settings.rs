@@ -146,6 +146,14 @@ pub const SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "repository.ignore",
+        value: Text("a glob on a name, such as `\"*.bak\"`", None),
+        count: OneOrList(0, 100),
+        default: Values(&["lost+found", "#recycle", "@eaDir", ".*"]),
+        meaning: "files and directories that are neither organizations, projects nor versions; hidden ones never are",
+        ..ROW
+    },
+    Setting {
         key: "repository.settle",
         value: Duration("1ms", "1h"),
         default: Values(&["1s"]),
@@ -495,9 +503,7 @@ pub(super) fn keys_below(path: &str) -> Vec<&'static str> {
 pub(super) fn default_node(setting: &Setting) -> Option<&'static Node> {
     static NODES: LazyLock<HashMap<&str, Node>> = LazyLock::new(|| {
         let nodes = SETTINGS.iter().filter_map(|setting| match setting.default {
-            Values(values) | AtMost(values, _) => {
-                Some((setting.key, written(values, setting.count)))
-            }
+            Values(values) | AtMost(values, _) => Some((setting.key, written(setting, values))),
             Required | Described(_) => None,
         });
         nodes.collect()
@@ -505,17 +511,19 @@ pub(super) fn default_node(setting: &Setting) -> Option<&'static Node> {
     NODES.get(setting.key)
 }
 
-fn written(values: &[&str], count: Count) -> Node {
+fn written(setting: &Setting, values: &[&str]) -> Node {
     let node = |kind| Node {
         position: Position { line: 1, column: 1 },
         kind,
     };
-    let mut items: Vec<Node> = values
-        .iter()
-        .map(|value| node(Kind::of_plain(value)))
-        .collect();
+    let kind = |value: &str| match setting.value {
+        Boolean | Whole(..) => Kind::of_plain(value),
+        // Without quotes, YAML takes some strings for other types, or for comments.
+        _ => Kind::Text(value.to_owned()),
+    };
+    let mut items: Vec<Node> = values.iter().map(|value| node(kind(value))).collect();
     match items.pop() {
-        Some(only) if items.is_empty() && !matches!(count, List(..)) => only,
+        Some(only) if items.is_empty() && !matches!(setting.count, List(..)) => only,
         last => {
             items.extend(last);
             node(Kind::List(items))

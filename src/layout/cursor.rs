@@ -88,11 +88,15 @@ impl Cursor {
 
     /// Returns the cursor after one more name. `None` if no template matches.
     pub(crate) fn enter(&self, name: &str) -> Option<Cursor> {
+        let is_ignored = self.layout.ignored().matches(name);
         let live: Vec<Live> = self
             .live
             .iter()
             .filter_map(|live| {
                 let component = self.component(live)?;
+                if is_ignored && has_capture(component) {
+                    return None;
+                }
                 let bound = match_component(component, name, &live.bound)?;
                 Some(Live {
                     rank: live.rank,
@@ -188,12 +192,15 @@ impl Cursor {
 
 /// Matches a name with a component of a template. Returns the captured values.
 pub(super) fn match_component(parts: &[Part], name: &str, bound: &Bound) -> Option<Bound> {
-    let has_capture = parts.iter().any(|part| matches!(part, Part::Capture(_)));
     // Editors, version control systems and synchronisers create hidden entries for their own use.
-    if has_capture && name.starts_with('.') {
+    if has_capture(parts) && name.starts_with('.') {
         return None;
     }
     match_parts(parts, name, bound)
+}
+
+fn has_capture(parts: &[Part]) -> bool {
+    parts.iter().any(|part| matches!(part, Part::Capture(_)))
 }
 
 fn match_parts(parts: &[Part], text: &str, bound: &Bound) -> Option<Bound> {

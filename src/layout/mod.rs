@@ -16,6 +16,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use crate::domain::names::composed;
 use crate::domain::project::{ProjectKey, Role};
 
 pub use cursor::Cursor;
@@ -37,7 +40,50 @@ const TEMPLATE_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     templates: Arc<[Template]>,
+    ignored: Arc<Ignored>,
 }
+
+/// Names that no capture matches, such as those of a file server's recycle bin.
+#[derive(Clone, Debug, Default)]
+pub struct Ignored {
+    globs: Vec<String>,
+    set: GlobSet,
+}
+
+impl Ignored {
+    /// Compiles globs on names.
+    ///
+    /// # Errors
+    ///
+    /// The globs are too complex together.
+    pub fn new(globs: &[Glob]) -> Result<Self, globset::Error> {
+        let mut builder = GlobSetBuilder::new();
+        for glob in globs {
+            builder.add(glob.clone());
+        }
+        Ok(Self {
+            globs: globs.iter().map(|glob| glob.glob().to_owned()).collect(),
+            set: builder.build()?,
+        })
+    }
+
+    /// The globs, as written.
+    pub fn globs(&self) -> &[String] {
+        &self.globs
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        !self.globs.is_empty() && self.set.is_match(&*composed(name))
+    }
+}
+
+impl PartialEq for Ignored {
+    fn eq(&self, other: &Self) -> bool {
+        self.globs == other.globs
+    }
+}
+
+impl Eq for Ignored {}
 
 /// Why a template is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,10 +172,23 @@ impl Layout {
         if errors.is_empty() {
             Ok(Self {
                 templates: templates.into(),
+                ignored: Arc::default(),
             })
         } else {
             Err(errors)
         }
+    }
+
+    /// Returns this layout with names that no capture matches.
+    #[must_use]
+    pub fn ignoring(mut self, ignored: Ignored) -> Self {
+        self.ignored = Arc::new(ignored);
+        self
+    }
+
+    /// The names that no capture matches.
+    pub fn ignored(&self) -> &Ignored {
+        &self.ignored
     }
 
     /// Returns a cursor at the root with all templates.
@@ -255,6 +314,9 @@ impl fmt::Display for Layout {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for template in self.templates.iter() {
             writeln!(formatter, "{} {}", template.role.as_str(), template.text)?;
+        }
+        for glob in self.ignored.globs() {
+            writeln!(formatter, "ignore {glob}")?;
         }
         Ok(())
     }
