@@ -1,4 +1,4 @@
-//! Measures the real binary from the change of a file to the call, beside a floor in the same run.
+//! Measures the real binary from the change of a file to the call, compared with a floor in the same run.
 //!
 //! `cargo bench --bench end_to_end -- [--quick | --full] [--resume] [--write] [SCENARIO...]`. It
 //! prints tables with ratios and writes the results as JSON lines and the plots in SVG to a

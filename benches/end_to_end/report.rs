@@ -10,7 +10,7 @@ use crate::plot;
 use crate::results::{Results, text};
 use crate::table::{Table, integer, megabytes, milliseconds, per_second, seconds, thousands};
 
-/// A result beside that of a peer, with the goal.
+/// A result compared with that of a peer, with the goal.
 struct Comparison {
     what: String,
     ours: String,
@@ -176,7 +176,7 @@ fn changes(results: &Results, found: &mut Vec<Comparison>) {
         found.push(Comparison {
             what: "a receiver that takes 50 ms".to_owned(),
             ours: per_second(rate),
-            beside: format!("16 side by side are at most {}", per_second(limit)),
+            beside: format!("16 at a time are at most {}", per_second(limit)),
             ratio: Some(rate / limit),
             goal: "",
             is_headline: false,
@@ -205,9 +205,9 @@ fn webhooks(results: &Results, found: &mut Vec<Comparison>) {
     };
     if let (Some(without), Some(with)) = (with(0), with(1)) {
         found.push(Comparison {
-            what: "99 webhooks beside one that hangs, p99 of the 99".to_owned(),
+            what: "99 webhooks while another one hangs, p99 of the 99".to_owned(),
             ours: milliseconds(with),
-            beside: format!("without that one {}", milliseconds(without)),
+            beside: format!("without the other one {}", milliseconds(without)),
             ratio: Some(with / without),
             goal: "at most 1.5 ×",
             is_headline: true,
@@ -293,7 +293,7 @@ fn alone(what: &str, ours: String, goal: &'static str) -> Comparison {
 
 fn comparisons(all: &[Comparison]) -> Table {
     Table {
-        head: ["", "project-webhooks", "beside it", "ratio", "goal"]
+        head: ["", "project-webhooks", "compared with", "ratio", "goal"]
             .map(str::to_owned)
             .to_vec(),
         rows: all

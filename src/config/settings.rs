@@ -157,7 +157,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.settle",
         value: Duration("1ms", "1h"),
         default: Values(&["1s"]),
-        meaning: "how long a project must be idle before a missing file counts as removed; it counts after 20 times as long at the latest",
+        meaning: "how long a project must be idle before a missing file counts as removed; after 20 times as long it counts in any case",
         ..ROW
     },
     Setting {
@@ -270,7 +270,7 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 1000),
         default: Described("every project"),
-        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. A delete also goes to a webhook that was to receive an earlier event of the project, whatever its directory is called now",
+        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. A delete also goes to a webhook that was to receive an earlier event of the project, even if its directory was renamed since",
         ..ROW
     },
     Setting {
