@@ -67,7 +67,7 @@ pub(crate) async fn run(
 
 /// Decides whether the time of day is reliable enough to remove old rows.
 ///
-/// It is at the start. After a jump, it must be steady for [`STEADY_FOR`].
+/// It is reliable at the start. After a jump, it must be steady for [`STEADY_FOR`].
 struct Steadiness {
     last: Reading,
     /// The first reading after the last jump of the time of day.

@@ -106,7 +106,7 @@ fn short_path(directory: &std::fs::File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
 }
 
-/// The time between two looks whether the socket is in its place.
+/// The time between two checks that the socket is in its place.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// The time limit for a client to send its line, and to read the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(1);

@@ -49,8 +49,8 @@ pub(super) fn run(
     };
     let no_daemon = || {
         anyhow!(
-            "no daemon runs with the state directory {state_dir}. Start it; it decides again which \
-             removals it holds"
+            "no running daemon uses the state directory {state_dir}. Start the daemon; it then \
+             decides again which removals to hold"
         )
     };
     let held = admin::control::list_held(&config.state_dir)
@@ -100,7 +100,7 @@ pub(super) fn run(
         }
         Accepted::Failed(reason) => {
             return Err(anyhow!(
-                "cannot record that, so nothing was changed: {reason}"
+                "cannot record the decision, so nothing was changed: {reason}"
             ));
         }
     }

@@ -43,7 +43,7 @@ const CONFIGURATION: &str = include_str!("demo/config.yaml");
 const LOG: &str = "daemon.log";
 /// How long the start and each action's callbacks may take, even on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How many lines of the log a failure shows.
+/// The number of log lines to print after a failure.
 const LOG_LINES: usize = 20;
 
 /// Runs the demo. The status is 0 only if every callback arrived and was signed.

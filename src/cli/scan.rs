@@ -291,7 +291,7 @@ fn held_note(
 /// The webhooks that receive the events of a project.
 struct Routes<'a> {
     subscriptions: &'a [Subscription],
-    /// The webhooks for which there was an earlier event of the project.
+    /// The webhooks that an earlier event of the project was routed to.
     heard: BTreeSet<String>,
 }
 

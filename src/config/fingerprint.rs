@@ -9,9 +9,10 @@ use super::Webhook;
 
 /// Hashes all settings of a webhook, including the values of its secrets.
 ///
-/// The store keeps the hash. By it, a restarted daemon knows whether the configuration of a disabled
-/// webhook has changed. The secrets cannot be recovered from a BLAKE3 hash. The context string
-/// separates this hash from all others of this program. It changes with the list of settings.
+/// The store keeps the hash. With it, a restarted daemon knows whether the configuration of a
+/// disabled webhook has changed. The secrets cannot be recovered from a BLAKE3 hash. The context
+/// string separates this hash from all others of this program. It changes with the list of
+/// settings.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 2");
     // A length precedes each part, and a count each list. So different webhooks never hash the

@@ -157,7 +157,7 @@ fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
         .ok_or_else(|| Fault::new("the text after whsec_ is not base64").allowed(ALLOWED))
 }
 
-/// The reason why a text is not a signing secret. It does not contain the text.
+/// The reason why a text is not a signing secret. The message does not quote the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// The text is empty.

@@ -1,4 +1,4 @@
-//! Makes a [`Config`] of a tree of values.
+//! Makes a [`Config`] from a tree of values.
 //!
 //! Constraint: a reader reads its whole mapping before it returns an error, so that all errors are
 //! listed at once. Only this layer checks the repository, secrets and PEM files that a
@@ -212,7 +212,7 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
                 text.len() <= 4 && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
             match u32::from_str_radix(text, 8) {
                 Ok(mode) if is_octal && mode <= 0o777 => Ok(mode),
-                _ => Err(Fault::not_allowed(format!("{} is no mode", shown(text)))),
+                _ => Err(Fault::not_allowed(format!("{} is not a mode", shown(text)))),
             }
         })
     });

@@ -11,7 +11,7 @@
 //! - `reader` reads a mapping by the table, and `value` a single value.
 //! - `units` reads durations and sizes.
 //! - `source` reads values from credentials, the environment and files.
-//! - `load` makes a [`Config`] of the tree. `repository`, `webhook`, `subscription`, `headers`,
+//! - `load` makes a [`Config`] from the tree. `repository`, `webhook`, `subscription`, `headers`,
 //!   `tls` and `network` read its parts.
 //! - `problem` is an error or a warning.
 //! - `fingerprint` hashes the settings of a webhook.
@@ -256,7 +256,7 @@ impl WatchMode {
         }
     }
 
-    /// The word for it in the configuration.
+    /// The word for this value in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             WatchMode::Auto => "auto",
@@ -280,7 +280,7 @@ impl FirstStart {
     /// Both words, in the order of the documentation.
     pub const ALL: [FirstStart; 2] = [FirstStart::Adopt, FirstStart::Report];
 
-    /// The word for it in the configuration.
+    /// The word for this value in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             FirstStart::Adopt => "adopt",
@@ -350,7 +350,7 @@ impl Format {
         Format::CloudEvents,
     ];
 
-    /// The word for it in the configuration and in listings.
+    /// The word for this value in the configuration and in listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Format::Multipart => "multipart",
@@ -448,7 +448,7 @@ impl LogFormat {
         LogFormat::Journald,
     ];
 
-    /// The word for it in the configuration.
+    /// The word for this value in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             LogFormat::Auto => "auto",

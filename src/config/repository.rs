@@ -61,7 +61,7 @@ fn ignored(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ignored> {
 fn ignored_name(text: &str) -> Result<Glob, Fault> {
     if text.is_empty() || text.contains('/') {
         return Err(Fault::not_allowed(format!(
-            "{} is not a glob on a name, which has no slash",
+            "{} is not a glob on a name; a name has no slash",
             shown(text)
         )));
     }
@@ -199,7 +199,7 @@ pub(super) fn check_apart(
     context.error(location, fault);
 }
 
-/// Resolves symbolic links and dots. Its last components need not exist.
+/// Resolves the symbolic links and dots of a path. The last components need not exist.
 fn canonical(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let Ok(mut whole) = ancestor.canonicalize() {

@@ -154,7 +154,7 @@ fn end_of(text: &[u8]) -> Position {
     Position { line, column }
 }
 
-/// Makes a problem of a syntax error. The most frequent errors get advice how to fix them.
+/// Makes a problem from a syntax error. The most frequent errors get advice on how to fix them.
 fn syntax_problem(error: &ScanError, file: &Path) -> Problem {
     let (marker, info) = (error.marker(), error.info());
     let lower = info.to_lowercase();

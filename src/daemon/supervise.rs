@@ -23,7 +23,7 @@ use crate::report::summary;
 /// The time between two attempts to save the fingerprints of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
-/// The time between two looks whether the admin server is at its address.
+/// The time between two checks that the admin server is at its address.
 const HEALTH_KEPT: Duration = Duration::from_secs(5);
 
 /// The status line that was last sent to systemd.
@@ -142,7 +142,7 @@ impl Daemon<'_> {
 }
 
 impl Announced {
-    /// Sends a changed status line to systemd, and that the daemon is ready.
+    /// Reports a changed status line, and once readiness, to systemd.
     fn change(&mut self, is_ready: bool, line: String) {
         if is_ready && !self.is_ready {
             self.is_ready = true;

@@ -81,8 +81,8 @@ pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_pro
 impl AttemptResult {
     /// Whether the queue must not send before this result is recorded.
     ///
-    /// It must not if the receiver wants no more callbacks, or none for a time. The store then knows
-    /// until when.
+    /// That is so if the receiver wants no more callbacks, or none before a later time. Once the
+    /// result is recorded, the store enforces that.
     pub(super) fn pauses_webhook(&self) -> bool {
         self.finish.verdict == Verdict::SwitchOff || self.finish.rests_until.is_some()
     }
@@ -123,7 +123,7 @@ impl Ended {
     /// Returns the verdict by the current schedule.
     ///
     /// If the settings changed during a failed attempt, the delivery is due at once with the new
-    /// settings. So it is after a 410, which answered a request with the old settings.
+    /// settings. The same holds after a 410, because it answered a request with the old settings.
     fn verdict(&self, current: &Target, jitter: f64) -> Verdict {
         let schedule = &current.webhook.schedule;
         let outcome = self.attempt.outcome;

@@ -22,7 +22,7 @@ pub(super) struct QueueHandle {
     committed: Mutex<Vec<Claim>>,
     /// The current epoch, which all handles share.
     epoch: Arc<AtomicU64>,
-    /// The newest delivery that this webhook's queue, or an earlier one of it, has claimed.
+    /// The newest delivery that the current queue of the webhook, or an earlier one, has claimed.
     newest_claimed: AtomicI64,
 }
 
@@ -51,7 +51,7 @@ impl QueueHandle {
 
     /// Drops all committed deliveries, also those that are not passed yet.
     ///
-    /// The queue then claims those that may be sent from the store.
+    /// The queue then claims from the store those that may be sent.
     pub(super) fn drop_committed(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         drop(self.take_committed());

@@ -1,8 +1,8 @@
 //! Logs attempts.
 //!
 //! Constraint: ten thousand failing deliveries must not fill the log, but the log must show that
-//! attempts fail. So each minute it has the first failures in full, and one count of all others. The
-//! store has all attempts, and so has the log at level debug.
+//! attempts fail. So each minute it has the first failures in full, and one count of all others.
+//! The store has all attempts. At level debug, the log has them as well.
 
 use std::time::Duration;
 

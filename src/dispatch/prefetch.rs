@@ -110,9 +110,9 @@ impl Prefetch {
         self.claims.is_empty()
     }
 
-    /// Adds committed deliveries, but only those that a claim would return as well.
+    /// Adds the committed deliveries that a claim would return as well.
     ///
-    /// For these, the project is not busy, and the delivery is newer than all claimed ones.
+    /// That is so if the project is not busy, and the delivery is newer than all claimed ones.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);

@@ -45,7 +45,7 @@ pub(super) struct Queue {
     /// The last reading of the clock, to detect that the clock was set back.
     reading: Reading,
     prefetch: Prefetch,
-    /// The latest monotonic time for the next claim.
+    /// The monotonic time at which the queue claims again, if nothing wakes it before.
     ask_at: Duration,
     /// Whether the store failed. If so, the queue does not claim before `ask_at`.
     is_store_failing: bool,
@@ -196,7 +196,7 @@ impl Queue {
 
     /// Corrects due times if the clock was set back.
     ///
-    /// Otherwise deliveries would be late by the time that the clock was set back.
+    /// Otherwise deliveries would be late by as much as the clock was set back.
     async fn check_clock(&mut self) {
         let reading = self.shared.clock.reading();
         if !self.reading.was_set_back_until(&reading) {
@@ -212,7 +212,7 @@ impl Queue {
                 warn!(
                     webhook = self.name,
                     n_deliveries,
-                    "the clock was set back; deliveries with a due time by the old clock are due now"
+                    "the clock was set back; deliveries delayed by this are due now"
                 );
             }
             Err(error) => {

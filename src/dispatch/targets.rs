@@ -82,7 +82,7 @@ pub(crate) async fn note_configuration(
     for webhook in store.set_fingerprints(fingerprints, now).await? {
         info!(
             webhook,
-            "the configuration changed; the webhook, which its receiver had switched off, is on again"
+            "the configuration changed, so the webhook that its receiver had switched off is on again"
         );
     }
     Ok(())

@@ -32,7 +32,7 @@ impl State {
         State::Cancelled,
     ];
 
-    /// The word for it in listings and in the store.
+    /// The word for this value in listings and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             State::Pending => "pending",

@@ -117,7 +117,7 @@ impl Endpoint {
         }
     }
 
-    /// Records the outcome of an attempt. Returns whether the endpoint went down or up by it.
+    /// Records the outcome of an attempt. Returns the transition if the endpoint went down or up.
     ///
     /// `was_probe` is false for an attempt that was already in progress when the endpoint went down.
     pub fn attempt_ended(

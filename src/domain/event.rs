@@ -187,7 +187,7 @@ impl Origin {
         Origin::Test,
     ];
 
-    /// The word for it in headers and listings.
+    /// The word for this value in headers and listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Origin::Live => "live",

@@ -14,14 +14,14 @@
 //! - [`infer`]: the events of one project.
 //! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.
-//! - [`shared_ids`]: projects that several directories have.
-//! - [`names`]: names on disk beside names in the configuration.
+//! - [`shared_ids`]: project ids that several directories share.
+//! - [`names`]: how names on disk and names in the configuration are compared.
 //! - [`parameters`]: the parameters of a callback.
 //! - [`route`]: the webhooks that receive an event.
 //! - [`delivery`]: the next step of a delivery after an answer.
 //! - [`endpoint`]: whether a receiver is down.
-//! - [`rescan`]: the reasons of a full scan.
-//! - [`log_limit`]: a limit on equal log lines.
+//! - [`rescan`]: the reasons for a full scan.
+//! - [`log_limit`]: a limit on similar log lines.
 
 pub mod delivery;
 pub mod endpoint;

@@ -82,7 +82,7 @@ impl Comparison {
 
 /// Returns the observed definition if it may have moved here.
 ///
-/// It may have if no definition was recorded here, or that of another project.
+/// It may have if the record has no definition, or another project's definition.
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)
@@ -136,9 +136,9 @@ impl<'a> Departures<'a> {
 
 /// Infers the events of several projects together.
 ///
-/// For every arrival, the comparisons must include the recorded projects with the same identity. For
-/// every confirmed departure, they must include those of its organization, or at least one of them
-/// that is still there.
+/// For every arrival, the comparisons must include the recorded projects with the same identity.
+/// For every confirmed departure, they must include the recorded projects of its organization with
+/// the same identity, or at least one of them whose definition still exists.
 pub fn infer_all<C: Borrow<Comparison>>(
     comparisons: &[C],
     relocate: &Relocate<'_>,
@@ -272,8 +272,8 @@ fn judge(
 
 /// Judges one comparison without the project that arrived, which has to wait.
 ///
-/// A removed project that was here before is deleted now: projects that exchange their locations
-/// would wait for each other.
+/// A removed project that was here before is deleted now. Otherwise two projects that swap their
+/// locations would wait for each other.
 fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inference {
     let mut inference = Inference {
         record: here.recorded.clone(),

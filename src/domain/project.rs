@@ -48,7 +48,7 @@ impl Role {
     /// All roles.
     pub const ALL: [Role; 3] = [Role::Definition, Role::Published, Role::Snapshot];
 
-    /// The word for it in the configuration, in listings and in the store.
+    /// The word for this value in the configuration, in listings and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::Definition => "definition",
@@ -224,7 +224,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// How old a change must be, when the file is read, for equal times to prove it unchanged.
+/// How old a change must be when the file is read, so that a later change has other times.
 ///
 /// Two writes within one tick of the file system's clock leave the same times. A tick of Linux is up
 /// to 10 ms, and that of some network and FAT file systems 2 s. So a file with a more recent change
@@ -267,7 +267,7 @@ impl FileState {
         }
     }
 
-    /// Whether the content has an id, so that every directory with it has the same project id.
+    /// Whether the content has an id, so that copies of it have the same project id.
     pub(crate) fn has_own_id(&self) -> bool {
         let id = self.document.id.as_deref();
         self.document.own_engine_id().is_some() || id.is_some_and(|id| !id.trim().is_empty())
@@ -456,7 +456,7 @@ pub enum ObservedFile {
     Invalid {
         /// The role that a complete file at this path has.
         role: Role,
-        /// The reason.
+        /// The path, and why the file is invalid.
         problem: Problem,
     },
 }
@@ -474,7 +474,7 @@ impl ObservedFile {
 /// A directory that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// The reason.
+    /// The path, and why the directory could not be read.
     pub problem: Problem,
     /// The roles of files that it may contain. No file with such a role counts as gone.
     pub hides: BTreeSet<Role>,

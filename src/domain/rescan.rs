@@ -1,6 +1,6 @@
-//! The reasons of a full scan.
+//! The reasons for a full scan.
 
-/// The reason of a full scan.
+/// The reason for a full scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RescanReason {
     /// The daemon started.
@@ -34,7 +34,7 @@ impl RescanReason {
         Self::Removals,
     ];
 
-    /// The word for it in logs and metrics.
+    /// The word for this value in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",

@@ -25,7 +25,7 @@ pub struct Subscription {
 pub enum Interest {
     /// The webhook receives the event.
     Yes,
-    /// The webhook receives the event if an earlier event of the project was for it.
+    /// The webhook receives the event if an earlier event of the project was routed to it.
     ///
     /// The event is a delete, and the current name of the project does not match `projects`. The
     /// project may have had a matching name before.
@@ -59,7 +59,7 @@ impl Subscription {
 
 /// Returns the names of the webhooks that receive an event, in the order of the configuration.
 ///
-/// `heard` has the webhooks for which there was an earlier event of the project.
+/// `heard` has the webhooks that an earlier event of the project was routed to.
 pub fn route<'a>(
     subscriptions: &'a [Subscription],
     kind: EventKind,

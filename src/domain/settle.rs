@@ -408,7 +408,7 @@ impl Agenda {
         self.vanished.ends_at()
     }
 
-    /// If a wave has ended, the time when it ended, unless a full scan can no longer extend it.
+    /// Returns the end of a wave that is over, if a full scan can still extend the wave.
     pub fn wave_is_over_since(&self, now: Moment) -> Option<Moment> {
         self.vanished.wave_is_over_since(now)
     }

@@ -1,6 +1,7 @@
 //! Finds the directories that share a project id.
 //!
-//! Constraint: the last event of a project id tells whether its project exists. Two rules keep it:
+//! Constraint: the last event of a project id tells whether its project exists. Two rules ensure
+//! that:
 //!
 //! - A project is deleted from its organization when the last directory with its id is gone. So no
 //!   event follows when a directory is replaced by a copy of itself.
@@ -33,13 +34,13 @@ pub enum Hold {
 /// The directories of one organization that have, or had, the project of an identity.
 #[derive(Default)]
 struct Places<'a> {
-    /// One that still has it, or that may.
+    /// A directory that still has the project, or may have it.
     stays: Option<&'a ProjectKey>,
-    /// One that it is certainly gone from.
+    /// A directory that the project is certainly gone from.
     left: Option<&'a ProjectKey>,
-    /// One that it is certainly gone from, while the removal is not confirmed.
+    /// A directory that the project is certainly gone from, but whose removal is not confirmed.
     unconfirmed: Option<&'a ProjectKey>,
-    /// One that cannot be read.
+    /// A directory that cannot be read.
     unclear: Option<&'a ProjectKey>,
 }
 
@@ -47,7 +48,7 @@ struct Places<'a> {
 pub(super) struct SharedIds<'a>(BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>>);
 
 impl<'a> SharedIds<'a> {
-    /// `origins` are the indexes of the projects that moved within their organization.
+    /// Groups the comparisons. `origins` has those of moves within an organization.
     pub(super) fn of(comparisons: &[&'a Comparison], origins: &BTreeSet<usize>) -> Self {
         let mut all = Self(BTreeMap::new());
         for (index, comparison) in comparisons.iter().copied().enumerate() {

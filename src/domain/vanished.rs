@@ -151,7 +151,7 @@ impl Vanished {
             .min()
     }
 
-    /// If a wave has ended, the time when it ended. `None` if it reached its maximum duration.
+    /// Returns the end of a wave that is over, unless the wave reached its maximum duration.
     pub(super) fn wave_is_over_since(&self, now: Moment) -> Option<Moment> {
         match self.current.state {
             State::Wave { began, .. } if now < began.saturating_add(WAVE_LASTS) => {

@@ -56,11 +56,11 @@ struct NewLayout {
     config: Arc<Config>,
     /// Ends the wait of the reload.
     done: oneshot::Sender<()>,
-    /// When the layout changes at the latest.
+    /// The latest time for changing the layout.
     until: Moment,
 }
 
-/// How long a new layout waits at most for changes under the old one, beside the settle time.
+/// How long a new layout waits at most, in addition to two settle times.
 const NEW_LAYOUT_MAX: Duration = Duration::from_secs(60);
 
 impl EventLoop {
@@ -356,7 +356,9 @@ impl EventLoop {
             let _ = done.send(());
             return;
         }
-        info!("repository.layout changes once all changes under the old layout are recorded");
+        info!(
+            "the new repository.layout takes effect once the changes under the old one are recorded"
+        );
         let mut rest = Config::clone(&config);
         rest.repository = old.clone();
         self.configure(Arc::new(rest));
@@ -381,8 +383,8 @@ impl EventLoop {
         };
         if has_pending {
             warn!(
-                "repository.layout changes before all changes under the old layout are recorded; \
-                 pending removals cause no events"
+                "the new repository.layout takes effect before all changes under the old one are \
+                 recorded; pending removals cause no events"
             );
         }
         self.configure(new.config);

@@ -101,7 +101,7 @@ impl FullScan {
         rest.take(PIECE).cloned().collect()
     }
 
-    /// Records that a piece of `n` projects was compared between `began` and `now`.
+    /// Records that the scan compared the next `n` projects, from `began` until `now`.
     pub(super) fn compared(&mut self, n: usize, began: Moment, now: Moment) {
         self.n_compared = self.n_compared.saturating_add(n);
         if self.reason == RescanReason::Poll {

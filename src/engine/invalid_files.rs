@@ -95,7 +95,7 @@ impl InvalidFiles {
         }
     }
 
-    /// Removes the files first seen more than a minute ago, valid or not, and returns them.
+    /// Takes the entries of files first seen more than a minute ago, even if now valid.
     fn take_lasting(&mut self, now: Moment) -> HashSet<String> {
         self.not_logged
             .extract_if(|_, since| now.saturating_sub(*since) >= LOG_AFTER)

@@ -222,8 +222,10 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
     observation.waiting.extend(waiting);
 }
 
-/// The change that passes the listeners and pending deliveries of a removed copy of a project to the
-/// directory that still has the project. They receive its delete.
+/// Makes the change that merges a removed copy of a project into the remaining directory.
+///
+/// The remaining directory gets the pending deliveries and the listeners. So the listeners receive
+/// the delete of the project.
 fn merge(removed: &ProjectKey, other: ProjectKey) -> Change {
     Change {
         key: other,

@@ -63,7 +63,7 @@ impl Reported {
         self.paths.retain(|path| keep(path));
     }
 
-    /// Removes the held files and returns them.
+    /// Takes all held files.
     pub(crate) fn take_held(&mut self) -> Vec<Held> {
         std::mem::take(&mut self.held)
     }

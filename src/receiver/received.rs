@@ -72,7 +72,7 @@ pub enum Signature {
 }
 
 impl Signature {
-    /// The word for it in listings.
+    /// The word for this value in listings.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Signature::Verified => "verified",

@@ -86,7 +86,7 @@ pub struct NewEvent {
     pub stamp: Stamp,
     /// The names of the subscribed webhooks, each with the time of its first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
-    /// The webhooks that receive the event only if there was an earlier event of the project for them.
+    /// Webhooks that receive it only if an earlier event of the project was routed to them.
     pub if_heard: Vec<(String, Timestamp)>,
 }
 
@@ -113,7 +113,7 @@ impl NewEvent {
 pub enum MetaKey {
     /// The time when the first full scan was recorded. If unset, a start is a first start.
     FirstStart,
-    /// The identity of the repository's root. By it, a start detects another directory.
+    /// The identity of the repository's root. With it, a start detects another directory.
     RepositoryRoot,
     /// The path templates that were configured when the record was made.
     Layout,

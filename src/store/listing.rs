@@ -93,7 +93,7 @@ pub enum OffCause {
 }
 
 impl OffCause {
-    /// The word for it in listings and in the store.
+    /// The word for this value in listings and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             OffCause::Gone => "gone",

@@ -32,7 +32,7 @@ pub(super) trait Backend: Send {
 
     /// Ends the walk. Releases the watches of directories that the walk did not pass.
     ///
-    /// Returns directories that the walk passed and that lost their watch by then.
+    /// Returns directories that the walk passed, but that have lost their watch since.
     fn end_walk(&mut self) -> Vec<String>;
 
     /// The watched directory at a path below the root, or [`NOWHERE`].

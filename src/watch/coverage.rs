@@ -94,7 +94,7 @@ impl fmt::Display for Gap {
 /// The directories without a watch, and the reasons.
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
-    /// Why the configured backend is not available, if so.
+    /// Why the configured backend is not available. `None` if it is available.
     pub(super) no_backend: Option<String>,
     /// Why scans on a timer are needed although the backend works.
     pub(super) note: Option<String>,

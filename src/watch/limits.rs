@@ -1,4 +1,4 @@
-//! The limits of the kernel and of file systems for watching, with notes how to fix them.
+//! The limits of the kernel and of file systems for watching, and notes on what to do.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -31,7 +31,7 @@ fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     values.min_by_key(|(_, value)| *value)
 }
 
-/// The lowest setting, with its value as text and as a number. Works also if it is unknown.
+/// The lowest setting, with its value as text and as a number. Works also if the value is unknown.
 fn describe(settings: &[&'static str; 2]) -> (&'static str, String, usize) {
     match lowest(settings) {
         Some((name, limit)) => (name, limit.to_string(), limit),

@@ -23,7 +23,7 @@ use crate::config::WatchMode;
 
 /// The size of a read from the kernel's queue, in bytes: some hundred reports.
 const BUFFER: usize = 16 * 1024;
-/// The changes that the kernel reports. They do not include reads, as the daemon's own.
+/// The changes that the kernel reports. They do not include reads, because the daemon itself reads.
 const WANTED: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVED_FROM)

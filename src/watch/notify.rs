@@ -230,7 +230,7 @@ fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)
     })
 }
 
-/// The kinds of events to report. They do not include reads, as the daemon's own.
+/// The kinds of events to report. They do not include reads, because the daemon itself reads.
 fn wanted() -> EventKindMask {
     let mask = EventKindMask::CREATE
         | EventKindMask::REMOVE

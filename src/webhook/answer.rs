@@ -15,8 +15,9 @@ use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome, RetryAfter};
 
 /// Returns the outcome of an answer with this status and these headers, received at `now`.
 ///
-/// The statuses 5xx and 429 are failures of the endpoint itself, and so is no answer
-/// ([`Outcome::NO_ANSWER`]). With any other status the endpoint works, but may refuse this delivery.
+/// The statuses 5xx and 429 are failures of the endpoint itself. So is a missing answer
+/// ([`Outcome::NO_ANSWER`]). With any other status the endpoint works, but may refuse this
+/// delivery.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
     if status.is_success() {
         return Outcome::Accepted;

@@ -76,7 +76,7 @@ impl From<EventKind> for EventName {
     }
 }
 
-/// The content of a request body. All attempts of all deliveries of an event have the same.
+/// The content of a request body. All attempts of all deliveries of an event have the same content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallbackContent {
     /// The id of the event.

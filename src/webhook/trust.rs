@@ -16,7 +16,7 @@ use crate::config::{Tls, Webhook};
 pub struct TrustRoots {
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
-    /// Why the certificates of the system cannot be read, if so.
+    /// Why the certificates of the system cannot be read. `None` if they can be read.
     problem: Option<Arc<str>>,
 }
 

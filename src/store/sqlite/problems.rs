@@ -17,7 +17,7 @@ fn names(key: Option<&ProjectKey>) -> (&str, &str) {
     key.map_or(("", ""), |key| (&key.organization, &key.project))
 }
 
-/// Replaces the invalid files of this project. Writes only rows that differ.
+/// Replaces the recorded list of invalid files of this project. Writes only rows that differ.
 pub(super) fn replace(
     connection: &Connection,
     key: Option<&ProjectKey>,

@@ -398,7 +398,7 @@ fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> 
 
 /// Makes deliveries due now if their due time was set before the clock was set back.
 ///
-/// Otherwise they would be late by the time that the clock was set back. Returns their number.
+/// Otherwise they would be late by as much as the clock was set back. Returns their number.
 pub(super) fn correct_times(
     connection: &Connection,
     webhook: &str,

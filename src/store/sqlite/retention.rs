@@ -325,10 +325,10 @@ impl EventSweep {
     }
 }
 
-/// Corrects events with a recording time after `now`, which a clock that was ahead has caused.
+/// Corrects events whose recording time is after `now`, because the clock was ahead.
 ///
-/// They would be kept until the clock gets there, and all events after them as well. Each gets the
-/// time of the event after it, which is the latest it can have. `latest` is that of the last one.
+/// Otherwise they and all later events would be kept until the clock reaches that time. Each event
+/// gets the time of the next event, because it cannot be later. The last event gets `latest`.
 fn correct_times(
     connection: &Connection,
     events: &mut [(i64, i64)],

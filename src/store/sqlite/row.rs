@@ -120,7 +120,7 @@ pub(super) fn file(row: &Row<'_>) -> Result<FileState, Fault> {
     })
 }
 
-/// The columns that [`event`] reads, of `events e`.
+/// The columns that [`event`] reads from the table `events` with the alias `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project, e.origin, \
      e.occurred_ns, e.parameters, e.explanation, e.payload";
 

@@ -238,7 +238,7 @@ impl Writer {
     /// Counts a commit, and wakes the thread after every [`COMMITS_IN_LOG`] commits.
     ///
     /// The thread sleeps without a timeout. Waking it for each commit would cost two context
-    /// switches. Waking it only once could be lost if the thread is just about to sleep.
+    /// switches. A single wake-up could be lost if the thread is just about to sleep.
     fn count_commit(&self) {
         let before = self.n_commits.fetch_add(1, Ordering::Relaxed);
         if before.saturating_add(1).is_multiple_of(COMMITS_IN_LOG) {
