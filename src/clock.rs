@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// The largest difference between both times that counts as normal.
+/// The largest difference between the two clocks that counts as normal.
 ///
 /// The difference comes from slewing, and from the time between reading both clocks.
 const SLEWED: Duration = Duration::from_secs(1);

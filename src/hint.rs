@@ -25,7 +25,7 @@ pub(crate) enum Hint {
         /// Whether the file is still being written. If so, a report of its close follows.
         unfinished: bool,
     },
-    /// A file next to the files of a project changed, but it is none of them.
+    /// An unrelated file next to the files of a project changed.
     ///
     /// Editors and synchronisers create such files. The project is not idle then.
     Activity { key: ProjectKey },

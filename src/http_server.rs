@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may take for the head of a request, from the connection or the last answer on.
+/// How long a client may take for the head of a request, after connecting or the last answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 
 /// The bounds of a server.

@@ -119,7 +119,8 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
 
 /// The log filter: this program's lines at `level`, and library lines only from `warn` on.
 ///
-/// Library lines below `warn` repeat those of this program, as when a peer closes a connection.
+/// Library lines below `warn` repeat those of this program, for instance when a peer closes a
+/// connection.
 fn directives(level: tracing::Level) -> Targets {
     Targets::new()
         .with_default(LevelFilter::from_level(level.min(tracing::Level::WARN)))

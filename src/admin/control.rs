@@ -1,6 +1,6 @@
-//! The control socket in the state directory, by which other commands reach a running daemon.
+//! The control socket in the state directory, through which commands reach a running daemon.
 //!
-//! Constraint: only the user of the daemon can connect, since only that user enters the state
+//! Constraint: only the user of the daemon can connect, because only that user can enter the state
 //! directory. A client that stalls delays no other client.
 //!
 //! A client sends one line and gets one JSON object. `status` returns the report. `wake` makes every

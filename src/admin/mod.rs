@@ -1,6 +1,6 @@
 //! The admin server (health and metrics over HTTP) and the control socket.
 //!
-//! Constraint: both change nothing themselves. They answer even if all other parts are stuck.
+//! Constraint: neither changes anything itself. Both answer even if all other parts are stuck.
 //!
 //! Map: [`control`] is the control socket, [`socket`] binds addresses, and this module serves health
 //! and metrics.

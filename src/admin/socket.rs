@@ -1,7 +1,7 @@
-//! Sockets that listen, at an address or at a path.
+//! Listening sockets, at an address or at a path.
 //!
-//! Constraint: only a socket that nobody listens at is removed. A file that is no socket is never
-//! removed, whatever the configuration names.
+//! Constraint: only a socket that nobody listens at is removed. A file that is not a socket is
+//! never removed.
 
 use std::fs::Permissions;
 use std::io;
@@ -73,7 +73,7 @@ pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
     }
 }
 
-/// Removes a socket that nobody listens at, as a daemon that was killed leaves it.
+/// Removes a socket without a listener, which a killed daemon leaves behind.
 async fn remove_dead(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.file_type().is_socket() => {}

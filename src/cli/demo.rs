@@ -129,7 +129,7 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    /// Runs all actions. Each waits until the callbacks of the action before have arrived.
+    /// Runs all actions. Each waits until the callbacks of the previous action have arrived.
     async fn run(&mut self, directory: &Directory, keep: bool) -> anyhow::Result<()> {
         let since = |began| self.clock.moment().saturating_sub(began);
         let mut status = self.status.subscribe();

@@ -263,7 +263,7 @@ fn style() -> output::Style {
 
 /// Makes a runtime with one thread.
 ///
-/// A second thread would cost more, by waking it for each callback, than it gains. Long tasks have
+/// Waking a second thread for each callback would cost more than the thread gains. Long tasks have
 /// threads of their own.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()

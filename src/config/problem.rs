@@ -132,7 +132,7 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// Escapes control characters: a message is one line, and a terminal does not act on it.
+/// Escapes control characters, so that a message is one line and no terminal acts on it.
 pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .flat_map(|character| {

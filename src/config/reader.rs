@@ -198,7 +198,7 @@ impl Context<'_> {
         }
     }
 
-    /// Makes a path that the configuration contains absolute.
+    /// Makes a path from the configuration absolute.
     pub(super) fn path(&self, written: &str) -> PathBuf {
         let joined = self.base.join(written);
         // `components` drops `.` in the middle, so that listings show no `/./`.

@@ -25,7 +25,7 @@ use crate::store::{Fault, Store};
 use crate::webhook::ClientError;
 use crate::{housekeeping, os};
 
-/// The maximum number of waiting requests of commands. The supervisor handles one at a time.
+/// The maximum number of queued requests from commands. The supervisor handles one at a time.
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {

@@ -94,7 +94,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Handles the request of a command. The command may no longer wait for the answer.
+    /// Handles the request of a command. The command may have stopped waiting for the answer.
     async fn serve(&mut self, request: Request, announced: &mut Announced) {
         match request {
             Request::Reload(answer) => {
@@ -109,7 +109,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Reloads. Once systemd knows that the daemon is ready, notifies systemd of the reload.
+    /// Reloads. Notifies systemd of it, unless systemd still waits for readiness.
     async fn announced_reload(
         &mut self,
         trigger: &str,

@@ -74,7 +74,7 @@ pub enum Admission {
     },
     /// Send nothing until the attempts in progress have ended.
     AfterInFlight,
-    /// Nothing before this time.
+    /// Send nothing before this time.
     Nothing(Timestamp),
 }
 

@@ -57,7 +57,7 @@ pub struct Conclusion {
     pub moves_to: Option<ProjectKey>,
     /// Why the project that arrived here is not imported yet, although it is complete.
     pub hold: Option<Hold>,
-    /// Another directory of the organization that has this project too. So it is not deleted.
+    /// Another directory of the organization with the same project, so no delete is inferred.
     pub lives_on_in: Option<ProjectKey>,
     /// The new record, the events, and the removals that are not confirmed yet.
     pub inference: Inference,

@@ -15,8 +15,7 @@ pub struct Subscription {
     pub webhook: String,
     /// The events that the webhook receives.
     pub events: BTreeSet<EventKind>,
-    /// The globs for `organization/project`, in the composed form, that select its projects. `None`
-    /// selects all.
+    /// The globs that select its projects, in the composed form. `None` selects all.
     pub projects: Option<GlobSet>,
 }
 

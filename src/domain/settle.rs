@@ -85,8 +85,8 @@ struct Entry {
     active_at: Moment,
     /// The missing files of the last observation.
     missing: Option<Missing>,
-    /// The time of the next observation. `None` between [`Agenda::due`] and [`Agenda::observed`], and
-    /// while other projects that vanished hold this one.
+    /// The time of the next observation. `None` between [`Agenda::due`] and [`Agenda::observed`],
+    /// and while this project waits for other vanished projects.
     observe_at: Option<Moment>,
     /// The origin that [`Agenda::due`] returned. `None` after [`Agenda::observed`].
     taken: Option<Origin>,
@@ -227,7 +227,7 @@ impl Agenda {
         self.schedule(key, now);
     }
 
-    /// Postpones the removals of a project until those at the location that it moves to.
+    /// Postpones the removals of a project to the time of those at its new location.
     ///
     /// So both are judged in the same step, and the project is not deleted before it moves.
     pub fn confirm_after(&mut self, key: &ProjectKey, moves_to: &ProjectKey) {
@@ -242,7 +242,7 @@ impl Agenda {
         entry.active_at = entry.active_at.max(behind);
     }
 
-    /// Observes a project right after another one, or now if that one is judged.
+    /// Schedules a project right after another one, or now if that one is already judged.
     ///
     /// So a project is imported as soon as it is deleted from its old directory.
     pub fn observe_after(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {

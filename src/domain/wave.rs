@@ -23,11 +23,11 @@ use std::time::Duration;
 
 use super::settle::Moment;
 
-/// The number of vanished projects from which on they are a wave.
+/// The minimum number of vanished projects in a wave.
 pub const WAVE: usize = 10;
 /// The maximum duration of a wave.
 pub const WAVE_LASTS: Duration = Duration::from_secs(300);
-/// The maximum duration of a chain, in settle times. A chain has fewer than ten projects.
+/// The maximum duration of a chain, in settle times.
 const CHAIN_LASTS: u32 = 10;
 /// The minimum number of projects for holding the removals when all are gone.
 const ALL: usize = 3;

@@ -341,7 +341,7 @@ impl EventLoop {
             .watch_everything(watch_settings(&self.worker.config), reason);
     }
 
-    /// Applies a new configuration. The rest of it does not wait for a new layout.
+    /// Applies a new configuration. A new layout may have to wait. Other settings do not.
     ///
     /// Under a new layout, existing projects are recorded without events. So changes that are not
     /// recorded yet are first recorded under the old one, with their events.

@@ -1,4 +1,4 @@
-//! Observes due projects, and the projects that may have moved to their paths.
+//! Observes due projects, and the former paths of projects that may have moved.
 //!
 //! Constraint: a project that moves during a step is observed in exactly one directory, neither in
 //! both nor in none.
@@ -117,7 +117,7 @@ impl Observation {
     }
 }
 
-/// A project, wherever it is: by its own id, or by its content in one organization.
+/// Identifies a project in any directory: by its id, or by its content in one organization.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct SameProject(Option<String>, Identity);
 

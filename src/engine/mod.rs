@@ -8,7 +8,7 @@
 //!
 //! - `event_loop`: takes inputs, and runs the other parts when they are due.
 //! - `worker`: runs a step.
-//! - `gather`: observes due projects, and the projects that may have moved to their paths.
+//! - `gather`: observes due projects, and the former paths of projects that may have moved.
 //! - `judge`: turns observations into a batch. Pure; the rules are in [`crate::domain`].
 //! - `recorder`: commits batches, and reports failures of the store.
 //! - `scanner`, `full_scan`: run full scans.

@@ -76,8 +76,8 @@ impl Phase {
 
     /// The maximum number of projects in one commit.
     ///
-    /// It is lower during a start, which reads all files of each project. The process does not return
-    /// memory that it used once.
+    /// It is lower during a start, which reads all files of each project, because the process never
+    /// returns memory to the system.
     pub(super) fn batch(self) -> usize {
         if self.is_starting() { 32 } else { 256 }
     }

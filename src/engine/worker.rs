@@ -318,7 +318,7 @@ impl Worker {
         self.timers.pause(now);
     }
 
-    /// Records an unusable entry outside any project, or that it is gone.
+    /// Records that an unusable entry outside any project was found, or is gone.
     pub(super) fn note_unusable(&mut self, problem: Problem, is_gone: bool) {
         let not_recorded = self.unusable.take();
         let mut problems = not_recorded.unwrap_or_else(|| self.invalid_files.of(&None).to_vec());

@@ -154,7 +154,7 @@ impl Cursor {
         Entries::Only(names)
     }
 
-    /// The only project that paths at and below this one can belong to, if there is only one.
+    /// The project of all paths at and below this one, if they can belong to only one.
     pub(crate) fn project(&self) -> Option<ProjectKey> {
         let (first, others) = self.live.split_first()?;
         let is_same = |live: &Live| {
@@ -165,7 +165,7 @@ impl Cursor {
         others.iter().all(is_same).then_some(key)
     }
 
-    /// The only organization that paths at and below this one can belong to, if there is only one.
+    /// The organization of all paths at and below this one, if they can belong to only one.
     pub(crate) fn organization(&self) -> Option<String> {
         let mut organizations = self
             .live

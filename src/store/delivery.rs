@@ -22,7 +22,8 @@ pub struct Claim {
     /// [`delivery::next`](crate::domain::delivery::next) needs it. A redelivery starts the schedule
     /// again.
     pub scheduled_attempt: u32,
-    /// The number of redeliveries so far. A change of it shows a redelivery during the attempt.
+    /// The number of redeliveries so far. If it changes during the attempt, an operator
+    /// redelivered.
     pub n_redeliveries: u32,
     /// The current key of the project, which identifies the lane. The event has the original key.
     pub key: ProjectKey,
@@ -61,7 +62,7 @@ pub struct Unreadable {
     pub attempt: u32,
     /// The project of the delivery.
     pub key: ProjectKey,
-    /// The number of redeliveries before.
+    /// The number of redeliveries so far.
     pub n_redeliveries: u32,
     /// The reason why the delivery cannot be read.
     pub fault: Fault,

@@ -39,7 +39,7 @@ impl Reporter {
         Ok(self.root.insert(root))
     }
 
-    /// Sends a hint that a file next to the files of a project changed, but is none of them.
+    /// Sends a hint that an unrelated file next to the files of a project changed.
     pub(super) fn activity(&self, path: &str) {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         let project = self

@@ -1,7 +1,7 @@
 //! The demo's actions on files, and the callbacks that each must cause.
 //!
 //! Constraint: the demo runs exactly the commands that it prints, relative to its directory. Each
-//! action waits for the callbacks of the action before, so that the recorded state is known.
+//! action waits for the callbacks of the previous action, so that the recorded state is known.
 
 use std::fs;
 use std::io;

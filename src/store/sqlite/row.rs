@@ -18,7 +18,7 @@ pub(super) fn milliseconds(time: Timestamp) -> i64 {
     time.as_millisecond()
 }
 
-/// Milliseconds since the Unix epoch, rounded up. For the earliest time of something.
+/// Milliseconds since the Unix epoch, rounded up. For times before which nothing may happen.
 pub(super) fn milliseconds_up(time: Timestamp) -> i64 {
     let down = milliseconds(time);
     if from_milliseconds(down) < time {

@@ -36,7 +36,7 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
 /// How long to wait for another process that writes.
 ///
-/// The daemon waits for a command, and a command for the daemon.
+/// The daemon waits for a command that writes, and such a command waits for the daemon.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest database that is checked page by page when it is opened, in bytes.
