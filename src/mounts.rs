@@ -28,7 +28,7 @@ pub(crate) struct MountList {
 pub(crate) struct Mount {
     id: u64,
     parent: u64,
-    /// The device, the directory of it that is mounted, and the source, as one text.
+    /// The device, its mounted directory, and the source, as one text.
     origin: String,
     /// The type of the file system, such as `ext4` or `fuse.sshfs`.
     pub file_system: String,

@@ -128,7 +128,7 @@ impl Root {
 
     /// Opens a file below the root for reading.
     ///
-    /// It may be of any type except a symbolic link. Check the type with [`kind_of`].
+    /// The file may be of any type except a symbolic link. Check the type with [`kind_of`].
     pub(crate) fn open_file(&self, path: &str) -> io::Result<OwnedFd> {
         open_beneath(self.directory.as_fd(), path, FILE)
     }

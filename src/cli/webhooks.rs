@@ -204,7 +204,7 @@ fn disable(
     if was_on {
         writeln!(
             out,
-            "{name} is off until `webhooks enable`; {}. Its deliveries wait.",
+            "{name} is off until you run `webhooks enable`; {}. Its deliveries wait.",
             notified.words()
         )?;
     } else {

@@ -1,7 +1,7 @@
 //! Environment variables.
 //!
-//! Constraint: only [`SystemEnvironment`] reads the process's environment, so a test passes its own
-//! and needs no globals.
+//! Constraint: only [`SystemEnvironment`] reads the process's environment, so tests pass their own
+//! variables and need no global state.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -30,7 +30,7 @@ pub(super) fn events(
             return None;
         }
         (Some(value), None) if matches!(value.node.kind, Kind::List(_)) => {
-            let fault = Fault::new("event is one event; a list belongs under events");
+            let fault = Fault::new("event takes one event; put a list under events");
             context.error(&value.location, fault.suggest(Some("events")));
             return None;
         }

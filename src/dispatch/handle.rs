@@ -65,7 +65,7 @@ impl QueueHandle {
 
     /// Whether a delivery is newer than all claimed deliveries.
     ///
-    /// The queue may already have claimed an older one from the store and sent it.
+    /// Otherwise the queue may already have claimed this delivery from the store, and sent it.
     pub(super) fn is_new(&self, delivery: i64) -> bool {
         delivery > self.newest_claimed.load(Ordering::Acquire)
     }

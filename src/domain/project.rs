@@ -224,7 +224,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// How old a change must be when the file is read, so that a later change has other times.
+/// How old a change must be when the file is read, so that a later change is certain to show.
 ///
 /// Two writes within one tick of the file system's clock leave the same times. A tick of Linux is up
 /// to 10 ms, and that of some network and FAT file systems 2 s. So a file with a more recent change
@@ -311,7 +311,7 @@ impl FileState {
 
     /// Returns the state to record after another reading with the same content.
     ///
-    /// It is this state unless the new one can prove the file unchanged and this one cannot. So most
+    /// It is the new state only if that can prove the file unchanged and this state cannot. So most
     /// readings of an unchanged file write nothing to the store.
     pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
         let is_same = self.stamp.is_same(&again.stamp, inodes)
@@ -339,7 +339,7 @@ impl Stamp {
                 == (other.size, other.modified_ns, other.changed_ns)
     }
 
-    /// Whether every change after a reading at this time must have other times.
+    /// Whether any change after a reading at this time would give the file other times.
     fn is_old(&self, read_ns: i64) -> bool {
         self.changed_ns.max(self.modified_ns) < read_ns.saturating_sub(TICK_NS)
     }
@@ -438,7 +438,8 @@ pub struct Problem {
     /// The column of the first error in characters, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u64>,
-    /// Whether the file may become valid without a further report, as while it is being written.
+    /// Whether the file may become valid without a further report, for instance while it is being
+    /// written.
     ///
     /// Such a file is observed again without a hint.
     #[serde(default)]

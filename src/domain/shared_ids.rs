@@ -48,7 +48,7 @@ struct Places<'a> {
 pub(super) struct SharedIds<'a>(BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>>);
 
 impl<'a> SharedIds<'a> {
-    /// Groups the comparisons. `origins` has those of moves within an organization.
+    /// Groups comparisons. `origins` lists the indexes of moves within an organization.
     pub(super) fn of(comparisons: &[&'a Comparison], origins: &BTreeSet<usize>) -> Self {
         let mut all = Self(BTreeMap::new());
         for (index, comparison) in comparisons.iter().copied().enumerate() {
@@ -85,8 +85,9 @@ impl<'a> SharedIds<'a> {
         organizations.entry(&key.organization).or_default()
     }
 
-    /// Returns another directory of the organization that has the project, if its definition is gone
-    /// from here and that removal is confirmed.
+    /// Returns another directory of the organization that still has the removed project.
+    ///
+    /// `None` unless the definition is gone from this directory and the removal is confirmed.
     pub(super) fn lives_on_in(&self, here: &Comparison) -> Option<&'a ProjectKey> {
         let departed = here.departure()?;
         if here.removals == Removals::Unconfirmed {

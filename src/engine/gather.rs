@@ -359,8 +359,8 @@ impl Gatherer<'_> {
 
     /// Observes an arrived project again if another directory shows the same project.
     ///
-    /// The project may have moved back in between, as when somebody checks out another branch and
-    /// returns. Then it is no longer here. If it is still here, it is a copy.
+    /// The project may have moved back in between, for instance when somebody checks out another
+    /// branch and returns. Then it is no longer here. If it is still here, it is a copy.
     fn observe_arrivals_again(&mut self, gathered: &mut Gathered) {
         let mut shown: BTreeMap<SameProject, usize> = BTreeMap::new();
         for observation in &gathered.observations {

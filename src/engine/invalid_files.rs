@@ -29,7 +29,7 @@ pub(super) struct InvalidFiles {
 }
 
 impl InvalidFiles {
-    /// Makes the state at a start from the recorded invalid files.
+    /// Makes the state from the invalid files that are recorded at a start.
     pub(super) fn recorded_before(problems: Vec<RecordedProblem>) -> Self {
         let mut this = Self::default();
         for recorded in problems {

@@ -18,7 +18,7 @@ use crate::repository::{Root, RootIdentity};
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
     scan: Option<FullScan>,
-    /// The reason of a requested scan that has not begun yet.
+    /// The reason for a requested scan that has not begun yet.
     retry: Option<RescanReason>,
     /// The time when the last finished scan began.
     last_began: Option<Moment>,

@@ -1,7 +1,7 @@
 //! Follows a path, one name at a time, with the templates that still match.
 //!
-//! Constraint: a name has only one possible reading. Each capture takes the shortest text with which
-//! the remaining template matches. A capture that already has a value matches only this value.
+//! Constraint: a name is never ambiguous. Each capture takes the shortest text with which the
+//! remaining template matches. A capture that already has a value matches only this value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

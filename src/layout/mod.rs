@@ -1,8 +1,8 @@
 //! Matches paths below the root with the configured path templates.
 //!
-//! Constraint: this module does no I/O, and a path has only one reading. A [`Cursor`] is a path below
-//! the root with the templates that can still match from there. Scans, observations and hints all use
-//! a cursor, so that they agree on the files of a project.
+//! Constraint: this module does no I/O, and a path is never ambiguous. A [`Cursor`] is a path below
+//! the root with the templates that can still match from there. Scans, observations and hints all
+//! use a cursor, so that they agree on the files of a project.
 //!
 //! Modules: this file has the layout. `cursor` follows paths. `template` parses and compares
 //! templates.
@@ -55,7 +55,7 @@ impl Ignored {
     ///
     /// # Errors
     ///
-    /// The globs are too complex together.
+    /// The globs together are too complex.
     pub fn new(globs: &[Glob]) -> Result<Self, globset::Error> {
         let mut builder = GlobSetBuilder::new();
         for glob in globs {

@@ -104,7 +104,7 @@ impl Observer {
         if has_new_number && self.inodes == Inodes::Stable {
             info!(
                 path,
-                "the file system changes inode numbers of unchanged files; ignoring them from now on"
+                "the file system changes inode numbers of unchanged files; ignoring inode numbers from now on"
             );
             self.inodes = Inodes::Unstable;
         }

@@ -22,8 +22,8 @@ pub struct Claim {
     /// [`delivery::next`](crate::domain::delivery::next) needs it. A redelivery starts the schedule
     /// again.
     pub scheduled_attempt: u32,
-    /// The number of redeliveries so far. If it changes during the attempt, an operator
-    /// redelivered.
+    /// The number of redeliveries so far. If it changes during the attempt, an operator requested a
+    /// redelivery.
     pub n_redeliveries: u32,
     /// The current key of the project, which identifies the lane. The event has the original key.
     pub key: ProjectKey,

@@ -23,7 +23,8 @@ use crate::config::WatchMode;
 
 /// The size of a read from the kernel's queue, in bytes: some hundred reports.
 const BUFFER: usize = 16 * 1024;
-/// The changes that the kernel reports. They do not include reads, because the daemon itself reads.
+/// The changes that the kernel reports. Reads are left out, because the daemon's own reads would be
+/// reported.
 const WANTED: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVED_FROM)

@@ -154,7 +154,8 @@ impl Notify {
 
     /// Compares the watched directories with those of notify.
     ///
-    /// Releases those that only notify knows, and takes and returns those that it does not know.
+    /// Releases the watches that only notify knows. Takes the directories that notify does not
+    /// watch, and returns them.
     fn compare(&mut self) -> Vec<String> {
         let known = self
             .watcher
@@ -230,7 +231,8 @@ fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)
     })
 }
 
-/// The kinds of events to report. They do not include reads, because the daemon itself reads.
+/// The kinds of events to report. Reads are left out, because the daemon's own reads would be
+/// reported.
 fn wanted() -> EventKindMask {
     let mask = EventKindMask::CREATE
         | EventKindMask::REMOVE
@@ -382,7 +384,7 @@ impl Backend for Notify {
                 Ok(event) if event.need_rescan() => return Some(Report::Overflow),
                 Ok(event) => self.translate(&event),
                 Err(error) => {
-                    debug!(%error, "notify reports an error");
+                    debug!(%error, "the crate notify reports an error");
                     return Some(Report::Overflow);
                 }
             }

@@ -45,7 +45,7 @@ pub(super) struct Thread {
     pub(super) clock: Clock,
     /// The time of the next retry, if there is something to retry.
     pub(super) retry_at: Option<Moment>,
-    /// The reason of a walk that could not begin yet.
+    /// The reason for a walk that could not begin yet.
     pub(super) delayed_walk: Option<RescanReason>,
     coverage: SharedCoverage,
     /// The counts of the last published coverage. `None` after a walk.

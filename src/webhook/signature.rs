@@ -1,7 +1,7 @@
 //! Signs and verifies requests by Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`.
 //!
-//! Constraint: a secret is never printed. Verifying takes the same time for any signature. The id of
-//! an event contains no dot, so the signed text has only one possible reading.
+//! Constraint: a secret is never printed. Verifying takes the same time for any signature. The id
+//! of an event contains no dot, so the signed text is unambiguous.
 
 use std::fmt;
 use std::time::Duration;

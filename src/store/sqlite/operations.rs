@@ -182,8 +182,8 @@ struct Chunk {
 impl Chunk {
     /// Reads the deliveries after `after` in the order of their ids.
     ///
-    /// It uses no index on the selected columns. With one, SQLite would sort the rows again for each
-    /// chunk.
+    /// It uses no index on the selected columns. With such an index, SQLite would sort the rows
+    /// again for each chunk.
     fn after(connection: &Connection, selector: &Selector, after: i64) -> Result<Self, Fault> {
         let conditions = selector.conditions();
         let sql = if selector.ids.is_empty() {

@@ -22,7 +22,7 @@ use crate::store::delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
 
-/// The maximum total size of the payloads of one claim, in bytes. The first may be larger.
+/// The maximum total size of the payloads of one claim, in bytes. A single payload may be larger.
 const CLAIM_BYTES: usize = 1024 * 1024;
 
 /// Selects the heads of a webhook's lanes, the longest due first.

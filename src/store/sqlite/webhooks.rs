@@ -1,4 +1,4 @@
-//! Stores the state of webhooks that is not in the configuration.
+//! Stores the part of a webhook's state that the configuration lacks.
 //!
 //! Recording an event or an attempt updates no counters. Deliveries are counted on request, by
 //! reading a whole index. For a million deliveries that takes 0.15 s of processor time, and 0.3 to

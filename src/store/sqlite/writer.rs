@@ -183,8 +183,8 @@ impl Drop for End<'_> {
 impl Writer {
     /// Commits queued jobs until the queue is closed.
     ///
-    /// While idle, the thread checkpoints the log, on its own connection. Otherwise about one commit
-    /// in thirty would do so, and take ten times as long.
+    /// While idle, the thread checkpoints the log, on its own connection. Otherwise about one
+    /// commit in thirty would checkpoint the log, and take ten times as long.
     pub(super) fn run(&self, checkpointer: &Connection) {
         let _end = End(self);
         while self.wait(checkpointer) {
@@ -272,12 +272,12 @@ fn attempt(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), 
     })
 }
 
-/// Copies the log into the database, except the part that readers still need.
+/// Copies the write-ahead log into the database, except the part that readers still need.
 ///
 /// The next checkpoint copies that part, or a commit does when the log reaches `LOG_PAGES` of `schema`.
 fn checkpoint(connection: &Connection) {
     let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     if let Err(error) = done {
-        tracing::debug!(%error, "cannot copy the log into the database; retrying");
+        tracing::debug!(%error, "cannot copy the write-ahead log into the database; retrying");
     }
 }
