@@ -165,10 +165,11 @@ impl fmt::Display for EventKind {
 }
 
 /// The origin of an event, or of an attempt to deliver it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// The change was observed while the daemon was running.
+    #[default]
     Live,
     /// The change was made while the daemon was down, and found at the start.
     CatchUp,

@@ -66,6 +66,8 @@ pub struct Unresolved {
     pub missing: BTreeSet<String>,
     /// Whether an invalid file may become valid without a hint.
     pub retry: bool,
+    /// The origin of the events that the observation causes.
+    pub origin: Origin,
     /// The comparison of the definition with the record.
     pub presence: Presence,
 }
@@ -343,9 +345,9 @@ impl Agenda {
         let is_held = self.vanished.holds(key);
         if !unresolved.missing.is_empty() || unresolved.retry {
             // An observation that was not due may be the first to find a file missing or invalid.
-            self.entries
-                .entry(key.clone())
-                .or_insert_with(|| Entry::new(now, Origin::Live, "observed with another project"));
+            self.entries.entry(key.clone()).or_insert_with(|| {
+                Entry::new(now, unresolved.origin, "observed with another project")
+            });
         }
         let settle_time = self.settle_time;
         let Some(entry) = self.entries.get_mut(key) else {

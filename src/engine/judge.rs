@@ -184,6 +184,7 @@ impl Judgement {
                 ),
                 missing: inference.missing,
                 retry,
+                origin: observation.origin,
             },
         ));
         if inference.record != observation.before || !events.is_empty() {

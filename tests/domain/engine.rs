@@ -115,6 +115,7 @@ impl Engine {
                 missing: missing.clone(),
                 retry: look.observed.problems().any(|problem| problem.may_resolve),
                 presence: Presence::of(&look.recorded, record, &look.observed),
+                ..Unresolved::default()
             };
             self.settle.observed(&look.key, now, open);
         }

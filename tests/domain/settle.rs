@@ -57,6 +57,18 @@ fn a_hint_is_due_at_once_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_removal_that_is_found_with_another_project_keeps_its_origin() {
+    let mut settle = Agenda::new(at(1000));
+    let unresolved = Unresolved {
+        origin: Origin::CatchUp,
+        ..open(&["a"], false)
+    };
+    settle.observed(&key(1), at(5), unresolved);
+    let found = settle.due(at(1005), 1);
+    assert_eq!(found[0].origin, Origin::CatchUp);
+}
+
+#[test]
 fn a_removal_is_confirmed_a_settle_time_after_it_was_found() {
     let mut settle = Agenda::new(at(1000));
     live(&mut settle, 1, 0);

@@ -99,6 +99,7 @@ impl Run {
                 missing: change.inference.missing.clone(),
                 retry: look.observed.problems().any(|problem| problem.may_resolve),
                 presence: Presence::of(&look.recorded, &change.inference.record, &look.observed),
+                ..Unresolved::default()
             };
             self.settle.observed(&look.key, self.now, open);
         }
