@@ -82,7 +82,7 @@ struct Which {
     /// Only deliveries in this state
     #[arg(long, value_name = "STATE", value_parser = arguments::state())]
     state: Option<State>,
-    /// Only deliveries recorded since a duration ago (2h), a date or a time
+    /// Only deliveries recorded since then: a date, a time, or a duration ago such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
 }

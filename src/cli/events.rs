@@ -40,7 +40,7 @@ enum EventsCommand {
 
 #[derive(Clone, Debug, clap::Args)]
 struct ListArguments {
-    /// Only events recorded since a duration ago (2h), a date or a time
+    /// Only events recorded since then: a date, a time, or a duration ago such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
     /// Only this event, by name or label

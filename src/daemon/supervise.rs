@@ -109,7 +109,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Reloads. Notifies systemd of it, unless systemd still waits for readiness.
+    /// Reloads. Notifies systemd of the reload, unless systemd still waits for readiness.
     async fn announced_reload(
         &mut self,
         trigger: &str,

@@ -76,7 +76,7 @@ pub(super) fn log_transition(webhook: &str, transition: Transition) {
     match transition {
         Transition::Down(next_probe) => warn!(
             webhook, %next_probe,
-            "the endpoint seems to be down; deliveries are kept, and one at a time probes it"
+            "the endpoint seems to be down; keeping its deliveries, and probing it with one at a time"
         ),
         Transition::Up(after) => info!(
             webhook,

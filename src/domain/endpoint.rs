@@ -36,7 +36,7 @@ const FAILED_MAX: usize = 1024;
 /// The health of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The projects of the consecutive failures, without suspects, at most [`DOWN_AFTER`].
+    /// The projects that failed in a row, except suspects. There are at most [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
     suspects: BTreeSet<ProjectKey>,
     down: Option<Down>,

@@ -160,7 +160,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
     }
 }
 
-/// Whether the definition now belongs to another project: the engineIds of both differ.
+/// Whether the observed definition is another project's, because its engineId differs.
 pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     match (&recorded.definition, observed.definition()) {
         (Some(before), Some(seen)) => before.has_another_engine_id(seen),

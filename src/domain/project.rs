@@ -311,7 +311,7 @@ impl FileState {
 
     /// Returns the state to record after another reading with the same content.
     ///
-    /// It is the new state only if that can prove the file unchanged and this state cannot. So most
+    /// Returns `again` only if `again` can prove the file unchanged and `self` cannot. So most
     /// readings of an unchanged file write nothing to the store.
     pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
         let is_same = self.stamp.is_same(&again.stamp, inodes)
@@ -477,7 +477,7 @@ impl ObservedFile {
 pub struct Unreadable {
     /// The path, and why the directory could not be read.
     pub problem: Problem,
-    /// The roles of files that it may contain. No file with such a role counts as gone.
+    /// The roles of files that the directory may contain. No file with such a role counts as gone.
     pub hides: BTreeSet<Role>,
 }
 

@@ -7,9 +7,9 @@ pub enum RescanReason {
     Start,
     /// A queue of reports or hints overflowed, in the kernel or in the daemon.
     Overflow,
-    /// The time `repository.rescan` passed since the last full scan.
+    /// The last full scan is `repository.rescan` ago.
     Timer,
-    /// The time `repository.poll_interval` passed, and the system does not report all changes.
+    /// The last scan is `repository.poll_interval` ago, and the system does not report all changes.
     Poll,
     /// The daemon received SIGUSR1.
     Signal,

@@ -48,7 +48,9 @@ struct Places<'a> {
 pub(super) struct SharedIds<'a>(BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>>);
 
 impl<'a> SharedIds<'a> {
-    /// Groups comparisons. `origins` lists the indexes of moves within an organization.
+    /// Groups the directories of these comparisons by identity and organization.
+    ///
+    /// `origins` has the indexes of directories whose project moved within its organization.
     pub(super) fn of(comparisons: &[&'a Comparison], origins: &BTreeSet<usize>) -> Self {
         let mut all = Self(BTreeMap::new());
         for (index, comparison) in comparisons.iter().copied().enumerate() {

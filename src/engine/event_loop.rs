@@ -372,7 +372,7 @@ impl EventLoop {
         });
     }
 
-    /// Changes the layout if nothing is left to record under the old one.
+    /// Changes the layout once everything is recorded under the old one, or the wait is over.
     fn change_layout(&mut self, now: Moment) {
         let has_pending = self.scanner.is_scanning() || self.worker.agenda.has_pending(now);
         let Some(new) = self

@@ -102,7 +102,7 @@ impl Timers {
         }
     }
 
-    /// Moves the next scans forward if new settings have shorter intervals.
+    /// Makes the next scans due earlier if new settings have shorter intervals.
     pub(super) fn configure(&mut self, now: Moment, repository: &Repository) {
         self.rescan = self.rescan.min(now.saturating_add(repository.rescan));
         self.poll = self.poll.min(now.saturating_add(repository.poll_interval));

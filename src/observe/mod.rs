@@ -117,8 +117,8 @@ impl Observer {
 
     /// Reads a held file. Returns `None` if it is not valid.
     ///
-    /// The returned stamp has the change time from before the removal. The change time orders files,
-    /// and the removal changed it.
+    /// The returned stamp has the change time from before the removal, because that time orders the
+    /// files.
     pub(crate) fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
         let (mut state, bytes) = self
             .read(held.file.as_fd(), &held.path, &held.place, now)
@@ -228,7 +228,7 @@ fn reads_the_same(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<bool> {
 
 /// Reads a file from its start, without using the position of the descriptor.
 ///
-/// A held file may be read more than once.
+/// So a held file can be read more than once.
 struct PositionedRead<'a> {
     file: BorrowedFd<'a>,
     offset: u64,

@@ -435,7 +435,7 @@ impl ProjectWalk<'_> {
         }
     }
 
-    /// Whether a path is hidden by a cache. If so, records it as unreadable.
+    /// Whether a path is on a file system that is not mounted. If so, records it as unreadable.
     fn is_hidden(&mut self, path: &str, cursor: &Cursor) -> bool {
         let hidden = self.observer.hidden_at(path);
         let hidden = hidden.map(|(above, reason)| problem(above, reason, true));

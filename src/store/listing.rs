@@ -161,9 +161,9 @@ pub struct RecordedProblem {
 pub struct Collected {
     /// The number of removed deliveries. Their attempts are removed as well.
     pub n_deliveries: usize,
-    /// The number of removed events, which had no more deliveries.
+    /// The number of removed events. Their deliveries were removed before.
     pub n_events: usize,
-    /// The number of removed payloads, which no event or definition had any more.
+    /// The number of removed payloads. No event or definition needs them any more.
     pub n_payloads: usize,
     /// The number of database pages that were returned to the file system.
     pub n_pages: u64,

@@ -21,7 +21,7 @@ pub(super) fn max_watches() -> Option<(&'static str, usize)> {
     lowest(&WATCH_LIMITS)
 }
 
-/// The setting with the lowest value, and the value. Of equal ones, the first.
+/// The setting with the lowest value, and the value. If several are equal, the first of them.
 fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     let values = settings.iter().filter_map(|name| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));

@@ -135,7 +135,7 @@ impl Thread {
             }
             Err(Errno::INTR) => {}
             Err(error) => {
-                error!(%error, "cannot wait for file events; retrying. timed scans continue");
+                error!(%error, "cannot wait for file events; retrying. Scans on a timer continue");
                 // Without this pause the loop would use a whole core.
                 std::thread::sleep(Duration::from_secs(1));
             }

@@ -91,7 +91,7 @@ pub(crate) enum VerifyError {
     #[error("webhook-timestamp is not a number of seconds")]
     Timestamp,
     #[error(
-        "webhook-timestamp is {seconds} s {direction} this machine's clock, more than {tolerance} s"
+        "webhook-timestamp is {seconds} s {direction} this machine's clock; at most {tolerance} s is allowed"
     )]
     Skewed {
         /// The difference, in seconds.

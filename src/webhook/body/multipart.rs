@@ -53,7 +53,8 @@ fn boundary(content: &CallbackContent) -> String {
 
 /// Returns one boundary of the series of an id.
 ///
-/// Its characters need no quotes in a header. It has fewer than the 70 that RFC 2046 allows.
+/// Its characters need no quotes in a header. There are fewer than 70 of them, the limit of RFC
+/// 2046.
 fn candidate(id: &str, number: u32) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"project-webhooks boundary 1");
