@@ -26,7 +26,8 @@ pub(super) struct ListenArguments {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     pub port: u16,
 
-    /// Verify signatures with this secret: `whsec_` and base64, or raw text; repeat for a rotation
+    /// Verify signatures with this secret: `whsec_` and base64, or raw text; repeat the option
+    /// during a rotation
     #[arg(
         long = "secret",
         value_name = "S",

@@ -252,7 +252,7 @@ fn range(text: &str) -> Result<IpNet, Fault> {
         )
         && let Ok(v4) = Ipv4Net::new(v4, length)
     {
-        let fault = Fault::not_allowed(format!("{range} is a range of IPv4 addresses"));
+        let fault = Fault::not_allowed(format!("{range} is an IPv4 range in IPv6 notation"));
         return Err(fault.suggest(Some(v4.to_string())));
     }
     Ok(range)

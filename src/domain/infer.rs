@@ -18,9 +18,9 @@
 //! engineId belongs to another project, even if a snapshot of the directory has the same content:
 //! then the snapshot belongs to the successor.
 //!
-//! A deleted project counts as unpublished only if no published copy remains. A copy with new content
-//! or another tag, or an unreadable one, remains as well. A new copy with another engineId does not
-//! count, because it belongs to another project.
+//! A deleted project counts as unpublished only if no published copy remains. A copy with new
+//! content or another tag also counts as remaining. So does an unreadable copy. A new copy with
+//! another engineId does not, because it belongs to another project.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -31,7 +31,7 @@ pub enum Hold {
     Unclear(ProjectKey),
 }
 
-/// The directories of one organization that have, or had, the project of an identity.
+/// The directories of one organization that have, or had, a project with the same identity.
 #[derive(Default)]
 struct Places<'a> {
     /// A directory that still has the project, or may have it.

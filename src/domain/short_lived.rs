@@ -9,7 +9,8 @@
 //! - A project that appeared and disappeared causes no event. For instance, somebody checked out
 //!   another branch and returned.
 //! - A file that is still in its project is not short-lived. For instance, it was written under a
-//!   temporary name and renamed. A file that was moved out of its project is short-lived there.
+//!   temporary name and renamed. A file that was moved out of a project counts as short-lived in
+//!   that project.
 
 use super::infer::{Inference, Removals, infer};
 use super::project::{FileState, Observed, ObservedFile, Recorded, Role};

@@ -27,7 +27,7 @@ pub(super) struct FullScan {
     pub began: Moment,
     /// Whether a walk of the watch thread finds the projects. The walk also sets missing watches.
     pub has_walked: bool,
-    /// All projects that are known so far. The first `n_compared` of them are compared.
+    /// All projects that are known so far. The first `n_compared` of them were compared.
     keys: Vec<ProjectKey>,
     n_compared: usize,
     /// Whether all projects are known.
@@ -55,7 +55,7 @@ impl FullScan {
         }
     }
 
-    /// The time of the next piece. `None` while all known projects are compared.
+    /// The time of the next piece. `None` if all projects known so far were compared.
     pub(super) fn next(&self) -> Option<Moment> {
         let has_work = self.n_compared < self.keys.len() || self.is_complete;
         has_work.then_some(self.next_piece)

@@ -29,7 +29,7 @@ impl Scanner {
         self.scan.is_some()
     }
 
-    /// Whether the last finished scan began with a walk of the watch thread.
+    /// Whether the scan in progress began with a walk of the watch thread.
     pub(super) fn is_walking(&self) -> bool {
         self.scan.as_ref().is_some_and(|scan| scan.has_walked)
     }

@@ -59,7 +59,7 @@ pub struct WebhookClient {
     timeout: Duration,
 }
 
-/// The settings of a webhook that its requests depend on.
+/// The part of a webhook's settings that its requests depend on.
 struct RequestSettings {
     url: Url,
     format: config::Format,

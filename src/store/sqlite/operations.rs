@@ -1,8 +1,8 @@
-//! Applies the operator's changes of deliveries, also while a daemon runs.
+//! Applies an operator's changes to deliveries, also while a daemon runs.
 //!
 //! Constraint: a command may select a million deliveries, and the daemon must keep recording. So
-//! each transaction changes at most [`CHUNK`] deliveries. If a transaction fails, earlier ones
-//! remain, and repeating the command changes the remaining deliveries.
+//! each transaction changes at most [`CHUNK`] deliveries. If a transaction fails, earlier ones stay
+//! committed, and repeating the command changes the other deliveries.
 
 use std::path::Path;
 use std::sync::Arc;
