@@ -75,7 +75,7 @@ pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: Cancellat
     }
 }
 
-/// Accepts a connection. Never returns without a socket.
+/// Accepts a connection. Waits forever if there is no socket.
 async fn next_client(socket: Option<&(UnixListener, SocketFile)>) -> io::Result<UnixStream> {
     match socket {
         Some((listener, _)) => listener.accept().await.map(|(stream, _)| stream),

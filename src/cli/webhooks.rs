@@ -41,12 +41,12 @@ enum WebhooksCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Switch a webhook on that an operator or a 410 answer switched off
+    /// Switch on a webhook that an operator or a 410 answer switched off
     Enable {
         /// The webhook's name
         name: String,
     },
-    /// Switch a webhook off; its deliveries wait until it is on again
+    /// Switch off a webhook; its deliveries wait until it is on again
     Disable {
         /// The webhook's name
         name: String,

@@ -59,7 +59,7 @@ pub(crate) struct Dispatcher {
     /// A lock for each webhook name. A queue holds the lock of its name while it runs.
     ///
     /// If a webhook is removed and added again, its new queue waits until the old one has ended.
-    /// Otherwise the new queue would send a delivery again whose attempt is still in progress.
+    /// Otherwise the new queue would repeat a delivery whose attempt is still in progress.
     locks: HashMap<String, Arc<Mutex<()>>>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -127,7 +127,7 @@ impl Dispatcher {
         self.queues.insert(name, RunningQueue { target, stop });
     }
 
-    /// Waits until a queue panics. Never returns otherwise.
+    /// Waits until a queue panics, or forever if none does.
     pub(crate) async fn failure(&mut self) {
         while let Some(ended) = self.tasks.join_next().await {
             if ended.is_err() {

@@ -214,7 +214,7 @@ impl Prefetch {
         });
     }
 
-    /// Waits for the answer of the claim in progress. Never returns if there is none.
+    /// Waits for the answer of the claim in progress. Waits forever if there is none.
     pub(super) async fn answer(&mut self) -> Result<Claims, StoreError> {
         match next_of(&mut self.question).await {
             Some(answer) => answer,

@@ -91,7 +91,7 @@ pub enum FailureCause {
 }
 
 impl Outcome {
-    /// The outcome without an answer, or with a failure of the endpoint without Retry-After.
+    /// The outcome if there is no answer, or if the endpoint fails without a Retry-After.
     pub const NO_ANSWER: Outcome = Outcome::Failed {
         cause: FailureCause::Endpoint,
         retry_after: None,

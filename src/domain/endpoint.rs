@@ -47,9 +47,9 @@ struct Down {
     since: Timestamp,
     /// The projects that failed since the endpoint went down, and the earlier suspects.
     failed: BTreeSet<ProjectKey>,
-    /// The probes with projects that had not failed.
+    /// The probes by deliveries of projects that had not failed.
     fresh: Probes,
-    /// The probes with any project.
+    /// The probes by deliveries of any project.
     all: Probes,
 }
 

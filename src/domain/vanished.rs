@@ -22,7 +22,7 @@ pub enum Presence {
     Gone,
     /// Another project's definition replaced the recorded one.
     Replaced,
-    /// The recorded definition is not readable, but not certainly gone.
+    /// The recorded definition cannot be read, but may still exist.
     Unclear,
     /// The definition is no longer recorded at this path, because the project was deleted or moved.
     Left,

@@ -146,7 +146,7 @@ impl State {
         }
     }
 
-    /// Returns the state that holds longer.
+    /// Of two states, returns the one that holds removals longer.
     pub(super) fn later_hold(self, other: State) -> State {
         match (self, other) {
             (State::Held { until }, State::Held { until: other }) => State::Held {

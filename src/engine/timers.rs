@@ -94,7 +94,7 @@ impl Timers {
 
     /// Schedules the next full scans after one has ended.
     ///
-    /// A scan that did not set missing watches does not postpone the next one that does.
+    /// Only a scan that set missing watches postpones the next scan that sets them.
     pub(super) fn scanned(&mut self, now: Moment, repository: &Repository, has_walked: bool) {
         self.poll = now.saturating_add(repository.poll_interval);
         if has_walked {

@@ -179,7 +179,7 @@ impl Layout {
         }
     }
 
-    /// Returns this layout with names that no capture matches.
+    /// Returns this layout, changed so that no capture matches the ignored names.
     #[must_use]
     pub fn ignoring(mut self, ignored: Ignored) -> Self {
         self.ignored = Arc::new(ignored);

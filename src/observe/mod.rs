@@ -60,7 +60,7 @@ pub(crate) struct Observer {
     max_file_size: u64,
     owners: OwnerNames,
     inodes: Inodes,
-    /// Paths that must not be observed although they may seem empty, with the reason.
+    /// Paths that must not be observed, with the reason. They may seem empty.
     hidden: BTreeMap<String, String>,
 }
 

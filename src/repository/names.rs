@@ -23,7 +23,7 @@ pub(super) struct Names {
 }
 
 impl Root {
-    /// Whether a path that a lookup did not find really does not exist.
+    /// Whether a path that a lookup did not find is really absent.
     ///
     /// # Errors
     ///

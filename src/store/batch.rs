@@ -53,7 +53,7 @@ pub struct Change {
     pub key: ProjectKey,
     /// The former key of a project that moved here, or of a removed copy of the project.
     ///
-    /// Its pending deliveries move with it.
+    /// The pending deliveries of that key move to this project.
     pub moved_from: Option<ProjectKey>,
     /// The record that the change was inferred from, as the store returned it.
     pub before: Recorded,

@@ -112,7 +112,7 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
-    /// Whether a limit is reached that the operator can raise.
+    /// Whether a limit that the operator can raise is reached.
     pub(super) fn is_limited(&self) -> bool {
         self.limit.is_some() || self.no_backend.is_some()
     }

@@ -55,7 +55,7 @@ pub(super) struct Notify {
     paths: HashMap<Inode, String>,
     /// The number of the walk in progress, or of the last one.
     walk: u32,
-    /// Whether the watcher is new, so that notify has no watches that this backend does not know.
+    /// Whether the watcher is new, so that notify and this backend know the same watches.
     is_fresh: bool,
     queue: VecDeque<Report>,
 }
