@@ -22,7 +22,7 @@ const HEAD_MAX: Duration = Duration::from_secs(10);
 /// The bounds of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// The most connections at once.
+    /// The maximum number of connections at the same time.
     pub(crate) connections: usize,
     /// How long requests may still run after the stop.
     pub(crate) stop: Duration,

@@ -225,7 +225,7 @@ struct Changed {
     matched: u64,
     changed: u64,
     dry_run: bool,
-    /// Whether a running daemon was notified. It then applies the change at once.
+    /// Whether a running daemon was notified. If so, the daemon applies the change at once.
     daemon_told: bool,
 }
 

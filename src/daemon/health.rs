@@ -35,7 +35,7 @@ impl Serving {
         self.file.as_ref().is_none_or(SocketFile::is_in_place)
     }
 
-    /// Whether the running server uses this address, so that it must stop before another binds it.
+    /// Whether the running server uses this address. If so, it must stop before the next one binds.
     fn takes(&self, listen: &Listen) -> bool {
         match (&self.listen, listen) {
             (Listen::Tcp(old), Listen::Tcp(new)) => old.port() == new.port(),

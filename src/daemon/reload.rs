@@ -13,7 +13,7 @@ use crate::dispatch::{self, Targets};
 use crate::engine::Input;
 use crate::error::chain;
 
-/// The parts of a reload that can fail. They are all made before the first is used.
+/// The fallible parts of a reload. They are all made before the first is used.
 struct Prepared {
     config: Arc<Config>,
     targets: Targets,
@@ -55,7 +55,7 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Prepares the parts of a reload that can fail, and changes nothing.
+    /// Prepares the fallible parts of a reload, and changes nothing.
     async fn prepare(&mut self) -> Result<Prepared, Vec<String>> {
         let loaded =
             config::load(&self.config.file, self.rereading.environment).map_err(|problems| {

@@ -116,7 +116,7 @@ impl QueueHandles {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
-    /// Passes deliveries that were committed in this epoch to their queues and wakes the queues.
+    /// Passes deliveries to their queues, and wakes the queues. They were committed in this epoch.
     pub(crate) fn deliver(&self, deliveries: NewDeliveries, epoch: Epoch) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for (webhook, claim) in deliveries.ready {

@@ -52,7 +52,7 @@ pub(super) struct Queue {
     in_flight: JoinSet<Ended>,
     results: Results,
     endpoint: Endpoint,
-    /// The fingerprint of the settings to which the health in `endpoint` belongs.
+    /// The fingerprint of the settings. If it changes, the health in `endpoint` is reset.
     fingerprint: [u8; 32],
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// The number of lines that are logged in full in each [`WINDOW`].
+/// The maximum number of lines that are logged in full in each [`WINDOW`].
 const IN_FULL: u32 = 5;
 /// The time after which the number of suppressed lines is logged.
 const WINDOW: Duration = Duration::from_secs(60);

@@ -24,10 +24,10 @@ use super::project::{FileState, Identity, ProjectKey};
 /// Why an arrived project is not imported yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// It left this directory of another organization, and has to be deleted there first.
+    /// The project left this directory of another organization, and must be deleted there first.
     Removal(ProjectKey),
-    /// It may have left this directory of another organization, which cannot be read. It waits for
-    /// the settle time.
+    /// The project may have left this directory of another organization. The directory cannot be
+    /// read, so the project waits for the settle time.
     Unclear(ProjectKey),
 }
 

@@ -27,7 +27,7 @@ use crate::store::{Store, StoreError};
 /// The remaining due projects are observed in the next step.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// How many projects that share an id are observed at a time, until one is found in place.
+/// How many projects with a shared id are observed at a time, until one still exists.
 const OTHERS: usize = 8;
 
 /// The observations of one step.

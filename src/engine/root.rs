@@ -150,7 +150,7 @@ impl RootGuard {
         self.is_watched() && !self.is_trusted
     }
 
-    /// Counts the recorded projects that have a file below this root, up to half of all.
+    /// Counts the recorded projects that have a file below this root. Stops at half of them.
     ///
     /// Returns whether the root is trusted.
     pub(super) fn survey(

@@ -1,4 +1,4 @@
-//! The state of the engine that other threads may read: health, progress and counts.
+//! The engine's state that other threads may read: health, progress and counts.
 //!
 //! Constraint: only the engine writes this state. A reader never waits for a step of the engine.
 

@@ -132,7 +132,7 @@ impl Cursor {
         self.live.iter().any(|live| self.component(live).is_some())
     }
 
-    /// The entries of a directory at this path that a template can match.
+    /// The entries that a template can match, if there is a directory at this path.
     pub(crate) fn entries(&self) -> Entries {
         let mut names = BTreeSet::new();
         for live in &self.live {

@@ -112,7 +112,7 @@ pub struct ProjectFile {
     pub rank: usize,
 }
 
-/// The entries of a directory that a template can match.
+/// The directory entries that a template can match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entries {
     /// Any name can match, so the directory must be listed.

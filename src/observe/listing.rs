@@ -11,7 +11,7 @@ use crate::domain::project::Problem;
 use crate::layout::{Cursor, Entries};
 use crate::repository::{list, stat_at};
 
-/// An entry of a directory that the layout needs.
+/// A directory entry that the layout needs.
 #[derive(Debug)]
 pub(crate) enum Entry<'a> {
     Directory(&'a str, Cursor),
@@ -21,7 +21,7 @@ pub(crate) enum Entry<'a> {
     Problem(Problem),
 }
 
-/// Visits the entries of the directory at `path` that the layout needs.
+/// Visits the entries that the layout needs, in the directory at `path`.
 pub(crate) fn entries(
     directory: BorrowedFd<'_>,
     path: &str,

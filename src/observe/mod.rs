@@ -5,8 +5,8 @@
 //! link, never waits for a pipe, never reads more than `max_file_size`, and does not read a file
 //! whose metadata proves it unchanged.
 //!
-//! Map: this file reads a file. `held` opens the files that reports name, and `reported` keeps them until
-//! their project is observed. `project` observes a project, and `unchanged` compares its metadata with
+//! Map: this file reads a file. `held` opens reported files, and `reported` keeps them until their
+//! project is observed. `project` observes a project, and `unchanged` compares its metadata with
 //! the record. `discover` finds the projects, `listing` reads a directory.
 
 mod discover;

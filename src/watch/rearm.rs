@@ -1,7 +1,7 @@
 //! Retries directories that could not be watched, and watches again where a mount changed.
 //!
-//! Constraint: no directory stays unwatched until a restart if it can be watched. A report, a change
-//! of the mounts, a retry or the walk of a full scan sets the missing watch.
+//! Constraint: a directory that can be watched is watched without a restart. A report, a change of
+//! the mounts, a retry or the walk of a full scan sets the missing watch.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;

@@ -41,7 +41,7 @@ pub(super) struct Walk {
     counts_links_on: Option<u64>,
 }
 
-/// The entries of a directory that the layout needs.
+/// The directory entries that the layout needs.
 #[derive(Default)]
 struct Listing {
     directories: Vec<(String, Cursor)>,
@@ -192,7 +192,7 @@ impl Thread {
         }
     }
 
-    /// Lists the entries of a directory that the layout needs.
+    /// Lists the directory entries that the layout needs.
     fn list(&mut self, directory: Directory<'_>, cursor: &Cursor) -> Listing {
         let mut listing = Listing::default();
         // In a project, a walk needs only the directories.

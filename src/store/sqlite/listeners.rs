@@ -1,4 +1,4 @@
-//! Stores the listeners of each project: the webhooks that an earlier event of it was routed to.
+//! Stores the listeners of each project: the webhooks to which its events were routed.
 //!
 //! Constraint: the listeners receive the delete of the project, even if it was renamed. When the
 //! project is deleted, its listeners are deleted as well.

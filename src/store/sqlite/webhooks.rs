@@ -167,7 +167,7 @@ pub(super) fn failed(connection: &Connection, name: &str, failure: &Failure) -> 
     Ok(())
 }
 
-/// Ends the pause of a webhook that was requested before the clock was set back.
+/// Ends a webhook's pause if it was requested before the clock was set back.
 pub(super) fn correct_rest(connection: &Connection, name: &str, now: i64) -> Result<(), Fault> {
     connection
         .prepare_cached(
