@@ -541,3 +541,24 @@ fn a_new_layout_waits_for_removals_under_the_old_one() {
     let came = endpoint.wait_for(2);
     assert_eq!(came[1].event, "snapshot-create");
 }
+
+#[test]
+fn a_reload_that_waits_for_removals_stops_no_signal_or_command() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint).settle("1h");
+    let home = home(&settings);
+    home.write("sales/kept/project.xml", &xml("Kept", "e-2", "one"));
+    let daemon = home.start();
+    fs::remove_file(home.at(DEFINITION)).unwrap();
+    home.reconfigure(
+        &settings
+            .repository("layout: { snapshot: \"{organization}/{project}/old/{versionTag}.xml\" }"),
+    );
+    assert!(daemon.reload());
+    assert_eq!(daemon.n_messages("the engine has been busy"), 0);
+    daemon.wait_message("takes effect once the changes", 1);
+    assert!(home.command(&["accept"]).contains("No removals are held"));
+    assert_eq!(daemon.n_messages("recorded without events"), 0);
+    assert_eq!(daemon.terminate().code(), Some(0));
+    assert_eq!(endpoint.n(), 0);
+}

@@ -125,8 +125,8 @@ impl Daemon<'_> {
             }
         }
         self.config = new;
-        // Do not wait longer for a stuck engine: the daemon must handle signals. The watchdog restarts
-        // a daemon whose engine stays stuck.
+        // The engine answers between two steps. Do not wait longer for a stuck engine: the daemon must
+        // handle signals. The watchdog restarts a daemon whose engine stays stuck.
         if tokio::time::timeout(STANDSTILL, takes).await.is_err() {
             warn!(
                 "the engine has been busy for more than {STANDSTILL:?}; it applies the \

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::held_removals::wave_times;
@@ -54,8 +53,6 @@ pub(super) struct EventLoop {
 /// A reload with another layout, which waits for changes under the old one to be recorded.
 struct NewLayout {
     config: Arc<Config>,
-    /// Ends the wait of the reload.
-    done: oneshot::Sender<()>,
     /// The latest time for changing the layout.
     until: Moment,
 }
@@ -170,7 +167,9 @@ impl EventLoop {
             Input::Hint(hint) => self.take_hint(*hint),
             Input::Rescan(reason) => self.watch_again(reason),
             Input::Configure(config, done) => {
-                self.reload(config, done);
+                self.reload(config);
+                // The sender may no longer wait for the answer.
+                let _ = done.send(());
             }
             // The command may no longer wait for the answer.
             Input::ListHeld(answer) => drop(answer.send(self.worker.held_projects())),
@@ -345,15 +344,12 @@ impl EventLoop {
     ///
     /// Under a new layout, existing projects are recorded without events. So changes that are not
     /// recorded yet are first recorded under the old one, with their events.
-    fn reload(&mut self, config: Arc<Config>, done: oneshot::Sender<()>) {
-        // A reload replaces one that still waits. The sender may no longer wait for the answer.
-        if let Some(replaced) = self.new_layout.take() {
-            let _ = replaced.done.send(());
-        }
+    fn reload(&mut self, config: Arc<Config>) {
+        // A reload replaces one that still waits.
+        self.new_layout = None;
         let old = &self.worker.config.repository;
         if old.layout == config.repository.layout || self.worker.phase.is_adopting() {
             self.configure(config);
-            let _ = done.send(());
             return;
         }
         info!(
@@ -365,11 +361,7 @@ impl EventLoop {
         self.scanner.begin(&mut self.worker, RescanReason::Reload);
         let longest = NEW_LAYOUT_MAX.saturating_add(config.repository.settle.saturating_mul(2));
         let until = self.worker.clock.moment().saturating_add(longest);
-        self.new_layout = Some(NewLayout {
-            config,
-            done,
-            until,
-        });
+        self.new_layout = Some(NewLayout { config, until });
     }
 
     /// Changes the layout once everything is recorded under the old one, or the wait is over.
@@ -388,7 +380,6 @@ impl EventLoop {
             );
         }
         self.configure(new.config);
-        let _ = new.done.send(());
     }
 
     fn configure(&mut self, config: Arc<Config>) {

@@ -72,7 +72,7 @@ pub(crate) enum Input {
     ListHeld(oneshot::Sender<HeldProjects>),
     /// Release the held removals that this token identifies ([`HeldProjects`]).
     Accept(String, oneshot::Sender<Accepted>),
-    /// Apply this configuration, then notify the sender.
+    /// Take this configuration, and notify the sender at once. A new layout may take effect later.
     Configure(Arc<Config>, oneshot::Sender<()>),
     Stop,
 }
