@@ -39,6 +39,7 @@ pub struct OnDisk {
     pub changed: i64,
 }
 
+#[allow(dead_code, reason = "each test makes some of them")]
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
     Import(usize),
@@ -66,6 +67,9 @@ pub enum Action {
     Swap(usize, usize),
     /// Copies a project, as `cp -r` does.
     Copy(usize, usize),
+    /// The directory is moved out of the repository, and another time back, with all its times.
+    Leave(usize),
+    Return(usize),
 }
 
 pub fn actions() -> impl Strategy<Value = Action> {
@@ -105,6 +109,8 @@ pub struct World {
     pub files: BTreeMap<(usize, Name), OnDisk>,
     /// The projects whose definition is being saved, by place.
     pub editing: BTreeMap<usize, u32>,
+    /// A project that was moved out of the repository.
+    outside: BTreeMap<Name, OnDisk>,
     made: u32,
 }
 
@@ -264,6 +270,24 @@ impl World {
                 }
                 return vec![to];
             }
+            Leave(at) => {
+                let is_whole = self.editing.contains_key(&at) || definition(self, at).is_none();
+                if is_whole || !self.outside.is_empty() {
+                    return vec![];
+                }
+                for name in self.names(at) {
+                    let file = self.files.remove(&(at, name)).unwrap();
+                    self.outside.insert(name, file);
+                }
+            }
+            Return(at) => {
+                if !self.names(at).is_empty() || self.editing.contains_key(&at) {
+                    return vec![];
+                }
+                for (name, file) in std::mem::take(&mut self.outside) {
+                    self.files.insert((at, name), file);
+                }
+            }
             Swap(one, other) => {
                 let contents = (definition(self, one), definition(self, other));
                 let (Some(here), Some(there)) = contents else {
@@ -280,6 +304,8 @@ impl World {
         match action {
             Import(at)
             | ImportWhole(at)
+            | Leave(at)
+            | Return(at)
             | Save(at)
             | Touch(at)
             | BeginSave(at, _)

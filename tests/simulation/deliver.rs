@@ -5,19 +5,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::SignedDuration;
+use project_webhooks::config::Retention;
 use project_webhooks::domain::delivery::{self, FailureCause, Outcome, RetryAfter, State, Verdict};
 use project_webhooks::domain::endpoint::Admission;
+use project_webhooks::domain::event::EventId;
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::store::{AttemptLog, Claim, Finish, Operations, Selector};
+use project_webhooks::store::{AttemptLog, Claim, EventFilter, Finish, Operations, Selector};
 
 use crate::crash::{Crash, Image};
 use crate::hook::{OpenAttempt, Standing};
 use crate::run::Run;
 use crate::steps::Answers;
-use crate::world::key;
+use crate::world::{Action, PLACES, key};
 
 /// The project whose callbacks [`Answers::RefusesOne`] refuses.
 const REFUSED: usize = 1;
+
+/// The project whose callbacks [`Answers::Poison`] accepts.
+const HEALTHY: usize = 0;
+
+/// The most rows of a kind that one collection removes.
+const COLLECTED_AT_ONCE: usize = 3;
 
 /// The time in a Retry-After header.
 pub const ASKED: Duration = Duration::from_secs(30);
@@ -34,7 +42,8 @@ fn answer(answers: Answers, of: &ProjectKey) -> Option<(Option<u16>, Outcome)> {
     };
     Some(match answers {
         Answers::RefusesOne if *of == key(REFUSED) => (Some(400), refused),
-        Answers::Well | Answers::RefusesOne => (Some(200), Outcome::Accepted),
+        Answers::Poison if *of != key(HEALTHY) => (Some(500), Outcome::NO_ANSWER),
+        Answers::Well | Answers::RefusesOne | Answers::Poison => (Some(200), Outcome::Accepted),
         Answers::Nothing => (None, Outcome::NO_ANSWER),
         Answers::Later => (Some(503), asked),
         Answers::Gone => (Some(410), Outcome::Gone),
@@ -58,6 +67,13 @@ impl Run {
             return 0;
         }
         let admission = hook.endpoint.admit(now, hook.in_flight.len());
+        let is_up = admission == Admission::Everything;
+        assert_eq!(
+            is_up,
+            !hook.is_down(),
+            "{}: whether the endpoint is up",
+            hook.name
+        );
         let limit = match admission {
             Admission::Everything => limit.saturating_sub(hook.in_flight.len()),
             Admission::Probe { .. } => 1,
@@ -180,14 +196,7 @@ impl Run {
                     );
                 }
             }
-            hook.endpoint.attempt_ended(
-                &claim.event.key,
-                outcome,
-                open.is_probe,
-                &hook.schedule,
-                now,
-                0.5,
-            );
+            hook.answered(open, outcome, now);
             finished.push(Finish {
                 delivery: claim.delivery,
                 attempt: AttemptLog {
@@ -231,6 +240,54 @@ impl Run {
         }
     }
 
+    /// All projects change, and an endpoint fails all of them but one, while time passes.
+    pub fn poison(&mut self, webhook: usize) {
+        self.hooks[webhook].answers = Answers::Poison;
+        for at in 0..PLACES.len() {
+            self.act(Action::Import(at), self.is_deaf);
+            self.act(Action::Save(at), self.is_deaf);
+        }
+        self.rest();
+        for _ in 0..4 {
+            self.deliver(webhook, PLACES.len(), Crash::No);
+            // Twice three settle times, longer than the delays of the schedule.
+            self.rest();
+            self.rest();
+        }
+    }
+
+    /// Removes old deliveries and events. The model takes over which are left: pending deliveries,
+    /// and the events of all that are left.
+    pub fn collect(&mut self, age: Duration, crash: Crash) {
+        let retention = Retention {
+            delivered: age,
+            dead: 2 * age,
+        };
+        let now = self.wall();
+        self.commit(crash, |store, runtime| {
+            let collected = store.collect(retention, now, COLLECTED_AT_ONCE);
+            runtime.block_on(collected).unwrap();
+        });
+        let listings = self.listings();
+        let deliveries = listings.deliveries(&Selector::default(), usize::MAX);
+        let deliveries = deliveries.unwrap();
+        let kept: HashSet<(EventId, &str)> = deliveries
+            .iter()
+            .map(|one| (one.event.clone(), one.webhook.as_str()))
+            .collect();
+        for hook in &mut self.hooks {
+            hook.forget(&kept);
+        }
+        let events = listings.events(&EventFilter::default(), usize::MAX);
+        let left: HashSet<EventId> = events
+            .unwrap()
+            .into_iter()
+            .map(|one| one.event.id)
+            .collect();
+        assert!(kept.iter().all(|(id, _)| left.contains(id)));
+        self.expected_events.retain(|id, _| left.contains(id));
+    }
+
     pub fn switch_on(&mut self, webhook: usize) {
         let hook = &self.hooks[webhook];
         let switched = self.store().switch_on(hook.name);
@@ -265,7 +322,7 @@ impl Run {
         let now = self.wall();
         let hook = &mut self.hooks[webhook];
         hook.n_changes += 1;
-        hook.endpoint = project_webhooks::domain::endpoint::Endpoint::default();
+        hook.forget_failures();
         hook.hurry();
         let (fingerprint, was_off) = (hook.fingerprint(), hook.is_off);
         let noted = self.store().set_fingerprints(vec![fingerprint], now);

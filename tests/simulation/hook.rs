@@ -1,11 +1,11 @@
 //! The model of a webhook: its expected deliveries in order, and their states.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use project_webhooks::domain::delivery::{self, Verdict};
-use project_webhooks::domain::endpoint::Endpoint;
+use project_webhooks::domain::delivery::{self, Outcome, Verdict};
+use project_webhooks::domain::endpoint::{DOWN_AFTER, Endpoint};
 use project_webhooks::domain::event::EventId;
 use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::store::{Claim, Finish, WebhookState};
@@ -54,6 +54,10 @@ pub struct Hook {
     pub name: &'static str,
     pub endpoint: Endpoint,
     pub answers: Answers,
+    /// The projects that failed since the last success, without the poisoned ones.
+    failed: BTreeSet<ProjectKey>,
+    /// The projects that failed while the endpoint accepted another one, until they succeed.
+    poisoned: BTreeSet<ProjectKey>,
     pub schedule: Vec<Duration>,
     /// The number of changes of its settings.
     pub n_changes: u8,
@@ -73,6 +77,8 @@ impl Hook {
             name,
             endpoint: Endpoint::default(),
             answers: Answers::Well,
+            failed: BTreeSet::new(),
+            poisoned: BTreeSet::new(),
             schedule,
             n_changes: 0,
             is_configured: true,
@@ -119,6 +125,47 @@ impl Hook {
             let lane = self.lanes.entry(to).or_default();
             lane.extend(pending);
             lane.sort_by_key(|one| one.order);
+        }
+    }
+
+    /// Forgets which projects failed, as a start or a change of the settings does.
+    pub fn forget_failures(&mut self) {
+        self.endpoint = Endpoint::default();
+        self.failed.clear();
+        self.poisoned.clear();
+    }
+
+    /// Whether the endpoint is down: several projects failed that are not poisoned.
+    pub fn is_down(&self) -> bool {
+        self.failed.len() >= DOWN_AFTER
+    }
+
+    /// Takes an outcome for the state of the endpoint, unless it is one with earlier settings.
+    pub fn answered(&mut self, open: &OpenAttempt, outcome: Outcome, now: Timestamp) {
+        if open.fingerprint != self.fingerprint().1 {
+            return;
+        }
+        let (key, schedule) = (&open.claim.event.key, &self.schedule);
+        let endpoint = &mut self.endpoint;
+        endpoint.attempt_ended(key, outcome, open.is_probe, schedule, now, 0.5);
+        if !outcome.is_endpoint_failure() {
+            self.poisoned.append(&mut self.failed);
+            self.poisoned.remove(key);
+        } else if !self.poisoned.contains(key) {
+            self.failed.insert(key.clone());
+        }
+    }
+
+    /// Forgets finished deliveries that are not kept.
+    pub fn forget(&mut self, kept: &HashSet<(EventId, &str)>) {
+        let name = self.name;
+        for lane in self.lanes.values_mut() {
+            lane.retain(|one| {
+                let is_kept = kept.contains(&(one.id.clone(), name));
+                let is_pending = one.standing == Standing::Pending;
+                assert!(is_kept || !is_pending, "{name}: {one:?} is removed");
+                is_kept
+            });
         }
     }
 

@@ -292,11 +292,11 @@ impl Run {
             n_events += 1;
             let subject = &event.subject;
             let happening = (event.kind, subject.path.clone(), subject.hash);
-            let before = self.expected_events.insert(recorded.id.clone(), happening);
-            assert_eq!(
-                before, None,
+            self.expected_events.insert(recorded.id.clone(), happening);
+            assert!(
+                self.used_ids.insert(recorded.id.clone()),
                 "{} is the id of two happenings",
-                recorded.id.0
+                recorded.id
             );
             let is_received = is_received(event.kind, at);
             let hooks = self.hooks.iter_mut();

@@ -1,12 +1,11 @@
 //! One run: the parts together, and the checks after each step.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use project_webhooks::domain::endpoint::Endpoint;
 use project_webhooks::domain::event::{EventId, Origin};
 use project_webhooks::domain::project::{ContentHash, ProjectKey};
 use project_webhooks::domain::settle::Agenda;
@@ -21,6 +20,8 @@ use crate::truth::Truth;
 use crate::world::{Action, PLACES, World, hash, key, path};
 
 pub const PAUSE: Duration = Duration::from_secs(1);
+/// How long events and delivered deliveries are kept.
+const RETENTION: Duration = Duration::from_secs(10);
 /// The delay before a file is observed that was created and is not closed.
 const WRITER_PAUSE: Duration = Duration::from_millis(25);
 
@@ -40,13 +41,15 @@ pub struct Run {
     /// The difference of the time of day from the start, in addition to `now`.
     offset: SignedDuration,
     /// Whether no change is reported until the next full scan.
-    is_deaf: bool,
+    pub is_deaf: bool,
     /// Places with unreported changes since the last full scan.
     unreported: BTreeSet<usize>,
     pub hooks: [Hook; 2],
     pub bytes: HashMap<ContentHash, Bytes>,
     /// The events that have to be on record.
     pub expected_events: HashMap<EventId, Happening>,
+    /// The ids of all events, also of removed ones.
+    pub used_ids: HashSet<EventId>,
     /// The time of the last hint for each place since the start.
     pub hinted: BTreeMap<usize, Duration>,
 }
@@ -94,6 +97,7 @@ impl Run {
             hooks: [Hook::new("catalog", patient), Hook::new("audit", hasty)],
             bytes: HashMap::new(),
             expected_events: HashMap::new(),
+            used_ids: HashSet::new(),
             hinted: BTreeMap::new(),
         };
         run.open();
@@ -142,6 +146,21 @@ impl Run {
                 self.open();
             }
             Step::Answer { webhook, answers } => self.hooks[webhook].answers = answers,
+            Step::Collect { is_all_old, crash } => {
+                let age = if is_all_old {
+                    Duration::ZERO
+                } else {
+                    RETENTION
+                };
+                self.collect(age, crash);
+            }
+            Step::OutAndBack { at } => {
+                self.act(Action::Leave(at), self.is_deaf);
+                self.rest();
+                self.act(Action::Return(at), self.is_deaf);
+                self.rest();
+            }
+            Step::Poison { webhook } => self.poison(webhook),
             Step::Deliver {
                 webhook,
                 limit,
@@ -157,7 +176,7 @@ impl Run {
             Step::Configure { has_second } => {
                 let hook = &mut self.hooks[1];
                 if has_second && !hook.is_configured {
-                    hook.endpoint = Endpoint::default();
+                    hook.forget_failures();
                 }
                 hook.is_configured = has_second;
             }
@@ -166,7 +185,7 @@ impl Run {
         }
     }
 
-    fn act(&mut self, action: Action, hint_is_lost: bool) {
+    pub fn act(&mut self, action: Action, hint_is_lost: bool) {
         let is_begun = matches!(
             action,
             Action::BeginSave(..) | Action::BeginPublish(..) | Action::BeginSnapshot(..)
@@ -272,7 +291,7 @@ impl Run {
         self.settle.remember(held, accepted);
         self.hinted.clear();
         for hook in &mut self.hooks {
-            hook.endpoint = Endpoint::default();
+            hook.forget_failures();
             hook.in_flight.clear();
         }
         let fingerprints = self.hooks.iter().map(Hook::fingerprint).collect();
@@ -395,7 +414,7 @@ impl Run {
 
     /// Runs steps until nothing is due within three settle times, and accepts held removals. Returns
     /// the number of events.
-    fn rest(&mut self) -> usize {
+    pub fn rest(&mut self) -> usize {
         let until = self.now + 3 * PAUSE;
         let mut n_events = 0;
         for _ in 0..1_000 {

@@ -16,6 +16,8 @@ pub enum Answers {
     Later,
     /// 400 to all of one project, 200 to the others.
     RefusesOne,
+    /// 500 to all but one project, 200 to that one.
+    Poison,
     /// 410.
     Gone,
     /// It receives the callback, and its answer is a later step.
@@ -68,6 +70,20 @@ pub enum Step {
     Redeliver {
         webhook: usize,
     },
+    /// Old deliveries and events are removed.
+    Collect {
+        /// Whether all that are finished are old.
+        is_all_old: bool,
+        crash: Crash,
+    },
+    /// A project leaves the repository, and returns when its delete is recorded.
+    OutAndBack {
+        at: usize,
+    },
+    /// All projects change, and an endpoint fails all of them but one, while time passes.
+    Poison {
+        webhook: usize,
+    },
     /// A reload removes or adds the second webhook.
     Configure {
         has_second: bool,
@@ -86,7 +102,7 @@ fn action(rng: &mut Rng) -> Action {
     let mut at = || rng.usize(..PLACES.len());
     let (one, other) = (at(), at());
     let tag = rng.bool();
-    match rng.u8(..36) {
+    match rng.u8(..40) {
         0..3 => Import(one),
         3..5 => ImportWhole(one),
         5..7 => Save(one),
@@ -106,7 +122,9 @@ fn action(rng: &mut Rng) -> Action {
         29 => Replace(one),
         30 => ReplaceWhole(one),
         31..35 => Move(one, other),
-        _ => Swap(one, other),
+        35 => Swap(one, other),
+        36..38 => Leave(one),
+        _ => Return(one),
     }
 }
 
@@ -130,13 +148,14 @@ fn crash_while_sent(rng: &mut Rng) -> Crash {
 }
 
 fn answers(rng: &mut Rng) -> Answers {
-    match rng.u8(..9) {
+    match rng.u8(..11) {
         0..3 => Answers::Well,
         3 => Answers::Nothing,
         4 => Answers::Later,
         5..7 => Answers::RefusesOne,
         7 => Answers::Slowly,
-        _ => Answers::Gone,
+        8 => Answers::Gone,
+        _ => Answers::Poison,
     }
 }
 
@@ -149,7 +168,7 @@ pub fn of(seed: u64) -> Vec<Step> {
 
 fn step(rng: &mut Rng) -> Step {
     let webhook = rng.usize(..2);
-    match rng.u8(..36) {
+    match rng.u8(..41) {
         0..12 => Step::Act {
             action: action(rng),
             hint_is_lost: rng.u8(..10) == 0,
@@ -191,6 +210,14 @@ fn step(rng: &mut Rng) -> Step {
             has_second: rng.bool(),
         },
         34 => Step::Change { webhook },
+        35..37 => Step::Collect {
+            is_all_old: rng.bool(),
+            crash: crash(rng),
+        },
+        37..39 => Step::OutAndBack {
+            at: rng.usize(..PLACES.len()),
+        },
+        39 => Step::Poison { webhook },
         _ => Step::SetClock {
             seconds: rng.i64(-4_000..4_000),
         },
