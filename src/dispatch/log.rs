@@ -64,8 +64,8 @@ impl AttemptLogger {
             warn!(
                 webhook,
                 n_failed,
-                "more attempts failed in the last minute; `project-webhooks deliveries --webhook \
-                 {webhook}` lists them"
+                "further attempts failed in the last minute; `project-webhooks deliveries \
+                 --webhook {webhook}` lists them"
             );
         }
     }

@@ -34,7 +34,7 @@ const GROUP: usize = 32;
 /// some pages that the next one writes again.
 const GROUP_WAIT: Duration = Duration::from_millis(10);
 
-/// The results of one webhook's attempts that are not recorded yet.
+/// The unrecorded results of one webhook's attempts.
 #[derive(Default)]
 pub(super) struct Results {
     waiting: Vec<AttemptResult>,

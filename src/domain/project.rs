@@ -233,8 +233,8 @@ const TICK_NS: i64 = 2_000_000_000;
 
 /// The value of `read_ns` for a file that was the same in two readings far enough apart.
 ///
-/// No later change can have the same times. That is so even if the times are in the future, as those
-/// of files from archives may be.
+/// No later change can have the same times. That also holds for times in the future, which files
+/// from archives may have.
 pub(crate) const SETTLED_NS: i64 = i64::MAX;
 
 /// How far apart two readings must be for [`SETTLED_NS`].

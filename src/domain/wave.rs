@@ -93,7 +93,8 @@ pub enum Input {
 pub struct Census {
     /// The number of projects in this group whose definition is gone and not replaced.
     pub n_gone: usize,
-    /// The number of such projects in all groups, including those that are already held.
+    /// The number of projects in all groups, held ones included, whose definition is gone and not
+    /// replaced.
     pub n_gone_in_all: usize,
     /// The number of projects with a recorded definition, including the vanished ones.
     pub n_recorded: usize,

@@ -109,7 +109,7 @@ impl EventLoop {
         }
     }
 
-    /// The time of the next observation, piece of a scan, or scan on a timer.
+    /// The time of the next work: an observation, a piece of a scan, or a scan on a timer.
     fn next_work(&self) -> Option<Moment> {
         if !self.worker.may_infer() {
             return None;

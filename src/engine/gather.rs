@@ -27,7 +27,7 @@ use crate::store::{Store, StoreError};
 /// The remaining due projects are observed in the next step.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// How many projects with a shared id are observed at a time, until one still exists.
+/// How many projects with a shared id are observed at a time, until one is found to exist.
 const OTHERS: usize = 8;
 
 /// The observations of one step.

@@ -212,7 +212,7 @@ impl ProjectWalk<'_> {
         }
     }
 
-    /// Lists in order the names that the layout needs, in one directory.
+    /// Lists the needed names of a directory, in order.
     ///
     /// If files are created meanwhile, a listing may contain a later file and miss an earlier one.
     /// Then their events would be recorded in the wrong order. Two equal listings miss only files

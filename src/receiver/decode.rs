@@ -206,7 +206,7 @@ fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
     Ok(())
 }
 
-/// The members of a JSON body that no header contains.
+/// Those members of a JSON body that no header contains.
 #[derive(Deserialize)]
 struct Object {
     label: String,

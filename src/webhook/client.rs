@@ -35,7 +35,7 @@ use crate::domain::delivery::Outcome;
 /// closes the connection fails, so the client closes it first. A burst still shares connections.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// The HTTP/2 flow-control window of an answer, in bytes. It is little more than the client keeps.
+/// The HTTP/2 flow-control window of an answer, in bytes. The client keeps 16 KiB.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
 /// The HTTP/2 flow-control window of a connection, for all its answers together, in bytes.

@@ -137,7 +137,7 @@ impl Removal {
         Ok(true)
     }
 
-    /// Saves the facts of the removed rows that are still needed.
+    /// Saves those facts of the removed rows that are still needed.
     pub(super) fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some(last) = self.last {
             raise(connection, "last-delivery", last)?;
@@ -315,7 +315,7 @@ impl EventSweep {
         Ok(old.len() == limit)
     }
 
-    /// Saves the numbers of the removed events that are still needed.
+    /// Saves those numbers of the removed events that are still needed.
     fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some((sequence, repetition)) = self.removed {
             raise(connection, "last-event", sequence)?;
