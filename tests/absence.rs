@@ -31,6 +31,7 @@ on_both_backends!(
     renames_that_take_longer_than_the_settle_time_are_moves,
     a_checkout_that_renames_all_projects_is_no_event,
     more_than_half_of_the_projects_are_held_for_a_time,
+    a_wave_that_shrinks_ends_after_a_few_full_scans,
     a_repository_whose_bind_mount_lost_its_source_deletes_nothing,
 );
 
@@ -487,6 +488,51 @@ fn more_than_half_of_the_projects_are_held_for_a_time(backend: &str) {
         wait_not_held(&home);
         assert_eq!(endpoint.n(), 2 * n);
         assert_eq!(daemon.n_messages(&text) > 0, is_held, "{n}, {hold}");
+    }
+}
+
+/// The number of full scans that confirmed the end of a wave.
+fn n_scans_for_removals(home: &Home) -> u64 {
+    let metrics = fetch(home, "/metrics");
+    let metric = "project_webhooks_rescans_total{reason=\"removals\"} ";
+    let line = metrics.lines().find_map(|line| line.strip_prefix(metric));
+    line.unwrap().trim().parse().unwrap()
+}
+
+fn a_wave_that_shrinks_ends_after_a_few_full_scans(backend: &str) {
+    // How many of the projects vanish, and how many of those are back.
+    for (n, n_gone, n_back) in [(4, 4, 1), (40, 12, 5)] {
+        let endpoint = Endpoint::new();
+        let settings = settings(&endpoint, backend).settle("2s");
+        let home = Home::new(&settings.repository("mass_delete_after: 500ms"));
+        projects(&home, names(n));
+        fs::create_dir(home.beside("away")).unwrap();
+        let daemon = home.start();
+        for name in names(n_gone) {
+            let away = home.beside("away").join(&name);
+            fs::rename(home.at("sales").join(&name), away).unwrap();
+        }
+        if n_gone == n {
+            wait_held(&home, n, "all");
+        }
+        // A later change is observed, so the wave has begun.
+        home.write("hr/new/project.xml", &xml("New", "e-new", ""));
+        endpoint.wait_for(2);
+        endpoint.take();
+        for name in names(n_back) {
+            let away = home.beside("away").join(&name);
+            fs::rename(away, home.at("sales").join(&name)).unwrap();
+        }
+        let n_events = 2 * (n_gone - n_back);
+        let scans = "full scans for a wave that is over";
+        wait_until("the deletes", || {
+            let n_scans = n_scans_for_removals(&home);
+            assert!(n_scans <= 3, "{n_scans} {scans}, {n_gone} of {n}");
+            (endpoint.n() >= n_events).then_some(())
+        });
+        wait_not_held(&home);
+        drop(daemon);
+        assert_eq!(endpoint.n(), n_events, "{n_gone} of {n}");
     }
 }
 

@@ -415,9 +415,9 @@ impl Agenda {
         self.vanished.wave_is_over_since(now)
     }
 
-    /// The number of projects in the current chain or wave, without held projects.
-    pub fn n_vanished(&self) -> usize {
-        self.vanished.n_vanished()
+    /// Whether a wave is not over yet, no matter how many of its projects are still missing.
+    pub fn is_wave(&self) -> bool {
+        self.vanished.is_wave()
     }
 
     /// Decides about vanished projects, if a decision is due.

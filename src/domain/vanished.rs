@@ -138,9 +138,9 @@ impl Vanished {
         self.current.projects.contains_key(key) || self.held.projects.contains_key(key)
     }
 
-    /// The number of projects in the current chain or wave, without held projects.
-    pub(super) fn n_vanished(&self) -> usize {
-        self.current.projects.len()
+    /// Whether the current projects are a wave, no matter how many of them are still missing.
+    pub(super) fn is_wave(&self) -> bool {
+        matches!(self.current.state, State::Wave { .. })
     }
 
     /// The time of the next decision.

@@ -22,7 +22,6 @@ use crate::config::Config;
 use crate::domain::event::Origin;
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
-use crate::domain::wave::WAVE;
 use crate::hint::{Hint, HintSender};
 use crate::observe::Observer;
 use crate::watch::{Watch, WatchSettings};
@@ -125,10 +124,11 @@ impl EventLoop {
 
     /// The time of the next decision about vanished projects.
     ///
-    /// A scan in progress may find more of them.
+    /// A scan in progress may find more of them, so it ends before a wave does. A wave may have
+    /// shrunk below ten projects, but it still waits for the scan that confirms its end.
     fn wave_ends_at(&self) -> Option<Moment> {
         let worker = &self.worker;
-        let may_grow = worker.agenda.n_vanished() >= WAVE || worker.phase.is_starting();
+        let may_grow = worker.agenda.is_wave() || worker.phase.is_starting();
         if self.scanner.is_scanning() && may_grow {
             return None;
         }
