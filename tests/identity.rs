@@ -146,6 +146,47 @@ fn a_made_up_project_id_stays_when_the_project_is_renamed() {
 }
 
 #[test]
+fn a_made_up_project_id_that_a_renamed_project_keeps_is_not_given_again() {
+    let (first, other) = (xml("Orders", "", "one"), xml("Orders", "", "two"));
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    let daemon = home.start();
+    let next = |n: usize, expected: &str| {
+        daemon.fence();
+        let came = endpoint.wait_for(n);
+        endpoint.take();
+        let events: Vec<&str> = came.iter().map(|one| one.event.as_str()).collect();
+        assert_eq!(events.join(" "), expected);
+        let id = |one: &Received| one.parameter("projectId").unwrap().to_owned();
+        let ids: Vec<String> = came.iter().map(id).collect();
+        assert!(ids.iter().all(|one| *one == ids[0]), "{ids:?}");
+        ids[0].clone()
+    };
+    home.write("sales/orders/project.xml", &first);
+    let kept = next(2, "project-import project-import-any");
+    home.rename("sales/orders", "sales/renamed");
+    daemon.fence();
+    home.write("sales/orders/project.xml", &other);
+    let own = next(2, "project-import project-import-any");
+    assert_ne!(own, kept);
+    // The new project keeps its id when it is saved and renamed.
+    home.replace("sales/orders/project.xml", &xml("Orders", "", "three"));
+    daemon.fence();
+    home.rename("sales/orders", "sales/moved");
+    daemon.fence();
+    home.write("sales/moved/published/v1/project.xml", &other);
+    assert_eq!(next(1, "project-publish"), own);
+    home.remove_all("sales/moved");
+    let deleted = "project-delete project-delete-and-unpublish";
+    assert_eq!(next(2, deleted), own);
+    // The directory has its id again once no project keeps it.
+    home.remove_all("sales/renamed");
+    assert_eq!(next(1, "project-delete"), kept);
+    home.write("sales/orders/project.xml", &other);
+    assert_eq!(next(2, "project-import project-import-any"), kept);
+}
+
+#[test]
 fn a_move_to_another_organization_deletes_there_before_it_imports_here() {
     let (a, b) = (xml("Orders", "e-1", "one"), xml("Orders", "e-1", "two"));
     let before = [

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::event::{EventKind, Parameter, timestamp};
 use super::names::composed;
-use super::project::{FileState, ProjectKey, Role};
+use super::project::{FileState, ProjectKey, Role, Stamp};
 
 /// The name and id of an organization.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +134,7 @@ pub(crate) fn project_id(
         .engine_id()
         .or_else(|| definition.engine_id())
         .or_else(|| not_empty(document.id.as_deref()))
+        .or_else(|| definition.kept_made_up_id())
         .map_or_else(
             || made_up_project_id(definition.first_key().unwrap_or(key)),
             str::to_owned,
@@ -143,4 +144,11 @@ pub(crate) fn project_id(
 /// Generates an id: a UUIDv5 of the organization directory and the project directory.
 fn made_up_project_id(key: &ProjectKey) -> String {
     Uuid::new_v5(&project_namespace(), key.to_string().as_bytes()).to_string()
+}
+
+/// Generates another id for a project whose directory had a renamed project with a generated id.
+pub(super) fn another_made_up_id(key: &ProjectKey, stamp: &Stamp) -> String {
+    // No key contains a NUL, so no other project has this name.
+    let name = format!("{key}\0{}\0{}", stamp.inode, stamp.changed_ns);
+    Uuid::new_v5(&project_namespace(), name.as_bytes()).to_string()
 }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::parameters::another_made_up_id;
+
 /// The directory names of a project and its organization.
 ///
 /// They are the captures `{organization}` and `{project}` of the layout.
@@ -120,7 +122,9 @@ pub struct Document {
     /// The direct annotations by name. If several have the same name, the first is used.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Ids that the project keeps although this content lacks them. Only a record has these.
+    /// Ids that the project keeps although this content lacks them.
+    ///
+    /// Only a record has these, and a new definition by [`FileState::avoid_kept_ids`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Box<KeptIds>>,
 }
@@ -134,16 +138,24 @@ pub struct KeptIds {
     /// The first key of a renamed project. The generated id of the project is derived from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_key: Option<ProjectKey>,
+    /// The generated id, if a renamed project keeps the one of this project's first key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_up: Option<String>,
 }
 
 impl KeptIds {
-    /// Makes the kept ids. Returns `None` if both are absent.
+    /// Makes kept ids without a generated one. Returns `None` if both are absent.
     pub fn new(engine_id: Option<String>, first_key: Option<ProjectKey>) -> Option<Box<Self>> {
-        let kept = Self {
+        Self {
             engine_id,
             first_key,
-        };
-        (kept != Self::default()).then(|| Box::new(kept))
+            made_up: None,
+        }
+        .boxed()
+    }
+
+    fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
     }
 }
 
@@ -168,6 +180,23 @@ impl Document {
     /// The key of the project before its first rename, if it was renamed.
     pub fn first_key(&self) -> Option<&ProjectKey> {
         self.kept.as_ref()?.first_key.as_ref()
+    }
+
+    /// The kept generated id; see [`KeptIds::made_up`].
+    pub(crate) fn kept_made_up_id(&self) -> Option<&str> {
+        self.kept.as_ref()?.made_up.as_deref()
+    }
+
+    /// Whether the project has no id, so that one is generated.
+    fn needs_made_up_id(&self) -> bool {
+        let id = self.id.as_deref();
+        self.engine_id().is_none() && id.is_none_or(|id| id.trim().is_empty())
+    }
+
+    /// The former key whose generated id this renamed project keeps, if any.
+    pub(crate) fn occupied_key(&self) -> Option<&ProjectKey> {
+        let is_in_use = self.needs_made_up_id() && self.kept_made_up_id().is_none();
+        self.first_key().filter(|_| is_in_use)
     }
 
     /// The engineId in this content.
@@ -286,8 +315,12 @@ impl FileState {
         let mut definition = self.clone();
         let has_none = self.document.own_engine_id().is_none();
         let engine_id = before.document.engine_id().filter(|_| has_none);
-        let first_key = before.document.first_key();
-        definition.document.kept = KeptIds::new(engine_id.map(str::to_owned), first_key.cloned());
+        definition.document.kept = KeptIds {
+            engine_id: engine_id.map(str::to_owned),
+            first_key: before.document.first_key().cloned(),
+            made_up: before.document.kept_made_up_id().map(str::to_owned),
+        }
+        .boxed();
         definition
     }
 
@@ -297,11 +330,27 @@ impl FileState {
         path.clone_into(&mut file.path);
         if self.role == Role::Definition {
             let document = &mut file.document;
-            let kept = document.kept.take().unwrap_or_default();
-            let first_key = kept.first_key.unwrap_or_else(|| from.clone());
-            document.kept = KeptIds::new(kept.engine_id, Some(first_key).filter(|it| it != to));
+            let mut kept = document.kept.take().unwrap_or_default();
+            let first_key = kept.first_key.take().unwrap_or_else(|| from.clone());
+            kept.first_key = Some(first_key).filter(|it| it != to);
+            document.kept = kept.boxed();
         }
         file
+    }
+
+    /// Gives a new definition a generated id of its own, if `occupied` has its key.
+    ///
+    /// `occupied` has the keys whose generated ids are kept by renamed projects. The id depends on
+    /// the file, so inferring the same import again gives the same id.
+    pub(crate) fn avoid_kept_ids(&mut self, key: &ProjectKey, occupied: &BTreeSet<ProjectKey>) {
+        let is_new = self.role == Role::Definition && self.document.kept.is_none();
+        if is_new && self.document.needs_made_up_id() && occupied.contains(key) {
+            let kept = KeptIds {
+                made_up: Some(another_made_up_id(key, &self.stamp)),
+                ..KeptIds::default()
+            };
+            self.document.kept = kept.boxed();
+        }
     }
 
     /// Whether this stamp proves the file unchanged, so that it need not be read.

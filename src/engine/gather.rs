@@ -142,6 +142,8 @@ pub(super) struct Gatherer<'a> {
     pub observer: &'a mut Observer,
     pub agenda: &'a Agenda,
     pub reported: &'a mut ReportedFiles,
+    /// The keys whose generated ids are kept by renamed projects, once they are read.
+    pub occupied: &'a mut Option<BTreeSet<ProjectKey>>,
     pub clock: Clock,
     /// Whether missing files count as removed at once.
     ///
@@ -158,6 +160,7 @@ impl Gatherer<'_> {
         gathered: &mut Gathered,
     ) -> Result<(), StoreError> {
         self.observe_each(due, BATCH_BYTES, gathered)?;
+        self.read_occupied(gathered)?;
         self.judge_held(gathered);
         let mut first = 0;
         loop {
@@ -179,6 +182,7 @@ impl Gatherer<'_> {
             self.observe_each(more, usize::MAX, gathered)?;
         }
         self.observe_arrivals_again(gathered);
+        self.avoid_kept_ids(gathered);
         for observation in &mut gathered.observations {
             observation.comparison.removals = self.removals(&observation.comparison);
         }
@@ -233,6 +237,39 @@ impl Gatherer<'_> {
         seen.contents
     }
 
+    /// Reads the occupied keys when the first new project is observed.
+    fn read_occupied(&mut self, gathered: &Gathered) -> Result<(), StoreError> {
+        let mut observations = gathered.observations.iter();
+        let has_new = observations.any(|one| one.before.definition.is_none());
+        if has_new && !self.is_adopting && self.occupied.is_none() {
+            *self.occupied = Some(self.store.occupied_keys()?);
+        }
+        Ok(())
+    }
+
+    /// Gives new projects generated ids that no renamed project keeps.
+    fn avoid_kept_ids(&self, gathered: &mut Gathered) {
+        let Some(occupied) = self.occupied.as_ref() else {
+            return;
+        };
+        for observation in &mut gathered.observations {
+            let Comparison {
+                key,
+                recorded,
+                observed,
+                ..
+            } = &mut observation.comparison;
+            if recorded.definition.is_some() {
+                continue;
+            }
+            for file in observed.files.values_mut() {
+                if let ObservedFile::Complete(file) = file {
+                    file.avoid_kept_ids(key, occupied);
+                }
+            }
+        }
+    }
+
     /// Reads held files that are no longer in their project, and infers their events.
     fn judge_held(&mut self, gathered: &mut Gathered) {
         let mut contents = Vec::new();
@@ -250,10 +287,15 @@ impl Gatherer<'_> {
                     }
                     Whereabouts::Elsewhere => {}
                 }
-                let Some((file, bytes)) = self.observer.read_held(&held, self.now) else {
+                let Some((mut file, bytes)) = self.observer.read_held(&held, self.now) else {
                     continue;
                 };
                 let comparison = &mut observation.comparison;
+                if let Some(occupied) = self.occupied.as_ref()
+                    && comparison.recorded.definition.is_none()
+                {
+                    file.avoid_kept_ids(&comparison.key, occupied);
+                }
                 match infer_short_lived(&comparison.recorded, &comparison.observed, &file) {
                     ShortLived::Ignored => {}
                     ShortLived::Waits => observation.waiting.push(held),

@@ -4,6 +4,7 @@
 //! of the step is due again, and its reported files are kept. While the store cannot commit, inference
 //! waits. No change is lost, because the record still differs from the disk.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tracing::{info, warn};
@@ -23,7 +24,7 @@ use super::timers::Timers;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::event::Origin;
-use crate::domain::project::{Problem, ProjectKey};
+use crate::domain::project::{Problem, ProjectKey, Recorded};
 use crate::domain::settle::{Agenda, Due, Moment};
 use crate::observe::Observer;
 use crate::repository::Root;
@@ -47,6 +48,8 @@ pub(super) struct Worker {
     pub timers: Timers,
     pub routes: Routes,
     pub recorder: Recorder,
+    /// The keys whose generated ids are kept by renamed projects, once they are read.
+    occupied: Option<BTreeSet<ProjectKey>>,
     /// Whether a full scan is needed, because file systems were mounted or unmounted.
     pub compares_again: bool,
 }
@@ -89,6 +92,7 @@ impl Worker {
             timers: Timers::new(repository),
             routes: Routes::of(&parts.config),
             recorder: Recorder::new(parts.store, parts.queues, Arc::clone(&parts.status)),
+            occupied: None,
             compares_again: false,
             config: parts.config,
             clock: parts.clock,
@@ -122,6 +126,7 @@ impl Worker {
             observer: &mut self.observer,
             agenda: &self.agenda,
             reported: &mut self.reported,
+            occupied: &mut self.occupied,
             clock: self.clock,
             is_adopting: self.phase.is_adopting(),
             now,
@@ -226,9 +231,14 @@ impl Worker {
         batch
             .meta
             .extend(mounts.clone().map(|text| (MetaKey::Mounts, text)));
+        let (released, taken) = occupied_keys(&batch);
         if let Err(error) = self.recorder.commit(batch) {
             self.store_failed(&error);
             return false;
+        }
+        if let Some(keys) = &mut self.occupied {
+            keys.retain(|key| !released.contains(key));
+            keys.extend(taken);
         }
         if let Some(text) = mounts {
             self.mounts.remember(text);
@@ -402,4 +412,14 @@ impl Worker {
         }
         true
     }
+}
+
+/// Returns the occupied keys that a batch removes from the record, and those that it adds.
+fn occupied_keys(batch: &Batch) -> (BTreeSet<ProjectKey>, Vec<ProjectKey>) {
+    let occupied = |record: &Recorded| record.definition.as_ref()?.document.occupied_key().cloned();
+    let changes = || batch.changes.iter();
+    (
+        changes().filter_map(|one| occupied(&one.before)).collect(),
+        changes().filter_map(|one| occupied(&one.after)).collect(),
+    )
 }

@@ -43,7 +43,7 @@ mod transaction;
 mod webhooks;
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -267,6 +267,10 @@ impl Recording for SqliteStore {
                 .collect()
         };
         self.read_blocking(read)
+    }
+
+    fn occupied_keys(&self) -> Result<BTreeSet<ProjectKey>, StoreError> {
+        self.read_blocking(record::occupied_keys)
     }
 
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {

@@ -13,7 +13,7 @@ use super::payload::{self, Given};
 use super::{lanes, listeners, problems, queue, row, webhooks};
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{
-    ContentHash, FileState, Identity, Mark, ProjectKey, Recorded, Role, Stamp,
+    ContentHash, Document, FileState, Identity, Mark, ProjectKey, Recorded, Role, Stamp,
 };
 use crate::store::batch::{
     Batch, Change, Committed, MetaKey, NewEvent, READY_BYTES, READY_MAX, RecordedEvent,
@@ -485,6 +485,21 @@ pub(super) fn with_identity(
 
 pub(super) const WITH_IDENTITY: &str = "SELECT organization, project FROM files \
      WHERE identity = ?1 ORDER BY organization, project";
+
+/// Returns the keys whose generated ids are kept by renamed projects.
+pub(super) fn occupied_keys(connection: &Connection) -> Result<BTreeSet<ProjectKey>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT document FROM files \
+         WHERE role = 'definition' AND instr(document, '\"first_key\"') > 0",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut keys = BTreeSet::new();
+    while let Some(row) = rows.next()? {
+        let document: Document = row::from_json("the file's document", &row.get::<_, String>(0)?)?;
+        keys.extend(document.occupied_key().cloned());
+    }
+    Ok(keys)
+}
 
 fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {
     Ok(ProjectKey {
