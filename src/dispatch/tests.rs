@@ -79,6 +79,7 @@ fn batch(project: &str) -> Batch {
             events: vec![NewEvent {
                 event,
                 project_id: project.to_owned(),
+                is_arrival: false,
                 tag: None,
                 stamp: stamp(),
                 webhooks: vec![("catalog".to_owned(), start())],

@@ -120,6 +120,11 @@ impl EventKind {
         )
     }
 
+    /// Whether the event reports that a project appeared.
+    pub const fn is_import(self) -> bool {
+        matches!(self, EventKind::ProjectImport | EventKind::ProjectImportAny)
+    }
+
     /// The parameters of the event's callback, in order.
     pub const fn parameters(self) -> &'static [Parameter] {
         use Parameter::{

@@ -160,12 +160,16 @@ impl Judgement {
         keep_linked(observation, &inference);
         // Until the first full scan is recorded, a new project looks like an old one.
         let inferred = observation.events.iter().chain(&inference.events);
+        let is_arrival = inferred.clone().any(|event| event.kind.is_import());
         let events: Vec<NewEvent> = inferred
             .filter(|_| !rules.is_adopting)
             .map(|event| {
                 let (after, before) = (&inference.record, &observation.before);
                 let definition = after.definition.as_ref().or(before.definition.as_ref());
-                new_event(event, &key, definition, observation, rules)
+                NewEvent {
+                    is_arrival,
+                    ..new_event(event, &key, definition, observation, rules)
+                }
             })
             .collect();
         needed.extend(events.iter().map(|event| event.event.payload));
@@ -255,6 +259,7 @@ fn new_event(
     NewEvent {
         event: inferred.complete(key, origin, hint, parameters, rules.now),
         project_id: project_id(key, subject, definition).to_lowercase(),
+        is_arrival: inferred.kind.is_import(),
         tag: subject.tag.clone(),
         stamp: subject.stamp,
         webhooks: webhooks(Interest::Yes),

@@ -78,8 +78,10 @@ pub struct NewEvent {
     pub event: Event,
     /// The id of the project, in lower case.
     ///
-    /// The delete of a project is delivered before later events with the same project id.
+    /// The delete of a project is delivered before later arrivals with the same project id.
     pub project_id: String,
+    /// Whether its project appeared in the same change, so that it waits for deletes.
+    pub is_arrival: bool,
     /// The version tag from which the id of the event is derived.
     pub tag: Option<String>,
     /// The file stamp from which the id of the event is derived.

@@ -229,6 +229,7 @@ impl Run {
                 explanation: Explanation::default(),
             },
             project_id: key.to_string(),
+            is_arrival: kind.is_import(),
             tag,
             stamp: subject.stamp,
             webhooks: self

@@ -89,6 +89,7 @@ pub fn event(kind: EventKind, key: &ProjectKey, text: &str, webhooks: &[&str]) -
             },
         },
         project_id: key.to_string(),
+        is_arrival: kind.is_import(),
         tag,
         stamp,
         webhooks: webhooks

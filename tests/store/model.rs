@@ -47,13 +47,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A pending delivery: its place in the order of recording, its project id if it is a delete, the
-/// text of its payload, its due time, its number of attempts.
+/// A pending delivery: its place in the order of recording, its project id, the text of its payload,
+/// its due time, its number of attempts.
 #[derive(Clone, Debug)]
 struct Waiting {
     number: usize,
     project_id: u8,
     is_delete: bool,
+    is_arrival: bool,
     text: String,
     due: i64,
     n_attempts: u32,
@@ -81,7 +82,7 @@ impl Model {
 impl Model {
     fn waits_for_a_delete(&self, webhook: &str, head: &Waiting) -> bool {
         let mut lanes = self.lanes.iter().filter(|((name, _), _)| *name == webhook);
-        !head.is_delete
+        head.is_arrival
             && lanes.any(|(_, lane)| {
                 lane.iter().any(|other| {
                     other.is_delete
@@ -112,6 +113,8 @@ fn run(steps: Vec<Step>) {
                 let (project, text) = (format!("p{project}"), format!("text {number}"));
                 let kind = if is_delete {
                     EventKind::ProjectDelete
+                } else if number.is_multiple_of(2) {
+                    EventKind::ProjectImport
                 } else {
                     EventKind::SnapshotCreate
                 };
@@ -128,6 +131,7 @@ fn run(steps: Vec<Step>) {
                         number,
                         project_id,
                         is_delete,
+                        is_arrival: kind.is_import(),
                         text: text.clone(),
                         due: 0,
                         n_attempts: 0,

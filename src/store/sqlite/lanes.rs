@@ -4,8 +4,9 @@
 //! lane, and only heads are sent. Each change of a delivery's state or lane updates `is_head`.
 //!
 //! A lane has no head while its oldest delivery waits for a delete with the same project id in
-//! another lane. The row of a waiting delivery has this project id. When the delete is finished, the
-//! waiting delivery becomes the head.
+//! another lane. Only the events of an arrived project wait: it may have left the directory of the
+//! delete. Copies of a project go on. The row of a waiting delivery has this project id. When the
+//! delete is finished, the waiting delivery becomes the head.
 
 use std::collections::BTreeSet;
 

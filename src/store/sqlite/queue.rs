@@ -48,7 +48,8 @@ pub(super) fn insert(
         &key.project,
     ])?;
     let is_delete = event.kind.is_delete();
-    let waits = !is_delete
+    let waits = new.is_arrival
+        && !is_delete
         && connection.prepare_cached(DELETES_ELSEWHERE)?.exists([
             webhook,
             &new.project_id,
