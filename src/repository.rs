@@ -134,6 +134,11 @@ impl Root {
     }
 }
 
+/// Opens a file at a path below a directory, as [`Root::open_file`] does.
+pub(crate) fn open_file_below(directory: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+    open_beneath(directory.as_fd(), path, FILE)
+}
+
 pub(crate) fn open_directory_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?)
 }

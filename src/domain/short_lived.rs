@@ -11,6 +11,8 @@
 //! - A file that is still in its project is not short-lived. For instance, it was written under a
 //!   temporary name and renamed. A file that was moved out of a project counts as short-lived in
 //!   that project.
+//! - A file from another directory than the project's causes no event, because it may belong to another
+//!   project that was at this path for a short time.
 
 use super::infer::{Inference, Removals, infer};
 use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
@@ -45,8 +47,12 @@ pub(crate) fn infer_short_lived(
     if !belongs_here || is_on_record(recorded, file) || is_before_record {
         return ShortLived::Ignored;
     }
-    if !has_definition {
+    let Some(definition) = &recorded.definition else {
         // Further observations decide whether the project was imported or moved here.
+        return ShortLived::Waits;
+    };
+    if observed.definition().is_none() && definition.has_another_engine_id(file) {
+        // Another project may have been in this directory. The next observations decide.
         return ShortLived::Waits;
     }
     let mut at_that_time = observed.clone();

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use super::reported_files::ReportedFiles;
 use crate::clock::Clock;
 use crate::domain::event::{InferredEvent, Origin};
-use crate::domain::infer::{Removals, missing};
+use crate::domain::infer::{Removals, is_replaced, missing};
 use crate::domain::moves::Comparison;
-use crate::domain::project::{ContentHash, Identity, ObservedFile, ProjectKey, Recorded};
+use crate::domain::project::{ContentHash, Identity, Inodes, ObservedFile, ProjectKey, Recorded};
 use crate::domain::settle::{Agenda, Due};
 use crate::domain::shared_ids::shared_id;
 use crate::domain::short_lived::{ShortLived, infer_short_lived};
@@ -70,6 +70,8 @@ pub(super) struct Observation {
     pub before: Recorded,
     /// The observation and the record. The record includes the events of short-lived files.
     pub comparison: Comparison,
+    /// The inode of the project's directory; see [`ObservedProject`](crate::observe::ObservedProject).
+    home: Option<u64>,
     /// The events of short-lived files.
     pub events: Vec<InferredEvent>,
     /// The reported files. When its held files are judged, they move to the next three fields.
@@ -218,6 +220,7 @@ impl Gatherer<'_> {
                     observed: seen.observed,
                     removals: Removals::Unconfirmed,
                 },
+                home: seen.home,
                 events: Vec::new(),
                 reported,
                 counted: Vec::new(),
@@ -234,6 +237,7 @@ impl Gatherer<'_> {
             .observer
             .observe(self.root, key, recorded, &observation.reported, self.now);
         observation.comparison.observed = seen.observed;
+        observation.home = seen.home;
         seen.contents
     }
 
@@ -273,8 +277,12 @@ impl Gatherer<'_> {
     /// Reads held files that are no longer in their project, and infers their events.
     fn judge_held(&mut self, gathered: &mut Gathered) {
         let mut contents = Vec::new();
+        let inodes = self.observer.inodes();
         for observation in &mut gathered.observations {
             for mut held in observation.reported.take_held() {
+                if inodes == Inodes::Stable && was_in_another_directory(&held, observation) {
+                    continue;
+                }
                 match whereabouts(&held, &observation.comparison) {
                     Whereabouts::InProject => {
                         observation.linked.push(held);
@@ -429,6 +437,22 @@ impl Gatherer<'_> {
         self.agenda
             .removals(&comparison.key, self.clock.moment(), &missing)
     }
+}
+
+/// Whether a held file was opened in another directory than the project's, so that it may belong to
+/// another project.
+///
+/// For instance, two projects exchanged their directories for a short time. While the project is not
+/// in place, this is unknown, because its own directory may have been moved away.
+fn was_in_another_directory(held: &Held, observation: &Observation) -> bool {
+    let Comparison {
+        recorded, observed, ..
+    } = &observation.comparison;
+    let is_in_place = recorded.definition.is_some()
+        && observed.definition().is_some()
+        && !is_replaced(recorded, observed);
+    let homes = held.home.zip(observation.home);
+    is_in_place && homes.is_some_and(|(then, now)| then != now)
 }
 
 /// Where a held file is now.

@@ -2,6 +2,7 @@
 //!
 //! Constraint: any number of reports must not use up the file descriptors of the process.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use tracing::debug;
 
 use crate::domain::project::Stamp;
 use crate::layout::ProjectFile;
-use crate::repository::{Root, kind_of, stamp};
+use crate::repository::{Root, kind_of, open_file_below, stamp};
 
 /// The maximum number of held files.
 const HELD_MAX: usize = 256;
@@ -25,6 +26,10 @@ pub(crate) struct Held {
     pub file: OwnedFd,
     /// The metadata of the file when it was opened.
     pub stamp: Stamp,
+    /// The inode of the project's directory in which the file was opened.
+    ///
+    /// `None` if the layout has no such directory.
+    pub home: Option<u64>,
     /// Whether the file still has a link, but an observation did not find it in its project.
     ///
     /// The next observation then decides about it.
@@ -43,10 +48,17 @@ pub(crate) struct Holder {
 impl Holder {
     /// Opens a file to hold it. Also returns whether the file is empty.
     ///
-    /// An empty file is not held. Usually it was just created, and a report of its close follows.
-    pub(crate) fn hold(&self, root: &Root, path: &str, place: ProjectFile) -> (Option<Held>, bool) {
-        let file = match root.open_file(path) {
-            Ok(file) => file,
+    /// `home` is the path of the project's directory, if the layout has one. An empty file is not
+    /// held. Usually it was just created, and a report of its close follows.
+    pub(crate) fn hold(
+        &self,
+        root: &Root,
+        home: Option<&str>,
+        path: &str,
+        place: ProjectFile,
+    ) -> (Option<Held>, bool) {
+        let (file, home) = match open(root, home, path) {
+            Ok(opened) => opened,
             Err(error) => {
                 debug!(path, %error, "cannot open a reported file; if it was removed, its content is lost");
                 return (None, false);
@@ -77,9 +89,25 @@ impl Holder {
             place,
             file,
             stamp,
+            home,
             has_left: false,
             _held: Arc::clone(&self.held),
         };
         (Some(held), false)
     }
+}
+
+/// Opens a file by the directory of its project. Also returns the inode of that directory.
+fn open(root: &Root, home: Option<&str>, path: &str) -> io::Result<(OwnedFd, Option<u64>)> {
+    let below = home.and_then(|home| {
+        let rest = path.strip_prefix(home)?.strip_prefix('/')?;
+        Some((home, rest))
+    });
+    let Some((home, rest)) = below else {
+        return Ok((root.open_file(path)?, None));
+    };
+    let directory = root.open_directory(home)?;
+    let file = open_file_below(&directory, rest)?;
+    let stat = rustix::fs::fstat(&directory)?;
+    Ok((file, Some(stamp(&stat).inode)))
 }

@@ -50,6 +50,8 @@ pub(crate) struct ObservedProject {
     pub observed: Observed,
     /// The bytes of the files that were read, by their hash.
     pub contents: Vec<(ContentHash, Bytes)>,
+    /// The inode of the project's directory. `None` if it is absent, or if the layout has none.
+    pub home: Option<u64>,
     /// Whether a directory moved during the observation, so that this state never existed.
     is_torn: bool,
 }

@@ -113,6 +113,8 @@ impl Observer {
             }
             match walk.open_home(&path) {
                 Ok(Some(directory)) => {
+                    let stat = rustix::fs::fstat(&directory);
+                    walk.seen.home = stat.ok().map(|stat| stamp(&stat).inode);
                     walk.copies_then_definition(&directory, &path, &cursor);
                     walk.seen.is_torn |= !root.is_at(&path, &directory);
                     return walk.seen;

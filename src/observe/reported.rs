@@ -32,10 +32,9 @@ impl Reported {
     /// Adds held files.
     pub(crate) fn hold(&mut self, files: impl IntoIterator<Item = Held>) {
         for held in files {
-            let is_held = self
-                .held
-                .iter()
-                .any(|other| other.path == held.path && other.stamp == held.stamp);
+            let is_held = self.held.iter().any(|other| {
+                other.path == held.path && other.stamp == held.stamp && other.home == held.home
+            });
             if !is_held && self.held.len() < MAX {
                 self.held.push(held);
             }

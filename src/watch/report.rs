@@ -85,7 +85,11 @@ impl Reporter {
         // A file that was linked into place is complete, and no further report about it follows.
         let _ = self.open_root();
         let (held, is_empty) = match &self.root {
-            Some(root) => self.holder.hold(root, path, place),
+            Some(root) => {
+                let home = self.settings.layout.directory_of(&key);
+                let home = home.as_ref().map(|(home, _)| home.as_str());
+                self.holder.hold(root, home, path, place)
+            }
             None => (None, false),
         };
         self.hints.send(Hint::Project {
