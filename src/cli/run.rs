@@ -50,6 +50,10 @@ pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow:
             tracing::error!("{}", chain(&error));
             Ok(HELD)
         }
+        Err(error @ DaemonError::HeldRemovals { .. }) => {
+            tracing::error!("{error}");
+            Ok(CONFIGURATION)
+        }
         Err(error) => Err(error.into()),
     }
 }

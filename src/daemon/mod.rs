@@ -46,6 +46,12 @@ pub(crate) enum DaemonError {
     Store(#[from] StoreError),
     #[error("cannot use a webhook")]
     Client(#[from] ClientError),
+    #[error(
+        "repository.layout changed while removals are held (projects: {n}), so the daemon does not \
+         start. Start it with the former layout, restore the projects or run `project-webhooks \
+         accept`, and then change the layout"
+    )]
+    HeldRemovals { n: usize },
     #[error("cannot create {what}")]
     System {
         what: &'static str,

@@ -79,6 +79,16 @@ impl Daemon<'_> {
                 refused.join(", ")
             )]);
         }
+        // Under a new layout, the removals of held projects would cause no events.
+        if let Some(held) = self.status.snapshot().held_removals
+            && new.repository.layout != self.config.repository.layout
+        {
+            return Err(vec![format!(
+                "repository.layout cannot change while removals are held (projects: {}). Restore the \
+                 projects or run `project-webhooks accept`, and then reload again",
+                held.count
+            )]);
+        }
         let targets = Targets::prepare(&new.webhooks, &new.network)
             .map_err(|errors| errors.iter().map(|error| chain(error)).collect::<Vec<_>>())?;
         let admin = match &new.admin {

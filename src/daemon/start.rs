@@ -16,12 +16,14 @@ use crate::admin::{Admin, control};
 use crate::clock::Clock;
 use crate::config::{Config, Retention, Webhook};
 use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
+use crate::engine::held_removals::held_before;
+use crate::engine::phase::Start;
 use crate::engine::status::Status;
 use crate::engine::{Engine, Parts};
 use crate::error::chain;
 use crate::metrics::Metrics;
 use crate::report::Sources;
-use crate::store::{Fault, Store};
+use crate::store::{Fault, MetaKey, Store};
 use crate::webhook::ClientError;
 use crate::{housekeeping, os};
 
@@ -42,6 +44,7 @@ impl<'a> Daemon<'a> {
         let clock = Clock::start();
         let targets = Targets::prepare(&config.webhooks, &config.network).map_err(first_of)?;
         let store = open_store(config.state_dir.clone()).await?;
+        keep_held_removals(&store, &config)?;
         let is_noted = note_at_start(&store, &config, clock).await?;
 
         let status = Arc::new(Status::default());
@@ -108,6 +111,21 @@ async fn open_store(state_dir: PathBuf) -> Result<Store, DaemonError> {
         .await
         .map_err(|_| DaemonError::PartEnded { part: "the store" })?
         .map_err(DaemonError::from)
+}
+
+/// Refuses a new layout while removals are held for an operator.
+///
+/// Under a new layout, the removals of held projects would cause no events.
+fn keep_held_removals(store: &Store, config: &Config) -> Result<(), DaemonError> {
+    let start = Start::judge(
+        store.meta(MetaKey::FirstStart)?.as_deref(),
+        store.meta(MetaKey::Layout)?.as_deref(),
+        &config.repository,
+    );
+    match held_before(store)?.len() {
+        n if n > 0 && start.layout_changed => Err(DaemonError::HeldRemovals { n }),
+        _ => Ok(()),
+    }
 }
 
 /// Saves the fingerprints of the configured webhooks. Returns whether that succeeded.

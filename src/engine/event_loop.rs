@@ -359,13 +359,19 @@ impl EventLoop {
         rest.repository = old.clone();
         self.configure(Arc::new(rest));
         self.scanner.begin(&mut self.worker, RescanReason::Reload);
-        let longest = NEW_LAYOUT_MAX.saturating_add(config.repository.settle.saturating_mul(2));
-        let until = self.worker.clock.moment().saturating_add(longest);
+        let until = new_layout_until(&config, self.worker.clock.moment());
         self.new_layout = Some(NewLayout { config, until });
     }
 
     /// Changes the layout once everything is recorded under the old one, or the wait is over.
+    ///
+    /// While removals are held, the time of the wait does not pass.
     fn change_layout(&mut self, now: Moment) {
+        if let Some(new) = &mut self.new_layout
+            && self.worker.agenda.held().is_some()
+        {
+            new.until = new_layout_until(&new.config, now);
+        }
         let has_pending = self.scanner.is_scanning() || self.worker.agenda.has_pending(now);
         let Some(new) = self
             .new_layout
@@ -415,6 +421,12 @@ impl EventLoop {
             .timers
             .configure(now, &self.worker.config.repository);
     }
+}
+
+/// The latest time for changing to the layout of this configuration.
+fn new_layout_until(config: &Config, now: Moment) -> Moment {
+    let longest = NEW_LAYOUT_MAX.saturating_add(config.repository.settle.saturating_mul(2));
+    now.saturating_add(longest)
 }
 
 fn watch_settings(config: &Config) -> WatchSettings {

@@ -65,12 +65,8 @@ pub(super) struct HeldRemovals {
 impl HeldRemovals {
     /// Reads the stored facts and passes them to the agenda.
     pub(super) fn recorded_before(store: &Store, agenda: &mut Agenda) -> Result<Self, StoreError> {
-        let keys = |text: Option<String>| -> Vec<ProjectKey> {
-            text.and_then(|text| serde_json::from_str(&text).ok())
-                .unwrap_or_default()
-        };
-        let recorded = keys(store.meta(MetaKey::HeldRemovals)?);
-        let accepted = keys(store.meta(MetaKey::AcceptedRemovals)?);
+        let recorded = held_before(store)?;
+        let accepted = stored_projects(store, MetaKey::AcceptedRemovals)?;
         let has_accepted = !accepted.is_empty();
         agenda.remember(recorded.iter().cloned(), accepted);
         Ok(Self {
@@ -180,6 +176,18 @@ pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
         token: HeldProjects::token_of(&projects),
         projects,
     }
+}
+
+/// Reads the projects that were held for an operator when the daemon last ran.
+pub(crate) fn held_before(store: &Store) -> Result<Vec<ProjectKey>, StoreError> {
+    stored_projects(store, MetaKey::HeldRemovals)
+}
+
+fn stored_projects(store: &Store, key: MetaKey) -> Result<Vec<ProjectKey>, StoreError> {
+    let text = store.meta(key)?;
+    Ok(text
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default())
 }
 
 /// Returns the settings of waves from the configuration.
