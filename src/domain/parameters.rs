@@ -121,6 +121,8 @@ fn not_empty(text: Option<&str>) -> Option<&str> {
 }
 
 /// Returns the id of a project: its engineId, else the root attribute `id`, else a generated id.
+///
+/// A copy without an engineId has that of the definition; the same holds for the root attribute.
 pub(crate) fn project_id(
     key: &ProjectKey,
     subject: &FileState,
@@ -134,6 +136,7 @@ pub(crate) fn project_id(
         .engine_id()
         .or_else(|| definition.engine_id())
         .or_else(|| not_empty(document.id.as_deref()))
+        .or_else(|| not_empty(definition.id.as_deref()))
         .or_else(|| definition.kept_made_up_id())
         .map_or_else(
             || made_up_project_id(definition.first_key().unwrap_or(key)),

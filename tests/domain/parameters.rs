@@ -141,6 +141,8 @@ fn a_published_copy_without_an_engine_id_has_that_of_its_project() {
         (copy(Some("id-2"), &[]), keeps_one.clone(), "e-1"),
         (copy(None, &[("engineId", "e-2")]), keeps_one, "e-2"),
         (copy(Some("id-2"), &[]), project(&[]), "id-2"),
+        (copy(None, &[]), project(&[]), "id-1"),
+        (copy(Some(" "), &[]), project(&[]), "id-1"),
         (copy(None, &[]), renamed.clone(), made_up),
     ];
     let id = |key: &ProjectKey, subject: &FileState, definition: &FileState| {
