@@ -74,6 +74,8 @@ pub struct Held {
 struct Group {
     state: State,
     projects: BTreeMap<ProjectKey, Presence>,
+    /// The projects that appeared during the wave. Each extends the wave once.
+    appeared: BTreeSet<ProjectKey>,
 }
 
 impl Group {
@@ -166,7 +168,12 @@ impl Vanished {
     pub(super) fn observed(&mut self, key: &ProjectKey, presence: Presence, now: Moment) {
         match presence {
             Presence::Absent => {}
-            Presence::Appears => self.input(Input::Appeared, now),
+            Presence::Appears => {
+                // An incomplete definition appears in every observation until it is complete.
+                if self.is_wave() && self.current.appeared.insert(key.clone()) {
+                    self.input(Input::Appeared, now);
+                }
+            }
             Presence::Gone | Presence::Replaced => self.vanished(key, presence, now),
             Presence::Unclear => {
                 // The project is not back, so the others stay held.
@@ -326,5 +333,8 @@ impl Vanished {
 
     fn input(&mut self, input: Input, now: Moment) {
         self.current.state = self.current.state.after(input, now, self.times);
+        if self.current.state == State::Calm {
+            self.current.appeared.clear();
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Projects that vanish together: when they are judged, and when they are held.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use project_webhooks::domain::event::Origin;
@@ -119,6 +120,44 @@ fn one_that_is_back_ends_the_hold_for_an_operator() {
     let ended = held.after(Input::Returned, at(5), TIMES);
     assert_eq!(ended.ends_at(TIMES), Some(at(1_005)));
     assert_eq!(held.after(Input::Emptied, at(5), TIMES), State::Calm);
+}
+
+/// An agenda with the settings of these tests.
+fn agenda() -> Agenda {
+    let mut agenda = Agenda::new(TIMES.settle);
+    agenda.set_times(TIMES);
+    agenda
+}
+
+/// Records observations of projects, all with this presence.
+fn observe(agenda: &mut Agenda, projects: Range<usize>, presence: Presence, now: u64) {
+    for project in projects {
+        let gone = matches!(presence, Presence::Gone | Presence::Replaced);
+        let unresolved = Unresolved {
+            missing: gone.then(|| "definition".to_owned()).into_iter().collect(),
+            presence,
+            ..Unresolved::default()
+        };
+        agenda.observed(&key(project), at(now), unresolved);
+    }
+}
+
+#[test]
+fn an_incomplete_project_extends_a_wave_once() {
+    let mut agenda = agenda();
+    observe(&mut agenda, 0..WAVE, Presence::Gone, 0);
+    for now in [900, 1_800, 2_700] {
+        observe(&mut agenda, 50..51, Presence::Appears, now);
+        assert_eq!(agenda.wave_ends_at(), Some(at(1_900)), "{now}");
+    }
+    observe(&mut agenda, 51..52, Presence::Appears, 1_800);
+    assert_eq!(agenda.wave_ends_at(), Some(at(2_800)));
+    // The next wave starts anew.
+    agenda.end_wave(at(2_800), 40);
+    assert_eq!(agenda.wave_ends_at(), None);
+    observe(&mut agenda, 10..10 + WAVE, Presence::Gone, 5_000);
+    observe(&mut agenda, 50..51, Presence::Appears, 5_500);
+    assert_eq!(agenda.wave_ends_at(), Some(at(6_500)));
 }
 
 /// Projects and an agenda that observes them.
