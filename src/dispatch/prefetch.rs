@@ -84,6 +84,8 @@ pub(super) struct Prefetch {
     question: JoinSet<Result<Claims, StoreError>>,
     /// The limit of the claim in progress, in deliveries.
     n_asked: usize,
+    /// Whether the last claim left out due deliveries of failed projects, whose time had not come.
+    leaves_out_failed: bool,
     /// The deliveries that were released since the claim in progress began.
     released: Claimed,
     /// Whether to drop the answer of the claim in progress.
@@ -100,6 +102,7 @@ impl Prefetch {
             busy: Claimed::default(),
             question: JoinSet::new(),
             n_asked: 0,
+            leaves_out_failed: false,
             released: Claimed::default(),
             is_outdated: false,
             may_be_more: true,
@@ -166,6 +169,11 @@ impl Prefetch {
         }
     }
 
+    /// Whether the last claim left out deliveries of failed projects because it was too early.
+    pub(super) fn leaves_out_failed(&self) -> bool {
+        self.leaves_out_failed
+    }
+
     /// Whether a claim is in progress.
     pub(super) fn is_asking(&self) -> bool {
         !self.question.is_empty()
@@ -195,6 +203,7 @@ impl Prefetch {
             return;
         }
         self.n_asked = room.saturating_add(ahead).saturating_sub(n_claims);
+        self.leaves_out_failed = matches!(wanted, Wanted::Probe { or_any: false, .. });
         self.may_be_more = false;
         self.is_outdated = false;
         self.released = Claimed::default();

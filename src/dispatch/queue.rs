@@ -242,8 +242,9 @@ impl Queue {
         };
         let now = self.shared.clock.now();
         let mut wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
+        // Their time may have come since the claim began. Then the next claim is due at once.
         if let Admission::Probe { any_at } = self.endpoint.admit(now, self.in_flight.len())
-            && any_at > now
+            && self.prefetch.leaves_out_failed()
         {
             wait = wait.min(sleep_until(any_at, now));
         }
