@@ -1,10 +1,10 @@
 //! Projects that move: their pending deliveries and their listeners.
 
 use crate::helpers::*;
-use project_webhooks::domain::delivery::Verdict;
+use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::Recorded;
-use project_webhooks::store::{Batch, Change, Store};
+use project_webhooks::store::{Batch, Change, Selector, Store};
 
 /// A change without a record, of a project that moved here if it has a former name.
 fn change(project: &str, former: Option<&str>) -> Change {
@@ -108,6 +108,45 @@ fn an_exchange_and_a_chain_of_moves_mix_no_lanes() {
         deliver(&store, 0),
         pairs(&[("b", "5"), ("c", "6"), ("b", "7"), ("c", "8")])
     );
+}
+
+#[test]
+fn a_redelivered_delivery_goes_before_later_ones_of_its_renamed_project() {
+    for is_cancelled in [false, true] {
+        let fixture = Fixture::new();
+        let store = fixture.store();
+        record(&store, &[("a", "1"), ("b", "2")]);
+        let selector = |state| Selector {
+            state: Some(state),
+            ..Selector::default()
+        };
+        let mut operations = fixture.operations();
+        if is_cancelled {
+            operations.cancel(&selector(State::Pending), at(0)).unwrap();
+        } else {
+            for claim in &claims(&store, "catalog", at(0)).ready {
+                end(&store, claim, Verdict::Dead);
+            }
+        }
+        // The projects exchange their names, and one goes on.
+        store.record(moves(&[("a", "b"), ("b", "a")])).unwrap();
+        store.record(moves(&[("b", "c")])).unwrap();
+        record(&store, &[("c", "3"), ("a", "4"), ("b", "new")]);
+        let finished = if is_cancelled {
+            State::Cancelled
+        } else {
+            State::Dead
+        };
+        assert_eq!(operations.redeliver(&selector(finished), at(0)).unwrap(), 2);
+        assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 3);
+        let mut delivered = deliver(&store, 0);
+        delivered.sort_by(|one, other| one.0.cmp(&other.0));
+        // In each lane the order of the texts is that of the recording.
+        assert_eq!(
+            delivered,
+            pairs(&[("a", "2"), ("a", "4"), ("b", "new"), ("c", "1"), ("c", "3")])
+        );
+    }
 }
 
 /// A delete of a project, for the webhook if it received an earlier event.

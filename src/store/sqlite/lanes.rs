@@ -123,9 +123,10 @@ pub(super) fn enter_lane(
     promote(connection, &lane.webhook, &lane.key)
 }
 
-/// Moves the pending deliveries of projects to the lanes of their new keys.
+/// Moves the deliveries of projects to the lanes of their new keys.
 ///
-/// Each pair has the former key and the new one. Projects may exchange their keys.
+/// The delivered ones stay. Dead and cancelled ones move too, so that a redelivered one is sent in
+/// the order of its project. Each pair has the former key and the new one. Projects may exchange their keys.
 pub(super) fn move_all(
     connection: &Connection,
     moves: &[(&ProjectKey, &ProjectKey)],
@@ -137,11 +138,13 @@ pub(super) fn move_all(
     let mut changed: BTreeSet<(String, &ProjectKey)> = BTreeSet::new();
     for webhook in webhooks::names(connection)? {
         for (from, to) in moves {
-            let pending = pending_in(connection, &webhook, from)?;
+            let pending = ids_in(connection, PENDING_IN_LANE, &webhook, from)?;
             if !pending.is_empty() {
                 changed.insert((webhook.clone(), to));
-                moved.extend(pending.into_iter().map(|id| (id, *to)));
             }
+            let undelivered = ids_in(connection, UNDELIVERED_OF, &webhook, from)?;
+            let all = pending.into_iter().chain(undelivered);
+            moved.extend(all.map(|id| (id, *to)));
         }
     }
     // Remove all projects from their lanes before adding the first to its new lane.
@@ -169,9 +172,19 @@ pub(super) fn move_all(
 pub(super) const PENDING_IN_LANE: &str = "SELECT id FROM deliveries \
      WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending'";
 
-fn pending_in(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<Vec<i64>, Fault> {
+/// Selects the dead and cancelled deliveries of a project.
+pub(super) const UNDELIVERED_OF: &str = "SELECT id FROM deliveries \
+     WHERE webhook = ?1 AND organization = ?2 AND project = ?3 \
+     AND (state = 'dead' OR state = 'cancelled')";
+
+fn ids_in(
+    connection: &Connection,
+    sql: &str,
+    webhook: &str,
+    key: &ProjectKey,
+) -> Result<Vec<i64>, Fault> {
     let ids = connection
-        .prepare_cached(PENDING_IN_LANE)?
+        .prepare_cached(sql)?
         .query_map([webhook, &key.organization, &key.project], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     Ok(ids)

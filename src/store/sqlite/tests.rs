@@ -14,6 +14,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
         (queue::HEADS, "INDEX deliveries_due"),
         (lanes::OLDEST_IN_LANE, "COVERING INDEX deliveries_lane"),
         (lanes::PENDING_IN_LANE, "COVERING INDEX deliveries_lane"),
+        (lanes::UNDELIVERED_OF, "INDEX deliveries_undelivered"),
         (lanes::DELETES_ELSEWHERE, "INDEX deliveries_project_id"),
         (lanes::WAITING_FOR_A_DELETE, "INDEX deliveries_project_id"),
         (webhooks::NEXT_ATTEMPT, "INDEX deliveries_due"),

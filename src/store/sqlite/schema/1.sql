@@ -117,8 +117,8 @@ CREATE TABLE deliveries (
     id           INTEGER PRIMARY KEY,
     event        INTEGER NOT NULL,
     webhook      TEXT    NOT NULL,
-    -- The project's key: that of the event, and after a move that of its new place while the
-    -- delivery is pending.
+    -- The project's key: that of the event, and after a move that of its new place, unless the
+    -- delivery was delivered before.
     organization TEXT    NOT NULL,
     project      TEXT    NOT NULL,
     state        TEXT    NOT NULL CHECK
@@ -152,6 +152,9 @@ CREATE INDEX deliveries_lane ON deliveries (webhook, organization, project, id, 
 -- The order across lanes. Rows without a project id, nearly all, are not in it.
 CREATE INDEX deliveries_project_id ON deliveries (webhook, project_id, is_delete, id)
     WHERE state = 'pending' AND project_id IS NOT NULL;
+-- Moves of projects. A delivery that is delivered at last is never in it.
+CREATE INDEX deliveries_undelivered ON deliveries (webhook, organization, project)
+    WHERE state = 'dead' OR state = 'cancelled';
 -- Retention, and counts of the others.
 CREATE INDEX deliveries_finished ON deliveries (webhook, state, finished_ms)
     WHERE finished_ms IS NOT NULL;
