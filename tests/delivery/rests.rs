@@ -51,6 +51,30 @@ fn an_overloaded_receiver_gets_nothing_until_the_time_it_asked_for() {
 }
 
 #[test]
+fn another_url_does_not_wait_for_the_time_that_the_former_receiver_asked_for() {
+    let old = Endpoint::answering(|_| {
+        let mut answer = reply(429);
+        answer
+            .headers
+            .insert("retry-after", HeaderValue::from(3600));
+        answer
+    });
+    let new = Endpoint::new();
+    let settings = |endpoint: &Endpoint| {
+        let webhook = Webhook::new("all", &endpoint.url()).events("[snapshot-create]");
+        Settings::of([webhook])
+    };
+    let home = Home::new(&settings(&old));
+    define(&home, "first");
+    let daemon = home.start();
+    snapshot(&home, "first", "s1");
+    daemon.wait_message("failed: ", 1);
+    home.configure(&settings(&new));
+    assert!(daemon.reload());
+    assert_eq!(new.wait_for(1)[0].attempt, Some(2));
+}
+
+#[test]
 fn a_gateway_postpones_the_one_delivery() {
     for status in [502, 504] {
         let (other, retry) = waits(status);

@@ -5,7 +5,7 @@ use project_webhooks::domain::delivery::ANSWER_MAX;
 use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::{EventId, EventKind};
 use project_webhooks::store::{
-    AttemptLog, Batch, Finish, OffCause, READY_BYTES, READY_MAX, Selector, Store,
+    AttemptLog, Batch, Claim, Finish, OffCause, READY_BYTES, READY_MAX, Selector, Store,
 };
 
 fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
@@ -239,11 +239,8 @@ fn a_gone_receiver_switches_the_webhook_off() {
 }
 
 #[test]
-fn a_changed_configuration_is_tried_at_once_but_where_the_receiver_asked_for_time() {
-    for (verdict, due) in [
-        (Verdict::Retry(at(60)), 1),
-        (Verdict::RetryAsAsked(at(60)), 60),
-    ] {
+fn a_changed_configuration_is_tried_at_once() {
+    for verdict in [Verdict::Retry(at(60)), Verdict::RetryAsAsked(at(60))] {
         let fixture = Fixture::new();
         let store = fixture.store();
         configure(&store, 1);
@@ -255,8 +252,8 @@ fn a_changed_configuration_is_tried_at_once_but_where_the_receiver_asked_for_tim
         configure(&store, 1);
         assert_eq!(next_due(), Some(at(60)), "{verdict:?}");
         configure(&store, 2);
-        assert_eq!(next_due(), Some(at(due)), "{verdict:?}");
-        let again = claim(&store, "catalog", at(due));
+        assert_eq!(next_due(), Some(at(1)), "{verdict:?}");
+        let again = claim(&store, "catalog", at(1));
         assert_eq!((again.delivery, again.attempt), (head.delivery, 2));
     }
     // A delivery without an attempt keeps the time of its first one.
@@ -279,7 +276,7 @@ fn an_answer_to_old_settings_switches_nothing_off() {
     for (verdict, rests_until) in [
         (Verdict::SwitchOff, None),
         (Verdict::Retry(at(3_600)), None),
-        (Verdict::Retry(at(3_600)), Some(at(3_600))),
+        (Verdict::RetryAsAsked(at(3_600)), Some(at(3_600))),
     ] {
         let fixture = Fixture::new();
         let store = fixture.store();
@@ -309,10 +306,11 @@ fn an_answer_to_old_settings_switches_nothing_off() {
 fn a_webhook_rests_as_its_receiver_asked() {
     let fixture = Fixture::new();
     let store = fixture.store();
+    configure(&store, 1);
     store.record(one_event("a", "one", &["catalog"])).unwrap();
     store.record(one_event("b", "one", &["catalog"])).unwrap();
     let ready = claims(&store, "catalog", at(0)).ready;
-    let answer = |claim, seconds| Finish {
+    let answer = |claim: &Claim, seconds| Finish {
         rests_until: Some(at(seconds)),
         ..finish(claim, Verdict::RetryAsAsked(at(seconds)))
     };
@@ -323,7 +321,6 @@ fn a_webhook_rests_as_its_receiver_asked() {
     store.close();
     let store = fixture.store();
     configure(&store, 1);
-    configure(&store, 2);
     let resting = claims(&store, "catalog", at(59));
     assert_eq!((resting.ready, resting.next_due), (vec![], Some(at(60))));
     let next_due = wait(store.next_due("catalog", [].into())).unwrap();
@@ -333,9 +330,18 @@ fn a_webhook_rests_as_its_receiver_asked() {
     store.record(one_event("a", "two", &["audit"])).unwrap();
     claim(&store, "audit", at(0));
     assert_eq!(claims(&store, "catalog", at(60)).ready.len(), 3);
-    // An operator ends the rest.
+    // An operator ends the rest, and so do other settings: the receiver may be another one.
+    let rest = || {
+        let ready = claims(&store, "catalog", at(60)).ready;
+        wait(store.finish([answer(&ready[0], 900)].into())).unwrap();
+        assert_eq!(claims(&store, "catalog", at(899)).ready, []);
+    };
+    rest();
     assert!(!fixture.operations().switch_on("catalog").unwrap());
-    assert_eq!(claims(&store, "catalog", at(1)).ready.len(), 1);
+    assert_eq!(claims(&store, "catalog", at(60)).ready.len(), 3);
+    rest();
+    configure(&store, 2);
+    assert_eq!(claims(&store, "catalog", at(60)).ready.len(), 3);
 }
 
 #[test]

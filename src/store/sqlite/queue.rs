@@ -239,7 +239,9 @@ fn consequence(
 ) -> Result<Consequence, Fault> {
     let verdict = match finish.verdict {
         // The answer is for a request with old settings. The current settings may work.
-        Verdict::Retry(_) | Verdict::SwitchOff if is_outdated(connection, finish, before)? => {
+        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::SwitchOff
+            if is_outdated(connection, finish, before)? =>
+        {
             Verdict::Retry(ended)
         }
         verdict => verdict,
@@ -416,8 +418,6 @@ pub(super) fn correct_times(
 }
 
 /// Makes failed deliveries due now, because they failed with the old settings.
-///
-/// A delivery that the receiver deferred (`Retry-After`) keeps its due time.
 pub(super) fn retry_now(
     connection: &Connection,
     webhook: &str,
@@ -426,11 +426,22 @@ pub(super) fn retry_now(
     // Include deliveries that are not heads: a redelivered older delivery may precede a failed one.
     connection
         .prepare_cached(
-            "UPDATE deliveries SET due_ms = ?2 WHERE id IN (SELECT id FROM deliveries \
-             WHERE webhook = ?1 AND state = 'pending' AND due_ms > ?2 \
-             AND n_attempts > n_attempts_before \
-             AND NOT is_due_as_asked)",
+            "UPDATE deliveries SET due_ms = ?2, is_due_as_asked = 0 WHERE id IN \
+             (SELECT id FROM deliveries WHERE webhook = ?1 AND state = 'pending' AND due_ms > ?2 \
+             AND n_attempts > n_attempts_before)",
         )?
         .execute(params![webhook, row::milliseconds(now)])?;
+    Ok(())
+}
+
+/// Makes the deliveries due that the receiver deferred (`Retry-After`).
+pub(super) fn retry_deferred(connection: &Connection, webhook: &str) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET due_ms = min(due_ms, waiting_ms), is_due_as_asked = 0 \
+             WHERE id IN (SELECT id FROM deliveries WHERE webhook = ?1 AND state = 'pending' \
+             AND is_due_as_asked)",
+        )?
+        .execute([webhook])?;
     Ok(())
 }

@@ -209,14 +209,23 @@ pub(super) fn switch_off(
     Ok(!was_off)
 }
 
-/// Switches a webhook on, and ends its pause. Returns whether it was off.
-pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fault> {
+/// Ends the pause that the receiver requested.
+fn end_rest(connection: &Connection, name: &str) -> Result<(), Fault> {
     connection
         .prepare_cached(
             "UPDATE webhooks SET rests_until_ms = NULL, rests_since_ms = NULL \
              WHERE name = ?1 AND rests_until_ms IS NOT NULL",
         )?
         .execute([name])?;
+    Ok(())
+}
+
+/// Switches a webhook on, and ends the waits that its receiver requested.
+///
+/// Returns whether it was off.
+pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fault> {
+    end_rest(connection, name)?;
+    queue::retry_deferred(connection, name)?;
     let switched = connection
         .prepare_cached(
             "UPDATE webhooks SET off_cause = NULL, off_reason = NULL, off_at_ms = NULL \
@@ -250,8 +259,9 @@ pub(super) fn has_other_fingerprint(
 
 /// Sets the fingerprint of a webhook's configuration.
 ///
-/// If it changed, failed deliveries become due now, and a webhook that its receiver had switched off
-/// is switched on again. Returns whether it was switched on.
+/// If it changed, failed deliveries become due now, also those that the receiver deferred: the new
+/// settings may name another receiver. The webhook's pause ends. A webhook that its receiver had
+/// switched off is switched on again. Returns whether it was switched on.
 pub(super) fn set_fingerprint(
     connection: &Connection,
     name: &str,
@@ -271,6 +281,7 @@ pub(super) fn set_fingerprint(
     if before.is_none() {
         return Ok(false);
     }
+    end_rest(connection, name)?;
     queue::retry_now(connection, name, now)?;
     if cause.as_deref() == Some(OffCause::Gone.as_str()) {
         switch_on(connection, name)
