@@ -31,6 +31,7 @@ on_both_backends!(
     renames_that_take_longer_than_the_settle_time_are_moves,
     a_checkout_that_renames_all_projects_is_no_event,
     more_than_half_of_the_projects_are_held_for_a_time,
+    imports_during_a_wave_do_not_prevent_its_hold,
     a_wave_that_shrinks_ends_after_a_few_full_scans,
     a_repository_whose_bind_mount_lost_its_source_deletes_nothing,
 );
@@ -489,6 +490,25 @@ fn more_than_half_of_the_projects_are_held_for_a_time(backend: &str) {
         assert_eq!(endpoint.n(), 2 * n);
         assert_eq!(daemon.n_messages(&text) > 0, is_held, "{n}, {hold}");
     }
+}
+
+fn imports_during_a_wave_do_not_prevent_its_hold(backend: &str) {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint, backend).repository("mass_delete_after: 1h"));
+    projects(&home, names(20));
+    let daemon = home.start();
+    for name in names(12) {
+        home.remove_all(&format!("sales/{name}"));
+    }
+    for name in names(12) {
+        let content = xml(&name, &format!("e-new-{name}"), "");
+        home.write(&format!("hr/{name}/project.xml"), &content);
+    }
+    let status = wait_held(&home, 12, "more-than-half");
+    let text = "12 of 20 projects vanished together";
+    let troubles = status["troubles"]["removals"].to_string();
+    assert!(troubles.contains(text), "{troubles}");
+    drop(daemon);
 }
 
 /// The number of full scans that confirmed the end of a wave.

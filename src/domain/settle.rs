@@ -415,6 +415,18 @@ impl Agenda {
         self.vanished.wave_is_over_since(now)
     }
 
+    /// Whether the next project that vanishes is the first one of a chain.
+    pub fn is_calm(&self) -> bool {
+        self.vanished.is_calm()
+    }
+
+    /// Records the number of recorded projects before the first one of a chain vanishes.
+    ///
+    /// Projects that are imported later do not change whether more than half vanished.
+    pub fn begins_with(&mut self, n_recorded: usize) {
+        self.vanished.begins_with(n_recorded);
+    }
+
     /// Whether a wave is not over yet, no matter how many of its projects are still missing.
     pub fn is_wave(&self) -> bool {
         self.vanished.is_wave()

@@ -76,6 +76,8 @@ struct Group {
     projects: BTreeMap<ProjectKey, Presence>,
     /// The projects that appeared during the wave. Each extends the wave once.
     appeared: BTreeSet<ProjectKey>,
+    /// The number of recorded projects before the first one vanished, if it is known.
+    n_recorded: Option<usize>,
 }
 
 impl Group {
@@ -138,6 +140,16 @@ impl Vanished {
     /// Whether the removal of a project must wait, because the project is in a group.
     pub(super) fn holds(&self, key: &ProjectKey) -> bool {
         self.current.projects.contains_key(key) || self.held.projects.contains_key(key)
+    }
+
+    /// Whether no project vanished that is not held or judged.
+    pub(super) fn is_calm(&self) -> bool {
+        self.current.state == State::Calm
+    }
+
+    /// Records the number of recorded projects before the first one vanishes.
+    pub(super) fn begins_with(&mut self, n_recorded: usize) {
+        self.current.n_recorded = Some(n_recorded);
     }
 
     /// Whether the current projects are a wave, no matter how many of them are still missing.
@@ -231,6 +243,7 @@ impl Vanished {
             let held = std::mem::take(&mut self.held);
             self.current.projects.extend(held.projects);
             self.current.state = held.state;
+            self.current.n_recorded = None;
         }
     }
 
@@ -239,11 +252,12 @@ impl Vanished {
         let is_due = |state: State| state.ends_at(self.times).is_some_and(|at| now >= at);
         let (ends_current, ends_hold) = (is_due(self.current.state), is_due(self.held.state));
         let mut released = Vec::new();
-        self.n_recorded = n_recorded;
+        let n_before = self.current.n_recorded.unwrap_or(n_recorded);
         let mut census = Census {
             n_gone: self.current.n_gone(),
             n_gone_in_all: self.current.n_gone() + self.held.n_gone(),
             n_recorded,
+            n_before,
             was_held: false,
         };
         if ends_current {
@@ -256,6 +270,7 @@ impl Vanished {
             match (ended.state, self.held.state) {
                 (State::Calm, _) => released.extend(ended.projects.into_keys()),
                 (state, hold) => {
+                    self.n_recorded = n_before;
                     self.held.projects.extend(ended.projects);
                     self.held.state = state.later_hold(hold);
                 }
@@ -335,6 +350,7 @@ impl Vanished {
         self.current.state = self.current.state.after(input, now, self.times);
         if self.current.state == State::Calm {
             self.current.appeared.clear();
+            self.current.n_recorded = None;
         }
     }
 }

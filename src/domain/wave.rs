@@ -12,7 +12,7 @@
 //! - Ten or more projects are a *wave*. It ends when no project vanished or appeared for the settle
 //!   time, but after five minutes at the latest.
 //!
-//! If a wave includes more than half of the recorded projects, its removals are held for
+//! If a wave includes more than half of the projects that were recorded when it began, its removals are held for
 //! `repository.mass_delete_after`. If all projects are gone, and there are at least three, the cause
 //! is probably an unmounted file system or a locked directory. Then the removals are held until one
 //! of the projects is back, or until an operator accepts the removals.
@@ -98,6 +98,8 @@ pub struct Census {
     pub n_gone_in_all: usize,
     /// The number of projects with a recorded definition, including the vanished ones.
     pub n_recorded: usize,
+    /// The number of such projects before the first one of this group vanished.
+    pub n_before: usize,
     /// Whether all projects of the group were held for an operator before a restart.
     pub was_held: bool,
 }
@@ -108,7 +110,7 @@ impl Census {
     }
 
     fn is_most(self) -> bool {
-        self.n_gone.saturating_mul(2) > self.n_recorded
+        self.n_gone.saturating_mul(2) > self.n_before
     }
 }
 

@@ -139,6 +139,12 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
 }
 
 impl Judgement {
+    /// Whether a project vanished, or is still missing.
+    pub(super) fn has_vanished(&self) -> bool {
+        let mut presences = self.unresolved.iter().map(|(_, open)| open.presence);
+        presences.any(|presence| matches!(presence, Presence::Gone | Presence::Replaced))
+    }
+
     /// Adds the inference about one project to the batch.
     fn conclude(
         &mut self,

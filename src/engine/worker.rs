@@ -150,6 +150,16 @@ impl Worker {
             return self.doubt_root(&taken);
         }
         drop(root);
+        if self.agenda.is_calm() && judgement.has_vanished() {
+            match self.recorder.store().n_defined() {
+                Ok(n_recorded) => self.agenda.begins_with(n_recorded),
+                Err(error) => {
+                    gathered.put_back_reported(&mut self.reported);
+                    self.put_back(&taken);
+                    return self.store_failed(&error);
+                }
+            }
+        }
         let batch = std::mem::replace(&mut judgement.batch, Batch::new(now));
         if self.commit(batch) {
             self.after_commit(judgement, gathered, &taken);

@@ -44,6 +44,7 @@ fn census(n_gone: usize, n_recorded: usize) -> Input {
         n_gone,
         n_gone_in_all: n_gone,
         n_recorded,
+        n_before: n_recorded,
         was_held: false,
     })
 }
@@ -158,6 +159,19 @@ fn an_incomplete_project_extends_a_wave_once() {
     observe(&mut agenda, 10..10 + WAVE, Presence::Gone, 5_000);
     observe(&mut agenda, 50..51, Presence::Appears, 5_500);
     assert_eq!(agenda.wave_ends_at(), Some(at(6_500)));
+}
+
+#[test]
+fn imports_during_a_wave_do_not_prevent_its_hold() {
+    for (n_before, is_held) in [(20, true), (24, false)] {
+        let mut agenda = agenda();
+        agenda.begins_with(n_before);
+        observe(&mut agenda, 0..12, Presence::Gone, 0);
+        // Twelve others were imported meanwhile.
+        agenda.end_wave(at(1_000), n_before + 12);
+        let held = agenda.held().map(|held| (held.n, held.n_recorded));
+        assert_eq!(held, is_held.then_some((12, n_before)));
+    }
 }
 
 /// Projects and an agenda that observes them.
