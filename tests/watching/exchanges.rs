@@ -26,7 +26,9 @@ fn exchange(home: &Home, one: &str, other: &str) {
 
 /// Writes a snapshot into each of these projects. Only a watch reports them.
 fn expect_reports(home: &Home, daemon: &Daemon<'_>, projects: &[&str]) {
-    // No observation of the exchange may find the changes below.
+    // No observation of the exchange may find the changes below. A project that moved to another
+    // organization is imported after its delete is judged, so one fence is not enough.
+    daemon.fence();
     daemon.fence();
     let before = daemon.events().len();
     for project in projects {
