@@ -294,7 +294,7 @@ impl Run {
         let was_off = self.runtime.block_on(switched).unwrap();
         assert_eq!(was_off, hook.is_off, "{}", hook.name);
         self.hooks[webhook].is_off = false;
-        self.hooks[webhook].rests_until = None;
+        self.hooks[webhook].end_rest();
     }
 
     /// An operator's command, beside the daemon.
@@ -323,7 +323,7 @@ impl Run {
         let hook = &mut self.hooks[webhook];
         hook.n_changes += 1;
         hook.forget_failures();
-        hook.hurry();
+        hook.forget_times();
         let (fingerprint, was_off) = (hook.fingerprint(), hook.is_off);
         let noted = self.store().set_fingerprints(vec![fingerprint], now);
         let switched_on = self.runtime.block_on(noted).unwrap();

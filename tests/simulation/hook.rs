@@ -110,14 +110,14 @@ impl Hook {
         });
     }
 
-    /// Moves pending deliveries with their projects, each from its former place to its new one.
+    /// Moves undelivered deliveries with their projects, each from its former place to its new one.
     pub fn move_pending(&mut self, moves: &[(usize, usize)]) {
         let mut moved = Vec::new();
         for (from, to) in moves {
             let lane = self.lanes.entry(*from).or_default();
             let (pending, rest) = std::mem::take(lane)
                 .into_iter()
-                .partition::<Vec<Expected>, _>(|one| one.standing == Standing::Pending);
+                .partition::<Vec<Expected>, _>(|one| one.standing != Standing::Delivered);
             *lane = rest;
             moved.push((*to, pending));
         }
@@ -239,21 +239,22 @@ impl Hook {
         match verdict {
             Verdict::Delivered => one.standing = Standing::Delivered,
             Verdict::Dead => one.standing = Standing::Dead,
-            Verdict::Retry(_) if is_outdated => one.due = None,
+            Verdict::Retry(_) | Verdict::RetryAsAsked(_) if is_outdated => one.due = None,
             Verdict::Retry(due) | Verdict::RetryAsAsked(due) => one.due = Some(due),
             Verdict::SwitchOff if is_outdated => one.due = None,
             Verdict::SwitchOff => self.is_off = true,
         }
     }
 
-    /// Makes pending deliveries due, except those whose time the endpoint asked for.
-    pub fn hurry(&mut self) {
-        for one in self.all().filter(|one| !one.was_asked) {
+    /// Makes the deliveries due whose time the endpoint asked for, and ends its rest.
+    pub fn end_rest(&mut self) {
+        for one in self.all().filter(|one| one.was_asked) {
             one.due = None;
         }
+        self.rests_until = None;
     }
 
-    /// Makes all pending deliveries due, after the clock was set.
+    /// Makes all pending deliveries due, after the clock or the settings were set.
     pub fn forget_times(&mut self) {
         self.all().for_each(|one| one.due = None);
         self.rests_until = None;
