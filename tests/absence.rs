@@ -292,7 +292,7 @@ fn accepted_removals_are_judged(backend: &str) {
     projects(&home, names(3));
     let (code, said) = run(&home, &["accept", "--yes"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("no daemon runs"), "{said}");
+    assert!(said.contains("no running daemon uses"), "{said}");
     let daemon = home.start();
     assert!(home.command(&["accept"]).contains("No removals are held"));
     home.remove_all("sales");

@@ -236,8 +236,8 @@ fn a_change_waits_for_few_projects_of_a_full_scan() {
         daemon.wait_message("full scan finished", number + 2);
         // The watch thread opens the file first, the engine later.
         let calls = trace.since(change);
-        let path = format!("sales/p{number}/published/project.xml");
-        let since = calls.from(calls.position(&path).unwrap()).of(engine);
+        let held = calls.position("\"published/project.xml\"").unwrap();
+        let since = calls.from(held).of(engine);
         let looked = since.read_in(&format!("sales/p{number}")).unwrap();
         let compared = since.compared();
         let before = compared.iter().filter(|at| **at < looked).count();
