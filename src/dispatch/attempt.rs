@@ -81,7 +81,7 @@ pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_pro
 impl AttemptResult {
     /// Whether the queue must not send before this result is recorded.
     ///
-    /// That is so if the receiver asked to stop, or to wait. Once the result is recorded, the store
+    /// The receiver asked to stop, or to wait. Once the result is recorded, the store
     /// enforces that.
     pub(super) fn pauses_webhook(&self) -> bool {
         self.finish.verdict == Verdict::SwitchOff || self.finish.rests_until.is_some()

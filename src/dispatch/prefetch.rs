@@ -115,7 +115,8 @@ impl Prefetch {
 
     /// Adds the committed deliveries that a claim would return as well.
     ///
-    /// That is so if the project is not busy, and the delivery is newer than all claimed ones.
+    /// A claim would return a delivery whose project is not busy, and that is newer than all claimed
+    /// ones.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);

@@ -121,7 +121,7 @@ pub(super) fn problem(path: &str, reason: &str, may_resolve: bool) -> Problem {
 
 /// Whether an error means that nothing exists at a path.
 ///
-/// That is also so if a component of the path is a file now.
+/// The answer is the same if a component of the path is a file now.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -31,7 +31,7 @@ pub struct Claim {
     pub event: Event,
     /// The observed bytes of the project.xml, unchanged.
     pub payload: Bytes,
-    /// What caused the event to be sent: a live change, a catch-up, or a redelivery.
+    /// The cause of this attempt: a live change, a catch-up, or a redelivery.
     pub origin: Origin,
 }
 

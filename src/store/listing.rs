@@ -47,7 +47,7 @@ pub struct ListedDelivery {
     pub key: ProjectKey,
     /// The state of the delivery.
     pub state: State,
-    /// What caused the delivery: a live change, a catch-up, or a redelivery.
+    /// The cause of the delivery: a live change, a catch-up, or a redelivery.
     pub origin: Origin,
     /// The number of attempts so far.
     pub n_attempts: u32,
@@ -83,7 +83,7 @@ impl Selector {
     }
 }
 
-/// Who switched a webhook off.
+/// The party that switched a webhook off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffCause {
     /// The receiver, by answering 410. A changed configuration switches the webhook on again.
@@ -109,10 +109,10 @@ impl OffCause {
     }
 }
 
-/// Who switched a webhook off, when, and why.
+/// The switch-off of a webhook: its cause, time and reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Off {
-    /// Who switched the webhook off.
+    /// The party that switched the webhook off.
     pub cause: OffCause,
     /// The reason, as `status` prints it.
     pub reason: String,
@@ -125,7 +125,7 @@ pub struct Off {
 pub struct WebhookState {
     /// The name of the webhook.
     pub name: String,
-    /// Who switched the webhook off, when, and why. `None` if the webhook is on.
+    /// The switch-off of the webhook. `None` if the webhook is on.
     pub off: Option<Off>,
     /// The number of pending deliveries.
     pub n_pending: u64,
