@@ -1,0 +1,107 @@
+//! Missing files and projects, with the real binary: when a removal counts, and when it is held.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+// Projects that are out of sight: locked, not mounted, or without their source.
+mod hidden;
+
+// Held removals: how they begin, how they end, and what reports them.
+mod holds;
+
+// Held removals and another layout.
+mod layouts;
+
+// Missing files of one project.
+mod single;
+
+// Projects that vanish together.
+mod waves;
+
+use std::process::{Command, Output, Stdio};
+
+use common::{Endpoint, Home, Settings, wait_until, xml};
+
+/// The events that an endpoint received, in order.
+fn events(endpoint: &Endpoint) -> Vec<String> {
+    endpoint.all().into_iter().map(|one| one.event).collect()
+}
+
+/// A project that was published, and the directory of its organization.
+fn project(home: &Home, name: &str) {
+    let content = |body: &str| xml(name, &format!("e-{name}"), body);
+    let at = format!("sales/{name}");
+    home.write(&format!("{at}/project.xml"), &content("one"));
+    home.write(&format!("{at}/published/v1/project.xml"), &content("v1"));
+    home.write(&format!("{at}/snapshots/s1.xml"), &content("s1"));
+}
+
+fn projects(home: &Home, names: impl IntoIterator<Item = String>) {
+    for name in names {
+        project(home, &name);
+    }
+}
+
+fn names(n: usize) -> impl Iterator<Item = String> + Clone {
+    (0..n).map(|n| format!("p{n:03}"))
+}
+
+fn settings(endpoint: &Endpoint, backend: &str) -> Settings {
+    Settings::all_to(endpoint)
+        .watch(backend)
+        .top("admin: { listen: \"unix:./admin.sock\" }")
+}
+
+/// Waits until so many removals are held for this cause. Returns the status.
+fn wait_held(home: &Home, count: usize, cause: &str) -> serde_json::Value {
+    wait_until(&format!("{count} held removals: {cause}"), || {
+        let status = home.json(&["status"]);
+        let held = &status["heldRemovals"];
+        (held["count"] == count && held["cause"] == cause).then_some(status)
+    })
+}
+
+fn wait_not_held(home: &Home) {
+    wait_until("no held removals", || {
+        home.json(&["status"])["heldRemovals"]
+            .is_null()
+            .then_some(())
+    });
+}
+
+/// The answer of the admin server at a path.
+fn fetch(home: &Home, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(home.beside("admin.sock")).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Runs a command that may fail.
+fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
+        .arg("--config")
+        .arg(home.config())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = [stdout, stderr].concat();
+    (status.code(), String::from_utf8(said).unwrap())
+}

@@ -1,0 +1,146 @@
+//! Projects that vanish together: they are judged together.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::common::{self, Endpoint, Home, on_both_backends, skip, wait_until, xml};
+use crate::{events, fetch, names, projects, settings, wait_held, wait_not_held};
+
+on_both_backends!(
+    renames_that_take_longer_than_the_settle_time_are_moves,
+    a_checkout_that_renames_all_projects_is_no_event,
+    imports_during_a_wave_do_not_prevent_its_hold,
+    a_wave_that_shrinks_ends_after_a_few_full_scans,
+);
+
+fn renames_that_take_longer_than_the_settle_time_are_moves(backend: &str) {
+    // Of the projects, so many are renamed: as by `rsync --delete-before`, with a pause after each.
+    for (n, n_renamed) in [(20, 20), (30, 12)] {
+        let endpoint = Endpoint::new();
+        let home = Home::new(&settings(&endpoint, backend).settle("3s"));
+        projects(&home, names(n));
+        fs::create_dir(home.beside("away")).unwrap();
+        let daemon = home.start();
+        let pause = || std::thread::sleep(Duration::from_millis(180));
+        let renamed: Vec<String> = names(n_renamed).collect();
+        for name in &renamed {
+            let away = home.beside("away").join(name);
+            fs::rename(home.at("sales").join(name), away).unwrap();
+            pause();
+        }
+        for name in &renamed {
+            let away = home.beside("away").join(name);
+            let new = home.at("sales").join(format!("new-{name}"));
+            fs::rename(away, new).unwrap();
+            pause();
+        }
+        daemon.fence();
+        assert_eq!(events(&endpoint), [""; 0], "{n_renamed} of {n}");
+        daemon.wait_message("the project moved", n_renamed);
+        assert_eq!(home.json(&["status"])["projects"], n);
+    }
+}
+
+fn a_checkout_that_renames_all_projects_is_no_event(backend: &str) {
+    const TEST: &str = "a checkout that renames all projects";
+    const N: usize = 400;
+    if !common::succeeds("git", &["--version"]) {
+        return skip(TEST, "git is not installed");
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint, backend).settle("3s"));
+    let root = home.at("");
+    let root = root.to_str().unwrap();
+    let git = |arguments: &[&str]| {
+        let identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"];
+        let at = ["-C", root];
+        let all = [&at[..], &identity[..], arguments].concat();
+        assert!(common::succeeds("git", &all), "{arguments:?}");
+    };
+    git(&["init", "-q", "-b", "old"]);
+    projects(&home, names(N));
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "old names"]);
+    git(&["checkout", "-q", "-b", "new"]);
+    for name in names(N) {
+        home.rename(&format!("sales/{name}"), &format!("sales/new-{name}"));
+    }
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "new names"]);
+    git(&["checkout", "-q", "old"]);
+    let daemon = home.start();
+    for branch in ["new", "old"] {
+        git(&["checkout", "-q", branch]);
+        wait_until("all projects moved", || {
+            let moved = daemon.n_messages("the project moved");
+            (moved >= if branch == "new" { N } else { 2 * N }).then_some(())
+        });
+    }
+    daemon.fence();
+    wait_not_held(&home);
+    assert_eq!(events(&endpoint), [""; 0]);
+}
+
+fn imports_during_a_wave_do_not_prevent_its_hold(backend: &str) {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint, backend).repository("mass_delete_after: 1h"));
+    projects(&home, names(20));
+    let daemon = home.start();
+    for name in names(12) {
+        home.remove_all(&format!("sales/{name}"));
+    }
+    for name in names(12) {
+        let content = xml(&name, &format!("e-new-{name}"), "");
+        home.write(&format!("hr/{name}/project.xml"), &content);
+    }
+    let status = wait_held(&home, 12, "more-than-half");
+    let text = "12 of 20 projects vanished together";
+    let troubles = status["troubles"]["removals"].to_string();
+    assert!(troubles.contains(text), "{troubles}");
+    drop(daemon);
+}
+
+/// The number of full scans that confirmed the end of a wave.
+fn n_scans_for_removals(home: &Home) -> u64 {
+    let metrics = fetch(home, "/metrics");
+    let metric = "project_webhooks_rescans_total{reason=\"removals\"} ";
+    let line = metrics.lines().find_map(|line| line.strip_prefix(metric));
+    line.unwrap().trim().parse().unwrap()
+}
+
+fn a_wave_that_shrinks_ends_after_a_few_full_scans(backend: &str) {
+    // How many of the projects vanish, and how many of those are back.
+    for (n, n_gone, n_back) in [(4, 4, 1), (40, 12, 5)] {
+        let endpoint = Endpoint::new();
+        let settings = settings(&endpoint, backend).settle("2s");
+        let home = Home::new(&settings.repository("mass_delete_after: 500ms"));
+        projects(&home, names(n));
+        fs::create_dir(home.beside("away")).unwrap();
+        let daemon = home.start();
+        for name in names(n_gone) {
+            let away = home.beside("away").join(&name);
+            fs::rename(home.at("sales").join(&name), away).unwrap();
+        }
+        if n_gone == n {
+            wait_held(&home, n, "all");
+        }
+        // A later change is observed, so the wave has begun.
+        home.write("hr/new/project.xml", &xml("New", "e-new", ""));
+        endpoint.wait_for(2);
+        endpoint.take();
+        for name in names(n_back) {
+            let away = home.beside("away").join(&name);
+            fs::rename(away, home.at("sales").join(&name)).unwrap();
+        }
+        let n_events = 2 * (n_gone - n_back);
+        let scans = "full scans for a wave that is over";
+        wait_until("the deletes", || {
+            let n_scans = n_scans_for_removals(&home);
+            assert!(n_scans <= 3, "{n_scans} {scans}, {n_gone} of {n}");
+            (endpoint.n() >= n_events).then_some(())
+        });
+        wait_not_held(&home);
+        drop(daemon);
+        assert_eq!(endpoint.n(), n_events, "{n_gone} of {n}");
+    }
+}
