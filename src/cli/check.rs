@@ -143,6 +143,7 @@ impl WebhookSummary {
             secrets: webhook.secrets.len(),
             tls: [
                 ("ca", !tls.ca.is_empty()),
+                ("ca_only", tls.ca_only),
                 ("client_cert", tls.identity.is_some()),
             ]
             .into_iter()

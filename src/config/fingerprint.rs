@@ -58,6 +58,7 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
         }
     }
     part(identity.map_or(&[], |identity| identity.key.secret_der()));
+    part(&[u8::from(webhook.tls.ca_only)]);
     part(&[u8::from(webhook.enabled)]);
     *hasher.finalize().as_bytes()
 }

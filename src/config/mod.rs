@@ -367,6 +367,8 @@ impl Format {
 pub struct Tls {
     /// Certificate authorities to trust in addition to the system's.
     pub ca: Vec<CertificateDer<'static>>,
+    /// Whether only `ca` is trusted, and not the system's authorities.
+    pub ca_only: bool,
     /// The client's own certificate and key.
     pub identity: Option<Arc<ClientIdentity>>,
 }

@@ -333,7 +333,14 @@ pub const SETTINGS: &[Setting] = &[
         key: "webhooks[].tls.ca",
         value: PEM_FILE,
         default: Described("none"),
-        meaning: "certificate authorities to trust in addition to the system's",
+        meaning: "certificate authorities to trust in addition to the system's, also a whole bundle; damaged certificates, and those with a key that TLS here does not support (P-521), are left out with a warning",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].tls.ca_only",
+        value: Boolean,
+        default: Values(&["false"]),
+        meaning: "whether only the authorities in `ca` are trusted, and not the system's",
         ..ROW
     },
     Setting {

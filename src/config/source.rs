@@ -162,23 +162,26 @@ pub(super) fn warn_if_public(path: &Path, location: &Location, context: &mut Con
 
 /// Reads a UTF-8 file of at most [`FILE_MAX`] bytes.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
-    let shown_path = path.display();
-    let bytes =
-        read_file(path).map_err(|reason| format!("{shown_path} cannot be read: {reason}"))?;
-    String::from_utf8(bytes).map_err(|_| format!("{shown_path} is not UTF-8"))
+    let bytes = read_bytes(path, FILE_MAX)?;
+    String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a file of at most `max` bytes.
+pub(super) fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+    read_file(path, max).map_err(|reason| format!("{} cannot be read: {reason}", path.display()))
+}
+
+fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     // Opening a pipe would wait for its other end.
     if !std::fs::metadata(path).map_err(text_of)?.is_file() {
         return Err("it is not a regular file".to_owned());
     }
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(max + 1).read_to_end(&mut bytes))
         .map_err(text_of)?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(format!("it is larger than {FILE_MAX} bytes"));
+    if bytes.len() as u64 > max {
+        return Err(format!("it is larger than {max} bytes"));
     }
     Ok(bytes)
 }

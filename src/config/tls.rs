@@ -1,7 +1,10 @@
 //! The PEM files of a webhook's TLS connections.
 //!
 //! Constraint: a wrong certificate or key is an error of the configuration, not of the first
-//! delivery. The reader checks that the client's certificate and key belong together.
+//! delivery. The reader checks that the client's certificate and key belong together, and that the
+//! TLS library can use their keys.
+
+mod authorities;
 
 use std::sync::Arc;
 
@@ -29,21 +32,19 @@ pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tl
         }
         _ => {}
     }
-    let ca = mapping.read_optional(context, "ca", |value, context| {
-        let found = certificates(value, context)?;
-        let mut store = rustls::RootCertStore::empty();
-        for certificate in &found {
-            let added = store.add(certificate.clone());
-            let added =
-                added.map_err(|error| format!("is not the certificate of an authority: {error}"));
-            context.accept(&value.location, added)?;
-        }
-        Some(found)
-    });
+    let ca = mapping.read_optional(context, "ca", authorities::authorities);
+    let ca_only = mapping.read(context, "ca_only", Value::boolean);
+    if let (Some(true), None, Some(value)) =
+        (ca_only, mapping.given("ca"), mapping.given("ca_only"))
+    {
+        let fault = Fault::new("needs ca as well, because no authority would be trusted");
+        context.error(&value.location, fault);
+    }
     let chain = mapping.read_optional(context, "client_cert", certificates);
     let key = mapping.read_optional(context, "client_key", private_key);
     let mut read = Tls {
         ca: ca?.unwrap_or_default(),
+        ca_only: ca_only?,
         identity: None,
     };
     if let (Some(chain), Some(key)) = (chain?, key?) {
@@ -56,6 +57,7 @@ pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tl
     Some(read)
 }
 
+/// Reads the client's certificate with its chain.
 fn certificates(
     value: &Value<'_>,
     context: &mut Context<'_>,
@@ -64,8 +66,14 @@ fn certificates(
     let text = context.accept(&value.location, source::read_text(&path))?;
     let found: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    match found {
-        Ok(found) if !found.is_empty() => Some(found),
+    match found.as_deref() {
+        Ok([own, ..]) => {
+            if let Some(reason) = authorities::unsupported_key(own) {
+                context.error(&value.location, reason);
+                return None;
+            }
+            found.ok()
+        }
         _ => {
             let fault = Fault::new("contains no certificate, or a damaged one")
                 .allowed("a PEM file with one or more sections CERTIFICATE");

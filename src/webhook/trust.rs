@@ -70,13 +70,18 @@ impl TrustRoots {
 
     /// Makes the TLS settings of one webhook.
     ///
-    /// They have these roots, the webhook's `tls.ca`, and its client certificate.
+    /// They have these roots unless the webhook trusts only its own, the webhook's `tls.ca`, and its
+    /// client certificate.
     ///
     /// # Errors
     ///
     /// The TLS library rejects a certificate or key. That cannot happen with a valid configuration.
     pub(crate) fn client_config(&self, tls: &Tls) -> Result<ClientConfig, rustls::Error> {
-        let mut roots = Arc::clone(&self.roots);
+        let mut roots = if tls.ca_only {
+            Arc::new(RootCertStore::empty())
+        } else {
+            Arc::clone(&self.roots)
+        };
         for certificate in &tls.ca {
             Arc::make_mut(&mut roots).add(certificate.clone())?;
         }

@@ -24,6 +24,8 @@ fn a_fingerprint_depends_on_every_setting_and_on_nothing_else() {
         "event: project-delete, retry: { schedule: [0s, 0s] }",
         "event: project-delete, concurrency: 1",
         "event: project-delete, enabled: false",
+        "event: project-delete, tls: { ca: CA }",
+        "event: project-delete, tls: { ca: CA, ca_only: true }",
         "events: [project-delete, project-publish]",
     ];
     let fingerprint_of = |setting: &str| {
@@ -31,6 +33,8 @@ fn a_fingerprint_depends_on_every_setting_and_on_nothing_else() {
             "repository: {{ path: /nowhere/r }}\nstate_dir: /nowhere/s\nwebhooks:\n  \
              - {{ name: a, url: 'http://127.0.0.1/', {setting} }}\n"
         );
+        let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/configs/files/ca.pem");
+        let text = text.replace(" CA", &format!(" '{ca}'"));
         let file = Path::new("/nowhere/config.yaml");
         let loaded = load_str(text.as_bytes(), file, &BTreeMap::new()).unwrap();
         loaded.config.webhooks.first().map(fingerprint)

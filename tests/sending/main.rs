@@ -11,6 +11,7 @@
 )]
 
 mod answers;
+mod authorities;
 mod bodies;
 mod certificates;
 mod client;
@@ -41,12 +42,17 @@ fn webhook(name: &str, url: &str) -> Webhook {
         .schedule("[0s]")
 }
 
-/// Starts the daemon with these environment variables and without any other proxy.
-fn start<'a>(home: &'a Home, variables: &[(&str, &str)]) -> Daemon<'a> {
-    let mut command = Daemon::command(home);
+/// Removes the proxies of this machine from the environment of a command.
+fn without_proxies(mut command: Command) -> Command {
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
         command.env_remove(name).env_remove(name.to_lowercase());
     }
+    command
+}
+
+/// Starts the daemon with these environment variables and without any other proxy.
+fn start<'a>(home: &'a Home, variables: &[(&str, &str)]) -> Daemon<'a> {
+    let mut command = without_proxies(Daemon::command(home));
     command.envs(variables.iter().copied());
     let daemon = Daemon::launch(home, command);
     daemon.wait_ready();
@@ -273,37 +279,4 @@ fn a_denied_address_is_reported_and_a_reload_allows_it() {
     assert!(daemon.reload());
     endpoint.wait_for(2);
     assert_eq!(proxy.heads().len(), 1);
-}
-
-#[test]
-fn a_machine_without_ca_certificates_is_reported() {
-    let endpoint = Endpoint::new();
-    let authority = Authority::new("one");
-    let server = tls::Server::start(&authority.issue("localhost", 2100, ServerAuth), None);
-    let empty = tempfile::tempdir().unwrap();
-    let none = empty.path().to_str().unwrap();
-    let no_roots = [("SSL_CERT_FILE", ""), ("SSL_CERT_DIR", none)];
-    let warning = "this machine has no CA certificates";
-    let plain = webhook("plain", &endpoint.url());
-    let own = webhook("own", &server.url("localhost")).with("tls: { ca: ca.pem }");
-    let home = Home::new(&Settings::of([plain, own]));
-    std::fs::write(home.beside("ca.pem"), authority.pem()).unwrap();
-    let check = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
-        command.arg("--config").arg(home.config()).arg("check");
-        let output = command.envs(no_roots).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    // No webhook needs the machine's certificates: one is plain, the other has its own authority.
-    assert!(!check().contains(warning));
-    let daemon = start(&home, &no_roots);
-    assert_eq!(daemon.n_messages(warning), 0);
-    // A reload to one that does warns, and names it.
-    home.configure(&Settings::of([webhook("needy", &server.url("localhost"))]));
-    assert!(check().contains(warning));
-    assert!(daemon.reload());
-    daemon.wait_log(warning, |entry| {
-        entry.message().contains(warning) && entry.message().contains("needy")
-    });
 }

@@ -39,7 +39,7 @@ impl Authority {
     pub(crate) fn trusted(&self) -> Tls {
         Tls {
             ca: vec![self.0.der().clone()],
-            identity: None,
+            ..Tls::default()
         }
     }
 
