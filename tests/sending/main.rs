@@ -280,3 +280,43 @@ fn a_denied_address_is_reported_and_a_reload_allows_it() {
     endpoint.wait_for(2);
     assert_eq!(proxy.heads().len(), 1);
 }
+
+#[test]
+fn json_has_the_text_that_the_parameters_were_read_from() {
+    let endpoint = Endpoint::new();
+    let json = webhook("json", &endpoint.url()).with("format: json");
+    let home = Home::new(&Settings::of([json]));
+    let _daemon = start(&home, &[]);
+    let document = |encoding: &str, name: &str| {
+        format!("<?xml version=\"1.0\" encoding=\"{encoding}\"?>\n<schema name=\"{name}\"/>\n")
+    };
+    // U+0085 to U+009F exist in Latin-1 only, the euro sign in windows-1252 only.
+    let latin = document("ISO-8859-1", "gr\u{fc}\u{80}\u{9f}");
+    let windows = document("windows-1252", "gr\u{fc}\u{20ac}");
+    let utf16 = document("UTF-16", "gr\u{fc}\u{20ac}\u{1f600}");
+    let units = || utf16.encode_utf16();
+    let windows_bytes = windows.chars().map(|c| match c {
+        '\u{20ac}' => 0x80,
+        c => u8::try_from(c).unwrap(),
+    });
+    for (project, bytes, text) in [
+        ("latin", latin.chars().map(|c| c as u8).collect(), &latin),
+        ("windows", windows_bytes.collect::<Vec<u8>>(), &windows),
+        ("big", units().flat_map(u16::to_be_bytes).collect(), &utf16),
+        (
+            "little",
+            units().flat_map(u16::to_le_bytes).collect(),
+            &utf16,
+        ),
+    ] {
+        std::fs::create_dir_all(home.at(&format!("sales/{project}"))).unwrap();
+        std::fs::write(home.at(&format!("sales/{project}/project.xml")), bytes).unwrap();
+        let name = text.split('"').nth(5).unwrap();
+        let received = endpoint.wait_for_one(project, |one| {
+            let body: Value = serde_json::from_slice(&one.body).unwrap();
+            body["payload"] == **text
+        });
+        assert_eq!(received.parameter("projectName"), Some(name), "{project}");
+        endpoint.take();
+    }
+}
