@@ -6,13 +6,16 @@
 //!
 //! The most specific entry that contains the address decides. If no entry contains it, the policy
 //! denies link-local, cloud metadata and unspecified addresses. It allows all others, including
-//! loopback and private networks, because receivers are often in-house.
+//! loopback and private networks, because receivers are often in-house. An IPv6 address that contains
+//! an IPv4 address is denied if that one is.
 
-use std::iter;
+mod embedded;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use self::embedded::embedded;
 use super::problem::shown;
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::value::Value;
@@ -104,7 +107,9 @@ impl NetworkPolicy {
     ///
     /// The address is denied. The error names the reason and the setting that allows it.
     pub fn judge(&self, address: IpAddr) -> Result<(), Denied> {
-        reached(address).try_for_each(|address| self.judge_one(address))
+        reached(address)
+            .into_iter()
+            .try_for_each(|address| self.judge_one(address))
     }
 
     fn judge_one(&self, address: IpAddr) -> Result<(), Denied> {
@@ -137,27 +142,18 @@ fn most_specific(ranges: &[IpNet], address: IpAddr) -> Option<IpNet> {
 /// The addresses that a connection to this address may reach.
 ///
 /// The policy must allow every one of them.
-fn reached(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+fn reached(address: IpAddr) -> Vec<IpAddr> {
     // The system connects to an IPv4-mapped IPv6 address over IPv4.
     let address = address.to_canonical();
-    let other = match address {
+    let mut reached = vec![address];
+    match address {
         // A connection to the unspecified address reaches this machine.
-        IpAddr::V4(v4) if v4.is_unspecified() => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        IpAddr::V6(v6) if v6.is_unspecified() => Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
-        IpAddr::V6(v6) => translated(v6).map(IpAddr::V4),
-        IpAddr::V4(_) => None,
-    };
-    iter::once(address).chain(other)
-}
-
-/// The IPv4 address that a NAT64 translator (RFC 6052) forwards this address to.
-fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
-        }
-        _ => None,
+        IpAddr::V4(v4) if v4.is_unspecified() => reached.push(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(v6) if v6.is_unspecified() => reached.push(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V6(v6) => reached.extend(embedded(v6).into_iter().map(IpAddr::V4)),
+        IpAddr::V4(_) => {}
     }
+    reached
 }
 
 pub(super) fn network(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<NetworkPolicy> {

@@ -35,6 +35,22 @@ fn by_default_only_what_no_receiver_has_is_denied() {
         "::ffff:169.254.169.254",
         "::ffff:a9fe:a9fe",
         "64:ff9b::a9fe:a9fe",
+        // Local NAT64 (RFC 8215), with prefixes of 48, 56, 64 and 96 bits.
+        "64:ff9b:1:a9fe:a9:fe00::",
+        "64:ff9b:1:a9:fe:a9fe::",
+        "64:ff9b:1:7:a9:fea9:fe00:0",
+        "64:ff9b:1::a9fe:a9fe",
+        "64:ff9b:1:fffe::169.254.169.254",
+        // 6to4, with and without a subnet and an interface.
+        "2002:a9fe:a9fe::",
+        "2002:a9fe:a9fe:1::1",
+        // IPv4-compatible and IPv4-translated.
+        "::169.254.169.254",
+        "::ffff:0:169.254.169.254",
+        // ISATAP, and Teredo with the inverted address of its client.
+        "2001:db8::5efe:169.254.169.254",
+        "2001:db8::200:5efe:169.254.169.254",
+        "2001:0:5db8:d822:0:0:5601:5601",
         "fe80::1",
         "febf::1",
         "fd00:ec2::254",
@@ -66,6 +82,14 @@ fn by_default_only_what_no_receiver_has_is_denied() {
         "::ffff:93.184.216.34",
         "2606:2800::1",
         "64:ff9b::5db8:d822",
+        "64:ff9b:1:5db8:d8:2200::",
+        "64:ff9b:1::5db8:d822",
+        "64:ff9b:1::10.0.0.0",
+        "2002:5db8:d822::1",
+        "::93.184.216.34",
+        "::ffff:0:93.184.216.34",
+        "2001:db8::5efe:93.184.216.34",
+        "2001:0:5db8:d822::a247:27dd",
     ] {
         assert_eq!(policy.judge(address(allowed)), Ok(()), "{allowed}");
     }
@@ -94,6 +118,10 @@ fn the_most_specific_entry_decides_and_the_defaults_only_without_one() {
         ("fd00:ec2::254", None),
         ("::1", Some("::1/128 in network.deny")),
         ("64:ff9b::a00:1", Some("10.0.0.0/8 in network.deny")),
+        ("2002:a00:1::1", Some("10.0.0.0/8 in network.deny")),
+        ("2002:a01:1::1", None),
+        ("::10.0.0.1", Some("10.0.0.0/8 in network.deny")),
+        ("64:ff9b:1::a00:1", Some("10.0.0.0/8 in network.deny")),
     ] {
         let verdict = policy.judge(address(text));
         match expected {
@@ -127,6 +155,12 @@ proptest! {
         let [high, low] = [(bits >> 16) as u16, bits as u16];
         let translated = Ipv6Addr::from([0x64, 0xff9b, 0, 0, 0, 0, high, low]);
         prop_assert_eq!(policy.judge(IpAddr::V6(translated)).is_ok(), verdict);
+        let sixtofour = Ipv6Addr::from([0x2002, high, low, 0, 0, 0, 0, 1]);
+        prop_assert_eq!(policy.judge(IpAddr::V6(sixtofour)).is_ok(), verdict);
+        if bits > 1 {
+            let compatible = Ipv6Addr::from([0, 0, 0, 0, 0, 0, high, low]);
+            prop_assert_eq!(policy.judge(IpAddr::V6(compatible)).is_ok(), verdict);
+        }
     }
 
     #[test]

@@ -1,0 +1,52 @@
+//! The IPv4 addresses inside IPv6 addresses.
+//!
+//! Constraint: a tunnel or a translator on the way may forward a packet to the IPv4 address that the
+//! IPv6 address contains. So the policy must allow both. An address that contains no IPv4 address
+//! by any of these rules stands for itself.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// The prefix of local translators (RFC 8215). Its length is 48 bits.
+const LOCAL_TRANSLATORS: u128 = 0x0064_ff9b_0001 << 80;
+
+/// Returns the IPv4 addresses that an IPv6 address contains.
+///
+/// There are several if the operator of the translator may have chosen among several prefixes.
+pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match address.segments() {
+        // The unspecified address and loopback.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Vec::new(),
+        // IPv4-compatible (RFC 4291), IPv4-translated (RFC 2765), NAT64 (RFC 6052).
+        [0, 0, 0, 0, 0, 0, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        // 6to4 (RFC 3056).
+        | [0x2002, high, low, ..]
+        // ISATAP (RFC 5214).
+        | [.., 0 | 0x200, 0x5efe, high, low] => vec![v4(high, low)],
+        // Teredo (RFC 4380): the server, and the client with inverted bits.
+        [0x2001, 0, high, low, .., a, b] => vec![v4(high, low), v4(!a, !b)],
+        [0x64, 0xff9b, 1, ..] => locally_translated(address),
+        _ => Vec::new(),
+    }
+}
+
+/// Reads an address below [`LOCAL_TRANSLATORS`] for prefixes of 48, 56, 64 and 96 bits (RFC 6052).
+///
+/// Unless the prefix has 96 bits, bits 64 to 71 and all bits after the IPv4 address are zero.
+fn locally_translated(address: Ipv6Addr) -> Vec<Ipv4Addr> {
+    let bits = address.to_bits() & !LOCAL_TRANSLATORS;
+    // The IPv4 address skips bits 64 to 71.
+    let joined = ((bits >> 64) << 56) | (bits & ((1 << 56) - 1));
+    let has_gap = (bits >> 56) & 0xff == 0;
+    let shorter = [40_u32, 32, 24].into_iter().filter_map(|suffix| {
+        let is_padded = joined & ((1 << suffix) - 1) == 0;
+        let found = u32::try_from((joined >> suffix) & u128::from(u32::MAX)).ok()?;
+        (has_gap && is_padded).then_some(found)
+    });
+    let longest = u32::try_from(bits & u128::from(u32::MAX)).ok();
+    let found = shorter.chain(longest).map(Ipv4Addr::from);
+    // With the wrong prefix, zeros of another part look like an unspecified address.
+    found.filter(|v4| v4.octets()[0] != 0).collect()
+}
