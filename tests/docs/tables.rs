@@ -131,5 +131,5 @@ fn the_complete_sample_has_every_setting() {
     expected.dedup();
     let mut described: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
     described.sort_unstable();
-    assert_eq!(described, expected, "src/config/settings.rs");
+    assert_eq!(described, expected, "src/config/settings/table.rs");
 }

@@ -1,0 +1,220 @@
+//! The table of settings: one row for each key of config.yaml.
+//!
+//! Constraint: defaults, bounds and lists of words are only here. The reader takes them, and the
+//! known keys, from this table. The manual page and the table in the documentation are generated
+//! from it. A test compares the sample config.yaml with it. `table` has the rows.
+
+mod table;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+pub use self::table::SETTINGS;
+use super::problem::Position;
+use super::yaml::{Kind, Node};
+
+/// The placeholder for the part of a key path that the user chooses.
+pub(super) const NAME: &str = "NAME";
+
+/// The longest name of a webhook, in characters.
+pub(super) const WEBHOOK_NAME_MAX: usize = 100;
+
+/// One setting of config.yaml.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The key path. `NAME` is a name that the user chooses, `[]` each item of a list.
+    pub key: &'static str,
+    /// The type of the value, or of each item of a list.
+    pub value: ValueType,
+    /// How many values the setting takes.
+    pub count: Count,
+    /// The value if the setting is absent.
+    pub default: DefaultValue,
+    /// Whether a changed value takes effect only after a restart.
+    pub needs_restart: bool,
+    /// The purpose of the setting.
+    pub meaning: &'static str,
+}
+
+/// The type of a value, with its bounds.
+#[derive(Clone, Copy, Debug)]
+pub enum ValueType {
+    /// A string: its description, and a regular expression that it must match.
+    Text(&'static str, Option<&'static str>),
+    /// A string of at most this many characters.
+    TextUpTo(usize),
+    /// A string, or the credential, environment variable or file that contains it.
+    Sourced,
+    /// The name or the label of an event.
+    Event,
+    /// One of these words.
+    Word(fn() -> Vec<&'static str>),
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number between these bounds.
+    Whole(u64, u64),
+    /// A duration between these bounds, which are written as in the configuration.
+    Duration(&'static str, &'static str),
+    /// A size between these bounds, which are written as in the configuration.
+    Size(&'static str, &'static str),
+}
+
+/// How many values a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// One value. A list is an error.
+    One,
+    /// One value, or a list with a length between these bounds.
+    OneOrList(usize, usize),
+    /// A list with a length between these bounds.
+    List(usize, usize),
+}
+
+/// The value of a setting that is absent from the file.
+#[derive(Clone, Copy, Debug)]
+pub enum DefaultValue {
+    /// There is no default: the setting is required.
+    Required,
+    /// These values, written as in the configuration.
+    Values(&'static [&'static str]),
+    /// These values, or the value of the named setting if that is less.
+    AtMost(&'static [&'static str], &'static str),
+    /// A default that the configuration cannot express as a value; the text describes it.
+    Described(&'static str),
+}
+
+use Count::List;
+use DefaultValue::{AtMost, Described, Required, Values};
+use ValueType::{Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Whole, Word};
+
+impl Setting {
+    /// The allowed values, in words.
+    pub fn allowed(&self) -> String {
+        let one = self.value.allowed();
+        match self.count {
+            Count::One => one,
+            Count::OneOrList(0 | 1, max) => format!("{one}; or a list of up to {max}"),
+            Count::OneOrList(min, max) => format!("{one}; or a list of {min} to {max}"),
+            Count::List(min, max) => format!("a list of {min} to {max}, each {one}"),
+        }
+    }
+
+    /// The default, in words.
+    pub fn default_text(&self) -> String {
+        let code = |values: &[&str]| {
+            let code: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+            code.join(", ")
+        };
+        match self.default {
+            Required => "required".to_owned(),
+            Values(values) => code(values),
+            AtMost(values, bound) => format!("{}, or {bound} if that is less", code(values)),
+            Described(text) => text.to_owned(),
+        }
+    }
+
+    /// The purpose, and whether a change of the setting needs a restart.
+    pub fn meaning_text(&self) -> String {
+        if self.needs_restart {
+            format!("{}; a change needs a restart", self.meaning)
+        } else {
+            self.meaning.to_owned()
+        }
+    }
+}
+
+impl ValueType {
+    /// The allowed values, in words.
+    pub fn allowed(self) -> String {
+        match self {
+            Text(kind, _) => kind.to_owned(),
+            TextUpTo(max) => format!("a string of up to {max} characters"),
+            Sourced => {
+                "a string, `{ credential: NAME }`, `{ env: NAME }` or `{ file: PATH }`".to_owned()
+            }
+            Event => "the name or the label of an event".to_owned(),
+            Word(words) => words()
+                .iter()
+                .map(|word| format!("`{word}`"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Boolean => "`true`, `false`".to_owned(),
+            Whole(min, max) => format!("{min} to {max}"),
+            Duration(min, max) => format!("a duration from {min} to {max}"),
+            Size(min, max) => format!("a size from {min} to {max}"),
+        }
+    }
+}
+
+/// Finds the row of a key path. An item of a list has the row of the list.
+pub(super) fn find(path: &str) -> Option<&'static Setting> {
+    let path = path.strip_suffix("[]").unwrap_or(path);
+    SETTINGS.iter().find(|setting| setting.key == path)
+}
+
+/// The keys of the mapping at a path, in the order of the table.
+pub(super) fn keys_below(path: &str) -> Vec<&'static str> {
+    let mut keys: Vec<&'static str> = SETTINGS
+        .iter()
+        .filter_map(|setting| match path {
+            "" => Some(setting.key),
+            _ => setting.key.strip_prefix(path)?.strip_prefix('.'),
+        })
+        .filter_map(|rest| rest.split(['.', '[']).next())
+        .collect();
+    keys.dedup();
+    keys
+}
+
+/// The default of a setting as a node of the tree, as if the file contained it.
+pub(super) fn default_node(setting: &Setting) -> Option<&'static Node> {
+    static NODES: LazyLock<HashMap<&str, Node>> = LazyLock::new(|| {
+        let nodes = SETTINGS.iter().filter_map(|setting| match setting.default {
+            Values(values) | AtMost(values, _) => Some((setting.key, written(setting, values))),
+            Required | Described(_) => None,
+        });
+        nodes.collect()
+    });
+    NODES.get(setting.key)
+}
+
+fn written(setting: &Setting, values: &[&str]) -> Node {
+    let node = |kind| Node {
+        position: Position { line: 1, column: 1 },
+        kind,
+    };
+    let kind = |value: &str| match setting.value {
+        Boolean | Whole(..) => Kind::of_plain(value),
+        // Without quotes, YAML takes some strings for other types, or for comments.
+        _ => Kind::Text(value.to_owned()),
+    };
+    let mut items: Vec<Node> = values.iter().map(|value| node(kind(value))).collect();
+    match items.pop() {
+        Some(only) if items.is_empty() && !matches!(setting.count, List(..)) => only,
+        last => {
+            items.extend(last);
+            node(Kind::List(items))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::units;
+    use super::*;
+
+    #[test]
+    fn bounds_can_be_read_and_keys_are_unique() {
+        for setting in SETTINGS {
+            let is_in_order = match setting.value {
+                Duration(min, max) => units::duration(min).unwrap() < units::duration(max).unwrap(),
+                Size(min, max) => units::size(min).unwrap() < units::size(max).unwrap(),
+                Whole(min, max) => min < max,
+                _ => true,
+            };
+            assert!(is_in_order, "{}", setting.key);
+            let same = SETTINGS.iter().filter(|other| other.key == setting.key);
+            assert_eq!(same.count(), 1, "{}", setting.key);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The types of a valid configuration.
+//!
+//! Constraint: they hold only valid values. `webhook` has those of one webhook.
+
+mod webhook;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use self::webhook::{ClientIdentity, Format, Tls, Webhook};
+use super::{NetworkPolicy, settings};
+use crate::domain::parameters::Naming;
+use crate::layout::Layout;
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The absolute path of the configuration file.
+    pub file: PathBuf,
+    /// The watched repository.
+    pub repository: Repository,
+    /// The absolute path of the state directory.
+    pub state_dir: PathBuf,
+    /// The names of organizations and users.
+    pub naming: Naming,
+    /// The webhooks in the order of the file.
+    pub webhooks: Vec<Webhook>,
+    /// The IP addresses that callbacks may be sent to.
+    pub network: NetworkPolicy,
+    /// How long finished deliveries are kept.
+    pub retention: Retention,
+    /// The server of metrics and health, if any.
+    pub admin: Option<AdminServer>,
+    /// The level and the format of the log.
+    pub log: Log,
+}
+
+impl Config {
+    /// The files to try, in this order, if the user names none.
+    pub(super) fn default_files() -> [PathBuf; 2] {
+        [
+            PathBuf::from("./config.yaml"),
+            PathBuf::from("/etc/project-webhooks/config.yaml"),
+        ]
+    }
+
+    /// Returns the file to read: the named one, else the first default that exists.
+    ///
+    /// If no default exists, returns the first one, so that the error names it.
+    pub(crate) fn file_or_default(named: Option<&Path>) -> PathBuf {
+        if let Some(named) = named {
+            return named.to_owned();
+        }
+        let [here, system] = Self::default_files();
+        if !here.exists() && system.exists() {
+            system
+        } else {
+            here
+        }
+    }
+
+    /// The changed settings that take effect only after a restart, as key paths.
+    pub(crate) fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
+        let differs = |key| match key {
+            "state_dir" => self.state_dir != new.state_dir,
+            _ => false,
+        };
+        settings::SETTINGS
+            .iter()
+            .filter(|setting| setting.needs_restart && differs(setting.key))
+            .map(|setting| setting.key)
+            .collect()
+    }
+}
+
+/// The watched repository.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    /// The absolute path of the root.
+    pub path: PathBuf,
+    /// The paths of projects below the root.
+    pub layout: Layout,
+    /// The templates of the layout, as written.
+    pub templates: Templates,
+    /// How long a project must be idle before a missing file counts as removed.
+    pub settle: Duration,
+    /// How long removals are held if more than half of the projects vanish together.
+    pub mass_delete_after: Duration,
+    /// The time between full scans.
+    pub rescan: Duration,
+    /// How the daemon notices changes.
+    pub watch: WatchMode,
+    /// The time between scans when the operating system reports no changes.
+    pub poll_interval: Duration,
+    /// The largest file that is read, in bytes.
+    pub max_file_size: u64,
+    /// Whether the first start reports existing files.
+    pub on_first_start: FirstStart,
+}
+
+/// Path templates, as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Templates {
+    /// Templates of definitions.
+    pub project: Vec<String>,
+    /// Templates of published copies.
+    pub published: Vec<String>,
+    /// Templates of snapshots.
+    pub snapshot: Vec<String>,
+}
+
+/// How the daemon notices changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchMode {
+    /// `Native` on Linux, `Notify` elsewhere; on a network file system also scans on a timer.
+    Auto,
+    /// Reads inotify directly. Linux only.
+    Native,
+    /// Uses the operating system's change events through the crate notify.
+    Notify,
+    /// Scans on a timer.
+    Poll,
+}
+
+impl WatchMode {
+    /// All modes, in the order of the documentation.
+    pub const ALL: [WatchMode; 4] = [
+        WatchMode::Auto,
+        WatchMode::Native,
+        WatchMode::Notify,
+        WatchMode::Poll,
+    ];
+
+    /// Replaces `auto` by the default mode of this operating system.
+    pub const fn resolved(self) -> Self {
+        match self {
+            WatchMode::Auto if cfg!(target_os = "linux") => WatchMode::Native,
+            WatchMode::Auto => WatchMode::Notify,
+            other => other,
+        }
+    }
+
+    /// The word for this value in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            WatchMode::Auto => "auto",
+            WatchMode::Native => "native",
+            WatchMode::Notify => "notify",
+            WatchMode::Poll => "poll",
+        }
+    }
+}
+
+/// Whether the first start reports existing files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstStart {
+    /// Records existing files without events.
+    Adopt,
+    /// Reports existing files as imports, snapshots and published copies.
+    Report,
+}
+
+impl FirstStart {
+    /// Both words, in the order of the documentation.
+    pub const ALL: [FirstStart; 2] = [FirstStart::Adopt, FirstStart::Report];
+
+    /// The word for this value in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FirstStart::Adopt => "adopt",
+            FirstStart::Report => "report",
+        }
+    }
+}
+
+/// How long finished deliveries are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// How long delivered deliveries are kept.
+    pub delivered: Duration,
+    /// How long dead deliveries are kept.
+    pub dead: Duration,
+}
+
+/// The server of metrics and health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminServer {
+    /// The address.
+    pub listen: Listen,
+    /// The permissions of a Unix socket: who may connect.
+    pub mode: u32,
+}
+
+/// The address of the admin server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address.
+    Tcp(std::net::SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Writes the address as the configuration does.
+impl std::fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::Tcp(address) => write!(formatter, "{address}"),
+            Listen::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The level and the format of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe level that is logged.
+    pub level: tracing::Level,
+    /// The format of a log line.
+    pub format: LogFormat,
+}
+
+/// The format of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `Journald` under systemd, else `Text`.
+    Auto,
+    /// Text for people.
+    Text,
+    /// One JSON object on each line.
+    Json,
+    /// The native protocol of journald.
+    Journald,
+}
+
+impl LogFormat {
+    /// All formats, in the order of the documentation.
+    pub const ALL: [LogFormat; 4] = [
+        LogFormat::Auto,
+        LogFormat::Text,
+        LogFormat::Json,
+        LogFormat::Journald,
+    ];
+
+    /// The word for this value in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Auto => "auto",
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+            LogFormat::Journald => "journald",
+        }
+    }
+}
+
+/// The log levels with their words in the configuration. The most severe is first.
+pub const LOG_LEVELS: [(&str, tracing::Level); 5] = [
+    ("error", tracing::Level::ERROR),
+    ("warn", tracing::Level::WARN),
+    ("info", tracing::Level::INFO),
+    ("debug", tracing::Level::DEBUG),
+    ("trace", tracing::Level::TRACE),
+];

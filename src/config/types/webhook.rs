@@ -1,0 +1,103 @@
+//! The settings of one webhook.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::SecretString;
+use url::Url;
+
+use crate::domain::route::Subscription;
+
+/// A webhook.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// The subscribed events and projects, and the unique name of the webhook.
+    pub subscription: Subscription,
+    /// The globs of `projects`, as written. Empty if the webhook gets all projects.
+    pub project_globs: Vec<String>,
+    /// The URL of the receiver.
+    pub url: Url,
+    /// The format of the request body.
+    pub format: Format,
+    /// The headers that the user configured.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// The signing secrets: none, one, or two during a rotation.
+    pub secrets: Vec<SecretString>,
+    /// The time limit of an attempt, from name resolution to the end of the answer.
+    pub timeout: Duration,
+    /// The time limit of connecting: name resolution, connection, proxy and TLS.
+    pub connect_timeout: Duration,
+    /// The delay before each attempt. Its length is the maximum number of attempts.
+    pub schedule: Vec<Duration>,
+    /// The maximum number of projects with a request in progress at the same time.
+    pub concurrency: usize,
+    /// Extra certificate authorities, and the client certificate with its key.
+    pub tls: Tls,
+    /// Whether events are delivered to this webhook.
+    pub enabled: bool,
+}
+
+impl Webhook {
+    /// The unique name of the webhook.
+    pub fn name(&self) -> &str {
+        &self.subscription.webhook
+    }
+}
+
+/// The format of the request body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `multipart/form-data`.
+    Multipart,
+    /// `application/x-www-form-urlencoded`.
+    Form,
+    /// The project.xml as the body, with the parameters in the query string.
+    Xml,
+    /// `application/json`.
+    Json,
+    /// CloudEvents 1.0 in HTTP binary mode.
+    CloudEvents,
+}
+
+impl Format {
+    /// All formats, in the order of the documentation.
+    pub const ALL: [Format; 5] = [
+        Format::Multipart,
+        Format::Form,
+        Format::Xml,
+        Format::Json,
+        Format::CloudEvents,
+    ];
+
+    /// The word for this value in the configuration and in listings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Format::Multipart => "multipart",
+            Format::Form => "form",
+            Format::Xml => "xml",
+            Format::Json => "json",
+            Format::CloudEvents => "cloudevents",
+        }
+    }
+}
+
+/// The certificates and keys of a webhook's TLS connections.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Certificate authorities to trust in addition to the system's.
+    pub ca: Vec<CertificateDer<'static>>,
+    /// Whether only `ca` is trusted, and not the system's authorities.
+    pub ca_only: bool,
+    /// The client's own certificate and key.
+    pub identity: Option<Arc<ClientIdentity>>,
+}
+
+/// A client certificate with its key. Its `Debug` output omits the key.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// The certificate chain. The client's own certificate is first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key.
+    pub key: PrivateKeyDer<'static>,
+}
