@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::status::{Snapshot, Status};
+use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
 use crate::store::{Listings, RecordedProblem, Store, StoreError, WebhookState};
 
@@ -34,6 +35,7 @@ pub(crate) struct Sources {
     pub(crate) status: Arc<Status>,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) dropped_lines: DroppedLines,
     pub(crate) clock: Clock,
     /// How long an iteration of the engine's loop may take before the daemon counts as stuck.
     pub(crate) standstill: Duration,
@@ -65,6 +67,9 @@ pub(crate) struct Counts {
     pub(crate) rescans: BTreeMap<String, u64>,
     /// The number of reloads of the configuration, by result.
     pub(crate) reloads: BTreeMap<String, u64>,
+    /// The number of log lines that the reader of the log did not take.
+    #[serde(default)]
+    pub(crate) dropped_log_lines: u64,
 }
 
 impl Sources {
@@ -93,6 +98,7 @@ impl Sources {
                 reloads: [("applied", applied), ("rejected", rejected)]
                     .map(|(result, n)| (result.to_owned(), n))
                     .into(),
+                dropped_log_lines: self.dropped_lines.count(),
             },
             engine,
         }

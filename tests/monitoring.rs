@@ -43,6 +43,7 @@ const CONTRACT: &[&str] = &[
     "project_webhooks_held_removals",
     "project_webhooks_rescans_total",
     "project_webhooks_config_reloads_total",
+    "project_webhooks_log_lines_dropped_total",
     "project_webhooks_build_info",
 ];
 
@@ -193,6 +194,7 @@ fn metrics_are_true_and_well_formed() {
             "project_webhooks_config_reloads_total{result=\"applied\"}",
             0.0,
         ),
+        ("project_webhooks_log_lines_dropped_total", 0.0),
     ] {
         assert_eq!(value(&text, series), Some(expected), "{series}\n{text}");
     }

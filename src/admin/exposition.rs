@@ -157,6 +157,12 @@ impl Figures {
             "Reloads of the configuration.",
             &["result"],
             reloads,
+        )?;
+        self.counts(
+            "log_lines_dropped_total",
+            "Log lines that were dropped because the reader of the log stalled.",
+            &[],
+            [(vec![], Some(daemon.since_start.dropped_log_lines))],
         )
     }
 

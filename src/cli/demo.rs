@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::config::{self, SystemEnvironment};
 use crate::daemon::{Daemon, Rereading};
 use crate::engine::status::Status;
-use crate::logging::Logging;
+use crate::logging::{LogWriter, Logging};
 use crate::os;
 use crate::receiver::{Received, Receiver, ReceiverOptions};
 
@@ -66,7 +66,8 @@ pub(super) async fn run(
 
     let mut config = config::load(&directory.path.join("config.yaml"), &SystemEnvironment)?.config;
     config.log.level = level.unwrap_or(config.log.level);
-    let logging = Logging::start(config.log, Some(File::create(directory.path.join(LOG))?))?;
+    let log = LogWriter::start(Some(File::create(directory.path.join(LOG))?))?;
+    let logging = Logging::start(config.log, Arc::new(log))?;
     let rereading = Rereading {
         environment: &SystemEnvironment,
         logging: &logging,
@@ -110,6 +111,7 @@ pub(super) async fn run(
         if super::is_broken_pipe(&error) {
             return Err(error);
         }
+        logging.flush();
         play.printer.failure(&error, &directory.log_tail())?;
         return Ok(FAILED);
     }

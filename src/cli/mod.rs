@@ -125,12 +125,17 @@ pub fn main() -> ExitCode {
             // Each problem already starts with the path of its file.
             let (status, said) = match error.downcast_ref::<Problems>() {
                 Some(problems) => (CONFIGURATION, problems.to_string()),
-                None => (FAILED, format!("project-webhooks: {error:#}")),
+                None => (FAILED, failure(&error)),
             };
             let _ = writeln!(std::io::stderr(), "{said}");
             ExitCode::from(status)
         }
     }
+}
+
+/// The line about an error that ended a command.
+fn failure(error: &anyhow::Error) -> String {
+    format!("project-webhooks: {error:#}")
 }
 
 /// Makes a usage error that the definition of the arguments cannot express.

@@ -1,31 +1,37 @@
 //! `run`: runs the daemon in the foreground.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{CONFIGURATION, DONE, HELD, runtime};
+use super::{CONFIGURATION, DONE, FAILED, HELD, failure, runtime};
 use crate::config::{self, Config, SystemEnvironment};
 use crate::daemon::{Daemon, DaemonError, Rereading};
 use crate::error::chain;
-use crate::logging::Logging;
+use crate::logging::{LogWriter, Logging};
 use crate::os;
 use crate::store::OpenError;
 
+/// How long the end waits for tasks that cannot be cancelled, such as resolving a name.
+const TASKS_MAX: Duration = Duration::from_secs(1);
+
 /// Runs the daemon until a signal ends it.
+///
+/// Everything that it prints goes through the log's queue, because a reader that stalls must not keep
+/// the process alive.
 pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow::Result<u8> {
     let file = Config::file_or_default(file);
+    let writer = Arc::new(LogWriter::start(None)?);
     let mut loaded = match config::load(&file, &SystemEnvironment) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            let mut out = std::io::stderr().lock();
-            writeln!(out, "{problems}")?;
+            writer.print_last(problems);
             return Ok(CONFIGURATION);
         }
     };
     let log = &mut loaded.config.log;
     log.level = level.unwrap_or(log.level);
-    let logging = Logging::start(*log, None)?;
+    let logging = Logging::start(*log, Arc::clone(&writer))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -34,7 +40,8 @@ pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow:
         logging: &logging,
         level_is_fixed: level.is_some(),
     };
-    let ended = runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let signals = os::signals().map_err(|source| DaemonError::System {
             what: "signal handlers",
             source,
@@ -44,16 +51,20 @@ pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow:
             .run(signals)
             .await
     });
-    match ended {
-        Ok(()) => Ok(DONE),
+    runtime.shutdown_timeout(TASKS_MAX);
+    Ok(match ended {
+        Ok(()) => DONE,
         Err(DaemonError::Open(error @ OpenError::Held { .. })) => {
             tracing::error!("{}", chain(&error));
-            Ok(HELD)
+            HELD
         }
         Err(error @ DaemonError::HeldRemovals { .. }) => {
             tracing::error!("{error}");
-            Ok(CONFIGURATION)
+            CONFIGURATION
         }
-        Err(error) => Err(error.into()),
-    }
+        Err(error) => {
+            writer.print_last(failure(&error.into()));
+            FAILED
+        }
+    })
 }

@@ -101,6 +101,10 @@ fn since_start(counts: &Counts) -> String {
         counted(sum(&counts.reloads), "reload"),
         counts.reloads.get("rejected").copied().unwrap_or(0),
     );
+    if counts.dropped_log_lines > 0 {
+        let dropped = counted(counts.dropped_log_lines, "log line");
+        line.push_str(&format!("; {dropped} dropped"));
+    }
     if let Some(seconds) = counts.attempts.event_latency_seconds {
         line.push_str(&format!(
             "; {:.1} ms on average from a change to its callback",

@@ -75,6 +75,7 @@ impl<'a> Daemon<'a> {
                 status: Arc::clone(&status),
                 store: store.clone(),
                 metrics: Arc::clone(&metrics),
+                dropped_lines: rereading.logging.dropped(),
                 clock,
                 standstill: STANDSTILL,
                 counted: Default::default(),

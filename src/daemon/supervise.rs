@@ -23,7 +23,7 @@ use crate::report::summary;
 /// The time between two attempts to save the fingerprints of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
-/// The time between two checks that the admin server is at its address.
+/// The time between two checks of the admin server's address and of the log's thread.
 const HEALTH_KEPT: Duration = Duration::from_secs(5);
 
 /// The status line that was last sent to systemd.
@@ -65,7 +65,12 @@ impl Daemon<'_> {
         loop {
             tokio::select! {
                 _ = retry.tick(), if !self.is_noted => self.note_again().await,
-                _ = keep.tick() => self.health.keep(self.config.admin.as_ref()).await,
+                _ = keep.tick() => {
+                    if !self.rereading.logging.is_running() {
+                        return part_ended("the log");
+                    }
+                    self.health.keep(self.config.admin.as_ref()).await;
+                }
                 signal = signals.next() => match signal {
                     Some(SIGHUP) => {
                         self.announced_reload("SIGHUP", &mut announced).await;

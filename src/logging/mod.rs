@@ -1,22 +1,29 @@
 //! The log: its level, format and destination.
 //!
-//! Constraint: each log event is one line on standard error. Only commands use standard output.
+//! Constraint: each log event is one line on standard error. Only commands use standard output. No
+//! thread but that of [`queue`] waits for the reader of the log. [`journal`] has the entries for
+//! journald.
 
+mod journal;
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Debug;
-use std::fs::File;
-use std::io::IsTerminal;
+use std::io;
 use std::sync::Arc;
 
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{self, Writer};
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+
+use journal::Journal;
+pub(crate) use queue::{DroppedLines, LogWriter};
 
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
@@ -25,7 +32,7 @@ type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
 pub(crate) struct Logging {
     filter: reload::Handle<Targets, Registry>,
     lines: reload::Handle<Lines, Filtered>,
-    file: Option<Arc<File>>,
+    writer: Arc<LogWriter>,
 }
 
 impl std::fmt::Debug for Logging {
@@ -35,25 +42,32 @@ impl std::fmt::Debug for Logging {
 }
 
 impl Logging {
-    /// Starts logging, to standard error or to `file`.
+    /// Starts logging to `writer`. Panics are logged too.
     ///
     /// `RUST_LOG` has no effect. config.yaml and `--log-level` set the level.
     ///
     /// # Errors
     ///
     /// Logging is already started.
-    pub(crate) fn start(log: Log, file: Option<File>) -> Result<Self, TryInitError> {
-        let file = file.map(Arc::new);
+    pub(crate) fn start(log: Log, writer: Arc<LogWriter>) -> io::Result<Self> {
         let (filter, filter_handle) = reload::Layer::new(directives(log.level));
-        let (lines, lines_handle) = reload::Layer::new(lines(log.format, file.as_ref()));
+        let (lines, lines_handle) = reload::Layer::new(lines(log.format, &writer));
         tracing_subscriber::registry()
             .with(filter)
             .with(lines)
-            .try_init()?;
+            .try_init()
+            .map_err(io::Error::other)?;
+        // The standard hook writes to standard error, and waits for its reader.
+        std::panic::set_hook(Box::new(|panic| {
+            let backtrace = Backtrace::capture();
+            let is_captured = backtrace.status() == BacktraceStatus::Captured;
+            let backtrace = is_captured.then(|| tracing::field::display(backtrace));
+            tracing::error!(backtrace, "{panic}");
+        }));
         Ok(Self {
             filter: filter_handle,
             lines: lines_handle,
-            file,
+            writer,
         })
     }
 
@@ -62,19 +76,36 @@ impl Logging {
         let changed = self
             .filter
             .reload(directives(log.level))
-            .and_then(|()| self.lines.reload(lines(log.format, self.file.as_ref())));
+            .and_then(|()| self.lines.reload(lines(log.format, &self.writer)));
         if let Err(error) = changed {
             tracing::error!(%error, "cannot change the log settings; restart to apply them");
         }
     }
+
+    /// The number of lines that the reader of the log did not take.
+    pub(crate) fn dropped(&self) -> DroppedLines {
+        self.writer.dropped()
+    }
+
+    /// Waits until all lines are written, but not longer than a second.
+    pub(crate) fn flush(&self) {
+        self.writer.flush();
+    }
+
+    /// Whether the thread that writes the lines is running.
+    pub(crate) fn is_running(&self) -> bool {
+        self.writer.is_running()
+    }
 }
 
-fn lines(format: LogFormat, file: Option<&Arc<File>>) -> Lines {
-    let writer = || match file {
-        Some(file) => BoxMakeWriter::new(Arc::clone(file)),
-        None => BoxMakeWriter::new(std::io::stderr),
+fn lines(format: LogFormat, writer: &LogWriter) -> Lines {
+    let queue = writer.queue();
+    let lines = || {
+        let queue = queue.clone();
+        fmt::layer()
+            .with_writer(move || queue.clone())
+            .with_target(false)
     };
-    let lines = || fmt::layer().with_writer(writer()).with_target(false);
     let text = || lines().fmt_fields(format::debug_fn(field).delimited(" "));
     let format = match format {
         LogFormat::Auto if is_journal() => LogFormat::Journald,
@@ -83,15 +114,12 @@ fn lines(format: LogFormat, file: Option<&Arc<File>>) -> Lines {
     };
     match format {
         LogFormat::Json => lines().json().flatten_event(true).boxed(),
-        LogFormat::Journald => match tracing_journald::layer() {
-            Ok(journal) => journal.with_field_prefix(None).boxed(),
+        LogFormat::Journald => match Journal::open(queue.clone()) {
+            Ok(journal) => journal.boxed(),
             // If the journal cannot be opened, log text.
             Err(_) => text().with_ansi(false).boxed(),
         },
-        LogFormat::Text | LogFormat::Auto => {
-            let is_terminal = file.is_none() && std::io::stderr().is_terminal();
-            text().with_ansi(is_terminal).boxed()
-        }
+        LogFormat::Text | LogFormat::Auto => text().with_ansi(writer.is_terminal()).boxed(),
     }
 }
 
