@@ -30,6 +30,9 @@ mod limits;
 // States of earlier versions.
 mod states;
 
+// No directory for temporary files.
+mod read_only;
+
 // Full disk, no descriptors, changed clock, damaged state.
 mod resources;
 
