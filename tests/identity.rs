@@ -463,3 +463,27 @@ fn a_project_in_a_recycle_bin_is_deleted() {
     );
     assert!(home.command(&["check"]).contains("  ignore     @*"));
 }
+
+#[test]
+fn a_renamed_organization_of_copies_is_deleted_once_before_it_is_imported() {
+    let template = xml("Template", "e-1", "one");
+    let n = 100;
+    let before: Vec<String> = (0..n).map(|n| format!("sales/p{n}/project.xml")).collect();
+    let before: Vec<(&str, &str)> = before
+        .iter()
+        .map(|path| (path.as_str(), template.as_str()))
+        .collect();
+    watched(&before, |w| {
+        fs::rename(w.home.at("sales"), w.home.at("finance")).unwrap();
+        w.endpoint.wait_for(1 + 2 * n);
+        w.daemon.fence();
+        let came = w.endpoint.take();
+        let mut came: Vec<_> = came.iter().map(summary).collect();
+        assert_eq!(came.remove(0), ("project-delete", "sales", "e-1"));
+        assert_eq!(came.len(), 2 * n);
+        assert!(
+            came.iter()
+                .all(|one| one.0.starts_with("project-import") && one.1 == "finance")
+        );
+    });
+}

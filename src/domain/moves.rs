@@ -24,8 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::InferredEvent;
 use super::infer::{Inference, Removals, infer, is_replaced};
-use super::project::{FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role};
-use super::shared_ids::{Hold, SharedIds};
+use super::project::{
+    ContentHash, FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role,
+};
+use super::shared_ids::{Hold, Removal, SharedIds};
 
 /// Returns the path of a recorded file after its project moved, according to the layout.
 pub type Relocate<'a> = dyn Fn(&FileState, &ProjectKey) -> Option<String> + 'a;
@@ -57,8 +59,14 @@ pub struct Conclusion {
     pub moves_to: Option<ProjectKey>,
     /// Why the project that arrived here is not imported yet, although it is complete.
     pub hold: Option<Hold>,
-    /// Another directory of the organization with the same project, so no delete is inferred.
+    /// Another directory of the organization with the same project, so no delete is inferred here.
+    ///
+    /// If all of these directories are gone, this is the one whose delete is inferred.
     pub lives_on_in: Option<ProjectKey>,
+    /// A directory with the same project that is gone too, if the removal here waits for it.
+    ///
+    /// See [`super::settle::Agenda::confirm_with`].
+    pub removed_with: Option<ProjectKey>,
     /// The new record, the events, and the removals that are not confirmed yet.
     pub inference: Inference,
 }
@@ -88,57 +96,70 @@ pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a Fi
     observed.definition().filter(|_| arrived)
 }
 
-/// Departed projects that are not paired with an arrival yet.
+/// Departed projects that are not paired with an arrival yet, in the order of their names.
+///
+/// They are kept by organization and identity, and by the content as well.
+#[derive(Default)]
 struct Departures<'a> {
-    comparisons: &'a [&'a Comparison],
-    by_identity: BTreeMap<(&'a str, Identity), Vec<usize>>,
+    by_identity: BTreeMap<(&'a str, Identity), BTreeMap<&'a ProjectKey, usize>>,
+    by_content: BTreeMap<(&'a str, Identity, ContentHash), BTreeMap<&'a ProjectKey, usize>>,
 }
 
 impl<'a> Departures<'a> {
-    fn of(comparisons: &'a [&'a Comparison]) -> Self {
-        let mut by_identity: BTreeMap<(&str, Identity), Vec<usize>> = BTreeMap::new();
-        for (index, comparison) in comparisons.iter().enumerate() {
-            if let Some(departed) = comparison.departure() {
-                by_identity
-                    .entry((&comparison.key.organization, departed.identity()))
-                    .or_default()
-                    .push(index);
-            }
+    fn of(comparisons: &[&'a Comparison]) -> Self {
+        let mut all = Self::default();
+        for (index, comparison) in comparisons.iter().copied().enumerate() {
+            let Some(departed) = comparison.departure() else {
+                continue;
+            };
+            let (key, identity) = (&comparison.key, departed.identity());
+            let organization = key.organization.as_str();
+            let of_content = (organization, identity.clone(), departed.hash);
+            let with_content = all.by_content.entry(of_content).or_default();
+            with_content.insert(key, index);
+            let of_identity = (organization, identity);
+            let with_identity = all.by_identity.entry(of_identity).or_default();
+            with_identity.insert(key, index);
         }
-        for origins in by_identity.values_mut() {
-            origins.sort_by_key(|index| comparisons.get(*index).map(|origin| &origin.key));
-        }
-        Self {
-            comparisons,
-            by_identity,
-        }
+        all
     }
 
     /// Removes the departure that belongs to this arrival and returns it.
     ///
     /// It is the departure with the same content, else the first by name.
-    fn take(&mut self, arrived_in: &'a Comparison) -> Option<usize> {
+    fn take(
+        &mut self,
+        comparisons: &[&'a Comparison],
+        arrived_in: &'a Comparison,
+    ) -> Option<usize> {
         let arrived = arrived_in.arrival()?;
-        let origins = self
-            .by_identity
-            .get_mut(&(arrived_in.key.organization.as_str(), arrived.identity()))?;
-        let comparisons = self.comparisons;
-        let has_its_content = |index: &usize| {
-            comparisons
-                .get(*index)
-                .and_then(|origin| origin.departure())
-                .is_some_and(|departed| departed.hash == arrived.hash)
-        };
-        let position = origins.iter().position(has_its_content).unwrap_or(0);
-        (position < origins.len()).then(|| origins.remove(position))
+        let organization = arrived_in.key.organization.as_str();
+        let of_content = (organization, arrived.identity(), arrived.hash);
+        let with_content = self.by_content.get(&of_content);
+        let first =
+            |all: &BTreeMap<&'a ProjectKey, usize>| all.first_key_value().map(|(_, at)| *at);
+        let of_identity = (organization, of_content.1);
+        let with_identity = self.by_identity.get_mut(&of_identity)?;
+        let index = with_content
+            .and_then(first)
+            .or_else(|| first(with_identity))?;
+        let origin = comparisons.get(index)?;
+        with_identity.remove(&origin.key);
+        let departed = origin.departure()?;
+        let of_content = (organization, of_identity.1, departed.hash);
+        if let Some(with_content) = self.by_content.get_mut(&of_content) {
+            with_content.remove(&origin.key);
+        }
+        Some(index)
     }
 }
 
 /// Infers the events of several projects together.
 ///
-/// For every arrival, the comparisons must include the recorded projects with the same identity.
-/// For every confirmed departure, they must include the recorded projects of its organization with
-/// the same identity, or at least one of them whose definition still exists.
+/// For every arrival, the comparisons must include the recorded projects with the same identity,
+/// except those whose definition is known to be in place. For every confirmed departure, and for
+/// every departure of a project that arrived, they must include the recorded projects of its
+/// organization with the same identity, or at least one of them whose definition still exists.
 pub fn infer_all<C: Borrow<Comparison>>(
     comparisons: &[C],
     relocate: &Relocate<'_>,
@@ -156,11 +177,20 @@ pub fn infer_all<C: Borrow<Comparison>>(
             let departed = origins.contains(&index);
             let moves_to = waiting.get(&index).and_then(at);
             let removals = moves_to.map_or(comparison.removals, |_| Removals::Unconfirmed);
-            let is_removed = !departed && removals == Removals::Confirmed;
-            let lives_on_in = shared.lives_on_in(comparison).filter(|_| is_removed);
+            let removal = match removals {
+                Removals::Confirmed if !departed => shared.removal(comparison),
+                _ => Removal::Deletes,
+            };
+            let (lives_on_in, removed_with) = match removal {
+                Removal::Deletes => (None, None),
+                Removal::MergesInto(other) => (Some(other), None),
+                Removal::WaitsFor(other) => (None, Some(other)),
+            };
+            let removals = removed_with.map_or(removals, |_| Removals::Unconfirmed);
             let departed = departed || lives_on_in.is_some();
-            // While the removal of the project here is not confirmed, that is what the new one
-            // waits for. Projects that exchange their locations must not wait for each other.
+            // A project that arrived waits for the removal of the one that was here. Until that
+            // removal is confirmed, it has no other hold. Otherwise projects that exchange their
+            // locations would wait for each other.
             let may_arrive = origin.is_none()
                 && (departed
                     || removals == Removals::Confirmed
@@ -176,6 +206,7 @@ pub fn infer_all<C: Borrow<Comparison>>(
                 moves_to: moves_to.map(|to| to.key.clone()),
                 hold,
                 lives_on_in: lives_on_in.cloned(),
+                removed_with: removed_with.cloned(),
                 inference,
             }
         })
@@ -194,25 +225,24 @@ struct Pairs {
 fn pair(comparisons: &[&Comparison]) -> Pairs {
     let mut departures = Departures::of(comparisons);
     let mut moves = BTreeMap::new();
-    let mut departed = BTreeSet::new();
-    loop {
-        let paired = moves.len();
-        for (index, comparison) in comparisons.iter().enumerate() {
-            // The project that was recorded here is judged together with the arrival. So the arrival
-            // waits until that project's removal is confirmed, or until it is paired elsewhere.
-            let settled = comparison.recorded.definition.is_none()
-                || comparison.removals == Removals::Confirmed
-                || departed.contains(&index);
-            if !settled || moves.contains_key(&index) {
-                continue;
+    // The project that was recorded at a location is judged together with the arrival. So the arrival
+    // waits until that project's removal is confirmed, or until it is paired elsewhere.
+    let is_settled = |comparison: &Comparison| {
+        comparison.recorded.definition.is_none() || comparison.removals == Removals::Confirmed
+    };
+    let settled = comparisons.iter().enumerate();
+    let mut settled: BTreeSet<usize> = settled
+        .filter(|(_, comparison)| is_settled(comparison))
+        .map(|(index, _)| index)
+        .collect();
+    while let Some(index) = settled.pop_first() {
+        let arrived_in = comparisons.get(index);
+        let origin = arrived_in.and_then(|here| departures.take(comparisons, here));
+        if let Some(origin) = origin {
+            moves.insert(index, origin);
+            if !moves.contains_key(&origin) {
+                settled.insert(origin);
             }
-            if let Some(origin) = departures.take(comparison) {
-                moves.insert(index, origin);
-                departed.insert(origin);
-            }
-        }
-        if moves.len() == paired {
-            break;
         }
     }
     let mut waiting = BTreeMap::new();
@@ -220,7 +250,7 @@ fn pair(comparisons: &[&Comparison]) -> Pairs {
         if moves.contains_key(&index) {
             continue;
         }
-        if let Some(origin) = departures.take(comparison) {
+        if let Some(origin) = departures.take(comparisons, comparison) {
             waiting.insert(origin, index);
         }
     }
@@ -286,7 +316,7 @@ fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inf
         }
         inference.record = left_behind(here);
     }
-    // The arrived definition stands for what waits.
+    // The path of the arrived definition shows that the project is not judged yet.
     let arrived = here.arrival().map(|definition| definition.path.clone());
     inference.missing.extend(arrived);
     inference

@@ -26,7 +26,8 @@
 //! 5. Infer ([`super::moves::infer_all`]) and record.
 //! 6. Pass the outcome of each observation, also those of step 3, to [`Agenda::observed`]. Then call
 //!    [`Agenda::confirm_after`] for each project whose move waits
-//!    ([`super::moves::Conclusion::moves_to`]).
+//!    ([`super::moves::Conclusion::moves_to`]), and [`Agenda::confirm_with`] for each removal that
+//!    waits for another one ([`super::moves::Conclusion::removed_with`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -70,6 +71,8 @@ pub struct Unresolved {
     pub origin: Origin,
     /// The comparison of the definition with the record.
     pub presence: Presence,
+    /// Whether the removal waits for another one; see [`Agenda::confirm_with`].
+    pub is_postponed: bool,
 }
 
 /// The projects to observe, now or later. Other projects take no memory here.
@@ -244,6 +247,20 @@ impl Agenda {
         entry.active_at = entry.active_at.max(behind);
     }
 
+    /// Schedules the removals of a project with those of another one that has the same id.
+    ///
+    /// So both are judged in the same step. If the other one waits for further projects, this one is
+    /// observed again after the settle time.
+    pub fn confirm_with(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
+        let other = self.entries.get(other);
+        let since = other.and_then(Entry::idle_since);
+        let next = other.and_then(|other| other.observe_at);
+        if let (Some(since), Some(entry)) = (since, self.entries.get_mut(key)) {
+            entry.active_at = entry.active_at.max(since);
+        }
+        self.schedule(key, next.unwrap_or(now.saturating_add(self.settle_time)));
+    }
+
     /// Schedules a project right after another one, or now if that one is already judged.
     ///
     /// So a project is imported as soon as it is deleted from its old directory.
@@ -341,6 +358,7 @@ impl Agenda {
     /// The project may have been observed without being due.
     pub fn observed(&mut self, key: &ProjectKey, now: Moment, unresolved: Unresolved) {
         let was_held = self.vanished.holds(key);
+        let is_postponed = unresolved.is_postponed;
         self.vanished.observed(key, unresolved.presence, now);
         let is_held = self.vanished.holds(key);
         if !unresolved.missing.is_empty() || unresolved.retry {
@@ -357,7 +375,7 @@ impl Agenda {
         // A hint that came during the observation has scheduled another observation.
         let was_hinted_meanwhile = taken.is_some() && entry.observe_at.is_some();
         // A removal that could have been confirmed but was not starts its settle time again.
-        let was_settled = !was_held && entry.is_settled(now, settle_time);
+        let was_settled = !was_held && !is_postponed && entry.is_settled(now, settle_time);
         let before = entry.missing.take();
         if !unresolved.missing.is_empty() {
             let are_known = before
@@ -377,7 +395,9 @@ impl Agenda {
                 paths: unresolved.missing,
             });
         }
-        let mut again = entry.settled_at(settle_time).filter(|_| !is_held);
+        let mut again = entry
+            .settled_at(settle_time)
+            .filter(|_| !is_held && !is_postponed);
         if unresolved.retry {
             let factor = 1_u32.checked_shl(entry.n_retries).unwrap_or(u32::MAX);
             let delay = RETRY_FIRST.saturating_mul(factor).min(RETRY_MAX);
@@ -389,7 +409,7 @@ impl Agenda {
             (Some(at), _) => self.schedule(key, at),
             // A hint came in between, or the project was observed before it was due.
             (None, Some(_)) => {}
-            (None, None) if is_held => {}
+            (None, None) if is_held || is_postponed => {}
             (None, None) => {
                 self.entries.remove(key);
             }

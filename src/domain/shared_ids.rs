@@ -3,8 +3,10 @@
 //! Constraint: the last event of a project id tells whether its project exists. Two rules ensure
 //! that:
 //!
-//! - A project is deleted from its organization when the last directory with its id is gone. So no
-//!   event follows when a directory is replaced by a copy of itself.
+//! - A project is deleted from its organization once, when the last directory with its id is gone. So
+//!   no event follows when a directory is replaced by a copy of itself. Directories that are gone wait
+//!   for each other and are judged together, however their removals were noticed. The delete is that
+//!   of a directory with published copies, if there is one, else of the last by name.
 //! - A project that moved to another organization is imported there after it is deleted here. Until
 //!   the old directory is judged, the arrived project waits. While the old directory still has the
 //!   project, the new one is a copy, and does not wait.
@@ -31,15 +33,27 @@ pub enum Hold {
     Unclear(ProjectKey),
 }
 
+/// The consequence of a confirmed removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Removal<'a> {
+    /// The project is deleted.
+    Deletes,
+    /// Another directory has the project, or has its delete.
+    MergesInto(&'a ProjectKey),
+    /// Another directory with the project is gone too, but its removal is not confirmed.
+    WaitsFor(&'a ProjectKey),
+}
+
 /// The directories of one organization that have, or had, a project with the same identity.
 #[derive(Default)]
 struct Places<'a> {
     /// A directory that still has the project, or may have it.
     stays: Option<&'a ProjectKey>,
-    /// A directory that the project is certainly gone from.
-    left: Option<&'a ProjectKey>,
     /// A directory that the project is certainly gone from, but whose removal is not confirmed.
     unconfirmed: Option<&'a ProjectKey>,
+    /// The directory whose delete is that of the project, among those with a confirmed removal. The
+    /// flag tells whether it had published copies.
+    last: Option<(bool, &'a ProjectKey)>,
     /// A directory that cannot be read.
     unclear: Option<&'a ProjectKey>,
 }
@@ -68,9 +82,11 @@ impl<'a> SharedIds<'a> {
             }
             let places = all.places(identity, key);
             if comparison.departure().is_some() {
-                places.left = Some(key);
                 if comparison.removals == Removals::Unconfirmed {
                     places.unconfirmed = Some(key);
+                } else {
+                    let was_published = !comparison.recorded.published.is_empty();
+                    places.last = places.last.max(Some((was_published, key)));
                 }
             } else {
                 places.stays = Some(key);
@@ -87,17 +103,24 @@ impl<'a> SharedIds<'a> {
         organizations.entry(&key.organization).or_default()
     }
 
-    /// Returns another directory of the organization that still has the removed project.
-    ///
-    /// `None` unless the definition is gone from this directory and the removal is confirmed.
-    pub(super) fn lives_on_in(&self, here: &Comparison) -> Option<&'a ProjectKey> {
-        let departed = here.departure()?;
-        if here.removals == Removals::Unconfirmed {
-            return None;
+    /// Returns the consequence of the confirmed removal of the project from this directory.
+    pub(super) fn removal(&self, here: &Comparison) -> Removal<'a> {
+        let identity = here.departure().and_then(shared_id);
+        let organizations = identity.and_then(|identity| self.0.get(&identity));
+        let places = organizations.and_then(|all| all.get(here.key.organization.as_str()));
+        let Some(places) = places else {
+            return Removal::Deletes;
+        };
+        if let Some(other) = places.stays {
+            return Removal::MergesInto(other);
         }
-        let organizations = self.0.get(&shared_id(departed)?)?;
-        let places = organizations.get(here.key.organization.as_str())?;
-        places.stays.or(places.unconfirmed)
+        match (places.unconfirmed, places.last) {
+            // The successor of a replaced project must not wait for another directory.
+            (Some(other), _) if here.observed.definition().is_some() => Removal::MergesInto(other),
+            (Some(other), _) => Removal::WaitsFor(other),
+            (None, Some((_, last))) if *last != here.key => Removal::MergesInto(last),
+            (None, _) => Removal::Deletes,
+        }
     }
 
     /// Returns why the project that arrived here is not imported yet.
@@ -107,7 +130,9 @@ impl<'a> SharedIds<'a> {
             .iter()
             .filter(|(organization, _)| **organization != here.key.organization);
         let mut holding = others.filter_map(|(_, places)| {
-            let left = places.left.filter(|_| places.stays.is_none());
+            let last = places.last.map(|(_, key)| key);
+            let left = places.unconfirmed.or(last);
+            let left = left.filter(|_| places.stays.is_none());
             let is_settled = here.removals == Removals::Confirmed;
             let unclear = places.unclear.filter(|_| !is_settled);
             let left = left.map(|key| Hold::Removal(key.clone()));

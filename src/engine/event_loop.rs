@@ -187,6 +187,7 @@ impl EventLoop {
                 file,
                 unfinished,
             } => {
+                self.worker.copies.doubt(&key);
                 if unfinished {
                     self.worker
                         .agenda
@@ -229,6 +230,7 @@ impl EventLoop {
         match recorded {
             Ok(keys) => {
                 for key in keys {
+                    self.worker.copies.doubt(&key);
                     self.worker.agenda.hint(&key, now, Origin::Live, cause);
                 }
             }
@@ -404,6 +406,7 @@ impl EventLoop {
             info!("repository.layout changed; existing projects are recorded without events");
             self.worker.phase = self.worker.phase.with_new_layout();
             self.worker.agenda.clear();
+            self.worker.copies.clear();
             self.worker.reported.clear();
         }
         if path_changed {

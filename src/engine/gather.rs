@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::copies::{Copies, FEW};
 use super::reported_files::ReportedFiles;
 use crate::clock::Clock;
 use crate::domain::event::{InferredEvent, Origin};
@@ -26,9 +27,6 @@ use crate::store::{Store, StoreError};
 ///
 /// The remaining due projects are observed in the next step.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
-
-/// How many projects with a shared id are observed at a time, until one is found to exist.
-const OTHERS: usize = 8;
 
 /// The observations of one step.
 #[derive(Default)]
@@ -90,6 +88,7 @@ struct Arrived {
     identity: Identity,
     /// Whether its id is in its content, so that it may have come from another organization.
     has_own_id: bool,
+    inode: u64,
     origin: Origin,
 }
 
@@ -101,6 +100,7 @@ impl Observation {
             key: self.comparison.key.clone(),
             identity: definition.identity(),
             has_own_id: definition.has_own_id(),
+            inode: definition.stamp.inode,
             origin: self.origin,
         })
     }
@@ -146,6 +146,7 @@ pub(super) struct Gatherer<'a> {
     pub reported: &'a mut ReportedFiles,
     /// The keys whose generated ids are kept by renamed projects, once they are read.
     pub occupied: &'a mut Option<BTreeSet<ProjectKey>>,
+    pub copies: &'a mut Copies,
     pub clock: Clock,
     /// Whether missing files count as removed at once.
     ///
@@ -187,6 +188,7 @@ impl Gatherer<'_> {
         self.avoid_kept_ids(gathered);
         for observation in &mut gathered.observations {
             observation.comparison.removals = self.removals(&observation.comparison);
+            self.copies.observed(&observation.comparison);
         }
         Ok(())
     }
@@ -319,39 +321,71 @@ impl Gatherer<'_> {
         gathered.keep(contents);
     }
 
-    /// Returns recorded projects with the identity of an arrived project, if not observed yet.
+    /// Returns recorded projects that may have become an arrived project, if not observed yet.
+    ///
+    /// They have its identity. If they are many, those that are known to be in place are left out.
     fn recorded_origins(
-        &self,
+        &mut self,
         arrived: &[Arrived],
         gathered: &Gathered,
     ) -> Result<Vec<Due>, StoreError> {
-        let wanted: BTreeSet<Identity> = arrived.iter().map(|one| one.identity.clone()).collect();
-        let wanted: Vec<Identity> = wanted.into_iter().collect();
-        let found = self.store.with_identities(&wanted)?;
-        let found: BTreeMap<Identity, Vec<ProjectKey>> = wanted.into_iter().zip(found).collect();
-        let mut origins: BTreeMap<ProjectKey, Due> = BTreeMap::new();
+        let mut by_identity: BTreeMap<&Identity, Vec<&Arrived>> = BTreeMap::new();
         for one in arrived {
-            for key in found.get(&one.identity).into_iter().flatten() {
-                let may_be_origin = one.has_own_id || key.organization == one.key.organization;
-                if may_be_origin && !gathered.keys.contains(key) && !origins.contains_key(key) {
+            by_identity.entry(&one.identity).or_default().push(one);
+        }
+        self.learn(by_identity.keys().copied())?;
+        let mut origins: BTreeMap<ProjectKey, Due> = BTreeMap::new();
+        for (identity, arrived) in by_identity {
+            let inodes = arrived.iter().map(|one| one.inode);
+            let candidates = self.copies.may_have_left(identity, inodes);
+            for key in candidates {
+                if gathered.keys.contains(&key) || origins.contains_key(&key) {
+                    continue;
+                }
+                let mut arrived = arrived.iter();
+                let may_be_origin =
+                    |one: &&&Arrived| one.has_own_id || key.organization == one.key.organization;
+                if let Some(one) = arrived.find(may_be_origin) {
                     let due = Due {
                         key: key.clone(),
                         origin: one.origin,
                         hint: format!("its definition appeared in {}", one.key),
                     };
-                    origins.insert(key.clone(), due);
+                    origins.insert(key, due);
                 }
             }
         }
         Ok(origins.into_values().collect())
     }
 
+    /// Reads the recorded projects with these identities, unless they are known.
+    fn learn<'i>(
+        &mut self,
+        identities: impl Iterator<Item = &'i Identity>,
+    ) -> Result<(), StoreError> {
+        let unknown: Vec<Identity> = identities
+            .filter(|identity| !self.copies.knows(identity))
+            .cloned()
+            .collect();
+        let found = self.store.with_identities(&unknown)?;
+        for (identity, keys) in unknown.iter().zip(found) {
+            self.copies.learn(identity, &keys);
+        }
+        Ok(())
+    }
+
     /// Returns recorded projects that share the id of a removed project, if not observed yet.
     ///
-    /// One that is still there is enough, so it returns a few at a time.
-    fn recorded_elsewhere(&self, gathered: &Gathered) -> Result<Vec<Due>, StoreError> {
+    /// One that is still there is enough, so it returns a few at a time. If a project with this id
+    /// arrived, a removal matters before it is confirmed.
+    fn recorded_elsewhere(&mut self, gathered: &Gathered) -> Result<Vec<Due>, StoreError> {
+        let observations = gathered.observations.iter();
+        let arrived: BTreeSet<Identity> = observations
+            .filter_map(|observation| observation.comparison.arrival().and_then(shared_id))
+            .collect();
         let mut removed: BTreeMap<(&str, Identity), &Observation> = BTreeMap::new();
         let mut present: BTreeSet<(&str, Identity)> = BTreeSet::new();
+        let mut n_observed: BTreeMap<(&str, Identity), usize> = BTreeMap::new();
         for observation in &gathered.observations {
             let comparison = &observation.comparison;
             let organization = comparison.key.organization.as_str();
@@ -359,24 +393,27 @@ impl Gatherer<'_> {
             present.extend(seen.map(|identity| (organization, identity)));
             let recorded = comparison.recorded.definition.as_ref().and_then(shared_id);
             let Some(identity) = recorded else { continue };
-            let is_removed = comparison.departure().is_some()
-                && self.removals(comparison) == Removals::Confirmed;
-            if is_removed {
-                removed.insert((organization, identity), observation);
+            let place = (organization, identity);
+            *n_observed.entry(place.clone()).or_default() += 1;
+            let matters =
+                arrived.contains(&place.1) || self.removals(comparison) == Removals::Confirmed;
+            if comparison.departure().is_some() && matters {
+                removed.insert(place, observation);
             } else {
-                present.insert((organization, identity));
+                present.insert(place);
             }
         }
         removed.retain(|place, _| !present.contains(place));
-        let wanted: Vec<Identity> = removed.keys().map(|(_, one)| one.clone()).collect();
-        let found = self.store.with_identities(&wanted)?;
+        self.learn(removed.keys().map(|(_, identity)| identity))?;
         let mut others = Vec::new();
-        for (((organization, _), observation), keys) in removed.into_iter().zip(found) {
-            let new = keys
-                .into_iter()
-                .filter(|key| key.organization == organization && !gathered.keys.contains(key));
-            others.extend(new.take(OTHERS).map(|key| Due {
-                key,
+        for (place, observation) in removed {
+            // Twice as many each time, so that many copies that are gone cost a few rounds.
+            let limit = n_observed.get(&place).map_or(FEW, |n| FEW.max(*n));
+            let (organization, identity) = place;
+            let keys = self.copies.in_organization(&identity, organization);
+            let new = keys.filter(|key| !gathered.keys.contains(*key));
+            others.extend(new.take(limit).map(|key| Due {
+                key: key.clone(),
                 origin: observation.origin,
                 hint: format!("it shares its id with {}", observation.comparison.key),
             }));

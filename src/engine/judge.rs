@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::domain::delivery;
 use crate::domain::event::InferredEvent;
 use crate::domain::infer::Inference;
-use crate::domain::moves::{Comparison, infer_all};
+use crate::domain::moves::{Comparison, Conclusion, infer_all};
 use crate::domain::parameters::{parameters, project_id};
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
 use crate::domain::route::{Interest, Subscription};
@@ -74,6 +74,8 @@ pub(super) struct Judgement {
     ///
     /// The move waits until the removal of the other project at that key is confirmed.
     pub waits_for: Vec<(ProjectKey, ProjectKey)>,
+    /// Removals that wait for the removal of another directory with the same project.
+    pub removed_with: Vec<(ProjectKey, ProjectKey)>,
     /// Arrived projects that wait for a removal, with the key that they left.
     ///
     /// The project has to be deleted from that key's organization first.
@@ -101,12 +103,20 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         batch: Batch::new(rules.now),
         unresolved: Vec::new(),
         waits_for: Vec::new(),
+        removed_with: Vec::new(),
         held: Vec::new(),
         moved: Vec::new(),
         n_added: 0,
         n_removed: 0,
     };
     let mut needed: BTreeSet<ContentHash> = BTreeSet::new();
+    let left = left_organization(&comparisons, &conclusions);
+    // Merge removed copies first, so that the listeners of all copies receive the delete.
+    let merged = conclusions.iter().filter_map(|conclusion| {
+        let other = conclusion.lives_on_in.clone()?;
+        Some(merge(&conclusion.key, other))
+    });
+    judgement.batch.changes.extend(merged);
     for (observation, conclusion) in gathered.observations.iter_mut().zip(conclusions) {
         let (key, inference) = (conclusion.key, conclusion.inference);
         let moved_from = conclusion.moved_from;
@@ -119,23 +129,50 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         if let Some(Hold::Removal(from)) = conclusion.hold {
             judgement.held.push((key.clone(), from));
         }
-        if let Some(other) = conclusion.lives_on_in {
-            judgement.batch.changes.push(merge(&key, other));
-        }
+        let removed_with = conclusion.removed_with.map(|other| (key.clone(), other));
+        judgement.removed_with.extend(removed_with);
         judgement.conclude(key, moved_from, observation, inference, rules, &mut needed);
     }
-    // A project that arrived in another organization did not vanish, so it is in no wave.
-    let left: BTreeSet<&ProjectKey> = judgement.held.iter().map(|(_, from)| from).collect();
+    let postponed: BTreeSet<&ProjectKey> =
+        judgement.removed_with.iter().map(|(key, _)| key).collect();
     for (key, unresolved) in &mut judgement.unresolved {
         if left.contains(key) {
             unresolved.presence = Presence::Left;
         }
+        unresolved.is_postponed = postponed.contains(key);
     }
     judgement.batch.payloads = std::mem::take(&mut gathered.contents)
         .into_iter()
         .filter(|(hash, _)| needed.contains(hash))
         .collect();
     judgement
+}
+
+/// Returns the projects that are gone and arrived in another organization.
+///
+/// They did not vanish, so they are in no wave.
+fn left_organization(
+    comparisons: &[&Comparison],
+    conclusions: &[Conclusion],
+) -> BTreeSet<ProjectKey> {
+    let identity = |comparison: &Comparison| Some(comparison.departure()?.identity());
+    let of_holds: BTreeSet<&ProjectKey> = conclusions
+        .iter()
+        .filter_map(|conclusion| match conclusion.hold.as_ref()? {
+            Hold::Removal(from) => Some(from),
+            Hold::Unclear(_) => None,
+        })
+        .collect();
+    let of_holds = comparisons.iter().filter(|one| of_holds.contains(&one.key));
+    let gone: BTreeSet<_> = of_holds
+        .map(|one| (one.key.organization.as_str(), identity(one)))
+        .collect();
+    comparisons
+        .iter()
+        .filter(|one| gone.contains(&(one.key.organization.as_str(), identity(one))))
+        .filter(|one| one.departure().is_some())
+        .map(|one| one.key.clone())
+        .collect()
 }
 
 impl Judgement {
@@ -195,6 +232,7 @@ impl Judgement {
                 missing: inference.missing,
                 retry,
                 origin: observation.origin,
+                is_postponed: false,
             },
         ));
         if inference.record != observation.before || !events.is_empty() {
@@ -233,10 +271,10 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
     observation.waiting.extend(waiting);
 }
 
-/// Makes the change that merges a removed copy of a project into the remaining directory.
+/// Makes the change that merges a removed copy of a project into another directory.
 ///
-/// The remaining directory gets the pending deliveries and the listeners. So the listeners receive
-/// the delete of the project.
+/// The other directory gets the pending deliveries and the listeners. So the listeners receive the
+/// delete of the project.
 fn merge(removed: &ProjectKey, other: ProjectKey) -> Change {
     Change {
         key: other,

@@ -21,6 +21,7 @@
 //! - `mounts`: checks whether the recorded file systems below the root are mounted.
 //! - [`status`]: the state that other threads may read.
 
+mod copies;
 mod event_loop;
 mod full_scan;
 mod gather;

@@ -66,6 +66,7 @@ impl Scanner {
     /// Begins a scan of the projects that are on disk now.
     pub(super) fn begin(&mut self, worker: &mut Worker, reason: RescanReason) {
         let began = worker.clock.moment();
+        worker.copies.clear();
         let discovered = match Root::open(&worker.config.repository.path) {
             Ok(root) => worker.observer.discover(&root),
             // The next check of the root reports the reason.
@@ -90,6 +91,7 @@ impl Scanner {
         reason: RescanReason,
     ) {
         worker.root.watched(Some(root));
+        worker.copies.clear();
         let (origin, now) = (worker.phase.origin(), worker.clock.moment());
         self.scan = Some(FullScan::new(reason, origin, now, None));
     }
@@ -168,6 +170,7 @@ impl Scanner {
                 // A recorded invalid file may be valid now.
                 && worker.invalid_files.of(&Some(key.clone())).is_empty();
             if !is_same {
+                worker.copies.doubt(key);
                 worker.agenda.check(key, began, scan.origin, &hint);
             }
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::Parts;
+use super::copies::Copies;
 use super::gather::{Gathered, Gatherer};
 use super::held_removals::{Accepted, HeldProjects, HeldRemovals, held_projects, wave_times};
 use super::invalid_files::InvalidFiles;
@@ -50,6 +51,7 @@ pub(super) struct Worker {
     pub recorder: Recorder,
     /// The keys whose generated ids are kept by renamed projects, once they are read.
     occupied: Option<BTreeSet<ProjectKey>>,
+    pub copies: Copies,
     /// Whether a full scan is needed, because file systems were mounted or unmounted.
     pub compares_again: bool,
 }
@@ -93,6 +95,7 @@ impl Worker {
             routes: Routes::of(&parts.config),
             recorder: Recorder::new(parts.store, parts.queues, Arc::clone(&parts.status)),
             occupied: None,
+            copies: Copies::default(),
             compares_again: false,
             config: parts.config,
             clock: parts.clock,
@@ -127,6 +130,7 @@ impl Worker {
             agenda: &self.agenda,
             reported: &mut self.reported,
             occupied: &mut self.occupied,
+            copies: &mut self.copies,
             clock: self.clock,
             is_adopting: self.phase.is_adopting(),
             now,
@@ -167,6 +171,7 @@ impl Worker {
             gathered.put_back_reported(&mut self.reported);
             self.put_back(&taken);
         }
+        self.copies.end_step();
     }
 
     /// Checks the mounts below the root if they changed. Returns whether the check succeeded.
@@ -220,6 +225,9 @@ impl Worker {
         for (key, moves_to) in &judgement.waits_for {
             self.agenda.confirm_after(key, moves_to);
         }
+        for (key, other) in &judgement.removed_with {
+            self.agenda.confirm_with(key, other, now);
+        }
         for (key, from) in &judgement.held {
             self.agenda.observe_after(key, from, now);
         }
@@ -242,6 +250,7 @@ impl Worker {
             .meta
             .extend(mounts.clone().map(|text| (MetaKey::Mounts, text)));
         let (released, taken) = occupied_keys(&batch);
+        self.copies.committed(&batch);
         if let Err(error) = self.recorder.commit(batch) {
             self.store_failed(&error);
             return false;
@@ -316,6 +325,7 @@ impl Worker {
 
     /// Reports that the store failed, and pauses inference.
     pub(super) fn store_failed(&mut self, error: &StoreError) {
+        self.copies.clear();
         self.recorder.failed(error);
         self.timers.pause(self.clock.moment());
     }
@@ -332,6 +342,7 @@ impl Worker {
     ///
     /// The projects are due again, and the root is checked at once.
     pub(super) fn doubt_root(&mut self, taken: &[(ProjectKey, Origin)]) {
+        self.copies.clear();
         self.put_back(taken);
         let now = self.clock.moment();
         self.timers.pulse_now(now);

@@ -16,6 +16,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod copies;
 mod trace;
 
 use std::fs;

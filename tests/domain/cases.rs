@@ -36,7 +36,7 @@ use project_webhooks::layout::{Layout, ProjectFile};
 use serde::Deserialize;
 
 /// The number of cases; a runner that finds none would pass.
-const N_CASES: usize = 108;
+const N_CASES: usize = 110;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +58,8 @@ struct Case {
     held: BTreeMap<String, String>,
     #[serde(default)]
     lives_on: BTreeMap<String, String>,
+    #[serde(default)]
+    removed_with: BTreeMap<String, String>,
     #[serde(default)]
     moved: BTreeMap<String, String>,
     record: Option<BTreeMap<String, String>>,
@@ -221,6 +223,7 @@ struct Outcome {
     moves_to: BTreeMap<String, String>,
     held: BTreeMap<String, String>,
     lives_on: BTreeMap<String, String>,
+    removed_with: BTreeMap<String, String>,
     moved: BTreeMap<String, String>,
     record: BTreeMap<String, String>,
     kept: BTreeMap<String, String>,
@@ -254,6 +257,7 @@ fn outcome(changes: &[Conclusion], content: impl Fn(&FileState) -> String) -> Ou
             Hold::Removal(from) | Hold::Unclear(from) => Some(from),
         }),
         lives_on: pairs(|change| change.lives_on_in.as_ref()),
+        removed_with: pairs(|change| change.removed_with.as_ref()),
         moved: pairs(|change| change.moved_from.as_ref()),
         record: files
             .map(|file| (file.path.clone(), content(file)))
@@ -314,6 +318,7 @@ fn every_case_holds() {
             moves_to: case.moves_to.clone(),
             held: case.held.clone(),
             lives_on: case.lives_on.clone(),
+            removed_with: case.removed_with.clone(),
             moved: case.moved.clone(),
             record: case.record(),
             kept: case.kept.clone(),

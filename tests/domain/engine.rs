@@ -115,6 +115,7 @@ impl Engine {
                 missing: missing.clone(),
                 retry: look.observed.problems().any(|problem| problem.may_resolve),
                 presence: Presence::of(&look.recorded, record, &look.observed),
+                is_postponed: change.removed_with.is_some(),
                 ..Unresolved::default()
             };
             self.settle.observed(&look.key, now, open);
@@ -122,6 +123,9 @@ impl Engine {
         for change in &changes {
             if let Some(place) = &change.moves_to {
                 self.settle.confirm_after(&change.key, place);
+            }
+            if let Some(other) = &change.removed_with {
+                self.settle.confirm_with(&change.key, other, now);
             }
             if let Some(Hold::Removal(from)) = &change.hold {
                 self.settle.observe_after(&change.key, from, now);

@@ -5,8 +5,8 @@
 //! or none if the file ends as it was observed. A project that came and went was never there. A
 //! restore counts if the snapshot was observed before, or is there and older.
 //!
-//! A project is deleted from an organization when the last place with it is gone. It is imported in
-//! another organization after that.
+//! A project is deleted from an organization once, when the last place with it is gone. Places that
+//! are gone wait for each other. It is imported in another organization after that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +33,17 @@ struct Step<'a> {
     among: &'a BTreeSet<usize>,
     counts: BTreeSet<usize>,
     moved_away: BTreeSet<usize>,
+}
+
+/// The consequence of a removal that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removal {
+    /// The project is deleted here.
+    Deletes,
+    /// Another place has the project, or its delete.
+    Elsewhere,
+    /// Another place lost the project too, and that does not count yet.
+    Waits,
 }
 
 /// The events of one place in one step.
@@ -117,18 +128,37 @@ impl Truth {
             .collect()
     }
 
-    /// Whether another place of the organization has the removed project of this one, or may.
-    fn lives_on(&self, world: &World, at: usize, step: &Step<'_>) -> bool {
+    /// Judges the removed project of a place by the other places of its organization.
+    fn removal(&self, world: &World, at: usize, step: &Step<'_>) -> Removal {
         let Some(known) = self.project(at) else {
-            return false;
-        };
-        let is_here = |other| {
-            let here = world.content(other, Name::Definition);
-            let shows = here.is_some_and(|here| here.engine == known.engine);
-            shows || !(self.has_left(world, other) && step.counts.contains(&other))
+            return Removal::Deletes;
         };
         let others = self.places_of(world, known.engine, at, step, true);
-        others.into_iter().any(is_here)
+        let stays = |other: &usize| {
+            let here = world.content(*other, Name::Definition);
+            let shows = here.is_some_and(|here| here.engine == known.engine);
+            shows || !self.has_left(world, *other)
+        };
+        if others.iter().any(stays) {
+            return Removal::Elsewhere;
+        }
+        if others.iter().any(|other| !step.counts.contains(other)) {
+            let is_replaced = world.content(at, Name::Definition).is_some();
+            return match is_replaced {
+                true => Removal::Elsewhere,
+                false => Removal::Waits,
+            };
+        }
+        // One of them is deleted: one that was published, else the last by name.
+        let rank = |at: usize| {
+            let known = self.known.get(&at);
+            let was_published = known.is_some_and(|known| known.copies.keys().any(is_published));
+            (was_published, PLACES[at])
+        };
+        match others.into_iter().any(|other| rank(other) > rank(at)) {
+            true => Removal::Elsewhere,
+            false => Removal::Deletes,
+        }
     }
 
     /// Whether the newcomer here has to be deleted elsewhere first, or may have to be.
@@ -200,16 +230,19 @@ impl Truth {
                 .collect(),
             moved_away: taken_in.iter().map(|to| ways[to]).collect(),
         };
-        let ends: BTreeMap<usize, (bool, bool)> = looks
+        let ends: BTreeMap<usize, (Removal, bool)> = looks
             .iter()
             .map(|(at, counts)| {
                 let is_waiting = ways
                     .iter()
                     .any(|(to, from)| from == at && !taken_in.contains(to));
                 let is_removed = *counts && !is_waiting && self.has_left(world, *at);
-                let lives_on = is_removed && self.lives_on(world, *at, &step);
+                let removal = match is_removed && !step.moved_away.contains(at) {
+                    true => self.removal(world, *at, &step),
+                    false => Removal::Deletes,
+                };
                 let is_held = !taken_in.contains(at) && self.is_held(world, *at, &step);
-                (*at, (lives_on, is_held))
+                (*at, (removal, is_held))
             })
             .collect();
         let before = self.known.clone();
@@ -222,14 +255,16 @@ impl Truth {
             };
             let mut known = before.get(at).cloned().unwrap_or_default();
             let goes_to = ways.iter().find(|(_, from)| *from == at).map(|(to, _)| *to);
-            let (lives_on, is_held) = ends[at];
-            if lives_on || goes_to.is_some_and(|to| taken_in.contains(&to)) {
+            let (removal, is_held) = ends[at];
+            if removal == Removal::Elsewhere || goes_to.is_some_and(|to| taken_in.contains(&to)) {
                 known.project = None;
                 known
                     .copies
                     .retain(|name, content| stays(world, *at, *name, *content));
             }
-            let counts = *counts && goes_to.is_none_or(|to| taken_in.contains(&to));
+            let counts = *counts
+                && removal != Removal::Waits
+                && goes_to.is_none_or(|to| taken_in.contains(&to));
             if taken_in.contains(at) {
                 let from = ways[at];
                 if known.project.is_some() {

@@ -99,6 +99,7 @@ impl Run {
                 missing: change.inference.missing.clone(),
                 retry: look.observed.problems().any(|problem| problem.may_resolve),
                 presence: Presence::of(&look.recorded, &change.inference.record, &look.observed),
+                is_postponed: change.removed_with.is_some(),
                 ..Unresolved::default()
             };
             self.settle.observed(&look.key, self.now, open);
@@ -106,6 +107,9 @@ impl Run {
         for change in &changes {
             if let Some(place) = &change.moves_to {
                 self.settle.confirm_after(&change.key, place);
+            }
+            if let Some(other) = &change.removed_with {
+                self.settle.confirm_with(&change.key, other, self.now);
             }
             if let Some(Hold::Removal(from)) = &change.hold {
                 self.settle.observe_after(&change.key, from, self.now);

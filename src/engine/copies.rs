@@ -1,0 +1,219 @@
+//! Remembers which copies of a project are in place, so that each step need not observe all of them.
+//!
+//! Constraint: the first start of an organization with n copies of a template observes each of them
+//! once. Each arrival may be a move of any recorded project with its id, so without this module each
+//! step would observe all of them: 53 seconds for 4,000 copies.
+//!
+//! Only identities with more than [`FEW`] recorded projects are remembered longer than a step. A copy
+//! counts as in place from an observation that found its recorded definition until the next hint, and until the next
+//! full scan begins. A hint may be late, so the copy is also observed if its inode arrived elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::domain::moves::Comparison;
+use crate::domain::project::{FileState, Identity, ProjectKey};
+use crate::store::Batch;
+
+/// The number of projects with one identity that are simply observed.
+pub(super) const FEW: usize = 8;
+
+/// The recorded projects with one identity.
+#[derive(Debug, Default)]
+struct Group {
+    /// The copies that may have left.
+    doubtful: BTreeSet<ProjectKey>,
+    /// The copies that are in place, with the inode of their definition.
+    in_place: BTreeMap<ProjectKey, u64>,
+    /// The same copies by inode.
+    by_inode: BTreeSet<(u64, ProjectKey)>,
+}
+
+impl Group {
+    /// Records whether a copy is in place.
+    fn set(&mut self, key: &ProjectKey, inode: Option<u64>) {
+        self.remove(key);
+        match inode {
+            None => {
+                self.doubtful.insert(key.clone());
+            }
+            Some(inode) => {
+                self.in_place.insert(key.clone(), inode);
+                self.by_inode.insert((inode, key.clone()));
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &ProjectKey) {
+        self.doubtful.remove(key);
+        if let Some(inode) = self.in_place.remove(key) {
+            self.by_inode.remove(&(inode, key.clone()));
+        }
+    }
+}
+
+/// The groups of copies, and the identity of each copy.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    groups: HashMap<Identity, Group>,
+    identities: HashMap<ProjectKey, Identity>,
+    /// The groups that this step learned.
+    new: Vec<Identity>,
+}
+
+impl Copies {
+    /// Forgets everything, for instance before a full scan.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn knows(&self, identity: &Identity) -> bool {
+        self.groups.contains_key(identity)
+    }
+
+    /// Forgets the groups that this step learned, except large ones.
+    pub(super) fn end_step(&mut self) {
+        for identity in std::mem::take(&mut self.new) {
+            let is_small = |group: &Group| group.doubtful.len() + group.in_place.len() <= FEW;
+            if self.groups.get(&identity).is_some_and(is_small)
+                && let Some(group) = self.groups.remove(&identity)
+            {
+                for key in group.doubtful.iter().chain(group.in_place.keys()) {
+                    self.identities.remove(key);
+                }
+            }
+        }
+    }
+
+    /// Remembers the recorded projects with an identity.
+    pub(super) fn learn(&mut self, identity: &Identity, keys: &[ProjectKey]) {
+        self.new.push(identity.clone());
+        let group = self.groups.entry(identity.clone()).or_default();
+        for key in keys {
+            group.set(key, None);
+            self.identities.insert(key.clone(), identity.clone());
+        }
+    }
+
+    /// Records that a project may have left its directory.
+    pub(super) fn doubt(&mut self, key: &ProjectKey) {
+        if let Some(identity) = self.identities.get(key)
+            && let Some(group) = self.groups.get_mut(identity)
+        {
+            group.set(key, None);
+        }
+    }
+
+    /// Records an observation: the copy is in place if its recorded definition was found.
+    pub(super) fn observed(&mut self, comparison: &Comparison) {
+        let key = &comparison.key;
+        if !self.identities.contains_key(key) {
+            return;
+        }
+        let recorded = comparison.recorded.definition.as_ref();
+        let seen = comparison.observed.definition();
+        let found = seen.filter(|seen| recorded.is_some_and(|known| known.hash == seen.hash));
+        if let Some(identity) = self.identities.get(key)
+            && let Some(group) = self.groups.get_mut(identity)
+        {
+            group.set(key, found.map(|seen| seen.stamp.inode));
+        }
+    }
+
+    /// Records the changes of a committed batch.
+    pub(super) fn committed(&mut self, batch: &Batch) {
+        if self.groups.is_empty() {
+            return;
+        }
+        for change in &batch.changes {
+            let (before, after) = (&change.before.definition, &change.after.definition);
+            let identity = |file: &Option<FileState>| file.as_ref().map(FileState::identity);
+            let (before, now) = (identity(before), identity(after));
+            if let Some(before) = before.filter(|before| now.as_ref() != Some(before))
+                && let Some(group) = self.groups.get_mut(&before)
+            {
+                group.remove(&change.key);
+                self.identities.remove(&change.key);
+            }
+        }
+        for change in &batch.changes {
+            let Some(definition) = &change.after.definition else {
+                continue;
+            };
+            let identity = definition.identity();
+            let is_new = !self.identities.contains_key(&change.key);
+            if let Some(group) = self.groups.get_mut(&identity).filter(|_| is_new) {
+                group.set(&change.key, Some(definition.stamp.inode));
+                self.identities.insert(change.key.clone(), identity);
+            }
+        }
+    }
+
+    /// The copies that may have left their directory to become a project with one of these inodes.
+    pub(super) fn may_have_left(
+        &self,
+        identity: &Identity,
+        inodes: impl Iterator<Item = u64>,
+    ) -> Vec<ProjectKey> {
+        let Some(group) = self.groups.get(identity) else {
+            return Vec::new();
+        };
+        let first = ProjectKey::new("", "");
+        let with_inode = inodes.flat_map(|inode| {
+            let from = (inode, first.clone());
+            let range = group.by_inode.range(from..);
+            range.take_while(move |(it, _)| *it == inode)
+        });
+        let with_inode = with_inode.map(|(_, key)| key);
+        group.doubtful.iter().chain(with_inode).cloned().collect()
+    }
+
+    /// The copies in an organization: first those that are in place.
+    pub(super) fn in_organization<'a>(
+        &'a self,
+        identity: &Identity,
+        organization: &'a str,
+    ) -> impl Iterator<Item = &'a ProjectKey> {
+        let first = ProjectKey::new(organization, "");
+        let is_in = move |key: &&ProjectKey| key.organization == organization;
+        let group = self.groups.get(identity);
+        group.into_iter().flat_map(move |group| {
+            let in_place = group.in_place.range(first.clone()..).map(|(key, _)| key);
+            let doubtful = group.doubtful.range(first.clone()..);
+            in_place.take_while(is_in).chain(doubtful.take_while(is_in))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Copies, FEW};
+    use crate::domain::project::{Identity, ProjectKey};
+
+    #[test]
+    fn only_large_groups_are_remembered_and_copies_are_doubtful_until_observed() {
+        let identity = Identity::EngineId("e".to_owned());
+        let key = |n: usize| ProjectKey::new("sales", format!("p{n}"));
+        let keys: Vec<ProjectKey> = (0..=FEW).map(key).collect();
+        let mut copies = Copies::default();
+        copies.learn(&identity, keys.get(1..).unwrap_or_default());
+        assert!(copies.knows(&identity));
+        copies.end_step();
+        assert!(!copies.knows(&identity) && copies.identities.is_empty());
+        copies.learn(&identity, &keys);
+        copies.end_step();
+        assert!(copies.knows(&identity));
+        let left = |copies: &Copies, inode| copies.may_have_left(&identity, [inode].into_iter());
+        assert_eq!(left(&copies, 1).len(), FEW + 1);
+        for (key, inode) in keys.iter().zip(1..) {
+            if let Some(group) = copies.groups.get_mut(&identity) {
+                group.set(key, Some(inode));
+            }
+        }
+        assert_eq!(left(&copies, 2), [key(1)]);
+        copies.doubt(&key(3));
+        assert_eq!(left(&copies, 2), [key(3), key(1)]);
+        let in_sales = copies.in_organization(&identity, "sales");
+        assert_eq!(in_sales.last(), Some(&key(3)));
+        assert_eq!(copies.in_organization(&identity, "hr").count(), 0);
+    }
+}
