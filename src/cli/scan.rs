@@ -271,7 +271,6 @@ fn held_note(
         n_gone_in_all: n_gone,
         n_recorded,
         n_before: n_recorded,
-        was_held: false,
     };
     let times = wave_times(repository);
     let vanished = State::of_vanished(n_gone);

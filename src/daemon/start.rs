@@ -114,7 +114,7 @@ async fn open_store(state_dir: PathBuf) -> Result<Store, DaemonError> {
         .map_err(DaemonError::from)
 }
 
-/// Refuses a new layout while removals are held for an operator.
+/// Refuses a new layout while removals are held.
 ///
 /// Under a new layout, the removals of held projects would cause no events.
 fn keep_held_removals(store: &Store, config: &Config) -> Result<(), DaemonError> {

@@ -35,7 +35,7 @@ use std::time::Duration;
 use super::event::Origin;
 use super::infer::Removals;
 use super::project::ProjectKey;
-use super::vanished::{Held, Presence, Vanished};
+use super::vanished::{Held, HeldBefore, Presence, Vanished};
 use super::wave::Times;
 
 /// A time of a monotonic clock, measured from the start of the clock.
@@ -171,10 +171,12 @@ impl Agenda {
     }
 
     /// Changes the settle time and the hold time, also for removals that are not confirmed yet.
-    pub fn set_times(&mut self, times: Times) {
+    ///
+    /// A hold in progress ends at its old end, or a new hold time from now if that is sooner.
+    pub fn set_times(&mut self, times: Times, now: Moment) {
         let settle_time = times.settle;
         self.settle_time = settle_time;
-        self.vanished.set_times(times);
+        self.vanished.set_times(times, now);
         let sooner: Vec<(ProjectKey, Moment)> = self
             .entries
             .iter()
@@ -416,13 +418,16 @@ impl Agenda {
         }
     }
 
-    /// Restores the projects that are held for an operator, and those that an operator accepted.
+    /// Restores the held removals of an earlier run, and the projects that an operator accepted.
+    ///
+    /// A hold goes on to its end, but ends a hold time from now at the latest.
     pub fn remember(
         &mut self,
-        held: impl IntoIterator<Item = ProjectKey>,
+        held: Option<HeldBefore>,
         accepted: impl IntoIterator<Item = ProjectKey>,
+        now: Moment,
     ) {
-        self.vanished.remember(held, accepted);
+        self.vanished.remember(held, accepted, now);
     }
 
     /// The time of the next decision about vanished projects; see [`Agenda::end_wave`].
@@ -470,9 +475,19 @@ impl Agenda {
         self.vanished.held_projects()
     }
 
-    /// The projects to pass to [`Agenda::remember`] after a restart.
-    pub fn to_remember(&self) -> (Vec<ProjectKey>, &BTreeSet<ProjectKey>) {
-        (self.vanished.held_for_operator(), self.vanished.accepted())
+    /// Whether the removal of this project is held, or waits for others that vanish with it.
+    pub fn holds(&self, key: &ProjectKey) -> bool {
+        self.vanished.holds(key)
+    }
+
+    /// The number of times that the held projects changed, except for those that came back.
+    pub fn n_holds(&self) -> u64 {
+        self.vanished.n_holds()
+    }
+
+    /// The accepted projects that are not judged yet, to pass to [`Agenda::remember`].
+    pub fn accepted(&self) -> &BTreeSet<ProjectKey> {
+        self.vanished.accepted()
     }
 
     /// Releases the held removals, because an operator accepted them.
@@ -482,13 +497,13 @@ impl Agenda {
     }
 
     /// Records that a full scan has ended. Projects without an entry are not missing.
-    pub fn scanned(&mut self) {
+    pub fn scanned(&mut self, now: Moment) {
         let entries = &self.entries;
         let is_missing = |key: &ProjectKey| {
             let entry = entries.get(key);
             entry.is_some_and(|entry| entry.missing.is_some())
         };
-        self.vanished.retain(is_missing);
+        self.vanished.retain(now, is_missing);
     }
 
     /// Schedules the observations that confirm these removals, in the order of their settle times.

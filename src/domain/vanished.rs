@@ -52,7 +52,7 @@ impl Presence {
 /// Why removals are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldBecause {
-    /// More than half of the projects vanished. The removals are held until this time.
+    /// More than half of the projects vanished, or held projects come back. The hold has this end.
     MoreThanHalf(Moment),
     /// All projects vanished.
     All,
@@ -63,6 +63,17 @@ pub enum HeldBecause {
 pub struct Held {
     /// The number of projects whose removals are held.
     pub n: usize,
+    /// The number of recorded projects when the removals were first held.
+    pub n_recorded: usize,
+    /// Why the removals are held.
+    pub because: HeldBecause,
+}
+
+/// Held removals of an earlier run; see [`super::settle::Agenda::remember`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBefore {
+    /// The projects that were held. Some may be back, and some may no longer be recorded.
+    pub projects: Vec<ProjectKey>,
     /// The number of recorded projects when the removals were first held.
     pub n_recorded: usize,
     /// Why the removals are held.
@@ -87,6 +98,12 @@ impl Group {
             .filter(|presence| **presence == Presence::Gone)
             .count()
     }
+
+    fn reset_if_empty(&mut self) {
+        if self.projects.is_empty() {
+            self.state = State::Calm;
+        }
+    }
 }
 
 /// The projects that vanished and are not judged yet.
@@ -96,13 +113,15 @@ pub struct Vanished {
     /// The projects of the current chain or wave.
     current: Group,
     /// The held projects. Projects that vanish later are judged separately.
+    ///
+    /// Those that were not observed since a restart have [`Presence::Absent`].
     held: Group,
+    /// The number of times that the held projects changed, except for those that came back.
+    n_holds: u64,
     /// Projects whose removal may be judged.
     released: BTreeSet<ProjectKey>,
     /// The released projects whose removal an operator accepted.
     accepted: BTreeSet<ProjectKey>,
-    /// The projects that were held for an operator before the restart.
-    held_before: BTreeSet<ProjectKey>,
     n_recorded: usize,
 }
 
@@ -112,27 +131,40 @@ impl Vanished {
             times,
             current: Group::default(),
             held: Group::default(),
+            n_holds: 0,
             released: BTreeSet::new(),
             accepted: BTreeSet::new(),
-            held_before: BTreeSet::new(),
             n_recorded: 0,
         }
     }
 
-    pub(super) fn set_times(&mut self, times: Times) {
+    pub(super) fn set_times(&mut self, times: Times, now: Moment) {
         self.times = times;
+        self.held.state = self.held.state.with_hold_within(now, times);
     }
 
     pub(super) fn clear(&mut self) {
+        let n_holds = self.n_holds.saturating_add(1);
         *self = Self::new(self.times);
+        self.n_holds = n_holds;
     }
 
     pub(super) fn remember(
         &mut self,
-        held: impl IntoIterator<Item = ProjectKey>,
+        held: Option<HeldBefore>,
         accepted: impl IntoIterator<Item = ProjectKey>,
+        now: Moment,
     ) {
-        self.held_before = held.into_iter().collect();
+        if let Some(held) = held {
+            let state = match held.because {
+                HeldBecause::MoreThanHalf(until) => State::Held { until },
+                HeldBecause::All => State::HeldForOperator,
+            };
+            self.held.state = state.with_hold_within(now, self.times);
+            let projects = held.projects.into_iter();
+            self.held.projects = projects.map(|key| (key, Presence::Absent)).collect();
+            self.n_recorded = held.n_recorded;
+        }
         self.accepted = accepted.into_iter().collect();
         self.released.clone_from(&self.accepted);
     }
@@ -191,7 +223,7 @@ impl Vanished {
                 // The project is not back, so the others stay held.
                 if let Some(known) = self.held.projects.get_mut(key) {
                     *known = presence;
-                } else if self.holds(key) || self.held_before.contains(key) {
+                } else if self.holds(key) {
                     self.current.projects.insert(key.clone(), presence);
                 }
             }
@@ -205,7 +237,13 @@ impl Vanished {
         }
         if let Some(known) = self.held.projects.get_mut(key) {
             *known = presence;
-            return;
+            if presence == Presence::Gone {
+                return;
+            }
+            // Its directory contains another project now, so it does not wait for the others.
+            self.held.projects.remove(key);
+            self.held.reset_if_empty();
+            self.n_holds = self.n_holds.saturating_add(1);
         }
         let is_new = self
             .current
@@ -221,29 +259,15 @@ impl Vanished {
     fn returned(&mut self, key: &ProjectKey, now: Moment) {
         self.released.remove(key);
         self.accepted.remove(key);
-        if self.held_before.contains(key) {
-            self.held_before.clear();
-        }
         if self.current.projects.remove(key).is_some() {
             self.input(Input::Returned, now);
             if self.current.projects.is_empty() {
                 self.input(Input::Emptied, now);
             }
         }
-        if self.held.projects.remove(key).is_none() {
-            return;
-        }
-        let input = match self.held.projects.is_empty() {
-            true => Input::Emptied,
-            false => Input::Returned,
-        };
-        self.held.state = self.held.state.after(input, now, self.times);
-        if matches!(self.held.state, State::Wave { .. }) {
-            // The other held projects are judged with the current chain or wave.
-            let held = std::mem::take(&mut self.held);
-            self.current.projects.extend(held.projects);
-            self.current.state = held.state;
-            self.current.n_recorded = None;
+        if self.held.projects.remove(key).is_some() {
+            self.held.state = self.held.state.after(Input::Returned, now, self.times);
+            self.held.reset_if_empty();
         }
     }
 
@@ -253,26 +277,28 @@ impl Vanished {
         let (ends_current, ends_hold) = (is_due(self.current.state), is_due(self.held.state));
         let mut released = Vec::new();
         let n_before = self.current.n_recorded.unwrap_or(n_recorded);
-        let mut census = Census {
+        let census = Census {
             n_gone: self.current.n_gone(),
             n_gone_in_all: self.current.n_gone() + self.held.n_gone(),
             n_recorded,
             n_before,
-            was_held: false,
         };
         if ends_current {
-            let is_waiting = |key: &ProjectKey| self.current.projects.contains_key(key);
-            let mut held_before = self.held_before.iter();
-            census.was_held = !self.held_before.is_empty() && held_before.all(is_waiting);
-            self.held_before.clear();
             self.input(Input::Ended(census), now);
             let ended = std::mem::take(&mut self.current);
             match (ended.state, self.held.state) {
                 (State::Calm, _) => released.extend(ended.projects.into_keys()),
                 (state, hold) => {
                     self.n_recorded = n_before;
-                    self.held.projects.extend(ended.projects);
+                    self.n_holds = self.n_holds.saturating_add(1);
                     self.held.state = state.later_hold(hold);
+                    for (key, presence) in ended.projects {
+                        match presence {
+                            Presence::Replaced => released.push(key),
+                            _ => drop(self.held.projects.insert(key, presence)),
+                        }
+                    }
+                    self.held.reset_if_empty();
                 }
             }
         }
@@ -282,7 +308,6 @@ impl Vanished {
                 .state
                 .ends_at(self.times)
                 .is_some_and(|at| now >= at);
-            census.was_held = false;
             if is_due {
                 self.held.state = self.held.state.after(Input::Ended(census), now, self.times);
             }
@@ -306,12 +331,20 @@ impl Vanished {
     }
 
     /// Drops all projects that are no longer missing.
-    pub(super) fn retain(&mut self, is_missing: impl Fn(&ProjectKey) -> bool) {
+    ///
+    /// A full scan has observed all other recorded projects. So a held project that was not observed
+    /// since a restart is back and unchanged, or is no longer recorded.
+    pub(super) fn retain(&mut self, now: Moment, is_missing: impl Fn(&ProjectKey) -> bool) {
         self.released.retain(|key| is_missing(key));
         self.accepted.retain(|key| is_missing(key));
-        if self.current.projects.is_empty() {
-            self.held_before.clear();
+        let held = &mut self.held;
+        let n_before = held.projects.len();
+        held.projects
+            .retain(|_, presence| *presence != Presence::Absent);
+        if held.projects.len() < n_before && held.state == State::HeldForOperator {
+            held.state = held.state.after(Input::Returned, now, self.times);
         }
+        held.reset_if_empty();
     }
 
     /// The held removals, if there are any.
@@ -333,12 +366,9 @@ impl Vanished {
         self.held.projects.keys()
     }
 
-    /// The projects that are held for an operator.
-    pub(super) fn held_for_operator(&self) -> Vec<ProjectKey> {
-        match self.held.state {
-            State::HeldForOperator => self.held.projects.keys().cloned().collect(),
-            _ => self.held_before.iter().cloned().collect(),
-        }
+    /// The number of times that the held projects changed, except for those that came back.
+    pub(super) fn n_holds(&self) -> u64 {
+        self.n_holds
     }
 
     /// The accepted projects that are not judged yet.

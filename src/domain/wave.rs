@@ -12,10 +12,16 @@
 //! - Ten or more projects are a *wave*. It ends when no project vanished or appeared for the settle
 //!   time, but after five minutes at the latest.
 //!
-//! If a wave includes more than half of the projects that were recorded when it began, its removals are held for
-//! `repository.mass_delete_after`. If all projects are gone, and there are at least three, the cause
-//! is probably an unmounted file system or a locked directory. Then the removals are held until one
-//! of the projects is back, or until an operator accepts the removals.
+//! If a wave includes more than half of the projects that were recorded when it began, its removals
+//! are held for `repository.mass_delete_after`. If all projects are gone, and there are at least
+//! three, the cause is probably an unmounted file system or a locked directory. Then the removals are
+//! held until one of the projects is back, or until an operator accepts the removals.
+//!
+//! A backup may restore held projects slowly. So while held projects come back, the others stay held:
+//! until `repository.mass_delete_after` has passed since the last one came back.
+//!
+//! A held project whose directory contains another project now is certainly gone. It leaves the hold,
+//! and is judged like any replaced project: its delete comes first, then the import of the other one.
 //!
 //! [`State`] is the state machine. [`super::vanished`] has the projects.
 
@@ -61,7 +67,7 @@ pub enum State {
         /// The time when a project last vanished or appeared.
         active_at: Moment,
     },
-    /// A wave with more than half of the projects has ended, and its removals are held.
+    /// Removals are held: of more than half of the projects, or while held projects come back.
     Held {
         /// The time when the removals are judged.
         until: Moment,
@@ -100,13 +106,11 @@ pub struct Census {
     pub n_recorded: usize,
     /// The number of such projects before the first one of this group vanished.
     pub n_before: usize,
-    /// Whether all projects of the group were held for an operator before a restart.
-    pub was_held: bool,
 }
 
 impl Census {
     fn is_all(self) -> bool {
-        self.was_held || (self.n_gone_in_all >= ALL && self.n_gone_in_all >= self.n_recorded)
+        self.n_gone_in_all >= ALL && self.n_gone_in_all >= self.n_recorded
     }
 
     fn is_most(self) -> bool {
@@ -160,6 +164,20 @@ impl State {
         }
     }
 
+    /// Returns the state with a hold that ends `repository.mass_delete_after` from now at the latest.
+    ///
+    /// The setting may be shorter than when the hold began, or the time of day may have been set back
+    /// between two runs.
+    #[must_use]
+    pub(super) fn with_hold_within(self, now: Moment, times: Times) -> State {
+        match self {
+            State::Held { until } => State::Held {
+                until: until.min(now.saturating_add(times.hold)),
+            },
+            state => state,
+        }
+    }
+
     /// Returns the state after an input. [`State::Calm`] means that all removals may be judged.
     #[must_use]
     pub fn after(self, input: Input, now: Moment, times: Times) -> State {
@@ -202,13 +220,13 @@ impl State {
                 }
             }
             (State::Wave { .. } | State::Held { .. }, Input::Ended(_)) => State::Calm,
-            (State::Held { .. }, Input::Vanished { .. } | Input::Appeared | Input::Returned) => {
-                self
-            }
-            // One project is back, so the others are judged like any vanished projects.
-            (State::HeldForOperator, Input::Returned) => State::Wave {
-                began: now,
-                active_at: now,
+            (State::Held { .. }, Input::Vanished { .. } | Input::Appeared) => self,
+            (State::Held { until }, Input::Returned) => State::Held {
+                until: until.max(now.saturating_add(times.hold)),
+            },
+            // The others may come back as well, but slowly.
+            (State::HeldForOperator, Input::Returned) => State::Held {
+                until: now.saturating_add(times.hold.max(times.settle)),
             },
             (
                 State::HeldForOperator,

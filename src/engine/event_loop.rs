@@ -394,7 +394,9 @@ impl EventLoop {
         self.worker.routes = Routes::of(&config);
         let old = std::mem::replace(&mut self.worker.config, config);
         let (old, new) = (&old.repository, &self.worker.config.repository);
-        self.worker.agenda.set_times(wave_times(new));
+        self.worker
+            .agenda
+            .set_times(wave_times(new), self.worker.clock.moment());
         let layout_changed = old.layout != new.layout;
         let path_changed = old.path != new.path;
         let size_changed = old.max_file_size != new.max_file_size;

@@ -1,9 +1,11 @@
 //! Stores held removals for a restart, and reports them.
 //!
 //! Constraint: the agenda decides which removals are held ([`crate::domain::wave`]). The store has the
-//! projects that are held for an operator, so that a restart does not judge them. It also has those
-//! that an operator accepted, so that a restart does not hold them again. The facts to store are
-//! compared with the stored ones, so a commit that failed is repeated.
+//! held projects and the end of the hold, so that a restart neither judges them nor begins the hold
+//! again. It also has the projects that an operator accepted, so that a restart does not hold them
+//! again. The facts to store are compared with the stored ones, so a commit that failed is repeated.
+
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
@@ -12,7 +14,7 @@ use super::status::{HeldReport, Status, Trouble};
 use crate::config::Repository;
 use crate::domain::project::{ContentHash, ProjectKey};
 use crate::domain::settle::{Agenda, Moment};
-use crate::domain::vanished::{Held, HeldBecause};
+use crate::domain::vanished::{Held, HeldBecause, HeldBefore};
 use crate::domain::wave::Times;
 use crate::store::{MetaKey, Store, StoreError};
 
@@ -52,11 +54,35 @@ pub(crate) enum Accepted {
     Failed(String),
 }
 
+/// Why removals are held and until when, as stored.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+struct StoredHold {
+    /// The end of the hold. `None` if the removals wait for an operator, or for a project.
+    until: Option<Timestamp>,
+    n_recorded: usize,
+}
+
+/// The version of the stored facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stored {
+    /// The number of recorded projects when the removals were first held, and why they are held.
+    hold: Option<(usize, HeldBecause)>,
+    n_holds: u64,
+}
+
+impl Stored {
+    fn of(agenda: &Agenda) -> Self {
+        Self {
+            hold: agenda.held().map(|held| (held.n_recorded, held.because)),
+            n_holds: agenda.n_holds(),
+        }
+    }
+}
+
 /// The stored facts about held removals.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HeldRemovals {
-    /// The projects that are stored as held for an operator.
-    recorded: Vec<ProjectKey>,
+    stored: Stored,
     /// Whether accepted projects are stored.
     has_accepted: bool,
     reported: Option<Held>,
@@ -64,26 +90,52 @@ pub(super) struct HeldRemovals {
 
 impl HeldRemovals {
     /// Reads the stored facts and passes them to the agenda.
-    pub(super) fn recorded_before(store: &Store, agenda: &mut Agenda) -> Result<Self, StoreError> {
-        let recorded = held_before(store)?;
-        let accepted = stored_projects(store, MetaKey::AcceptedRemovals)?;
+    pub(super) fn recorded_before(
+        store: &Store,
+        agenda: &mut Agenda,
+        now: (Moment, Timestamp),
+    ) -> Result<Self, StoreError> {
+        let projects = held_before(store)?;
+        let hold: Option<StoredHold> = parsed(store.meta(MetaKey::Hold)?);
+        let held = (!projects.is_empty()).then(|| HeldBefore {
+            n_recorded: hold.as_ref().map_or(projects.len(), |hold| hold.n_recorded),
+            because: match hold.and_then(|hold| hold.until) {
+                Some(until) => HeldBecause::MoreThanHalf(moment_of(until, now)),
+                None => HeldBecause::All,
+            },
+            projects,
+        });
+        let accepted: Vec<ProjectKey> =
+            parsed(store.meta(MetaKey::AcceptedRemovals)?).unwrap_or_default();
         let has_accepted = !accepted.is_empty();
-        agenda.remember(recorded.iter().cloned(), accepted);
+        agenda.remember(held, accepted, now.0);
         Ok(Self {
-            recorded,
+            stored: Stored::of(agenda),
             has_accepted,
             reported: None,
         })
     }
 
     /// Returns the facts to store, if they differ from the stored ones.
-    pub(super) fn to_record(&self, agenda: &Agenda) -> Vec<(MetaKey, String)> {
-        let (held, accepted) = agenda.to_remember();
+    ///
+    /// A large backup may restore thousands of projects one by one. So the list is not stored again
+    /// when a project is back: a restart finds that by itself.
+    pub(super) fn to_record(
+        &self,
+        agenda: &Agenda,
+        now: (Moment, Timestamp),
+    ) -> Vec<(MetaKey, String)> {
+        let current = Stored::of(agenda);
         let mut facts = Vec::new();
-        if held != self.recorded {
+        if current.hold != self.stored.hold {
+            facts.push((MetaKey::Hold, hold_text(current.hold, now)));
+        }
+        let ends = current.hold.is_none() && self.stored.hold.is_some();
+        if current.n_holds != self.stored.n_holds || ends {
+            let held: Vec<ProjectKey> = agenda.held_projects().cloned().collect();
             facts.push((MetaKey::HeldRemovals, text_of(&held)));
         }
-        if self.has_accepted && accepted.is_empty() {
+        if self.has_accepted && agenda.accepted().is_empty() {
             facts.push((MetaKey::AcceptedRemovals, text_of(&[])));
         }
         facts
@@ -91,13 +143,10 @@ impl HeldRemovals {
 
     /// Returns the facts to store before removals are accepted.
     pub(super) fn to_record_accepted(&self, agenda: &Agenda) -> Vec<(MetaKey, String)> {
-        let (_, before) = agenda.to_remember();
-        let accepted: Vec<ProjectKey> = before
-            .iter()
-            .chain(agenda.held_projects())
-            .cloned()
-            .collect();
+        let before = agenda.accepted().iter();
+        let accepted: Vec<ProjectKey> = before.chain(agenda.held_projects()).cloned().collect();
         vec![
+            (MetaKey::Hold, String::new()),
             (MetaKey::HeldRemovals, text_of(&[])),
             (MetaKey::AcceptedRemovals, text_of(&accepted)),
         ]
@@ -105,9 +154,8 @@ impl HeldRemovals {
 
     /// Records that the facts of the agenda are stored.
     pub(super) fn recorded(&mut self, agenda: &Agenda) {
-        let (held, accepted) = agenda.to_remember();
-        self.recorded = held;
-        self.has_accepted = !accepted.is_empty();
+        self.stored = Stored::of(agenda);
+        self.has_accepted = !agenda.accepted().is_empty();
     }
 
     /// Logs a change of the held removals, and updates the status.
@@ -116,13 +164,15 @@ impl HeldRemovals {
         if held == self.reported {
             return;
         }
-        let because = |held: Option<Held>| held.map(|held| held.because);
-        let is_news = because(held) != because(self.reported);
+        // The end of a hold changes whenever one of the projects is back.
+        let cause = |held: Option<Held>| held.map(|held| held.because == HeldBecause::All);
+        let is_news = cause(held) != cause(self.reported);
         self.reported = held;
         let report = held.map(|held| HeldReport::of(&held, now));
         let reason = report.as_ref().map(|report| report.reason.clone());
-        status.set_held(report);
+        // The reason first, so that a status with held removals has it.
         status.set_trouble(Trouble::Removals, reason.clone());
+        status.set_held(report);
         match reason {
             Some(reason) if is_news => warn!("{reason}"),
             None if is_news => info!("no removals are held any longer"),
@@ -133,7 +183,7 @@ impl HeldRemovals {
 }
 
 impl HeldReport {
-    fn of(held: &Held, (now, time): (Moment, Timestamp)) -> Self {
+    fn of(held: &Held, now: (Moment, Timestamp)) -> Self {
         let n = held.n;
         match held.because {
             HeldBecause::All => Self {
@@ -147,8 +197,7 @@ impl HeldReport {
                 until: None,
             },
             HeldBecause::MoreThanHalf(at) => {
-                let left = SignedDuration::try_from(at.saturating_sub(now)).unwrap_or_default();
-                let until = time.checked_add(left).unwrap_or(time);
+                let until = time_of(at, now);
                 Self {
                     count: n,
                     cause: "more-than-half".to_owned(),
@@ -178,16 +227,37 @@ pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
     }
 }
 
-/// Reads the projects that were held for an operator when the daemon last ran.
+/// Reads the projects that were held when the daemon last ran.
 pub(crate) fn held_before(store: &Store) -> Result<Vec<ProjectKey>, StoreError> {
-    stored_projects(store, MetaKey::HeldRemovals)
+    Ok(parsed(store.meta(MetaKey::HeldRemovals)?).unwrap_or_default())
 }
 
-fn stored_projects(store: &Store, key: MetaKey) -> Result<Vec<ProjectKey>, StoreError> {
-    let text = store.meta(key)?;
-    Ok(text
-        .and_then(|text| serde_json::from_str(&text).ok())
-        .unwrap_or_default())
+fn parsed<T: serde::de::DeserializeOwned>(text: Option<String>) -> Option<T> {
+    serde_json::from_str(&text?).ok()
+}
+
+/// Formats a hold for the store. Empty without a hold.
+fn hold_text(hold: Option<(usize, HeldBecause)>, now: (Moment, Timestamp)) -> String {
+    let Some((n_recorded, because)) = hold else {
+        return String::new();
+    };
+    let until = match because {
+        HeldBecause::MoreThanHalf(until) => Some(time_of(until, now)),
+        HeldBecause::All => None,
+    };
+    serde_json::to_string(&StoredHold { until, n_recorded }).unwrap_or_default()
+}
+
+/// Returns the time of day of a later moment.
+fn time_of(later: Moment, (moment, time): (Moment, Timestamp)) -> Timestamp {
+    let left = SignedDuration::try_from(later.saturating_sub(moment)).unwrap_or_default();
+    time.checked_add(left).unwrap_or(time)
+}
+
+/// Returns the moment of a later time of day, or the present moment if that time is over.
+fn moment_of(later: Timestamp, (moment, time): (Moment, Timestamp)) -> Moment {
+    let left = Duration::try_from(later.duration_since(time)).unwrap_or_default();
+    moment.saturating_add(left)
 }
 
 /// Returns the settings of waves from the configuration.

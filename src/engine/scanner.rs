@@ -167,6 +167,8 @@ impl Scanner {
         for (key, marks) in keys.iter().zip(marks) {
             let is_same = !marks.is_empty()
                 && is_unchanged(layout, &root, key, &marks, worker.observer.inodes())
+                // It is back.
+                && !worker.agenda.holds(key)
                 // A recorded invalid file may be valid now.
                 && worker.invalid_files.of(&Some(key.clone())).is_empty();
             if !is_same {
@@ -194,7 +196,7 @@ impl Scanner {
             return self.begin(worker, scan.reason);
         }
         self.last_began = Some(scan.began);
-        worker.agenda.scanned();
+        worker.agenda.scanned(now);
         let (n_projects, duration) = (scan.len(), now.saturating_sub(scan.began));
         debug!(
             reason = scan.reason.as_str(),

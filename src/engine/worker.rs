@@ -76,8 +76,9 @@ impl Worker {
         let mounts = MountGuard::new(store.meta(MetaKey::Mounts)?);
         let invalid_files = InvalidFiles::recorded_before(store.problems(usize::MAX)?);
         let mut agenda = Agenda::new(repository.settle);
-        agenda.set_times(wave_times(repository));
-        let held_removals = HeldRemovals::recorded_before(store, &mut agenda)?;
+        let now = (parts.clock.moment(), parts.clock.now());
+        agenda.set_times(wave_times(repository), now.0);
+        let held_removals = HeldRemovals::recorded_before(store, &mut agenda, now)?;
         parts.status.set_problems(invalid_files.count());
         Ok(Self {
             observer: Observer::new(repository.layout.clone(), repository.max_file_size),
@@ -286,7 +287,7 @@ impl Worker {
         let moment = self.clock.moment();
         self.held_removals
             .report(&self.agenda, &self.status, (moment, now));
-        let facts = self.held_removals.to_record(&self.agenda);
+        let facts = self.held_removals.to_record(&self.agenda, (moment, now));
         if facts.is_empty() {
             return;
         }

@@ -121,8 +121,10 @@ pub enum MetaKey {
     Layout,
     /// The file systems that are mounted below the repository's root.
     Mounts,
-    /// The projects whose removals are held for an operator.
+    /// The projects whose removals are held. Some of them may be back.
     HeldRemovals,
+    /// Why removals are held, and until when.
+    Hold,
     /// The projects whose removals an operator accepted, but that are not judged yet.
     AcceptedRemovals,
 }
@@ -136,6 +138,7 @@ impl MetaKey {
             MetaKey::Layout => "layout",
             MetaKey::Mounts => "mounts",
             MetaKey::HeldRemovals => "held-removals",
+            MetaKey::Hold => "hold",
             MetaKey::AcceptedRemovals => "accepted-removals",
         }
     }

@@ -92,7 +92,7 @@ fn accepted_removals_are_judged(backend: &str) {
 
 fn held_and_accepted_removals_survive_a_restart(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&settings(&endpoint, backend));
+    let home = Home::new(&settings(&endpoint, backend).repository("mass_delete_after: 500ms"));
     projects(&home, names(5));
     let daemon = home.start();
     fs::rename(home.at("sales"), home.beside("away")).unwrap();

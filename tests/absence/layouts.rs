@@ -34,24 +34,28 @@ fn a_reload_with_another_layout_is_refused_while_removals_are_held() {
 
 #[test]
 fn a_start_with_another_layout_is_refused_while_removals_are_held() {
-    let endpoint = Endpoint::new();
-    let settings = settings(&endpoint, "auto");
-    let home = Home::new(&settings);
-    projects(&home, names(3));
-    let daemon = home.start();
-    home.remove_all("sales");
-    wait_held(&home, 3, "all");
-    daemon.terminate();
-    home.configure(&settings.clone().repository(OTHER_LAYOUT));
-    let mut daemon = Daemon::launch(&home, Daemon::command(&home));
-    assert_eq!(daemon.wait_exit().code(), Some(78));
-    assert_eq!(daemon.n_messages("or run `project-webhooks accept`"), 1);
-    // Nothing is lost.
-    home.configure(&settings);
-    let daemon = home.start();
-    wait_held(&home, 3, "all");
-    assert_eq!(home.json(&["accept", "--yes"])["released"], 3);
-    endpoint.wait_for(6);
-    daemon.fence();
-    assert_eq!(endpoint.n(), 6);
+    for (n, n_projects, cause) in [(3, 3, "all"), (12, 20, "more-than-half")] {
+        let endpoint = Endpoint::new();
+        let settings = settings(&endpoint, "auto").repository("mass_delete_after: 1h");
+        let home = Home::new(&settings);
+        projects(&home, names(n_projects));
+        let daemon = home.start();
+        for name in names(n) {
+            home.remove_all(&format!("sales/{name}"));
+        }
+        wait_held(&home, n, cause);
+        daemon.terminate();
+        home.configure(&settings.clone().repository(OTHER_LAYOUT));
+        let mut daemon = Daemon::launch(&home, Daemon::command(&home));
+        assert_eq!(daemon.wait_exit().code(), Some(78), "{cause}");
+        assert_eq!(daemon.n_messages("or run `project-webhooks accept`"), 1);
+        // Nothing is lost.
+        home.configure(&settings);
+        let daemon = home.start();
+        wait_held(&home, n, cause);
+        assert_eq!(home.json(&["accept", "--yes"])["released"], n);
+        endpoint.wait_for(2 * n);
+        daemon.fence();
+        assert_eq!(endpoint.n(), 2 * n);
+    }
 }

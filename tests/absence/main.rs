@@ -12,6 +12,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+// How holds end: over a restart, by projects that come back, and by new settings.
+mod ends;
+
 // Projects that are out of sight: locked, not mounted, or without their source.
 mod hidden;
 

@@ -213,10 +213,13 @@ fn a_new_settle_time_holds_for_unconfirmed_removals() {
         live(&mut settle, 1, 0);
         due(&mut settle, 0);
         settle.observed(&key(1), at(0), open(&["a"], false));
-        settle.set_times(Times {
-            settle: at(pause),
-            hold: Duration::ZERO,
-        });
+        settle.set_times(
+            Times {
+                settle: at(pause),
+                hold: Duration::ZERO,
+            },
+            at(0),
+        );
         assert!(settle.next() <= Some(at(pause)));
         assert!(!counts(&settle, 1, pause - 1, &["a"]));
         assert!(counts(&settle, 1, pause, &["a"]));
@@ -349,7 +352,7 @@ proptest! {
                     settle.set_times(Times {
  settle: at(pause),
  hold: Duration::ZERO,
- });
+ }, at(now));
                 }
                 Step::Take(limit) if taken.is_empty() => {
                     let due = settle.due(at(now), limit);

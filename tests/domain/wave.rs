@@ -8,7 +8,7 @@ use project_webhooks::domain::event::Origin;
 use project_webhooks::domain::infer::Removals;
 use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::domain::settle::{Agenda, Moment, Unresolved};
-use project_webhooks::domain::vanished::{HeldBecause, Presence};
+use project_webhooks::domain::vanished::{HeldBecause, HeldBefore, Presence};
 use project_webhooks::domain::wave::{Census, Input, State, Times, WAVE, WAVE_LASTS};
 use proptest::prelude::*;
 
@@ -45,7 +45,6 @@ fn census(n_gone: usize, n_recorded: usize) -> Input {
         n_gone_in_all: n_gone,
         n_recorded,
         n_before: n_recorded,
-        was_held: false,
     })
 }
 
@@ -119,14 +118,20 @@ fn one_that_is_back_ends_the_hold_for_an_operator() {
         assert_eq!(held.after(input, at(5), TIMES), held, "{input:?}");
     }
     let ended = held.after(Input::Returned, at(5), TIMES);
-    assert_eq!(ended.ends_at(TIMES), Some(at(1_005)));
+    assert_eq!(ended.ends_at(TIMES), Some(at(5) + TIMES.hold));
+    let off = Times {
+        hold: Duration::ZERO,
+        ..TIMES
+    };
+    let ended = held.after(Input::Returned, at(5), off);
+    assert_eq!(ended.ends_at(off), Some(at(1_005)));
     assert_eq!(held.after(Input::Emptied, at(5), TIMES), State::Calm);
 }
 
 /// An agenda with the settings of these tests.
 fn agenda() -> Agenda {
     let mut agenda = Agenda::new(TIMES.settle);
-    agenda.set_times(TIMES);
+    agenda.set_times(TIMES, Moment::ZERO);
     agenda
 }
 
@@ -174,6 +179,72 @@ fn imports_during_a_wave_do_not_prevent_its_hold() {
     }
 }
 
+/// The end of the hold, if it has one.
+fn hold_ends_at(agenda: &Agenda) -> Option<Moment> {
+    match agenda.held()?.because {
+        HeldBecause::MoreThanHalf(until) => Some(until),
+        HeldBecause::All => None,
+    }
+}
+
+#[test]
+fn new_settings_end_a_hold_sooner_but_not_later() {
+    for (hold, expected) in [(0, 5_000), (2, 7_000), (56, 61_000), (3_600, 61_000)] {
+        let mut agenda = agenda();
+        agenda.begins_with(20);
+        observe(&mut agenda, 0..12, Presence::Gone, 0);
+        agenda.end_wave(at(1_000), 20);
+        assert_eq!(hold_ends_at(&agenda), Some(at(61_000)));
+        let times = Times {
+            hold: Duration::from_secs(hold),
+            ..TIMES
+        };
+        agenda.set_times(times, at(5_000));
+        assert_eq!(hold_ends_at(&agenda), Some(at(expected)), "{hold}");
+    }
+}
+
+#[test]
+fn a_restart_goes_on_with_a_hold() {
+    let remembered = |because| HeldBefore {
+        projects: (0..12).map(key).collect(),
+        n_recorded: 20,
+        because,
+    };
+    // The time of day may have been set: forward, or back.
+    for (until, expected) in [(0, 0), (20_000, 20_000), (86_400_000, 60_000)] {
+        let mut agenda = agenda();
+        let held = remembered(HeldBecause::MoreThanHalf(at(until)));
+        agenda.remember(Some(held), [], Moment::ZERO);
+        assert_eq!(hold_ends_at(&agenda), Some(at(expected)));
+    }
+    // Projects that are unchanged or no longer recorded are not observed as missing.
+    for (n_gone, is_all) in [(12, true), (11, false)] {
+        let mut agenda = agenda();
+        agenda.remember(Some(remembered(HeldBecause::All)), [], Moment::ZERO);
+        observe(&mut agenda, 0..n_gone, Presence::Gone, 10);
+        agenda.scanned(at(20));
+        let held = agenda.held().expect("they are held");
+        assert_eq!(held.n, n_gone);
+        assert_eq!(held.because == HeldBecause::All, is_all);
+    }
+}
+
+#[test]
+fn a_held_project_that_is_replaced_leaves_the_hold() {
+    let mut agenda = agenda();
+    observe(&mut agenda, 0..12, Presence::Gone, 0);
+    agenda.end_wave(at(1_000), 12);
+    assert_eq!(agenda.held().expect("all are held").n, 12);
+    observe(&mut agenda, 0..1, Presence::Replaced, 5_000);
+    assert_eq!(agenda.held().expect("the others are held").n, 11);
+    assert_eq!(agenda.wave_ends_at(), Some(at(6_000)));
+    agenda.end_wave(at(6_000), 12);
+    assert!(!agenda.holds(&key(0)), "it is judged");
+    let held = agenda.held().expect("the others are held");
+    assert_eq!((held.n, held.because), (11, HeldBecause::All));
+}
+
 /// Projects and an agenda that observes them.
 struct World {
     agenda: Agenda,
@@ -210,7 +281,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 impl World {
     fn new(n: usize) -> Self {
         let mut agenda = Agenda::new(TIMES.settle);
-        agenda.set_times(TIMES);
+        agenda.set_times(TIMES, Moment::ZERO);
         Self {
             agenda,
             now: 0,
@@ -287,18 +358,21 @@ impl World {
 
     /// A new process with the same record.
     fn restart(&mut self) {
-        let (held, accepted) = self.agenda.to_remember();
-        let accepted = accepted.clone();
-        self.agenda = Agenda::new(TIMES.settle);
-        self.agenda.set_times(TIMES);
-        self.agenda.remember(held, accepted);
+        let held = self.agenda.held().map(|held| HeldBefore {
+            projects: self.agenda.held_projects().cloned().collect(),
+            n_recorded: held.n_recorded,
+            because: held.because,
+        });
+        let accepted = self.agenda.accepted().clone();
+        self.agenda = agenda();
+        self.agenda.remember(held, accepted, at(self.now));
         let gone = self.recorded.iter().filter(|(_, is_there)| !**is_there);
         let gone: Vec<usize> = gone.map(|(project, _)| *project).collect();
         for project in gone {
             self.gone_since.insert(project, self.now);
             self.hint(project);
         }
-        self.agenda.scanned();
+        self.agenda.scanned(at(self.now));
     }
 }
 
@@ -378,6 +452,6 @@ proptest! {
         prop_assert_eq!(world.n_gone(), 0);
         prop_assert!(world.agenda.is_empty());
         prop_assert!(world.agenda.held().is_none());
-        prop_assert!(world.agenda.to_remember().1.is_empty());
+        prop_assert!(world.agenda.accepted().is_empty());
     }
 }

@@ -138,29 +138,32 @@ impl Run {
         let n_defined = self.store().n_defined().unwrap();
         self.settle.end_wave(self.now, n_defined);
         if let Some(held) = self.settle.held() {
-            assert_eq!(
-                held.because,
-                HeldBecause::All,
-                "there are too few for a wave"
-            );
-            assert!(held.n >= 3 || self.was_held, "{held:?}");
+            // There are too few for a wave. Only while projects come back, the hold has an end.
+            let is_all = held.because == HeldBecause::All && held.n >= 3;
+            assert!(is_all || self.was_held, "{held:?}");
         }
         self.note_held();
     }
 
     /// Records the projects that a restart has to remember, as the engine does.
     pub fn note_held(&mut self) {
-        let (held, accepted) = self.settle.to_remember();
+        let held: Vec<&ProjectKey> = self.settle.held_projects().collect();
+        let accepted = self.settle.accepted();
         self.was_held = !held.is_empty();
         let text = |keys: Vec<&ProjectKey>| serde_json::to_string(&keys).unwrap();
+        let hold = self.settle.held().map(|held| match held.because {
+            HeldBecause::MoreThanHalf(until) => (held.n_recorded, Some(until)),
+            HeldBecause::All => (held.n_recorded, None),
+        });
         let facts = [
-            (MetaKey::HeldRemovals, text(held.iter().collect())),
+            (MetaKey::Hold, serde_json::to_string(&hold).unwrap()),
+            (MetaKey::HeldRemovals, text(held)),
             (MetaKey::AcceptedRemovals, text(accepted.iter().collect())),
         ];
         let mut batch = Batch::new(self.wall());
         for (key, text) in facts {
             let recorded = self.store().meta(key).unwrap();
-            if recorded.unwrap_or_else(|| "[]".to_owned()) != text {
+            if recorded.as_deref() != Some(&text) {
                 batch.meta.push((key, text));
             }
         }

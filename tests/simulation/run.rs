@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use project_webhooks::domain::event::{EventId, Origin};
 use project_webhooks::domain::project::{ContentHash, ProjectKey};
 use project_webhooks::domain::settle::Agenda;
+use project_webhooks::domain::vanished::{HeldBecause, HeldBefore};
 use project_webhooks::store::{EventFilter, Listings, MetaKey, Store};
 use tokio::runtime::Runtime;
 
@@ -35,7 +36,7 @@ pub struct Run {
     pub world: World,
     pub truth: Truth,
     pub settle: Agenda,
-    /// Whether removals are recorded as held for an operator.
+    /// Whether removals are recorded as held.
     pub was_held: bool,
     pub now: Duration,
     /// The difference of the time of day from the start, in addition to `now`.
@@ -288,7 +289,16 @@ impl Run {
             let text = text.unwrap_or_else(|| "[]".to_owned());
             serde_json::from_str::<Vec<ProjectKey>>(&text).unwrap()
         });
-        self.settle.remember(held, accepted);
+        let hold = self.store().meta(MetaKey::Hold).unwrap();
+        let hold = hold.and_then(|text| {
+            serde_json::from_str::<Option<(usize, Option<Duration>)>>(&text).unwrap()
+        });
+        let held = hold.map(|(n_recorded, until)| HeldBefore {
+            projects: held,
+            n_recorded,
+            because: until.map_or(HeldBecause::All, HeldBecause::MoreThanHalf),
+        });
+        self.settle.remember(held, accepted, self.now);
         self.hinted.clear();
         for hook in &mut self.hooks {
             hook.forget_failures();
