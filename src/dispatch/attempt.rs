@@ -30,6 +30,8 @@ pub(super) struct Ended {
     /// The settings that the attempt used.
     used: Arc<Target>,
     was_probe: bool,
+    /// The number of renames that the queue had taken when the attempt began.
+    n_moves: usize,
     began: Timestamp,
     ended: Timestamp,
     attempt: Attempt,
@@ -40,15 +42,17 @@ pub(super) struct AttemptResult {
     pub(super) project: ProjectKey,
     pub(super) event: EventId,
     pub(super) name: EventName,
-    /// The fingerprint of the settings that the attempt used.
-    pub(super) fingerprint: [u8; 32],
-    pub(super) outcome: Outcome,
-    pub(super) was_probe: bool,
     pub(super) finish: Finish,
 }
 
-/// Sends a claimed delivery.
-pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_probe: bool) -> Ended {
+/// Sends a claimed delivery. The queue had taken `n_moves` renames.
+pub(super) async fn send(
+    clock: Clock,
+    target: Arc<Target>,
+    claim: Claim,
+    is_probe: bool,
+    n_moves: usize,
+) -> Ended {
     let callback = Callback {
         content: CallbackContent::of(claim.event, claim.payload),
         attempt: claim.attempt,
@@ -72,6 +76,7 @@ pub(super) async fn send(clock: Clock, target: Arc<Target>, claim: Claim, is_pro
         origin: claim.origin,
         used: target,
         was_probe: is_probe,
+        n_moves,
         began,
         ended,
         attempt,
@@ -89,18 +94,38 @@ impl AttemptResult {
 }
 
 impl Ended {
+    pub(super) fn project(&self) -> &ProjectKey {
+        &self.project
+    }
+
+    pub(super) fn n_moves(&self) -> usize {
+        self.n_moves
+    }
+
+    pub(super) fn was_probe(&self) -> bool {
+        self.was_probe
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        self.attempt.outcome
+    }
+
+    /// Whether the attempt used the settings with this fingerprint.
+    pub(super) fn used(&self, fingerprint: &[u8; 32]) -> bool {
+        self.used.fingerprint == *fingerprint
+    }
+
     /// Judges the attempt by the current settings, and counts it in the metrics.
-    pub(super) fn judge(self, current: &Target, shared: &Shared) -> AttemptResult {
-        let verdict = self.verdict(current, (shared.jitter)());
+    ///
+    /// `counts` is false for a failure that does not count in the schedule.
+    pub(super) fn judge(self, current: &Target, shared: &Shared, counts: bool) -> AttemptResult {
+        let verdict = self.verdict(current, (shared.jitter)(), counts);
         self.count(verdict, shared);
         let attempt = self.attempt;
         AttemptResult {
             project: self.project,
             event: self.content.id,
             name: self.content.event,
-            fingerprint: self.used.fingerprint,
-            outcome: attempt.outcome,
-            was_probe: self.was_probe,
             finish: Finish {
                 delivery: self.delivery,
                 attempt: AttemptLog {
@@ -124,10 +149,15 @@ impl Ended {
     ///
     /// If the settings changed during a failed attempt, the delivery is due at once with the new
     /// settings. The same holds after a 410, because it answered a request with the old settings.
-    fn verdict(&self, current: &Target, jitter: f64) -> Verdict {
+    fn verdict(&self, current: &Target, jitter: f64, counts: bool) -> Verdict {
         let schedule = &current.webhook.schedule;
         let outcome = self.attempt.outcome;
-        let verdict = delivery::next(schedule, self.scheduled, outcome, self.ended, jitter);
+        let rule = if counts {
+            delivery::next
+        } else {
+            delivery::repeat
+        };
+        let verdict = rule(schedule, self.scheduled, outcome, self.ended, jitter);
         let is_changed = self.used.fingerprint != current.fingerprint;
         match verdict {
             Verdict::SwitchOff | Verdict::Retry(_) if is_changed => Verdict::Retry(self.ended),
@@ -138,7 +168,9 @@ impl Ended {
     fn count(&self, verdict: Verdict, shared: &Shared) {
         let outcome = match verdict {
             Verdict::Delivered => AttemptOutcome::Delivered,
-            Verdict::Retry(_) | Verdict::RetryAsAsked(_) => AttemptOutcome::Failed,
+            Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) => {
+                AttemptOutcome::Failed
+            }
             Verdict::Dead => AttemptOutcome::Dead,
             Verdict::SwitchOff => AttemptOutcome::Gone,
         };

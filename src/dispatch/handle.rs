@@ -4,13 +4,23 @@
 //! drops the delivery, and the queue claims it from the store later. A delivery is also dropped if an
 //! operator's command or a switch-off came between its commit and its passing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::domain::project::ProjectKey;
 use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
+
+/// The maximum number of commits with renames that a handle keeps.
+///
+/// A queue that has more is off. It then drops the oldest: a project that failed under a dropped name
+/// counts as one that has not failed.
+const MOVES_MAX: usize = 1024;
+
+/// The renames of one commit, from the former key to the new one.
+pub(super) type Moves = Arc<HashMap<ProjectKey, ProjectKey>>;
 
 /// The handle of a webhook's queue, for other tasks. It outlives the queue.
 #[derive(Debug, Default)]
@@ -20,6 +30,8 @@ pub(super) struct QueueHandle {
     is_changed_by_operator: AtomicBool,
     /// Newly committed deliveries that the queue has not taken yet.
     committed: Mutex<Vec<Claim>>,
+    /// Renames that the queue has not taken yet, the oldest first.
+    moves: Mutex<VecDeque<Moves>>,
     /// The current epoch, which all handles share.
     epoch: Arc<AtomicU64>,
     /// The newest delivery that the current queue of the webhook, or an earlier one, has claimed.
@@ -47,6 +59,19 @@ impl QueueHandle {
     /// Takes the committed deliveries, the oldest first.
     pub(super) fn take_committed(&self) -> Vec<Claim> {
         std::mem::take(&mut *self.lock())
+    }
+
+    fn pass_moves(&self, moves: &Moves) {
+        let mut waiting = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= MOVES_MAX {
+            waiting.pop_front();
+        }
+        waiting.push_back(Arc::clone(moves));
+    }
+
+    /// Takes the renames, the oldest first.
+    pub(super) fn take_moves(&self) -> VecDeque<Moves> {
+        std::mem::take(&mut *self.moves.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Drops all committed deliveries, also those that are not passed yet.
@@ -114,6 +139,18 @@ impl QueueHandles {
     /// The current epoch. The engine reads it before a commit.
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Passes renamed projects to the queues. They were just committed.
+    pub(crate) fn moved(&self, moves: &[(ProjectKey, ProjectKey)]) {
+        if moves.is_empty() {
+            return;
+        }
+        let moves: Moves = Arc::new(moves.iter().cloned().collect());
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        for handle in handles.values() {
+            handle.pass_moves(&moves);
+        }
     }
 
     /// Passes deliveries to their queues, and wakes the queues. They were committed in this epoch.

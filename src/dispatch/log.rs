@@ -46,7 +46,7 @@ impl AttemptLogger {
                 "the receiver answered 410 Gone, so the webhook is switched off and its deliveries \
                  are kept. To switch it on, change its configuration or run `project-webhooks webhooks enable {webhook}`"
             ),
-            Verdict::Retry(next) | Verdict::RetryAsAsked(next) => warn!(
+            Verdict::Retry(next) | Verdict::RetryAsAsked(next) | Verdict::Repeat(next) => warn!(
                 webhook, %event_id, %project, attempt = number, ms, status, %next,
                 "failed: {reason}; retrying"
             ),
@@ -76,7 +76,8 @@ pub(super) fn log_transition(webhook: &str, transition: Transition) {
     match transition {
         Transition::Down(next_probe) => warn!(
             webhook, %next_probe,
-            "the endpoint seems to be down; keeping its deliveries, and probing it with one at a time"
+            "the endpoint seems to be down; keeping the deliveries of projects that failed, and probing it \
+             with one at a time"
         ),
         Transition::Up(after) => info!(
             webhook,

@@ -33,11 +33,12 @@ const VALID_FOR: Duration = Duration::from_millis(500);
 pub(super) enum Wanted {
     /// Claim the deliveries that can be sent now, and some more in advance.
     Ahead,
-    /// Claim one delivery for a probe, of a project that is not in this set.
+    /// Claim deliveries of projects that are not in this set, at most `n_fresh`.
     ///
     /// If there is none and `or_any` is true, claim one of any project.
     Probe {
         avoiding: HashSet<ProjectKey>,
+        n_fresh: usize,
         or_any: bool,
     },
 }
@@ -211,14 +212,20 @@ impl Prefetch {
         let (store, webhook) = (store.clone(), webhook.to_owned());
         let (n_asked, busy) = (self.n_asked, self.busy.projects.clone());
         self.question.spawn(async move {
-            let Wanted::Probe { avoiding, or_any } = wanted else {
+            let Wanted::Probe {
+                avoiding,
+                n_fresh,
+                or_any,
+            } = wanted
+            else {
                 return store.claim_due(&webhook, now, n_asked, busy).await;
             };
             let avoiding = avoiding.into_iter().chain(busy.iter().cloned()).collect();
-            let claims = store.claim_due(&webhook, now, n_asked, avoiding).await?;
+            let n_fresh = n_fresh.min(n_asked);
+            let claims = store.claim_due(&webhook, now, n_fresh, avoiding).await?;
             let is_empty = claims.ready.is_empty() && claims.unreadable.is_empty();
             if is_empty && or_any {
-                return store.claim_due(&webhook, now, n_asked, busy).await;
+                return store.claim_due(&webhook, now, 1, busy).await;
             }
             Ok(claims)
         });

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::attempt::{self, Ended};
-use super::handle::QueueHandle;
+use super::handle::{Moves, QueueHandle};
 use super::log::{AttemptLogger, log_transition};
 use super::prefetch::{Prefetch, Wanted};
 use super::results::{Results, STORE_PAUSE};
@@ -52,6 +52,8 @@ pub(super) struct Queue {
     in_flight: JoinSet<Ended>,
     results: Results,
     endpoint: Endpoint,
+    /// The renames since the oldest attempt in progress began.
+    moves: Vec<Moves>,
     /// The fingerprint of the settings. If it changes, the health in `endpoint` is reset.
     fingerprint: [u8; 32],
 }
@@ -82,6 +84,7 @@ impl Queue {
             in_flight: JoinSet::new(),
             results: Results::default(),
             endpoint: Endpoint::default(),
+            moves: Vec::new(),
         }
     }
 
@@ -126,6 +129,10 @@ impl Queue {
         let moment = self.shared.clock.moment();
         self.logger.log_count(&self.name, moment);
         let target = self.current_target();
+        if self.in_flight.is_empty() {
+            self.moves.clear();
+        }
+        self.follow_moves();
         let now = self.shared.clock.now();
         let mut committed = self.handle.take_committed();
         if self.handle.take_changed_by_operator() {
@@ -137,7 +144,11 @@ impl Queue {
         let admission = self.endpoint.admit(now, self.in_flight.len());
         let (concurrency, is_probe) = match admission {
             Admission::Everything => (target.webhook.concurrency, false),
-            Admission::Probe { .. } => (1, true),
+            Admission::Probe { n_fresh, .. } => {
+                let n_more = n_fresh.max(1);
+                let n = self.in_flight.len().saturating_add(n_more);
+                (target.webhook.concurrency.min(n), true)
+            }
             // The end of the attempt wakes the queue.
             Admission::AfterInFlight => {
                 self.prefetch.clear();
@@ -166,9 +177,10 @@ impl Queue {
         let room = concurrency.saturating_sub(self.in_flight.len());
         if !self.is_store_failing {
             let wanted = match admission {
-                Admission::Probe { any_at } => Wanted::Probe {
+                Admission::Probe { n_fresh, any_at } => Wanted::Probe {
                     avoiding: self.endpoint.failed().cloned().collect(),
-                    or_any: any_at <= now,
+                    n_fresh,
+                    or_any: any_at <= now && self.in_flight.is_empty(),
                 },
                 _ => Wanted::Ahead,
             };
@@ -189,8 +201,10 @@ impl Queue {
             && let Some(claim) = self.prefetch.pop()
         {
             let target = Arc::clone(target);
+            let n_moves = self.moves.len();
+            let clock = self.shared.clock;
             self.in_flight
-                .spawn(attempt::send(self.shared.clock, target, claim, is_probe));
+                .spawn(attempt::send(clock, target, claim, is_probe, n_moves));
         }
     }
 
@@ -243,7 +257,7 @@ impl Queue {
         let now = self.shared.clock.now();
         let mut wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
         // Their time may have come since the claim began. Then the next claim is due at once.
-        if let Admission::Probe { any_at } = self.endpoint.admit(now, self.in_flight.len())
+        if let Admission::Probe { any_at, .. } = self.endpoint.admit(now, self.in_flight.len())
             && self.prefetch.leaves_out_failed()
         {
             wait = wait.min(sleep_until(any_at, now));
@@ -306,26 +320,49 @@ impl Queue {
     fn accept(&mut self, ended: Ended) {
         let now = self.shared.clock.moment();
         let target = Arc::clone(&self.target.borrow());
-        let result = ended.judge(&target, &self.shared);
-        self.logger.log(&self.name, &result, now);
-        if result.fingerprint == self.fingerprint {
-            let transition = self.endpoint.attempt_ended(
-                &result.project,
-                result.outcome,
-                result.was_probe,
+        self.follow_moves();
+        let mut counts = true;
+        let mut transition = None;
+        if ended.used(&self.fingerprint) {
+            let effect = self.endpoint.attempt_ended(
+                &self.current_key(&ended),
+                ended.outcome(),
+                ended.was_probe(),
                 &target.webhook.schedule,
                 self.shared.clock.now(),
                 (self.shared.jitter)(),
             );
-            if let Some(transition) = transition {
-                log_transition(&self.name, transition);
-                self.prefetch.clear();
-            }
+            (counts, transition) = (effect.counts, effect.transition);
+        }
+        let result = ended.judge(&target, &self.shared, counts);
+        self.logger.log(&self.name, &result, now);
+        if let Some(transition) = transition {
+            log_transition(&self.name, transition);
+            self.prefetch.clear();
         }
         if result.pauses_webhook() {
             self.prefetch.clear();
         }
         self.results.push(result, now);
+    }
+
+    /// Takes over the projects that were renamed.
+    ///
+    /// Claims have the former keys, so they are dropped.
+    fn follow_moves(&mut self) {
+        for moves in self.handle.take_moves() {
+            self.endpoint.moved(&moves);
+            self.prefetch.clear();
+            self.moves.push(moves);
+        }
+    }
+
+    /// The key of an attempt's project, which may have been renamed since the attempt began.
+    fn current_key(&self, ended: &Ended) -> ProjectKey {
+        let later = self.moves.get(ended.n_moves()..).unwrap_or_default();
+        later.iter().fold(ended.project().clone(), |key, moves| {
+            moves.get(&key).cloned().unwrap_or(key)
+        })
     }
 
     /// Returns how long to sleep before the next recording.

@@ -97,6 +97,17 @@ impl Outcome {
         retry_after: None,
     };
 
+    /// Whether the receiver requested a wait for all deliveries.
+    pub const fn asks_webhook_to_rest(self) -> bool {
+        matches!(
+            self,
+            Outcome::Failed {
+                retry_after: Some(RetryAfter::Webhook(_)),
+                ..
+            }
+        )
+    }
+
     /// Whether the attempt failed because the endpoint failed.
     pub const fn is_endpoint_failure(self) -> bool {
         matches!(
@@ -118,6 +129,8 @@ pub enum Verdict {
     Retry(Timestamp),
     /// Retry at this time or later, as the receiver requested. Changed settings do not change that.
     RetryAsAsked(Timestamp),
+    /// Repeat the attempt at this time or later. It does not count, because the endpoint is down.
+    Repeat(Timestamp),
     /// The last attempt of the schedule failed.
     Dead,
     /// Switch the webhook off. The delivery stays pending until the webhook is on again.
@@ -128,7 +141,7 @@ impl Verdict {
     /// The earliest time of the next attempt, if there is one.
     pub const fn retry_at(self) -> Option<Timestamp> {
         match self {
-            Verdict::Retry(at) | Verdict::RetryAsAsked(at) => Some(at),
+            Verdict::Retry(at) | Verdict::RetryAsAsked(at) | Verdict::Repeat(at) => Some(at),
             Verdict::Delivered | Verdict::Dead | Verdict::SwitchOff => None,
         }
     }
@@ -175,6 +188,23 @@ pub fn next(
                 None => Verdict::Retry(after(now, delay)),
             }
         }
+    }
+}
+
+/// Returns the verdict on a failed attempt that does not count ([`super::endpoint::Effect::counts`]).
+///
+/// The delay is that before the next attempt of the schedule, or its last one.
+pub fn repeat(
+    schedule: &[Duration],
+    attempt: u32,
+    outcome: Outcome,
+    now: Timestamp,
+    jitter: f64,
+) -> Verdict {
+    match next(schedule, attempt, outcome, now, jitter) {
+        Verdict::Retry(at) => Verdict::Repeat(at),
+        Verdict::Dead => Verdict::Repeat(after(now, schedule.last().copied().unwrap_or_default())),
+        other => other,
     }
 }
 

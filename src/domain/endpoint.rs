@@ -1,22 +1,30 @@
-//! Decides whether an endpoint is down, and when to probe it.
+//! Decides whether an endpoint is down, and which deliveries it gets meanwhile.
 //!
 //! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries. But
-//! projects whose deliveries fail must not stop other projects. So an endpoint is down only after
-//! failures of the endpoint ([`FailureCause::Endpoint`]) in several projects that had not failed
-//! before. One success makes it up again. If a project fails while the endpoint works for another
-//! one, it is a *suspect*. Failures of a suspect do not count until it succeeds.
+//! projects whose deliveries fail must not stop other projects. Both kinds of failure look the same,
+//! so three rules serve both:
 //!
-//! While an endpoint is down, the queue sends one delivery at a time as a probe, by the retry
-//! schedule. It prefers projects that have not failed, because only they can distinguish an outage
-//! from suspects. If there is none, it sends the delivery that has been due the longest. Such a probe
-//! does not postpone the probe of a project that has not failed. So a new project never waits for
-//! suspects.
+//! - An endpoint is down after failures of the endpoint ([`FailureCause::Endpoint`]) in several
+//!   projects that had not failed before. One success makes it up again.
+//! - While an endpoint is down, a project that has failed sends only probes: one delivery at a time,
+//!   by the retry schedule. Other projects send as usual, in rounds of at most [`ROUND`] failures. A
+//!   round after the first one also waits for the schedule. So a project that works does not wait for
+//!   projects that fail, and an endpoint gets few requests while it is down.
+//! - The first failure of a project while the endpoint is down does not count as an attempt.
+//!
+//! If a project fails while the endpoint works for another one, it is a *suspect*. Failures of a
+//! suspect do not count until it succeeds. If a suspect succeeds, its failure was the endpoint's. So
+//! the others are no longer suspects either, except those that failed again while the endpoint was up.
+//!
+//! A request to wait ([`RetryAfter::Webhook`]) is no failure of an endpoint that is up. The store
+//! enforces the wait, and [`super::pace`] the time between requests.
 //!
 //! This state is only in memory. After a restart, all endpoints are up.
 //!
 //! [`FailureCause::Endpoint`]: super::delivery::FailureCause::Endpoint
+//! [`RetryAfter::Webhook`]: super::delivery::RetryAfter::Webhook
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -27,19 +35,34 @@ use super::project::ProjectKey;
 /// The number of projects with consecutive failures after which an endpoint is down.
 pub const DOWN_AFTER: usize = 3;
 
+/// The number of projects that may fail in one round while the endpoint is down.
+///
+/// It is above the number of projects that usually fail for a reason of their own. An endpoint that is
+/// down gets at most this many requests in each delay of the retry schedule.
+pub const ROUND: usize = 256;
+
 /// The maximum number of suspects, and of projects that failed since the endpoint went down.
 ///
-/// The limit keeps claims fast, because a claim for a probe skips these projects one by one. A
-/// project beyond the limit is probed again.
-const FAILED_MAX: usize = 1024;
+/// The limit keeps claims fast, because a claim skips these projects one by one. A project beyond the
+/// limit sends again, and its failures count as attempts.
+const FAILED_MAX: usize = 4096;
 
 /// The health of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
     /// The projects that failed in a row, except suspects. There are at most [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
-    suspects: BTreeSet<ProjectKey>,
+    suspects: BTreeMap<ProjectKey, Suspicion>,
     down: Option<Down>,
+}
+
+/// The evidence against a suspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suspicion {
+    /// It failed when others failed as well. Perhaps the endpoint was down.
+    Open,
+    /// It failed again while the endpoint was up.
+    Confirmed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,13 +70,15 @@ struct Down {
     since: Timestamp,
     /// The projects that failed since the endpoint went down, and the earlier suspects.
     failed: BTreeSet<ProjectKey>,
-    /// The probes by deliveries of projects that had not failed.
-    fresh: Probes,
-    /// The probes by deliveries of any project.
-    all: Probes,
+    /// How many projects may still fail in this round.
+    n_left: usize,
+    /// The rounds of projects that had not failed. A round that fails completely ends.
+    rounds: Probes,
+    /// The probes by deliveries of failed projects.
+    probes: Probes,
 }
 
-/// The number of failed probes, and the time of the next one.
+/// The number of failed probes or rounds, and the time of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probes {
     n_failed: u32,
@@ -65,10 +90,13 @@ struct Probes {
 pub enum Admission {
     /// Send all due deliveries.
     Everything,
-    /// Send one due delivery as a probe, of a project that is not in [`Endpoint::failed`].
+    /// Send at most `n_fresh` due deliveries of projects that are not in [`Endpoint::failed`].
     ///
-    /// If there is none, send one of any project, but not before `any_at`.
+    /// If none is due and no attempt is in progress, send one of any project as a probe, but not
+    /// before `any_at`.
     Probe {
+        /// The number of further deliveries of projects that have not failed.
+        n_fresh: usize,
         /// The earliest time for a probe with a delivery of a failed project.
         any_at: Timestamp,
     },
@@ -81,26 +109,54 @@ pub enum Admission {
 /// A change of the endpoint's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// The endpoint went down. The next probe is at this time.
+    /// The endpoint went down. The next probe of a failed project is at this time.
     Down(Timestamp),
     /// The endpoint is up again, after being down for this long.
     Up(Duration),
 }
 
+/// The effect of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// The change of the endpoint's health, if any.
+    pub transition: Option<Transition>,
+    /// Whether the attempt counts in the schedule of its delivery.
+    pub counts: bool,
+}
+
+impl Effect {
+    /// The attempt counts and changes nothing.
+    const NONE: Effect = Effect {
+        transition: None,
+        counts: true,
+    };
+
+    fn of(transition: Transition) -> Self {
+        Self {
+            transition: Some(transition),
+            counts: true,
+        }
+    }
+}
+
 impl Endpoint {
     /// Decides which deliveries the queue may send now. `n_in_flight` attempts are in progress.
     pub fn admit(&self, now: Timestamp, n_in_flight: usize) -> Admission {
-        match &self.down {
-            None => Admission::Everything,
-            Some(_) if n_in_flight > 0 => Admission::AfterInFlight,
-            Some(down) if down.fresh.next <= now => Admission::Probe {
-                any_at: down.all.next,
-            },
-            Some(down) => Admission::Nothing(down.fresh.next),
+        let Some(down) = &self.down else {
+            return Admission::Everything;
+        };
+        let n_fresh = down.n_left_at(now).saturating_sub(n_in_flight);
+        let any_at = down.probes.next;
+        if n_fresh > 0 || (n_in_flight == 0 && any_at <= now) {
+            Admission::Probe { n_fresh, any_at }
+        } else if n_in_flight > 0 {
+            Admission::AfterInFlight
+        } else {
+            Admission::Nothing(any_at.min(down.rounds.next))
         }
     }
 
-    /// The projects that a probe avoids.
+    /// The projects that send only probes.
     pub fn failed(&self) -> impl Iterator<Item = &ProjectKey> {
         self.down.iter().flat_map(|down| &down.failed)
     }
@@ -111,13 +167,32 @@ impl Endpoint {
     /// failures, and the next probe may be a day away.
     pub fn probe_soon(&mut self, now: Timestamp) {
         if let Some(down) = &mut self.down {
-            for probes in [&mut down.fresh, &mut down.all] {
+            for probes in [&mut down.rounds, &mut down.probes] {
                 probes.next = probes.next.min(now);
             }
         }
     }
 
-    /// Records the outcome of an attempt. Returns the transition if the endpoint went down or up.
+    /// Takes over renamed projects, from their former keys to the new ones.
+    pub fn moved(&mut self, moves: &HashMap<ProjectKey, ProjectKey>) {
+        let new = |key: ProjectKey| moves.get(&key).cloned().unwrap_or(key);
+        self.failing = std::mem::take(&mut self.failing)
+            .into_iter()
+            .map(new)
+            .collect();
+        self.suspects = std::mem::take(&mut self.suspects)
+            .into_iter()
+            .map(|(key, suspicion)| (new(key), suspicion))
+            .collect();
+        if let Some(down) = &mut self.down {
+            down.failed = std::mem::take(&mut down.failed)
+                .into_iter()
+                .map(new)
+                .collect();
+        }
+    }
+
+    /// Records the outcome of an attempt.
     ///
     /// `was_probe` is false for an attempt that was already in progress when the endpoint went down.
     pub fn attempt_ended(
@@ -128,65 +203,108 @@ impl Endpoint {
         schedule: &[Duration],
         now: Timestamp,
         jitter: f64,
-    ) -> Option<Transition> {
+    ) -> Effect {
         if !outcome.is_endpoint_failure() {
-            return self.works(key, now);
+            return self.works(key, now).map_or(Effect::NONE, Effect::of);
         }
         let next_probe = |n_failed| probe_time(schedule, n_failed, now, jitter);
         if let Some(down) = &mut self.down {
-            let is_fresh = !down.failed.contains(key);
-            if is_fresh && down.failed.len() < FAILED_MAX {
-                down.failed.insert(key.clone());
-            }
-            if was_probe && is_fresh {
-                down.fresh.n_failed = down.fresh.n_failed.saturating_add(1);
-                down.fresh.next = next_probe(down.fresh.n_failed);
-            }
-            if was_probe {
-                down.all.n_failed = down.all.n_failed.saturating_add(1);
-                down.all.next = next_probe(down.all.n_failed);
-            }
-            return None;
+            let counts = down.failed(key, was_probe, now, next_probe);
+            return Effect {
+                transition: None,
+                counts,
+            };
         }
-        if self.suspects.contains(key) {
-            return None;
+        if outcome.asks_webhook_to_rest() {
+            return Effect::NONE;
+        }
+        if let Some(suspicion) = self.suspects.get_mut(key) {
+            *suspicion = Suspicion::Confirmed;
+            return Effect::NONE;
         }
         self.failing.insert(key.clone());
         if self.failing.len() < DOWN_AFTER {
-            return None;
+            return Effect::NONE;
         }
-        let fresh = Probes {
-            n_failed: 0,
-            next: next_probe(0),
-        };
-        let all = Probes {
+        let probes = Probes {
             n_failed: 1,
             next: next_probe(1),
         };
         let mut failed = std::mem::take(&mut self.failing);
-        failed.append(&mut self.suspects);
+        failed.extend(self.suspects.keys().cloned());
         self.down = Some(Down {
             since: now,
             failed,
-            fresh,
-            all,
+            n_left: ROUND,
+            rounds: Probes {
+                n_failed: 0,
+                next: now,
+            },
+            probes,
         });
-        Some(Transition::Down(fresh.next))
+        Effect::of(Transition::Down(probes.next))
     }
 
     /// Records that the endpoint works for this project.
     fn works(&mut self, key: &ProjectKey, now: Timestamp) -> Option<Transition> {
-        self.suspects.append(&mut self.failing);
-        let transition = self.down.take().map(|mut down| {
-            self.suspects.append(&mut down.failed);
+        let failing = std::mem::take(&mut self.failing);
+        let down = self.down.take();
+        let transition = down.as_ref().map(|down| {
             let after = Duration::try_from(now.duration_since(down.since));
             Transition::Up(after.unwrap_or_default())
         });
-        self.suspects.remove(key);
-        while self.suspects.len() > FAILED_MAX {
-            self.suspects.pop_first();
+        let failed = down.map(|down| down.failed).unwrap_or_default();
+        let was_endpoints_failure =
+            self.suspects.remove(key).is_some() || failing.contains(key) || failed.contains(key);
+        if was_endpoints_failure {
+            self.suspects
+                .retain(|_, suspicion| *suspicion == Suspicion::Confirmed);
+            return transition;
+        }
+        for key in failing.into_iter().chain(failed) {
+            if self.suspects.len() < FAILED_MAX {
+                self.suspects.entry(key).or_insert(Suspicion::Open);
+            }
         }
         transition
+    }
+}
+
+impl Down {
+    /// How many projects may still fail in the round at this time.
+    fn n_left_at(&self, now: Timestamp) -> usize {
+        if self.n_left == 0 && self.rounds.next <= now {
+            ROUND
+        } else {
+            self.n_left
+        }
+    }
+
+    /// Records a failed attempt. Returns whether it counts in the schedule of its delivery.
+    fn failed(
+        &mut self,
+        key: &ProjectKey,
+        was_probe: bool,
+        now: Timestamp,
+        next_probe: impl Fn(u32) -> Timestamp,
+    ) -> bool {
+        if self.failed.contains(key) {
+            if was_probe {
+                self.probes.n_failed = self.probes.n_failed.saturating_add(1);
+                self.probes.next = next_probe(self.probes.n_failed);
+            }
+            return true;
+        }
+        self.n_left = self.n_left_at(now).saturating_sub(1);
+        if self.n_left == 0 {
+            self.rounds.n_failed = self.rounds.n_failed.saturating_add(1);
+            self.rounds.next = next_probe(self.rounds.n_failed);
+        }
+        if self.failed.len() >= FAILED_MAX {
+            return true;
+        }
+        self.failed.insert(key.clone());
+        false
     }
 }
 

@@ -60,8 +60,14 @@ impl Recorder {
                 (event.kind, event.key.clone(), event.origin, n_webhooks)
             })
             .collect();
+        let moves: Vec<(ProjectKey, ProjectKey)> = batch
+            .changes
+            .iter()
+            .filter_map(|change| Some((change.moved_from.clone()?, change.key.clone())))
+            .collect();
         let epoch = self.queues.epoch();
         let committed = self.store.record(batch)?;
+        self.queues.moved(&moves);
         self.queues.deliver(committed.deliveries, epoch);
         self.works();
         for (recorded, (kind, key, origin, webhooks)) in committed.events.iter().zip(events) {

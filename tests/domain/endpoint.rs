@@ -1,11 +1,13 @@
 //! When an endpoint is down, and when it is probed.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use project_webhooks::domain::delivery::{FailureCause, Outcome};
-use project_webhooks::domain::endpoint::{Admission, Endpoint, Transition};
+use project_webhooks::domain::delivery::{FailureCause, Outcome, RetryAfter};
+use project_webhooks::domain::endpoint::{Admission, Effect, Endpoint, ROUND, Transition};
 use project_webhooks::domain::project::ProjectKey;
+use proptest::prelude::*;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).expect("a time")
@@ -37,13 +39,17 @@ fn end(
     was_probe: bool,
     second: i64,
 ) -> Option<Transition> {
-    let now = at(second);
-    endpoint.attempt_ended(&key(project), outcome, was_probe, &SCHEDULE, now, 0.0)
+    let (key, now) = (key(project), at(second));
+    let effect = endpoint.attempt_ended(&key, outcome, was_probe, &SCHEDULE, now, 0.0);
+    effect.transition
 }
 
-/// A probe is allowed now; one of a project that failed is allowed from `second` on.
+/// All other projects may send; a probe of a project that failed is allowed from `second` on.
 fn probe(second: i64) -> Admission {
-    Admission::Probe { any_at: at(second) }
+    Admission::Probe {
+        n_fresh: ROUND,
+        any_at: at(second),
+    }
 }
 
 /// An endpoint that went down at second 0 by failures of these projects.
@@ -63,14 +69,9 @@ fn consecutive_failures_in_several_projects_mean_down() {
     assert_eq!(endpoint.admit(at(0), 0), Admission::Everything);
     assert_eq!(
         fail(&mut endpoint, "c", 0, false),
-        Some(Transition::Down(at(0)))
+        Some(Transition::Down(at(5)))
     );
     for second in [0, 5, 500] {
-        assert_eq!(
-            endpoint.admit(at(second), 1),
-            Admission::AfterInFlight,
-            "one at a time"
-        );
         assert_eq!(endpoint.admit(at(second), 0), probe(5));
     }
     let failed: Vec<&str> = endpoint.failed().map(|key| key.project.as_str()).collect();
@@ -104,65 +105,235 @@ fn any_answer_that_is_no_endpoint_failure_resets_the_count() {
 #[test]
 fn probes_follow_the_schedule_and_repeat_its_last_delay() {
     let mut endpoint = down();
-    // An attempt that was in flight when it went down changes nothing.
-    assert_eq!(fail(&mut endpoint, "d", 1, false), None);
-    assert_eq!(endpoint.admit(at(1), 0), probe(5));
-    fail(&mut endpoint, "e", 1, true);
-    assert_eq!(endpoint.admit(at(1), 0), Admission::Nothing(at(6)));
-    fail(&mut endpoint, "f", 6, true);
-    assert_eq!(endpoint.admit(at(7), 0), Admission::Nothing(at(306)));
-    fail(&mut endpoint, "g", 306, true);
-    assert_eq!(endpoint.admit(at(307), 0), Admission::Nothing(at(606)));
-    let back = end(&mut endpoint, "h", Outcome::Accepted, true, 606);
-    assert_eq!(back, Some(Transition::Up(Duration::from_secs(606))));
-    assert_eq!(endpoint.admit(at(606), 3), Admission::Everything);
-    let mut single = Endpoint::default();
-    for project in ["a", "b", "c", "d"] {
-        let schedule = [Duration::ZERO];
-        let key = key(project);
-        let was_probe = project == "d";
-        single.attempt_ended(&key, Outcome::NO_ANSWER, was_probe, &schedule, at(0), 0.0);
+    let mut second = 5;
+    for delay in [300, 300, 300] {
+        assert_eq!(endpoint.admit(at(second - 1), 0), probe(second));
+        assert_eq!(fail(&mut endpoint, "a", second, true), None);
+        second += delay;
+        assert_eq!(endpoint.admit(at(second - 1), 0), probe(second));
     }
-    assert_eq!(single.admit(at(59), 0), Admission::Nothing(at(60)));
+    let back = end(&mut endpoint, "a", Outcome::Accepted, true, second);
+    assert_eq!(back, Some(Transition::Up(Duration::from_secs(905))));
+    assert_eq!(endpoint.admit(at(second), 3), Admission::Everything);
+    let mut single = Endpoint::default();
+    for project in ["a", "b", "c", "a"] {
+        let schedule = [Duration::ZERO];
+        single.attempt_ended(
+            &key(project),
+            Outcome::NO_ANSWER,
+            true,
+            &schedule,
+            at(0),
+            0.0,
+        );
+    }
+    assert_eq!(single.admit(at(0), 0), probe(60));
 }
 
-/// Three projects that fail whatever the endpoint does must not make a fourth one wait.
+/// The other projects send as usual, a limited number of them in each delay of the schedule.
+#[test]
+fn projects_that_have_not_failed_send_in_rounds() {
+    let mut endpoint = down();
+    let mut n = 0;
+    let mut next = || {
+        n += 1;
+        n.to_string()
+    };
+    for (begins, ends) in [(0, 5), (5, 305), (305, 605)] {
+        for n_failed in 0..ROUND {
+            let Admission::Probe { n_fresh, .. } = endpoint.admit(at(begins), 0) else {
+                panic!("after {n_failed} failures in the round at {begins}");
+            };
+            assert_eq!(n_fresh, ROUND - n_failed);
+            assert!(!effect(&mut endpoint, &next(), begins).counts);
+        }
+        assert_eq!(endpoint.admit(at(begins), 1), Admission::AfterInFlight);
+        fail(&mut endpoint, "a", begins, true);
+        let Admission::Nothing(until) = endpoint.admit(at(begins), 0) else {
+            panic!("the round at {begins} has not ended");
+        };
+        assert_eq!(until, at(ends));
+    }
+}
+
+fn effect(endpoint: &mut Endpoint, project: &str, second: i64) -> Effect {
+    let (key, now) = (key(project), at(second));
+    endpoint.attempt_ended(&key, Outcome::NO_ANSWER, true, &SCHEDULE, now, 0.0)
+}
+
+/// Otherwise an endpoint that is down would use up an attempt of each project.
+#[test]
+fn the_first_failure_of_a_project_while_the_endpoint_is_down_does_not_count() {
+    let mut endpoint = Endpoint::default();
+    for project in ["a", "b", "c"] {
+        assert!(effect(&mut endpoint, project, 0).counts);
+    }
+    assert!(!effect(&mut endpoint, "d", 1).counts);
+    for project in ["d", "a"] {
+        assert!(effect(&mut endpoint, project, 300).counts);
+    }
+}
+
 #[test]
 fn a_project_that_has_not_failed_never_waits_for_those_that_have() {
     let mut endpoint = down();
-    // There is no other project, so these are probed, at growing intervals.
-    for second in [5, 305, 605] {
-        assert_eq!(endpoint.admit(at(second), 0), probe(second));
-        fail(&mut endpoint, "a", second, true);
-        assert_eq!(endpoint.admit(at(second), 0), probe(second + 300));
+    for n in 0..100 {
+        effect(&mut endpoint, &format!("p{n}"), 0);
+        let Admission::Probe { n_fresh, .. } = endpoint.admit(at(0), 0) else {
+            panic!("{n} poisoned projects hold up the others");
+        };
+        assert!(n_fresh > 0);
     }
-    let back = end(&mut endpoint, "new", Outcome::Accepted, true, 700);
+    let back = end(&mut endpoint, "new", Outcome::Accepted, true, 1);
     assert!(matches!(back, Some(Transition::Up(_))));
     // They fail as before, which says nothing about the endpoint.
-    for project in ["a", "b", "c", "a"] {
+    for project in ["a", "b", "c", "p1", "p2", "a"] {
         assert_eq!(fail(&mut endpoint, project, 701, false), None);
         assert_eq!(endpoint.admit(at(701), 0), Admission::Everything);
     }
-    // Failures of others do, and the suspects are not probed first.
+    // Failures of others do, and the suspects do not send then.
     for project in ["d", "e"] {
         assert_eq!(fail(&mut endpoint, project, 702, false), None);
     }
     assert!(fail(&mut endpoint, "f", 702, false).is_some());
-    assert_eq!(endpoint.failed().count(), 6);
+    assert_eq!(endpoint.failed().count(), 106);
+}
+
+/// The failures of all were the endpoint's if one of them succeeds.
+#[test]
+fn a_second_outage_is_recognised() {
+    for ended_by in ["a", "other"] {
+        let mut endpoint = down();
+        end(&mut endpoint, ended_by, Outcome::Accepted, true, 5);
+        if ended_by == "other" {
+            assert_eq!(fail(&mut endpoint, "c", 6, false), None);
+            // This one proves that failures pass, except those of a project that failed again.
+            end(&mut endpoint, "a", Outcome::Accepted, false, 7);
+            assert_eq!(fail(&mut endpoint, "c", 7, false), None);
+        }
+        for project in ["a", "b"] {
+            assert_eq!(fail(&mut endpoint, project, 8, false), None);
+        }
+        let third = if ended_by == "a" { "c" } else { "d" };
+        let second = fail(&mut endpoint, third, 8, false);
+        assert!(second.is_some(), "after an outage ended by {ended_by}");
+    }
 }
 
 #[test]
-fn a_suspect_that_succeeds_counts_again() {
-    let mut endpoint = down();
-    end(&mut endpoint, "new", Outcome::Accepted, true, 5);
-    for project in ["a", "b", "c"] {
-        end(&mut endpoint, project, Outcome::Accepted, false, 6);
+fn a_request_to_wait_is_no_failure_of_the_endpoint() {
+    let asked = Outcome::Failed {
+        cause: FailureCause::Endpoint,
+        retry_after: Some(RetryAfter::Webhook(Duration::from_secs(1))),
+    };
+    let mut endpoint = Endpoint::default();
+    for project in ["a", "b", "c", "d"] {
+        assert_eq!(end(&mut endpoint, project, asked, false, 0), None);
     }
     assert_eq!(endpoint, Endpoint::default());
-    for project in ["a", "b"] {
-        assert_eq!(fail(&mut endpoint, project, 7, false), None);
+}
+
+#[test]
+fn renamed_projects_are_followed() {
+    let moves = |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(from, to)| (key(from), key(to)))
+            .collect::<HashMap<_, _>>()
+    };
+    // While it is down. The two first exchange their names.
+    let mut endpoint = down();
+    endpoint.moved(&moves(&[("a", "b"), ("b", "a"), ("c", "new")]));
+    let failed: Vec<&str> = endpoint.failed().map(|key| key.project.as_str()).collect();
+    assert_eq!(failed, ["a", "b", "new"]);
+    // Suspects, and projects that failed in a row.
+    end(&mut endpoint, "other", Outcome::Accepted, true, 1);
+    fail(&mut endpoint, "d", 2, false);
+    endpoint.moved(&moves(&[("new", "newer"), ("d", "e")]));
+    for project in ["newer", "e", "f"] {
+        assert_eq!(fail(&mut endpoint, project, 3, false), None, "{project}");
     }
-    assert!(fail(&mut endpoint, "c", 7, false).is_some());
+    assert!(fail(&mut endpoint, "g", 3, false).is_some());
+}
+
+/// Sends deliveries, one of each project, until all projects outside `poisoned` are delivered or an
+/// hour has passed. The due one of the project with the lowest number goes first. Returns the seconds
+/// that passed, the requests, and the most attempts that count of a project outside `poisoned`.
+fn send_all(n: usize, poisoned: &BTreeSet<usize>, is_dead: bool) -> (i64, usize, u32) {
+    let mut endpoint = Endpoint::default();
+    // The due time and the number of attempts that count.
+    let mut pending: BTreeMap<usize, (i64, u32)> = (0..n).map(|one| (one, (0, 0))).collect();
+    let (mut second, mut n_requests) = (0, 0);
+    let most = |pending: &BTreeMap<usize, (i64, u32)>| {
+        let healthy = pending.iter().filter(|(one, _)| !poisoned.contains(one));
+        healthy.map(|(_, (_, n))| *n).max()
+    };
+    while let Some(n_most) = most(&pending) {
+        if second >= 3600 {
+            return (second, n_requests, n_most);
+        }
+        let failed: BTreeSet<usize> = endpoint
+            .failed()
+            .map(|key| key.project.parse().expect("a number"))
+            .collect();
+        let mut due = pending.iter().filter(|(_, (due, _))| *due <= second);
+        let (next, is_probe) = match endpoint.admit(at(second), 0) {
+            Admission::Everything => (due.next(), false),
+            Admission::Probe { n_fresh, any_at } => {
+                let is_fresh = |one: usize| n_fresh > 0 && !failed.contains(&one);
+                let fresh = due.clone().find(|(one, _)| is_fresh(**one));
+                let any = || due.next().filter(|_| any_at <= at(second));
+                (fresh.or_else(any), true)
+            }
+            Admission::AfterInFlight => panic!("nothing is in flight"),
+            Admission::Nothing(_) => (None, true),
+        };
+        let Some((&one, _)) = next else {
+            second += 5;
+            continue;
+        };
+        n_requests += 1;
+        let works = !is_dead && !poisoned.contains(&one);
+        let outcome = if works {
+            Outcome::Accepted
+        } else {
+            Outcome::NO_ANSWER
+        };
+        let (key, now) = (key(&one.to_string()), at(second));
+        let effect = endpoint.attempt_ended(&key, outcome, is_probe, &SCHEDULE, now, 0.0);
+        if works {
+            pending.remove(&one);
+        } else if let Some((due, n)) = pending.get_mut(&one) {
+            *n += u32::from(effect.counts);
+            *due = second + if *n < 2 { 5 } else { 300 };
+        }
+    }
+    (second, n_requests, 0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// However many projects always fail, the others wait for none of them, up to a round.
+    #[test]
+    fn poison_delays_no_other_project(
+        n in 1_usize..400,
+        poisoned in prop::collection::btree_set(0_usize..400, 0..ROUND),
+    ) {
+        let (seconds, n_requests, _) = send_all(n, &poisoned, false);
+        prop_assert_eq!(seconds, 0);
+        prop_assert!(n_requests <= n + poisoned.len());
+    }
+
+    /// An endpoint that is down for an hour uses up few attempts.
+    #[test]
+    fn a_dead_endpoint_uses_up_few_attempts(n in 3_usize..400) {
+        let (_, n_requests, n_most) = send_all(n, &BTreeSet::new(), true);
+        // The three that brought it down, and a probe every five minutes.
+        let n_counting = 3 + 12;
+        prop_assert!(n_most <= n_counting);
+        prop_assert!(n_requests <= n.min(13 * ROUND) + 12 + 1);
+    }
 }
 
 #[test]
@@ -172,9 +343,8 @@ fn an_operator_brings_the_probe_forward() {
     assert_eq!(up, Endpoint::default());
 
     let mut endpoint = down();
-    fail(&mut endpoint, "d", 5, true);
-    fail(&mut endpoint, "e", 10, true);
-    assert_eq!(endpoint.admit(at(10), 0), Admission::Nothing(at(310)));
+    fail(&mut endpoint, "a", 5, true);
+    assert_eq!(endpoint.admit(at(10), 0), probe(305));
     endpoint.probe_soon(at(10));
     assert_eq!(endpoint.admit(at(10), 0), probe(10));
     // A later call does not postpone it.

@@ -76,17 +76,21 @@ impl Run {
         );
         let limit = match admission {
             Admission::Everything => limit.saturating_sub(hook.in_flight.len()),
-            Admission::Probe { .. } => 1,
+            Admission::Probe { n_fresh, .. } => {
+                let n_more = n_fresh.max(1);
+                limit.saturating_sub(hook.in_flight.len()).min(n_more)
+            }
             Admission::AfterInFlight | Admission::Nothing(_) => 0,
         };
         let mut busy = hook.busy();
         let mut claims = Vec::new();
-        if let Admission::Probe { any_at } = admission {
-            let avoided = hook.endpoint.failed().cloned().collect();
-            claims = self.claims(hook.name, 1, avoided);
-            let limit = if any_at <= now { 1 } else { 0 };
-            if claims.is_empty() {
-                claims = self.claims(hook.name, limit, busy.clone());
+        if let Admission::Probe { n_fresh, any_at } = admission {
+            let failed = hook.endpoint.failed().cloned();
+            let avoided = failed.chain(busy.iter().cloned()).collect();
+            let is_any = any_at <= now && hook.in_flight.is_empty();
+            claims = self.claims(hook.name, limit.min(n_fresh), avoided);
+            if claims.is_empty() && limit > 0 {
+                claims = self.claims(hook.name, usize::from(is_any), busy.clone());
             }
         } else if limit > 0 {
             claims = self.claims(hook.name, limit, busy.clone());
@@ -184,8 +188,13 @@ impl Run {
         for open in &answered {
             let (status, outcome) = answer(open).unwrap();
             let claim = &open.claim;
-            let verdict =
-                delivery::next(&hook.schedule, claim.scheduled_attempt, outcome, now, 0.5);
+            let counts = hook.answered(open, outcome, now);
+            let rule = if counts {
+                delivery::next
+            } else {
+                delivery::repeat
+            };
+            let verdict = rule(&hook.schedule, claim.scheduled_attempt, outcome, now, 0.5);
             if let Some(due) = verdict.retry_at() {
                 let latest = now + SignedDuration::from_secs(86_400);
                 assert!(due > now && due <= latest, "{due}");
@@ -196,7 +205,6 @@ impl Run {
                     );
                 }
             }
-            hook.answered(open, outcome, now);
             finished.push(Finish {
                 delivery: claim.delivery,
                 attempt: AttemptLog {

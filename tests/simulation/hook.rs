@@ -1,6 +1,6 @@
 //! The model of a webhook: its expected deliveries in order, and their states.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,7 +12,7 @@ use project_webhooks::store::{Claim, Finish, WebhookState};
 
 use crate::deliver::ASKED;
 use crate::steps::Answers;
-use crate::world::place;
+use crate::world::{key, place};
 
 /// The state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +54,12 @@ pub struct Hook {
     pub name: &'static str,
     pub endpoint: Endpoint,
     pub answers: Answers,
-    /// The projects that failed since the last success, without the poisoned ones.
+    /// The projects that failed since the last success, without the suspects.
     failed: BTreeSet<ProjectKey>,
-    /// The projects that failed while the endpoint accepted another one, until they succeed.
-    poisoned: BTreeSet<ProjectKey>,
+    /// The projects that failed while the endpoint accepted another one, until they succeed, and
+    /// whether they failed again.
+    suspects: BTreeMap<ProjectKey, bool>,
+    is_down: bool,
     pub schedule: Vec<Duration>,
     /// The number of changes of its settings.
     pub n_changes: u8,
@@ -78,7 +80,8 @@ impl Hook {
             endpoint: Endpoint::default(),
             answers: Answers::Well,
             failed: BTreeSet::new(),
-            poisoned: BTreeSet::new(),
+            suspects: BTreeMap::new(),
+            is_down: false,
             schedule,
             n_changes: 0,
             is_configured: true,
@@ -126,34 +129,76 @@ impl Hook {
             lane.extend(pending);
             lane.sort_by_key(|one| one.order);
         }
+        let moves: HashMap<ProjectKey, ProjectKey> = moves
+            .iter()
+            .map(|(from, to)| (key(*from), key(*to)))
+            .collect();
+        let new = |key: ProjectKey| moves.get(&key).cloned().unwrap_or(key);
+        self.endpoint.moved(&moves);
+        self.failed = std::mem::take(&mut self.failed)
+            .into_iter()
+            .map(new)
+            .collect();
+        self.suspects = std::mem::take(&mut self.suspects)
+            .into_iter()
+            .map(|(key, has_failed_again)| (new(key), has_failed_again))
+            .collect();
+        for open in &mut self.in_flight {
+            open.claim.key = new(open.claim.key.clone());
+        }
     }
 
     /// Forgets which projects failed, as a start or a change of the settings does.
     pub fn forget_failures(&mut self) {
         self.endpoint = Endpoint::default();
         self.failed.clear();
-        self.poisoned.clear();
+        self.suspects.clear();
+        self.is_down = false;
     }
 
-    /// Whether the endpoint is down: several projects failed that are not poisoned.
+    /// Whether the endpoint is down: several projects failed that are no suspects.
     pub fn is_down(&self) -> bool {
-        self.failed.len() >= DOWN_AFTER
+        self.is_down
     }
 
     /// Takes an outcome for the state of the endpoint, unless it is one with earlier settings.
-    pub fn answered(&mut self, open: &OpenAttempt, outcome: Outcome, now: Timestamp) {
+    ///
+    /// Returns whether the attempt counts in its schedule.
+    pub fn answered(&mut self, open: &OpenAttempt, outcome: Outcome, now: Timestamp) -> bool {
         if open.fingerprint != self.fingerprint().1 {
-            return;
+            return true;
         }
-        let (key, schedule) = (&open.claim.event.key, &self.schedule);
+        let (key, schedule) = (&open.claim.key, &self.schedule);
         let endpoint = &mut self.endpoint;
-        endpoint.attempt_ended(key, outcome, open.is_probe, schedule, now, 0.5);
+        let effect = endpoint.attempt_ended(key, outcome, open.is_probe, schedule, now, 0.5);
+        let has_failed = self.failed.contains(key) || self.suspects.contains_key(key);
+        let counts = !outcome.is_endpoint_failure() || !self.is_down() || has_failed;
+        assert_eq!(effect.counts, counts, "{}: whether it counts", self.name);
         if !outcome.is_endpoint_failure() {
-            self.poisoned.append(&mut self.failed);
-            self.poisoned.remove(key);
-        } else if !self.poisoned.contains(key) {
+            self.is_down = false;
+            let failed = std::mem::take(&mut self.failed);
+            let was_suspect = self.suspects.remove(key).is_some();
+            if was_suspect || failed.contains(key) {
+                self.suspects
+                    .retain(|_, has_failed_again| *has_failed_again);
+            } else {
+                for key in failed {
+                    self.suspects.insert(key, false);
+                }
+            }
+        } else if self.is_down() {
+            if !has_failed {
+                self.failed.insert(key.clone());
+            }
+        } else if outcome.asks_webhook_to_rest() {
+            // It says nothing about the endpoint.
+        } else if let Some(has_failed_again) = self.suspects.get_mut(key) {
+            *has_failed_again = true;
+        } else {
             self.failed.insert(key.clone());
+            self.is_down = self.failed.len() >= DOWN_AFTER;
         }
+        counts
     }
 
     /// Forgets finished deliveries that are not kept.
@@ -239,7 +284,13 @@ impl Hook {
         match verdict {
             Verdict::Delivered => one.standing = Standing::Delivered,
             Verdict::Dead => one.standing = Standing::Dead,
-            Verdict::Retry(_) | Verdict::RetryAsAsked(_) if is_outdated => one.due = None,
+            Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) if is_outdated => {
+                one.due = None;
+            }
+            Verdict::Repeat(due) => {
+                one.n_attempts_before += 1;
+                one.due = Some(due);
+            }
             Verdict::Retry(due) | Verdict::RetryAsAsked(due) => one.due = Some(due),
             Verdict::SwitchOff if is_outdated => one.due = None,
             Verdict::SwitchOff => self.is_off = true,

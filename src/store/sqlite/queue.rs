@@ -239,7 +239,7 @@ fn consequence(
 ) -> Result<Consequence, Fault> {
     let verdict = match finish.verdict {
         // The answer is for a request with old settings. The current settings may work.
-        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::SwitchOff
+        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::SwitchOff
             if is_outdated(connection, finish, before)? =>
         {
             Verdict::Retry(ended)
@@ -248,7 +248,9 @@ fn consequence(
     };
     let is_redelivered = finish.n_redeliveries != before.n_redeliveries;
     Ok(match verdict {
-        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Dead if is_redelivered => {
+        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::Dead
+            if is_redelivered =>
+        {
             Consequence::Redelivery
         }
         verdict => Consequence::Verdict(verdict),
@@ -342,18 +344,19 @@ fn stay(
     consequence: &Consequence,
     error: Option<&str>,
 ) -> Result<(), Fault> {
-    let (due, is_as_asked, starts_again) = match consequence {
+    let (due, is_as_asked, starts_again, n_uncounted) = match consequence {
         Consequence::Verdict(verdict) => (
             verdict.retry_at(),
             matches!(verdict, Verdict::RetryAsAsked(_)),
             false,
+            u32::from(matches!(verdict, Verdict::Repeat(_))),
         ),
-        Consequence::Redelivery => (None, false, true),
+        Consequence::Redelivery => (None, false, true, 0),
     };
     connection
         .prepare_cached(
             "UPDATE deliveries SET n_attempts = max(n_attempts, ?2), \
-             n_attempts_before = iif(?7, max(n_attempts, ?2), n_attempts_before), \
+             n_attempts_before = iif(?7, max(n_attempts, ?2), n_attempts_before + ?8), \
              due_ms = coalesce(?3, due_ms), is_due_as_asked = ?4, last_status = ?5, \
              last_error = ?6 WHERE id = ?1",
         )?
@@ -365,6 +368,7 @@ fn stay(
             finish.attempt.status,
             error,
             starts_again,
+            n_uncounted,
         ])?;
     Ok(())
 }
