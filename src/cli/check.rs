@@ -12,7 +12,7 @@ use serde::Serialize;
 use url::Url;
 
 use crate::config::{self, Config, Problem, SystemEnvironment, Webhook, duration_text};
-use crate::webhook::TrustRoots;
+use crate::webhook::{Proxies, TrustRoots};
 
 /// Checks `file`, or the default one, and prints the result.
 ///
@@ -20,10 +20,12 @@ use crate::webhook::TrustRoots;
 pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io::Result<bool> {
     let file = Config::file_or_default(file);
     let mut result = config::load(&file, &SystemEnvironment);
-    if let Ok(loaded) = &mut result
-        && let Some(warning) = TrustRoots::load().warning(&loaded.config.webhooks)
-    {
-        loaded.warnings.push(Problem::of_file(&file, warning));
+    let proxies = Proxies::of(&SystemEnvironment);
+    if let Ok(loaded) = &mut result {
+        let missing = TrustRoots::load().warning(&loaded.config.webhooks);
+        let warnings = missing.iter().chain(proxies.warnings());
+        let problems = warnings.map(|warning| Problem::of_file(&file, warning.as_str()));
+        loaded.warnings.extend(problems);
     }
     let (errors, warnings, config) = match &result {
         Ok(loaded) => (&[][..], &loaded.warnings, Some(&loaded.config)),
@@ -34,7 +36,7 @@ pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io:
         valid: config.is_some(),
         errors,
         warnings,
-        config: config.map(Summary::of),
+        config: config.map(|config| Summary::of(config, &proxies)),
     };
     if json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
@@ -85,6 +87,8 @@ struct WebhookSummary {
     name: String,
     enabled: bool,
     url: String,
+    /// The proxy, or why there is none.
+    via: String,
     format: &'static str,
     events: Vec<&'static str>,
     /// Absent if the webhook gets the events of every project.
@@ -100,7 +104,7 @@ struct WebhookSummary {
 }
 
 impl Summary {
-    fn of(config: &Config) -> Self {
+    fn of(config: &Config, proxies: &Proxies) -> Self {
         let repository = &config.repository;
         Self {
             repository: repository.path.display().to_string(),
@@ -114,19 +118,24 @@ impl Summary {
                 deny: config.network.deny.iter().map(range_text).collect(),
             },
             admin: config.admin.as_ref().map(|admin| admin.listen.to_string()),
-            webhooks: config.webhooks.iter().map(WebhookSummary::of).collect(),
+            webhooks: config
+                .webhooks
+                .iter()
+                .map(|webhook| WebhookSummary::of(webhook, proxies))
+                .collect(),
         }
     }
 }
 
 impl WebhookSummary {
-    fn of(webhook: &Webhook) -> Self {
+    fn of(webhook: &Webhook, proxies: &Proxies) -> Self {
         let tls = &webhook.tls;
         let has_projects = webhook.subscription.projects.is_some();
         Self {
             name: webhook.name().to_owned(),
             enabled: webhook.enabled,
             url: public_url(&webhook.url),
+            via: proxies.way(&webhook.url).to_string(),
             format: webhook.format.as_str(),
             events: webhook
                 .subscription
@@ -261,6 +270,7 @@ impl fmt::Display for WebhookSummary {
         writeln!(formatter, "webhook     {}{state}", self.name)?;
         let mut line = |name: &str, text: &str| writeln!(formatter, "  {name:<9} {text}");
         line("to", &format!("{} as {}", self.url, self.format))?;
+        line("via", &self.via)?;
         line("events", &self.events.join(", "))?;
         match &self.projects {
             Some(globs) => line("projects", &globs.join(", "))?,

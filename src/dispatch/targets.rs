@@ -8,9 +8,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use crate::config::{self, NetworkPolicy};
+use crate::config::{self, NetworkPolicy, SystemEnvironment};
 use crate::store::{Store, StoreError};
-use crate::webhook::{ClientError, TrustRoots, WebhookClient};
+use crate::webhook::{ClientError, Proxies, TrustRoots, WebhookClient};
 
 /// A webhook with its client.
 #[derive(Debug)]
@@ -35,7 +35,8 @@ impl Targets {
     ) -> Result<Self, Vec<ClientError>> {
         let network = Arc::new(network.clone());
         let roots = TrustRoots::load();
-        if let Some(warning) = roots.warning(webhooks) {
+        let proxies = Proxies::of(&SystemEnvironment);
+        for warning in roots.warning(webhooks).iter().chain(proxies.warnings()) {
             warn!("{warning}");
         }
         let mut targets = Vec::new();

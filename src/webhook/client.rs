@@ -15,18 +15,18 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use hyper_util::client::proxy::matcher::Matcher;
 use jiff::Timestamp;
 use reqwest::dns::Resolve;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::network::{Destination, GuardedLookup, SystemLookup, is_loopback};
+use super::network::{Destination, GuardedLookup, SystemLookup};
+use super::proxy::Proxies;
 use super::request::{self, Callback, Request};
 use super::signature::SigningKey;
 use super::trust::TrustRoots;
 use super::{answer, failure};
-use crate::config::{self, NetworkPolicy, SecretError};
+use crate::config::{self, NetworkPolicy, SecretError, SystemEnvironment};
 use crate::domain::delivery::Outcome;
 
 /// The time after which the client closes an idle connection.
@@ -184,6 +184,8 @@ impl WebhookClient {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
+            // Only `proxy` reads the variables.
+            .no_proxy()
             .tcp_nodelay(true)
             .dns_resolver(GuardedLookup::new(Arc::clone(policy), lookup))
             .connect_timeout(webhook.connect_timeout)
@@ -191,20 +193,19 @@ impl WebhookClient {
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(webhook.concurrency);
-        // Loopback addresses bypass the proxy. Otherwise they would reach the proxy's machine.
-        let proxies = if is_loopback(&webhook.url) {
-            builder = builder.no_proxy();
-            None
-        } else {
-            Some(Matcher::from_system())
-        };
-        let http = builder.build().map_err(|source| ClientError::Setup {
+        let setup = |source: reqwest::Error| ClientError::Setup {
             webhook: name(),
             source: source.without_url(),
-        })?;
+        };
+        let proxies = Proxies::of(&SystemEnvironment);
+        let to = Destination::new(&webhook.url, &proxies, webhook.connect_timeout);
+        if let Some(proxy) = &to.proxy {
+            builder = builder.proxy(proxy.for_client().map_err(setup)?);
+        }
+        let http = builder.build().map_err(setup)?;
         Ok(Self {
             http,
-            to: Destination::new(&webhook.url, proxies.as_ref(), webhook.connect_timeout),
+            to,
             policy: Arc::clone(policy),
             settings: Arc::new(RequestSettings {
                 url: webhook.url.clone(),

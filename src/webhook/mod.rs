@@ -6,7 +6,7 @@
 //!
 //! Modules, in reading order: [`request`] builds the request, and [`body`] its body in one of the
 //! formats. [`signature`] signs and verifies. `trust` has the certificates for TLS. `client` sends to
-//! the addresses that `network` allows. [`answer`] turns the answer into an outcome, and `failure`
+//! the addresses that `network` allows, by the way that `proxy` chooses. [`answer`] turns the answer into an outcome, and `failure`
 //! describes why there was no answer.
 
 pub mod answer;
@@ -14,10 +14,12 @@ pub mod body;
 mod client;
 mod failure;
 mod network;
+mod proxy;
 pub mod request;
 pub mod signature;
 mod trust;
 
 pub use client::{Attempt, ClientError, WebhookClient};
+pub(crate) use proxy::Proxies;
 pub use request::{Callback, CallbackContent, EventName};
 pub use trust::TrustRoots;

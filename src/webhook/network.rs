@@ -15,10 +15,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
+use super::proxy::{Proxies, Proxy};
 use crate::config::{Denied, NetworkPolicy};
 
 /// Why a host name has no address to connect to.
@@ -130,17 +130,10 @@ pub(super) struct Destination {
     pub(super) host: String,
     /// The IP address in the URL. `None` if the URL has a host name.
     address: Option<IpAddr>,
-    proxy: Option<Proxy>,
+    /// The proxy on the way to it.
+    pub(super) proxy: Option<Proxy>,
     /// The time limit of connecting.
     pub(super) connect_timeout: Duration,
-}
-
-/// A proxy, without its user name and password.
-#[derive(Clone, Debug)]
-struct Proxy {
-    /// The scheme, host and port, for messages.
-    shown: String,
-    host: String,
 }
 
 /// Formats host and port, and the proxy if there is one.
@@ -148,28 +141,15 @@ impl fmt::Display for Destination {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.host)?;
         match &self.proxy {
-            Some(proxy) => write!(formatter, " through the proxy {}", proxy.shown),
+            Some(proxy) => write!(formatter, " through {proxy}"),
             None => Ok(()),
         }
     }
 }
 
 impl Destination {
-    /// Finds the destination of a URL.
-    ///
-    /// `proxies` are the proxies of the environment variables, as the HTTP client reads them.
-    pub(super) fn new(url: &Url, proxies: Option<&Matcher>, connect_timeout: Duration) -> Self {
-        let proxy = proxies
-            .zip(url.as_str().parse::<http::Uri>().ok())
-            .and_then(|(proxies, url)| proxies.intercept(&url))
-            .map(|intercept| {
-                let uri = intercept.uri();
-                let authority = uri.authority().map_or("", |authority| authority.as_str());
-                Proxy {
-                    shown: format!("{}://{authority}", uri.scheme_str().unwrap_or("http")),
-                    host: uri.host().unwrap_or_default().to_owned(),
-                }
-            });
+    /// Finds the destination of a URL, with the proxy on the way to it.
+    pub(super) fn new(url: &Url, proxies: &Proxies, connect_timeout: Duration) -> Self {
         let address = match url.host() {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
             Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
@@ -178,7 +158,7 @@ impl Destination {
         Self {
             host: host(url),
             address,
-            proxy,
+            proxy: proxies.way(url).proxy().cloned(),
             connect_timeout,
         }
     }
@@ -187,7 +167,7 @@ impl Destination {
     pub(super) fn judge(&self, policy: &NetworkPolicy) -> Result<(), String> {
         let proxy = self.proxy.as_ref().and_then(|proxy| {
             let literal = proxy.host.trim_start_matches('[').trim_end_matches(']');
-            Some((literal.parse().ok()?, proxy.described()))
+            Some((literal.parse().ok()?, proxy.to_string()))
         });
         let own = self.address.map(|address| (address, self.host.clone()));
         own.into_iter().chain(proxy).try_for_each(|(address, who)| {
@@ -200,15 +180,9 @@ impl Destination {
     /// Describes whose host name this is: the proxy's or the receiver's.
     pub(super) fn named(&self, name: &str) -> String {
         match &self.proxy {
-            Some(proxy) if proxy.host == name => proxy.described(),
+            Some(proxy) if proxy.host == name => proxy.to_string(),
             _ => self.host.clone(),
         }
-    }
-}
-
-impl Proxy {
-    fn described(&self) -> String {
-        format!("the proxy {}", self.shown)
     }
 }
 

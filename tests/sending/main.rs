@@ -193,6 +193,87 @@ fn an_http_proxy_of_the_environment_is_used() {
 }
 
 #[test]
+fn no_proxy_is_read_with_wildcards_ports_and_blanks() {
+    let endpoint = Endpoint::new();
+    let proxy = Proxy::http(endpoint.port(), 0);
+    let direct = [
+        ("wildcard", "http://receiver.wild.invalid/"),
+        ("port", "http://port.invalid:8080/"),
+        ("blank", "http://blank.invalid/"),
+        ("tab", "http://sub.tab.invalid/"),
+    ];
+    let proxied = [
+        ("other-port", "http://port.invalid:8081/"),
+        ("other", "http://notblank.invalid/"),
+    ];
+    let home = Home::new(&Settings::of(
+        direct
+            .iter()
+            .chain(&proxied)
+            .map(|(name, url)| webhook(name, url)),
+    ));
+    let variables = [
+        ("HTTP_PROXY", proxy.url("http", "user:hush@")),
+        (
+            "NO_PROXY",
+            "*.wild.invalid,port.invalid:8080 blank.invalid\ttab.invalid,10.*".to_owned(),
+        ),
+    ];
+    let variables = variables
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let daemon = start(&home, &variables);
+    let shown = import(&home, direct.len() + proxied.len());
+    for (name, url) in direct {
+        let host = url.split('/').nth(2).unwrap();
+        let expected = format!("cannot resolve the host name of {host}");
+        let (_, text) = &shown[name];
+        assert!(text.contains(&expected), "{name}: {text}");
+    }
+    for (name, _) in proxied {
+        assert_eq!(shown[name].0, "delivered", "{}", shown[name].1);
+    }
+    let warning = "NO_PROXY: \"10.*\" matches no host";
+    assert_eq!(daemon.n_messages(warning), 1);
+
+    // `check` shows the way of each webhook, without the password of the proxy.
+    let mut command = without_proxies(Command::new(env!("CARGO_BIN_EXE_project-webhooks")));
+    command.arg("--config").arg(home.config()).arg("check");
+    let output = command.envs(variables).output().unwrap();
+    let checked = String::from_utf8(output.stdout).unwrap();
+    for expected in [
+        "  via       directly: NO_PROXY has *.wild.invalid\n".to_owned(),
+        format!(
+            "  via       the proxy http://127.0.0.1:{}, by HTTP_PROXY\n",
+            proxy.port()
+        ),
+        warning.to_owned(),
+    ] {
+        assert!(checked.contains(&expected), "{expected} not in {checked}");
+    }
+    assert!(!checked.contains("hush"), "{checked}");
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_reported() {
+    let home = Home::new(&Settings::of([webhook("plain", "http://catalog.example/")]));
+    for (url, expected) in [
+        (
+            "ftp://user:hush@p.example",
+            "HTTP_PROXY is not the URL of a proxy",
+        ),
+        ("http://user:hush@", "HTTP_PROXY is not the URL of a proxy"),
+    ] {
+        let mut command = without_proxies(Command::new(env!("CARGO_BIN_EXE_project-webhooks")));
+        command.arg("--config").arg(home.config()).arg("check");
+        let output = command.env("HTTP_PROXY", url).output().unwrap();
+        let checked = String::from_utf8(output.stdout).unwrap();
+        assert!(checked.contains(expected), "{url}: {checked}");
+        assert!(!checked.contains("hush"), "{checked}");
+    }
+}
+
+#[test]
 fn a_socks_proxy_of_the_environment_is_used() {
     let endpoint = Endpoint::new();
     let authority = Authority::new("one");

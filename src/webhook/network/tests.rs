@@ -1,6 +1,14 @@
 //! Names, addresses in URLs, and proxies.
 
+use std::collections::BTreeMap;
+
 use super::*;
+
+fn proxies(variables: &[(&str, &str)]) -> Proxies {
+    let variables = variables.iter();
+    let variables = variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Proxies::of(&variables.collect::<BTreeMap<_, _>>())
+}
 
 /// Resolves every name to these addresses.
 struct Fixed(Vec<IpAddr>);
@@ -105,9 +113,9 @@ fn addresses_in_urls_are_checked_in_every_notation() {
             Some("the proxy socks5://[fe80::1]:1080: "),
         ),
     ] {
-        let proxies = Matcher::builder().all(proxy).build();
+        let proxies = proxies(&[("ALL_PROXY", proxy)]);
         let second = Duration::from_secs(1);
-        let destination = Destination::new(&url.parse().unwrap(), Some(&proxies), second);
+        let destination = Destination::new(&url.parse().unwrap(), &proxies, second);
         let verdict = destination.judge(&policy);
         match expected {
             None => assert_eq!(verdict, Ok(()), "{url}"),
@@ -123,25 +131,28 @@ fn addresses_in_urls_are_checked_in_every_notation() {
 
 #[test]
 fn a_used_proxy_is_in_the_description() {
-    let proxies = Matcher::builder()
-        .https("http://p.example:3128")
-        .no("near.example")
-        .build();
-    let shown = |url: &str, proxies| {
+    let proxies = proxies(&[
+        ("HTTPS_PROXY", "http://p.example:3128"),
+        ("NO_PROXY", "near.example"),
+    ]);
+    let shown = |url: &str, proxies: &Proxies| {
         let second = Duration::from_secs(1);
         Destination::new(&url.parse().unwrap(), proxies, second).to_string()
     };
     assert_eq!(
-        shown("https://a.example/?x=hush", Some(&proxies)),
+        shown("https://a.example/?x=hush", &proxies),
         "a.example:443 through the proxy http://p.example:3128"
     );
     for (url, host) in [
         ("http://a.example/", "a.example:80"),
         ("https://b.near.example/", "b.near.example:443"),
     ] {
-        assert_eq!(shown(url, Some(&proxies)), host);
+        assert_eq!(shown(url, &proxies), host);
     }
-    assert_eq!(shown("https://a.example/", None), "a.example:443");
+    assert_eq!(
+        shown("https://a.example/", &Proxies::default()),
+        "a.example:443"
+    );
 }
 
 #[test]
