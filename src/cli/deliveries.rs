@@ -16,11 +16,13 @@ use super::output::{
 use super::view::{
     DeliveryView, DeliveryWithAttempts, print_delivery, print_event, short_id, standing,
 };
+use super::webhooks::unknown;
 use super::{DONE, FAILED, usage};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::delivery::State;
-use crate::store::{ListedDelivery, Operations, Selector};
+use crate::report::WebhookReport;
+use crate::store::{ListedDelivery, Listings, Operations, Selector};
 
 /// Lists deliveries with their attempts, and redelivers, cancels and purges them.
 #[derive(Clone, Debug, clap::Args)]
@@ -111,6 +113,20 @@ impl Which {
             since: self.since.map(|since| since.time(now)),
         }
     }
+
+    /// Refuses the name of a webhook that is not configured and has no deliveries.
+    fn check_webhook(&self, config: &Config, listings: &Listings) -> anyhow::Result<()> {
+        let Some(name) = &self.webhook else {
+            return Ok(());
+        };
+        let states = WebhookReport::recorded(config, Some(listings))?;
+        let known: Vec<&str> = states.iter().map(|state| state.name.as_str()).collect();
+        if known.contains(&name.as_str()) {
+            Ok(())
+        } else {
+            Err(unknown(name, &known))
+        }
+    }
 }
 
 /// Runs the command.
@@ -141,7 +157,9 @@ fn list(
 ) -> anyhow::Result<u8> {
     let listing = &arguments.listing;
     let selector = arguments.which.selector(now);
-    let deliveries = super::listings(config)?.deliveries(&selector, listing.limit())?;
+    let listings = super::listings(config)?;
+    arguments.which.check_webhook(config, &listings)?;
+    let deliveries = listings.deliveries(&selector, listing.limit())?;
     let table = |deliveries: &[ListedDelivery]| {
         let mut table = Table::new([
             "id", "recorded", "webhook", "event", "project", "attempts", "last", "state",
@@ -257,6 +275,9 @@ fn change(
             ));
         }
         (Kind::Purge, _) => {}
+    }
+    if which.webhook.is_some() {
+        which.check_webhook(config, &super::listings(config)?)?;
     }
     let mut operations = Operations::open(&config.state_dir)?;
     let matched = count(kind, &selector, &operations)?;

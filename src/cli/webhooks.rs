@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
@@ -21,6 +21,9 @@ use crate::domain::event::{EventId, Origin};
 use crate::report::WebhookReport;
 use crate::store::Operations;
 use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
+
+/// The maximum number of names that an error lists.
+const KNOWN_MAX: usize = 20;
 
 /// Lists webhooks, and enables, disables or tests one.
 #[derive(Clone, Debug, clap::Args)]
@@ -159,16 +162,35 @@ fn configured<'a>(name: &str, config: &'a Config) -> anyhow::Result<&'a Webhook>
     if let Some(webhook) = found {
         return Ok(webhook);
     }
-    let near = config
-        .webhooks
+    let known: Vec<&str> = config.webhooks.iter().map(Webhook::name).collect();
+    Err(unknown(name, &known))
+}
+
+/// The error for a name that no webhook has, with the known names.
+pub(super) fn unknown(name: &str, known: &[&str]) -> anyhow::Error {
+    let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
+    let near = known.iter().min_by_key(distance);
+    let near = near.filter(|near| distance(near) <= 2);
+    let near = near.map_or_else(String::new, |near| {
+        format!("; did you mean {}?", safe(near))
+    });
+    let shown: Vec<String> = known
         .iter()
-        .map(Webhook::name)
-        .filter(|known| strsim::damerau_levenshtein(known, name) <= 2)
-        .min_by_key(|known| strsim::damerau_levenshtein(known, name));
-    match near {
-        Some(near) => bail!("there is no webhook {name}; did you mean {near}?"),
-        None => bail!("there is no webhook {name} in the configuration; `webhooks` lists them"),
+        .take(KNOWN_MAX)
+        .map(|known| safe(known))
+        .collect();
+    let mut shown = shown.join(", ");
+    if shown.is_empty() {
+        shown.push_str("none");
     }
+    if let Some(more) = known.len().checked_sub(KNOWN_MAX + 1) {
+        shown.push_str(&format!(" and {} more", more + 1));
+    }
+    let separator = if near.is_empty() { ";" } else { "" };
+    anyhow!(
+        "there is no webhook {}{near}{separator} known: {shown}",
+        safe(name)
+    )
 }
 
 fn enable(name: &str, config: &Config, out: &mut dyn Write) -> anyhow::Result<u8> {

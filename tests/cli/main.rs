@@ -233,6 +233,42 @@ fn a_running_daemon_follows_operator_commands_at_once() {
 }
 
 #[test]
+fn an_unknown_webhook_is_an_error_and_two_webhooks_share_the_ids_of_events() {
+    let endpoint = Endpoint::start(204);
+    let [catalog, archive] = ["catalog", "archive"].map(|name| webhook(name, &endpoint.url));
+    let place = Place::new(&format!("{catalog}{archive}"));
+    let daemon = place.daemon();
+    place.write("sales/orders/project.xml", &project("Orders"));
+    let both = wait_for("both deliveries", || {
+        let listed = place.deliveries("a delivery", |d| d["state"] == "delivered");
+        (listed.len() == 2).then_some(listed)
+    });
+    // The id is that of the event, whichever webhook gets it.
+    assert_eq!(both[0]["eventId"], both[1]["eventId"]);
+    assert_ne!(both[0]["webhook"], both[1]["webhook"]);
+
+    daemon.end(Signal::TERM);
+    // A webhook that is no longer configured is known while it has deliveries.
+    let config = fs::read_to_string(place.path("config.yaml")).unwrap();
+    fs::write(place.path("config.yaml"), config.replace(&archive, "")).unwrap();
+    let listed = place.run(&["deliveries", "--webhook", "archive", "--json"]);
+    assert_eq!(listed.json().as_array().unwrap().len(), 1);
+    for command in [
+        &["deliveries"][..],
+        &["deliveries", "redeliver"],
+        &["deliveries", "cancel"],
+        &["deliveries", "purge"],
+    ] {
+        let arguments = [command, &["--webhook", "catalgo"]].concat();
+        let said = place.run(&arguments).failed(1);
+        let expected = "there is no webhook catalgo; did you mean catalog? known: catalog, archive";
+        assert!(said.contains(expected), "{said}");
+    }
+    let said = place.run(&["webhooks", "test", "nothing"]).failed(1);
+    assert!(said.contains("there is no webhook nothing; known: catalog"));
+}
+
+#[test]
 fn pending_deliveries_are_cancelled_without_a_daemon() {
     let endpoint = Endpoint::start(500);
     let place = Place::new(&webhook("catalog", &endpoint.url));
