@@ -42,6 +42,7 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     for secret in &webhook.secrets {
         part(secret.expose_secret().as_bytes());
     }
+    part(&[u8::from(webhook.signed_headers)]);
     part(&webhook.timeout.as_nanos().to_le_bytes());
     part(&webhook.connect_timeout.as_nanos().to_le_bytes());
     part(&count(webhook.schedule.len()));

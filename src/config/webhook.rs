@@ -68,6 +68,7 @@ fn webhook(
         .mapping(context, "headers")
         .and_then(|mapping| headers::headers(&mapping, context));
     let secrets = mapping.read_optional(context, "secret", headers::secrets);
+    let signed_headers = signed_headers(&mapping, context);
     let timeout = mapping.read(context, "timeout", Value::duration);
     let connect_timeout = connect_timeout(&mapping, timeout, context);
     let schedule = mapping.mapping(context, "retry").and_then(|mapping| {
@@ -100,6 +101,7 @@ fn webhook(
         format: format?,
         headers: headers?,
         secrets: secrets?.unwrap_or_default(),
+        signed_headers: signed_headers?,
         timeout: timeout?,
         connect_timeout: connect_timeout?,
         schedule: schedule?,
@@ -107,6 +109,18 @@ fn webhook(
         tls: tls?.unwrap_or_default(),
         enabled: enabled?,
     })
+}
+
+/// Reads `signed_headers`, which needs a secret to sign with.
+fn signed_headers(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<bool> {
+    const KEY: &str = "signed_headers";
+    let is_on = mapping.read(context, KEY, Value::boolean)?;
+    if let (true, None, Some(value)) = (is_on, mapping.given("secret"), mapping.given(KEY)) {
+        let fault = Fault::new("needs secret as well, because signatures are made with it");
+        context.error(&value.location, fault);
+        return None;
+    }
+    Some(is_on)
 }
 
 /// Reads `connect_timeout`, which must not exceed `timeout`.

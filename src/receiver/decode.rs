@@ -21,7 +21,7 @@ use crate::webhook::EventName;
 use crate::webhook::body::PAYLOAD;
 use crate::webhook::request::{
     WEBHOOK_ATTEMPT, WEBHOOK_EVENT, WEBHOOK_ID, WEBHOOK_ORIGIN, WEBHOOK_SIGNATURE,
-    WEBHOOK_TIMESTAMP,
+    WEBHOOK_SIGNED_HEADERS, WEBHOOK_TIMESTAMP,
 };
 use crate::webhook::signature::{self, SigningKey};
 
@@ -89,18 +89,40 @@ pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> S
         return Signature::Missing;
     };
     let header = |name| received.header(name).unwrap_or_default();
-    match signature::verify(
-        keys,
+    let (id, timestamp) = (
         header(WEBHOOK_ID.as_str()),
         header(WEBHOOK_TIMESTAMP.as_str()),
-        &received.body,
-        signatures,
-        received.at,
-        tolerance,
-    ) {
-        Ok(()) => Signature::Verified,
-        Err(reason) => Signature::Wrong(reason.to_string()),
+    );
+    let (body, at) = (&received.body, received.at);
+    if let Err(reason) = signature::verify(keys, id, timestamp, body, signatures, at, tolerance) {
+        return Signature::Wrong(reason.to_string());
     }
+    let Some(signed) = received.header(WEBHOOK_SIGNED_HEADERS.as_str()) else {
+        return Signature::Verified;
+    };
+    let fields = signature::verify_headers(keys, id, timestamp, signed, body);
+    let fields = fields.map_err(|reason| reason.to_string());
+    match fields.and_then(|fields| compare(fields, received)) {
+        Ok(()) => Signature::Verified,
+        Err(reason) => Signature::Wrong(reason),
+    }
+}
+
+/// Compares the signed fields with the headers and the parameters of the request.
+fn compare(fields: &str, received: &Received) -> Result<(), String> {
+    let attempt = received.attempt.map(|attempt| attempt.to_string());
+    for (name, signed) in form_urlencoded::parse(fields.as_bytes()) {
+        let found = match &*name {
+            "event" => Some(received.event.as_str()),
+            "attempt" => attempt.as_deref(),
+            "origin" => Some(received.origin.as_str()),
+            name => received.parameter(name),
+        };
+        if found != Some(&*signed) {
+            return Err(format!("{name} is not the signed {signed:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn lossy(value: &HeaderValue) -> String {
@@ -195,6 +217,12 @@ fn cloudevents(body: Bytes, received: &mut Received) -> Result<(), String> {
 
 fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
     let object: Object = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    if object.event != received.event {
+        return Err(format!(
+            "webhook-event is {:?}, but the body has {:?}",
+            received.event, object.event
+        ));
+    }
     received.label = object.label;
     for (name, value) in object.parameters {
         let Value::String(value) = value else {
@@ -206,9 +234,10 @@ fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
     Ok(())
 }
 
-/// Those members of a JSON body that no header contains.
+/// The members of a JSON body that are used.
 #[derive(Deserialize)]
 struct Object {
+    event: String,
     label: String,
     /// The parameters in the order of the request, by serde_json's feature `preserve_order`.
     parameters: Map<String, Value>,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::config::Format;
+use crate::webhook::request::WEBHOOK_SIGNED_HEADERS;
 
 /// A decoded request. A part that the request lacks is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,21 @@ impl Received {
             .iter()
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
+    }
+
+    /// Says what the signatures of the request do not cover. `None` if they cover everything.
+    pub fn not_signed(&self) -> Option<&'static str> {
+        if self.header(WEBHOOK_SIGNED_HEADERS.as_str()).is_some() {
+            return None;
+        }
+        match self.format {
+            Some(Format::Json) => None,
+            Some(Format::Multipart | Format::Form) => Some("the event's name is not signed"),
+            // The parameters are in the URL or in headers.
+            Some(Format::Xml | Format::CloudEvents) | None => {
+                Some("the event's name and the parameters are not signed")
+            }
+        }
     }
 
     /// Returns the value of a parameter.

@@ -18,11 +18,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use reqwest::dns::Resolve;
 use tokio::time::{Instant, timeout_at};
-use url::Url;
 
 use super::network::{Destination, GuardedLookup, SystemLookup};
 use super::proxy::Proxies;
-use super::request::{self, Callback, Request};
+use super::request::{self, Callback, Request, RequestSettings};
 use super::signature::SigningKey;
 use super::trust::TrustRoots;
 use super::{answer, failure};
@@ -57,27 +56,6 @@ pub struct WebhookClient {
     policy: Arc<NetworkPolicy>,
     settings: Arc<RequestSettings>,
     timeout: Duration,
-}
-
-/// The part of a webhook's settings that its requests depend on.
-struct RequestSettings {
-    url: Url,
-    format: config::Format,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    keys: Vec<SigningKey>,
-}
-
-impl RequestSettings {
-    fn build(&self, callback: &Callback, now: Timestamp) -> Request {
-        request::build(
-            &self.url,
-            self.format,
-            &self.headers,
-            &self.keys,
-            callback,
-            now,
-        )
-    }
 }
 
 impl fmt::Debug for WebhookClient {
@@ -212,6 +190,7 @@ impl WebhookClient {
                 format: webhook.format,
                 headers: sensitive(&webhook.headers),
                 keys,
+                signed_headers: webhook.signed_headers,
             }),
             timeout: webhook.timeout,
         })
@@ -246,12 +225,13 @@ impl WebhookClient {
     /// Builds the request. A large one is built on another thread, so that other callbacks do not wait.
     async fn request(&self, callback: &Callback, now: Timestamp) -> Request {
         if callback.content.payload.len() <= LARGE {
-            return self.settings.build(callback, now);
+            return request::build(&self.settings, callback, now);
         }
         let (settings, given) = (Arc::clone(&self.settings), callback.clone());
-        let built = tokio::task::spawn_blocking(move || settings.build(&given, now)).await;
+        let built =
+            tokio::task::spawn_blocking(move || request::build(&settings, &given, now)).await;
         // The other thread is missing only while the runtime shuts down. Then no callback waits.
-        built.unwrap_or_else(|_| self.settings.build(callback, now))
+        built.unwrap_or_else(|_| request::build(&self.settings, callback, now))
     }
 
     async fn exchange(

@@ -30,6 +30,9 @@ pub(crate) const WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-
 pub(crate) const WEBHOOK_ORIGIN: HeaderName = HeaderName::from_static("webhook-origin");
 /// The header with the signatures.
 pub(crate) const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+/// The header with the event and the parameters, and signatures over them and the body.
+pub(crate) const WEBHOOK_SIGNED_HEADERS: HeaderName =
+    HeaderName::from_static("webhook-signed-headers");
 
 /// The value of the header User-Agent.
 pub const AGENT: &str = concat!("project-webhooks/", env!("CARGO_PKG_VERSION"));
@@ -155,25 +158,40 @@ pub struct Request {
     pub body: Bytes,
 }
 
+/// The settings of a webhook that its requests depend on.
+#[derive(Clone, Debug)]
+pub struct RequestSettings {
+    /// The URL of the receiver.
+    pub url: Url,
+    /// The format of the body.
+    pub format: Format,
+    /// The configured headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The signing keys.
+    pub keys: Vec<SigningKey>,
+    /// Whether a second signature covers the event and the parameters too.
+    pub signed_headers: bool,
+}
+
 /// Builds the request of `callback` at the time `now`.
 ///
 /// Configured headers come last. They never replace a header that the daemon sets.
-pub fn build(
-    url: &Url,
-    format: Format,
-    configured: &[(HeaderName, HeaderValue)],
-    keys: &[SigningKey],
-    callback: &Callback,
-    now: Timestamp,
-) -> Request {
+pub fn build(settings: &RequestSettings, callback: &Callback, now: Timestamp) -> Request {
+    let RequestSettings {
+        url,
+        format,
+        headers: configured,
+        keys,
+        signed_headers,
+    } = settings;
     let content = &callback.content;
-    let body = body::build(format, content);
+    let body = body::build(*format, content);
     let id = header_text(&content.id.0);
     let timestamp = now.as_second();
 
-    // Ten headers of the daemon, those of the format, and the configured ones. Growing the map later
-    // would hash all headers again.
-    let mut headers = HeaderMap::with_capacity(10 + body.extra_headers.len() + configured.len());
+    // Eleven headers of the daemon, those of the format, and the configured ones. Growing the map
+    // later would hash all headers again.
+    let mut headers = HeaderMap::with_capacity(11 + body.extra_headers.len() + configured.len());
     headers.insert(CONTENT_TYPE, header_value(&body.content_type));
     headers.insert(WEBHOOK_ID, header_value(&id));
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
@@ -186,6 +204,12 @@ pub fn build(
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     if let Some(signatures) = signature::sign(keys, &id, timestamp, &body.bytes) {
         headers.insert(WEBHOOK_SIGNATURE, header_value(&signatures));
+    }
+    if *signed_headers {
+        let fields = signed_fields(callback);
+        if let Some(text) = signature::sign_headers(keys, &id, timestamp, &fields, &body.bytes) {
+            headers.insert(WEBHOOK_SIGNED_HEADERS, header_value(&text));
+        }
     }
     headers.extend(body.extra_headers);
     for (name, value) in configured {
@@ -203,6 +227,22 @@ pub fn build(
         headers,
         body: body.bytes,
     }
+}
+
+/// The event and the parameters for the signed header, in `application/x-www-form-urlencoded`.
+///
+/// So the text has only ASCII letters, digits and `*-._+%&=`, and a receiver signs what it received.
+fn signed_fields(callback: &Callback) -> String {
+    let content = &callback.content;
+    let mut fields = form_urlencoded::Serializer::new(String::new());
+    fields
+        .append_pair("event", content.event.name)
+        .append_pair("attempt", &callback.attempt.to_string())
+        .append_pair("origin", callback.origin.as_str());
+    for (parameter, value) in &content.parameters {
+        fields.append_pair(parameter.as_str(), value);
+    }
+    fields.finish()
 }
 
 /// Percent-encodes text for a header value, by [`HEADER_ESCAPES`].

@@ -1,7 +1,11 @@
 //! Signs and verifies requests by Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`.
 //!
+//! A second signature covers the event and the parameters as well. Its header has these fields and
+//! the signatures: `FIELDS;h1,BASE64`, where the signed text is `h1.id.timestamp.FIELDS.body`.
+//!
 //! Constraint: a secret is never printed. Verifying takes the same time for any signature. The id
-//! of an event contains no dot, so the signed text is unambiguous.
+//! of an event contains no dot, so the signed text is unambiguous. No text of one kind of signature
+//! is a text of the other: an id never is `h1`, and a timestamp is a number.
 
 use std::fmt;
 use std::time::Duration;
@@ -54,15 +58,15 @@ impl SigningKey {
             .collect()
     }
 
-    /// Computes the signature with this key: 32 bytes.
-    fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> [u8; 32] {
+    /// Computes the signature of these parts, joined with dots, and the body: in base64.
+    fn signature(&self, parts: &[&str], body: &[u8]) -> String {
         let mut mac = self.mac.clone();
-        mac.update(id.as_bytes());
-        mac.update(b".");
-        mac.update(timestamp.as_bytes());
-        mac.update(b".");
+        for part in parts {
+            mac.update(part.as_bytes());
+            mac.update(b".");
+        }
         mac.update(body);
-        mac.finalize().into_bytes().into()
+        BASE64_STANDARD.encode(mac.finalize().into_bytes())
     }
 }
 
@@ -70,19 +74,37 @@ impl SigningKey {
 ///
 /// The value has one signature for each key, separated by spaces. `timestamp` is in Unix seconds.
 pub fn sign(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
-    if keys.is_empty() {
-        return None;
-    }
     let timestamp = timestamp.to_string();
-    let mut signatures = String::with_capacity(keys.len() * 48);
-    for key in keys {
-        if !signatures.is_empty() {
-            signatures.push(' ');
-        }
-        signatures.push_str("v1,");
-        BASE64_STANDARD.encode_string(key.mac(id, &timestamp, body), &mut signatures);
-    }
-    Some(signatures)
+    signatures(keys, BODY, &[id, &timestamp], body)
+}
+
+/// Returns the value of the header `webhook-signed-headers`. `None` without a key.
+///
+/// `fields` contains no semicolon, and none of the parts before it contains a dot.
+pub(crate) fn sign_headers(
+    keys: &[SigningKey],
+    id: &str,
+    timestamp: i64,
+    fields: &str,
+    body: &[u8],
+) -> Option<String> {
+    let timestamp = timestamp.to_string();
+    let signatures = signatures(keys, HEADERS, &[HEADERS, id, &timestamp, fields], body)?;
+    Some(format!("{fields};{signatures}"))
+}
+
+/// The version of a signature over the body.
+const BODY: &str = "v1";
+
+/// The version of a signature over fields and body.
+const HEADERS: &str = "h1";
+
+fn signatures(keys: &[SigningKey], version: &str, parts: &[&str], body: &[u8]) -> Option<String> {
+    let signatures: Vec<String> = keys
+        .iter()
+        .map(|key| format!("{version},{}", key.signature(parts, body)))
+        .collect();
+    (!signatures.is_empty()).then(|| signatures.join(" "))
 }
 
 /// Why the verification of a signature failed.
@@ -101,10 +123,16 @@ pub(crate) enum VerifyError {
         /// The largest allowed difference, in seconds.
         tolerance: u64,
     },
-    #[error("webhook-signature contains no `v1,` signature")]
-    NoVersion,
-    #[error("no signature matches: the sender uses another secret, or the body was changed")]
-    Mismatch,
+    #[error("{header} contains no `{version},` signature")]
+    NoVersion {
+        header: &'static str,
+        version: &'static str,
+    },
+    #[error("no signature matches: the sender uses another secret, or {what} was changed")]
+    Mismatch {
+        /// The signed parts of the request.
+        what: &'static str,
+    },
 }
 
 /// Verifies that one of `keys` signed this request.
@@ -123,36 +151,93 @@ pub(crate) fn verify(
     now: Timestamp,
     tolerance: Duration,
 ) -> Result<(), VerifyError> {
-    let seconds: i64 = timestamp.parse().map_err(|_| VerifyError::Timestamp)?;
-    let distance = now.as_second().abs_diff(seconds);
-    if distance > tolerance.as_secs() {
-        return Err(VerifyError::Skewed {
-            seconds: distance,
-            direction: if seconds < now.as_second() {
-                "behind"
-            } else {
-                "ahead of"
-            },
-            tolerance: tolerance.as_secs(),
+    verify_time(timestamp, now, tolerance)?;
+    let parts = [id, timestamp];
+    if !offers(signatures, BODY) {
+        return Err(VerifyError::NoVersion {
+            header: "webhook-signature",
+            version: BODY,
         });
     }
-    let offered: Vec<&str> = signatures
-        .split(' ')
-        .filter_map(|signature| signature.strip_prefix("v1,"))
-        .collect();
-    if offered.is_empty() {
-        return Err(VerifyError::NoVersion);
+    let is_valid = matches(keys, BODY, &parts, body, signatures);
+    is_valid
+        .then_some(())
+        .ok_or(VerifyError::Mismatch { what: "the body" })
+}
+
+/// Verifies the header `webhook-signed-headers` of a request. Returns its fields.
+///
+/// The caller has verified the timestamp with [`verify`].
+///
+/// # Errors
+///
+/// No signature matches.
+pub(crate) fn verify_headers<'a>(
+    keys: &[SigningKey],
+    id: &str,
+    timestamp: &str,
+    header: &'a str,
+    body: &[u8],
+) -> Result<&'a str, VerifyError> {
+    let none = VerifyError::NoVersion {
+        header: "webhook-signed-headers",
+        version: HEADERS,
+    };
+    let (fields, signatures) = header.rsplit_once(';').ok_or(none.clone())?;
+    if !offers(signatures, HEADERS) {
+        return Err(none);
     }
+    let parts = [HEADERS, id, timestamp, fields];
+    let is_valid = matches(keys, HEADERS, &parts, body, signatures);
+    let what = "webhook-signed-headers or the body";
+    is_valid
+        .then_some(fields)
+        .ok_or(VerifyError::Mismatch { what })
+}
+
+fn verify_time(timestamp: &str, now: Timestamp, tolerance: Duration) -> Result<(), VerifyError> {
+    let seconds: i64 = timestamp.parse().map_err(|_| VerifyError::Timestamp)?;
+    let distance = now.as_second().abs_diff(seconds);
+    if distance <= tolerance.as_secs() {
+        return Ok(());
+    }
+    Err(VerifyError::Skewed {
+        seconds: distance,
+        direction: if seconds < now.as_second() {
+            "behind"
+        } else {
+            "ahead of"
+        },
+        tolerance: tolerance.as_secs(),
+    })
+}
+
+/// The signatures of this version, without it.
+fn offered<'a>(signatures: &'a str, version: &str) -> impl Iterator<Item = &'a str> {
+    signatures.split(' ').filter_map(move |signature| {
+        let (found, signature) = signature.split_once(',')?;
+        (found == version).then_some(signature)
+    })
+}
+
+fn offers(signatures: &str, version: &str) -> bool {
+    offered(signatures, version).next().is_some()
+}
+
+/// Whether one of the signatures was made with one of the keys.
+fn matches(
+    keys: &[SigningKey],
+    version: &str,
+    parts: &[&str],
+    body: &[u8],
+    signatures: &str,
+) -> bool {
     let mut matches = subtle::Choice::from(0);
     for key in keys {
-        let expected = BASE64_STANDARD.encode(key.mac(id, timestamp, body));
-        for signature in &offered {
+        let expected = key.signature(parts, body);
+        for signature in offered(signatures, version) {
             matches |= expected.as_bytes().ct_eq(signature.as_bytes());
         }
     }
-    if bool::from(matches) {
-        Ok(())
-    } else {
-        Err(VerifyError::Mismatch)
-    }
+    bool::from(matches)
 }

@@ -18,6 +18,7 @@ fn a_fingerprint_depends_on_every_setting_and_on_nothing_else() {
         "event: project-delete, secret: aaaaaaaaaaaaaaaaaaaaaaaa",
         "event: project-delete, secret: aaaaaaaaaaaaaaaaaaaaaaab",
         "event: project-delete, secret: [aaaaaaaaaaaaaaaaaaaaaaaa, aaaaaaaaaaaaaaaaaaaaaaab]",
+        "event: project-delete, secret: aaaaaaaaaaaaaaaaaaaaaaaa, signed_headers: true",
         "event: project-delete, timeout: 1s",
         "event: project-delete, connect_timeout: 1s",
         "event: project-delete, retry: { schedule: [0s] }",

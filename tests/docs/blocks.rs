@@ -29,6 +29,11 @@ impl Block {
         self.words().nth(1).unwrap_or_default()
     }
 
+    /// Whether a word follows the kind.
+    pub fn has(&self, word: &str) -> bool {
+        self.words().skip(1).any(|found| found == word)
+    }
+
     /// Page and line, for messages.
     pub fn position(&self) -> String {
         format!("{}:{}", self.page, self.line)

@@ -24,7 +24,20 @@ fn the_python_receiver_accepts_callbacks_of_the_daemon() {
     if !is_there("python3", "--version") {
         return skip(test, "no python3");
     }
-    accepts_callbacks("python", "python3", "receiver.py");
+    accepts_callbacks("python", "multipart", "receiver.py", |file| {
+        run("python3", file)
+    });
+}
+
+#[test]
+fn the_python_receiver_of_signed_headers_accepts_callbacks_of_the_daemon() {
+    let test = "the_python_receiver_of_signed_headers_accepts_callbacks_of_the_daemon";
+    if !is_there("python3", "--version") {
+        return skip(test, "no python3");
+    }
+    accepts_callbacks("python", "cloudevents", "receiver.py", |file| {
+        run("python3", file)
+    });
 }
 
 #[test]
@@ -33,29 +46,60 @@ fn the_node_receiver_accepts_callbacks_of_the_daemon() {
     if !is_there("node", "--version") {
         return skip(test, "no node");
     }
-    accepts_callbacks("js", "node", "receiver.js");
+    accepts_callbacks("js", "json", "receiver.js", |file| run("node", file));
 }
 
-fn accepts_callbacks(language: &str, interpreter: &str, file: &str) {
+#[test]
+fn the_go_receiver_accepts_callbacks_of_the_daemon() {
+    let test = "the_go_receiver_accepts_callbacks_of_the_daemon";
+    if !is_there("go", "version") {
+        return skip(test, "no go");
+    }
+    accepts_callbacks("go", "multipart", "receiver.go", |file| {
+        let built = file.with_extension("");
+        let mut command = Command::new("go");
+        command.arg("build").arg("-o").arg(&built).arg(file);
+        let output = command.env("GO111MODULE", "off").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Command::new(built)
+    });
+}
+
+#[test]
+fn the_java_receiver_of_signed_headers_accepts_callbacks_of_the_daemon() {
+    let test = "the_java_receiver_of_signed_headers_accepts_callbacks_of_the_daemon";
+    if !is_there("javac", "--version") {
+        return skip(test, "no javac");
+    }
+    accepts_callbacks("java", "xml", "Receiver.java", |file| run("java", file));
+}
+
+/// Runs a file with its interpreter.
+fn run(interpreter: &str, file: &Path) -> Command {
+    let mut command = Command::new(interpreter);
+    command.arg(file);
+    command
+}
+
+fn accepts_callbacks(language: &str, format: &str, file: &str, run: impl Fn(&Path) -> Command) {
     let block = blocks::all()
         .into_iter()
-        .find(|block| block.kind() == "receiver" && block.language == language)
+        .find(|block| {
+            block.kind() == "receiver" && block.language == language && block.argument() == format
+        })
         .unwrap();
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path();
     std::fs::write(directory.join(file), &block.text).unwrap();
-    let mut command = Command::new(interpreter);
-    command
-        .arg(directory.join(file))
-        .env("WEBHOOK_SECRET", SECRET)
-        .env("PORT", "0");
+    let mut command = run(&directory.join(file));
+    command.env("WEBHOOK_SECRET", SECRET).env("PORT", "0");
     let receiver = Running::start(command);
     let port: u16 = receiver.wait_for("the port", |text| {
         let (_, rest) = text.split_once("listening on port ")?;
         rest.split_once('\n')?.0.parse().ok()
     });
 
-    let daemon = daemon(directory, port, block.argument());
+    let daemon = daemon(directory, port, format, block.has("signed"));
     let project = PROJECT.replace('&', "&amp;");
     let project_directory = directory.join("repository/sales/orders");
     std::fs::create_dir_all(&project_directory).unwrap();
@@ -86,7 +130,7 @@ fn accepts_callbacks(language: &str, interpreter: &str, file: &str) {
 }
 
 /// Starts a daemon with one webhook for this port and waits until it is ready.
-fn daemon(directory: &Path, port: u16, format: &str) -> Running {
+fn daemon(directory: &Path, port: u16, format: &str, is_signed: bool) -> Running {
     std::fs::create_dir(directory.join("repository")).unwrap();
     let config = directory.join("config.yaml");
     std::fs::write(
@@ -94,7 +138,7 @@ fn daemon(directory: &Path, port: u16, format: &str) -> Running {
         format!(
             "repository: {{ path: repository }}\nwebhooks:\n  - name: receiver\n    \
              event: Project Import - Any\n    url: http://127.0.0.1:{port}/hook\n    \
-             format: {format}\n    secret: {SECRET}\n"
+             format: {format}\n    secret: {SECRET}\n    signed_headers: {is_signed}\n"
         ),
     )
     .unwrap();

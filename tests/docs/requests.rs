@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use project_webhooks::config::Format;
 use project_webhooks::domain::event::{EventId, EventKind, Origin, Parameter};
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::webhook::request::{Callback, CallbackContent, build};
+use project_webhooks::webhook::request::{Callback, CallbackContent, RequestSettings, build};
 use project_webhooks::webhook::signature::SigningKey;
 use secrecy::SecretString;
 use url::Url;
@@ -45,9 +45,15 @@ fn callback() -> Callback {
 fn shown(format: Format) -> String {
     let url = Url::parse("https://catalog.example.com/hooks/atscale").unwrap();
     let secret = SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-    let keys = [SigningKey::parse(&secret).unwrap()];
+    let settings = RequestSettings {
+        url,
+        format,
+        headers: Vec::new(),
+        keys: vec![SigningKey::parse(&secret).unwrap()],
+        signed_headers: false,
+    };
     let now = Timestamp::from_second(1_777_000_001).unwrap();
-    let request = build(&url, format, &[], &keys, &callback(), now);
+    let request = build(&settings, &callback(), now);
     let target = match request.url.query() {
         Some(query) => format!("{}?{query}", request.url.path()),
         None => request.url.path().to_owned(),

@@ -4,7 +4,7 @@ use axum::http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use project_webhooks::config::Format;
 use project_webhooks::domain::event::{EventId, EventKind, Origin};
-use project_webhooks::webhook::request::{AGENT, Request, build, header_text};
+use project_webhooks::webhook::request::{AGENT, Request, RequestSettings, build, header_text};
 use project_webhooks::webhook::signature::{SigningKey, sign};
 use project_webhooks::webhook::{Callback, CallbackContent};
 use secrecy::SecretString;
@@ -25,10 +25,15 @@ fn request(url: &str, format: Format, configured: &[(&'static str, &str)]) -> Re
         .iter()
         .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
         .collect();
-    let keys = [SigningKey::parse(&SecretString::from("secret")).unwrap()];
+    let settings = RequestSettings {
+        url: url.parse().unwrap(),
+        format,
+        headers: configured,
+        keys: vec![SigningKey::parse(&SecretString::from("secret")).unwrap()],
+        signed_headers: false,
+    };
     let now = Timestamp::from_second(1_767_323_045).unwrap();
-    let url = url.parse().unwrap();
-    build(&url, format, &configured, &keys, &callback(), now)
+    build(&settings, &callback(), now)
 }
 
 #[test]

@@ -3,11 +3,14 @@
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use jiff::Timestamp;
-use project_webhooks::config::SecretError;
+use project_webhooks::config::{Format, SecretError};
 use project_webhooks::receiver::decode::{check, decode};
-use project_webhooks::receiver::{ReceiverOptions, Signature};
+use project_webhooks::receiver::{Received, ReceiverOptions, Signature};
+use project_webhooks::webhook::request::{Request, RequestSettings, build};
 use project_webhooks::webhook::signature::{SigningKey, sign};
 use secrecy::SecretString;
+
+use crate::harness;
 
 fn keys(secrets: &[&str]) -> Vec<SigningKey> {
     secrets
@@ -148,4 +151,107 @@ fn secrets_are_parsed_and_never_shown() {
     );
     assert_eq!(sign(&[], "a", 1, b""), None);
     assert_eq!(format!("{:?}", keys(&["raw"])), "[SigningKey(…)]");
+}
+
+/// A request of this format with a signature over its headers.
+fn signed(format: Format) -> Request {
+    let settings = RequestSettings {
+        url: "http://127.0.0.1/hook".parse().unwrap(),
+        format,
+        headers: Vec::new(),
+        keys: keys(&["new", "old"]),
+        signed_headers: true,
+    };
+    let callback = harness::callback(b"<schema name=\"a;b\"/>");
+    build(&settings, &callback, harness::now())
+}
+
+async fn received(request: &Request) -> Received {
+    let target = match request.url.query() {
+        Some(query) => format!("/hook?{query}"),
+        None => "/hook".to_owned(),
+    };
+    let body = request.body.clone();
+    let mut received = decode(&target, &request.headers, body, harness::now()).await;
+    let tolerance = ReceiverOptions::new(harness::now).tolerance;
+    received.signature = check(&received, &keys(&["old"]), tolerance);
+    received
+}
+
+#[tokio::test]
+async fn signed_headers_cover_the_event_and_the_parameters_of_every_format() {
+    for format in Format::ALL {
+        let request = signed(format);
+        let verified = received(&request).await;
+        assert_eq!(verified.signature, Signature::Verified, "{format:?}");
+        assert_eq!(verified.not_signed(), None);
+
+        let mut changed = request.clone();
+        let event = "project-delete".parse().unwrap();
+        changed.headers.insert("webhook-event", event);
+        let found = received(&changed).await;
+        let expected = "event is not the signed \"project-publish\"";
+        assert!(is_wrong(found.signature, expected), "{format:?}");
+
+        let mut changed = request.clone();
+        let header = changed.headers["webhook-signed-headers"].to_str().unwrap();
+        let forged = header.replace("project-publish", "project-delete");
+        let forged = forged.parse().unwrap();
+        changed.headers.insert("webhook-signed-headers", forged);
+        let found = received(&changed).await;
+        let expected = "webhook-signed-headers or the body was changed";
+        assert!(is_wrong(found.signature, expected), "{format:?}");
+    }
+    // In these formats the parameters are outside the body.
+    let mut changed = signed(Format::Xml);
+    changed.url.set_query(Some("username=mallory"));
+    let found = received(&changed).await;
+    assert!(is_wrong(found.signature, "username is not the signed"));
+    let mut changed = signed(Format::CloudEvents);
+    let name = "mallory".parse().unwrap();
+    changed.headers.insert("ce-username", name);
+    let found = received(&changed).await;
+    assert!(is_wrong(found.signature, "username is not the signed"));
+}
+
+#[tokio::test]
+async fn a_receiver_says_what_is_not_signed() {
+    for (format, expected) in [
+        (Format::Multipart, Some("the event's name is not signed")),
+        (Format::Form, Some("the event's name is not signed")),
+        (Format::Json, None),
+        (
+            Format::Xml,
+            Some("the event's name and the parameters are not signed"),
+        ),
+        (
+            Format::CloudEvents,
+            Some("the event's name and the parameters are not signed"),
+        ),
+    ] {
+        let mut request = signed(format);
+        request.headers.remove("webhook-signed-headers");
+        let found = received(&request).await;
+        assert_eq!(found.signature, Signature::Verified, "{format:?}");
+        assert_eq!(found.not_signed(), expected, "{format:?}");
+    }
+    let mut request = signed(Format::Json);
+    let event = "project-delete".parse().unwrap();
+    request.headers.insert("webhook-event", event);
+    let problem = received(&request).await.problem.unwrap();
+    let expected = "webhook-event is \"project-delete\", but the body has \"project-publish\"";
+    assert_eq!(problem, expected);
+}
+
+#[test]
+fn neither_signature_can_pass_for_the_other() {
+    let request = signed(Format::Xml);
+    let header = request.headers["webhook-signed-headers"].to_str().unwrap();
+    let (fields, signatures) = header.rsplit_once(';').unwrap();
+    let timestamp = harness::now().as_second();
+    let id = request.headers["webhook-id"].to_str().unwrap();
+    let body = [format!("{fields}.").as_bytes(), &request.body].concat();
+    let plain = sign(&keys(&["new", "old"]), id, timestamp, &body).unwrap();
+    let bare = |text: &str| text.replace("h1,", "").replace("v1,", "");
+    assert_ne!(bare(signatures), bare(&plain));
 }

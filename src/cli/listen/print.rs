@@ -81,6 +81,8 @@ pub(crate) fn print_callback(
             .to_owned(),
     );
     head.push(verdict(&received.signature, style));
+    let not_signed = not_signed(received);
+    head.extend(not_signed.map(str::to_owned));
     let mut text = format!("{}  {}\n", time.strftime("%H:%M:%S%.3f"), head.join(", "));
 
     let payload = format!(
@@ -132,6 +134,7 @@ pub(crate) fn print_callback_json(out: &mut impl Write, received: &Received) -> 
             Signature::Wrong(reason) => Some(reason),
             _ => None,
         },
+        not_signed: not_signed(received),
         problem: received.problem.as_deref(),
         parameters: Pairs(&received.parameters),
         payload_bytes: received.payload.len(),
@@ -176,6 +179,9 @@ struct Line<'a> {
     signature: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a String>,
+    /// The parts that no signature covers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_signed: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'a str>,
     parameters: Pairs<'a>,
@@ -222,6 +228,12 @@ fn verdict(signature: &Signature, style: &Style) -> String {
         }
         Signature::NotChecked => "signature not checked".to_owned(),
     }
+}
+
+/// Says what a verified signature does not cover.
+fn not_signed(received: &Received) -> Option<&'static str> {
+    let is_verified = received.signature == Signature::Verified;
+    is_verified.then(|| received.not_signed()).flatten()
 }
 
 fn size(bytes: usize) -> String {

@@ -39,7 +39,8 @@ fn printed(received: &Received, style: &Style) -> String {
 fn a_person_reads_a_callback() {
     assert_eq!(
         printed(&received(), &Style::plain()),
-        "03:04:05.678  Project Publish, live, attempt 2, multipart, signature verified\n\
+        "03:04:05.678  Project Publish, live, attempt 2, multipart, signature verified, \
+         the event's name is not signed\n\
          \x20 id           evt_1\n\
          \x20 username     alice\n\
          \x20 projectName  Größe\\r\\n\\u{1b}[2J\\u{202e}x\n\
@@ -83,6 +84,7 @@ fn a_program_reads_one_object_a_line() {
             r#"{"at":"2026-01-02T03:04:05.678Z","id":"evt_1","event":"project-publish","#,
             r#""label":"Project Publish","origin":"live","attempt":2,"#,
             r#""timestamp":"2026-01-02T03:04:05Z","format":"multipart","signature":"verified","#,
+            r#""notSigned":"the event's name is not signed","#,
             r#""parameters":{"username":"alice","#,
             r#""projectName":"Größe\r\n\u001b[2J\u202ex"},"payloadBytes":33,"#,
             r#""payload":"<?xml version=\"1.0\"?>\n<schema�/>\n"}"#,

@@ -219,6 +219,13 @@ pub const SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "webhooks[].signed_headers",
+        value: Boolean,
+        default: Values(&["false"]),
+        meaning: "whether requests also have `webhook-signed-headers`: the event and the parameters with a signature over them and the body; needs `secret`",
+        ..ROW
+    },
+    Setting {
         key: "webhooks[].timeout",
         value: Duration("10ms", "1h"),
         default: Values(&["15s"]),

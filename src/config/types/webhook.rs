@@ -24,6 +24,8 @@ pub struct Webhook {
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// The signing secrets: none, one, or two during a rotation.
     pub secrets: Vec<SecretString>,
+    /// Whether a second signature covers the event and the parameters too.
+    pub signed_headers: bool,
     /// The time limit of an attempt, from name resolution to the end of the answer.
     pub timeout: Duration,
     /// The time limit of connecting: name resolution, connection, proxy and TLS.
