@@ -28,7 +28,7 @@ use crate::engine::held_removals::wave_times;
 use crate::engine::mounts::MountGuard;
 use crate::engine::phase::Start;
 use crate::engine::root::RootGuard;
-use crate::observe::{Observer, Reported};
+use crate::observe::{Contents, Observer, Reported};
 use crate::repository::Root;
 use crate::store::{Listings, MetaKey};
 
@@ -199,9 +199,17 @@ fn observe(
     for key in keys {
         let recorded =
             listings.map_or(Ok(Recorded::default()), |listings| listings.recorded(&key))?;
-        // The contents are dropped at once, because a first scan reads the whole repository.
+        // A first scan reads the whole repository, so it keeps no contents.
+        let mut contents = Contents::none();
         let observed = observer
-            .observe(&root, &key, &recorded, &Reported::default(), now)
+            .observe(
+                &root,
+                &key,
+                &recorded,
+                &Reported::default(),
+                &mut contents,
+                now,
+            )
             .observed;
         incomplete.extend(observed.problems().cloned());
         comparisons.push(Comparison {

@@ -14,6 +14,7 @@
 //! - [`infer`]: the events of one project.
 //! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.
+//! - [`portions`]: the parts in which a large change is recorded.
 //! - [`shared_ids`]: project ids that several directories share.
 //! - [`names`]: how names on disk and names in the configuration are compared.
 //! - [`parameters`]: the parameters of a callback.
@@ -31,6 +32,7 @@ pub(crate) mod log_limit;
 pub mod moves;
 pub mod names;
 pub mod parameters;
+pub mod portions;
 pub mod project;
 pub mod rescan;
 pub mod route;

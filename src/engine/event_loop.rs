@@ -16,14 +16,13 @@ use super::judge::Routes;
 use super::root::{Check, RootGuard};
 use super::scanner::Scanner;
 use super::status::Trouble;
-use super::worker::Worker;
+use super::worker::{Worker, observer};
 use super::{INPUTS, Input, Parts};
 use crate::config::Config;
 use crate::domain::event::Origin;
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 use crate::hint::{Hint, HintSender};
-use crate::observe::Observer;
 use crate::watch::{Watch, WatchSettings};
 
 /// How long an observation waits after a file was created.
@@ -401,7 +400,8 @@ impl EventLoop {
         let path_changed = old.path != new.path;
         let size_changed = old.max_file_size != new.max_file_size;
         if layout_changed || size_changed {
-            self.worker.observer = Observer::new(new.layout.clone(), new.max_file_size);
+            let (config, status) = (&self.worker.config, &self.worker.status);
+            self.worker.observer = observer(config, self.worker.clock, status);
             self.worker.mounts.doubt();
         }
         if layout_changed {

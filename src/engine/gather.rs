@@ -3,10 +3,9 @@
 //! Constraint: a project that moves during a step is observed in exactly one directory, neither in
 //! both nor in none.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::AsFd;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::copies::{Copies, FEW};
@@ -15,43 +14,35 @@ use crate::clock::Clock;
 use crate::domain::event::{InferredEvent, Origin};
 use crate::domain::infer::{Removals, is_replaced, missing};
 use crate::domain::moves::Comparison;
-use crate::domain::project::{ContentHash, Identity, Inodes, ObservedFile, ProjectKey, Recorded};
+use crate::domain::project::{Identity, Inodes, ObservedFile, ProjectKey, Recorded};
 use crate::domain::settle::{Agenda, Due};
 use crate::domain::shared_ids::shared_id;
 use crate::domain::short_lived::{ShortLived, infer_short_lived};
-use crate::observe::{Held, Observer, Reported};
+use crate::observe::{Contents, Held, Observer, Reported};
 use crate::repository::Root;
 use crate::store::{Store, StoreError};
 
 /// The number of file bytes after which a step observes no further projects.
 ///
 /// The remaining due projects are observed in the next step.
-const BATCH_BYTES: usize = 16 * 1024 * 1024;
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// The observations of one step.
 #[derive(Default)]
 pub(super) struct Gathered {
     pub observations: Vec<Observation>,
-    /// The contents that were read, by their hash.
-    pub contents: HashMap<ContentHash, Bytes>,
+    /// The contents that were read.
+    pub contents: Contents,
     /// The observed projects.
     pub keys: HashSet<ProjectKey>,
-    n_bytes: usize,
 }
 
 impl Gathered {
-    fn keep(&mut self, contents: impl IntoIterator<Item = (ContentHash, Bytes)>) {
-        for (hash, content) in contents {
-            self.n_bytes = self.n_bytes.saturating_add(content.len());
-            self.contents.insert(hash, content);
-        }
-    }
-
     /// Returns all reported files to `files`, because this step was not committed.
     pub(super) fn put_back_reported(self, files: &mut ReportedFiles) {
         for mut observation in self.observations {
             let mut reported = observation.reported;
-            reported.hold(observation.counted.drain(..));
+            reported.hold(observation.counted.drain(..).map(|(held, _)| held));
             reported.hold(observation.waiting.drain(..));
             reported.hold(observation.linked.drain(..));
             files.put_back(&observation.comparison.key, reported);
@@ -74,8 +65,8 @@ pub(super) struct Observation {
     pub events: Vec<InferredEvent>,
     /// The reported files. When its held files are judged, they move to the next three fields.
     reported: Reported,
-    /// The held files that caused these events.
-    pub counted: Vec<Held>,
+    /// The held files that caused these events, each with the number of events up to its own.
+    counted: Vec<(Held, usize)>,
     /// Held files that the next observation judges again.
     pub waiting: Vec<Held>,
     /// Held files that are still in their project.
@@ -116,6 +107,13 @@ impl Observation {
         });
         reported.hold(self.waiting);
         (self.comparison.key, reported)
+    }
+
+    /// Makes held files wait whose events are not among the first `n_recorded`, which are recorded.
+    pub(super) fn keep_unrecorded(&mut self, n_recorded: usize) {
+        let counted = std::mem::take(&mut self.counted).into_iter();
+        let unrecorded = counted.filter(|(_, n_events)| *n_events > n_recorded);
+        self.waiting.extend(unrecorded.map(|(held, _)| held));
     }
 }
 
@@ -203,14 +201,14 @@ impl Gatherer<'_> {
         let keys: Vec<ProjectKey> = due.iter().map(|due| due.key.clone()).collect();
         let recorded = self.store.recorded_many(&keys)?;
         for (due, recorded) in due.into_iter().zip(recorded) {
-            if gathered.n_bytes > bytes_max {
+            if gathered.contents.n_read() > bytes_max {
                 break;
             }
             let reported = self.reported.take(&due.key);
-            let seen = self
-                .observer
-                .observe(self.root, &due.key, &recorded, &reported, self.now);
-            gathered.keep(seen.contents);
+            let contents = &mut gathered.contents;
+            let seen = self.observer.observe(
+                self.root, &due.key, &recorded, &reported, contents, self.now,
+            );
             gathered.keys.insert(due.key.clone());
             gathered.observations.push(Observation {
                 origin: due.origin,
@@ -233,14 +231,14 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    fn observe_again(&mut self, observation: &mut Observation) -> Vec<(ContentHash, Bytes)> {
+    fn observe_again(&mut self, observation: &mut Observation, contents: &mut Contents) {
         let (key, recorded) = (&observation.comparison.key, &observation.before);
+        let reported = &observation.reported;
         let seen = self
             .observer
-            .observe(self.root, key, recorded, &observation.reported, self.now);
+            .observe(self.root, key, recorded, reported, contents, self.now);
         observation.comparison.observed = seen.observed;
         observation.home = seen.home;
-        seen.contents
     }
 
     /// Reads the occupied keys when the first new project is observed.
@@ -278,9 +276,13 @@ impl Gatherer<'_> {
 
     /// Reads held files that are no longer in their project, and infers their events.
     fn judge_held(&mut self, gathered: &mut Gathered) {
-        let mut contents = Vec::new();
+        let Gathered {
+            observations,
+            contents,
+            ..
+        } = gathered;
         let inodes = self.observer.inodes();
-        for observation in &mut gathered.observations {
+        for observation in observations {
             for mut held in observation.reported.take_held() {
                 if inodes == Inodes::Stable && was_in_another_directory(&held, observation) {
                     continue;
@@ -312,13 +314,12 @@ impl Gatherer<'_> {
                     ShortLived::Counts(inference) => {
                         observation.events.extend(inference.events);
                         comparison.recorded = inference.record;
-                        observation.counted.push(held);
-                        contents.push((file.hash, bytes));
+                        contents.add_held(file.hash, bytes, &held);
+                        observation.counted.push((held, observation.events.len()));
                     }
                 }
             }
         }
-        gathered.keep(contents);
     }
 
     /// Returns recorded projects that may have become an arrived project, if not observed yet.
@@ -431,17 +432,20 @@ impl Gatherer<'_> {
             let keys = arrived_as.entry(SameProject::of_arrived(one)).or_default();
             keys.push(&one.key);
         }
-        let mut contents = Vec::new();
-        for observation in &mut gathered.observations {
+        let Gathered {
+            observations,
+            contents,
+            ..
+        } = gathered;
+        for observation in observations {
             let here = SameProject::shown_by(&observation.comparison);
             let keys = here.and_then(|here| arrived_as.get(&here));
             let own = &observation.comparison.key;
             let is_origin = keys.is_some_and(|keys| keys.iter().any(|key| *key != own));
             if is_origin && observation.before.definition.is_some() {
-                contents.extend(self.observe_again(observation));
+                self.observe_again(observation, contents);
             }
         }
-        gathered.keep(contents);
     }
 
     /// Observes an arrived project again if another directory shows the same project.
@@ -455,15 +459,18 @@ impl Gatherer<'_> {
                 *shown.entry(place).or_default() += 1;
             }
         }
-        let mut contents = Vec::new();
-        for observation in &mut gathered.observations {
+        let Gathered {
+            observations,
+            contents,
+            ..
+        } = gathered;
+        for observation in observations {
             let arrived = observation.arrival();
             let n_shown = arrived.and_then(|one| shown.get(&SameProject::of_arrived(&one)));
             if n_shown.is_some_and(|n| *n > 1) {
-                contents.extend(self.observe_again(observation));
+                self.observe_again(observation, contents);
             }
         }
-        gathered.keep(contents);
     }
 
     fn removals(&self, comparison: &Comparison) -> Removals {

@@ -9,18 +9,20 @@ use jiff::Timestamp;
 
 use super::gather::{Gathered, Observation};
 use super::invalid_files::InvalidFiles;
+use super::portions::{PORTION_BYTES, Portion};
 use crate::config::Config;
 use crate::domain::delivery;
 use crate::domain::event::InferredEvent;
 use crate::domain::infer::Inference;
 use crate::domain::moves::{Comparison, Conclusion, infer_all};
 use crate::domain::parameters::{parameters, project_id};
+use crate::domain::portions;
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
 use crate::domain::route::{Interest, Subscription};
 use crate::domain::settle::Unresolved;
 use crate::domain::shared_ids::Hold;
 use crate::domain::vanished::Presence;
-use crate::observe::Held;
+use crate::observe::{Contents, Held};
 use crate::store::{Batch, Change, NewEvent};
 
 /// The subscriptions of the enabled webhooks, each with its retry schedule.
@@ -67,7 +69,10 @@ pub(super) struct Rules<'a> {
 
 /// The judgement of one step.
 pub(super) struct Judgement {
+    /// The first batch to commit, without its payloads.
     pub batch: Batch,
+    /// The portions to commit after it, because their contents have to be read again.
+    pub portions: Vec<Portion>,
     /// For each observed project, the reasons to observe it again.
     pub unresolved: Vec<(ProjectKey, Unresolved)>,
     /// Projects whose move waits, with the key that they move to.
@@ -82,25 +87,30 @@ pub(super) struct Judgement {
     pub held: Vec<(ProjectKey, ProjectKey)>,
     /// The new and the former key of each moved project.
     pub moved: Vec<(ProjectKey, ProjectKey)>,
-    /// The number of projects that the batch adds. `n_removed` is the number that it removes.
+    /// The number of projects that the first batch adds. `n_removed` is the number that it removes.
     pub n_added: usize,
     pub n_removed: usize,
 }
 
 /// Judges the observations.
 ///
-/// It moves the contents and the records out of `gathered`. The held files stay there.
+/// It moves the records and the events out of `gathered`. The contents and the held files stay there.
 pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
     let layout = &rules.config.repository.layout;
     let relocate = |file: &FileState, to: &ProjectKey| layout.relocate(&file.path, to);
-    let comparisons: Vec<&Comparison> = gathered
-        .observations
+    let Gathered {
+        observations,
+        contents,
+        ..
+    } = gathered;
+    let comparisons: Vec<&Comparison> = observations
         .iter()
         .map(|observation| &observation.comparison)
         .collect();
     let conclusions = infer_all(&comparisons, &relocate);
     let mut judgement = Judgement {
         batch: Batch::new(rules.now),
+        portions: Vec::new(),
         unresolved: Vec::new(),
         waits_for: Vec::new(),
         removed_with: Vec::new(),
@@ -109,7 +119,6 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         n_added: 0,
         n_removed: 0,
     };
-    let mut needed: BTreeSet<ContentHash> = BTreeSet::new();
     let left = left_organization(&comparisons, &conclusions);
     // Merge removed copies first, so that the listeners of all copies receive the delete.
     let merged = conclusions.iter().filter_map(|conclusion| {
@@ -117,7 +126,7 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         Some(merge(&conclusion.key, other))
     });
     judgement.batch.changes.extend(merged);
-    for (observation, conclusion) in gathered.observations.iter_mut().zip(conclusions) {
+    for (observation, conclusion) in observations.iter_mut().zip(conclusions) {
         let (key, inference) = (conclusion.key, conclusion.inference);
         let moved_from = conclusion.moved_from;
         judgement
@@ -131,7 +140,7 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         }
         let removed_with = conclusion.removed_with.map(|other| (key.clone(), other));
         judgement.removed_with.extend(removed_with);
-        judgement.conclude(key, moved_from, observation, inference, rules, &mut needed);
+        judgement.conclude(key, moved_from, observation, inference, rules, contents);
     }
     let postponed: BTreeSet<&ProjectKey> =
         judgement.removed_with.iter().map(|(key, _)| key).collect();
@@ -141,10 +150,6 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         }
         unresolved.is_postponed = postponed.contains(key);
     }
-    judgement.batch.payloads = std::mem::take(&mut gathered.contents)
-        .into_iter()
-        .filter(|(hash, _)| needed.contains(hash))
-        .collect();
     judgement
 }
 
@@ -188,9 +193,9 @@ impl Judgement {
         key: ProjectKey,
         moved_from: Option<ProjectKey>,
         observation: &mut Observation,
-        inference: Inference,
+        mut inference: Inference,
         rules: &Rules<'_>,
-        needed: &mut BTreeSet<ContentHash>,
+        contents: &Contents,
     ) {
         let problems: Vec<Problem> = observation
             .comparison
@@ -201,22 +206,14 @@ impl Judgement {
         let retry =
             !observation.waiting.is_empty() || problems.iter().any(|problem| problem.may_resolve);
         keep_linked(observation, &inference);
+        let before = std::mem::take(&mut observation.before);
+        let mut short_lived = std::mem::take(&mut observation.events);
+        let mut events = std::mem::take(&mut inference.events);
         // Until the first full scan is recorded, a new project looks like an old one.
-        let inferred = observation.events.iter().chain(&inference.events);
-        let is_arrival = inferred.clone().any(|event| event.kind.is_import());
-        let events: Vec<NewEvent> = inferred
-            .filter(|_| !rules.is_adopting)
-            .map(|event| {
-                let (after, before) = (&inference.record, &observation.before);
-                let definition = after.definition.as_ref().or(before.definition.as_ref());
-                NewEvent {
-                    is_arrival,
-                    ..new_event(event, &key, definition, observation, rules)
-                }
-            })
-            .collect();
-        needed.extend(events.iter().map(|event| event.event.payload));
-        needed.extend(inference.record.definition.iter().map(|file| file.hash));
+        if rules.is_adopting {
+            short_lived.clear();
+            events.clear();
+        }
         let in_project = Some(key.clone());
         if rules.invalid_files.of(&in_project) != problems {
             self.batch.problems.push((in_project, problems));
@@ -225,7 +222,7 @@ impl Judgement {
             key.clone(),
             Unresolved {
                 presence: Presence::of(
-                    &observation.before,
+                    &before,
                     &inference.record,
                     &observation.comparison.observed,
                 ),
@@ -235,20 +232,150 @@ impl Judgement {
                 is_postponed: false,
             },
         ));
-        if inference.record != observation.before || !events.is_empty() {
-            let (was_empty, is_empty) =
-                (observation.before.is_empty(), inference.record.is_empty());
-            self.n_added += usize::from(was_empty && !is_empty);
-            self.n_removed += usize::from(!was_empty && is_empty);
-            self.batch.changes.push(Change {
-                key,
-                moved_from,
-                before: std::mem::take(&mut observation.before),
-                after: inference.record,
-                events,
-            });
+        let is_silent = short_lived.is_empty() && events.is_empty();
+        if inference.record == before && is_silent {
+            return;
+        }
+        let judged = Judged {
+            key,
+            moved_from,
+            before,
+            after: inference.record,
+            short_lived,
+            events,
+        };
+        self.add(judged, observation, rules, contents);
+    }
+
+    /// Adds the change of a project to the first batch. A large one is split into portions.
+    fn add(
+        &mut self,
+        judged: Judged,
+        observation: &Observation,
+        rules: &Rules<'_>,
+        contents: &Contents,
+    ) {
+        let Judged {
+            key,
+            moved_from,
+            before,
+            after,
+            short_lived,
+            events,
+        } = judged;
+        let n_to_read = |hash: &ContentHash| contents.n_to_read(hash);
+        let mut inferred = short_lived.iter().chain(&events);
+        let is_large = is_definition_large(&after, contents)
+            || inferred.any(|event| n_to_read(&event.subject.hash) > 0);
+        let n_short_lived = short_lived.len();
+        let events = if is_large {
+            portions::order(events)
+        } else {
+            events
+        };
+        let inferred: Vec<InferredEvent> = short_lived.into_iter().chain(events).collect();
+        let split = is_large.then(|| {
+            let change = portions::Change {
+                before: &before,
+                after: &after,
+                events: &inferred,
+                n_short_lived,
+            };
+            portions::split(&change, PORTION_BYTES, n_to_read)
+        });
+        let is_arrival = inferred.iter().any(|event| event.kind.is_import());
+        let definition = after.definition.as_ref().or(before.definition.as_ref());
+        let events = inferred.iter().map(|event| NewEvent {
+            is_arrival,
+            ..new_event(event, &key, definition, observation, rules)
+        });
+        let events = events.collect();
+        let change = Change {
+            key,
+            moved_from,
+            before,
+            after,
+            events,
+        };
+        match split {
+            Some(split) => self.add_portions(change, split, contents),
+            None => {
+                let (adds, removes) = (is_new(&change), is_removed(&change));
+                self.add_first(change, adds, removes);
+            }
         }
     }
+
+    fn add_first(&mut self, change: Change, adds_project: bool, removes_project: bool) {
+        self.n_added += usize::from(adds_project);
+        self.n_removed += usize::from(removes_project);
+        self.batch.changes.push(change);
+    }
+
+    /// Adds the portions of a change: the first one to the first batch, if it is small.
+    fn add_portions(&mut self, whole: Change, split: Vec<portions::Portion>, contents: &Contents) {
+        let n_portions = split.len();
+        let (adds_project, removes_project) = (is_new(&whole), is_removed(&whole));
+        let Change {
+            key,
+            mut moved_from,
+            events,
+            ..
+        } = whole;
+        let mut events = events.into_iter();
+        let mut n_events_before = 0;
+        for (index, part) in split.into_iter().enumerate() {
+            // A move also changes the record at its former location, so it is in the first batch.
+            let is_small = !is_definition_large(&part.after, contents);
+            let goes_first = index == 0 && (moved_from.is_some() || is_small);
+            let portion = Portion {
+                adds_project: adds_project && index == 0,
+                removes_project: removes_project && index + 1 == n_portions,
+                n_events_before,
+                change: Change {
+                    key: key.clone(),
+                    moved_from: moved_from.take(),
+                    before: part.before,
+                    after: part.after,
+                    events: events.by_ref().take(part.n_events).collect(),
+                },
+            };
+            n_events_before += part.n_events;
+            if goes_first {
+                let (adds, removes) = (portion.adds_project, portion.removes_project);
+                self.add_first(portion.change, adds, removes);
+            } else {
+                self.portions.push(portion);
+            }
+        }
+    }
+}
+
+/// Whether the definition of this record has to be read again to record it.
+fn is_definition_large(record: &Recorded, contents: &Contents) -> bool {
+    let definition = record.definition.as_ref();
+    definition.is_some_and(|file| contents.n_to_read(&file.hash) > 0)
+}
+
+/// Whether a change adds its project to the record.
+fn is_new(change: &Change) -> bool {
+    change.before.is_empty() && !change.after.is_empty()
+}
+
+/// Whether a change removes its project from the record.
+fn is_removed(change: &Change) -> bool {
+    !change.before.is_empty() && change.after.is_empty()
+}
+
+/// The judgement of one project.
+struct Judged {
+    key: ProjectKey,
+    moved_from: Option<ProjectKey>,
+    before: Recorded,
+    after: Recorded,
+    /// The events of short-lived files, which come first.
+    short_lived: Vec<InferredEvent>,
+    events: Vec<InferredEvent>,
 }
 
 /// Keeps holding files whose event waits for the removal of another file.

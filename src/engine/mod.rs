@@ -10,6 +10,7 @@
 //! - `worker`: runs a step.
 //! - `gather`: observes due projects, and the former paths of projects that may have moved.
 //! - `judge`: turns observations into a batch. Pure; the rules are in [`crate::domain`].
+//! - `portions`: records a large judgement in several commits.
 //! - `recorder`: commits batches, and reports failures of the store.
 //! - `scanner`, `full_scan`: run full scans.
 //! - `reported_files`: keeps the files that hints named, some of them open.
@@ -30,6 +31,7 @@ mod invalid_files;
 mod judge;
 pub(crate) mod mounts;
 pub(crate) mod phase;
+mod portions;
 mod recorder;
 mod reported_files;
 pub(crate) mod root;

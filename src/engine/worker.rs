@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -17,6 +18,7 @@ use super::invalid_files::InvalidFiles;
 use super::judge::{Judgement, Routes, Rules, judge};
 use super::mounts::MountGuard;
 use super::phase::{Phase, Start};
+use super::portions::Unrecorded;
 use super::recorder::Recorder;
 use super::reported_files::ReportedFiles;
 use super::root::RootGuard;
@@ -30,6 +32,9 @@ use crate::domain::settle::{Agenda, Due, Moment};
 use crate::observe::Observer;
 use crate::repository::Root;
 use crate::store::{Batch, MetaKey, StoreError};
+
+/// How long an observation waits after a content changed while it was recorded.
+const CHANGED_DELAY: Duration = Duration::from_millis(50);
 
 /// The parts of the engine that infer and record. Each part owns its state.
 pub(super) struct Worker {
@@ -81,7 +86,7 @@ impl Worker {
         let held_removals = HeldRemovals::recorded_before(store, &mut agenda, now)?;
         parts.status.set_problems(invalid_files.count());
         Ok(Self {
-            observer: Observer::new(repository.layout.clone(), repository.max_file_size),
+            observer: observer(&parts.config, parts.clock, &parts.status),
             agenda,
             held_removals,
             reported: ReportedFiles::default(),
@@ -154,7 +159,6 @@ impl Worker {
             gathered.put_back_reported(&mut self.reported);
             return self.doubt_root(&taken);
         }
-        drop(root);
         if self.agenda.is_calm() && judgement.has_vanished() {
             match self.recorder.store().n_defined() {
                 Ok(n_recorded) => self.agenda.begins_with(n_recorded),
@@ -166,8 +170,10 @@ impl Worker {
             }
         }
         let batch = std::mem::replace(&mut judgement.batch, Batch::new(now));
-        if self.commit(batch) {
-            self.after_commit(judgement, gathered, &taken);
+        if self.commit_with_payloads(batch, &gathered.contents, &root) {
+            let portions = std::mem::take(&mut judgement.portions);
+            let unrecorded = self.commit_portions(portions, &gathered.contents, &root);
+            self.after_commit(judgement, gathered, &taken, &unrecorded);
         } else {
             gathered.put_back_reported(&mut self.reported);
             self.put_back(&taken);
@@ -213,6 +219,7 @@ impl Worker {
         judgement: Judgement,
         gathered: Gathered,
         taken: &[(ProjectKey, Origin)],
+        unrecorded: &Unrecorded,
     ) {
         for (key, from) in &judgement.moved {
             info!(project = %key, %from, "the project moved; no event");
@@ -237,7 +244,14 @@ impl Worker {
             self.agenda
                 .check(key, now, *origin, "postponed: the batch was full");
         }
-        for observation in gathered.observations {
+        for mut observation in gathered.observations {
+            let key = &observation.comparison.key;
+            if let Some(n_recorded) = unrecorded.get(key).copied() {
+                let (hint, origin) = (&observation.hint, observation.origin);
+                self.agenda
+                    .hint_later(key, now, CHANGED_DELAY, origin, hint);
+                observation.keep_unrecorded(n_recorded);
+            }
             let (key, unresolved) = observation.unresolved_reports();
             self.reported.put_back(&key, unresolved);
         }
@@ -434,6 +448,14 @@ impl Worker {
         }
         true
     }
+}
+
+/// Makes the observer. Each file that it reads is a sign that the engine works.
+pub(super) fn observer(config: &Config, clock: Clock, status: &Arc<Status>) -> Observer {
+    let repository = &config.repository;
+    let status = Arc::clone(status);
+    Observer::new(repository.layout.clone(), repository.max_file_size)
+        .with_progress(move || status.beat(clock.moment()))
 }
 
 /// Returns the occupied keys that a batch removes from the record, and those that it adds.

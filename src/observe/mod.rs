@@ -6,9 +6,10 @@
 //! whose metadata proves it unchanged.
 //!
 //! Map: this file reads a file. `held` opens reported files, and `reported` keeps them until their
-//! project is observed. `project` observes a project, and `unchanged` compares its metadata with
+//! project is observed. `contents` keeps what was read. `project` observes a project, and `unchanged` compares its metadata with
 //! the record. `discover` finds the projects, `listing` reads a directory.
 
+mod contents;
 mod discover;
 mod held;
 mod listing;
@@ -32,6 +33,7 @@ use crate::users::OwnerNames;
 
 use listing::problem;
 
+pub(crate) use contents::{Contents, Lost};
 pub(crate) use discover::Discovery;
 pub(crate) use held::{Held, Holder};
 pub(crate) use listing::{Entry, entries, is_absent, join, unnamed, unreadable};
@@ -48,8 +50,6 @@ const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
 pub(crate) struct ObservedProject {
     /// The state on disk.
     pub observed: Observed,
-    /// The bytes of the files that were read, by their hash.
-    pub contents: Vec<(ContentHash, Bytes)>,
     /// The inode of the project's directory. `None` if it is absent, or if the layout has none.
     pub home: Option<u64>,
     /// Whether a directory moved during the observation, so that this state never existed.
@@ -64,6 +64,8 @@ pub(crate) struct Observer {
     inodes: Inodes,
     /// Paths that must not be observed, with the reason. They may seem empty.
     hidden: BTreeMap<String, String>,
+    /// Called before each file is read, because reading a large project takes long.
+    on_progress: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Observer {
@@ -75,7 +77,14 @@ impl Observer {
             owners: OwnerNames::system(),
             inodes: Inodes::Stable,
             hidden: BTreeMap::new(),
+            on_progress: None,
         }
+    }
+
+    /// Sets a function that is called before each file is read.
+    pub(crate) fn with_progress(mut self, on_progress: impl Fn() + Send + 'static) -> Self {
+        self.on_progress = Some(Box::new(on_progress));
+        self
     }
 
     /// Sets the paths that must not be observed, because their file system is not mounted.
@@ -142,6 +151,9 @@ impl Observer {
         place: &ProjectFile,
         now: Timestamp,
     ) -> Result<(FileState, Bytes), Problem> {
+        if let Some(on_progress) = &self.on_progress {
+            on_progress();
+        }
         let failed = |error: io::Error| problem(path, &format!("cannot be read: {error}"), true);
         let before = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
         kind_of(&before).map_err(|kind| problem(path, kind, false))?;

@@ -8,12 +8,11 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use rustix::fs::{FileType, Stat};
 
 use super::listing::{is_absent, join, problem, rewind, unnamed, unreadable};
-use super::{ObservedProject, Observer, Reported};
+use super::{Contents, ObservedProject, Observer, Reported};
 use crate::domain::project::{
     FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp, Unreadable,
 };
@@ -41,40 +40,21 @@ impl Observer {
         key: &ProjectKey,
         recorded: &Recorded,
         reported: &Reported,
+        contents: &mut Contents,
         now: Timestamp,
     ) -> ObservedProject {
-        let mut seen = self.observe_untorn(root, key, recorded, reported, now);
+        let mut seen = self.observe_once(root, key, recorded, reported, contents, now);
         for _ in 1..TRIES {
-            if !is_restored(&seen.observed, recorded) {
-                break;
-            }
-            let again = self.observe_untorn(root, key, recorded, reported, now);
-            let is_same = copies(&again.observed).eq(copies(&seen.observed));
-            if is_same {
-                break;
-            }
-            let earlier = std::mem::replace(&mut seen, again).contents;
-            seen.contents.extend(earlier);
-        }
-        seen
-    }
-
-    fn observe_untorn(
-        &mut self,
-        root: &Root,
-        key: &ProjectKey,
-        recorded: &Recorded,
-        reported: &Reported,
-        now: Timestamp,
-    ) -> ObservedProject {
-        let mut seen = self.observe_once(root, key, recorded, reported, now);
-        for _ in 1..TRIES {
-            if !seen.is_torn {
+            if !seen.is_torn && !is_restored(&seen.observed, recorded) {
                 return seen;
             }
-            let earlier = seen.contents;
-            seen = self.observe_once(root, key, recorded, reported, now);
-            seen.contents.extend(earlier);
+            let again = self.observe_once(root, key, recorded, reported, contents, now);
+            let is_same = copies(&again.observed).eq(copies(&seen.observed));
+            let is_proven = is_same && !seen.is_torn && !again.is_torn;
+            seen = again;
+            if is_proven {
+                return seen;
+            }
         }
         if seen.is_torn {
             let reason = "the directories of the project are moved faster than they can be read";
@@ -92,6 +72,7 @@ impl Observer {
         key: &ProjectKey,
         recorded: &Recorded,
         reported: &Reported,
+        contents: &mut Contents,
         now: Timestamp,
     ) -> ObservedProject {
         let home = self.layout.directory_of(key);
@@ -102,6 +83,7 @@ impl Observer {
             has_no_home: home.is_none(),
             recorded,
             reported,
+            contents,
             now,
             definition_rank: usize::MAX,
             directories: HashMap::new(),
@@ -158,6 +140,7 @@ struct ProjectWalk<'a> {
     has_no_home: bool,
     recorded: &'a Recorded,
     reported: &'a Reported,
+    contents: &'a mut Contents,
     now: Timestamp,
     definition_rank: usize,
     /// The inodes of the directories passed so far. `None` for an absent directory.
@@ -363,12 +346,7 @@ impl ProjectWalk<'_> {
             files.retain(|_, file| file.role() != Role::Definition);
         }
         let sighting = match self.sight(parent, path, name, place, stat) {
-            Ok(Some((state, contents))) => {
-                if let Some(bytes) = contents {
-                    self.seen.contents.push((state.hash, bytes));
-                }
-                ObservedFile::Complete(state)
-            }
+            Ok(Some(state)) => ObservedFile::Complete(state),
             Ok(None) => return,
             Err(problem) => ObservedFile::Invalid {
                 role: place.role,
@@ -385,7 +363,7 @@ impl ProjectWalk<'_> {
         name: &str,
         place: &ProjectFile,
         stat: &Stat,
-    ) -> Result<Option<(FileState, Option<Bytes>)>, Problem> {
+    ) -> Result<Option<FileState>, Problem> {
         kind_of(stat).map_err(|kind| problem(path, kind, false))?;
         let stamp: Stamp = stamp(stat);
         let known = self.recorded.file(path);
@@ -393,7 +371,7 @@ impl ProjectWalk<'_> {
             && known.is_unchanged(&stamp, self.observer.inodes)
             && !self.reported.names(path)
         {
-            return Ok(Some((known.clone(), None)));
+            return Ok(Some(known.clone()));
         }
         if stamp.size > self.observer.max_file_size {
             return Err(self.observer.too_large(path, stamp.size));
@@ -410,7 +388,9 @@ impl ProjectWalk<'_> {
             self.observer.learn_inodes(&known.stamp, &state.stamp, path);
             state = known.read_again(state, self.observer.inodes);
         }
-        Ok(Some((state, Some(bytes))))
+        let is_definition = state.role == Role::Definition;
+        self.contents.add(state.hash, bytes, path, is_definition);
+        Ok(Some(state))
     }
 
     fn is_gone(&self, path: &str) -> bool {

@@ -15,6 +15,7 @@ mod engine;
 mod event;
 mod meaning;
 mod parameters;
+mod portions;
 mod route;
 mod settle;
 mod simulation;

@@ -27,6 +27,9 @@ mod roots;
 // The kernel's limits: queue, watches, instances.
 mod limits;
 
+// Projects larger than the memory.
+mod memory;
+
 // States of earlier versions.
 mod states;
 

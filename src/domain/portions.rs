@@ -1,0 +1,245 @@
+//! Splits the change of one project into portions, which are recorded one after another.
+//!
+//! Constraint: recording some of the portions is the same as having observed the project earlier. If
+//! the daemon ends between two portions, the next observation infers the events of the others, and no
+//! event twice.
+//!
+//! So the new record of a portion has only the files of its events and of the events before them.
+//! Changes without an event are recorded with the first portion, because a move also changes the record
+//! at the old location. A snapshot that was taken after a save must not precede the save, or the save
+//! would look like a restore. Missing files stay recorded until the last portion, because a delete and a
+//! restore depend on them.
+//!
+//! Two kinds of files would hide the reason of another event, so they come after it:
+//!
+//! - a snapshot whose recorded content was restored, and that has other content now: after the restore
+//! - a published copy with another engineId than the deleted definition: after the delete
+
+use std::collections::HashSet;
+
+use super::event::{EventKind, InferredEvent};
+use super::project::{ContentHash, FileState, Recorded, Role};
+
+/// A part of a change: some of its events, and the files that differ in the record after them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Portion {
+    /// The recorded state of the files that differ, before these events.
+    pub before: Recorded,
+    /// The state of the files that differ, after these events.
+    pub after: Recorded,
+    /// The number of events of this portion.
+    pub n_events: usize,
+}
+
+/// A change of one project.
+#[derive(Clone, Debug)]
+pub struct Change<'a> {
+    /// The record before the change.
+    pub before: &'a Recorded,
+    /// The record after the change.
+    pub after: &'a Recorded,
+    /// The events, in the order of [`order`].
+    pub events: &'a [InferredEvent],
+    /// The number of events of short-lived files. They precede the changes without an event.
+    pub n_short_lived: usize,
+}
+
+/// Moves events behind others whose reason they would hide.
+///
+/// Only a change that is split needs this order.
+pub fn order(events: Vec<InferredEvent>) -> Vec<InferredEvent> {
+    let is_closing =
+        |event: &InferredEvent| event.kind == EventKind::SnapshotRestore || event.kind.is_delete();
+    let n_until_closing = events.iter().rposition(is_closing).map_or(0, |at| at + 1);
+    let Some(closing) = events.iter().rfind(|event| is_closing(event)).cloned() else {
+        return events;
+    };
+    let mut events = events.into_iter();
+    let until_closing: Vec<InferredEvent> = events.by_ref().take(n_until_closing).collect();
+    let (hiding, mut ordered): (Vec<_>, Vec<_>) = until_closing
+        .into_iter()
+        .partition(|event| hides(event, &closing));
+    ordered.extend(hiding);
+    ordered.extend(events);
+    ordered
+}
+
+/// Whether recording this event first would hide the reason of `closing`.
+fn hides(event: &InferredEvent, closing: &InferredEvent) -> bool {
+    match (event.kind, closing.kind) {
+        (EventKind::SnapshotCreate, EventKind::SnapshotRestore) => {
+            let recorded = event.before.as_ref();
+            recorded.is_some_and(|recorded| recorded.hash == closing.subject.hash)
+        }
+        (EventKind::ProjectPublish, kind) if kind.is_delete() => {
+            closing.subject.has_another_engine_id(&event.subject)
+        }
+        _ => false,
+    }
+}
+
+/// Splits a change, so that the contents to read for a portion have at most `bytes_max` bytes.
+///
+/// `weigh` returns the number of bytes to read for the payload of an event. The first portion has the
+/// events before the first one with a weight. A later portion has at least one event.
+pub fn split(
+    change: &Change<'_>,
+    bytes_max: usize,
+    weigh: impl Fn(&ContentHash) -> usize,
+) -> Vec<Portion> {
+    let mut portions = Vec::new();
+    let mut recording = Recording::new(change);
+    let (mut n_bytes, mut room) = (0_usize, 0);
+    let mut weighed: HashSet<ContentHash> = HashSet::new();
+    for (index, event) in change.events.iter().enumerate() {
+        if index == change.n_short_lived {
+            recording.record_silent(index);
+        }
+        let hash = event.subject.hash;
+        let weight = if weighed.insert(hash) {
+            weigh(&hash)
+        } else {
+            0
+        };
+        let may_end = portions.is_empty() || recording.portion.n_events > 0;
+        if weight > 0 && may_end && n_bytes.saturating_add(weight) > room {
+            portions.push(recording.end_portion());
+            (n_bytes, room) = (0, bytes_max);
+        }
+        n_bytes = n_bytes.saturating_add(weight);
+        recording.record(event);
+    }
+    recording.finish();
+    portions.push(recording.end_portion());
+    portions
+}
+
+/// The state of recording the events of a change one after another.
+struct Recording<'a> {
+    change: &'a Change<'a>,
+    /// The record after the events so far.
+    record: Recorded,
+    portion: Portion,
+    /// The files that differ in the current portion.
+    changed: HashSet<(Role, String)>,
+}
+
+impl<'a> Recording<'a> {
+    fn new(change: &'a Change<'a>) -> Self {
+        Self {
+            change,
+            record: change.before.clone(),
+            portion: Portion::default(),
+            changed: HashSet::new(),
+        }
+    }
+
+    fn end_portion(&mut self) -> Portion {
+        self.changed.clear();
+        std::mem::take(&mut self.portion)
+    }
+
+    /// Records the changed files without an event. The events from this index on are not recorded.
+    fn record_silent(&mut self, index: usize) {
+        let mut of_copies: HashSet<&str> = HashSet::new();
+        let mut has_definition = false;
+        for event in self.change.events.iter().skip(index) {
+            match event.subject.role {
+                Role::Definition => has_definition = true,
+                Role::Published | Role::Snapshot => {
+                    of_copies.insert(event.subject.path.as_str());
+                }
+            }
+        }
+        for file in self.change.after.files() {
+            let has_event = match file.role {
+                Role::Definition => has_definition,
+                Role::Published | Role::Snapshot => of_copies.contains(file.path.as_str()),
+            };
+            if !has_event {
+                self.put(file.clone());
+            }
+        }
+    }
+
+    fn record(&mut self, event: &InferredEvent) {
+        self.portion.n_events += 1;
+        let subject = &event.subject;
+        if event.kind.is_delete() {
+            self.remove_definition();
+            return;
+        }
+        let recorded = self.change.after.file(&subject.path);
+        let recorded = recorded
+            .filter(|file| file.hash == subject.hash && file.role == subject.role)
+            .cloned();
+        let before = self.record.definition.as_ref();
+        let file = match (recorded, before) {
+            (Some(recorded), _) => recorded,
+            (None, Some(before)) if subject.role == Role::Definition => subject.succeeding(before),
+            (None, _) => subject.clone(),
+        };
+        self.put(file);
+    }
+
+    /// Records the remaining differences: removed files.
+    fn finish(&mut self) {
+        let after = self.change.after;
+        for file in after.files() {
+            self.put(file.clone());
+        }
+        if after.definition.is_none() {
+            self.remove_definition();
+        }
+        let copies = self.record.published.values();
+        let copies = copies.chain(self.record.snapshots.values());
+        let gone: Vec<FileState> = copies
+            .filter(|file| after.file(&file.path).is_none())
+            .cloned()
+            .collect();
+        for file in gone {
+            let is_new = self.changed.insert((file.role, file.path.clone()));
+            let portion = &mut self.portion;
+            let copies = match file.role {
+                Role::Published => &mut portion.after.published,
+                Role::Snapshot | Role::Definition => &mut portion.after.snapshots,
+            };
+            copies.remove(&file.path);
+            if is_new {
+                portion.before.put(file);
+            }
+        }
+    }
+
+    fn put(&mut self, file: FileState) {
+        let before = match file.role {
+            Role::Definition => self.record.definition.as_ref(),
+            Role::Published => self.record.published.get(&file.path),
+            Role::Snapshot => self.record.snapshots.get(&file.path),
+        };
+        if before == Some(&file) {
+            return;
+        }
+        let name = match file.role {
+            Role::Definition => String::new(),
+            Role::Published | Role::Snapshot => file.path.clone(),
+        };
+        if self.changed.insert((file.role, name))
+            && let Some(before) = before
+        {
+            self.portion.before.put(before.clone());
+        }
+        self.portion.after.put(file.clone());
+        self.record.put(file);
+    }
+
+    fn remove_definition(&mut self) {
+        let Some(before) = self.record.definition.take() else {
+            return;
+        };
+        self.portion.after.definition = None;
+        if self.changed.insert((Role::Definition, String::new())) {
+            self.portion.before.definition = Some(before);
+        }
+    }
+}

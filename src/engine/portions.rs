@@ -1,0 +1,104 @@
+//! Records a judgement in portions, so that a step holds few contents in memory.
+//!
+//! Constraint: each portion commits its record, events, payloads and deliveries together. A portion
+//! whose content changed meanwhile is not recorded, and neither are the later ones of its project.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use tracing::debug;
+
+use super::worker::Worker;
+use crate::domain::project::{ContentHash, ProjectKey};
+use crate::observe::{Contents, Lost};
+use crate::repository::Root;
+use crate::store::{Batch, Change};
+
+/// The maximum number of content bytes that are read for a portion. A single content may be larger.
+pub(super) const PORTION_BYTES: usize = 4 * 1024 * 1024;
+
+/// A portion that is recorded after the first batch.
+#[derive(Debug)]
+pub(super) struct Portion {
+    pub change: Change,
+    /// The number of events of its project in earlier portions.
+    pub n_events_before: usize,
+    /// Whether it adds its project to the record.
+    pub adds_project: bool,
+    /// Whether it removes its project from the record.
+    pub removes_project: bool,
+}
+
+/// The projects with portions that are not recorded, with the number of their recorded events.
+pub(super) type Unrecorded = HashMap<ProjectKey, usize>;
+
+/// Loads the payloads of these changes.
+///
+/// The store has the payloads of contents that this step did not read.
+fn payloads(
+    changes: &[Change],
+    contents: &Contents,
+    root: &Root,
+) -> Result<Vec<(ContentHash, Bytes)>, Lost> {
+    let events = changes.iter().flat_map(|change| &change.events);
+    let definitions = changes
+        .iter()
+        .filter_map(|change| change.after.definition.as_ref());
+    let hashes: HashSet<ContentHash> = events
+        .map(|new| new.event.payload)
+        .chain(definitions.map(|file| file.hash))
+        .collect();
+    let mut payloads = Vec::new();
+    for hash in hashes {
+        payloads.extend(contents.load(root, &hash)?.map(|bytes| (hash, bytes)));
+    }
+    Ok(payloads)
+}
+
+impl Worker {
+    /// Commits a batch with its payloads. Returns whether that succeeded.
+    pub(super) fn commit_with_payloads(
+        &mut self,
+        mut batch: Batch,
+        contents: &Contents,
+        root: &Root,
+    ) -> bool {
+        match payloads(&batch.changes, contents, root) {
+            Ok(payloads) => batch.payloads = payloads,
+            Err(error) => {
+                debug!(%error, "cannot record a content; its project is observed again");
+                return false;
+            }
+        }
+        self.commit(batch)
+    }
+
+    /// Commits the portions after the first batch, each by itself.
+    pub(super) fn commit_portions(
+        &mut self,
+        portions: Vec<Portion>,
+        contents: &Contents,
+        root: &Root,
+    ) -> Unrecorded {
+        let mut unrecorded = Unrecorded::new();
+        for portion in portions {
+            let key = portion.change.key.clone();
+            if unrecorded.contains_key(&key) {
+                continue;
+            }
+            self.status.beat(self.clock.moment());
+            let mut batch = Batch::new(self.clock.now());
+            batch.changes.push(portion.change);
+            // After a failure of the store, no portion of another project is recorded either.
+            let is_recorded =
+                !self.timers.is_paused() && self.commit_with_payloads(batch, contents, root);
+            if is_recorded {
+                self.status
+                    .add_projects(portion.adds_project.into(), portion.removes_project.into());
+            } else {
+                unrecorded.insert(key, portion.n_events_before);
+            }
+        }
+        unrecorded
+    }
+}
