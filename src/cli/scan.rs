@@ -275,6 +275,7 @@ fn held_note(
     let is_defined = |comparison: &&Comparison| comparison.recorded.definition.is_some();
     let n_recorded = comparisons.iter().filter(is_defined).count();
     let census = Census {
+        n_vanished: n_gone,
         n_gone,
         n_gone_in_all: n_gone,
         n_recorded,

@@ -527,6 +527,13 @@ impl Agenda {
         is_due || self.entries.values().any(|entry| entry.missing.is_some())
     }
 
+    /// Sets whether projects may vanish or move without being observed, as at a start.
+    ///
+    /// Then a few vanished projects may be part of a wave, so they are judged like one.
+    pub fn see_late(&mut self, sees_late: bool) {
+        self.vanished.see_late(sees_late);
+    }
+
     /// Whether no project needs to be observed.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -89,6 +89,8 @@ struct Group {
     appeared: BTreeSet<ProjectKey>,
     /// The number of recorded projects before the first one vanished, if it is known.
     n_recorded: Option<usize>,
+    /// The number of projects that vanished, including those that are back.
+    n_vanished: usize,
 }
 
 impl Group {
@@ -123,6 +125,8 @@ pub struct Vanished {
     /// The released projects whose removal an operator accepted.
     accepted: BTreeSet<ProjectKey>,
     n_recorded: usize,
+    /// Whether projects may have vanished or moved without being observed.
+    sees_late: bool,
 }
 
 impl Vanished {
@@ -135,7 +139,12 @@ impl Vanished {
             released: BTreeSet::new(),
             accepted: BTreeSet::new(),
             n_recorded: 0,
+            sees_late: false,
         }
+    }
+
+    pub(super) fn see_late(&mut self, sees_late: bool) {
+        self.sees_late = sees_late;
     }
 
     pub(super) fn set_times(&mut self, times: Times, now: Moment) {
@@ -145,8 +154,10 @@ impl Vanished {
 
     pub(super) fn clear(&mut self) {
         let n_holds = self.n_holds.saturating_add(1);
+        let sees_late = self.sees_late;
         *self = Self::new(self.times);
         self.n_holds = n_holds;
+        self.sees_late = sees_late;
     }
 
     pub(super) fn remember(
@@ -252,6 +263,7 @@ impl Vanished {
             .is_none();
         if is_new || self.current.state == State::Calm {
             let n = self.current.projects.len();
+            self.current.n_vanished = self.current.n_vanished.saturating_add(1);
             self.input(Input::Vanished { n }, now);
         }
     }
@@ -278,6 +290,7 @@ impl Vanished {
         let mut released = Vec::new();
         let n_before = self.current.n_recorded.unwrap_or(n_recorded);
         let census = Census {
+            n_vanished: self.current.n_vanished,
             n_gone: self.current.n_gone(),
             n_gone_in_all: self.current.n_gone() + self.held.n_gone(),
             n_recorded,
@@ -378,9 +391,13 @@ impl Vanished {
 
     fn input(&mut self, input: Input, now: Moment) {
         self.current.state = self.current.state.after(input, now, self.times);
+        if self.sees_late {
+            self.current.state = self.current.state.as_wave();
+        }
         if self.current.state == State::Calm {
             self.current.appeared.clear();
             self.current.n_recorded = None;
+            self.current.n_vanished = 0;
         }
     }
 }

@@ -12,6 +12,9 @@
 //! - Ten or more projects are a *wave*. It ends when no project vanished or appeared for the settle
 //!   time, but after five minutes at the latest.
 //!
+//! At a start, and if only scans find changes, nobody knows how many projects vanished or moved before.
+//! They may be part of a slow checkout. So even a few projects are judged like a wave then.
+//!
 //! If a wave includes more than half of the projects that were recorded when it began, its removals
 //! are held for `repository.mass_delete_after`. If all projects are gone, and there are at least
 //! three, the cause is probably an unmounted file system or a locked directory. Then the removals are
@@ -60,7 +63,7 @@ pub enum State {
         /// The time when the last project vanished.
         vanished_at: Moment,
     },
-    /// Ten or more projects vanished.
+    /// Ten or more projects vanished, or it is unknown how many.
     Wave {
         /// The time when the first project vanished.
         began: Moment,
@@ -97,6 +100,8 @@ pub enum Input {
 /// The numbers that decide whether removals are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
+    /// The number of projects that vanished in this group, including those that are back.
+    pub n_vanished: usize,
     /// The number of projects in this group whose definition is gone and not replaced.
     pub n_gone: usize,
     /// The number of projects in all groups, held ones included, whose definition is gone and not
@@ -114,7 +119,7 @@ impl Census {
     }
 
     fn is_most(self) -> bool {
-        self.n_gone.saturating_mul(2) > self.n_before
+        self.n_vanished >= WAVE && self.n_gone.saturating_mul(2) > self.n_before
     }
 }
 
@@ -150,6 +155,17 @@ impl State {
                 began,
                 active_at: at,
             },
+        }
+    }
+
+    /// Returns the state in which projects that appear extend a chain, as they extend a wave.
+    pub(super) fn as_wave(self) -> Self {
+        match self {
+            State::Chain { began, vanished_at } => State::Wave {
+                began,
+                active_at: vanished_at,
+            },
+            state => state,
         }
     }
 

@@ -144,7 +144,12 @@ impl EventLoop {
         let scanned = self.scanner.last_began();
         match self.worker.agenda.wave_is_over_since(now) {
             Some(since) if scanned.is_none_or(|began| began < since) => {
-                self.scanner.begin(&mut self.worker, RescanReason::Removals);
+                // Scans that replace reports use at most a quarter of a core.
+                let reason = match self.worker.timers.polls() {
+                    true => RescanReason::Poll,
+                    false => RescanReason::Removals,
+                };
+                self.scanner.begin(&mut self.worker, reason);
             }
             _ => self.worker.end_wave(now),
         }
@@ -258,6 +263,8 @@ impl EventLoop {
         if !self.worker.timers.resume(now) || !self.worker.may_infer() {
             return;
         }
+        let sees_late = self.worker.timers.polls() || self.worker.phase.is_starting();
+        self.worker.agenda.see_late(sees_late);
         let due = self.worker.agenda.due(now, self.worker.phase.batch());
         if !due.is_empty() {
             self.worker.step(due);

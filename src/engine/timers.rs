@@ -78,6 +78,11 @@ impl Timers {
         self.polls = polls;
     }
 
+    /// Whether only scans find changes.
+    pub(super) fn polls(&self) -> bool {
+        self.polls
+    }
+
     /// The time of the next scan, if only scans find changes.
     pub(super) fn next_poll(&self) -> Option<Moment> {
         self.polls.then_some(self.poll)

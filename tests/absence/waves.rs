@@ -8,6 +8,7 @@ use crate::{events, fetch, names, projects, settings, wait_held, wait_not_held};
 
 on_both_backends!(
     renames_that_take_longer_than_the_settle_time_are_moves,
+    a_start_in_the_middle_of_slow_renames_deletes_nothing,
     a_checkout_that_renames_all_projects_is_no_event,
     imports_during_a_wave_do_not_prevent_its_hold,
     a_wave_that_shrinks_ends_after_a_few_full_scans,
@@ -39,6 +40,60 @@ fn renames_that_take_longer_than_the_settle_time_are_moves(backend: &str) {
         daemon.wait_message("the project moved", n_renamed);
         assert_eq!(home.json(&["status"])["projects"], n);
     }
+}
+
+/// Renames projects: first all are taken away, then all come under another name, as by `rsync
+/// --delete-before`. Fewer than ten of them are no wave.
+fn rename_slowly(home: &Home, names: &[String], pause: Duration) {
+    take_away(home, names.iter().cloned(), pause);
+    for name in names {
+        let new = home.at("sales").join(format!("new-{name}"));
+        fs::rename(home.beside("away").join(name), new).unwrap();
+        std::thread::sleep(pause);
+    }
+}
+
+fn take_away(home: &Home, names: impl Iterator<Item = String>, pause: Duration) {
+    fs::create_dir_all(home.beside("away")).unwrap();
+    for name in names {
+        let away = home.beside("away").join(&name);
+        fs::rename(home.at("sales").join(&name), away).unwrap();
+        std::thread::sleep(pause);
+    }
+}
+
+fn a_start_in_the_middle_of_slow_renames_deletes_nothing(backend: &str) {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint, backend).settle("3s"));
+    projects(&home, names(20));
+    home.start().terminate();
+    let all: Vec<String> = names(20).collect();
+    let (first, last) = all.split_at(11);
+    rename_slowly(&home, first, Duration::ZERO);
+    take_away(&home, last.iter().cloned(), Duration::ZERO);
+    let daemon = home.start();
+    for name in last {
+        let new = home.at("sales").join(format!("new-{name}"));
+        fs::rename(home.beside("away").join(name), new).unwrap();
+        std::thread::sleep(Duration::from_millis(600));
+    }
+    daemon.fence();
+    assert_eq!(events(&endpoint), [""; 0]);
+    daemon.wait_message("the project moved", 20);
+}
+
+#[test]
+fn slow_renames_that_only_scans_see_are_moves() {
+    let endpoint = Endpoint::new();
+    let settings = settings(&endpoint, "poll").settle("2s");
+    let home = Home::new(&settings.repository("poll_interval: 3s"));
+    projects(&home, names(20));
+    let daemon = home.start();
+    let few: Vec<String> = names(9).collect();
+    rename_slowly(&home, &few, Duration::from_millis(300));
+    daemon.fence();
+    assert_eq!(events(&endpoint), [""; 0]);
+    daemon.wait_message("the project moved", 9);
 }
 
 fn a_checkout_that_renames_all_projects_is_no_event(backend: &str) {

@@ -41,6 +41,7 @@ fn vanish(n: usize, from: u64, every: u64) -> Vec<(u64, Input)> {
 
 fn census(n_gone: usize, n_recorded: usize) -> Input {
     Input::Ended(Census {
+        n_vanished: n_gone.max(WAVE),
         n_gone,
         n_gone_in_all: n_gone,
         n_recorded,
@@ -164,6 +165,21 @@ fn an_incomplete_project_extends_a_wave_once() {
     observe(&mut agenda, 10..10 + WAVE, Presence::Gone, 5_000);
     observe(&mut agenda, 50..51, Presence::Appears, 5_500);
     assert_eq!(agenda.wave_ends_at(), Some(at(6_500)));
+}
+
+#[test]
+fn a_few_projects_are_judged_like_a_wave_if_others_may_have_moved_before() {
+    for sees_late in [false, true] {
+        let mut agenda = agenda();
+        agenda.see_late(sees_late);
+        observe(&mut agenda, 0..3, Presence::Gone, 0);
+        observe(&mut agenda, 50..51, Presence::Appears, 900);
+        let ends_at = if sees_late { 1_900 } else { 1_000 };
+        assert_eq!(agenda.wave_ends_at(), Some(at(ends_at)), "{sees_late}");
+        // They are too few for a hold, although more than half.
+        agenda.end_wave(at(ends_at), 5);
+        assert!(agenda.held().is_none());
+    }
 }
 
 #[test]
