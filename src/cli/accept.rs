@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::deliveries::confirmed;
 use super::output::{BOLD, Style, counted, print_json, safe};
-use super::{DONE, FAILED, usage};
+use super::{DONE, FAILED, missing_socket, usage};
 use crate::admin;
 use crate::config::Config;
 use crate::engine::held_removals::Accepted;
@@ -47,11 +47,12 @@ pub(super) fn run(
             "the daemon of the state directory {state_dir} did not answer; see `status` and its log"
         )
     };
-    let no_daemon = || {
-        anyhow!(
-            "no running daemon uses the state directory {state_dir}. Start the daemon; it then \
-             decides again which removals to hold"
-        )
+    let no_daemon = || match missing_socket(&config.state_dir) {
+        Some(reason) => anyhow!("{reason}. Then run `accept` again"),
+        None => anyhow!(
+            "no running daemon uses the state directory {state_dir}. Start the daemon; held \
+             removals stay held"
+        ),
     };
     let held = admin::control::list_held(&config.state_dir)
         .with_context(no_answer)?

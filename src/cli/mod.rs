@@ -239,6 +239,18 @@ fn listings(config: &Config) -> Result<Listings, OpenError> {
     Listings::open(&config.state_dir)
 }
 
+/// Explains why a daemon that holds the state directory cannot be asked, if one does.
+///
+/// Without its control socket, a running daemon looks like a stopped one.
+fn missing_socket(state_dir: &Path) -> Option<String> {
+    let pid = crate::store::holder(state_dir)?;
+    Some(format!(
+        "a daemon with process id {pid} uses the state directory {}, but its control socket is \
+         missing. It opens the socket again within five seconds; its log says if it cannot",
+        state_dir.display()
+    ))
+}
+
 /// Opens the recorded state for listing. Returns `None` if nothing is recorded yet.
 fn recorded(config: &Config) -> Result<Option<Listings>, OpenError> {
     match listings(config) {

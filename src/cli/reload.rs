@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 
-use super::{CONFIGURATION, DONE, inspected};
+use super::{CONFIGURATION, DONE, inspected, missing_socket};
 use crate::admin::{self, Reloaded};
 
 /// Asks the daemon that uses the configured state directory to reload.
@@ -36,10 +36,13 @@ pub(super) fn run(
     match (answer, problems) {
         (Some(reloaded), _) => print(&reloaded, out, errors),
         (None, Some(problems)) => Err(problems.into()),
-        (None, None) => Err(anyhow!(
-            "no running daemon uses the state directory {} (a change of state_dir needs a restart)",
-            state_dir.display()
-        )),
+        (None, None) => Err(match missing_socket(&state_dir) {
+            Some(reason) => anyhow!("{reason}. SIGHUP reloads too"),
+            None => anyhow!(
+                "no running daemon uses the state directory {} (a change of state_dir needs a restart)",
+                state_dir.display()
+            ),
+        }),
     }
 }
 

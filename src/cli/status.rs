@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::output::{BOLD, GREEN, RED, Style, YELLOW, counted, duration, print_json, safe, time};
 use super::view::{location, print_pairs};
-use super::{DONE, recorded, standing};
+use super::{DONE, missing_socket, recorded, standing};
 use crate::admin;
 use crate::config::Config;
 use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report};
@@ -27,7 +27,8 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let (daemon, unknown) = match admin::control::ask(&config.state_dir) {
-        Ok(daemon) => (daemon, None),
+        Ok(Some(daemon)) => (Some(daemon), None),
+        Ok(None) => (None, missing_socket(&config.state_dir)),
         Err(error) => (None, Some(error.to_string())),
     };
     let listings = recorded(config)?;

@@ -38,6 +38,7 @@ pub use listing::{
     Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, RecordedProblem, Selector,
     WebhookState,
 };
+pub(crate) use sqlite::lock::holder;
 
 /// The daemon's handle to the store. Its clones share one store.
 ///

@@ -90,6 +90,26 @@ fn accepted_removals_are_judged(backend: &str) {
     assert_eq!(endpoint.n(), 6);
 }
 
+#[test]
+fn commands_tell_a_daemon_without_its_socket_from_a_stopped_one() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint, "auto"));
+    let daemon = home.start();
+    let text = format!("a daemon with process id {}", daemon.pid());
+    for arguments in [&["status"][..], &["accept", "--yes"], &["reload"]] {
+        // The daemon makes the socket again, maybe before the command runs.
+        wait_until(&format!("{arguments:?} without the socket"), || {
+            let _ = fs::remove_file(home.beside("state/control.sock"));
+            let (_, said) = run(&home, arguments);
+            assert!(!said.contains("no running daemon"), "{said}");
+            said.contains(&text).then_some(())
+        });
+    }
+    daemon.terminate();
+    let (_, said) = run(&home, &["status"]);
+    assert!(said.contains("no running daemon"), "{said}");
+}
+
 fn held_and_accepted_removals_survive_a_restart(backend: &str) {
     let endpoint = Endpoint::new();
     let home = Home::new(&settings(&endpoint, backend).repository("mass_delete_after: 500ms"));

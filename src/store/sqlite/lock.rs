@@ -6,13 +6,41 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::store::error::OpenError;
 
 /// The name of the lock file in the state directory.
 const LOCK_FILE: &str = "lock";
+
+/// Returns the process that holds the lock on a state directory, if one does.
+///
+/// It reads the kernel's list of locks. Trying to take the lock could stop a daemon that starts now.
+pub(crate) fn holder(directory: &Path) -> Option<u32> {
+    let path = directory.join(LOCK_FILE);
+    let inode = std::fs::metadata(&path).ok()?.ino();
+    let text = std::fs::read_to_string(&path).ok()?;
+    let pid: u32 = text.trim().parse().ok()?;
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks
+        .lines()
+        .any(|line| is_lock_of(line, pid, inode))
+        .then_some(pid)
+}
+
+/// Whether a line of `/proc/locks` is about a lock of this process on this file.
+///
+/// For example `1: FLOCK  ADVISORY  WRITE 812 fe:00:1310 0 EOF`. The device number may differ from
+/// that of the file, as on btrfs.
+fn is_lock_of(line: &str, pid: u32, inode: u64) -> bool {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let is_lock = fields.next() == Some("FLOCK");
+    let mut fields = fields.skip(2);
+    let is_held_by = fields.next().and_then(|field| field.parse().ok()) == Some(pid);
+    let file = fields.next().and_then(|field| field.rsplit(':').next());
+    is_lock && is_held_by && file.and_then(|field| field.parse().ok()) == Some(inode)
+}
 
 /// The lock on a state directory. Dropping this value releases it.
 #[derive(Debug)]
@@ -55,5 +83,34 @@ impl StateLock {
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(|source| io("write the lock", source))?;
         Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_lists_the_holder() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert_eq!(holder(directory.path()), None);
+        let lock = StateLock::take(directory.path()).expect("the lock");
+        assert_eq!(holder(directory.path()), Some(std::process::id()));
+        drop(lock);
+        assert_eq!(holder(directory.path()), None);
+    }
+
+    #[test]
+    fn only_the_lock_of_this_process_on_this_file_counts() {
+        for (line, expected) in [
+            ("1: FLOCK  ADVISORY  WRITE 812 fe:00:1310 0 EOF", true),
+            ("1: POSIX  ADVISORY  WRITE 812 fe:00:1310 0 EOF", false),
+            ("1: FLOCK  ADVISORY  WRITE 813 fe:00:1310 0 EOF", false),
+            ("1: FLOCK  ADVISORY  WRITE 812 fe:00:1311 0 EOF", false),
+            ("1: -> FLOCK  ADVISORY  WRITE 812 fe:00:1310 0 EOF", false),
+            ("", false),
+        ] {
+            assert_eq!(is_lock_of(line, 812, 1310), expected, "{line}");
+        }
     }
 }

@@ -26,7 +26,7 @@ mod error;
 mod lanes;
 mod listeners;
 mod listing;
-mod lock;
+pub(crate) mod lock;
 mod operations;
 mod payload;
 mod problems;
