@@ -50,6 +50,11 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
         part(&delay.as_nanos().to_le_bytes());
     }
     part(&count(webhook.concurrency));
+    part(&[u8::from(webhook.rate.is_some())]);
+    if let Some(rate) = webhook.rate {
+        part(&rate.n.to_le_bytes());
+        part(&rate.per.as_nanos().to_le_bytes());
+    }
     let identity = webhook.tls.identity.as_deref();
     let chain = identity.map_or(&[][..], |identity| &identity.chain);
     for certificates in [webhook.tls.ca.as_slice(), chain] {

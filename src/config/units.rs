@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use super::problem::shown;
 use super::reader::Fault;
+use crate::domain::pace::Rate;
+
+/// The most requests that a rate allows in its time.
+const RATE_MAX: u32 = 100_000;
 
 /// Reads a duration such as `1s`, `5m`, `2h 30m`, `7d` or `0`.
 pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
@@ -48,6 +52,24 @@ pub(super) fn size(text: &str) -> Result<u64, Fault> {
         .map_err(|_| Fault::not_allowed(format!("{} is not a size", shown(text))))
 }
 
+/// Reads the most requests in a time, such as `10/s`, `600/m` or `1000/h`.
+pub(super) fn rate(text: &str) -> Result<Rate, Fault> {
+    let fault = || Fault::not_allowed(format!("{} is not a rate", shown(text)));
+    let (n, unit) = text.trim().split_once('/').ok_or_else(fault)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(fault()),
+    };
+    let n = n.parse().map_err(|_| fault())?;
+    if !(1..=RATE_MAX).contains(&n) {
+        return Err(fault());
+    }
+    let per = Duration::from_secs(seconds);
+    Ok(Rate { n, per })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +100,19 @@ mod tests {
             let exact = Duration::from_secs(seconds);
             assert_eq!(duration_text(exact), expected);
             assert_eq!(duration(expected).ok(), Some(exact));
+        }
+    }
+
+    #[test]
+    fn rates() {
+        for (text, n, seconds) in [("10/s", 10, 1), ("600/m", 600, 60), ("1/h", 1, 3600)] {
+            let per = Duration::from_secs(seconds);
+            assert_eq!(rate(text).ok(), Some(Rate { n, per }), "{text}");
+        }
+        for text in [
+            "", "10", "/s", "0/s", "-1/s", "1.5/s", "10/d", "100001/s", "10 / s",
+        ] {
+            assert!(rate(text).is_err(), "{text}");
         }
     }
 

@@ -12,7 +12,7 @@ use url::Url;
 use super::problem::shown;
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::settings::WEBHOOK_NAME_MAX;
-use super::units::duration_text;
+use super::units::{self, duration_text};
 use super::value::Value;
 use super::yaml::Kind;
 use super::{Format, Webhook, headers, subscription, tls};
@@ -78,6 +78,9 @@ fn webhook(
         })
     });
     let concurrency = mapping.read(context, "concurrency", Value::whole);
+    let rate = mapping.read_optional(context, "rate", |value, context| {
+        value.parsed(context, units::rate)
+    });
     let tls = mapping.read_optional(context, "tls", |value, context| {
         tls::tls(&value.mapping(context)?, context)
     });
@@ -106,6 +109,7 @@ fn webhook(
         connect_timeout: connect_timeout?,
         schedule: schedule?,
         concurrency: usize::try_from(concurrency?).unwrap_or(1),
+        rate: rate?,
         tls: tls?.unwrap_or_default(),
         enabled: enabled?,
     })

@@ -110,6 +110,11 @@ impl Ended {
         self.attempt.outcome
     }
 
+    /// How long the attempt took.
+    pub(super) fn took(&self) -> Duration {
+        self.attempt.duration
+    }
+
     /// Whether the attempt used the settings with this fingerprint.
     pub(super) fn used(&self, fingerprint: &[u8; 32]) -> bool {
         self.used.fingerprint == *fingerprint

@@ -33,6 +33,8 @@ const VALID_FOR: Duration = Duration::from_millis(500);
 pub(super) enum Wanted {
     /// Claim the deliveries that can be sent now, and some more in advance.
     Ahead,
+    /// Claim only the deliveries that can be sent now. Requests start too rarely for others.
+    Now,
     /// Claim deliveries of projects that are not in this set, at most `n_fresh`.
     ///
     /// If there is none and `or_any` is true, claim one of any project.
@@ -194,7 +196,7 @@ impl Prefetch {
     ) {
         let ahead = match wanted {
             Wanted::Ahead => PREFETCH,
-            Wanted::Probe { .. } => 0,
+            Wanted::Now | Wanted::Probe { .. } => 0,
         };
         let n_claims = self.claims.len();
         let sizes = self.claims.iter().map(|one| one.claim.payload.len());

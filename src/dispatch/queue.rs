@@ -21,11 +21,17 @@ use super::{Shared, Target, ended_of, next_of};
 use crate::clock::Reading;
 use crate::domain::delivery::Verdict;
 use crate::domain::endpoint::{Admission, Endpoint};
+use crate::domain::pace::Pace;
 use crate::domain::project::ProjectKey;
 use crate::store::{AttemptLog, Claims, Finish, StoreError, Unreadable};
 
 /// The longest sleep of a queue. It is short because somebody may set the clock meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
+
+/// The time between requests from which the queue claims one delivery at a time.
+///
+/// Other claims would expire before they are sent.
+const RARELY: Duration = Duration::from_millis(20);
 
 /// Returns how long to sleep until a time of day.
 fn sleep_until(at: Timestamp, now: Timestamp) -> Duration {
@@ -52,6 +58,7 @@ pub(super) struct Queue {
     in_flight: JoinSet<Ended>,
     results: Results,
     endpoint: Endpoint,
+    pace: Pace,
     /// The renames since the oldest attempt in progress began.
     moves: Vec<Moves>,
     /// The fingerprint of the settings. If it changes, the health in `endpoint` is reset.
@@ -84,6 +91,7 @@ impl Queue {
             in_flight: JoinSet::new(),
             results: Results::default(),
             endpoint: Endpoint::default(),
+            pace: Pace::default(),
             moves: Vec::new(),
         }
     }
@@ -163,6 +171,11 @@ impl Queue {
             // The end of a recording wakes the queue.
             return SLEEP_MAX;
         }
+        // A request is sent when its time comes, so claims before it would expire.
+        let until_next = self.pace.next(target.webhook.rate).saturating_sub(moment);
+        if !until_next.is_zero() {
+            return until_next.min(SLEEP_MAX);
+        }
         if self.in_flight.len() < concurrency {
             self.prefetch.drop_expired(moment);
             if !is_probe && self.prefetch.is_empty() {
@@ -174,6 +187,11 @@ impl Queue {
             self.prefetch.expect_more();
         }
         self.send(&target, concurrency, is_probe);
+        let until_next = self.pace.next(target.webhook.rate).saturating_sub(moment);
+        if !until_next.is_zero() {
+            return until_next.min(SLEEP_MAX);
+        }
+        let interval = self.pace.interval(target.webhook.rate);
         let room = concurrency.saturating_sub(self.in_flight.len());
         if !self.is_store_failing {
             let wanted = match admission {
@@ -182,10 +200,12 @@ impl Queue {
                     n_fresh,
                     or_any: any_at <= now && self.in_flight.is_empty(),
                 },
-                _ => Wanted::Ahead,
+                _ if interval < RARELY => Wanted::Ahead,
+                _ => Wanted::Now,
             };
+            let n_wanted = if interval < RARELY { room } else { room.min(1) };
             self.prefetch
-                .ask(&self.shared.store, &self.name, now, room, wanted);
+                .ask(&self.shared.store, &self.name, now, n_wanted, wanted);
         }
         if room == 0 || self.prefetch.is_asking() {
             // The end of an attempt or the answer wakes the queue.
@@ -198,8 +218,11 @@ impl Queue {
     /// Sends claimed deliveries while fewer than `concurrency` are in flight.
     fn send(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) {
         while self.in_flight.len() < concurrency
+            && self.pace.next(target.webhook.rate) <= self.shared.clock.moment()
             && let Some(claim) = self.prefetch.pop()
         {
+            self.pace
+                .sent(target.webhook.rate, self.shared.clock.moment());
             let target = Arc::clone(target);
             let n_moves = self.moves.len();
             let clock = self.shared.clock;
@@ -243,6 +266,7 @@ impl Queue {
         if self.fingerprint != target.fingerprint {
             self.fingerprint = target.fingerprint;
             self.endpoint = Endpoint::default();
+            self.pace = Pace::default();
         }
         target
     }
@@ -333,6 +357,8 @@ impl Queue {
                 (self.shared.jitter)(),
             );
             (counts, transition) = (effect.counts, effect.transition);
+            let began = now.saturating_sub(ended.took());
+            self.pace.answered(ended.outcome(), began, now);
         }
         let result = ended.judge(&target, &self.shared, counts);
         self.logger.log(&self.name, &result, now);

@@ -21,6 +21,7 @@
 //! - [`route`]: the webhooks that receive an event.
 //! - [`delivery`]: the next step of a delivery after an answer.
 //! - [`endpoint`]: whether a receiver is down.
+//! - [`pace`]: when the next request to a receiver may start.
 //! - [`rescan`]: the reasons for a full scan.
 //! - [`log_limit`]: a limit on similar log lines.
 
@@ -31,6 +32,7 @@ pub mod infer;
 pub(crate) mod log_limit;
 pub mod moves;
 pub mod names;
+pub mod pace;
 pub mod parameters;
 pub mod portions;
 pub mod project;

@@ -24,6 +24,8 @@ fn a_fingerprint_depends_on_every_setting_and_on_nothing_else() {
         "event: project-delete, retry: { schedule: [0s] }",
         "event: project-delete, retry: { schedule: [0s, 0s] }",
         "event: project-delete, concurrency: 1",
+        "event: project-delete, rate: 1/s",
+        "event: project-delete, rate: 60/m",
         "event: project-delete, enabled: false",
         "event: project-delete, tls: { ca: CA }",
         "event: project-delete, tls: { ca: CA, ca_only: true }",

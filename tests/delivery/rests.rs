@@ -1,3 +1,4 @@
+use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -81,4 +82,77 @@ fn a_gateway_postpones_the_one_delivery() {
         assert!(other < retry, "{status}: another project after {other:?}");
         assert!(retry >= ASKED, "{status}: retried after {retry:?}");
     }
+}
+
+/// A receiver with a bucket of five tokens, and four more in a second.
+struct Bucket {
+    tokens: f64,
+    at: Option<jiff::Timestamp>,
+}
+
+impl Bucket {
+    fn take(&mut self, now: jiff::Timestamp) -> bool {
+        let passed = self.at.map(|at| now.duration_since(at).as_secs_f64());
+        self.tokens = (self.tokens + 4.0 * passed.unwrap_or_default()).min(5.0);
+        self.at = Some(now);
+        let is_left = self.tokens >= 1.0;
+        self.tokens -= f64::from(u8::from(is_left));
+        is_left
+    }
+}
+
+#[test]
+fn a_receiver_that_limits_requests_refuses_few() {
+    const PROJECTS: usize = 60;
+    let bucket = Mutex::new(Bucket {
+        tokens: 5.0,
+        at: None,
+    });
+    let endpoint = Endpoint::answering(move |one| {
+        if bucket.lock().unwrap().take(one.at) {
+            return reply(204);
+        }
+        let mut answer = reply(429);
+        answer.headers.insert("retry-after", HeaderValue::from(1));
+        answer
+    });
+    let webhook = Webhook::new("all", &endpoint.url()).events("[snapshot-create]");
+    let home = Home::new(&Settings::of([webhook]));
+    for number in 0..PROJECTS {
+        define(&home, &format!("p{number}"));
+    }
+    let daemon = home.start();
+    for number in 0..PROJECTS {
+        snapshot(&home, &format!("p{number}"), "s1");
+    }
+    daemon.wait_message("delivered: ", PROJECTS);
+    let n_requests = endpoint.n();
+    assert!(n_requests <= PROJECTS + PROJECTS / 5, "{n_requests}");
+    assert_eq!(daemon.n_messages("the endpoint seems to be down"), 0);
+}
+
+/// Requests are evenly spaced, so two of them are never closer than the rate allows.
+#[test]
+fn a_rate_limits_requests() {
+    const PROJECTS: usize = 20;
+    let endpoint = Endpoint::new();
+    let webhook = Webhook::new("all", &endpoint.url())
+        .events("[snapshot-create]")
+        .with("rate: 10/s");
+    let home = Home::new(&Settings::of([webhook]));
+    for number in 0..PROJECTS {
+        define(&home, &format!("p{number}"));
+    }
+    let daemon = home.start();
+    for number in 0..PROJECTS {
+        snapshot(&home, &format!("p{number}"), "s1");
+    }
+    daemon.wait_message("delivered: ", PROJECTS);
+    let times: Vec<_> = endpoint.all().iter().map(|one| one.at).collect();
+    let took = times[PROJECTS - 1].duration_since(times[0]);
+    // The first request may arrive late.
+    assert!(
+        took.unsigned_abs() >= Duration::from_millis(1_800),
+        "{took:?}"
+    );
 }

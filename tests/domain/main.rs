@@ -14,6 +14,7 @@ mod endpoint;
 mod engine;
 mod event;
 mod meaning;
+mod pace;
 mod parameters;
 mod portions;
 mod route;

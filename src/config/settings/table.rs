@@ -260,6 +260,16 @@ pub const SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "webhooks[].rate",
+        value: Text(
+            "the most requests in a second, minute or hour, such as `10/s`, `600/m` or `1000/h`, up to 100000",
+            Some("^[0-9]+/[smh]$"),
+        ),
+        default: Described("none; the pace follows answers with 429 or 503 and `Retry-After`"),
+        meaning: "the maximum rate of requests, evenly spaced",
+        ..ROW
+    },
+    Setting {
         key: "webhooks[].tls.ca",
         value: PEM_FILE,
         default: Described("none"),

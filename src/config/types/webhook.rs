@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::SecretString;
 use url::Url;
 
+use crate::domain::pace::Rate;
 use crate::domain::route::Subscription;
 
 /// A webhook.
@@ -34,6 +35,8 @@ pub struct Webhook {
     pub schedule: Vec<Duration>,
     /// The maximum number of projects with a request in progress at the same time.
     pub concurrency: usize,
+    /// The most requests in a time, if there is a limit.
+    pub rate: Option<Rate>,
     /// Extra certificate authorities, and the client certificate with its key.
     pub tls: Tls,
     /// Whether events are delivered to this webhook.

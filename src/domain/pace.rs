@@ -1,0 +1,193 @@
+//! Decides when the next request to a webhook may start.
+//!
+//! Constraint: a receiver that limits requests must not get many requests that it refuses, and must not
+//! be idle either. There are two limits. The setting `rate` is the most requests in a time. The other
+//! limit is learned from answers that request a wait ([`RetryAfter::Webhook`]): after such an answer,
+//! requests start one by one, at a rate that doubles every second until the next such answer. From then
+//! on the rate grows in small steps that become rare. Both limits space requests evenly.
+//!
+//! The store enforces the requested wait itself. Time is monotonic. The state is only in memory.
+//!
+//! [`RetryAfter::Webhook`]: super::delivery::RetryAfter::Webhook
+
+use std::time::Duration;
+
+use super::delivery::{Outcome, RetryAfter};
+
+/// The longest time between two requests when the pace is learned first.
+///
+/// A receiver that counts requests in a window asks for a long wait, although it then accepts many.
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest learned time between two requests.
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+/// The shortest learned time between two requests. Below it, the receiver has no limit.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+/// The shortest time between two steps to a higher rate.
+const STEP: Duration = Duration::from_secs(1);
+
+/// The number of accepted requests before the first small step to a higher rate.
+const FIRST_RUN: u32 = 16;
+
+/// The most accepted requests before a small step to a higher rate.
+const RUN_MAX: u32 = 256;
+
+/// The number of accepted requests since the last wait below which the rate is far too high.
+const FEW: u32 = 4;
+
+/// After this time without a requested wait, the rate doubles again.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+
+/// How far requests may be behind their times before the times move, at high rates.
+///
+/// A timer of the runtime is late by about 1 ms. Without this allowance, a rate of 1,000/s would become
+/// half of it. At rates of up to 100/s there is no allowance.
+const LATE_MAX: Duration = Duration::from_millis(10);
+
+/// The most requests in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// The number of requests.
+    pub n: u32,
+    /// The time.
+    pub per: Duration,
+}
+
+impl Rate {
+    fn interval(self) -> Duration {
+        self.per.checked_div(self.n).unwrap_or_default()
+    }
+}
+
+/// The pace of the requests to one webhook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    learned: Option<Learned>,
+    /// The time of the next request.
+    next: Duration,
+}
+
+/// What the answers of a receiver say about its limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Learned {
+    interval: Duration,
+    /// Whether the rate doubles, instead of growing in small steps.
+    doubles: bool,
+    /// The number of accepted requests since the last step.
+    n_accepted: u32,
+    /// The number of accepted requests since the last requested wait.
+    n_since_wait: u32,
+    /// The number of accepted requests before the next small step.
+    run: u32,
+    /// The time of the last requested wait.
+    waited_at: Duration,
+    /// The time of the last step.
+    stepped_at: Duration,
+}
+
+impl Pace {
+    /// Returns the time from which the next request may start, with this setting.
+    pub fn next(&self, rate: Option<Rate>) -> Duration {
+        if rate.is_none() && self.learned.is_none() {
+            Duration::ZERO
+        } else {
+            self.next
+        }
+    }
+
+    /// The time between two requests, with this setting.
+    pub fn interval(&self, rate: Option<Rate>) -> Duration {
+        let learned = self.learned.as_ref().map(|learned| learned.interval);
+        rate.map(Rate::interval).max(learned).unwrap_or_default()
+    }
+
+    /// Records the start of a request at `now`.
+    pub fn sent(&mut self, rate: Option<Rate>, now: Duration) {
+        let interval = self.interval(rate);
+        let late = if interval < LATE_MAX {
+            LATE_MAX
+        } else {
+            Duration::ZERO
+        };
+        self.next = self
+            .next
+            .max(now.saturating_sub(late))
+            .saturating_add(interval);
+    }
+
+    /// Records the answer at `now` to a request that started at `began`.
+    pub fn answered(&mut self, outcome: Outcome, began: Duration, now: Duration) {
+        match outcome {
+            Outcome::Failed {
+                retry_after: Some(asked @ RetryAfter::Webhook(_)),
+                ..
+            } => self.was_asked(asked.wait(), began, now),
+            Outcome::Accepted => self.was_accepted(began, now),
+            Outcome::Gone | Outcome::Failed { .. } => {}
+        }
+    }
+
+    fn was_asked(&mut self, wait: Duration, began: Duration, now: Duration) {
+        let Some(learned) = &mut self.learned else {
+            let interval = wait.clamp(INTERVAL_MIN, FIRST_INTERVAL);
+            self.next = now;
+            self.learned = Some(Learned {
+                interval,
+                doubles: true,
+                n_accepted: 0,
+                n_since_wait: 0,
+                run: FIRST_RUN,
+                waited_at: now,
+                stepped_at: now,
+            });
+            return;
+        };
+        if began <= learned.waited_at {
+            // The request started before the wait was known.
+            return;
+        }
+        learned.interval = if learned.doubles || learned.n_since_wait < FEW {
+            learned.interval.saturating_mul(2)
+        } else {
+            learned.run = learned.run.saturating_mul(2).min(RUN_MAX);
+            learned.interval.saturating_mul(10) / 9
+        }
+        .min(INTERVAL_MAX);
+        learned.doubles = false;
+        learned.n_accepted = 0;
+        learned.n_since_wait = 0;
+        learned.waited_at = now;
+        learned.stepped_at = now;
+    }
+
+    fn was_accepted(&mut self, began: Duration, now: Duration) {
+        let Some(learned) = &mut self.learned else {
+            return;
+        };
+        if began <= learned.waited_at {
+            return;
+        }
+        learned.n_accepted = learned.n_accepted.saturating_add(1);
+        learned.n_since_wait = learned.n_since_wait.saturating_add(1);
+        if now.saturating_sub(learned.waited_at) >= FORGET_AFTER {
+            learned.doubles = true;
+        }
+        if now.saturating_sub(learned.stepped_at) < STEP {
+            return;
+        }
+        if learned.doubles && learned.n_accepted > 1 {
+            learned.interval /= 2;
+        } else if !learned.doubles && learned.n_accepted >= learned.run {
+            learned.interval = learned.interval.saturating_mul(9) / 10;
+        } else {
+            return;
+        }
+        learned.n_accepted = 0;
+        learned.stepped_at = now;
+        if learned.interval < INTERVAL_MIN {
+            self.learned = None;
+        }
+    }
+}
