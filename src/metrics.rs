@@ -121,6 +121,7 @@ impl Metrics {
     }
 
     pub(crate) fn configure(&self, webhooks: BTreeMap<String, bool>) {
+        let mut configured = self.lock();
         for name in webhooks.keys() {
             for outcome in AttemptOutcome::ALL {
                 self.deliveries
@@ -128,7 +129,6 @@ impl Metrics {
             }
             self.attempt_seconds.with_label_values(&[name.as_str()]);
         }
-        let mut configured = self.lock();
         for name in configured.keys() {
             if webhooks.contains_key(name) {
                 continue;
@@ -148,8 +148,14 @@ impl Metrics {
         self.lock().clone()
     }
 
-    /// Counts an ended attempt.
+    /// Counts an ended attempt, unless its webhook is no longer configured.
+    ///
+    /// The last answers of a removed webhook come after its removal, and would create its series again.
     pub(crate) fn attempted(&self, webhook: &str, outcome: AttemptOutcome, took: Duration) {
+        let configured = self.lock();
+        if !configured.contains_key(webhook) {
+            return;
+        }
         self.deliveries
             .with_label_values(&[webhook, outcome.as_str()])
             .inc();

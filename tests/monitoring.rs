@@ -298,3 +298,29 @@ fn the_rules_are_valid_and_fire_when_they_should() {
     promtool(&["check", "rules", "monitoring/alerts.yaml"], "");
     promtool(&["test", "rules", "monitoring/alerts.test.yaml"], "");
 }
+
+/// The answer to an attempt in flight comes after the reload that removed its webhook.
+#[test]
+fn a_removed_webhook_has_no_series_once_its_last_answer_came() {
+    let endpoint = Endpoint::answering(|_| {
+        let mut answer = Reply::status(axum::http::StatusCode::NO_CONTENT);
+        answer.delay = std::time::Duration::from_secs(3);
+        answer
+    });
+    let other = Webhook::new("other", &endpoint.url()).with("enabled: false");
+    let removed = Webhook::new("removed", &endpoint.url()).events("[project-import-any]");
+    let settings = |webhooks: &[&Webhook]| {
+        Settings::of(webhooks.iter().map(|one| (*one).clone()))
+            .top("admin: { listen: \"unix:./admin.sock\" }")
+    };
+    let home = Home::new(&settings(&[&other, &removed]));
+    let daemon = home.start();
+    home.write("sales/p/project.xml", &xml("P", "e", ""));
+    endpoint.wait_for(1);
+    home.configure(&settings(&[&other]));
+    assert!(daemon.reload());
+    daemon.wait_message("delivered: ", 1);
+    let (_, text) = get(&home, "/metrics").expect("the metrics");
+    assert!(text.contains("webhook=\"other\""));
+    assert!(!text.contains("webhook=\"removed\""), "{text}");
+}
