@@ -280,6 +280,7 @@ fn held_note(
         n_gone_in_all: n_gone,
         n_recorded,
         n_before: n_recorded,
+        may_return: false,
     };
     let times = wave_times(repository);
     let vanished = State::of_vanished(n_gone);

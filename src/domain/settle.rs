@@ -534,6 +534,11 @@ impl Agenda {
         self.vanished.see_late(sees_late);
     }
 
+    /// Holds the projects that the next full scan misses, because the repository is being restored.
+    pub fn expect_returns(&mut self) {
+        self.vanished.expect_returns();
+    }
+
     /// Whether no project needs to be observed.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -127,6 +127,8 @@ pub struct Vanished {
     n_recorded: usize,
     /// Whether projects may have vanished or moved without being observed.
     sees_late: bool,
+    /// Whether the next missing projects may come back, because the repository is being restored.
+    may_return: bool,
 }
 
 impl Vanished {
@@ -140,7 +142,12 @@ impl Vanished {
             accepted: BTreeSet::new(),
             n_recorded: 0,
             sees_late: false,
+            may_return: false,
         }
+    }
+
+    pub(super) fn expect_returns(&mut self) {
+        self.may_return = true;
     }
 
     pub(super) fn see_late(&mut self, sees_late: bool) {
@@ -295,8 +302,10 @@ impl Vanished {
             n_gone_in_all: self.current.n_gone() + self.held.n_gone(),
             n_recorded,
             n_before,
+            may_return: self.may_return,
         };
         if ends_current {
+            self.may_return = false;
             self.input(Input::Ended(census), now);
             let ended = std::mem::take(&mut self.current);
             match (ended.state, self.held.state) {
@@ -350,6 +359,7 @@ impl Vanished {
     pub(super) fn retain(&mut self, now: Moment, is_missing: impl Fn(&ProjectKey) -> bool) {
         self.released.retain(|key| is_missing(key));
         self.accepted.retain(|key| is_missing(key));
+        self.may_return &= !self.is_calm();
         let held = &mut self.held;
         let n_before = held.projects.len();
         held.projects

@@ -23,6 +23,9 @@
 //! A backup may restore held projects slowly. So while held projects come back, the others stay held:
 //! until `repository.mass_delete_after` has passed since the last one came back.
 //!
+//! A repository that was missing may be restored slowly into another directory. Then the missing
+//! projects are held in the same way, no matter how few they are.
+//!
 //! A held project whose directory contains another project now is certainly gone. It leaves the hold,
 //! and is judged like any replaced project: its delete comes first, then the import of the other one.
 //!
@@ -111,6 +114,8 @@ pub struct Census {
     pub n_recorded: usize,
     /// The number of such projects before the first one of this group vanished.
     pub n_before: usize,
+    /// Whether the repository is being restored, so that the missing projects may come back.
+    pub may_return: bool,
 }
 
 impl Census {
@@ -215,6 +220,13 @@ impl State {
             (State::Chain { .. }, Input::Appeared | Input::Returned) => self,
             (State::Chain { .. }, Input::Ended(census)) if census.is_all() => {
                 State::HeldForOperator
+            }
+            (State::Chain { .. } | State::Wave { .. }, Input::Ended(census))
+                if census.may_return && !census.is_all() && !times.hold.is_zero() =>
+            {
+                State::Held {
+                    until: now.saturating_add(times.hold),
+                }
             }
             (State::Chain { .. }, Input::Ended(_)) => State::Calm,
             (

@@ -2,7 +2,8 @@
 //!
 //! Constraint: no event is inferred if the root is missing or another directory is in its place. A
 //! root whose identity is not the recorded one is trusted only after a survey. The survey must find
-//! files of at least half of the recorded projects. So a deployment that swaps directories is
+//! files of at least half of the recorded projects. If an earlier survey found fewer, the root is being
+//! restored, and the removals of its missing projects are held. So a deployment that swaps directories is
 //! trusted. An empty mount point is not, even if somebody wrote a project into it.
 
 use std::io;
@@ -40,6 +41,8 @@ pub(crate) struct RootGuard {
     /// The recorded identity of the root.
     recorded: Option<String>,
     is_trusted: bool,
+    /// Whether a survey found too few projects, and no later one found enough.
+    was_incomplete: bool,
     /// The number of recorded projects in the last survey. The survey found files of `n_found`.
     n_recorded: usize,
     n_found: usize,
@@ -61,6 +64,7 @@ impl RootGuard {
             has_failed: false,
             recorded: None,
             is_trusted: false,
+            was_incomplete: false,
             n_recorded: 0,
             n_found: 0,
         }
@@ -179,7 +183,15 @@ impl RootGuard {
         self.n_found = n_found;
         self.n_recorded = n_recorded;
         self.is_trusted = self.is_watched() && n_found.saturating_mul(2) >= n_recorded;
+        self.was_incomplete |= !self.is_trusted;
         self.is_trusted
+    }
+
+    /// Returns whether the trusted root was incomplete in an earlier survey, once.
+    ///
+    /// Then its projects are being restored, and the missing ones may still come.
+    pub(super) fn take_incomplete(&mut self) -> bool {
+        std::mem::take(&mut self.was_incomplete)
     }
 
     /// Whether this root may be compared with the record.

@@ -400,7 +400,12 @@ impl Worker {
             return true;
         }
         match self.root.survey(self.recorder.store(), recorded) {
-            Ok(true) => return true,
+            Ok(true) => {
+                if self.root.take_incomplete() {
+                    self.agenda.expect_returns();
+                }
+                return true;
+            }
             Ok(false) => {
                 if let Some(reason) = self.root.distrust()
                     && self.status.set_trouble(Trouble::Root, Some(reason.clone()))

@@ -7,6 +7,7 @@ use crate::common::{self, Daemon, Endpoint, Home, on_both_backends, skip};
 use crate::{events, names, projects, settings, wait_held, wait_not_held};
 
 on_both_backends!(
+    a_repository_that_is_restored_slowly_deletes_nothing,
     a_directory_that_is_locked_at_the_start_deletes_nothing,
     a_repository_whose_bind_mount_lost_its_source_deletes_nothing,
 );
@@ -30,6 +31,36 @@ fn a_directory_that_is_locked_at_the_start_deletes_nothing(backend: &str) {
     }
     fs::rename(home.beside("unlocked"), home.at("sales")).unwrap();
     wait_not_held(&home);
+    daemon.fence();
+    assert_eq!(events(&endpoint), [""; 0]);
+}
+
+fn a_repository_that_is_restored_slowly_deletes_nothing(backend: &str) {
+    let endpoint = Endpoint::new();
+    let settings = settings(&endpoint, backend).repository("poll_interval: 200ms");
+    let home = Home::new(&settings.repository("mass_delete_after: 1h"));
+    projects(&home, names(8));
+    let daemon = home.start();
+    let away = home.beside("away");
+    fs::rename(home.at(""), &away).unwrap();
+    fs::create_dir_all(home.at("sales")).unwrap();
+    daemon.wait_message("is not the directory that was watched before", 1);
+    let restore = |name: String| {
+        let at = home.at("sales").join(&name);
+        fs::rename(away.join("sales").join(name), at).unwrap();
+    };
+    // With half of them the root is trusted.
+    names(4).for_each(restore);
+    wait_held(&home, 4, "more-than-half");
+    for (n, name) in names(8).enumerate().skip(4) {
+        // Nothing comes for longer than the settle time.
+        daemon.fence();
+        restore(name);
+        match n {
+            7 => wait_not_held(&home),
+            n => drop(wait_held(&home, 7 - n, "more-than-half")),
+        }
+    }
     daemon.fence();
     assert_eq!(events(&endpoint), [""; 0]);
 }

@@ -46,6 +46,7 @@ fn census(n_gone: usize, n_recorded: usize) -> Input {
         n_gone_in_all: n_gone,
         n_recorded,
         n_before: n_recorded,
+        may_return: false,
     })
 }
 
@@ -192,6 +193,24 @@ fn imports_during_a_wave_do_not_prevent_its_hold() {
         agenda.end_wave(at(1_000), n_before + 12);
         let held = agenda.held().map(|held| (held.n, held.n_recorded));
         assert_eq!(held, is_held.then_some((12, n_before)));
+    }
+}
+
+#[test]
+fn projects_that_a_restored_repository_misses_are_held() {
+    for (hold, is_held) in [(60, true), (0, false)] {
+        let mut agenda = agenda();
+        let hold = Duration::from_secs(hold);
+        agenda.set_times(Times { hold, ..TIMES }, Moment::ZERO);
+        agenda.expect_returns();
+        observe(&mut agenda, 0..2, Presence::Gone, 0);
+        agenda.scanned(at(10));
+        agenda.end_wave(at(1_000), 20);
+        assert_eq!(agenda.held().map(|held| held.n), is_held.then_some(2));
+        // Projects that vanish later are judged as usual.
+        observe(&mut agenda, 2..4, Presence::Gone, 5_000);
+        agenda.end_wave(at(6_000), 20);
+        assert!(!agenda.holds(&key(2)));
     }
 }
 
