@@ -487,3 +487,69 @@ fn a_renamed_organization_of_copies_is_deleted_once_before_it_is_imported() {
         );
     });
 }
+
+/// A definition with a root attribute `id` and no engineId.
+fn with_root_id(id: &str, body: &str) -> String {
+    let id = format!("version=\"2.0\" id=\"{id}\"");
+    xml("Orders", "", body).replacen("version=\"2.0\"", &id, 1)
+}
+
+#[test]
+fn a_project_that_moves_and_gets_back_its_kept_id_is_the_same() {
+    let definition = "sales/orders/project.xml";
+    let with_id = |body| xml("Orders", "e-1", body);
+    watched(&[(definition, &with_id("one"))], |w| {
+        // Saved once without its engineId, then moved, and saved with it in one go.
+        w.home.replace(definition, &xml("Orders", "", "two"));
+        w.expect(&[]);
+        let beside = w.home.beside("moving");
+        fs::rename(w.home.at("sales/orders"), &beside).unwrap();
+        fs::write(beside.join("project.xml"), with_id("three")).unwrap();
+        fs::rename(&beside, w.home.at("sales/renamed")).unwrap();
+        w.expect(&[]);
+        // The same to another organization.
+        let definition = "sales/renamed/project.xml";
+        w.home.replace(definition, &xml("Orders", "", "four"));
+        w.expect(&[]);
+        fs::rename(w.home.at("sales/renamed"), &beside).unwrap();
+        fs::write(beside.join("project.xml"), with_id("five")).unwrap();
+        fs::create_dir(w.home.at("finance")).unwrap();
+        fs::rename(&beside, w.home.at("finance/orders")).unwrap();
+        let [import, any] = import("finance", "e-1");
+        w.expect(&[("project-delete", "sales", "e-1"), import, any]);
+        // A copy with the id of a project that keeps it.
+        let definition = "finance/orders/project.xml";
+        w.home.replace(definition, &xml("Orders", "", "six"));
+        w.expect(&[]);
+        w.home.write("finance/copy/project.xml", &with_id("seven"));
+        w.expect(&[import, any]);
+        w.home.remove_all("finance/orders");
+        w.expect(&[]);
+        w.home.remove_all("finance/copy");
+        w.expect(&[("project-delete", "finance", "e-1")]);
+    });
+}
+
+#[test]
+fn a_root_attribute_id_identifies_a_project() {
+    let definition = "sales/orders/project.xml";
+    watched(&[(definition, &with_root_id("r-1", "one"))], |w| {
+        // Moved and saved in one go.
+        let beside = w.home.beside("moving");
+        fs::rename(w.home.at("sales/orders"), &beside).unwrap();
+        fs::write(beside.join("project.xml"), with_root_id("R-1", "two")).unwrap();
+        fs::rename(&beside, w.home.at("sales/renamed")).unwrap();
+        w.expect(&[]);
+        // Saved without its id, it keeps it.
+        let definition = "sales/renamed/project.xml";
+        w.home.replace(definition, &xml("Orders", "", "three"));
+        w.expect(&[]);
+        w.home.replace(definition, &with_root_id("r-2", "four"));
+        let [import, any] = import("sales", "r-2");
+        w.expect(&[("project-delete", "sales", "R-1"), import, any]);
+        // Moved to another organization.
+        w.home.rename("sales/renamed", "finance/orders");
+        let [import, any] = self::import("finance", "r-2");
+        w.expect(&[("project-delete", "sales", "r-2"), import, any]);
+    });
+}

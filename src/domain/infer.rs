@@ -6,21 +6,20 @@
 //!
 //! - If a definition is replaced by another project's, all events wait until the removal of the old
 //!   project is confirmed. So the delete of the old project comes before the events of its successor.
-//! - While the definition is missing, a published copy with another engineId waits as well, because
+//! - While the definition is missing, a published copy with another id waits as well, because
 //!   the copy may belong to the successor.
 //! - A copy waits for the settle time if neither the record nor the disk has a definition. A checkout
 //!   handles one file at a time, so the copy may be the last file of a project that is being removed,
 //!   or the first of one that is being created. A project that appeared and disappeared causes no
 //!   event.
 //!
-//! Two definitions with an engineId belong to the same project if their engineIds are equal. A
-//! definition without an engineId keeps the engineId that its project had. A definition with another
-//! engineId belongs to another project, even if a snapshot of the directory has the same content:
+//! A definition without an id keeps the id that its project had; see [`super::identity`]. A definition
+//! with another id belongs to another project, even if a snapshot of the directory has the same content:
 //! then the snapshot belongs to the successor.
 //!
 //! A deleted project counts as unpublished only if no published copy remains. A copy with new
 //! content or another tag also counts as remaining. So does an unreadable copy. A new copy with
-//! another engineId does not, because it belongs to another project.
+//! another id does not, because it belongs to another project.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,7 +95,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
             &mut events,
             recorded,
             observed,
-            "the definition was replaced by that of another project (another engineId)",
+            "the definition was replaced by that of another project (another id)",
         );
     }
     // The successor of a replaced project has no recorded definition.
@@ -113,7 +112,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
             if seen.hash != before.hash {
                 restore = restored_from(recorded, observed, seen).map(|because| InferredEvent {
                     kind: EventKind::SnapshotRestore,
-                    subject: seen.clone(),
+                    subject: seen.succeeding(before),
                     before: Some(before.clone()),
                     because,
                 });
@@ -136,7 +135,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
     // See the second exception in the documentation of this module.
     let may_be_the_successors = |seen: &FileState| {
         definition_is_missing
-            && definition_before.is_some_and(|before| before.has_another_engine_id(seen))
+            && definition_before.is_some_and(|before| before.is_of_another_project(seen))
     };
     record.published = copies(
         &mut events,
@@ -160,10 +159,10 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
     }
 }
 
-/// Whether the observed definition is another project's, because its engineId differs.
+/// Whether the observed definition is another project's, because its id differs.
 pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     match (&recorded.definition, observed.definition()) {
-        (Some(before), Some(seen)) => before.has_another_engine_id(seen),
+        (Some(before), Some(seen)) => before.is_of_another_project(seen),
         _ => false,
     }
 }
@@ -172,7 +171,7 @@ pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
 fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Observed) -> bool {
     let came_with_another = |seen: &FileState| {
         let known = recorded.published.get(&seen.path);
-        definition.has_another_engine_id(seen) && known.is_none_or(|copy| copy.hash != seen.hash)
+        definition.is_of_another_project(seen) && known.is_none_or(|copy| copy.hash != seen.hash)
     };
     observed.files.values().any(|file| match file {
         ObservedFile::Complete(seen) => seen.role == Role::Published && !came_with_another(seen),

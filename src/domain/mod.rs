@@ -7,6 +7,8 @@
 //! In reading order:
 //!
 //! - [`project`]: observed and recorded projects.
+//! - [`stamp`]: how metadata proves a file unchanged.
+//! - [`identity`]: how a project is recognised in another directory.
 //! - [`event`]: the seven events.
 //! - [`settle`]: when to observe a project.
 //! - [`wave`]: the time when projects that vanish together are judged.
@@ -28,6 +30,7 @@
 pub mod delivery;
 pub mod endpoint;
 pub mod event;
+pub mod identity;
 pub mod infer;
 pub(crate) mod log_limit;
 pub mod moves;
@@ -41,5 +44,6 @@ pub mod route;
 pub mod settle;
 pub mod shared_ids;
 pub(crate) mod short_lived;
+pub mod stamp;
 pub mod vanished;
 pub mod wave;

@@ -1,7 +1,7 @@
 //! Pairs projects that appeared with projects that disappeared.
 //!
 //! Constraint: renaming or moving a project directory inside its organization causes no event. The
-//! engineId identifies the project. Without an engineId, the content does. So a project that is
+//! project id identifies the project, else the content; see [`super::identity`]. So a project that is
 //! renamed and then saved is a move and a save, not a delete and an import. An observation of the new
 //! location does not tell a move from a copy, so the old location is observed as well. This module
 //! takes several projects at once and pairs arrivals with departures. Then [`infer`] judges each
@@ -77,6 +77,12 @@ impl Comparison {
         arrival(&self.recorded, &self.observed)
     }
 
+    /// The identity of the recorded project.
+    pub(crate) fn recorded_identity(&self) -> Option<Identity> {
+        let definition = self.recorded.definition.as_ref()?;
+        Some(definition.project_identity(&self.key))
+    }
+
     /// Returns the recorded definition if it is certainly gone from this location.
     pub(crate) fn departure(&self) -> Option<&FileState> {
         let recorded = self.recorded.definition.as_ref()?;
@@ -112,14 +118,16 @@ impl<'a> Departures<'a> {
             let Some(departed) = comparison.departure() else {
                 continue;
             };
-            let (key, identity) = (&comparison.key, departed.identity());
+            let key = &comparison.key;
             let organization = key.organization.as_str();
-            let of_content = (organization, identity.clone(), departed.hash);
-            let with_content = all.by_content.entry(of_content).or_default();
-            with_content.insert(key, index);
-            let of_identity = (organization, identity);
-            let with_identity = all.by_identity.entry(of_identity).or_default();
-            with_identity.insert(key, index);
+            for identity in departed.identities(key) {
+                let of_content = (organization, identity.clone(), departed.hash);
+                let with_content = all.by_content.entry(of_content).or_default();
+                with_content.insert(key, index);
+                let of_identity = (organization, identity);
+                let with_identity = all.by_identity.entry(of_identity).or_default();
+                with_identity.insert(key, index);
+            }
         }
         all
     }
@@ -139,16 +147,20 @@ impl<'a> Departures<'a> {
         let first =
             |all: &BTreeMap<&'a ProjectKey, usize>| all.first_key_value().map(|(_, at)| *at);
         let of_identity = (organization, of_content.1);
-        let with_identity = self.by_identity.get_mut(&of_identity)?;
+        let with_identity = self.by_identity.get(&of_identity)?;
         let index = with_content
             .and_then(first)
             .or_else(|| first(with_identity))?;
         let origin = comparisons.get(index)?;
-        with_identity.remove(&origin.key);
         let departed = origin.departure()?;
-        let of_content = (organization, of_identity.1, departed.hash);
-        if let Some(with_content) = self.by_content.get_mut(&of_content) {
-            with_content.remove(&origin.key);
+        for identity in departed.identities(&origin.key) {
+            let of_content = (organization, identity.clone(), departed.hash);
+            if let Some(with_content) = self.by_content.get_mut(&of_content) {
+                with_content.remove(&origin.key);
+            }
+            if let Some(with_identity) = self.by_identity.get_mut(&(organization, identity)) {
+                with_identity.remove(&origin.key);
+            }
         }
         Some(index)
     }
@@ -167,7 +179,7 @@ pub fn infer_all<C: Borrow<Comparison>>(
     let comparisons: Vec<&Comparison> = comparisons.iter().map(Borrow::borrow).collect();
     let Pairs { moves, waiting } = pair(&comparisons);
     let origins: BTreeSet<usize> = moves.values().copied().collect();
-    let shared = SharedIds::of(&comparisons, &origins);
+    let shared = SharedIds::of(&comparisons, &moves, &origins);
     comparisons
         .iter()
         .enumerate()

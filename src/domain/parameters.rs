@@ -135,17 +135,14 @@ pub(crate) fn project_id(
     document
         .engine_id()
         .or_else(|| definition.engine_id())
-        .or_else(|| not_empty(document.id.as_deref()))
-        .or_else(|| not_empty(definition.id.as_deref()))
+        .or_else(|| document.own_root_id())
+        .or_else(|| definition.root_id())
         .or_else(|| definition.kept_made_up_id())
-        .map_or_else(
-            || made_up_project_id(definition.first_key().unwrap_or(key)),
-            str::to_owned,
-        )
+        .map_or_else(|| made_up_project_id(key), str::to_owned)
 }
 
 /// Generates an id: a UUIDv5 of the organization directory and the project directory.
-fn made_up_project_id(key: &ProjectKey) -> String {
+pub(super) fn made_up_project_id(key: &ProjectKey) -> String {
     Uuid::new_v5(&project_namespace(), key.to_string().as_bytes()).to_string()
 }
 

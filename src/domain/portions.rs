@@ -13,7 +13,7 @@
 //! Two kinds of files would hide the reason of another event, so they come after it:
 //!
 //! - a snapshot whose recorded content was restored, and that has other content now: after the restore
-//! - a published copy with another engineId than the deleted definition: after the delete
+//! - a published copy with another id than the deleted definition: after the delete
 
 use std::collections::HashSet;
 
@@ -72,7 +72,7 @@ fn hides(event: &InferredEvent, closing: &InferredEvent) -> bool {
             recorded.is_some_and(|recorded| recorded.hash == closing.subject.hash)
         }
         (EventKind::ProjectPublish, kind) if kind.is_delete() => {
-            closing.subject.has_another_engine_id(&event.subject)
+            closing.subject.is_of_another_project(&event.subject)
         }
         _ => false,
     }

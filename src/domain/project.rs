@@ -5,7 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::parameters::another_made_up_id;
+pub use super::identity::{Identity, KeptIds};
+pub(crate) use super::stamp::Inodes;
+pub use super::stamp::{Mark, Stamp};
 
 /// The directory names of a project and its organization.
 ///
@@ -94,22 +96,6 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-/// The metadata of a file, by which a change is detected without reading the file.
-///
-/// It does not include the device, which may change when a disk is mounted again. Otherwise an
-/// unchanged file would look changed after a restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Stamp {
-    /// The inode number.
-    pub inode: u64,
-    /// The size in bytes.
-    pub size: u64,
-    /// The modification time, in nanoseconds since the Unix epoch.
-    pub modified_ns: i64,
-    /// The change time, in nanoseconds since the Unix epoch.
-    pub changed_ns: i64,
-}
-
 /// The parsed part of a project.xml: attributes and direct annotations of the root element.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
@@ -129,36 +115,6 @@ pub struct Document {
     pub kept: Option<Box<KeptIds>>,
 }
 
-/// Ids that a project keeps although its definition lacks them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptIds {
-    /// The engineId of an earlier definition, if the current definition has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub engine_id: Option<String>,
-    /// The first key of a renamed project. The generated id of the project is derived from it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_key: Option<ProjectKey>,
-    /// The generated id, if a renamed project keeps the one of this project's first key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made_up: Option<String>,
-}
-
-impl KeptIds {
-    /// Makes kept ids without a generated one. Returns `None` if both are absent.
-    pub fn new(engine_id: Option<String>, first_key: Option<ProjectKey>) -> Option<Box<Self>> {
-        Self {
-            engine_id,
-            first_key,
-            made_up: None,
-        }
-        .boxed()
-    }
-
-    fn boxed(self) -> Option<Box<Self>> {
-        (self != Self::default()).then(|| Box::new(self))
-    }
-}
-
 /// The placeholder in the annotation `version` that means "no version yet".
 ///
 /// The modeler writes it into every project, and the server replaces it when it deploys.
@@ -169,39 +125,6 @@ impl Document {
     pub fn annotation(&self, name: &str) -> Option<&str> {
         let value = self.annotations.get(name)?.trim();
         (!value.is_empty()).then_some(value)
-    }
-
-    /// The engineId of the project: that of this content, else the kept one.
-    pub fn engine_id(&self) -> Option<&str> {
-        self.own_engine_id()
-            .or_else(|| self.kept.as_ref()?.engine_id.as_deref())
-    }
-
-    /// The key of the project before its first rename, if it was renamed.
-    pub fn first_key(&self) -> Option<&ProjectKey> {
-        self.kept.as_ref()?.first_key.as_ref()
-    }
-
-    /// The kept generated id; see [`KeptIds::made_up`].
-    pub(crate) fn kept_made_up_id(&self) -> Option<&str> {
-        self.kept.as_ref()?.made_up.as_deref()
-    }
-
-    /// Whether the project has no id, so that one is generated.
-    fn needs_made_up_id(&self) -> bool {
-        let id = self.id.as_deref();
-        self.engine_id().is_none() && id.is_none_or(|id| id.trim().is_empty())
-    }
-
-    /// The former key whose generated id this renamed project keeps, if any.
-    pub(crate) fn occupied_key(&self) -> Option<&ProjectKey> {
-        let is_in_use = self.needs_made_up_id() && self.kept_made_up_id().is_none();
-        self.first_key().filter(|_| is_in_use)
-    }
-
-    /// The engineId in this content.
-    fn own_engine_id(&self) -> Option<&str> {
-        self.annotation("engineId")
     }
 
     /// The version, unless it is the placeholder.
@@ -224,7 +147,7 @@ pub struct FileState {
     pub stamp: Stamp,
     /// The time of the first reading with this stamp, in nanoseconds since the Unix epoch.
     ///
-    /// May also be [`SETTLED_NS`]; see [`FileState::is_unchanged`].
+    /// May also be [`SETTLED_NS`](super::stamp::SETTLED_NS); see [`FileState::is_unchanged`].
     pub read_ns: i64,
     /// The hash of the content.
     pub hash: ContentHash,
@@ -232,188 +155,6 @@ pub struct FileState {
     pub document: Document,
     /// The owner of the file: the user name, or the user id if the system knows no name.
     pub owner: String,
-}
-
-/// The identity of a project, independent of its path.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Identity {
-    /// The project with this engineId, in lower case.
-    EngineId(String),
-    /// The content of a project without an engineId.
-    Content(ContentHash),
-}
-
-impl fmt::Display for Identity {
-    /// Formats the identity for the store. Different identities have different texts.
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Identity::EngineId(id) => write!(formatter, "engine-id {id}"),
-            Identity::Content(hash) => write!(formatter, "content {hash}"),
-        }
-    }
-}
-
-/// How old a change must be when the file is read, so that a later change is certain to show.
-///
-/// Two writes within one tick of the file system's clock leave the same times. A tick of Linux is up
-/// to 10 ms, and that of some network and FAT file systems 2 s. So a file with a more recent change
-/// is read again.
-const TICK_NS: i64 = 2_000_000_000;
-
-/// The value of `read_ns` for a file that was the same in two readings far enough apart.
-///
-/// No later change can have the same times. That also holds for times in the future, which files
-/// from archives may have.
-pub(crate) const SETTLED_NS: i64 = i64::MAX;
-
-/// How far apart two readings must be for [`SETTLED_NS`].
-///
-/// It is more than a tick plus the duration of a step, because the time of a reading is the time when
-/// its step began.
-const APART_NS: i64 = 10_000_000_000;
-
-/// Whether inode numbers identify files.
-///
-/// Some FUSE file systems give a file another number after it left the kernel's cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Inodes {
-    /// A file keeps its inode number.
-    #[default]
-    Stable,
-    /// Inode numbers of unchanged files change, so they are ignored.
-    Unstable,
-}
-
-impl FileState {
-    /// Returns the identity of the project that this file defines.
-    ///
-    /// It depends only on the content, not on kept ids. So a moved file and its recorded state have
-    /// the same identity.
-    pub fn identity(&self) -> Identity {
-        match self.document.own_engine_id() {
-            Some(id) => Identity::EngineId(id.to_lowercase()),
-            None => Identity::Content(self.hash),
-        }
-    }
-
-    /// Whether the content has an id, so that copies of it have the same project id.
-    pub(crate) fn has_own_id(&self) -> bool {
-        let id = self.document.id.as_deref();
-        self.document.own_engine_id().is_some() || id.is_some_and(|id| !id.trim().is_empty())
-    }
-
-    /// Whether both files have an engineId and the engineIds differ, ignoring case.
-    pub(crate) fn has_another_engine_id(&self, other: &FileState) -> bool {
-        match (self.document.engine_id(), other.document.engine_id()) {
-            (Some(one), Some(other)) => one.to_lowercase() != other.to_lowercase(),
-            _ => false,
-        }
-    }
-
-    /// Returns this definition with the ids that the project keeps from the previous definition.
-    pub(crate) fn succeeding(&self, before: &FileState) -> Self {
-        let mut definition = self.clone();
-        let has_none = self.document.own_engine_id().is_none();
-        let engine_id = before.document.engine_id().filter(|_| has_none);
-        definition.document.kept = KeptIds {
-            engine_id: engine_id.map(str::to_owned),
-            first_key: before.document.first_key().cloned(),
-            made_up: before.document.kept_made_up_id().map(str::to_owned),
-        }
-        .boxed();
-        definition
-    }
-
-    /// Returns this file at its new path. It keeps the first key, from which the id is generated.
-    pub(crate) fn moved(&self, path: &str, from: &ProjectKey, to: &ProjectKey) -> Self {
-        let mut file = self.clone();
-        path.clone_into(&mut file.path);
-        if self.role == Role::Definition {
-            let document = &mut file.document;
-            let mut kept = document.kept.take().unwrap_or_default();
-            let first_key = kept.first_key.take().unwrap_or_else(|| from.clone());
-            kept.first_key = Some(first_key).filter(|it| it != to);
-            document.kept = kept.boxed();
-        }
-        file
-    }
-
-    /// Gives a new definition a generated id of its own, if `occupied` has its key.
-    ///
-    /// `occupied` has the keys whose generated ids are kept by renamed projects. The id depends on
-    /// the file, so inferring the same import again gives the same id.
-    pub(crate) fn avoid_kept_ids(&mut self, key: &ProjectKey, occupied: &BTreeSet<ProjectKey>) {
-        let is_new = self.role == Role::Definition && self.document.kept.is_none();
-        if is_new && self.document.needs_made_up_id() && occupied.contains(key) {
-            let kept = KeptIds {
-                made_up: Some(another_made_up_id(key, &self.stamp)),
-                ..KeptIds::default()
-            };
-            self.document.kept = kept.boxed();
-        }
-    }
-
-    /// Whether this stamp proves the file unchanged, so that it need not be read.
-    pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
-        is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
-    }
-
-    /// Returns the state to record after another reading with the same content.
-    ///
-    /// Returns `again` only if `again` can prove the file unchanged and `self` cannot. So most
-    /// readings of an unchanged file write nothing to the store.
-    pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
-        let is_same = self.stamp.is_same(&again.stamp, inodes)
-            && (self.role, &self.tag) == (again.role, &again.tag);
-        if is_same && self.is_unchanged(&again.stamp, inodes) {
-            return self.clone();
-        }
-        if !is_same || again.read_ns < self.read_ns || again.stamp.is_old(again.read_ns) {
-            return again;
-        }
-        let is_settled = again.read_ns.saturating_sub(self.read_ns) > APART_NS;
-        Self {
-            read_ns: if is_settled { SETTLED_NS } else { self.read_ns },
-            ..self.clone()
-        }
-    }
-}
-
-impl Stamp {
-    /// Whether two stamps are equal, ignoring unstable inode numbers.
-    pub(crate) fn is_same(&self, other: &Self, inodes: Inodes) -> bool {
-        let has_same_inode = self.inode == other.inode || inodes == Inodes::Unstable;
-        has_same_inode
-            && (self.size, self.modified_ns, self.changed_ns)
-                == (other.size, other.modified_ns, other.changed_ns)
-    }
-
-    /// Whether any change after a reading at this time would give the file other times.
-    fn is_old(&self, read_ns: i64) -> bool {
-        self.changed_ns.max(self.modified_ns) < read_ns.saturating_sub(TICK_NS)
-    }
-}
-
-fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp, inodes: Inodes) -> bool {
-    (read_ns == SETTLED_NS || recorded.is_old(read_ns)) && recorded.is_same(found, inodes)
-}
-
-/// The recorded metadata of a file, by which a full scan detects changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The path below the repository's root.
-    pub path: String,
-    /// The metadata at the time of reading.
-    pub stamp: Stamp,
-    /// The time of the first reading with this stamp; see [`FileState::read_ns`].
-    pub read_ns: i64,
-}
-
-impl Mark {
-    /// Whether the file is unchanged; see [`FileState::is_unchanged`].
-    pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
-        is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
-    }
 }
 
 /// The record of a project: the last known complete files.

@@ -14,8 +14,8 @@
 //! An old directory that cannot be read proves neither. The arrived project waits for the settle
 //! time, and is imported then.
 //!
-//! Only an id in the content counts, an engineId or a root attribute `id`. A made-up id belongs to
-//! one directory.
+//! The identity is the project id; see [`super::identity`]. An arrived project without an id in its
+//! content has come from no other organization.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,17 +64,25 @@ pub(super) struct SharedIds<'a>(BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>
 impl<'a> SharedIds<'a> {
     /// Groups the directories of these comparisons by identity and organization.
     ///
-    /// `origins` has the indexes of directories whose project moved within its organization.
-    pub(super) fn of(comparisons: &[&'a Comparison], origins: &BTreeSet<usize>) -> Self {
+    /// `moves` has the origin of each project that moved within its organization, by their indexes.
+    pub(super) fn of(
+        comparisons: &[&'a Comparison],
+        moves: &BTreeMap<usize, usize>,
+        origins: &BTreeSet<usize>,
+    ) -> Self {
         let mut all = Self(BTreeMap::new());
         for (index, comparison) in comparisons.iter().copied().enumerate() {
             let key = &comparison.key;
             let seen = comparison.observed.definition();
-            if let Some(identity) = seen.and_then(shared_id) {
+            let origin = moves
+                .get(&index)
+                .and_then(|origin| comparisons.get(*origin));
+            let arrived = comparison.arrival().map(FileState::identity);
+            let moved = origin.and_then(|origin| origin.recorded_identity());
+            for identity in arrived.into_iter().chain(moved).filter(Identity::is_id) {
                 all.places(identity, key).stays = Some(key);
             }
-            let recorded = comparison.recorded.definition.as_ref();
-            let Some(identity) = recorded.and_then(shared_id) else {
+            let Some(identity) = comparison.recorded_identity() else {
                 continue;
             };
             if origins.contains(&index) {
@@ -105,7 +113,7 @@ impl<'a> SharedIds<'a> {
 
     /// Returns the consequence of the confirmed removal of the project from this directory.
     pub(super) fn removal(&self, here: &Comparison) -> Removal<'a> {
-        let identity = here.departure().and_then(shared_id);
+        let identity = here.departure().and_then(|_| here.recorded_identity());
         let organizations = identity.and_then(|identity| self.0.get(&identity));
         let places = organizations.and_then(|all| all.get(here.key.organization.as_str()));
         let Some(places) = places else {
@@ -125,7 +133,7 @@ impl<'a> SharedIds<'a> {
 
     /// Returns why the project that arrived here is not imported yet.
     pub(super) fn hold(&self, here: &Comparison) -> Option<Hold> {
-        let organizations = self.0.get(&shared_id(here.arrival()?)?)?;
+        let organizations = self.0.get(&here.arrival()?.identity())?;
         let others = organizations
             .iter()
             .filter(|(organization, _)| **organization != here.key.organization);
@@ -140,9 +148,4 @@ impl<'a> SharedIds<'a> {
         });
         holding.next()
     }
-}
-
-/// Returns the identity of a definition if other directories may have it too.
-pub(crate) fn shared_id(definition: &FileState) -> Option<Identity> {
-    definition.has_own_id().then(|| definition.identity())
 }

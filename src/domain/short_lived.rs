@@ -51,7 +51,7 @@ pub(crate) fn infer_short_lived(
         // Further observations decide whether the project was imported or moved here.
         return ShortLived::Waits;
     };
-    if observed.definition().is_none() && definition.has_another_engine_id(file) {
+    if observed.definition().is_none() && definition.is_of_another_project(file) {
         // Another project may have been in this directory. The next observations decide.
         return ShortLived::Waits;
     }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::domain::moves::Comparison;
-use crate::domain::project::{FileState, Identity, ProjectKey};
+use crate::domain::project::{Identity, ProjectKey};
 use crate::store::Batch;
 
 /// The number of projects with one identity that are simply observed.
@@ -125,9 +125,13 @@ impl Copies {
             return;
         }
         for change in &batch.changes {
-            let (before, after) = (&change.before.definition, &change.after.definition);
-            let identity = |file: &Option<FileState>| file.as_ref().map(FileState::identity);
-            let (before, now) = (identity(before), identity(after));
+            let after = change.after.definition.as_ref();
+            // A merge, or a portion of a change, has only what differs.
+            if change.before.definition.is_none() && after.is_none() {
+                continue;
+            }
+            let now = after.map(|file| file.project_identity(&change.key));
+            let before = self.identities.get(&change.key).cloned();
             if let Some(before) = before.filter(|before| now.as_ref() != Some(before))
                 && let Some(group) = self.groups.get_mut(&before)
             {
@@ -139,7 +143,7 @@ impl Copies {
             let Some(definition) = &change.after.definition else {
                 continue;
             };
-            let identity = definition.identity();
+            let identity = definition.project_identity(&change.key);
             let is_new = !self.identities.contains_key(&change.key);
             if let Some(group) = self.groups.get_mut(&identity).filter(|_| is_new) {
                 group.set(&change.key, Some(definition.stamp.inode));
@@ -191,7 +195,7 @@ mod tests {
 
     #[test]
     fn only_large_groups_are_remembered_and_copies_are_doubtful_until_observed() {
-        let identity = Identity::EngineId("e".to_owned());
+        let identity = Identity::Id("e".to_owned());
         let key = |n: usize| ProjectKey::new("sales", format!("p{n}"));
         let keys: Vec<ProjectKey> = (0..=FEW).map(key).collect();
         let mut copies = Copies::default();

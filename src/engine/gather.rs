@@ -9,14 +9,14 @@ use std::os::fd::AsFd;
 use jiff::Timestamp;
 
 use super::copies::{Copies, FEW};
+use super::kept_ids::KeptIds;
 use super::reported_files::ReportedFiles;
 use crate::clock::Clock;
 use crate::domain::event::{InferredEvent, Origin};
 use crate::domain::infer::{Removals, is_replaced, missing};
 use crate::domain::moves::Comparison;
-use crate::domain::project::{Identity, Inodes, ObservedFile, ProjectKey, Recorded};
+use crate::domain::project::{FileState, Identity, Inodes, ObservedFile, ProjectKey, Recorded};
 use crate::domain::settle::{Agenda, Due};
-use crate::domain::shared_ids::shared_id;
 use crate::domain::short_lived::{ShortLived, infer_short_lived};
 use crate::observe::{Contents, Held, Observer, Reported};
 use crate::repository::Root;
@@ -77,8 +77,6 @@ pub(super) struct Observation {
 struct Arrived {
     key: ProjectKey,
     identity: Identity,
-    /// Whether its id is in its content, so that it may have come from another organization.
-    has_own_id: bool,
     inode: u64,
     origin: Origin,
 }
@@ -90,7 +88,6 @@ impl Observation {
         Some(Arrived {
             key: self.comparison.key.clone(),
             identity: definition.identity(),
-            has_own_id: definition.has_own_id(),
             inode: definition.stamp.inode,
             origin: self.origin,
         })
@@ -123,15 +120,26 @@ struct SameProject(Option<String>, Identity);
 
 impl SameProject {
     fn of_arrived(arrived: &Arrived) -> Self {
-        let organization = (!arrived.has_own_id).then(|| arrived.key.organization.clone());
-        Self(organization, arrived.identity.clone())
+        Self::new(&arrived.key, arrived.identity.clone())
     }
 
-    /// The project whose definition this comparison observed.
-    fn shown_by(comparison: &Comparison) -> Option<Self> {
-        let definition = comparison.observed.definition()?;
-        let organization = (!definition.has_own_id()).then(|| comparison.key.organization.clone());
-        Some(Self(organization, definition.identity()))
+    fn new(key: &ProjectKey, identity: Identity) -> Self {
+        let organization = (!identity.is_id()).then(|| key.organization.clone());
+        Self(organization, identity)
+    }
+
+    /// The project whose definition this comparison observed, in each way to recognise it.
+    fn shown_by(comparison: &Comparison) -> impl Iterator<Item = Self> {
+        let key = &comparison.key;
+        let seen = comparison.observed.definition();
+        let is_recorded = seen.is_some() && comparison.arrival().is_none();
+        let recorded = comparison.recorded_identity().filter(|_| is_recorded);
+        let own = seen.map(FileState::identity);
+        let own = own.filter(|identity| Some(identity) != recorded.as_ref());
+        recorded
+            .into_iter()
+            .chain(own)
+            .map(|identity| Self::new(key, identity))
     }
 }
 
@@ -142,8 +150,8 @@ pub(super) struct Gatherer<'a> {
     pub observer: &'a mut Observer,
     pub agenda: &'a Agenda,
     pub reported: &'a mut ReportedFiles,
-    /// The keys whose generated ids are kept by renamed projects, once they are read.
-    pub occupied: &'a mut Option<BTreeSet<ProjectKey>>,
+    /// The projects whose id is not in their definition, once they are read.
+    pub kept: &'a mut Option<KeptIds>,
     pub copies: &'a mut Copies,
     pub clock: Clock,
     /// Whether missing files count as removed at once.
@@ -161,7 +169,7 @@ impl Gatherer<'_> {
         gathered: &mut Gathered,
     ) -> Result<(), StoreError> {
         self.observe_each(due, BATCH_BYTES, gathered)?;
-        self.read_occupied(gathered)?;
+        self.read_kept(gathered)?;
         self.judge_held(gathered);
         let mut first = 0;
         loop {
@@ -241,19 +249,22 @@ impl Gatherer<'_> {
         observation.home = seen.home;
     }
 
-    /// Reads the occupied keys when the first new project is observed.
-    fn read_occupied(&mut self, gathered: &Gathered) -> Result<(), StoreError> {
+    /// Reads the kept ids when the first new or removed project is observed.
+    fn read_kept(&mut self, gathered: &Gathered) -> Result<(), StoreError> {
         let mut observations = gathered.observations.iter();
-        let has_new = observations.any(|one| one.before.definition.is_none());
-        if has_new && !self.is_adopting && self.occupied.is_none() {
-            *self.occupied = Some(self.store.occupied_keys()?);
+        let needs_them = observations.any(|one| {
+            let comparison = &one.comparison;
+            comparison.arrival().is_some() || comparison.departure().is_some()
+        });
+        if needs_them && !self.is_adopting && self.kept.is_none() {
+            *self.kept = Some(KeptIds::of(self.store.kept_ids()?));
         }
         Ok(())
     }
 
     /// Gives new projects generated ids that no renamed project keeps.
     fn avoid_kept_ids(&self, gathered: &mut Gathered) {
-        let Some(occupied) = self.occupied.as_ref() else {
+        let Some(kept) = self.kept.as_ref() else {
             return;
         };
         for observation in &mut gathered.observations {
@@ -268,7 +279,7 @@ impl Gatherer<'_> {
             }
             for file in observed.files.values_mut() {
                 if let ObservedFile::Complete(file) = file {
-                    file.avoid_kept_ids(key, occupied);
+                    file.avoid_kept_ids(key, |id| kept.has(id));
                 }
             }
         }
@@ -303,10 +314,10 @@ impl Gatherer<'_> {
                     continue;
                 };
                 let comparison = &mut observation.comparison;
-                if let Some(occupied) = self.occupied.as_ref()
+                if let Some(kept) = self.kept.as_ref()
                     && comparison.recorded.definition.is_none()
                 {
-                    file.avoid_kept_ids(&comparison.key, occupied);
+                    file.avoid_kept_ids(&comparison.key, |id| kept.has(id));
                 }
                 match infer_short_lived(&comparison.recorded, &comparison.observed, &file) {
                     ShortLived::Ignored => {}
@@ -345,7 +356,7 @@ impl Gatherer<'_> {
                 }
                 let mut arrived = arrived.iter();
                 let may_be_origin =
-                    |one: &&&Arrived| one.has_own_id || key.organization == one.key.organization;
+                    |one: &&&Arrived| identity.is_id() || key.organization == one.key.organization;
                 if let Some(one) = arrived.find(may_be_origin) {
                     let due = Due {
                         key: key.clone(),
@@ -369,7 +380,13 @@ impl Gatherer<'_> {
             .cloned()
             .collect();
         let found = self.store.with_identities(&unknown)?;
-        for (identity, keys) in unknown.iter().zip(found) {
+        for (identity, mut keys) in unknown.iter().zip(found) {
+            keys.extend(
+                self.kept
+                    .iter()
+                    .flat_map(|kept| kept.with(identity))
+                    .cloned(),
+            );
             self.copies.learn(identity, &keys);
         }
         Ok(())
@@ -382,7 +399,9 @@ impl Gatherer<'_> {
     fn recorded_elsewhere(&mut self, gathered: &Gathered) -> Result<Vec<Due>, StoreError> {
         let observations = gathered.observations.iter();
         let arrived: BTreeSet<Identity> = observations
-            .filter_map(|observation| observation.comparison.arrival().and_then(shared_id))
+            .filter_map(|observation| observation.comparison.arrival())
+            .map(FileState::identity)
+            .filter(Identity::is_id)
             .collect();
         let mut removed: BTreeMap<(&str, Identity), &Observation> = BTreeMap::new();
         let mut present: BTreeSet<(&str, Identity)> = BTreeSet::new();
@@ -390,10 +409,11 @@ impl Gatherer<'_> {
         for observation in &gathered.observations {
             let comparison = &observation.comparison;
             let organization = comparison.key.organization.as_str();
-            let seen = comparison.observed.definition().and_then(shared_id);
+            let seen = comparison.arrival().map(FileState::identity);
             present.extend(seen.map(|identity| (organization, identity)));
-            let recorded = comparison.recorded.definition.as_ref().and_then(shared_id);
-            let Some(identity) = recorded else { continue };
+            let Some(identity) = comparison.recorded_identity() else {
+                continue;
+            };
             let place = (organization, identity);
             *n_observed.entry(place.clone()).or_default() += 1;
             let matters =
@@ -438,10 +458,11 @@ impl Gatherer<'_> {
             ..
         } = gathered;
         for observation in observations {
-            let here = SameProject::shown_by(&observation.comparison);
-            let keys = here.and_then(|here| arrived_as.get(&here));
             let own = &observation.comparison.key;
-            let is_origin = keys.is_some_and(|keys| keys.iter().any(|key| *key != own));
+            let is_origin = SameProject::shown_by(&observation.comparison)
+                .filter_map(|here| arrived_as.get(&here))
+                .flatten()
+                .any(|key| *key != own);
             if is_origin && observation.before.definition.is_some() {
                 self.observe_again(observation, contents);
             }
@@ -455,7 +476,7 @@ impl Gatherer<'_> {
     fn observe_arrivals_again(&mut self, gathered: &mut Gathered) {
         let mut shown: BTreeMap<SameProject, usize> = BTreeMap::new();
         for observation in &gathered.observations {
-            if let Some(place) = SameProject::shown_by(&observation.comparison) {
+            for place in SameProject::shown_by(&observation.comparison) {
                 *shown.entry(place).or_default() += 1;
             }
         }

@@ -160,7 +160,7 @@ fn left_organization(
     comparisons: &[&Comparison],
     conclusions: &[Conclusion],
 ) -> BTreeSet<ProjectKey> {
-    let identity = |comparison: &Comparison| Some(comparison.departure()?.identity());
+    let identity = |comparison: &Comparison| comparison.recorded_identity();
     let of_holds: BTreeSet<&ProjectKey> = conclusions
         .iter()
         .filter_map(|conclusion| match conclusion.hold.as_ref()? {

@@ -29,6 +29,7 @@ mod gather;
 pub(crate) mod held_removals;
 mod invalid_files;
 mod judge;
+mod kept_ids;
 pub(crate) mod mounts;
 pub(crate) mod phase;
 mod portions;

@@ -208,8 +208,7 @@ impl MountGuard {
         }
     }
 
-    /// Whether somebody removed a mount point. An automounter also removes mount points, but that
-    /// does not count.
+    /// Whether somebody removed a mount point. The answer is no if an automounter removed it.
     fn is_removed(&self, root: &Root, path: &str, mounts: &Mounts) -> bool {
         let above = path.rsplit_once('/').map_or("", |(above, _)| above);
         let parent = match above {

@@ -64,8 +64,8 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Whether the engine notices changes.
     ///
-    /// That is so after the first full scan is recorded, while there is no problem. Held removals
-    /// are not counted as a problem, because everything else goes on.
+    /// It does after the first full scan is recorded, while there is no problem. Held removals are no
+    /// problem here, because inference continues for all other projects.
     pub(crate) fn is_watching(&self) -> bool {
         let mut troubles = self.troubles.keys();
         self.ready && troubles.all(|trouble| *trouble == Trouble::Removals)

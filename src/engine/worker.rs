@@ -4,7 +4,6 @@
 //! of the step is due again, and its reported files are kept. While the store cannot commit, inference
 //! waits. No change is lost, because the record still differs from the disk.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::gather::{Gathered, Gatherer};
 use super::held_removals::{Accepted, HeldProjects, HeldRemovals, held_projects, wave_times};
 use super::invalid_files::InvalidFiles;
 use super::judge::{Judgement, Routes, Rules, judge};
+use super::kept_ids::{KeptIdChanges, KeptIds};
 use super::mounts::MountGuard;
 use super::phase::{Phase, Start};
 use super::portions::Unrecorded;
@@ -27,7 +27,7 @@ use super::timers::Timers;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::event::Origin;
-use crate::domain::project::{Problem, ProjectKey, Recorded};
+use crate::domain::project::{Problem, ProjectKey};
 use crate::domain::settle::{Agenda, Due, Moment};
 use crate::observe::Observer;
 use crate::repository::Root;
@@ -54,8 +54,8 @@ pub(super) struct Worker {
     pub timers: Timers,
     pub routes: Routes,
     pub recorder: Recorder,
-    /// The keys whose generated ids are kept by renamed projects, once they are read.
-    occupied: Option<BTreeSet<ProjectKey>>,
+    /// The projects whose id is not in their definition, once they are read.
+    kept: Option<KeptIds>,
     pub copies: Copies,
     /// Whether a full scan is needed, because file systems were mounted or unmounted.
     pub compares_again: bool,
@@ -100,7 +100,7 @@ impl Worker {
             timers: Timers::new(repository),
             routes: Routes::of(&parts.config),
             recorder: Recorder::new(parts.store, parts.queues, Arc::clone(&parts.status)),
-            occupied: None,
+            kept: None,
             copies: Copies::default(),
             compares_again: false,
             config: parts.config,
@@ -135,7 +135,7 @@ impl Worker {
             observer: &mut self.observer,
             agenda: &self.agenda,
             reported: &mut self.reported,
-            occupied: &mut self.occupied,
+            kept: &mut self.kept,
             copies: &mut self.copies,
             clock: self.clock,
             is_adopting: self.phase.is_adopting(),
@@ -264,15 +264,14 @@ impl Worker {
         batch
             .meta
             .extend(mounts.clone().map(|text| (MetaKey::Mounts, text)));
-        let (released, taken) = occupied_keys(&batch);
+        let kept = KeptIdChanges::of(&batch);
         self.copies.committed(&batch);
         if let Err(error) = self.recorder.commit(batch) {
             self.store_failed(&error);
             return false;
         }
-        if let Some(keys) = &mut self.occupied {
-            keys.retain(|key| !released.contains(key));
-            keys.extend(taken);
+        if let Some(index) = &mut self.kept {
+            index.apply(kept);
         }
         if let Some(text) = mounts {
             self.mounts.remember(text);
@@ -461,14 +460,4 @@ pub(super) fn observer(config: &Config, clock: Clock, status: &Arc<Status>) -> O
     let status = Arc::clone(status);
     Observer::new(repository.layout.clone(), repository.max_file_size)
         .with_progress(move || status.beat(clock.moment()))
-}
-
-/// Returns the occupied keys that a batch removes from the record, and those that it adds.
-fn occupied_keys(batch: &Batch) -> (BTreeSet<ProjectKey>, Vec<ProjectKey>) {
-    let occupied = |record: &Recorded| record.definition.as_ref()?.document.occupied_key().cloned();
-    let changes = || batch.changes.iter();
-    (
-        changes().filter_map(|one| occupied(&one.before)).collect(),
-        changes().filter_map(|one| occupied(&one.after)).collect(),
-    )
 }

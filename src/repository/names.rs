@@ -100,7 +100,7 @@ impl Root {
 
 /// Whether a lookup in this directory finds every existing name.
 ///
-/// That is certain for file systems that are local to this machine. Others may ask another machine or
+/// The answer is certain for file systems that are local to this machine. Others may ask another machine or
 /// process, and cache the answer that a name does not exist.
 #[cfg(target_os = "linux")]
 fn finds_every_name(directory: BorrowedFd<'_>) -> bool {

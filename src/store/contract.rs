@@ -60,8 +60,8 @@ pub trait Recording: Send + Sync {
     /// Lists, for each identity, the projects with that identity, sorted.
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
 
-    /// Returns the keys whose generated ids are kept by renamed projects. Reads all definitions.
-    fn occupied_keys(&self) -> Result<BTreeSet<ProjectKey>, StoreError>;
+    /// Lists the projects whose id is not in their definition, with this id. Reads all definitions.
+    fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError>;
 
     /// Reads a fact about the whole repository.
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;

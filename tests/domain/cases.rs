@@ -198,7 +198,11 @@ fn file(path: &str, words: &str) -> FileState {
         hash: ContentHash::of(content.as_bytes()),
         document: Document {
             annotations: annotations.into_iter().collect(),
-            kept: KeptIds::new(kept, None),
+            kept: KeptIds {
+                engine_id: kept,
+                ..KeptIds::default()
+            }
+            .boxed(),
             ..Document::default()
         },
         owner: "ann".to_owned(),

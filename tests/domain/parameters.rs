@@ -132,10 +132,18 @@ fn a_published_copy_without_an_engine_id_has_that_of_its_project() {
     };
     let project = |annotations| file(document(None, Some("id-1"), annotations));
     let mut keeps_one = project(&[]);
-    keeps_one.document.kept = KeptIds::new(Some("e-1".to_owned()), None);
+    keeps_one.document.kept = KeptIds {
+        engine_id: Some("e-1".to_owned()),
+        ..KeptIds::default()
+    }
+    .boxed();
     let mut renamed = file(document(None, None, &[]));
-    renamed.document.kept = KeptIds::new(None, Some(key()));
     let made_up = "d8ef867f-0c05-5d8b-80c5-3ab8954c64f4";
+    renamed.document.kept = KeptIds {
+        made_up: Some(made_up.to_owned()),
+        ..KeptIds::default()
+    }
+    .boxed();
     let table = [
         (copy(None, &[]), project(&[("engineId", "e-1")]), "e-1"),
         (copy(Some("id-2"), &[]), keeps_one.clone(), "e-1"),

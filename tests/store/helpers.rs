@@ -55,7 +55,12 @@ pub fn file(role: Role, path: &str, text: &str) -> FileState {
             name: Some("Sales \"Insights\"".to_owned()),
             id: None,
             annotations: [("engineId".to_owned(), "é\n".to_owned())].into(),
-            kept: KeptIds::new(Some("e".to_owned()), Some(ProjectKey::new("sales", "b"))),
+            kept: KeptIds {
+                engine_id: Some("e".to_owned()),
+                made_up: Some("m".to_owned()),
+                ..KeptIds::default()
+            }
+            .boxed(),
         },
         owner: "ann".to_owned(),
     }

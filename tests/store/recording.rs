@@ -26,7 +26,7 @@ fn what_is_recorded_is_read_back_as_it_was() {
     assert_eq!(store.keys_in("sales").unwrap(), [key("a")]);
     assert!(store.keys_in("other").unwrap().is_empty());
     // The helper's documents have an engineId, which goes before the content.
-    let identity = Identity::EngineId("é".to_owned());
+    let identity = Identity::Id("é".to_owned());
     let content = Identity::Content(hash("one"));
     assert_eq!(
         store.with_identities(&[identity, content]).unwrap(),

@@ -43,7 +43,7 @@ mod transaction;
 mod webhooks;
 mod writer;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -269,8 +269,8 @@ impl Recording for SqliteStore {
         self.read_blocking(read)
     }
 
-    fn occupied_keys(&self) -> Result<BTreeSet<ProjectKey>, StoreError> {
-        self.read_blocking(record::occupied_keys)
+    fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError> {
+        self.read_blocking(record::kept_ids)
     }
 
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {

@@ -486,19 +486,21 @@ pub(super) fn with_identity(
 pub(super) const WITH_IDENTITY: &str = "SELECT organization, project FROM files \
      WHERE identity = ?1 ORDER BY organization, project";
 
-/// Returns the keys whose generated ids are kept by renamed projects.
-pub(super) fn occupied_keys(connection: &Connection) -> Result<BTreeSet<ProjectKey>, Fault> {
+/// Lists the projects whose id is not in their definition, with this id.
+pub(super) fn kept_ids(connection: &Connection) -> Result<Vec<(ProjectKey, String)>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT document FROM files \
-         WHERE role = 'definition' AND instr(document, '\"first_key\"') > 0",
+        "SELECT organization, project, document FROM files \
+         WHERE role = 'definition' AND instr(document, '\"kept\"') > 0",
     )?;
     let mut rows = statement.query([])?;
-    let mut keys = BTreeSet::new();
+    let mut kept = Vec::new();
     while let Some(row) = rows.next()? {
-        let document: Document = row::from_json("the file's document", &row.get::<_, String>(0)?)?;
-        keys.extend(document.occupied_key().cloned());
+        let document: Document = row::from_json("the file's document", &row.get::<_, String>(2)?)?;
+        if let Some(id) = document.kept_id() {
+            kept.push((key(row)?, id.to_owned()));
+        }
     }
-    Ok(keys)
+    Ok(kept)
 }
 
 fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {

@@ -1,0 +1,209 @@
+//! Identifies projects, independent of their directories.
+//!
+//! Constraint: the `projectId` that receivers got is the identity of a project, whatever its source:
+//! the engineId, the root attribute `id`, or a generated id. A project keeps it when it is saved
+//! without its id, and when it is renamed. Moves, copies and replacements are all recognised by it. A
+//! project without an id in its definition is also recognised by its content, in its organization.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::parameters::{another_made_up_id, made_up_project_id, project_id};
+use super::project::{ContentHash, Document, FileState, ProjectKey, Role};
+
+/// Ids that a project keeps although its definition lacks them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptIds {
+    /// The engineId of an earlier definition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_id: Option<String>,
+    /// The root attribute `id` of an earlier definition, if the project has no engineId.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_id: Option<String>,
+    /// The generated id, if it is not the one of the project's directory, and there is no other id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_up: Option<String>,
+}
+
+impl KeptIds {
+    /// Returns these ids, or `None` if all are absent.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+}
+
+/// The identity of a project, independent of its path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    /// The project with this id, in lower case.
+    Id(String),
+    /// The content of a project without an id.
+    Content(ContentHash),
+}
+
+impl Identity {
+    /// Whether it is an id, so that the project may come from another organization.
+    pub(crate) fn is_id(&self) -> bool {
+        matches!(self, Identity::Id(_))
+    }
+}
+
+impl fmt::Display for Identity {
+    /// Formats the identity for the store. Different identities have different texts.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Id(id) => write!(formatter, "id {id}"),
+            Identity::Content(hash) => write!(formatter, "content {hash}"),
+        }
+    }
+}
+
+impl Document {
+    /// The engineId in this content.
+    fn own_engine_id(&self) -> Option<&str> {
+        self.annotation("engineId")
+    }
+
+    /// The root attribute `id` in this content, unless it is empty.
+    pub(crate) fn own_root_id(&self) -> Option<&str> {
+        self.id.as_deref().filter(|id| !id.trim().is_empty())
+    }
+
+    /// The engineId of the project: that of this content, else the kept one.
+    pub fn engine_id(&self) -> Option<&str> {
+        self.own_engine_id()
+            .or_else(|| self.kept.as_ref()?.engine_id.as_deref())
+    }
+
+    /// The root attribute `id` of the project: that of this content, else the kept one.
+    pub(crate) fn root_id(&self) -> Option<&str> {
+        self.own_root_id()
+            .or_else(|| self.kept.as_ref()?.root_id.as_deref())
+    }
+
+    /// The kept generated id; see [`KeptIds::made_up`].
+    pub(crate) fn kept_made_up_id(&self) -> Option<&str> {
+        self.kept.as_ref()?.made_up.as_deref()
+    }
+
+    /// The id of the project, if the content lacks it and the project keeps it.
+    pub(crate) fn kept_id(&self) -> Option<&str> {
+        let kept = self.kept.as_ref()?;
+        let engine_id = self.own_engine_id().is_none().then_some(&kept.engine_id)?;
+        let other = || kept.root_id.as_deref().or(kept.made_up.as_deref());
+        let other = || other().filter(|_| self.own_root_id().is_none());
+        engine_id.as_deref().or_else(other)
+    }
+
+    /// Whether the project has no id, so that one is generated from its directory.
+    fn needs_made_up_id(&self) -> bool {
+        self.engine_id().or(self.root_id()).is_none() && self.kept_made_up_id().is_none()
+    }
+}
+
+impl FileState {
+    /// Returns the identity of the project that this content defines.
+    ///
+    /// It does not depend on kept ids. So a moved file and its recorded state have the same one.
+    pub fn identity(&self) -> Identity {
+        let document = &self.document;
+        match document.own_engine_id().or(document.own_root_id()) {
+            Some(id) => Identity::Id(id.to_lowercase()),
+            None => Identity::Content(self.hash),
+        }
+    }
+
+    /// Returns the identity of the project with this recorded definition: its `projectId`.
+    pub fn project_identity(&self, key: &ProjectKey) -> Identity {
+        Identity::Id(project_id(key, self, None).to_lowercase())
+    }
+
+    /// Returns the identities by which a definition is recognised as that of this recorded project.
+    pub(crate) fn identities(&self, key: &ProjectKey) -> impl Iterator<Item = Identity> + use<> {
+        let of_project = self.project_identity(key);
+        let of_content = Some(self.identity()).filter(|identity| *identity != of_project);
+        std::iter::once(of_project).chain(of_content)
+    }
+
+    /// Whether the other file belongs to another project, because both have an id and these differ.
+    ///
+    /// The engineIds decide, ignoring case. Without any, the root attributes `id` decide.
+    pub(crate) fn is_of_another_project(&self, other: &FileState) -> bool {
+        let (here, there) = (&self.document, &other.document);
+        let differ = |one: &str, other: &str| one.to_lowercase() != other.to_lowercase();
+        match (here.engine_id(), there.engine_id()) {
+            (Some(one), Some(other)) => differ(one, other),
+            (None, None) => match (here.root_id(), there.root_id()) {
+                (Some(one), Some(other)) => differ(one, other),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Returns this definition with the ids that the project keeps from the previous definition.
+    pub(crate) fn succeeding(&self, before: &FileState) -> Self {
+        let mut definition = self.clone();
+        let (own, before) = (&self.document, &before.document);
+        let owned = |id: &str| Some(id.to_owned());
+        definition.document.kept = if own.own_engine_id().is_some() {
+            None
+        } else if let Some(engine_id) = before.engine_id() {
+            let engine_id = owned(engine_id);
+            KeptIds {
+                engine_id,
+                ..KeptIds::default()
+            }
+            .boxed()
+        } else if own.own_root_id().is_some() {
+            None
+        } else if let Some(root_id) = before.root_id() {
+            let root_id = owned(root_id);
+            KeptIds {
+                root_id,
+                ..KeptIds::default()
+            }
+            .boxed()
+        } else {
+            let made_up = before.kept_made_up_id().and_then(owned);
+            KeptIds {
+                made_up,
+                ..KeptIds::default()
+            }
+            .boxed()
+        };
+        definition
+    }
+
+    /// Returns this file at its new path. A definition keeps the generated id of its project.
+    pub(crate) fn moved(&self, path: &str, from: &ProjectKey, to: &ProjectKey) -> Self {
+        let mut file = self.clone();
+        path.clone_into(&mut file.path);
+        if self.role == Role::Definition {
+            let needs_made_up_id = self.document.needs_made_up_id();
+            let document = &mut file.document;
+            let mut kept = document.kept.take().unwrap_or_default();
+            if needs_made_up_id {
+                kept.made_up = Some(made_up_project_id(from));
+            }
+            kept.made_up = kept.made_up.filter(|id| *id != made_up_project_id(to));
+            document.kept = kept.boxed();
+        }
+        file
+    }
+
+    /// Gives a new definition a generated id of its own, if another project keeps that of its key.
+    ///
+    /// The id depends on the file, so inferring the same import again gives the same id.
+    pub(crate) fn avoid_kept_ids(&mut self, key: &ProjectKey, is_kept: impl Fn(&str) -> bool) {
+        let is_new = self.role == Role::Definition && self.document.kept.is_none();
+        if is_new && self.document.needs_made_up_id() && is_kept(&made_up_project_id(key)) {
+            let kept = KeptIds {
+                made_up: Some(another_made_up_id(key, &self.stamp)),
+                ..KeptIds::default()
+            };
+            self.document.kept = kept.boxed();
+        }
+    }
+}

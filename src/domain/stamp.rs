@@ -1,0 +1,118 @@
+//! Detects changes of a file by its metadata.
+//!
+//! Constraint: a file counts as unchanged only if any change since its reading would show.
+
+use serde::{Deserialize, Serialize};
+
+use super::project::FileState;
+
+/// The metadata of a file, by which a change is detected without reading the file.
+///
+/// It does not include the device, which may change when a disk is mounted again. Otherwise an
+/// unchanged file would look changed after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The inode number.
+    pub inode: u64,
+    /// The size in bytes.
+    pub size: u64,
+    /// The modification time, in nanoseconds since the Unix epoch.
+    pub modified_ns: i64,
+    /// The change time, in nanoseconds since the Unix epoch.
+    pub changed_ns: i64,
+}
+
+/// How old a change must be when the file is read, so that a later change is certain to show.
+///
+/// Two writes within one tick of the file system's clock leave the same times. A tick of Linux is up
+/// to 10 ms, and that of some network and FAT file systems 2 s. So a file with a more recent change
+/// is read again.
+const TICK_NS: i64 = 2_000_000_000;
+
+/// The value of `read_ns` for a file that was the same in two readings far enough apart.
+///
+/// No later change can have the same times. That also holds for times in the future, which files
+/// from archives may have.
+pub(crate) const SETTLED_NS: i64 = i64::MAX;
+
+/// How far apart two readings must be for [`SETTLED_NS`].
+///
+/// It is more than a tick plus the duration of a step, because the time of a reading is the time when
+/// its step began.
+const APART_NS: i64 = 10_000_000_000;
+
+/// Whether inode numbers identify files.
+///
+/// Some FUSE file systems give a file another number after it left the kernel's cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Inodes {
+    /// A file keeps its inode number.
+    #[default]
+    Stable,
+    /// Inode numbers of unchanged files change, so they are ignored.
+    Unstable,
+}
+
+impl FileState {
+    /// Whether this stamp proves the file unchanged, so that it need not be read.
+    pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
+        is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
+    }
+
+    /// Returns the state to record after another reading with the same content.
+    ///
+    /// Returns `again` only if `again` can prove the file unchanged and `self` cannot. So most
+    /// readings of an unchanged file write nothing to the store.
+    pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
+        let is_same = self.stamp.is_same(&again.stamp, inodes)
+            && (self.role, &self.tag) == (again.role, &again.tag);
+        if is_same && self.is_unchanged(&again.stamp, inodes) {
+            return self.clone();
+        }
+        if !is_same || again.read_ns < self.read_ns || again.stamp.is_old(again.read_ns) {
+            return again;
+        }
+        let is_settled = again.read_ns.saturating_sub(self.read_ns) > APART_NS;
+        Self {
+            read_ns: if is_settled { SETTLED_NS } else { self.read_ns },
+            ..self.clone()
+        }
+    }
+}
+
+impl Stamp {
+    /// Whether two stamps are equal, ignoring unstable inode numbers.
+    pub(crate) fn is_same(&self, other: &Self, inodes: Inodes) -> bool {
+        let has_same_inode = self.inode == other.inode || inodes == Inodes::Unstable;
+        has_same_inode
+            && (self.size, self.modified_ns, self.changed_ns)
+                == (other.size, other.modified_ns, other.changed_ns)
+    }
+
+    /// Whether any change after a reading at this time would give the file other times.
+    fn is_old(&self, read_ns: i64) -> bool {
+        self.changed_ns.max(self.modified_ns) < read_ns.saturating_sub(TICK_NS)
+    }
+}
+
+fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp, inodes: Inodes) -> bool {
+    (read_ns == SETTLED_NS || recorded.is_old(read_ns)) && recorded.is_same(found, inodes)
+}
+
+/// The recorded metadata of a file, by which a full scan detects changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The path below the repository's root.
+    pub path: String,
+    /// The metadata at the time of reading.
+    pub stamp: Stamp,
+    /// The time of the first reading with this stamp; see [`FileState::read_ns`].
+    pub read_ns: i64,
+}
+
+impl Mark {
+    /// Whether the file is unchanged; see [`FileState::is_unchanged`].
+    pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
+        is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
+    }
+}
