@@ -1,6 +1,7 @@
 //! Projects that vanish together: they are judged together.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::common::{self, Endpoint, Home, on_both_backends, skip, wait_until, xml};
@@ -9,6 +10,7 @@ use crate::{events, fetch, names, projects, settings, wait_held, wait_not_held};
 on_both_backends!(
     renames_that_take_longer_than_the_settle_time_are_moves,
     a_start_in_the_middle_of_slow_renames_deletes_nothing,
+    an_rsync_with_limited_speed_that_renames_projects_is_no_event,
     a_checkout_that_renames_all_projects_is_no_event,
     imports_during_a_wave_do_not_prevent_its_hold,
     a_wave_that_shrinks_ends_after_a_few_full_scans,
@@ -40,6 +42,40 @@ fn renames_that_take_longer_than_the_settle_time_are_moves(backend: &str) {
         daemon.wait_message("the project moved", n_renamed);
         assert_eq!(home.json(&["status"])["projects"], n);
     }
+}
+
+/// The projects come back one after another, and all of it takes longer than the settle time.
+fn an_rsync_with_limited_speed_that_renames_projects_is_no_event(backend: &str) {
+    const N: usize = 20;
+    if !common::succeeds("rsync", &["--version"]) {
+        return skip("an rsync that renames projects", "rsync is not installed");
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint, backend).settle("2s"));
+    for name in names(N) {
+        for file in ["project.xml", "published/v1/project.xml"] {
+            let body = format!("{file}{}", "x".repeat(20_000));
+            let content = xml(&name, &format!("e-{name}"), &body);
+            home.write(&format!("sales/{name}/{file}"), &content);
+        }
+    }
+    let (source, root) = (home.beside("source"), home.at(""));
+    let rsync = |options: &[&str], from: &Path, to: &Path| {
+        let [from, to] = [from, to].map(|path| format!("{}/", path.display()));
+        let arguments = [options, &[from.as_str(), to.as_str()]].concat();
+        assert!(common::succeeds("rsync", &arguments), "{arguments:?}");
+    };
+    rsync(&["-a"], &root, &source);
+    for name in names(N) {
+        let at = source.join("sales");
+        fs::rename(at.join(&name), at.join(format!("new-{name}"))).unwrap();
+    }
+    let daemon = home.start();
+    rsync(&["-a", "--delete-before", "--bwlimit=200"], &source, &root);
+    daemon.wait_message("the project moved", N);
+    daemon.fence();
+    assert_eq!(events(&endpoint), [""; 0]);
+    assert_eq!(home.json(&["status"])["projects"], N);
 }
 
 /// Renames projects: first all are taken away, then all come under another name, as by `rsync
