@@ -153,7 +153,9 @@ pub struct FileState {
     pub hash: ContentHash,
     /// The parsed part of the content.
     pub document: Document,
-    /// The owner of the file: the user name, or the user id if the system knows no name.
+    /// The owner of the file: the user name, or the user id if the user has no name.
+    ///
+    /// Empty if the user database did not answer.
     pub owner: String,
 }
 

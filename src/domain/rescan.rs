@@ -19,11 +19,13 @@ pub enum RescanReason {
     Reload,
     /// Ten or more projects vanished together. The scan checks them before their removals count.
     Removals,
+    /// The user database answers again, and files are recorded whose owner is unknown.
+    Owners,
 }
 
 impl RescanReason {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Start,
         Self::Overflow,
         Self::Timer,
@@ -32,6 +34,7 @@ impl RescanReason {
         Self::Root,
         Self::Reload,
         Self::Removals,
+        Self::Owners,
     ];
 
     /// The word for this value in logs and metrics.
@@ -45,6 +48,7 @@ impl RescanReason {
             Self::Root => "root",
             Self::Reload => "reload",
             Self::Removals => "removals",
+            Self::Owners => "owners",
         }
     }
 }

@@ -55,8 +55,10 @@ pub(crate) enum Inodes {
 
 impl FileState {
     /// Whether this stamp proves the file unchanged, so that it need not be read.
+    ///
+    /// A file whose owner is unknown is read again.
     pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
-        is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
+        !self.owner.is_empty() && is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
     }
 
     /// Returns the state to record after another reading with the same content.
@@ -68,6 +70,9 @@ impl FileState {
             && (self.role, &self.tag) == (again.role, &again.tag);
         if is_same && self.is_unchanged(&again.stamp, inodes) {
             return self.clone();
+        }
+        if is_same && self.owner.is_empty() {
+            return again;
         }
         if !is_same || again.read_ns < self.read_ns || again.stamp.is_old(again.read_ns) {
             return again;

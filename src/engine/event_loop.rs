@@ -16,7 +16,7 @@ use super::judge::Routes;
 use super::root::{Check, RootGuard};
 use super::scanner::Scanner;
 use super::status::Trouble;
-use super::worker::{Worker, observer};
+use super::worker::Worker;
 use super::{INPUTS, Input, Parts};
 use crate::config::Config;
 use crate::domain::event::Origin;
@@ -298,6 +298,10 @@ impl EventLoop {
             self.worker.timers.pause(now);
         }
         self.worker.invalid_files.log_lasting(now);
+        // Files whose owner is unknown are read again.
+        if !self.scanner.is_scanning() && self.worker.retry_owners() {
+            self.scanner.request(RescanReason::Owners);
+        }
         let status = Arc::clone(&self.worker.status);
         match self.worker.root.check() {
             Check::InPlace => {}
@@ -407,8 +411,8 @@ impl EventLoop {
         let path_changed = old.path != new.path;
         let size_changed = old.max_file_size != new.max_file_size;
         if layout_changed || size_changed {
-            let (config, status) = (&self.worker.config, &self.worker.status);
-            self.worker.observer = observer(config, self.worker.clock, status);
+            let observer = &mut self.worker.observer;
+            observer.change(new.layout.clone(), new.max_file_size);
             self.worker.mounts.doubt();
         }
         if layout_changed {

@@ -386,6 +386,11 @@ impl Worker {
         }
     }
 
+    /// Looks up the owners again that are unknown. Returns whether some became known.
+    pub(super) fn retry_owners(&self) -> bool {
+        self.observer.retry_owners(self.clock.now())
+    }
+
     /// Tries again to record unusable entries.
     pub(super) fn record_unusable_again(&mut self) {
         if let Some(problems) = self.unusable.take() {
@@ -455,7 +460,7 @@ impl Worker {
 }
 
 /// Makes the observer. Each file that it reads is a sign that the engine works.
-pub(super) fn observer(config: &Config, clock: Clock, status: &Arc<Status>) -> Observer {
+fn observer(config: &Config, clock: Clock, status: &Arc<Status>) -> Observer {
     let repository = &config.repository;
     let status = Arc::clone(status);
     Observer::new(repository.layout.clone(), repository.max_file_size)

@@ -87,6 +87,19 @@ impl Observer {
         self
     }
 
+    /// Switches to other settings. Known names of owners are kept.
+    pub(crate) fn change(&mut self, layout: Layout, max_file_size: u64) {
+        self.layout = layout;
+        self.max_file_size = max_file_size;
+        self.inodes = Inodes::Stable;
+        self.hidden = BTreeMap::new();
+    }
+
+    /// Looks up the owners again that are unknown. Returns whether some became known.
+    pub(crate) fn retry_owners(&self, now: Timestamp) -> bool {
+        self.owners.retry(now)
+    }
+
     /// Sets the paths that must not be observed, because their file system is not mounted.
     pub(crate) fn hide(&mut self, hidden: BTreeMap<String, String>) {
         self.hidden = hidden;
@@ -181,7 +194,7 @@ impl Observer {
                     read_ns,
                     hash: ContentHash::of(&bytes),
                     document,
-                    owner: self.owners.name(after.st_uid, now),
+                    owner: self.owners.name(after.st_uid, now).unwrap_or_default(),
                 };
                 Ok((state, bytes))
             }

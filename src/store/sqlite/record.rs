@@ -421,10 +421,11 @@ pub(super) fn recorded(connection: &Connection, key: &ProjectKey) -> Result<Reco
 
 /// Reads the file metadata of these projects, in the same order, sorted by path.
 ///
-/// A full scan reads it for every project, so it does not include documents and hashes.
+/// A full scan reads it for every project, so it does not include documents and hashes. A file whose
+/// owner is unknown gets a time of reading that proves nothing, so that it is read again.
 pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<Vec<Mark>>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT path, inode, size, modified_ns, changed_ns, read_ns FROM files \
+        "SELECT path, inode, size, modified_ns, changed_ns, iif(owner = '', 0, read_ns) FROM files \
          WHERE organization = ?1 AND project = ?2 ORDER BY path",
     )?;
     let mut of_all = Vec::with_capacity(keys.len());
