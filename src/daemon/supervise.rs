@@ -29,7 +29,7 @@ const HEALTH_KEPT: Duration = Duration::from_secs(5);
 /// The status line that was last sent to systemd.
 #[derive(Default)]
 struct Announced {
-    is_ready: bool,
+    is_started: bool,
     line: String,
 }
 
@@ -92,8 +92,8 @@ impl Daemon<'_> {
                 }
                 Ok(()) = status.changed() => {
                     let line = summary(&status.borrow_and_update());
-                    let is_ready = status.borrow().ready;
-                    announced.change(is_ready, line);
+                    let is_started = status.borrow().is_started();
+                    announced.change(is_started, line);
                 }
             }
         }
@@ -114,17 +114,17 @@ impl Daemon<'_> {
         }
     }
 
-    /// Reloads. Notifies systemd of the reload, unless systemd still waits for readiness.
+    /// Reloads. Notifies systemd of the reload, unless systemd still waits for the end of the start.
     async fn announced_reload(
         &mut self,
         trigger: &str,
         announced: &mut Announced,
     ) -> admin::Reloaded {
-        if announced.is_ready {
+        if announced.is_started {
             os::notify_reloading();
         }
         let reloaded = self.reload(trigger).await;
-        if announced.is_ready {
+        if announced.is_started {
             announced.line = summary(&self.status.snapshot());
             os::notify_ready(&announced.line);
         }
@@ -147,10 +147,10 @@ impl Daemon<'_> {
 }
 
 impl Announced {
-    /// Reports a changed status line, and once readiness, to systemd.
-    fn change(&mut self, is_ready: bool, line: String) {
-        if is_ready && !self.is_ready {
-            self.is_ready = true;
+    /// Reports a changed status line, and once the end of the start, to systemd.
+    fn change(&mut self, is_started: bool, line: String) {
+        if is_started && !self.is_started {
+            self.is_started = true;
             os::notify_ready(&line);
         } else if line != self.line {
             os::notify_status(&line);

@@ -62,6 +62,14 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether the start is complete: the first full scan is recorded, or a problem prevents it.
+    ///
+    /// A service manager that waited for the end of the problem would hang with it.
+    pub(crate) fn is_started(&self) -> bool {
+        let mut troubles = self.troubles.keys();
+        self.ready || troubles.any(|trouble| *trouble != Trouble::Removals)
+    }
+
     /// Whether the engine notices changes.
     ///
     /// It does after the first full scan is recorded, while there is no problem. Held removals are no

@@ -7,8 +7,8 @@ use crate::common::{wait_until, xml};
 use crate::service::{REPOSITORY, UNIT, config, drop_in, installed};
 
 #[test]
-fn it_is_started_when_it_watches_and_not_before() {
-    if !can_boot("it_is_started_when_it_watches_and_not_before") {
+fn it_is_started_when_it_watches_or_knows_what_it_waits_for() {
+    if !can_boot("it_is_started_when_it_watches_or_knows_what_it_waits_for") {
         return;
     }
     let container = installed(|_| {});
@@ -16,24 +16,23 @@ fn it_is_started_when_it_watches_and_not_before() {
     let receiver = container.receive(9000, "");
     // The repository is mounted only after the start began, and arrives in the sandbox.
     container.sh(&format!(
-        "rmdir {REPOSITORY}; systemctl start --no-block project-webhooks"
+        "rmdir {REPOSITORY}; systemctl enable --now project-webhooks"
     ));
-    wait_until("it waits for its repository", || {
-        container
-            .property(UNIT, "StatusText")
-            .contains("is missing (")
-            .then_some(())
-    });
-    assert_eq!(container.property(UNIT, "ActiveState"), "activating");
+    assert_eq!(container.property(UNIT, "ActiveState"), "active");
+    let status = container.property(UNIT, "StatusText");
+    assert!(status.contains("is missing ("), "{status}");
+    container.run(&["systemctl", "reload", UNIT]);
+    let status = container.property(UNIT, "StatusText");
+    assert!(status.contains("is missing ("), "{status}");
     container.sh(&format!(
         "mkdir {REPOSITORY}; mount -t tmpfs -o mode=755 projects {REPOSITORY}"
     ));
     container.import(REPOSITORY);
-    container.run(&["systemctl", "start", UNIT]);
-    assert_eq!(container.property(UNIT, "ActiveState"), "active");
-    // Ready: the first full scan is recorded, and later changes are noticed.
-    let status = container.run(&["systemctl", "status", UNIT]);
-    assert!(status.contains("Status: \"watching 1 project"), "{status}");
+    // The first full scan is recorded, and later changes are noticed.
+    wait_until("it watches", || {
+        let status = container.property(UNIT, "StatusText");
+        status.starts_with("watching 1 project").then_some(())
+    });
     container.snapshot(REPOSITORY, "s1");
     assert_eq!(container.wait_snapshots(&receiver, 1), ["s1"]);
 
