@@ -3,9 +3,11 @@
 //! Constraint: a failure to notify systemd never stops the daemon. It is logged at level debug.
 //! Without systemd, the notifications do nothing.
 
+use std::ffi::c_int;
 use std::io;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
@@ -14,6 +16,13 @@ use tracing::debug;
 /// Starts to handle signals. Returns them as a stream.
 pub(crate) fn signals() -> io::Result<Signals> {
     Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
+}
+
+/// Turns SIGHUP into SIGTERM, for a process that ends when its terminal closes.
+pub(crate) fn ended_by_hangup(
+    signals: impl Stream<Item = c_int> + Unpin,
+) -> impl Stream<Item = c_int> + Unpin {
+    signals.map(|signal| if signal == SIGHUP { SIGTERM } else { signal })
 }
 
 /// Notifies systemd that the start or a reload is complete.

@@ -12,15 +12,20 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use common::{Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, wait_until, xml};
+use common::{
+    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, skip, succeeds, wait_until, xml,
+};
 use project_webhooks::receiver::Reply;
 use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 
 const DEFINITION: &str = "sales/orders/project.xml";
 
@@ -466,6 +471,79 @@ fn the_service_manager_is_notified_of_readiness_reloads_and_the_end() {
 }
 
 #[test]
+fn a_start_without_a_repository_ends_with_the_reason_and_can_be_reloaded() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    fs::remove_dir(home.at("")).unwrap();
+    let manager = Manager::listen(&home);
+    let daemon = manager.launch(&home, None);
+    let ready = manager.expect("READY=1", &["STOPPING=1", "RELOADING=1"]);
+    let status = ready.iter().find(|line| line.starts_with("STATUS="));
+    assert!(
+        status.is_some_and(|line| line.contains("is missing")),
+        "{ready:?}"
+    );
+    assert_eq!(daemon.n_messages("ready"), 0);
+    assert!(daemon.reload());
+    manager.expect("RELOADING=1", &["READY=1"]);
+    let ready = manager.expect("READY=1", &["STOPPING=1"]);
+    assert!(
+        ready.iter().any(|line| line.contains("is missing")),
+        "{ready:?}"
+    );
+    fs::create_dir(home.at("")).unwrap();
+    daemon.wait_ready();
+    home.write("sales/p/project.xml", &xml("P", "", ""));
+    endpoint.wait_for(1);
+    assert_eq!(daemon.terminate().code(), Some(0));
+}
+
+/// A process that does not outlive the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_terminal_that_closes_ends_the_daemon() {
+    if !succeeds("setsid", &["true"]) {
+        return skip("a_terminal_that_closes_ends_the_daemon", "needs setsid");
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let terminal = fs::File::from(openpt(flags).unwrap());
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let side = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    let run = Daemon::command(&home);
+    let daemon = Command::new("setsid")
+        .arg("--ctty")
+        .arg(run.get_program())
+        .args(run.get_args())
+        .stdin(side.try_clone().unwrap())
+        .stdout(side.try_clone().unwrap())
+        .stderr(side)
+        .spawn()
+        .unwrap();
+    let mut daemon = Killed(daemon);
+    // As a terminal does, read what is printed.
+    let mut lines = BufReader::new(&terminal).lines();
+    assert!(lines.any(|line| line.unwrap().contains("ready: ")));
+    drop(terminal);
+    let ended = wait_until("the end", || daemon.0.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0));
+}
+
+#[test]
 fn the_status_line_is_current_and_the_watchdog_is_fed() {
     let endpoint = Endpoint::new();
     let home = home(&Settings::all_to(&endpoint));
@@ -489,24 +567,6 @@ fn the_status_line_is_current_and_the_watchdog_is_fed() {
     fs::rename(home.beside("away"), home.at("")).unwrap();
     status_with("watching 1 project");
     assert_eq!(daemon.terminate().code(), Some(0));
-}
-
-#[test]
-fn a_reload_before_the_first_scan_is_not_readiness() {
-    let endpoint = Endpoint::new();
-    let settings = Settings::all_to(&endpoint);
-    let home = home(&settings);
-    fs::rename(home.at(""), home.beside("away")).unwrap();
-    let manager = Manager::listen(&home);
-    let daemon = manager.launch(&home, None);
-    daemon.wait_message("is missing (", 1);
-    assert!(daemon.reload());
-    assert!(daemon.reload());
-    let said = manager.so_far();
-    assert!(!said.iter().any(|line| line == "READY=1"), "{said:?}");
-    fs::rename(home.beside("away"), home.at("")).unwrap();
-    manager.expect("READY=1", &[]);
-    daemon.wait_ready();
 }
 
 #[test]

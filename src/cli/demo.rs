@@ -19,7 +19,7 @@ use anyhow::Context;
 use futures_util::future::{FusedFuture, FutureExt};
 use futures_util::{StreamExt, stream};
 use secrecy::{ExposeSecret, SecretString};
-use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::consts::SIGTERM;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +90,7 @@ pub(super) async fn run(
     };
     let stop = CancellationToken::new();
     // The daemon stops on a signal, when the terminal closes, and after the last action.
-    let signals = signals.map(|signal| if signal == SIGHUP { SIGTERM } else { signal });
+    let signals = os::ended_by_hangup(signals);
     let finished = Box::pin(stream::once(stop.clone().cancelled_owned()).map(|()| SIGTERM));
     let mut running = pin!(daemon.run(stream::select(signals, finished)).fuse());
     let ended = tokio::select! {

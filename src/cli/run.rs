@@ -1,5 +1,6 @@
 //! `run`: runs the daemon in the foreground.
 
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,10 +47,13 @@ pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow:
             what: "signal handlers",
             source,
         })?;
-        Daemon::start(Arc::new(loaded.config), rereading)
-            .await?
-            .run(signals)
-            .await
+        let daemon = Daemon::start(Arc::new(loaded.config), rereading).await?;
+        if io::stderr().is_terminal() {
+            // Nobody could see the daemon, and it would hold the state directory.
+            daemon.run(os::ended_by_hangup(signals)).await
+        } else {
+            daemon.run(signals).await
+        }
     });
     runtime.shutdown_timeout(TASKS_MAX);
     Ok(match ended {
