@@ -408,19 +408,6 @@ impl Manager {
             }
         }
     }
-
-    /// All messages so far.
-    fn so_far(&self) -> Vec<String> {
-        let mut buffer = [0; 4_096];
-        let mut lines = Vec::new();
-        self.socket.set_nonblocking(true).unwrap();
-        while let Ok(n) = self.socket.recv(&mut buffer) {
-            let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
-            lines.extend(text.lines().map(str::to_owned));
-        }
-        self.socket.set_nonblocking(false).unwrap();
-        lines
-    }
 }
 
 fn has_status(message: &[String]) -> bool {

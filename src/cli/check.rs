@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -18,8 +18,18 @@ use crate::webhook::{Proxies, TrustRoots};
 ///
 /// Returns whether the configuration is valid.
 pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io::Result<bool> {
-    let file = Config::file_or_default(file);
-    let mut result = config::load(&file, &SystemEnvironment);
+    let (file, mut result) = match config::find(file) {
+        Ok(found) => {
+            let mut result = config::load(&found.file, &SystemEnvironment);
+            let warnings = match &mut result {
+                Ok(loaded) => &mut loaded.warnings,
+                Err(problems) => &mut problems.warnings,
+            };
+            warnings.extend(found.ignored);
+            (found.file, result)
+        }
+        Err(problems) => (PathBuf::from(config::HERE), Err(problems)),
+    };
     let proxies = Proxies::of(&SystemEnvironment);
     if let Ok(loaded) = &mut result {
         let missing = TrustRoots::load().warning(&loaded.config.webhooks);

@@ -197,7 +197,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         }
         Command::Webhooks(webhooks) => {
             let config = if webhooks.sends() {
-                config::load(&Config::file_or_default(config), &SystemEnvironment)?.config
+                config::load(&found(config)?, &SystemEnvironment)?.config
             } else {
                 inspected(config)?
             };
@@ -231,7 +231,16 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
 
 /// Reads the configuration for a command that sends nothing and needs no secrets.
 fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
-    config::load(&Config::file_or_default(file), &WithoutSecrets).map(|loaded| loaded.config)
+    config::load(&found(file)?, &WithoutSecrets).map(|loaded| loaded.config)
+}
+
+/// Finds the configuration file. Reports another file that is ignored.
+fn found(named: Option<&Path>) -> Result<PathBuf, Problems> {
+    let found = config::find(named)?;
+    if let Some(ignored) = found.ignored {
+        let _ = writeln!(std::io::stderr(), "warning: {ignored}");
+    }
+    Ok(found.file)
 }
 
 /// Opens the recorded state for listing.

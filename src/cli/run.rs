@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CONFIGURATION, DONE, FAILED, HELD, failure, runtime};
-use crate::config::{self, Config, SystemEnvironment};
+use crate::config::{self, SystemEnvironment};
 use crate::daemon::{Daemon, DaemonError, Rereading};
 use crate::error::chain;
 use crate::logging::{LogWriter, Logging};
@@ -21,9 +21,12 @@ const TASKS_MAX: Duration = Duration::from_secs(1);
 /// Everything that it prints goes through the log's queue, because a reader that stalls must not keep
 /// the process alive.
 pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow::Result<u8> {
-    let file = Config::file_or_default(file);
     let writer = Arc::new(LogWriter::start(None)?);
-    let mut loaded = match config::load(&file, &SystemEnvironment) {
+    let found = config::find(file).and_then(|found| {
+        let loaded = config::load(&found.file, &SystemEnvironment)?;
+        Ok((loaded, found.ignored))
+    });
+    let (mut loaded, ignored) = match found {
         Ok(loaded) => loaded,
         Err(problems) => {
             writer.print_last(problems);
@@ -33,7 +36,7 @@ pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow:
     let log = &mut loaded.config.log;
     log.level = level.unwrap_or(log.level);
     let logging = Logging::start(*log, Arc::clone(&writer))?;
-    for warning in &loaded.warnings {
+    for warning in ignored.iter().chain(&loaded.warnings) {
         tracing::warn!("{warning}");
     }
     let rereading = Rereading {

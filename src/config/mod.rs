@@ -6,6 +6,7 @@
 //!
 //! Modules, in reading order:
 //!
+//! - `find` chooses the file if the user names none.
 //! - [`settings`] is the table of settings, and `types` has the result.
 //! - `yaml` parses bytes into a tree of values with their positions.
 //! - `reader` reads a mapping by the table, and `value` a single value.
@@ -17,6 +18,7 @@
 //! - `fingerprint` hashes the settings of a webhook.
 
 mod environment;
+mod find;
 mod fingerprint;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -44,6 +46,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 
 pub use environment::{Environment, SystemEnvironment, WithoutSecrets};
+pub(crate) use find::{HERE, find};
 pub use fingerprint::fingerprint;
 pub use headers::SecretError;
 pub(crate) use headers::{is_reserved, signing_key};
@@ -75,12 +78,10 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
         Ok((bytes, mode)) => load::load(&bytes, file, mode & 0o004 != 0, environment),
         Err(error) => {
             let message = if error.kind() == std::io::ErrorKind::NotFound {
-                let [here, system] = Config::default_files();
+                let (here, system) = (find::HERE, find::SYSTEM);
                 format!(
-                    "the configuration file does not exist; pass --config FILE, or create {} \
-                     or {} (`project-webhooks demo` needs none)",
-                    here.display(),
-                    system.display()
+                    "the configuration file does not exist; pass --config FILE, or create {here} \
+                     or {system} (`project-webhooks demo` needs none)"
                 )
             } else {
                 format!("the configuration cannot be read: {error}")

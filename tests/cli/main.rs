@@ -11,6 +11,7 @@
 )]
 
 mod demo;
+mod found;
 mod listen;
 mod shells;
 mod support;

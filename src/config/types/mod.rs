@@ -4,7 +4,7 @@
 
 mod webhook;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::webhook::{ClientIdentity, Format, Tls, Webhook};
@@ -36,29 +36,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// The files to try, in this order, if the user names none.
-    pub(super) fn default_files() -> [PathBuf; 2] {
-        [
-            PathBuf::from("./config.yaml"),
-            PathBuf::from("/etc/project-webhooks/config.yaml"),
-        ]
-    }
-
-    /// Returns the file to read: the named one, else the first default that exists.
-    ///
-    /// If no default exists, returns the first one, so that the error names it.
-    pub(crate) fn file_or_default(named: Option<&Path>) -> PathBuf {
-        if let Some(named) = named {
-            return named.to_owned();
-        }
-        let [here, system] = Self::default_files();
-        if !here.exists() && system.exists() {
-            system
-        } else {
-            here
-        }
-    }
-
     /// The changed settings that take effect only after a restart, as key paths.
     pub(crate) fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let differs = |key| match key {

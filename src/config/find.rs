@@ -1,0 +1,137 @@
+//! Finds the configuration file if the user names none.
+//!
+//! Constraint: the current directory may belong to somebody else. A configuration there could send the
+//! caller's secrets to any URL. So `./config.yaml` counts only if it belongs to root or to the caller,
+//! and if nobody else may write it or its directory.
+//!
+//! The directories above do not matter. The file is opened relative to the current directory, which
+//! nobody can exchange by renaming a directory above it.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::problem::{Problem, Problems};
+
+/// The first default, below the current directory.
+pub(crate) const HERE: &str = "./config.yaml";
+/// The second default.
+pub(super) const SYSTEM: &str = "/etc/project-webhooks/config.yaml";
+
+/// The configuration file to read.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) file: PathBuf,
+    /// Why another file was ignored.
+    pub(crate) ignored: Option<Problem>,
+}
+
+/// Returns the file to read: the named one, else the first default that exists and is trusted.
+///
+/// If no default exists, returns the first one, so that the error names it.
+///
+/// # Errors
+///
+/// The only default that exists is not trusted.
+pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
+    let found = |file: &Path, ignored| Found {
+        file: file.to_owned(),
+        ignored,
+    };
+    if let Some(named) = named {
+        return Ok(found(named, None));
+    }
+    let (here, system) = (Path::new(HERE), Path::new(SYSTEM));
+    let distrust = match distrust(here, rustix::process::geteuid().as_raw()) {
+        Ok(distrust) => distrust,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && system.exists() => {
+            return Ok(found(system, None));
+        }
+        // Reading it reports the error.
+        Err(_) => None,
+    };
+    match distrust {
+        None => Ok(found(here, None)),
+        Some(reason) if system.exists() => {
+            let message = format!("is ignored, and {SYSTEM} is read: {reason}. {ADVICE}");
+            Ok(found(system, Some(Problem::of_file(here, message))))
+        }
+        Some(reason) => Err(Problems {
+            errors: vec![Problem::of_file(
+                here,
+                format!("is ignored: {reason}. {ADVICE}"),
+            )],
+            warnings: Vec::new(),
+        }),
+    }
+}
+
+const ADVICE: &str = "If you trust it, name it with --config FILE";
+
+/// The reason why a found file is not trusted, if any.
+fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
+    let named = fs::symlink_metadata(file)?;
+    let target = fs::canonicalize(file)?;
+    let links = named.is_symlink().then_some(("it", named));
+    let mut checked: Vec<(&str, Metadata)> = links.into_iter().collect();
+    for directory in [file.parent(), target.parent()].into_iter().flatten() {
+        checked.push(("its directory", fs::metadata(directory)?));
+    }
+    checked.push(("it", fs::metadata(&target)?));
+    let mut reasons = checked.iter().filter_map(|(what, metadata)| {
+        // Nobody can write a symbolic link, whatever its mode.
+        let mode = if metadata.is_symlink() {
+            0
+        } else {
+            metadata.mode()
+        };
+        distrust_of(metadata.uid(), metadata.gid(), mode, caller)
+            .map(|reason| reason.replace("{}", what))
+    });
+    Ok(reasons.next())
+}
+
+/// Why somebody else may have written a file with this owner, group and mode. `{}` stands for it.
+///
+/// A user's private group has the number of the user by convention. Where users have one, files are
+/// often writable by it.
+fn distrust_of(uid: u32, gid: u32, mode: u32, caller: u32) -> Option<String> {
+    if uid != 0 && uid != caller {
+        Some(format!(
+            "{{}} belongs to the user with id {uid}, who is neither root nor you"
+        ))
+    } else if mode & 0o002 != 0 {
+        Some("everybody may write {}".to_owned())
+    } else if mode & 0o020 != 0 && gid != uid {
+        Some(format!("the group with id {gid} may write {{}}"))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_and_the_caller_may_have_written_it() {
+        for (uid, gid, mode, is_trusted) in [
+            (0, 0, 0o644, true),
+            (0, 0, 0o775, true),
+            (1000, 1000, 0o600, true),
+            // A private group.
+            (1000, 1000, 0o664, true),
+            (1000, 100, 0o664, false),
+            (0, 1000, 0o664, false),
+            (1000, 1000, 0o666, false),
+            // A sticky directory: everybody may add a file.
+            (0, 0, 0o1777, false),
+            (1001, 1001, 0o600, false),
+        ] {
+            let reason = distrust_of(uid, gid, mode, 1000);
+            assert_eq!(reason.is_none(), is_trusted, "{uid} {gid} {mode:o}");
+        }
+        assert!(distrust_of(1000, 1000, 0o600, 0).is_some());
+    }
+}

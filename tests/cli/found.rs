@@ -1,0 +1,100 @@
+//! The configuration in the current directory, which may belong to somebody else.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Place, Ran, program, run, webhook};
+
+/// A user who is neither root nor the caller.
+const OTHER: u32 = 424_242;
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Runs a command in a directory, without naming a configuration.
+fn run_in(directory: &Path, arguments: &[&str]) -> Ran {
+    let mut command = program();
+    command.current_dir(directory).args(arguments);
+    run(command)
+}
+
+#[test]
+fn a_configuration_that_others_may_write_is_ignored() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let place = Place::new(&webhook("catalog", &url));
+    let (directory, config) = (place.path(""), place.path("config.yaml"));
+    mode(&directory, 0o755);
+    run_in(&directory, &["check"]).succeeded();
+
+    let test = ["webhooks", "test", "catalog"];
+    let refused = |reason: &str| {
+        let said = run_in(&directory, &test).failed(78);
+        assert!(
+            said.contains("./config.yaml: is ignored: ") && said.contains(reason),
+            "{said}"
+        );
+        // The user may name it.
+        place.run(&["check"]).succeeded();
+    };
+    mode(&config, 0o666);
+    refused("everybody may write it");
+    mode(&config, 0o644);
+    mode(&directory, 0o1777);
+    refused("everybody may write its directory");
+    mode(&directory, 0o755);
+    if rustix::process::geteuid().is_root() {
+        chown(&config, Some(OTHER), None).unwrap();
+        refused("neither root nor you");
+        chown(&config, Some(0), None).unwrap();
+        chown(&directory, Some(OTHER), None).unwrap();
+        refused("its directory belongs to the user");
+        chown(&directory, Some(0), None).unwrap();
+        // A link is as trusted as the file that it leads to.
+        let elsewhere = place.path("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        fs::rename(&config, elsewhere.join("config.yaml")).unwrap();
+        symlink("elsewhere/config.yaml", &config).unwrap();
+        run_in(&directory, &["check"]).succeeded();
+        mode(&elsewhere, 0o777);
+        refused("everybody may write its directory");
+    }
+    // No request was sent.
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err());
+}
+
+#[test]
+fn the_file_that_is_read_instead_is_named() {
+    const IN_NAMESPACE: &str = "mount -t tmpfs tmpfs /etc && mkdir /etc/project-webhooks && \
+                                cp config.yaml /etc/project-webhooks && chmod 666 config.yaml && \
+                                exec \"$0\" \"$@\"";
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    let mut command = Command::new("unshare");
+    let program = program();
+    command.args(["--mount", "sh", "-c", IN_NAMESPACE]);
+    command
+        .arg(program.get_program())
+        .args(["webhooks", "--json"]);
+    let ran = run({
+        command.current_dir(place.path(""));
+        command
+    });
+    if ran.err.contains("unshare failed") {
+        let said = "skipped: the_file_that_is_read_instead_is_named: needs root";
+        let _ = writeln!(std::io::stderr(), "{said}");
+        return;
+    }
+    assert!(
+        ran.err
+            .contains("./config.yaml: is ignored, and /etc/project-webhooks/config.yaml is read"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(ran.json()[0]["name"], "catalog");
+}
