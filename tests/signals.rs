@@ -432,7 +432,9 @@ fn the_service_manager_is_notified_of_readiness_reloads_and_the_end() {
     let daemon = manager.launch(&home, None);
     let ready = manager.expect("READY=1", &["STOPPING=1", "RELOADING=1"]);
     // By then the first scan is recorded.
-    assert_eq!(daemon.events().len(), 80);
+    wait_until("the lines of the first scan", || {
+        (daemon.events().len() == 80).then_some(())
+    });
     assert!(has_status(&ready), "{ready:?}");
     assert!(
         ready.iter().any(|line| line.contains("41 projects")),
