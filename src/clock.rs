@@ -70,10 +70,11 @@ impl Clock {
         Instant::now().saturating_duration_since(self.start)
     }
 
-    /// The time of day.
+    /// The time of day, in whole microseconds, as listings show it.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) fn now(&self) -> Timestamp {
-        Timestamp::now()
+        let now = Timestamp::now();
+        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
     /// Reads the time of day and the monotonic time.

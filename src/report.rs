@@ -4,8 +4,10 @@
 //! metric, a line of `status` and a reason of `/readyz` never differ. A gauge or a count of the engine
 //! is a field of [`Snapshot`]. A count of attempts is a field of [`AttemptCounts`].
 
+mod settings;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,6 +20,8 @@ use crate::engine::status::{Snapshot, Status};
 use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
 use crate::store::{Listings, RecordedProblem, Store, StoreError, WebhookState};
+
+pub(crate) use settings::{Settings, public_url};
 
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
@@ -40,6 +44,8 @@ pub(crate) struct Sources {
     /// How long an iteration of the engine's loop may take before the daemon counts as stuck.
     pub(crate) standstill: Duration,
     pub(crate) counted: Mutex<Option<Counted>>,
+    /// The settings that the daemon works by.
+    pub(crate) settings: std::sync::Mutex<Settings>,
 }
 
 /// The part of the report that only a running daemon knows.
@@ -54,6 +60,9 @@ pub(crate) struct DaemonReport {
     #[serde(flatten)]
     pub(crate) engine: Snapshot,
     pub(crate) since_start: Counts,
+    /// The settings that the daemon works by.
+    #[serde(default)]
+    pub(crate) settings: Settings,
 }
 
 /// The counts since the start of the daemon.
@@ -100,8 +109,19 @@ impl Sources {
                     .into(),
                 dropped_log_lines: self.dropped_lines.count(),
             },
+            settings: self.lock_settings().clone(),
             engine,
         }
+    }
+
+    /// Replaces the settings that the daemon works by.
+    pub(crate) fn configure(&self, config: &Config) {
+        *self.lock_settings() = Settings::of(config);
+    }
+
+    fn lock_settings(&self) -> MutexGuard<'_, Settings> {
+        let settings = self.settings.lock();
+        settings.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gathers the states of webhooks, with counts of their deliveries, from the store.
@@ -158,6 +178,8 @@ pub(crate) struct Report {
     pub(crate) unknown: Option<String>,
     pub(crate) repository: String,
     pub(crate) state_dir: String,
+    /// Whether the file differs from the settings that the daemon works by.
+    pub(crate) is_file_changed: bool,
     /// Whether the state directory has a database.
     pub(crate) has_state: bool,
     /// The number of recorded projects. `None` if a running daemon reports it.
@@ -182,16 +204,20 @@ impl Report {
         };
         let incomplete =
             listings.map_or(Ok(Vec::new()), |record| record.problems(INCOMPLETE_MAX))?;
+        let file = Settings::of(config);
+        let settings = daemon.as_ref().map_or(&file, |daemon| &daemon.settings);
+        let webhooks = WebhookReport::recorded(settings, listings)?;
         Ok(Self {
             running: daemon.is_some(),
-            daemon,
             unknown,
-            repository: config.repository.path.display().to_string(),
+            repository: settings.repository.clone(),
+            is_file_changed: *settings != file,
+            daemon,
             state_dir: config.state_dir.display().to_string(),
             has_state: listings.is_some(),
             recorded_projects,
             incomplete: incomplete.into_iter().map(ProblemReport::of).collect(),
-            webhooks: WebhookReport::recorded(config, listings)?,
+            webhooks,
         })
     }
 
@@ -326,14 +352,14 @@ impl WebhookReport {
         reports
     }
 
-    /// The webhooks of a configuration and of the store, if the state exists.
+    /// The webhooks of the settings and of the store, if the state exists.
     pub(crate) fn recorded(
-        config: &Config,
+        settings: &Settings,
         listings: Option<&Listings>,
     ) -> Result<Vec<Self>, StoreError> {
         let states = listings.map_or(Ok(Vec::new()), |listings| listings.webhook_states())?;
-        let webhooks = config.webhooks.iter();
-        let configured = webhooks.map(|webhook| (webhook.name().to_owned(), webhook.enabled));
+        let webhooks = settings.webhooks.iter();
+        let configured = webhooks.map(|webhook| (webhook.name.clone(), webhook.enabled));
         Ok(Self::all(configured, states))
     }
 

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::Serialize;
-use url::Url;
 
 use crate::config::{self, Config, Problem, SystemEnvironment, Webhook, duration_text};
+use crate::report::public_url;
 use crate::webhook::{Proxies, TrustRoots};
 
 /// Checks `file`, or the default one, and prints the result.
@@ -189,28 +189,6 @@ fn range_text(range: &IpNet) -> String {
     } else {
         range.to_string()
     }
-}
-
-/// The URL without user name, password and query values, which may be secret.
-pub(super) fn public_url(url: &Url) -> String {
-    let mut public = url.clone();
-    // These calls fail only for a URL that cannot have a user name, so nothing secret remains.
-    let _ = public.set_username("");
-    let _ = public.set_password(None);
-    public.set_fragment(None);
-    if url.query().is_some() {
-        let names: Vec<String> = url
-            .query_pairs()
-            .map(|(name, _)| name.into_owned())
-            .collect();
-        let mut pairs = public.query_pairs_mut();
-        pairs.clear();
-        for name in names {
-            pairs.append_pair(&name, "…");
-        }
-    }
-    // `…` is a placeholder for a query value, so it is printed without percent-encoding.
-    public.as_str().replace("%E2%80%A6", "…")
 }
 
 fn print(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {

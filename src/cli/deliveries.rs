@@ -21,7 +21,7 @@ use super::{DONE, FAILED, usage};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::delivery::State;
-use crate::report::WebhookReport;
+use crate::report::{Settings, WebhookReport};
 use crate::store::{ListedDelivery, Listings, Operations, Selector};
 
 /// Lists deliveries with their attempts, and redelivers, cancels and purges them.
@@ -119,7 +119,7 @@ impl Which {
         let Some(name) = &self.webhook else {
             return Ok(());
         };
-        let states = WebhookReport::recorded(config, Some(listings))?;
+        let states = WebhookReport::recorded(&Settings::of(config), Some(listings))?;
         let known: Vec<&str> = states.iter().map(|state| state.name.as_str()).collect();
         if known.contains(&name.as_str()) {
             Ok(())

@@ -68,6 +68,15 @@ pub(super) fn print_webhooks(
     Ok(())
 }
 
+/// Prints that the running daemon does not work by the file.
+pub(super) fn print_file_changed(out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "The daemon works by the settings above; the file has changed since. To apply it, run \
+         `project-webhooks reload`."
+    )
+}
+
 /// Prints the details that the table has no column for.
 fn print_notes(webhook: &WebhookReport, style: &Style, out: &mut dyn Write) -> io::Result<()> {
     let name = safe(&webhook.name);

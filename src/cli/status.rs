@@ -82,7 +82,11 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
     }
     print_incomplete(&report.incomplete, style, out)?;
     writeln!(out)?;
-    standing::print_webhooks(&report.webhooks, now, style, out)
+    standing::print_webhooks(&report.webhooks, now, style, out)?;
+    if report.is_file_changed {
+        standing::print_file_changed(out)?;
+    }
+    Ok(())
 }
 
 /// The counts since the start of the daemon, in one line.

@@ -1,5 +1,6 @@
 //! `webhooks`: lists webhooks, and enables, disables or tests one.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -8,17 +9,17 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::check::public_url;
 use super::deliveries::wake;
 use super::output::{FAINT, GREEN, RED, Style, Table, duration, print_json, safe};
 use super::standing;
 use super::view::print_answer;
 use super::{DONE, FAILED, recorded, runtime};
+use crate::admin;
 use crate::clock::Clock;
 use crate::config::{Config, Webhook};
 use crate::domain::delivery::Outcome;
 use crate::domain::event::{EventId, Origin};
-use crate::report::WebhookReport;
+use crate::report::{Settings, WebhookReport, public_url};
 use crate::store::Operations;
 use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
 
@@ -102,12 +103,13 @@ struct Listed {
     #[serde(flatten)]
     state: WebhookReport,
     url: Option<String>,
-    format: Option<&'static str>,
-    events: Vec<&'static str>,
+    format: Option<String>,
+    events: Vec<String>,
     /// `None` if the webhook gets the events of every project.
     projects: Option<Vec<String>>,
 }
 
+/// Lists the webhooks that the running daemon has, or those of the file if no daemon answers.
 fn list(
     json: bool,
     config: &Config,
@@ -115,38 +117,52 @@ fn list(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
+    let file = Settings::of(config);
+    let daemon = admin::control::ask(&config.state_dir).unwrap_or_default();
+    let settings = daemon.map_or_else(|| file.clone(), |daemon| daemon.settings);
     let listings = recorded(config)?;
-    let states = WebhookReport::recorded(config, listings.as_ref())?;
+    let states = WebhookReport::recorded(&settings, listings.as_ref())?;
     if !json {
         standing::print_webhooks(&states, now, style, out)?;
         let mut table = Table::new(["webhook", "url", "format", "events"]);
-        for webhook in &config.webhooks {
-            let events = webhook.subscription.events.iter();
-            let events: Vec<&str> = events.map(|kind| kind.as_str()).collect();
+        for webhook in &settings.webhooks {
             table.row([
-                webhook.name().into(),
-                public_url(&webhook.url).into(),
+                webhook.name.as_str().into(),
+                webhook.url.as_str().into(),
                 webhook.format.as_str().into(),
-                events.join(" ").into(),
+                webhook.events.join(" ").into(),
             ]);
         }
         writeln!(out)?;
         table.print(out, style, "")?;
+        if settings != file {
+            standing::print_file_changed(out)?;
+        }
         return Ok(DONE);
     }
+    let mut configured: BTreeMap<String, _> = settings
+        .webhooks
+        .into_iter()
+        .map(|webhook| (webhook.name.clone(), webhook))
+        .collect();
     let listed: Vec<Listed> = states
         .into_iter()
         .map(|state| {
-            let webhook = config.webhooks.iter().find(|w| w.name() == state.name);
-            let events = webhook.map(|webhook| webhook.subscription.events.iter());
+            let (url, format, events, projects) = match configured.remove(&state.name) {
+                Some(webhook) => (
+                    Some(webhook.url),
+                    Some(webhook.format),
+                    webhook.events,
+                    webhook.projects,
+                ),
+                None => (None, None, Vec::new(), None),
+            };
             Listed {
-                url: webhook.map(|webhook| public_url(&webhook.url)),
-                format: webhook.map(|webhook| webhook.format.as_str()),
-                events: events.into_iter().flatten().map(|k| k.as_str()).collect(),
-                projects: webhook
-                    .filter(|webhook| webhook.subscription.projects.is_some())
-                    .map(|webhook| webhook.project_globs.clone()),
                 state,
+                url,
+                format,
+                events,
+                projects,
             }
         })
         .collect();

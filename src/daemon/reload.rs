@@ -127,6 +127,7 @@ impl Daemon<'_> {
         self.engine.send(Input::Configure(Arc::clone(&new), taken));
         self.dispatcher.apply(prepared.targets);
         self.metrics.configure(enabled(&new.webhooks));
+        self.health.admin.sources.configure(&new);
         self.retention.send_replace(new.retention);
         if let Some(bound) = prepared.admin {
             self.health.stop().await;

@@ -22,7 +22,7 @@ use crate::engine::status::Status;
 use crate::engine::{Engine, Parts};
 use crate::error::chain;
 use crate::metrics::Metrics;
-use crate::report::Sources;
+use crate::report::{Settings, Sources};
 use crate::store::{Fault, MetaKey, Store};
 use crate::webhook::ClientError;
 use crate::{housekeeping, os};
@@ -79,6 +79,7 @@ impl<'a> Daemon<'a> {
                 clock,
                 standstill: STANDSTILL,
                 counted: Default::default(),
+                settings: Settings::of(&config).into(),
             },
             queues,
             requests: sender,

@@ -55,6 +55,8 @@ pub enum Outcome {
     Accepted,
     /// The receiver wants no more callbacks (410).
     Gone,
+    /// No request was sent, because it would be too long for any receiver. Others would be as well.
+    Unsendable,
     /// The receiver did not accept the callback, or there was no answer.
     Failed {
         /// Whether the endpoint or only this delivery failed.
@@ -171,6 +173,7 @@ pub fn next(
     match outcome {
         Outcome::Accepted => Verdict::Delivered,
         Outcome::Gone => Verdict::SwitchOff,
+        Outcome::Unsendable => Verdict::Dead,
         Outcome::Failed { retry_after, .. } => {
             let Some(delay) = schedule.get(attempt as usize) else {
                 return Verdict::Dead;
@@ -203,7 +206,9 @@ pub fn repeat(
 ) -> Verdict {
     match next(schedule, attempt, outcome, now, jitter) {
         Verdict::Retry(at) => Verdict::Repeat(at),
-        Verdict::Dead => Verdict::Repeat(after(now, schedule.last().copied().unwrap_or_default())),
+        Verdict::Dead if outcome != Outcome::Unsendable => {
+            Verdict::Repeat(after(now, schedule.last().copied().unwrap_or_default()))
+        }
         other => other,
     }
 }

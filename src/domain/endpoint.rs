@@ -204,6 +204,9 @@ impl Endpoint {
         now: Timestamp,
         jitter: f64,
     ) -> Effect {
+        if outcome == Outcome::Unsendable {
+            return Effect::NONE;
+        }
         if !outcome.is_endpoint_failure() {
             return self.works(key, now).map_or(Effect::NONE, Effect::of);
         }

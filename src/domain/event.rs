@@ -335,9 +335,11 @@ impl From<&FileState> for FileSummary {
     }
 }
 
-/// Converts nanoseconds since the Unix epoch to a time, clamped to the valid range.
+/// Converts nanoseconds since the Unix epoch to a time in whole microseconds.
+///
+/// Some languages parse no finer times, such as Python with `%f` of `strptime`.
 pub fn timestamp(nanoseconds: i64) -> Timestamp {
-    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX)
+    Timestamp::from_microsecond(nanoseconds.div_euclid(1_000)).unwrap_or(Timestamp::MAX)
 }
 
 /// The explanation of an inferred event.

@@ -125,7 +125,7 @@ impl Pace {
                 ..
             } => self.was_asked(asked.wait(), began, now),
             Outcome::Accepted => self.was_accepted(began, now),
-            Outcome::Gone | Outcome::Failed { .. } => {}
+            Outcome::Gone | Outcome::Unsendable | Outcome::Failed { .. } => {}
         }
     }
 

@@ -7,13 +7,16 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
 use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome, RetryAfter};
 
 /// Returns the outcome of an answer with this status and these headers, received at `now`.
+///
+/// A date in Retry-After is compared with the answer's `Date`, because the receiver made both by the
+/// same clock. Without a valid `Date`, it is compared with `now`.
 ///
 /// The statuses 5xx and 429 are failures of the endpoint itself. So is a missing answer
 /// ([`Outcome::NO_ANSWER`]). With any other status the endpoint works, but may refuse this
@@ -27,7 +30,7 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outco
     }
     let asked = || {
         let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
-        retry_after(value, now)
+        retry_after(value, answered_at(headers).unwrap_or(now))
     };
     let retry_after = match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -47,7 +50,14 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outco
     }
 }
 
-/// Parses the value of a Retry-After header that was received at `now`.
+/// The time of an answer by the receiver's clock.
+fn answered_at(headers: &HeaderMap) -> Option<Timestamp> {
+    let date = headers.get(DATE)?.to_str().ok()?;
+    let date = httpdate::parse_http_date(date.trim()).ok()?;
+    Timestamp::try_from(date).ok()
+}
+
+/// Parses the value of a Retry-After header that was sent at `now`.
 ///
 /// The value is a number of seconds, or a date in one of the three forms of RFC 9110. A date in the
 /// past gives a wait of zero. A number above 64 bits gives the longest possible wait.

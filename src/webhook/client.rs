@@ -203,6 +203,7 @@ impl WebhookClient {
     pub async fn send(&self, callback: &Callback, now: Timestamp) -> Attempt {
         let made = Instant::now();
         let request = self.request(callback, now).await;
+        let too_long = request::check_lengths(&request).err();
         let request_headers = shown_headers(&request.headers);
         let mut post = reqwest::Request::new(Method::POST, request.url);
         *post.headers_mut() = request.headers;
@@ -215,6 +216,13 @@ impl WebhookClient {
             answer: Bytes::new(),
             request_headers,
         };
+        if too_long.is_some() {
+            attempt.outcome = Outcome::Unsendable;
+            attempt.error = too_long;
+            // Headers that are too long are not worth storing.
+            attempt.request_headers.clear();
+            return attempt;
+        }
         let started = Instant::now();
         let time = || now.saturating_add(made.elapsed()).unwrap_or(now);
         self.exchange(post, started, time, &mut attempt).await;

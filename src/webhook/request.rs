@@ -245,6 +245,37 @@ fn signed_fields(callback: &Callback) -> String {
     fields.finish()
 }
 
+/// The longest URL and the longest value of a header of a parameter, in bytes.
+///
+/// RFC 9110 recommends that every receiver supports URLs of this length. Most limit a header to 8 KiB.
+pub const LENGTH_MAX: usize = 8_000;
+
+/// Checks that receivers accept the lengths of the URL and of the format's headers.
+///
+/// # Errors
+///
+/// The message says what is too long and what to do.
+pub(super) fn check_lengths(request: &Request) -> Result<(), String> {
+    let advice = "shorten the names in the project, or use a format that sends them in the body, such \
+                  as multipart; then redeliver it";
+    let length = request.url.as_str().len();
+    if length > LENGTH_MAX {
+        return Err(format!(
+            "not sent: the parameters make the URL {length} bytes long, and receivers accept \
+             {LENGTH_MAX}; {advice}"
+        ));
+    }
+    let is_format = |name: &HeaderName| name.as_str().starts_with("ce-");
+    let mut headers = request.headers.iter();
+    match headers.find(|(name, value)| is_format(name) && value.len() > LENGTH_MAX) {
+        Some((name, value)) => Err(format!(
+            "not sent: the header {name} is {} bytes long, and receivers accept {LENGTH_MAX}; {advice}",
+            value.len()
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Percent-encodes text for a header value, by [`HEADER_ESCAPES`].
 pub fn header_text(text: &str) -> Cow<'_, str> {
     utf8_percent_encode(text, HEADER_ESCAPES).into()

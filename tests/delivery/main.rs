@@ -24,6 +24,9 @@ mod poison;
 // Receivers that ask for time.
 mod rests;
 
+// Names that are too long for a header or a URL.
+mod lengths;
+
 // Kills at any time, and between an answer and its record.
 mod kills;
 

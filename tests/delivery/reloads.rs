@@ -165,3 +165,39 @@ fn a_backlog_keeps_its_order_over_a_restart_and_a_reload() {
     }
     assert_eq!(old.n(), 2);
 }
+
+#[test]
+fn listings_show_what_the_daemon_works_by_and_not_an_edited_file() {
+    let (old, new) = (Endpoint::new(), Endpoint::new());
+    let settings = |name: &str, endpoint: &Endpoint| {
+        Settings::of([Webhook::new(name, &endpoint.url()).events("[snapshot-create]")])
+    };
+    let home = Home::new(&settings("first", &old));
+    let daemon = home.start();
+    home.configure(&settings("second", &new));
+    let listed = |command: &str| {
+        let listed = home.json(&[command]);
+        let webhooks = listed.get("webhooks").unwrap_or(&listed).clone();
+        let names = webhooks.as_array().unwrap().iter();
+        names
+            .filter_map(|one| one["name"].as_str().map(str::to_owned))
+            .filter(|name| name == "first" || name == "second")
+            .collect::<Vec<_>>()
+    };
+    for command in ["webhooks", "status"] {
+        assert_eq!(listed(command), ["first"], "{command}");
+        let text = home.command(&[command]);
+        assert!(text.contains("the file has changed since"), "{text}");
+    }
+    assert!(home.command(&["webhooks"]).contains(&old.url()));
+    assert!(daemon.reload());
+    for command in ["webhooks", "status"] {
+        assert_eq!(listed(command), ["second"], "{command}");
+        let text = home.command(&[command]);
+        assert!(!text.contains("the file has changed since"), "{text}");
+    }
+    // Without a daemon the file counts.
+    assert!(daemon.terminate().success());
+    home.configure(&settings("first", &old));
+    assert_eq!(listed("webhooks"), ["first"]);
+}

@@ -43,6 +43,33 @@ fn retry_after_accepts_all_its_forms() {
     }
 }
 
+/// The clocks of the receiver and of this machine may differ.
+#[test]
+fn a_date_in_retry_after_is_read_by_the_receivers_clock() {
+    let now = at("2026-01-01T00:00:00Z");
+    for (date, expected) in [
+        // Ten minutes behind, an hour ahead, and no valid date.
+        (Some("Wed, 31 Dec 2025 23:50:00 GMT"), 630),
+        (Some("Thu, 01 Jan 2026 00:00:10 GMT"), 20),
+        (Some("soon"), 30),
+        (None, 30),
+    ] {
+        let mut headers = HeaderMap::new();
+        let asked = "Thu, 01 Jan 2026 00:00:30 GMT";
+        headers.insert(RETRY_AFTER, asked.parse().unwrap());
+        if let Some(date) = date {
+            headers.insert(http::header::DATE, date.parse().unwrap());
+        }
+        let found = outcome(StatusCode::TOO_MANY_REQUESTS, &headers, now);
+        let wait = Duration::from_secs(expected);
+        let expected = Outcome::Failed {
+            cause: FailureCause::Endpoint,
+            retry_after: Some(RetryAfter::Webhook(wait)),
+        };
+        assert_eq!(found, expected, "{date:?}");
+    }
+}
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]

@@ -130,7 +130,7 @@ fn cloudevents_headers() {
         [
             "ce-specversion: 1.0",
             "ce-id: evt_0123456789abcdef0123456789abcdef",
-            "ce-source: /organizations/r%2526d/projects/%25C3%259Cmsatz%2520plan",
+            "ce-source: /organizations/r%26d/projects/%C3%9Cmsatz%20plan",
             "ce-type: project-webhooks.snapshot-restore",
             "ce-time: 2026-01-02T03:04:05.678Z",
             "ce-subject: r&d/%C3%9Cmsatz%20plan",

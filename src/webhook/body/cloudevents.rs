@@ -5,7 +5,8 @@
 //! - `ce-subject` is `<organization>/<project>`, the same text that the setting `projects` matches.
 //! - The parameters are extension attributes. Their names are in lower case, as the specification
 //!   requires.
-//! - Values are percent-encoded as section 3.1.3.2 of the HTTP binding requires.
+//! - Values are percent-encoded as section 3.1.3.2 of the HTTP binding requires. `ce-source` is a URI,
+//!   whose segments are percent-encoded only once.
 //! - There is no `ce-datacontenttype`. In binary mode the header `Content-Type` replaces it.
 
 use http::{HeaderName, HeaderValue};
@@ -34,7 +35,6 @@ pub(super) fn build(content: &CallbackContent) -> Body {
     let attributes = [
         ("ce-specversion", "1.0".to_owned()),
         ("ce-id", content.id.0.clone()),
-        ("ce-source", source),
         (
             "ce-type",
             format!("project-webhooks.{}", content.event.name),
@@ -46,12 +46,16 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         .parameters
         .iter()
         .map(|(parameter, value)| (extension(*parameter), value.clone()));
+    let mut extra_headers: Vec<(HeaderName, HeaderValue)> = attributes
+        .into_iter()
+        .chain(parameters)
+        .map(|(name, value)| header(name, &value))
+        .collect();
+    // The segments of this URI are escaped already.
+    let source = (HeaderName::from_static("ce-source"), header_value(&source));
+    extra_headers.insert(2, source);
     Body {
-        extra_headers: attributes
-            .into_iter()
-            .chain(parameters)
-            .map(|(name, value)| header(name, &value))
-            .collect(),
+        extra_headers,
         ..Body::plain("application/xml", content.payload.clone())
     }
 }

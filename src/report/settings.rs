@@ -1,0 +1,82 @@
+//! The settings that a running daemon works by, for listings.
+//!
+//! Constraint: the file may have changed since the daemon read it. So commands show the settings of the
+//! running daemon. Secrets are left out.
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::config::{Config, Webhook};
+
+/// The settings of a configuration that listings show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Settings {
+    /// The path of the repository.
+    pub(crate) repository: String,
+    /// The configured webhooks, in the order of the file.
+    pub(crate) webhooks: Vec<WebhookSettings>,
+}
+
+/// The settings of a webhook that listings show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WebhookSettings {
+    pub(crate) name: String,
+    pub(crate) enabled: bool,
+    /// The URL without the values of its query.
+    pub(crate) url: String,
+    pub(crate) format: String,
+    pub(crate) events: Vec<String>,
+    /// `None` if the webhook gets the events of every project.
+    pub(crate) projects: Option<Vec<String>>,
+}
+
+impl Settings {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            repository: config.repository.path.display().to_string(),
+            webhooks: config.webhooks.iter().map(WebhookSettings::of).collect(),
+        }
+    }
+}
+
+impl WebhookSettings {
+    fn of(webhook: &Webhook) -> Self {
+        let subscription = &webhook.subscription;
+        let events = subscription.events.iter();
+        Self {
+            name: webhook.name().to_owned(),
+            enabled: webhook.enabled,
+            url: public_url(&webhook.url),
+            format: webhook.format.as_str().to_owned(),
+            events: events.map(|kind| kind.as_str().to_owned()).collect(),
+            projects: subscription
+                .projects
+                .as_ref()
+                .map(|_| webhook.project_globs.clone()),
+        }
+    }
+}
+
+/// The URL without user name, password and query values, which may be secret.
+pub(crate) fn public_url(url: &Url) -> String {
+    let mut public = url.clone();
+    // These calls fail only for a URL that cannot have a user name, so nothing secret remains.
+    let _ = public.set_username("");
+    let _ = public.set_password(None);
+    public.set_fragment(None);
+    if url.query().is_some() {
+        let names: Vec<String> = url
+            .query_pairs()
+            .map(|(name, _)| name.into_owned())
+            .collect();
+        let mut pairs = public.query_pairs_mut();
+        pairs.clear();
+        for name in names {
+            pairs.append_pair(&name, "…");
+        }
+    }
+    // `…` is a placeholder for a query value, so it is printed without percent-encoding.
+    public.as_str().replace("%E2%80%A6", "…")
+}
