@@ -1,20 +1,27 @@
-//! Removes deliveries and events after their retention.
+//! Removes deliveries and events after their retention, and keeps the state below its limit.
 //!
 //! Constraint: the removal works in small batches with pauses, so that it never delays recording or
 //! delivery. A clock that is temporarily wrong must not remove anything too early.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::{Clock, Reading};
 use crate::config::Retention;
-use crate::store::Store;
+use crate::dispatch::QueueHandles;
+use crate::domain::state_size::{self, Fill, StateSize};
+use crate::store::{Collected, NewDeliveries, Store, StoreError};
 
 /// The time between two runs.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// The time between two measurements of the state's size.
+const SIZE_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause between two batches of one run.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The maximum number of rows of each kind that one transaction removes.
@@ -22,45 +29,211 @@ const BATCH: usize = 500;
 /// How long the time of day must agree with the monotonic clock after somebody set it.
 const STEADY_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// Removes rows that are older than `retention`, regularly until `stop`.
-pub(crate) async fn run(
-    store: Store,
-    clock: Clock,
-    mut retention: watch::Receiver<Retention>,
-    stop: CancellationToken,
-) {
-    let mut steadiness = Steadiness::new(clock.reading());
-    loop {
-        let kept = *retention.borrow_and_update();
-        let reading = clock.reading();
-        let was_steady = steadiness.is_steady();
-        if !steadiness.observe(reading) {
-            if was_steady {
-                info!(
-                    hours = STEADY_FOR.as_secs() / 3600,
-                    "the clock was set; old deliveries and events are kept until it is steady for an hour"
-                );
+/// What housekeeping works on.
+#[derive(Clone)]
+pub(crate) struct Housekeeping {
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
+    /// The queues, which are woken when deliveries became dead.
+    pub(crate) queues: Arc<QueueHandles>,
+    pub(crate) retention: watch::Receiver<Retention>,
+}
+
+impl Housekeeping {
+    /// Removes rows that are older than their retention, regularly until `stop`.
+    pub(crate) async fn collect(mut self, stop: CancellationToken) {
+        let mut steadiness = Steadiness::new(self.clock.reading());
+        loop {
+            let kept = *self.retention.borrow_and_update();
+            let reading = self.clock.reading();
+            let was_steady = steadiness.is_steady();
+            if !steadiness.observe(reading) {
+                if was_steady {
+                    info!(
+                        hours = STEADY_FOR.as_secs() / 3600,
+                        "the clock was set; old deliveries and events are kept until it is steady for an hour"
+                    );
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(INTERVAL) => continue,
+                    () = stop.cancelled() => return,
+                }
             }
+            let pause = match self.store.collect(kept, reading.now(), BATCH).await {
+                Ok(collected) if collected.is_empty() => INTERVAL,
+                Ok(collected) => {
+                    debug!(?collected, "removed old deliveries and events");
+                    for (webhook, n) in &collected.expired {
+                        error!(
+                            webhook,
+                            deliveries = n,
+                            "deliveries that were pending for longer than retention.pending are now dead. After fixing the cause, send them again with `project-webhooks deliveries redeliver --webhook {webhook} --state dead`"
+                        );
+                    }
+                    self.wake(&collected);
+                    PAUSE
+                }
+                Err(error) => {
+                    warn!(%error, "cannot remove old deliveries and events; retrying");
+                    INTERVAL
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => continue,
+                () = tokio::time::sleep(pause) => {}
+                changed = self.retention.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return,
             }
         }
-        let pause = match store.collect(kept, reading.now(), BATCH).await {
-            Ok(collected) if collected.is_empty() => INTERVAL,
-            Ok(collected) => {
-                debug!(?collected, "removed old deliveries and events");
-                PAUSE
-            }
-            Err(error) => {
-                warn!(%error, "cannot remove old deliveries and events; retrying");
-                INTERVAL
+    }
+
+    /// Measures the state regularly until `stop`, warns of its size, and removes rows at its limit.
+    pub(crate) async fn keep_size(self, sizes: watch::Sender<StateSize>, stop: CancellationToken) {
+        let mut warnings = Warnings::default();
+        let work = async {
+            loop {
+                match self.measure(&sizes).await {
+                    Ok(size) => {
+                        warnings.report(size);
+                        if size.fill() == Fill::Over {
+                            self.make_room(size, &sizes, &mut warnings).await;
+                        }
+                    }
+                    Err(error) => debug!(%error, "cannot measure the state"),
+                }
+                tokio::time::sleep(SIZE_INTERVAL).await;
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            changed = retention.changed() => if changed.is_err() { return },
-            () = stop.cancelled() => return,
+            () = work => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn measure(&self, sizes: &watch::Sender<StateSize>) -> Result<StateSize, StoreError> {
+        let space = self.store.space().await?;
+        let configured = self.retention.borrow().max_state_size;
+        let size = StateSize {
+            used: space.used,
+            log: space.log,
+            limit: state_size::limit(configured, space.used, space.available),
+        };
+        sizes.send_replace(size);
+        Ok(size)
+    }
+
+    /// Removes the oldest rows until the state is below its limit, and reports them.
+    async fn make_room(
+        &self,
+        over: StateSize,
+        sizes: &watch::Sender<StateSize>,
+        warnings: &mut Warnings,
+    ) {
+        let limit = ByteSize(over.limit);
+        let reason = format!("given up because the state reached its limit of {limit}");
+        let mut n_removed = 0_usize;
+        let mut expired: BTreeMap<String, usize> = BTreeMap::new();
+        let mut size = over;
+        let mut failure = None;
+        while size.needs_room() {
+            let batch = self.store.make_room(&reason, self.clock.now(), BATCH).await;
+            let collected = match batch {
+                Ok(collected) if collected.is_empty() => break,
+                Ok(collected) => collected,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            };
+            n_removed = n_removed.saturating_add(collected.n_deliveries);
+            for (webhook, n) in &collected.expired {
+                *expired.entry(webhook.clone()).or_default() += n;
+            }
+            self.wake(&collected);
+            tokio::time::sleep(PAUSE).await;
+            match self.measure(sizes).await {
+                Ok(measured) => size = measured,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        for (webhook, n) in expired {
+            error!(
+                webhook,
+                deliveries = n,
+                "the state reached its limit of {limit}, so the oldest pending deliveries of the webhook with the most are now dead. Fix or remove the webhook, or raise retention.max_state_size"
+            );
+        }
+        if n_removed > 0 {
+            warn!(
+                deliveries = n_removed,
+                "the state reached its limit of {limit}, so finished deliveries were removed before their retention"
+            );
+        }
+        if let Some(error) = failure {
+            warn!(%error, "cannot make room in the state; retrying");
+        } else if size.fill() == Fill::Over {
+            warnings.report_stuck(size);
+        }
+    }
+
+    /// Wakes the queues of the webhooks whose deliveries became dead: their next ones are due.
+    fn wake(&self, collected: &Collected) {
+        if collected.expired.is_empty() {
+            return;
+        }
+        let deliveries = NewDeliveries {
+            webhooks: collected.expired.keys().cloned().collect(),
+            ready: Vec::new(),
+        };
+        self.queues.deliver(deliveries, self.queues.epoch());
+    }
+}
+
+/// The warnings that are in the log, so that each is logged once.
+#[derive(Default)]
+struct Warnings {
+    is_full: bool,
+    is_stuck: bool,
+    is_log_held: bool,
+}
+
+impl Warnings {
+    fn report(&mut self, size: StateSize) {
+        let (used, limit, log) = (
+            ByteSize(size.used),
+            ByteSize(size.limit),
+            ByteSize(size.log),
+        );
+        let is_full = size.fill() != Fill::Low;
+        if is_full && !self.is_full {
+            warn!(
+                "the state takes {used}, 80 % or more of its limit of {limit}. At the limit, the oldest deliveries are removed. Fix webhooks with many pending deliveries (`project-webhooks webhooks`), or raise retention.max_state_size"
+            );
+        } else if self.is_full && !is_full {
+            info!("the state takes {used} again, less than 80 % of its limit of {limit}");
+        }
+        self.is_full = is_full;
+        self.is_stuck &= size.fill() == Fill::Over;
+        let is_held = size.is_log_held();
+        if is_held && !self.is_log_held {
+            warn!(
+                "the write-ahead log of the database takes {log}, because a process has been reading the database in one transaction. Close it, for example a sqlite3 shell; `fuser -v` with the path of state.db lists the processes. The log then shrinks by itself"
+            );
+        } else if self.is_log_held && !is_held {
+            info!("the write-ahead log of the database takes {log} again");
+        }
+        self.is_log_held = is_held;
+    }
+
+    fn report_stuck(&mut self, size: StateSize) {
+        if !std::mem::replace(&mut self.is_stuck, true) {
+            warn!(
+                "the state takes {}, more than its limit of {}, and nothing more can be removed: the rest is the record of the projects. Raise retention.max_state_size",
+                ByteSize(size.used),
+                ByteSize(size.limit)
+            );
         }
     }
 }

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::domain::state_size::StateSize;
 use crate::engine::status::{Snapshot, Status};
 use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
@@ -41,6 +42,8 @@ pub(crate) struct Sources {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dropped_lines: DroppedLines,
     pub(crate) clock: Clock,
+    /// The size of the state, as housekeeping last measured it.
+    pub(crate) state_size: watch::Receiver<StateSize>,
     /// How long an iteration of the engine's loop may take before the daemon counts as stuck.
     pub(crate) standstill: Duration,
     pub(crate) counted: Mutex<Option<Counted>>,
@@ -57,6 +60,7 @@ pub(crate) struct DaemonReport {
     pub(crate) uptime_seconds: u64,
     /// Whether the engine's loop runs.
     pub(crate) alive: bool,
+    pub(crate) state_size: StateSize,
     #[serde(flatten)]
     pub(crate) engine: Snapshot,
     pub(crate) since_start: Counts,
@@ -100,6 +104,7 @@ impl Sources {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.clock.moment().as_secs(),
             alive: self.is_alive(),
+            state_size: *self.state_size.borrow(),
             since_start: Counts {
                 events,
                 attempts: self.metrics.counts(),

@@ -96,6 +96,26 @@ impl Figures {
         ] {
             self.gauges(name, help, &[], [(vec![], value)])?;
         }
+        let size = daemon.state_size;
+        for (name, help, bytes) in [
+            (
+                "state_bytes",
+                "The used part of the state's database.",
+                size.used,
+            ),
+            (
+                "state_limit_bytes",
+                "The limit of state_bytes, at which the oldest deliveries are removed.",
+                size.limit,
+            ),
+            (
+                "state_log_bytes",
+                "The write-ahead log of the state's database.",
+                size.log,
+            ),
+        ] {
+            self.gauges(name, help, &[], [(vec![], bytes as f64)])?;
+        }
         let held = engine.held_removals.as_ref();
         self.gauges(
             "held_removals",

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use jiff::Timestamp;
 
 use super::output::{BOLD, GREEN, RED, Style, YELLOW, counted, duration, print_json, safe, time};
@@ -15,6 +16,7 @@ use super::view::{location, print_pairs};
 use super::{DONE, missing_socket, recorded, standing};
 use crate::admin;
 use crate::config::Config;
+use crate::domain::state_size::{Fill, StateSize};
 use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report};
 use crate::watch::Coverage;
 
@@ -49,7 +51,7 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
             "repository",
             format!("{}, {projects} recorded", report.repository),
         ),
-        ("state", report.state_dir.clone()),
+        ("state", state(report)),
     ];
     if let Some(daemon) = &report.daemon {
         let coverage = &daemon.engine.coverage;
@@ -78,6 +80,7 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         }
     }
     if let Some(daemon) = &report.daemon {
+        print_state_size(daemon.state_size, style, out)?;
         print_uncovered(&daemon.engine.coverage, style, out)?;
     }
     print_incomplete(&report.incomplete, style, out)?;
@@ -85,6 +88,40 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
     standing::print_webhooks(&report.webhooks, now, style, out)?;
     if report.is_file_changed {
         standing::print_file_changed(out)?;
+    }
+    Ok(())
+}
+
+/// The state directory, and the size of the state if a daemon runs.
+fn state(report: &Report) -> String {
+    let directory = &report.state_dir;
+    match report.daemon.as_ref().map(|daemon| daemon.state_size) {
+        Some(size) if size.limit > 0 => format!(
+            "{directory}, {} of {}, and {} of log",
+            ByteSize(size.used),
+            ByteSize(size.limit),
+            ByteSize(size.log)
+        ),
+        _ => directory.clone(),
+    }
+}
+
+/// Warnings of the state's size.
+fn print_state_size(size: StateSize, style: &Style, out: &mut dyn Write) -> io::Result<()> {
+    let warning = style.paint(YELLOW, "warning");
+    if size.fill() != Fill::Low {
+        writeln!(
+            out,
+            "{warning}  the state is near its limit, where the oldest deliveries are removed; raise \
+             retention.max_state_size, or fix webhooks with many pending deliveries"
+        )?;
+    }
+    if size.is_log_held() {
+        writeln!(
+            out,
+            "{warning}  a process has been reading the database in one transaction, so its log \
+             grows; close it (`fuser -v` with the path of state.db lists the processes)"
+        )?;
     }
     Ok(())
 }

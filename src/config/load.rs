@@ -198,9 +198,13 @@ fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<Userna
 fn retention(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Retention> {
     let delivered = mapping.read(context, "delivered", Value::duration);
     let dead = mapping.read(context, "dead", Value::duration);
+    let pending = mapping.read_optional(context, "pending", Value::duration);
+    let max_state_size = mapping.read_optional(context, "max_state_size", Value::size);
     Some(Retention {
         delivered: delivered?,
         dead: dead?,
+        pending: pending?,
+        max_state_size: max_state_size?,
     })
 }
 

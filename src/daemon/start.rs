@@ -16,16 +16,18 @@ use crate::admin::{Admin, control};
 use crate::clock::Clock;
 use crate::config::{Config, Retention, Webhook};
 use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
+use crate::domain::state_size::StateSize;
 use crate::engine::held_removals::held_before;
 use crate::engine::phase::Start;
 use crate::engine::status::Status;
 use crate::engine::{Engine, Parts};
 use crate::error::chain;
+use crate::housekeeping::Housekeeping;
 use crate::metrics::Metrics;
+use crate::os;
 use crate::report::{Settings, Sources};
 use crate::store::{Fault, MetaKey, Store};
 use crate::webhook::ClientError;
-use crate::{housekeeping, os};
 
 /// The maximum number of queued requests from commands. The supervisor handles one at a time.
 const REQUESTS_WAITING: usize = 4;
@@ -70,6 +72,7 @@ impl<'a> Daemon<'a> {
         };
         let dispatcher = Dispatcher::start(shared, targets, stop.clone());
         let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
+        let (sizes, state_size) = watch::channel(StateSize::default());
         let admin = Arc::new(Admin {
             sources: Sources {
                 status: Arc::clone(&status),
@@ -77,6 +80,7 @@ impl<'a> Daemon<'a> {
                 metrics: Arc::clone(&metrics),
                 dropped_lines: rereading.logging.dropped(),
                 clock,
+                state_size,
                 standstill: STANDSTILL,
                 counted: Default::default(),
                 settings: Settings::of(&config).into(),
@@ -85,7 +89,7 @@ impl<'a> Daemon<'a> {
             requests: sender,
         });
         let (retention, kept) = watch::channel(config.retention);
-        let background = start_background(&admin, config.state_dir.clone(), kept);
+        let background = start_background(&admin, config.state_dir.clone(), kept, sizes);
         let mut health = Health::new(admin);
         health.keep(config.admin.as_ref()).await;
         Ok(Self {
@@ -164,7 +168,8 @@ fn start_engine(parts: Parts) -> Result<(Engine, oneshot::Receiver<()>), DaemonE
 fn start_background(
     admin: &Arc<Admin>,
     state_dir: PathBuf,
-    kept: watch::Receiver<Retention>,
+    retention: watch::Receiver<Retention>,
+    sizes: watch::Sender<StateSize>,
 ) -> Background {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -172,12 +177,14 @@ fn start_background(
     let sources = &admin.sources;
     let (status, clock) = (Arc::clone(&sources.status), sources.clock);
     tasks.spawn(feed_watchdog(status, clock, stop.clone()));
-    tasks.spawn(housekeeping::run(
-        sources.store.clone(),
+    let housekeeping = Housekeeping {
+        store: sources.store.clone(),
         clock,
-        kept,
-        stop.clone(),
-    ));
+        queues: Arc::clone(&admin.queues),
+        retention,
+    };
+    tasks.spawn(housekeeping.clone().collect(stop.clone()));
+    tasks.spawn(housekeeping.keep_size(sizes, stop.clone()));
     Background { tasks, stop }
 }
 

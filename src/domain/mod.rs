@@ -25,6 +25,7 @@
 //! - [`endpoint`]: whether a receiver is down.
 //! - [`pace`]: when the next request to a receiver may start.
 //! - [`rescan`]: the reasons for a full scan.
+//! - [`state_size`]: the limit of the state's size.
 //! - [`log_limit`]: a limit on similar log lines.
 
 pub mod delivery;
@@ -45,5 +46,6 @@ pub mod settle;
 pub mod shared_ids;
 pub(crate) mod short_lived;
 pub mod stamp;
+pub mod state_size;
 pub mod vanished;
 pub mod wave;

@@ -21,7 +21,8 @@ use super::batch::{Batch, Committed, MetaKey};
 use super::delivery::{AttemptLog, Claims, Finish};
 use super::error::StoreError;
 use super::listing::{
-    Collected, EventFilter, ListedDelivery, ListedEvent, RecordedProblem, Selector, WebhookState,
+    Collected, EventFilter, ListedDelivery, ListedEvent, RecordedProblem, Selector, Space,
+    WebhookState,
 };
 use crate::config::Retention;
 use crate::domain::event::{Event, EventId};
@@ -149,9 +150,24 @@ pub trait Delivering: Send + Sync {
 
     /// Removes rows that are older than their retention, at most `limit` of each kind.
     ///
-    /// It keeps pending deliveries, and events and payloads that are still needed. Repeat the call
-    /// until [`Collected::is_empty`].
+    /// Pending deliveries that are older than `retention.pending` become dead. It keeps other pending
+    /// deliveries, and events and payloads that are still needed. Repeat the call until
+    /// [`Collected::is_empty`].
     fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected>;
+
+    /// Removes rows before their retention, at most `limit` of each kind.
+    ///
+    /// Delivered deliveries go first, then dead and cancelled ones. If there are none left, the
+    /// oldest pending deliveries of the webhook with the most become dead, with this reason.
+    fn make_room<'a>(
+        &'a self,
+        reason: &'a str,
+        now: Timestamp,
+        limit: usize,
+    ) -> Answer<'a, Collected>;
+
+    /// Returns the space that the store takes and could take.
+    fn space(&self) -> Answer<'_, Space>;
 }
 
 /// The store of a daemon. While it is open, no other daemon can open the same state.

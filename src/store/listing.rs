@@ -1,5 +1,7 @@
 //! The types of listings, and the selectors of events and deliveries.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use crate::domain::delivery::State;
@@ -157,7 +159,7 @@ pub struct RecordedProblem {
 }
 
 /// The result of one batch of collection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
     /// The number of removed deliveries. Their attempts are removed as well.
     pub n_deliveries: usize,
@@ -167,8 +169,21 @@ pub struct Collected {
     pub n_payloads: usize,
     /// The number of database pages that were returned to the file system.
     pub n_pages: u64,
+    /// The pending deliveries of each webhook that became dead.
+    pub expired: BTreeMap<String, usize>,
     /// Whether more rows may need to be removed.
     pub has_more: bool,
+}
+
+/// The space that the store takes and could take, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// The used part of the database, without parts that are free for reuse.
+    pub used: u64,
+    /// The write-ahead log.
+    pub log: u64,
+    /// The free space of the file system, with the free parts of the database.
+    pub available: u64,
 }
 
 impl Collected {

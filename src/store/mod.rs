@@ -36,7 +36,7 @@ pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
 pub use listing::{
     Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, RecordedProblem, Selector,
-    WebhookState,
+    Space, WebhookState,
 };
 pub(crate) use sqlite::lock::holder;
 

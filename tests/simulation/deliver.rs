@@ -270,6 +270,8 @@ impl Run {
         let retention = Retention {
             delivered: age,
             dead: 2 * age,
+            pending: None,
+            max_state_size: None,
         };
         let now = self.wall();
         self.commit(crash, |store, runtime| {

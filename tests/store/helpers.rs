@@ -170,6 +170,21 @@ pub fn attempt(number: u32, verdict: Verdict) -> AttemptLog {
     }
 }
 
+/// The number of pages in the log of a SQLite database.
+///
+/// While the store copies the log itself, there is no answer.
+pub fn n_frames(connection: &rusqlite::Connection) -> i64 {
+    loop {
+        let found = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+            Ok((row.get::<_, bool>(0)?, row.get(1)?))
+        });
+        if let (false, n) = found.unwrap() {
+            return n;
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Runs a future to its end on this thread.
 pub fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()

@@ -21,4 +21,5 @@ mod pages;
 mod queueing;
 mod recording;
 mod retaining;
+mod room;
 mod sqlite;

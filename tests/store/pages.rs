@@ -9,12 +9,6 @@ use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::{ProjectKey, Recorded, Role};
 use project_webhooks::store::{Batch, Change, Store};
 
-/// The number of pages in the log.
-fn n_frames(reader: &Connection) -> i64 {
-    let frames = reader.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1));
-    frames.unwrap()
-}
-
 fn name(number: usize) -> String {
     // Spread over the tables, as real saves are.
     format!("p{:06}", number * 7_919 % 1_000_000)

@@ -417,30 +417,31 @@ fn states_count_deliveries_and_know_the_last_error() {
 
 #[test]
 fn the_log_of_attempts_is_kept_and_answers_are_cut() {
-    let fixture = Fixture::new();
-    let store = fixture.store();
-    store.record(one_event("a", "one", &["catalog"])).unwrap();
-    let claimed = claim(&store, "catalog", at(0));
-    let mut log = attempt(1, Verdict::Delivered);
-    log.answer = Bytes::from(vec![b'x'; ANSWER_MAX + 1]);
-    wait(
-        store.finish(
-            [Finish {
-                delivery: claimed.delivery,
-                attempt: log.clone(),
-                ..finish(&claimed, Verdict::Delivered)
-            }]
-            .into(),
-        ),
-    )
-    .unwrap();
-    let listings = fixture.listings();
-    let (delivery, event, attempts) = listings.delivery(claimed.delivery).unwrap().unwrap();
-    assert_eq!(delivery.state, State::Delivered);
-    assert_eq!(event, claimed.event);
-    log.answer.truncate(ANSWER_MAX);
-    assert_eq!(attempts, [log]);
-    assert_eq!(listings.delivery(999).unwrap(), None);
+    let page: Vec<u8> = (0..=ANSWER_MAX).map(|n| (n % 251) as u8).collect();
+    for (verdict, state, kept) in [
+        (Verdict::Dead, State::Dead, ANSWER_MAX),
+        (Verdict::Delivered, State::Delivered, 1_024),
+    ] {
+        let fixture = Fixture::new();
+        let store = fixture.store();
+        store.record(one_event("a", "one", &["catalog"])).unwrap();
+        let claimed = claim(&store, "catalog", at(0));
+        let mut log = attempt(1, verdict);
+        log.answer = Bytes::from(page.clone());
+        let finish = Finish {
+            delivery: claimed.delivery,
+            attempt: log.clone(),
+            ..finish(&claimed, verdict)
+        };
+        wait(store.finish([finish].into())).unwrap();
+        let listings = fixture.listings();
+        let (delivery, event, attempts) = listings.delivery(claimed.delivery).unwrap().unwrap();
+        assert_eq!(delivery.state, state);
+        assert_eq!(event, claimed.event);
+        log.answer.truncate(kept);
+        assert_eq!(attempts, [log]);
+        assert_eq!(listings.delivery(999).unwrap(), None);
+    }
 }
 
 #[test]

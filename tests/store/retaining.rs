@@ -33,6 +33,8 @@ pub fn collect(store: &Store, seconds: i64) -> Collected {
     let retention = Retention {
         delivered: days(7),
         dead: days(30),
+        pending: None,
+        max_state_size: None,
     };
     collect_all(store, retention, at(seconds))
 }
@@ -147,6 +149,8 @@ fn the_place_of_a_removed_event_is_not_used_again() {
     let retention = Retention {
         delivered: days(7),
         dead: days(30),
+        pending: None,
+        max_state_size: None,
     };
     wait(store.collect(retention, at(7 * DAY + 5), 10)).unwrap();
     assert_eq!(n_events(&fixture), 1);
@@ -169,6 +173,8 @@ fn a_retention_that_became_longer_and_ends_is_kept() {
     let retention = |delivered, dead| Retention {
         delivered: days(delivered),
         dead: days(dead),
+        pending: None,
+        max_state_size: None,
     };
     // The event is old, and its delivery is pending.
     collect_all(&store, retention(1, 1), at(2 * DAY));

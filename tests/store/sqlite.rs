@@ -100,6 +100,8 @@ fn the_file_shrinks() {
     let retention = Retention {
         delivered: Duration::ZERO,
         dead: Duration::ZERO,
+        pending: None,
+        max_state_size: None,
     };
     let mut n_pages = 0;
     loop {

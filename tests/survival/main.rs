@@ -33,6 +33,9 @@ mod memory;
 // States of earlier versions.
 mod states;
 
+// A long reader, a backlog that fills the disk.
+mod space;
+
 // No directory for temporary files.
 mod read_only;
 

@@ -335,6 +335,20 @@ pub const SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "retention.pending",
+        value: Duration("1s", "3650d"),
+        default: Described("none"),
+        meaning: "how long a delivery may be pending; an older one becomes dead",
+        ..ROW
+    },
+    Setting {
+        key: "retention.max_state_size",
+        value: Size("16MiB", "1TiB"),
+        default: Described("nine tenths of the space, at least 256 MiB"),
+        meaning: "the size of the state at which [the oldest deliveries are removed early](operations.md#the-size-of-the-state)",
+        ..ROW
+    },
+    Setting {
         key: "admin.listen",
         value: Text(
             "`ADDRESS:PORT` such as `127.0.0.1:9417` or `\"[::1]:9417\"`, or `unix:PATH`",

@@ -150,13 +150,17 @@ impl FirstStart {
     }
 }
 
-/// How long finished deliveries are kept.
+/// How long deliveries are kept, and how large the state may become.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     /// How long delivered deliveries are kept.
     pub delivered: Duration,
     /// How long dead deliveries are kept.
     pub dead: Duration,
+    /// How long deliveries may be pending before they become dead. `None` is forever.
+    pub pending: Option<Duration>,
+    /// The size of the state at which old rows are removed early. `None` is a part of the disk.
+    pub max_state_size: Option<u64>,
 }
 
 /// The server of metrics and health.

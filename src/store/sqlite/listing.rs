@@ -13,7 +13,7 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::select::Conditions;
 use super::transaction::consistently;
-use super::{listeners, payload, problems, record, row, schema, webhooks};
+use super::{answer, listeners, payload, problems, record, row, schema, webhooks};
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
 use crate::store::batch::MetaKey;
@@ -240,7 +240,8 @@ fn delivery(found: &Row<'_>) -> Result<ListedDelivery, Fault> {
 
 fn attempts(connection: &Connection, delivery: i64) -> Result<Vec<AttemptLog>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT number, at_ms, duration_ms, status, error, answer, request_headers \
+        "SELECT number, at_ms, duration_ms, status, error, answer, request_headers, \
+         answer_size \
          FROM attempts WHERE delivery = ?1 ORDER BY number",
     )?;
     let mut rows = statement.query(params![delivery])?;
@@ -252,7 +253,7 @@ fn attempts(connection: &Connection, delivery: i64) -> Result<Vec<AttemptLog>, F
             duration: Duration::from_millis(row::count(found.get(2)?)),
             status: found.get(3)?,
             error: found.get(4)?,
-            answer: Bytes::from(found.get::<_, Vec<u8>>(5)?),
+            answer: Bytes::from(answer::read(found.get(7)?, found.get(5)?)?),
             request_headers: row::from_json("the attempt's headers", &found.get::<_, String>(6)?)?,
         });
     }

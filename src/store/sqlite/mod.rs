@@ -15,14 +15,17 @@
 //!
 //! - `schema` opens and migrates the database. `lock` prevents a second daemon.
 //! - `writer` and `reader` run jobs in a `transaction`.
-//! - `record` and `problems` write and read the record, `payload` the contents of files.
+//! - `record` and `problems` write and read the record, `payload` the contents of files,
+//!   `answer` the bodies of answers.
 //! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of deletes.
 //!   `webhooks` keeps the state of webhooks.
-//! - `retention` removes old rows.
+//! - `retention` removes old rows. `expiry` gives up pending deliveries.
 //! - `listing`, `select` and `operations` are for the command line.
 //! - All of them use `row` and `error`.
 
+mod answer;
 mod error;
+mod expiry;
 mod lanes;
 mod listeners;
 mod listing;
@@ -48,6 +51,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -56,7 +60,7 @@ use super::batch::{Batch, Change, Committed, MetaKey};
 use super::contract::{Answer, Backend, Delivering, Recording};
 use super::delivery::{Claims, Finish};
 use super::error::{Fault, OpenError, StoreError};
-use super::listing::{Collected, RecordedProblem, WebhookState};
+use super::listing::{Collected, RecordedProblem, Space, WebhookState};
 use crate::config::Retention;
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 pub(super) use listing::SqliteListings;
@@ -122,7 +126,7 @@ impl SqliteStore {
         schema::prepare_directory(state_dir)?;
         let lock = lock::StateLock::take(state_dir)?;
         let for_writing = schema::open_and_migrate(state_dir)?;
-        let for_checkpoints = schema::open_for_writing(state_dir)?;
+        let for_checkpoints = schema::open_for_checkpoints(state_dir)?;
         let for_reading = schema::open_for_reading(state_dir)?;
         let (reader, reads) = Reader::new(
             schema::open_for_reading(state_dir)?,
@@ -137,11 +141,12 @@ impl SqliteStore {
         })?;
         let writer_thread = start("store-writer", state_dir, {
             let writer = Arc::clone(&writer);
+            let log = schema::log(state_dir);
             move || {
                 // Release the lock last, after the connections are closed. Otherwise the next
                 // daemon could start while this one still has the write-ahead log open.
                 let _lock = lock;
-                writer.run(&for_checkpoints);
+                writer.run(&for_checkpoints, &log);
                 drop(for_checkpoints);
             }
         })?;
@@ -177,6 +182,59 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let result = self.shared.reader.read_here(work);
         result.map_err(|fault| self.error(fault))
+    }
+
+    /// Reads on a thread and a connection of its own, so that claims do not wait for a long read.
+    async fn read_slowly<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let read = tokio::task::spawn_blocking(move || shared.reader.read_slowly(work));
+        let result = read.await.unwrap_or(Err(Fault::Closed));
+        result.map_err(|fault| self.error(fault))
+    }
+
+    /// Collects by `retention`, and makes these pending deliveries dead for a reason.
+    async fn collect_and_expire(
+        &self,
+        retention: Retention,
+        expiring: (Vec<i64>, String),
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Collected, StoreError> {
+        let garbage = guard(&self.shared.garbage).take();
+        let before = garbage.clone();
+        let (ids, reason) = expiring;
+        let result = self
+            .write(move |connection| {
+                let mut garbage = before.clone();
+                let expired = expiry::expire(connection, &ids, &reason, now)?;
+                let collected =
+                    retention::collect(connection, &mut garbage, &retention, now, limit)?;
+                Ok((
+                    Collected {
+                        expired,
+                        ..collected
+                    },
+                    garbage,
+                ))
+            })
+            .await;
+        match result {
+            Ok((collected, rest)) => {
+                guard(&self.shared.garbage).put_back(rest);
+                if collected.n_payloads > 0 {
+                    // The log still has the removed contents.
+                    self.shared.writer.truncate_log();
+                }
+                Ok(collected)
+            }
+            Err(error) => {
+                guard(&self.shared.garbage).put_back(garbage);
+                Err(error)
+            }
+        }
     }
 
     async fn write<T: Send + 'static>(
@@ -327,15 +385,8 @@ impl Delivering for SqliteStore {
     }
 
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>> {
-        Box::pin(async move {
-            // Counting takes 0.15 s or more for a million deliveries, so it uses a connection of its
-            // own. Claims do not wait for it.
-            let shared = Arc::clone(&self.shared);
-            let counted =
-                tokio::task::spawn_blocking(move || shared.reader.read_slowly(webhooks::states));
-            let states = counted.await.unwrap_or(Err(Fault::Closed));
-            states.map_err(|fault| self.error(fault))
-        })
+        // Counting takes 0.15 s or more for a million deliveries.
+        Box::pin(self.read_slowly(webhooks::states))
     }
 
     fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool> {
@@ -378,27 +429,58 @@ impl Delivering for SqliteStore {
 
     fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected> {
         Box::pin(async move {
-            let garbage = guard(&self.shared.garbage).take();
-            let before = garbage.clone();
-            let result = self
-                .write(move |connection| {
-                    let mut garbage = before.clone();
-                    let collected =
-                        retention::collect(connection, &mut garbage, &retention, now, limit)?;
-                    Ok((collected, garbage))
-                })
-                .await;
-            match result {
-                Ok((collected, rest)) => {
-                    guard(&self.shared.garbage).put_back(rest);
-                    Ok(collected)
+            let expiring = match retention.pending {
+                Some(age) => {
+                    let before = row::milliseconds(now).saturating_sub(row::duration(age));
+                    let ids = self
+                        .read_slowly(move |connection| expiry::older(connection, before, limit))
+                        .await?;
+                    let age = humantime::format_duration(age);
+                    (
+                        ids,
+                        format!("pending for longer than retention.pending ({age})"),
+                    )
                 }
-                Err(error) => {
-                    guard(&self.shared.garbage).put_back(garbage);
-                    Err(error)
+                None => Default::default(),
+            };
+            self.collect_and_expire(retention, expiring, now, limit)
+                .await
+        })
+    }
+
+    fn make_room<'a>(
+        &'a self,
+        reason: &'a str,
+        now: Timestamp,
+        limit: usize,
+    ) -> Answer<'a, Collected> {
+        Box::pin(async move {
+            let mut retention = Retention {
+                delivered: Duration::ZERO,
+                dead: Duration::MAX,
+                pending: None,
+                max_state_size: None,
+            };
+            for dead in [Duration::MAX, Duration::ZERO] {
+                retention.dead = dead;
+                let none = Default::default();
+                let collected = self.collect_and_expire(retention, none, now, limit).await?;
+                if !collected.is_empty() {
+                    return Ok(collected);
                 }
             }
+            let ids = self
+                .read_slowly(move |connection| expiry::oldest_of_largest_backlog(connection, limit))
+                .await?;
+            let expiring = (ids, reason.to_owned());
+            self.collect_and_expire(retention, expiring, now, limit)
+                .await
         })
+    }
+
+    fn space(&self) -> Answer<'_, Space> {
+        let path = self.shared.path.clone();
+        Box::pin(self.read(move |connection| schema::space(connection, &path)))
     }
 }
 

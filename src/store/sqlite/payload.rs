@@ -63,7 +63,15 @@ thread_local! {
 }
 
 fn compress(hash: &ContentHash, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
-    let compressed = COMPRESSOR.with_borrow_mut(|kept| {
+    compress_bytes(bytes).map_err(|source| Fault::Coding {
+        hash: *hash,
+        source: Arc::new(source),
+    })
+}
+
+/// Compresses with this thread's context.
+pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| {
         let mut compressor = match kept.take() {
             Some(compressor) => compressor,
             None => Compressor::new(LEVEL)?,
@@ -72,14 +80,11 @@ fn compress(hash: &ContentHash, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
         let compressed = compressor.compress(bytes)?;
         *kept = Some(compressor);
         Ok(compressed)
-    });
-    compressed.map_err(|source| Fault::Coding {
-        hash: *hash,
-        source: Arc::new(source),
     })
 }
 
-fn decompress(compressed: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
+/// Decompresses at most `size` bytes.
+pub(super) fn decompress(compressed: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
     DECOMPRESSOR.with_borrow_mut(|kept| {
         let mut decompressor = match kept.take() {
             Some(decompressor) => decompressor,
@@ -187,18 +192,23 @@ pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<
     Ok(Some(Bytes::from(bytes)))
 }
 
-/// Removes a payload if no event and no definition has it. Returns whether it was removed.
-pub(super) fn remove_garbage(connection: &Connection, hash: &ContentHash) -> Result<bool, Fault> {
-    let removed = connection
+/// Removes a payload if no event and no definition has it. Returns its size if it was removed.
+pub(super) fn remove_garbage(
+    connection: &Connection,
+    hash: &ContentHash,
+) -> Result<Option<u64>, Fault> {
+    let size = connection
         .prepare_cached(REMOVE_GARBAGE)?
-        .execute([&hash.0[..]])?;
-    Ok(removed > 0)
+        .query_row([&hash.0[..]], |row| row.get::<_, i64>(0))
+        .optional()?;
+    Ok(size.map(row::count))
 }
 
 pub(super) const REMOVE_GARBAGE: &str = "DELETE FROM payloads WHERE hash = ?1 \
      AND identity IS NOT '' \
      AND NOT EXISTS (SELECT 1 FROM events WHERE payload = ?1) \
-     AND NOT EXISTS (SELECT 1 FROM files WHERE identity = payloads.identity AND hash = ?1)";
+     AND NOT EXISTS (SELECT 1 FROM files WHERE identity = payloads.identity AND hash = ?1) \
+     RETURNING size";
 
 /// Lists the next `limit` stored payloads after this one, in the order of their hashes.
 pub(super) fn after(

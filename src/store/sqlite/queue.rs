@@ -13,8 +13,8 @@ use rusqlite::{Connection, Row, params};
 
 use super::lanes::{self, DELETES_ELSEWHERE, LaneEntry, OLDEST_IN_LANE};
 use super::webhooks::Failure;
-use super::{payload, row, webhooks};
-use crate::domain::delivery::{ANSWER_MAX, State, Verdict};
+use super::{answer, payload, row, webhooks};
+use crate::domain::delivery::{State, Verdict};
 use crate::domain::event::{Event, Origin};
 use crate::domain::project::ProjectKey;
 use crate::store::batch::NewEvent;
@@ -384,11 +384,12 @@ fn describe(attempt: &AttemptLog) -> String {
 /// Inserts an attempt. Returns whether it is new.
 fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> {
     let attempt = &finish.attempt;
-    let answer = attempt.answer.get(..ANSWER_MAX).unwrap_or(&attempt.answer);
+    let is_success = finish.verdict == Verdict::Delivered;
+    let answer = answer::stored(&attempt.answer, is_success);
     let logged = connection
         .prepare_cached(
             "INSERT INTO attempts (delivery, number, at_ms, duration_ms, status, error, answer, \
-             request_headers) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+             request_headers, answer_size) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
         )?
         .execute(params![
             finish.delivery,
@@ -397,8 +398,9 @@ fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> 
             i64::try_from(attempt.duration.as_millis()).unwrap_or(i64::MAX),
             attempt.status,
             attempt.error,
-            answer,
+            &answer.bytes[..],
             row::to_json("the request's headers", &attempt.request_headers)?,
+            answer.size,
         ])?;
     Ok(logged > 0)
 }

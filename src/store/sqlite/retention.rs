@@ -26,6 +26,11 @@ use crate::store::listing::Collected;
 /// The number of free pages that are kept for reuse: 4 MiB. Further ones are returned.
 const FREE_PAGES_KEPT: i64 = 1024;
 
+/// The size of payloads after which a batch removes no more, in bytes before compression.
+///
+/// Removed contents are overwritten, so each of their pages is a page of the log.
+const REMOVED_MAX: u64 = 4 << 20;
+
 /// The maximum number of candidates. With more, all payloads are checked again.
 const CANDIDATES_MAX: usize = 16 * 1024;
 
@@ -76,20 +81,35 @@ impl Garbage {
     }
 
     /// Checks at most `limit` candidates and `limit` other payloads. Returns how many it removed.
+    ///
+    /// It stops after [`REMOVED_MAX`] bytes.
     fn remove(&mut self, connection: &Connection, limit: usize) -> Result<usize, Fault> {
         let mut n_removed = 0_usize;
+        let mut n_bytes = 0_u64;
+        let mut remove = |hash: &ContentHash| -> Result<bool, Fault> {
+            if let Some(size) = payload::remove_garbage(connection, hash)? {
+                n_removed += 1;
+                n_bytes = n_bytes.saturating_add(size);
+            }
+            Ok(n_bytes < REMOVED_MAX)
+        };
         for _ in 0..limit {
             let Some(hash) = self.candidates.pop_first() else {
                 break;
             };
-            n_removed += usize::from(payload::remove_garbage(connection, &hash)?);
+            if !remove(&hash)? {
+                return Ok(n_removed);
+            }
         }
         if let Some(after) = &self.all_after {
             let hashes = payload::after(connection, after, limit)?;
-            for hash in &hashes {
-                n_removed += usize::from(payload::remove_garbage(connection, hash)?);
-            }
             self.all_after = hashes.last().copied();
+            for hash in &hashes {
+                if !remove(hash)? {
+                    self.all_after = Some(*hash);
+                    break;
+                }
+            }
         }
         Ok(n_removed)
     }
@@ -165,10 +185,7 @@ pub(super) fn collect(
     now: Timestamp,
     limit: usize,
 ) -> Result<Collected, Fault> {
-    let before = |age: Duration| {
-        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        row::milliseconds(now).saturating_sub(age)
-    };
+    let before = |age: Duration| row::milliseconds(now).saturating_sub(row::duration(age));
     let mut removal = Removal::default();
     for (state, age) in [
         (State::Delivered, retention.delivered),
@@ -194,6 +211,7 @@ pub(super) fn collect(
         n_events: sweep.n_removed,
         n_payloads,
         n_pages: shrink(connection, limit)?,
+        expired: BTreeMap::new(),
         has_more: has_more_events || garbage.has_more(),
     })
 }

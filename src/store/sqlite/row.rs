@@ -3,6 +3,8 @@
 //! Constraint: an invalid row is an error that names the row, never a panic or a guess. SQLite's
 //! integers are signed, so an inode number above the signed range is stored as a negative number.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rusqlite::Row;
 use serde::Serialize;
@@ -35,6 +37,11 @@ pub(super) fn from_milliseconds(milliseconds: i64) -> Timestamp {
     } else {
         Timestamp::MAX
     })
+}
+
+/// Converts an age to milliseconds, clamped to 64 bits.
+pub(super) fn duration(age: Duration) -> i64 {
+    i64::try_from(age.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Nanoseconds since the Unix epoch, clamped to 64 bits (the year 2262).

@@ -16,7 +16,9 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::store::error::OpenError;
+use super::row;
+use crate::store::error::{Fault, OpenError};
+use crate::store::listing::Space;
 
 /// The file name of the database in the state directory.
 const DATABASE_FILE: &str = "state.db";
@@ -51,7 +53,7 @@ const CHECKED_MAX: u64 = 128 << 20;
 const LOG_PAGES: i64 = 4096;
 
 /// The size to which a larger write-ahead log is truncated, in bytes.
-const LOG_SIZE: i64 = 16 << 20;
+pub(super) const LOG_SIZE: i64 = 16 << 20;
 
 /// The size of the writer's cache in KiB. SQLite expects a negative number for this unit.
 const WRITER_CACHE: i64 = -4096;
@@ -79,6 +81,33 @@ pub(super) fn identity(path: &Path) -> Result<(u64, u64), OpenError> {
 /// The path of the database in a state directory.
 pub(super) fn database(directory: &Path) -> PathBuf {
     directory.join(DATABASE_FILE)
+}
+
+/// The path of the write-ahead log in a state directory.
+pub(super) fn log(directory: &Path) -> PathBuf {
+    directory.join(format!("{DATABASE_FILE}-wal"))
+}
+
+/// The size of the write-ahead log.
+pub(super) fn log_size(log: &Path) -> u64 {
+    fs::metadata(log).map_or(0, |metadata| metadata.len())
+}
+
+/// The space that the database at this path takes and could take.
+pub(super) fn space(connection: &Connection, path: &Path) -> Result<Space, Fault> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let page_size = row::count(pragma("page_size")?);
+    let n_pages = row::count(pragma("page_count")?);
+    let n_free = row::count(pragma("freelist_count")?);
+    let directory = path.parent().unwrap_or(path);
+    // Without an answer, the limit is that of a full disk.
+    let free = rustix::fs::statvfs(directory)
+        .map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));
+    Ok(Space {
+        used: n_pages.saturating_sub(n_free).saturating_mul(page_size),
+        log: log_size(&log(directory)),
+        available: free.saturating_add(n_free.saturating_mul(page_size)),
+    })
 }
 
 /// Creates the state directory if it is missing. Only its owner can access it.
@@ -127,6 +156,15 @@ pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError
 pub(super) fn open_for_writing(directory: &Path) -> Result<Connection, OpenError> {
     let (path, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     prepare_writer(&connection).map_err(|source| OpenError::from_sqlite(&path, source))?;
+    Ok(connection)
+}
+
+/// Opens a database with the current schema for checkpoints. They never wait for other connections.
+pub(super) fn open_for_checkpoints(directory: &Path) -> Result<Connection, OpenError> {
+    let connection = open_for_writing(directory)?;
+    connection
+        .busy_timeout(Duration::ZERO)
+        .map_err(|source| OpenError::from_sqlite(&database(directory), source))?;
     Ok(connection)
 }
 
@@ -180,13 +218,16 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
 
 /// Sets the options of a writing connection.
 ///
-/// With `synchronous = FULL` a commit survives a power cut, not only a crash of this process.
+/// With `synchronous = FULL` a commit survives a power cut, not only a crash of this process. With
+/// `secure_delete` the contents of removed rows are overwritten. A commit that only adds and updates
+/// rows writes no more pages by that. A removed payload costs each of its pages once.
 fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
     for (name, value) in [
         ("wal_autocheckpoint", LOG_PAGES),
         ("journal_size_limit", LOG_SIZE),
+        ("secure_delete", 1),
     ] {
         // These pragmas return a row, which `pragma_update` rejects.
         connection.query_row(&format!("PRAGMA {name} = {value}"), [], |_| Ok(()))?;
@@ -254,7 +295,7 @@ pub(super) fn migrate(
 
 /// Builds a database under another name and renames it into place.
 fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
-    let log = directory.join(format!("{DATABASE_FILE}-wal"));
+    let log = log(directory);
     if exists(&log)? {
         return Err(OpenError::Damaged {
             path: path.to_owned(),

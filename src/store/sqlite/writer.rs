@@ -14,7 +14,8 @@
 //! each changed page once more.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ use rusqlite::Connection;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::guard;
 use super::transaction::transact;
+use super::{guard, schema};
 use crate::store::error::Fault;
 
 /// The maximum number of jobs in one transaction.
@@ -34,6 +35,9 @@ const QUEUE_MAX: usize = 256;
 
 /// The number of commits after which an idle writer checkpoints the log: about a megabyte.
 const COMMITS_IN_LOG: u32 = 16;
+
+/// The time between two attempts to truncate a log that a reader still needs.
+const HELD_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long the queue must be empty for the writer to count as idle.
 const IDLE: Duration = Duration::from_millis(50);
@@ -92,6 +96,8 @@ pub(super) struct Writer {
     permits: Arc<Semaphore>,
     /// The number of commits since the last checkpoint.
     n_commits: AtomicU32,
+    /// Whether the log has contents that were removed from the database.
+    must_truncate: AtomicBool,
 }
 
 #[derive(Default)]
@@ -108,7 +114,15 @@ impl Writer {
             wake: Condvar::new(),
             permits: Arc::new(Semaphore::new(QUEUE_MAX)),
             n_commits: AtomicU32::new(0),
+            must_truncate: AtomicBool::new(false),
         }
+    }
+
+    /// Makes the idle writer truncate the log, because it has removed contents.
+    pub(super) fn truncate_log(&self) {
+        self.must_truncate.store(true, Ordering::Relaxed);
+        self.n_commits.fetch_max(COMMITS_IN_LOG, Ordering::Relaxed);
+        self.wake.notify_one();
     }
 
     /// Closes the queue. The writer's thread commits the queued jobs and ends.
@@ -185,9 +199,10 @@ impl Writer {
     ///
     /// While idle, the thread checkpoints the log, on its own connection. Otherwise about one
     /// commit in thirty would checkpoint the log, and take ten times as long.
-    pub(super) fn run(&self, checkpointer: &Connection) {
+    pub(super) fn run(&self, checkpointer: &Connection, log: &Path) {
         let _end = End(self);
-        while self.wait(checkpointer) {
+        let mut is_held = false;
+        while self.wait(checkpointer, log, &mut is_held) {
             if let Some(connection) = guard(&self.connection).as_ref() {
                 self.commit_queued(connection);
             }
@@ -195,29 +210,62 @@ impl Writer {
     }
 
     /// Waits for jobs. Returns false if the queue is closed and empty.
-    fn wait(&self, checkpointer: &Connection) -> bool {
+    fn wait(&self, checkpointer: &Connection, log: &Path, is_held: &mut bool) -> bool {
         let mut queue = guard(&self.queue);
         while queue.jobs.is_empty() && !queue.is_closed {
-            if self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
+            let patience = if *is_held {
+                HELD_AGAIN
+            } else if self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
                 queue = self
                     .wake
                     .wait(queue)
                     .unwrap_or_else(PoisonError::into_inner);
                 continue;
-            }
+            } else {
+                IDLE
+            };
             let (back, waited) = self
                 .wake
-                .wait_timeout(queue, IDLE)
+                .wait_timeout(queue, patience)
                 .unwrap_or_else(PoisonError::into_inner);
             queue = back;
             if waited.timed_out() && queue.jobs.is_empty() {
                 drop(queue);
                 self.n_commits.store(0, Ordering::Relaxed);
-                checkpoint(checkpointer);
+                *is_held = !self.checkpoint(checkpointer, log);
                 queue = guard(&self.queue);
             }
         }
         !queue.jobs.is_empty()
+    }
+
+    /// Copies the log into the database, and truncates a log that is too large.
+    ///
+    /// Returns false if a reader or another process prevents the truncation. Then the part of the
+    /// log that readers need is copied later, by the next call or by a commit when the log reaches
+    /// `LOG_PAGES` of `schema`.
+    fn checkpoint(&self, connection: &Connection, log: &Path) -> bool {
+        let checkpoint = |mode: &str| {
+            let done = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+                let (is_busy, n_pages, n_copied): (bool, i64, i64) =
+                    (row.get(0)?, row.get(1)?, row.get(2)?);
+                Ok(!is_busy && n_pages == n_copied)
+            });
+            done.unwrap_or_else(|error| {
+                tracing::debug!(%error, "cannot copy the write-ahead log into the database; retrying");
+                false
+            })
+        };
+        let is_complete = checkpoint("PASSIVE");
+        let is_large = schema::log_size(log) > schema::LOG_SIZE.unsigned_abs();
+        if !is_large && !self.must_truncate.load(Ordering::Relaxed) {
+            return true;
+        }
+        let is_truncated = is_complete && checkpoint("TRUNCATE");
+        if is_truncated {
+            self.must_truncate.store(false, Ordering::Relaxed);
+        }
+        is_truncated
     }
 
     /// Commits queued jobs, at most [`GROUP_MAX`].
@@ -270,14 +318,4 @@ fn attempt(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), 
     transact(connection, |connection| {
         group.iter_mut().try_for_each(|job| job.run(connection))
     })
-}
-
-/// Copies the write-ahead log into the database, except the part that readers still need.
-///
-/// The next checkpoint copies that part, or a commit does when the log reaches `LOG_PAGES` of `schema`.
-fn checkpoint(connection: &Connection) {
-    let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-    if let Err(error) = done {
-        tracing::debug!(%error, "cannot copy the write-ahead log into the database; retrying");
-    }
 }

@@ -168,5 +168,7 @@ CREATE TABLE attempts (
     error           TEXT,
     request_headers TEXT    NOT NULL,
     answer          BLOB    NOT NULL,
+    -- The length of the answer before compression. Null if it is not compressed.
+    answer_size     INTEGER,
     PRIMARY KEY (delivery, number)
 ) STRICT, WITHOUT ROWID;

@@ -1,0 +1,82 @@
+//! Makes pending deliveries dead that waited too long, or for which there is no room.
+//!
+//! Constraint: a million pending deliveries may be checked each minute. So the check reads an index on
+//! a connection of its own, and only the change of what it found takes the writer's time.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::lanes::{self, LaneEntry};
+use super::{row, webhooks};
+use crate::domain::delivery::State;
+use crate::store::error::Fault;
+
+pub(super) const OLDER: &str = "SELECT id FROM deliveries WHERE webhook = ?1 \
+     AND state = 'pending' AND waiting_ms < ?2 LIMIT ?3";
+
+/// Lists `limit` deliveries that have been pending since before a time.
+pub(super) fn older(connection: &Connection, before: i64, limit: usize) -> Result<Vec<i64>, Fault> {
+    let mut ids = Vec::new();
+    for webhook in webhooks::names(connection)? {
+        let room = row::limit(limit.saturating_sub(ids.len()));
+        let mut statement = connection.prepare_cached(OLDER)?;
+        let found = statement.query_map(params![webhook, before, room], |row| row.get(0))?;
+        ids.extend(found.collect::<rusqlite::Result<Vec<i64>>>()?);
+    }
+    Ok(ids)
+}
+
+pub(super) const LARGEST_BACKLOG: &str = "SELECT webhook FROM deliveries \
+     WHERE state = 'pending' GROUP BY webhook ORDER BY count(*) DESC LIMIT 1";
+
+/// Lists the `limit` oldest pending deliveries of the webhook that has the most.
+pub(super) fn oldest_of_largest_backlog(
+    connection: &Connection,
+    limit: usize,
+) -> Result<Vec<i64>, Fault> {
+    let webhook: Option<String> = connection
+        .prepare_cached(LARGEST_BACKLOG)?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    // In the order of the table, because the oldest rows are nearly all pending by then. With an
+    // index, SQLite would sort the backlog.
+    let mut statement = connection.prepare_cached(
+        "SELECT id FROM deliveries NOT INDEXED WHERE webhook = ?1 AND state = 'pending' \
+         ORDER BY id LIMIT ?2",
+    )?;
+    let ids = statement
+        .query_map(params![webhook, row::limit(limit)], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(ids)
+}
+
+/// Makes pending deliveries dead. Returns their number for each webhook.
+pub(super) fn expire(
+    connection: &Connection,
+    ids: &[i64],
+    reason: &str,
+    now: Timestamp,
+) -> Result<BTreeMap<String, usize>, Fault> {
+    let mut expired: BTreeMap<String, usize> = BTreeMap::new();
+    for id in ids {
+        // It may have been delivered or redelivered since it was listed.
+        let Some(lane) = LaneEntry::of(connection, *id)? else {
+            continue;
+        };
+        if lane.state != State::Pending {
+            continue;
+        }
+        connection
+            .prepare_cached(
+                "UPDATE deliveries SET state = 'dead', is_head = 0, finished_ms = ?2, \
+                 last_error = ?3 || coalesce('; last attempt: ' || last_error, '') \
+                 WHERE id = ?1",
+            )?
+            .execute(params![id, row::milliseconds(now), reason])?;
+        lanes::left(connection, &lane)?;
+        *expired.entry(lane.webhook).or_default() += 1;
+    }
+    Ok(expired)
+}
