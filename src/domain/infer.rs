@@ -52,11 +52,12 @@ pub struct Inference {
 /// definition is at its path. If new copies have no definition, the definition is missing, and the
 /// result has the paths of the copies instead.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
+    let (is_gone, is_orphan) = (observed.is_gone(), is_orphan(recorded, observed));
     let copies = recorded
         .published
         .values()
         .chain(recorded.snapshots.values())
-        .filter(|copy| observed.is_gone(copy))
+        .filter(|copy| is_gone(copy))
         .map(|copy| &copy.path);
     let definition = recorded
         .definition
@@ -66,16 +67,16 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     let orphans = observed
         .complete(Role::Published)
         .chain(observed.complete(Role::Snapshot))
-        .filter(|seen| is_orphan(recorded, observed, seen))
+        .filter(|seen| is_orphan(seen))
         .map(|seen| &seen.path);
     copies.chain(definition).chain(orphans).cloned().collect()
 }
 
-/// Whether neither the record nor the disk has a definition for a new copy.
-fn is_orphan(recorded: &Recorded, observed: &Observed, seen: &FileState) -> bool {
-    recorded.definition.is_none()
-        && observed.definition().is_none()
-        && recorded.file(&seen.path).is_none()
+/// Returns a function that tells whether neither the record nor the disk has a definition for a new
+/// copy.
+fn is_orphan(recorded: &Recorded, observed: &Observed) -> impl Fn(&FileState) -> bool {
+    let has_definition = recorded.definition.is_some() || observed.definition().is_some();
+    move |seen| !has_definition && recorded.file(&seen.path).is_none()
 }
 
 /// Infers the events of one project.
@@ -122,13 +123,14 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         (before, None) => record.definition = before.cloned(),
     }
 
+    let is_orphan = is_orphan(recorded, observed);
     record.snapshots = copies(
         &mut events,
         &recorded.snapshots,
         observed,
         Role::Snapshot,
         removals,
-        |seen| removals == Removals::Unconfirmed && is_orphan(recorded, observed, seen),
+        |seen| removals == Removals::Unconfirmed && is_orphan(seen),
     );
     events.extend(restore);
     let definition_is_missing = record.definition.is_some() && observed.definition_is_gone();
@@ -144,8 +146,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         Role::Published,
         removals,
         |seen| {
-            removals == Removals::Unconfirmed
-                && (may_be_the_successors(seen) || is_orphan(recorded, observed, seen))
+            removals == Removals::Unconfirmed && (may_be_the_successors(seen) || is_orphan(seen))
         },
     );
     if definition_is_missing && removals == Removals::Confirmed {
@@ -266,9 +267,10 @@ fn copies(
         Role::Published => (EventKind::ProjectPublish, "a published copy"),
         Role::Snapshot | Role::Definition => (EventKind::SnapshotCreate, "a snapshot"),
     };
+    let is_gone = observed.is_gone();
     let mut record: BTreeMap<String, FileState> = recorded
         .iter()
-        .filter(|(_, before)| removals == Removals::Unconfirmed || !observed.is_gone(before))
+        .filter(|(_, before)| removals == Removals::Unconfirmed || !is_gone(before))
         .map(|(path, before)| (path.clone(), before.clone()))
         .collect();
     let mut fresh: Vec<&FileState> = Vec::new();

@@ -26,6 +26,7 @@
 //! - [`pace`]: when the next request to a receiver may start.
 //! - [`rescan`]: the reasons for a full scan.
 //! - [`state_size`]: the limit of the state's size.
+//! - `work`: counts visited files for tests.
 //! - [`log_limit`]: a limit on similar log lines.
 
 pub mod delivery;
@@ -49,3 +50,4 @@ pub mod stamp;
 pub mod state_size;
 pub mod vanished;
 pub mod wave;
+pub(crate) mod work;

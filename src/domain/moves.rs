@@ -20,7 +20,7 @@
 //! Two more rules are about a project id that several directories have; see [`super::shared_ids`].
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::event::InferredEvent;
 use super::infer::{Inference, Removals, infer, is_replaced};
@@ -339,13 +339,14 @@ fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inf
 /// It has the files that are, or may be, still there and unchanged.
 fn left_behind(from: &Comparison) -> Recorded {
     let observed = &from.observed;
+    let is_gone = observed.is_gone();
     from.recorded
         .files()
         .filter(|file| match observed.files.get(&file.path) {
             Some(ObservedFile::Complete(seen)) => seen.role == file.role && seen.hash == file.hash,
             // The definition is known to be gone.
             Some(ObservedFile::Invalid { .. }) => file.role != Role::Definition,
-            None => file.role != Role::Definition && !observed.is_gone(file),
+            None => file.role != Role::Definition && !is_gone(file),
         })
         .cloned()
         .collect()
@@ -365,36 +366,39 @@ fn carried_along(
         .recorded
         .files()
         .filter(|file| stayed.file(&file.path).is_none());
-    let mut carried: Vec<FileState> = Vec::new();
+    let mut of_tags: HashMap<(Role, Option<&str>), Vec<&FileState>> = HashMap::new();
+    for role in Role::ALL {
+        for seen in here.observed.complete(role) {
+            of_tags.entry(tagged(seen)).or_default().push(seen);
+        }
+    }
+    let mut carried: BTreeMap<String, FileState> = BTreeMap::new();
     // Two files may get the same new path, for instance from two templates. Then the file that is
     // observed there wins.
     let mut put = |file: &FileState, path: &str| {
-        let is_seen = here
-            .observed
-            .complete(file.role)
-            .any(|seen| seen.path == path && seen.hash == file.hash);
-        let known = carried.iter().position(|known| known.path == path);
-        let moved = file.moved(path, &origin.key, &here.key);
-        match known.and_then(|at| carried.get_mut(at)) {
-            Some(known) if is_seen => *known = moved,
-            Some(_) => {}
-            None => carried.push(moved),
+        let is_seen = match here.observed.files.get(path) {
+            Some(ObservedFile::Complete(seen)) => seen.role == file.role && seen.hash == file.hash,
+            Some(ObservedFile::Invalid { .. }) | None => false,
+        };
+        if is_seen || !carried.contains_key(path) {
+            carried.insert(path.to_owned(), file.moved(path, &origin.key, &here.key));
         }
     };
     for file in left {
-        let mut seen = here
-            .observed
-            .complete(file.role)
-            .filter(|seen| seen.role == Role::Definition || seen.tag == file.tag)
-            .peekable();
-        if seen.peek().is_none()
-            && let Some(path) = relocate(file, &here.key)
-        {
-            put(file, &path);
-        }
-        for seen in seen {
-            put(file, &seen.path);
+        match of_tags.get(&tagged(file)) {
+            Some(seen) => seen.iter().for_each(|seen| put(file, &seen.path)),
+            None => {
+                if let Some(path) = relocate(file, &here.key) {
+                    put(file, &path);
+                }
+            }
         }
     }
-    carried
+    carried.into_values().collect()
+}
+
+/// The role of a file, and its tag. There is one definition, whatever its tag.
+fn tagged(file: &FileState) -> (Role, Option<&str>) {
+    let is_copy = file.role != Role::Definition;
+    (file.role, file.tag.as_deref().filter(|_| is_copy))
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use super::identity::{Identity, KeptIds};
 pub(crate) use super::stamp::Inodes;
 pub use super::stamp::{Mark, Stamp};
+use super::work::visit;
 
 /// The directory names of a project and its organization.
 ///
@@ -182,6 +183,24 @@ impl Recorded {
             .iter()
             .chain(self.published.values())
             .chain(self.snapshots.values())
+            .inspect(|_| visit())
+    }
+
+    /// Whether a file is recorded in the directory at this path, or below it.
+    pub(crate) fn has_files_below(&self, path: &str) -> bool {
+        let is_below = |file: &str| {
+            let rest = file.strip_prefix(path);
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        let first = format!("{path}/");
+        let is_first_below = |copies: &BTreeMap<String, FileState>| {
+            let mut from = copies.range(first.clone()..);
+            from.next().is_some_and(|(file, _)| is_below(file))
+        };
+        let definition = self.definition.as_ref();
+        definition.is_some_and(|file| is_below(&file.path))
+            || is_first_below(&self.published)
+            || is_first_below(&self.snapshots)
     }
 
     /// The recorded file at this path.
@@ -285,7 +304,8 @@ pub struct Observed {
 impl Observed {
     /// The complete files of one role.
     pub fn complete(&self, role: Role) -> impl Iterator<Item = &FileState> {
-        self.files.values().filter_map(move |file| match file {
+        let files = self.files.values().inspect(|_| visit());
+        files.filter_map(move |file| match file {
             ObservedFile::Complete(file) if file.role == role => Some(file),
             _ => None,
         })
@@ -307,12 +327,16 @@ impl Observed {
             && self
                 .files
                 .values()
+                .inspect(|_| visit())
                 .all(|file| file.role() != Role::Definition)
     }
 
-    /// Whether a recorded file certainly does not exist any more.
-    pub(crate) fn is_gone(&self, file: &FileState) -> bool {
-        !self.hides(file.role) && !self.files.contains_key(&file.path)
+    /// Returns a function that tells whether a recorded file certainly does not exist any more.
+    pub(crate) fn is_gone(&self) -> impl Fn(&FileState) -> bool {
+        // Many directories may be unreadable, so their roles are collected once.
+        let unreadable = self.unreadable.iter().inspect(|_| visit());
+        let hidden: BTreeSet<Role> = unreadable.flat_map(|one| &one.hides).copied().collect();
+        move |file| !hidden.contains(&file.role) && !self.files.contains_key(&file.path)
     }
 
     /// Invalid files and unreadable directories.

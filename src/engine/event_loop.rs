@@ -291,7 +291,7 @@ impl EventLoop {
     /// Checks the store, the root and the timers, once a second.
     fn pulse(&mut self, now: Moment) {
         if self.worker.recorder.check_in_place() {
-            self.worker.record_unusable_again();
+            self.worker.record_noted_unusable();
         } else {
             // A commit would go to a database that is no longer in the state directory. The next
             // pulse checks again.
@@ -379,6 +379,9 @@ impl EventLoop {
     ///
     /// While removals are held, the time of the wait does not pass.
     fn change_layout(&mut self, now: Moment) {
+        if self.new_layout.is_none() {
+            return;
+        }
         if let Some(new) = &mut self.new_layout
             && self.worker.agenda.held().is_some()
         {

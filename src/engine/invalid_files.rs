@@ -58,8 +58,9 @@ impl InvalidFiles {
         now: Moment,
     ) {
         let known = self.by_project.remove(&key).unwrap_or_default();
+        let known: HashSet<&str> = known.iter().map(|known| known.path.as_str()).collect();
         for problem in &problems {
-            if known.iter().any(|known| known.path == problem.path) {
+            if known.contains(problem.path.as_str()) {
                 continue;
             }
             if problem.may_resolve {

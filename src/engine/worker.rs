@@ -4,6 +4,7 @@
 //! of the step is due again, and its reported files are kept. While the store cannot commit, inference
 //! waits. No change is lost, because the record still differs from the disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,8 +47,10 @@ pub(super) struct Worker {
     held_removals: HeldRemovals,
     pub reported: ReportedFiles,
     pub invalid_files: InvalidFiles,
-    /// The unusable entries outside any project, if they are not recorded yet.
-    unusable: Option<Vec<Problem>>,
+    /// Changes of the unusable entries outside any project that are not recorded yet, by path.
+    ///
+    /// `None` if the entry is gone.
+    unusable: BTreeMap<String, Option<Problem>>,
     pub root: RootGuard,
     pub mounts: MountGuard,
     pub phase: Phase,
@@ -91,7 +94,7 @@ impl Worker {
             held_removals,
             reported: ReportedFiles::default(),
             invalid_files,
-            unusable: None,
+            unusable: BTreeMap::new(),
             root,
             mounts,
             phase: Phase::Starting {
@@ -363,26 +366,34 @@ impl Worker {
         self.timers.pause(now);
     }
 
-    /// Records that an unusable entry outside any project was found, or is gone.
+    /// Notes that an unusable entry outside any project was found, or is gone.
+    ///
+    /// The next pulse records it. Recording each of many entries would write the whole list each time.
     pub(super) fn note_unusable(&mut self, problem: Problem, is_gone: bool) {
-        let not_recorded = self.unusable.take();
-        let mut problems = not_recorded.unwrap_or_else(|| self.invalid_files.of(&None).to_vec());
-        problems.retain(|known| known.path != problem.path);
-        if !is_gone {
-            problems.push(problem);
-        }
-        self.record_unusable(problems);
+        let path = problem.path.clone();
+        self.unusable.insert(path, (!is_gone).then_some(problem));
     }
 
     /// Records the unusable entries outside any project. If that fails, the next pulse retries.
     pub(super) fn record_unusable(&mut self, problems: Vec<Problem>) {
-        self.unusable = None;
-        if self.invalid_files.of(&None) != problems {
-            let mut batch = Batch::new(self.clock.now());
-            batch.problems.push((None, problems.clone()));
-            if !self.commit(batch) {
-                self.unusable = Some(problems);
-            }
+        self.unusable.clear();
+        let found = problems.into_iter();
+        let found: BTreeMap<String, Problem> = found.map(|one| (one.path.clone(), one)).collect();
+        let recorded = self.invalid_files.of(&None).iter();
+        if found.values().eq(recorded) {
+            return;
+        }
+        let mut batch = Batch::new(self.clock.now());
+        batch
+            .problems
+            .push((None, found.values().cloned().collect()));
+        if !self.commit(batch) {
+            let gone = self.invalid_files.of(&None).iter();
+            let gone = gone.map(|one| (one.path.clone(), None));
+            self.unusable = gone.collect();
+            let found = found.into_iter();
+            self.unusable
+                .extend(found.map(|(path, one)| (path, Some(one))));
         }
     }
 
@@ -391,11 +402,22 @@ impl Worker {
         self.observer.retry_owners(self.clock.now())
     }
 
-    /// Tries again to record unusable entries.
-    pub(super) fn record_unusable_again(&mut self) {
-        if let Some(problems) = self.unusable.take() {
-            self.record_unusable(problems);
+    /// Records the noted unusable entries.
+    pub(super) fn record_noted_unusable(&mut self) {
+        if self.unusable.is_empty() {
+            return;
         }
+        let recorded = self.invalid_files.of(&None).iter();
+        let mut problems: BTreeMap<String, Problem> = recorded
+            .map(|one| (one.path.clone(), one.clone()))
+            .collect();
+        for (path, found) in std::mem::take(&mut self.unusable) {
+            match found {
+                Some(problem) => drop(problems.insert(path, problem)),
+                None => drop(problems.remove(&path)),
+            }
+        }
+        self.record_unusable(problems.into_values().collect());
     }
 
     /// Decides whether a full scan may compare the root with the record, and reports if not.

@@ -107,11 +107,9 @@ impl Observer {
 
     /// The hidden path that is or contains this path, with the reason.
     fn hidden_at(&self, path: &str) -> Option<(&str, &str)> {
-        let mut hidden = self.hidden.iter();
-        let found = hidden.find(|(above, _)| {
-            let rest = path.strip_prefix(above.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        });
+        let ends = path.match_indices('/').map(|(end, _)| end);
+        let mut above = ends.chain([path.len()]).filter_map(|end| path.get(..end));
+        let found = above.find_map(|above| self.hidden.get_key_value(above));
         found.map(|(above, reason)| (above.as_str(), reason.as_str()))
     }
 

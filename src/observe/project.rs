@@ -87,6 +87,7 @@ impl Observer {
             now,
             definition_rank: usize::MAX,
             directories: HashMap::new(),
+            blind_at: HashMap::new(),
             seen: ObservedProject::default(),
         };
         if let Some((path, cursor)) = home {
@@ -145,6 +146,8 @@ struct ProjectWalk<'a> {
     definition_rank: usize,
     /// The inodes of the directories passed so far. `None` for an absent directory.
     directories: HashMap<String, Option<u64>>,
+    /// The position of each path in the list of unreadable directories.
+    blind_at: HashMap<String, usize>,
     seen: ObservedProject,
 }
 
@@ -434,21 +437,18 @@ impl ProjectWalk<'_> {
 
     fn note_blind(&mut self, problem: Problem, cursor: &Cursor) {
         let (blind, hides) = (&mut self.seen.observed.unreadable, cursor.roles());
-        match blind
-            .iter_mut()
-            .find(|one| one.problem.path == problem.path)
-        {
+        let at = self.blind_at.get(&problem.path);
+        match at.and_then(|at| blind.get_mut(*at)) {
             Some(known) => known.hides.extend(hides),
-            None => blind.push(Unreadable { problem, hides }),
+            None => {
+                self.blind_at.insert(problem.path.clone(), blind.len());
+                blind.push(Unreadable { problem, hides });
+            }
         }
     }
 
     fn is_recorded_below(&self, path: &str) -> bool {
-        self.recorded.files().any(|file| {
-            file.path
-                .strip_prefix(path)
-                .is_some_and(|rest| rest.starts_with('/'))
-        })
+        self.recorded.has_files_below(path)
     }
 }
 

@@ -137,8 +137,22 @@ impl Gaps {
 
     /// Whether this directory, or one below it, has no watch.
     pub(super) fn is_unwatchable(&self, path: &str) -> bool {
-        let mut from = self.unwatchable.range(path.to_owned()..);
-        from.any(|(known, _)| is_at_or_below(known, path))
+        self.at_or_below(path).next().is_some()
+    }
+
+    /// The directories without a watch that are at this path or below it.
+    fn at_or_below(&self, path: &str) -> impl Iterator<Item = &String> {
+        let first = match path {
+            "" => String::new(),
+            path => format!("{path}/"),
+        };
+        let itself = self
+            .unwatchable
+            .get_key_value(path)
+            .filter(|_| !path.is_empty());
+        let from = self.unwatchable.range(first.clone()..);
+        let below = from.take_while(move |(known, _)| known.starts_with(&first));
+        itself.into_iter().chain(below).map(|(known, _)| known)
     }
 
     /// Whether this directory itself has no watch.
@@ -169,11 +183,7 @@ impl Gaps {
 
     /// Records that a directory is gone, with all directories below it.
     pub(super) fn gone(&mut self, path: &str) {
-        let gone = self.unwatchable.keys();
-        let gone: Vec<String> = gone
-            .filter(|known| is_at_or_below(known, path))
-            .cloned()
-            .collect();
+        let gone: Vec<String> = self.at_or_below(path).cloned().collect();
         for path in gone {
             self.watched(&path);
         }
@@ -223,10 +233,4 @@ impl Gaps {
             note,
         }
     }
-}
-
-/// Whether `path` is `above` or below it.
-fn is_at_or_below(path: &str, above: &str) -> bool {
-    let rest = path.strip_prefix(above);
-    rest.is_some_and(|rest| above.is_empty() || rest.is_empty() || rest.starts_with('/'))
 }

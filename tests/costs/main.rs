@@ -339,3 +339,33 @@ fn a_hung_endpoint_causes_no_wakeups_with_many_pending_deliveries() {
     // Some 850 a second if a full queue keeps asking for due deliveries.
     assert!(woken <= 50 * seconds, "woken {woken} times in {seconds} s");
 }
+
+#[test]
+fn many_names_that_are_not_utf_8_share_their_commits() {
+    use std::os::unix::ffi::OsStrExt;
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint));
+    let test = "many_names_that_are_not_utf_8_share_their_commits";
+    let Some((_daemon, trace)) = Trace::start(test, &home) else {
+        return;
+    };
+    let mut n_listed = 0;
+    // The list is recorded once a second at most. Counted: 4 and 6 syncs. With a commit for each
+    // name, there would be 200 and 800.
+    for names in [200, 800] {
+        let begin = trace.now();
+        for number in 0..names {
+            let mut name = format!("{names}-{number}-").into_bytes();
+            name.push(0xff);
+            fs::create_dir(home.at("").join(std::ffi::OsStr::from_bytes(&name))).unwrap();
+        }
+        n_listed += names;
+        wait_until("all names in the status", || {
+            let status = home.json(&["status"]);
+            let listed = status["incompleteFiles"].as_u64()?;
+            (listed >= n_listed).then_some(())
+        });
+        let syncs = trace.since(begin).syncs();
+        assert!(syncs <= 40, "{syncs} syncs for {names} names");
+    }
+}

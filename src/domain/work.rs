@@ -1,0 +1,158 @@
+//! Counts visited files, so that tests can compare the work for n files with that for 4n.
+
+#[cfg(test)]
+thread_local! {
+    static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts one visited file. Does nothing outside tests.
+#[inline]
+pub(crate) fn visit() {
+    #[cfg(test)]
+    VISITED.with(|visited| visited.set(visited.get() + 1));
+}
+
+/// Returns the number of files that the function visits.
+#[cfg(test)]
+pub(crate) fn visited_by<T>(work: impl FnOnce() -> T) -> usize {
+    let before = VISITED.with(std::cell::Cell::get);
+    let _ = work();
+    VISITED.with(std::cell::Cell::get) - before
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::infer::{Removals, infer};
+    use crate::domain::moves::{Comparison, infer_all};
+    use crate::domain::project::{
+        ContentHash, Document, FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded,
+        Role, Stamp, Unreadable,
+    };
+
+    fn file(project: &str, role: Role, number: usize) -> FileState {
+        let path = match role {
+            Role::Definition => format!("o/{project}/project.xml"),
+            Role::Published => format!("o/{project}/published/{number}/project.xml"),
+            Role::Snapshot => format!("o/{project}/snapshots/{number}.xml"),
+        };
+        FileState {
+            hash: ContentHash::of(format!("{role:?} {number}").as_bytes()),
+            path,
+            role,
+            tag: (role != Role::Definition).then(|| number.to_string()),
+            stamp: Stamp {
+                inode: number as u64,
+                size: 1,
+                modified_ns: 1,
+                changed_ns: 1,
+            },
+            read_ns: i64::MAX,
+            document: Document::default(),
+            owner: String::new(),
+        }
+    }
+
+    fn files(project: &str, n: usize) -> Vec<FileState> {
+        let snapshots = (0..n).map(|number| file(project, Role::Snapshot, number));
+        let published = (0..n).map(|number| file(project, Role::Published, number));
+        snapshots.chain(published).collect()
+    }
+
+    fn observed(files: Vec<FileState>) -> Observed {
+        let files: BTreeMap<String, ObservedFile> = files
+            .into_iter()
+            .map(|file| (file.path.clone(), ObservedFile::Complete(file)))
+            .collect();
+        Observed {
+            files,
+            ..Observed::default()
+        }
+    }
+
+    /// Asserts that four times as many files take at most about four times as many visits.
+    fn assert_linear(work: impl Fn(usize) -> usize) {
+        let (few, many) = (work(100), work(400));
+        assert!(few > 0, "visits are counted");
+        assert!(many <= few * 9 / 2, "{few} visits for n, {many} for 4n");
+    }
+
+    #[test]
+    fn copies_without_a_definition_are_visited_a_few_times() {
+        for removals in [Removals::Unconfirmed, Removals::Confirmed] {
+            assert_linear(|n| {
+                let observed = observed(files("p", n));
+                visited_by(|| infer(&Recorded::default(), &observed, removals))
+            });
+        }
+    }
+
+    #[test]
+    fn missing_files_and_unreadable_directories_are_visited_a_few_times() {
+        assert_linear(|n| {
+            let recorded: Recorded = files("p", n).into_iter().collect();
+            let unreadable = (0..n).map(|number| Unreadable {
+                problem: Problem {
+                    path: format!("o/p/snapshots/{number}"),
+                    reason: String::new(),
+                    line: None,
+                    column: None,
+                    may_resolve: true,
+                },
+                hides: [Role::Snapshot].into(),
+            });
+            let observed = Observed {
+                unreadable: unreadable.collect(),
+                ..Observed::default()
+            };
+            visited_by(|| infer(&recorded, &observed, Removals::Confirmed))
+        });
+    }
+
+    #[test]
+    fn the_files_of_a_renamed_project_are_visited_a_few_times() {
+        assert_linear(|n| {
+            let whole = |project| {
+                let mut files = files(project, n);
+                files.push(file(project, Role::Definition, 0));
+                files
+            };
+            let comparison = |project: &str, recorded, observed| Comparison {
+                key: ProjectKey::new("o", project),
+                recorded,
+                observed,
+                removals: Removals::Unconfirmed,
+            };
+            let comparisons = [
+                comparison(
+                    "old",
+                    whole("old").into_iter().collect(),
+                    Observed::default(),
+                ),
+                comparison("new", Recorded::default(), observed(whole("new"))),
+            ];
+            visited_by(|| {
+                let conclusions = infer_all(&comparisons, &|_, _| None);
+                assert!(
+                    conclusions
+                        .iter()
+                        .all(|one| one.inference.events.is_empty())
+                );
+            })
+        });
+    }
+
+    #[test]
+    fn files_below_a_directory_are_found_without_visiting_all_files() {
+        let recorded: Recorded = files("p", 100).into_iter().collect();
+        let visited = visited_by(|| {
+            assert!(recorded.has_files_below("o/p/published/7"));
+            assert!(recorded.has_files_below("o/p"));
+            assert!(!recorded.has_files_below("o/p/published/7/project.xml"));
+            assert!(!recorded.has_files_below("o/p/snapshots/7"));
+        });
+        assert_eq!(visited, 0);
+    }
+}
