@@ -94,6 +94,11 @@ impl AttemptResult {
 }
 
 impl Ended {
+    /// The size of the payload, in bytes.
+    pub(super) fn n_bytes(&self) -> usize {
+        self.content.payload.len()
+    }
+
     pub(super) fn project(&self) -> &ProjectKey {
         &self.project
     }

@@ -135,6 +135,11 @@ impl Prefetch {
         self.claims.push_back(Prefetched { claim, at });
     }
 
+    /// The size of the payload of the oldest claim, in bytes.
+    pub(super) fn next_size(&self) -> Option<usize> {
+        self.claims.front().map(|one| one.claim.payload.len())
+    }
+
     /// Removes the oldest claim and returns it.
     pub(super) fn pop(&mut self) -> Option<Claim> {
         self.claims.pop_front().map(|one| one.claim)

@@ -33,6 +33,11 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// Other claims would expire before they are sent.
 const RARELY: Duration = Duration::from_millis(20);
 
+/// The maximum number of payload bytes that one webhook sends at a time.
+///
+/// A larger payload is sent alone. The bound is for each webhook, so that no webhook waits for another.
+const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
+
 /// Returns how long to sleep until a time of day.
 fn sleep_until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now))
@@ -56,6 +61,8 @@ pub(super) struct Queue {
     /// Whether the store failed. If so, the queue does not claim before `ask_at`.
     is_store_failing: bool,
     in_flight: JoinSet<Ended>,
+    /// The total size of the payloads in flight, in bytes.
+    in_flight_bytes: usize,
     results: Results,
     endpoint: Endpoint,
     pace: Pace,
@@ -89,6 +96,7 @@ impl Queue {
             target,
             stop,
             in_flight: JoinSet::new(),
+            in_flight_bytes: 0,
             results: Results::default(),
             endpoint: Endpoint::default(),
             pace: Pace::default(),
@@ -192,8 +200,11 @@ impl Queue {
             return until_next.min(SLEEP_MAX);
         }
         let interval = self.pace.interval(target.webhook.rate);
-        let room = concurrency.saturating_sub(self.in_flight.len());
-        if !self.is_store_failing {
+        let room = match self.is_full() {
+            true => 0,
+            false => concurrency.saturating_sub(self.in_flight.len()),
+        };
+        if !self.is_store_failing && !self.is_full() {
             let wanted = match admission {
                 Admission::Probe { n_fresh, any_at } => Wanted::Probe {
                     avoiding: self.endpoint.failed().cloned().collect(),
@@ -215,12 +226,24 @@ impl Queue {
         }
     }
 
+    /// Whether the next payload must wait for those in flight, to bound the memory.
+    fn is_full(&self) -> bool {
+        let n_bytes = self.prefetch.next_size().unwrap_or(1);
+        let with_next = self.in_flight_bytes.saturating_add(n_bytes);
+        !self.in_flight.is_empty() && with_next > IN_FLIGHT_BYTES
+    }
+
     /// Sends claimed deliveries while fewer than `concurrency` are in flight.
     fn send(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) {
         while self.in_flight.len() < concurrency
+            && !self.is_full()
             && self.pace.next(target.webhook.rate) <= self.shared.clock.moment()
             && let Some(claim) = self.prefetch.pop()
         {
+            self.in_flight_bytes = match self.in_flight.is_empty() {
+                true => claim.payload.len(),
+                false => self.in_flight_bytes.saturating_add(claim.payload.len()),
+            };
             self.pace
                 .sent(target.webhook.rate, self.shared.clock.moment());
             let target = Arc::clone(target);
@@ -344,6 +367,7 @@ impl Queue {
     fn accept(&mut self, ended: Ended) {
         let now = self.shared.clock.moment();
         let target = Arc::clone(&self.target.borrow());
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(ended.n_bytes());
         self.follow_moves();
         let mut counts = true;
         let mut transition = None;

@@ -9,6 +9,8 @@
 //! `timeout` limits the whole attempt, from the lookup of the host name to the last byte of the
 //! answer. `connect_timeout` limits the part up to the end of the TLS handshake.
 
+mod pieces;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,7 +209,7 @@ impl WebhookClient {
         let request_headers = shown_headers(&request.headers);
         let mut post = reqwest::Request::new(Method::POST, request.url);
         *post.headers_mut() = request.headers;
-        *post.body_mut() = Some(request.body.into());
+        *post.body_mut() = Some(pieces::body(request.body));
         let mut attempt = Attempt {
             outcome: Outcome::NO_ANSWER,
             status: None,

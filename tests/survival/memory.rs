@@ -3,6 +3,10 @@
 use std::fs;
 use std::io::Write as _;
 use std::process::Command;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use project_webhooks::receiver::Reply;
 
 use super::common::{Daemon, Endpoint, Home, Settings, Webhook, skip, succeeds, wait_until, xml};
 
@@ -14,6 +18,9 @@ const FILES: usize = 16;
 
 /// The limit of the daemon's data, in bytes. Counted: at most 93 MiB.
 const LIMIT: usize = 120 * 1024 * 1024;
+
+/// The number of projects whose published copies are sent at the same time.
+const PUBLISHED: usize = 8;
 
 /// Writes a large valid file that compression cannot shrink to less than half.
 fn write_large(path: &std::path::Path, number: usize) {
@@ -90,5 +97,36 @@ fn a_project_larger_than_the_memory_is_reported_live_and_at_a_start() {
     fs::rename(home.at(live), home.at(start)).unwrap();
     let daemon = limited(&home);
     wait_for_snapshots(&endpoint);
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn deliveries_to_a_slow_receiver_take_bounded_memory() {
+    const TEST: &str = "deliveries_to_a_slow_receiver_take_bounded_memory";
+    if !succeeds("prlimit", &["--version"]) {
+        return skip(TEST, "needs prlimit");
+    }
+    // All of them would be in flight together: 64 MiB of payloads, and more of bodies and buffers.
+    let endpoint = Endpoint::answering(|_| Reply {
+        delay: Duration::from_millis(500),
+        ..Reply::status(StatusCode::NO_CONTENT)
+    });
+    let webhook = Webhook::new("published", &endpoint.url()).events("[project-publish]");
+    let home = Home::new(&Settings::of([webhook.with("concurrency: 8")]));
+    for number in 0..PUBLISHED {
+        let id = format!("e-{number}");
+        home.write(&format!("sales/p{number}/project.xml"), &xml("P", &id, ""));
+        fs::create_dir(home.at(&format!("sales/p{number}/published"))).unwrap();
+        write_large(&home.beside(&format!("{number}.xml")), number);
+    }
+    let daemon = limited(&home);
+    for number in 0..PUBLISHED {
+        let to = home.at(&format!("sales/p{number}/published/project.xml"));
+        fs::rename(home.beside(&format!("{number}.xml")), to).unwrap();
+    }
+    let received = endpoint.wait_for(PUBLISHED);
+    assert!(received.iter().all(|one| one.payload.len() > LARGE));
+    daemon.fence();
+    assert_eq!(endpoint.n(), PUBLISHED);
     assert!(daemon.terminate().success());
 }
