@@ -28,7 +28,7 @@ use blocks::{Block, root};
 use project_webhooks::config::{Config, load_str};
 
 /// The kinds of blocks with their languages and numbers. A block without one would never be run.
-const KINDS: [(&str, &str, usize); 21] = [
+const KINDS: [(&str, &str, usize); 24] = [
     ("picture", "text", 1),
     ("commands", "sh", 1),
     ("demo", "text", 1),
@@ -38,10 +38,13 @@ const KINDS: [(&str, &str, usize); 21] = [
     ("tour", "console", 5),
     ("shown", "text", 2),
     ("request", "http", 5),
-    ("receiver", "python", 1),
+    ("signed-header", "http", 1),
+    ("receiver", "python", 2),
     ("receiver", "js", 1),
+    ("receiver", "go", 1),
+    ("receiver", "java", 1),
     ("try", "sh", 1),
-    ("config", "yaml", 3),
+    ("config", "yaml", 4),
     ("install", "sh", 1),
     ("package", "sh", 1),
     ("static", "sh", 1),
@@ -146,7 +149,12 @@ fn every_configuration_is_valid() {
     let directory = tempfile::tempdir().unwrap();
     let credentials = directory.path().join("credentials");
     std::fs::create_dir(&credentials).unwrap();
-    for name in ["catalog-token", "catalog-secret", "catalog-secret-next"] {
+    for name in [
+        "catalog-token",
+        "catalog-secret",
+        "catalog-secret-next",
+        "api-client",
+    ] {
         std::fs::write(credentials.join(name), "0123456789012345678901234").unwrap();
     }
     std::fs::copy(
@@ -154,10 +162,13 @@ fn every_configuration_is_valid() {
         directory.path().join("ca.pem"),
     )
     .unwrap();
-    let environment = BTreeMap::from([(
-        "CREDENTIALS_DIRECTORY".to_owned(),
-        credentials.display().to_string(),
-    )]);
+    let environment = BTreeMap::from([
+        (
+            "CREDENTIALS_DIRECTORY".to_owned(),
+            credentials.display().to_string(),
+        ),
+        ("ARCHIVE_PASSWORD".to_owned(), "a-password".to_owned()),
+    ]);
     let mut checked = 0;
     for block in blocks::all() {
         if block.language == "yaml" {
@@ -165,7 +176,7 @@ fn every_configuration_is_valid() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 4);
+    assert_eq!(checked, 5);
 }
 
 fn load(

@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use project_webhooks::config::Format;
 use project_webhooks::domain::event::{EventId, EventKind, Origin, Parameter};
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::webhook::request::{Callback, CallbackContent, RequestSettings, build};
+use project_webhooks::webhook::request::{
+    Callback, CallbackContent, Request, RequestSettings, build,
+};
 use project_webhooks::webhook::signature::SigningKey;
 use secrecy::SecretString;
 use url::Url;
@@ -41,19 +43,23 @@ fn callback() -> Callback {
     }
 }
 
-/// The request in HTTP/1.1 as the page shows it, with plain line ends.
-fn shown(format: Format) -> String {
-    let url = Url::parse("https://catalog.example.com/hooks/atscale").unwrap();
+/// The request of the examples.
+fn request(format: Format, signed_headers: bool) -> Request {
     let secret = SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
     let settings = RequestSettings {
-        url,
+        url: Url::parse("https://catalog.example.com/hooks/atscale").unwrap(),
         format,
         headers: Vec::new(),
         keys: vec![SigningKey::parse(&secret).unwrap()],
-        signed_headers: false,
+        signed_headers,
     };
     let now = Timestamp::from_second(1_777_000_001).unwrap();
-    let request = build(&settings, &callback(), now);
+    build(&settings, &callback(), now)
+}
+
+/// The request in HTTP/1.1 as the page shows it, with plain line ends.
+fn shown(format: Format) -> String {
+    let request = request(format, false);
     let target = match request.url.query() {
         Some(query) => format!("{}?{query}", request.url.path()),
         None => request.url.path().to_owned(),
@@ -72,4 +78,12 @@ fn every_example_of_a_request_is_sent_like_that() {
     for format in Format::ALL {
         blocks::expect_generated("request", format.as_str(), &shown(format));
     }
+}
+
+#[test]
+fn the_example_of_signed_headers_is_sent_like_that() {
+    let request = request(Format::Xml, true);
+    let header = request.headers["webhook-signed-headers"].to_str().unwrap();
+    let shown = format!("webhook-signed-headers: {header}\n");
+    blocks::expect_generated("signed-header", "", &shown);
 }
