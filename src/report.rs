@@ -22,7 +22,7 @@ use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
 use crate::store::{Listings, RecordedProblem, Store, StoreError, WebhookState};
 
-pub(crate) use settings::{Settings, public_url};
+pub(crate) use settings::Settings;
 
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;

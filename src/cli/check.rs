@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::config::{self, Config, Problem, SystemEnvironment, Webhook, duration_text};
-use crate::report::public_url;
+use crate::config::{
+    self, Auth, Config, Problem, SystemEnvironment, Webhook, duration_text, shown_url,
+};
 use crate::webhook::{Proxies, TrustRoots};
 
 /// Checks `file`, or the default one, and prints the result.
@@ -104,8 +105,12 @@ struct WebhookSummary {
     /// Absent if the webhook gets the events of every project.
     #[serde(skip_serializing_if = "Option::is_none")]
     projects: Option<Vec<String>>,
+    /// How the header Authorization is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorization: Option<String>,
     headers: Vec<String>,
     secrets: usize,
+    signed_headers: bool,
     tls: Vec<&'static str>,
     timeout: String,
     connect_timeout: String,
@@ -144,7 +149,7 @@ impl WebhookSummary {
         Self {
             name: webhook.name().to_owned(),
             enabled: webhook.enabled,
-            url: public_url(&webhook.url),
+            url: webhook.url.shown(),
             via: proxies.way(&webhook.url).to_string(),
             format: webhook.format.as_str(),
             events: webhook
@@ -154,12 +159,14 @@ impl WebhookSummary {
                 .map(|event| event.label())
                 .collect(),
             projects: has_projects.then(|| webhook.project_globs.clone()),
+            authorization: webhook.auth.scheme.as_ref().map(authorization),
             headers: webhook
                 .headers
                 .iter()
                 .map(|(name, _)| name.to_string())
                 .collect(),
             secrets: webhook.secrets.len(),
+            signed_headers: webhook.signed_headers,
             tls: [
                 ("ca", !tls.ca.is_empty()),
                 ("ca_only", tls.ca_only),
@@ -179,6 +186,15 @@ impl WebhookSummary {
                 .collect(),
             concurrency: webhook.concurrency,
         }
+    }
+}
+
+/// Says how the header Authorization is made, without the values.
+fn authorization(auth: &Auth) -> String {
+    match auth {
+        Auth::Bearer(_) => "bearer token".to_owned(),
+        Auth::Basic { .. } => "user name and password".to_owned(),
+        Auth::OAuth2(oauth2) => format!("token from {}", shown_url(&oauth2.token_url)),
     }
 }
 
@@ -292,6 +308,10 @@ impl WebhookSummary {
             1 => parts.push("signed".to_owned()),
             _ => parts.push("signed with two secrets".to_owned()),
         }
+        if self.signed_headers {
+            parts.push("headers signed".to_owned());
+        }
+        parts.extend(self.authorization.clone());
         if !self.headers.is_empty() {
             parts.push(format!("headers {}", self.headers.join(", ")));
         }
@@ -299,7 +319,7 @@ impl WebhookSummary {
             parts.push(format!("tls {}", self.tls.join(", ")));
         }
         if parts.is_empty() {
-            parts.push("none: no secret, no headers, no client certificate".to_owned());
+            parts.push("none: no secret, no auth, no headers, no client certificate".to_owned());
         }
         parts.join("; ")
     }

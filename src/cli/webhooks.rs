@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Webhook};
 use crate::domain::delivery::Outcome;
 use crate::domain::event::{EventId, Origin};
-use crate::report::{Settings, WebhookReport, public_url};
+use crate::report::{Settings, WebhookReport};
 use crate::store::Operations;
 use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
 
@@ -293,7 +293,7 @@ fn test(
             out,
             &Exchange {
                 webhook: name.to_owned(),
-                url: public_url(&webhook.url),
+                url: webhook.url.shown(),
                 format: webhook.format.as_str(),
                 delivered,
                 status: attempt.status,
@@ -316,7 +316,7 @@ fn print_exchange(
     style: &Style,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
-    writeln!(out, "> POST {}", safe(&public_url(&webhook.url)))?;
+    writeln!(out, "> POST {}", safe(&webhook.url.shown()))?;
     for (name, value) in &attempt.request_headers {
         let line = format!("> {}: {}", safe(name), safe(value));
         writeln!(out, "{}", style.paint(FAINT, &line))?;

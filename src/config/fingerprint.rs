@@ -5,7 +5,7 @@
 
 use secrecy::ExposeSecret;
 
-use super::Webhook;
+use super::{Auth, Webhook};
 
 /// Hashes all settings of a webhook, including the values of its secrets.
 ///
@@ -14,7 +14,7 @@ use super::Webhook;
 /// string separates this hash from all others of this program. It changes with the list of
 /// settings.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 2");
+    let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 3");
     // A length precedes each part, and a count each list. So different webhooks never hash the
     // same bytes.
     let mut part = |bytes: &[u8]| {
@@ -42,6 +42,11 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     for secret in &webhook.secrets {
         part(secret.expose_secret().as_bytes());
     }
+    let auth = webhook.auth.scheme.as_ref();
+    part(auth.map_or("", Auth::as_str).as_bytes());
+    for value in auth_values(auth) {
+        part(value.as_bytes());
+    }
     part(&[u8::from(webhook.signed_headers)]);
     part(&webhook.timeout.as_nanos().to_le_bytes());
     part(&webhook.connect_timeout.as_nanos().to_le_bytes());
@@ -67,4 +72,21 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     part(&[u8::from(webhook.tls.ca_only)]);
     part(&[u8::from(webhook.enabled)]);
     *hasher.finalize().as_bytes()
+}
+
+/// The values of the setting `auth`. Their number depends on its kind alone.
+fn auth_values(auth: Option<&Auth>) -> Vec<&str> {
+    match auth {
+        None => Vec::new(),
+        Some(Auth::Bearer(token)) => vec![token.expose_secret()],
+        Some(Auth::Basic { username, password }) => {
+            vec![username.expose_secret(), password.expose_secret()]
+        }
+        Some(Auth::OAuth2(oauth2)) => vec![
+            oauth2.token_url.as_str(),
+            oauth2.client_id.expose_secret(),
+            oauth2.client_secret.expose_secret(),
+            oauth2.scope.as_deref().unwrap_or_default(),
+        ],
+    }
 }

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::source;
+use super::types::{FileSetting, FileValue};
 use super::value::Value;
 
 /// The prefix of a secret that is written in base64.
@@ -62,14 +63,16 @@ pub(super) fn is_secret(name: &HeaderName) -> bool {
     SECRET_HEADERS.contains(&name.as_str())
 }
 
+/// Reads the headers. Adds the values that were read from files to `files`.
 pub(super) fn headers(
     mapping: &Mapping<'_>,
+    files: &mut Vec<FileValue>,
     context: &mut Context<'_>,
 ) -> Option<Vec<(HeaderName, HeaderValue)>> {
     let mut lines: HashMap<HeaderName, usize> = HashMap::new();
     all(mapping.entries().iter().map(|(written, location, value)| {
         let name = context.accept(location, header_name(written));
-        let value = header_value(value, name.as_ref(), context);
+        let value = header_value(value, name.as_ref(), files, context);
         let name = name?;
         if let Some(first) = lines.insert(name.clone(), location.position.line) {
             let message = format!("the header is given twice, first in line {first}");
@@ -96,6 +99,7 @@ fn header_name(written: &str) -> Result<HeaderName, Fault> {
 fn header_value(
     value: &Value<'_>,
     name: Option<&HeaderName>,
+    files: &mut Vec<FileValue>,
     context: &mut Context<'_>,
 ) -> Option<HeaderValue> {
     let sourced = source::read(value, context)?;
@@ -109,10 +113,17 @@ fn header_value(
     if sourced.is_plain && name.is_some_and(is_secret) {
         warn_of_plain_secret(&value.location, context);
     }
+    if let (Some(path), Some(name)) = (sourced.file, name) {
+        files.push(FileValue {
+            path,
+            text: sourced.text,
+            setting: FileSetting::Header(name.clone()),
+        });
+    }
     Some(header)
 }
 
-fn warn_of_plain_secret(location: &Location, context: &mut Context<'_>) {
+pub(super) fn warn_of_plain_secret(location: &Location, context: &mut Context<'_>) {
     if context.world_readable {
         let message = "this secret is in a file that every user of this machine can read; \
                        chmod 0640 the file, or use { credential: NAME } or { file: PATH }";
@@ -120,9 +131,14 @@ fn warn_of_plain_secret(location: &Location, context: &mut Context<'_>) {
     }
 }
 
-pub(super) fn secrets(value: &Value<'_>, context: &mut Context<'_>) -> Option<Vec<SecretString>> {
+/// Reads the secrets. Adds the values that were read from files to `files`.
+pub(super) fn secrets(
+    value: &Value<'_>,
+    files: &mut Vec<FileValue>,
+    context: &mut Context<'_>,
+) -> Option<Vec<SecretString>> {
     let items = value.items(context)?;
-    all(items.iter().map(|item| {
+    all(items.iter().enumerate().map(|(index, item)| {
         let sourced = source::read(item, context)?;
         let length = checked_key(&sourced.text).map(|key| key.len());
         let length = context.accept(&item.location, length)?;
@@ -135,6 +151,13 @@ pub(super) fn secrets(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ve
         }
         if sourced.is_plain {
             warn_of_plain_secret(&item.location, context);
+        }
+        if let Some(path) = sourced.file {
+            files.push(FileValue {
+                path,
+                text: sourced.text.clone(),
+                setting: FileSetting::Secret(index),
+            });
         }
         Some(sourced.text)
     }))

@@ -13,10 +13,13 @@
 //! - `units` reads durations and sizes.
 //! - `source` reads values from credentials, the environment and files.
 //! - `load` makes a [`Config`] from the tree. `repository`, `webhook`, `subscription`, `headers`,
-//!   `tls` and `network` read its parts.
+//!   `auth`, `tls` and `network` read its parts.
+//! - `again` reads the values from files again.
 //! - `problem` is an error or a warning.
 //! - `fingerprint` hashes the settings of a webhook.
 
+mod again;
+mod auth;
 mod environment;
 mod find;
 mod fingerprint;
@@ -45,6 +48,8 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
+pub(crate) use again::read_again;
+pub(crate) use auth::bearer;
 pub use environment::{Environment, SystemEnvironment, WithoutSecrets};
 pub(crate) use find::{HERE, find};
 pub use fingerprint::fingerprint;
@@ -53,9 +58,11 @@ pub(crate) use headers::{is_reserved, signing_key};
 pub use network::{Denied, NetworkPolicy};
 pub use problem::{Position, Problem, Problems};
 pub(crate) use repository::given_state_dir;
+pub(crate) use types::shown_url;
 pub use types::{
-    AdminServer, ClientIdentity, Config, FirstStart, Format, LOG_LEVELS, Listen, Log, LogFormat,
-    Repository, Retention, Templates, Tls, WatchMode, Webhook,
+    AdminServer, Auth, Authentication, ClientIdentity, Config, FileSetting, FileValue, FirstStart,
+    Format, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, ReceiverUrl, Repository, Retention,
+    Templates, Tls, WatchMode, Webhook,
 };
 pub(crate) use units::duration_text;
 

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::Environment;
 use super::problem::shown;
@@ -19,10 +19,20 @@ use super::yaml::{Entry, Kind};
 /// The largest file that a value is read from, in bytes.
 const FILE_MAX: u64 = 256 * 1024;
 
-/// A value, and whether the configuration file itself contains it.
+/// A value and its origin.
 pub(super) struct Sourced {
     pub text: SecretString,
+    /// Whether the configuration file itself contains the value.
     pub is_plain: bool,
+    /// The file that contains it, also for a credential.
+    pub file: Option<PathBuf>,
+}
+
+impl Sourced {
+    /// Whether the value was not read, because the command sends nothing.
+    pub(super) fn is_placeholder(&self) -> bool {
+        self.text.expose_secret() == NOT_READ
+    }
 }
 
 /// The placeholder for a value that is not read: valid as a secret and as a header.
@@ -33,13 +43,14 @@ pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourc
     let fault = match &value.node.kind {
         Kind::Text(_) => {
             let text = SecretString::from(value.text(context)?.to_owned());
-            let is_plain = true;
-            return Some(Sourced { text, is_plain });
+            return Some(Sourced {
+                text,
+                is_plain: true,
+                file: None,
+            });
         }
         Kind::Map(entries) => {
-            let text = read_source(entries, &value.location, context)?;
-            let is_plain = false;
-            return Some(Sourced { text, is_plain });
+            return read_source(entries, &value.location, context);
         }
         Kind::Null => Fault::not_allowed("has no value"),
         Kind::Boolean(_) | Kind::Whole(_) | Kind::Number => {
@@ -56,22 +67,23 @@ fn read_source(
     entries: &[Entry],
     location: &Location,
     context: &mut Context<'_>,
-) -> Option<SecretString> {
+) -> Option<Sourced> {
     let n_errors = context.errors.len();
     let keys = ["credential", "env", "file"];
     let mapping = Mapping::with_keys(entries, location.clone(), &keys, context);
-    let (value, text) = match keys.map(|key| mapping.given(key)) {
+    let (value, text, file) = match keys.map(|key| mapping.given(key)) {
         [Some(value), None, None] => {
             let name = value.text(context)?;
             let path = credential_path(name, context.environment);
             let path = context.accept(&value.location, path)?;
-            (value, path.map(|path| read_text(&path)))
+            let text = path.as_deref().map(read_text);
+            (value, text, path)
         }
         [None, Some(value), None] => {
             let name = value.text(context)?;
             let environment = context.environment;
             let reads = environment.reads_secrets();
-            (value, reads.then(|| variable(name, environment)))
+            (value, reads.then(|| variable(name, environment)), None)
         }
         [None, None, Some(value)] => {
             let path = value.path(context)?;
@@ -79,7 +91,8 @@ fn read_source(
             if reads {
                 warn_if_public(&path, &value.location, context);
             }
-            (value, reads.then(|| read_text(&path)))
+            let text = reads.then(|| read_text(&path));
+            (value, text, reads.then_some(path))
         }
         [None, None, None] => {
             // `with_keys` has already reported an unknown key, with the list of allowed keys.
@@ -96,9 +109,18 @@ fn read_source(
     };
     let text = text.unwrap_or_else(|| Ok(NOT_READ.to_owned()));
     let text = text.and_then(without_line_end);
-    context
-        .accept(&value.location, text)
-        .map(SecretString::from)
+    let text = context.accept(&value.location, text)?;
+    Some(Sourced {
+        text: SecretString::from(text),
+        is_plain: false,
+        file,
+    })
+}
+
+/// Reads the value that a file contains.
+pub(super) fn read_value(path: &Path) -> Result<SecretString, String> {
+    let text = read_text(path).and_then(without_line_end)?;
+    Ok(SecretString::from(text))
 }
 
 /// The path of a credential, or `None` if secrets are not read.

@@ -6,16 +6,19 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
+use secrecy::ExposeSecret;
 use url::Url;
 
 use super::problem::shown;
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::settings::WEBHOOK_NAME_MAX;
+use super::types::{Authentication, FileValue, ReceiverUrl};
 use super::units::{self, duration_text};
 use super::value::Value;
 use super::yaml::Kind;
-use super::{Format, Webhook, headers, subscription, tls};
+use super::{Format, Webhook, auth, headers, source, subscription, tls};
 use crate::domain::route::Subscription;
 
 pub(super) fn webhooks(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Vec<Webhook>> {
@@ -60,14 +63,18 @@ fn webhook(
     // A webhook whose `projects` has an error still has a filter.
     let is_filtered = !matches!(projects, Some(None));
     let events = subscription::events(&mapping, is_filtered, context);
-    let url = mapping.read(context, "url", |value, context| value.parsed(context, url));
+    let url = mapping.read(context, "url", receiver_url);
     let format = mapping.read(context, "format", |value, context| {
         value.word(context, Format::ALL.map(|format| (format.as_str(), format)))
     });
+    let mut files = Vec::new();
     let headers = mapping
         .mapping(context, "headers")
-        .and_then(|mapping| headers::headers(&mapping, context));
-    let secrets = mapping.read_optional(context, "secret", headers::secrets);
+        .and_then(|mapping| headers::headers(&mapping, &mut files, context));
+    let secrets = mapping.read_optional(context, "secret", |value, context| {
+        headers::secrets(value, &mut files, context)
+    });
+    let auth = authentication(&mapping, headers.as_deref(), files, context);
     let signed_headers = signed_headers(&mapping, context);
     let timeout = mapping.read(context, "timeout", Value::duration);
     let connect_timeout = connect_timeout(&mapping, timeout, context);
@@ -87,7 +94,8 @@ fn webhook(
     let enabled = mapping.read(context, "enabled", Value::boolean);
 
     if let Some(url) = url.as_ref().filter(|url| url.scheme() == "http") {
-        warn_of_plain_http(url, headers.as_deref(), &mapping, context);
+        let has_auth = auth.as_ref().is_some_and(|auth| auth.scheme.is_some());
+        warn_of_plain_http(url, headers.as_deref(), has_auth, &mapping, context);
     }
     let (project_globs, projects) = match projects? {
         Some((globs, set)) => (globs, Some(set)),
@@ -104,6 +112,7 @@ fn webhook(
         format: format?,
         headers: headers?,
         secrets: secrets?.unwrap_or_default(),
+        auth: auth?,
         signed_headers: signed_headers?,
         timeout: timeout?,
         connect_timeout: connect_timeout?,
@@ -169,8 +178,39 @@ fn name(text: &str, line: usize, lines: &mut HashMap<String, usize>) -> Result<S
     Ok(text.to_owned())
 }
 
+/// Reads the URL of the receiver. A URL of another source than the file itself is a secret.
+fn receiver_url(value: &Value<'_>, context: &mut Context<'_>) -> Option<ReceiverUrl> {
+    let sourced = source::read(value, context)?;
+    let text = if sourced.is_placeholder() {
+        "https://not-read.invalid/"
+    } else {
+        sourced.text.expose_secret()
+    };
+    let url = context.accept(&value.location, url(text))?;
+    Some(ReceiverUrl::new(url, !sourced.is_plain))
+}
+
+/// Reads `auth`, which excludes a configured header Authorization.
+fn authentication(
+    mapping: &Mapping<'_>,
+    headers: Option<&[(HeaderName, HeaderValue)]>,
+    mut files: Vec<FileValue>,
+    context: &mut Context<'_>,
+) -> Option<Authentication> {
+    let scheme = mapping.read_optional(context, "auth", |value, context| {
+        let has_header = |(name, _): &(HeaderName, HeaderValue)| name == AUTHORIZATION;
+        if headers.unwrap_or_default().iter().any(has_header) {
+            let message = "sets the header Authorization, which headers sets as well";
+            let fault = Fault::new(message).allowed("one of the two");
+            context.error(&value.location, fault);
+        }
+        auth::auth(value, &mut files, context)
+    })?;
+    Some(Authentication { scheme, files })
+}
+
 /// Reads a URL. Messages do not quote it, because it may contain a password or a token.
-fn url(text: &str) -> Result<Url, Fault> {
+pub(super) fn url(text: &str) -> Result<Url, Fault> {
     let url = Url::parse(text.trim())
         .map_err(|error| Fault::not_allowed(format!("is not a URL: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -178,8 +218,8 @@ fn url(text: &str) -> Result<Url, Fault> {
         return Err(Fault::not_allowed(message));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let message = "contains a user name or a password; use a header from a credential instead";
-        let allowed = "headers: { Authorization: { credential: NAME } }";
+        let message = "contains a user name or a password; use auth instead";
+        let allowed = "auth: { basic: { username: NAME, password: { credential: NAME } } }";
         return Err(Fault::new(message).allowed(allowed));
     }
     if url.fragment().is_some() {
@@ -193,6 +233,7 @@ fn url(text: &str) -> Result<Url, Fault> {
 fn warn_of_plain_http(
     url: &Url,
     headers: Option<&[(HeaderName, HeaderValue)]>,
+    has_auth: bool,
     mapping: &Mapping<'_>,
     context: &mut Context<'_>,
 ) {
@@ -200,18 +241,22 @@ fn warn_of_plain_http(
         let message = "has no effect, because the url begins with http://";
         context.warning(&tls.location, message);
     }
-    let is_loopback = match url.host() {
+    let headers = headers.unwrap_or_default();
+    let has_secret = has_auth || headers.iter().any(|(name, _)| headers::is_secret(name));
+    if has_secret && !is_loopback(url) {
+        let location = url_location(mapping);
+        let message = "sends a secret header over http://, which every network on the way can read";
+        context.warning(&location, message);
+    }
+}
+
+/// Whether a URL names this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         Some(url::Host::Domain(name)) => name == "localhost",
         None => false,
-    };
-    let headers = headers.unwrap_or_default();
-    let has_secret = headers.iter().any(|(name, _)| headers::is_secret(name));
-    if has_secret && !is_loopback {
-        let location = url_location(mapping);
-        let message = "sends a secret header over http://, which every network on the way can read";
-        context.warning(&location, message);
     }
 }
 

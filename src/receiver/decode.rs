@@ -217,10 +217,10 @@ fn cloudevents(body: Bytes, received: &mut Received) -> Result<(), String> {
 
 fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
     let object: Object = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    if object.event != received.event {
+    if let Some(event) = object.event.filter(|event| *event != received.event) {
+        let header = &received.event;
         return Err(format!(
-            "webhook-event is {:?}, but the body has {:?}",
-            received.event, object.event
+            "webhook-event is {header:?}, but the body has {event:?}"
         ));
     }
     received.label = object.label;
@@ -237,7 +237,7 @@ fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
 /// The members of a JSON body that are used.
 #[derive(Deserialize)]
 struct Object {
-    event: String,
+    event: Option<String>,
     label: String,
     /// The parameters in the order of the request, by serde_json's feature `preserve_order`.
     parameters: Map<String, Value>,

@@ -4,7 +4,6 @@
 //! running daemon. Secrets are left out.
 
 use serde::{Deserialize, Serialize};
-use url::Url;
 
 use crate::config::{Config, Webhook};
 
@@ -24,7 +23,7 @@ pub(crate) struct Settings {
 pub(crate) struct WebhookSettings {
     pub(crate) name: String,
     pub(crate) enabled: bool,
-    /// The URL without the values of its query.
+    /// The URL without the parts that may be secrets.
     pub(crate) url: String,
     pub(crate) format: String,
     pub(crate) events: Vec<String>,
@@ -48,7 +47,7 @@ impl WebhookSettings {
         Self {
             name: webhook.name().to_owned(),
             enabled: webhook.enabled,
-            url: public_url(&webhook.url),
+            url: webhook.url.shown(),
             format: webhook.format.as_str().to_owned(),
             events: events.map(|kind| kind.as_str().to_owned()).collect(),
             projects: subscription
@@ -57,26 +56,4 @@ impl WebhookSettings {
                 .map(|_| webhook.project_globs.clone()),
         }
     }
-}
-
-/// The URL without user name, password and query values, which may be secret.
-pub(crate) fn public_url(url: &Url) -> String {
-    let mut public = url.clone();
-    // These calls fail only for a URL that cannot have a user name, so nothing secret remains.
-    let _ = public.set_username("");
-    let _ = public.set_password(None);
-    public.set_fragment(None);
-    if url.query().is_some() {
-        let names: Vec<String> = url
-            .query_pairs()
-            .map(|(name, _)| name.into_owned())
-            .collect();
-        let mut pairs = public.query_pairs_mut();
-        pairs.clear();
-        for name in names {
-            pairs.append_pair(&name, "…");
-        }
-    }
-    // `…` is a placeholder for a query value, so it is printed without percent-encoding.
-    public.as_str().replace("%E2%80%A6", "…")
 }

@@ -10,7 +10,9 @@ use bytes::{Bytes, BytesMut};
 use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
+use url::Url;
 
+use crate::config;
 use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome, RetryAfter};
 
 /// Returns the outcome of an answer with this status and these headers, received at `now`.
@@ -82,22 +84,38 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     let mut text = format!("the answer was {} {reason}", status.as_u16());
     if status.is_redirection() {
         text.push_str("; redirects are not followed");
-        // The target helps the operator to fix the url. Its query, fragment and user name are left
-        // out, because they may be secrets.
+        // The target helps the operator to fix the url. The parts of it that may be secrets are left
+        // out.
         if let Some(location) = headers.get(http::header::LOCATION) {
             let location = String::from_utf8_lossy(location.as_bytes());
             let location = location.split(['?', '#']).next().unwrap_or_default();
-            if !location.contains('@') {
-                let shown: String = location
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(200)
-                    .collect();
+            if let Some(shown) = shown(location) {
                 text.push_str(&format!(" (to {shown})"));
             }
         }
     }
     Some(text)
+}
+
+/// The target of a redirect without the parts that may be secrets, if any remain.
+fn shown(location: &str) -> Option<String> {
+    // A relative target has the host of the receiver, which the message already has.
+    let base = Url::parse("http://receiver.invalid/").ok()?;
+    let url = base.join(location).ok()?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return None;
+    }
+    let shown = config::shown_url(&url);
+    let shown = shown
+        .strip_prefix("http://receiver.invalid")
+        .unwrap_or(&shown);
+    Some(
+        shown
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(200)
+            .collect(),
+    )
 }
 
 /// Reads an answer's body into `kept`, up to [`ANSWER_MAX`] bytes, until it ends or fails.

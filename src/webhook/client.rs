@@ -4,43 +4,34 @@
 //! answers, so that the limit of 16 KiB is exact. It retries nothing, not even an HTTP/2 request that
 //! the server did not process, because the schedule counts attempts. The connection pool has one
 //! exception: it replaces an idle connection that turns out to be closed before the request is
-//! written.
+//! written. The other exception is an answer 401 or 403 if there are newer credentials: a file has
+//! changed, or an authorization server gives another token. Then the attempt sends a second request.
 //!
 //! `timeout` limits the whole attempt, from the lookup of the host name to the last byte of the
 //! answer. `connect_timeout` limits the part up to the end of the TLS handshake.
 
+mod connections;
 mod pieces;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
 use jiff::Timestamp;
 use reqwest::dns::Resolve;
 use tokio::time::{Instant, timeout_at};
 
-use super::network::{Destination, GuardedLookup, SystemLookup};
+use self::connections::{Connections, Credentials};
+use super::network::{Destination, SystemLookup};
 use super::proxy::Proxies;
 use super::request::{self, Callback, Request, RequestSettings};
-use super::signature::SigningKey;
 use super::trust::TrustRoots;
 use super::{answer, failure};
 use crate::config::{self, NetworkPolicy, SecretError, SystemEnvironment};
 use crate::domain::delivery::Outcome;
-
-/// The time after which the client closes an idle connection.
-///
-/// Common servers close idle connections after 5 s. A callback that is written while the server
-/// closes the connection fails, so the client closes it first. A burst still shares connections.
-const IDLE: Duration = Duration::from_secs(4);
-
-/// The HTTP/2 flow-control window of an answer, in bytes. The client keeps 16 KiB.
-const STREAM_WINDOW: u32 = 64 * 1024;
-
-/// The HTTP/2 flow-control window of a connection, for all its answers together, in bytes.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// The largest payload, in bytes, whose request is built on the async thread.
 ///
@@ -55,8 +46,9 @@ const HIDDEN: &str = "(not shown)";
 pub struct WebhookClient {
     http: reqwest::Client,
     to: Destination,
-    policy: Arc<NetworkPolicy>,
-    settings: Arc<RequestSettings>,
+    connections: Connections,
+    /// Replaced when a file that has one of the values has changed.
+    credentials: RwLock<Arc<Credentials>>,
     timeout: Duration,
 }
 
@@ -65,7 +57,6 @@ impl fmt::Debug for WebhookClient {
         formatter
             .debug_struct("WebhookClient")
             .field("host", &self.to.host)
-            .field("format", &self.settings.format)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -145,55 +136,29 @@ impl WebhookClient {
         policy: &Arc<NetworkPolicy>,
         lookup: Arc<dyn Resolve>,
     ) -> Result<Self, ClientError> {
-        let name = || webhook.name().to_owned();
-        let keys = SigningKey::parse_all(&webhook.secrets).map_err(|(number, source)| {
-            ClientError::Secret {
-                webhook: name(),
-                number,
-                source,
-            }
-        })?;
         let tls = roots
             .client_config(&webhook.tls)
             .map_err(|source| ClientError::Tls {
-                webhook: name(),
+                webhook: webhook.name().to_owned(),
                 source,
             })?;
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            // Only `proxy` reads the variables.
-            .no_proxy()
-            .tcp_nodelay(true)
-            .dns_resolver(GuardedLookup::new(Arc::clone(policy), lookup))
-            .connect_timeout(webhook.connect_timeout)
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(webhook.concurrency);
-        let setup = |source: reqwest::Error| ClientError::Setup {
-            webhook: name(),
-            source: source.without_url(),
+        let connections = Connections {
+            tls,
+            policy: Arc::clone(policy),
+            lookup,
         };
         let proxies = Proxies::of(&SystemEnvironment);
-        let to = Destination::new(&webhook.url, &proxies, webhook.connect_timeout);
-        if let Some(proxy) = &to.proxy {
-            builder = builder.proxy(proxy.for_client().map_err(setup)?);
+        let mut to = Destination::new(&webhook.url, &proxies, webhook.connect_timeout);
+        if webhook.url.is_hidden() {
+            to.hide();
         }
-        let http = builder.build().map_err(setup)?;
+        let http = connections.http(webhook, &to)?;
+        let credentials = connections.credentials(webhook)?;
         Ok(Self {
             http,
             to,
-            policy: Arc::clone(policy),
-            settings: Arc::new(RequestSettings {
-                url: webhook.url.clone(),
-                format: webhook.format,
-                headers: sensitive(&webhook.headers),
-                keys,
-                signed_headers: webhook.signed_headers,
-            }),
+            connections,
+            credentials: RwLock::new(Arc::new(credentials)),
             timeout: webhook.timeout,
         })
     }
@@ -203,60 +168,130 @@ impl WebhookClient {
     /// `now` is the time of day, for the signature and for a date in Retry-After. Dropping the future
     /// ends the attempt, but the receiver may already have got the callback.
     pub async fn send(&self, callback: &Callback, now: Timestamp) -> Attempt {
-        let made = Instant::now();
-        let request = self.request(callback, now).await;
-        let too_long = request::check_lengths(&request).err();
-        let request_headers = shown_headers(&request.headers);
-        let mut post = reqwest::Request::new(Method::POST, request.url);
-        *post.headers_mut() = request.headers;
-        *post.body_mut() = Some(pieces::body(request.body));
+        let started = Instant::now();
+        let time = || now.saturating_add(started.elapsed()).unwrap_or(now);
         let mut attempt = Attempt {
             outcome: Outcome::NO_ANSWER,
             status: None,
             error: None,
             duration: Duration::ZERO,
             answer: Bytes::new(),
-            request_headers,
+            request_headers: Vec::new(),
         };
-        if too_long.is_some() {
-            attempt.outcome = Outcome::Unsendable;
-            attempt.error = too_long;
-            // Headers that are too long are not worth storing.
-            attempt.request_headers.clear();
-            return attempt;
+        let credentials = self.credentials();
+        let used = self.request_once(&credentials, callback, started, &time, &mut attempt);
+        let used = used.await;
+        // A timeout that the clock cannot represent never expires.
+        let deadline = started.checked_add(self.timeout);
+        let is_refused = matches!(attempt.status, Some(401 | 403));
+        if is_refused {
+            let renewed = self.renew(&credentials, used.as_ref(), attempt.status);
+            if within(deadline, renewed).await == Some(true) {
+                let credentials = self.credentials();
+                self.request_once(&credentials, callback, started, &time, &mut attempt)
+                    .await;
+            }
         }
-        let started = Instant::now();
-        let time = || now.saturating_add(made.elapsed()).unwrap_or(now);
-        self.exchange(post, started, time, &mut attempt).await;
         attempt.duration = started.elapsed();
         attempt
     }
 
-    /// Builds the request. A large one is built on another thread, so that other callbacks do not wait.
-    async fn request(&self, callback: &Callback, now: Timestamp) -> Request {
-        if callback.content.payload.len() <= LARGE {
-            return request::build(&self.settings, callback, now);
+    fn credentials(&self) -> Arc<Credentials> {
+        // A panic cannot leave a part of the value behind.
+        let credentials = self.credentials.read();
+        Arc::clone(&credentials.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends one request. Returns the value of its header Authorization.
+    async fn request_once(
+        &self,
+        credentials: &Credentials,
+        callback: &Callback,
+        started: Instant,
+        now: &impl Fn() -> Timestamp,
+        attempt: &mut Attempt,
+    ) -> Option<HeaderValue> {
+        let deadline = started.checked_add(self.timeout);
+        let authorization = match within(deadline, credentials.authorization.value()).await {
+            Some(Ok(value)) => value,
+            found => {
+                let error = found.and_then(Result::err).unwrap_or_else(|| {
+                    let host = credentials.authorization.token_host().unwrap_or_default();
+                    self.timed_out(&format!("no token from {host}"))
+                });
+                (attempt.outcome, attempt.status) = (Outcome::NO_ANSWER, None);
+                (attempt.error, attempt.answer) = (Some(error), Bytes::new());
+                return None;
+            }
+        };
+        let mut request = request_of(&credentials.settings, callback, now()).await;
+        if let Some(value) = &authorization {
+            request.headers.insert(AUTHORIZATION, value.clone());
         }
-        let (settings, given) = (Arc::clone(&self.settings), callback.clone());
-        let built =
-            tokio::task::spawn_blocking(move || request::build(&settings, &given, now)).await;
-        // The other thread is missing only while the runtime shuts down. Then no callback waits.
-        built.unwrap_or_else(|_| request::build(&self.settings, callback, now))
+        if let Err(error) = request::check_lengths(&request) {
+            (attempt.outcome, attempt.error) = (Outcome::Unsendable, Some(error));
+            // Headers that are too long are not worth storing.
+            attempt.request_headers.clear();
+            return None;
+        }
+        attempt.request_headers = shown_headers(&request.headers);
+        let mut post = reqwest::Request::new(Method::POST, request.url);
+        *post.headers_mut() = request.headers;
+        *post.body_mut() = Some(pieces::body(request.body));
+        self.exchange(post, deadline, now, attempt).await;
+        authorization
+    }
+
+    /// Renews the credentials that the receiver refused. Returns whether they are others now.
+    ///
+    /// A changed file has new values. Without one, another token is fetched after a 401.
+    async fn renew(
+        &self,
+        refused: &Arc<Credentials>,
+        authorization: Option<&HeaderValue>,
+        status: Option<u16>,
+    ) -> bool {
+        if !Arc::ptr_eq(refused, &self.credentials()) {
+            // Another attempt has read the files.
+            return true;
+        }
+        if !refused.webhook.auth.files.is_empty() {
+            let credentials = Arc::clone(refused);
+            let read = move || config::read_again(&credentials.webhook);
+            let found = tokio::task::spawn_blocking(read).await.ok().flatten();
+            let found = found.and_then(|webhook| self.connections.credentials(&webhook).ok());
+            if let Some(found) = found {
+                let current = self.credentials.write();
+                let mut current = current.unwrap_or_else(PoisonError::into_inner);
+                // The first of several attempts replaces them.
+                if Arc::ptr_eq(refused, &current) {
+                    *current = Arc::new(found);
+                }
+                return true;
+            }
+        }
+        status == Some(401) && refused.authorization.renew(authorization).await
+    }
+
+    /// The error of an attempt that reached the time limit.
+    fn timed_out(&self, what: &str) -> String {
+        let timeout = humantime::format_duration(self.timeout);
+        format!("timed out after {timeout}: {what}")
     }
 
     async fn exchange(
         &self,
         post: reqwest::Request,
-        started: Instant,
-        now: impl Fn() -> Timestamp,
+        deadline: Option<Instant>,
+        now: &impl Fn() -> Timestamp,
         attempt: &mut Attempt,
     ) {
-        if let Err(denied) = self.to.judge(&self.policy) {
+        (attempt.outcome, attempt.status) = (Outcome::NO_ANSWER, None);
+        attempt.answer = Bytes::new();
+        if let Err(denied) = self.to.judge(&self.connections.policy) {
             attempt.error = Some(denied);
             return;
         }
-        // A timeout that the clock cannot represent never expires.
-        let deadline = started.checked_add(self.timeout);
         let mut response = match within(deadline, self.http.execute(post)).await {
             Some(Ok(response)) => response,
             Some(Err(error)) => {
@@ -264,16 +299,21 @@ impl WebhookClient {
                 return;
             }
             None => {
-                let timeout = humantime::format_duration(self.timeout);
-                let error = format!("timed out after {timeout}: no answer from {}", self.to);
-                attempt.error = Some(error);
+                attempt.error = Some(self.timed_out(&format!("no answer from {}", self.to)));
                 return;
             }
         };
         let status = response.status();
         attempt.status = Some(status.as_u16());
         attempt.outcome = answer::outcome(status, response.headers(), now());
-        attempt.error = answer::complaint(status, response.headers());
+        // The target of a redirect may be the same secret URL.
+        let nothing = HeaderMap::new();
+        let headers = if self.to.is_hidden {
+            &nothing
+        } else {
+            response.headers()
+        };
+        attempt.error = answer::complaint(status, headers);
         let mut kept = BytesMut::new();
         // At the deadline, the attempt keeps the bytes of the answer that were read so far.
         within(deadline, answer::read(&mut response, &mut kept)).await;
@@ -282,13 +322,20 @@ impl WebhookClient {
     }
 }
 
-/// Marks the values of configured headers as sensitive, so that logs do not show them.
-fn sensitive(headers: &[(HeaderName, HeaderValue)]) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = headers.to_vec();
-    for (_, value) in &mut headers {
-        value.set_sensitive(true);
+/// Builds the request. A large one is built on another thread, so that other callbacks do not wait.
+async fn request_of(
+    settings: &Arc<RequestSettings>,
+    callback: &Callback,
+    now: Timestamp,
+) -> Request {
+    if callback.content.payload.len() <= LARGE {
+        return request::build(settings, callback, now);
     }
-    headers
+    let (settings, given) = (Arc::clone(settings), callback.clone());
+    let shared = Arc::clone(&settings);
+    let built = tokio::task::spawn_blocking(move || request::build(&shared, &given, now)).await;
+    // The other thread is missing only while the runtime shuts down. Then no callback waits.
+    built.unwrap_or_else(|_| request::build(&settings, callback, now))
 }
 
 /// Returns the headers of a request, with the values of configured headers hidden.

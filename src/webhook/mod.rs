@@ -5,11 +5,13 @@
 //! recorded, so all attempts of a delivery send the same bytes.
 //!
 //! Modules, in reading order: [`request`] builds the request, and [`body`] its body in one of the
-//! formats. [`signature`] signs and verifies. `trust` has the certificates for TLS. `client` sends to
+//! formats. [`signature`] signs and verifies. `trust` has the certificates for TLS, and `authorization` the
+//! header of that name. `client` sends to
 //! the addresses that `network` allows, by the way that `proxy` chooses. [`answer`] turns the answer into an outcome, and `failure`
 //! describes why there was no answer.
 
 pub mod answer;
+mod authorization;
 pub mod body;
 mod client;
 mod failure;

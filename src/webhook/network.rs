@@ -134,6 +134,8 @@ pub(super) struct Destination {
     pub(super) proxy: Option<Proxy>,
     /// The time limit of connecting.
     pub(super) connect_timeout: Duration,
+    /// Whether the URL is a secret, so that no message may show a part of it.
+    pub(super) is_hidden: bool,
 }
 
 /// Formats host and port, and the proxy if there is one.
@@ -160,7 +162,14 @@ impl Destination {
             address,
             proxy: proxies.way(url).proxy().cloned(),
             connect_timeout,
+            is_hidden: false,
         }
+    }
+
+    /// Hides the host of the receiver, because its URL is a secret.
+    pub(super) fn hide(&mut self) {
+        "the receiver".clone_into(&mut self.host);
+        self.is_hidden = true;
     }
 
     /// Checks the addresses that the URLs of receiver and proxy contain. Returns an error message.

@@ -265,9 +265,15 @@ pub(super) fn check_lengths(request: &Request) -> Result<(), String> {
              {LENGTH_MAX}; {advice}"
         ));
     }
-    let is_format = |name: &HeaderName| name.as_str().starts_with("ce-");
+    let is_format =
+        |name: &HeaderName| name == WEBHOOK_SIGNED_HEADERS || name.as_str().starts_with("ce-");
     let mut headers = request.headers.iter();
     match headers.find(|(name, value)| is_format(name) && value.len() > LENGTH_MAX) {
+        Some((name, value)) if name == WEBHOOK_SIGNED_HEADERS => Err(format!(
+            "not sent: the header {name} is {} bytes long, and receivers accept {LENGTH_MAX}; shorten \
+             the names in the project, or turn signed_headers off; then redeliver it",
+            value.len()
+        )),
         Some((name, value)) => Err(format!(
             "not sent: the header {name} is {} bytes long, and receivers accept {LENGTH_MAX}; {advice}",
             value.len()

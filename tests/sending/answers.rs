@@ -122,6 +122,11 @@ fn a_redirect_target_is_shown_without_its_secrets() {
         "the answer was 308 Permanent Redirect; redirects are not followed \
          (to https://new.example/hook)"
     );
+    headers.insert("location", "/services/T0/hush".parse().unwrap());
+    assert_eq!(
+        complaint(StatusCode::FOUND, &headers).unwrap(),
+        "the answer was 302 Found; redirects are not followed (to /services/…)"
+    );
     headers.insert("location", "https://user:x@new.example/".parse().unwrap());
     assert_eq!(
         complaint(StatusCode::FOUND, &headers).unwrap(),

@@ -12,6 +12,7 @@
 
 mod answers;
 mod authorities;
+mod authorization;
 mod bodies;
 mod certificates;
 mod client;

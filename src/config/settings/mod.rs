@@ -45,6 +45,8 @@ pub enum ValueType {
     TextUpTo(usize),
     /// A string, or the credential, environment variable or file that contains it.
     Sourced,
+    /// The URL of a receiver, or the place that contains it.
+    Url,
     /// The name or the label of an event.
     Event,
     /// One of these words.
@@ -85,7 +87,7 @@ pub enum DefaultValue {
 
 use Count::List;
 use DefaultValue::{AtMost, Described, Required, Values};
-use ValueType::{Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Whole, Word};
+use ValueType::{Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Url, Whole, Word};
 
 impl Setting {
     /// The allowed values, in words.
@@ -131,6 +133,11 @@ impl ValueType {
             TextUpTo(max) => format!("a string of up to {max} characters"),
             Sourced => {
                 "a string, `{ credential: NAME }`, `{ env: NAME }` or `{ file: PATH }`".to_owned()
+            }
+            Url => {
+                "`http://HOST/…` or `https://HOST/…`, `{ credential: NAME }`, `{ env: NAME }` or \
+                    `{ file: PATH }`"
+                    .to_owned()
             }
             Event => "the name or the label of an event".to_owned(),
             Word(words) => words()

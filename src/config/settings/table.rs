@@ -5,7 +5,7 @@
 use super::Count::{self, List, OneOrList};
 use super::DefaultValue::{AtMost, Described, Required, Values};
 use super::ValueType::{
-    self, Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Whole, Word,
+    self, Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Url, Whole, Word,
 };
 use super::{Setting, WEBHOOK_NAME_MAX};
 use crate::config::{FirstStart, Format, LOG_LEVELS, LogFormat, WatchMode};
@@ -181,8 +181,8 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "webhooks[].url",
-        value: Text("`http://HOST/…` or `https://HOST/…`", Some("^https?://")),
-        meaning: "where callbacks are sent; without user name, password and fragment",
+        value: Url,
+        meaning: "where callbacks are sent; without user name, password and fragment. A URL from another place is never printed",
         ..ROW
     },
     Setting {
@@ -216,6 +216,55 @@ pub const SETTINGS: &[Setting] = &[
         count: OneOrList(1, 2),
         default: Described("none: requests are not signed"),
         meaning: "the signing secret: `whsec_` and base64, or raw text; two during a rotation",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].auth.bearer",
+        value: Sourced,
+        default: Described("none"),
+        meaning: "the token of the header `Authorization: Bearer …`; a webhook has one of `bearer`, `basic` and `oauth2`",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].auth.basic.username",
+        value: Sourced,
+        default: Described("required with `basic`"),
+        meaning: "the user name of the header `Authorization: Basic …`",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].auth.basic.password",
+        value: Sourced,
+        default: Described("required with `basic`"),
+        meaning: "the password of the header `Authorization: Basic …`",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].auth.oauth2.token_url",
+        value: Text("`http://HOST/…` or `https://HOST/…`", Some("^https?://")),
+        default: Described("required with `oauth2`"),
+        meaning: "the token endpoint of the authorization server, for the grant `client_credentials`",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].auth.oauth2.client_id",
+        value: Sourced,
+        default: Described("required with `oauth2`"),
+        meaning: "the id of the client",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].auth.oauth2.client_secret",
+        value: Sourced,
+        default: Described("required with `oauth2`"),
+        meaning: "the secret of the client",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].auth.oauth2.scope",
+        value: Text("scopes, separated by spaces", None),
+        default: Described("none"),
+        meaning: "the scope to ask for",
         ..ROW
     },
     Setting {

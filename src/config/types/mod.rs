@@ -1,12 +1,18 @@
 //! The types of a valid configuration.
 //!
-//! Constraint: they hold only valid values. `webhook` has those of one webhook.
+//! Constraint: they hold only valid values. `webhook` has those of one webhook, with its `url` and
+//! its `auth`.
 
+mod auth;
+mod url;
 mod webhook;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::auth::{Auth, Authentication, FileSetting, FileValue, OAuth2};
+pub use self::url::ReceiverUrl;
+pub(crate) use self::url::shown as shown_url;
 pub use self::webhook::{ClientIdentity, Format, Tls, Webhook};
 use super::{NetworkPolicy, settings};
 use crate::domain::parameters::Naming;

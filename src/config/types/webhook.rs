@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::SecretString;
-use url::Url;
 
+use super::auth::Authentication;
+use super::url::ReceiverUrl;
 use crate::domain::pace::Rate;
 use crate::domain::route::Subscription;
 
@@ -18,13 +19,15 @@ pub struct Webhook {
     /// The globs of `projects`, as written. Empty if the webhook gets all projects.
     pub project_globs: Vec<String>,
     /// The URL of the receiver.
-    pub url: Url,
+    pub url: ReceiverUrl,
     /// The format of the request body.
     pub format: Format,
     /// The headers that the user configured.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// The signing secrets: none, one, or two during a rotation.
     pub secrets: Vec<SecretString>,
+    /// The setting `auth`, and the values that were read from files.
+    pub auth: Authentication,
     /// Whether a second signature covers the event and the parameters too.
     pub signed_headers: bool,
     /// The time limit of an attempt, from name resolution to the end of the answer.

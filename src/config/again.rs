@@ -1,0 +1,67 @@
+//! Reads the values from files again, such as a token that was replaced.
+//!
+//! Constraint: a file that is missing or invalid for a moment changes nothing. Only values that
+//! authenticate are read again. Everything else needs a reload.
+
+use http::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::headers::signing_key;
+use super::types::{Auth, FileSetting, Webhook};
+use super::{auth, source};
+
+/// Returns the webhook with the values that its files have now. `None` if they are the same.
+///
+/// It reads files, so it blocks the calling thread.
+pub(crate) fn read_again(webhook: &Webhook) -> Option<Webhook> {
+    let mut new = webhook.clone();
+    let mut has_changed = false;
+    for (index, value) in webhook.auth.files.iter().enumerate() {
+        let Ok(text) = source::read_value(&value.path) else {
+            continue;
+        };
+        let is_same = text.expose_secret() == value.text.expose_secret();
+        if is_same || replace(&mut new, &value.setting, &text).is_none() {
+            continue;
+        }
+        has_changed = true;
+        if let Some(value) = new.auth.files.get_mut(index) {
+            value.text = text;
+        }
+    }
+    has_changed.then_some(new)
+}
+
+/// Replaces the value of a setting. Returns `None` if the new value is not valid.
+fn replace(webhook: &mut Webhook, setting: &FileSetting, text: &SecretString) -> Option<()> {
+    match setting {
+        FileSetting::Header(name) => {
+            let mut value = HeaderValue::from_str(text.expose_secret()).ok()?;
+            value.set_sensitive(true);
+            let mut headers = webhook.headers.iter_mut();
+            headers.find(|(known, _)| known == name)?.1 = value;
+        }
+        FileSetting::Secret(index) => {
+            signing_key(text).ok()?;
+            *webhook.secrets.get_mut(*index)? = text.clone();
+        }
+        setting => {
+            let found = match (webhook.auth.scheme.as_mut()?, setting) {
+                (Auth::Bearer(token), FileSetting::Bearer) => {
+                    auth::bearer(text)?;
+                    token
+                }
+                (Auth::Basic { username, .. }, FileSetting::Username) => {
+                    auth::username(text)?;
+                    username
+                }
+                (Auth::Basic { password, .. }, FileSetting::Password) => password,
+                (Auth::OAuth2(oauth2), FileSetting::ClientId) => &mut oauth2.client_id,
+                (Auth::OAuth2(oauth2), FileSetting::ClientSecret) => &mut oauth2.client_secret,
+                _ => return None,
+            };
+            *found = text.clone();
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,154 @@
+//! The setting `auth` of a webhook.
+//!
+//! Constraint: a value that cannot be sent is an error of the configuration, not of the first
+//! delivery. Values are never printed.
+
+use http::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::headers::warn_of_plain_secret;
+use super::reader::{Context, Fault, Mapping};
+use super::source;
+use super::types::{Auth, FileSetting, FileValue, OAuth2};
+use super::value::Value;
+use super::webhook::{is_loopback, url};
+
+/// The key with the token of the header.
+const KINDS: [&str; 3] = ["bearer", "basic", "oauth2"];
+
+/// Reads the setting. Adds the values that were read from files to `files`.
+pub(super) fn auth(
+    value: &Value<'_>,
+    files: &mut Vec<FileValue>,
+    context: &mut Context<'_>,
+) -> Option<Auth> {
+    let n_errors = context.errors.len();
+    let mapping = value.mapping(context)?;
+    let given: Vec<&str> = KINDS
+        .into_iter()
+        .filter(|kind| mapping.given(kind).is_some())
+        .collect();
+    match given.as_slice() {
+        ["bearer"] => mapping.read(context, "bearer", |value, context| {
+            let token = secret(value, FileSetting::Bearer, files, context)?;
+            let is_valid = bearer(&token).is_some();
+            let fault = Fault::new("the token cannot be sent in a header")
+                .allowed("visible ASCII characters without spaces");
+            context.accept(&value.location, is_valid.then_some(()).ok_or(fault))?;
+            Some(Auth::Bearer(token))
+        }),
+        ["basic"] => basic(&mapping.mapping(context, "basic")?, files, context),
+        ["oauth2"] => oauth2(&mapping.mapping(context, "oauth2")?, files, context),
+        [] => {
+            // An unknown key has been reported already.
+            if context.errors.len() == n_errors {
+                let fault = Fault::new("has no kind of authentication");
+                context.error(&value.location, fault.allowed(KINDS.join(", ")));
+            }
+            None
+        }
+        several => {
+            let message = format!("has {}; a webhook has one of them", several.join(" and "));
+            context.error(&value.location, Fault::new(message));
+            None
+        }
+    }
+}
+
+fn basic(
+    mapping: &Mapping<'_>,
+    files: &mut Vec<FileValue>,
+    context: &mut Context<'_>,
+) -> Option<Auth> {
+    let name = mapping.read(context, "username", |value, context| {
+        let name = secret(value, FileSetting::Username, files, context)?;
+        let is_valid = username(&name).is_some();
+        let fault = Fault::new("the user name contains a colon, which Basic does not allow");
+        context.accept(&value.location, is_valid.then_some(()).ok_or(fault))?;
+        Some(name)
+    });
+    let password = mapping.read(context, "password", |value, context| {
+        secret(value, FileSetting::Password, files, context)
+    });
+    Some(Auth::Basic {
+        username: name?,
+        password: password?,
+    })
+}
+
+fn oauth2(
+    mapping: &Mapping<'_>,
+    files: &mut Vec<FileValue>,
+    context: &mut Context<'_>,
+) -> Option<Auth> {
+    let token_url = mapping.read(context, "token_url", |value, context| {
+        let url = value.parsed(context, url)?;
+        if url.scheme() == "http" && !is_loopback(&url) {
+            let message = "sends the client's secret over http://, which every network on the way \
+                           can read";
+            context.warning(&value.location, message);
+        }
+        Some(url)
+    });
+    let client_id = mapping.read(context, "client_id", |value, context| {
+        secret(value, FileSetting::ClientId, files, context)
+    });
+    let client_secret = mapping.read(context, "client_secret", |value, context| {
+        secret(value, FileSetting::ClientSecret, files, context)
+    });
+    let scope = mapping.read_optional(context, "scope", |value, context| {
+        value.parsed(context, |text| {
+            // RFC 6749, section 3.3.
+            let is_valid = text
+                .bytes()
+                .all(|byte| matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~'));
+            let fault = || Fault::not_allowed("is not a scope");
+            is_valid.then(|| text.to_owned()).ok_or_else(fault)
+        })
+    });
+    Some(Auth::OAuth2(OAuth2 {
+        token_url: token_url?,
+        client_id: client_id?,
+        client_secret: client_secret?,
+        scope: scope?,
+    }))
+}
+
+/// Reads a value. A value of the configuration file itself gives a warning if others can read it.
+fn secret(
+    value: &Value<'_>,
+    setting: FileSetting,
+    files: &mut Vec<FileValue>,
+    context: &mut Context<'_>,
+) -> Option<SecretString> {
+    let sourced = source::read(value, context)?;
+    let is_secret = !matches!(setting, FileSetting::Username | FileSetting::ClientId);
+    if sourced.is_plain && is_secret {
+        warn_of_plain_secret(&value.location, context);
+    }
+    if let Some(path) = sourced.file {
+        files.push(FileValue {
+            path,
+            text: sourced.text.clone(),
+            setting,
+        });
+    }
+    Some(sourced.text)
+}
+
+/// The value of the header Authorization with this token.
+pub(crate) fn bearer(token: &SecretString) -> Option<HeaderValue> {
+    let token = token.expose_secret();
+    if token.contains(' ') {
+        return None;
+    }
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Returns a user name if it is valid.
+pub(super) fn username(name: &SecretString) -> Option<&str> {
+    let name = name.expose_secret();
+    (!name.contains(':')).then_some(name)
+}

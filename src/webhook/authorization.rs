@@ -1,0 +1,275 @@
+//! The header Authorization: a fixed value, or a token of an authorization server.
+//!
+//! Constraint: a token is fetched by one request at a time, and used until it expires. An error says
+//! that the token cannot be fetched, and why, because the receiver is not the cause. No value is
+//! ever part of an error.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::BytesMut;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderValue, Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::network::Destination;
+use super::request::AGENT;
+use super::{answer, failure};
+use crate::config::{self, Auth, NetworkPolicy, OAuth2};
+
+/// The longest time before its expiry at which a token is replaced.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// The longest time that a token is used.
+const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How a webhook's requests get their header Authorization.
+pub(super) enum Authorization {
+    /// The setting `auth` is absent.
+    None,
+    /// The same value for each request.
+    Fixed(HeaderValue),
+    /// A token of an authorization server.
+    Token(Box<TokenSource>),
+}
+
+impl Authorization {
+    /// Makes the authorization of a webhook. `connect` makes the HTTP client of a token endpoint.
+    ///
+    /// # Errors
+    ///
+    /// See `connect`.
+    pub(super) fn new<E>(
+        auth: Option<&Auth>,
+        policy: &Arc<NetworkPolicy>,
+        connect: impl FnOnce(&OAuth2) -> Result<(reqwest::Client, Destination), E>,
+    ) -> Result<Self, E> {
+        let fixed = match auth {
+            None => None,
+            // A valid configuration has a token that can be sent.
+            Some(Auth::Bearer(token)) => config::bearer(token),
+            Some(Auth::Basic { username, password }) => {
+                basic(username.expose_secret(), password.expose_secret())
+            }
+            Some(Auth::OAuth2(settings)) => {
+                let (http, to) = connect(settings)?;
+                return Ok(Self::Token(Box::new(TokenSource {
+                    http,
+                    to,
+                    policy: Arc::clone(policy),
+                    settings: settings.clone(),
+                    state: Mutex::default(),
+                })));
+            }
+        };
+        Ok(fixed.map_or(Self::None, Self::Fixed))
+    }
+
+    /// The value of the header for a request.
+    ///
+    /// # Errors
+    ///
+    /// The authorization server gives no token. The text is one line.
+    pub(super) async fn value(&self) -> Result<Option<HeaderValue>, String> {
+        match self {
+            Self::None => Ok(None),
+            Self::Fixed(value) => Ok(Some(value.clone())),
+            Self::Token(source) => source.token().await.map(Some),
+        }
+    }
+
+    /// Forgets the token that the receiver rejected. Returns whether there will be another value.
+    pub(super) async fn renew(&self, rejected: Option<&HeaderValue>) -> bool {
+        match (self, rejected) {
+            (Self::Token(source), Some(rejected)) => {
+                source.forget(rejected).await;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The host of the token endpoint, if there is one.
+    pub(super) fn token_host(&self) -> Option<String> {
+        match self {
+            Self::Token(source) => Some(source.to.to_string()),
+            Self::None | Self::Fixed(_) => None,
+        }
+    }
+}
+
+/// The value of the header for a user name and a password.
+fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    let encoded = BASE64_STANDARD.encode(format!("{username}:{password}"));
+    let mut value = HeaderValue::from_str(&format!("Basic {encoded}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Gets tokens with the client's credentials (RFC 6749, section 4.4).
+pub(super) struct TokenSource {
+    http: reqwest::Client,
+    to: Destination,
+    policy: Arc<NetworkPolicy>,
+    settings: OAuth2,
+    /// Locked during a request, so that there is one at a time.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    token: Option<Token>,
+    /// When the last request failed, and why.
+    failed: Option<(Instant, String)>,
+}
+
+struct Token {
+    value: HeaderValue,
+    /// When to replace it. `None` if the server names no time.
+    until: Option<Instant>,
+}
+
+impl TokenSource {
+    async fn token(&self) -> Result<HeaderValue, String> {
+        let asked = Instant::now();
+        let mut state = self.state.lock().await;
+        let now = Instant::now();
+        if let Some(token) = &state.token
+            && token.until.is_none_or(|until| now < until)
+        {
+            return Ok(token.value.clone());
+        }
+        // Attempts that waited for a request that failed do not repeat it.
+        if let Some((at, error)) = &state.failed
+            && *at >= asked
+        {
+            return Err(error.clone());
+        }
+        match self.fetch().await {
+            Ok(token) => {
+                let value = token.value.clone();
+                *state = State {
+                    token: Some(token),
+                    failed: None,
+                };
+                Ok(value)
+            }
+            Err(error) => {
+                let error = format!("cannot get a token: {error}");
+                *state = State {
+                    token: None,
+                    failed: Some((Instant::now(), error.clone())),
+                };
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets a token, unless it has been replaced already.
+    async fn forget(&self, rejected: &HeaderValue) {
+        let mut state = self.state.lock().await;
+        if state
+            .token
+            .as_ref()
+            .is_some_and(|token| token.value == rejected)
+        {
+            state.token = None;
+        }
+    }
+
+    async fn fetch(&self) -> Result<Token, String> {
+        self.to.judge(&self.policy)?;
+        let began = Instant::now();
+        let response = self.http.execute(self.request()?).await;
+        let mut response = response.map_err(|error| failure::describe(error, &self.to))?;
+        let status = response.status();
+        let mut body = BytesMut::new();
+        answer::read(&mut response, &mut body).await;
+        let to = &self.to;
+        if !status.is_success() {
+            return Err(format!("{} ({to})", rejection(status, &body)));
+        }
+        let answer: Answer = serde_json::from_slice(&body)
+            .map_err(|_| format!("the answer is no JSON object with an access_token ({to})"))?;
+        let kind = answer.token_type.unwrap_or_default();
+        if !kind.is_empty() && !kind.eq_ignore_ascii_case("bearer") {
+            return Err(format!("the token is not a bearer token ({to})"));
+        }
+        let value = config::bearer(&SecretString::from(answer.access_token))
+            .ok_or_else(|| format!("the token cannot be sent in a header ({to})"))?;
+        let life = answer.expires_in.as_ref().and_then(seconds);
+        let life = life.map(|life| Duration::from_secs(life).min(LIFE_MAX));
+        let until =
+            life.and_then(|life| began.checked_add(life.saturating_sub(MARGIN.min(life / 10))));
+        Ok(Token { value, until })
+    }
+
+    fn request(&self) -> Result<reqwest::Request, String> {
+        let OAuth2 {
+            token_url,
+            client_id,
+            client_secret,
+            scope,
+        } = &self.settings;
+        let encoded = |secret: &SecretString| -> String {
+            form_urlencoded::byte_serialize(secret.expose_secret().as_bytes()).collect()
+        };
+        // RFC 6749, section 2.3.1, has both values encoded before.
+        let credentials = basic(&encoded(client_id), &encoded(client_secret));
+        let credentials = credentials.ok_or("the client's credentials cannot be sent")?;
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        if let Some(scope) = scope {
+            form.append_pair("scope", scope);
+        }
+        let mut request = reqwest::Request::new(Method::POST, token_url.clone());
+        let headers = request.headers_mut();
+        headers.insert(AUTHORIZATION, credentials);
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+        headers.insert(CONTENT_TYPE, form_type);
+        *request.body_mut() = Some(form.finish().into());
+        Ok(request)
+    }
+}
+
+/// The answer of a token endpoint (RFC 6749, section 5.1).
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    token_type: Option<String>,
+    expires_in: Option<Value>,
+}
+
+/// Some servers send the number as a string.
+fn seconds(value: &Value) -> Option<u64> {
+    match value {
+        Value::String(text) => text.trim().parse().ok(),
+        number => number.as_u64(),
+    }
+}
+
+/// Describes an answer without a token, with the error code of the server (RFC 6749, section 5.2).
+fn rejection(status: StatusCode, body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Rejection {
+        error: String,
+    }
+    let reason = status.canonical_reason().unwrap_or("unknown status");
+    let code = serde_json::from_slice(body).map_or_else(
+        |_| String::new(),
+        |Rejection { error }| {
+            let is_code = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+            let code: String = error.chars().filter(is_code).take(60).collect();
+            format!(": {code}")
+        },
+    );
+    format!("the answer was {} {reason}{code}", status.as_u16())
+}

@@ -1,0 +1,117 @@
+//! Makes the HTTP clients and the credentials of a webhook.
+//!
+//! Constraint: the receiver and a token endpoint have clients of their own, because each may need
+//! another proxy. Both have the webhook's TLS settings, network policy and time limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use reqwest::dns::Resolve;
+
+use super::ClientError;
+use crate::config::{self, NetworkPolicy, SystemEnvironment};
+use crate::webhook::authorization::Authorization;
+use crate::webhook::network::{Destination, GuardedLookup};
+use crate::webhook::proxy::Proxies;
+use crate::webhook::request::RequestSettings;
+use crate::webhook::signature::SigningKey;
+
+/// The time after which the client closes an idle connection.
+///
+/// Common servers close idle connections after 5 s. A callback that is written while the server
+/// closes the connection fails, so the client closes it first. A burst still shares connections.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// The HTTP/2 flow-control window of an answer, in bytes. The client keeps 16 KiB.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// The HTTP/2 flow-control window of a connection, for all its answers together, in bytes.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// What requests are made and authorized with, and the settings that it comes from.
+pub(super) struct Credentials {
+    pub(super) webhook: config::Webhook,
+    pub(super) settings: Arc<RequestSettings>,
+    pub(super) authorization: Authorization,
+}
+
+/// Makes HTTP clients: one for the receiver, and one for a token endpoint.
+pub(super) struct Connections {
+    pub(super) tls: rustls::ClientConfig,
+    pub(super) policy: Arc<NetworkPolicy>,
+    pub(super) lookup: Arc<dyn Resolve>,
+}
+
+impl Connections {
+    /// Makes the HTTP client for a destination of a webhook.
+    pub(super) fn http(
+        &self,
+        webhook: &config::Webhook,
+        to: &Destination,
+    ) -> Result<reqwest::Client, ClientError> {
+        let setup = |source: reqwest::Error| ClientError::Setup {
+            webhook: webhook.name().to_owned(),
+            source: source.without_url(),
+        };
+        let lookup = GuardedLookup::new(Arc::clone(&self.policy), Arc::clone(&self.lookup));
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls.clone())
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            // Only `proxy` reads the variables.
+            .no_proxy()
+            .tcp_nodelay(true)
+            .dns_resolver(lookup)
+            .connect_timeout(webhook.connect_timeout)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(webhook.concurrency);
+        if let Some(proxy) = &to.proxy {
+            builder = builder.proxy(proxy.for_client().map_err(setup)?);
+        }
+        builder.build().map_err(setup)
+    }
+
+    /// Prepares the values of a webhook for its requests.
+    pub(super) fn credentials(
+        &self,
+        webhook: &config::Webhook,
+    ) -> Result<Credentials, ClientError> {
+        let keys = SigningKey::parse_all(&webhook.secrets).map_err(|(number, source)| {
+            ClientError::Secret {
+                webhook: webhook.name().to_owned(),
+                number,
+                source,
+            }
+        })?;
+        let auth = webhook.auth.scheme.as_ref();
+        let authorization = Authorization::new(auth, &self.policy, |oauth2| {
+            let proxies = Proxies::of(&SystemEnvironment);
+            let to = Destination::new(&oauth2.token_url, &proxies, webhook.connect_timeout);
+            Ok((self.http(webhook, &to)?, to))
+        })?;
+        Ok(Credentials {
+            settings: Arc::new(RequestSettings {
+                url: (*webhook.url).clone(),
+                format: webhook.format,
+                headers: sensitive(&webhook.headers),
+                keys,
+                signed_headers: webhook.signed_headers,
+            }),
+            webhook: webhook.clone(),
+            authorization,
+        })
+    }
+}
+
+/// Marks the values of configured headers as sensitive, so that logs do not show them.
+fn sensitive(headers: &[(HeaderName, HeaderValue)]) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = headers.to_vec();
+    for (_, value) in &mut headers {
+        value.set_sensitive(true);
+    }
+    headers
+}
