@@ -4,24 +4,22 @@
 //! root as the daemon. It treats a missing file as removed, without waiting for
 //! `repository.settle`.
 
+mod result;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use serde::Serialize;
 
-use super::output::{BOLD, FAINT, Progress, Style, YELLOW, counted, print_json, safe};
-use super::view::{self, location};
+use super::output::{Progress, Style, print_json};
 use super::{DONE, recorded};
 use crate::config::{Config, Repository};
-use crate::domain::event::InferredEvent;
 use crate::domain::infer::Removals;
 use crate::domain::moves::{self, Comparison, Conclusion};
-use crate::domain::parameters::parameters;
-use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
-use crate::domain::route::{Subscription, route};
+use crate::domain::project::{FileState, Problem, ProjectKey, Recorded};
+use crate::domain::route::Subscription;
 use crate::domain::shared_ids::Hold;
 use crate::domain::wave::{Census, Input, State};
 use crate::engine::held_removals::wave_times;
@@ -31,45 +29,7 @@ use crate::engine::root::RootGuard;
 use crate::observe::{Contents, Observer, Reported};
 use crate::repository::Root;
 use crate::store::{Listings, MetaKey};
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ScanView {
-    /// Whether nothing is recorded yet.
-    first_start: bool,
-    /// Whether `run` would record the existing files without events.
-    adopts: bool,
-    /// Notes to print before the changes.
-    notes: Vec<String>,
-    /// The number of compared projects.
-    projects: usize,
-    changes: Vec<ChangeView>,
-    incomplete: Vec<Problem>,
-}
-
-/// The change of one project.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ChangeView {
-    organization: String,
-    project: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    moved_from: Option<String>,
-    /// The description of a change that causes no event.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    silent: Option<String>,
-    events: Vec<EventView>,
-}
-
-#[derive(Serialize)]
-struct EventView {
-    event: &'static str,
-    label: &'static str,
-    path: String,
-    because: String,
-    parameters: serde_json::Value,
-    webhooks: Vec<String>,
-}
+use result::{Routes, ScanView, print, view};
 
 /// Scans the repository and prints the events that `run` would infer.
 pub(super) fn run(
@@ -296,166 +256,4 @@ fn held_note(
         )),
         State::Calm | State::Chain { .. } | State::Wave { .. } => None,
     }
-}
-
-/// The webhooks that receive the events of a project.
-struct Routes<'a> {
-    subscriptions: &'a [Subscription],
-    /// The webhooks that an earlier event of the project was routed to.
-    heard: BTreeSet<String>,
-}
-
-/// Describes a change. Returns `None` if nothing changed.
-fn view(
-    comparison: &Comparison,
-    change: Conclusion,
-    start: Start,
-    config: &Config,
-    routes: &Routes<'_>,
-) -> Option<ChangeView> {
-    let key = &comparison.key;
-    let inference = change.inference;
-    let is_changed = contents(&comparison.recorded) != contents(&inference.record);
-    if !is_changed && inference.events.is_empty() {
-        return None;
-    }
-    let silent = if start.adopts {
-        Some(format!("adopted: {}", inventory(&inference.record)))
-    } else if change.moved_from.is_some() {
-        Some("moved: no event".to_owned())
-    } else if inference.events.is_empty() {
-        Some(difference(&comparison.recorded, &inference.record))
-    } else {
-        None
-    };
-    let events = inference
-        .events
-        .iter()
-        .filter(|_| !start.adopts)
-        .map(|inferred| {
-            let (after, before) = (&inference.record, &comparison.recorded);
-            let definition = after.definition.as_ref().or(before.definition.as_ref());
-            event(key, inferred, definition, config, routes)
-        })
-        .collect();
-    Some(ChangeView {
-        organization: key.organization.clone(),
-        project: key.project.clone(),
-        moved_from: change.moved_from.map(|from| from.to_string()),
-        silent,
-        events,
-    })
-}
-
-fn event(
-    key: &ProjectKey,
-    inferred: &InferredEvent,
-    definition: Option<&FileState>,
-    config: &Config,
-    routes: &Routes<'_>,
-) -> EventView {
-    let (subject, naming) = (&inferred.subject, &config.naming);
-    let parameters = parameters(inferred.kind, key, subject, definition, naming);
-    EventView {
-        event: inferred.kind.as_str(),
-        label: inferred.kind.label(),
-        path: inferred.subject.path.clone(),
-        because: inferred.because.clone(),
-        parameters: view::parameters(&parameters),
-        webhooks: route(routes.subscriptions, inferred.kind, key, &routes.heard)
-            .map(str::to_owned)
-            .collect(),
-    }
-}
-
-/// The paths of a record with their content hashes. A changed time alone is not a change.
-fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
-    recorded
-        .files()
-        .map(|file| (file.path.as_str(), file.hash))
-        .collect()
-}
-
-/// Counts the files in a record by role, in words.
-fn inventory(recorded: &Recorded) -> String {
-    let mut parts = Vec::new();
-    if recorded.definition.is_some() {
-        parts.push("1 definition".to_owned());
-    }
-    for (files, noun) in [
-        (&recorded.snapshots, "snapshot"),
-        (&recorded.published, "published copy"),
-    ] {
-        if !files.is_empty() {
-            parts.push(counted(files.len() as u64, noun));
-        }
-    }
-    if parts.is_empty() {
-        return "forgotten".to_owned();
-    }
-    parts.join(", ")
-}
-
-/// Describes a change that causes no event.
-fn difference(before: &Recorded, after: &Recorded) -> String {
-    let is_saved = before.definition.as_ref().map(|file| file.hash)
-        != after.definition.as_ref().map(|file| file.hash);
-    let kept = contents(after);
-    let n_gone = before
-        .files()
-        .filter(|file| !kept.contains_key(file.path.as_str()))
-        .count();
-    let mut parts = Vec::new();
-    if is_saved {
-        parts.push("an ordinary save".to_owned());
-    }
-    if n_gone > 0 {
-        parts.push(format!("{} removed", counted(n_gone as u64, "file")));
-    }
-    format!("{}: no event", parts.join(", "))
-}
-
-fn print(view: &ScanView, style: &Style, out: &mut dyn Write) -> io::Result<()> {
-    for note in &view.notes {
-        writeln!(out, "{}: {}", style.paint(YELLOW, "note"), safe(note))?;
-    }
-    let mut n_events = 0_u64;
-    for change in &view.changes {
-        let key = format!("{}/{}", change.organization, change.project);
-        write!(out, "{}", style.paint(BOLD, &safe(&key)))?;
-        if let Some(from) = &change.moved_from {
-            write!(out, " (was {})", safe(from))?;
-        }
-        writeln!(out)?;
-        if let Some(silent) = &change.silent {
-            writeln!(out, "  {}", style.paint(FAINT, silent))?;
-        }
-        for event in &change.events {
-            n_events = n_events.saturating_add(1);
-            let to = if event.webhooks.is_empty() {
-                "no webhook".to_owned()
-            } else {
-                event.webhooks.join(", ")
-            };
-            writeln!(out, "  {} -> {}", event.label, safe(&to))?;
-            let why = format!("{}: {}", safe(&event.path), safe(&event.because));
-            writeln!(out, "    {}", style.paint(FAINT, &why))?;
-        }
-    }
-    if !view.incomplete.is_empty() {
-        let n = counted(view.incomplete.len() as u64, "file");
-        let heading = format!("{n} ignored");
-        writeln!(out, "{}", style.paint(YELLOW, &heading))?;
-        for problem in &view.incomplete {
-            let place = location(&problem.path, problem.line, problem.column);
-            writeln!(out, "  {}: {}", safe(&place), safe(&problem.reason))?;
-        }
-    }
-    let compared = counted(view.projects as u64, "project");
-    let changed = counted(view.changes.len() as u64, "change");
-    let events = counted(n_events, "event");
-    writeln!(
-        out,
-        "{compared} compared: {changed}, {events}. Nothing was recorded."
-    )
 }

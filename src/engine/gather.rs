@@ -3,22 +3,20 @@
 //! Constraint: a project that moves during a step is observed in exactly one directory, neither in
 //! both nor in none.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::os::fd::AsFd;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use super::copies::{Copies, FEW};
 use super::kept_ids::KeptIds;
+use super::observation::{Arrived, Gathered, Observation};
 use super::reported_files::ReportedFiles;
 use crate::clock::Clock;
-use crate::domain::event::{InferredEvent, Origin};
-use crate::domain::infer::{Removals, is_replaced, missing};
+use crate::domain::infer::{Removals, missing};
 use crate::domain::moves::Comparison;
-use crate::domain::project::{FileState, Identity, Inodes, ObservedFile, ProjectKey, Recorded};
+use crate::domain::project::{FileState, Identity, ObservedFile, ProjectKey};
 use crate::domain::settle::{Agenda, Due};
-use crate::domain::short_lived::{ShortLived, infer_short_lived};
-use crate::observe::{Contents, Held, Observer, Reported};
+use crate::observe::{Contents, Observer};
 use crate::repository::Root;
 use crate::store::{Store, StoreError};
 
@@ -26,93 +24,6 @@ use crate::store::{Store, StoreError};
 ///
 /// The remaining due projects are observed in the next step.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
-
-/// The observations of one step.
-#[derive(Default)]
-pub(super) struct Gathered {
-    pub observations: Vec<Observation>,
-    /// The contents that were read.
-    pub contents: Contents,
-    /// The observed projects.
-    pub keys: HashSet<ProjectKey>,
-}
-
-impl Gathered {
-    /// Returns all reported files to `files`, because this step was not committed.
-    pub(super) fn put_back_reported(self, files: &mut ReportedFiles) {
-        for mut observation in self.observations {
-            let mut reported = observation.reported;
-            reported.hold(observation.counted.drain(..).map(|(held, _)| held));
-            reported.hold(observation.waiting.drain(..));
-            reported.hold(observation.linked.drain(..));
-            files.put_back(&observation.comparison.key, reported);
-        }
-    }
-}
-
-/// An observation of a project, with its reported files.
-pub(super) struct Observation {
-    pub origin: Origin,
-    /// The reason for the observation.
-    pub hint: String,
-    /// The record before this step.
-    pub before: Recorded,
-    /// The observation and the record. The record includes the events of short-lived files.
-    pub comparison: Comparison,
-    /// The inode of the project's directory; see [`ObservedProject`](crate::observe::ObservedProject).
-    home: Option<u64>,
-    /// The events of short-lived files.
-    pub events: Vec<InferredEvent>,
-    /// The reported files. When its held files are judged, they move to the next three fields.
-    reported: Reported,
-    /// The held files that caused these events, each with the number of events up to its own.
-    counted: Vec<(Held, usize)>,
-    /// Held files that the next observation judges again.
-    pub waiting: Vec<Held>,
-    /// Held files that are still in their project.
-    pub linked: Vec<Held>,
-}
-
-/// A project that arrived at a path.
-struct Arrived {
-    key: ProjectKey,
-    identity: Identity,
-    inode: u64,
-    origin: Origin,
-}
-
-impl Observation {
-    /// The project that arrived at this path, if any.
-    fn arrival(&self) -> Option<Arrived> {
-        let definition = self.comparison.arrival()?;
-        Some(Arrived {
-            key: self.comparison.key.clone(),
-            identity: definition.identity(),
-            inode: definition.stamp.inode,
-            origin: self.origin,
-        })
-    }
-
-    /// The project, with the reported files that the next observation judges again.
-    ///
-    /// These are held files that wait, and files that could not be read.
-    pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
-        let mut reported = self.reported;
-        let observed = &self.comparison.observed;
-        reported.retain_paths(|path| {
-            matches!(observed.files.get(path), Some(ObservedFile::Invalid { .. }))
-        });
-        reported.hold(self.waiting);
-        (self.comparison.key, reported)
-    }
-
-    /// Makes held files wait whose events are not among the first `n_recorded`, which are recorded.
-    pub(super) fn keep_unrecorded(&mut self, n_recorded: usize) {
-        let counted = std::mem::take(&mut self.counted).into_iter();
-        let unrecorded = counted.filter(|(_, n_events)| *n_events > n_recorded);
-        self.waiting.extend(unrecorded.map(|(held, _)| held));
-    }
-}
 
 /// Identifies a project in any directory: by its id, or by its content in one organization.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -280,54 +191,6 @@ impl Gatherer<'_> {
             for file in observed.files.values_mut() {
                 if let ObservedFile::Complete(file) = file {
                     file.avoid_kept_ids(key, |id| kept.has(id));
-                }
-            }
-        }
-    }
-
-    /// Reads held files that are no longer in their project, and infers their events.
-    fn judge_held(&mut self, gathered: &mut Gathered) {
-        let Gathered {
-            observations,
-            contents,
-            ..
-        } = gathered;
-        let inodes = self.observer.inodes();
-        for observation in observations {
-            for mut held in observation.reported.take_held() {
-                if inodes == Inodes::Stable && was_in_another_directory(&held, observation) {
-                    continue;
-                }
-                match whereabouts(&held, &observation.comparison) {
-                    Whereabouts::InProject => {
-                        observation.linked.push(held);
-                        continue;
-                    }
-                    Whereabouts::Unknown => {
-                        held.has_left = true;
-                        observation.waiting.push(held);
-                        continue;
-                    }
-                    Whereabouts::Elsewhere => {}
-                }
-                let Some((mut file, bytes)) = self.observer.read_held(&held, self.now) else {
-                    continue;
-                };
-                let comparison = &mut observation.comparison;
-                if let Some(kept) = self.kept.as_ref()
-                    && comparison.recorded.definition.is_none()
-                {
-                    file.avoid_kept_ids(&comparison.key, |id| kept.has(id));
-                }
-                match infer_short_lived(&comparison.recorded, &comparison.observed, &file) {
-                    ShortLived::Ignored => {}
-                    ShortLived::Waits => observation.waiting.push(held),
-                    ShortLived::Counts(inference) => {
-                        observation.events.extend(inference.events);
-                        comparison.recorded = inference.record;
-                        contents.add_held(file.hash, bytes, &held);
-                        observation.counted.push((held, observation.events.len()));
-                    }
                 }
             }
         }
@@ -501,58 +364,5 @@ impl Gatherer<'_> {
         let missing = missing(&comparison.recorded, &comparison.observed);
         self.agenda
             .removals(&comparison.key, self.clock.moment(), &missing)
-    }
-}
-
-/// Whether a held file was opened in another directory than the project's, so that it may belong to
-/// another project.
-///
-/// For instance, two projects exchanged their directories for a short time. While the project is not
-/// in place, this is unknown, because its own directory may have been moved away.
-fn was_in_another_directory(held: &Held, observation: &Observation) -> bool {
-    let Comparison {
-        recorded, observed, ..
-    } = &observation.comparison;
-    let is_in_place = recorded.definition.is_some()
-        && observed.definition().is_some()
-        && !is_replaced(recorded, observed);
-    let homes = held.home.zip(observation.home);
-    is_in_place && homes.is_some_and(|(then, now)| then != now)
-}
-
-/// Where a held file is now.
-enum Whereabouts {
-    /// The file is in its project, at the reported path or at another one.
-    InProject,
-    /// The file may have been renamed after the project was listed. The next observation decides.
-    Unknown,
-    /// The file is not in its project: it has no links, or only links outside the project.
-    Elsewhere,
-}
-
-/// Finds a held file by its inode.
-///
-/// A link in the project that was recorded before counts as another file. A file with links only
-/// outside the project was moved away, or was linked into the project for a short time.
-fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {
-    let is_linked = rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink > 0);
-    let was_there = |path: &str| {
-        let recorded = comparison.recorded.file(path);
-        recorded.is_some_and(|file| file.stamp.inode == held.stamp.inode)
-    };
-    let has_it = |(path, file): (&String, &ObservedFile)| match file {
-        ObservedFile::Complete(file) => {
-            file.stamp.inode == held.stamp.inode && (*path == held.path || !was_there(path))
-        }
-        ObservedFile::Invalid { .. } => *path == held.path,
-    };
-    if !is_linked {
-        Whereabouts::Elsewhere
-    } else if comparison.observed.files.iter().any(has_it) {
-        Whereabouts::InProject
-    } else if held.has_left {
-        Whereabouts::Elsewhere
-    } else {
-        Whereabouts::Unknown
     }
 }

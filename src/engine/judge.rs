@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::gather::{Gathered, Observation};
 use super::invalid_files::InvalidFiles;
+use super::observation::{Gathered, Observation};
 use super::portions::{PORTION_BYTES, Portion};
 use crate::config::Config;
 use crate::domain::delivery;

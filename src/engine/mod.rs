@@ -9,6 +9,7 @@
 //! - `event_loop`: takes inputs, and runs the other parts when they are due.
 //! - `worker`: runs a step.
 //! - `gather`: observes due projects, and the former paths of projects that may have moved.
+//! - `observation`: the observations of a step. `held_files` judges their held files.
 //! - `judge`: turns observations into a batch. Pure; the rules are in [`crate::domain`].
 //! - `portions`: records a large judgement in several commits.
 //! - `recorder`: commits batches, and reports failures of the store.
@@ -26,11 +27,13 @@ mod copies;
 mod event_loop;
 mod full_scan;
 mod gather;
+mod held_files;
 pub(crate) mod held_removals;
 mod invalid_files;
 mod judge;
 mod kept_ids;
 pub(crate) mod mounts;
+mod observation;
 pub(crate) mod phase;
 mod portions;
 mod recorder;

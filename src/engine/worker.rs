@@ -12,12 +12,13 @@ use tracing::{info, warn};
 
 use super::Parts;
 use super::copies::Copies;
-use super::gather::{Gathered, Gatherer};
+use super::gather::Gatherer;
 use super::held_removals::{Accepted, HeldProjects, HeldRemovals, held_projects, wave_times};
 use super::invalid_files::InvalidFiles;
 use super::judge::{Judgement, Routes, Rules, judge};
 use super::kept_ids::{KeptIdChanges, KeptIds};
 use super::mounts::MountGuard;
+use super::observation::Gathered;
 use super::phase::{Phase, Start};
 use super::portions::Unrecorded;
 use super::recorder::Recorder;

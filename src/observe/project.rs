@@ -4,6 +4,8 @@
 //! before the definition. A listing with a new name is read twice. A path that is used twice must
 //! lead to the same directory both times.
 
+mod blind;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use jiff::Timestamp;
 use rustix::fs::{FileType, Stat};
 
-use super::listing::{is_absent, join, problem, rewind, unnamed, unreadable};
+use super::listing::{is_absent, join, problem, rewind, unnamed};
 use super::{Contents, ObservedProject, Observer, Reported};
 use crate::domain::project::{
     FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp, Unreadable,
@@ -403,48 +405,6 @@ impl ProjectWalk<'_> {
     fn note_directory(&mut self, path: &str, inode: Option<u64>) {
         let before = self.directories.insert(path.to_owned(), inode);
         self.seen.is_torn |= before.is_some_and(|before| before != inode);
-    }
-
-    fn unreadable(&mut self, path: &str, cursor: &Cursor, error: &io::Error) {
-        match cursor.file() {
-            Some(place) if !cursor.leads_on() => {
-                self.seen.observed.files.insert(
-                    path.to_owned(),
-                    ObservedFile::Invalid {
-                        role: place.role,
-                        problem: problem(path, &format!("cannot be examined: {error}"), true),
-                    },
-                );
-            }
-            _ => self.blind(path, cursor, error),
-        }
-    }
-
-    /// Whether a path is on a file system that is not mounted. If so, records it as unreadable.
-    fn is_hidden(&mut self, path: &str, cursor: &Cursor) -> bool {
-        let hidden = self.observer.hidden_at(path);
-        let hidden = hidden.map(|(above, reason)| problem(above, reason, true));
-        let is_hidden = hidden.is_some();
-        if let Some(problem) = hidden {
-            self.note_blind(problem, cursor);
-        }
-        is_hidden
-    }
-
-    fn blind(&mut self, path: &str, cursor: &Cursor, error: &io::Error) {
-        self.note_blind(unreadable(path, error), cursor);
-    }
-
-    fn note_blind(&mut self, problem: Problem, cursor: &Cursor) {
-        let (blind, hides) = (&mut self.seen.observed.unreadable, cursor.roles());
-        let at = self.blind_at.get(&problem.path);
-        match at.and_then(|at| blind.get_mut(*at)) {
-            Some(known) => known.hides.extend(hides),
-            None => {
-                self.blind_at.insert(problem.path.clone(), blind.len());
-                blind.push(Unreadable { problem, hides });
-            }
-        }
     }
 
     fn is_recorded_below(&self, path: &str) -> bool {

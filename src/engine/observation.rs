@@ -1,0 +1,99 @@
+//! The observations of one step, with their reported files.
+//!
+//! Constraint: a reported file is never dropped before its event is recorded. After a step that was not
+//! committed, all of them return to [`ReportedFiles`].
+
+use std::collections::HashSet;
+
+use super::reported_files::ReportedFiles;
+use crate::domain::event::{InferredEvent, Origin};
+use crate::domain::moves::Comparison;
+use crate::domain::project::{Identity, ObservedFile, ProjectKey, Recorded};
+use crate::observe::{Contents, Held, Reported};
+
+/// The observations of one step.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub observations: Vec<Observation>,
+    /// The contents that were read.
+    pub contents: Contents,
+    /// The observed projects.
+    pub keys: HashSet<ProjectKey>,
+}
+
+impl Gathered {
+    /// Returns all reported files to `files`, because this step was not committed.
+    pub(super) fn put_back_reported(self, files: &mut ReportedFiles) {
+        for mut observation in self.observations {
+            let mut reported = observation.reported;
+            reported.hold(observation.counted.drain(..).map(|(held, _)| held));
+            reported.hold(observation.waiting.drain(..));
+            reported.hold(observation.linked.drain(..));
+            files.put_back(&observation.comparison.key, reported);
+        }
+    }
+}
+
+/// An observation of a project, with its reported files.
+pub(super) struct Observation {
+    pub origin: Origin,
+    /// The reason for the observation.
+    pub hint: String,
+    /// The record before this step.
+    pub before: Recorded,
+    /// The observation and the record. The record includes the events of short-lived files.
+    pub comparison: Comparison,
+    /// The inode of the project's directory; see [`ObservedProject`](crate::observe::ObservedProject).
+    pub home: Option<u64>,
+    /// The events of short-lived files.
+    pub events: Vec<InferredEvent>,
+    /// The reported files. When its held files are judged, they move to the next three fields.
+    pub reported: Reported,
+    /// The held files that caused these events, each with the number of events up to its own.
+    pub counted: Vec<(Held, usize)>,
+    /// Held files that the next observation judges again.
+    pub waiting: Vec<Held>,
+    /// Held files that are still in their project.
+    pub linked: Vec<Held>,
+}
+
+/// A project that arrived at a path.
+pub(super) struct Arrived {
+    pub key: ProjectKey,
+    pub identity: Identity,
+    pub inode: u64,
+    pub origin: Origin,
+}
+
+impl Observation {
+    /// The project that arrived at this path, if any.
+    pub(super) fn arrival(&self) -> Option<Arrived> {
+        let definition = self.comparison.arrival()?;
+        Some(Arrived {
+            key: self.comparison.key.clone(),
+            identity: definition.identity(),
+            inode: definition.stamp.inode,
+            origin: self.origin,
+        })
+    }
+
+    /// The project, with the reported files that the next observation judges again.
+    ///
+    /// These are held files that wait, and files that could not be read.
+    pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
+        let mut reported = self.reported;
+        let observed = &self.comparison.observed;
+        reported.retain_paths(|path| {
+            matches!(observed.files.get(path), Some(ObservedFile::Invalid { .. }))
+        });
+        reported.hold(self.waiting);
+        (self.comparison.key, reported)
+    }
+
+    /// Makes held files wait whose events are not among the first `n_recorded`, which are recorded.
+    pub(super) fn keep_unrecorded(&mut self, n_recorded: usize) {
+        let counted = std::mem::take(&mut self.counted).into_iter();
+        let unrecorded = counted.filter(|(_, n_events)| *n_events > n_recorded);
+        self.waiting.extend(unrecorded.map(|(held, _)| held));
+    }
+}
