@@ -99,6 +99,12 @@ impl Outcome {
         retry_after: None,
     };
 
+    /// The outcome if the endpoint works, but refuses this delivery.
+    pub const REFUSED: Outcome = Outcome::Failed {
+        cause: FailureCause::Delivery,
+        retry_after: None,
+    };
+
     /// Whether the receiver requested a wait for all deliveries.
     pub const fn asks_webhook_to_rest(self) -> bool {
         matches!(

@@ -5,13 +5,13 @@
 //! the server did not process, because the schedule counts attempts. The connection pool has one
 //! exception: it replaces an idle connection that turns out to be closed before the request is
 //! written. The other exception is an answer 401 or 403 if there are newer credentials: a file has
-//! changed, or an authorization server gives another token. Then the attempt sends a second request.
+//! changed, or an authorization server gives another token. Then the attempt sends a second request. So
+//! it does if a server asks for HTTP/1.1, or closes the connection during a large upload.
 //!
 //! `timeout` limits the whole attempt, from the lookup of the host name to the last byte of the
 //! answer. `connect_timeout` limits the part up to the end of the TLS handshake.
 
 mod connections;
-mod pieces;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -28,8 +28,9 @@ use self::connections::{Connections, Credentials};
 use super::network::{Destination, SystemLookup};
 use super::proxy::Proxies;
 use super::request::{self, Callback, Request, RequestSettings};
+use super::transport::{Transport, Versions};
 use super::trust::TrustRoots;
-use super::{answer, failure};
+use super::{answer, failure, upload};
 use crate::config::{self, NetworkPolicy, SecretError, SystemEnvironment};
 use crate::domain::delivery::Outcome;
 
@@ -44,7 +45,7 @@ const HIDDEN: &str = "(not shown)";
 
 /// Sends callbacks to one webhook.
 pub struct WebhookClient {
-    http: reqwest::Client,
+    transport: Transport,
     to: Destination,
     connections: Connections,
     /// Replaced when a file that has one of the values has changed.
@@ -152,10 +153,15 @@ impl WebhookClient {
         if webhook.url.is_hidden() {
             to.hide();
         }
-        let http = connections.http(webhook, &to)?;
+        let (shared, made_for) = (connections.clone(), webhook.clone());
+        let transport = Transport::new(Box::new(move |versions| {
+            let proxies = Proxies::of(&SystemEnvironment);
+            let to = Destination::new(&made_for.url, &proxies, made_for.connect_timeout);
+            shared.http(&made_for, &to, versions)
+        }))?;
         let credentials = connections.credentials(webhook)?;
         Ok(Self {
-            http,
+            transport,
             to,
             connections,
             credentials: RwLock::new(Arc::new(credentials)),
@@ -235,10 +241,7 @@ impl WebhookClient {
             return None;
         }
         attempt.request_headers = shown_headers(&request.headers);
-        let mut post = reqwest::Request::new(Method::POST, request.url);
-        *post.headers_mut() = request.headers;
-        *post.body_mut() = Some(pieces::body(request.body));
-        self.exchange(post, deadline, now, attempt).await;
+        self.exchange(&request, deadline, now, attempt).await;
         authorization
     }
 
@@ -279,9 +282,27 @@ impl WebhookClient {
         format!("timed out after {timeout}: {what}")
     }
 
+    /// Sends the request.
+    ///
+    /// A server that asks for HTTP/1.1 gets it once more. So does one that closed the connection during
+    /// a large upload: its answer may be lost.
+    async fn execute(&self, request: &Request) -> Result<reqwest::Response, reqwest::Error> {
+        let (client, versions) = self.transport.client();
+        match client.execute(post(request, Duration::ZERO)).await {
+            Err(error) if versions == Versions::All && failure::requires_http_1(&error) => {
+                let client = self.transport.http_1();
+                client.execute(post(request, Duration::ZERO)).await
+            }
+            Err(error) if is_cut_off(request, &error) => {
+                client.execute(post(request, upload::WAIT)).await
+            }
+            result => result,
+        }
+    }
+
     async fn exchange(
         &self,
-        post: reqwest::Request,
+        request: &Request,
         deadline: Option<Instant>,
         now: &impl Fn() -> Timestamp,
         attempt: &mut Attempt,
@@ -292,9 +313,12 @@ impl WebhookClient {
             attempt.error = Some(denied);
             return;
         }
-        let mut response = match within(deadline, self.http.execute(post)).await {
+        let mut response = match within(deadline, self.execute(request)).await {
             Some(Ok(response)) => response,
             Some(Err(error)) => {
+                if is_cut_off(request, &error) {
+                    attempt.outcome = Outcome::REFUSED;
+                }
                 attempt.error = Some(failure::describe(error, &self.to));
                 return;
             }
@@ -336,6 +360,19 @@ async fn request_of(
     let built = tokio::task::spawn_blocking(move || request::build(&shared, &given, now)).await;
     // The other thread is missing only while the runtime shuts down. Then no callback waits.
     built.unwrap_or_else(|_| request::build(&settings, callback, now))
+}
+
+/// Whether the server closed the connection during a large upload.
+fn is_cut_off(request: &Request, error: &reqwest::Error) -> bool {
+    request.body.len() > upload::LARGE && failure::is_closed_during_upload(error)
+}
+
+/// Makes the request for the HTTP library. A large body starts after `wait`.
+fn post(request: &Request, wait: Duration) -> reqwest::Request {
+    let mut post = reqwest::Request::new(Method::POST, request.url.clone());
+    *post.headers_mut() = request.headers.clone();
+    *post.body_mut() = Some(upload::body(request.body.clone(), wait));
+    post
 }
 
 /// Returns the headers of a request, with the values of configured headers hidden.

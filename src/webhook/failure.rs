@@ -49,6 +49,32 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
     one_line(&format!("{} ({to})", parts.join(": ")))
 }
 
+/// Whether the server asks for HTTP/1.1.
+pub(super) fn requires_http_1(error: &reqwest::Error) -> bool {
+    let causes: Vec<&(dyn Error + 'static)> = causes(error).collect();
+    find::<h2::Error>(&causes)
+        .is_some_and(|error| error.reason() == Some(h2::Reason::HTTP_1_1_REQUIRED))
+}
+
+/// Whether the server closed an open connection.
+///
+/// During a large upload it refuses that request. It may have answered, and the answer was lost.
+pub(super) fn is_closed_during_upload(error: &reqwest::Error) -> bool {
+    let causes: Vec<&(dyn Error + 'static)> = causes(error).collect();
+    let is_closed = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+        )
+    };
+    let is_incomplete =
+        find::<hyper::Error>(&causes).is_some_and(hyper::Error::is_incomplete_message);
+    let is_cut_off = find::<io::Error>(&causes).is_some_and(is_closed);
+    !error.is_connect() && (is_incomplete || is_cut_off)
+}
+
 /// Describes a timeout of connecting.
 fn connecting_timed_out(to: &Destination) -> String {
     let bound = humantime::format_duration(to.connect_timeout);

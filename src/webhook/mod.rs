@@ -7,7 +7,8 @@
 //! Modules, in reading order: [`request`] builds the request, and [`body`] its body in one of the
 //! formats. [`signature`] signs and verifies. `trust` has the certificates for TLS, and `authorization` the
 //! header of that name. `client` sends to
-//! the addresses that `network` allows, by the way that `proxy` chooses. [`answer`] turns the answer into an outcome, and `failure`
+//! the addresses that `network` allows, by the way that `proxy` chooses and
+//! the connections of `transport`. `upload` is a large body. [`answer`] turns the answer into an outcome, and `failure`
 //! describes why there was no answer.
 
 pub mod answer;
@@ -19,7 +20,9 @@ mod network;
 mod proxy;
 pub mod request;
 pub mod signature;
+mod transport;
 mod trust;
+mod upload;
 
 pub use client::{Attempt, ClientError, WebhookClient};
 pub(crate) use proxy::Proxies;

@@ -8,7 +8,10 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
-use crate::harness::{PATIENT, REFUSED, SHORT, answering, host, peer, read_request, send, webhook};
+use crate::harness::{
+    PATIENT, REFUSED, SHORT, answering, callback, client, host, now, peer, read_request, send,
+    webhook,
+};
 
 /// More than the kernel's buffers of a connection, and far less than an endless answer.
 ///
@@ -323,4 +326,63 @@ proptest! {
             attempt(&url, PATIENT).await;
         });
     }
+}
+
+/// A server that answers like this as soon as it has the headers, and closes the connection.
+fn answering_early(answer: String) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    // A thread of its own, because a receiver does not share the runtime.
+    std::thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            let (mut head, mut piece) = (Vec::new(), [0; 1024]);
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                let n = socket.read(&mut piece).unwrap_or(0);
+                if n == 0 {
+                    break;
+                }
+                head.extend_from_slice(&piece[..n]);
+            }
+            let _client_may_be_gone = socket.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+/// The system resets such a connection, because the server has not read all.
+#[tokio::test]
+async fn an_early_answer_to_a_large_upload_is_the_answer_of_that_delivery() {
+    const ATTEMPTS: usize = 50;
+    let payload = vec![b'x'; 8 * 1024 * 1024];
+    for status in [413, 401] {
+        let answer =
+            format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let url = answering_early(answer);
+        let client = client(&webhook(&url));
+        let callback = callback(&payload);
+        for _ in 0..ATTEMPTS {
+            let attempt = client.send(&callback, now()).await;
+            let found = (attempt.status, attempt.outcome);
+            assert_eq!(found, (Some(status), REFUSED), "{attempt:?}");
+        }
+    }
+}
+
+/// The endpoint accepts connections, so other deliveries to it may work.
+#[tokio::test]
+async fn a_connection_closed_during_a_large_upload_counts_against_the_delivery() {
+    let url = answering_early(String::new());
+    let payload = vec![b'x'; 8 * 1024 * 1024];
+    let attempt = client(&webhook(&url))
+        .send(&callback(&payload), now())
+        .await;
+    assert_eq!(
+        (attempt.status, attempt.outcome),
+        (None, REFUSED),
+        "{attempt:?}"
+    );
+    // A small one says nothing about its length.
+    let attempt = client(&webhook(&url)).send(&callback(b"<x/>"), now()).await;
+    assert_eq!(attempt.outcome, Outcome::NO_ANSWER, "{attempt:?}");
 }

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use project_webhooks::config::Webhook;
 use project_webhooks::domain::delivery::{ANSWER_MAX, Outcome};
 use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::harness::{callback, client, now, send, webhook};
+use crate::harness::{REFUSED, callback, client, now, send, webhook};
 use crate::tls::{self, Authority};
 
 /// How much of an answer the client lets a server send ahead, in bytes.
@@ -113,4 +114,70 @@ async fn too_large_headers_of_http_2_end_the_attempt() {
     assert_eq!(attempt.outcome, Outcome::NO_ANSWER);
     assert_eq!(attempt.status, None, "{attempt:?}");
     task.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_early_http_2_answer_to_a_large_upload_is_the_answer() {
+    for _ in 0..20 {
+        let (webhook, task) = http_2(|request, mut respond| async move {
+            let answer = http::Response::builder().status(413).body(()).unwrap();
+            respond.send_response(answer, true).unwrap();
+            drop(request);
+        })
+        .await;
+        let payload = vec![b'x'; 8 * 1024 * 1024];
+        let attempt = client(&webhook).send(&callback(&payload), now()).await;
+        assert_eq!(
+            (attempt.status, attempt.outcome),
+            (Some(413), REFUSED),
+            "{attempt:?}"
+        );
+        task.await.unwrap();
+    }
+}
+
+/// The server resets the request by HTTP/2, and accepts it by HTTP/1.1.
+#[tokio::test]
+async fn a_server_that_asks_for_http_1_gets_the_request_once_more() {
+    let authority = Authority::new("one");
+    let identity = authority.issue("localhost", 2100, ServerAuth);
+    let mut config = tls::server_config(&identity, None);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        let mut n_http_2 = 0;
+        let mut n_http_1 = 0;
+        while n_http_1 < 2 {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(socket).await.unwrap();
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                n_http_2 += 1;
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                respond.send_reset(h2::Reason::HTTP_1_1_REQUIRED);
+                tokio::spawn(async move { while let Some(Ok(_)) = connection.accept().await {} });
+                continue;
+            }
+            n_http_1 += 1;
+            let mut request = Vec::new();
+            while !request.ends_with(b"--\r\n") {
+                stream.read_buf(&mut request).await.unwrap();
+            }
+            let answer = b"HTTP/1.1 204 No\r\nConnection: close\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+        n_http_2
+    });
+    let mut webhook = webhook(&format!("https://localhost:{port}/"));
+    webhook.tls = authority.trusted();
+    let client = client(&webhook);
+    for _ in 0..2 {
+        let attempt = client.send(&callback(b"<x/>"), now()).await;
+        assert_eq!(attempt.outcome, Outcome::Accepted, "{attempt:?}");
+    }
+    // The second callback is not sent by HTTP/2 first.
+    assert_eq!(task.await.unwrap(), 1);
 }

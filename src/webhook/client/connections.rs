@@ -16,6 +16,7 @@ use crate::webhook::network::{Destination, GuardedLookup};
 use crate::webhook::proxy::Proxies;
 use crate::webhook::request::RequestSettings;
 use crate::webhook::signature::SigningKey;
+use crate::webhook::transport::Versions;
 
 /// The time after which the client closes an idle connection.
 ///
@@ -37,6 +38,7 @@ pub(super) struct Credentials {
 }
 
 /// Makes HTTP clients: one for the receiver, and one for a token endpoint.
+#[derive(Clone)]
 pub(super) struct Connections {
     pub(super) tls: rustls::ClientConfig,
     pub(super) policy: Arc<NetworkPolicy>,
@@ -44,19 +46,26 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Makes the HTTP client for a destination of a webhook.
+    /// Makes the HTTP client for a destination of a webhook, which offers these versions.
     pub(super) fn http(
         &self,
         webhook: &config::Webhook,
         to: &Destination,
+        versions: Versions,
     ) -> Result<reqwest::Client, ClientError> {
         let setup = |source: reqwest::Error| ClientError::Setup {
             webhook: webhook.name().to_owned(),
             source: source.without_url(),
         };
         let lookup = GuardedLookup::new(Arc::clone(&self.policy), Arc::clone(&self.lookup));
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls.clone())
+        let mut tls = self.tls.clone();
+        let mut builder = reqwest::Client::builder();
+        if versions == Versions::Http1 {
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+            builder = builder.http1_only();
+        }
+        builder = builder
+            .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
@@ -91,7 +100,7 @@ impl Connections {
         let authorization = Authorization::new(auth, &self.policy, |oauth2| {
             let proxies = Proxies::of(&SystemEnvironment);
             let to = Destination::new(&oauth2.token_url, &proxies, webhook.connect_timeout);
-            Ok((self.http(webhook, &to)?, to))
+            Ok((self.http(webhook, &to, Versions::All)?, to))
         })?;
         Ok(Credentials {
             settings: Arc::new(RequestSettings {

@@ -97,3 +97,24 @@ async fn connecting_has_its_own_timeout() {
         assert_eq!(attempt.error, Some(expected));
     }
 }
+
+/// Otherwise a burst without pauses would never follow a name that moved.
+#[tokio::test]
+async fn connections_have_an_age_limit() {
+    let options = ReceiverOptions::new(Timestamp::now);
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (receiver, mut received) = Receiver::bind(address, options).await.unwrap();
+    let url = receiver.url().replace("127.0.0.1", "moved.localhost");
+    tokio::spawn(receiver.serve(CancellationToken::new()));
+    // The address of the second lookup is denied.
+    let mut client = client(&webhook(&url), &["127.0.0.1", "169.254.169.254"]);
+    for _ in 0..2 {
+        let attempt = send(&client).await;
+        assert_eq!(attempt.outcome, Outcome::Accepted, "{attempt:?}");
+        received.recv().await.unwrap();
+    }
+    client.transport.age_max = Duration::ZERO;
+    let attempt = send(&client).await;
+    let error = attempt.error.unwrap_or_default();
+    assert!(error.contains("169.254.169.254 is denied"), "{error}");
+}

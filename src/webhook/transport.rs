@@ -1,0 +1,84 @@
+//! The connections to a receiver.
+//!
+//! Constraint: a connection is used for a limited time, so that a host name that moved to another
+//! address is followed. The HTTP library has no limit on the age of a connection. So the whole client,
+//! with its pool, is replaced. Requests in progress keep the old one.
+//!
+//! A server may accept only HTTP/1.1 for a request (`HTTP_1_1_REQUIRED`). Until the next replacement,
+//! all requests then use HTTP/1.1.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::ClientError;
+
+/// The time after which new requests use new connections.
+const AGE_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// The versions of HTTP that a client offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Versions {
+    /// HTTP/2 and HTTP/1.1.
+    All,
+    /// HTTP/1.1 only.
+    Http1,
+}
+
+type Make = dyn Fn(Versions) -> Result<reqwest::Client, ClientError> + Send + Sync;
+
+/// Makes and replaces the HTTP client of a webhook.
+pub(super) struct Transport {
+    make: Box<Make>,
+    current: Mutex<Current>,
+    pub(super) age_max: Duration,
+}
+
+struct Current {
+    client: reqwest::Client,
+    versions: Versions,
+    since: Instant,
+}
+
+impl Transport {
+    pub(super) fn new(make: Box<Make>) -> Result<Self, ClientError> {
+        let client = make(Versions::All)?;
+        Ok(Self {
+            make,
+            current: Mutex::new(Current {
+                client,
+                versions: Versions::All,
+                since: Instant::now(),
+            }),
+            age_max: AGE_MAX,
+        })
+    }
+
+    /// Returns the client for a new request, and the versions that it offers.
+    pub(super) fn client(&self) -> (reqwest::Client, Versions) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.since.elapsed() >= self.age_max {
+            self.replace(&mut current, Versions::All);
+        }
+        (current.client.clone(), current.versions)
+    }
+
+    /// Returns a client that offers only HTTP/1.1.
+    pub(super) fn http_1(&self) -> reqwest::Client {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.versions != Versions::Http1 {
+            self.replace(&mut current, Versions::Http1);
+        }
+        current.client.clone()
+    }
+
+    /// Replaces the client. If that fails, the old one stays.
+    fn replace(&self, current: &mut Current, versions: Versions) {
+        if let Ok(client) = (self.make)(versions) {
+            current.client = client;
+            current.versions = versions;
+            current.since = Instant::now();
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The body of a large request.
+//!
+//! Constraint: a server may answer before it has read the body, for example with 413, and close the
+//! connection. The HTTP library looks for an answer only between two writes, and a failed write hides
+//! the answer. So a large body is written in pieces, and the runtime looks for input before each. Then
+//! 9 of 10 answers are read. If the answer is lost in spite of that, the client sends a second request,
+//! whose body waits for an answer to the headers.
+//!
+//! The pieces share one buffer. Of a body in one piece, the HTTP library would copy everything.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+
+/// The largest body that is sent with the headers in one write, in bytes.
+pub(super) const LARGE: usize = 64 * 1024;
+
+/// The length of a piece, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// How long a second request waits for an answer before it sends its body.
+///
+/// Other clients wait as long for the answer to `Expect: 100-continue`.
+pub(super) const WAIT: Duration = Duration::from_secs(1);
+
+type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A body that is written in pieces.
+pub(super) struct Upload {
+    rest: Bytes,
+    /// The pause before the next piece, which lets the runtime look for input.
+    pause: Mutex<Pause>,
+}
+
+/// Makes the body of a request. A large one starts after `wait`.
+pub(super) fn body(bytes: Bytes, wait: Duration) -> reqwest::Body {
+    if bytes.len() <= LARGE {
+        return bytes.into();
+    }
+    reqwest::Body::wrap(Upload {
+        rest: bytes,
+        pause: Mutex::new(if wait.is_zero() {
+            pause()
+        } else {
+            Box::pin(tokio::time::sleep(wait))
+        }),
+    })
+}
+
+fn pause() -> Pause {
+    Box::pin(tokio::task::yield_now())
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let waiting = self.pause.get_mut();
+        let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        ready!(waiting.as_mut().poll(context));
+        *waiting = pause();
+        let length = self.rest.len().min(PIECE);
+        let piece = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
