@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::arguments::{self, Since, parse_since};
+use super::follow::Followed;
 use super::output::{
     Cell, FAINT, Listing, Progress, Style, Table, counted, print_json, safe, time,
 };
@@ -159,7 +160,6 @@ fn list(
     let selector = arguments.which.selector(now);
     let listings = super::listings(config)?;
     arguments.which.check_webhook(config, &listings)?;
-    let deliveries = listings.deliveries(&selector, listing.limit())?;
     let table = |deliveries: &[ListedDelivery]| {
         let mut table = Table::new([
             "id", "recorded", "webhook", "event", "project", "attempts", "last", "state",
@@ -186,7 +186,35 @@ fn list(
         table
     };
     let words = ("deliveries", "--webhook, --state or --since");
+    if listing.follows() {
+        // A delivery may get the state later.
+        let any_state = Selector {
+            state: None,
+            ..selector.clone()
+        };
+        let followed = Followed {
+            read: &|limit| Ok(listings.deliveries(&any_state, limit)?),
+            position: |delivery| (delivery.id, revision(delivery)),
+            is_shown: &|delivery| selector.state.is_none_or(|state| delivery.state == state),
+            view: DeliveryView::of,
+            table: &table,
+        };
+        let first = || Ok(listings.deliveries(&selector, listing.limit())?);
+        return followed.print(first, listing.is_json(), style, out);
+    }
+    let deliveries = listings.deliveries(&selector, listing.limit())?;
     listing.print(deliveries, words, DeliveryView::of, table, style, out)
+}
+
+/// A number that differs after an attempt, and after a change of the state.
+fn revision(delivery: &ListedDelivery) -> u64 {
+    let state = match delivery.state {
+        State::Pending => 0,
+        State::Delivered => 1,
+        State::Dead => 2,
+        State::Cancelled => 3,
+    };
+    u64::from(delivery.n_attempts) * 4 + state
 }
 
 fn show(

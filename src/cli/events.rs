@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::DONE;
 use super::arguments::{self, Since, parse_since};
+use super::follow::Followed;
 use super::output::{Cell, FAINT, Listing, Style, Table, print_json, time};
 use super::view::{DeliveryWithAttempts, EventView, print_delivery, print_event, short_id};
 use crate::config::Config;
@@ -89,7 +90,6 @@ fn list(
         kind: arguments.event,
         since: arguments.since.map(|since| since.time(now)),
     };
-    let events = listings.events(&filter, arguments.listing.limit())?;
     let table = |events: &[ListedEvent]| {
         let mut table = Table::new(["recorded", "event", "project", "origin", "id"]);
         for listed in events {
@@ -105,6 +105,18 @@ fn list(
     };
     let words = ("events", "--since, --event or --project");
     let listing = &arguments.listing;
+    if listing.follows() {
+        let followed = Followed {
+            read: &|limit| Ok(listings.events(&filter, limit)?),
+            position: |listed| (listed.sequence, 0),
+            is_shown: &|_| true,
+            view: EventView::of,
+            table: &table,
+        };
+        let first = || Ok(listings.events(&filter, listing.limit())?);
+        return followed.print(first, listing.is_json(), style, out);
+    }
+    let events = listings.events(&filter, listing.limit())?;
     listing.print(events, words, EventView::of, table, style, out)
 }
 

@@ -6,6 +6,7 @@ mod check;
 mod deliveries;
 mod demo;
 mod events;
+mod follow;
 mod generate;
 mod listen;
 mod manual;
@@ -84,9 +85,12 @@ enum Command {
     Accept(accept::AcceptArguments),
     /// Show whether the daemon runs, what it watches, and each webhook's queue
     Status {
-        /// Print one JSON object
+        /// Print one JSON object; with --watch, one a line
         #[arg(long)]
         json: bool,
+        /// Show it again and again until interrupted
+        #[arg(long, short)]
+        watch: bool,
     },
     /// Show the inferred events, and why they were inferred
     Events(events::EventsArguments),
@@ -175,9 +179,9 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             &mut std::io::stdout().lock(),
             &mut std::io::stderr().lock(),
         ),
-        Command::Status { json } => {
+        Command::Status { json, watch } => {
             let config = inspected(config)?;
-            printing(|out| status::run(&config, *json, now(), &style(), out))
+            printing(|out| status::run(&config, *json, *watch, now, &style(), out))
         }
         Command::Accept(accept) => {
             let config = inspected(config)?;

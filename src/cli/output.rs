@@ -111,6 +111,8 @@ impl<T: AsRef<str>> From<T> for Cell {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     rows: Vec<Vec<Cell>>,
+    /// The widths of the rows that are already printed.
+    widths: Vec<usize>,
 }
 
 impl Table {
@@ -119,7 +121,39 @@ impl Table {
         let headings = headings.map(|heading| Cell::painted(FAINT, heading));
         Self {
             rows: vec![headings.into()],
+            widths: Vec::new(),
         }
+    }
+
+    /// Adds the rows of a table with the same headings.
+    pub(super) fn append(&mut self, other: Self) {
+        self.rows.extend(other.rows.into_iter().skip(1));
+    }
+
+    /// Prints the rows that are not printed yet, at least as wide as those before.
+    ///
+    /// # Errors
+    ///
+    /// `out` cannot be written.
+    pub(super) fn print_new(&mut self, out: &mut dyn Write, style: &Style) -> io::Result<()> {
+        self.print(out, style, "")?;
+        self.widths = self.column_widths();
+        self.rows.clear();
+        Ok(())
+    }
+
+    fn column_widths(&self) -> Vec<usize> {
+        let n_columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        (0..n_columns.max(self.widths.len()))
+            .map(|column| {
+                let before = self.widths.get(column).copied().unwrap_or_default();
+                self.rows
+                    .iter()
+                    .filter_map(|row| row.get(column))
+                    .map(|cell| cell.text.chars().count())
+                    .fold(before, usize::max)
+            })
+            .collect()
     }
 
     pub(super) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
@@ -132,17 +166,7 @@ impl Table {
     ///
     /// `out` cannot be written.
     pub(super) fn print(&self, out: &mut dyn Write, style: &Style, indent: &str) -> io::Result<()> {
-        let n_columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
-        let widths: Vec<usize> = (0..n_columns)
-            .map(|column| {
-                self.rows
-                    .iter()
-                    .filter_map(|row| row.get(column))
-                    .map(|cell| cell.text.chars().count())
-                    .max()
-                    .unwrap_or_default()
-            })
-            .collect();
+        let widths = self.column_widths();
         for row in &self.rows {
             let mut line = indent.to_owned();
             // The last cell of a line needs no padding.
@@ -172,9 +196,12 @@ pub(super) struct Listing {
     /// Show only the last N items; 0 shows all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
-    /// Print a JSON array
+    /// Print a JSON array; with --follow, one JSON object a line
     #[arg(long)]
     json: bool,
+    /// Go on with new items until interrupted
+    #[arg(long, short)]
+    follow: bool,
 }
 
 impl Listing {
@@ -184,6 +211,15 @@ impl Listing {
             0 => usize::MAX,
             limit => limit,
         }
+    }
+
+    /// Whether the listing goes on with new items.
+    pub(super) fn follows(&self) -> bool {
+        self.follow
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.json
     }
 
     /// Prints items that arrive newest first. The newest is printed last, as in a log.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
+use super::follow;
 use super::output::{BOLD, GREEN, RED, Style, YELLOW, counted, duration, print_json, safe, time};
 use super::view::{location, print_pairs};
 use super::{DONE, missing_socket, recorded, standing};
@@ -20,27 +21,42 @@ use crate::domain::state_size::{Fill, StateSize};
 use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report};
 use crate::watch::Coverage;
 
-/// Shows the state of the daemon and its webhooks. The exit status is 0 even if no daemon runs.
+/// Shows the state of the daemon and its webhooks, with `watch` again and again.
+///
+/// The exit status is 0 even if no daemon runs.
 pub(super) fn run(
     config: &Config,
     json: bool,
-    now: Timestamp,
+    watch: bool,
+    now: impl Fn() -> Timestamp,
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
+    let report = |out: &mut dyn Write, is_line: bool, now| {
+        let report = gather(config)?;
+        match (json, is_line) {
+            (true, true) => follow::print_line(out, &report)?,
+            (true, false) => print_json(out, &report)?,
+            (false, _) => print(&report, now, style, out)?,
+        }
+        anyhow::Ok(())
+    };
+    if watch {
+        return follow::watch(out, |out| report(out, true, now()));
+    }
+    report(out, false, now())?;
+    Ok(DONE)
+}
+
+/// Gathers the report from the daemon, if it answers, and from the store.
+fn gather(config: &Config) -> anyhow::Result<Report> {
     let (daemon, unknown) = match admin::control::ask(&config.state_dir) {
         Ok(Some(daemon)) => (Some(daemon), None),
         Ok(None) => (None, missing_socket(&config.state_dir)),
         Err(error) => (None, Some(error.to_string())),
     };
     let listings = recorded(config)?;
-    let report = Report::gather(config, daemon, unknown, listings.as_ref())?;
-    if json {
-        print_json(out, &report)?;
-    } else {
-        print(&report, now, style, out)?;
-    }
-    Ok(DONE)
+    Ok(Report::gather(config, daemon, unknown, listings.as_ref())?)
 }
 
 fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) -> io::Result<()> {

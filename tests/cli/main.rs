@@ -11,6 +11,7 @@
 )]
 
 mod demo;
+mod follow;
 mod found;
 mod listen;
 mod shells;

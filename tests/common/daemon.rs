@@ -107,8 +107,34 @@ impl<'a> Daemon<'a> {
         self.child.id()
     }
 
+    /// Waits until the thread that writes the log waits for lines.
+    ///
+    /// Then everything is in the file that was logged before.
+    fn wait_written(&self) {
+        // A thread that never waits writes lines that no test asks for.
+        const TRIES: usize = 100;
+        let tasks = format!("/proc/{}/task", self.pid());
+        let thread = fs::read_dir(tasks).ok().and_then(|tasks| {
+            let mut tasks = tasks.filter_map(|task| Some(task.ok()?.path()));
+            tasks.find(|task| {
+                let name = fs::read_to_string(task.join("comm"));
+                name.is_ok_and(|name| name.trim() == "log")
+            })
+        });
+        let Some(thread) = thread else { return };
+        for _ in 0..TRIES {
+            let status = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            let state = status.rsplit(") ").next().unwrap_or_default();
+            if !state.starts_with(['R', 'D']) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
     /// The lines logged since this start.
     pub fn entries(&self) -> Vec<Entry> {
+        self.wait_written();
         let mut tail = self.tail.borrow_mut();
         let tail = &mut *tail;
         let mut read = Vec::new();

@@ -1,0 +1,170 @@
+//! Repeats a listing (`--follow`) and a report (`--watch`) until the command is interrupted.
+//!
+//! Constraint: each round reads the state anew and holds no transaction in between, so a command that
+//! is left running delays neither the daemon nor the database.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::output::{Style, Table, safe_json};
+
+/// The time between two rounds.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many items the first round reads. A round with more new items reads twice as many again.
+const READ_AT_FIRST: usize = 256;
+
+/// How many of the newest items are compared with the state. Changes of older items are not shown.
+const COMPARED: usize = 500;
+
+/// Waits for the next round.
+fn pause() {
+    std::thread::sleep(INTERVAL);
+}
+
+/// Prints one JSON value as a line.
+pub(super) fn print_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    let json = serde_json::to_string(value)?;
+    writeln!(out, "{}", safe_json(&json))
+}
+
+/// A report that is drawn again and again.
+pub(super) fn watch(
+    out: &mut dyn Write,
+    mut report: impl FnMut(&mut dyn Write) -> anyhow::Result<()>,
+) -> anyhow::Result<u8> {
+    let is_terminal = io::stdout().is_terminal();
+    let mut is_first = true;
+    loop {
+        let mut text = Vec::new();
+        report(&mut text)?;
+        if is_terminal {
+            let height = rustix::termios::tcgetwinsize(io::stdout());
+            let height = height.map_or(0, |size| usize::from(size.ws_row));
+            // A terminal without a size, such as a serial line, reports 0.
+            let height = if height == 0 { 24 } else { height };
+            out.write_all(&frame(&text, height, is_first))?;
+        } else {
+            out.write_all(&text)?;
+        }
+        out.flush()?;
+        is_first = false;
+        pause();
+    }
+}
+
+/// Makes the escape sequences that draw a text over the last one.
+///
+/// Nothing is cleared before it is drawn, so the screen does not flicker. Long lines are cut instead of
+/// wrapped, and so is a text that is higher than the screen.
+fn frame(text: &[u8], height: usize, is_first: bool) -> Vec<u8> {
+    let mut frame = Vec::new();
+    if is_first {
+        frame.extend(b"\x1b[2J");
+    }
+    // The whole frame at once, from the top, without wrapping.
+    frame.extend(b"\x1b[?2026h\x1b[?7l\x1b[H");
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    for (number, line) in text.split(|byte| *byte == b'\n').take(height).enumerate() {
+        if number > 0 {
+            frame.extend(b"\r\n");
+        }
+        frame.extend(line);
+        frame.extend(b"\x1b[K");
+    }
+    frame.extend(b"\x1b[J\x1b[?7h\x1b[?2026l");
+    frame
+}
+
+/// The items of a listing that goes on.
+pub(super) struct Followed<'a, T, V> {
+    /// Reads the newest items, newest first, up to this number.
+    pub(super) read: &'a dyn Fn(usize) -> anyhow::Result<Vec<T>>,
+    /// The position of an item in the order of recording, and its revision.
+    pub(super) position: fn(&T) -> (i64, u64),
+    /// Whether to show an item.
+    pub(super) is_shown: &'a dyn Fn(&T) -> bool,
+    pub(super) view: fn(&T) -> V,
+    pub(super) table: &'a dyn Fn(&[T]) -> Table,
+}
+
+impl<T, V: Serialize> Followed<'_, T, V> {
+    /// Prints the items of a listing, the newest last, then new and changed ones as they come.
+    pub(super) fn print(
+        &self,
+        first: impl FnOnce() -> anyhow::Result<Vec<T>>,
+        is_json: bool,
+        style: &Style,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<u8> {
+        let revisions = |items: &[T]| items.iter().map(self.position).collect::<Vec<_>>();
+        let mut known: BTreeMap<i64, u64> =
+            revisions(&(self.read)(COMPARED)?).into_iter().collect();
+        // An item that came in between is in the listing, and not new afterwards.
+        let mut items = first()?;
+        known.extend(revisions(&items));
+        let mut printed = (self.table)(&[]);
+        loop {
+            while known.len() > COMPARED {
+                known.pop_first();
+            }
+            items.reverse();
+            if is_json {
+                for item in &items {
+                    print_line(out, &(self.view)(item))?;
+                }
+            } else {
+                printed.append((self.table)(&items));
+                printed.print_new(out, style)?;
+            }
+            out.flush()?;
+            pause();
+            items = self.read_again(&known)?;
+            items.retain(|item| {
+                let (position, revision) = (self.position)(item);
+                known.insert(position, revision) != Some(revision)
+            });
+            items.retain(|item| (self.is_shown)(item));
+        }
+    }
+
+    /// Reads back to the oldest item that may have changed, and all new ones.
+    fn read_again(&self, known: &BTreeMap<i64, u64>) -> anyhow::Result<Vec<T>> {
+        let newest = known
+            .last_key_value()
+            .map_or(i64::MIN, |(newest, _)| *newest);
+        let oldest = known
+            .first_key_value()
+            .map_or(i64::MIN, |(oldest, _)| *oldest);
+        let mut limit = READ_AT_FIRST.max(known.len().saturating_mul(2));
+        loop {
+            let mut items = (self.read)(limit)?;
+            let last = items.last().map(|item| (self.position)(item).0);
+            if items.len() < limit || last.is_none_or(|last| last <= newest) {
+                // Older items were left out at first.
+                items.retain(|item| (self.position)(item).0 >= oldest);
+                return Ok(items);
+            }
+            limit = limit.saturating_mul(2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_clears_only_what_it_does_not_draw_and_fits_the_screen() {
+        let drawn = String::from_utf8(frame(b"one\ntwo\nthree\n", 2, false)).unwrap();
+        assert_eq!(
+            drawn,
+            "\u{1b}[?2026h\u{1b}[?7l\u{1b}[Hone\u{1b}[K\r\ntwo\u{1b}[K\u{1b}[J\u{1b}[?7h\u{1b}[?2026l"
+        );
+        let first = String::from_utf8(frame(b"one\n", 2, true)).unwrap();
+        assert!(first.starts_with("\u{1b}[2J"));
+    }
+}

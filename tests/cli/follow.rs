@@ -1,0 +1,119 @@
+//! `--follow` and `--watch`: what is new, until the command is interrupted.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+use serde_json::Value;
+
+use crate::support::{Place, project, webhook};
+
+/// A command that goes on until the test ends.
+struct Following {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Following {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.out.read_line(&mut line).unwrap() > 0, "it ended");
+        line
+    }
+
+    /// The next JSON line that fits.
+    fn json(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let line = serde_json::from_str(&self.line()).unwrap();
+            if fits(&line) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn listings_go_on_with_new_and_changed_items() {
+    // Nobody listens there.
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    let _daemon = place.daemon();
+    place.write("sales/orders/project.xml", &project("Orders"));
+    place.deliveries("an event", |one| one["project"] == "orders");
+
+    let mut events = Following::start(place.command(&["events", "--follow", "--json"]));
+    let mut deliveries = Following::start(place.command(&["deliveries", "--follow", "--json"]));
+    let arguments = ["deliveries", "--follow", "--state", "cancelled"];
+    let mut cancelled = Following::start(place.command(&arguments));
+    // First what is there: both events of an import.
+    for _ in 0..2 {
+        assert_eq!(events.json(|_| true)["project"], "orders");
+    }
+    let first = deliveries.json(|one| one["project"] == "orders");
+    assert_eq!(first["state"], "pending", "{first}");
+    assert!(cancelled.line().starts_with("id"), "the headings");
+
+    place.write("sales/returns/project.xml", &project("Returns"));
+    let event = events.json(|_| true);
+    assert_eq!(event["project"], "returns", "only what is new");
+    deliveries.json(|one| one["project"] == "returns");
+    let id = first["id"].to_string();
+    place
+        .run(&["deliveries", "cancel", &id, "--yes"])
+        .succeeded();
+    deliveries.json(|one| one["id"] == first["id"] && one["state"] == "cancelled");
+    let line = cancelled.line();
+    assert!(
+        line.starts_with(&id) && line.contains("cancelled"),
+        "{line}"
+    );
+}
+
+#[test]
+fn the_status_is_drawn_again_without_clearing_the_screen() {
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    let mut json = Following::start(place.command(&["status", "--watch", "--json"]));
+    json.json(|status| status["running"] == false);
+
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let mut terminal = std::fs::File::from(openpt(flags).unwrap());
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let side = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    let mut command = place.command(&["status", "--watch"]);
+    let mut child = command.stdout(side).spawn().unwrap();
+    drop(command);
+    let daemon = place.daemon();
+    json.json(|status| status["running"] == true);
+    let mut drawn = String::new();
+    let mut buffer = [0; 4096];
+    for _ in 0..1_000 {
+        if drawn.contains("running: process") {
+            break;
+        }
+        let n = terminal.read(&mut buffer).unwrap();
+        drawn.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(daemon);
+    assert_eq!(drawn.matches("\u{1b}[2J").count(), 1);
+    assert!(drawn.contains("stopped: "), "{drawn}");
+    assert!(drawn.matches("\u{1b}[H").count() > 1, "{drawn}");
+}
