@@ -64,6 +64,9 @@ mod users;
 // The only reader of the repository.
 mod observe;
 
+// Who made a change, from the kernel's audit records.
+pub mod actor;
+
 // Hints from the watch thread to the engine: paths to observe.
 mod hint;
 

@@ -74,7 +74,30 @@ impl MountList {
     }
 }
 
+impl Mount {
+    /// The major and minor number of the device.
+    pub(crate) fn device(&self) -> Option<(u32, u32)> {
+        let (device, _) = self.origin.split_once(' ')?;
+        let (major, minor) = device.split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    }
+}
+
 impl Mounts {
+    /// The mount that contains this path below the directory.
+    pub(crate) fn of(&self, path: &str) -> Option<&Mount> {
+        let contains = |point: &str| {
+            let rest = path.strip_prefix(point);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        // A mount point precedes those below it, so the last match is the closest one.
+        let mut below = self.below.iter().filter(|(point, _)| contains(point));
+        below
+            .next_back()
+            .map(|(_, mount)| mount)
+            .or(self.above.as_ref())
+    }
+
     /// Parses the list.
     fn parse(text: &str, directory: &str) -> Self {
         let mut at: BTreeMap<String, Vec<Mount>> = BTreeMap::new();

@@ -42,6 +42,8 @@ const CONTRACT: &[&str] = &[
     "project_webhooks_incomplete_files",
     "project_webhooks_held_removals",
     "project_webhooks_rescans_total",
+    "project_webhooks_actor_total",
+    "project_webhooks_actor_losses_total",
     "project_webhooks_config_reloads_total",
     "project_webhooks_log_lines_dropped_total",
     "project_webhooks_build_info",

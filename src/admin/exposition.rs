@@ -16,6 +16,7 @@ use prometheus::{CounterVec, Encoder, GaugeVec, Opts, Registry, TextEncoder};
 
 use super::Admin;
 use crate::domain::event::{EventKind, Origin};
+use crate::domain::parameters::UsernameSource;
 use crate::domain::rescan::RescanReason;
 use crate::engine::status::Trouble;
 use crate::metrics::{Metrics, PREFIX};
@@ -162,6 +163,21 @@ impl Figures {
             "Recorded events.",
             &["event", "origin"],
             events,
+        )?;
+        let usernames = UsernameSource::WORDS
+            .map(|source| (vec![source], engine.usernames.get(source).copied()));
+        self.counts(
+            "actor_total",
+            "Recorded events by the source of their username, if `audit` is a source.",
+            &["source"],
+            usernames,
+        )?;
+        let losses = engine.actor.as_ref().map(|actor| actor.losses);
+        self.counts(
+            "actor_losses_total",
+            "How often the kernel dropped audit records before the daemon read them.",
+            &[],
+            [(vec![], losses)],
         )?;
         let rescans = RescanReason::ALL.map(|reason| {
             let reason = reason.as_str();

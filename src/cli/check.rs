@@ -1,7 +1,7 @@
 //! `check`: validates the configuration and prints where events are sent.
 //!
 //! Constraint: the command works offline. It reads the configuration and the files that it names,
-//! and opens no connection and no store. It never prints the value of a header or a secret.
+//! and opens no connection and no store. It asks the kernel for audit rules if they are needed. It never prints the value of a header or a secret.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::actor;
 use crate::config::{
     self, Auth, Config, Problem, SystemEnvironment, Webhook, duration_text, shown_url,
 };
@@ -37,6 +38,13 @@ pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io:
         let warnings = missing.iter().chain(proxies.warnings());
         let problems = warnings.map(|warning| Problem::of_file(&file, warning.as_str()));
         loaded.warnings.extend(problems);
+    }
+    if let Ok(loaded) = &mut result
+        && let Some(key) = loaded.config.naming.audit_key()
+    {
+        let gaps = actor::gaps(&loaded.config.repository.path, key);
+        let problem = |gap: actor::Gap| Problem::of_file(&file, format!("username: {gap}"));
+        loaded.warnings.extend(gaps.into_iter().map(problem));
     }
     let (errors, warnings, config) = match &result {
         Ok(loaded) => (&[][..], &loaded.warnings, Some(&loaded.config)),

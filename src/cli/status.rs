@@ -18,6 +18,7 @@ use super::{DONE, missing_socket, recorded, standing};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::state_size::{Fill, StateSize};
+use crate::engine::status::ActorReport;
 use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report};
 use crate::watch::Coverage;
 
@@ -79,6 +80,8 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
             (uncovered, false) => format!("{watched}; {uncovered} more cannot be read"),
         };
         pairs.push(("watching", watching));
+        let actor = daemon.engine.actor.as_ref();
+        pairs.extend(actor.map(|actor| ("who did it", who_did_it(actor))));
         pairs.push(("since start", since_start(&daemon.since_start)));
     }
     if !report.has_state {
@@ -140,6 +143,21 @@ fn print_state_size(size: StateSize, style: &Style, out: &mut dyn Write) -> io::
         )?;
     }
     Ok(())
+}
+
+/// The state of the audit source, in one line.
+fn who_did_it(actor: &ActorReport) -> String {
+    if let Some(failure) = &actor.failure {
+        return format!("no audit records: {failure}");
+    }
+    format!(
+        "{} audit records with the key {}; {} by a known user, {} without a record; records lost {}",
+        actor.records,
+        actor.key,
+        counted(actor.named, "live event"),
+        actor.missed,
+        counted(actor.losses, "time"),
+    )
 }
 
 /// The counts since the start of the daemon, in one line.

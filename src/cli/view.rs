@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::listen::print::Pairs;
 use super::output::{Cell, FAINT, GREEN, RED, Style, YELLOW, duration, safe, time};
+use crate::domain::actor::Actor;
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, FileSummary, Parameter};
 use crate::store::{AttemptLog, ListedDelivery, ListedEvent};
@@ -45,6 +46,12 @@ pub(super) struct EventView {
     hint: String,
     before: Option<FileSummary>,
     after: Option<FileSummary>,
+    /// The source of the username, if the kernel's audit records are a source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username_from: Option<String>,
+    /// The user who made the change, if the kernel recorded it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor: Option<Actor>,
     parameters: serde_json::Value,
     payload: String,
 }
@@ -66,6 +73,8 @@ impl EventView {
             hint: event.explanation.hint.clone(),
             before: event.explanation.before.clone(),
             after: event.explanation.after.clone(),
+            username_from: event.explanation.username_from.clone(),
+            actor: event.explanation.actor.clone(),
             parameters: parameters(&event.parameters),
             payload: event.payload.to_string(),
         }
@@ -231,6 +240,15 @@ pub(super) fn print_event(
     pairs.push(("hint", explanation.hint.clone()));
     pairs.push(("before", brief(explanation.before.as_ref(), style)));
     pairs.push(("after", brief(explanation.after.as_ref(), style)));
+    if let Some(source) = &explanation.username_from {
+        pairs.push(("username from", source.clone()));
+    }
+    pairs.extend(
+        explanation
+            .actor
+            .as_ref()
+            .map(|actor| ("actor", brief_actor(actor))),
+    );
     print_pairs(out, style, "", &pairs)?;
     writeln!(out, "\nparameters")?;
     let mut pairs: Vec<(&str, String)> = event
@@ -240,6 +258,22 @@ pub(super) fn print_event(
         .collect();
     pairs.push(("payload", event.payload.to_string()));
     print_pairs(out, style, "  ", &pairs)
+}
+
+fn brief_actor(actor: &Actor) -> String {
+    let Actor {
+        user,
+        uid,
+        program,
+        pid,
+        ..
+    } = actor;
+    let key = actor.key.as_ref().map(|key| format!(", audit key {key}"));
+    format!(
+        "{user} (uid {uid}, {} user), {program}, process {pid}{}",
+        actor.account.as_str(),
+        key.unwrap_or_default()
+    )
 }
 
 fn brief(file: Option<&FileSummary>, style: &Style) -> String {

@@ -27,6 +27,9 @@ use crate::domain::parameters::{Naming, Organization, UsernameSource};
 /// `sun_path` has 108 bytes on Linux and 104 on macOS. The last is a zero.
 const SOCKET_PATH_MAX: usize = 103;
 
+/// The default key of the audit rule; packaging/audit/project-webhooks.rules has it.
+const DEFAULT_KEY: &str = "project-webhooks";
+
 /// Reads a configuration from the bytes of `file`.
 pub(super) fn load(
     bytes: &[u8],
@@ -182,6 +185,8 @@ fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<Userna
     }
     item.parsed(context, |text| match text.split_once(':') {
         None if text == "owner" => Ok(UsernameSource::Owner),
+        None if text == "audit" => Ok(UsernameSource::Audit(DEFAULT_KEY.to_owned())),
+        Some(("audit", key)) if is_audit_key(key) => Ok(UsernameSource::Audit(key.to_owned())),
         Some(("annotation", name)) if !name.trim().is_empty() => {
             Ok(UsernameSource::Annotation(name.trim().to_owned()))
         }
@@ -193,6 +198,11 @@ fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<Userna
             shown(text)
         ))),
     })
+}
+
+/// Whether the kernel accepts a key for an audit rule. `auditctl` joins several keys with byte 1.
+fn is_audit_key(key: &str) -> bool {
+    key.len() <= 31 && !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn retention(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Retention> {

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::actor::Actor;
 use super::project::{ContentHash, FileState, ProjectKey, Stamp};
 
 /// One of the seven project-level webhook events.
@@ -306,6 +307,8 @@ impl InferredEvent {
                 before: self.before.as_ref().map(Into::into),
                 after: (!is_delete).then(|| subject.into()),
                 hint,
+                username_from: None,
+                actor: None,
             },
         }
     }
@@ -355,6 +358,12 @@ pub struct Explanation {
     pub after: Option<FileSummary>,
     /// The reason for the observation.
     pub hint: String,
+    /// The source of the parameter `username`, if `username:` has the source `audit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_from: Option<String>,
+    /// The user who made the change, if the kernel recorded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
 }
 
 /// An event as it is recorded and sent.

@@ -20,6 +20,7 @@
 //! - [`shared_ids`]: project ids that several directories share.
 //! - [`names`]: how names on disk and names in the configuration are compared.
 //! - [`parameters`]: the parameters of a callback.
+//! - [`actor`]: the user who made a change.
 //! - [`route`]: the webhooks that receive an event.
 //! - [`delivery`]: the next step of a delivery after an answer.
 //! - [`endpoint`]: whether a receiver is down.
@@ -29,6 +30,7 @@
 //! - `work`: counts visited files for tests.
 //! - [`log_limit`]: a limit on similar log lines.
 
+pub mod actor;
 pub mod delivery;
 pub mod endpoint;
 pub mod event;

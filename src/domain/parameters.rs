@@ -20,12 +20,29 @@ pub struct Organization {
 /// A source of usernames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UsernameSource {
+    /// The user who made the change, from the kernel's audit records with this key.
+    Audit(String),
     /// The annotation of the project.xml with this name.
     Annotation(String),
     /// The owner of the file.
     Owner,
     /// A fixed text.
     Value(String),
+}
+
+impl UsernameSource {
+    /// The words of the sources, and the one for events without a name.
+    pub const WORDS: [&str; 5] = ["audit", "annotation", "owner", "value", "none"];
+
+    /// The word for this source in listings and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            UsernameSource::Audit(_) => "audit",
+            UsernameSource::Annotation(_) => "annotation",
+            UsernameSource::Owner => "owner",
+            UsernameSource::Value(_) => "value",
+        }
+    }
 }
 
 /// The configured names of organizations, and the sources of usernames.
@@ -35,6 +52,16 @@ pub struct Naming {
     pub organizations: BTreeMap<String, Organization>,
     /// The sources of the username. The first source that has a name is used.
     pub username: Vec<UsernameSource>,
+}
+
+impl Naming {
+    /// The key of the audit rule, if the kernel's audit records are a source.
+    pub fn audit_key(&self) -> Option<&str> {
+        self.username.iter().find_map(|source| match source {
+            UsernameSource::Audit(key) => Some(key.as_str()),
+            _ => None,
+        })
+    }
 }
 
 /// Returns the namespace of generated project ids.
@@ -73,7 +100,7 @@ fn value(
     let document = &subject.document;
     let organization = naming.organizations.get(&*composed(&key.organization));
     match parameter {
-        Parameter::Username => username(subject, &naming.username),
+        Parameter::Username => username(subject, &naming.username, None).1,
         Parameter::ProjectName => not_empty(document.name.as_deref())
             .unwrap_or(&key.project)
             .to_owned(),
@@ -104,16 +131,24 @@ fn version_tag(subject: &FileState) -> String {
         })
 }
 
-fn username(subject: &FileState, sources: &[UsernameSource]) -> String {
+/// Returns the username with the word of its source. `actor` is the user who made the change.
+pub fn username(
+    subject: &FileState,
+    sources: &[UsernameSource],
+    actor: Option<&str>,
+) -> (&'static str, String) {
     sources
         .iter()
-        .find_map(|source| match source {
-            UsernameSource::Annotation(name) => subject.document.annotation(name),
-            UsernameSource::Owner => not_empty(Some(&subject.owner)),
-            UsernameSource::Value(text) => not_empty(Some(text)),
+        .find_map(|source| {
+            let name = match source {
+                UsernameSource::Audit(_) => not_empty(actor),
+                UsernameSource::Annotation(name) => subject.document.annotation(name),
+                UsernameSource::Owner => not_empty(Some(&subject.owner)),
+                UsernameSource::Value(text) => not_empty(Some(text)),
+            };
+            Some((source.as_str(), name?.to_owned()))
         })
-        .unwrap_or_default()
-        .to_owned()
+        .unwrap_or(("none", String::new()))
 }
 
 fn not_empty(text: Option<&str>) -> Option<&str> {

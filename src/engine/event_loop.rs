@@ -302,6 +302,7 @@ impl EventLoop {
         if !self.scanner.is_scanning() && self.worker.retry_owners() {
             self.scanner.request(RescanReason::Owners);
         }
+        self.worker.report_actors();
         let status = Arc::clone(&self.worker.status);
         match self.worker.root.check() {
             Check::InPlace => {}
@@ -405,6 +406,8 @@ impl EventLoop {
 
     fn configure(&mut self, config: Arc<Config>) {
         self.worker.routes = Routes::of(&config);
+        let (clock, status) = (self.worker.clock, Arc::clone(&self.worker.status));
+        self.worker.actors.configure(&config, clock, &status);
         let old = std::mem::replace(&mut self.worker.config, config);
         let (old, new) = (&old.repository, &self.worker.config.repository);
         self.worker

@@ -12,10 +12,10 @@ use super::observation::{Gathered, Observation};
 use super::portions::{PORTION_BYTES, Portion};
 use crate::config::Config;
 use crate::domain::delivery;
-use crate::domain::event::InferredEvent;
+use crate::domain::event::{EventId, InferredEvent, Origin};
 use crate::domain::infer::Inference;
 use crate::domain::moves::{Comparison, Conclusion, infer_all};
-use crate::domain::parameters::{parameters, project_id};
+use crate::domain::parameters::{parameters, project_id, username};
 use crate::domain::portions;
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
 use crate::domain::route::{Interest, Subscription};
@@ -87,9 +87,20 @@ pub(super) struct Judgement {
     pub held: Vec<(ProjectKey, ProjectKey)>,
     /// The new and the former key of each moved project.
     pub moved: Vec<(ProjectKey, ProjectKey)>,
+    /// The live events whose actor is unknown, if the kernel's audit records are a source.
+    pub unnamed: Vec<Unnamed>,
     /// The number of projects that the first batch adds. `n_removed` is the number that it removes.
     pub n_added: usize,
     pub n_removed: usize,
+}
+
+/// A live event whose actor is unknown.
+pub(super) struct Unnamed {
+    pub id: EventId,
+    pub subject: FileState,
+    pub before: Option<FileState>,
+    /// The number of directories on the path of `subject` that were there before, with the root.
+    pub depth: usize,
 }
 
 /// Judges the observations.
@@ -116,6 +127,7 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         removed_with: Vec::new(),
         held: Vec::new(),
         moved: Vec::new(),
+        unnamed: Vec::new(),
         n_added: 0,
         n_removed: 0,
     };
@@ -289,7 +301,12 @@ impl Judgement {
             is_arrival,
             ..new_event(event, &key, definition, observation, rules)
         });
-        let events = events.collect();
+        let events: Vec<NewEvent> = events.collect();
+        if rules.config.naming.audit_key().is_some() && observation.origin == Origin::Live {
+            // A catch-up has no records, because they came while the daemon was down.
+            let definition = definition.filter(|_| !is_arrival);
+            self.unnamed.extend(unnamed(&inferred, &events, definition));
+        }
         let change = Change {
             key,
             moved_from,
@@ -378,6 +395,24 @@ struct Judged {
     events: Vec<InferredEvent>,
 }
 
+/// Lists the events for a search of their actors. `definition` is that of a project that was there.
+fn unnamed(
+    inferred: &[InferredEvent],
+    events: &[NewEvent],
+    definition: Option<&FileState>,
+) -> Vec<Unnamed> {
+    // The path of a definition has as many components as it has directories, with the root.
+    let depth = definition.map_or(1, |file| file.path.split('/').count());
+    let both = inferred.iter().zip(events);
+    both.map(|(inferred, new)| Unnamed {
+        id: new.event.id.clone(),
+        subject: inferred.subject.clone(),
+        before: inferred.before.clone(),
+        depth,
+    })
+    .collect()
+}
+
 /// Keeps holding files whose event waits for the removal of another file.
 ///
 /// Such a file still has a path, but may have lost it when the removal is confirmed.
@@ -427,8 +462,13 @@ fn new_event(
         let routes = rules.routes;
         routes.of_event(inferred, key, interest, rules.now)
     };
+    let mut event = inferred.complete(key, origin, hint, parameters, rules.now);
+    if naming.audit_key().is_some() {
+        let (source, _) = username(subject, &naming.username, None);
+        event.explanation.username_from = Some(source.to_owned());
+    }
     NewEvent {
-        event: inferred.complete(key, origin, hint, parameters, rules.now),
+        event,
         project_id: project_id(key, subject, definition).to_lowercase(),
         is_arrival: inferred.kind.is_import(),
         tag: subject.tag.clone(),

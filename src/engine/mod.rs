@@ -12,6 +12,7 @@
 //! - `observation`: the observations of a step. `held_files` judges their held files.
 //! - `judge`: turns observations into a batch. Pure; the rules are in [`crate::domain`].
 //! - `portions`: records a large judgement in several commits.
+//! - `actors`: finds the users who made the changes of a step.
 //! - `recorder`: commits batches, and reports failures of the store.
 //! - `scanner`, `full_scan`: run full scans.
 //! - `reported_files`: keeps the files that hints named, some of them open.
@@ -23,6 +24,7 @@
 //! - `mounts`: checks whether the recorded file systems below the root are mounted.
 //! - [`status`]: the state that other threads may read.
 
+mod actors;
 mod copies;
 mod event_loop;
 mod full_scan;

@@ -50,6 +50,12 @@ impl Recorder {
             self.works();
             return Ok(());
         }
+        let sources: Vec<String> = batch
+            .changes
+            .iter()
+            .flat_map(|change| &change.events)
+            .filter_map(|new| new.event.explanation.username_from.clone())
+            .collect();
         let events: Vec<(EventKind, ProjectKey, Origin, usize)> = batch
             .changes
             .iter()
@@ -70,6 +76,7 @@ impl Recorder {
         self.queues.moved(&moves);
         self.queues.deliver(committed.deliveries, epoch);
         self.works();
+        self.status.count_usernames(&sources);
         for (recorded, (kind, key, origin, webhooks)) in committed.events.iter().zip(events) {
             info!(
                 event_id = %recorded.id,

@@ -37,6 +37,23 @@ pub(crate) struct HeldReport {
     pub until: Option<Timestamp>,
 }
 
+/// The state of the audit source, as `status` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct ActorReport {
+    /// The key of the audit rule.
+    pub key: String,
+    /// The number of received system calls with this key.
+    pub records: u64,
+    /// The number of live events whose actor is known.
+    pub named: u64,
+    /// The number of live events without a record.
+    pub missed: u64,
+    /// How often the kernel dropped records.
+    pub losses: u64,
+    /// Why the source does not work, if it does not.
+    pub failure: Option<String>,
+}
+
 /// A copy of the engine's shared state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Snapshot {
@@ -47,6 +64,9 @@ pub(crate) struct Snapshot {
     pub projects: usize,
     #[serde(rename = "heldRemovals", default)]
     pub held_removals: Option<HeldReport>,
+    /// The state of the audit source, if `username:` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<ActorReport>,
     #[serde(rename = "incompleteFiles")]
     pub problems: usize,
     pub coverage: Coverage,
@@ -59,6 +79,9 @@ pub(crate) struct Snapshot {
     /// The number of recorded events, by event and origin.
     #[serde(skip)]
     pub events: BTreeMap<(&'static str, &'static str), u64>,
+    /// The number of recorded events by the source of their username, if `audit` is a source.
+    #[serde(skip)]
+    pub usernames: BTreeMap<String, u64>,
 }
 
 impl Snapshot {
@@ -133,6 +156,24 @@ impl Status {
             let changed = known.held_removals != held;
             known.held_removals = held;
             changed
+        });
+    }
+
+    pub(crate) fn set_actor(&self, actor: Option<ActorReport>) {
+        self.change(|known| {
+            let changed = known.actor != actor;
+            known.actor = actor;
+            changed
+        });
+    }
+
+    /// Counts events by the source of their username.
+    pub(crate) fn count_usernames(&self, sources: &[String]) {
+        self.change(|known| {
+            for source in sources {
+                *known.usernames.entry(source.clone()).or_default() += 1;
+            }
+            !sources.is_empty()
         });
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::Parts;
+use super::actors::{Actors, Users};
 use super::copies::Copies;
 use super::gather::Gatherer;
 use super::held_removals::{Accepted, HeldProjects, HeldRemovals, held_projects, wave_times};
@@ -60,6 +61,7 @@ pub(super) struct Worker {
     pub recorder: Recorder,
     /// The projects whose id is not in their definition, once they are read.
     kept: Option<KeptIds>,
+    pub actors: Actors,
     pub copies: Copies,
     /// Whether a full scan is needed, because file systems were mounted or unmounted.
     pub compares_again: bool,
@@ -89,6 +91,8 @@ impl Worker {
         agenda.set_times(wave_times(repository), now.0);
         let held_removals = HeldRemovals::recorded_before(store, &mut agenda, now)?;
         parts.status.set_problems(invalid_files.count());
+        let mut actors = Actors::default();
+        actors.configure(&parts.config, parts.clock, &parts.status);
         Ok(Self {
             observer: observer(&parts.config, parts.clock, &parts.status),
             agenda,
@@ -105,6 +109,7 @@ impl Worker {
             routes: Routes::of(&parts.config),
             recorder: Recorder::new(parts.store, parts.queues, Arc::clone(&parts.status)),
             kept: None,
+            actors,
             copies: Copies::default(),
             compares_again: false,
             config: parts.config,
@@ -162,6 +167,15 @@ impl Worker {
         if !root.is_in_place() || self.mounts.has_changed(&self.config.repository.path) {
             gathered.put_back_reported(&mut self.reported);
             return self.doubt_root(&taken);
+        }
+        if !judgement.unnamed.is_empty() {
+            let users = Users {
+                observer: &self.observer,
+                clock: self.clock,
+                now,
+            };
+            let config = &self.config;
+            self.actors.name(&mut judgement, &root, config, &users);
         }
         if self.agenda.is_calm() && judgement.has_vanished() {
             match self.recorder.store().n_defined() {
@@ -259,6 +273,11 @@ impl Worker {
             let (key, unresolved) = observation.unresolved_reports();
             self.reported.put_back(&key, unresolved);
         }
+    }
+
+    /// Publishes the counts of the audit source, if it is on.
+    pub(super) fn report_actors(&mut self) {
+        self.actors.report(&self.status);
     }
 
     /// Commits a batch. Returns whether that succeeded.

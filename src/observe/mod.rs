@@ -95,6 +95,11 @@ impl Observer {
         self.hidden = BTreeMap::new();
     }
 
+    /// The name of a user, or the user id if there is none. `None` if the user database does not answer.
+    pub(crate) fn user_name(&self, uid: u32, now: Timestamp) -> Option<String> {
+        self.owners.name(uid, now)
+    }
+
     /// Looks up the owners again that are unknown. Returns whether some became known.
     pub(crate) fn retry_owners(&self, now: Timestamp) -> bool {
         self.owners.retry(now)

@@ -15,6 +15,7 @@ use url::Url;
 use super::body;
 use super::signature::{self, SigningKey};
 use crate::config::{self, Format};
+use crate::domain::actor::Actor;
 use crate::domain::event::{Event, EventId, EventKind, Origin, Parameter};
 use crate::domain::project::ProjectKey;
 
@@ -94,6 +95,8 @@ pub struct CallbackContent {
     pub origin: Origin,
     /// The parameters, in their documented order.
     pub parameters: Vec<(Parameter, String)>,
+    /// The user who made the change, if the kernel recorded it.
+    pub actor: Option<Actor>,
     /// The bytes of the project.xml.
     pub payload: Bytes,
 }
@@ -108,6 +111,7 @@ impl CallbackContent {
             occurred_at: event.occurred_at,
             origin: event.origin,
             parameters: event.parameters,
+            actor: event.explanation.actor,
             payload,
         }
     }
@@ -131,6 +135,7 @@ impl CallbackContent {
             occurred_at,
             origin: Origin::Test,
             parameters: parameters.into(),
+            actor: None,
             payload: Bytes::from_static(PAYLOAD),
         }
     }

@@ -34,6 +34,7 @@ fn callback() -> Callback {
             occurred_at: Timestamp::from_second(1_777_000_000).unwrap(),
             origin: Origin::Live,
             parameters: parameters.map(|(p, value)| (p, value.to_owned())).to_vec(),
+            actor: None,
             payload: Bytes::from_static(
                 b"<?xml version=\"1.0\"?>\n<schema name=\"Orders &amp; Returns\"/>\n",
             ),

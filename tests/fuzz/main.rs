@@ -247,6 +247,16 @@ fn answer_headers() {
 }
 
 #[test]
+fn audit_records() {
+    fuzz(
+        "audit_records",
+        targets::audit_records,
+        targets::records(),
+        targets::RECORDS,
+    );
+}
+
+#[test]
 fn bodies() {
     fuzz(
         "bodies",

@@ -1,5 +1,6 @@
 //! The targets with their seeds, words and assertions.
 
+use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use bytes::Bytes;
 use jiff::Timestamp;
+use project_webhooks::actor::{self, Asked, Assembled, Assembler, Memory, PathNodes, Question};
 use project_webhooks::config::{Environment, Format, load_str};
 use project_webhooks::document;
 use project_webhooks::domain::delivery::{self, Verdict};
@@ -76,6 +78,35 @@ pub const YAML: &[&str] = &[
     "credential:",
     "\u{0}",
     "\u{feff}",
+];
+pub const RECORDS: &[&str] = &[
+    "1300 audit(1.001:1): ",
+    "1302 audit(1.001:1): ",
+    "1320 audit(1.001:1): ",
+    "1336 audit(1.001:2): ",
+    "1337 audit(1.001:2): oflag=01101",
+    "arch=c000003e syscall=257 ",
+    "success=yes ",
+    "items=2 ",
+    "items=99999999999 ",
+    "auid=1001 ",
+    "auid=4294967295 ",
+    "euid=0 ",
+    "exe=\"/bin/rm\" ",
+    "exe=2F62696E ",
+    "key=\"project-webhooks\" ",
+    "key=(null) ",
+    "name=\"a/project.xml\" ",
+    "name=612F62 ",
+    "name=(null) ",
+    "inode=50 ",
+    "inode=40 ",
+    "dev=08:01 ",
+    "nametype=PARENT",
+    "nametype=CREATE",
+    "nametype=DELETE",
+    "nametype=NORMAL",
+    "\n",
 ];
 pub const TEMPLATES: &[&str] = &[
     "{organization}",
@@ -311,6 +342,106 @@ pub fn headers() -> Vec<Vec<u8>> {
     ])
 }
 
+/// Records of a rename over a file, and of a removal.
+pub fn records() -> Vec<Vec<u8>> {
+    let call = |serial: u32, items: u32| {
+        format!(
+            "1300 audit(1.001:{serial}): arch=c000003e syscall=82 success=yes exit=0 a0=0 a1=0 a2=0 a3=0 \
+             items={items} ppid=1 pid=2 auid=1001 uid=0 euid=0 exe=\"/bin/mv\" key=\"project-webhooks\"\n"
+        )
+    };
+    let item = |serial: u32, kind: &str, name: &str, inode: u32| {
+        format!(
+            "1302 audit(1.001:{serial}): item=0 name={name} inode={inode} dev=08:01 mode=0100644 \
+             nametype={kind}\n"
+        )
+    };
+    let end = |serial: u32| format!("1320 audit(1.001:{serial}): \n");
+    let rename = [
+        call(1, 5),
+        item(1, "PARENT", "\"a/\"", 40),
+        item(1, "PARENT", "\"b/\"", 41),
+        item(1, "DELETE", "\"b/x\"", 50),
+        item(1, "DELETE", "\"a/project.xml\"", 51),
+        item(1, "CREATE", "612F70726F6A6563742E786D6C", 50),
+        end(1),
+    ];
+    let removal = [
+        call(2, 2),
+        item(2, "PARENT", "\"a/\"", 40),
+        item(2, "DELETE", "\"a/project.xml\"", 50),
+        end(2),
+    ];
+    let both = [rename.concat(), removal.concat()].concat();
+    [rename.concat(), removal.concat(), both]
+        .map(String::into_bytes)
+        .into()
+}
+
+/// Each line is a type and a record. Memory stays bounded, and an answer comes from a given record.
+pub fn audit_records(input: &[u8]) -> u64 {
+    let (mut assembler, mut memory) = (Assembler::default(), Memory::default());
+    let mut users = HashSet::new();
+    let (mut n_lost, mut n_changes) = (0_u64, 0_usize);
+    for line in input.split(|byte| *byte == b'\n') {
+        let kind = line
+            .get(..4)
+            .and_then(|kind| std::str::from_utf8(kind).ok());
+        let kind = kind.and_then(|kind| kind.parse().ok()).unwrap_or(1302);
+        match assembler.take(kind, line.get(5..).unwrap_or_default()) {
+            Assembled::Nothing => {}
+            Assembled::Lost => {
+                n_lost += 1;
+                memory.lost(1_000);
+            }
+            Assembled::Complete(call) => {
+                let (act, changes) = actor::changes(*call, "project-webhooks");
+                users.insert((act.login, act.effective, act.pid));
+                n_changes += changes.len();
+                memory.add(&act, changes);
+            }
+        }
+        assert!(assembler.n_open() <= 256);
+    }
+    let node = |inode: u64| ((8, 1), inode);
+    let path = PathNodes {
+        directories: vec![node(40)],
+        names: vec![b"project.xml".as_slice().into()],
+    };
+    let gone = Asked::Vanished {
+        node: node(50),
+        since_ns: 0,
+        replaced_by: Some((node(50), i64::MAX)),
+    };
+    let appeared = Asked::Appeared {
+        node: node(50),
+        changed_ns: i64::MAX,
+        depth: 1,
+    };
+    let rewritten = Asked::Rewritten {
+        node: node(50),
+        changed_ns: i64::MIN,
+        since_ns: i64::MIN,
+    };
+    let answers = [gone, appeared, rewritten].map(|asked| {
+        let question = Question {
+            path: path.clone(),
+            asked,
+        };
+        memory.answer(&question)
+    });
+    for act in answers.iter().flatten() {
+        assert!(users.contains(&(act.login, act.effective, act.pid)));
+    }
+    let answered = answers.map(|answer| answer.is_some());
+    kind((
+        n_lost.min(3),
+        n_changes.min(8),
+        assembler.n_open().min(3),
+        answered,
+    ))
+}
+
 /// The first line is a status, the others are headers. The wait is at most a day.
 pub fn answer_headers(input: &[u8]) -> u64 {
     let now: Timestamp = "2026-10-21T07:00:00Z".parse().unwrap();
@@ -382,6 +513,7 @@ pub fn content(input: &[u8]) -> CallbackContent {
         occurred_at: Timestamp::UNIX_EPOCH,
         origin: Origin::Live,
         parameters,
+        actor: None,
         payload: Bytes::copy_from_slice(pieces.next().unwrap_or_default()),
     }
 }

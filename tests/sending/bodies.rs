@@ -23,6 +23,7 @@ fn content(values: [&str; 4], payload: &[u8]) -> CallbackContent {
             .copied()
             .zip(values.map(str::to_owned))
             .collect(),
+        actor: None,
         payload: Bytes::copy_from_slice(payload),
     }
 }

@@ -107,13 +107,23 @@ fn the_package_is_installed_upgraded_and_purged() {
             "project-webhooks@sales.service",
         ),
     ] {
-        for name in ["credentials", "group", "home", "memory", "nfs"] {
+        for name in ["audit", "credentials", "group", "home", "memory", "nfs"] {
             let directory = format!("/etc/systemd/system/{of}.d");
             container.sh(&format!(
                 "mkdir -p {directory}; cp {examples}/{name}.conf {directory}"
             ));
             let verified = container.try_run(&["systemd-analyze", "verify", unit]);
             assert_eq!(verified, (Some(0), String::new()), "{name} of {unit}");
+            if name == "audit" {
+                let exposure = [
+                    "systemd-analyze",
+                    "security",
+                    "--no-pager",
+                    "--threshold=16",
+                    unit,
+                ];
+                container.run(&exposure);
+            }
             container.sh(&format!("rm -r {directory}"));
         }
     }

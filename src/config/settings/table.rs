@@ -150,12 +150,12 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "username",
         value: Text(
-            "`owner`, `annotation:NAME`, `value:TEXT`",
-            Some("^(owner|annotation:.+|value:.+)$"),
+            "`owner`, `annotation:NAME`, `value:TEXT`, `audit`, `audit:KEY`",
+            Some("^(owner|annotation:.+|value:.+|audit|audit:[!-~]{1,31})$"),
         ),
         count: OneOrList(1, 100),
         default: Values(&["owner"]),
-        meaning: "the first source that yields a name: the file's owner, an annotation in the project.xml, a fixed text",
+        meaning: "the first source that yields a name: the file's owner, an annotation in the project.xml, a fixed text, or the user who made the change by the kernel's audit records (with the key `project-webhooks` or KEY)",
         ..ROW
     },
     Setting {

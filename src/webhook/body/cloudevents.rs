@@ -5,6 +5,7 @@
 //! - `ce-subject` is `<organization>/<project>`, the same text that the setting `projects` matches.
 //! - The parameters are extension attributes. Their names are in lower case, as the specification
 //!   requires.
+//! - `ce-actor` is the user who made the change, as the JSON object of the format `json`, if known.
 //! - Values are percent-encoded as section 3.1.3.2 of the HTTP binding requires. `ce-source` is a URI,
 //!   whose segments are percent-encoded only once.
 //! - There is no `ce-datacontenttype`. In binary mode the header `Content-Type` replaces it.
@@ -42,6 +43,10 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         ("ce-time", content.occurred_at.to_string()),
         ("ce-subject", key.to_string()),
     ];
+    let actor = content.actor.as_ref().and_then(|actor| {
+        let text = serde_json::to_string(actor).ok()?;
+        Some(("ce-actor", text))
+    });
     let parameters = content
         .parameters
         .iter()
@@ -49,6 +54,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
     let mut extra_headers: Vec<(HeaderName, HeaderValue)> = attributes
         .into_iter()
         .chain(parameters)
+        .chain(actor)
         .map(|(name, value)| header(name, &value))
         .collect();
     // The segments of this URI are escaped already.

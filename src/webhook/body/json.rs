@@ -12,8 +12,9 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         .iter()
         .map(|(parameter, value)| (parameter.as_str().to_owned(), value.as_str().into()))
         .collect();
+    let actor = content.actor.as_ref().map(|actor| json!(actor));
     // The members keep this order, because serde_json's feature `preserve_order` is enabled.
-    let object = json!({
+    let mut object = json!({
         "id": content.id.0,
         "event": content.event.name,
         "label": content.event.label,
@@ -22,5 +23,8 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         "parameters": parameters,
         "payload": document::text(&content.payload),
     });
+    if let (Some(actor), Some(members)) = (actor, object.as_object_mut()) {
+        members.insert("actor".to_owned(), actor);
+    }
     Body::plain("application/json", object.to_string())
 }

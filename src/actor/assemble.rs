@@ -1,0 +1,201 @@
+//! Collects the records of each system call, until its end.
+//!
+//! Constraint: memory is bounded, whatever the records say. A call counts only if all its path
+//! records arrived. Otherwise a record is missing, and the caller must not trust older knowledge.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::record::{Body, CallFields, EventKey, PathItem, parse};
+
+/// The maximum number of calls whose end has not arrived.
+const OPEN_MAX: usize = 256;
+
+/// The maximum number of path records of a call. A rename has at most six.
+const ITEMS_MAX: usize = 64;
+
+/// A system call with all its path records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub(super) key: EventKey,
+    pub(super) fields: CallFields,
+    pub(super) items: Vec<PathItem>,
+    /// The flags of openat2(2).
+    pub(super) open_flags: Option<u64>,
+}
+
+/// The result of taking a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Assembled {
+    /// The call is not complete, or the record is of another kind.
+    Nothing,
+    /// This call is complete.
+    Complete(Box<Call>),
+    /// A record of a call is missing.
+    Lost,
+}
+
+/// Collects records.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    open: BTreeMap<EventKey, Call>,
+    order: VecDeque<EventKey>,
+}
+
+impl Assembler {
+    /// Takes a record with its type and its text.
+    pub fn take(&mut self, kind: u16, text: &[u8]) -> Assembled {
+        match parse(kind, text) {
+            Some((key, Body::Call(fields))) => self.begin(key, *fields),
+            Some((key, Body::Path(item))) => self.add(key, |call| {
+                // One more than allowed shows that the call has too many.
+                if call.items.len() <= ITEMS_MAX {
+                    call.items.push(item);
+                }
+            }),
+            Some((key, Body::OpenFlags(flags))) => self.add(key, |call| {
+                call.open_flags = call.open_flags.or(Some(flags));
+            }),
+            Some((key, Body::End)) => self.end(key),
+            None => Assembled::Nothing,
+        }
+    }
+
+    /// Forgets all calls that are not complete.
+    pub fn clear(&mut self) {
+        self.open.clear();
+        self.order.clear();
+    }
+
+    /// The number of calls that are not complete.
+    pub fn n_open(&self) -> usize {
+        self.open.len()
+    }
+
+    fn begin(&mut self, key: EventKey, fields: CallFields) -> Assembled {
+        if self.open.contains_key(&key) {
+            return Assembled::Nothing;
+        }
+        let call = Call {
+            key,
+            fields,
+            items: Vec::new(),
+            open_flags: None,
+        };
+        self.open.insert(key, call);
+        self.order.push_back(key);
+        let mut has_lost = false;
+        while self.order.len() > OPEN_MAX {
+            let oldest = self.order.pop_front();
+            has_lost |= oldest.is_some_and(|oldest| self.open.remove(&oldest).is_some());
+        }
+        match has_lost {
+            true => Assembled::Lost,
+            false => Assembled::Nothing,
+        }
+    }
+
+    /// Adds to a call. Records of a call that began before this reader are ignored.
+    fn add(&mut self, key: EventKey, add: impl FnOnce(&mut Call)) -> Assembled {
+        if let Some(call) = self.open.get_mut(&key) {
+            add(call);
+        }
+        Assembled::Nothing
+    }
+
+    fn end(&mut self, key: EventKey) -> Assembled {
+        let Some(call) = self.open.remove(&key) else {
+            return Assembled::Nothing;
+        };
+        // Calls usually end in order, so the first is the one.
+        if let Some(position) = self.order.iter().position(|open| *open == key) {
+            self.order.remove(position);
+        }
+        if !call.fields.has_succeeded {
+            return Assembled::Nothing;
+        }
+        match call.items.len() == call.fields.n_items && call.items.len() <= ITEMS_MAX {
+            true => Assembled::Complete(Box::new(call)),
+            false => Assembled::Lost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actor::record::{END, PATH, SYSCALL};
+
+    fn call(serial: u64, items: usize, success: &str) -> String {
+        format!(
+            "audit(5.123:{serial}): arch=c000003e syscall=87 success={success} exit=0 a0=0 a1=0 a2=0 \
+             a3=0 items={items} ppid=1 pid=2 auid=1001 uid=0 euid=0 exe=\"/bin/rm\" key=(null)"
+        )
+    }
+
+    fn item(serial: u64, n: usize) -> String {
+        format!("audit(5.123:{serial}): item={n} name=\"a\" inode=5 dev=08:01 nametype=DELETE")
+    }
+
+    fn end(serial: u64) -> String {
+        format!("audit(5.123:{serial}): ")
+    }
+
+    fn take(assembler: &mut Assembler, kind: u16, text: &str) -> Assembled {
+        assembler.take(kind, text.as_bytes())
+    }
+
+    #[test]
+    fn interleaved_calls_are_kept_apart() {
+        let mut assembler = Assembler::default();
+        let a = &mut assembler;
+        for serial in [1, 2] {
+            assert_eq!(
+                take(a, SYSCALL, &call(serial, 2, "yes")),
+                Assembled::Nothing
+            );
+        }
+        for serial in [2, 1, 1, 2] {
+            assert_eq!(take(a, PATH, &item(serial, 0)), Assembled::Nothing);
+        }
+        for serial in [2, 1] {
+            match take(a, END, &end(serial)) {
+                Assembled::Complete(call) => assert_eq!(call.key.serial, serial),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(take(a, END, &end(1)), Assembled::Nothing);
+        assert_eq!(a.n_open(), 0);
+    }
+
+    #[test]
+    fn a_missing_record_is_noticed() {
+        let mut assembler = Assembler::default();
+        let a = &mut assembler;
+        take(a, SYSCALL, &call(1, 2, "yes"));
+        take(a, PATH, &item(1, 0));
+        assert_eq!(take(a, END, &end(1)), Assembled::Lost);
+        // A failed call changes nothing.
+        take(a, SYSCALL, &call(2, 2, "no"));
+        assert_eq!(take(a, END, &end(2)), Assembled::Nothing);
+        // Records of a call from before the start.
+        take(a, PATH, &item(3, 0));
+        assert_eq!(take(a, END, &end(3)), Assembled::Nothing);
+    }
+
+    #[test]
+    fn open_calls_and_items_are_bounded() {
+        let mut assembler = Assembler::default();
+        let a = &mut assembler;
+        let mut n_lost = 0;
+        for serial in 0..1_000 {
+            n_lost += usize::from(take(a, SYSCALL, &call(serial, 0, "yes")) == Assembled::Lost);
+            assert!(a.n_open() <= OPEN_MAX);
+        }
+        assert_eq!(n_lost, 1_000 - OPEN_MAX);
+        take(a, SYSCALL, &call(5_000, 4_000, "yes"));
+        for n in 0..4_000 {
+            take(a, PATH, &item(5_000, n));
+        }
+        assert_eq!(take(a, END, &end(5_000)), Assembled::Lost);
+    }
+}

@@ -1,0 +1,391 @@
+//! Keeps recent changes, and answers who made the change at a path.
+//!
+//! Constraint: an answer is certain, or there is none. Therefore:
+//!
+//! - The change must explain the observed state. A new file needs a record of its name at this path, or
+//!   of the move of a directory above it. A file that was written in place needs a record of an open
+//!   for writing, after the recorded state. A later record than the file's change time is about
+//!   another state.
+//! - A missing file needs a record that its name was removed, or that a directory above it was moved.
+//!   The removal must be later than the last state on record.
+//! - After a loss of records, everything older is forgotten.
+//!
+//! The memory is bounded by number and by age. Calls without the key of the rule have a bound of their
+//! own, so that the load of other rules pushes out nothing else.
+
+mod recent;
+
+use std::sync::Arc;
+
+use super::change::{Change, Deed, Node, Place};
+use recent::Recent;
+
+/// The maximum number of changes by calls with the key of the rule.
+///
+/// A removed project with four files in three directories has eight, so 4,000 projects fit.
+const OWN_MAX: usize = 32 * 1024;
+
+/// The maximum number of changes by other calls.
+const OTHERS_MAX: usize = 8 * 1024;
+
+/// The largest difference between the times of a file and of its record, in milliseconds.
+///
+/// A record has the time of the last tick before its call, at most 10 ms earlier. The call itself
+/// takes a while until it changes the file.
+const SLACK_MS: i64 = 20;
+
+/// How long after a loss the move of a directory proves nothing about its contents.
+const DOUBT_MS: i64 = 60 * 1000;
+
+/// A system call of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Act {
+    /// The serial number of the event. It grows.
+    pub serial: u64,
+    /// The start of the call, in milliseconds since the Unix epoch.
+    pub time_ms: i64,
+    /// The user who logged in, if the process belongs to a login.
+    pub login: Option<u32>,
+    /// The effective user.
+    pub effective: u32,
+    /// The process.
+    pub pid: u32,
+    /// The path of the program.
+    pub program: String,
+    /// The key of the audit rule, if it has one.
+    pub key: Option<String>,
+    /// Whether a rule with the configured key matched.
+    pub has_key: bool,
+}
+
+/// A path below the repository's root, with the directories that exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathNodes {
+    /// The root, and then each existing directory on the path.
+    pub directories: Vec<Node>,
+    /// The components of the path.
+    pub names: Vec<Arc<[u8]>>,
+}
+
+/// The state of a file that needs an explanation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The file is new at this path.
+    Appeared {
+        /// The file.
+        node: Node,
+        /// Its change time.
+        changed_ns: i64,
+        /// The number of directories on the path that were there before, with the root.
+        depth: usize,
+    },
+    /// The same file has other content.
+    Rewritten {
+        /// The file.
+        node: Node,
+        /// Its change time.
+        changed_ns: i64,
+        /// Its change time on record.
+        since_ns: i64,
+    },
+    /// The file is gone.
+    Vanished {
+        /// The recorded file.
+        node: Node,
+        /// Its change time on record.
+        since_ns: i64,
+        /// The file that is at the path now, with its change time.
+        replaced_by: Option<(Node, i64)>,
+    },
+}
+
+/// A question about a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The path.
+    pub path: PathNodes,
+    /// The state at the path.
+    pub asked: Asked,
+}
+
+/// Recent changes.
+#[derive(Debug, Default)]
+pub struct Memory {
+    own: Recent,
+    others: Recent,
+    /// The time of the last loss of records.
+    lost_ms: Option<i64>,
+}
+
+impl Memory {
+    /// Adds the changes of a call.
+    pub fn add(&mut self, act: &Act, changes: Vec<Change>) {
+        let (kept, max) = match act.has_key {
+            true => (&mut self.own, OWN_MAX),
+            false => (&mut self.others, OTHERS_MAX),
+        };
+        for change in changes {
+            kept.add(change, max);
+        }
+    }
+
+    /// Forgets everything, because a record was lost before this time.
+    pub fn lost(&mut self, now_ms: i64) {
+        self.own = Recent::default();
+        self.others = Recent::default();
+        self.lost_ms = Some(now_ms);
+    }
+
+    /// The number of changes.
+    pub fn len(&self) -> usize {
+        self.own.len() + self.others.len()
+    }
+
+    /// Whether there are no changes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the call that explains the state at a path, if it is certain.
+    pub fn answer(&self, question: &Question) -> Option<Arc<Act>> {
+        let path = &question.path;
+        let act = match &question.asked {
+            Asked::Appeared {
+                node,
+                changed_ns,
+                depth,
+            } => self.appeared(path, *node, *changed_ns, *depth),
+            Asked::Rewritten {
+                node,
+                changed_ns,
+                since_ns,
+            } => self.rewritten(path, *node, *changed_ns, *since_ns),
+            Asked::Vanished {
+                node,
+                since_ns,
+                replaced_by,
+            } => {
+                let gone = self.gone(path, *node, *since_ns);
+                gone.or_else(|| {
+                    let (node, changed_ns) = (*replaced_by)?;
+                    self.appeared(path, node, changed_ns, 1)
+                })
+            }
+        };
+        act.cloned()
+    }
+
+    /// Who gave this file its name at the path, moved a directory above it here, or wrote it since.
+    fn appeared(
+        &self,
+        path: &PathNodes,
+        node: Node,
+        changed_ns: i64,
+        depth: usize,
+    ) -> Option<&Arc<Act>> {
+        let limit = latest_ms(changed_ns);
+        let place = path.place()?;
+        let here = self.latest_at(&place, |change| {
+            change.node == node && change.is_appearance() && change.act.time_ms <= limit
+        });
+        let mut moved: Option<&Change> = None;
+        for (index, directory) in path.directories.iter().enumerate().skip(depth.max(1)) {
+            let Some(last) = self.latest_of(*directory, Change::is_appearance) else {
+                continue;
+            };
+            // The last known place is another one, so the record of the move to this path is missing.
+            if !last.is_at(&path.place_of(index)?) {
+                return None;
+            }
+            // A file that changed later was not there when the directory was moved.
+            let is_moved = matches!(last.deed, Deed::Appeared { is_moved: true, .. });
+            if is_moved
+                && changed_ns.div_euclid(1_000_000) <= last.act.time_ms.saturating_add(SLACK_MS)
+            {
+                moved = later(moved, Some(last));
+            }
+        }
+        let named = later(here, moved)?;
+        let wrote = self.wrote(node, limit);
+        later(Some(named), wrote).map(|change| &change.act)
+    }
+
+    /// Who opened this file for writing, or put it here, after the recorded state.
+    fn rewritten(
+        &self,
+        path: &PathNodes,
+        node: Node,
+        changed_ns: i64,
+        since_ns: i64,
+    ) -> Option<&Arc<Act>> {
+        let limit = latest_ms(changed_ns);
+        let since = since_ns.div_euclid(1_000_000);
+        let here = path.place().and_then(|place| {
+            self.latest_at(&place, |change| {
+                change.node == node && change.is_appearance() && change.act.time_ms <= limit
+            })
+        });
+        let found = later(here, self.wrote(node, limit))?;
+        (found.act.time_ms > since).then_some(&found.act)
+    }
+
+    fn wrote(&self, node: Node, limit: i64) -> Option<&Change> {
+        self.latest_of(node, |change| {
+            change.deed == Deed::Wrote && change.act.time_ms <= limit
+        })
+    }
+
+    /// Who removed the file of the path, or moved a directory above it away.
+    fn gone(&self, path: &PathNodes, node: Node, since_ns: i64) -> Option<&Arc<Act>> {
+        let (root, below) = path.directories.split_first()?;
+        let found = self.gone_below(*root, &path.names, below, u64::MAX, node)?;
+        let since = since_ns.div_euclid(1_000_000);
+        (found.time_ms.saturating_add(SLACK_MS) >= since).then_some(found)
+    }
+
+    /// The latest act before `before` that ended the existence of `names` below a directory.
+    ///
+    /// `below` has the directories that exist on the path. `node` is the recorded file.
+    fn gone_below(
+        &self,
+        directory: Node,
+        names: &[Arc<[u8]>],
+        below: &[Node],
+        before: u64,
+        node: Node,
+    ) -> Option<&Arc<Act>> {
+        let (name, rest) = names.split_first()?;
+        let place = Place {
+            directory,
+            name: Arc::clone(name),
+        };
+        let removal = self.latest_at(&place, |change| {
+            change.act.serial < before && change.is_removal_of(node)
+        });
+        if rest.is_empty() {
+            let removal = removal?;
+            // A rename between two directories that the record does not tell apart took the file away.
+            let is_other_end = |change: &Change| {
+                change.act == removal.act
+                    && change.node == removal.node
+                    && change.places().len() > 1
+            };
+            let is_back = self.latest_at(&place, |change| {
+                change.act.serial < before
+                    && change.act.serial >= removal.act.serial
+                    && change.is_appearance()
+                    && !is_other_end(change)
+            });
+            return is_back.is_none().then_some(&removal.act);
+        }
+        let inside = below
+            .split_first()
+            .and_then(|(child, below)| self.gone_below(*child, rest, below, before, node));
+        let outside = removal.and_then(|removal| self.went_with(removal, &place, rest, node));
+        match (inside, outside) {
+            (Some(one), Some(other)) if one.serial < other.serial => Some(other),
+            (None, other) => other,
+            (one, _) => one,
+        }
+    }
+
+    /// Who removed the file in a directory that lost its name: somebody before, or the mover.
+    fn went_with<'a>(
+        &'a self,
+        removal: &'a Change,
+        place: &Place,
+        rest: &[Arc<[u8]>],
+        node: Node,
+    ) -> Option<&'a Arc<Act>> {
+        let act = &removal.act;
+        if let Some(before) = self.gone_below(removal.node, rest, &[], act.serial, node) {
+            return Some(before);
+        }
+        // A removed directory was empty, so there was a removal of the file that has no record.
+        let is_moved = matches!(removal.deed, Deed::Vanished { is_moved: true, .. });
+        // A directory that was moved here later may have had the file as well.
+        let is_followed = self.latest_at(place, |change| {
+            change.act.serial > act.serial
+                && matches!(change.deed, Deed::Appeared { is_moved: true, .. })
+        });
+        let is_doubtful = self
+            .lost_ms
+            .is_some_and(|lost| act.time_ms < lost.saturating_add(DOUBT_MS));
+        (is_moved && is_followed.is_none() && !is_doubtful).then_some(act)
+    }
+
+    fn latest_at(&self, place: &Place, wanted: impl Fn(&Change) -> bool) -> Option<&Change> {
+        let own = self.own.latest_at(place, &wanted);
+        later(own, self.others.latest_at(place, &wanted))
+    }
+
+    fn latest_of(&self, node: Node, wanted: impl Fn(&Change) -> bool) -> Option<&Change> {
+        let own = self.own.latest_of(node, &wanted);
+        later(own, self.others.latest_of(node, &wanted))
+    }
+}
+
+impl PathNodes {
+    /// The place of the file, if all directories on the path exist.
+    fn place(&self) -> Option<Place> {
+        match self.directories.len() == self.names.len() {
+            true => self.place_of(self.names.len()),
+            false => None,
+        }
+    }
+
+    /// The place of the directory with this index, or of the file if the index is the last.
+    fn place_of(&self, index: usize) -> Option<Place> {
+        let above = index.checked_sub(1)?;
+        Some(Place {
+            directory: *self.directories.get(above)?,
+            name: Arc::clone(self.names.get(above)?),
+        })
+    }
+}
+
+impl Change {
+    fn is_appearance(&self) -> bool {
+        matches!(self.deed, Deed::Appeared { .. })
+    }
+
+    /// Whether a name was removed. If its directory is uncertain, only this file counts.
+    fn is_removal_of(&self, node: Node) -> bool {
+        match &self.deed {
+            Deed::Vanished { places, .. } => places.len() == 1 || self.node == node,
+            Deed::Wrote | Deed::Appeared { .. } => false,
+        }
+    }
+
+    fn is_at(&self, place: &Place) -> bool {
+        self.places().contains(place)
+    }
+
+    fn places(&self) -> &[Place] {
+        match &self.deed {
+            Deed::Appeared { places, .. } | Deed::Vanished { places, .. } => places,
+            Deed::Wrote => &[],
+        }
+    }
+}
+
+/// The later of two changes.
+fn later<'a>(one: Option<&'a Change>, other: Option<&'a Change>) -> Option<&'a Change> {
+    match (one, other) {
+        (Some(one), Some(other)) if one.act.serial < other.act.serial => Some(other),
+        (None, other) => other,
+        (one, _) => one,
+    }
+}
+
+/// The latest time of a call that can have caused this change time, in milliseconds.
+///
+/// Some file systems store whole seconds only.
+fn latest_ms(changed_ns: i64) -> i64 {
+    let is_whole = changed_ns.rem_euclid(1_000_000_000) == 0;
+    let more = if is_whole { 999 } else { 0 };
+    changed_ns.div_euclid(1_000_000).saturating_add(more)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! Finds the user who made a change, from the kernel's audit records (Linux).
+//!
+//! Constraint: never name a wrong user. A record names a user only if it is about the file itself, or
+//! about a directory above it that was moved. If a record may be missing, there is no answer, and the
+//! next source of `username:` is used. Everything is bounded: open events, items and memory.
+//!
+//! The kernel sends each system call as several records: the call, its paths, and an end. Records of
+//! several calls interleave. Names are as the caller gave them, so records are matched by device and
+//! inode of the file and of its directory.
+//!
+//! - [`record`] parses one record. Pure.
+//! - [`assemble`] collects the records of a system call. Pure.
+//! - [`change`] derives changes of files and directories from a system call. Pure.
+//! - [`memory`] keeps recent changes, and answers questions about a path.
+//! - [`netlink`] receives the records. It needs CAP_AUDIT_READ and no audit daemon.
+//! - [`reader`] is the thread that fills the memory.
+//! - [`setup`] checks what is missing on this machine.
+
+mod assemble;
+mod change;
+mod memory;
+#[cfg(target_os = "linux")]
+mod netlink;
+mod reader;
+mod record;
+mod setup;
+
+pub use assemble::{Assembled, Assembler, Call};
+pub use change::{Change, Deed, Device, Node, Place, changes};
+pub use memory::{Act, Asked, Memory, PathNodes, Question};
+pub(crate) use reader::Reader;
+pub(crate) use setup::{Gap, gap_of, gaps, is_in_container};

@@ -1,0 +1,215 @@
+//! The thread that receives audit records and fills the memory.
+//!
+//! Constraint: the thread always reads on, because the kernel drops records of a slow reader. It holds
+//! the lock only to add parsed changes.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::memory::{Act, Memory, Question};
+use crate::clock::Clock;
+
+/// What the thread has received since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// The number of system calls with the key of the rule.
+    pub n_calls: u64,
+    /// How often records were lost.
+    pub n_losses: u64,
+    /// Why the thread ended, if it did.
+    pub failure: Option<String>,
+}
+
+/// The state that the thread shares with the engine.
+#[derive(Debug, Default)]
+struct Shared {
+    known: Mutex<Known>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    memory: Memory,
+    counts: Counts,
+}
+
+impl Shared {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // The memory is complete between any two calls, so a panic leaves it usable.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running reader. It stops when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    shared: Arc<Shared>,
+    /// Closing it ends the thread.
+    stop: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    /// Joins the kernel's audit group and starts the thread. `key` is the key of the audit rule.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start(key: &str, clock: Clock) -> io::Result<Self> {
+        let log = super::netlink::AuditLog::join()?;
+        let (stop, stopped) = UnixStream::pair()?;
+        let shared = Arc::new(Shared::default());
+        let worker = Worker {
+            log,
+            stopped,
+            shared: Arc::clone(&shared),
+            key: key.to_owned(),
+            clock,
+            assembler: super::Assembler::default(),
+            has_lost: false,
+        };
+        let thread = std::thread::Builder::new()
+            .name("actor".to_owned())
+            .spawn(move || worker.run())?;
+        Ok(Self {
+            shared,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Only Linux has audit records.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn start(_key: &str, _clock: Clock) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.shared.known().counts.clone()
+    }
+
+    /// Answers the questions in their order. Waits at most `patience` for records that answer them all.
+    pub(crate) fn answer(
+        &self,
+        questions: &[Question],
+        patience: Duration,
+        clock: Clock,
+    ) -> Vec<Option<Arc<Act>>> {
+        let until = clock.moment().saturating_add(patience);
+        let mut answers: Vec<Option<Arc<Act>>> = vec![None; questions.len()];
+        let mut known = self.shared.known();
+        loop {
+            for (question, answer) in questions.iter().zip(&mut answers) {
+                if answer.is_none() {
+                    *answer = known.memory.answer(question);
+                }
+            }
+            let rest = until.saturating_sub(clock.moment());
+            let is_over = rest.is_zero() || known.counts.failure.is_some();
+            if is_over || answers.iter().all(Option::is_some) {
+                return answers;
+            }
+            let waited = self.shared.changed.wait_timeout(known, rest);
+            known = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+struct Worker {
+    log: super::netlink::AuditLog,
+    stopped: UnixStream,
+    shared: Arc<Shared>,
+    key: String,
+    clock: Clock,
+    assembler: super::Assembler,
+    /// Whether records were lost. The kernel goes on dropping them until its queue is empty.
+    has_lost: bool,
+}
+
+/// The maximum number of records that are taken before the thread checks whether it has to stop.
+#[cfg(target_os = "linux")]
+const RECORDS_MAX: usize = 1024;
+
+#[cfg(target_os = "linux")]
+impl Worker {
+    fn run(mut self) {
+        if let Err(error) = self.read() {
+            self.shared.known().counts.failure = Some(error.to_string());
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Reads until the reader is dropped.
+    fn read(&mut self) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        loop {
+            let mut descriptors = [
+                PollFd::from_borrowed_fd(self.log.descriptor(), PollFlags::IN),
+                PollFd::new(&self.stopped, PollFlags::IN),
+            ];
+            match poll(&mut descriptors, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let [_, stopped] = &descriptors;
+            if !stopped.revents().is_empty() {
+                return Ok(());
+            }
+            self.drain()?;
+        }
+    }
+
+    /// Takes queued records, and adds their changes to the memory together.
+    fn drain(&mut self) -> io::Result<()> {
+        use super::netlink::Received;
+        use super::{Assembled, changes};
+        let mut found = Vec::new();
+        let mut is_empty = false;
+        for _ in 0..RECORDS_MAX {
+            let assembled = match self.log.receive()? {
+                Received::Record(kind, text) => self.assembler.take(kind, text),
+                Received::Other => Assembled::Nothing,
+                Received::Overflow => Assembled::Lost,
+                Received::Empty => {
+                    is_empty = true;
+                    break;
+                }
+            };
+            match assembled {
+                Assembled::Nothing => {}
+                Assembled::Lost => self.has_lost = true,
+                // Everything in the queue is older than the lost records.
+                Assembled::Complete(_) if self.has_lost => {}
+                Assembled::Complete(call) => found.push(changes(*call, &self.key)),
+            }
+        }
+        let mut known = self.shared.known();
+        if self.has_lost {
+            // Also forget what was added before, because the lost records may be about it.
+            found.clear();
+            known.memory.lost(self.clock.now().as_millisecond());
+        }
+        for (act, changes) in found {
+            known.counts.n_calls += u64::from(act.has_key);
+            known.memory.add(&act, changes);
+        }
+        if self.has_lost && is_empty {
+            self.has_lost = false;
+            known.counts.n_losses += 1;
+            self.assembler.clear();
+        }
+        drop(known);
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+}

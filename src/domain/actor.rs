@@ -1,0 +1,43 @@
+//! The user who made a change.
+
+use serde::{Deserialize, Serialize};
+
+/// Which user of a process is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Account {
+    /// The user who logged in. It stays the same after `sudo` and `su`.
+    Login,
+    /// The effective user of a process without a login, such as a service.
+    Effective,
+}
+
+impl Account {
+    /// The word for this value in listings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Account::Login => "login",
+            Account::Effective => "effective",
+        }
+    }
+}
+
+/// The user who made a change, as the kernel recorded it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// The name of the user, or the user id if the system knows no name.
+    ///
+    /// Empty if the user database did not answer. Then the username comes from the next source.
+    pub user: String,
+    /// The user id.
+    pub uid: u32,
+    /// Which user of the process this is.
+    pub account: Account,
+    /// The path of the program. Empty if the kernel does not know it.
+    pub program: String,
+    /// The process.
+    pub pid: u32,
+    /// The key of the audit rule, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
