@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::{Endpoint, Home, Settings, skip, succeeds, wait_health, wait_until, xml};
 
@@ -31,7 +32,7 @@ fn is_healthy(address: SocketAddr) -> bool {
         return false;
     };
     client
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .unwrap();
     let mut answer = String::new();
     let _ = client.read_to_string(&mut answer);
@@ -40,7 +41,9 @@ fn is_healthy(address: SocketAddr) -> bool {
 
 /// A free address that nobody gets by asking the system for any port.
 fn free_address() -> SocketAddr {
-    let first = 20_000 + std::process::id() % 10_000;
+    static N_TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Tests run in parallel, so that each gets ports of its own.
+    let first = 20_000 + std::process::id() % 10_000 + 100 * N_TAKEN.fetch_add(1, Ordering::SeqCst);
     let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut ports = (first..32_768).filter_map(|port| u16::try_from(port).ok());
     let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
@@ -191,4 +194,41 @@ fn sockets_that_were_removed_come_back() {
     });
     wait_health(&home, "/readyz", 200);
     assert!(daemon.reload());
+}
+
+#[test]
+fn requests_for_other_hosts_and_from_web_pages_are_refused() {
+    let endpoint = Endpoint::new();
+    let settings = |port: u16| {
+        Settings::all_to(&endpoint).top(&format!(
+            "admin: {{ listen: \"127.0.0.1:{port}\", hosts: [metrics.example.com] }}"
+        ))
+    };
+    let port = free_address().port();
+    let home = Home::new(&settings(port));
+    let _daemon = home.start();
+    let status = |head: &str| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let request = format!("GET /healthz HTTP/1.1\r\n{head}connection: close\r\n\r\n");
+        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+        answer
+            .split(' ')
+            .nth(1)
+            .map(str::to_owned)
+            .unwrap_or_default()
+    };
+    for (head, expected) in [
+        (format!("host: 127.0.0.1:{port}\r\n"), "200"),
+        (format!("host: localhost:{port}\r\n"), "200"),
+        ("host: metrics.example.com\r\n".to_owned(), "200"),
+        (format!("host: attacker.example:{port}\r\n"), "403"),
+        (
+            "host: localhost\r\norigin: http://attacker.example\r\n".to_owned(),
+            "403",
+        ),
+    ] {
+        assert_eq!(status(&head), expected, "{head}");
+    }
 }

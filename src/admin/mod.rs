@@ -2,11 +2,13 @@
 //!
 //! Constraint: neither changes anything itself. Both answer even if all other parts are stuck.
 //!
-//! Map: [`control`] is the control socket, [`socket`] binds addresses, and this module serves health
+//! Map: [`control`] is the control socket, [`socket`] binds addresses, `hosts`
+//! refuses requests for other hosts, and this module serves health
 //! and metrics.
 
 pub(crate) mod control;
 mod exposition;
+mod hosts;
 mod socket;
 
 use std::sync::Arc;
@@ -66,14 +68,24 @@ const BOUNDS: Bounds = Bounds {
 };
 
 /// Serves health and metrics until `stop`.
-pub(crate) async fn health(admin: Arc<Admin>, bound: Bound, stop: CancellationToken) {
+///
+/// Over TCP, requests must name one of these hosts or this machine.
+pub(crate) async fn health(
+    admin: Arc<Admin>,
+    bound: Bound,
+    hosts: Vec<String>,
+    stop: CancellationToken,
+) {
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(exposition::metrics))
         .with_state(admin);
     match bound {
-        Bound::Tcp(listener) => http_server::serve(listener, router, BOUNDS, stop).await,
+        Bound::Tcp(listener) => {
+            let router = hosts::refuse_foreign(router, hosts);
+            http_server::serve(listener, router, BOUNDS, stop).await;
+        }
         Bound::Unix(listener, _) => http_server::serve(listener, router, BOUNDS, stop).await,
     }
 }

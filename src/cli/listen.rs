@@ -7,6 +7,7 @@ pub(super) mod print;
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use axum::http::StatusCode;
@@ -27,7 +28,7 @@ pub(super) struct ListenArguments {
     pub port: u16,
 
     /// Verify signatures with this secret: `whsec_` and base64, or raw text; repeat the option
-    /// during a rotation
+    /// during a rotation. Other users see it in the list of processes: use --secret-file
     #[arg(
         long = "secret",
         value_name = "S",
@@ -35,6 +36,11 @@ pub(super) struct ListenArguments {
         hide_env_values = true
     )]
     pub secrets: Vec<SecretString>,
+
+    /// Read the secret from this file, so that no list of processes shows it; repeat the option
+    /// during a rotation
+    #[arg(long = "secret-file", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub secret_files: Vec<PathBuf>,
 
     /// Answer every request with this status
     #[arg(long, value_name = "CODE", default_value = "204", value_parser = parse_status)]
@@ -67,12 +73,14 @@ pub(super) async fn run(
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
+    let secrets = secrets(arguments)?;
+    let has_secret = !secrets.is_empty();
     let options = ReceiverOptions::new(clock)
-        .with_secrets(arguments.secrets.clone())
+        .with_secrets(secrets)
         .with_status(arguments.status);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port));
     let (receiver, mut received) = Receiver::bind(address, options).await?;
-    let introduction = introduction(&receiver.url(), !arguments.secrets.is_empty());
+    let introduction = introduction(&receiver.url(), has_secret);
     let introduced = if arguments.json {
         write_flushed(notes, &introduction)
     } else {
@@ -110,6 +118,17 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// The secrets of the arguments and of the files, without the files' final line breaks.
+fn secrets(arguments: &ListenArguments) -> anyhow::Result<Vec<SecretString>> {
+    let mut secrets = arguments.secrets.clone();
+    for path in &arguments.secret_files {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the secret file {}", path.display()))?;
+        secrets.push(SecretString::from(text.trim_end_matches(['\r', '\n'])));
+    }
+    Ok(secrets)
+}
+
 fn write_flushed(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.flush()
@@ -127,7 +146,7 @@ fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
 /// The receiver's URL, and the lines to add to config.yaml. They do not contain the secret.
 fn introduction(url: &str, with_secret: bool) -> String {
     let secret = if with_secret {
-        "    secret: { env: PROJECT_WEBHOOKS_SECRET }   # the value given to --secret\n"
+        "    secret: { env: PROJECT_WEBHOOKS_SECRET }   # the secret of this receiver\n"
     } else {
         ""
     };

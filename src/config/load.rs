@@ -230,7 +230,14 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
             }
         })
     });
+    let hosts = mapping.read_optional(context, "hosts", |value, context| {
+        let items = value.items(context)?;
+        all(items
+            .iter()
+            .map(|item| item.text(context).map(str::to_owned)))
+    });
     Some(AdminServer {
+        hosts: hosts?.unwrap_or_default(),
         listen: listen?,
         mode: mode?,
     })

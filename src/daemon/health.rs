@@ -91,7 +91,12 @@ impl Health {
             Bound::Tcp(_) => None,
             Bound::Unix(_, file) => Some(file.clone()),
         };
-        let task = tokio::spawn(admin::health(Arc::clone(&self.admin), bound, stop.clone()));
+        let task = tokio::spawn(admin::health(
+            Arc::clone(&self.admin),
+            bound,
+            server.hosts.clone(),
+            stop.clone(),
+        ));
         self.is_warned = false;
         self.serving = Some(Serving {
             listen: server.listen.clone(),

@@ -162,6 +162,8 @@ fn every_configuration_is_valid() {
         directory.path().join("ca.pem"),
     )
     .unwrap();
+    // The tour makes it.
+    std::fs::write(directory.path().join("secret"), "not much of a secret").unwrap();
     let environment = BTreeMap::from([
         (
             "CREDENTIALS_DIRECTORY".to_owned(),

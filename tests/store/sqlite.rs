@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use project_webhooks::config::Retention;
-use project_webhooks::store::Fault;
+use project_webhooks::store::{Fault, OpenError, Store};
 use rusqlite::Connection;
 
 use crate::helpers::*;
@@ -113,4 +113,46 @@ fn the_file_shrinks() {
     }
     assert!(n_pages > 0);
     assert!(pages() < before);
+}
+
+#[test]
+fn a_removed_lock_file_lets_no_second_daemon_in() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    std::fs::remove_file(fixture.directory().join("lock")).unwrap();
+    let refused = Store::open(fixture.directory()).err();
+    assert!(
+        matches!(refused, Some(OpenError::Held { .. })),
+        "{refused:?}"
+    );
+    drop(store);
+    Store::open(fixture.directory()).unwrap();
+}
+
+#[test]
+fn a_stored_fingerprint_is_keyed_by_another_file() {
+    let fixture = Fixture::new();
+    let stored = || -> Vec<u8> {
+        database(&fixture)
+            .query_row("SELECT fingerprint FROM webhooks", [], |row| row.get(0))
+            .unwrap()
+    };
+    let save = |byte: u8| {
+        let fingerprints = vec![("catalog".to_owned(), [byte; 32])];
+        let store = fixture.store();
+        wait(store.set_fingerprints(fingerprints, at(0))).unwrap();
+        stored()
+    };
+    let first = save(7);
+    assert_ne!(first, [7; 32]);
+    assert_eq!(save(7), first, "the key is kept");
+    assert_ne!(save(8), first);
+    let key = fixture.directory().join("key");
+    let mode = std::fs::metadata(&key).unwrap().permissions();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
+        0o600
+    );
+    std::fs::remove_file(key).unwrap();
+    assert_ne!(save(7), first, "another key");
 }

@@ -415,6 +415,14 @@ pub const SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "admin.hosts",
+        value: Text("a name without a port", None),
+        count: OneOrList(0, 64),
+        default: Described("none"),
+        meaning: "further names by which clients address the server; IP addresses, `localhost` and the name of the machine are always allowed",
+        ..ROW
+    },
+    Setting {
         key: "log.level",
         value: Word(|| LOG_LEVELS.map(|(word, _)| word).to_vec()),
         default: Values(&["info"]),

@@ -172,6 +172,8 @@ pub struct Retention {
 /// The server of metrics and health.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminServer {
+    /// Further names of this machine that a client may address.
+    pub hosts: Vec<String>,
     /// The address.
     pub listen: Listen,
     /// The permissions of a Unix socket: who may connect.

@@ -45,6 +45,8 @@ fn is_lock_of(line: &str, pid: u32, inode: u64) -> bool {
 /// The lock on a state directory. Dropping this value releases it.
 #[derive(Debug)]
 pub(super) struct StateLock {
+    /// The directory itself, because somebody may remove the file.
+    _directory: File,
     _file: File,
 }
 
@@ -66,23 +68,34 @@ impl StateLock {
             .mode(0o600)
             .open(&path)
             .map_err(|source| io("open the lock", source))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                // The holder may not have written its id yet.
-                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
-                return Err(OpenError::Held {
-                    directory: directory.to_owned(),
-                    pid: text.trim().parse().ok(),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(io("take the lock", source)),
+        let handle = File::open(directory).map_err(|source| OpenError::Io {
+            what: "open the directory",
+            path: directory.to_owned(),
+            source,
+        })?;
+        // A network file system may lock no directories. There the lock is the file alone.
+        let is_held = matches!(handle.try_lock(), Err(TryLockError::WouldBlock))
+            || match file.try_lock() {
+                Ok(()) => false,
+                Err(TryLockError::WouldBlock) => true,
+                Err(TryLockError::Error(source)) => return Err(io("take the lock", source)),
+            };
+        if is_held {
+            let mut text = String::new();
+            // The holder may not have written its id yet, or somebody removed the file.
+            let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
+            return Err(OpenError::Held {
+                directory: directory.to_owned(),
+                pid: text.trim().parse().ok(),
+            });
         }
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(|source| io("write the lock", source))?;
-        Ok(Self { _file: file })
+        Ok(Self {
+            _directory: handle,
+            _file: file,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 //! # Format
 //!
 //! The state directory (created with mode 0700) contains `state.db`, a SQLite database with its
-//! write-ahead log, and `lock`. The files have mode 0600. `schema/` has the tables, one file for
+//! write-ahead log, `lock` and `key`. The files have mode 0600. `schema/` has the tables, one file for
 //! each version. Migrations update the state of an earlier released version.
 //!
 //! # Operation
@@ -13,7 +13,8 @@
 //!
 //! Modules:
 //!
-//! - `schema` opens and migrates the database. `lock` prevents a second daemon.
+//! - `schema` opens and migrates the database. `lock` prevents a second daemon. `key` has the key of
+//!   the fingerprints of settings.
 //! - `writer` and `reader` run jobs in a `transaction`.
 //! - `record` and `problems` write and read the record, `payload` the contents of files,
 //!   `answer` the bodies of answers.
@@ -26,6 +27,7 @@
 mod answer;
 mod error;
 mod expiry;
+mod key;
 mod lanes;
 mod listeners;
 mod listing;
@@ -63,6 +65,7 @@ use super::error::{Fault, OpenError, StoreError};
 use super::listing::{Collected, RecordedProblem, Space, WebhookState};
 use crate::config::Retention;
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
+use key::FingerprintKey;
 pub(super) use listing::SqliteListings;
 pub(super) use operations::SqliteOperations;
 use reader::Reader;
@@ -79,6 +82,7 @@ struct Shared {
     location: Arc<str>,
     /// The device and the inode of the database file when it was opened.
     identity: (u64, u64),
+    key: FingerprintKey,
     writer: Arc<Writer>,
     reader: Reader,
     garbage: Mutex<Garbage>,
@@ -125,6 +129,7 @@ impl SqliteStore {
     pub(super) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         schema::prepare_directory(state_dir)?;
         let lock = lock::StateLock::take(state_dir)?;
+        let key = FingerprintKey::read_or_create(state_dir)?;
         let for_writing = schema::open_and_migrate(state_dir)?;
         let for_checkpoints = schema::open_for_checkpoints(state_dir)?;
         let for_reading = schema::open_for_reading(state_dir)?;
@@ -155,6 +160,7 @@ impl SqliteStore {
                 location: path.to_string_lossy().into(),
                 path: path.into(),
                 identity,
+                key,
                 writer,
                 reader,
                 garbage: Mutex::default(),
@@ -376,7 +382,8 @@ impl Delivering for SqliteStore {
     }
 
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()> {
-        Box::pin(self.write(move |connection| queue::finish(connection, &finished)))
+        let key = self.shared.key;
+        Box::pin(self.write(move |connection| queue::finish(connection, &finished, &key)))
     }
 
     fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize> {
@@ -399,11 +406,13 @@ impl Delivering for SqliteStore {
         fingerprints: Vec<(String, [u8; 32])>,
         now: Timestamp,
     ) -> Answer<'_, Vec<String>> {
+        let key = self.shared.key;
         Box::pin(async move {
             let changed = self
                 .read(move |connection| {
                     let mut changed = Vec::new();
                     for (webhook, fingerprint) in fingerprints {
+                        let fingerprint = key.keyed(&fingerprint);
                         if !webhooks::has_fingerprint(connection, &webhook, &fingerprint)? {
                             changed.push((webhook, fingerprint));
                         }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
+use super::key::FingerprintKey;
 use super::lanes::{self, DELETES_ELSEWHERE, LaneEntry, OLDEST_IN_LANE};
 use super::webhooks::Failure;
 use super::{answer, payload, row, webhooks};
@@ -203,11 +204,15 @@ fn event(connection: &Connection, sequence: i64) -> Result<Event, Fault> {
 /// Records attempts and their verdicts.
 ///
 /// It ignores removed deliveries and attempts that are already recorded.
-pub(super) fn finish(connection: &Connection, finished: &[Finish]) -> Result<(), Fault> {
+pub(super) fn finish(
+    connection: &Connection,
+    finished: &[Finish],
+    key: &FingerprintKey,
+) -> Result<(), Fault> {
     // Collect the last failure of each webhook, so that its row is written once for all attempts.
     let mut failures: BTreeMap<String, Failure> = BTreeMap::new();
     for one in finished {
-        if let Some((webhook, failure)) = finish_one(connection, one)? {
+        if let Some((webhook, failure)) = finish_one(connection, one, key)? {
             let rests_until = failures.get(&webhook).and_then(|before| before.rests_until);
             let rests_until = rests_until.max(failure.rests_until);
             let failure = Failure {
@@ -236,11 +241,12 @@ fn consequence(
     finish: &Finish,
     before: &LaneEntry,
     ended: Timestamp,
+    key: &FingerprintKey,
 ) -> Result<Consequence, Fault> {
     let verdict = match finish.verdict {
         // The answer is for a request with old settings. The current settings may work.
         Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::SwitchOff
-            if is_outdated(connection, finish, before)? =>
+            if is_outdated(connection, finish, before, key)? =>
         {
             Verdict::Retry(ended)
         }
@@ -262,9 +268,12 @@ fn is_outdated(
     connection: &Connection,
     finish: &Finish,
     before: &LaneEntry,
+    key: &FingerprintKey,
 ) -> Result<bool, Fault> {
     match &finish.fingerprint {
-        Some(used) => webhooks::has_other_fingerprint(connection, &before.webhook, used),
+        Some(used) => {
+            webhooks::has_other_fingerprint(connection, &before.webhook, &key.keyed(used))
+        }
         None => Ok(false),
     }
 }
@@ -273,6 +282,7 @@ fn is_outdated(
 fn finish_one(
     connection: &Connection,
     finish: &Finish,
+    key: &FingerprintKey,
 ) -> Result<Option<(String, Failure)>, Fault> {
     let Some(before) = LaneEntry::of(connection, finish.delivery)? else {
         return Ok(None);
@@ -289,7 +299,7 @@ fn finish_one(
         Verdict::Delivered => None,
         _ => Some(describe(attempt)),
     };
-    let consequence = consequence(connection, finish, &before, ended)?;
+    let consequence = consequence(connection, finish, &before, ended, key)?;
     let state = match consequence {
         // The request arrived, even if the delivery was cancelled meanwhile.
         Consequence::Verdict(Verdict::Delivered) => State::Delivered,
@@ -326,7 +336,7 @@ fn finish_one(
         webhooks::switch_off(connection, &before.webhook, cause, &error, ended)?;
     }
     let rests_until = match finish.rests_until {
-        Some(until) if !is_outdated(connection, finish, &before)? => Some(until),
+        Some(until) if !is_outdated(connection, finish, &before, key)? => Some(until),
         _ => None,
     };
     let failure = Failure {

@@ -1,0 +1,69 @@
+//! The key of the fingerprints of settings.
+//!
+//! Constraint: a fingerprint depends on the secrets of a webhook. Whoever has a copy of the database, such
+//! as a backup, must not be able to guess secrets by it. So the fingerprints in the database are keyed,
+//! and the key is in another file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::store::error::OpenError;
+
+/// The name of the key's file in the state directory.
+const KEY_FILE: &str = "key";
+
+/// The key of the fingerprints.
+#[derive(Clone, Copy)]
+pub(super) struct FingerprintKey([u8; 32]);
+
+impl FingerprintKey {
+    /// Reads the key, or creates one. With a new key, all webhooks count as changed.
+    pub(super) fn read_or_create(directory: &Path) -> Result<Self, OpenError> {
+        let path = directory.join(KEY_FILE);
+        let io = |what, source| OpenError::Io {
+            what,
+            path: path.clone(),
+            source,
+        };
+        match fs::read(&path) {
+            Ok(bytes) => {
+                if let Ok(key) = bytes.try_into() {
+                    return Ok(Self(key));
+                }
+                // A crash while it was created.
+            }
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(io("read the key", source)),
+        }
+        let key = random().map_err(|source| io("get random bytes for", source))?;
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| {
+                file.write_all(&key)?;
+                file.sync_all()
+            })
+            .or_else(|source| match source.kind() {
+                // A start on a full disk needs no key: it counts webhooks as changed.
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Ok(()),
+                _ => Err(io("write the key", source)),
+            })?;
+        Ok(Self(key))
+    }
+
+    /// The fingerprint as it is stored.
+    pub(super) fn keyed(&self, fingerprint: &[u8; 32]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.0, fingerprint).as_bytes()
+    }
+}
+
+fn random() -> io::Result<[u8; 32]> {
+    let mut key = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut key)?;
+    Ok(key)
+}
