@@ -535,8 +535,8 @@ impl Agenda {
     }
 
     /// Holds the projects that the next full scan misses, because the repository is being restored.
-    pub fn expect_returns(&mut self) {
-        self.vanished.expect_returns();
+    pub fn expect_returns(&mut self, now: Moment) {
+        self.vanished.expect_returns(now);
     }
 
     /// Whether no project needs to be observed.

@@ -146,8 +146,12 @@ impl Vanished {
         }
     }
 
-    pub(super) fn expect_returns(&mut self) {
+    /// Expects missing projects to come back. A hold in progress is extended, as if one came back.
+    pub(super) fn expect_returns(&mut self, now: Moment) {
         self.may_return = true;
+        if self.held.state != State::HeldForOperator {
+            self.held.state = self.held.state.after(Input::Returned, now, self.times);
+        }
     }
 
     pub(super) fn see_late(&mut self, sees_late: bool) {

@@ -124,11 +124,13 @@ impl EventLoop {
     /// The time of the next decision about vanished projects.
     ///
     /// A scan in progress may find more of them, so it ends before a wave does. A wave may have
-    /// shrunk below ten projects, but it still waits for the scan that confirms its end.
+    /// shrunk below ten projects, but it still waits for the scan that confirms its end. A scan may
+    /// also find that held projects are back, so it ends before a hold does.
     fn wave_ends_at(&self) -> Option<Moment> {
         let worker = &self.worker;
-        let may_grow = worker.agenda.is_wave() || worker.phase.is_starting();
-        if self.scanner.is_scanning() && may_grow {
+        let agenda = &worker.agenda;
+        let may_change = agenda.is_wave() || agenda.held().is_some() || worker.phase.is_starting();
+        if self.scanner.is_scanning() && may_change {
             return None;
         }
         worker.agenda.wave_ends_at()

@@ -448,7 +448,7 @@ impl Worker {
         match self.root.survey(self.recorder.store(), recorded) {
             Ok(true) => {
                 if self.root.take_incomplete() {
-                    self.agenda.expect_returns();
+                    self.agenda.expect_returns(self.clock.moment());
                 }
                 return true;
             }

@@ -15,6 +15,35 @@ on_both_backends!(
     another_project_in_a_held_directory_is_imported,
 );
 
+/// The time of the hold is over before the repository is back and can be compared.
+#[test]
+fn a_hold_does_not_end_before_the_repository_is_compared_again() {
+    let endpoint = Endpoint::new();
+    let for_time = |hold| held_for(&endpoint, "poll", hold).repository("poll_interval: 200ms");
+    let home = Home::new(&for_time("1h"));
+    projects(&home, names(300));
+    let daemon = home.start();
+    take_away(&home, names(160));
+    wait_held(&home, 160, "more-than-half");
+    fs::rename(home.at(""), home.beside("hidden")).unwrap();
+    daemon.wait_message("no events are inferred until it is back", 1);
+    for hold in ["0s", "1h"] {
+        home.reconfigure(&for_time(hold));
+        assert!(daemon.reload());
+    }
+    let back = home.beside("hidden/sales/p159");
+    fs::rename(home.beside("away/p159"), back).unwrap();
+    fs::rename(home.beside("hidden"), home.at("")).unwrap();
+    daemon.wait_message("the repository is back", 1);
+    wait_held(&home, 159, "more-than-half");
+    daemon.fence();
+    assert_eq!(events(&endpoint), [""; 0]);
+    bring_back(&home, names(159));
+    wait_not_held(&home);
+    daemon.fence();
+    assert_eq!(events(&endpoint), [""; 0]);
+}
+
 /// The end of the hold.
 fn until(home: &Home) -> Timestamp {
     let status = home.json(&["status"]);

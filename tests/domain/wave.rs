@@ -202,7 +202,7 @@ fn projects_that_a_restored_repository_misses_are_held() {
         let mut agenda = agenda();
         let hold = Duration::from_secs(hold);
         agenda.set_times(Times { hold, ..TIMES }, Moment::ZERO);
-        agenda.expect_returns();
+        agenda.expect_returns(Moment::ZERO);
         observe(&mut agenda, 0..2, Presence::Gone, 0);
         agenda.scanned(at(10));
         agenda.end_wave(at(1_000), 20);
@@ -212,6 +212,16 @@ fn projects_that_a_restored_repository_misses_are_held() {
         agenda.end_wave(at(6_000), 20);
         assert!(!agenda.holds(&key(2)));
     }
+}
+
+#[test]
+fn a_hold_is_extended_while_the_repository_is_restored() {
+    let mut agenda = agenda();
+    agenda.begins_with(20);
+    observe(&mut agenda, 0..12, Presence::Gone, 0);
+    agenda.end_wave(at(1_000), 20);
+    agenda.expect_returns(at(50_000));
+    assert_eq!(hold_ends_at(&agenda), Some(at(110_000)));
 }
 
 /// The end of the hold, if it has one.
