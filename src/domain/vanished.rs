@@ -242,6 +242,10 @@ impl Vanished {
             }
             Presence::Gone | Presence::Replaced => self.vanished(key, presence, now),
             Presence::Unclear => {
+                // If it turns out to be gone later, it is judged with those that vanish then.
+                if !self.accepted.contains(key) {
+                    self.released.remove(key);
+                }
                 // The project is not back, so the others stay held.
                 if let Some(known) = self.held.projects.get_mut(key) {
                     *known = presence;
@@ -298,7 +302,7 @@ impl Vanished {
     pub(super) fn end(&mut self, now: Moment, n_recorded: usize) -> Vec<ProjectKey> {
         let is_due = |state: State| state.ends_at(self.times).is_some_and(|at| now >= at);
         let (ends_current, ends_hold) = (is_due(self.current.state), is_due(self.held.state));
-        let mut released = Vec::new();
+        let mut released: Vec<(ProjectKey, Presence)> = Vec::new();
         let n_before = self.current.n_recorded.unwrap_or(n_recorded);
         let census = Census {
             n_vanished: self.current.n_vanished,
@@ -313,14 +317,14 @@ impl Vanished {
             self.input(Input::Ended(census), now);
             let ended = std::mem::take(&mut self.current);
             match (ended.state, self.held.state) {
-                (State::Calm, _) => released.extend(ended.projects.into_keys()),
+                (State::Calm, _) => released.extend(ended.projects),
                 (state, hold) => {
                     self.n_recorded = n_before;
                     self.n_holds = self.n_holds.saturating_add(1);
                     self.held.state = state.later_hold(hold);
                     for (key, presence) in ended.projects {
                         match presence {
-                            Presence::Replaced => released.push(key),
+                            Presence::Replaced => released.push((key, presence)),
                             _ => drop(self.held.projects.insert(key, presence)),
                         }
                     }
@@ -338,11 +342,13 @@ impl Vanished {
                 self.held.state = self.held.state.after(Input::Ended(census), now, self.times);
             }
             if self.held.state == State::Calm {
-                released.extend(std::mem::take(&mut self.held).projects.into_keys());
+                released.extend(std::mem::take(&mut self.held).projects);
             }
         }
-        self.released.extend(released.iter().cloned());
-        released
+        // A project that cannot be read is not known to be gone.
+        let gone = released.iter().filter(|(_, at)| *at != Presence::Unclear);
+        self.released.extend(gone.map(|(key, _)| key.clone()));
+        released.into_iter().map(|(key, _)| key).collect()
     }
 
     /// Releases the held projects for an operator. Returns them, so that they are judged.

@@ -215,6 +215,28 @@ fn projects_that_a_restored_repository_misses_are_held() {
 }
 
 #[test]
+fn projects_that_cannot_be_read_at_the_end_of_a_wave_are_judged_when_they_are_gone() {
+    // Whether they cannot be read before or after the end of the wave.
+    for unclear_at in [500, 1_500] {
+        let mut agenda = agenda();
+        observe(&mut agenda, 0..9, Presence::Gone, 0);
+        if unclear_at < 1_000 {
+            observe(&mut agenda, 0..9, Presence::Unclear, unclear_at);
+        }
+        agenda.end_wave(at(1_000), 12);
+        if unclear_at > 1_000 {
+            observe(&mut agenda, 0..9, Presence::Unclear, unclear_at);
+        }
+        assert!(!agenda.holds(&key(0)), "{unclear_at}");
+        // Now all are gone. So they are held, and not deleted one by one.
+        observe(&mut agenda, 0..12, Presence::Gone, 5_000);
+        agenda.end_wave(at(6_000), 12);
+        let held = agenda.held().map(|held| (held.n, held.because));
+        assert_eq!(held, Some((12, HeldBecause::All)), "{unclear_at}");
+    }
+}
+
+#[test]
 fn a_hold_is_extended_while_the_repository_is_restored() {
     let mut agenda = agenda();
     agenda.begins_with(20);
