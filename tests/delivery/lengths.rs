@@ -1,4 +1,4 @@
-use crate::common::{Endpoint, Home, Settings, Webhook, xml};
+use crate::common::{Endpoint, Home, Settings, Webhook, wait_until, xml};
 use crate::standing;
 
 /// Otherwise the delivery would be retried for days, and would count against the endpoint.
@@ -25,7 +25,10 @@ fn a_name_that_is_too_long_for_the_format_is_dead_at_once() {
             text.contains(what) && text.contains("shorten the names")
         });
         assert_eq!(endpoint.n(), 1, "{format}");
-        assert_eq!(standing(&home, "all")["dead"], 2, "{format}");
+        // The log has the outcome before it is committed.
+        wait_until("two dead deliveries", || {
+            (standing(&home, "all")["dead"] == 2).then_some(())
+        });
         assert_eq!(daemon.n_messages("the endpoint seems to be down"), 0);
     }
 }

@@ -85,7 +85,8 @@ pub fn event(kind: EventKind, key: &ProjectKey, text: &str, webhooks: &[&str]) -
             kind,
             key: key.clone(),
             origin: Origin::Live,
-            occurred_at: at(0) + Duration::from_nanos(123_456_789),
+            // Times have whole microseconds.
+            occurred_at: at(0) + Duration::from_micros(123_456),
             parameters: vec![(Parameter::Username, "ann".to_owned())],
             payload: hash(text),
             explanation: Explanation {
