@@ -1,4 +1,4 @@
-//! `demo`: shows all seven events on a temporary repository.
+//! `demo`: shows the seven events, or all, on a temporary repository.
 //!
 //! Constraint: nothing is simulated. The demo runs the same daemon as `run`, on real files. The
 //! callbacks arrive over HTTP with real signatures. The demo removes its files, except with `--keep`.
@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::print::Printer;
-use self::script::ACTIONS;
 use super::listen::print_callback;
 use super::output::Style;
 use super::{DONE, FAILED};
@@ -39,6 +38,8 @@ use crate::os;
 use crate::receiver::{Received, Receiver, ReceiverOptions};
 
 const CONFIGURATION: &str = include_str!("demo/config.yaml");
+/// The webhooks for the events that have to be named.
+const MORE_WEBHOOKS: &str = include_str!("demo/more.yaml");
 /// The daemon's log in the demo's directory.
 const LOG: &str = "daemon.log";
 /// How long the start and each action's callbacks may take, even on a slow machine.
@@ -47,8 +48,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LOG_LINES: usize = 20;
 
 /// Runs the demo. The status is 0 only if every callback arrived and was signed.
+///
+/// `all` shows the events that have to be named as well.
 pub(super) async fn run(
     keep: bool,
+    all: bool,
     level: Option<tracing::Level>,
     clock: Clock,
     style: &Style,
@@ -61,7 +65,7 @@ pub(super) async fn run(
     let options = ReceiverOptions::new(move || clock.now()).with_secrets(vec![secret.clone()]);
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (receiver, received) = Receiver::bind(loopback, options).await?;
-    let mut directory = Directory::make(receiver.url(), &secret)
+    let mut directory = Directory::make(receiver.url(), &secret, all)
         .context("cannot make a temporary directory; is $TMPDIR writable?")?;
 
     let mut config = config::load(&directory.path.join("config.yaml"), &SystemEnvironment)?.config;
@@ -83,6 +87,7 @@ pub(super) async fn run(
         printer: Printer {
             style,
             out,
+            actions: script::actions(all),
             arrived: Vec::new(),
             missing: Vec::new(),
             n_unexpected: 0,
@@ -139,8 +144,8 @@ impl Play<'_> {
             .await
             .with_context(|| format!("the daemon is not ready after {PATIENCE:?}"))??;
         self.printer.start(directory, since(self.began))?;
-        for (number, action) in (1..).zip(&ACTIONS) {
-            self.printer.action(number, action)?;
+        for (number, action) in (1..).zip(self.printer.actions.clone()) {
+            self.printer.action(number, &action)?;
             for command in action.commands {
                 script::run(command, &directory.path)
                     .with_context(|| format!("cannot run: {command}"))?;
@@ -190,16 +195,15 @@ struct Directory {
 }
 
 impl Directory {
-    fn make(url: String, secret: &SecretString) -> io::Result<Self> {
+    fn make(url: String, secret: &SecretString, all: bool) -> io::Result<Self> {
         let temporary = tempfile::Builder::new()
             .prefix("project-webhooks-demo-")
             .tempdir()?;
         let path = temporary.path().to_owned();
         script::prepare(&path)?;
-        fs::write(
-            path.join("config.yaml"),
-            CONFIGURATION.replace("@URL@", &url),
-        )?;
+        let more = if all { MORE_WEBHOOKS } else { "" };
+        let configuration = [CONFIGURATION, more].concat().replace("@URL@", &url);
+        fs::write(path.join("config.yaml"), configuration)?;
         fs::write(path.join("secret"), secret.expose_secret())?;
         fs::set_permissions(path.join("secret"), fs::Permissions::from_mode(0o600))?;
         Ok(Self {

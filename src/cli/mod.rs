@@ -66,6 +66,9 @@ enum Command {
         /// Keep the daemon running for you to try by hand; Ctrl-C ends it and keeps the directory
         #[arg(long)]
         keep: bool,
+        /// Show the four events that a webhook has to name as well
+        #[arg(long)]
+        all: bool,
     },
     /// Validate the configuration without connecting; print each webhook and where its events go
     Check {
@@ -162,8 +165,9 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     let config = arguments.config.as_deref();
     match &arguments.command {
         Command::Run => run::run(config, arguments.log_level),
-        Command::Demo { keep } => runtime()?.block_on(demo::run(
+        Command::Demo { keep, all } => runtime()?.block_on(demo::run(
             *keep,
+            *all,
             arguments.log_level,
             Clock::start(),
             &style(),

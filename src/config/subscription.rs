@@ -42,15 +42,14 @@ pub(super) fn events(
             return None;
         }
         (Some(value), None) => {
-            return event(&value, false, is_filtered, context);
+            return event(&value, is_filtered, context);
         }
         (None, Some(value)) => value,
     };
     let items = value.items(context)?;
-    let is_list = items.len() > 1;
     let mut found = BTreeSet::new();
     all(items.iter().map(|item| {
-        for kind in event(item, is_list, is_filtered, context)? {
+        for kind in event(item, is_filtered, context)? {
             if !found.insert(kind) {
                 let message = format!("{} is named twice", kind.label());
                 context.error(&item.location, message);
@@ -62,16 +61,14 @@ pub(super) fn events(
     Some(found)
 }
 
-/// Reads one event, or `*` for all.
+/// Reads one event, or `*` for the seven.
 fn event(
     value: &Value<'_>,
-    is_list: bool,
     is_filtered: bool,
     context: &mut Context<'_>,
 ) -> Option<BTreeSet<EventKind>> {
     value.parsed(context, |text| match text {
-        "*" if is_list => Err(Fault::new("\"*\" means every event; remove the others")),
-        "*" => Ok(EventKind::ALL
+        "*" => Ok(EventKind::SEVEN
             .into_iter()
             .filter(|kind| is_filtered || *kind != EventKind::ProjectImport)
             .collect()),

@@ -1,4 +1,4 @@
-//! The seven events, their parameters and their ids.
+//! The events, their parameters and their ids.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::actor::Actor;
 use super::project::{ContentHash, FileState, ProjectKey, Stamp};
 
-/// One of the seven project-level webhook events.
+/// A project-level webhook event: one of the seven, or one that a webhook has to name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
@@ -26,6 +26,14 @@ pub enum EventKind {
     SnapshotCreate,
     /// A project is rolled back to a snapshot.
     SnapshotRestore,
+    /// The definition of a project is saved.
+    ProjectSave,
+    /// A published copy is removed, and its project stays.
+    ProjectUnpublish,
+    /// A snapshot is removed, and its project stays.
+    SnapshotDelete,
+    /// A project is renamed, or moved inside its organization.
+    ProjectMove,
 }
 
 /// A parameter of a callback.
@@ -44,17 +52,20 @@ pub enum Parameter {
     VersionTag,
     /// The id of the project.
     ProjectId,
+    /// The name of the directory that a moved project had before.
+    PreviousProject,
 }
 
 impl Parameter {
     /// All parameters, in the order of the contract.
-    pub const ALL: [Parameter; 6] = [
+    pub const ALL: [Parameter; 7] = [
         Parameter::Username,
         Parameter::ProjectName,
         Parameter::OrganizationName,
         Parameter::OrganizationId,
         Parameter::VersionTag,
         Parameter::ProjectId,
+        Parameter::PreviousProject,
     ];
 
     /// The name of the parameter in requests.
@@ -66,13 +77,14 @@ impl Parameter {
             Parameter::OrganizationId => "organizationId",
             Parameter::VersionTag => "versionTag",
             Parameter::ProjectId => "projectId",
+            Parameter::PreviousProject => "previousProject",
         }
     }
 }
 
 impl EventKind {
-    /// All events, in the order of the documentation.
-    pub const ALL: [EventKind; 7] = [
+    /// The seven events that `"*"` stands for, in the order of the documentation.
+    pub const SEVEN: [EventKind; 7] = [
         EventKind::ProjectDelete,
         EventKind::ProjectDeleteAndUnpublish,
         EventKind::ProjectImport,
@@ -80,6 +92,21 @@ impl EventKind {
         EventKind::ProjectPublish,
         EventKind::SnapshotCreate,
         EventKind::SnapshotRestore,
+    ];
+
+    /// All events, in the order of the documentation.
+    pub const ALL: [EventKind; 11] = [
+        EventKind::ProjectDelete,
+        EventKind::ProjectDeleteAndUnpublish,
+        EventKind::ProjectImport,
+        EventKind::ProjectImportAny,
+        EventKind::ProjectPublish,
+        EventKind::SnapshotCreate,
+        EventKind::SnapshotRestore,
+        EventKind::ProjectSave,
+        EventKind::ProjectUnpublish,
+        EventKind::SnapshotDelete,
+        EventKind::ProjectMove,
     ];
 
     /// The name of the event in headers, configuration and listings.
@@ -92,6 +119,10 @@ impl EventKind {
             EventKind::ProjectPublish => "project-publish",
             EventKind::SnapshotCreate => "snapshot-create",
             EventKind::SnapshotRestore => "snapshot-restore",
+            EventKind::ProjectSave => "project-save",
+            EventKind::ProjectUnpublish => "project-unpublish",
+            EventKind::SnapshotDelete => "snapshot-delete",
+            EventKind::ProjectMove => "project-move",
         }
     }
 
@@ -105,6 +136,10 @@ impl EventKind {
             EventKind::ProjectPublish => "Project Publish",
             EventKind::SnapshotCreate => "Snapshot Create",
             EventKind::SnapshotRestore => "Snapshot Restore",
+            EventKind::ProjectSave => "Project Save",
+            EventKind::ProjectUnpublish => "Project Unpublish",
+            EventKind::SnapshotDelete => "Snapshot Delete",
+            EventKind::ProjectMove => "Project Move",
         }
     }
 
@@ -113,7 +148,23 @@ impl EventKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// Whether the event is one of the two deletes.
+    /// Whether only webhooks that name the event receive it.
+    ///
+    /// Such an event is recorded only if there is such a webhook.
+    pub fn is_opt_in(self) -> bool {
+        !Self::SEVEN.contains(&self)
+    }
+
+    /// Whether the file that the event is about is gone.
+    const fn is_removal(self) -> bool {
+        self.is_delete()
+            || matches!(
+                self,
+                EventKind::ProjectUnpublish | EventKind::SnapshotDelete
+            )
+    }
+
+    /// Whether the event is one of the two deletes of a project.
     pub(crate) const fn is_delete(self) -> bool {
         matches!(
             self,
@@ -129,20 +180,30 @@ impl EventKind {
     /// The parameters of the event's callback, in order.
     pub const fn parameters(self) -> &'static [Parameter] {
         use Parameter::{
-            OrganizationId, OrganizationName, ProjectId, ProjectName, Username, VersionTag,
+            OrganizationId, OrganizationName, PreviousProject, ProjectId, ProjectName, Username,
+            VersionTag,
         };
         match self {
             EventKind::ProjectDelete
             | EventKind::ProjectDeleteAndUnpublish
             | EventKind::ProjectImport
-            | EventKind::ProjectImportAny => &[
+            | EventKind::ProjectImportAny
+            | EventKind::ProjectSave => &[
                 Username,
                 ProjectName,
                 OrganizationName,
                 OrganizationId,
                 ProjectId,
             ],
-            EventKind::ProjectPublish => &[
+            EventKind::ProjectMove => &[
+                Username,
+                ProjectName,
+                OrganizationName,
+                OrganizationId,
+                ProjectId,
+                PreviousProject,
+            ],
+            EventKind::ProjectPublish | EventKind::ProjectUnpublish => &[
                 Username,
                 ProjectName,
                 OrganizationName,
@@ -150,7 +211,7 @@ impl EventKind {
                 VersionTag,
                 ProjectId,
             ],
-            EventKind::SnapshotCreate => &[
+            EventKind::SnapshotCreate | EventKind::SnapshotDelete => &[
                 Username,
                 ProjectName,
                 OrganizationName,
@@ -263,8 +324,14 @@ impl fmt::Display for EventId {
 pub struct InferredEvent {
     /// The kind of event.
     pub kind: EventKind,
-    /// The file that the event is about. Its bytes are the payload.
+    /// The file that the event is about.
     pub subject: FileState,
+    /// The definition that is the payload, if the subject is a removed copy.
+    ///
+    /// The bytes of a copy are not kept, but those of a definition are.
+    pub definition: Option<FileState>,
+    /// The key that a moved project had before.
+    pub moved_from: Option<ProjectKey>,
     /// The file that was recorded at the same path before, if any.
     pub before: Option<FileState>,
     /// The rule by which the event was inferred, in words.
@@ -272,6 +339,23 @@ pub struct InferredEvent {
 }
 
 impl InferredEvent {
+    /// Makes an event about `subject`, whose bytes are the payload.
+    pub fn about(kind: EventKind, subject: FileState, because: String) -> Self {
+        Self {
+            kind,
+            subject,
+            definition: None,
+            moved_from: None,
+            before: None,
+            because,
+        }
+    }
+
+    /// The hash of the payload.
+    pub fn payload(&self) -> ContentHash {
+        self.definition.as_ref().unwrap_or(&self.subject).hash
+    }
+
     /// Adds the id, the time and the explanation to the event.
     pub(crate) fn complete(
         &self,
@@ -282,30 +366,32 @@ impl InferredEvent {
         now: Timestamp,
     ) -> Event {
         let subject = &self.subject;
-        let is_delete = self.kind.is_delete();
+        let is_removal = self.kind.is_removal();
+        // Removing or renaming a file leaves no time in it.
+        let has_no_time = is_removal || self.kind == EventKind::ProjectMove;
         Event {
             id: EventId::of(
                 self.kind,
                 key,
                 subject.tag.as_deref(),
                 &subject.stamp,
-                &subject.hash,
+                &self.payload(),
                 0,
             ),
             kind: self.kind,
             key: key.clone(),
             origin,
-            occurred_at: if is_delete {
+            occurred_at: if has_no_time {
                 now
             } else {
                 timestamp(subject.stamp.changed_ns)
             },
             parameters,
-            payload: subject.hash,
+            payload: self.payload(),
             explanation: Explanation {
                 because: self.because.clone(),
                 before: self.before.as_ref().map(Into::into),
-                after: (!is_delete).then(|| subject.into()),
+                after: (!is_removal).then(|| subject.into()),
                 hint,
                 username_from: None,
                 actor: None,
@@ -377,7 +463,7 @@ pub struct Event {
     pub key: ProjectKey,
     /// Whether the change was observed live or found at a start.
     pub origin: Origin,
-    /// The change time of the file. For a delete, the time of inference.
+    /// The change time of the file. For a removal or a move, the time of inference.
     pub occurred_at: Timestamp,
     /// The parameters, in order.
     pub parameters: Vec<(Parameter, String)>,

@@ -17,6 +17,9 @@
 //! with another id belongs to another project, even if a snapshot of the directory has the same content:
 //! then the snapshot belongs to the successor.
 //!
+//! Four further events report what the seven do not: a save, a move ([`super::moves`]), and a copy that
+//! was removed while its project stays. Only webhooks that name them receive them.
+//!
 //! A deleted project counts as unpublished only if no published copy remains. A copy with new
 //! content or another tag also counts as remaining. So does an unreadable copy. A new copy with
 //! another id does not, because it belongs to another project.
@@ -111,12 +114,13 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         }
         (Some(before), Some(seen)) => {
             if seen.hash != before.hash {
-                restore = restored_from(recorded, observed, seen).map(|because| InferredEvent {
-                    kind: EventKind::SnapshotRestore,
-                    subject: seen.succeeding(before),
-                    before: Some(before.clone()),
-                    because,
-                });
+                let event = saved_or_restored(recorded, observed, before, seen);
+                // A save comes before the snapshots that were taken of it.
+                if event.kind == EventKind::ProjectSave {
+                    events.push(event);
+                } else {
+                    restore = Some(event);
+                }
             }
             record.definition = Some(seen.succeeding(before));
         }
@@ -149,6 +153,10 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
             removals == Removals::Unconfirmed && (may_be_the_successors(seen) || is_orphan(seen))
         },
     );
+    // The copies of a replaced project went with it.
+    if !definition_is_missing && removals == Removals::Confirmed && !replaced {
+        removed_copies(&mut events, recorded, &record);
+    }
     if definition_is_missing && removals == Removals::Confirmed {
         deletes(&mut events, recorded, observed, "the definition is gone");
         record.definition = None;
@@ -178,6 +186,26 @@ fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Ob
         ObservedFile::Complete(seen) => seen.role == Role::Published && !came_with_another(seen),
         ObservedFile::Invalid { role, .. } => *role == Role::Published,
     }) || observed.hides(Role::Published)
+}
+
+/// Returns the event of a definition with new content.
+fn saved_or_restored(
+    recorded: &Recorded,
+    observed: &Observed,
+    before: &FileState,
+    seen: &FileState,
+) -> InferredEvent {
+    let (kind, because) = match restored_from(recorded, observed, seen) {
+        Some(because) => (EventKind::SnapshotRestore, because),
+        None => (
+            EventKind::ProjectSave,
+            "the definition has new content".to_owned(),
+        ),
+    };
+    InferredEvent {
+        before: Some(before.clone()),
+        ..InferredEvent::about(kind, seen.succeeding(before), because)
+    }
 }
 
 /// If this new definition restores a snapshot, returns the explanation.
@@ -212,12 +240,8 @@ fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> 
 
 fn imports(events: &mut Vec<InferredEvent>, seen: &FileState) {
     for kind in [EventKind::ProjectImport, EventKind::ProjectImportAny] {
-        events.push(InferredEvent {
-            kind,
-            subject: seen.clone(),
-            before: None,
-            because: "a definition appeared where none was recorded".to_owned(),
-        });
+        let because = "a definition appeared where none was recorded".to_owned();
+        events.push(InferredEvent::about(kind, seen.clone(), because));
     }
 }
 
@@ -244,10 +268,31 @@ fn deletes(events: &mut Vec<InferredEvent>, recorded: &Recorded, observed: &Obse
     };
     for kind in kinds {
         events.push(InferredEvent {
-            kind: *kind,
-            subject: definition.clone(),
             before: Some(definition.clone()),
-            because: because.clone(),
+            ..InferredEvent::about(*kind, definition.clone(), because.clone())
+        });
+    }
+}
+
+/// Adds the events of copies that were removed while their project stays.
+fn removed_copies(events: &mut Vec<InferredEvent>, recorded: &Recorded, record: &Recorded) {
+    let Some(definition) = &record.definition else {
+        return;
+    };
+    let published = recorded.published.values();
+    let removed = published
+        .chain(recorded.snapshots.values())
+        .filter(|copy| record.file(&copy.path).is_none());
+    for copy in removed {
+        let (kind, what) = match copy.role {
+            Role::Published => (EventKind::ProjectUnpublish, "published copy"),
+            Role::Snapshot | Role::Definition => (EventKind::SnapshotDelete, "snapshot"),
+        };
+        let because = format!("the {what} is gone, and the definition is there");
+        events.push(InferredEvent {
+            definition: Some(definition.clone()),
+            before: Some(copy.clone()),
+            ..InferredEvent::about(kind, copy.clone(), because)
         });
     }
 }
@@ -289,14 +334,13 @@ fn copies(
     fresh.sort_by_key(|seen| (seen.stamp.changed_ns, seen.stamp.modified_ns, &seen.path));
     events.extend(fresh.into_iter().map(|seen| {
         let before = recorded.get(&seen.path);
+        let because = match before {
+            None => format!("{what} appeared"),
+            Some(_) => format!("{what} has new content"),
+        };
         InferredEvent {
-            kind,
-            subject: seen.clone(),
             before: before.cloned(),
-            because: match before {
-                None => format!("{what} appeared"),
-                Some(_) => format!("{what} has new content"),
-            },
+            ..InferredEvent::about(kind, seen.clone(), because)
         }
     }));
     record

@@ -22,7 +22,7 @@
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::event::InferredEvent;
+use super::event::{EventKind, InferredEvent};
 use super::infer::{Inference, Removals, infer, is_replaced};
 use super::project::{
     ContentHash, FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role,
@@ -305,11 +305,23 @@ fn judge(
         for file in carried_along(origin, here, relocate) {
             recorded.put(file);
         }
+        events.extend(moved(origin, &recorded));
     }
     let mut inference = infer(&recorded, &here.observed, removals);
     events.append(&mut inference.events);
     inference.events = events;
     inference
+}
+
+/// Returns the event of a project that moved here, with the definition that was recorded before.
+fn moved(origin: &Comparison, recorded: &Recorded) -> Option<InferredEvent> {
+    let definition = recorded.definition.clone()?;
+    let because = format!("the project was in {} before", origin.key);
+    Some(InferredEvent {
+        moved_from: Some(origin.key.clone()),
+        before: origin.recorded.definition.clone(),
+        ..InferredEvent::about(EventKind::ProjectMove, definition, because)
+    })
 }
 
 /// Judges one comparison without the project that arrived, which has to wait.

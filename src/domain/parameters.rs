@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::event::{EventKind, Parameter, timestamp};
+use super::event::{InferredEvent, Parameter, timestamp};
 use super::names::composed;
 use super::project::{FileState, ProjectKey, Role, Stamp};
 
@@ -72,19 +72,18 @@ fn project_namespace() -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, b"urn:project-webhooks:project")
 }
 
-/// Returns the parameters of an event about `subject`, in order.
+/// Returns the parameters of an event, in order.
 ///
 /// `definition` is the definition of the project, if any. A published copy without ids takes them
 /// from it.
 pub fn parameters(
-    kind: EventKind,
+    event: &InferredEvent,
     key: &ProjectKey,
-    subject: &FileState,
     definition: Option<&FileState>,
     naming: &Naming,
 ) -> Vec<(Parameter, String)> {
-    let value = |parameter| value(parameter, key, subject, definition, naming);
-    let parameters = kind.parameters().iter();
+    let value = |parameter| value(parameter, event, key, definition, naming);
+    let parameters = event.kind.parameters().iter();
     parameters
         .map(|parameter| (*parameter, value(*parameter)))
         .collect()
@@ -92,11 +91,12 @@ pub fn parameters(
 
 fn value(
     parameter: Parameter,
+    event: &InferredEvent,
     key: &ProjectKey,
-    subject: &FileState,
     definition: Option<&FileState>,
     naming: &Naming,
 ) -> String {
+    let subject = &event.subject;
     let document = &subject.document;
     let organization = naming.organizations.get(&*composed(&key.organization));
     match parameter {
@@ -112,6 +112,10 @@ fn value(
             .clone(),
         Parameter::VersionTag => version_tag(subject),
         Parameter::ProjectId => project_id(key, subject, definition),
+        Parameter::PreviousProject => event
+            .moved_from
+            .as_ref()
+            .map_or_else(String::new, |from| from.project.clone()),
     }
 }
 

@@ -95,8 +95,9 @@ pub fn split(
         if index == change.n_short_lived {
             recording.record_silent(index);
         }
-        let hash = event.subject.hash;
-        let weight = if weighed.insert(hash) {
+        let hash = event.payload();
+        // The store has the definition of a move, which belongs to the first portion.
+        let weight = if event.kind != EventKind::ProjectMove && weighed.insert(hash) {
             weigh(&hash)
         } else {
             0
@@ -145,7 +146,7 @@ impl<'a> Recording<'a> {
         let mut has_definition = false;
         for event in self.change.events.iter().skip(index) {
             match event.subject.role {
-                Role::Definition => has_definition = true,
+                Role::Definition => has_definition |= event.kind != EventKind::ProjectMove,
                 Role::Published | Role::Snapshot => {
                     of_copies.insert(event.subject.path.as_str());
                 }
@@ -167,6 +168,15 @@ impl<'a> Recording<'a> {
         let subject = &event.subject;
         if event.kind.is_delete() {
             self.remove_definition();
+            self.remove_copies();
+            return;
+        }
+        // The last portion has the removed copies.
+        if event.definition.is_some() {
+            return;
+        }
+        // If the definition has an event of its own, the one from before the move is recorded here.
+        if event.kind == EventKind::ProjectMove && self.record.definition.is_some() {
             return;
         }
         let recorded = self.change.after.file(&subject.path);
@@ -191,6 +201,12 @@ impl<'a> Recording<'a> {
         if after.definition.is_none() {
             self.remove_definition();
         }
+        self.remove_copies();
+    }
+
+    /// Records the removal of copies that are not in the new record.
+    fn remove_copies(&mut self) {
+        let after = self.change.after;
         let copies = self.record.published.values();
         let copies = copies.chain(self.record.snapshots.values());
         let gone: Vec<FileState> = copies
@@ -206,8 +222,13 @@ impl<'a> Recording<'a> {
             };
             copies.remove(&file.path);
             if is_new {
-                portion.before.put(file);
+                portion.before.put(file.clone());
             }
+            let copies = match file.role {
+                Role::Published => &mut self.record.published,
+                Role::Snapshot | Role::Definition => &mut self.record.snapshots,
+            };
+            copies.remove(&file.path);
         }
     }
 

@@ -26,8 +26,8 @@ pub enum Interest {
     Yes,
     /// The webhook receives the event if an earlier event of the project was routed to it.
     ///
-    /// The event is a delete, and the current name of the project does not match `projects`. The
-    /// project may have had a matching name before.
+    /// The event is a delete or a move, and the current name of the project does not match
+    /// `projects`. The project may have had a matching name before.
     IfHeard,
     /// The webhook does not receive the event.
     No,
@@ -43,7 +43,10 @@ impl Subscription {
             .projects
             .as_ref()
             .is_none_or(|projects| projects.is_match(&*composed(&key.to_string())));
-        match (is_selected, kind.is_delete()) {
+        match (
+            is_selected,
+            kind.is_delete() || kind == EventKind::ProjectMove,
+        ) {
             (true, _) => Interest::Yes,
             (false, true) => Interest::IfHeard,
             (false, false) => Interest::No,

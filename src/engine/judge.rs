@@ -55,6 +55,12 @@ impl Routes {
             })
             .collect()
     }
+
+    /// Whether a webhook may receive the event. If not, an event that has to be named is not recorded.
+    fn may_receive(&self, event: &InferredEvent, key: &ProjectKey) -> bool {
+        let mut subscriptions = self.0.iter().map(|(subscription, _)| subscription);
+        subscriptions.any(|one| one.interest(event.kind, key) != Interest::No)
+    }
 }
 
 /// The settings and the state that a judgement depends on.
@@ -226,6 +232,10 @@ impl Judgement {
             short_lived.clear();
             events.clear();
         }
+        for events in [&mut short_lived, &mut events] {
+            let is_wanted = |event: &InferredEvent| rules.routes.may_receive(event, &key);
+            events.retain(|event| !event.kind.is_opt_in() || is_wanted(event));
+        }
         let in_project = Some(key.clone());
         if rules.invalid_files.of(&in_project) != problems {
             self.batch.problems.push((in_project, problems));
@@ -278,7 +288,7 @@ impl Judgement {
         let n_to_read = |hash: &ContentHash| contents.n_to_read(hash);
         let mut inferred = short_lived.iter().chain(&events);
         let is_large = is_definition_large(&after, contents)
-            || inferred.any(|event| n_to_read(&event.subject.hash) > 0);
+            || inferred.any(|event| n_to_read(&event.payload()) > 0);
         let n_short_lived = short_lived.len();
         let events = if is_large {
             portions::order(events)
@@ -456,7 +466,7 @@ fn new_event(
 ) -> NewEvent {
     let subject = &inferred.subject;
     let naming = &rules.config.naming;
-    let parameters = parameters(inferred.kind, key, subject, definition, naming);
+    let parameters = parameters(inferred, key, definition, naming);
     let (origin, hint) = (observation.origin, observation.hint.clone());
     let webhooks = |interest| {
         let routes = rules.routes;

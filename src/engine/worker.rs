@@ -240,7 +240,7 @@ impl Worker {
         unrecorded: &Unrecorded,
     ) {
         for (key, from) in &judgement.moved {
-            info!(project = %key, %from, "the project moved; no event");
+            info!(project = %key, %from, "the project moved");
         }
         self.status
             .add_projects(judgement.n_added, judgement.n_removed);

@@ -46,6 +46,33 @@ fn the_demo_shows_all_seven_events_and_leaves_nothing_behind() {
     assert!(is_empty(temporary.path()));
 }
 
+#[test]
+fn the_demo_shows_the_four_events_that_have_to_be_named() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command
+        .args(["demo", "--all"])
+        .env("TMPDIR", temporary.path());
+    let printed = run(command).succeeded();
+    for label in [
+        "Project Save",
+        "Project Unpublish",
+        "Snapshot Delete",
+        "Project Move",
+    ] {
+        let row = printed
+            .lines()
+            .rev()
+            .find(|line| line.starts_with(&format!("{label}  ")));
+        assert!(
+            row.is_some_and(|row| row.ends_with("verified")),
+            "{printed}"
+        );
+    }
+    assert!(printed.contains("previousProject"), "{printed}");
+    assert!(printed.contains("All callbacks arrived: 15"), "{printed}");
+}
+
 /// Starts `demo` and reads its lines until one begins so.
 fn start_demo(arguments: &[&str], temporary: &Path, until: &str) -> (Running, Lines) {
     let mut command = program();

@@ -22,7 +22,7 @@ fn the_demo_shows_all_seven_events() {
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}\n{errors}");
-    for kind in EventKind::ALL {
+    for kind in EventKind::SEVEN {
         assert!(printed.contains(kind.label()), "{}", kind.label());
         assert!(block.text.contains(kind.label()), "{}", kind.label());
     }

@@ -115,6 +115,10 @@ fn names_and_labels_match_the_contract() {
         ("project-publish", "Project Publish"),
         ("snapshot-create", "Snapshot Create"),
         ("snapshot-restore", "Snapshot Restore"),
+        ("project-save", "Project Save"),
+        ("project-unpublish", "Project Unpublish"),
+        ("snapshot-delete", "Snapshot Delete"),
+        ("project-move", "Project Move"),
     ];
     let found = EventKind::ALL.map(|kind| (kind.as_str(), kind.label()));
     assert_eq!(found, table);

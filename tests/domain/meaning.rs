@@ -69,6 +69,20 @@ fn meaning(before: &World, after: &World, action: Action) -> Expected {
         (old, Some(new)) if old != Some(new) => vec![event(kind, at, name, new)],
         _ => vec![],
     };
+    let removed = |kind, at, name| {
+        let is_there = after.content(at, Name::Definition).is_some();
+        let content = before.content(at, name).filter(|_| is_there);
+        content
+            .map(|content| event(kind, at, name, content))
+            .into_iter()
+            .collect()
+    };
+    let moved = |from, to| {
+        let content = before.content(from, Name::Definition);
+        let content = content.into_iter();
+        let event = |content| event(EventKind::ProjectMove, to, Name::Definition, content);
+        content.map(event).collect::<Expected>()
+    };
     match action {
         Import(at) | ImportWhole(at) | Copy(_, at) => came(after, at),
         Publish(at, tag) => copied(EventKind::ProjectPublish, at, Name::Published(tag)),
@@ -88,12 +102,22 @@ fn meaning(before: &World, after: &World, action: Action) -> Expected {
                     ));
                     events
                 }
-                (Some(old), Some(new)) if old != new => {
-                    vec![event(EventKind::SnapshotRestore, at, Name::Definition, new)]
+                (Some(old), Some(new)) => {
+                    let restored = event(EventKind::SnapshotRestore, at, Name::Definition, new);
+                    let removed = event(EventKind::SnapshotDelete, at, Name::Snapshot(tag), new);
+                    let is_moved = matches!(action, RestoreByMove(..));
+                    let restored = (old != new).then_some(restored);
+                    restored
+                        .into_iter()
+                        .chain(is_moved.then_some(removed))
+                        .collect()
                 }
                 _ => vec![],
             }
         }
+        Save(at) => copied(EventKind::ProjectSave, at, Name::Definition),
+        Unpublish(at, tag) => removed(EventKind::ProjectUnpublish, at, Name::Published(tag)),
+        DropSnapshot(at, tag) => removed(EventKind::SnapshotDelete, at, Name::Snapshot(tag)),
         Delete(at) => deleted(before, at, false),
         DeleteAndUnpublish(at) => deleted(before, at, true),
         Replace(at) => {
@@ -111,7 +135,9 @@ fn meaning(before: &World, after: &World, action: Action) -> Expected {
             let gone = [deleted(before, one, true), deleted(before, other, true)];
             [gone.concat(), came(after, one), came(after, other)].concat()
         }
-        // A save, a touch, the end of a publish or a snapshot, a move: no event.
+        Move(from, to) => moved(from, to),
+        Swap(one, other) => [moved(one, other), moved(other, one)].concat(),
+        // A touch, the end of a publish or a snapshot: no event.
         _ => vec![],
     }
 }

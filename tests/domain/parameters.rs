@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use project_webhooks::domain::event::{EventKind, Parameter};
+use project_webhooks::domain::event::{EventKind, InferredEvent, Parameter};
 use project_webhooks::domain::parameters::{Naming, Organization, UsernameSource, parameters};
 use project_webhooks::domain::project::{
     ContentHash, Document, FileState, KeptIds, ProjectKey, Role, Stamp,
@@ -57,9 +57,19 @@ fn naming() -> Naming {
     }
 }
 
+/// An event about a file. A moved project was in the directory `returns` before.
+fn about(kind: EventKind, subject: &FileState) -> InferredEvent {
+    let from = ProjectKey::new("sales", "returns");
+    InferredEvent {
+        moved_from: (kind == EventKind::ProjectMove).then_some(from),
+        ..InferredEvent::about(kind, subject.clone(), String::new())
+    }
+}
+
 /// The value of one parameter, in a publish: that event has all of them.
 fn only(parameter: Parameter, subject: &FileState, naming: &Naming) -> String {
-    parameters(EventKind::ProjectPublish, &key(), subject, None, naming)
+    let event = InferredEvent::about(EventKind::ProjectPublish, subject.clone(), String::new());
+    parameters(&event, &key(), None, naming)
         .into_iter()
         .find_map(|(found, value)| (found == parameter).then_some(value))
         .expect("a parameter of every publish")
@@ -74,30 +84,34 @@ fn every_event_has_its_parameters_in_order() {
     ));
     let deleted = "username=ada projectName=Orders organizationName=Sales \
                    organizationId=0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10 projectId=e-1";
+    let published = "username=ada projectName=Orders organizationName=Sales \
+                     organizationId=0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10 versionTag=v7 projectId=e-1";
+    let snapshot = "username=ada projectName=Orders organizationName=Sales \
+                    organizationId=0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10 versionTag=v7";
     let table = [
         (EventKind::ProjectDelete, deleted),
         (EventKind::ProjectDeleteAndUnpublish, deleted),
         (EventKind::ProjectImport, deleted),
         (EventKind::ProjectImportAny, deleted),
-        (
-            EventKind::ProjectPublish,
-            "username=ada projectName=Orders organizationName=Sales \
-             organizationId=0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10 versionTag=v7 projectId=e-1",
-        ),
-        (
-            EventKind::SnapshotCreate,
-            "username=ada projectName=Orders organizationName=Sales \
-             organizationId=0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10 versionTag=v7",
-        ),
+        (EventKind::ProjectPublish, published),
+        (EventKind::SnapshotCreate, snapshot),
         (
             EventKind::SnapshotRestore,
             "username=ada projectName=Orders organizationName=Sales \
              organizationId=0b6c1d3e-9a57-4a3f-8d51-1f0c3c6f7a10",
         ),
+        (EventKind::ProjectSave, deleted),
+        (EventKind::ProjectUnpublish, published),
+        (EventKind::SnapshotDelete, snapshot),
+        (
+            EventKind::ProjectMove,
+            &format!("{deleted} previousProject=returns"),
+        ),
     ];
     assert_eq!(table.len(), EventKind::ALL.len());
     for (kind, expected) in table {
-        let found: Vec<String> = parameters(kind, &key(), &subject, None, &naming())
+        let event = about(kind, &subject);
+        let found: Vec<String> = parameters(&event, &key(), None, &naming())
             .into_iter()
             .map(|(parameter, value)| format!("{}={value}", parameter.as_str()))
             .collect();
@@ -154,8 +168,8 @@ fn a_published_copy_without_an_engine_id_has_that_of_its_project() {
         (copy(None, &[]), renamed.clone(), made_up),
     ];
     let id = |key: &ProjectKey, subject: &FileState, definition: &FileState| {
-        let (kind, definition) = (EventKind::ProjectPublish, Some(definition));
-        parameters(kind, key, subject, definition, &naming())
+        let event = about(EventKind::ProjectPublish, subject);
+        parameters(&event, key, Some(definition), &naming())
             .pop()
             .map(|(_, value)| value)
     };
@@ -286,7 +300,8 @@ proptest! {
         let mut subject = file(document(Some(&name), Some(&id), &annotations));
         subject.stamp.modified_ns = modified_ns;
         for kind in EventKind::ALL {
-            for (parameter, value) in parameters(kind, &key(), &subject, None, &naming()) {
+            let event = about(kind, &subject);
+            for (parameter, value) in parameters(&event, &key(), None, &naming()) {
                 prop_assert!(!value.trim().is_empty(), "{} of {kind}", parameter.as_str());
             }
         }

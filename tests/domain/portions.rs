@@ -108,7 +108,7 @@ proptest! {
             let (recorded, others) = rest.split_at(portion.n_events);
             let mut n_new = 0;
             for event in recorded {
-                n_new += usize::from(read.insert(event.subject.hash));
+                n_new += usize::from(read.insert(event.payload()));
             }
             prop_assert!(n_new <= 1, "{:?}", recorded);
             rest = others;

@@ -281,6 +281,9 @@ impl Truth {
                         known.copies.insert(*name, *content);
                     }
                 }
+                if let Some(project) = known.project {
+                    log.say(EventKind::ProjectMove, Name::Definition, project);
+                }
             }
             if !is_held {
                 look_at(&mut log, world, &mut known, counts);
@@ -334,6 +337,7 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
     let at = log.at;
     let here = world.content(at, Name::Definition);
     let is_missing = !world.files.contains_key(&(at, Name::Definition));
+    let mut is_replaced = false;
     if let (Some(old), Some(here)) = (known.project, here)
         && old.engine != here.engine
     {
@@ -342,6 +346,7 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
         }
         delete(log, world, known);
         known.project = None;
+        is_replaced = true;
     }
     let as_seen = known.clone();
     let mut restored = None;
@@ -359,6 +364,9 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
                     || file.is_some_and(|f| f.content == Some(here) && f.changed < changed)
             });
             restored = was_restored.then_some(here);
+            if !was_restored {
+                log.say(EventKind::ProjectSave, Name::Definition, here);
+            }
         }
         _ => {}
     }
@@ -386,6 +394,9 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
         },
     );
     if counts {
+        if known.project.is_some() && !is_missing && !is_replaced {
+            removed_copies(log, world, &as_seen);
+        }
         known
             .copies
             .retain(|name, _| world.files.contains_key(&(at, *name)));
@@ -393,6 +404,24 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
             delete(log, world, &as_seen);
             known.project = None;
         }
+    }
+}
+
+/// The events of copies that are gone while their project stays: published ones first, by path.
+fn removed_copies(log: &mut Log<'_>, world: &World, known: &Known) {
+    let at = log.at;
+    let gone = known.copies.iter();
+    let mut gone: Vec<(bool, String, Name, Content)> = gone
+        .filter(|(name, _)| !world.files.contains_key(&(at, **name)))
+        .map(|(name, content)| (!is_published(name), path(at, *name), *name, *content))
+        .collect();
+    gone.sort_unstable();
+    for (is_snapshot, _, name, content) in gone {
+        let kind = match is_snapshot {
+            true => EventKind::SnapshotDelete,
+            false => EventKind::ProjectUnpublish,
+        };
+        log.say(kind, name, content);
     }
 }
 

@@ -212,7 +212,7 @@ impl Run {
                 events: events.map(|event| self.event(&look.key, event)).collect(),
             });
             let definition = inference.record.definition.iter().map(|file| file.hash);
-            let payloads = inference.events.iter().map(|event| event.subject.hash);
+            let payloads = inference.events.iter().map(InferredEvent::payload);
             for needed in definition.chain(payloads) {
                 batch.payloads.push((needed, self.bytes[&needed].clone()));
             }
@@ -226,13 +226,20 @@ impl Run {
         let (kind, now) = (inferred.kind, self.wall());
         NewEvent {
             event: Event {
-                id: EventId::of(kind, key, tag.as_deref(), &subject.stamp, &subject.hash, 0),
+                id: EventId::of(
+                    kind,
+                    key,
+                    tag.as_deref(),
+                    &subject.stamp,
+                    &inferred.payload(),
+                    0,
+                ),
                 kind,
                 key: key.clone(),
                 origin: Origin::Live,
                 occurred_at: now,
                 parameters: Vec::new(),
-                payload: subject.hash,
+                payload: inferred.payload(),
                 explanation: Explanation::default(),
             },
             project_id: key.to_string(),
@@ -299,7 +306,7 @@ impl Run {
         for ((at, event), recorded) in inferred.zip(&committed.events) {
             n_events += 1;
             let subject = &event.subject;
-            let happening = (event.kind, subject.path.clone(), subject.hash);
+            let happening = (event.kind, subject.path.clone(), event.payload());
             self.expected_events.insert(recorded.id.clone(), happening);
             assert!(
                 self.used_ids.insert(recorded.id.clone()),

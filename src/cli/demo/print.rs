@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Directory;
-use super::script::{ACTIONS, Action, Expected};
+use super::script::{Action, Expected};
 use crate::cli::listen::print_callback;
 use crate::cli::output::{BOLD, Cell, FAINT, GREEN, RED, Style, Table, between, safe};
 use crate::domain::event::EventKind;
@@ -16,18 +16,11 @@ use crate::receiver::{Received, Signature};
 pub(super) struct Printer<'a> {
     pub(super) style: &'a Style,
     pub(super) out: &'a mut dyn Write,
+    pub(super) actions: Vec<Action>,
     /// Expected callbacks that arrived: event, latency in milliseconds, whether the signature is valid.
     pub(super) arrived: Vec<(EventKind, f64, bool)>,
     pub(super) missing: Vec<Expected>,
     pub(super) n_unexpected: usize,
-}
-
-/// The events of all expected callbacks.
-fn expected() -> impl Iterator<Item = EventKind> {
-    ACTIONS
-        .iter()
-        .flat_map(|action| action.callbacks)
-        .map(|(kind, _)| *kind)
 }
 
 fn milliseconds(length: Duration) -> f64 {
@@ -35,10 +28,25 @@ fn milliseconds(length: Duration) -> f64 {
 }
 
 impl Printer<'_> {
+    /// The events of all expected callbacks.
+    fn expected(&self) -> Vec<EventKind> {
+        let callbacks = self.actions.iter().flat_map(|action| action.callbacks);
+        callbacks.map(|(kind, _)| *kind).collect()
+    }
+
+    /// Says how many events there are.
+    fn how_many(&self) -> &'static str {
+        if self.expected().iter().any(|kind| kind.is_opt_in()) {
+            "eleven"
+        } else {
+            "seven"
+        }
+    }
+
     /// Whether all expected callbacks arrived, all signed, and no others.
     pub(super) fn is_complete(&self) -> bool {
         self.n_unexpected == 0
-            && self.arrived.len() == expected().count()
+            && self.arrived.len() == self.expected().len()
             && self.arrived.iter().all(|(.., is_verified)| *is_verified)
     }
 
@@ -49,13 +57,14 @@ impl Printer<'_> {
             "{}\n\n  \
              directory  {}\n  \
              daemon     process {}, watching ./repository after {:.1} ms\n  \
-             receiver   {} with seven webhooks, one for each event\n  \
+             receiver   {} with {} webhooks, one for each event\n  \
              settle     a removal is reported after 200 ms without changes; the default is 1s\n",
             self.style.paint(BOLD, heading),
             safe(&directory.path.display().to_string()),
             std::process::id(),
             milliseconds(took),
             directory.url,
+            self.how_many(),
         )?;
         self.out.flush()
     }
@@ -105,7 +114,8 @@ impl Printer<'_> {
         let (n, took) = (self.arrived.len(), milliseconds(took));
         writeln!(
             self.out,
-            "\n{done}: {n} for the seven events, in {took:.1} ms."
+            "\n{done}: {n} for the {} events, in {took:.1} ms.",
+            self.how_many()
         )?;
         self.out.flush()
     }
@@ -127,13 +137,18 @@ impl Printer<'_> {
     fn table(&mut self) -> io::Result<()> {
         let mut table = Table::new(["event", "arrived", "latency", "signature"]);
         let mut kinds = Vec::new();
-        for kind in expected() {
+        let expected = self.expected();
+        for kind in &expected {
+            let kind = *kind;
             if kinds.contains(&kind) {
                 continue;
             }
             kinds.push(kind);
             let arrived = || self.arrived.iter().filter(|(known, ..)| *known == kind);
-            let (n_arrived, n) = (arrived().count(), expected().filter(|k| *k == kind).count());
+            let (n_arrived, n) = (
+                arrived().count(),
+                expected.iter().filter(|k| **k == kind).count(),
+            );
             let code = if n_arrived == n { GREEN } else { RED };
             let latency = arrived().map(|(_, latency, _)| *latency).reduce(f64::max);
             let signature = match arrived().all(|(.., is_verified)| *is_verified) {

@@ -8,8 +8,8 @@ use std::io;
 use std::path::Path;
 
 use crate::domain::event::EventKind::{
-    self, ProjectDelete, ProjectDeleteAndUnpublish, ProjectImport, ProjectImportAny,
-    ProjectPublish, SnapshotCreate, SnapshotRestore,
+    self, ProjectDelete, ProjectDeleteAndUnpublish, ProjectImport, ProjectImportAny, ProjectMove,
+    ProjectPublish, ProjectSave, ProjectUnpublish, SnapshotCreate, SnapshotDelete, SnapshotRestore,
 };
 
 /// The template of all definitions in the demo.
@@ -22,14 +22,73 @@ const CAMPAIGNS: &str = "Campaigns";
 pub(super) type Expected = (EventKind, &'static str);
 
 /// A user's action, its commands, and its callbacks.
+#[derive(Clone, Copy)]
 pub(super) struct Action {
     pub(super) title: &'static str,
     pub(super) commands: &'static [&'static str],
     pub(super) callbacks: &'static [Expected],
 }
 
-/// The actions in order. Together they cause all seven events.
-pub(super) const ACTIONS: [Action; 7] = [
+/// Returns the actions in order. Together they cause all seven events, or all events there are.
+pub(super) fn actions(all: bool) -> Vec<Action> {
+    let [
+        import,
+        import_selected,
+        snapshot,
+        publish,
+        restore,
+        deletes @ ..,
+    ] = ACTIONS;
+    let mut actions = vec![import, import_selected, snapshot];
+    if all {
+        actions.push(Action {
+            title: "Somebody saves the project and publishes it",
+            callbacks: &[(ProjectSave, SALES), (ProjectPublish, SALES)],
+            ..publish
+        });
+        actions.push(restore);
+        actions.extend(MORE);
+    } else {
+        actions.extend([publish, restore]);
+    }
+    actions.extend(deletes);
+    actions
+}
+
+/// The actions that cause the events which a webhook has to name, except a save.
+const MORE: [Action; 5] = [
+    Action {
+        title: "Somebody publishes another version",
+        commands: &[
+            "mkdir -p repository/sales/sales-insights/published/draft",
+            "cp repository/sales/sales-insights/project.xml repository/sales/sales-insights/published/draft/project.xml",
+        ],
+        callbacks: &[(ProjectPublish, SALES)],
+    },
+    Action {
+        title: "Somebody unpublishes that version",
+        commands: &["rm -r repository/sales/sales-insights/published/draft"],
+        callbacks: &[(ProjectUnpublish, SALES)],
+    },
+    Action {
+        title: "Somebody deletes the snapshot",
+        commands: &["rm repository/sales/sales-insights/snapshots/before-the-edit.xml"],
+        callbacks: &[(SnapshotDelete, SALES)],
+    },
+    Action {
+        title: "Somebody renames the other project",
+        commands: &["mv repository/marketing/campaigns repository/marketing/spring"],
+        callbacks: &[(ProjectMove, CAMPAIGNS)],
+    },
+    Action {
+        title: "Somebody renames it back",
+        commands: &["mv repository/marketing/spring repository/marketing/campaigns"],
+        callbacks: &[(ProjectMove, CAMPAIGNS)],
+    },
+];
+
+/// The actions that cause the seven events.
+const ACTIONS: [Action; 7] = [
     Action {
         title: "Somebody imports a project",
         commands: &[
@@ -51,7 +110,7 @@ pub(super) const ACTIONS: [Action; 7] = [
         callbacks: &[(SnapshotCreate, SALES)],
     },
     Action {
-        title: "Somebody saves the project, which causes no event, and publishes it",
+        title: "Somebody saves the project, which is none of the seven events, and publishes it",
         commands: &[
             "mv incoming/sales-insights-edited.xml repository/sales/sales-insights/project.xml",
             "cp repository/sales/sales-insights/project.xml repository/sales/sales-insights/published/project.xml",
@@ -84,6 +143,7 @@ pub(super) fn run(command: &str, base: &Path) -> io::Result<()> {
         ["mkdir", "-p", path] => fs::create_dir_all(base.join(path)),
         ["cp", from, to] => fs::copy(base.join(from), base.join(to)).map(|_| ()),
         ["mv", from, to] => fs::rename(base.join(from), base.join(to)),
+        ["rm", path] => fs::remove_file(base.join(path)),
         ["rm", "-r", path] => fs::remove_dir_all(base.join(path)),
         _ => Err(io::ErrorKind::Unsupported.into()),
     }

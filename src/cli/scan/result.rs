@@ -75,25 +75,27 @@ pub(super) fn view(
     if !is_changed && inference.events.is_empty() {
         return None;
     }
+    let events: Vec<EventView> = inference
+        .events
+        .iter()
+        .filter(|_| !start.adopts)
+        .filter_map(|inferred| {
+            let (after, before) = (&inference.record, &comparison.recorded);
+            let definition = after.definition.as_ref().or(before.definition.as_ref());
+            let view = event(key, inferred, definition, config, routes);
+            // An event that has to be named is recorded only if a webhook receives it.
+            (!inferred.kind.is_opt_in() || !view.webhooks.is_empty()).then_some(view)
+        })
+        .collect();
     let silent = if start.adopts {
         Some(format!("adopted: {}", inventory(&inference.record)))
-    } else if change.moved_from.is_some() {
+    } else if change.moved_from.is_some() && events.is_empty() {
         Some("moved: no event".to_owned())
-    } else if inference.events.is_empty() {
+    } else if events.is_empty() {
         Some(difference(&comparison.recorded, &inference.record))
     } else {
         None
     };
-    let events = inference
-        .events
-        .iter()
-        .filter(|_| !start.adopts)
-        .map(|inferred| {
-            let (after, before) = (&inference.record, &comparison.recorded);
-            let definition = after.definition.as_ref().or(before.definition.as_ref());
-            event(key, inferred, definition, config, routes)
-        })
-        .collect();
     Some(ChangeView {
         organization: key.organization.clone(),
         project: key.project.clone(),
@@ -110,8 +112,7 @@ fn event(
     config: &Config,
     routes: &Routes<'_>,
 ) -> EventView {
-    let (subject, naming) = (&inferred.subject, &config.naming);
-    let parameters = parameters(inferred.kind, key, subject, definition, naming);
+    let parameters = parameters(inferred, key, definition, &config.naming);
     EventView {
         event: inferred.kind.as_str(),
         label: inferred.kind.label(),

@@ -176,7 +176,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Event,
         count: OneOrList(1, EventKind::ALL.len()),
         default: Described("required, unless `event` is given"),
-        meaning: "several events, or `\"*\"` for all; `\"*\"` includes Project Import only if `projects` is given",
+        meaning: "several events; `\"*\"` stands for the first seven, and includes Project Import only if `projects` is given",
         ..ROW
     },
     Setting {

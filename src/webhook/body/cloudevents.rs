@@ -82,5 +82,6 @@ const fn extension(parameter: Parameter) -> &'static str {
         Parameter::OrganizationId => "ce-organizationid",
         Parameter::VersionTag => "ce-versiontag",
         Parameter::ProjectId => "ce-projectid",
+        Parameter::PreviousProject => "ce-previousproject",
     }
 }
