@@ -3,8 +3,9 @@
 //! Constraint: no event is inferred if the root is missing or another directory is in its place. A
 //! root whose identity is not the recorded one is trusted only after a survey. The survey must find
 //! files of at least half of the recorded projects. If an earlier survey found fewer, the root is being
-//! restored, and the removals of its missing projects are held. So a deployment that swaps directories is
-//! trusted. An empty mount point is not, even if somebody wrote a project into it.
+//! restored, and the removals of its missing projects are held. At a start they are held as well, because
+//! nobody observed whether the root is still being restored. So a deployment that swaps directories while
+//! the daemon runs is trusted. An empty mount point is not, even if somebody wrote a project into it.
 
 use std::io;
 use std::path::PathBuf;

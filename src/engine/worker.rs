@@ -447,7 +447,8 @@ impl Worker {
         }
         match self.root.survey(self.recorder.store(), recorded) {
             Ok(true) => {
-                if self.root.take_incomplete() {
+                // Nobody knows if an earlier survey would have found fewer before the start.
+                if self.root.take_incomplete() || self.phase.is_starting() {
                     self.agenda.expect_returns(self.clock.moment());
                 }
                 return true;

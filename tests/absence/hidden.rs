@@ -8,6 +8,7 @@ use crate::{events, names, projects, settings, wait_held, wait_not_held};
 
 on_both_backends!(
     a_repository_that_is_restored_slowly_deletes_nothing,
+    a_start_while_a_repository_is_restored_deletes_nothing,
     a_directory_that_is_locked_at_the_start_deletes_nothing,
     a_repository_whose_bind_mount_lost_its_source_deletes_nothing,
 );
@@ -61,6 +62,29 @@ fn a_repository_that_is_restored_slowly_deletes_nothing(backend: &str) {
             n => drop(wait_held(&home, 7 - n, "more-than-half")),
         }
     }
+    daemon.fence();
+    assert_eq!(events(&endpoint), [""; 0]);
+}
+
+/// No survey found less than half of the projects, because no daemon ran at that time.
+fn a_start_while_a_repository_is_restored_deletes_nothing(backend: &str) {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint, backend).repository("mass_delete_after: 1h"));
+    projects(&home, names(8));
+    home.start().terminate();
+    let away = home.beside("away");
+    fs::rename(home.at(""), &away).unwrap();
+    fs::create_dir_all(home.at("sales")).unwrap();
+    let restore = |name: String| {
+        let at = home.at("sales").join(&name);
+        fs::rename(away.join("sales").join(name), at).unwrap();
+    };
+    names(5).for_each(restore);
+    let daemon = home.start();
+    wait_held(&home, 3, "more-than-half");
+    daemon.fence();
+    names(8).skip(5).for_each(restore);
+    wait_not_held(&home);
     daemon.fence();
     assert_eq!(events(&endpoint), [""; 0]);
 }
