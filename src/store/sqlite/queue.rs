@@ -440,11 +440,12 @@ pub(super) fn retry_now(
     now: Timestamp,
 ) -> Result<(), Fault> {
     // Include deliveries that are not heads: a redelivered older delivery may precede a failed one.
+    // Include attempts that do not count, as those at an endpoint that is down: they failed as well.
     connection
         .prepare_cached(
             "UPDATE deliveries SET due_ms = ?2, is_due_as_asked = 0 WHERE id IN \
              (SELECT id FROM deliveries WHERE webhook = ?1 AND state = 'pending' AND due_ms > ?2 \
-             AND n_attempts > n_attempts_before)",
+             AND n_attempts > 0)",
         )?
         .execute(params![webhook, row::milliseconds(now)])?;
     Ok(())
