@@ -16,7 +16,7 @@ project\-webhooks\-config \- the configuration of project\-webhooks
 .nf
 \&./config.yaml
 /etc/project\-webhooks/config.yaml
-/etc/project\-webhooks/\fIINSTANCE\fR.yaml
+/etc/project\-webhooks\-\fIINSTANCE\fR/config.yaml
 .fi
 .SH DESCRIPTION
 The configuration is a YAML file. \fBproject\-webhooks check\fR validates it and prints where the

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::common::wait_until;
 use crate::container::{Container, Stage};
-use crate::service::{REPOSITORY, UNIT, config};
+use crate::service::{REPOSITORY, UNIT, config, installed};
 use crate::{can_boot, root, skip};
 
 /// Packages this build under a version. It is faster to make and larger than a release.
@@ -33,6 +33,34 @@ fn paths(container: &Container) -> BTreeSet<String> {
         .lines()
         .map(str::to_owned)
         .collect()
+}
+
+#[test]
+fn a_purge_removes_the_state_of_instances_and_nothing_else() {
+    if !can_boot("a_purge_removes_the_state_of_instances_and_nothing_else") {
+        return;
+    }
+    let script = root().join("packaging/debian/postrm");
+    let container = installed(|stage| stage.put(&script, "root/postrm"));
+    for (port, name) in [(9001, "sales"), (9002, "lock")] {
+        container.add_instance(name, port);
+    }
+    container.sh("install -d -o project-webhooks /var/lib/project-webhooks\n\
+         for name in sales lock; do\n\
+             install -d -o project-webhooks-$name /var/lib/project-webhooks-$name\n\
+         done\n\
+         install -d /var/lib/project-webhooks-backup\n\
+         install -d -o project-webhooks-sales /var/lib/project-webhooks-kept\n\
+         touch /var/lib/project-webhooks-note /var/lib/project-webhooks-sales/state.db");
+    let left = || container.sh("ls -d /var/lib/project-webhooks*");
+    let before = left();
+    container.sh("sh /root/postrm remove");
+    assert_eq!(left(), before);
+    container.sh("sh /root/postrm purge");
+    let expected =
+        ["backup", "kept", "note"].map(|name| format!("/var/lib/project-webhooks-{name}\n"));
+    assert_eq!(left(), expected.concat());
+    container.sh("test -e /etc/project-webhooks-sales/config.yaml; sh /root/postrm purge");
 }
 
 #[test]
@@ -144,12 +172,9 @@ fn the_package_is_installed_upgraded_and_purged() {
     container.run(&["project-webhooks", "check"]);
 
     // In use: enabled, with a pending delivery; and an instance.
-    container.run(&["mkdir", "-p", REPOSITORY, "/srv/sales"]);
+    container.run(&["mkdir", "-p", REPOSITORY]);
     container.configure(&config(9000, ""));
-    let instance = config(9001, "")
-        .replace(REPOSITORY, "/srv/sales")
-        .replace("/lib/project-webhooks", "/lib/project-webhooks/sales");
-    container.write("/etc/project-webhooks/sales.yaml", &instance);
+    container.add_instance("sales", 9001);
     let units = [UNIT, "project-webhooks@sales.service"];
     for unit in units {
         container.run(&["systemctl", "enable", "--quiet", "--now", unit]);
@@ -178,11 +203,15 @@ fn the_package_is_installed_upgraded_and_purged() {
     let (status, _) = container.try_run(&["pgrep", "--exact", "--full", "project-webhooks.* run"]);
     assert_eq!(status, Some(1));
     container
-        .sh("test -d /var/lib/project-webhooks/sales; test -e /etc/project-webhooks/config.yaml");
+        .sh("test -d /var/lib/project-webhooks-sales; test -e /etc/project-webhooks/config.yaml");
 
     // Purged: only the files of the administrator are left.
+    container.sh("mkdir /var/lib/project-webhooks-backup");
     apt("purge project-webhooks");
-    container.sh("test -e /etc/project-webhooks/sales.yaml; rm -r /etc/project-webhooks");
+    container.sh(
+        "test -e /etc/project-webhooks-sales/config.yaml; rm -r /etc/project-webhooks-sales\n\
+         rmdir /var/lib/project-webhooks-backup",
+    );
     container.sh("systemctl disable --quiet project-webhooks@sales || true");
     container
         .sh("rm -f /etc/systemd/system/multi-user.target.wants/project-webhooks@sales.service");

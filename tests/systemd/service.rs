@@ -64,6 +64,27 @@ impl Container {
         self.write("/etc/project-webhooks/config.yaml", text);
     }
 
+    /// Makes the user, repository and configuration of an instance of the template.
+    ///
+    /// Returns the instance's repository.
+    pub fn add_instance(&self, name: &str, port: u16) -> String {
+        let repository = format!("/srv/{name}");
+        let full = format!("project-webhooks-{name}");
+        self.sh(&format!(
+            "systemd-sysusers --inline 'u {full} - - /var/lib/{full}'\n\
+             install -d -g {full} -m 2750 /etc/{full}\n\
+             mkdir {repository}"
+        ));
+        let text = config(port, "")
+            .replace(REPOSITORY, &repository)
+            .replace("/lib/project-webhooks", &format!("/lib/{full}"));
+        let text = format!("{text}\nadmin: {{ listen: unix:/run/{full}/admin.sock }}\n");
+        let path = format!("/etc/{full}/config.yaml");
+        self.write(&path, &text);
+        self.run(&["chmod", "640", &path]);
+        repository
+    }
+
     /// A receiver on a port; its name is the unit whose log has what came, one object a line.
     pub fn receive(&self, port: u16, arguments: &str) -> String {
         // systemd forgets the name of one that was stopped some time later.

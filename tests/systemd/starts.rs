@@ -1,7 +1,5 @@
 //! Start and stop, as an operator sees them.
 
-use std::fmt::Write;
-
 use crate::can_boot;
 use crate::common::{wait_until, xml};
 use crate::service::{REPOSITORY, UNIT, config, drop_in, installed};
@@ -215,18 +213,7 @@ fn the_template_runs_several_repositories() {
     let container = installed(|_| {});
     let mut receivers = Vec::new();
     for (port, name) in [(9001, "sales"), (9002, "finance")] {
-        let repository = format!("/srv/{name}");
-        container.sh(&format!("mkdir {repository}"));
-        let text = config(port, "").replace(REPOSITORY, &repository).replace(
-            "/var/lib/project-webhooks",
-            &format!("/var/lib/project-webhooks/{name}"),
-        );
-        let mut text = text;
-        let _ = writeln!(
-            text,
-            "admin: {{ listen: unix:/run/project-webhooks-{name}/admin.sock }}"
-        );
-        container.write(&format!("/etc/project-webhooks/{name}.yaml"), &text);
+        let repository = container.add_instance(name, port);
         receivers.push((container.receive(port, ""), repository));
         container.run(&["systemctl", "start", &format!("project-webhooks@{name}")]);
     }
@@ -238,18 +225,69 @@ fn the_template_runs_several_repositories() {
     for name in ["sales", "finance"] {
         let unit = format!("project-webhooks@{name}");
         container.run(&["systemctl", "reload", &unit]);
-        let owned = container.sh(&format!(
-            "stat --format='%U %a' /var/lib/project-webhooks/{name}"
-        ));
-        assert_eq!(owned.trim(), "project-webhooks 700");
-        let health = container.sh(&format!(
-            "test -S /run/project-webhooks-{name}/admin.sock && echo there"
-        ));
-        assert_eq!(health.trim(), "there");
+        let full = format!("project-webhooks-{name}");
+        let owned = container.sh(&format!("stat --format='%U %G %a' /var/lib/{full}"));
+        assert_eq!(owned.trim(), format!("{full} {full} 700"));
+        container.sh(&format!("test -S /run/{full}/admin.sock"));
     }
     // One stops, the other goes on.
     container.run(&["systemctl", "stop", "project-webhooks@sales"]);
     let (receiver, repository) = &receivers[1];
     container.snapshot(repository, "s2");
     container.wait_snapshots(receiver, 2);
+}
+
+/// The state directory of the main service contains a file with the name of this instance.
+#[test]
+fn an_instance_shares_no_files_with_another_daemon() {
+    if !can_boot("an_instance_shares_no_files_with_another_daemon") {
+        return;
+    }
+    let container = installed(|_| {});
+    container.configure(&config(9000, ""));
+    container.run(&["chmod", "640", "/etc/project-webhooks/config.yaml"]);
+    let mut receivers = vec![(container.receive(9000, ""), REPOSITORY.to_owned())];
+    let mut units = vec![UNIT.to_owned()];
+    for (port, name) in [(9001, "lock"), (9002, "state")] {
+        let repository = container.add_instance(name, port);
+        receivers.push((container.receive(port, ""), repository));
+        units.push(format!("project-webhooks@{name}.service"));
+    }
+    // The instances are first, so that their directories are there when the main service starts.
+    for unit in units.iter().rev() {
+        container.run(&["systemctl", "start", unit]);
+    }
+    for (receiver, repository) in &receivers {
+        container.import(repository);
+        container.snapshot(repository, "s1");
+        assert_eq!(container.wait_snapshots(receiver, 1), ["s1"]);
+    }
+    let users: Vec<String> = units
+        .iter()
+        .map(|unit| container.property(unit, "User"))
+        .collect();
+    let files: Vec<String> = users
+        .iter()
+        .flat_map(|user| {
+            [
+                format!("/etc/{user}/config.yaml"),
+                format!("/var/lib/{user}/state.db"),
+            ]
+        })
+        .collect();
+    for user in &users {
+        for file in &files {
+            let (status, said) = container.try_run(&[
+                "setpriv",
+                &format!("--reuid={user}"),
+                &format!("--regid={user}"),
+                "--init-groups",
+                "test",
+                "-r",
+                file,
+            ]);
+            let is_own = file.contains(&format!("/{user}/"));
+            assert_eq!(status == Some(0), is_own, "{user} reads {file}: {said}");
+        }
+    }
 }

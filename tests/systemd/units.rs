@@ -21,9 +21,10 @@ fn the_template_differs_from_the_service_by_its_names_alone() {
         .iter()
         .map(|line| match line.split_once('=') {
             Some(("Description", value)) => format!("Description={value} (%i)"),
-            Some(("StateDirectory", value)) => format!("StateDirectory={value}/%i"),
-            Some(("RuntimeDirectory", value)) => format!("RuntimeDirectory={value}-%i"),
-            _ => line.replace("/config.yaml", "/%i.yaml"),
+            Some((name @ ("User" | "Group" | "StateDirectory" | "RuntimeDirectory"), value)) => {
+                format!("{name}={value}-%i")
+            }
+            _ => line.replace("/config.yaml", "-%i/config.yaml"),
         })
         .collect();
     assert_eq!(template, named);
