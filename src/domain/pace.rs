@@ -38,7 +38,10 @@ const RUN_MAX: u32 = 256;
 const FEW: u32 = 4;
 
 /// After this time without a requested wait, the rate doubles again.
-const FORGET_AFTER: Duration = Duration::from_secs(600);
+///
+/// A receiver with a limit then refuses one or two requests in this time. A receiver that was only busy
+/// for a while soon gets all of them.
+const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// How far requests may be behind their times before the times move, at high rates.
 ///
@@ -154,6 +157,8 @@ impl Pace {
             learned.run = learned.run.saturating_mul(2).min(RUN_MAX);
             learned.interval.saturating_mul(10) / 9
         }
+        // After the wait that it asks for, the receiver accepts at least one request.
+        .min(wait.max(INTERVAL_MIN))
         .min(INTERVAL_MAX);
         learned.doubles = false;
         learned.n_accepted = 0;
