@@ -22,7 +22,7 @@ mkdir "$work/upper" "$work/work" "$work/root"
 cp -a "$1/stage/." "$work/upper/"
 mount -t overlay -o "lowerdir=$2,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
 exec systemd-nspawn --quiet --register=no --keep-unit --directory="$work/root" --private-network \
-    --link-journal=no --console=pipe "${@:3}"
+    --link-journal=no --console=pipe --capability=CAP_AUDIT_READ "${@:3}"
 "#;
 
 /// Units of this machine that a test does not need.

@@ -12,6 +12,7 @@
     reason = "a test may fail by panicking, and owns its clock"
 )]
 
+mod audit;
 #[path = "../common/mod.rs"]
 mod common;
 mod container;
