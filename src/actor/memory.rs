@@ -97,6 +97,15 @@ pub enum Asked {
         /// The file that is at the path now, with its change time.
         replaced_by: Option<(Node, i64)>,
     },
+    /// The project of the file was at another path before.
+    Moved {
+        /// The recorded file.
+        node: Node,
+        /// Its change time on record.
+        since_ns: i64,
+        /// The path before.
+        from: PathNodes,
+    },
 }
 
 /// A question about a path.
@@ -171,6 +180,11 @@ impl Memory {
                     self.appeared(path, node, changed_ns, 1)
                 })
             }
+            Asked::Moved {
+                node,
+                since_ns,
+                from,
+            } => self.moved(path, *node, *since_ns, from),
         };
         act.cloned()
     }
@@ -312,6 +326,45 @@ impl Memory {
             .lost_ms
             .is_some_and(|lost| act.time_ms < lost.saturating_add(DOUBT_MS));
         (is_moved && is_followed.is_none() && !is_doubtful).then_some(act)
+    }
+
+    /// Who moved the file, or a directory above it, to the path. For a copy: who removed the original.
+    fn moved(
+        &self,
+        path: &PathNodes,
+        node: Node,
+        since_ns: i64,
+        from: &PathNodes,
+    ) -> Option<&Arc<Act>> {
+        let since = since_ns.div_euclid(1_000_000);
+        let is_later = |change: &Change| change.act.time_ms.saturating_add(SLACK_MS) >= since;
+        let is_moved = |change: &Change| {
+            matches!(change.deed, Deed::Appeared { is_moved: true, .. }) && is_later(change)
+        };
+        let mut arrived = path.place().and_then(|place| {
+            self.latest_at(&place, |change| {
+                change.node == node && change.is_appearance() && is_later(change)
+            })
+        });
+        for (index, directory) in path.directories.iter().enumerate().skip(1) {
+            let Some(last) = self.latest_of(*directory, Change::is_appearance) else {
+                continue;
+            };
+            // The last known place is another one, so the record of the move to this path is missing.
+            if !last.is_at(&path.place_of(index)?) {
+                return None;
+            }
+            arrived = later(arrived, is_moved(last).then_some(last));
+        }
+        let left = self.gone(from, node, since_ns);
+        match (arrived, left) {
+            (None, left) => left,
+            (Some(arrived), Some(left)) if arrived.act.serial >= left.serial => Some(&arrived.act),
+            // The file itself got this name, so no other record is needed.
+            (Some(arrived), None) if arrived.node == node => Some(&arrived.act),
+            // A directory that was here before, or was swapped with another one.
+            (Some(_), _) => None,
+        }
     }
 
     fn latest_at(&self, place: &Place, wanted: impl Fn(&Change) -> bool) -> Option<&Change> {

@@ -301,10 +301,8 @@ impl<'a> Nodes<'a> {
         Some((self.mounts.of(path)?.device()?, inode))
     }
 
-    /// The question about an event.
-    fn question(&mut self, event: &Unnamed) -> Option<Question> {
-        let path = event.subject.path.as_str();
-        let names: Vec<&str> = path.split('/').collect();
+    /// The existing directories on a path.
+    fn path(&mut self, path: &str) -> Option<PathNodes> {
         let mut directories = vec![self.directory("")?];
         let ends = path.match_indices('/').map(|(end, _)| end);
         for above in ends.filter_map(|end| path.get(..end)) {
@@ -313,9 +311,22 @@ impl<'a> Nodes<'a> {
                 None => break,
             }
         }
+        let names = path.split('/').map(|name| Arc::from(name.as_bytes()));
+        let names = names.collect();
+        Some(PathNodes { directories, names })
+    }
+
+    /// The question about an event.
+    fn question(&mut self, event: &Unnamed) -> Option<Question> {
+        let path = event.subject.path.as_str();
         let (subject, above) = (&event.subject.stamp, path.rsplit_once('/'));
         let node = self.node(above.map_or("", |(above, _)| above), subject.inode)?;
         let asked = match &event.before {
+            Some(before) if event.is_move => Asked::Moved {
+                node,
+                since_ns: before.stamp.changed_ns,
+                from: self.path(&before.path)?,
+            },
             Some(before) if is_gone(event) => Asked::Vanished {
                 node,
                 since_ns: before.stamp.changed_ns,
@@ -332,11 +343,7 @@ impl<'a> Nodes<'a> {
                 depth: event.depth,
             },
         };
-        let names = names
-            .iter()
-            .map(|name| Arc::from(name.as_bytes()))
-            .collect();
-        let path = PathNodes { directories, names };
+        let path = self.path(path)?;
         Some(Question { path, asked })
     }
 

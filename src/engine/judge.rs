@@ -105,6 +105,8 @@ pub(super) struct Unnamed {
     pub id: EventId,
     pub subject: FileState,
     pub before: Option<FileState>,
+    /// Whether the project moved, and `before` is its definition at the former path.
+    pub is_move: bool,
     /// The number of directories on the path of `subject` that were there before, with the root.
     pub depth: usize,
 }
@@ -418,6 +420,7 @@ fn unnamed(
         id: new.event.id.clone(),
         subject: inferred.subject.clone(),
         before: inferred.before.clone(),
+        is_move: inferred.moved_from.is_some(),
         depth,
     })
     .collect()

@@ -22,6 +22,7 @@ mod common;
 mod audit;
 mod changes;
 mod hostile;
+mod named;
 mod setup;
 
 use std::fs;
@@ -29,7 +30,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{Endpoint, Home, Settings};
+use common::{Endpoint, Home, Settings, Webhook};
 
 /// The users who make changes.
 const USERS: [u32; 5] = [3001, 3002, 3003, 3004, 3005];
@@ -39,7 +40,9 @@ const OWNER: u32 = 4000;
 
 /// A repository that every user may change, with the source `audit` before `owner`.
 fn home(endpoint: &Endpoint) -> Home {
-    let mut settings = Settings::all_to(endpoint).repository("mass_delete_after: 0s");
+    let all = "[\"*\", project-save, project-move, project-unpublish, snapshot-delete]";
+    let hook = Webhook::new("all", &endpoint.url()).events(all);
+    let mut settings = Settings::of([hook]).repository("mass_delete_after: 0s");
     settings.username = "[audit, owner]";
     let home = Home::new(&settings);
     open(home.path());

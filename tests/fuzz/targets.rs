@@ -423,7 +423,15 @@ pub fn audit_records(input: &[u8]) -> u64 {
         changed_ns: i64::MIN,
         since_ns: i64::MIN,
     };
-    let answers = [gone, appeared, rewritten].map(|asked| {
+    let moved = Asked::Moved {
+        node: node(50),
+        since_ns: i64::MIN,
+        from: PathNodes {
+            directories: vec![node(30)],
+            ..path.clone()
+        },
+    };
+    let answers = [gone, appeared, rewritten, moved].map(|asked| {
         let question = Question {
             path: path.clone(),
             asked,

@@ -269,6 +269,77 @@ fn an_exchange_of_directories_names_who_exchanged_them() {
     assert_eq!(log.user(&gone(&[ORGANIZATION, 44], 900)), Some(6));
 }
 
+/// The project was in the directory `from` of the organization before.
+fn moved(from: &[u64], existing: &[u64], since_ms: i64) -> Question {
+    let mut before = path(from);
+    before.names[1] = Arc::from(b"before".as_slice());
+    Question {
+        path: path(existing),
+        asked: Asked::Moved {
+            node: node(FILE),
+            since_ns: since_ms * 1_000_000,
+            from: before,
+        },
+    }
+}
+
+#[test]
+fn a_moved_project_names_the_last_mover() {
+    let here = [ORGANIZATION, PROJECT];
+    let mut log = Log::default();
+    log.rename(
+        1,
+        1_000,
+        (ORGANIZATION, "before"),
+        (ORGANIZATION, "project"),
+        PROJECT,
+        None,
+    );
+    assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), Some(1));
+    // A state that is later than the move.
+    assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 1_100)), None);
+    // A later save is not the move.
+    log.create(2, 1_100, PROJECT, "project.xml", 51);
+    log.write(2, 1_100, FILE);
+    assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), Some(1));
+    // On to another place: then the record of the move to this place is missing.
+    let to = (ORGANIZATION, "third");
+    log.rename(3, 1_200, (ORGANIZATION, "project"), to, PROJECT, None);
+    assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), None);
+    log.rename(4, 1_300, to, (ORGANIZATION, "project"), PROJECT, None);
+    assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), Some(4));
+}
+
+#[test]
+fn a_project_that_was_moved_by_file_names_who_moved_the_definition() {
+    let mut log = Log::default();
+    log.make_directory(1, 1_000, ORGANIZATION, "project", PROJECT);
+    let (from, to) = ((41, "project.xml"), (PROJECT, "project.xml"));
+    log.rename(2, 1_010, from, to, FILE, None);
+    log.remove(3, 1_020, ORGANIZATION, "before", 41);
+    let question = moved(&[ORGANIZATION], &[ORGANIZATION, PROJECT], 900);
+    assert_eq!(log.user(&question), Some(2));
+    // The directory was moved there for another reason, and the record of the file is missing.
+    let mut log = Log::default();
+    let to = (ORGANIZATION, "project");
+    log.rename(1, 1_000, (99, "empty"), to, PROJECT, None);
+    assert_eq!(log.user(&question), None);
+}
+
+#[test]
+fn a_project_that_was_copied_names_who_removed_the_original() {
+    let mut log = Log::default();
+    log.make_directory(1, 1_000, ORGANIZATION, "project", PROJECT);
+    log.create(1, 1_010, PROJECT, "project.xml", 51);
+    let question = moved(&[ORGANIZATION, 41], &[ORGANIZATION, PROJECT], 900);
+    assert_eq!(log.user(&question), None);
+    log.remove(2, 1_020, 41, "project.xml", FILE);
+    assert_eq!(log.user(&question), Some(2));
+    log.remove(3, 1_030, ORGANIZATION, "before", 41);
+    let question = moved(&[ORGANIZATION], &[ORGANIZATION, PROJECT], 900);
+    assert_eq!(log.user(&question), Some(2));
+}
+
 #[test]
 fn two_directories_with_one_name_count_only_for_the_recorded_file() {
     let mut log = Log::default();
