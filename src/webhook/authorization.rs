@@ -29,6 +29,31 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// The longest time that a token is used.
 const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// Why there is no token.
+#[derive(Clone, Debug)]
+pub(super) struct NoToken {
+    /// The reason, in one line.
+    pub(super) error: String,
+    /// Whether the server refused the client. Then other credentials of the client may help.
+    pub(super) is_refusal: bool,
+}
+
+impl NoToken {
+    /// Makes the value for a reason that other credentials do not change.
+    pub(super) fn because(error: String) -> Self {
+        Self {
+            error,
+            is_refusal: false,
+        }
+    }
+}
+
+impl From<String> for NoToken {
+    fn from(error: String) -> Self {
+        Self::because(error)
+    }
+}
+
 /// How a webhook's requests get their header Authorization.
 pub(super) enum Authorization {
     /// The setting `auth` is absent.
@@ -75,8 +100,8 @@ impl Authorization {
     ///
     /// # Errors
     ///
-    /// The authorization server gives no token. The text is one line.
-    pub(super) async fn value(&self) -> Result<Option<HeaderValue>, String> {
+    /// The authorization server gives no token.
+    pub(super) async fn value(&self) -> Result<Option<HeaderValue>, NoToken> {
         match self {
             Self::None => Ok(None),
             Self::Fixed(value) => Ok(Some(value.clone())),
@@ -126,7 +151,7 @@ pub(super) struct TokenSource {
 struct State {
     token: Option<Token>,
     /// When the last request failed, and why.
-    failed: Option<(Instant, String)>,
+    failed: Option<(Instant, NoToken)>,
 }
 
 struct Token {
@@ -136,7 +161,7 @@ struct Token {
 }
 
 impl TokenSource {
-    async fn token(&self) -> Result<HeaderValue, String> {
+    async fn token(&self) -> Result<HeaderValue, NoToken> {
         let asked = Instant::now();
         let mut state = self.state.lock().await;
         let now = Instant::now();
@@ -160,13 +185,16 @@ impl TokenSource {
                 };
                 Ok(value)
             }
-            Err(error) => {
-                let error = format!("cannot get a token: {error}");
+            Err(missing) => {
+                let missing = NoToken {
+                    error: format!("cannot get a token: {}", missing.error),
+                    ..missing
+                };
                 *state = State {
                     token: None,
-                    failed: Some((Instant::now(), error.clone())),
+                    failed: Some((Instant::now(), missing.clone())),
                 };
-                Err(error)
+                Err(missing)
             }
         }
     }
@@ -183,7 +211,7 @@ impl TokenSource {
         }
     }
 
-    async fn fetch(&self) -> Result<Token, String> {
+    async fn fetch(&self) -> Result<Token, NoToken> {
         self.to.judge(&self.policy)?;
         let began = Instant::now();
         let response = self.http.execute(self.request()?).await;
@@ -193,13 +221,17 @@ impl TokenSource {
         answer::read(&mut response, &mut body).await;
         let to = &self.to;
         if !status.is_success() {
-            return Err(format!("{} ({to})", rejection(status, &body)));
+            return Err(NoToken {
+                error: format!("{} ({to})", rejection(status, &body)),
+                // RFC 6749, section 5.2, has 400 and 401 for a client that is not known.
+                is_refusal: matches!(status.as_u16(), 400 | 401 | 403),
+            });
         }
         let answer: Answer = serde_json::from_slice(&body)
             .map_err(|_| format!("the answer is no JSON object with an access_token ({to})"))?;
         let kind = answer.token_type.unwrap_or_default();
         if !kind.is_empty() && !kind.eq_ignore_ascii_case("bearer") {
-            return Err(format!("the token is not a bearer token ({to})"));
+            return Err(format!("the token is not a bearer token ({to})").into());
         }
         let value = config::bearer(&SecretString::from(answer.access_token))
             .ok_or_else(|| format!("the token cannot be sent in a header ({to})"))?;

@@ -6,7 +6,8 @@
 //! exception: it replaces an idle connection that turns out to be closed before the request is
 //! written. The other exception is an answer 401 or 403 if there are newer credentials: a file has
 //! changed, or an authorization server gives another token. Then the attempt sends a second request. So
-//! it does if a server asks for HTTP/1.1, or closes the connection during a large upload.
+//! it does if a server asks for HTTP/1.1, or closes the connection during a large upload. A changed file
+//! is also read if an authorization server refuses the client.
 //!
 //! `timeout` limits the whole attempt, from the lookup of the host name to the last byte of the
 //! answer. `connect_timeout` limits the part up to the end of the TLS handshake.
@@ -25,6 +26,7 @@ use reqwest::dns::Resolve;
 use tokio::time::{Instant, timeout_at};
 
 use self::connections::{Connections, Credentials};
+use super::authorization::NoToken;
 use super::network::{Destination, SystemLookup};
 use super::proxy::Proxies;
 use super::request::{self, Callback, Request, RequestSettings};
@@ -113,6 +115,16 @@ pub struct Attempt {
     pub request_headers: Vec<(String, String)>,
 }
 
+/// Who refused the credentials of a request.
+enum Refusal {
+    /// The receiver answered 401 to this header Authorization.
+    Unauthorized(Option<HeaderValue>),
+    /// The receiver answered 403.
+    Forbidden,
+    /// The authorization server refused the client, so there was no request to the receiver.
+    NoToken,
+}
+
 impl WebhookClient {
     /// Makes the client of a webhook.
     ///
@@ -185,13 +197,11 @@ impl WebhookClient {
             request_headers: Vec::new(),
         };
         let credentials = self.credentials();
-        let used = self.request_once(&credentials, callback, started, &time, &mut attempt);
-        let used = used.await;
+        let refusal = self.request_once(&credentials, callback, started, &time, &mut attempt);
         // A timeout that the clock cannot represent never expires.
         let deadline = started.checked_add(self.timeout);
-        let is_refused = matches!(attempt.status, Some(401 | 403));
-        if is_refused {
-            let renewed = self.renew(&credentials, used.as_ref(), attempt.status);
+        if let Some(refusal) = refusal.await {
+            let renewed = self.renew(&credentials, &refusal);
             if within(deadline, renewed).await == Some(true) {
                 let credentials = self.credentials();
                 self.request_once(&credentials, callback, started, &time, &mut attempt)
@@ -208,7 +218,7 @@ impl WebhookClient {
         Arc::clone(&credentials.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sends one request. Returns the value of its header Authorization.
+    /// Sends one request. Returns who refused its credentials, if anybody did.
     async fn request_once(
         &self,
         credentials: &Credentials,
@@ -216,18 +226,18 @@ impl WebhookClient {
         started: Instant,
         now: &impl Fn() -> Timestamp,
         attempt: &mut Attempt,
-    ) -> Option<HeaderValue> {
+    ) -> Option<Refusal> {
         let deadline = started.checked_add(self.timeout);
         let authorization = match within(deadline, credentials.authorization.value()).await {
             Some(Ok(value)) => value,
             found => {
-                let error = found.and_then(Result::err).unwrap_or_else(|| {
+                let missing = found.and_then(Result::err).unwrap_or_else(|| {
                     let host = credentials.authorization.token_host().unwrap_or_default();
-                    self.timed_out(&format!("no token from {host}"))
+                    NoToken::because(self.timed_out(&format!("no token from {host}")))
                 });
                 (attempt.outcome, attempt.status) = (Outcome::NO_ANSWER, None);
-                (attempt.error, attempt.answer) = (Some(error), Bytes::new());
-                return None;
+                (attempt.error, attempt.answer) = (Some(missing.error), Bytes::new());
+                return missing.is_refusal.then_some(Refusal::NoToken);
             }
         };
         let mut request = request_of(&credentials.settings, callback, now()).await;
@@ -242,18 +252,17 @@ impl WebhookClient {
         }
         attempt.request_headers = shown_headers(&request.headers);
         self.exchange(&request, deadline, now, attempt).await;
-        authorization
+        match attempt.status {
+            Some(401) => Some(Refusal::Unauthorized(authorization)),
+            Some(403) => Some(Refusal::Forbidden),
+            _ => None,
+        }
     }
 
-    /// Renews the credentials that the receiver refused. Returns whether they are others now.
+    /// Renews the credentials that were refused. Returns whether they are others now.
     ///
     /// A changed file has new values. Without one, another token is fetched after a 401.
-    async fn renew(
-        &self,
-        refused: &Arc<Credentials>,
-        authorization: Option<&HeaderValue>,
-        status: Option<u16>,
-    ) -> bool {
+    async fn renew(&self, refused: &Arc<Credentials>, refusal: &Refusal) -> bool {
         if !Arc::ptr_eq(refused, &self.credentials()) {
             // Another attempt has read the files.
             return true;
@@ -273,7 +282,10 @@ impl WebhookClient {
                 return true;
             }
         }
-        status == Some(401) && refused.authorization.renew(authorization).await
+        match refusal {
+            Refusal::Unauthorized(value) => refused.authorization.renew(value.as_ref()).await,
+            Refusal::Forbidden | Refusal::NoToken => false,
+        }
     }
 
     /// The error of an attempt that reached the time limit.

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::http::StatusCode;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use project_webhooks::config::{self, Webhook, WithoutSecrets};
 use project_webhooks::domain::delivery::Outcome;
 use project_webhooks::receiver::{Received, Reply};
@@ -256,6 +258,48 @@ fn a_changed_file_is_read_again_after_a_401() {
         receiver.wait_for_one("the new value", |one| authorization(one) == "Bearer new");
         assert_eq!(receiver.n(), 1);
         receiver.take();
+    }
+}
+
+#[test]
+fn a_changed_file_is_read_again_when_the_authorization_server_refuses_the_client() {
+    // Servers answer 400 or 401 to a secret that was replaced.
+    for (status, error) in [(400, "invalid_client"), (401, "hush"), (403, "hush")] {
+        let wanted = Arc::new(Mutex::new("old"));
+        let known = Arc::clone(&wanted);
+        let tokens = Endpoint::answering(move |received| {
+            let client = BASE64_STANDARD.encode(format!("client:{}", known.lock().unwrap()));
+            if authorization(received) == format!("Basic {client}") {
+                return json(
+                    StatusCode::OK,
+                    "{\"access_token\": \"token\", \"expires_in\": 0}",
+                );
+            }
+            let status = StatusCode::from_u16(status).unwrap();
+            json(status, &format!("{{\"error\": \"{error}\"}}"))
+        });
+        let receiver = Endpoint::new();
+        let auth = format!(
+            "auth: {{ oauth2: {{ token_url: '{}', client_id: client, \
+             client_secret: {{ file: secret }} }} }}",
+            tokens.url()
+        );
+        let to = webhook("catalog", &receiver.url()).with(&auth);
+        let home = Home::new(&Settings::of([to]));
+        fs::write(home.beside("secret"), "old\n").unwrap();
+        let _daemon = start(&home, &[]);
+        home.write("sales/first/project.xml", &xml("First", "", "one"));
+        receiver.wait_for(1);
+        fs::write(home.beside("secret"), "new\n").unwrap();
+        *wanted.lock().unwrap() = "new";
+        home.write("sales/second/project.xml", &xml("Second", "", "one"));
+        let received = receiver.wait_for(2);
+        let attempts: Vec<_> = received.iter().map(|one| one.attempt).collect();
+        assert_eq!(attempts, [Some(1), Some(1)], "{status}");
+        // The new value is kept.
+        home.write("sales/third/project.xml", &xml("Third", "", "one"));
+        receiver.wait_for(3);
+        expect_requests(&tokens, 4);
     }
 }
 
