@@ -72,16 +72,16 @@ pub(super) fn log_level() -> OneOf<tracing::Level> {
     }
 }
 
-/// The start of a time range.
+/// The start or the end of a time range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     At(Timestamp),
-    /// The range starts this long ago.
+    /// This long ago.
     Ago(Duration),
 }
 
 impl Since {
-    /// Returns the start as a time, given the current time.
+    /// Returns it as a time, given the current time.
     pub(super) fn time(self, now: Timestamp) -> Timestamp {
         match self {
             Since::At(time) => time,
@@ -90,7 +90,7 @@ impl Since {
     }
 }
 
-/// Reads `--since`.
+/// Reads `--since` or `--until`.
 pub(super) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(Since::At(time));

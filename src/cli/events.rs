@@ -1,4 +1,4 @@
-//! `events`: lists the inferred events, and shows why one was inferred.
+//! `events`: lists the inferred events, shows why one was inferred, and replays them.
 
 use std::io::Write;
 
@@ -10,12 +10,13 @@ use super::DONE;
 use super::arguments::{self, Since, parse_since};
 use super::follow::Followed;
 use super::output::{Cell, FAINT, Listing, Style, Table, print_json, time};
+use super::replay::{self, ReplayArguments};
 use super::view::{DeliveryWithAttempts, EventView, print_delivery, print_event, short_id};
 use crate::config::Config;
 use crate::domain::event::{EventId, EventKind};
 use crate::store::{EventFilter, ListedEvent, Listings};
 
-/// Shows events, and why they were inferred.
+/// Shows events, and why they were inferred; replays them.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct EventsArguments {
@@ -37,6 +38,8 @@ enum EventsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Queue recorded events for a webhook again or for the first time, in order
+    Replay(ReplayArguments),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -62,11 +65,12 @@ pub(super) fn run(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let listings = super::listings(config)?;
+    let listings = || super::listings(config);
     match &arguments.command {
-        None => list(&arguments.list, &listings, now, style, out),
-        Some(EventsCommand::List(list)) => self::list(list, &listings, now, style, out),
-        Some(EventsCommand::Show { id, json }) => show(id, *json, &listings, style, out),
+        None => list(&arguments.list, &listings()?, now, style, out),
+        Some(EventsCommand::List(list)) => self::list(list, &listings()?, now, style, out),
+        Some(EventsCommand::Show { id, json }) => show(id, *json, &listings()?, style, out),
+        Some(EventsCommand::Replay(replay)) => replay::run(replay, config, now, out),
     }
 }
 
@@ -77,16 +81,10 @@ fn list(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let (organization, project) = match &arguments.project {
-        None => (None, None),
-        Some(named) => match named.split_once('/') {
-            Some((organization, project)) => (Some(organization), Some(project)),
-            None => (None, Some(named.as_str())),
-        },
-    };
+    let (organization, project) = split(arguments.project.as_deref());
     let filter = EventFilter {
-        organization: organization.map(str::to_owned),
-        project: project.filter(|name| !name.is_empty()).map(str::to_owned),
+        organization,
+        project,
         kind: arguments.event,
         since: arguments.since.map(|since| since.time(now)),
     };
@@ -118,6 +116,19 @@ fn list(
     }
     let events = listings.events(&filter, listing.limit())?;
     listing.print(events, words, EventView::of, table, style, out)
+}
+
+/// Splits `--project` into the directory names of the organization and the project.
+pub(super) fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
+    let Some(named) = named else {
+        return (None, None);
+    };
+    let (organization, project) = match named.split_once('/') {
+        Some((organization, project)) => (Some(organization.to_owned()), project),
+        None => (None, named),
+    };
+    let project = Some(project).filter(|name| !name.is_empty());
+    (organization, project.map(str::to_owned))
 }
 
 /// An event in JSON, with its deliveries.

@@ -12,6 +12,7 @@ mod listen;
 mod manual;
 mod output;
 mod reload;
+mod replay;
 mod run;
 mod scan;
 mod standing;
@@ -95,7 +96,7 @@ enum Command {
         #[arg(long, short)]
         watch: bool,
     },
-    /// Show the inferred events, and why they were inferred
+    /// Show the inferred events, and why they were inferred; replay them
     Events(events::EventsArguments),
     /// List deliveries with their attempts; redeliver, cancel and purge them
     Deliveries(deliveries::DeliveriesArguments),

@@ -170,7 +170,8 @@ fn list(
     Ok(DONE)
 }
 
-fn configured<'a>(name: &str, config: &'a Config) -> anyhow::Result<&'a Webhook> {
+/// Finds the configured webhook with this name.
+pub(super) fn configured<'a>(name: &str, config: &'a Config) -> anyhow::Result<&'a Webhook> {
     let found = config
         .webhooks
         .iter()

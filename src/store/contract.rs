@@ -21,7 +21,7 @@ use super::batch::{Batch, Committed, MetaKey};
 use super::delivery::{AttemptLog, Claims, Finish};
 use super::error::StoreError;
 use super::listing::{
-    Collected, EventFilter, ListedDelivery, ListedEvent, RecordedProblem, Selector, Space,
+    Collected, EventFilter, ListedDelivery, ListedEvent, RecordedProblem, Replay, Selector, Space,
     WebhookState,
 };
 use crate::config::Retention;
@@ -254,6 +254,17 @@ pub trait Operating {
     ///
     /// They keep their order. A delivery that is already pending is retried now.
     fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// Counts the recorded events that [`Operating::replay`] would queue.
+    fn count_replay(&self, replay: &Replay) -> Result<u64, StoreError>;
+
+    /// Queues recorded events for a webhook, again or for the first time. Returns their number.
+    ///
+    /// It selects the events that the webhook subscribes to, and those that have a delivery to it. All
+    /// are due now, with a new schedule and the origin `redelivery`. A lane keeps the order of
+    /// recording, also with what is pending. An event that is pending keeps its delivery: only one
+    /// delivery of an event to a webhook exists.
+    fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Cancels pending deliveries. Returns their number.
     fn cancel(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError>;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{Problem, ProjectKey};
+use crate::domain::route::Subscription;
 
 /// An event as the command line lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,21 @@ impl Selector {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Selects events to replay for a webhook. An event must match all conditions that are set.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The webhook, with its events and projects.
+    pub subscription: Subscription,
+    /// Events of this organization.
+    pub organization: Option<String>,
+    /// Events of projects with this directory name.
+    pub project: Option<String>,
+    /// Events recorded at this time or later.
+    pub since: Option<Timestamp>,
+    /// Events recorded before this time.
+    pub until: Option<Timestamp>,
 }
 
 /// The party that switched a webhook off.

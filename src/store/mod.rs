@@ -35,8 +35,8 @@ pub use contract::{Answer, Backend, Delivering, Listing, Operating, Progress, Re
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
 pub use listing::{
-    Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, RecordedProblem, Selector,
-    Space, WebhookState,
+    Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, RecordedProblem, Replay,
+    Selector, Space, WebhookState,
 };
 pub(crate) use sqlite::lock::holder;
 

@@ -156,3 +156,42 @@ fn a_disabled_webhook_sends_once_it_is_enabled() {
     assert_in_order(&endpoint.all());
     wait_count(&home, "pending", 0);
 }
+
+/// With a running daemon and without one.
+#[test]
+fn a_replay_sends_recorded_events_to_a_webhook_that_is_new() {
+    let (endpoint, _, home) = start(200, &["p"]);
+    let daemon = home.start();
+    snapshot(&home, "p", "s1");
+    snapshot(&home, "p", "s2");
+    endpoint.wait_for(2);
+    wait_count(&home, "delivered", 2);
+    let replay = ["events", "replay", "--to", "all"];
+    let plan = home.json(&[&replay[..], &["--dry-run"]].concat());
+    assert_eq!(
+        (&plan["matched"], &plan["replayed"]),
+        (&2.into(), &0.into())
+    );
+    home.command(&[&replay[..], &["--project", "sales/p", "--yes"]].concat());
+    wait_woken(&endpoint, 4);
+    wait_count(&home, "delivered", 2);
+    assert!(daemon.terminate().success());
+    // Events of the past, for another webhook.
+    let new = Endpoint::answering(|_| reply(200));
+    let webhook = Webhook::new("new", &new.url()).events("[snapshot-create]");
+    home.configure(&Settings::of([webhook]));
+    let replayed = home.json(&["events", "replay", "--to", "new"]);
+    assert_eq!(
+        (&replayed["replayed"], &replayed["daemonTold"]),
+        (&2.into(), &false.into())
+    );
+    let _daemon = home.start();
+    wait_woken(&new, 2);
+    let (before, came) = (endpoint.all(), new.all());
+    for (old, new) in before.iter().zip(&came) {
+        assert_eq!((&old.id, &old.body), (&new.id, &new.body));
+        assert_eq!((new.attempt, new.origin.as_str()), (Some(1), "redelivery"));
+    }
+    assert_eq!(before[2].id, before[0].id);
+    assert_eq!(came.iter().map(tag).collect::<Vec<_>>(), ["s1", "s2"]);
+}

@@ -20,6 +20,7 @@ mod outcomes;
 mod pages;
 mod queueing;
 mod recording;
+mod replaying;
 mod retaining;
 mod room;
 mod sqlite;

@@ -1,7 +1,7 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
-//! Constraint: the deliveries of a lane are sent strictly in order. The oldest one is the head of the
-//! lane, and only heads are sent. Each change of a delivery's state or lane updates `is_head`.
+//! Constraint: the deliveries of a lane are sent strictly in the order of their events. The oldest one
+//! is the head of the lane, and only heads are sent. Each change of a delivery's state or lane updates `is_head`.
 //!
 //! A lane has no head while its oldest delivery waits for a delete with the same project id in
 //! another lane. Only the events of an arrived project wait: it may have left the directory of the
@@ -20,7 +20,7 @@ use crate::store::error::Fault;
 /// Selects the oldest pending delivery of a lane.
 pub(super) const OLDEST_IN_LANE: &str = "SELECT id FROM deliveries \
      WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending' \
-     ORDER BY id LIMIT 1";
+     ORDER BY event LIMIT 1";
 
 /// Selects pending deletes with a project id in other lanes of the webhook.
 pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
@@ -31,7 +31,7 @@ pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
 const WAITS_FOR_A_DELETE: &str = "(waiting.project_id IS NOT NULL AND NOT waiting.is_delete \
      AND EXISTS (SELECT 1 FROM deliveries d WHERE d.webhook = waiting.webhook \
      AND d.project_id = waiting.project_id AND d.is_delete = 1 AND d.state = 'pending' \
-     AND d.id < waiting.id))";
+     AND d.event < waiting.event))";
 
 /// The lane and the state of a delivery.
 pub(super) struct LaneEntry {
@@ -112,7 +112,8 @@ pub(super) fn enter_lane(
         .prepare_cached(
             "UPDATE deliveries SET is_head = 0 WHERE is_head AND id = \
              (SELECT id FROM deliveries WHERE webhook = ?1 AND organization = ?2 AND project = ?3 \
-              AND state = 'pending' AND id > ?4 ORDER BY id LIMIT 1)",
+              AND state = 'pending' \
+              AND event > (SELECT event FROM deliveries WHERE id = ?4) ORDER BY event LIMIT 1)",
         )?
         .execute(params![
             lane.webhook,
@@ -155,6 +156,7 @@ pub(super) fn move_all(
             ))?
             .execute([webhook, &to.organization, &to.project])?;
     }
+    remember(connection, moves)?;
     for (id, to) in &moved {
         connection
             .prepare_cached(
@@ -188,4 +190,64 @@ fn ids_in(
         .query_map([webhook, &key.organization, &key.project], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     Ok(ids)
+}
+
+/// Remembers moves, for events that are replayed later.
+fn remember(connection: &Connection, moves: &[(&ProjectKey, &ProjectKey)]) -> Result<(), Fault> {
+    let (batch, last_event): (i64, i64) = connection
+        .prepare_cached(NEXT_MOVES)?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    for (from, to) in moves {
+        connection
+            .prepare_cached(
+                "INSERT INTO moves (batch, organization, project, last_event, to_organization, \
+                 to_project) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![
+                batch,
+                from.organization,
+                from.project,
+                last_event,
+                to.organization,
+                to.project,
+            ])?;
+    }
+    Ok(())
+}
+
+/// Selects the number of the next batch of moves, and the last event.
+const NEXT_MOVES: &str = "SELECT 1 + coalesce((SELECT max(batch) FROM moves), 0), \
+     coalesce((SELECT max(sequence) FROM events), 0)";
+
+/// Returns the lane of an event: the key that its project has after all moves since the event.
+pub(super) fn lane_of(
+    connection: &Connection,
+    sequence: i64,
+    mut key: ProjectKey,
+) -> Result<ProjectKey, Fault> {
+    let mut after = 0_i64;
+    let mut next_move = connection.prepare_cached(
+        "SELECT batch, to_organization, to_project FROM moves \
+         WHERE organization = ?1 AND project = ?2 AND batch > ?3 AND last_event >= ?4 \
+         ORDER BY batch LIMIT 1",
+    )?;
+    loop {
+        let mut rows = next_move.query(params![key.organization, key.project, after, sequence])?;
+        let Some(found) = rows.next()? else {
+            return Ok(key);
+        };
+        after = found.get(0)?;
+        key = ProjectKey::new(found.get::<_, String>(1)?, found.get::<_, String>(2)?);
+    }
+}
+
+/// Removes the moves that concern no event any more.
+pub(super) fn forget_moves(connection: &Connection) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "DELETE FROM moves WHERE last_event < \
+             coalesce((SELECT min(sequence) FROM events), 9223372036854775807)",
+        )?
+        .execute([])?;
+    Ok(())
 }

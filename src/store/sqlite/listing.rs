@@ -63,11 +63,9 @@ impl Listing for SqliteListings {
             };
             let mut conditions = Conditions::default();
             conditions.and(
-                "d.id >= (SELECT first_delivery FROM events WHERE sequence = ?)",
-                event.sequence,
-            );
-            conditions.and(
-                "d.id < (SELECT end_delivery FROM events WHERE sequence = ?)",
+                "d.id IN (SELECT o.id FROM events s CROSS JOIN deliveries o \
+                 ON o.id >= s.first_delivery AND o.id < s.end_delivery WHERE s.sequence = ?1 \
+                 UNION ALL SELECT id FROM deliveries WHERE event = ?1 AND is_replay)",
                 event.sequence,
             );
             let mut deliveries = query_deliveries(connection, conditions, usize::MAX)?;
@@ -175,6 +173,7 @@ fn query_events(
     let sql = format!(
         "SELECT {}, e.sequence, e.recorded_ms, (SELECT count(*) FROM deliveries \
          WHERE id >= e.first_delivery AND id < e.end_delivery) \
+         + (SELECT count(*) FROM deliveries WHERE event = e.sequence AND is_replay) \
          FROM events e WHERE {} ORDER BY e.sequence DESC LIMIT ?",
         row::EVENT_COLUMNS,
         conditions.sql()

@@ -21,7 +21,7 @@
 //! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of deletes.
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows. `expiry` gives up pending deliveries.
-//! - `listing`, `select` and `operations` are for the command line.
+//! - `listing`, `select`, `operations` and `replay` are for the command line.
 //! - All of them use `row` and `error`.
 
 mod answer;
@@ -38,6 +38,7 @@ mod problems;
 mod queue;
 mod reader;
 mod record;
+mod replay;
 mod retention;
 mod row;
 mod schema;

@@ -13,11 +13,11 @@ use rusqlite::{Connection, params_from_iter};
 use super::lanes::{self, LaneEntry};
 use super::retention::Removal;
 use super::transaction::transact;
-use super::{retention, row, schema, webhooks};
+use super::{replay, retention, row, schema, webhooks};
 use crate::domain::delivery::State;
 use crate::store::contract::{Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
-use crate::store::listing::{OffCause, Selector};
+use crate::store::listing::{OffCause, Replay, Selector};
 
 /// The maximum number of deliveries that one transaction changes.
 const CHUNK: usize = 1_000;
@@ -115,6 +115,32 @@ impl Operating for SqliteOperations {
             }
             Ok(n_changed)
         })
+    }
+
+    fn count_replay(&self, replay: &Replay) -> Result<u64, StoreError> {
+        replay::count(&self.connection, replay)
+            .map_err(|fault| StoreError::new(&self.location, fault))
+    }
+
+    fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError> {
+        // Events that are recorded meanwhile have deliveries of their own.
+        let mut range = self.in_transaction(replay::all)?;
+        let mut n_queued = 0_u64;
+        loop {
+            let (last, n) = self.in_transaction(|connection| {
+                let found = replay::Found::after(connection, replay, range, CHUNK)?;
+                let n = replay::enqueue(connection, replay, &found, row::milliseconds(now))?;
+                Ok((found.last, n))
+            })?;
+            if let Some(progress) = &mut self.progress {
+                progress(n);
+            }
+            n_queued = n_queued.saturating_add(n);
+            match last {
+                Some(last) => range.after = last,
+                None => return Ok(n_queued),
+            }
+        }
     }
 
     fn cancel(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {

@@ -186,7 +186,7 @@ fn claim(
 }
 
 /// Reads the event with this sequence number.
-fn event(connection: &Connection, sequence: i64) -> Result<Event, Fault> {
+pub(super) fn event(connection: &Connection, sequence: i64) -> Result<Event, Fault> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {} FROM events e WHERE e.sequence = ?1",
         row::EVENT_COLUMNS

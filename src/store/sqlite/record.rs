@@ -97,9 +97,9 @@ pub(super) fn record(
 /// Numbers are never reused. Otherwise the result of a delivery that was removed while it was being
 /// sent would be recorded for another one. A listing could skip events after the last one it showed.
 #[derive(Clone, Copy)]
-struct NextNumbers {
+pub(super) struct NextNumbers {
     sequence: i64,
-    delivery: i64,
+    pub(super) delivery: i64,
     /// The lowest repetition for the id of a new event.
     ///
     /// It is greater than the repetitions of all removed events, so a new event never gets the id of
@@ -109,7 +109,7 @@ struct NextNumbers {
 }
 
 impl NextNumbers {
-    fn read(connection: &Connection) -> Result<Self, Fault> {
+    pub(super) fn read(connection: &Connection) -> Result<Self, Fault> {
         let mut statement = connection.prepare_cached(NEXT_NUMBERS)?;
         Ok(statement.query_row([], |row| {
             Ok(Self {

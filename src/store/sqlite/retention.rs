@@ -16,7 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{payload, row, webhooks};
+use super::{lanes, payload, row, webhooks};
 use crate::config::Retention;
 use crate::domain::delivery::State;
 use crate::domain::project::ContentHash;
@@ -204,6 +204,9 @@ pub(super) fn collect(
     }
     let has_more_events = sweep.go_on(connection, row::milliseconds(now), limit)?;
     sweep.finish(connection)?;
+    if sweep.n_removed > 0 {
+        lanes::forget_moves(connection)?;
+    }
     garbage.add(sweep.payloads);
     let n_payloads = garbage.remove(connection, limit)?;
     Ok(Collected {
@@ -287,7 +290,8 @@ impl EventSweep {
         let removed: Option<(Vec<u8>, i64)> = connection
             .prepare_cached(
                 "SELECT payload, repetition FROM events WHERE sequence = ?1 AND NOT EXISTS \
-                 (SELECT 1 FROM deliveries WHERE id >= first_delivery AND id < end_delivery)",
+                 (SELECT 1 FROM deliveries WHERE id >= first_delivery AND id < end_delivery) \
+                 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event = ?1 AND is_replay)",
             )?
             .query_row([sequence], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;

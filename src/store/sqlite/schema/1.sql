@@ -82,11 +82,24 @@ CREATE TABLE events (
     explanation    TEXT    NOT NULL,
     payload        BLOB    NOT NULL,
     -- The deliveries of an event are recorded with it, so their ids follow one another: from the
-    -- first one up to, and without, the end.
+    -- first one up to, and without, the end. Replays add others.
     first_delivery INTEGER NOT NULL,
     end_delivery   INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX events_payload ON events (payload);
+
+-- The moves of projects, for the lanes of replayed events. A move concerns the events of the former
+-- key up to the last one before it. The moves of a batch happen at once: projects may exchange keys.
+CREATE TABLE moves (
+    batch           INTEGER NOT NULL,
+    organization    TEXT    NOT NULL,
+    project         TEXT    NOT NULL,
+    last_event      INTEGER NOT NULL,
+    to_organization TEXT    NOT NULL,
+    to_project      TEXT    NOT NULL,
+    PRIMARY KEY (batch, organization, project)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX moves_key ON moves (organization, project, batch);
 
 -- The state of webhooks beyond their configuration.
 CREATE TABLE webhooks (
@@ -127,7 +140,7 @@ CREATE TABLE deliveries (
     is_head      INTEGER NOT NULL CHECK (NOT is_head OR state = 'pending'),
     is_delete    INTEGER NOT NULL,
     -- The project id of a delete, and of a delivery that waits for a delete of the same id in
-    -- another lane; else null.
+    -- another lane, or that was replayed; else null.
     project_id   TEXT,
     origin       TEXT    NOT NULL,
     n_attempts   INTEGER NOT NULL DEFAULT 0,
@@ -142,19 +155,23 @@ CREATE TABLE deliveries (
     waiting_ms   INTEGER NOT NULL,
     finished_ms  INTEGER,
     last_status  INTEGER,
-    last_error   TEXT
+    last_error   TEXT,
+    -- Whether a replay made it, after its event was recorded.
+    is_replay    INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 -- Claims read these alone, so that a million pending deliveries cost no more than ten.
 CREATE INDEX deliveries_due ON deliveries (webhook, due_ms) WHERE is_head;
 -- The order within a webhook and a project; counts of pending deliveries read nothing else.
-CREATE INDEX deliveries_lane ON deliveries (webhook, organization, project, id, waiting_ms)
+CREATE INDEX deliveries_lane ON deliveries (webhook, organization, project, event, waiting_ms)
     WHERE state = 'pending';
 -- The order across lanes. Rows without a project id, nearly all, are not in it.
-CREATE INDEX deliveries_project_id ON deliveries (webhook, project_id, is_delete, id)
+CREATE INDEX deliveries_project_id ON deliveries (webhook, project_id, is_delete, event)
     WHERE state = 'pending' AND project_id IS NOT NULL;
 -- Moves of projects. A delivery that is delivered at last is never in it.
 CREATE INDEX deliveries_undelivered ON deliveries (webhook, organization, project)
     WHERE state = 'dead' OR state = 'cancelled';
+-- The deliveries of an event outside its range of ids.
+CREATE INDEX deliveries_replay ON deliveries (event) WHERE is_replay;
 -- Retention, and counts of the others.
 CREATE INDEX deliveries_finished ON deliveries (webhook, state, finished_ms)
     WHERE finished_ms IS NOT NULL;

@@ -1,0 +1,126 @@
+//! `events replay`: queues recorded events for a webhook, again or for the first time.
+//!
+//! Constraint: as with `deliveries redeliver`, the command prints how many events match, and asks for
+//! confirmation on a terminal.
+
+use std::io::Write;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::arguments::{Since, parse_since};
+use super::deliveries::{confirmed, wake};
+use super::events::split;
+use super::output::{Progress, counted, print_json, safe};
+use super::webhooks::configured;
+use super::{DONE, FAILED, usage};
+use crate::config::Config;
+use crate::store::{Operations, Replay};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ReplayArguments {
+    /// Queue the events for this webhook: those it subscribes to, and those it got before
+    #[arg(long, value_name = "NAME")]
+    to: String,
+    /// Only events recorded since then: a date, a time, or a duration ago such as 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    since: Option<Since>,
+    /// Only events recorded before then: a date, a time, or a duration ago such as 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    until: Option<Since>,
+    /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
+    /// Print how many events match, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    yes: bool,
+    /// Print one JSON object, and do not ask for confirmation
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Replayed<'a> {
+    webhook: &'a str,
+    matched: u64,
+    replayed: u64,
+    dry_run: bool,
+    /// Whether a running daemon was notified. If so, the daemon sends the events at once.
+    daemon_told: bool,
+}
+
+/// Runs the command.
+pub(super) fn run(
+    arguments: &ReplayArguments,
+    config: &Config,
+    now: Timestamp,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let webhook = configured(&arguments.to, config)?;
+    let name = safe(webhook.name());
+    let time = |since: Option<Since>| since.map(|since| since.time(now));
+    let (since, until) = (time(arguments.since), time(arguments.until));
+    if let (Some(since), Some(until)) = (since, until)
+        && since >= until
+    {
+        return Err(usage("--since must be earlier than --until"));
+    }
+    let (organization, project) = split(arguments.project.as_deref());
+    let replay = Replay {
+        subscription: webhook.subscription.clone(),
+        organization,
+        project,
+        since,
+        until,
+    };
+    let mut operations = Operations::open(&config.state_dir)?;
+    let matched = operations.count_replay(&replay)?;
+    let mut result = Replayed {
+        webhook: webhook.name(),
+        matched,
+        replayed: 0,
+        dry_run: arguments.dry_run,
+        daemon_told: false,
+    };
+    let meant = counted(matched, "event");
+    if matched == 0 || arguments.dry_run {
+        if arguments.json {
+            print_json(out, &result)?;
+        } else if matched == 0 {
+            writeln!(out, "No matching events to replay to {name}.")?;
+        } else {
+            writeln!(out, "{meant} would be replayed to {name}.")?;
+        }
+        return Ok(DONE);
+    }
+    if !arguments.json {
+        let question = format!("Replay {meant} to {name}");
+        if !confirmed(&question, arguments.yes, out)? {
+            writeln!(out, "Nothing was changed.")?;
+            return Ok(FAILED);
+        }
+    }
+    let mut progress = Progress::new(matched);
+    operations.on_progress(Box::new(move |n| progress.add(n)));
+    result.replayed = operations.replay(&replay, now)?;
+    drop(operations);
+    let notified = wake(config);
+    result.daemon_told = matches!(notified, super::deliveries::Notified::Daemon);
+    if arguments.json {
+        print_json(out, &result)?;
+        return Ok(DONE);
+    }
+    let n = counted(result.replayed, "event");
+    writeln!(out, "{n} replayed to {name}; {}.", notified.words())?;
+    if !webhook.enabled {
+        writeln!(
+            out,
+            "The configuration has enabled: false for this webhook, so nothing is sent to it."
+        )?;
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,212 @@
+//! Queues recorded events for a webhook, again or for the first time.
+//!
+//! Constraint: a webhook has at most one delivery of an event. So an event that has one is redelivered,
+//! and only another one gets a new delivery. Both go to the lane that the project has now.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+use super::lanes::LaneEntry;
+use super::record::NextNumbers;
+use super::{lanes, listeners, queue, row, webhooks};
+use crate::domain::delivery::State;
+use crate::domain::event::{Event, EventKind, Parameter};
+use crate::domain::project::ProjectKey;
+use crate::store::error::Fault;
+use crate::store::listing::Replay;
+
+/// The maximum number of events that one transaction reads.
+const READ_MAX: usize = 10_000;
+
+/// A range of sequence numbers of events.
+#[derive(Clone, Copy)]
+pub(super) struct Range {
+    /// The range begins after this event.
+    pub(super) after: i64,
+    last: i64,
+}
+
+/// The range of all events that are recorded now.
+pub(super) fn all(connection: &Connection) -> Result<Range, Fault> {
+    let last = connection
+        .prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")?
+        .query_row([], |row| row.get(0))?;
+    Ok(Range { after: 0, last })
+}
+
+/// Selected events in the order of recording.
+pub(super) struct Found {
+    /// The sequence number of each event, and its delivery to the webhook.
+    events: Vec<(i64, Option<i64>)>,
+    /// The last event that was read. `None` if no events follow.
+    pub(super) last: Option<i64>,
+}
+
+impl Found {
+    /// Reads the selected events in a range, at most `limit`.
+    pub(super) fn after(
+        connection: &Connection,
+        replay: &Replay,
+        range: Range,
+        limit: usize,
+    ) -> Result<Self, Fault> {
+        let mut statement = connection.prepare_cached(
+            "SELECT e.sequence, e.kind, e.organization, e.project, coalesce( \
+             (SELECT id FROM deliveries d WHERE d.id >= e.first_delivery AND d.id < e.end_delivery \
+             AND d.webhook = ?1), \
+             (SELECT id FROM deliveries d WHERE d.event = e.sequence AND d.is_replay \
+             AND d.webhook = ?1)), \
+             (?4 IS NULL OR e.recorded_ms >= ?4) AND (?5 IS NULL OR e.recorded_ms < ?5) \
+             AND (?6 IS NULL OR e.organization = ?6) AND (?7 IS NULL OR e.project = ?7) \
+             FROM events e WHERE e.sequence > ?2 AND e.sequence <= ?3 \
+             ORDER BY e.sequence LIMIT ?8",
+        )?;
+        let time = |time: Option<Timestamp>| time.map(row::milliseconds_up);
+        let mut rows = statement.query(params![
+            replay.subscription.webhook,
+            range.after,
+            range.last,
+            time(replay.since),
+            time(replay.until),
+            replay.organization,
+            replay.project,
+            row::limit(READ_MAX),
+        ])?;
+        let mut found = Self {
+            events: Vec::new(),
+            last: None,
+        };
+        while found.events.len() < limit
+            && let Some(event) = rows.next()?
+        {
+            let sequence = event.get(0)?;
+            found.last = Some(sequence);
+            if !event.get::<_, bool>(5)? {
+                continue;
+            }
+            let kind: String = event.get(1)?;
+            let kind = row::word("the event's kind", &kind, EventKind::from_name)?;
+            let key = ProjectKey::new(event.get::<_, String>(2)?, event.get::<_, String>(3)?);
+            let delivery: Option<i64> = event.get(4)?;
+            if delivery.is_some() || replay.subscription.wants(kind, &key) {
+                found.events.push((sequence, delivery));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Counts the selected events.
+pub(super) fn count(connection: &Connection, replay: &Replay) -> Result<u64, Fault> {
+    let mut range = all(connection)?;
+    let mut n = 0_u64;
+    loop {
+        let found = Found::after(connection, replay, range, READ_MAX)?;
+        n = n.saturating_add(found.events.len() as u64);
+        match found.last {
+            Some(last) => range.after = last,
+            None => return Ok(n),
+        }
+    }
+}
+
+/// Queues the deliveries of these events. Returns their number.
+pub(super) fn enqueue(
+    connection: &Connection,
+    replay: &Replay,
+    found: &Found,
+    now: i64,
+) -> Result<u64, Fault> {
+    let webhook = &replay.subscription.webhook;
+    if !found.events.is_empty() {
+        webhooks::ensure(connection, webhook)?;
+    }
+    for (sequence, delivery) in &found.events {
+        let event = queue::event(connection, *sequence)?;
+        let key = lanes::lane_of(connection, *sequence, event.key.clone())?;
+        let delivery = match delivery {
+            Some(delivery) => *delivery,
+            None => insert(connection, *sequence, webhook, &event, &key, now)?,
+        };
+        again(connection, delivery, &event, &key, now)?;
+        if !event.kind.is_delete() && is_recorded(connection, &key)? {
+            listeners::add(connection, &key, webhook)?;
+        }
+    }
+    Ok(found.events.len() as u64)
+}
+
+/// Inserts a delivery of an event that the webhook did not get. Returns its id.
+fn insert(
+    connection: &Connection,
+    sequence: i64,
+    webhook: &str,
+    event: &Event,
+    key: &ProjectKey,
+    now: i64,
+) -> Result<i64, Fault> {
+    let id = NextNumbers::read(connection)?.delivery;
+    // It enters its lane as a cancelled one does that is redelivered.
+    connection
+        .prepare_cached(
+            "INSERT INTO deliveries (id, event, webhook, organization, project, state, is_head, \
+             origin, due_ms, created_ms, waiting_ms, is_delete, is_replay) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 'cancelled', 0, 'redelivery', ?6, ?6, ?6, ?7, 1)",
+        )?
+        .execute(params![
+            id,
+            sequence,
+            webhook,
+            key.organization,
+            key.project,
+            now,
+            event.kind.is_delete(),
+        ])?;
+    Ok(id)
+}
+
+/// Makes a delivery pending and due now, in the lane of this project.
+///
+/// Deliveries that waited for nothing so far may have to wait for a delete that is replayed too.
+fn again(
+    connection: &Connection,
+    delivery: i64,
+    event: &Event,
+    key: &ProjectKey,
+    now: i64,
+) -> Result<(), Fault> {
+    let Some(mut lane) = LaneEntry::of(connection, delivery)? else {
+        return Ok(());
+    };
+    if lane.state != State::Pending {
+        lane.key = key.clone();
+    }
+    let mut parameters = event.parameters.iter();
+    let project_id = parameters.find(|(name, _)| *name == Parameter::ProjectId);
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET state = 'pending', is_head = 0, organization = ?3, project = ?4, \
+             project_id = coalesce(project_id, ?5), \
+             origin = CASE WHEN state <> 'pending' OR n_attempts > 0 \
+             THEN 'redelivery' ELSE origin END, \
+             waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
+             n_attempts_before = n_attempts, \
+             n_redeliveries = n_redeliveries + 1, \
+             due_ms = ?2, is_due_as_asked = 0, finished_ms = NULL WHERE id = ?1",
+        )?
+        .execute(params![
+            delivery,
+            now,
+            lane.key.organization,
+            lane.key.project,
+            project_id.map(|(_, id)| id.to_lowercase()),
+        ])?;
+    lanes::enter_lane(connection, delivery, &lane)
+}
+
+/// Whether a project is recorded.
+fn is_recorded(connection: &Connection, key: &ProjectKey) -> Result<bool, Fault> {
+    Ok(connection
+        .prepare_cached("SELECT 1 FROM files WHERE organization = ?1 AND project = ?2 LIMIT 1")?
+        .exists([&key.organization, &key.project])?)
+}
