@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::arguments;
 use super::deliveries::wake;
 use super::output::{FAINT, GREEN, RED, Style, Table, duration, print_json, safe};
 use super::standing;
@@ -18,7 +19,7 @@ use crate::admin;
 use crate::clock::Clock;
 use crate::config::{Config, Webhook};
 use crate::domain::delivery::Outcome;
-use crate::domain::event::{EventId, Origin};
+use crate::domain::event::{EventId, EventKind, Origin};
 use crate::report::{Settings, WebhookReport};
 use crate::store::Operations;
 use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
@@ -66,6 +67,9 @@ enum WebhooksCommand {
     Test {
         /// The webhook's name
         name: String,
+        /// Send a sample of this event instead, by name or label, with the origin `test`
+        #[arg(long, value_name = "EVENT", value_parser = arguments::event())]
+        event: Option<EventKind>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -93,7 +97,9 @@ pub(super) fn run(
         Some(WebhooksCommand::List { json }) => list(*json, config, now, style, out),
         Some(WebhooksCommand::Enable { name }) => enable(name, config, out),
         Some(WebhooksCommand::Disable { name, reason }) => disable(name, reason, config, now, out),
-        Some(WebhooksCommand::Test { name, json }) => test(name, *json, config, now, style, out),
+        Some(WebhooksCommand::Test { name, event, json }) => {
+            test(name, *event, *json, config, now, style, out)
+        }
     }
 }
 
@@ -269,6 +275,7 @@ struct Exchange {
 
 fn test(
     name: &str,
+    event: Option<EventKind>,
     json: bool,
     config: &Config,
     now: Timestamp,
@@ -281,7 +288,10 @@ fn test(
     // A unique id, because a receiver may drop a request whose id it has seen before.
     let id = EventId(format!("evt_{}", Uuid::new_v4().simple()));
     let callback = Callback {
-        content: CallbackContent::test(id, now),
+        content: match event {
+            Some(kind) => CallbackContent::sample(kind, id, now),
+            None => CallbackContent::test(id, now),
+        },
         attempt: 1,
         origin: Origin::Test,
     };

@@ -56,7 +56,7 @@ pub struct EventName {
 }
 
 impl EventName {
-    /// The event that `webhooks test` sends.
+    /// The event that `webhooks test` sends unless it sends a sample.
     pub(crate) const TEST: EventName = EventName {
         name: "test",
         label: "Test",
@@ -137,6 +137,19 @@ impl CallbackContent {
             parameters: parameters.into(),
             actor: None,
             payload: Bytes::from_static(PAYLOAD),
+        }
+    }
+
+    /// Makes a sample of an event. It has the event's parameters and the values of a `test` event.
+    pub fn sample(kind: EventKind, id: EventId, occurred_at: Timestamp) -> Self {
+        let test = Self::test(id, occurred_at);
+        let parameters = test.parameters.into_iter();
+        Self {
+            event: kind.into(),
+            parameters: parameters
+                .filter(|(parameter, _)| kind.parameters().contains(parameter))
+                .collect(),
+            ..test
         }
     }
 }

@@ -21,6 +21,7 @@ use std::fs;
 use std::process::Stdio;
 
 use project_webhooks::config::settings::SETTINGS;
+use project_webhooks::domain::event::EventKind;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -332,6 +333,32 @@ fn a_test_event_needs_no_daemon_and_its_exchange_is_printed() {
     assert_eq!(exchange["status"], 503);
     assert_eq!(exchange["delivered"], false);
     assert!(!place.path("state").exists());
+}
+
+#[test]
+fn a_sample_of_each_event_has_its_parameters_and_the_origin_test() {
+    let endpoint = Endpoint::start(204);
+    let place = Place::new(&webhook("catalog", &endpoint.url));
+    for kind in EventKind::ALL {
+        let sent = place.run(&[
+            "webhooks",
+            "test",
+            "catalog",
+            "--event",
+            kind.label(),
+            "--json",
+        ]);
+        let exchange = sent.json();
+        let headers = exchange["requestHeaders"].as_array().unwrap();
+        let has = |name: &str, value: &str| headers.contains(&serde_json::json!([name, value]));
+        assert!(has("webhook-event", kind.as_str()), "{exchange}");
+        assert!(has("webhook-origin", "test"), "{exchange}");
+        assert_eq!(exchange["delivered"], true, "{exchange}");
+    }
+    let said = place
+        .run(&["webhooks", "test", "catalog", "--event", "save"])
+        .failed(2);
+    assert!(said.contains("project-save"), "{said}");
 }
 
 #[test]
