@@ -91,7 +91,8 @@ fn configured_headers_are_added_and_replace_nothing() {
 #[test]
 fn the_xml_format_appends_to_the_query_that_is_there() {
     let query = "username=test&projectName=Test&organizationName=test&organizationId=test\
-                 &versionTag=test&projectId=00000000-0000-0000-0000-000000000000";
+                 &versionTag=test&projectId=00000000-0000-0000-0000-000000000000\
+                 &previousProject=test";
     for (url, expected) in [
         ("http://localhost/hook", format!("?{query}")),
         ("http://localhost/hook?", format!("?{query}")),
