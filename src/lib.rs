@@ -61,6 +61,9 @@ pub mod document;
 // The names of file owners.
 mod users;
 
+// Bodies by templates of the user.
+pub mod template;
+
 // The only reader of the repository.
 mod observe;
 

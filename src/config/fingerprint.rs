@@ -5,7 +5,7 @@
 
 use secrecy::ExposeSecret;
 
-use super::{Auth, Webhook};
+use super::{Auth, BodyFormat, Webhook};
 
 /// Hashes all settings of a webhook, including the values of its secrets.
 ///
@@ -14,7 +14,7 @@ use super::{Auth, Webhook};
 /// string separates this hash from all others of this program. It changes with the list of
 /// settings.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 3");
+    let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 4");
     // A length precedes each part, and a count each list. So different webhooks never hash the
     // same bytes.
     let mut part = |bytes: &[u8]| {
@@ -33,6 +33,10 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     }
     part(webhook.url.as_str().as_bytes());
     part(webhook.format.as_str().as_bytes());
+    if let BodyFormat::Template(template) = &webhook.format {
+        part(template.content_type().as_bytes());
+        part(template.source().as_bytes());
+    }
     part(&count(webhook.headers.len()));
     for (name, value) in &webhook.headers {
         part(name.as_str().as_bytes());

@@ -20,6 +20,7 @@
 
 mod again;
 mod auth;
+mod body_format;
 mod environment;
 mod find;
 mod fingerprint;
@@ -60,9 +61,9 @@ pub use problem::{Position, Problem, Problems};
 pub(crate) use repository::given_state_dir;
 pub(crate) use types::shown_url;
 pub use types::{
-    AdminServer, Auth, Authentication, ClientIdentity, Config, FileSetting, FileValue, FirstStart,
-    Format, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, ReceiverUrl, Repository, Retention,
-    Templates, Tls, WatchMode, Webhook,
+    AdminServer, Auth, Authentication, BodyFormat, ClientIdentity, Config, FileSetting, FileValue,
+    FirstStart, Format, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, ReceiverUrl, Repository,
+    Retention, Templates, Tls, WatchMode, Webhook,
 };
 pub(crate) use units::duration_text;
 

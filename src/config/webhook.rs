@@ -18,7 +18,7 @@ use super::types::{Authentication, FileValue, ReceiverUrl};
 use super::units::{self, duration_text};
 use super::value::Value;
 use super::yaml::Kind;
-use super::{Format, Webhook, auth, headers, source, subscription, tls};
+use super::{Webhook, auth, body_format, headers, source, subscription, tls};
 use crate::domain::route::Subscription;
 
 pub(super) fn webhooks(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Vec<Webhook>> {
@@ -64,9 +64,7 @@ fn webhook(
     let is_filtered = !matches!(projects, Some(None));
     let events = subscription::events(&mapping, is_filtered, context);
     let url = mapping.read(context, "url", receiver_url);
-    let format = mapping.read(context, "format", |value, context| {
-        value.word(context, Format::ALL.map(|format| (format.as_str(), format)))
-    });
+    let format = body_format::format(&mapping, events.as_ref(), context);
     let mut files = Vec::new();
     let headers = mapping
         .mapping(context, "headers")

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
 use super::request::CallbackContent;
-use crate::config::Format;
+use crate::config::{BodyFormat, Format};
+use crate::document;
+use crate::template::{Template, Variables};
 
 /// The body of a request, with the headers and the query that belong to its format.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,38 @@ impl Body {
 
 /// The name of the form field that contains the project.xml.
 pub(crate) const PAYLOAD: &str = "payload";
+
+/// Makes the body for this content, in a format or by a template.
+///
+/// # Errors
+///
+/// A template may exceed a limit, or fail with an event that the webhook does not subscribe to.
+pub fn make(format: &BodyFormat, content: &CallbackContent) -> Result<Body, String> {
+    match format {
+        BodyFormat::Fixed(format) => Ok(build(*format, content)),
+        BodyFormat::Template(template) => rendered(template, content),
+    }
+}
+
+fn rendered(template: &Template, content: &CallbackContent) -> Result<Body, String> {
+    let payload = document::text(&content.payload);
+    let variables = Variables {
+        event: content.event.name,
+        label: content.event.label,
+        id: &content.id.0,
+        occurred_at: content.occurred_at,
+        origin: content.origin.as_str(),
+        parameters: &content.parameters,
+        payload: &payload,
+        actor: content.actor.as_ref(),
+    };
+    match template.render(&variables) {
+        Ok(bytes) => Ok(Body::plain(template.content_type(), bytes)),
+        Err(error) => Err(format!(
+            "not sent: {error}; correct template.body, reload, then redeliver it"
+        )),
+    }
+}
 
 /// Builds the body for this content in this format.
 pub fn build(format: Format, content: &CallbackContent) -> Body {

@@ -33,7 +33,7 @@ use super::request::{self, Callback, Request, RequestSettings};
 use super::transport::{Transport, Versions};
 use super::trust::TrustRoots;
 use super::{answer, failure, upload};
-use crate::config::{self, NetworkPolicy, SecretError, SystemEnvironment};
+use crate::config::{self, BodyFormat, NetworkPolicy, SecretError, SystemEnvironment};
 use crate::domain::delivery::Outcome;
 
 /// The largest payload, in bytes, whose request is built on the async thread.
@@ -240,15 +240,19 @@ impl WebhookClient {
                 return missing.is_refusal.then_some(Refusal::NoToken);
             }
         };
-        let mut request = request_of(&credentials.settings, callback, now()).await;
+        let built = request_of(&credentials.settings, callback, now()).await;
+        let checked = built.and_then(|request| request::check_lengths(&request).map(|()| request));
+        let mut request = match checked {
+            Ok(request) => request,
+            Err(error) => {
+                (attempt.outcome, attempt.error) = (Outcome::Unsendable, Some(error));
+                // Headers that are too long are not worth storing.
+                attempt.request_headers.clear();
+                return None;
+            }
+        };
         if let Some(value) = &authorization {
             request.headers.insert(AUTHORIZATION, value.clone());
-        }
-        if let Err(error) = request::check_lengths(&request) {
-            (attempt.outcome, attempt.error) = (Outcome::Unsendable, Some(error));
-            // Headers that are too long are not worth storing.
-            attempt.request_headers.clear();
-            return None;
         }
         attempt.request_headers = shown_headers(&request.headers);
         self.exchange(&request, deadline, now, attempt).await;
@@ -358,13 +362,16 @@ impl WebhookClient {
     }
 }
 
-/// Builds the request. A large one is built on another thread, so that other callbacks do not wait.
+/// Builds the request.
+///
+/// A large one, and one by a template, is built on another thread, so that other callbacks do not wait.
 async fn request_of(
     settings: &Arc<RequestSettings>,
     callback: &Callback,
     now: Timestamp,
-) -> Request {
-    if callback.content.payload.len() <= LARGE {
+) -> Result<Request, String> {
+    let is_fixed = matches!(settings.format, BodyFormat::Fixed(_));
+    if is_fixed && callback.content.payload.len() <= LARGE {
         return request::build(settings, callback, now);
     }
     let (settings, given) = (Arc::clone(settings), callback.clone());

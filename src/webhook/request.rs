@@ -14,7 +14,7 @@ use url::Url;
 
 use super::body;
 use super::signature::{self, SigningKey};
-use crate::config::{self, Format};
+use crate::config::{self, BodyFormat};
 use crate::domain::actor::Actor;
 use crate::domain::event::{Event, EventId, EventKind, Origin, Parameter};
 use crate::domain::project::ProjectKey;
@@ -181,8 +181,8 @@ pub struct Request {
 pub struct RequestSettings {
     /// The URL of the receiver.
     pub url: Url,
-    /// The format of the body.
-    pub format: Format,
+    /// How the body is made.
+    pub format: BodyFormat,
     /// The configured headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The signing keys.
@@ -194,7 +194,15 @@ pub struct RequestSettings {
 /// Builds the request of `callback` at the time `now`.
 ///
 /// Configured headers come last. They never replace a header that the daemon sets.
-pub fn build(settings: &RequestSettings, callback: &Callback, now: Timestamp) -> Request {
+///
+/// # Errors
+///
+/// The template of the body fails.
+pub fn build(
+    settings: &RequestSettings,
+    callback: &Callback,
+    now: Timestamp,
+) -> Result<Request, String> {
     let RequestSettings {
         url,
         format,
@@ -203,7 +211,7 @@ pub fn build(settings: &RequestSettings, callback: &Callback, now: Timestamp) ->
         signed_headers,
     } = settings;
     let content = &callback.content;
-    let body = body::build(*format, content);
+    let body = body::make(format, content)?;
     let id = header_text(&content.id.0);
     let timestamp = now.as_second();
 
@@ -240,11 +248,11 @@ pub fn build(settings: &RequestSettings, callback: &Callback, now: Timestamp) ->
     if !body.query.is_empty() {
         url.query_pairs_mut().extend_pairs(&body.query);
     }
-    Request {
+    Ok(Request {
         url,
         headers,
         body: body.bytes,
-    }
+    })
 }
 
 /// The event and the parameters for the signed header, in `application/x-www-form-urlencoded`.

@@ -181,7 +181,7 @@ fn every_event_leaves_out_project_import_where_no_projects_are_named() {
 fn the_defaults_are_those_of_the_contract() {
     let files = Files::new();
     let (webhook, _) = files.webhook("event: project-delete").unwrap();
-    assert_eq!(webhook.format, Format::Multipart);
+    assert_eq!(webhook.format, Format::Multipart.into());
     assert_eq!(webhook.timeout, Duration::from_secs(15));
     assert_eq!(webhook.connect_timeout, Duration::from_secs(5));
     let (short, _) = files.webhook("event: project-delete, timeout: 2s").unwrap();

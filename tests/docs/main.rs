@@ -20,6 +20,7 @@ mod process;
 mod receivers;
 mod requests;
 mod tables;
+mod templates;
 mod tour;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use blocks::{Block, root};
 use project_webhooks::config::{Config, load_str};
 
 /// The kinds of blocks with their languages and numbers. A block without one would never be run.
-const KINDS: [(&str, &str, usize); 24] = [
+const KINDS: [(&str, &str, usize); 25] = [
     ("picture", "text", 1),
     ("commands", "sh", 1),
     ("demo", "text", 1),
@@ -45,6 +46,7 @@ const KINDS: [(&str, &str, usize); 24] = [
     ("receiver", "java", 1),
     ("try", "sh", 1),
     ("config", "yaml", 4),
+    ("template", "yaml", 6),
     ("install", "sh", 1),
     ("package", "sh", 1),
     ("static", "sh", 1),
@@ -178,7 +180,7 @@ fn every_configuration_is_valid() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 5);
+    assert_eq!(checked, 11);
 }
 
 fn load(

@@ -49,13 +49,13 @@ fn request(format: Format, signed_headers: bool) -> Request {
     let secret = SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
     let settings = RequestSettings {
         url: Url::parse("https://catalog.example.com/hooks/atscale").unwrap(),
-        format,
+        format: format.into(),
         headers: Vec::new(),
         keys: vec![SigningKey::parse(&secret).unwrap()],
         signed_headers,
     };
     let now = Timestamp::from_second(1_777_000_001).unwrap();
-    build(&settings, &callback(), now)
+    build(&settings, &callback(), now).unwrap()
 }
 
 /// The request in HTTP/1.1 as the page shows it, with plain line ends.

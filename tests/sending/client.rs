@@ -24,7 +24,7 @@ async fn a_callback_arrives_as_it_was_sent_in_every_format() {
     let callback = callback(payload);
     for format in Format::ALL {
         let mut webhook = webhook(&format!("{url}hook?key=1"));
-        webhook.format = format;
+        webhook.format = format.into();
         webhook.secrets = vec![SecretString::from("raw text"), SecretString::from(SECRET)];
         webhook.headers = vec![(
             "authorization".parse().unwrap(),

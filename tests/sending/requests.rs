@@ -27,13 +27,13 @@ fn request(url: &str, format: Format, configured: &[(&'static str, &str)]) -> Re
         .collect();
     let settings = RequestSettings {
         url: url.parse().unwrap(),
-        format,
+        format: format.into(),
         headers: configured,
         keys: vec![SigningKey::parse(&SecretString::from("secret")).unwrap()],
         signed_headers: false,
     };
     let now = Timestamp::from_second(1_767_323_045).unwrap();
-    build(&settings, &callback(), now)
+    build(&settings, &callback(), now).unwrap()
 }
 
 #[test]

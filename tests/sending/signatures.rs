@@ -157,13 +157,13 @@ fn secrets_are_parsed_and_never_shown() {
 fn signed(format: Format) -> Request {
     let settings = RequestSettings {
         url: "http://127.0.0.1/hook".parse().unwrap(),
-        format,
+        format: format.into(),
         headers: Vec::new(),
         keys: keys(&["new", "old"]),
         signed_headers: true,
     };
     let callback = harness::callback(b"<schema name=\"a;b\"/>");
-    build(&settings, &callback, harness::now())
+    build(&settings, &callback, harness::now()).unwrap()
 }
 
 async fn received(request: &Request) -> Received {

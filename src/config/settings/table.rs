@@ -8,7 +8,7 @@ use super::ValueType::{
     self, Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Url, Whole, Word,
 };
 use super::{Setting, WEBHOOK_NAME_MAX};
-use crate::config::{FirstStart, Format, LOG_LEVELS, LogFormat, WatchMode};
+use crate::config::{BodyFormat, FirstStart, LOG_LEVELS, LogFormat, WatchMode};
 use crate::domain::event::EventKind;
 use crate::layout::TEMPLATES_MAX;
 
@@ -198,9 +198,23 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "webhooks[].format",
-        value: Word(|| Format::ALL.map(Format::as_str).to_vec()),
+        value: Word(BodyFormat::words),
         default: Values(&["multipart"]),
         meaning: "the format of the request body",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].template.content_type",
+        value: Text("a media type", None),
+        default: Values(&["application/json"]),
+        meaning: "the header `Content-Type` of the body, with `format: template` only",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].template.body",
+        value: Text("a Jinja template, or `{ file: PATH }`", None),
+        default: Described("required with `format: template`"),
+        meaning: "the template of the body; all attempts send the same bytes",
         ..ROW
     },
     Setting {

@@ -10,6 +10,7 @@ use super::auth::Authentication;
 use super::url::ReceiverUrl;
 use crate::domain::pace::Rate;
 use crate::domain::route::Subscription;
+use crate::template::Template;
 
 /// A webhook.
 #[derive(Clone, Debug)]
@@ -20,8 +21,8 @@ pub struct Webhook {
     pub project_globs: Vec<String>,
     /// The URL of the receiver.
     pub url: ReceiverUrl,
-    /// The format of the request body.
-    pub format: Format,
+    /// How the request body is made.
+    pub format: BodyFormat,
     /// The headers that the user configured.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// The signing secrets: none, one, or two during a rotation.
@@ -53,7 +54,41 @@ impl Webhook {
     }
 }
 
-/// The format of the request body.
+/// How the request body is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyFormat {
+    /// In a format that the program defines.
+    Fixed(Format),
+    /// By a template of the user.
+    Template(Template),
+}
+
+impl BodyFormat {
+    /// The word for a template in the configuration and in listings.
+    pub const TEMPLATE: &'static str = "template";
+
+    /// The word for this value in the configuration and in listings.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            BodyFormat::Fixed(format) => format.as_str(),
+            BodyFormat::Template(_) => Self::TEMPLATE,
+        }
+    }
+
+    /// The words for all values, in the order of the documentation.
+    pub fn words() -> Vec<&'static str> {
+        let fixed = Format::ALL.map(Format::as_str);
+        fixed.into_iter().chain([Self::TEMPLATE]).collect()
+    }
+}
+
+impl From<Format> for BodyFormat {
+    fn from(format: Format) -> Self {
+        Self::Fixed(format)
+    }
+}
+
+/// A format of the request body that the program defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `multipart/form-data`.

@@ -105,7 +105,7 @@ impl Connections {
         Ok(Credentials {
             settings: Arc::new(RequestSettings {
                 url: (*webhook.url).clone(),
-                format: webhook.format,
+                format: webhook.format.clone(),
                 headers: sensitive(&webhook.headers),
                 keys,
                 signed_headers: webhook.signed_headers,

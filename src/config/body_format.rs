@@ -1,0 +1,127 @@
+//! The settings `format` and `template` of a webhook.
+//!
+//! Constraint: a valid template renders every event that the webhook receives. So a wrong template
+//! is an error of the configuration and not of a delivery.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use http::HeaderValue;
+
+use super::reader::{Context, Fault, Mapping};
+use super::source;
+use super::types::{BodyFormat, Format};
+use super::value::Value;
+use super::yaml::Kind;
+use crate::domain::event::EventKind;
+use crate::template::{Template, TemplateError};
+
+/// Reads `format`, and `template` if the format is one.
+pub(super) fn format(
+    mapping: &Mapping<'_>,
+    events: Option<&BTreeSet<EventKind>>,
+    context: &mut Context<'_>,
+) -> Option<BodyFormat> {
+    let fixed = Format::ALL.map(|format| (format.as_str(), Some(format)));
+    let words = fixed.into_iter().chain([(BodyFormat::TEMPLATE, None)]);
+    let format = mapping.read(context, "format", |value, context| {
+        value.word(context, words)
+    });
+    let given = mapping.given("template");
+    // A template is read in any case, so that all its errors are listed.
+    let template = given.as_ref().map(|value| {
+        let mapping = value.mapping(context)?;
+        template(&mapping, events, context)
+    });
+    match (format?, template) {
+        (Some(format), None) => Some(format.into()),
+        (Some(_), Some(_)) => {
+            let fault =
+                Fault::new("has no effect without format: template; set it, or remove this");
+            context.error(&given?.location, fault);
+            None
+        }
+        (None, None) => {
+            let location = mapping.location.below("template");
+            let fault = Fault::new("is missing").allowed("template: { body: TEMPLATE }");
+            context.error(&location, fault);
+            None
+        }
+        (None, Some(template)) => template,
+    }
+}
+
+/// Reads `template` and renders a sample of each event.
+fn template(
+    mapping: &Mapping<'_>,
+    events: Option<&BTreeSet<EventKind>>,
+    context: &mut Context<'_>,
+) -> Option<BodyFormat> {
+    let content_type = mapping.read(context, "content_type", |value, context| {
+        value.parsed(context, content_type)
+    });
+    let body = mapping.given("body");
+    let Some(body) = body else {
+        let location = mapping.location.below("body");
+        context.error(&location, Fault::not_allowed("is missing"));
+        return None;
+    };
+    let (text, file) = source_of(&body, context)?;
+    let place = |error: TemplateError, about: &str| match &file {
+        Some(path) => {
+            let TemplateError {
+                line,
+                column,
+                message,
+            } = error;
+            let path = path.display();
+            Fault::new(format!("{path}:{line}:{column}: {message}{about}"))
+        }
+        None => Fault::new(format!("{error}{about}")),
+    };
+    let compiled = Template::compile(content_type?, &text).map_err(|error| place(error, ""));
+    let template = context.accept(&body.location, compiled)?;
+    for event in events? {
+        if let Err(error) = template.check(*event) {
+            let fault = place(error, &format!(" (with a sample of {event})"));
+            context.error(&body.location, fault);
+            return None;
+        }
+    }
+    Some(BodyFormat::Template(template))
+}
+
+fn content_type(text: &str) -> Result<String, Fault> {
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    let is_token = |part: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+        !part.is_empty() && part.bytes().all(is_allowed)
+    };
+    let is_type = essence
+        .split_once('/')
+        .is_some_and(|(kind, name)| is_token(kind) && is_token(name));
+    if !is_type || !text.is_ascii() || HeaderValue::from_str(text).is_err() {
+        let fault = Fault::new("is not a media type");
+        return Err(fault.allowed("a media type such as application/json"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Returns the text of a template, and its file unless config.yaml has the text.
+fn source_of(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, Option<PathBuf>)> {
+    let Kind::Map(entries) = &value.node.kind else {
+        return Some((value.text(context)?.to_owned(), None));
+    };
+    let n_errors = context.errors.len();
+    let mapping = Mapping::with_keys(entries, value.location.clone(), &["file"], context);
+    let Some(file) = mapping.given("file") else {
+        // `with_keys` has already reported an unknown key.
+        if context.errors.len() == n_errors {
+            context.error(&value.location, Fault::not_allowed("has no file"));
+        }
+        return None;
+    };
+    let path = file.path(context)?;
+    let text = context.accept(&file.location, source::read_text(&path))?;
+    Some((text, Some(path)))
+}
