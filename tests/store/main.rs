@@ -24,3 +24,4 @@ mod replaying;
 mod retaining;
 mod room;
 mod sqlite;
+mod webhooks;

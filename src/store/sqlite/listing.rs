@@ -13,7 +13,7 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::select::Conditions;
 use super::transaction::consistently;
-use super::{answer, listeners, payload, problems, record, row, schema, webhooks};
+use super::{answer, listeners, payload, problems, recorded, row, schema, webhooks};
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
 use crate::store::batch::MetaKey;
@@ -128,11 +128,11 @@ impl Listing for SqliteListings {
     }
 
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
-        self.read(|connection| record::keys(connection, None))
+        self.read(|connection| recorded::keys(connection, None))
     }
 
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
-        self.read(|connection| record::recorded(connection, key))
+        self.read(|connection| recorded::project(connection, key))
     }
 
     fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError> {
@@ -140,7 +140,7 @@ impl Listing for SqliteListings {
     }
 
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
-        self.read(|connection| record::meta(connection, key))
+        self.read(|connection| recorded::meta(connection, key))
     }
 }
 

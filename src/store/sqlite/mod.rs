@@ -16,8 +16,9 @@
 //! - `schema` opens and migrates the database. `lock` prevents a second daemon. `key` has the key of
 //!   the fingerprints of settings.
 //! - `writer` and `reader` run jobs in a `transaction`.
-//! - `record` and `problems` write and read the record, `payload` the contents of files,
-//!   `answer` the bodies of answers.
+//! - `recording` and `delivering` implement the contracts of inference and of sending.
+//! - `record` writes batches, `files` their files. `recorded` reads the record. `problems` has invalid
+//!   files, `payload` the contents of files, `answer` the bodies of answers.
 //! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of deletes.
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows. `expiry` gives up pending deliveries.
@@ -25,8 +26,10 @@
 //! - All of them use `row` and `error`.
 
 mod answer;
+mod delivering;
 mod error;
 mod expiry;
+mod files;
 mod key;
 mod lanes;
 mod listeners;
@@ -38,6 +41,8 @@ mod problems;
 mod queue;
 mod reader;
 mod record;
+mod recorded;
+mod recording;
 mod replay;
 mod retention;
 mod row;
@@ -49,23 +54,15 @@ mod transaction;
 mod webhooks;
 mod writer;
 
-use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use jiff::Timestamp;
 use rusqlite::Connection;
 
-use super::batch::{Batch, Change, Committed, MetaKey};
-use super::contract::{Answer, Backend, Delivering, Recording};
-use super::delivery::{Claims, Finish};
+use super::contract::Backend;
 use super::error::{Fault, OpenError, StoreError};
-use super::listing::{Collected, RecordedProblem, Space, WebhookState};
-use crate::config::Retention;
-use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use key::FingerprintKey;
 pub(super) use listing::SqliteListings;
 pub(super) use operations::SqliteOperations;
@@ -202,48 +199,6 @@ impl SqliteStore {
         result.map_err(|fault| self.error(fault))
     }
 
-    /// Collects by `retention`, and makes these pending deliveries dead for a reason.
-    async fn collect_and_expire(
-        &self,
-        retention: Retention,
-        expiring: (Vec<i64>, String),
-        now: Timestamp,
-        limit: usize,
-    ) -> Result<Collected, StoreError> {
-        let garbage = guard(&self.shared.garbage).take();
-        let before = garbage.clone();
-        let (ids, reason) = expiring;
-        let result = self
-            .write(move |connection| {
-                let mut garbage = before.clone();
-                let expired = expiry::expire(connection, &ids, &reason, now)?;
-                let collected =
-                    retention::collect(connection, &mut garbage, &retention, now, limit)?;
-                Ok((
-                    Collected {
-                        expired,
-                        ..collected
-                    },
-                    garbage,
-                ))
-            })
-            .await;
-        match result {
-            Ok((collected, rest)) => {
-                guard(&self.shared.garbage).put_back(rest);
-                if collected.n_payloads > 0 {
-                    // The log still has the removed contents.
-                    self.shared.writer.truncate_log();
-                }
-                Ok(collected)
-            }
-            Err(error) => {
-                guard(&self.shared.garbage).put_back(garbage);
-                Err(error)
-            }
-        }
-    }
-
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -258,24 +213,6 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let result = self.shared.writer.write_here(work);
         result.map_err(|fault| self.error(fault))
-    }
-
-    /// Moves the payloads out of a batch, and checks and compresses them.
-    fn prepare(&self, batch: &mut Batch) -> Result<Vec<payload::Given>, StoreError> {
-        let payloads = std::mem::take(&mut batch.payloads);
-        let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
-        let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
-        let stored = if size <= payload::UNASKED_MAX {
-            vec![false; hashes.len()]
-        } else {
-            self.read_blocking(move |connection| payload::stored(connection, &hashes))?
-        };
-        payloads
-            .into_iter()
-            .zip(stored)
-            .map(|((hash, bytes), stored)| payload::Given::prepare(hash, bytes, stored))
-            .collect::<Result<Vec<_>, Fault>>()
-            .map_err(|fault| self.error(fault))
     }
 }
 
@@ -292,206 +229,6 @@ fn start(
             path: state_dir.to_owned(),
             source,
         })
-}
-
-impl Recording for SqliteStore {
-    fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
-        let read = |connection: &Connection| {
-            keys.iter()
-                .map(|key| record::recorded(connection, key))
-                .collect()
-        };
-        self.read_blocking(read)
-    }
-
-    fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
-        self.read_blocking(move |connection| record::marks(connection, &keys))
-    }
-
-    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
-        self.read_blocking(|connection| record::keys(connection, None))
-    }
-
-    fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
-        let organization = organization.to_owned();
-        self.read_blocking(move |connection| record::keys(connection, Some(&organization)))
-    }
-
-    fn n_defined(&self) -> Result<usize, StoreError> {
-        self.read_blocking(record::n_defined)
-    }
-
-    fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let read = |connection: &Connection| {
-            let wanted = wanted.iter();
-            wanted
-                .map(|identity| record::with_identity(connection, identity))
-                .collect()
-        };
-        self.read_blocking(read)
-    }
-
-    fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError> {
-        self.read_blocking(record::kept_ids)
-    }
-
-    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
-        self.read_blocking(move |connection| record::meta(connection, key))
-    }
-
-    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
-        self.read_blocking(move |connection| problems::list(connection, limit))
-    }
-
-    fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
-        let payloads = self.prepare(&mut batch)?;
-        let replaced: Vec<ContentHash> =
-            batch.changes.iter().filter_map(Change::replaced).collect();
-        let committed =
-            self.write_blocking(move |connection| record::record(connection, &batch, &payloads))?;
-        guard(&self.shared.garbage).add(replaced);
-        Ok(committed)
-    }
-}
-
-impl Delivering for SqliteStore {
-    fn claim_due<'a>(
-        &'a self,
-        webhook: &'a str,
-        now: Timestamp,
-        limit: usize,
-        excluding: HashSet<ProjectKey>,
-    ) -> Answer<'a, Claims> {
-        let webhook = webhook.to_owned();
-        Box::pin(
-            self.read(move |connection| {
-                queue::claim_due(connection, &webhook, now, limit, &excluding)
-            }),
-        )
-    }
-
-    fn next_due<'a>(
-        &'a self,
-        webhook: &'a str,
-        excluding: HashSet<ProjectKey>,
-    ) -> Answer<'a, Option<Timestamp>> {
-        let webhook = webhook.to_owned();
-        Box::pin(self.read(move |connection| queue::next_due(connection, &webhook, &excluding)))
-    }
-
-    fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()> {
-        let key = self.shared.key;
-        Box::pin(self.write(move |connection| queue::finish(connection, &finished, &key)))
-    }
-
-    fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize> {
-        let webhook = webhook.to_owned();
-        Box::pin(self.write(move |connection| queue::correct_times(connection, &webhook, now)))
-    }
-
-    fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>> {
-        // Counting takes 0.15 s or more for a million deliveries.
-        Box::pin(self.read_slowly(webhooks::states))
-    }
-
-    fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool> {
-        let webhook = webhook.to_owned();
-        Box::pin(self.write(move |connection| webhooks::switch_on(connection, &webhook)))
-    }
-
-    fn set_fingerprints(
-        &self,
-        fingerprints: Vec<(String, [u8; 32])>,
-        now: Timestamp,
-    ) -> Answer<'_, Vec<String>> {
-        let key = self.shared.key;
-        Box::pin(async move {
-            let changed = self
-                .read(move |connection| {
-                    let mut changed = Vec::new();
-                    for (webhook, fingerprint) in fingerprints {
-                        let fingerprint = key.keyed(&fingerprint);
-                        if !webhooks::has_fingerprint(connection, &webhook, &fingerprint)? {
-                            changed.push((webhook, fingerprint));
-                        }
-                    }
-                    Ok(changed)
-                })
-                .await?;
-            if changed.is_empty() {
-                return Ok(Vec::new());
-            }
-            self.write(move |connection| {
-                let mut switched_on = Vec::new();
-                for (webhook, fingerprint) in &changed {
-                    if webhooks::set_fingerprint(connection, webhook, fingerprint, now)? {
-                        switched_on.push(webhook.clone());
-                    }
-                }
-                Ok(switched_on)
-            })
-            .await
-        })
-    }
-
-    fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected> {
-        Box::pin(async move {
-            let expiring = match retention.pending {
-                Some(age) => {
-                    let before = row::milliseconds(now).saturating_sub(row::duration(age));
-                    let ids = self
-                        .read_slowly(move |connection| expiry::older(connection, before, limit))
-                        .await?;
-                    let age = humantime::format_duration(age);
-                    (
-                        ids,
-                        format!("pending for longer than retention.pending ({age})"),
-                    )
-                }
-                None => Default::default(),
-            };
-            self.collect_and_expire(retention, expiring, now, limit)
-                .await
-        })
-    }
-
-    fn make_room<'a>(
-        &'a self,
-        reason: &'a str,
-        now: Timestamp,
-        limit: usize,
-    ) -> Answer<'a, Collected> {
-        Box::pin(async move {
-            let mut retention = Retention {
-                delivered: Duration::ZERO,
-                dead: Duration::MAX,
-                pending: None,
-                max_state_size: None,
-            };
-            for dead in [Duration::MAX, Duration::ZERO] {
-                retention.dead = dead;
-                let none = Default::default();
-                let collected = self.collect_and_expire(retention, none, now, limit).await?;
-                if !collected.is_empty() {
-                    return Ok(collected);
-                }
-            }
-            let ids = self
-                .read_slowly(move |connection| expiry::oldest_of_largest_backlog(connection, limit))
-                .await?;
-            let expiring = (ids, reason.to_owned());
-            self.collect_and_expire(retention, expiring, now, limit)
-                .await
-        })
-    }
-
-    fn space(&self) -> Answer<'_, Space> {
-        let path = self.shared.path.clone();
-        Box::pin(self.read(move |connection| schema::space(connection, &path)))
-    }
 }
 
 impl Backend for SqliteStore {

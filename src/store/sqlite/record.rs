@@ -7,16 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::payload::{self, Given};
-use super::{lanes, listeners, problems, queue, row, webhooks};
+use super::{files, lanes, listeners, problems, queue, row, webhooks};
 use crate::domain::event::{Event, EventId};
-use crate::domain::project::{
-    ContentHash, Document, FileState, Identity, Mark, ProjectKey, Recorded, Role, Stamp,
-};
+use crate::domain::project::{ContentHash, ProjectKey};
 use crate::store::batch::{
-    Batch, Change, Committed, MetaKey, NewEvent, READY_BYTES, READY_MAX, RecordedEvent,
+    Batch, Change, Committed, NewEvent, READY_BYTES, READY_MAX, RecordedEvent,
 };
 use crate::store::delivery::Claim;
 use crate::store::error::Fault;
@@ -76,7 +74,10 @@ pub(super) fn record(
     for change in &batch.changes {
         let arriving = arriving.remove(&change.key).unwrap_or_default();
         writing.insert_events(connection, change, arriving)?;
-        writing.replace_files(connection, change)?;
+        let payloads = &writing.payloads;
+        files::replace(connection, change, |file| {
+            payloads.get(&file.hash).is_some_and(|(_, new)| *new)
+        })?;
     }
     for (key, found) in &batch.problems {
         problems::replace(connection, key.as_ref(), found, batch.now)?;
@@ -270,251 +271,4 @@ impl<'a> Writing<'a> {
             self.ready_bytes = ready_bytes;
         }
     }
-
-    /// Writes the difference between the files before and after.
-    fn replace_files(&self, connection: &Connection, change: &Change) -> Result<(), Fault> {
-        let by_path = |recorded| -> BTreeMap<&str, &FileState> {
-            Recorded::files(recorded)
-                .map(|file| (file.path.as_str(), file))
-                .collect()
-        };
-        let before = by_path(&change.before);
-        let after = by_path(&change.after);
-        for (path, file) in &before {
-            if !after.contains_key(path) {
-                delete_file(connection, &change.key, file)?;
-            }
-        }
-        for (path, file) in &after {
-            match before.get(path) {
-                Some(old) if old == file => {}
-                old => self.put_file(connection, &change.key, old.copied(), file)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn put_file(
-        &self,
-        connection: &Connection,
-        key: &ProjectKey,
-        old: Option<&FileState>,
-        file: &FileState,
-    ) -> Result<(), Fault> {
-        let identity = identity_of(file);
-        if let Some(identity) = &identity {
-            // A new payload was stored with its identity.
-            let is_new = self.payloads.get(&file.hash).is_some_and(|(_, new)| *new);
-            if !is_new && !payload::set_identity(connection, &file.hash, identity)? {
-                return Err(Fault::MissingPayload {
-                    hash: file.hash,
-                    needed_by: format!("the project {key}"),
-                });
-            }
-        }
-        let document = row::to_json("the file's document", &file.document)?;
-        let stamp = &file.stamp;
-        if let Some(old) = old
-            && identity_of(old) == identity
-        {
-            let written = connection
-                .prepare_cached(
-                    "UPDATE files SET role = ?4, tag = ?5, inode = ?6, size = ?7, modified_ns = ?8, \
-                     changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13 \
-                     WHERE organization = ?1 AND project = ?2 AND path = ?3 \
-                     AND hash = ?14 AND changed_ns = ?15",
-                )?
-                .execute(params![
-                    key.organization,
-                    key.project,
-                    file.path,
-                    file.role.as_str(),
-                    file.tag,
-                    stamp.inode.cast_signed(),
-                    stamp.size.cast_signed(),
-                    stamp.modified_ns,
-                    stamp.changed_ns,
-                    file.read_ns,
-                    &file.hash.0[..],
-                    file.owner,
-                    document,
-                    &old.hash.0[..],
-                    old.stamp.changed_ns,
-                ])?;
-            return as_expected(written, key);
-        }
-        if let Some(old) = old {
-            delete_file(connection, key, old)?;
-        }
-        let written = connection
-            .prepare_cached(
-                "INSERT INTO files (organization, project, path, role, tag, inode, size, \
-                 modified_ns, changed_ns, read_ns, hash, owner, document, identity) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
-                 ON CONFLICT DO NOTHING",
-            )?
-            .execute(params![
-                key.organization,
-                key.project,
-                file.path,
-                file.role.as_str(),
-                file.tag,
-                stamp.inode.cast_signed(),
-                stamp.size.cast_signed(),
-                stamp.modified_ns,
-                stamp.changed_ns,
-                file.read_ns,
-                &file.hash.0[..],
-                file.owner,
-                document,
-                identity,
-            ])?;
-        as_expected(written, key)
-    }
-}
-
-/// The identity to store in the row of a file.
-///
-/// An update leaves this column out, because SQLite would write a page of its index even if the
-/// value stays the same.
-fn identity_of(file: &FileState) -> Option<String> {
-    (file.role == Role::Definition).then(|| file.identity().to_string())
-}
-
-fn delete_file(connection: &Connection, key: &ProjectKey, file: &FileState) -> Result<(), Fault> {
-    let deleted = connection
-        .prepare_cached(
-            "DELETE FROM files WHERE organization = ?1 AND project = ?2 AND path = ?3 \
-             AND hash = ?4 AND changed_ns = ?5",
-        )?
-        .execute(params![
-            key.organization,
-            key.project,
-            file.path,
-            &file.hash.0[..],
-            file.stamp.changed_ns,
-        ])?;
-    as_expected(deleted, key)
-}
-
-fn as_expected(n_rows: usize, key: &ProjectKey) -> Result<(), Fault> {
-    if n_rows == 1 {
-        Ok(())
-    } else {
-        Err(Fault::Stale { key: key.clone() })
-    }
-}
-
-/// Reads the record of a project.
-pub(super) fn recorded(connection: &Connection, key: &ProjectKey) -> Result<Recorded, Fault> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {} FROM files WHERE organization = ?1 AND project = ?2",
-        row::FILE_COLUMNS
-    ))?;
-    let mut rows = statement.query([&key.organization, &key.project])?;
-    let mut recorded = Recorded::default();
-    while let Some(row) = rows.next()? {
-        recorded.put(row::file(row)?);
-    }
-    Ok(recorded)
-}
-
-/// Reads the file metadata of these projects, in the same order, sorted by path.
-///
-/// A full scan reads it for every project, so it does not include documents and hashes. A file whose
-/// owner is unknown gets a time of reading that proves nothing, so that it is read again.
-pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<Vec<Mark>>, Fault> {
-    let mut statement = connection.prepare_cached(
-        "SELECT path, inode, size, modified_ns, changed_ns, iif(owner = '', 0, read_ns) FROM files \
-         WHERE organization = ?1 AND project = ?2 ORDER BY path",
-    )?;
-    let mut of_all = Vec::with_capacity(keys.len());
-    for key in keys {
-        let mut rows = statement.query([&key.organization, &key.project])?;
-        let mut marks = Vec::new();
-        while let Some(row) = rows.next()? {
-            marks.push(Mark {
-                path: row.get(0)?,
-                stamp: Stamp {
-                    inode: row.get::<_, i64>(1)?.cast_unsigned(),
-                    size: row.get::<_, i64>(2)?.cast_unsigned(),
-                    modified_ns: row.get(3)?,
-                    changed_ns: row.get(4)?,
-                },
-                read_ns: row.get(5)?,
-            });
-        }
-        of_all.push(marks);
-    }
-    Ok(of_all)
-}
-
-/// Lists the projects with a record, of one organization or of all, sorted.
-pub(super) fn keys(
-    connection: &Connection,
-    organization: Option<&str>,
-) -> Result<Vec<ProjectKey>, Fault> {
-    let all = "SELECT DISTINCT organization, project FROM files ORDER BY organization, project";
-    let some = "SELECT DISTINCT organization, project FROM files WHERE organization = ?1 \
-                ORDER BY organization, project";
-    let mut statement = connection.prepare_cached(organization.map_or(all, |_| some))?;
-    let keys = statement
-        .query_map(rusqlite::params_from_iter(organization), key)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(keys)
-}
-
-/// Counts the projects with a recorded definition.
-pub(super) fn n_defined(connection: &Connection) -> Result<usize, Fault> {
-    let mut statement =
-        connection.prepare_cached("SELECT count(*) FROM files WHERE identity IS NOT NULL")?;
-    let n: i64 = statement.query_row([], |row| row.get(0))?;
-    Ok(usize::try_from(n).unwrap_or_default())
-}
-
-/// Lists the projects whose definition has this identity, sorted.
-pub(super) fn with_identity(
-    connection: &Connection,
-    identity: &Identity,
-) -> Result<Vec<ProjectKey>, Fault> {
-    let mut statement = connection.prepare_cached(WITH_IDENTITY)?;
-    let keys = statement
-        .query_map([identity.to_string()], key)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(keys)
-}
-
-pub(super) const WITH_IDENTITY: &str = "SELECT organization, project FROM files \
-     WHERE identity = ?1 ORDER BY organization, project";
-
-/// Lists the projects whose id is not in their definition, with this id.
-pub(super) fn kept_ids(connection: &Connection) -> Result<Vec<(ProjectKey, String)>, Fault> {
-    let mut statement = connection.prepare_cached(
-        "SELECT organization, project, document FROM files \
-         WHERE role = 'definition' AND instr(document, '\"kept\"') > 0",
-    )?;
-    let mut rows = statement.query([])?;
-    let mut kept = Vec::new();
-    while let Some(row) = rows.next()? {
-        let document: Document = row::from_json("the file's document", &row.get::<_, String>(2)?)?;
-        if let Some(id) = document.kept_id() {
-            kept.push((key(row)?, id.to_owned()));
-        }
-    }
-    Ok(kept)
-}
-
-fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {
-    Ok(ProjectKey {
-        organization: row.get(0)?,
-        project: row.get(1)?,
-    })
-}
-
-/// Reads a fact about the whole repository.
-pub(super) fn meta(connection: &Connection, key: MetaKey) -> Result<Option<String>, Fault> {
-    Ok(connection
-        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
-        .query_row([key.as_str()], |row| row.get(0))
-        .optional()?)
 }

@@ -1,8 +1,11 @@
 //! Statements and their plans, migrations, and a full disk. `tests/store` tests the contract.
 
+use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::*;
+use crate::store::batch::{Batch, MetaKey};
+use crate::store::contract::Recording;
 
 /// A million rows must cost no more than ten: the frequent statements use their index and sort
 /// nothing.
@@ -19,7 +22,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
         (lanes::WAITING_FOR_A_DELETE, "INDEX deliveries_project_id"),
         (webhooks::NEXT_ATTEMPT, "INDEX deliveries_due"),
         (retention::FINISHED, "COVERING INDEX deliveries_finished"),
-        (record::WITH_IDENTITY, "COVERING INDEX files_identity"),
+        (recorded::WITH_IDENTITY, "COVERING INDEX files_identity"),
         (payload::REMOVE_GARBAGE, "COVERING INDEX events_payload"),
         (payload::REMOVE_GARBAGE, "INDEX files_identity"),
         (record::NEXT_NUMBERS, "SEARCH events"),

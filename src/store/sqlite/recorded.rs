@@ -1,0 +1,122 @@
+//! Reads the record: the files of projects, and facts about the whole repository.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::row;
+use crate::domain::project::{Document, Identity, Mark, ProjectKey, Recorded, Stamp};
+use crate::store::batch::MetaKey;
+use crate::store::error::Fault;
+
+/// Reads the record of a project.
+pub(super) fn project(connection: &Connection, key: &ProjectKey) -> Result<Recorded, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {} FROM files WHERE organization = ?1 AND project = ?2",
+        row::FILE_COLUMNS
+    ))?;
+    let mut rows = statement.query([&key.organization, &key.project])?;
+    let mut recorded = Recorded::default();
+    while let Some(row) = rows.next()? {
+        recorded.put(row::file(row)?);
+    }
+    Ok(recorded)
+}
+
+/// Reads the file metadata of these projects, in the same order, sorted by path.
+///
+/// A full scan reads it for every project, so it does not include documents and hashes. A file whose
+/// owner is unknown gets a time of reading that proves nothing, so that it is read again.
+pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<Vec<Mark>>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT path, inode, size, modified_ns, changed_ns, iif(owner = '', 0, read_ns) FROM files \
+         WHERE organization = ?1 AND project = ?2 ORDER BY path",
+    )?;
+    let mut of_all = Vec::with_capacity(keys.len());
+    for key in keys {
+        let mut rows = statement.query([&key.organization, &key.project])?;
+        let mut marks = Vec::new();
+        while let Some(row) = rows.next()? {
+            marks.push(Mark {
+                path: row.get(0)?,
+                stamp: Stamp {
+                    inode: row.get::<_, i64>(1)?.cast_unsigned(),
+                    size: row.get::<_, i64>(2)?.cast_unsigned(),
+                    modified_ns: row.get(3)?,
+                    changed_ns: row.get(4)?,
+                },
+                read_ns: row.get(5)?,
+            });
+        }
+        of_all.push(marks);
+    }
+    Ok(of_all)
+}
+
+/// Lists the projects with a record, of one organization or of all, sorted.
+pub(super) fn keys(
+    connection: &Connection,
+    organization: Option<&str>,
+) -> Result<Vec<ProjectKey>, Fault> {
+    let all = "SELECT DISTINCT organization, project FROM files ORDER BY organization, project";
+    let some = "SELECT DISTINCT organization, project FROM files WHERE organization = ?1 \
+                ORDER BY organization, project";
+    let mut statement = connection.prepare_cached(organization.map_or(all, |_| some))?;
+    let keys = statement
+        .query_map(rusqlite::params_from_iter(organization), key)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(keys)
+}
+
+/// Counts the projects with a recorded definition.
+pub(super) fn n_defined(connection: &Connection) -> Result<usize, Fault> {
+    let mut statement =
+        connection.prepare_cached("SELECT count(*) FROM files WHERE identity IS NOT NULL")?;
+    let n: i64 = statement.query_row([], |row| row.get(0))?;
+    Ok(usize::try_from(n).unwrap_or_default())
+}
+
+/// Lists the projects whose definition has this identity, sorted.
+pub(super) fn with_identity(
+    connection: &Connection,
+    identity: &Identity,
+) -> Result<Vec<ProjectKey>, Fault> {
+    let mut statement = connection.prepare_cached(WITH_IDENTITY)?;
+    let keys = statement
+        .query_map([identity.to_string()], key)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(keys)
+}
+
+pub(super) const WITH_IDENTITY: &str = "SELECT organization, project FROM files \
+     WHERE identity = ?1 ORDER BY organization, project";
+
+/// Lists the projects whose id is not in their definition, with this id.
+pub(super) fn kept_ids(connection: &Connection) -> Result<Vec<(ProjectKey, String)>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT organization, project, document FROM files \
+         WHERE role = 'definition' AND instr(document, '\"kept\"') > 0",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut kept = Vec::new();
+    while let Some(row) = rows.next()? {
+        let document: Document = row::from_json("the file's document", &row.get::<_, String>(2)?)?;
+        if let Some(id) = document.kept_id() {
+            kept.push((key(row)?, id.to_owned()));
+        }
+    }
+    Ok(kept)
+}
+
+fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {
+    Ok(ProjectKey {
+        organization: row.get(0)?,
+        project: row.get(1)?,
+    })
+}
+
+/// Reads a fact about the whole repository.
+pub(super) fn meta(connection: &Connection, key: MetaKey) -> Result<Option<String>, Fault> {
+    Ok(connection
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([key.as_str()], |row| row.get(0))
+        .optional()?)
+}

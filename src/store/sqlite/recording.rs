@@ -1,0 +1,93 @@
+//! The contract [`Recording`]: reads the record and records batches.
+
+use rusqlite::Connection;
+
+use super::{SqliteStore, guard, payload, problems, record, recorded};
+use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
+use crate::store::batch::{Batch, Change, Committed, MetaKey};
+use crate::store::contract::Recording;
+use crate::store::error::{Fault, StoreError};
+use crate::store::listing::RecordedProblem;
+
+impl Recording for SqliteStore {
+    fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
+        let read = |connection: &Connection| {
+            keys.iter()
+                .map(|key| recorded::project(connection, key))
+                .collect()
+        };
+        self.read_blocking(read)
+    }
+
+    fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
+        self.read_blocking(move |connection| recorded::marks(connection, &keys))
+    }
+
+    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
+        self.read_blocking(|connection| recorded::keys(connection, None))
+    }
+
+    fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
+        let organization = organization.to_owned();
+        self.read_blocking(move |connection| recorded::keys(connection, Some(&organization)))
+    }
+
+    fn n_defined(&self) -> Result<usize, StoreError> {
+        self.read_blocking(recorded::n_defined)
+    }
+
+    fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let read = |connection: &Connection| {
+            let wanted = wanted.iter();
+            wanted
+                .map(|identity| recorded::with_identity(connection, identity))
+                .collect()
+        };
+        self.read_blocking(read)
+    }
+
+    fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError> {
+        self.read_blocking(recorded::kept_ids)
+    }
+
+    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
+        self.read_blocking(move |connection| recorded::meta(connection, key))
+    }
+
+    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
+        self.read_blocking(move |connection| problems::list(connection, limit))
+    }
+
+    fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
+        let payloads = self.prepare(&mut batch)?;
+        let replaced: Vec<ContentHash> =
+            batch.changes.iter().filter_map(Change::replaced).collect();
+        let committed =
+            self.write_blocking(move |connection| record::record(connection, &batch, &payloads))?;
+        guard(&self.shared.garbage).add(replaced);
+        Ok(committed)
+    }
+}
+
+impl SqliteStore {
+    /// Moves the payloads out of a batch, and checks and compresses them.
+    fn prepare(&self, batch: &mut Batch) -> Result<Vec<payload::Given>, StoreError> {
+        let payloads = std::mem::take(&mut batch.payloads);
+        let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
+        let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
+        let stored = if size <= payload::UNASKED_MAX {
+            vec![false; hashes.len()]
+        } else {
+            self.read_blocking(move |connection| payload::stored(connection, &hashes))?
+        };
+        payloads
+            .into_iter()
+            .zip(stored)
+            .map(|((hash, bytes), stored)| payload::Given::prepare(hash, bytes, stored))
+            .collect::<Result<Vec<_>, Fault>>()
+            .map_err(|fault| self.error(fault))
+    }
+}
