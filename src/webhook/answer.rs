@@ -132,7 +132,78 @@ pub(super) async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) 
     }
 }
 
-/// Copies the kept bytes, so that the read buffer, which may be much larger, is freed.
-pub(super) fn keep(kept: &BytesMut) -> Bytes {
-    Bytes::copy_from_slice(kept)
+/// The text that replaces a secret.
+pub(super) const HIDDEN: &str = "(not shown)";
+
+/// The shortest secret that is replaced in an answer.
+///
+/// A shorter text, such as `1` or `prod`, would be replaced where it means something else.
+const SECRET_MIN: usize = 8;
+
+/// Copies the kept bytes of an answer, without the secrets of these request headers.
+///
+/// Some receivers repeat the headers of a request in their answer, for instance in an error page. The
+/// copy also frees the read buffer, which may be much larger.
+pub(super) fn keep(kept: &[u8], sent: &HeaderMap) -> Bytes {
+    let mut answer = kept.to_vec();
+    for value in sent.values().filter(|value| value.is_sensitive()) {
+        // The credentials after the scheme, as in `Bearer TOKEN`, are secret by themselves.
+        let value = value.as_bytes();
+        let secret = value
+            .splitn(2, |byte| *byte == b' ')
+            .last()
+            .unwrap_or(value);
+        answer = without(&answer, secret);
+    }
+    answer.into()
+}
+
+/// Returns this text with the secret replaced.
+fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
+    if secret.len() < SECRET_MIN {
+        return text.to_vec();
+    }
+    let mut replaced = Vec::with_capacity(text.len());
+    let mut end = 0;
+    for start in memchr::memmem::find_iter(text, secret) {
+        replaced.extend_from_slice(text.get(end..start).unwrap_or_default());
+        replaced.extend_from_slice(HIDDEN.as_bytes());
+        end = start.saturating_add(secret.len());
+    }
+    replaced.extend_from_slice(text.get(end..).unwrap_or_default());
+    replaced
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::header::{AUTHORIZATION, HeaderName};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_kept_without_the_secrets_of_the_request() {
+        let mut sent = HeaderMap::new();
+        let secret = |text: &str| {
+            let mut value = HeaderValue::from_str(text).unwrap();
+            value.set_sensitive(true);
+            value
+        };
+        sent.insert(AUTHORIZATION, secret("Bearer token-of-the-hook"));
+        sent.insert(HeaderName::from_static("x-key"), secret("key-of-the-hook"));
+        sent.insert(HeaderName::from_static("x-stage"), secret("prod"));
+        let shown = HeaderValue::from_static("evt_0123456789");
+        sent.insert(HeaderName::from_static("webhook-id"), shown);
+        for (answer, kept) in [
+            (
+                "authorization: Bearer token-of-the-hook\nx-key: key-of-the-hook\n",
+                "authorization: Bearer (not shown)\nx-key: (not shown)\n",
+            ),
+            ("evt_0123456789 in prod", "evt_0123456789 in prod"),
+            ("key-of-the-hookkey-of-the-hook", "(not shown)(not shown)"),
+            ("", ""),
+        ] {
+            assert_eq!(keep(answer.as_bytes(), &sent), kept.as_bytes());
+        }
+    }
 }

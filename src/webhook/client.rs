@@ -42,9 +42,6 @@ use crate::domain::delivery::Outcome;
 /// callbacks do not wait.
 const LARGE: usize = 256 * 1024;
 
-/// The placeholder for the value of a configured header in [`Attempt::request_headers`].
-const HIDDEN: &str = "(not shown)";
-
 /// Sends callbacks to one webhook.
 pub struct WebhookClient {
     transport: Transport,
@@ -357,7 +354,7 @@ impl WebhookClient {
         let mut kept = BytesMut::new();
         // At the deadline, the attempt keeps the bytes of the answer that were read so far.
         within(deadline, answer::read(&mut response, &mut kept)).await;
-        attempt.answer = answer::keep(&kept);
+        attempt.answer = answer::keep(&kept, &request.headers);
         // Dropping an answer before its end also closes the connection.
     }
 }
@@ -400,7 +397,7 @@ fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
         .iter()
         .map(|(name, value)| {
             let value = if value.is_sensitive() {
-                HIDDEN.to_owned()
+                answer::HIDDEN.to_owned()
             } else {
                 String::from_utf8_lossy(value.as_bytes()).into_owned()
             };

@@ -18,6 +18,23 @@ use crate::harness::{
 };
 
 #[tokio::test]
+async fn an_answer_that_repeats_the_request_is_kept_without_its_secrets() {
+    let (url, _received) = receiver(|one| {
+        let mut answer = Reply::status(StatusCode::BAD_REQUEST);
+        let key = one.header("x-key").unwrap_or_default();
+        answer.body = format!("you sent {key}").into();
+        answer
+    })
+    .await;
+    let mut webhook = webhook(&url);
+    let key = "key-of-the-receiver";
+    webhook.headers = vec![("x-key".parse().unwrap(), key.parse().unwrap())];
+    let attempt = client(&webhook).send(&callback(b"<schema/>"), now()).await;
+    assert_eq!(attempt.status, Some(400));
+    assert_eq!(attempt.answer, &b"you sent (not shown)"[..]);
+}
+
+#[tokio::test]
 async fn a_callback_arrives_as_it_was_sent_in_every_format() {
     let (url, mut received) = receiver(|_| Reply::status(StatusCode::ACCEPTED)).await;
     let payload = "<?xml version=\"1.0\"?>\r\n<schema name=\"Größe\"/>\n".as_bytes();
