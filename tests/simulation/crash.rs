@@ -27,6 +27,8 @@ pub enum Crash {
 pub struct Image {
     database: Vec<u8>,
     log: Vec<u8>,
+    /// The key of the fingerprints, which is written once.
+    key: Vec<u8>,
 }
 
 impl Image {
@@ -41,7 +43,8 @@ impl Image {
             .unwrap();
         let log = fs::read(state.join("state.db-wal")).unwrap_or_default();
         let database = fs::read(state.join("state.db")).unwrap();
-        Self { database, log }
+        let key = fs::read(state.join("key")).unwrap();
+        Self { database, log, key }
     }
 
     /// The files after a kill during the write between two images.
@@ -60,6 +63,7 @@ impl Image {
         Self {
             database: before.database,
             log,
+            key: before.key,
         }
     }
 
@@ -67,6 +71,7 @@ impl Image {
     pub fn put(&self, state: &Path) {
         fs::create_dir(state).unwrap();
         fs::write(state.join("state.db"), &self.database).unwrap();
+        fs::write(state.join("key"), &self.key).unwrap();
         if !self.log.is_empty() {
             fs::write(state.join("state.db-wal"), &self.log).unwrap();
         }
