@@ -189,7 +189,9 @@ impl Memory {
         act.cloned()
     }
 
-    /// Who gave this file its name at the path, moved a directory above it here, or wrote it since.
+    /// Returns the call that created the file, or moved it or a directory above it to this path.
+    ///
+    /// If the file was written after that, it is the call that opened it for writing.
     fn appeared(
         &self,
         path: &PathNodes,
@@ -224,7 +226,9 @@ impl Memory {
         later(Some(named), wrote).map(|change| &change.act)
     }
 
-    /// Who opened this file for writing, or put it here, after the recorded state.
+    /// Returns the call that changed the file after the recorded state.
+    ///
+    /// It opened the file for writing, or moved it to this path.
     fn rewritten(
         &self,
         path: &PathNodes,
@@ -249,7 +253,7 @@ impl Memory {
         })
     }
 
-    /// Who removed the file of the path, or moved a directory above it away.
+    /// Returns the call that removed the file, or moved a directory above it away.
     fn gone(&self, path: &PathNodes, node: Node, since_ns: i64) -> Option<&Arc<Act>> {
         let (root, below) = path.directories.split_first()?;
         let found = self.gone_below(*root, &path.names, below, u64::MAX, node)?;
@@ -303,7 +307,9 @@ impl Memory {
         }
     }
 
-    /// Who removed the file in a directory that lost its name: somebody before, or the mover.
+    /// Returns the call that removed a file whose directory was moved away.
+    ///
+    /// The file may have been removed before that. Otherwise it is the call that moved the directory.
     fn went_with<'a>(
         &'a self,
         removal: &'a Change,
@@ -328,7 +334,9 @@ impl Memory {
         (is_moved && is_followed.is_none() && !is_doubtful).then_some(act)
     }
 
-    /// Who moved the file, or a directory above it, to the path. For a copy: who removed the original.
+    /// Returns the call that moved the file, or a directory above it, to this path.
+    ///
+    /// If the file was copied here instead, it is the call that removed the original.
     fn moved(
         &self,
         path: &PathNodes,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::memory::{Act, Memory, Question};
 use crate::clock::Clock;
 
-/// What the thread has received since its start.
+/// The number of calls and losses since the start of the thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// The number of system calls with the key of the rule.

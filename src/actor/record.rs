@@ -53,7 +53,7 @@ pub(super) struct CallFields {
     pub login: Option<u32>,
     pub effective: u32,
     pub pid: u32,
-    /// The path of the program, as far as the kernel knows it.
+    /// The path of the program, as the kernel reports it.
     pub program: String,
     /// The keys of the audit rules that matched.
     pub keys: Vec<String>,

@@ -127,9 +127,14 @@ impl Ended {
 
     /// Judges the attempt by the current settings, and counts it in the metrics.
     ///
-    /// `counts` is false for a failure that does not count in the schedule.
-    pub(super) fn judge(self, current: &Target, shared: &Shared, counts: bool) -> AttemptResult {
-        let verdict = self.verdict(current, (shared.jitter)(), counts);
+    /// `uses_attempt` is false for a failure that uses up no attempt of the schedule.
+    pub(super) fn judge(
+        self,
+        current: &Target,
+        shared: &Shared,
+        uses_attempt: bool,
+    ) -> AttemptResult {
+        let verdict = self.verdict(current, (shared.jitter)(), uses_attempt);
         self.count(verdict, shared);
         let attempt = self.attempt;
         AttemptResult {
@@ -159,10 +164,10 @@ impl Ended {
     ///
     /// If the settings changed during a failed attempt, the delivery is due at once with the new
     /// settings. The same holds after a 410, because it answered a request with the old settings.
-    fn verdict(&self, current: &Target, jitter: f64, counts: bool) -> Verdict {
+    fn verdict(&self, current: &Target, jitter: f64, uses_attempt: bool) -> Verdict {
         let schedule = &current.webhook.schedule;
         let outcome = self.attempt.outcome;
-        let rule = if counts {
+        let rule = if uses_attempt {
             delivery::next
         } else {
             delivery::repeat

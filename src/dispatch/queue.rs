@@ -369,7 +369,7 @@ impl Queue {
         let target = Arc::clone(&self.target.borrow());
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(ended.n_bytes());
         self.follow_moves();
-        let mut counts = true;
+        let mut uses_attempt = true;
         let mut transition = None;
         if ended.used(&self.fingerprint) {
             let effect = self.endpoint.attempt_ended(
@@ -380,11 +380,11 @@ impl Queue {
                 self.shared.clock.now(),
                 (self.shared.jitter)(),
             );
-            (counts, transition) = (effect.counts, effect.transition);
+            (uses_attempt, transition) = (effect.uses_attempt, effect.transition);
             let began = now.saturating_sub(ended.took());
             self.pace.answered(ended.outcome(), began, now);
         }
-        let result = ended.judge(&target, &self.shared, counts);
+        let result = ended.judge(&target, &self.shared, uses_attempt);
         self.logger.log(&self.name, &result, now);
         if let Some(transition) = transition {
             log_transition(&self.name, transition);

@@ -137,7 +137,7 @@ pub enum Verdict {
     Retry(Timestamp),
     /// Retry at this time or later, as the receiver requested. Changed settings do not change that.
     RetryAsAsked(Timestamp),
-    /// Repeat the attempt at this time or later. It does not count, because the endpoint is down.
+    /// Repeat the attempt at this time or later. The endpoint is down, so no attempt is used up.
     Repeat(Timestamp),
     /// The last attempt of the schedule failed.
     Dead,
@@ -200,7 +200,9 @@ pub fn next(
     }
 }
 
-/// Returns the verdict on a failed attempt that does not count ([`super::endpoint::Effect::counts`]).
+/// Returns the verdict on a failure that uses up no attempt.
+///
+/// See [`super::endpoint::Effect::uses_attempt`].
 ///
 /// The delay is that before the next attempt of the schedule, or its last one.
 pub fn repeat(

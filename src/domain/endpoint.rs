@@ -10,7 +10,7 @@
 //!   by the retry schedule. Other projects send as usual, in rounds of at most [`ROUND`] failures. A
 //!   round after the first one also waits for the schedule. So a project that works does not wait for
 //!   projects that fail, and an endpoint gets few requests while it is down.
-//! - The first failure of a project while the endpoint is down does not count as an attempt.
+//! - The first failure of a project while the endpoint is down uses up no attempt of the schedule.
 //!
 //! If a project fails while the endpoint works for another one, it is a *suspect*. Failures of a
 //! suspect do not count until it succeeds. If a suspect succeeds, its failure was the endpoint's. So
@@ -120,21 +120,21 @@ pub enum Transition {
 pub struct Effect {
     /// The change of the endpoint's health, if any.
     pub transition: Option<Transition>,
-    /// Whether the attempt counts in the schedule of its delivery.
-    pub counts: bool,
+    /// Whether the attempt uses up one of the attempts in the schedule of its delivery.
+    pub uses_attempt: bool,
 }
 
 impl Effect {
-    /// The attempt counts and changes nothing.
+    /// The attempt is used up, and the health stays the same.
     const NONE: Effect = Effect {
         transition: None,
-        counts: true,
+        uses_attempt: true,
     };
 
     fn of(transition: Transition) -> Self {
         Self {
             transition: Some(transition),
-            counts: true,
+            uses_attempt: true,
         }
     }
 }
@@ -212,10 +212,10 @@ impl Endpoint {
         }
         let next_probe = |n_failed| probe_time(schedule, n_failed, now, jitter);
         if let Some(down) = &mut self.down {
-            let counts = down.failed(key, was_probe, now, next_probe);
+            let uses_attempt = down.failed(key, was_probe, now, next_probe);
             return Effect {
                 transition: None,
-                counts,
+                uses_attempt,
             };
         }
         if outcome.asks_webhook_to_rest() {
@@ -283,7 +283,7 @@ impl Down {
         }
     }
 
-    /// Records a failed attempt. Returns whether it counts in the schedule of its delivery.
+    /// Records a failed attempt. Returns whether it uses up an attempt of the schedule.
     fn failed(
         &mut self,
         key: &ProjectKey,

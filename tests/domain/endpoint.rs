@@ -145,7 +145,7 @@ fn projects_that_have_not_failed_send_in_rounds() {
                 panic!("after {n_failed} failures in the round at {begins}");
             };
             assert_eq!(n_fresh, ROUND - n_failed);
-            assert!(!effect(&mut endpoint, &next(), begins).counts);
+            assert!(!effect(&mut endpoint, &next(), begins).uses_attempt);
         }
         assert_eq!(endpoint.admit(at(begins), 1), Admission::AfterInFlight);
         fail(&mut endpoint, "a", begins, true);
@@ -166,11 +166,11 @@ fn effect(endpoint: &mut Endpoint, project: &str, second: i64) -> Effect {
 fn the_first_failure_of_a_project_while_the_endpoint_is_down_does_not_count() {
     let mut endpoint = Endpoint::default();
     for project in ["a", "b", "c"] {
-        assert!(effect(&mut endpoint, project, 0).counts);
+        assert!(effect(&mut endpoint, project, 0).uses_attempt);
     }
-    assert!(!effect(&mut endpoint, "d", 1).counts);
+    assert!(!effect(&mut endpoint, "d", 1).uses_attempt);
     for project in ["d", "a"] {
-        assert!(effect(&mut endpoint, project, 300).counts);
+        assert!(effect(&mut endpoint, project, 300).uses_attempt);
     }
 }
 
@@ -304,7 +304,7 @@ fn send_all(n: usize, poisoned: &BTreeSet<usize>, is_dead: bool) -> (i64, usize,
         if works {
             pending.remove(&one);
         } else if let Some((due, n)) = pending.get_mut(&one) {
-            *n += u32::from(effect.counts);
+            *n += u32::from(effect.uses_attempt);
             *due = second + if *n < 2 { 5 } else { 300 };
         }
     }

@@ -188,8 +188,8 @@ impl Run {
         for open in &answered {
             let (status, outcome) = answer(open).unwrap();
             let claim = &open.claim;
-            let counts = hook.answered(open, outcome, now);
-            let rule = if counts {
+            let uses_attempt = hook.answered(open, outcome, now);
+            let rule = if uses_attempt {
                 delivery::next
             } else {
                 delivery::repeat

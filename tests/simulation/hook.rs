@@ -163,7 +163,7 @@ impl Hook {
 
     /// Takes an outcome for the state of the endpoint, unless it is one with earlier settings.
     ///
-    /// Returns whether the attempt counts in its schedule.
+    /// Returns whether an attempt of the schedule is used up.
     pub fn answered(&mut self, open: &OpenAttempt, outcome: Outcome, now: Timestamp) -> bool {
         if open.fingerprint != self.fingerprint().1 {
             return true;
@@ -172,8 +172,12 @@ impl Hook {
         let endpoint = &mut self.endpoint;
         let effect = endpoint.attempt_ended(key, outcome, open.is_probe, schedule, now, 0.5);
         let has_failed = self.failed.contains(key) || self.suspects.contains_key(key);
-        let counts = !outcome.is_endpoint_failure() || !self.is_down() || has_failed;
-        assert_eq!(effect.counts, counts, "{}: whether it counts", self.name);
+        let uses_attempt = !outcome.is_endpoint_failure() || !self.is_down() || has_failed;
+        assert_eq!(
+            effect.uses_attempt, uses_attempt,
+            "{}: whether an attempt is used up",
+            self.name
+        );
         if !outcome.is_endpoint_failure() {
             self.is_down = false;
             let failed = std::mem::take(&mut self.failed);
@@ -198,7 +202,7 @@ impl Hook {
             self.failed.insert(key.clone());
             self.is_down = self.failed.len() >= DOWN_AFTER;
         }
-        counts
+        uses_attempt
     }
 
     /// Forgets finished deliveries that are not kept.
