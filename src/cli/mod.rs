@@ -8,6 +8,7 @@ mod demo;
 mod events;
 mod follow;
 mod generate;
+mod init;
 mod listen;
 mod manual;
 mod output;
@@ -77,6 +78,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a commented configuration for the projects that a directory contains
+    Init(init::InitArguments),
     /// Make the running daemon read its configuration again, and wait for the result
     Reload,
     /// Print the events that `run` would infer now, without recording them
@@ -178,6 +181,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             let is_valid = check::check(config, *json, &mut std::io::stdout().lock())?;
             Ok(if is_valid { DONE } else { CONFIGURATION })
         }
+        Command::Init(init) => printing(|out| init::run(init, config, out)),
         Command::Reload => reload::run(
             config,
             config::given_state_dir(&SystemEnvironment),

@@ -92,6 +92,18 @@ fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     Ok(reasons.next())
 }
 
+/// The reason why a default configuration in this directory would not be trusted, if any.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub(crate) fn distrust_of_directory(directory: &Path) -> io::Result<Option<String>> {
+    let found = fs::metadata(directory)?;
+    let caller = rustix::process::geteuid().as_raw();
+    let reason = distrust_of(found.uid(), found.gid(), found.mode(), caller);
+    Ok(reason.map(|reason| reason.replace("{}", "its directory")))
+}
+
 /// Why somebody else may have written a file with this owner, group and mode. `{}` stands for it.
 ///
 /// A user's private group has the number of the user by convention. Where users have one, files are

@@ -52,7 +52,7 @@ use rustix::fs::{Mode, OFlags};
 pub(crate) use again::read_again;
 pub(crate) use auth::bearer;
 pub use environment::{Environment, SystemEnvironment, WithoutSecrets};
-pub(crate) use find::{HERE, find};
+pub(crate) use find::{HERE, distrust_of_directory, find};
 pub use fingerprint::fingerprint;
 pub use headers::SecretError;
 pub(crate) use headers::{is_reserved, signing_key};

@@ -5,9 +5,10 @@
 //! use a cursor, so that they agree on the files of a project.
 //!
 //! Modules: this file has the layout. `cursor` follows paths. `template` parses and compares
-//! templates.
+//! templates. `recognise` finds the layout of a tree.
 
 mod cursor;
+pub(crate) mod recognise;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -72,7 +73,8 @@ impl Ignored {
         &self.globs
     }
 
-    fn matches(&self, name: &str) -> bool {
+    /// Whether a glob matches this name.
+    pub(crate) fn matches(&self, name: &str) -> bool {
         !self.globs.is_empty() && self.set.is_match(&*composed(name))
     }
 }

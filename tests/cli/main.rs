@@ -13,6 +13,7 @@
 mod demo;
 mod follow;
 mod found;
+mod init;
 mod listen;
 mod shells;
 mod support;

@@ -1,0 +1,319 @@
+//! `init` in several trees: its configuration is accepted, its printed commands work, and nothing is
+//! overwritten.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Signal, geteuid};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{Ran, Running, program, project, run, wait_for};
+
+/// A directory with these files. Those whose name ends with `.xml` are projects.
+fn tree(files: &[&str]) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for file in files {
+        let path = directory.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let content = match file.ends_with(".xml") {
+            true => project(&path.file_name().unwrap().to_string_lossy()),
+            false => "something else".to_owned(),
+        };
+        fs::write(path, content).unwrap();
+    }
+    directory
+}
+
+fn run_in(directory: &Path, arguments: &[&str]) -> Ran {
+    let mut command = program();
+    command
+        .current_dir(directory)
+        .args(arguments)
+        .env("XDG_STATE_HOME", directory.with_extension("states"));
+    run(command)
+}
+
+/// The number of projects that `scan` finds by the configuration there.
+fn adopted(directory: &Path) -> usize {
+    let scan = run_in(directory, &["scan", "--json"]).json();
+    let definitions = |change: &&Value| !change["adopted"].is_null() || change.is_object();
+    scan["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(definitions)
+        .count()
+}
+
+#[test]
+fn each_tree_gets_a_configuration_that_check_accepts_and_that_finds_the_projects() {
+    let bundle = [
+        "repository/metadata/default/4f0a/project.xml",
+        "repository/metadata/default/77aa/project.xml",
+        "repository/metadata/0b6c1d3e/91bb/project.xml",
+        "repository/engine/conf/engine.log",
+    ];
+    let table: &[(&str, &[&str], &str, &[&str], usize)] = &[
+        (
+            "the default layout",
+            &[
+                "repository/sales/orders/project.xml",
+                "repository/sales/orders/published/project.xml",
+                "repository/sales/orders/snapshots/v1.xml",
+                "repository/finance/budget/project.xml",
+            ],
+            "repository",
+            &[
+                "the default layout",
+                "2 projects in 2 organizations, 1 published copy, 1 snapshot",
+            ],
+            2,
+        ),
+        (
+            "a support bundle",
+            &bundle,
+            "repository",
+            &[
+                "AtScale's support bundle in metadata",
+                "3 projects in 2 organizations",
+            ],
+            3,
+        ),
+        (
+            "files in a directory",
+            &["repository/orders.xml", "repository/budget.xml"],
+            "./repository/",
+            &[
+                "a flat directory of XML files",
+                "2 projects in 1 organization,",
+            ],
+            2,
+        ),
+        (
+            "files in a directory for each organization",
+            &[
+                "repository/sales/orders.xml",
+                "repository/finance/budget.xml",
+            ],
+            "repository",
+            &["for each organization", "2 projects in 2 organizations,"],
+            2,
+        ),
+        (
+            "one organization",
+            &[
+                "repository/orders/project.xml",
+                "repository/budget/project.xml",
+            ],
+            "repository",
+            &["without organizations", "2 projects in 1 organization,"],
+            2,
+        ),
+        (
+            "the repository itself",
+            &["sales/orders/project.xml"],
+            ".",
+            &["1 project in"],
+            1,
+        ),
+        (
+            "nothing",
+            &["repository/readme"],
+            "repository",
+            &["no XML files"],
+            0,
+        ),
+        (
+            "names that YAML and shells read otherwise",
+            &[
+                "a 'repository' #1/sa: les/orders/project.xml",
+                "a 'repository' #1/*a/orders/project.xml",
+                "a 'repository' #1/\"q\"/{orders}/project.xml",
+                "a 'repository' #1/line\nend/orders/project.xml",
+                "a 'repository' #1/true/12/project.xml",
+            ],
+            "a 'repository' #1",
+            &["5 projects in 5 organizations"],
+            5,
+        ),
+    ];
+    for (name, files, directory, said, projects) in table {
+        let place = tree(files);
+        let out = run_in(place.path(), &["init", directory]).succeeded();
+        for said in *said {
+            assert!(out.contains(said), "{name}: {out}");
+        }
+        assert!(!out.contains("not understood"), "{name}: {out}");
+        let checked = run_in(place.path(), &["check"]).succeeded();
+        assert!(checked.contains("everything"), "{name}: {checked}");
+        assert_eq!(adopted(place.path()), *projects, "{name}: {out}");
+        let text = fs::read_to_string(place.path().join("config.yaml")).unwrap();
+        let again = run_in(place.path(), &["init", directory]).failed(1);
+        assert!(again.contains("exists already"), "{name}: {again}");
+        let after = fs::read_to_string(place.path().join("config.yaml")).unwrap();
+        assert_eq!(text, after, "{name}");
+    }
+}
+
+#[test]
+fn the_printed_commands_bring_the_first_callback() {
+    let place = tree(&["my projects/sales/orders/project.xml"]);
+    let config = place.path().join("the config.yaml");
+    let named = ["--config", "the config.yaml", "init", "my projects"];
+    let out = run_in(place.path(), &named).succeeded();
+    let commands: Vec<&str> = out
+        .lines()
+        .skip_while(|line| *line != "next:")
+        .filter(|line| line.starts_with("  "))
+        .map(str::trim)
+        .collect();
+    let [check, listen, daemon, test] = commands[..] else {
+        panic!("{out}");
+    };
+    // The port that is printed may be in use on this machine.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace(":9000/", &format!(":{port}/"))).unwrap();
+    let listen = listen.replacen("listen", &format!("listen --port {port}"), 1);
+    let shell = |command: &str| {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("exec {command}")])
+            .current_dir(place.path())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        shell
+    };
+    run(shell(check)).succeeded();
+    let mut listening = shell(&listen).stdout(Stdio::piped()).spawn().unwrap();
+    let printed = BufReader::new(listening.stdout.take().unwrap());
+    let _listening = Running(listening);
+    let mut lines = printed.lines().map(Result::unwrap);
+    lines.find(|line| line.contains(&port.to_string())).unwrap();
+    let log = fs::File::create(place.path().join("log")).unwrap();
+    let daemon = Running(shell(daemon).stderr(log).spawn().unwrap());
+    wait_for("a ready daemon", || {
+        let log = fs::read_to_string(place.path().join("log")).unwrap();
+        log.contains("ready").then_some(())
+    });
+    run(shell(test)).succeeded();
+    let copy = place.path().join("my projects/sales/copy");
+    fs::create_dir(&copy).unwrap();
+    fs::write(copy.join("project.xml"), project("Copy")).unwrap();
+    assert!(lines.any(|line| line.contains("Project Import - Any")));
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+}
+
+#[test]
+fn what_is_not_understood_is_listed_with_the_reason() {
+    let place = tree(&[
+        "repository/sales/orders/project.xml",
+        "repository/sales/hr/published/project.xml",
+        "repository/sales/orders/attic/old/project.xml",
+    ]);
+    let repository = place.path().join("repository");
+    fs::write(repository.join("pom.xml"), "<project/>").unwrap();
+    fs::write(repository.join("half.xml"), "<schema name=\"x\">").unwrap();
+    symlink("/etc", repository.join("link")).unwrap();
+    fs::write(repository.join(OsStr::from_bytes(b"\xff.xml")), "<schema/>").unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        repository.join("pipe.xml"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let out = run_in(place.path(), &["init", "repository"]).succeeded();
+    for said in [
+        "1 project in 1 organization",
+        "do not define a project: half.xml (line 1, column 18: ",
+        "pom.xml (line 1, column 1: ",
+        "symbolic links, which are not followed: link",
+        "not UTF-8, which a callback cannot contain: \u{fffd}.xml",
+        "files of other types: pipe.xml (is a FIFO)",
+        "is a published copy of a project that has no definition: sales/hr/published/project.xml",
+        "a path that the recognised layout does not use: sales/orders/attic/old/project.xml",
+    ] {
+        assert!(out.contains(said), "{said}: {out}");
+    }
+    run_in(place.path(), &["check"]).succeeded();
+}
+
+#[test]
+fn init_refuses_clearly_and_then_writes_nothing() {
+    let place = tree(&[
+        "a file",
+        "project/project.xml",
+        "project/snapshots/a.xml",
+        "xml/pom.txt",
+    ]);
+    fs::write(place.path().join("xml/pom.xml"), "<project/>").unwrap();
+    for (directory, reason) in [
+        ("a file", "a file is not a directory"),
+        ("absent", "cannot read the directory absent: No such file"),
+        ("project", "project is a project by itself"),
+        ("xml", "xml has no projects in a known layout"),
+    ] {
+        let said = run_in(place.path(), &["init", directory]).failed(1);
+        assert!(said.contains(reason), "{directory}: {said}");
+        assert!(!place.path().join("config.yaml").exists(), "{directory}");
+    }
+    // A dangling link is somebody's choice too.
+    symlink("elsewhere", place.path().join("config.yaml")).unwrap();
+    let said = run_in(place.path(), &["init"]).failed(1);
+    assert!(said.contains("exists already"), "{said}");
+    assert!(!place.path().join("elsewhere").exists());
+}
+
+#[test]
+fn init_writes_no_configuration_where_the_other_commands_ignore_it() {
+    let place = tree(&["repository/sales/orders/project.xml"]);
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let said = run_in(place.path(), &["init", "repository"]).failed(1);
+    assert!(said.contains("everybody may write its directory"), "{said}");
+    assert!(!place.path().join("config.yaml").exists());
+    run_in(
+        place.path(),
+        &["--config", "config.yaml", "init", "repository"],
+    )
+    .succeeded();
+    run_in(place.path(), &["--config", "config.yaml", "check"]).succeeded();
+}
+
+#[test]
+fn unreadable_directories_are_reported() {
+    let place = tree(&[
+        "repository/sales/orders/project.xml",
+        "repository/secret/a/project.xml",
+    ]);
+    let secret = place.path().join("repository/secret");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    let mut command = program();
+    if geteuid().is_root() {
+        // Root reads everything, so another user runs it.
+        chown(place.path(), Some(65534), Some(65534)).unwrap();
+        command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(program().get_program());
+    }
+    command
+        .current_dir(place.path())
+        .args(["init", "repository"]);
+    let out = run(command).succeeded();
+    let expected = "directories that cannot be read: secret (Permission denied";
+    assert!(out.contains(expected), "{out}");
+}
