@@ -4,6 +4,7 @@
 //! metric, a line of `status` and a reason of `/readyz` never differ. A gauge or a count of the engine
 //! is a field of [`Snapshot`]. A count of attempts is a field of [`AttemptCounts`].
 
+mod passed_over;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
 use crate::store::{Listings, RecordedProblem, Store, StoreError, WebhookState};
 
+pub(crate) use passed_over::{PassedOver, passed_over};
 pub(crate) use settings::Settings;
 
 /// The maximum number of invalid files in a report.

@@ -3,6 +3,7 @@
 //! Constraint: the command works offline. It reads the configuration and the files that it names,
 //! and opens no connection and no store. It asks the kernel for audit rules if they are needed. It never prints the value of a header or a secret.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use crate::actor;
 use crate::config::{
-    self, Auth, Config, Problem, SystemEnvironment, Webhook, duration_text, shown_url,
+    self, Auth, Config, Problem, SystemEnvironment, Webhook, duration_text, rate_text, shown_url,
 };
 use crate::webhook::{Proxies, TrustRoots};
 
@@ -113,6 +114,9 @@ struct WebhookSummary {
     /// Absent if the webhook gets the events of every project.
     #[serde(skip_serializing_if = "Option::is_none")]
     projects: Option<Vec<String>>,
+    /// The globs of `when` by parameter. Absent if the values of parameters do not matter.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    when: BTreeMap<String, Vec<String>>,
     /// How the header Authorization is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     authorization: Option<String>,
@@ -120,10 +124,54 @@ struct WebhookSummary {
     secrets: usize,
     signed_headers: bool,
     tls: Vec<&'static str>,
+    #[serde(flatten)]
+    limits: Limits,
+}
+
+/// The times and limits of requests to a webhook.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Limits {
     timeout: String,
     connect_timeout: String,
     schedule: Vec<String>,
     concurrency: usize,
+    /// The most requests in a time. Absent if there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<String>,
+}
+
+impl Limits {
+    fn of(webhook: &Webhook) -> Self {
+        let schedule = webhook.schedule.iter().copied();
+        Self {
+            timeout: duration_text(webhook.timeout),
+            connect_timeout: duration_text(webhook.connect_timeout),
+            schedule: schedule.map(duration_text).collect(),
+            concurrency: webhook.concurrency,
+            rate: webhook.rate.map(rate_text),
+        }
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            timeout,
+            connect_timeout,
+            concurrency,
+            ..
+        } = self;
+        write!(
+            formatter,
+            "{timeout} for an attempt, {connect_timeout} of it to connect, {concurrency} projects \
+             at the same time"
+        )?;
+        match &self.rate {
+            Some(rate) => write!(formatter, ", {rate} requests"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Summary {
@@ -166,7 +214,8 @@ impl WebhookSummary {
                 .iter()
                 .map(|event| event.label())
                 .collect(),
-            projects: has_projects.then(|| webhook.project_globs.clone()),
+            projects: has_projects.then(|| webhook.globs.projects.clone()),
+            when: webhook.globs.when_by_name(),
             authorization: webhook.auth.scheme.as_ref().map(authorization),
             headers: webhook
                 .headers
@@ -184,15 +233,7 @@ impl WebhookSummary {
             .filter(|(_, is_set)| *is_set)
             .map(|(name, _)| name)
             .collect(),
-            timeout: duration_text(webhook.timeout),
-            connect_timeout: duration_text(webhook.connect_timeout),
-            schedule: webhook
-                .schedule
-                .iter()
-                .copied()
-                .map(duration_text)
-                .collect(),
-            concurrency: webhook.concurrency,
+            limits: Limits::of(webhook),
         }
     }
 }
@@ -288,22 +329,18 @@ impl fmt::Display for WebhookSummary {
             Some(globs) => line("projects", &globs.join(", "))?,
             None => line("projects", "all")?,
         }
+        for (parameter, globs) in &self.when {
+            line("when", &format!("{parameter} {}", globs.join(", ")))?;
+        }
         line("auth", &self.auth())?;
-        let attempts = self.schedule.len();
+        let schedule = &self.limits.schedule;
+        let attempts = schedule.len();
         let noun = if attempts == 1 { "attempt" } else { "attempts" };
         line(
             "retry",
-            &format!("{attempts} {noun}: {}", self.schedule.join(", ")),
+            &format!("{attempts} {noun}: {}", schedule.join(", ")),
         )?;
-        let (timeout, connect_timeout) = (&self.timeout, &self.connect_timeout);
-        let concurrency = self.concurrency;
-        line(
-            "limits",
-            &format!(
-                "{timeout} for an attempt, {connect_timeout} of it to connect, {concurrency} \
-                 projects at the same time"
-            ),
-        )
+        line("limits", &self.limits.to_string())
     }
 }
 

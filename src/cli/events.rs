@@ -11,9 +11,13 @@ use super::arguments::{self, Since, parse_since};
 use super::follow::Followed;
 use super::output::{Cell, FAINT, Listing, Style, Table, print_json, time};
 use super::replay::{self, ReplayArguments};
-use super::view::{DeliveryWithAttempts, EventView, print_delivery, print_event, short_id};
+use super::view::{
+    DeliveryWithAttempts, EventView, print_delivery, print_event, print_pairs, short_id,
+};
+use crate::admin;
 use crate::config::Config;
 use crate::domain::event::{EventId, EventKind};
+use crate::report::{PassedOver, Settings, passed_over};
 use crate::store::{EventFilter, ListedEvent, Listings};
 
 /// Shows events, and why they were inferred; replays them.
@@ -69,7 +73,7 @@ pub(super) fn run(
     match &arguments.command {
         None => list(&arguments.list, &listings()?, now, style, out),
         Some(EventsCommand::List(list)) => self::list(list, &listings()?, now, style, out),
-        Some(EventsCommand::Show { id, json }) => show(id, *json, &listings()?, style, out),
+        Some(EventsCommand::Show { id, json }) => show(id, *json, config, &listings()?, style, out),
         Some(EventsCommand::Replay(replay)) => replay::run(replay, config, now, out),
     }
 }
@@ -131,17 +135,20 @@ pub(super) fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
     (organization, project.map(str::to_owned))
 }
 
-/// An event in JSON, with its deliveries.
+/// An event in JSON, with its deliveries, and the webhooks without one.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct WithDeliveries {
     #[serde(flatten)]
     event: EventView,
     log: Vec<DeliveryWithAttempts>,
+    passed_over: Vec<PassedOver>,
 }
 
 fn show(
     id: &str,
     json: bool,
+    config: &Config,
     listings: &Listings,
     style: &Style,
     out: &mut dyn Write,
@@ -157,26 +164,44 @@ fn show(
             log.push((delivery, attempts));
         }
     }
+    let delivered = log.iter().map(|(delivery, _)| delivery.webhook.as_str());
+    let passed_over = passed_over(&listed.event, &delivered.collect(), config);
     if json {
         let log = log
             .iter()
             .map(|(delivery, attempts)| DeliveryWithAttempts::of(delivery, attempts))
             .collect();
         let event = EventView::of(&listed);
-        print_json(out, &WithDeliveries { event, log })?;
+        let shown = WithDeliveries {
+            event,
+            log,
+            passed_over,
+        };
+        print_json(out, &shown)?;
         return Ok(DONE);
     }
     print_event(out, style, &listed.event, Some(listed.recorded_at))?;
-    if log.is_empty() {
-        writeln!(
-            out,
-            "\nNo deliveries: no webhook subscribes to this event, or the deliveries are older than \
-             their retention."
-        )?;
-    }
     for (delivery, attempts) in &log {
         writeln!(out)?;
         print_delivery(out, style, delivery, attempts, false)?;
+    }
+    if !passed_over.is_empty() {
+        writeln!(out, "\npassed over")?;
+        let pairs: Vec<(&str, String)> = passed_over
+            .iter()
+            .map(|one| (one.webhook.as_str(), one.because.clone()))
+            .collect();
+        print_pairs(out, style, "  ", &pairs)?;
+        let daemon = admin::control::ask(&config.state_dir).unwrap_or_default();
+        if daemon.is_some_and(|daemon| daemon.settings != Settings::of(config)) {
+            writeln!(
+                out,
+                "These are the reasons by the file, which has changed since the daemon read it. To \
+                 apply it, run `project-webhooks reload`."
+            )?;
+        }
+    } else if log.is_empty() {
+        writeln!(out, "\nNo deliveries: no webhooks are configured.")?;
     }
     Ok(DONE)
 }

@@ -113,6 +113,9 @@ struct Listed {
     events: Vec<String>,
     /// `None` if the webhook gets the events of every project.
     projects: Option<Vec<String>>,
+    /// The globs of `when` by parameter. Absent if the values of parameters do not matter.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    when: BTreeMap<String, Vec<String>>,
 }
 
 /// Lists the webhooks that the running daemon has, or those of the file if no daemon answers.
@@ -154,21 +157,21 @@ fn list(
     let listed: Vec<Listed> = states
         .into_iter()
         .map(|state| {
-            let (url, format, events, projects) = match configured.remove(&state.name) {
-                Some(webhook) => (
-                    Some(webhook.url),
-                    Some(webhook.format),
-                    webhook.events,
-                    webhook.projects,
-                ),
-                None => (None, None, Vec::new(), None),
-            };
+            let settings = configured.remove(&state.name);
+            let (url, format) = settings
+                .as_ref()
+                .map(|webhook| (webhook.url.clone(), webhook.format.clone()))
+                .unzip();
+            let (events, projects, when) = settings
+                .map(|webhook| (webhook.events, webhook.projects, webhook.when))
+                .unwrap_or_default();
             Listed {
                 state,
                 url,
                 format,
                 events,
                 projects,
+                when,
             }
         })
         .collect();

@@ -14,7 +14,7 @@ use super::{Auth, BodyFormat, Webhook};
 /// string separates this hash from all others of this program. It changes with the list of
 /// settings.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 4");
+    let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 5");
     // A length precedes each part, and a count each list. So different webhooks never hash the
     // same bytes.
     let mut part = |bytes: &[u8]| {
@@ -27,9 +27,18 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     for event in &webhook.subscription.events {
         part(event.as_str().as_bytes());
     }
-    part(&count(webhook.project_globs.len()));
-    for glob in &webhook.project_globs {
-        part(glob.as_bytes());
+    let when = webhook.globs.when.iter();
+    let filters = when.map(|(parameter, globs)| (parameter.as_str(), globs));
+    let filters = [("projects", &webhook.globs.projects)]
+        .into_iter()
+        .chain(filters);
+    part(&count(1 + webhook.globs.when.len()));
+    for (name, globs) in filters {
+        part(name.as_bytes());
+        part(&count(globs.len()));
+        for glob in globs {
+            part(glob.as_bytes());
+        }
     }
     part(webhook.url.as_str().as_bytes());
     part(webhook.format.as_str().as_bytes());

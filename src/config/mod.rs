@@ -62,10 +62,10 @@ pub(crate) use repository::given_state_dir;
 pub(crate) use types::shown_url;
 pub use types::{
     AdminServer, Auth, Authentication, BodyFormat, ClientIdentity, Config, FileSetting, FileValue,
-    FirstStart, Format, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, ReceiverUrl, Repository,
+    FirstStart, Format, Globs, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, ReceiverUrl, Repository,
     Retention, Templates, Tls, WatchMode, Webhook,
 };
-pub(crate) use units::duration_text;
+pub(crate) use units::{duration_text, rate_text};
 
 /// A valid configuration and the warnings about it.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! The subscription of a webhook: its events and its projects.
+//! The subscription of a webhook: its events, its projects, and the values of their parameters.
 //!
 //! Constraint: a subscription that can never match is an error, because its author expects
 //! callbacks.
@@ -11,8 +11,9 @@ use super::problem::{nearest, shown};
 use super::reader::{Context, Fault, Mapping, all};
 use super::value::Value;
 use super::yaml::Kind;
-use crate::domain::event::EventKind;
+use crate::domain::event::{EventKind, Parameter};
 use crate::domain::names::composed;
+use crate::domain::route::ValueFilter;
 
 /// The longest glob, in bytes. The limit bounds the memory of a compiled glob.
 const GLOB_MAX: usize = 1000;
@@ -110,8 +111,17 @@ pub(super) fn projects(
     context: &mut Context<'_>,
 ) -> Option<(Vec<String>, GlobSet)> {
     let items = value.items(context)?;
-    let globs = all(items.iter().map(|item| item.parsed(context, glob)))?;
+    let globs = all(items.iter().map(|item| item.parsed(context, project_glob)))?;
     let texts = globs.iter().map(|glob| glob.glob().to_owned()).collect();
+    Some((texts, set(globs, value, context)?))
+}
+
+/// Compiles globs. The error is one of this value.
+fn set(
+    globs: impl IntoIterator<Item = Glob>,
+    value: &Value<'_>,
+    context: &mut Context<'_>,
+) -> Option<GlobSet> {
     let mut builder = GlobSetBuilder::new();
     for glob in globs {
         builder.add(glob);
@@ -119,14 +129,120 @@ pub(super) fn projects(
     let set = builder
         .build()
         .map_err(|error| format!("these globs are too complex: {}", error.kind()));
-    Some((texts, context.accept(&value.location, set)?))
+    context.accept(&value.location, set)
 }
 
-fn glob(text: &str) -> Result<Glob, Fault> {
+/// The filter of a parameter: its globs as written, and compiled.
+pub(super) type When = (Parameter, Vec<String>, ValueFilter);
+
+/// The parameters that `when` filters. Their names are the keys below it.
+const FILTERED: [Parameter; 2] = [Parameter::Username, Parameter::VersionTag];
+
+/// Reads `when`. Its filters select values that the subscribed `events` have.
+pub(super) fn when(
+    value: &Value<'_>,
+    events: Option<&BTreeSet<EventKind>>,
+    context: &mut Context<'_>,
+) -> Option<Vec<When>> {
+    const ALLOWED: &str = "username or versionTag, each with globs";
+    if value.is_null() {
+        context.error(&value.location, Fault::new("has no value").allowed(ALLOWED));
+        return None;
+    }
+    let mapping = value.mapping(context)?;
+    // An unknown key is an error of its own.
+    if matches!(&value.node.kind, Kind::Map(entries) if entries.is_empty()) {
+        context.error(&value.location, Fault::new("is empty").allowed(ALLOWED));
+        return None;
+    }
+    let filters = FILTERED.map(|parameter| {
+        mapping.read_optional(context, parameter.as_str(), |value, context| {
+            let has_it = |kind: &EventKind| kind.parameters().contains(&parameter);
+            if events.is_some_and(|events| !events.iter().any(has_it)) {
+                let having: Vec<&str> = EventKind::ALL
+                    .iter()
+                    .filter(|kind| has_it(kind))
+                    .map(|kind| kind.label())
+                    .collect();
+                let name = parameter.as_str();
+                let fault = Fault::new(format!("no event of this webhook has a {name}"))
+                    .allowed(format!("events with it: {}", having.join(", ")));
+                context.error(&value.location, fault);
+                return None;
+            }
+            let (globs, filter) = value_filter(value, context)?;
+            Some((parameter, globs, filter))
+        })
+    });
+    Some(all(filters)?.into_iter().flatten().collect())
+}
+
+/// Reads the globs of a parameter. Returns them as written and compiled.
+fn value_filter(
+    value: &Value<'_>,
+    context: &mut Context<'_>,
+) -> Option<(Vec<String>, ValueFilter)> {
+    let items = value.items(context)?;
+    let globs = all(items.iter().map(|item| item.parsed(context, value_glob)))?;
+    let texts = items.iter().filter_map(|item| item.text(context));
+    let texts: Vec<String> = texts.map(str::to_owned).collect();
+    let (excluded, included): (Vec<_>, Vec<_>) =
+        globs.into_iter().partition(|(is_excluded, _)| *is_excluded);
+    let is_excluded = |text: &str| excluded.iter().any(|(_, glob)| glob.glob() == text);
+    let is_void = !included.is_empty() && included.iter().all(|(_, one)| is_excluded(one.glob()));
+    if is_void || is_excluded("*") || is_excluded("**") {
+        let message = "selects no value, because ! excludes all of them";
+        context.error(&value.location, Fault::not_allowed(message));
+        return None;
+    }
+    let globs = |globs: Vec<(bool, Glob)>| globs.into_iter().map(|(_, glob)| glob);
+    let has_included = !included.is_empty();
+    let included = set(globs(included), value, context)?;
+    let filter = ValueFilter {
+        included: has_included.then_some(included),
+        excluded: set(globs(excluded), value, context)?,
+    };
+    Some((texts, filter))
+}
+
+/// Reads a glob on a value, and whether it excludes.
+fn value_glob(text: &str) -> Result<(bool, Glob), Fault> {
+    let (is_excluded, pattern) = match text.strip_prefix('!') {
+        Some(pattern) => (true, pattern),
+        None => (false, text),
+    };
+    if pattern.trim().is_empty() {
+        return Err(Fault::not_allowed(
+            "! excludes nothing without a glob behind it",
+        ));
+    }
+    if pattern.starts_with('!') {
+        let fault = Fault::not_allowed(format!("{} has more than one !", shown(text)));
+        return Err(fault);
+    }
+    // A value is no path, so * matches a slash.
+    let glob = bounded(&composed(pattern))?
+        .literal_separator(false)
+        .build();
+    Ok((is_excluded, glob.map_err(|error| not_a_glob(text, &error))?))
+}
+
+/// Begins to compile a glob, if it is not too long.
+fn bounded(text: &str) -> Result<GlobBuilder<'_>, Fault> {
     if text.len() > GLOB_MAX {
         let message = format!("is longer than {GLOB_MAX} bytes");
         return Err(Fault::not_allowed(message));
     }
+    Ok(GlobBuilder::new(text))
+}
+
+fn not_a_glob(text: &str, error: &globset::Error) -> Fault {
+    Fault::not_allowed(format!("{} is not a glob: {}", shown(text), error.kind()))
+}
+
+fn project_glob(text: &str) -> Result<Glob, Fault> {
+    let text = &*composed(text);
+    let mut builder = bounded(text)?;
     // Globs are matched against organization/project. A glob with a leading slash, or without any
     // slash, never matches.
     if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
@@ -139,12 +255,8 @@ fn glob(text: &str) -> Result<Glob, Fault> {
         let fault = Fault::not_allowed(format!("{} matches no project", shown(text)));
         return Err(fault.suggest((suggestion.len() < 80).then_some(suggestion)));
     }
-    GlobBuilder::new(&composed(text))
-        .literal_separator(true)
-        .build()
-        .map_err(|error| {
-            Fault::not_allowed(format!("{} is not a glob: {}", shown(text), error.kind()))
-        })
+    let glob = builder.literal_separator(true).build();
+    glob.map_err(|error| not_a_glob(text, &error))
 }
 
 #[cfg(test)]

@@ -70,6 +70,16 @@ pub(super) fn rate(text: &str) -> Result<Rate, Fault> {
     Ok(Rate { n, per })
 }
 
+/// Formats a rate as the configuration writes it: `10/s`.
+pub(crate) fn rate_text(rate: Rate) -> String {
+    let unit = match rate.per.as_secs() {
+        1 => "s",
+        60 => "m",
+        _ => "h",
+    };
+    format!("{}/{unit}", rate.n)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use globset::GlobSet;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
@@ -14,12 +15,13 @@ use url::Url;
 use super::problem::shown;
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::settings::WEBHOOK_NAME_MAX;
-use super::types::{Authentication, FileValue, ReceiverUrl};
+use super::types::{Authentication, FileValue, Globs, ReceiverUrl};
 use super::units::{self, duration_text};
 use super::value::Value;
 use super::yaml::Kind;
 use super::{Webhook, auth, body_format, headers, source, subscription, tls};
-use crate::domain::route::Subscription;
+use crate::domain::event::Parameter;
+use crate::domain::route::{Subscription, ValueFilter};
 
 pub(super) fn webhooks(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Vec<Webhook>> {
     let given = root.given("webhooks");
@@ -63,6 +65,9 @@ fn webhook(
     // A webhook whose `projects` has an error still has a filter.
     let is_filtered = !matches!(projects, Some(None));
     let events = subscription::events(&mapping, is_filtered, context);
+    let when = mapping.read_optional(context, "when", |value, context| {
+        subscription::when(value, events.as_ref(), context)
+    });
     let url = mapping.read(context, "url", receiver_url);
     let format = body_format::format(&mapping, events.as_ref(), context);
     let mut files = Vec::new();
@@ -95,17 +100,15 @@ fn webhook(
         let has_auth = auth.as_ref().is_some_and(|auth| auth.scheme.is_some());
         warn_of_plain_http(url, headers.as_deref(), has_auth, &mapping, context);
     }
-    let (project_globs, projects) = match projects? {
-        Some((globs, set)) => (globs, Some(set)),
-        None => (Vec::new(), None),
-    };
+    let (globs, projects, when) = filters(projects?, when?);
     Some(Webhook {
         subscription: Subscription {
             webhook: name?,
             events: events?,
             projects,
+            when,
         },
-        project_globs,
+        globs,
         url: url?,
         format: format?,
         headers: headers?,
@@ -120,6 +123,24 @@ fn webhook(
         tls: tls?.unwrap_or_default(),
         enabled: enabled?,
     })
+}
+
+/// Separates the globs as written from the compiled filters of `projects` and `when`.
+fn filters(
+    projects: Option<(Vec<String>, GlobSet)>,
+    when: Option<Vec<subscription::When>>,
+) -> (Globs, Option<GlobSet>, Vec<(Parameter, ValueFilter)>) {
+    let (texts, projects) = projects.unzip();
+    let mut globs = Globs {
+        projects: texts.unwrap_or_default(),
+        when: Vec::new(),
+    };
+    let mut filters = Vec::new();
+    for (parameter, texts, filter) in when.unwrap_or_default() {
+        globs.when.push((parameter, texts));
+        filters.push((parameter, filter));
+    }
+    (globs, projects, filters)
 }
 
 /// Reads `signed_headers`, which needs a secret to sign with.

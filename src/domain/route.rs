@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use globset::GlobSet;
 
-use super::event::EventKind;
+use super::event::{Event, EventKind, Parameter};
 use super::names::composed;
 use super::project::ProjectKey;
 
-/// The events and projects that a webhook subscribes to.
+/// The events that a webhook subscribes to, and its filters.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// The name of the webhook.
@@ -17,6 +17,47 @@ pub struct Subscription {
     pub events: BTreeSet<EventKind>,
     /// The globs that select its projects, in the composed form. `None` selects all.
     pub projects: Option<GlobSet>,
+    /// The filters of parameters, each with its parameter. An event must pass all of them.
+    pub when: Vec<(Parameter, ValueFilter)>,
+}
+
+/// The globs that select the values of a parameter, in the composed form.
+#[derive(Clone, Debug, Default)]
+pub struct ValueFilter {
+    /// A value must match one of these. `None` selects all.
+    pub included: Option<GlobSet>,
+    /// A value must match none of these.
+    pub excluded: GlobSet,
+}
+
+impl ValueFilter {
+    /// Whether the filter selects this value.
+    pub fn selects(&self, value: &str) -> bool {
+        let value = &*composed(value);
+        let included = self.included.as_ref();
+        included.is_none_or(|globs| globs.is_match(value)) && !self.excluded.is_match(value)
+    }
+}
+
+/// The properties of an event that decide which webhooks receive it.
+#[derive(Clone, Copy, Debug)]
+pub struct Properties<'a> {
+    /// The kind of event.
+    pub kind: EventKind,
+    /// The project of the event.
+    pub key: &'a ProjectKey,
+    /// The parameters of the event.
+    pub parameters: &'a [(Parameter, String)],
+}
+
+impl<'a> From<&'a Event> for Properties<'a> {
+    fn from(event: &'a Event) -> Self {
+        Self {
+            kind: event.kind,
+            key: &event.key,
+            parameters: &event.parameters,
+        }
+    }
 }
 
 /// Whether a webhook receives an event.
@@ -26,36 +67,70 @@ pub enum Interest {
     Yes,
     /// The webhook receives the event if an earlier event of the project was routed to it.
     ///
-    /// The event is a delete or a move, and the current name of the project does not match
-    /// `projects`. The project may have had a matching name before.
-    IfHeard,
+    /// The event is a delete that the filters do not select, or a move whose project they do not
+    /// select. The receiver may know the project, and would keep it for ever.
+    IfHeard(Mismatch),
     /// The webhook does not receive the event.
-    No,
+    No(Mismatch),
+}
+
+/// The part of a subscription that does not select an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The webhook does not subscribe to the event.
+    Event,
+    /// `projects` does not select the project.
+    Project,
+    /// `when` does not select the value of this parameter.
+    Value(Parameter),
 }
 
 impl Subscription {
-    /// Returns whether the webhook receives this event of this project.
-    pub fn interest(&self, kind: EventKind, key: &ProjectKey) -> Interest {
+    /// Returns whether the webhook receives this event.
+    pub fn interest(&self, event: Properties<'_>) -> Interest {
+        let Properties { kind, key, .. } = event;
         if !self.events.contains(&kind) {
-            return Interest::No;
+            return Interest::No(Mismatch::Event);
         }
-        let is_selected = self
-            .projects
-            .as_ref()
-            .is_none_or(|projects| projects.is_match(&*composed(&key.to_string())));
-        match (
-            is_selected,
-            kind.is_delete() || kind == EventKind::ProjectMove,
-        ) {
-            (true, _) => Interest::Yes,
-            (false, true) => Interest::IfHeard,
-            (false, false) => Interest::No,
+        match (self.unselected_value(event), self.selects_project(key)) {
+            (None, true) => Interest::Yes,
+            (Some(parameter), _) if !kind.is_delete() => Interest::No(Mismatch::Value(parameter)),
+            (Some(parameter), true) => Interest::IfHeard(Mismatch::Value(parameter)),
+            (_, false) if kind.is_delete() || kind == EventKind::ProjectMove => {
+                Interest::IfHeard(Mismatch::Project)
+            }
+            (_, false) => Interest::No(Mismatch::Project),
         }
     }
 
     /// Whether the webhook receives this event, independent of earlier events.
-    pub fn wants(&self, kind: EventKind, key: &ProjectKey) -> bool {
-        self.interest(kind, key) == Interest::Yes
+    pub fn wants(&self, event: Properties<'_>) -> bool {
+        self.interest(event) == Interest::Yes
+    }
+
+    /// Whether the webhook names this event and may receive it, whatever the values of parameters.
+    ///
+    /// An event that has to be named is recorded only for such a webhook.
+    pub fn may_receive(&self, kind: EventKind, key: &ProjectKey) -> bool {
+        self.events.contains(&kind) && (kind == EventKind::ProjectMove || self.selects_project(key))
+    }
+
+    fn selects_project(&self, key: &ProjectKey) -> bool {
+        let projects = self.projects.as_ref();
+        projects.is_none_or(|projects| projects.is_match(&*composed(&key.to_string())))
+    }
+
+    /// The first parameter with a value that `when` does not select.
+    ///
+    /// A filter says nothing about events without its parameter.
+    fn unselected_value(&self, event: Properties<'_>) -> Option<Parameter> {
+        let mut filters = self.when.iter();
+        let is_unselected = |(filtered, filter): &&(Parameter, ValueFilter)| {
+            let mut parameters = event.parameters.iter();
+            let found = parameters.find(|(parameter, _)| parameter == filtered);
+            found.is_some_and(|(_, value)| !filter.selects(value))
+        };
+        filters.find(is_unselected).map(|(parameter, _)| *parameter)
     }
 }
 
@@ -64,16 +139,15 @@ impl Subscription {
 /// `heard` has the webhooks that an earlier event of the project was routed to.
 pub fn route<'a>(
     subscriptions: &'a [Subscription],
-    kind: EventKind,
-    key: &ProjectKey,
+    event: Properties<'a>,
     heard: &BTreeSet<String>,
 ) -> impl Iterator<Item = &'a str> {
     subscriptions
         .iter()
-        .filter(move |subscription| match subscription.interest(kind, key) {
+        .filter(move |subscription| match subscription.interest(event) {
             Interest::Yes => true,
-            Interest::IfHeard => heard.contains(&subscription.webhook),
-            Interest::No => false,
+            Interest::IfHeard(_) => heard.contains(&subscription.webhook),
+            Interest::No(_) => false,
         })
         .map(|subscription| subscription.webhook.as_str())
 }

@@ -39,27 +39,22 @@ impl Routes {
         )
     }
 
-    /// Lists the webhooks with this interest in an event, each with the time of its first attempt.
-    fn of_event(
-        &self,
-        event: &InferredEvent,
-        key: &ProjectKey,
-        interest: Interest,
-        now: Timestamp,
-    ) -> Vec<(String, Timestamp)> {
-        self.0
-            .iter()
-            .filter(|(subscription, _)| subscription.interest(event.kind, key) == interest)
-            .map(|(subscription, schedule)| {
-                (subscription.webhook.clone(), delivery::first(schedule, now))
-            })
-            .collect()
+    /// Adds the webhooks that receive an event, each with the time of its first attempt.
+    fn address(&self, new: &mut NewEvent, now: Timestamp) {
+        for (subscription, schedule) in &self.0 {
+            let receivers = match subscription.interest((&new.event).into()) {
+                Interest::Yes => &mut new.webhooks,
+                Interest::IfHeard(_) => &mut new.if_heard,
+                Interest::No(_) => continue,
+            };
+            receivers.push((subscription.webhook.clone(), delivery::first(schedule, now)));
+        }
     }
 
     /// Whether a webhook may receive the event. If not, an event that has to be named is not recorded.
     fn may_receive(&self, event: &InferredEvent, key: &ProjectKey) -> bool {
-        let mut subscriptions = self.0.iter().map(|(subscription, _)| subscription);
-        subscriptions.any(|one| one.interest(event.kind, key) != Interest::No)
+        let mut subscriptions = self.0.iter();
+        subscriptions.any(|(subscription, _)| subscription.may_receive(event.kind, key))
     }
 }
 
@@ -75,7 +70,7 @@ pub(super) struct Rules<'a> {
 
 /// The judgement of one step.
 pub(super) struct Judgement {
-    /// The first batch to commit, without its payloads.
+    /// The first batch to commit, without its payloads, and without webhooks until they are added.
     pub batch: Batch,
     /// The portions to commit after it, because their contents have to be read again.
     pub portions: Vec<Portion>,
@@ -201,6 +196,17 @@ fn left_organization(
 }
 
 impl Judgement {
+    /// Adds the webhooks to the events. The parameters of the events are final now.
+    pub(super) fn address(&mut self, routes: &Routes, now: Timestamp) {
+        let portions = self.portions.iter_mut();
+        let changes = portions.map(|portion| &mut portion.change);
+        for change in self.batch.changes.iter_mut().chain(changes) {
+            for new in &mut change.events {
+                routes.address(new, now);
+            }
+        }
+    }
+
     /// Whether a project vanished, or is still missing.
     pub(super) fn has_vanished(&self) -> bool {
         let mut presences = self.unresolved.iter().map(|(_, open)| open.presence);
@@ -471,10 +477,6 @@ fn new_event(
     let naming = &rules.config.naming;
     let parameters = parameters(inferred, key, definition, naming);
     let (origin, hint) = (observation.origin, observation.hint.clone());
-    let webhooks = |interest| {
-        let routes = rules.routes;
-        routes.of_event(inferred, key, interest, rules.now)
-    };
     let mut event = inferred.complete(key, origin, hint, parameters, rules.now);
     if naming.audit_key().is_some() {
         let (source, _) = username(subject, &naming.username, None);
@@ -486,7 +488,7 @@ fn new_event(
         is_arrival: inferred.kind.is_import(),
         tag: subject.tag.clone(),
         stamp: subject.stamp,
-        webhooks: webhooks(Interest::Yes),
-        if_heard: webhooks(Interest::IfHeard),
+        webhooks: Vec::new(),
+        if_heard: Vec::new(),
     }
 }

@@ -177,6 +177,7 @@ impl Worker {
             let config = &self.config;
             self.actors.name(&mut judgement, &root, config, &users);
         }
+        judgement.address(&self.routes, now);
         if self.agenda.is_calm() && judgement.has_vanished() {
             match self.recorder.store().n_defined() {
                 Ok(n_recorded) => self.agenda.begins_with(n_recorded),

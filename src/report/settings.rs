@@ -3,6 +3,8 @@
 //! Constraint: the file may have changed since the daemon read it. So commands show the settings of the
 //! running daemon. Secrets are left out.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Webhook};
@@ -29,6 +31,9 @@ pub(crate) struct WebhookSettings {
     pub(crate) events: Vec<String>,
     /// `None` if the webhook gets the events of every project.
     pub(crate) projects: Option<Vec<String>>,
+    /// The globs of `when` by parameter. Empty if the values of parameters do not matter.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) when: BTreeMap<String, Vec<String>>,
 }
 
 impl Settings {
@@ -53,7 +58,8 @@ impl WebhookSettings {
             projects: subscription
                 .projects
                 .as_ref()
-                .map(|_| webhook.project_globs.clone()),
+                .map(|_| webhook.globs.projects.clone()),
+            when: webhook.globs.when_by_name(),
         }
     }
 }

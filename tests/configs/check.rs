@@ -12,6 +12,8 @@ webhooks:
     events: [Project Publish, snapshot-create]
     url: https://catalog.example.com/hook?token=hidden-1
     projects: [\"sales/*\"]
+    when: { versionTag: \"release-*\", username: [\"!svc-*\", \"!root\"] }
+    rate: 600/m
     headers: { Authorization: hidden-2, X-Key: { file: key } }
     secret: { env: SECRET }
     retry: { schedule: [0s, 5m] }
@@ -50,9 +52,11 @@ fn a_valid_configuration_is_listed_without_what_is_secret() {
         "  to        https://catalog.example.com/hook?token=… as multipart\n",
         "  events    Project Publish, Snapshot Create\n",
         "  projects  sales/*\n",
+        "  when      username !svc-*, !root\n",
+        "  when      versionTag release-*\n",
         "  auth      signed; headers authorization, x-key\n",
         "  retry     2 attempts: 0s, 5m\n",
-        "  limits    15s for an attempt, 5s of it to connect, 8 projects at the same time\n",
+        "  limits    15s for an attempt, 5s of it to connect, 8 projects at the same time, 600/m requests\n",
         "webhook     spare (disabled)\n",
         "  deny      10.0.0.0/8\n",
         "  allow     10.1.0.0/16, 169.254.7.7\n",
@@ -78,6 +82,12 @@ fn json_says_the_same() {
     assert_eq!(webhook["secrets"], 1);
     assert_eq!(webhook["schedule"][1], "5m");
     assert_eq!(webhook["connectTimeout"], "5s");
+    assert_eq!(webhook["rate"], "600/m");
+    assert_eq!(
+        webhook["when"],
+        serde_json::json!({ "username": ["!svc-*", "!root"], "versionTag": ["release-*"] })
+    );
+    assert_eq!(report["config"]["webhooks"][1].get("when"), None);
     assert_eq!(report["config"]["network"]["deny"][0], "10.0.0.0/8");
 }
 
@@ -87,7 +97,7 @@ fn every_error_is_listed_and_the_status_is_78() {
     let (status, printed) = run(&text, false);
     assert_eq!(status, 78);
     assert!(printed.contains("config.yaml:5:5: webhooks[0].evnts: unknown key"));
-    assert!(printed.contains("config.yaml:10:25: webhooks[0].retry.schedule[0]:"));
+    assert!(printed.contains("config.yaml:12:25: webhooks[0].retry.schedule[0]:"));
     let (_, printed) = run(&text, true);
     let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
     assert_eq!(report["valid"], false);

@@ -9,8 +9,9 @@ use std::time::Duration;
 use project_webhooks::config::{
     Format, Loaded, Position, Problem, Problems, Webhook, load, load_str,
 };
-use project_webhooks::domain::event::EventKind;
+use project_webhooks::domain::event::{EventKind, Parameter};
 use project_webhooks::domain::project::ProjectKey;
+use project_webhooks::domain::route::Properties;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -161,10 +162,37 @@ fn project_globs_do_not_cross_the_separator() {
         .unwrap();
     let wants = |organization: &str, project: &str| {
         let key = ProjectKey::new(organization, project);
-        webhook.subscription.wants(EventKind::ProjectImport, &key)
+        webhook.subscription.wants(Properties {
+            kind: EventKind::ProjectImport,
+            key: &key,
+            parameters: &[],
+        })
     };
     assert!(wants("sales", "one") && wants("any", "core") && wants("deep", "one"));
     assert!(!wants("sales", "one/two") && !wants("other", "one"));
+}
+
+#[test]
+fn when_selects_values_by_globs() {
+    let files = Files::new();
+    let (webhook, _) = files
+        .webhook(
+            "event: Project Publish, when: { username: '!svc-*', versionTag: [release-*, v?] }",
+        )
+        .unwrap();
+    let key = ProjectKey::new("sales", "orders");
+    let wants = |username: &str, tag: &str| {
+        webhook.subscription.wants(Properties {
+            kind: EventKind::ProjectPublish,
+            key: &key,
+            parameters: &[
+                (Parameter::Username, username.to_owned()),
+                (Parameter::VersionTag, tag.to_owned()),
+            ],
+        })
+    };
+    assert!(wants("alice", "release-1") && wants("", "release-a/b") && wants("alice", "v1"));
+    assert!(!wants("svc-sync", "release-1") && !wants("alice", "v10") && !wants("alice", ""));
 }
 
 #[test]

@@ -24,6 +24,9 @@ mod poison;
 // Receivers that ask for time.
 mod rests;
 
+// Filters by parameters.
+mod filters;
+
 // Names that are too long for a header or a URL.
 mod lengths;
 

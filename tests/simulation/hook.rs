@@ -11,6 +11,7 @@ use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::store::{Claim, Finish, WebhookState};
 
 use crate::deliver::ASKED;
+use crate::filter::Filter;
 use crate::steps::Answers;
 use crate::world::{key, place};
 
@@ -52,6 +53,7 @@ pub struct OpenAttempt {
 
 pub struct Hook {
     pub name: &'static str,
+    pub filter: Filter,
     pub endpoint: Endpoint,
     pub answers: Answers,
     /// The projects that failed since the last success, without the suspects.
@@ -74,9 +76,10 @@ pub struct Hook {
 }
 
 impl Hook {
-    pub fn new(name: &'static str, schedule: Vec<Duration>) -> Self {
+    pub fn new(name: &'static str, filter: Filter, schedule: Vec<Duration>) -> Self {
         Self {
             name,
+            filter,
             endpoint: Endpoint::default(),
             answers: Answers::Well,
             failed: BTreeSet::new(),

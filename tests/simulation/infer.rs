@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use project_webhooks::domain::delivery;
-use project_webhooks::domain::event::{
-    Event, EventId, EventKind, Explanation, InferredEvent, Origin,
-};
+use project_webhooks::domain::event::{Event, EventId, Explanation, InferredEvent, Origin};
 use project_webhooks::domain::infer::{Removals, missing};
 use project_webhooks::domain::moves::{self, Comparison, infer_all};
 use project_webhooks::domain::project::{FileState, Identity, ProjectKey};
+use project_webhooks::domain::route::Interest;
 use project_webhooks::domain::settle::Unresolved;
 use project_webhooks::domain::shared_ids::Hold;
 use project_webhooks::domain::vanished::{HeldBecause, Presence};
@@ -16,6 +15,7 @@ use project_webhooks::store::{Batch, Change, Committed, MetaKey, NewEvent};
 
 use crate::crash::{Crash, Image};
 use crate::engine::Happening;
+use crate::filter::parameters;
 use crate::run::{PAUSE, Run};
 use crate::world::{key, place};
 
@@ -23,12 +23,6 @@ use crate::world::{key, place};
 fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
     let below = file.path.splitn(3, '/').nth(2)?;
     Some(format!("{to}/{below}"))
-}
-
-/// Whether the webhooks receive an event. Of the two events of an import they receive both in some
-/// places, and one in the others, as by default.
-fn is_received(kind: EventKind, at: usize) -> bool {
-    kind != EventKind::ProjectImport || at.is_multiple_of(3)
 }
 
 impl Run {
@@ -224,7 +218,7 @@ impl Run {
         let subject = &inferred.subject;
         let tag = subject.tag.clone();
         let (kind, now) = (inferred.kind, self.wall());
-        NewEvent {
+        let mut new = NewEvent {
             event: Event {
                 id: EventId::of(
                     kind,
@@ -238,7 +232,7 @@ impl Run {
                 key: key.clone(),
                 origin: Origin::Live,
                 occurred_at: now,
-                parameters: Vec::new(),
+                parameters: parameters(inferred),
                 payload: inferred.payload(),
                 explanation: Explanation::default(),
             },
@@ -246,14 +240,19 @@ impl Run {
             is_arrival: kind.is_import(),
             tag,
             stamp: subject.stamp,
-            webhooks: self
-                .hooks
-                .iter()
-                .filter(|hook| hook.is_configured && is_received(kind, place(key)))
-                .map(|hook| (hook.name.to_owned(), delivery::first(&hook.schedule, now)))
-                .collect(),
+            webhooks: Vec::new(),
             if_heard: Vec::new(),
+        };
+        for hook in self.hooks.iter().filter(|hook| hook.is_configured) {
+            let subscription = hook.filter.subscription(place(key));
+            let receivers = match subscription.interest((&new.event).into()) {
+                Interest::Yes => &mut new.webhooks,
+                Interest::IfHeard(_) => &mut new.if_heard,
+                Interest::No(_) => continue,
+            };
+            receivers.push((hook.name.to_owned(), delivery::first(&hook.schedule, now)));
         }
+        new
     }
 
     /// Whether a batch is on record as a whole after a crash; none if it changed nothing.
@@ -291,32 +290,37 @@ impl Run {
         committed: &Committed,
     ) -> usize {
         let now = self.wall();
-        let inferred = looks.iter().zip(changes).flat_map(|(look, change)| {
-            let events = change.inference.events.iter();
-            events.map(move |event| (place(&look.key), event))
-        });
         let moves: Vec<(usize, usize)> = changes
             .iter()
             .filter_map(|change| Some((place(change.moved_from.as_ref()?), place(&change.key))))
             .collect();
-        for hook in &mut self.hooks {
+        let arriving = self.hooks.each_mut().map(|hook| {
             hook.move_pending(&moves);
-        }
+            hook.filter.leave(&moves)
+        });
         let mut n_events = 0;
-        for ((at, event), recorded) in inferred.zip(&committed.events) {
-            n_events += 1;
-            let subject = &event.subject;
-            let happening = (event.kind, subject.path.clone(), event.payload());
-            self.expected_events.insert(recorded.id.clone(), happening);
-            assert!(
-                self.used_ids.insert(recorded.id.clone()),
-                "{} is the id of two happenings",
-                recorded.id
-            );
-            let is_received = is_received(event.kind, at);
-            let hooks = self.hooks.iter_mut();
-            for hook in hooks.filter(|hook| hook.is_configured && is_received) {
-                hook.expect(at, recorded.id.clone(), now);
+        let mut recorded = committed.events.iter();
+        for (look, change) in looks.iter().zip(changes) {
+            let (at, events) = (place(&look.key), &change.inference.events);
+            let recorded: Vec<_> = recorded.by_ref().take(events.len()).collect();
+            n_events += recorded.len();
+            for (event, recorded) in events.iter().zip(&recorded) {
+                let happening = (event.kind, event.subject.path.clone(), event.payload());
+                self.expected_events.insert(recorded.id.clone(), happening);
+                assert!(
+                    self.used_ids.insert(recorded.id.clone()),
+                    "{} is the id of two happenings",
+                    recorded.id
+                );
+            }
+            for (hook, arriving) in self.hooks.iter_mut().zip(&arriving) {
+                let (is_configured, arrives) = (hook.is_configured, arriving.contains(&at));
+                let received = hook.filter.receives(at, events, is_configured, arrives);
+                for (recorded, is_received) in recorded.iter().zip(received) {
+                    if is_received {
+                        hook.expect(at, recorded.id.clone(), now);
+                    }
+                }
             }
         }
         assert_eq!(n_events, committed.events.len());

@@ -38,6 +38,7 @@ mod run;
 mod crash;
 
 // The expected deliveries.
+mod filter;
 mod hook;
 
 // The steps of a run, made from a seed.

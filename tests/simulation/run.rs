@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::crash::{Crash, Image};
 use crate::engine::Happening;
+use crate::filter::Filter;
 use crate::hook::{Hook, Standing};
 use crate::steps::{Answers, Step};
 use crate::truth::Truth;
@@ -95,7 +96,10 @@ impl Run {
             offset: SignedDuration::ZERO,
             is_deaf: false,
             unreported: BTreeSet::new(),
-            hooks: [Hook::new("catalog", patient), Hook::new("audit", hasty)],
+            hooks: [
+                Hook::new("catalog", Filter::new("catalog", false), patient),
+                Hook::new("audit", Filter::new("audit", true), hasty),
+            ],
             bytes: HashMap::new(),
             expected_events: HashMap::new(),
             used_ids: HashSet::new(),

@@ -24,6 +24,7 @@ fn to(webhook: &str) -> Replay {
             webhook: webhook.to_owned(),
             events: all_events(),
             projects: None,
+            when: Vec::new(),
         },
         organization: None,
         project: None,

@@ -12,7 +12,7 @@ use crate::domain::event::InferredEvent;
 use crate::domain::moves::{Comparison, Conclusion};
 use crate::domain::parameters::parameters;
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
-use crate::domain::route::{Subscription, route};
+use crate::domain::route::{Properties, Subscription, route};
 use crate::engine::phase::Start;
 
 #[derive(Serialize)]
@@ -82,9 +82,11 @@ pub(super) fn view(
         .filter_map(|inferred| {
             let (after, before) = (&inference.record, &comparison.recorded);
             let definition = after.definition.as_ref().or(before.definition.as_ref());
-            let view = event(key, inferred, definition, config, routes);
-            // An event that has to be named is recorded only if a webhook receives it.
-            (!inferred.kind.is_opt_in() || !view.webhooks.is_empty()).then_some(view)
+            // An event that has to be named is recorded only if a webhook may receive it.
+            let mut subscriptions = routes.subscriptions.iter();
+            let is_recorded = !inferred.kind.is_opt_in()
+                || subscriptions.any(|one| one.may_receive(inferred.kind, key));
+            is_recorded.then(|| event(key, inferred, definition, config, routes))
         })
         .collect();
     let silent = if start.adopts {
@@ -113,13 +115,18 @@ fn event(
     routes: &Routes<'_>,
 ) -> EventView {
     let parameters = parameters(inferred, key, definition, &config.naming);
+    let properties = Properties {
+        kind: inferred.kind,
+        key,
+        parameters: &parameters,
+    };
     EventView {
         event: inferred.kind.as_str(),
         label: inferred.kind.label(),
         path: inferred.subject.path.clone(),
         because: inferred.because.clone(),
         parameters: view::parameters(&parameters),
-        webhooks: route(routes.subscriptions, inferred.kind, key, &routes.heard)
+        webhooks: route(routes.subscriptions, properties, &routes.heard)
             .map(str::to_owned)
             .collect(),
     }

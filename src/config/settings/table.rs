@@ -25,6 +25,10 @@ const ROW: Setting = Setting {
 const PATH: ValueType = Text("a path", None);
 const PEM_FILE: ValueType = Text("the path of a PEM file", None);
 const TEMPLATE: ValueType = Text("a path template", None);
+const VALUE_GLOB: ValueType = Text(
+    "a glob on the value, such as `\"release-*\"` or `\"!svc-*\"`",
+    None,
+);
 const ADDRESSES: ValueType = Text(
     "an address such as `10.1.2.3` or `\"fd00::1\"`, or a range such as `10.0.0.0/8`",
     None,
@@ -194,6 +198,22 @@ pub const SETTINGS: &[Setting] = &[
         count: OneOrList(1, 1000),
         default: Described("every project"),
         meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. A delete also goes to a webhook that was to receive an earlier event of the project, even if its directory was renamed since",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].when.username",
+        value: VALUE_GLOB,
+        count: OneOrList(1, 1000),
+        default: Described("every user"),
+        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. A delete also goes to a webhook that was to receive an earlier event of the project, whoever made it",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].when.versionTag",
+        value: VALUE_GLOB,
+        count: OneOrList(1, 1000),
+        default: Described("every version"),
+        meaning: "the values of the parameter `versionTag` to deliver events with; `!` excludes what its glob matches. Events without the parameter are not filtered",
         ..ROW
     },
     Setting {

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub use self::auth::{Auth, Authentication, FileSetting, FileValue, OAuth2};
 pub use self::url::ReceiverUrl;
 pub(crate) use self::url::shown as shown_url;
-pub use self::webhook::{BodyFormat, ClientIdentity, Format, Tls, Webhook};
+pub use self::webhook::{BodyFormat, ClientIdentity, Format, Globs, Tls, Webhook};
 use super::{NetworkPolicy, settings};
 use crate::domain::parameters::Naming;
 use crate::layout::Layout;

@@ -1,5 +1,6 @@
 //! The settings of one webhook.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use secrecy::SecretString;
 
 use super::auth::Authentication;
 use super::url::ReceiverUrl;
+use crate::domain::event::Parameter;
 use crate::domain::pace::Rate;
 use crate::domain::route::Subscription;
 use crate::template::Template;
@@ -17,8 +19,8 @@ use crate::template::Template;
 pub struct Webhook {
     /// The subscribed events and projects, and the unique name of the webhook.
     pub subscription: Subscription,
-    /// The globs of `projects`, as written. Empty if the webhook gets all projects.
-    pub project_globs: Vec<String>,
+    /// The globs of the subscription's filters, as written.
+    pub globs: Globs,
     /// The URL of the receiver.
     pub url: ReceiverUrl,
     /// How the request body is made.
@@ -51,6 +53,25 @@ impl Webhook {
     /// The unique name of the webhook.
     pub fn name(&self) -> &str {
         &self.subscription.webhook
+    }
+}
+
+/// The globs of a webhook's filters, as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Globs {
+    /// The globs of `projects`. Empty if the webhook gets all projects.
+    pub projects: Vec<String>,
+    /// The globs of `when`, for each filtered parameter.
+    pub when: Vec<(Parameter, Vec<String>)>,
+}
+
+impl Globs {
+    /// The globs of `when` by the name of the parameter, for listings.
+    pub(crate) fn when_by_name(&self) -> BTreeMap<String, Vec<String>> {
+        let named = |(parameter, globs): &(Parameter, Vec<String>)| {
+            (parameter.as_str().to_owned(), globs.clone())
+        };
+        self.when.iter().map(named).collect()
     }
 }
 

@@ -12,6 +12,7 @@ use super::{lanes, listeners, queue, row, webhooks};
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, EventKind, Parameter};
 use crate::domain::project::ProjectKey;
+use crate::domain::route::Properties;
 use crate::store::error::Fault;
 use crate::store::listing::Replay;
 
@@ -57,7 +58,8 @@ impl Found {
              (SELECT id FROM deliveries d WHERE d.event = e.sequence AND d.is_replay \
              AND d.webhook = ?1)), \
              (?4 IS NULL OR e.recorded_ms >= ?4) AND (?5 IS NULL OR e.recorded_ms < ?5) \
-             AND (?6 IS NULL OR e.organization = ?6) AND (?7 IS NULL OR e.project = ?7) \
+             AND (?6 IS NULL OR e.organization = ?6) AND (?7 IS NULL OR e.project = ?7), \
+             CASE WHEN ?9 THEN e.parameters END \
              FROM events e WHERE e.sequence > ?2 AND e.sequence <= ?3 \
              ORDER BY e.sequence LIMIT ?8",
         )?;
@@ -71,6 +73,7 @@ impl Found {
             replay.organization,
             replay.project,
             row::limit(READ_MAX),
+            !replay.subscription.when.is_empty(),
         ])?;
         let mut found = Self {
             events: Vec::new(),
@@ -88,7 +91,17 @@ impl Found {
             let kind = row::word("the event's kind", &kind, EventKind::from_name)?;
             let key = ProjectKey::new(event.get::<_, String>(2)?, event.get::<_, String>(3)?);
             let delivery: Option<i64> = event.get(4)?;
-            if delivery.is_some() || replay.subscription.wants(kind, &key) {
+            let parameters: Option<String> = event.get(6)?;
+            let parameters: Vec<(Parameter, String)> = match parameters {
+                Some(json) => row::from_json("the event's parameters", &json)?,
+                None => Vec::new(),
+            };
+            let properties = Properties {
+                kind,
+                key: &key,
+                parameters: &parameters,
+            };
+            if delivery.is_some() || replay.subscription.wants(properties) {
                 found.events.push((sequence, delivery));
             }
         }

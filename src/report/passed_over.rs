@@ -1,0 +1,83 @@
+//! Explains why configured webhooks have no delivery of an event.
+//!
+//! Constraint: the reasons are those of the configuration that is read now, because the store keeps
+//! none. They follow the rule by which the engine selects webhooks.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::domain::event::{Event, Parameter};
+use crate::domain::route::{Interest, Mismatch};
+
+/// A webhook without a delivery of an event.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PassedOver {
+    pub(crate) webhook: String,
+    /// A word for programs.
+    pub(crate) reason: &'static str,
+    /// The reason in words.
+    pub(crate) because: String,
+}
+
+/// Lists the configured webhooks that are not in `delivered`, with the reasons.
+pub(crate) fn passed_over(
+    event: &Event,
+    delivered: &BTreeSet<&str>,
+    config: &Config,
+) -> Vec<PassedOver> {
+    let webhooks = config.webhooks.iter();
+    webhooks
+        .filter(|webhook| !delivered.contains(webhook.name()))
+        .map(|webhook| {
+            let (reason, because) = match webhook.subscription.interest(event.into()) {
+                Interest::No(mismatch) => explained(mismatch, event),
+                Interest::IfHeard(mismatch) => {
+                    let (reason, because) = explained(mismatch, event);
+                    let because =
+                        format!("{because}, and it was to receive no earlier event of the project");
+                    (reason, because)
+                }
+                Interest::Yes if !webhook.enabled => ("disabled", "enabled is false".to_owned()),
+                Interest::Yes => (
+                    "no-delivery",
+                    "its settings select the event now, so they changed since, or the delivery was \
+                     removed by retention or an operator"
+                        .to_owned(),
+                ),
+            };
+            PassedOver {
+                webhook: webhook.name().to_owned(),
+                reason,
+                because,
+            }
+        })
+        .collect()
+}
+
+/// The reason of a mismatch: a word, and a text.
+fn explained(mismatch: Mismatch, event: &Event) -> (&'static str, String) {
+    match mismatch {
+        Mismatch::Event => (
+            "event",
+            format!("it does not subscribe to {}", event.kind.label()),
+        ),
+        Mismatch::Project => (
+            "projects",
+            format!("projects does not select {}", event.key),
+        ),
+        Mismatch::Value(parameter) => {
+            let reason = match parameter {
+                Parameter::Username => "when.username",
+                Parameter::VersionTag => "when.versionTag",
+                _ => "when",
+            };
+            let mut parameters = event.parameters.iter();
+            let value = parameters.find(|(name, _)| *name == parameter);
+            let value = value.map_or("", |(_, value)| value);
+            (reason, format!("{reason} does not select {value:?}"))
+        }
+    }
+}
