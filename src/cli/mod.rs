@@ -302,8 +302,8 @@ fn style() -> output::Style {
 
 /// Makes a runtime with one thread.
 ///
-/// Waking a second thread for each callback would cost more than the thread gains. Long tasks have
-/// threads of their own.
+/// In `run` it handles signals, commands and the admin server. Each webhook's queue has a thread of its
+/// own, and so have long tasks.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

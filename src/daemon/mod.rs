@@ -24,13 +24,12 @@ use self::health::Health;
 use crate::admin::Request;
 use crate::clock::Clock;
 use crate::config::{Config, Environment, Retention};
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, TargetError};
 use crate::engine::Engine;
 use crate::engine::status::Status;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::store::{OpenError, Store, StoreError};
-use crate::webhook::ClientError;
 
 /// How long an iteration of the engine's loop may take before the daemon counts as stuck.
 ///
@@ -45,7 +44,7 @@ pub(crate) enum DaemonError {
     #[error("cannot use the state")]
     Store(#[from] StoreError),
     #[error("cannot use a webhook")]
-    Client(#[from] ClientError),
+    Webhook(#[from] TargetError),
     #[error(
         "repository.layout changed while removals are held (projects: {n}), so the daemon does not \
          start. Start it with the former layout, restore the projects or run `project-webhooks \

@@ -89,7 +89,8 @@ impl Daemon<'_> {
                 held.count
             )]);
         }
-        let targets = Targets::prepare(&new.webhooks, &new.network)
+        let runs = |webhook: &str| self.dispatcher.runs(webhook);
+        let targets = Targets::prepare(&new.webhooks, &new.network, runs)
             .map_err(|errors| errors.iter().map(|error| chain(error)).collect::<Vec<_>>())?;
         let admin = match &new.admin {
             same if *same == self.config.admin => None,

@@ -15,7 +15,7 @@ use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL};
 use crate::admin::{Admin, control};
 use crate::clock::Clock;
 use crate::config::{Config, Retention, Webhook};
-use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
+use crate::dispatch::{self, Dispatcher, QueueHandles, TargetError, Targets};
 use crate::domain::state_size::StateSize;
 use crate::engine::held_removals::held_before;
 use crate::engine::phase::Start;
@@ -27,7 +27,6 @@ use crate::metrics::Metrics;
 use crate::os;
 use crate::report::{Settings, Sources};
 use crate::store::{Fault, MetaKey, Store};
-use crate::webhook::ClientError;
 
 /// The maximum number of queued requests from commands. The supervisor handles one at a time.
 const REQUESTS_WAITING: usize = 4;
@@ -44,7 +43,8 @@ impl<'a> Daemon<'a> {
     ) -> Result<Self, DaemonError> {
         os::raise_open_files();
         let clock = Clock::start();
-        let targets = Targets::prepare(&config.webhooks, &config.network).map_err(first_of)?;
+        let targets = Targets::prepare(&config.webhooks, &config.network, |_| false);
+        let targets = targets.map_err(first_of)?;
         let store = open_store(config.state_dir.clone()).await?;
         keep_held_removals(&store, &config)?;
         let is_noted = note_at_start(&store, &config, clock).await?;
@@ -197,12 +197,12 @@ pub(super) fn enabled(webhooks: &[Webhook]) -> BTreeMap<String, bool> {
 }
 
 /// Logs all errors and returns the first.
-fn first_of(errors: Vec<ClientError>) -> DaemonError {
+fn first_of(errors: Vec<TargetError>) -> DaemonError {
     for error in &errors {
         error!("{}", chain(error));
     }
     match errors.into_iter().next() {
-        Some(error) => DaemonError::Client(error),
+        Some(error) => DaemonError::Webhook(error),
         None => DaemonError::PartEnded {
             part: "the making of clients",
         },

@@ -7,7 +7,8 @@
 //! queues claim all other deliveries from the store.
 //!
 //! Modules: this file starts, changes and ends the queues. [`targets`] makes the HTTP clients of the
-//! webhooks. Other tasks reach a queue through its `handle`. `queue` is the loop of one webhook.
+//! webhooks, and [`thread`] the threads of their queues. Other tasks reach a queue through its `handle`.
+//! `queue` is the loop of one webhook.
 //! `prefetch` has its claimed deliveries, `attempt` sends one, `results` records the results in
 //! groups, and `log` writes the log lines.
 
@@ -20,6 +21,7 @@ mod results;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod thread;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -34,8 +36,10 @@ use crate::metrics::Metrics;
 use crate::store::Store;
 
 pub(crate) use handle::QueueHandles;
+use targets::Prepared;
 use targets::Target;
-pub(crate) use targets::{Targets, note_configuration};
+pub(crate) use targets::{TargetError, Targets, note_configuration};
+use thread::QueueThread;
 
 /// A source of jitter from 0 to 1.
 pub(crate) type Jitter = Arc<dyn Fn() -> f64 + Send + Sync>;
@@ -61,7 +65,8 @@ pub(crate) struct Dispatcher {
     /// If a webhook is removed and added again, its new queue waits until the old one has ended.
     /// Otherwise the new queue would repeat a delivery whose attempt is still in progress.
     locks: HashMap<String, Arc<Mutex<()>>>,
-    tasks: JoinSet<()>,
+    /// Waits for the end of each queue. A task returns false if its queue panicked.
+    tasks: JoinSet<bool>,
     stop: CancellationToken,
 }
 
@@ -103,26 +108,33 @@ impl Dispatcher {
             }
             stays
         });
-        for target in targets.into_vec() {
+        for Prepared { target, thread } in targets.into_vec() {
             let name = target.webhook.name().to_owned();
-            match self.queues.get(&name) {
-                Some(queue) => {
+            match (self.queues.get(&name), thread) {
+                (Some(queue), _) => {
                     queue.target.send_replace(target);
                 }
-                None => self.start_queue(name, target),
+                (None, Some(thread)) => self.start_queue(name, target, thread),
+                // The targets were prepared for the queues that run.
+                (None, None) => {}
             }
         }
     }
 
-    fn start_queue(&mut self, name: String, target: Arc<Target>) {
+    /// Whether a webhook has a queue. Without one, its target needs a thread.
+    pub(crate) fn runs(&self, webhook: &str) -> bool {
+        self.queues.contains_key(webhook)
+    }
+
+    fn start_queue(&mut self, name: String, target: Arc<Target>, thread: QueueThread) {
         let (sender, receiver) = watch::channel(target);
         let stop = self.stop.child_token();
         let queue = queue::Queue::new(Arc::clone(&self.shared), receiver, stop.clone());
         let lock = Arc::clone(self.locks.entry(name.clone()).or_default());
-        self.tasks.spawn(async move {
+        self.tasks.spawn(thread.run(async move {
             let _held = lock.lock_owned().await;
             queue.run().await;
-        });
+        }));
         let target = sender;
         self.queues.insert(name, RunningQueue { target, stop });
     }
@@ -130,7 +142,7 @@ impl Dispatcher {
     /// Waits until a queue panics, or forever if none does.
     pub(crate) async fn failure(&mut self) {
         while let Some(ended) = self.tasks.join_next().await {
-            if ended.is_err() {
+            if !matches!(ended, Ok(true)) {
                 return;
             }
         }

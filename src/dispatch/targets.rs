@@ -1,13 +1,15 @@
-//! Makes the HTTP clients of the webhooks.
+//! Makes the HTTP clients of the webhooks, and the threads of new queues.
 //!
-//! Constraint: a reload is applied completely or not at all. So all clients are made before the
-//! first of them is used.
+//! Constraint: a reload is applied completely or not at all. So all clients and threads are made before
+//! the first of them is used.
 
+use std::io;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tracing::{info, warn};
 
+use super::thread::QueueThread;
 use crate::config::{self, NetworkPolicy, SystemEnvironment};
 use crate::store::{Store, StoreError};
 use crate::webhook::{ClientError, Proxies, TrustRoots, WebhookClient};
@@ -23,16 +25,33 @@ pub(super) struct Target {
     pub(super) fingerprint: [u8; 32],
 }
 
+/// Why a webhook cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TargetError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("webhook {webhook}: cannot start a thread")]
+    Thread { webhook: String, source: io::Error },
+}
+
+/// A target, and a thread if its webhook has no queue yet.
+pub(super) struct Prepared {
+    pub(super) target: Arc<Target>,
+    pub(super) thread: Option<QueueThread>,
+}
+
 /// The targets of a configuration.
-#[derive(Debug)]
-pub(crate) struct Targets(Vec<Arc<Target>>);
+pub(crate) struct Targets(Vec<Prepared>);
 
 impl Targets {
     /// Makes the clients of the enabled webhooks. Returns the errors of those that fail.
+    ///
+    /// `runs` tells which webhooks have a queue. The others get a thread.
     pub(crate) fn prepare(
         webhooks: &[config::Webhook],
         network: &NetworkPolicy,
-    ) -> Result<Self, Vec<ClientError>> {
+        runs: impl Fn(&str) -> bool,
+    ) -> Result<Self, Vec<TargetError>> {
         let network = Arc::new(network.clone());
         let roots = TrustRoots::load();
         let proxies = Proxies::of(&SystemEnvironment);
@@ -42,12 +61,8 @@ impl Targets {
         let mut targets = Vec::new();
         let mut errors = Vec::new();
         for webhook in webhooks.iter().filter(|webhook| webhook.enabled) {
-            match WebhookClient::new(webhook, &roots, &network) {
-                Ok(client) => targets.push(Arc::new(Target {
-                    webhook: webhook.clone(),
-                    client,
-                    fingerprint: config::fingerprint(webhook),
-                })),
+            match prepare(webhook, &roots, &network, runs(webhook.name())) {
+                Ok(prepared) => targets.push(prepared),
                 Err(error) => errors.push(error),
             }
         }
@@ -58,13 +73,39 @@ impl Targets {
         }
     }
 
-    pub(super) fn into_vec(self) -> Vec<Arc<Target>> {
+    pub(super) fn into_vec(self) -> Vec<Prepared> {
         self.0
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|target| target.webhook.name())
+        self.0.iter().map(|one| one.target.webhook.name())
     }
+}
+
+fn prepare(
+    webhook: &config::Webhook,
+    roots: &TrustRoots,
+    network: &Arc<NetworkPolicy>,
+    runs: bool,
+) -> Result<Prepared, TargetError> {
+    let target = Target {
+        webhook: webhook.clone(),
+        client: WebhookClient::new(webhook, roots, network)?,
+        fingerprint: config::fingerprint(webhook),
+    };
+    let thread = if runs {
+        None
+    } else {
+        let failed = |source| TargetError::Thread {
+            webhook: webhook.name().to_owned(),
+            source,
+        };
+        Some(QueueThread::start().map_err(failed)?)
+    };
+    Ok(Prepared {
+        target: Arc::new(target),
+        thread,
+    })
 }
 
 /// Records the fingerprint of each webhook's settings.

@@ -116,7 +116,7 @@ async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
     let (receiver, mut received) = Receiver::bind(address, options).await.unwrap();
     let webhook = webhook(&receiver.url());
     tokio::spawn(receiver.serve(stop.clone()));
-    let targets = Targets::prepare(&[webhook], &NetworkPolicy::default()).unwrap();
+    let targets = Targets::prepare(&[webhook], &NetworkPolicy::default(), |_| false).unwrap();
     let shared = Shared {
         store: store.clone(),
         clock: Clock::start(),

@@ -27,6 +27,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::connections::{Connections, Credentials};
 use super::authorization::NoToken;
+use super::blocking::BlockingThreads;
 use super::network::{Destination, SystemLookup};
 use super::proxy::Proxies;
 use super::request::{self, Callback, Request, RequestSettings};
@@ -49,6 +50,7 @@ pub struct WebhookClient {
     connections: Connections,
     /// Replaced when a file that has one of the values has changed.
     credentials: RwLock<Arc<Credentials>>,
+    threads: BlockingThreads,
     timeout: Duration,
 }
 
@@ -136,7 +138,8 @@ impl WebhookClient {
         roots: &TrustRoots,
         policy: &Arc<NetworkPolicy>,
     ) -> Result<Self, ClientError> {
-        Self::with_lookup(webhook, roots, policy, Arc::new(SystemLookup))
+        let lookup = SystemLookup(BlockingThreads::current());
+        Self::with_lookup(webhook, roots, policy, Arc::new(lookup))
     }
 
     /// Makes the client with this resolver of host names.
@@ -174,6 +177,7 @@ impl WebhookClient {
             to,
             connections,
             credentials: RwLock::new(Arc::new(credentials)),
+            threads: BlockingThreads::current(),
             timeout: webhook.timeout,
         })
     }
@@ -237,7 +241,7 @@ impl WebhookClient {
                 return missing.is_refusal.then_some(Refusal::NoToken);
             }
         };
-        let built = request_of(&credentials.settings, callback, now()).await;
+        let built = request_of(&credentials.settings, callback, now(), &self.threads).await;
         let checked = built.and_then(|request| request::check_lengths(&request).map(|()| request));
         let mut request = match checked {
             Ok(request) => request,
@@ -271,7 +275,7 @@ impl WebhookClient {
         if !refused.webhook.auth.files.is_empty() {
             let credentials = Arc::clone(refused);
             let read = move || config::read_again(&credentials.webhook);
-            let found = tokio::task::spawn_blocking(read).await.ok().flatten();
+            let found = self.threads.run(read).await.flatten();
             let found = found.and_then(|webhook| self.connections.credentials(&webhook).ok());
             if let Some(found) = found {
                 let current = self.credentials.write();
@@ -366,6 +370,7 @@ async fn request_of(
     settings: &Arc<RequestSettings>,
     callback: &Callback,
     now: Timestamp,
+    threads: &BlockingThreads,
 ) -> Result<Request, String> {
     let is_fixed = matches!(settings.format, BodyFormat::Fixed(_));
     if is_fixed && callback.content.payload.len() <= LARGE {
@@ -373,9 +378,10 @@ async fn request_of(
     }
     let (settings, given) = (Arc::clone(settings), callback.clone());
     let shared = Arc::clone(&settings);
-    let built = tokio::task::spawn_blocking(move || request::build(&shared, &given, now)).await;
+    let built = threads.run(move || request::build(&shared, &given, now));
     // The other thread is missing only while the runtime shuts down. Then no callback waits.
-    built.unwrap_or_else(|_| request::build(&settings, callback, now))
+    let built = built.await;
+    built.unwrap_or_else(|| request::build(&settings, callback, now))
 }
 
 /// Whether the server closed the connection during a large upload.

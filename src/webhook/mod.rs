@@ -8,11 +8,13 @@
 //! formats. [`signature`] signs and verifies. `trust` has the certificates for TLS, and `authorization` the
 //! header of that name. `client` sends to
 //! the addresses that `network` allows, by the way that `proxy` chooses and
-//! the connections of `transport`. `upload` is a large body. [`answer`] turns the answer into an outcome, and `failure`
+//! the connections of `transport`. `upload` is a large body. `blocking` has
+//! the threads for work that blocks. [`answer`] turns the answer into an outcome, and `failure`
 //! describes why there was no answer.
 
 pub mod answer;
 mod authorization;
+mod blocking;
 pub mod body;
 mod client;
 mod failure;

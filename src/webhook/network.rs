@@ -11,13 +11,15 @@
 
 use std::error::Error;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
+use super::blocking::BlockingThreads;
 use super::proxy::{Proxies, Proxy};
 use crate::config::{Denied, NetworkPolicy};
 
@@ -50,17 +52,19 @@ impl ResolveError {
     }
 }
 
-/// Looks up host names with the resolver of the operating system.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SystemLookup;
+/// Looks up host names with the resolver of the operating system, on these threads.
+#[derive(Clone, Debug)]
+pub(super) struct SystemLookup(pub(super) BlockingThreads);
 
 impl Resolve for SystemLookup {
     fn resolve(&self, name: Name) -> Resolving {
+        let threads = self.0.clone();
         Box::pin(async move {
             // The HTTP client replaces port 0 by the port in the URL.
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let found: Vec<SocketAddr> = found.collect();
-            Ok(Box::new(found.into_iter()) as Addrs)
+            let found = threads.run(move || (name.as_str(), 0).to_socket_addrs());
+            let ended = || io::Error::other("the program ends");
+            let found = found.await.ok_or_else(ended)??;
+            Ok(Box::new(found) as Addrs)
         })
     }
 }

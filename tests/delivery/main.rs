@@ -15,6 +15,9 @@ mod common;
 // Several endpoints, each with another fault.
 mod isolation;
 
+// Receivers that never stop answering.
+mod floods;
+
 // An endpoint that is down during a burst.
 mod down;
 

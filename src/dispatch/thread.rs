@@ -1,0 +1,74 @@
+//! The thread of one webhook's queue.
+//!
+//! Constraint: a receiver can keep the thread busy that reads its answers. A flood of interim answers
+//! (`100 Continue`) does so for seconds, because the HTTP library reads all that arrived before it lets
+//! other tasks work. So each queue has a thread of its own, and nothing waits for its end.
+
+use std::io;
+use std::pin::Pin;
+
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+
+/// The name of the threads, as `ps -T` shows it.
+const NAME: &str = "queue";
+
+/// A queue to run, and the channel that reports its end.
+struct Job {
+    queue: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: oneshot::Sender<()>,
+}
+
+/// A thread that waits for a queue. It ends if this is dropped.
+pub(super) struct QueueThread(oneshot::Sender<Job>);
+
+impl QueueThread {
+    /// Starts a thread.
+    ///
+    /// # Errors
+    ///
+    /// The system has no more threads or file descriptors.
+    pub(super) fn start() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let (sender, receiver) = oneshot::channel::<Job>();
+        std::thread::Builder::new()
+            .name(NAME.to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let Ok(Job { queue, mut ended }) = receiver.await else {
+                        return;
+                    };
+                    let is_done = tokio::select! {
+                        biased;
+                        // Nobody waits for the queue any more.
+                        () = ended.closed() => false,
+                        () = queue => true,
+                    };
+                    if is_done {
+                        let _ = ended.send(());
+                    }
+                });
+                runtime.shutdown_background();
+            })?;
+        Ok(Self(sender))
+    }
+
+    /// Runs a queue on the thread. Returns whether it ended without a panic.
+    ///
+    /// Dropping the future ends the queue when it next waits.
+    pub(super) fn run(
+        self,
+        queue: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = bool> + Send + 'static {
+        let (sender, ended) = oneshot::channel();
+        // If the thread has ended, this drops the sender, as a panic does.
+        let _ = self.0.send(Job {
+            queue: Box::pin(queue),
+            ended: sender,
+        });
+        async move { ended.await.is_ok() }
+    }
+}
