@@ -15,7 +15,7 @@ use crate::actor;
 use crate::config::{
     self, Auth, Config, Problem, SystemEnvironment, Webhook, duration_text, rate_text, shown_url,
 };
-use crate::webhook::{Proxies, TrustRoots};
+use crate::webhook::{Proxies, TrustRoots, Way};
 
 /// Checks `file`, or the default one, and prints the result.
 ///
@@ -206,7 +206,7 @@ impl WebhookSummary {
             name: webhook.name().to_owned(),
             enabled: webhook.enabled,
             url: webhook.url.shown(),
-            via: proxies.way(&webhook.url).to_string(),
+            via: via(webhook, proxies),
             format: webhook.format.as_str(),
             events: webhook
                 .subscription
@@ -235,6 +235,14 @@ impl WebhookSummary {
             .collect(),
             limits: Limits::of(webhook),
         }
+    }
+}
+
+/// Says how requests reach the receiver. An entry of `NO_PROXY` may show a hidden host.
+fn via(webhook: &Webhook, proxies: &Proxies) -> String {
+    match proxies.way(&webhook.url) {
+        Way::Excepted(_) if webhook.url.is_hidden() => "directly, by NO_PROXY".to_owned(),
+        way => way.to_string(),
     }
 }
 

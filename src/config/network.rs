@@ -58,6 +58,17 @@ pub enum Denied {
     },
 }
 
+impl Denied {
+    /// The reason without the address and its range, which are secrets if the URL is one.
+    pub(crate) fn without_address(&self) -> String {
+        let by = match self {
+            Denied::BySetting { .. } => "network.deny".to_owned(),
+            Denied::ByDefault { what, .. } => format!("default ({what})"),
+        };
+        format!("its address is denied by {by}; to allow it, add it to network.allow")
+    }
+}
+
 const LINK_LOCAL: &str = "link-local, where clouds serve machine credentials";
 const METADATA: &str = "cloud metadata service, which serves machine credentials";
 const UNSPECIFIED: &str = "unspecified, never a receiver";

@@ -205,8 +205,19 @@ fn receiver_url(value: &Value<'_>, context: &mut Context<'_>) -> Option<Receiver
     } else {
         sourced.text.expose_secret()
     };
-    let url = context.accept(&value.location, url(text))?;
+    let url = match url(text) {
+        // Another secret in its place may look like a URL with a scheme.
+        Err(_) if !sourced.is_plain && has_other_scheme(text) => Err(Fault::not_allowed(
+            "does not begin with http:// or https://",
+        )),
+        url => url,
+    };
+    let url = context.accept(&value.location, url)?;
     Some(ReceiverUrl::new(url, !sourced.is_plain))
+}
+
+fn has_other_scheme(text: &str) -> bool {
+    Url::parse(text.trim()).is_ok_and(|url| !matches!(url.scheme(), "http" | "https"))
 }
 
 /// Reads `auth`, which excludes a configured header Authorization.

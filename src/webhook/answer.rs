@@ -140,11 +140,11 @@ pub(super) const HIDDEN: &str = "(not shown)";
 /// A shorter text, such as `1` or `prod`, would be replaced where it means something else.
 const SECRET_MIN: usize = 8;
 
-/// Copies the kept bytes of an answer, without the secrets of these request headers.
+/// Copies the kept bytes of an answer, without the secrets of the request headers and of the URL.
 ///
-/// Some receivers repeat the headers of a request in their answer, for instance in an error page. The
-/// copy also frees the read buffer, which may be much larger.
-pub(super) fn keep(kept: &[u8], sent: &HeaderMap) -> Bytes {
+/// Some receivers repeat a request in their answer, for instance in an error page. The copy also frees
+/// the read buffer, which may be much larger.
+pub(super) fn keep(kept: &[u8], sent: &HeaderMap, of_url: &[String]) -> Bytes {
     let mut answer = kept.to_vec();
     for value in sent.values().filter(|value| value.is_sensitive()) {
         // The credentials after the scheme, as in `Bearer TOKEN`, are secret by themselves.
@@ -153,16 +153,25 @@ pub(super) fn keep(kept: &[u8], sent: &HeaderMap) -> Bytes {
             .splitn(2, |byte| *byte == b' ')
             .last()
             .unwrap_or(value);
-        answer = without(&answer, secret);
+        if secret.len() >= SECRET_MIN {
+            answer = without(&answer, secret);
+        }
+    }
+    for secret in of_url {
+        answer = without(&answer, secret.as_bytes());
     }
     answer.into()
 }
 
+/// Returns a text without the secrets of the URL.
+pub(super) fn cleaned(text: &str, of_url: &[String]) -> String {
+    of_url.iter().fold(text.to_owned(), |text, secret| {
+        text.replace(secret.as_str(), HIDDEN)
+    })
+}
+
 /// Returns this text with the secret replaced.
 fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
-    if secret.len() < SECRET_MIN {
-        return text.to_vec();
-    }
     let mut replaced = Vec::with_capacity(text.len());
     let mut end = 0;
     for start in memchr::memmem::find_iter(text, secret) {
@@ -203,7 +212,7 @@ mod tests {
             ("key-of-the-hookkey-of-the-hook", "(not shown)(not shown)"),
             ("", ""),
         ] {
-            assert_eq!(keep(answer.as_bytes(), &sent), kept.as_bytes());
+            assert_eq!(keep(answer.as_bytes(), &sent, &[]), kept.as_bytes());
         }
     }
 }

@@ -163,7 +163,7 @@ impl WebhookClient {
         let proxies = Proxies::of(&SystemEnvironment);
         let mut to = Destination::new(&webhook.url, &proxies, webhook.connect_timeout);
         if webhook.url.is_hidden() {
-            to.hide();
+            to.hide(&webhook.url);
         }
         let (shared, made_for) = (connections.clone(), webhook.clone());
         let transport = Transport::new(Box::new(move |versions| {
@@ -209,6 +209,9 @@ impl WebhookClient {
                     .await;
             }
         }
+        // A peer may repeat the URL in the text of a failure.
+        let error = attempt.error.take();
+        attempt.error = error.map(|error| answer::cleaned(&error, self.to.secrets()));
         attempt.duration = started.elapsed();
         attempt
     }
@@ -349,7 +352,7 @@ impl WebhookClient {
         attempt.outcome = answer::outcome(status, response.headers(), now());
         // The target of a redirect may be the same secret URL.
         let nothing = HeaderMap::new();
-        let headers = if self.to.is_hidden {
+        let headers = if self.to.is_hidden() {
             &nothing
         } else {
             response.headers()
@@ -358,7 +361,7 @@ impl WebhookClient {
         let mut kept = BytesMut::new();
         // At the deadline, the attempt keeps the bytes of the answer that were read so far.
         within(deadline, answer::read(&mut response, &mut kept)).await;
-        attempt.answer = answer::keep(&kept, &request.headers);
+        attempt.answer = answer::keep(&kept, &request.headers, self.to.secrets());
         // Dropping an answer before its end also closes the connection.
     }
 }

@@ -15,12 +15,11 @@ use super::network::{Destination, ResolveError};
 
 /// Describes the error of a request to this destination.
 pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
-    let host = &to.host;
     // Remove the URL, which the library would print with its query.
     let error = error.without_url();
     let causes: Vec<&(dyn Error + 'static)> = causes(&error).collect();
     if let Some(tls) = find::<rustls::Error>(&causes) {
-        return tls_failure(tls, host);
+        return tls_failure(tls, to);
     }
     if let Some(resolving) = find::<ResolveError>(&causes) {
         return one_line(&resolve_failure(resolving, to));
@@ -82,7 +81,8 @@ fn connecting_timed_out(to: &Destination) -> String {
 }
 
 fn resolve_failure(error: &ResolveError, to: &Destination) -> String {
-    let whose = to.named(error.name());
+    let proxy = to.proxy_named(error.name());
+    let whose = proxy.as_deref().unwrap_or(&to.host);
     match error {
         ResolveError::Lookup { source, .. } => {
             let reason = causes(&**source).last().map(ToString::to_string);
@@ -92,7 +92,7 @@ fn resolve_failure(error: &ResolveError, to: &Destination) -> String {
         ResolveError::Nothing { .. } => {
             format!("cannot resolve the host name of {whose}: it has no address")
         }
-        ResolveError::Denied { source, .. } => format!("cannot connect to {whose}: {source}"),
+        ResolveError::Denied { source, .. } => to.denied(proxy.as_deref(), source),
     }
 }
 
@@ -128,9 +128,10 @@ fn io_failure(error: &io::Error, to: &Destination) -> Option<String> {
     Some(format!("{what} ({to})"))
 }
 
-fn tls_failure(error: &rustls::Error, host: &str) -> String {
+fn tls_failure(error: &rustls::Error, to: &Destination) -> String {
+    let host = &to.host;
     let text = match error {
-        rustls::Error::InvalidCertificate(reason) => certificate_failure(reason, host),
+        rustls::Error::InvalidCertificate(reason) => certificate_failure(reason, to),
         rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired | AlertDescription::NoCertificate,
         ) => {
@@ -152,7 +153,8 @@ fn tls_failure(error: &rustls::Error, host: &str) -> String {
     one_line(&text)
 }
 
-fn certificate_failure(reason: &CertificateError, host: &str) -> String {
+fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
+    let host = &to.host;
     match reason {
         CertificateError::Expired => format!("the certificate of {host} has expired"),
         CertificateError::ExpiredContext { not_after, .. } => {
@@ -169,10 +171,8 @@ fn certificate_failure(reason: &CertificateError, host: &str) -> String {
             "the certificate of {host} is from an unknown issuer; to trust it, add the \
              issuer's certificate to tls.ca"
         ),
-        CertificateError::NotValidForName => {
-            format!("the certificate of {host} is not valid for this host name")
-        }
-        CertificateError::NotValidForNameContext { presented, .. } => format!(
+        // The names of the certificate are those of a hidden receiver.
+        CertificateError::NotValidForNameContext { presented, .. } if !to.is_hidden() => format!(
             "the certificate of {host} is not valid for this host name, only for {}",
             presented
                 .iter()
@@ -180,6 +180,9 @@ fn certificate_failure(reason: &CertificateError, host: &str) -> String {
                 .collect::<Vec<_>>()
                 .join(", ")
         ),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("the certificate of {host} is not valid for this host name")
+        }
         CertificateError::BadSignature => format!(
             "the certificate of {host} is not signed with its issuer's current key; was that key \
              replaced after tls.ca was written?"

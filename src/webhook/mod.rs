@@ -27,6 +27,6 @@ mod trust;
 mod upload;
 
 pub use client::{Attempt, ClientError, WebhookClient};
-pub(crate) use proxy::Proxies;
+pub(crate) use proxy::{Proxies, Way};
 pub use request::{Callback, CallbackContent, EventName};
 pub use trust::TrustRoots;

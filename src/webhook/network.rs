@@ -16,8 +16,9 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use super::blocking::BlockingThreads;
 use super::proxy::{Proxies, Proxy};
@@ -138,8 +139,8 @@ pub(super) struct Destination {
     pub(super) proxy: Option<Proxy>,
     /// The time limit of connecting.
     pub(super) connect_timeout: Duration,
-    /// Whether the URL is a secret, so that no message may show a part of it.
-    pub(super) is_hidden: bool,
+    /// The parts of a URL that is a secret. No message and no kept answer may show them.
+    secrets: Option<Vec<String>>,
 }
 
 /// Formats host and port, and the proxy if there is one.
@@ -166,14 +167,24 @@ impl Destination {
             address,
             proxy: proxies.way(url).proxy().cloned(),
             connect_timeout,
-            is_hidden: false,
+            secrets: None,
         }
     }
 
-    /// Hides the host of the receiver, because its URL is a secret.
-    pub(super) fn hide(&mut self) {
+    /// Hides the receiver, because its URL is a secret.
+    pub(super) fn hide(&mut self, url: &Url) {
         "the receiver".clone_into(&mut self.host);
-        self.is_hidden = true;
+        self.secrets = Some(parts(url));
+    }
+
+    /// Whether the URL is a secret.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.secrets.is_some()
+    }
+
+    /// The parts of the URL that no text may show, the longest first.
+    pub(super) fn secrets(&self) -> &[String] {
+        self.secrets.as_deref().unwrap_or_default()
     }
 
     /// Checks the addresses that the URLs of receiver and proxy contain. Returns an error message.
@@ -182,21 +193,72 @@ impl Destination {
             let literal = proxy.host.trim_start_matches('[').trim_end_matches(']');
             Some((literal.parse().ok()?, proxy.to_string()))
         });
-        let own = self.address.map(|address| (address, self.host.clone()));
-        own.into_iter().chain(proxy).try_for_each(|(address, who)| {
+        if let Some(address) = self.address {
             policy
                 .judge(address)
-                .map_err(|denied| format!("cannot connect to {who}: {denied}"))
+                .map_err(|denied| self.denied(None, &denied))?;
+        }
+        proxy.map_or(Ok(()), |(address, proxy)| {
+            policy
+                .judge(address)
+                .map_err(|denied| self.denied(Some(&proxy), &denied))
         })
     }
 
-    /// Describes whose host name this is: the proxy's or the receiver's.
-    pub(super) fn named(&self, name: &str) -> String {
-        match &self.proxy {
-            Some(proxy) if proxy.host == name => proxy.to_string(),
-            _ => self.host.clone(),
+    /// Describes why an address is denied: that of this proxy, or of the receiver.
+    pub(super) fn denied(&self, proxy: Option<&str>, denied: &Denied) -> String {
+        match proxy {
+            Some(proxy) => format!("cannot connect to {proxy}: {denied}"),
+            None if self.is_hidden() => {
+                let reason = denied.without_address();
+                format!("cannot connect to {}: {reason}", self.host)
+            }
+            None => format!("cannot connect to {}: {denied}", self.host),
         }
     }
+
+    /// Describes the proxy, if this is its host name.
+    pub(super) fn proxy_named(&self, name: &str) -> Option<String> {
+        let proxy = self.proxy.as_ref().filter(|proxy| proxy.host == name)?;
+        Some(proxy.to_string())
+    }
+}
+
+/// The shortest part of a URL that is a secret by itself.
+const PART_MIN: usize = 6;
+
+/// The shortest part of lower-case letters that is no ordinary word.
+const WORD_MAX: usize = 16;
+
+/// Returns the parts of a secret URL that a text may repeat, the longest first.
+fn parts(url: &Url) -> Vec<String> {
+    let path = url.path();
+    let query = url.query().unwrap_or_default();
+    let values = query.split('&').filter_map(|pair| pair.split_once('='));
+    let pieces = path.split('/').chain(values.map(|(_, value)| value));
+    let is_word = |part: &str| {
+        part.len() < WORD_MAX && part.chars().all(|letter| letter.is_ascii_lowercase())
+    };
+    let whole = [
+        url.as_str(),
+        url.host_str().unwrap_or_default(),
+        &url[Position::BeforePath..],
+        path,
+        query,
+    ];
+    let written: Vec<&str> = whole
+        .into_iter()
+        .chain(pieces.filter(|part| !is_word(part)))
+        .collect();
+    let decoded = written
+        .iter()
+        .map(|part| percent_decode_str(part).decode_utf8_lossy());
+    let all = decoded.map(|part| part.into_owned());
+    let mut parts: Vec<String> = all.chain(written.iter().map(|&part| part.into())).collect();
+    parts.retain(|part| part.len() >= PART_MIN);
+    parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+    parts.dedup();
+    parts
 }
 
 /// Returns the host and the port of a URL.

@@ -19,6 +19,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod harness;
+mod hidden;
 mod hostile;
 mod hostile_http_2;
 mod proxy;
