@@ -68,6 +68,35 @@ fn a_renamed_project_keeps_its_place_in_the_queue() {
 }
 
 #[test]
+fn a_redelivered_delivery_holds_back_later_ones_of_its_renamed_project() {
+    let works = Arc::new(AtomicBool::new(true));
+    let is_working = Arc::clone(&works);
+    let endpoint = Endpoint::answering(move |one| {
+        let fails = tag(one) == "v1" && !is_working.load(Ordering::Acquire);
+        reply(if fails { 500 } else { 200 })
+    });
+    let home = one_project(&endpoint);
+    let daemon = home.start();
+    publish(&home, "orders", "v1");
+    endpoint.wait_for(1);
+    wait_pending(&home, 0);
+    home.rename("sales/orders", "sales/renamed");
+    daemon.fence();
+    works.store(false, Ordering::Release);
+    home.command(&["deliveries", "redeliver", "--state", "delivered", "--yes"]);
+    daemon.wait_message("failed: ", 1);
+    publish(&home, "renamed", "v2");
+    wait_pending(&home, 2);
+    daemon.fence();
+    assert_eq!(tags(&endpoint.all()), ["v1", "v1"]);
+    works.store(true, Ordering::Release);
+    home.command(&["deliveries", "redeliver", "--state", "pending", "--yes"]);
+    endpoint.wait_for(4);
+    wait_pending(&home, 0);
+    assert_eq!(tags(&endpoint.all()), ["v1", "v1", "v1", "v2"]);
+}
+
+#[test]
 fn a_project_that_is_renamed_while_its_delivery_is_in_flight_sends_it_once() {
     let endpoint = Endpoint::answering(|one| {
         let mut answer = reply(200);

@@ -112,7 +112,7 @@ fn an_exchange_and_a_chain_of_moves_mix_no_lanes() {
 
 #[test]
 fn a_redelivered_delivery_goes_before_later_ones_of_its_renamed_project() {
-    for is_cancelled in [false, true] {
+    for finished in [State::Dead, State::Cancelled, State::Delivered] {
         let fixture = Fixture::new();
         let store = fixture.store();
         record(&store, &[("a", "1"), ("b", "2")]);
@@ -121,22 +121,20 @@ fn a_redelivered_delivery_goes_before_later_ones_of_its_renamed_project() {
             ..Selector::default()
         };
         let mut operations = fixture.operations();
-        if is_cancelled {
+        let verdict = match finished {
+            State::Dead => Verdict::Dead,
+            _ => Verdict::Delivered,
+        };
+        if finished == State::Cancelled {
             operations.cancel(&selector(State::Pending), at(0)).unwrap();
-        } else {
-            for claim in &claims(&store, "catalog", at(0)).ready {
-                end(&store, claim, Verdict::Dead);
-            }
+        }
+        for claim in &claims(&store, "catalog", at(0)).ready {
+            end(&store, claim, verdict);
         }
         // The projects exchange their names, and one goes on.
         store.record(moves(&[("a", "b"), ("b", "a")])).unwrap();
         store.record(moves(&[("b", "c")])).unwrap();
         record(&store, &[("c", "3"), ("a", "4"), ("b", "new")]);
-        let finished = if is_cancelled {
-            State::Cancelled
-        } else {
-            State::Dead
-        };
         assert_eq!(operations.redeliver(&selector(finished), at(0)).unwrap(), 2);
         assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 3);
         let mut delivered = deliver(&store, 0);
@@ -144,7 +142,8 @@ fn a_redelivered_delivery_goes_before_later_ones_of_its_renamed_project() {
         // In each lane the order of the texts is that of the recording.
         assert_eq!(
             delivered,
-            pairs(&[("a", "2"), ("a", "4"), ("b", "new"), ("c", "1"), ("c", "3")])
+            pairs(&[("a", "2"), ("a", "4"), ("b", "new"), ("c", "1"), ("c", "3")]),
+            "{finished:?}"
         );
     }
 }

@@ -126,8 +126,8 @@ pub(super) fn enter_lane(
 
 /// Moves the deliveries of projects to the lanes of their new keys.
 ///
-/// The delivered ones stay. Dead and cancelled ones move too, so that a redelivered one is sent in
-/// the order of its project. Each pair has the former key and the new one. Projects may exchange their keys.
+/// Dead and cancelled ones move too, so that a redelivered one is sent in the order of its project. The
+/// delivered ones are too many: each moves when it is redelivered, by [`present`]. Each pair has the former key and the new one. Projects may exchange their keys.
 pub(super) fn move_all(
     connection: &Connection,
     moves: &[(&ProjectKey, &ProjectKey)],
@@ -239,6 +239,20 @@ pub(super) fn lane_of(
         after = found.get(0)?;
         key = ProjectKey::new(found.get::<_, String>(1)?, found.get::<_, String>(2)?);
     }
+}
+
+/// Returns the present lane of a delivery, whose project may have moved since it was delivered.
+pub(super) fn present(connection: &Connection, delivery: i64) -> Result<ProjectKey, Fault> {
+    let (sequence, key) = connection
+        .prepare_cached(
+            "SELECT e.sequence, e.organization, e.project FROM deliveries d \
+             JOIN events e ON e.sequence = d.event WHERE d.id = ?1",
+        )?
+        .query_row([delivery], |row| {
+            let key = ProjectKey::new(row.get::<_, String>(1)?, row.get::<_, String>(2)?);
+            Ok((row.get(0)?, key))
+        })?;
+    lane_of(connection, sequence, key)
 }
 
 /// Removes the moves that concern no event any more.

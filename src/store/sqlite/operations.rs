@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 
 use super::lanes::{self, LaneEntry};
 use super::retention::Removal;
@@ -94,12 +94,16 @@ impl Operating for SqliteOperations {
         self.in_chunks(selector, |connection, ids| {
             let mut n_changed = 0;
             for id in ids {
-                let Some(lane) = LaneEntry::of(connection, *id)? else {
+                let Some(mut lane) = LaneEntry::of(connection, *id)? else {
                     continue;
                 };
+                if lane.state == State::Delivered {
+                    lane.key = lanes::present(connection, *id)?;
+                }
                 connection
                     .prepare_cached(
                         "UPDATE deliveries SET state = 'pending', \
+                         organization = ?3, project = ?4, \
                          origin = CASE WHEN state <> 'pending' OR n_attempts > 0 \
                          THEN 'redelivery' ELSE origin END, \
                          waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
@@ -107,7 +111,7 @@ impl Operating for SqliteOperations {
                          due_ms = ?2, is_due_as_asked = 0, \
                          finished_ms = NULL WHERE id = ?1",
                     )?
-                    .execute([*id, now])?;
+                    .execute(params![*id, now, lane.key.organization, lane.key.project])?;
                 if lane.state != State::Pending {
                     lanes::enter_lane(connection, *id, &lane)?;
                 }
