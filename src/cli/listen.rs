@@ -1,22 +1,28 @@
-//! `listen`: a receiver that prints callbacks and verifies signatures.
+//! `listen`: a receiver that prints callbacks, verifies signatures and passes callbacks on.
 //!
 //! Constraint: a request may contain terminal escape sequences, so the output escapes all of its
 //! text. The output of a callback is flushed before the next callback is handled.
 
+mod passed_on;
 pub(super) mod print;
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::passed_on::{print_passed_on, print_passed_on_json};
 pub(crate) use self::print::{Style, print_callback, print_callback_json};
-use crate::receiver::{Received, Receiver, ReceiverOptions};
+use super::usage;
+use crate::receiver::{PassOn, PassedOn, Received, Receiver, ReceiverOptions, WAITING_MAX};
+use crate::webhook::{ForwardError, Forwarder, TrustRoots};
 
 pub(super) const DEFAULT_PORT: u16 = 9000;
 
@@ -45,6 +51,17 @@ pub(super) struct ListenArguments {
     /// Answer every request with this status
     #[arg(long, value_name = "CODE", default_value = "204", value_parser = parse_status)]
     pub status: StatusCode,
+
+    /// Pass every callback on to this URL, unchanged, and answer as the receiver there does. Other
+    /// users see the URL in the list of processes: use the variable if it has a password
+    #[arg(
+        long = "forward-to",
+        value_name = "URL",
+        env = "PROJECT_WEBHOOKS_LISTEN_FORWARD_TO",
+        hide_env_values = true,
+        conflicts_with = "status"
+    )]
+    pub forward_to: Option<SecretString>,
 
     /// Print one JSON object on each line
     #[arg(long)]
@@ -75,12 +92,23 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let secrets = secrets(arguments)?;
     let has_secret = !secrets.is_empty();
-    let options = ReceiverOptions::new(clock)
+    let forwarder = match &arguments.forward_to {
+        Some(url) => Some(Arc::new(forwarder(url)?)),
+        None => None,
+    };
+    let (reports, mut passed_on) = mpsc::channel(WAITING_MAX);
+    let mut options = ReceiverOptions::new(clock)
         .with_secrets(secrets)
         .with_status(arguments.status);
+    options.pass_on = forwarder
+        .clone()
+        .map(|forwarder| PassOn { forwarder, reports });
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port));
+    refuse_loop(forwarder.as_deref(), address).await?;
     let (receiver, mut received) = Receiver::bind(address, options).await?;
-    let introduction = introduction(&receiver.url(), has_secret);
+    let shown = forwarder.as_ref().map(|forwarder| forwarder.shown());
+    refuse_loop(forwarder.as_deref(), receiver.address()).await?;
+    let introduction = introduction(&receiver.url(), has_secret, shown.as_deref());
     let introduced = if arguments.json {
         write_flushed(notes, &introduction)
     } else {
@@ -90,32 +118,92 @@ pub(super) async fn run(
         return Ok(());
     }
 
-    let mut print = |callback: &Received| {
-        let printed = if arguments.json {
-            print_callback_json(out, callback)
-        } else {
-            print_callback(out, callback, None, style)
-        };
-        still_read(printed.and_then(|()| out.flush()))
+    let mut printer = Printer {
+        is_json: arguments.json,
+        style,
+        target: shown.unwrap_or_default(),
+        out,
     };
     let mut serving = std::pin::pin!(receiver.serve(shutdown));
     loop {
         tokio::select! {
-            () = &mut serving => break,
+            // A callback comes before its answer.
+            biased;
             Some(callback) = received.recv() => {
-                if !print(&callback)? {
+                if !printer.callback(&callback)? {
                     return Ok(());
                 }
             }
+            Some(report) = passed_on.recv() => {
+                if !printer.passed_on(&report)? {
+                    return Ok(());
+                }
+            }
+            () = &mut serving => break,
         }
     }
     // The receiver may have answered more callbacks while it stopped.
     while let Ok(callback) = received.try_recv() {
-        if !print(&callback)? {
+        if !printer.callback(&callback)? {
+            return Ok(());
+        }
+    }
+    while let Ok(report) = passed_on.try_recv() {
+        if !printer.passed_on(&report)? {
             break;
         }
     }
     Ok(())
+}
+
+/// Prints what was received and answered, and flushes it.
+struct Printer<'a, W> {
+    is_json: bool,
+    style: &'a Style,
+    /// The URL that callbacks are passed on to, as it may be shown.
+    target: String,
+    out: &'a mut W,
+}
+
+impl<W: Write> Printer<'_, W> {
+    /// Prints a callback. Returns whether the output is still open.
+    fn callback(&mut self, callback: &Received) -> anyhow::Result<bool> {
+        let printed = if self.is_json {
+            print_callback_json(self.out, callback)
+        } else {
+            print_callback(self.out, callback, None, self.style)
+        };
+        still_read(printed.and_then(|()| self.out.flush()))
+    }
+
+    /// Prints the answer to a callback that was passed on.
+    fn passed_on(&mut self, report: &PassedOn) -> anyhow::Result<bool> {
+        let printed = if self.is_json {
+            print_passed_on_json(self.out, report, &self.target)
+        } else {
+            print_passed_on(self.out, report, &self.target, self.style)
+        };
+        still_read(printed.and_then(|()| self.out.flush()))
+    }
+}
+
+/// Makes the client for `--forward-to`. A wrong URL is a usage error, which does not show it.
+fn forwarder(url: &SecretString) -> anyhow::Result<Forwarder> {
+    Forwarder::new(url.expose_secret(), &TrustRoots::load()).map_err(|error| match error {
+        ForwardError::Url(_) => usage(&error.to_string()),
+        _ => error.into(),
+    })
+}
+
+/// Refuses to pass callbacks on to this receiver itself.
+async fn refuse_loop(forwarder: Option<&Forwarder>, address: SocketAddr) -> anyhow::Result<()> {
+    match forwarder {
+        Some(forwarder) if forwarder.leads_to(address).await => Err(usage(
+            "--forward-to leads to this receiver itself, so every callback would come back; give the \
+             URL of another one, or another --port",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The secrets of the arguments and of the files, without the files' final line breaks.
@@ -144,14 +232,18 @@ fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
 }
 
 /// The receiver's URL, and the lines to add to config.yaml. They do not contain the secret.
-fn introduction(url: &str, with_secret: bool) -> String {
+fn introduction(url: &str, with_secret: bool, forwards_to: Option<&str>) -> String {
     let secret = if with_secret {
         "    secret: { env: PROJECT_WEBHOOKS_SECRET }   # the secret of this receiver\n"
     } else {
         ""
     };
+    let forwards_to = forwards_to.map_or_else(String::new, |target| {
+        format!("Passing callbacks on to {}\n", print::safe(target))
+    });
     format!(
         "Listening on {url}\n\
+         {forwards_to}\
          To send callbacks here, add this to config.yaml:\n\
          \n\
          webhooks:\n\

@@ -4,9 +4,11 @@
 //! and passes on every part that it can decode. The channel is bounded, so a full channel makes the
 //! senders wait. If the receiving end of the channel is dropped, the receiver only answers.
 //!
-//! Modules: `received` has the decoded request, and [`decode`] makes it. This file serves HTTP.
+//! Modules: `received` has the decoded request, and [`decode`] makes it. `pass_on` passes requests on to
+//! another receiver. This file serves HTTP.
 
 pub mod decode;
+mod pass_on;
 mod received;
 
 use std::fmt;
@@ -26,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::pass_on::{PassOn, PassedOn};
 pub use self::received::{Received, Signature};
 use crate::config::SecretError;
 use crate::http_server::{self, Bounds};
@@ -43,7 +46,7 @@ const BOUNDS: Bounds = Bounds {
 };
 
 /// The capacity of the channel, in requests.
-const WAITING_MAX: usize = 64;
+pub(crate) const WAITING_MAX: usize = 64;
 
 /// An answer to a request.
 #[derive(Clone, Debug)]
@@ -86,6 +89,8 @@ pub struct ReceiverOptions {
     pub clock: Clock,
     /// The largest allowed difference between the time of a signature and the clock.
     pub tolerance: Duration,
+    /// Passes requests on, and answers as the other receiver does. `answer` is unused then.
+    pub(crate) pass_on: Option<PassOn>,
 }
 
 impl ReceiverOptions {
@@ -96,6 +101,7 @@ impl ReceiverOptions {
             answer: Box::new(|_| Reply::status(StatusCode::NO_CONTENT)),
             clock: Box::new(clock),
             tolerance: TOLERANCE,
+            pass_on: None,
         }
     }
 
@@ -203,6 +209,11 @@ impl Receiver {
         Ok((receiver, received))
     }
 
+    /// Returns the address that it listens on.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Returns the URL for callbacks.
     pub fn url(&self) -> String {
         format!("http://{}/", self.address)
@@ -231,6 +242,14 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
         .map_or("/", |target| target.as_str());
     let mut received = decode::decode(target, &head.headers, body, now).await;
     received.signature = decode::check(&received, &shared.keys, shared.options.tolerance);
+    if let Some(pass_on) = &shared.options.pass_on {
+        // The reader prints the callback before its answer.
+        let _reader_gone = shared.received.send(received.clone()).await;
+        let request = (head.method, &head.uri, &head.headers);
+        return pass_on
+            .answer(&received, &shared.options.clock, request)
+            .await;
+    }
     let reply = (shared.options.answer)(&received);
     // Sending fails if nobody reads the channel. The sender of the request gets an answer anyway.
     let _reader_gone = shared.received.send(received).await;

@@ -10,7 +10,7 @@
 //! the addresses that `network` allows, by the way that `proxy` chooses and
 //! the connections of `transport`. `upload` is a large body. `blocking` has
 //! the threads for work that blocks. [`answer`] turns the answer into an outcome, and `failure`
-//! describes why there was no answer.
+//! describes why there was no answer. `forward` passes a received request on, for `listen`.
 
 pub mod answer;
 mod authorization;
@@ -18,6 +18,7 @@ mod blocking;
 pub mod body;
 mod client;
 mod failure;
+mod forward;
 mod network;
 mod proxy;
 pub mod request;
@@ -27,6 +28,7 @@ mod trust;
 mod upload;
 
 pub use client::{Attempt, ClientError, WebhookClient};
+pub(crate) use forward::{ForwardError, Forwarded, Forwarder};
 pub(crate) use proxy::{Proxies, Way};
 pub use request::{Callback, CallbackContent, EventName};
 pub use trust::TrustRoots;

@@ -13,9 +13,37 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ClientError;
+use super::network::Destination;
 
 /// The time after which new requests use new connections.
 const AGE_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// The time after which the client closes an idle connection.
+///
+/// Common servers close idle connections after 5 s. A callback that is written while the server
+/// closes the connection fails, so the client closes it first. A burst still shares connections.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// Begins a client that sends each request once, to the URL that it has, by the proxy of `to`.
+pub(super) fn client_builder(
+    tls: rustls::ClientConfig,
+    to: &Destination,
+) -> Result<reqwest::ClientBuilder, reqwest::Error> {
+    let builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        // Only `proxy` reads the variables.
+        .no_proxy()
+        .tcp_nodelay(true)
+        .connect_timeout(to.connect_timeout)
+        .pool_idle_timeout(IDLE);
+    Ok(match &to.proxy {
+        Some(proxy) => builder.proxy(proxy.for_client()?),
+        None => builder,
+    })
+}
 
 /// The versions of HTTP that a client offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,6 +27,9 @@ mod poison;
 // Receivers that ask for time.
 mod rests;
 
+// `listen` between the daemon and a receiver.
+mod forwards;
+
 // Filters by parameters.
 mod filters;
 

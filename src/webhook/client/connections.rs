@@ -4,7 +4,6 @@
 //! another proxy. Both have the webhook's TLS settings, network policy and time limits.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use reqwest::dns::Resolve;
@@ -16,13 +15,7 @@ use crate::webhook::network::{Destination, GuardedLookup};
 use crate::webhook::proxy::Proxies;
 use crate::webhook::request::RequestSettings;
 use crate::webhook::signature::SigningKey;
-use crate::webhook::transport::Versions;
-
-/// The time after which the client closes an idle connection.
-///
-/// Common servers close idle connections after 5 s. A callback that is written while the server
-/// closes the connection fails, so the client closes it first. A burst still shares connections.
-const IDLE: Duration = Duration::from_secs(4);
+use crate::webhook::transport::{Versions, client_builder};
 
 /// The HTTP/2 flow-control window of an answer, in bytes. The client keeps 16 KiB.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -59,27 +52,17 @@ impl Connections {
         };
         let lookup = GuardedLookup::new(Arc::clone(&self.policy), Arc::clone(&self.lookup));
         let mut tls = self.tls.clone();
-        let mut builder = reqwest::Client::builder();
         if versions == Versions::Http1 {
             tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-            builder = builder.http1_only();
         }
-        builder = builder
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            // Only `proxy` reads the variables.
-            .no_proxy()
-            .tcp_nodelay(true)
+        let mut builder = client_builder(tls, to)
+            .map_err(setup)?
             .dns_resolver(lookup)
-            .connect_timeout(webhook.connect_timeout)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(webhook.concurrency);
-        if let Some(proxy) = &to.proxy {
-            builder = builder.proxy(proxy.for_client().map_err(setup)?);
+        if versions == Versions::Http1 {
+            builder = builder.http1_only();
         }
         builder.build().map_err(setup)
     }

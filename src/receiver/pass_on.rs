@@ -1,0 +1,88 @@
+//! Passes requests on to another receiver, and reports what it answered.
+//!
+//! Constraint: each request that is passed on has one report, also if its sender gives up before there is
+//! an answer.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Method, Response, Uri};
+use http::HeaderMap;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::{Clock, Received};
+use crate::webhook::{Forwarded, Forwarder};
+
+/// The report of a request that was passed on.
+#[derive(Clone, Debug)]
+pub(crate) struct PassedOn {
+    /// The time of the answer.
+    pub(crate) at: Timestamp,
+    /// The id of the event and the number of the attempt, as the request has them.
+    pub(crate) id: String,
+    pub(crate) attempt: Option<u32>,
+    /// The answer that the sender got. `None` if the sender gave up before.
+    pub(crate) answer: Option<Forwarded>,
+}
+
+/// Passes requests on.
+pub(crate) struct PassOn {
+    pub(crate) forwarder: Arc<Forwarder>,
+    /// Takes the reports. Bounded, so that a full channel makes the senders wait.
+    pub(crate) reports: mpsc::Sender<PassedOn>,
+}
+
+/// Reports an abandoned exchange unless it is completed.
+struct Pending<'a> {
+    reports: &'a mpsc::Sender<PassedOn>,
+    clock: &'a Clock,
+    open: Option<PassedOn>,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(mut report) = self.open.take() {
+            report.at = (self.clock)();
+            // A full channel drops the report. The callback itself was printed.
+            let _full = self.reports.try_send(report);
+        }
+    }
+}
+
+impl PassOn {
+    /// Passes a request on and returns the answer for its sender.
+    pub(super) async fn answer(
+        &self,
+        received: &Received,
+        clock: &Clock,
+        (method, uri, headers): (Method, &Uri, &HeaderMap),
+    ) -> Response<Body> {
+        let mut pending = Pending {
+            reports: &self.reports,
+            clock,
+            open: Some(PassedOn {
+                at: received.at,
+                id: received.id.clone(),
+                attempt: received.attempt,
+                answer: None,
+            }),
+        };
+        let body = received.body.clone();
+        let forwarded = self.forwarder.forward(method, uri.query(), headers, body);
+        let forwarded = forwarded.await;
+        if let Some(report) = pending.open.take() {
+            let report = PassedOn {
+                at: clock(),
+                answer: Some(forwarded.clone()),
+                ..report
+            };
+            // Sending fails if nobody reads the channel. The sender gets an answer anyway.
+            let _reader_gone = self.reports.send(report).await;
+        }
+        let mut response = Response::new(Body::from(forwarded.body));
+        *response.status_mut() = forwarded.status;
+        *response.headers_mut() = forwarded.headers;
+        response
+    }
+}
