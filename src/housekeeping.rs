@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -37,6 +38,8 @@ pub(crate) struct Housekeeping {
     /// The queues, which are woken when deliveries became dead.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) retention: watch::Receiver<Retention>,
+    /// The most space that the state could take since the start.
+    pub(crate) space: Arc<AtomicU64>,
 }
 
 impl Housekeeping {
@@ -111,11 +114,13 @@ impl Housekeeping {
 
     async fn measure(&self, sizes: &watch::Sender<StateSize>) -> Result<StateSize, StoreError> {
         let space = self.store.space().await?;
+        let could_take = space.used.saturating_add(space.available);
+        let could_take = self.space.fetch_max(could_take, Relaxed).max(could_take);
         let configured = self.retention.borrow().max_state_size;
         let size = StateSize {
             used: space.used,
             log: space.log,
-            limit: state_size::limit(configured, space.used, space.available),
+            limit: state_size::limit(configured, could_take, space.total),
         };
         sizes.send_replace(size);
         Ok(size)
@@ -134,11 +139,18 @@ impl Housekeeping {
         let mut expired: BTreeMap<String, usize> = BTreeMap::new();
         let mut size = over;
         let mut failure = None;
-        while size.needs_room() {
-            let batch = self.store.make_room(&reason, self.clock.now(), BATCH).await;
+        let mut n_rows = BATCH;
+        while size.excess() > 0 {
+            let (now, needed) = (self.clock.now(), size.excess());
+            let batch = self.store.make_room(&reason, now, needed, n_rows).await;
             let collected = match batch {
                 Ok(collected) if collected.is_empty() => break,
                 Ok(collected) => collected,
+                // A smaller removal needs less space in the log.
+                Err(error) if n_rows > 1 && error.is_full() => {
+                    n_rows = n_rows.div_ceil(8);
+                    continue;
+                }
                 Err(error) => {
                     failure = Some(error);
                     break;

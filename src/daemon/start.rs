@@ -182,6 +182,7 @@ fn start_background(
         clock,
         queues: Arc::clone(&admin.queues),
         retention,
+        space: Arc::default(),
     };
     tasks.spawn(housekeeping.clone().collect(stop.clone()));
     tasks.spawn(housekeeping.keep_size(sizes, stop.clone()));

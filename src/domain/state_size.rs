@@ -1,7 +1,8 @@
 //! The size of the state: its limit, and when to warn.
 //!
 //! Constraint: a receiver that is down must not fill the disk, because then the events of all other
-//! webhooks would wait for it. At the limit, old rows are removed before their retention.
+//! webhooks would wait for it. At the limit, old rows are removed before their retention. Files of
+//! other programs must not cost any rows.
 
 /// The size of the write-ahead log from which it counts as held by a reader.
 ///
@@ -10,8 +11,12 @@ pub const LOG_HELD: u64 = 256 << 20;
 
 /// The lowest limit that applies without a setting.
 ///
-/// A smaller state does not fill a disk by itself, so other files have to go.
+/// A smaller state does not fill a disk by itself, unless the whole disk is small. So other files
+/// have to go.
 pub const LIMIT_MIN: u64 = 256 << 20;
+
+/// The reserve on a large file system.
+const RESERVE: u64 = 16 << 20;
 
 /// The size of the state, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -49,9 +54,10 @@ impl StateSize {
         }
     }
 
-    /// Whether rows must still be removed, once the state was over its limit: down to 95 %.
-    pub fn needs_room(&self) -> bool {
-        self.used > self.limit.saturating_sub(self.limit / 20)
+    /// The bytes to remove once the state was over its limit: down to 95 %.
+    pub fn excess(&self) -> u64 {
+        let kept = self.limit.saturating_sub(self.limit / 20);
+        self.used.saturating_sub(kept)
     }
 
     /// Whether a reader keeps the log from being reused.
@@ -60,12 +66,24 @@ impl StateSize {
     }
 }
 
+/// The space in reserve for removing rows, by the size of the file system.
+///
+/// 16 MiB, because that is how much the log may grow before it is copied into the database. On a
+/// small file system it is an eighth.
+pub const fn reserve(total: u64) -> u64 {
+    let eighth = total / 8;
+    if eighth < RESERVE { eighth } else { RESERVE }
+}
+
 /// The limit of the state: the configured one, or nine tenths of the space that it could take.
 ///
-/// `used` is the size of the state, and `available` the free space of its file system.
-pub fn limit(configured: Option<u64>, used: u64, available: u64) -> u64 {
-    let space = used.saturating_add(available);
-    configured.unwrap_or(space.saturating_sub(space / 10).max(LIMIT_MIN))
+/// `space` is the most that the state could take since the start. So files of other programs that
+/// fill the disk later do not lower the limit, and no rows are removed for them. `total` is the size
+/// of the file system. The limit leaves room there for the reserve and for the log.
+pub fn limit(configured: Option<u64>, space: u64, total: u64) -> u64 {
+    let most = total.saturating_sub(reserve(total).saturating_mul(2));
+    let automatic = space.saturating_sub(space / 10).max(LIMIT_MIN);
+    configured.unwrap_or(automatic).min(most)
 }
 
 #[cfg(test)]
@@ -76,37 +94,36 @@ mod tests {
 
     #[test]
     fn a_state_warns_at_four_fifths_and_makes_room_above_its_limit() {
-        for (used, fill, needs_room) in [
-            (0, Fill::Low, false),
-            (79, Fill::Low, false),
-            (80, Fill::High, false),
-            (95, Fill::High, false),
-            (100, Fill::High, true),
-            (101, Fill::Over, true),
+        for (used, fill, excess) in [
+            (0, Fill::Low, 0),
+            (79, Fill::Low, 0),
+            (80, Fill::High, 0),
+            (95, Fill::High, 0),
+            (100, Fill::High, 5),
+            (101, Fill::Over, 6),
         ] {
             let size = StateSize {
                 used,
                 log: 0,
                 limit: 100,
             };
-            assert_eq!(
-                (size.fill(), size.needs_room()),
-                (fill, needs_room),
-                "{used}"
-            );
+            assert_eq!((size.fill(), size.excess()), (fill, excess), "{used}");
         }
     }
 
     #[test]
-    fn without_a_setting_the_limit_leaves_a_tenth_of_the_space() {
-        for (configured, used, available, expected) in [
-            (Some(64 * MIB), 100 * MIB, 0, 64 * MIB),
-            (None, 1_000 * MIB, 9_000 * MIB, 9_000 * MIB),
-            (None, 1_000 * MIB, 0, 900 * MIB),
+    fn the_limit_leaves_space_for_the_reserve_the_log_and_other_files() {
+        for (configured, space, total, expected) in [
+            (Some(64 * MIB), 100 * MIB, 1_000 * MIB, 64 * MIB),
+            (None, 10_000 * MIB, 20_000 * MIB, 9_000 * MIB),
+            (None, 1_000 * MIB, 20_000 * MIB, 900 * MIB),
             // Other files fill the disk.
-            (None, 20 * MIB, 0, LIMIT_MIN),
+            (None, 20 * MIB, 20_000 * MIB, LIMIT_MIN),
+            // The whole file system is smaller than the setting.
+            (Some(1_000 * MIB), 100 * MIB, 160 * MIB, 128 * MIB),
+            (None, 40 * MIB, 40 * MIB, 30 * MIB),
         ] {
-            assert_eq!(limit(configured, used, available), expected);
+            assert_eq!(limit(configured, space, total), expected);
         }
     }
 }

@@ -155,14 +155,15 @@ pub trait Delivering: Send + Sync {
     /// [`Collected::is_empty`].
     fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected>;
 
-    /// Removes rows before their retention, at most `limit` of each kind.
+    /// Removes rows before their retention to free `needed` bytes, at most `limit` of each kind.
     ///
-    /// Delivered deliveries go first, then dead and cancelled ones. If there are none left, the
+    /// It frees about `needed` bytes at most, so that no more than necessary is given up. Delivered deliveries go first, then dead and cancelled ones. If there are none left, the
     /// oldest pending deliveries of the webhook with the most become dead, with this reason.
     fn make_room<'a>(
         &'a self,
         reason: &'a str,
         now: Timestamp,
+        needed: u64,
         limit: usize,
     ) -> Answer<'a, Collected>;
 

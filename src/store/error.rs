@@ -118,6 +118,11 @@ impl StoreError {
     pub fn fault(&self) -> &Fault {
         &self.fault
     }
+
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self.fault, Fault::Full(_))
+    }
 }
 
 impl fmt::Display for StoreError {

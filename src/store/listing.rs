@@ -198,8 +198,10 @@ pub struct Space {
     pub used: u64,
     /// The write-ahead log.
     pub log: u64,
-    /// The free space of the file system, with the free parts of the database.
+    /// The free space of the file system, with the reserve and the free parts of the database.
     pub available: u64,
+    /// The size of the file system.
+    pub total: u64,
 }
 
 impl Collected {

@@ -208,7 +208,7 @@ fn a_disk_that_fails_makes_inference_wait_and_loses_nothing() {
         let limit = format!("--fsize={size}:");
         assert!(succeeds("prlimit", &["--pid", &pid, &limit]), "{limit}");
     };
-    limit("262144");
+    limit("65536");
     write_much(&home);
     home.remove_all("sales/p1");
     daemon.wait_log("inference waits", |entry| {

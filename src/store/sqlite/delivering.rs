@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{SqliteStore, expiry, guard, queue, retention, row, schema, webhooks};
+use super::{SqliteStore, expiry, guard, queue, retention, room, row, schema, webhooks};
 use crate::config::Retention;
 use crate::domain::project::ProjectKey;
 use crate::store::contract::{Answer, Delivering};
@@ -119,9 +119,13 @@ impl Delivering for SqliteStore {
         &'a self,
         reason: &'a str,
         now: Timestamp,
+        needed: u64,
         limit: usize,
     ) -> Answer<'a, Collected> {
         Box::pin(async move {
+            let limit = self
+                .read_slowly(move |connection| room::rows(connection, needed, limit))
+                .await?;
             let mut retention = Retention {
                 delivered: Duration::ZERO,
                 dead: Duration::MAX,
@@ -164,7 +168,7 @@ impl SqliteStore {
         let before = garbage.clone();
         let (ids, reason) = expiring;
         let result = self
-            .write(move |connection| {
+            .remove(move |connection| {
                 let mut garbage = before.clone();
                 let expired = expiry::expire(connection, &ids, &reason, now)?;
                 let collected =

@@ -3,7 +3,7 @@
 //! # Format
 //!
 //! The state directory (created with mode 0700) contains `state.db`, a SQLite database with its
-//! write-ahead log, `lock` and `key`. The files have mode 0600. `schema/` has the tables, one file for
+//! write-ahead log, `lock`, `key` and `reserve`. The files have mode 0600. `schema/` has the tables, one file for
 //! each version. Migrations update the state of an earlier released version.
 //!
 //! # Operation
@@ -15,17 +15,20 @@
 //!
 //! - `schema` opens and migrates the database. `lock` prevents a second daemon. `key` has the key of
 //!   the fingerprints of settings.
-//! - `writer` and `reader` run jobs in a `transaction`.
+//! - `writer` and `reader` run jobs in a `transaction`. `committer` does it for the writer, with the
+//!   space in `reserve`.
 //! - `recording` and `delivering` implement the contracts of inference and of sending.
 //! - `record` writes batches, `files` their files. `recorded` reads the record. `problems` has invalid
 //!   files, `payload` the contents of files, `answer` the bodies of answers.
 //! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of deletes.
 //!   `webhooks` keeps the state of webhooks.
-//! - `retention` removes old rows. `expiry` gives up pending deliveries.
+//! - `retention` removes old rows. `expiry` gives up pending deliveries. `room` says how many rows to
+//!   remove for some space.
 //! - `listing`, `select`, `operations` and `replay` are for the command line.
 //! - All of them use `row` and `error`.
 
 mod answer;
+mod committer;
 mod delivering;
 mod error;
 mod expiry;
@@ -44,7 +47,9 @@ mod record;
 mod recorded;
 mod recording;
 mod replay;
+mod reserve;
 mod retention;
+mod room;
 mod row;
 mod schema;
 mod select;
@@ -63,10 +68,12 @@ use rusqlite::Connection;
 
 use super::contract::Backend;
 use super::error::{Fault, OpenError, StoreError};
+use committer::Committer;
 use key::FingerprintKey;
 pub(super) use listing::SqliteListings;
 pub(super) use operations::SqliteOperations;
 use reader::Reader;
+use reserve::Reserve;
 use retention::Garbage;
 use writer::Writer;
 
@@ -137,7 +144,10 @@ impl SqliteStore {
         );
         let path = schema::database(state_dir);
         let identity = schema::identity(&path)?;
-        let writer = Arc::new(Writer::new(for_writing));
+        let reserve = Reserve::take(state_dir);
+        let committer = Committer::new(for_writing, reserve)
+            .map_err(|source| OpenError::from_sqlite(&path, source))?;
+        let writer = Arc::new(Writer::new(committer));
         // If the second thread cannot be started, `reader` is dropped and the first thread ends.
         let reader_thread = start("store-reader", state_dir, move || {
             reader::run(&for_reading, reads);
@@ -204,6 +214,15 @@ impl SqliteStore {
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let result = self.shared.writer.write(work).await;
+        result.map_err(|fault| self.error(fault))
+    }
+
+    /// Removes rows, also if the disk is full.
+    async fn remove<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let result = self.shared.writer.remove(work).await;
         result.map_err(|fault| self.error(fault))
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::row;
+use super::{reserve, row};
 use crate::store::error::{Fault, OpenError};
 use crate::store::listing::Space;
 
@@ -39,7 +39,7 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 /// How long to wait for another process that writes.
 ///
 /// The daemon waits for a command that writes, and such a command waits for the daemon.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest database that is checked page by page when it is opened, in bytes.
 ///
@@ -50,7 +50,10 @@ const CHECKED_MAX: u64 = 128 << 20;
 /// The number of pages in the write-ahead log that triggers a checkpoint: 16 MiB.
 ///
 /// A burst writes the same pages of the indexes repeatedly. A checkpoint copies each only once.
-const LOG_PAGES: i64 = 4096;
+pub(super) const LOG_PAGES: i64 = 4096;
+
+/// The size of a page in bytes: the default of SQLite.
+pub(super) const PAGE_SIZE: u64 = 4096;
 
 /// The size to which a larger write-ahead log is truncated, in bytes.
 pub(super) const LOG_SIZE: i64 = 16 << 20;
@@ -101,12 +104,17 @@ pub(super) fn space(connection: &Connection, path: &Path) -> Result<Space, Fault
     let n_free = row::count(pragma("freelist_count")?);
     let directory = path.parent().unwrap_or(path);
     // Without an answer, the limit is that of a full disk.
-    let free = rustix::fs::statvfs(directory)
-        .map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));
+    let (free, total) = rustix::fs::statvfs(directory).map_or((0, 0), |found| {
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        (bytes(found.f_bavail), bytes(found.f_blocks))
+    });
     Ok(Space {
         used: n_pages.saturating_sub(n_free).saturating_mul(page_size),
         log: log_size(&log(directory)),
-        available: free.saturating_add(n_free.saturating_mul(page_size)),
+        available: free
+            .saturating_add(reserve::held_in(directory))
+            .saturating_add(n_free.saturating_mul(page_size)),
+        total,
     })
 }
 

@@ -6,12 +6,6 @@
 //! [`GROUP_MAX`] queued jobs in one transaction, so a burst costs one disk write. The writer's
 //! thread does this for asynchronous tasks. A caller that may block takes the connection and commits
 //! the queued jobs itself, because two context switches cost more than a small commit.
-//!
-//! If a transaction of several jobs fails, it is rolled back, and each job runs again in its own
-//! transaction. So a job that is too large for the disk does not make small jobs fail. If the
-//! database is locked, all jobs fail, because each would wait for the lock again. Savepoints would
-//! avoid running jobs twice. But they halved the speed of every write, because SQLite then saves
-//! each changed page once more.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -23,7 +17,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::transaction::transact;
+use super::committer::Committer;
 use super::{guard, schema};
 use crate::store::error::Fault;
 
@@ -46,12 +40,15 @@ const IDLE: Duration = Duration::from_millis(50);
 pub(super) trait Write: Send {
     /// Runs the job, and keeps the result until it is committed.
     fn run(&mut self, connection: &Connection) -> Result<(), Fault>;
+    /// Whether the job only removes rows, which frees space.
+    fn removes_rows(&self) -> bool;
     /// Sends the result, or the error of the transaction.
     fn reply(self: Box<Self>, committed: Result<(), Fault>);
 }
 
 struct Task<T, W> {
     work: W,
+    removes_rows: bool,
     result: Option<T>,
     reply: oneshot::Sender<Result<T, Fault>>,
 }
@@ -66,6 +63,10 @@ where
         Ok(())
     }
 
+    fn removes_rows(&self) -> bool {
+        self.removes_rows
+    }
+
     fn reply(self: Box<Self>, committed: Result<(), Fault>) {
         let Task { result, reply, .. } = *self;
         // The caller may no longer wait for the result.
@@ -75,11 +76,13 @@ where
 
 /// Returns a job and the receiver of its result.
 fn write<T: Send + 'static>(
+    removes_rows: bool,
     work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
 ) -> (Box<dyn Write>, oneshot::Receiver<Result<T, Fault>>) {
     let (reply, answer) = oneshot::channel();
     let job = Box::new(Task {
         work,
+        removes_rows,
         result: None,
         reply,
     });
@@ -88,7 +91,7 @@ fn write<T: Send + 'static>(
 
 /// The writing connection and its queue of jobs.
 pub(super) struct Writer {
-    connection: Mutex<Option<Connection>>,
+    committer: Mutex<Option<Committer>>,
     queue: Mutex<Queue>,
     /// Wakes the writer's thread for a job, or when the queue is closed.
     wake: Condvar,
@@ -107,9 +110,9 @@ struct Queue {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(super) fn new(committer: Committer) -> Self {
         Self {
-            connection: Mutex::new(Some(connection)),
+            committer: Mutex::new(Some(committer)),
             queue: Mutex::default(),
             wake: Condvar::new(),
             permits: Arc::new(Semaphore::new(QUEUE_MAX)),
@@ -136,7 +139,21 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        let (job, answer) = write(work);
+        self.run_queued(write(false, work)).await
+    }
+
+    /// Removes rows on the writer's thread, also if the disk is full.
+    pub(super) async fn remove<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        self.run_queued(write(true, work)).await
+    }
+
+    async fn run_queued<T>(
+        &self,
+        (job, answer): (Box<dyn Write>, oneshot::Receiver<Result<T, Fault>>),
+    ) -> Result<T, Fault> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         self.enqueue(job, permit.ok())?;
         self.wake.notify_one();
@@ -148,11 +165,11 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        let (job, mut answer) = write(work);
+        let (job, mut answer) = write(false, work);
         // This job needs no permit: the caller blocks, so it has only one job at a time.
         self.enqueue(job, None)?;
         loop {
-            let connection = guard(&self.connection);
+            let mut committer = guard(&self.committer);
             // The writer's thread may have run the job meanwhile.
             match answer.try_recv() {
                 Ok(result) => return result,
@@ -160,8 +177,8 @@ impl Writer {
                 Err(TryRecvError::Empty) => {}
             }
             // The job is still queued, because no other thread has the connection.
-            let connection = connection.as_ref().ok_or(Fault::Closed)?;
-            self.commit_queued(connection);
+            let committer = committer.as_mut().ok_or(Fault::Closed)?;
+            self.commit_queued(committer);
         }
     }
 
@@ -190,7 +207,7 @@ impl Drop for End<'_> {
             std::mem::take(&mut queue.jobs)
         };
         drop(unanswered);
-        guard(&self.0.connection).take();
+        guard(&self.0.committer).take();
     }
 }
 
@@ -203,8 +220,8 @@ impl Writer {
         let _end = End(self);
         let mut is_held = false;
         while self.wait(checkpointer, log, &mut is_held) {
-            if let Some(connection) = guard(&self.connection).as_ref() {
-                self.commit_queued(connection);
+            if let Some(committer) = guard(&self.committer).as_mut() {
+                self.commit_queued(committer);
             }
         }
     }
@@ -213,9 +230,10 @@ impl Writer {
     fn wait(&self, checkpointer: &Connection, log: &Path, is_held: &mut bool) -> bool {
         let mut queue = guard(&self.queue);
         while queue.jobs.is_empty() && !queue.is_closed {
-            let patience = if *is_held {
+            let is_due = self.n_commits.load(Ordering::Relaxed) >= COMMITS_IN_LOG;
+            let patience = if *is_held && !is_due {
                 HELD_AGAIN
-            } else if self.n_commits.load(Ordering::Relaxed) < COMMITS_IN_LOG {
+            } else if !is_due {
                 queue = self
                     .wake
                     .wait(queue)
@@ -269,7 +287,7 @@ impl Writer {
     }
 
     /// Commits queued jobs, at most [`GROUP_MAX`].
-    fn commit_queued(&self, connection: &Connection) {
+    fn commit_queued(&self, committer: &mut Committer) {
         let (group, permits): (Vec<_>, Vec<_>) = {
             let mut queue = guard(&self.queue);
             let n_jobs = queue.jobs.len().min(GROUP_MAX);
@@ -278,7 +296,7 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        commit_group(connection, group);
+        committer.commit(group);
         drop(permits);
         self.count_commit();
     }
@@ -293,29 +311,4 @@ impl Writer {
             self.wake.notify_one();
         }
     }
-}
-
-fn commit_group(connection: &Connection, mut group: Vec<Box<dyn Write>>) {
-    let committed = attempt(connection, &mut group);
-    match committed {
-        // If another process keeps the database locked, each job would wait for the lock again.
-        Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
-            for mut job in group {
-                let committed = attempt(connection, std::slice::from_mut(&mut job));
-                job.reply(committed);
-            }
-        }
-        committed => {
-            for job in group {
-                job.reply(committed.clone());
-            }
-        }
-    }
-}
-
-/// Runs the jobs in one transaction. An error undoes all of them.
-fn attempt(connection: &Connection, group: &mut [Box<dyn Write>]) -> Result<(), Fault> {
-    transact(connection, |connection| {
-        group.iter_mut().try_for_each(|job| job.run(connection))
-    })
 }

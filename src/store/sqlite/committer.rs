@@ -1,0 +1,146 @@
+//! Commits jobs in transactions, and makes space for them if the disk is full.
+//!
+//! If a transaction of several jobs fails, it is rolled back, and each job runs again in its own
+//! transaction. So a job that is too large for the disk does not make small jobs fail. If the
+//! database is locked, all jobs fail, because each would wait for the lock again. Savepoints would
+//! avoid running jobs twice. But they halved the speed of every write, because SQLite then saves
+//! each changed page once more.
+//!
+//! On a full disk, the committer releases the reserve, copies the log into the database and empties
+//! it. That often frees space by itself. Only jobs that remove rows may use the reserve.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, ffi};
+
+use super::reserve::Reserve;
+use super::schema;
+use super::transaction::transact;
+use super::writer::Write;
+use crate::store::error::Fault;
+
+/// How long to wait for readers before the log is emptied on a full disk.
+const READERS_WAIT: Duration = Duration::from_secs(1);
+
+/// The writing connection and the space in reserve.
+pub(super) struct Committer {
+    connection: Connection,
+    reserve: Reserve,
+}
+
+impl Committer {
+    pub(super) fn new(connection: Connection, reserve: Reserve) -> rusqlite::Result<Self> {
+        // On a small disk, the log must not take more than the reserve either.
+        let n_pages = i64::try_from(reserve.size() / schema::PAGE_SIZE).unwrap_or(i64::MAX);
+        let n_pages = n_pages.clamp(1, schema::LOG_PAGES);
+        connection.query_row(
+            &format!("PRAGMA wal_autocheckpoint = {n_pages}"),
+            [],
+            |_| Ok(()),
+        )?;
+        Ok(Self {
+            connection,
+            reserve,
+        })
+    }
+
+    /// Runs jobs, commits them and sends their results.
+    pub(super) fn commit(&mut self, mut group: Vec<Box<dyn Write>>) {
+        if !self.reserve.restore() {
+            return self.commit_each(group, false);
+        }
+        match self.attempt(&mut group) {
+            Err(fault) if lacks_space(&fault) => {
+                let has_space = self.make_space();
+                self.commit_each(group, has_space);
+            }
+            // If another process keeps the database locked, each job would wait for the lock again.
+            Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
+                self.commit_each(group, true);
+            }
+            committed => {
+                for job in group {
+                    job.reply(committed.clone());
+                }
+            }
+        }
+    }
+
+    /// Commits each job by itself. Without space, it commits only those that remove rows.
+    fn commit_each(&mut self, group: Vec<Box<dyn Write>>, has_space: bool) {
+        for mut job in group {
+            let committed = if job.removes_rows() {
+                self.remove(&mut job)
+            } else if has_space {
+                self.attempt(std::slice::from_mut(&mut job))
+            } else {
+                Err(self.reserve.scarce())
+            };
+            job.reply(committed);
+        }
+    }
+
+    /// Runs a job that removes rows, with the space in reserve if it needs it.
+    fn remove(&mut self, job: &mut Box<dyn Write>) -> Result<(), Fault> {
+        let job = std::slice::from_mut(job);
+        match self.attempt(job) {
+            Err(fault) if lacks_space(&fault) => {
+                self.reserve.release();
+                let committed = self.attempt(job);
+                self.make_space();
+                committed
+            }
+            committed => committed,
+        }
+    }
+
+    /// Empties the log, with the space in reserve. Returns whether there is space for commits.
+    fn make_space(&mut self) -> bool {
+        self.reserve.release();
+        let emptied = self
+            .connection
+            .busy_timeout(READERS_WAIT)
+            .and_then(|()| {
+                self.connection
+                    .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            })
+            .and_then(|()| self.connection.busy_timeout(schema::BUSY_TIMEOUT));
+        if let Err(error) = emptied {
+            tracing::debug!(%error, "cannot copy the write-ahead log into the database");
+        }
+        self.reserve.restore()
+    }
+
+    /// Runs the jobs in one transaction. An error undoes all of them.
+    fn attempt(&self, group: &mut [Box<dyn Write>]) -> Result<(), Fault> {
+        transact(&self.connection, |connection| {
+            for job in group.iter_mut() {
+                job.run(connection)?;
+            }
+            if group.iter().all(|job| job.removes_rows()) {
+                return Ok(());
+            }
+            self.reserve.admit(connection)
+        })
+    }
+}
+
+/// Whether an error may come from a full disk or a used up quota.
+fn lacks_space(fault: &Fault) -> bool {
+    match fault {
+        Fault::Full(_) => true,
+        Fault::Io(cause) => {
+            let code = cause
+                .downcast_ref::<rusqlite::Error>()
+                .and_then(|error| error.sqlite_error())
+                .map(|error| error.extended_code);
+            // SQLite reports a used up quota as a failed write, and a full disk too if it is the
+            // index of the log that cannot grow.
+            matches!(
+                code,
+                Some(ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE)
+            )
+        }
+        _ => false,
+    }
+}

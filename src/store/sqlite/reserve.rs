@@ -1,0 +1,197 @@
+//! Keeps space of the disk in reserve, so that rows can be removed when the disk is full.
+//!
+//! Constraint: removing rows needs space before it frees any. SQLite writes each changed page to the
+//! log. It can use the log again only after it has copied the pages into the database, which may grow
+//! by that. So two rules hold:
+//!
+//! - A transaction commits only if the database can take all pages of the log (`admit`).
+//! - A file holds some space. The writer releases it to copy the log and to remove rows, and takes it
+//!   back before it commits anything else.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use rustix::process::Resource;
+
+use super::{row, schema};
+use crate::domain::state_size;
+use crate::store::error::Fault;
+
+/// The file name of the reserve in the state directory.
+const RESERVE_FILE: &str = "reserve";
+
+/// The part of the reserve without which nothing is committed: enough to remove some rows.
+const LEAST_PART: u64 = 8;
+
+/// The most that the writer's cache holds back from the log until the commit: `WRITER_CACHE`.
+const CACHED_MAX: u64 = 4 << 20;
+
+/// The cause of a refused commit.
+#[derive(Debug, thiserror::Error)]
+#[error("{available} bytes are available, and the daemon keeps the last ones to remove old rows")]
+struct Scarce {
+    available: u64,
+}
+
+/// Whether the space could be taken.
+enum Taken {
+    Yes,
+    /// The disk is full, or a quota is used up.
+    Scarce,
+    /// The file system cannot reserve space.
+    Impossible,
+}
+
+/// The space in reserve. The holder of the writing connection has it.
+pub(super) struct Reserve {
+    path: PathBuf,
+    database: PathBuf,
+    /// The size of the reserve, by the size of the file system.
+    size: u64,
+    held: u64,
+    is_possible: bool,
+}
+
+/// The space that the reserve in a state directory takes.
+pub(super) fn held_in(directory: &Path) -> u64 {
+    fs::metadata(directory.join(RESERVE_FILE))
+        .map_or(0, |metadata| metadata.blocks().saturating_mul(512))
+}
+
+impl Reserve {
+    /// Takes the reserve of a state directory as far as there is space.
+    pub(super) fn take(directory: &Path) -> Self {
+        let total = rustix::fs::statvfs(directory)
+            .map_or(0, |found| found.f_blocks.saturating_mul(found.f_frsize));
+        let mut reserve = Self {
+            path: directory.join(RESERVE_FILE),
+            database: schema::database(directory),
+            size: state_size::reserve(total),
+            held: held_in(directory),
+            is_possible: true,
+        };
+        reserve.restore();
+        reserve
+    }
+
+    /// The size of the reserve if there is space for it.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Takes the space back as far as there is any. Returns whether it is enough for commits.
+    pub(super) fn restore(&mut self) -> bool {
+        let mut wanted = self.size;
+        let least = self.size / LEAST_PART;
+        while self.is_possible && self.held < wanted && wanted >= least.max(1) {
+            // Without this question, a full disk would cost an allocation for each size.
+            if self.available().saturating_add(self.held) >= wanted {
+                match self.allocate(wanted) {
+                    Taken::Yes => self.held = wanted,
+                    Taken::Scarce => self.release(),
+                    Taken::Impossible => self.is_possible = false,
+                }
+            }
+            wanted /= 2;
+        }
+        !self.is_possible || self.held >= least
+    }
+
+    /// Gives the space to the transactions that remove rows.
+    pub(super) fn release(&mut self) {
+        // Emptied first: another process may have the file open.
+        let emptied = OpenOptions::new().write(true).open(&self.path);
+        let _ = emptied.and_then(|file| file.set_len(0));
+        let _ = fs::remove_file(&self.path);
+        self.held = 0;
+    }
+
+    /// Refuses a commit after which the pages of the log might not fit into the database.
+    pub(super) fn admit(&self, connection: &Connection) -> Result<(), Fault> {
+        let pages: i64 = connection
+            .prepare_cached("PRAGMA page_count")?
+            .query_row([], |row| row.get(0))?;
+        let needed = row::count(pages).saturating_mul(schema::PAGE_SIZE);
+        let length = fs::metadata(&self.database).map_or(0, |metadata| metadata.len());
+        let growth = needed.saturating_sub(length);
+        if growth == 0 {
+            return Ok(());
+        }
+        let available = self.available();
+        let space = available.saturating_add(self.held);
+        if space < growth.saturating_add(growth.min(CACHED_MAX)) {
+            return Err(Fault::Full(Arc::new(Scarce { available })));
+        }
+        Ok(())
+    }
+
+    /// Refuses a commit without reserve.
+    pub(super) fn scarce(&self) -> Fault {
+        Fault::Full(Arc::new(Scarce {
+            available: self.available(),
+        }))
+    }
+
+    /// The space that the file system has without the reserve.
+    fn available(&self) -> u64 {
+        let directory = self.path.parent().unwrap_or(&self.path);
+        rustix::fs::statvfs(directory)
+            .map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    fn allocate(&self, size: u64) -> Taken {
+        // A larger file would end the process by a signal.
+        let largest = rustix::process::getrlimit(Resource::Fsize).current;
+        if largest.is_some_and(|largest| largest < size) {
+            return Taken::Impossible;
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&self.path);
+        let result = file.and_then(|file| {
+            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_noise(file, size),
+                result => result.map_err(io::Error::from),
+            }
+        });
+        match result {
+            Ok(()) => Taken::Yes,
+            Err(error) if is_scarce(&error) => Taken::Scarce,
+            Err(error) => {
+                tracing::debug!(%error, path = %self.path.display(), "cannot reserve space");
+                Taken::Impossible
+            }
+        }
+    }
+}
+
+fn is_scarce(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOSPC | Errno::DQUOT)
+    )
+}
+
+/// Fills a file with contents that no file system can compress.
+fn write_noise(mut file: File, size: u64) -> io::Result<()> {
+    let mut noise = blake3::Hasher::new().finalize_xof();
+    let mut part = vec![0_u8; 64 << 10];
+    let mut rest = size;
+    while rest > 0 {
+        noise.fill(&mut part);
+        let n = usize::try_from(rest).unwrap_or(usize::MAX).min(part.len());
+        let piece = part.get(..n).unwrap_or_default();
+        file.write_all(piece)?;
+        rest = rest.saturating_sub(u64::try_from(n).unwrap_or(u64::MAX));
+    }
+    file.sync_all()
+}
