@@ -16,6 +16,7 @@
 //! - [`infer`]: the events of one project.
 //! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.
+//! - `pairs`: which arrival belongs to which departure.
 //! - [`portions`]: the parts in which a large change is recorded.
 //! - [`shared_ids`]: project ids that several directories share.
 //! - [`names`]: how names on disk and names in the configuration are compared.
@@ -40,6 +41,7 @@ pub(crate) mod log_limit;
 pub mod moves;
 pub mod names;
 pub mod pace;
+mod pairs;
 pub mod parameters;
 pub mod portions;
 pub mod project;

@@ -24,9 +24,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::event::{EventKind, InferredEvent};
 use super::infer::{Inference, Removals, infer, is_replaced};
-use super::project::{
-    ContentHash, FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role,
-};
+use super::pairs::{Pairs, pair};
+use super::project::{FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role};
 use super::shared_ids::{Hold, Removal, SharedIds};
 
 /// Returns the path of a recorded file after its project moved, according to the layout.
@@ -83,6 +82,25 @@ impl Comparison {
         Some(definition.project_identity(&self.key))
     }
 
+    /// Returns the observed definition if another project may have moved here.
+    ///
+    /// Unlike [`Comparison::arrival`] it may also be an ordinary save: without an id on both sides, the
+    /// definition alone does not tell.
+    pub fn newcomer(&self) -> Option<&FileState> {
+        let seen = self.observed.definition()?;
+        let is_newcomer = match &self.recorded.definition {
+            Some(known) if known.hash == seen.hash => false,
+            Some(known) => known.project_identity(&self.key) != seen.identity(),
+            None => true,
+        };
+        is_newcomer.then_some(seen)
+    }
+
+    /// Whether the definition here changed to that of another project, or was saved.
+    pub(super) fn is_saved_or_replaced(&self) -> bool {
+        self.newcomer().is_some() && self.arrival().is_none()
+    }
+
     /// Returns the recorded definition if it is certainly gone from this location.
     pub(crate) fn departure(&self) -> Option<&FileState> {
         let recorded = self.recorded.definition.as_ref()?;
@@ -100,70 +118,6 @@ impl Comparison {
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)
-}
-
-/// Departed projects that are not paired with an arrival yet, in the order of their names.
-///
-/// They are kept by organization and identity, and by the content as well.
-#[derive(Default)]
-struct Departures<'a> {
-    by_identity: BTreeMap<(&'a str, Identity), BTreeMap<&'a ProjectKey, usize>>,
-    by_content: BTreeMap<(&'a str, Identity, ContentHash), BTreeMap<&'a ProjectKey, usize>>,
-}
-
-impl<'a> Departures<'a> {
-    fn of(comparisons: &[&'a Comparison]) -> Self {
-        let mut all = Self::default();
-        for (index, comparison) in comparisons.iter().copied().enumerate() {
-            let Some(departed) = comparison.departure() else {
-                continue;
-            };
-            let key = &comparison.key;
-            let organization = key.organization.as_str();
-            for identity in departed.identities(key) {
-                let of_content = (organization, identity.clone(), departed.hash);
-                let with_content = all.by_content.entry(of_content).or_default();
-                with_content.insert(key, index);
-                let of_identity = (organization, identity);
-                let with_identity = all.by_identity.entry(of_identity).or_default();
-                with_identity.insert(key, index);
-            }
-        }
-        all
-    }
-
-    /// Removes the departure that belongs to this arrival and returns it.
-    ///
-    /// It is the departure with the same content, else the first by name.
-    fn take(
-        &mut self,
-        comparisons: &[&'a Comparison],
-        arrived_in: &'a Comparison,
-    ) -> Option<usize> {
-        let arrived = arrived_in.arrival()?;
-        let organization = arrived_in.key.organization.as_str();
-        let of_content = (organization, arrived.identity(), arrived.hash);
-        let with_content = self.by_content.get(&of_content);
-        let first =
-            |all: &BTreeMap<&'a ProjectKey, usize>| all.first_key_value().map(|(_, at)| *at);
-        let of_identity = (organization, of_content.1);
-        let with_identity = self.by_identity.get(&of_identity)?;
-        let index = with_content
-            .and_then(first)
-            .or_else(|| first(with_identity))?;
-        let origin = comparisons.get(index)?;
-        let departed = origin.departure()?;
-        for identity in departed.identities(&origin.key) {
-            let of_content = (organization, identity.clone(), departed.hash);
-            if let Some(with_content) = self.by_content.get_mut(&of_content) {
-                with_content.remove(&origin.key);
-            }
-            if let Some(with_identity) = self.by_identity.get_mut(&(organization, identity)) {
-                with_identity.remove(&origin.key);
-            }
-        }
-        Some(index)
-    }
 }
 
 /// Infers the events of several projects together.
@@ -223,59 +177,6 @@ pub fn infer_all<C: Borrow<Comparison>>(
             }
         })
         .collect()
-}
-
-/// Pairs of arrivals and departures, as indexes into the comparisons.
-struct Pairs {
-    /// The old location of each new location.
-    moves: BTreeMap<usize, usize>,
-    /// The new location of each old location whose move waits. There are no rings.
-    waiting: BTreeMap<usize, usize>,
-}
-
-/// Pairs arrivals with departures.
-fn pair(comparisons: &[&Comparison]) -> Pairs {
-    let mut departures = Departures::of(comparisons);
-    let mut moves = BTreeMap::new();
-    // The project that was recorded at a location is judged together with the arrival. So the arrival
-    // waits until that project's removal is confirmed, or until it is paired elsewhere.
-    let is_settled = |comparison: &Comparison| {
-        comparison.recorded.definition.is_none() || comparison.removals == Removals::Confirmed
-    };
-    let settled = comparisons.iter().enumerate();
-    let mut settled: BTreeSet<usize> = settled
-        .filter(|(_, comparison)| is_settled(comparison))
-        .map(|(index, _)| index)
-        .collect();
-    while let Some(index) = settled.pop_first() {
-        let arrived_in = comparisons.get(index);
-        let origin = arrived_in.and_then(|here| departures.take(comparisons, here));
-        if let Some(origin) = origin {
-            moves.insert(index, origin);
-            if !moves.contains_key(&origin) {
-                settled.insert(origin);
-            }
-        }
-    }
-    let mut waiting = BTreeMap::new();
-    for (index, comparison) in comparisons.iter().enumerate() {
-        if moves.contains_key(&index) {
-            continue;
-        }
-        if let Some(origin) = departures.take(comparisons, comparison) {
-            waiting.insert(origin, index);
-        }
-    }
-    // Projects that exchange their locations in a ring do not wait. Otherwise each would wait for the
-    // next forever. Observing one of them also observes all others.
-    let in_ring = |start: usize| {
-        std::iter::successors(waiting.get(&start), |to| waiting.get(to))
-            .take(waiting.len())
-            .any(|to| *to == start)
-    };
-    let ring: BTreeSet<usize> = waiting.keys().copied().filter(|at| in_ring(*at)).collect();
-    waiting.retain(|origin, _| !ring.contains(origin));
-    Pairs { moves, waiting }
 }
 
 /// Judges one comparison.

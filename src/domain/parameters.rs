@@ -161,22 +161,20 @@ fn not_empty(text: Option<&str>) -> Option<&str> {
 
 /// Returns the id of a project: its engineId, else the root attribute `id`, else a generated id.
 ///
-/// A copy without an engineId has that of the definition; the same holds for the root attribute.
+/// A published copy has the id of its project, so that a publish names the project as its import did.
+/// Only a copy whose id differs, which is another project's, has its own.
 pub(crate) fn project_id(
     key: &ProjectKey,
     subject: &FileState,
     definition: Option<&FileState>,
 ) -> String {
-    let document = &subject.document;
     let is_copy = subject.role != Role::Definition;
-    let definition = definition.filter(|_| is_copy).unwrap_or(subject);
-    let definition = &definition.document;
+    let of_project = definition.filter(|one| is_copy && !one.is_of_another_project(subject));
+    let document = &of_project.unwrap_or(subject).document;
     document
         .engine_id()
-        .or_else(|| definition.engine_id())
-        .or_else(|| document.own_root_id())
-        .or_else(|| definition.root_id())
-        .or_else(|| definition.kept_made_up_id())
+        .or_else(|| document.root_id())
+        .or_else(|| document.kept_made_up_id())
         .map_or_else(|| made_up_project_id(key), str::to_owned)
 }
 

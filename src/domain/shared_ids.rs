@@ -101,6 +101,12 @@ impl<'a> SharedIds<'a> {
                 if seen.is_none() {
                     places.unclear = Some(key);
                 }
+                // A saved definition may bring the first id, which others may have as well.
+                let saved = seen.zip(comparison.recorded.definition.as_ref());
+                if let Some((seen, before)) = saved {
+                    let identity = seen.succeeding(before).project_identity(key);
+                    all.places(identity, key).stays = Some(key);
+                }
             }
         }
         all

@@ -142,6 +142,34 @@ mod tests {
     }
 
     #[test]
+    fn a_long_chain_of_moves_that_wait_is_followed_once() {
+        assert_linear(|n| {
+            let name = |number: usize| format!("p{number:04}");
+            let definition = |number: usize, project: usize| {
+                let mut file = file(&name(number), Role::Definition, project);
+                file.document.id = Some(format!("id-{project}"));
+                file
+            };
+            // Each project moved to the directory of the next one, and the last one is gone.
+            let comparisons = (0..n).map(|number| Comparison {
+                key: ProjectKey::new("o", name(number)),
+                recorded: [definition(number, number)].into_iter().collect(),
+                observed: observed(match number {
+                    0 => Vec::new(),
+                    _ => vec![definition(number, number - 1)],
+                }),
+                removals: Removals::Unconfirmed,
+            });
+            let comparisons: Vec<Comparison> = comparisons.collect();
+            visited_by(|| {
+                let conclusions = infer_all(&comparisons, &|_, _| None);
+                let n_waiting = conclusions.iter().filter(|one| one.moves_to.is_some());
+                assert_eq!(n_waiting.count(), n - 1);
+            })
+        });
+    }
+
+    #[test]
     fn files_below_a_directory_are_found_without_visiting_all_files() {
         let recorded: Recorded = files("p", 100).into_iter().collect();
         let visited = visited_by(|| {

@@ -66,9 +66,9 @@ pub(super) struct Arrived {
 }
 
 impl Observation {
-    /// The project that arrived at this path, if any.
+    /// The project that arrived at this path, or may have.
     pub(super) fn arrival(&self) -> Option<Arrived> {
-        let definition = self.comparison.arrival()?;
+        let definition = self.comparison.newcomer()?;
         Some(Arrived {
             key: self.comparison.key.clone(),
             identity: definition.identity(),

@@ -139,7 +139,7 @@ fn the_project_name_is_the_root_attribute_or_the_directory() {
 }
 
 #[test]
-fn a_published_copy_without_an_engine_id_has_that_of_its_project() {
+fn a_published_copy_has_the_id_of_its_project_unless_its_own_differs() {
     let copy = |id, annotations| FileState {
         role: Role::Published,
         ..file(document(None, id, annotations))
@@ -166,6 +166,14 @@ fn a_published_copy_without_an_engine_id_has_that_of_its_project() {
         (copy(None, &[]), project(&[]), "id-1"),
         (copy(Some(" "), &[]), project(&[]), "id-1"),
         (copy(None, &[]), renamed.clone(), made_up),
+        // The id that the import had, although the copy has one.
+        (copy(None, &[("engineId", "e-2")]), renamed.clone(), made_up),
+        (copy(None, &[("engineId", "e-2")]), project(&[]), "id-1"),
+        (
+            copy(None, &[("engineId", "E-1")]),
+            project(&[("engineId", "e-1")]),
+            "e-1",
+        ),
     ];
     let id = |key: &ProjectKey, subject: &FileState, definition: &FileState| {
         let event = about(EventKind::ProjectPublish, subject);

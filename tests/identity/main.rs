@@ -10,7 +10,11 @@
     reason = "a test may fail by panicking, and owns its clock"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
+
+// Random operations on projects with all kinds of ids, compared with a model.
+mod random;
 
 use std::fs;
 use std::path::Path;

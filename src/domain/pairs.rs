@@ -1,0 +1,185 @@
+//! Pairs projects that arrived in a directory with projects that left one.
+//!
+//! Constraint: the work is linear in the number of projects but for a logarithm, also for long chains of
+//! moves; see [`super::moves`] for the rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::infer::Removals;
+use super::moves::Comparison;
+use super::project::{ContentHash, Identity, ProjectKey};
+use super::work;
+
+/// Departed projects that are not paired with an arrival yet, in the order of their names.
+///
+/// They are kept by organization and identity, and by the content as well.
+#[derive(Default)]
+struct Departures<'a> {
+    by_identity: BTreeMap<(&'a str, Identity), BTreeMap<&'a ProjectKey, usize>>,
+    by_content: BTreeMap<(&'a str, Identity, ContentHash), BTreeMap<&'a ProjectKey, usize>>,
+}
+
+impl<'a> Departures<'a> {
+    /// Collects the departures. `replaced` has the locations whose definition counts as replaced.
+    fn of(comparisons: &[&'a Comparison], replaced: &BTreeSet<usize>) -> Self {
+        let mut all = Self::default();
+        for (index, comparison) in comparisons.iter().copied().enumerate() {
+            let was_here = comparison.recorded.definition.as_ref();
+            let was_replaced = was_here.filter(|_| replaced.contains(&index));
+            let Some(departed) = comparison.departure().or(was_replaced) else {
+                continue;
+            };
+            let key = &comparison.key;
+            let organization = key.organization.as_str();
+            for identity in departed.identities(key) {
+                let of_content = (organization, identity.clone(), departed.hash);
+                let with_content = all.by_content.entry(of_content).or_default();
+                with_content.insert(key, index);
+                let of_identity = (organization, identity);
+                let with_identity = all.by_identity.entry(of_identity).or_default();
+                with_identity.insert(key, index);
+            }
+        }
+        all
+    }
+
+    /// Removes the departure that belongs to the project that arrived here, and returns it.
+    ///
+    /// It is the departure with the same content, else the first by name.
+    fn take(&mut self, comparisons: &[&'a Comparison], arrived_in: usize) -> Option<usize> {
+        let here = comparisons.get(arrived_in).copied()?;
+        let arrived = here.newcomer()?;
+        let organization = here.key.organization.as_str();
+        let of_content = (organization, arrived.identity(), arrived.hash);
+        let with_content = self.by_content.get(&of_content);
+        // A project that was here before has not come from here.
+        let first = |all: &BTreeMap<&'a ProjectKey, usize>| {
+            let mut all = all.values().copied();
+            all.find(|origin| *origin != arrived_in)
+        };
+        let of_identity = (organization, of_content.1);
+        let with_identity = self.by_identity.get(&of_identity);
+        let index = with_content
+            .and_then(first)
+            .or_else(|| with_identity.and_then(first))?;
+        let origin = comparisons.get(index)?;
+        let departed = origin.recorded.definition.as_ref()?;
+        for identity in departed.identities(&origin.key) {
+            let of_content = (organization, identity.clone(), departed.hash);
+            if let Some(with_content) = self.by_content.get_mut(&of_content) {
+                with_content.remove(&origin.key);
+            }
+            if let Some(with_identity) = self.by_identity.get_mut(&(organization, identity)) {
+                with_identity.remove(&origin.key);
+            }
+        }
+        Some(index)
+    }
+}
+
+/// Pairs of arrivals and departures, as indexes into the comparisons.
+pub(super) struct Pairs {
+    /// The old location of each new location.
+    pub moves: BTreeMap<usize, usize>,
+    /// The new location of each old location whose move waits. There are no rings.
+    pub waiting: BTreeMap<usize, usize>,
+}
+
+/// The number of times that pairing begins again without definitions that turned out to be saved.
+const PAIRED_AT_MOST: usize = 8;
+
+/// Pairs arrivals with departures.
+///
+/// A changed definition without an id, or the first one with an id, may have been saved. It counts as
+/// replaced if its content came from another location, and the recorded project went to another one.
+/// So projects that exchange their locations move, with ids or without.
+pub(super) fn pair(comparisons: &[&Comparison]) -> Pairs {
+    let indexed = comparisons.iter().enumerate();
+    let mut replaced: BTreeSet<usize> = indexed
+        .filter(|(_, comparison)| comparison.is_saved_or_replaced())
+        .map(|(index, _)| index)
+        .collect();
+    for _ in 0..PAIRED_AT_MOST {
+        let moves = moves_between(comparisons, &replaced).0;
+        let origins: BTreeSet<usize> = moves.values().copied().collect();
+        let n_before = replaced.len();
+        replaced.retain(|at| moves.contains_key(at) && origins.contains(at));
+        if replaced.len() == n_before {
+            return pairs(comparisons, &replaced);
+        }
+    }
+    pairs(comparisons, &BTreeSet::new())
+}
+
+/// Finds the origin of each arrival that need not wait. Returns them with the departures that are left.
+fn moves_between<'a>(
+    comparisons: &[&'a Comparison],
+    replaced: &BTreeSet<usize>,
+) -> (BTreeMap<usize, usize>, Departures<'a>) {
+    let mut departures = Departures::of(comparisons, replaced);
+    let mut moves = BTreeMap::new();
+    // The project that was recorded at a location is judged together with the arrival. So the arrival
+    // waits until that project's removal is confirmed, or until it is paired elsewhere.
+    let is_settled = |comparison: &Comparison| {
+        let is_free = comparison.recorded.definition.is_none();
+        comparison.arrival().is_some() && (is_free || comparison.removals == Removals::Confirmed)
+    };
+    let settled = comparisons.iter().enumerate();
+    let settled = settled.filter(|(_, comparison)| is_settled(comparison));
+    let settled = settled.map(|(index, _)| index);
+    let mut settled: BTreeSet<usize> = settled.chain(replaced.iter().copied()).collect();
+    while let Some(index) = settled.pop_first() {
+        if let Some(origin) = departures.take(comparisons, index) {
+            moves.insert(index, origin);
+            let may_arrive = comparisons
+                .get(origin)
+                .is_some_and(|one| one.arrival().is_some());
+            if may_arrive && !moves.contains_key(&origin) {
+                settled.insert(origin);
+            }
+        }
+    }
+    (moves, departures)
+}
+
+/// Pairs arrivals with departures, also those that have to wait.
+fn pairs(comparisons: &[&Comparison], replaced: &BTreeSet<usize>) -> Pairs {
+    let (moves, mut departures) = moves_between(comparisons, replaced);
+    let mut waiting = BTreeMap::new();
+    for (index, comparison) in comparisons.iter().enumerate() {
+        if moves.contains_key(&index) || comparison.arrival().is_none() {
+            continue;
+        }
+        if let Some(origin) = departures.take(comparisons, index) {
+            waiting.insert(origin, index);
+        }
+    }
+    // Projects that exchange their locations in a ring do not wait. Otherwise each would wait for the
+    // next forever. Observing one of them also observes all others.
+    let ring = rings(&waiting);
+    waiting.retain(|origin, _| !ring.contains(origin));
+    Pairs { moves, waiting }
+}
+
+/// Returns the locations whose project leads back to them, if each waits for at most one other.
+///
+/// It follows each way once, so long chains take linear work.
+fn rings(waiting: &BTreeMap<usize, usize>) -> BTreeSet<usize> {
+    let mut ring = BTreeSet::new();
+    let mut visited = BTreeSet::new();
+    for start in waiting.keys() {
+        let mut way = Vec::new();
+        let mut at = Some(start);
+        while let Some(here) = at.filter(|here| visited.insert(**here)) {
+            work::visit();
+            way.push(*here);
+            at = waiting.get(here);
+        }
+        // The way ends at a location of its own only if that begins a ring.
+        let begin = at.and_then(|end| way.iter().position(|here| here == end));
+        if let Some(begin) = begin {
+            ring.extend(way.drain(begin..));
+        }
+    }
+    ring
+}
