@@ -8,10 +8,31 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use nix::sys::signal::{SigSet, Signal};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
 use tracing::debug;
+
+/// SIGHUP and SIGUSR1, which wait because they would end a process without handlers.
+///
+/// Threads that start meanwhile never handle them. Another thread does.
+pub(crate) struct HeldSignals(SigSet);
+
+impl HeldSignals {
+    /// Makes the signals wait.
+    pub(crate) fn hold() -> Self {
+        let held = SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR1]);
+        // Only an invalid argument is an error.
+        let _ = held.thread_block();
+        Self(held)
+    }
+
+    /// Handles the signals. A process that ends without this ends with its own exit status.
+    pub(crate) fn release(&self) {
+        let _ = self.0.thread_unblock();
+    }
+}
 
 /// Starts to handle signals. Returns them as a stream.
 pub(crate) fn signals() -> io::Result<Signals> {

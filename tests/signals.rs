@@ -11,8 +11,8 @@
 
 mod common;
 
-use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use common::{
     Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, skip, succeeds, wait_until, xml,
 };
 use project_webhooks::receiver::Reply;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 
@@ -55,6 +56,34 @@ fn endpoint_with_gate() -> (Endpoint, Arc<AtomicBool>) {
         Reply::status(StatusCode::from_u16(status).unwrap())
     });
     (endpoint, gate)
+}
+
+/// The program has begun when it opens its configuration, here a FIFO.
+#[test]
+fn signals_that_come_before_the_handlers_are_handled_later() {
+    const ROUNDS: usize = 10;
+    let endpoint = Endpoint::new();
+    let home = home(&Settings::all_to(&endpoint));
+    let written = fs::read(home.config()).unwrap();
+    let beside = home.beside("beside.yaml");
+    for _ in 0..ROUNDS {
+        fs::remove_file(home.config()).unwrap();
+        let mode = Mode::RUSR | Mode::WUSR;
+        mknodat(CWD, home.config(), FileType::Fifo, mode, 0).unwrap();
+        fs::write(&beside, &written).unwrap();
+        let daemon = Daemon::launch(&home, Daemon::command(&home));
+        let mut fifo = OpenOptions::new().write(true).open(home.config()).unwrap();
+        daemon.signal(Signal::HUP);
+        daemon.signal(Signal::USR1);
+        // A reload reads a file.
+        fs::rename(&beside, home.config()).unwrap();
+        fifo.write_all(&written).unwrap();
+        drop(fifo);
+        daemon.wait_message("the configuration is applied", 1);
+        daemon.wait_message("SIGUSR1: rescanning everything", 1);
+        daemon.fence();
+        assert!(daemon.terminate().success());
+    }
 }
 
 #[test]

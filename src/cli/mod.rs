@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
+use crate::os::HeldSignals;
 use crate::store::{Listings, OpenError};
 
 /// Exit status: the command succeeded.
@@ -122,9 +123,11 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
+    // Before anything that takes time: a reload may be asked for as soon as the process exists.
+    let held = HeldSignals::hold();
     // clap prints usage errors itself and exits with 2.
     let arguments = Arguments::parse();
-    match dispatch(&arguments) {
+    match dispatch(&arguments, &held) {
         Ok(status) => ExitCode::from(status),
         // A reader that closed the pipe, as `head` does, is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
@@ -165,10 +168,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
+fn dispatch(arguments: &Arguments, held: &HeldSignals) -> anyhow::Result<u8> {
     let config = arguments.config.as_deref();
+    if !matches!(arguments.command, Command::Run) {
+        held.release();
+    }
     match &arguments.command {
-        Command::Run => run::run(config, arguments.log_level),
+        Command::Run => run::run(config, arguments.log_level, held),
         Command::Demo { keep, all } => runtime()?.block_on(demo::run(
             *keep,
             *all,

@@ -10,7 +10,7 @@ use crate::config::{self, SystemEnvironment};
 use crate::daemon::{Daemon, DaemonError, Rereading};
 use crate::error::chain;
 use crate::logging::{LogWriter, Logging};
-use crate::os;
+use crate::os::{self, HeldSignals};
 use crate::store::OpenError;
 
 /// How long the end waits for tasks that cannot be cancelled, such as resolving a name.
@@ -18,9 +18,13 @@ const TASKS_MAX: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until a signal ends it.
 ///
-/// Everything that it prints goes through the log's queue, because a reader that stalls must not keep
+/// `held` is released once there are handlers for signals. Everything that it prints goes through the log's queue, because a reader that stalls must not keep
 /// the process alive.
-pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow::Result<u8> {
+pub(super) fn run(
+    file: Option<&Path>,
+    level: Option<tracing::Level>,
+    held: &HeldSignals,
+) -> anyhow::Result<u8> {
     let writer = Arc::new(LogWriter::start(None)?);
     let found = config::find(file).and_then(|found| {
         let loaded = config::load(&found.file, &SystemEnvironment)?;
@@ -50,6 +54,7 @@ pub(super) fn run(file: Option<&Path>, level: Option<tracing::Level>) -> anyhow:
             what: "signal handlers",
             source,
         })?;
+        held.release();
         let daemon = Daemon::start(Arc::new(loaded.config), rereading).await?;
         if io::stderr().is_terminal() {
             // Nobody could see the daemon, and it would hold the state directory.
