@@ -12,6 +12,7 @@
 mod common;
 
 use common::{Daemon, Endpoint, Home, Settings, Webhook, xml};
+use project_webhooks::domain::event::EventKind;
 use project_webhooks::receiver::Received;
 
 const NAMED: &str = "[project-save, project-move, project-unpublish, snapshot-delete]";
@@ -94,6 +95,56 @@ fn a_webhook_that_names_them_receives_them() {
 
     home.remove_all("sales/again");
     assert_eq!(came(&daemon, &endpoint, 0), []);
+}
+
+#[test]
+fn the_schema_of_callbacks_accepts_those_of_every_event() {
+    let endpoint = Endpoint::new();
+    let hook = Webhook::new("all", &endpoint.url())
+        .events(&format!("[\"*\", {}", NAMED.trim_start_matches('[')))
+        .with("format: json");
+    let home = Home::new(&Settings::of([hook]));
+    let (first, second) = (xml("Orders", "e-1", "one"), xml("Orders", "e-1", "two"));
+    let daemon = home.start();
+    let schema = serde_json::from_str(&home.command(&["schema", "callback"])).unwrap();
+    let schema = jsonschema::draft202012::new(&schema).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut check = |n: usize| {
+        for callback in endpoint.wait_for(n) {
+            let body = serde_json::from_slice(&callback.body).unwrap();
+            let faults: Vec<String> = schema
+                .iter_errors(&body)
+                .map(|one| one.to_string())
+                .collect();
+            assert!(faults.is_empty(), "{faults:?} {body:#}");
+            seen.insert(callback.event);
+        }
+        daemon.fence();
+        endpoint.take();
+    };
+    // Import, Import - Any, two snapshots, Publish.
+    write_project(&home, &first);
+    check(4);
+    home.replace("sales/orders/project.xml", &second);
+    check(1);
+    home.replace("sales/orders/project.xml", &first);
+    check(1);
+    home.remove("sales/orders/snapshots/s1.xml");
+    check(1);
+    home.rename("sales/orders", "sales/renamed");
+    check(1);
+    home.remove_all("sales/renamed/published");
+    check(1);
+    home.write("sales/renamed/published/v2/project.xml", &first);
+    check(1);
+    home.remove_all("sales/renamed");
+    check(2);
+    home.command(&["webhooks", "test", "all"]);
+    check(1);
+    let mut all: Vec<&str> = EventKind::ALL.map(EventKind::as_str).to_vec();
+    all.push("test");
+    let seen: Vec<&str> = seen.iter().map(String::as_str).collect();
+    assert_eq!(seen, common::sorted(all));
 }
 
 #[test]

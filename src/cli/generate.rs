@@ -1,7 +1,7 @@
-//! `completions` and `man`: shell completions and manual pages, for packagers.
+//! `completions`, `man` and `schema`: shell completions, manual pages and JSON Schemas.
 //!
-//! Constraint: both are generated from the definition of the arguments, so they always agree with
-//! the program. One manual page describes all commands. [`super::manual`] generates the page of the
+//! Constraint: all are generated from the definition of the arguments and from the table of settings, so
+//! they always agree with the program. One manual page describes all commands. [`super::manual`] generates the page of the
 //! configuration.
 
 use std::io::{self, Write};
@@ -22,6 +22,24 @@ pub(super) enum Section {
     /// project-webhooks-config(5): the configuration
     #[value(name = "5")]
     Configuration,
+}
+
+/// A document that a JSON Schema describes.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum Document {
+    /// config.yaml, for editors
+    Config,
+    /// The body of a callback with `format: json`, for receivers
+    Callback,
+}
+
+impl Document {
+    pub(super) fn schema(self) -> serde_json::Value {
+        match self {
+            Document::Config => crate::config::schema(),
+            Document::Callback => crate::webhook::body::json_schema(),
+        }
+    }
 }
 
 /// The last sections of the page. They do not describe arguments.
@@ -142,8 +160,16 @@ fn without_files(command: Command) -> Command {
         .mut_subcommands(without_files)
 }
 
-/// Writes the manual page.
-pub(super) fn man(out: &mut dyn Write) -> io::Result<()> {
+/// Writes a manual page.
+pub(super) fn manual_page(section: Section, out: &mut dyn Write) -> io::Result<()> {
+    match section {
+        Section::Commands => man(out),
+        Section::Configuration => super::manual::configuration(out),
+    }
+}
+
+/// Writes the manual page of the commands.
+fn man(out: &mut dyn Write) -> io::Result<()> {
     let mut text = Vec::new();
     render(&mut text)?;
     out.write_all(tidy(&String::from_utf8_lossy(&text)).as_bytes())

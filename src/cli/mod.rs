@@ -108,6 +108,12 @@ enum Command {
     Webhooks(webhooks::WebhooksArguments),
     /// Receive callbacks on this machine, print them and verify their signatures
     Listen(listen::ListenArguments),
+    /// Print the JSON Schema of config.yaml, or of the body of `format: json`
+    Schema {
+        /// The document that the schema describes
+        #[arg(value_enum)]
+        document: generate::Document,
+    },
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -222,15 +228,16 @@ fn dispatch(arguments: &Arguments, held: &HeldSignals) -> anyhow::Result<u8> {
             };
             printing(|out| webhooks::run(webhooks, &config, Clock::start(), &style(), out))
         }
+        Command::Schema { document } => printing(|out| {
+            output::print_json(out, &document.schema())?;
+            Ok(DONE)
+        }),
         Command::Completions { shell } => printing(|out| {
             generate::completions(*shell, out)?;
             Ok(DONE)
         }),
         Command::Man { section } => printing(|out| {
-            match section {
-                generate::Section::Commands => generate::man(out)?,
-                generate::Section::Configuration => manual::configuration(out)?,
-            }
+            generate::manual_page(*section, out)?;
             Ok(DONE)
         }),
         Command::Listen(listen) => {

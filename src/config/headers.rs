@@ -24,7 +24,7 @@ const BASE64_PREFIX: &str = "whsec_";
 const SECRET_MIN: usize = 24;
 
 /// Headers that the daemon sets, or that control the connection.
-const OWN_HEADERS: &[&str] = &[
+pub(super) const OWN_HEADERS: &[&str] = &[
     "accept-encoding",
     "connection",
     "content-encoding",
@@ -42,7 +42,7 @@ const OWN_HEADERS: &[&str] = &[
 ];
 
 /// Prefixes of further headers that the daemon sets.
-const OWN_PREFIXES: &[&str] = &["webhook-", "ce-"];
+pub(super) const OWN_PREFIXES: &[&str] = &["webhook-", "ce-"];
 
 /// Headers whose value is usually a secret.
 const SECRET_HEADERS: &[&str] = &[

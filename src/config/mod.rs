@@ -32,6 +32,7 @@ mod network;
 mod problem;
 mod reader;
 mod repository;
+mod schema;
 pub mod settings;
 mod source;
 mod subscription;
@@ -59,6 +60,7 @@ pub(crate) use headers::{is_reserved, signing_key};
 pub use network::{Denied, NetworkPolicy};
 pub use problem::{Position, Problem, Problems};
 pub(crate) use repository::given_state_dir;
+pub use schema::schema;
 pub(crate) use types::shown_url;
 pub use types::{
     AdminServer, Auth, Authentication, BodyFormat, ClientIdentity, Config, FileSetting, FileValue,

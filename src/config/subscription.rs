@@ -16,7 +16,7 @@ use crate::domain::names::composed;
 use crate::domain::route::ValueFilter;
 
 /// The longest glob, in bytes. The limit bounds the memory of a compiled glob.
-const GLOB_MAX: usize = 1000;
+pub(super) const GLOB_MAX: usize = 1000;
 
 /// Reads `event` or `events`. `is_filtered` is true if the webhook has `projects`.
 pub(super) fn events(

@@ -10,6 +10,8 @@ mod json;
 mod multipart;
 mod xml;
 
+pub use json::schema as json_schema;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 

@@ -14,4 +14,5 @@ mod fingerprint;
 mod network;
 mod reading;
 mod samples;
+mod schema;
 mod table;

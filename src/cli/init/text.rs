@@ -13,6 +13,9 @@ use crate::layout::recognise::{Recognised, Shape};
 /// The name of the webhook that sends everything to `listen`.
 pub(super) const WEBHOOK: &str = "everything";
 
+/// The schema of the configuration, where packages install it.
+const SCHEMA: &str = "/usr/share/project-webhooks/config.schema.json";
+
 /// The organizations to list. Further ones need no entry.
 const ORGANIZATIONS_MAX: usize = 200;
 
@@ -68,7 +71,8 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
     let found = comment(&found);
     let path = quoted(&written);
     Ok(format!(
-        "# project-webhooks: the configuration, as `project-webhooks init` wrote it.\n\
+        "{}\n\
+         # project-webhooks: the configuration, as `project-webhooks init` wrote it.\n\
          #\n\
          # `project-webhooks check` tells whether it is valid and where every event goes. A running\n\
          # daemon reads it again by `project-webhooks reload`. Every setting is in\n\
@@ -102,8 +106,22 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
          # retention: {{ delivered: 7d, dead: 30d }}\n\
          \n\
          # Metrics and health; off when absent.\n\
-         # admin: {{ listen: \"127.0.0.1:9417\" }}\n"
+         # admin: {{ listen: \"127.0.0.1:9417\" }}\n",
+        editor_line()
     ))
+}
+
+/// The line by which editors find the schema, without a network.
+///
+/// The path is that of the packages. Without a package, the user writes the schema next to the file.
+fn editor_line() -> String {
+    if Path::new(SCHEMA).exists() {
+        format!("# yaml-language-server: $schema={SCHEMA}")
+    } else {
+        "# yaml-language-server: $schema=config.schema.json\n\
+         # Editors complete and check this file after: project-webhooks schema config >config.schema.json\n#"
+            .to_owned()
+    }
 }
 
 fn utf8(path: &Path) -> anyhow::Result<String> {

@@ -1,0 +1,207 @@
+//! What the schema has beyond the table of settings.
+
+use serde_json::{Value, json};
+
+use super::{elsewhere, put, text};
+use crate::config::headers::{OWN_HEADERS, OWN_PREFIXES};
+use crate::domain::event::{EventKind, Parameter};
+
+/// A URL for HTTP without user name, password and fragment.
+pub(super) const URL: &str = r"^\s*[hH][tT][tT][pP][sS]?://[^/?#@\s]+([/?][^#]*)?$";
+
+/// A path template. A definition has no version.
+const TEMPLATE: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project|versionTag)\})+$";
+const DEFINITION: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project)\})+$";
+
+/// An IP address or a range.
+const ADDRESS: &str = r"^\s*[0-9a-fA-F:.]+(/\d{1,3})?\s*$";
+
+/// The schema of one value of a setting that the table describes only in words.
+pub(super) fn of_value(key: &str) -> Option<Value> {
+    let pattern = match key {
+        "repository.layout.project" => DEFINITION,
+        "repository.layout.published" | "repository.layout.snapshot" => TEMPLATE,
+        "repository.ignore" => "^[^/]+$",
+        "webhooks[].projects" => r"^(?!/).*(/|\*\*)",
+        "webhooks[].when.username" | "webhooks[].when.versionTag" => {
+            // One mark of exclusion, then a glob.
+            let mut schema = text("^!?[^!]");
+            put(
+                &mut schema,
+                "maxLength",
+                crate::config::subscription::GLOB_MAX,
+            );
+            return Some(schema);
+        }
+        "webhooks[].template.content_type" => r"^\s*[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(;.*)?$",
+        "webhooks[].template.body" => {
+            return Some(json!({ "anyOf": [text(r"\S"), {
+                "type": "object",
+                "properties": { "file": text(r"\S") },
+                "required": ["file"],
+                "additionalProperties": false,
+            }] }));
+        }
+        "webhooks[].auth.basic.username" => return Some(sourced(r"^(?=.*\S)[^:]+$")),
+        "webhooks[].auth.bearer" => return Some(sourced("^[!-~]+$")),
+        "webhooks[].auth.oauth2.token_url" => URL,
+        "webhooks[].auth.oauth2.scope" => r#"^[!#-\[\]-~]+( [!#-\[\]-~]+)*$"#,
+        "webhooks[].headers.NAME" => return Some(sourced(r"^(?=.*\S)[\t -~]+$")),
+        // Asymmetric keys have other prefixes.
+        "webhooks[].secret" => {
+            return Some(sourced(
+                r"^(?!wh(sk|pk)_)(?!whsec_).*\S|^whsec_\s*[A-Za-z0-9+/]+={0,2}\s*$",
+            ));
+        }
+        "webhooks[].rate" => r"^\s*0*([1-9]\d{0,4}|100000)/[smh]\s*$",
+        "webhooks[].name" => {
+            return Some(json!({
+                "type": "string",
+                "pattern": r"^(?!\s)[^\u0000-\u001f\u007f-\u009f]+(?<!\s)$",
+                "maxLength": crate::config::settings::WEBHOOK_NAME_MAX,
+            }));
+        }
+        "network.allow" | "network.deny" => ADDRESS,
+        "admin.listen" => r"^(unix:.*\S.*|[\d.]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5})$",
+        "admin.mode" => "^0?[0-7]{1,3}$",
+        _ => return None,
+    };
+    Some(text(pattern))
+}
+
+/// A string that matches a pattern, or the place that contains it.
+fn sourced(pattern: &str) -> Value {
+    json!({ "anyOf": [text(pattern), elsewhere()] })
+}
+
+/// Adds the rules of a mapping, or of a setting with its count.
+pub(super) fn apply(path: &str, mut schema: Value) -> Value {
+    if let Some(Value::Object(added)) = added(path) {
+        // `type` replaces the type of an optional mapping.
+        for (keyword, value) in added {
+            put(&mut schema, &keyword, value);
+        }
+    }
+    schema
+}
+
+fn added(path: &str) -> Option<Value> {
+    let required = |keys: &[&str]| json!({ "type": "object", "required": keys });
+    Some(match path {
+        "" => json!({ "type": "object" }),
+        "admin" => required(&["listen"]),
+        "organizations" => json!({ "propertyNames": { "pattern": r"^[^./][^/]*$" } }),
+        "webhooks[]" => webhook(),
+        "webhooks[].events" => events(),
+        "webhooks[].headers" => json!({ "propertyNames": { "pattern": header_names() } }),
+        "webhooks[].auth" => json!({ "type": "object", "minProperties": 1, "maxProperties": 1 }),
+        "webhooks[].when" => json!({ "type": "object", "minProperties": 1 }),
+        "webhooks[].auth.basic" => required(&["username", "password"]),
+        "webhooks[].auth.oauth2" => required(&["token_url", "client_id", "client_secret"]),
+        "webhooks[].template" => required(&["body"]),
+        "webhooks[].tls" => json!({
+            "dependentRequired": {
+                "client_cert": ["client_key"],
+                "client_key": ["client_cert"],
+            },
+            "if": { "properties": { "ca_only": { "const": true } }, "required": ["ca_only"] },
+            "then": { "required": ["ca"] },
+        }),
+        _ => return None,
+    })
+}
+
+/// The settings of a webhook that need or exclude each other.
+fn webhook() -> Value {
+    let import = EventKind::ProjectImport;
+    let import = json!({ "enum": [import.as_str(), import.label()] });
+    let tagged = EventKind::ALL
+        .iter()
+        .filter(|kind| kind.parameters().contains(&Parameter::VersionTag));
+    let tagged: Vec<&str> = tagged
+        .flat_map(|kind| [kind.as_str(), kind.label()])
+        .chain(["*"])
+        .collect();
+    let tagged = json!({ "enum": tagged });
+    json!({
+        "type": "object",
+        "required": ["name", "url"],
+        "oneOf": [{ "required": ["event"] }, { "required": ["events"] }],
+        "allOf": [
+            {
+                "if": names_one_of(&import),
+                "then": { "required": ["projects"] },
+            },
+            {
+                "if": has("when", json!({ "type": "object", "required": ["versionTag"] })),
+                "then": names_one_of(&tagged),
+            },
+            {
+                "if": has("format", json!({ "const": "template" })),
+                "then": { "required": ["template"] },
+                "else": { "not": { "required": ["template"] } },
+            },
+            {
+                "if": has("signed_headers", json!({ "const": true })),
+                "then": { "required": ["secret"] },
+            },
+            // Both set the header Authorization.
+            {
+                "if": { "required": ["auth"] },
+                "then": { "properties": { "headers": { "propertyNames": {
+                    "not": { "pattern": format!("^{}$", any_case("authorization")) },
+                } } } },
+            },
+        ],
+    })
+}
+
+fn has(key: &str, value: Value) -> Value {
+    json!({ "properties": { key: value }, "required": [key] })
+}
+
+/// Matches a webhook with at least one of these events.
+fn names_one_of(events: &Value) -> Value {
+    json!({ "anyOf": [
+        has("event", events.clone()),
+        has("events", events.clone()),
+        has("events", json!({ "type": "array", "contains": events })),
+    ] })
+}
+
+/// No event may be named twice, neither by name, by label nor by `*`.
+fn events() -> Value {
+    let once = EventKind::ALL.map(|kind| {
+        let mut words = vec![kind.as_str(), kind.label()];
+        // The star has Project Import only with `projects`.
+        if EventKind::SEVEN.contains(&kind) && kind != EventKind::ProjectImport {
+            words.push("*");
+        }
+        json!({
+            "if": { "type": "array" },
+            "then": { "contains": { "enum": words }, "minContains": 0, "maxContains": 1 },
+        })
+    });
+    json!({ "allOf": once })
+}
+
+/// The pattern of a header's name that the daemon does not set itself.
+fn header_names() -> String {
+    let own: Vec<String> = OWN_HEADERS.iter().map(|name| any_case(name)).collect();
+    let prefixes: Vec<String> = OWN_PREFIXES.iter().map(|name| any_case(name)).collect();
+    format!(
+        r"^(?!({})$)(?!({}))[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        own.join("|"),
+        prefixes.join("|")
+    )
+}
+
+/// A pattern that matches a word in any case. Patterns of JSON Schema have no flags.
+fn any_case(word: &str) -> String {
+    word.chars()
+        .map(|c| match c.is_ascii_alphabetic() {
+            true => format!("[{}{}]", c.to_ascii_lowercase(), c.to_ascii_uppercase()),
+            false => c.to_string(),
+        })
+        .collect()
+}
