@@ -52,10 +52,13 @@ fn replace(webhook: &mut Webhook, setting: &FileSetting, text: &SecretString) ->
                     token
                 }
                 (Auth::Basic { username, .. }, FileSetting::Username) => {
-                    auth::username(text)?;
+                    auth::is_username(text).then_some(())?;
                     username
                 }
-                (Auth::Basic { password, .. }, FileSetting::Password) => password,
+                (Auth::Basic { password, .. }, FileSetting::Password) => {
+                    auth::is_password(text).then_some(())?;
+                    password
+                }
                 (Auth::OAuth2(oauth2), FileSetting::ClientId) => &mut oauth2.client_id,
                 (Auth::OAuth2(oauth2), FileSetting::ClientSecret) => &mut oauth2.client_secret,
                 _ => return None,

@@ -62,13 +62,20 @@ fn basic(
 ) -> Option<Auth> {
     let name = mapping.read(context, "username", |value, context| {
         let name = secret(value, FileSetting::Username, files, context)?;
-        let is_valid = username(&name).is_some();
-        let fault = Fault::new("the user name contains a colon, which Basic does not allow");
-        context.accept(&value.location, is_valid.then_some(()).ok_or(fault))?;
-        Some(name)
+        let fault =
+            "the user name contains a colon or a control character, which Basic does not allow";
+        context.accept(
+            &value.location,
+            is_username(&name).then_some(name).ok_or(fault),
+        )
     });
     let password = mapping.read(context, "password", |value, context| {
-        secret(value, FileSetting::Password, files, context)
+        let password = secret(value, FileSetting::Password, files, context)?;
+        let fault = "the password contains a control character, which Basic does not allow";
+        context.accept(
+            &value.location,
+            is_password(&password).then_some(password).ok_or(fault),
+        )
     });
     Some(Auth::Basic {
         username: name?,
@@ -139,7 +146,7 @@ fn secret(
 /// The value of the header Authorization with this token.
 pub(crate) fn bearer(token: &SecretString) -> Option<HeaderValue> {
     let token = token.expose_secret();
-    if token.contains(' ') {
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return None;
     }
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
@@ -147,8 +154,12 @@ pub(crate) fn bearer(token: &SecretString) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Returns a user name if it is valid.
-pub(super) fn username(name: &SecretString) -> Option<&str> {
-    let name = name.expose_secret();
-    (!name.contains(':')).then_some(name)
+/// Whether a value may be the user name of Basic authentication (RFC 7617, section 2).
+pub(super) fn is_username(name: &SecretString) -> bool {
+    is_password(name) && !name.expose_secret().contains(':')
+}
+
+/// Whether a value may be the password of Basic authentication.
+pub(super) fn is_password(password: &SecretString) -> bool {
+    !password.expose_secret().contains(char::is_control)
 }

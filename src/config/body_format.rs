@@ -42,9 +42,9 @@ pub(super) fn format(
             None
         }
         (None, None) => {
-            let location = mapping.location.below("template");
-            let fault = Fault::new("is missing").allowed("template: { body: TEMPLATE }");
-            context.error(&location, fault);
+            let fault =
+                Fault::new("needs template as well").allowed("template: { body: TEMPLATE }");
+            context.error(&mapping.given("format")?.location, fault);
             None
         }
         (None, Some(template)) => template,
@@ -123,5 +123,10 @@ fn source_of(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, Op
     };
     let path = file.path(context)?;
     let text = context.accept(&file.location, source::read_text(&path))?;
+    if text.trim().is_empty() {
+        let message = format!("{} is empty", path.display());
+        context.error(&file.location, Fault::not_allowed(message));
+        return None;
+    }
     Some((text, Some(path)))
 }

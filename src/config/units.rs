@@ -62,6 +62,9 @@ pub(super) fn rate(text: &str) -> Result<Rate, Fault> {
         "h" => 3600,
         _ => return Err(fault()),
     };
+    if !n.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(fault());
+    }
     let n = n.parse().map_err(|_| fault())?;
     if !(1..=RATE_MAX).contains(&n) {
         return Err(fault());

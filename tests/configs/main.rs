@@ -16,3 +16,4 @@ mod reading;
 mod samples;
 mod schema;
 mod table;
+mod wrong_settings;
