@@ -206,7 +206,7 @@ impl Report {
     ) -> Result<Self, StoreError> {
         let recorded_projects = match (&daemon, listings) {
             (Some(_), _) => None,
-            (None, Some(record)) => Some(record.keys()?.len()),
+            (None, Some(record)) => Some(record.n_defined()?),
             (None, None) => Some(0),
         };
         let incomplete =

@@ -232,3 +232,63 @@ fn requests_for_other_hosts_and_from_web_pages_are_refused() {
         assert_eq!(status(&head), expected, "{head}");
     }
 }
+
+/// The value of the metric of projects.
+fn metric_of_projects(home: &Home) -> String {
+    let mut client = UnixStream::connect(socket(home)).unwrap();
+    client
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    let line = answer
+        .lines()
+        .find(|line| line.starts_with("project_webhooks_projects "));
+    line.unwrap().to_owned()
+}
+
+#[test]
+fn only_directories_with_a_definition_count_as_projects() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).top(SOCKET));
+    std::fs::create_dir_all(home.at("sales/empty")).unwrap();
+    home.write("sales/notes/readme.txt", "no project");
+    home.write(
+        "sales/loose/published/v1/project.xml",
+        &xml("loose", "e-1", ""),
+    );
+    home.write("sales/orders/project.xml", &xml("orders", "e-2", ""));
+    assert_eq!(home.json(&["scan"])["projects"], 1);
+    let daemon = home.start();
+    let ready = daemon.wait_log("ready", |entry| {
+        entry.message().starts_with("ready: watching")
+    });
+    assert_eq!(ready.0["projects"], 1);
+    let count = |n: usize| {
+        wait_until(&format!("{n} projects"), || {
+            (home.json(&["status"])["projects"] == n).then_some(())
+        });
+        assert_eq!(
+            metric_of_projects(&home),
+            format!("project_webhooks_projects {n}")
+        );
+    };
+    count(1);
+    home.write("sales/more/project.xml", &xml("more", "e-3", ""));
+    home.write(
+        "sales/more/published/v1/project.xml",
+        &xml("more", "e-3", "v1"),
+    );
+    daemon.fence();
+    count(2);
+    // The published copy stays on record, and is no project.
+    home.remove("sales/more/project.xml");
+    endpoint.wait_for_one("the delete", |one| one.event == "project-delete");
+    count(1);
+    daemon.signal(rustix::process::Signal::USR1);
+    daemon.wait_message("full scan finished", 2);
+    count(1);
+    daemon.terminate();
+    assert_eq!(home.json(&["status"])["projects"], 1);
+    assert_eq!(home.json(&["scan"])["projects"], 1);
+}

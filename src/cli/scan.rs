@@ -90,6 +90,13 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     if !start.adopts {
         notes.extend(held_note(&comparisons, &conclusions, repository));
     }
+    // Other files alone are no project.
+    let both = comparisons.iter().zip(&conclusions);
+    let is_project = both.map(|(comparison, change)| {
+        let (before, after) = (&comparison.recorded, &change.inference.record);
+        before.definition.is_some() || after.definition.is_some()
+    });
+    let projects = is_project.filter(|is_project| *is_project).count();
     let mut changes = Vec::new();
     for (comparison, change) in comparisons.iter().zip(conclusions) {
         let heard = match &listings {
@@ -106,7 +113,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         first_start: start.is_first,
         adopts: start.adopts,
         notes,
-        projects: comparisons.len(),
+        projects,
         changes,
         incomplete,
     })

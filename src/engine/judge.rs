@@ -392,14 +392,14 @@ fn is_definition_large(record: &Recorded, contents: &Contents) -> bool {
     definition.is_some_and(|file| contents.n_to_read(&file.hash) > 0)
 }
 
-/// Whether a change adds its project to the record.
+/// Whether a change adds a project: its definition. Other files alone are no project.
 fn is_new(change: &Change) -> bool {
-    change.before.is_empty() && !change.after.is_empty()
+    change.before.definition.is_none() && change.after.definition.is_some()
 }
 
-/// Whether a change removes its project from the record.
+/// Whether a change removes a project: its definition.
 fn is_removed(change: &Change) -> bool {
-    !change.before.is_empty() && change.after.is_empty()
+    change.before.definition.is_some() && change.after.definition.is_none()
 }
 
 /// The judgement of one project.

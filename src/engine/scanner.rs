@@ -124,14 +124,16 @@ impl Scanner {
     /// Adds the recorded projects to a scan, if the root may be compared with the record.
     fn complete(&mut self, worker: &mut Worker, mut scan: FullScan, problems: Vec<Problem>) {
         self.scan = None;
-        let recorded = match worker.recorder.store().keys() {
-            Ok(recorded) => recorded,
+        let store = worker.recorder.store();
+        let found = store.keys().and_then(|keys| Ok((keys, store.n_defined()?)));
+        let (recorded, n_projects) = match found {
+            Ok(found) => found,
             Err(error) => {
                 worker.store_failed(&error);
                 return self.request(scan.reason);
             }
         };
-        worker.status.set_projects(recorded.len());
+        worker.status.set_projects(n_projects);
         if !worker.may_compare(&recorded) {
             return;
         }
@@ -139,7 +141,7 @@ impl Scanner {
         scan.complete(recorded);
         debug!(
             reason = scan.reason.as_str(),
-            projects = scan.len(),
+            compared = scan.len(),
             "full scan started"
         );
         worker.status.count_rescan(scan.reason);
@@ -197,16 +199,16 @@ impl Scanner {
         }
         self.last_began = Some(scan.began);
         worker.agenda.scanned(now);
-        let (n_projects, duration) = (scan.len(), now.saturating_sub(scan.began));
+        let duration = now.saturating_sub(scan.began);
         debug!(
             reason = scan.reason.as_str(),
-            projects = n_projects,
+            compared = scan.len(),
             duration_ms = duration.as_millis(),
             "full scan finished"
         );
         if worker.phase.is_starting() {
             info!(
-                projects = n_projects,
+                projects = worker.status.snapshot().projects,
                 duration_ms = duration.as_millis(),
                 "ready: watching {}",
                 worker.config.repository.path.display()

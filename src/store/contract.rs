@@ -222,6 +222,9 @@ pub trait Listing {
     /// Lists the first `limit` invalid files, sorted by project and path.
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError>;
 
+    /// Counts the projects with a recorded definition.
+    fn n_defined(&self) -> Result<usize, StoreError>;
+
     /// Lists the projects with a record, sorted.
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError>;
 

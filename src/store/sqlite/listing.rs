@@ -127,6 +127,10 @@ impl Listing for SqliteListings {
         self.read(|connection| problems::list(connection, limit))
     }
 
+    fn n_defined(&self) -> Result<usize, StoreError> {
+        self.read(recorded::n_defined)
+    }
+
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
         self.read(|connection| recorded::keys(connection, None))
     }
