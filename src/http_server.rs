@@ -4,11 +4,12 @@
 //! A new client never waits for older ones: if there are too many, the oldest connection is closed.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
-use axum::Router;
 use axum::serve::Listener;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -19,6 +20,22 @@ use tokio_util::sync::CancellationToken;
 /// How long a client may take for the head of a request, after connecting or the last answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 
+/// The IP address of a client. `None` on a Unix socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Peer(pub(crate) Option<IpAddr>);
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self(Some(address.ip()))
+    }
+}
+
+impl From<tokio::net::unix::SocketAddr> for Peer {
+    fn from(_: tokio::net::unix::SocketAddr) -> Self {
+        Self(None)
+    }
+}
+
 /// The bounds of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -28,18 +45,22 @@ pub(crate) struct Bounds {
     pub(crate) stop: Duration,
 }
 
-/// Serves until `stop` is cancelled and running requests are answered, but no longer than the bound.
+/// Serves until `stop` is cancelled. Each request has the extension [`Peer`].
+///
+/// It returns when running requests are answered, but no longer than the bound.
 pub(crate) async fn serve<L: Listener>(
     mut listener: L,
     router: Router,
     bounds: Bounds,
     stop: CancellationToken,
-) {
+) where
+    L::Addr: Into<Peer>,
+{
     let mut connections = JoinSet::new();
     let mut oldest_first = VecDeque::new();
     loop {
         tokio::select! {
-            (stream, _) = listener.accept() => {
+            (stream, address) = listener.accept() => {
                 while connections.len() >= bounds.connections
                     && let Some(oldest) = oldest_first.pop_front()
                 {
@@ -47,7 +68,9 @@ pub(crate) async fn serve<L: Listener>(
                     connections.join_next().await;
                 }
                 oldest_first.retain(|connection| !connection.is_finished());
-                let one = connection(stream, router.clone(), stop.clone());
+                let peer: Peer = address.into();
+                let router = router.clone().layer(Extension(peer));
+                let one = connection(stream, router, stop.clone());
                 oldest_first.push_back(connections.spawn(one));
             }
             Some(_) = connections.join_next() => {}

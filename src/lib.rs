@@ -109,10 +109,13 @@ mod logging;
 // The report for `status`, health, metrics and the control socket.
 mod report;
 
+// What an operator lists and changes, for commands and the admin API.
+mod operator;
+
 // An HTTP server within bounds.
 mod http_server;
 
-// Health and metrics over HTTP, and the control socket.
+// Health, metrics and the API over HTTP, and the control socket.
 mod admin;
 
 // Starts, supervises, reloads and drains all parts.

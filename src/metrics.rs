@@ -57,7 +57,9 @@ const LATENCY_BUCKETS: [f64; 14] = [
 ];
 
 /// The counts of attempts since the start.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AttemptCounts {
     /// The number of attempts that ended, by webhook and outcome.

@@ -8,12 +8,14 @@ mod passed_over;
 mod settings;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
+use utoipa::ToSchema;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -49,12 +51,12 @@ pub(crate) struct Sources {
     /// How long an iteration of the engine's loop may take before the daemon counts as stuck.
     pub(crate) standstill: Duration,
     pub(crate) counted: Mutex<Option<Counted>>,
-    /// The settings that the daemon works by.
-    pub(crate) settings: std::sync::Mutex<Settings>,
+    /// The configuration that the daemon works by.
+    pub(crate) config: std::sync::Mutex<Arc<Config>>,
 }
 
 /// The part of the report that only a running daemon knows.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DaemonReport {
     pub(crate) pid: u32,
@@ -72,7 +74,7 @@ pub(crate) struct DaemonReport {
 }
 
 /// The counts since the start of the daemon.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Counts {
     pub(crate) events: BTreeMap<String, u64>,
@@ -116,29 +118,34 @@ impl Sources {
                     .into(),
                 dropped_log_lines: self.dropped_lines.count(),
             },
-            settings: self.lock_settings().clone(),
+            settings: Settings::of(&self.config()),
             engine,
         }
     }
 
-    /// Replaces the settings that the daemon works by.
-    pub(crate) fn configure(&self, config: &Config) {
-        *self.lock_settings() = Settings::of(config);
+    /// Replaces the configuration that the daemon works by.
+    pub(crate) fn configure(&self, config: &Arc<Config>) {
+        *self.lock_config() = Arc::clone(config);
     }
 
-    fn lock_settings(&self) -> MutexGuard<'_, Settings> {
-        let settings = self.settings.lock();
-        settings.unwrap_or_else(PoisonError::into_inner)
+    /// The configuration that the daemon works by.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.lock_config())
+    }
+
+    fn lock_config(&self) -> MutexGuard<'_, Arc<Config>> {
+        let config = self.config.lock();
+        config.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gathers the states of webhooks, with counts of their deliveries, from the store.
     ///
     /// Counting a million deliveries takes 0.15 s of processor time, and a second on a busy machine.
     /// So requests share the counts. With few deliveries, counts are reused only for milliseconds.
-    pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
+    pub(crate) async fn states(&self) -> Result<Vec<WebhookState>, StoreError> {
         let mut counted = self.counted.lock().await;
         let begin = self.clock.moment();
-        let states = match &*counted {
+        Ok(match &*counted {
             Some((until, states)) if begin < *until => states.clone(),
             _ => {
                 let states = self.store.webhook_states().await?;
@@ -148,7 +155,12 @@ impl Sources {
                 *counted = Some((until, states.clone()));
                 states
             }
-        };
+        })
+    }
+
+    /// Gathers the webhooks that are configured, and those that only the store has.
+    pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
+        let states = self.states().await?;
         Ok(WebhookReport::all(self.metrics.configured(), states))
     }
 }
@@ -174,7 +186,7 @@ pub(crate) fn summary(engine: &Snapshot) -> String {
 }
 
 /// The whole report, with or without a running daemon.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
     pub(crate) running: bool,
@@ -197,13 +209,20 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Makes the report from the daemon's answer, if any, and from the store.
+    /// Makes the report from the daemon's answer or why there is none, and from the store.
+    ///
+    /// `file` has the settings of the configuration file.
     pub(crate) fn gather(
-        config: &Config,
-        daemon: Option<DaemonReport>,
-        unknown: Option<String>,
+        file: &Settings,
+        state_dir: &Path,
+        daemon: Result<DaemonReport, Option<String>>,
+        states: Vec<WebhookState>,
         listings: Option<&Listings>,
     ) -> Result<Self, StoreError> {
+        let (daemon, unknown) = match daemon {
+            Ok(daemon) => (Some(daemon), None),
+            Err(unknown) => (None, unknown),
+        };
         let recorded_projects = match (&daemon, listings) {
             (Some(_), _) => None,
             (None, Some(record)) => Some(record.n_defined()?),
@@ -211,16 +230,15 @@ impl Report {
         };
         let incomplete =
             listings.map_or(Ok(Vec::new()), |record| record.problems(INCOMPLETE_MAX))?;
-        let file = Settings::of(config);
-        let settings = daemon.as_ref().map_or(&file, |daemon| &daemon.settings);
-        let webhooks = WebhookReport::recorded(settings, listings)?;
+        let settings = daemon.as_ref().map_or(file, |daemon| &daemon.settings);
+        let webhooks = WebhookReport::of_settings(settings, states);
         Ok(Self {
             running: daemon.is_some(),
             unknown,
             repository: settings.repository.clone(),
-            is_file_changed: *settings != file,
+            is_file_changed: settings != file,
             daemon,
-            state_dir: config.state_dir.display().to_string(),
+            state_dir: state_dir.display().to_string(),
             has_state: listings.is_some(),
             recorded_projects,
             incomplete: incomplete.into_iter().map(ProblemReport::of).collect(),
@@ -236,7 +254,7 @@ impl Report {
 }
 
 /// An invalid file.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct ProblemReport {
     organization: Option<String>,
     project: Option<String>,
@@ -264,7 +282,7 @@ impl ProblemReport {
 }
 
 /// Whether a webhook sends, and if not, why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Standing {
     /// The webhook sends.
@@ -289,7 +307,7 @@ impl Standing {
 }
 
 /// A webhook, configured or parked, and its queue.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WebhookReport {
     pub(crate) name: String,
@@ -305,14 +323,14 @@ pub(crate) struct WebhookReport {
     pub(crate) last_error: Option<ErrorReport>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct OffReport {
     pub(crate) cause: &'static str,
     pub(crate) reason: String,
     pub(crate) since: Timestamp,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ErrorReport {
     pub(crate) at: Timestamp,
     pub(crate) error: String,
@@ -365,9 +383,14 @@ impl WebhookReport {
         listings: Option<&Listings>,
     ) -> Result<Vec<Self>, StoreError> {
         let states = listings.map_or(Ok(Vec::new()), |listings| listings.webhook_states())?;
+        Ok(Self::of_settings(settings, states))
+    }
+
+    /// The webhooks of the settings, then those that only the store has.
+    pub(crate) fn of_settings(settings: &Settings, states: Vec<WebhookState>) -> Vec<Self> {
         let webhooks = settings.webhooks.iter();
         let configured = webhooks.map(|webhook| (webhook.name.clone(), webhook.enabled));
-        Ok(Self::all(configured, states))
+        Self::all(configured, states)
     }
 
     fn of(name: String, standing: Standing, state: WebhookState) -> Self {

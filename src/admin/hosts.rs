@@ -1,8 +1,9 @@
-//! Refuses requests that a web page in somebody's browser makes.
+//! Refuses requests that a web page of another site makes in somebody's browser.
 //!
 //! Constraint: a page of an attacker may give its own name the address 127.0.0.1, and then read the
 //! answers (DNS rebinding). Such a request has the attacker's name in `Host`. So only IP addresses and
-//! names of this machine are accepted. Pages of other origins send `Origin`, which nothing else does.
+//! names of this machine are accepted. Requests of pages of other sites have `Origin` or
+//! `Sec-Fetch-Site`, which no page can leave out.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,49 +11,91 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 
 /// Why a request is refused.
-const REFUSED: &str = "the request names another host, or comes from a web page. Use an IP address, \
-                       localhost or the name of this machine, or add the name to admin.hosts\n";
+const REFUSED: &str = "the request names another host, or comes from a page of another site. Use an \
+                       IP address, localhost or the name of this machine, or add the name to \
+                       admin.hosts\n";
 
-/// Lets only requests for this machine or for these hosts reach the router.
-pub(super) fn refuse_foreign(router: Router, hosts: Vec<String>) -> Router {
-    let machine = rustix::system::uname();
-    let mut names = hosts;
-    names.push("localhost".to_owned());
-    names.push(machine.nodename().to_string_lossy().into_owned());
-    let names: Arc<[String]> = names.into();
+/// Lets only requests from no page or an own page reach the router.
+///
+/// With `hosts`, requests must also be for this machine or for one of these hosts.
+pub(super) fn refuse_foreign(router: Router, hosts: Option<Vec<String>>) -> Router {
+    let names = hosts.map(|mut names| {
+        let machine = rustix::system::uname();
+        names.push("localhost".to_owned());
+        names.push(machine.nodename().to_string_lossy().into_owned());
+        names
+    });
+    let names: Option<Arc<[String]>> = names.map(Into::into);
     router.layer(middleware::from_fn(move |request: Request, next: Next| {
-        let names = Arc::clone(&names);
-        async move { check(&names, request, next).await }
+        let names = names.clone();
+        async move { check(names.as_deref(), request, next).await }
     }))
 }
 
-async fn check(names: &[String], request: Request, next: Next) -> Response {
-    if is_own(names, request.headers()) {
+async fn check(names: Option<&[String]>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let is_for_us = names.is_none_or(|names| is_own_host(names, headers));
+    if is_for_us && (!is_foreign(headers) || is_visit(&request)) {
         next.run(request).await
     } else {
         (StatusCode::FORBIDDEN, REFUSED).into_response()
     }
 }
 
-/// Whether a request is for one of these names or an IP address, and from no web page.
-fn is_own(names: &[String], headers: &HeaderMap) -> bool {
-    if headers.contains_key(ORIGIN) {
-        return false;
-    }
-    // Browsers always send it. Some simple health checks do not.
-    let Some(host) = headers.get(HOST) else {
+/// Whether a request is for one of these names or an IP address.
+fn is_own_host(names: &[String], headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    // Browsers always send one. Some simple health checks do not.
+    let Some(host) = hosts.next() else {
         return true;
     };
     let Ok(host) = host.to_str() else {
         return false;
     };
     let name = name_of(host);
-    name.parse::<IpAddr>().is_ok() || names.iter().any(|own| own.eq_ignore_ascii_case(name))
+    let is_own =
+        name.parse::<IpAddr>().is_ok() || names.iter().any(|own| own.eq_ignore_ascii_case(name));
+    is_own && hosts.next().is_none()
+}
+
+/// Whether a page of another site makes the request.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    let is_other_site = site.is_some_and(|site| site != "same-origin" && site != "none");
+    is_other_site || is_of_own_origin(headers) == Some(false)
+}
+
+/// Whether the request says that a page of this server made it.
+pub(super) fn is_from_own_page(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    let is_same_site = site.is_some_and(|site| site == "same-origin");
+    !is_foreign(headers) && (is_same_site || is_of_own_origin(headers) == Some(true))
+}
+
+/// Whether `Origin` has the host that the request is for. `None` without `Origin`.
+fn is_of_own_origin(headers: &HeaderMap) -> Option<bool> {
+    let origin = headers.get(ORIGIN)?.to_str().ok();
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.and_then(|origin| origin.split_once("://"));
+    Some(match (origin, host) {
+        (Some((_, origin)), Some(host)) => origin.eq_ignore_ascii_case(host),
+        _ => false,
+    })
+}
+
+/// Whether somebody follows a link of another site to a page of this server, which that site cannot read.
+fn is_visit(request: &Request) -> bool {
+    let headers = request.headers();
+    let mode = headers.get("sec-fetch-mode");
+    request.method() == Method::GET
+        && !request.uri().path().starts_with("/api/")
+        && mode.is_some_and(|mode| mode == "navigate")
+        && !headers.contains_key(ORIGIN)
 }
 
 /// The name or address in a `Host` header, without its port, brackets and final dot.
@@ -66,7 +109,7 @@ fn name_of(host: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderName, HeaderValue};
 
     use super::*;
 
@@ -89,10 +132,50 @@ mod tests {
             let headers: HeaderMap = [(HOST, HeaderValue::from_static(host))]
                 .into_iter()
                 .collect();
-            assert_eq!(is_own(&names, &headers), expected, "{host}");
+            assert_eq!(is_own_host(&names, &headers), expected, "{host}");
         }
-        assert!(is_own(&names, &HeaderMap::new()));
-        let page = [(ORIGIN, HeaderValue::from_static("http://localhost"))];
-        assert!(!is_own(&names, &page.into_iter().collect()));
+        assert!(is_own_host(&names, &HeaderMap::new()));
+        let both = [HOST, HOST].map(|name| (name, HeaderValue::from_static("localhost")));
+        let mut twice = HeaderMap::new();
+        twice.extend(both.map(|(name, value)| (Some(name), value)));
+        twice.append(HOST, HeaderValue::from_static("attacker.example"));
+        assert!(!is_own_host(&names, &twice));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_foreign() {
+        const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+        // Headers, whether they are foreign, and whether they say that they are not.
+        type Headers = &'static [(HeaderName, &'static str)];
+        let cases: [(Headers, bool, bool); 8] = [
+            (&[(HOST, "localhost:1")], false, false),
+            (
+                &[(HOST, "localhost:1"), (ORIGIN, "http://localhost:1")],
+                false,
+                true,
+            ),
+            (
+                &[(HOST, "localhost:1"), (ORIGIN, "http://localhost:2")],
+                true,
+                false,
+            ),
+            (&[(HOST, "localhost:1"), (ORIGIN, "null")], true, false),
+            (&[(ORIGIN, "http://localhost")], true, false),
+            (&[(SITE, "same-origin")], false, true),
+            (&[(SITE, "cross-site")], true, false),
+            (
+                &[(SITE, "same-site"), (HOST, "a"), (ORIGIN, "http://a")],
+                true,
+                false,
+            ),
+        ];
+        for (headers, foreign, own) in cases {
+            let pairs = headers.iter().cloned();
+            let headers: HeaderMap = pairs
+                .map(|(name, value)| (name, HeaderValue::from_static(value)))
+                .collect();
+            assert_eq!(is_foreign(&headers), foreign, "{headers:?}");
+            assert_eq!(is_from_own_page(&headers), own, "{headers:?}");
+        }
     }
 }

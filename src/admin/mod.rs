@@ -1,32 +1,46 @@
-//! The admin server (health and metrics over HTTP) and the control socket.
+//! The admin server (health, metrics and the API over HTTP) and the control socket.
 //!
-//! Constraint: neither changes anything itself. Both answer even if all other parts are stuck.
+//! Constraint: health answers even if all other parts are stuck. The API lists and changes what the
+//! commands do, by the functions of [`crate::operator`].
 //!
-//! Map: [`control`] is the control socket, [`socket`] binds addresses, `hosts`
-//! refuses requests for other hosts, and this module serves health
-//! and metrics.
+//! Map: [`control`] is the control socket, [`socket`] binds addresses, and `routes` has the paths. A
+//! request passes `hosts` (refuses other sites), `guard` (bounds bodies) and `auth` (checks the token).
+//! `reads`, `actions` and [`stream`] answer it, with `pages` and `blocking` for access to the store.
 
+mod actions;
+mod auth;
+mod blocking;
 pub(crate) mod control;
+mod error;
 mod exposition;
+mod guard;
+mod health;
 mod hosts;
+mod openapi;
+mod pages;
+mod reads;
+mod routes;
 mod socket;
+pub(crate) mod stream;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use self::auth::{Access, SessionKey};
+use self::blocking::Bounded;
+use self::routes::Server;
 pub(crate) use self::socket::{Bound, SocketFile, bind};
+use self::stream::News;
+use crate::config::AdminServer;
 use crate::dispatch::QueueHandles;
 use crate::engine::held_removals::{Accepted, HeldProjects};
 use crate::http_server::{self, Bounds};
-use crate::report::{Sources, summary};
+use crate::report::Sources;
 
 /// The parts of the daemon that the admin server and the control socket reach.
 pub(crate) struct Admin {
@@ -34,6 +48,31 @@ pub(crate) struct Admin {
     /// The queues, which are woken when a command changed deliveries or webhooks.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) requests: mpsc::Sender<Request>,
+    state_dir: PathBuf,
+    bounded: Bounded,
+    /// The new items for the clients of the stream.
+    news: News,
+    /// The key of the sessions. `None` if the system has no random numbers.
+    sessions: Option<SessionKey>,
+}
+
+impl Admin {
+    pub(crate) fn new(
+        sources: Sources,
+        queues: Arc<QueueHandles>,
+        requests: mpsc::Sender<Request>,
+        state_dir: PathBuf,
+    ) -> Self {
+        Self {
+            sources,
+            queues,
+            requests,
+            state_dir,
+            bounded: Bounded::default(),
+            news: News::default(),
+            sessions: SessionKey::random(),
+        }
+    }
 }
 
 /// A request of a command to the supervisor, with the channel for the answer.
@@ -67,46 +106,25 @@ const BOUNDS: Bounds = Bounds {
     stop: Duration::from_secs(1),
 };
 
-/// Serves health and metrics until `stop`.
+/// Serves health, metrics and the API until `stop`.
 ///
-/// Over TCP, requests must name one of these hosts or this machine.
-pub(crate) async fn health(
+/// Over TCP, requests must name one of the configured hosts or this machine.
+pub(crate) async fn serve(
     admin: Arc<Admin>,
     bound: Bound,
-    hosts: Vec<String>,
+    settings: AdminServer,
     stop: CancellationToken,
 ) {
-    let router = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(exposition::metrics))
-        .with_state(admin);
+    let is_socket = matches!(bound, Bound::Unix(..));
+    let server = Arc::new(Server {
+        access: Access::new(settings.token, is_socket, admin.sessions.clone()),
+        admin,
+        stop: stop.clone(),
+    });
+    let hosts = (!is_socket).then_some(settings.hosts);
+    let router = guard::harmless(hosts::refuse_foreign(routes::all(&server), hosts));
     match bound {
-        Bound::Tcp(listener) => {
-            let router = hosts::refuse_foreign(router, hosts);
-            http_server::serve(listener, router, BOUNDS, stop).await;
-        }
+        Bound::Tcp(listener) => http_server::serve(listener, router, BOUNDS, stop).await,
         Bound::Unix(listener, _) => http_server::serve(listener, router, BOUNDS, stop).await,
     }
-}
-
-async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
-    if admin.sources.is_alive() {
-        (StatusCode::OK, "the engine responds\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the engine does not respond\n",
-        )
-    }
-}
-
-async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
-    let snapshot = admin.sources.status.snapshot();
-    let status = if snapshot.is_watching() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (status, format!("{}\n", summary(&snapshot)))
 }

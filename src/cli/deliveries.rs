@@ -5,23 +5,24 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use jiff::Timestamp;
-use serde::Serialize;
 
-use super::arguments::{self, Since, parse_since};
+use super::arguments;
 use super::follow::Followed;
 use super::output::{
     Cell, FAINT, Listing, Progress, Style, Table, counted, print_json, safe, time,
 };
-use super::view::{
-    DeliveryView, DeliveryWithAttempts, print_delivery, print_event, short_id, standing,
-};
-use super::webhooks::unknown;
+use super::view::{print_delivery, print_event, short_id, standing};
 use super::{DONE, FAILED, usage};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::delivery::State;
+use crate::domain::event::EventKind;
+use crate::operator::change::{Change, Refused, check_webhook};
+use crate::operator::follow;
+use crate::operator::select::{Since, parse_since, split};
+use crate::operator::view::{Changed, DeliveryView, DeliveryWithAttempts};
 use crate::report::{Settings, WebhookReport};
 use crate::store::{ListedDelivery, Listings, Operations, Selector};
 
@@ -88,6 +89,15 @@ struct Which {
     /// Only deliveries recorded since then: a date, a time, or a duration ago such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
+    /// Only deliveries recorded before then: a date, a time, or a duration ago such as 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    until: Option<Since>,
+    /// Only deliveries of this event, by name or label
+    #[arg(long, value_name = "EVENT", value_parser = arguments::event())]
+    event: Option<EventKind>,
+    /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -107,11 +117,16 @@ struct ChangeArguments {
 
 impl Which {
     fn selector(&self, now: Timestamp) -> Selector {
+        let (organization, project) = split(self.project.as_deref());
         Selector {
             ids: self.ids.clone(),
             webhook: self.webhook.clone(),
             state: self.state,
+            kind: self.event,
+            organization,
+            project,
             since: self.since.map(|since| since.time(now)),
+            until: self.until.map(|until| until.time(now)),
         }
     }
 
@@ -121,12 +136,7 @@ impl Which {
             return Ok(());
         };
         let states = WebhookReport::recorded(&Settings::of(config), Some(listings))?;
-        let known: Vec<&str> = states.iter().map(|state| state.name.as_str()).collect();
-        if known.contains(&name.as_str()) {
-            Ok(())
-        } else {
-            Err(unknown(name, &known))
-        }
+        check_webhook(name, &states).map_err(|error| anyhow!(safe(&error.to_string())))
     }
 }
 
@@ -143,9 +153,9 @@ pub(super) fn run(
         None => list(&arguments.list, config, now, style, out),
         Some(DeliveriesCommand::List(list)) => self::list(list, config, now, style, out),
         Some(DeliveriesCommand::Show { id, json }) => show(*id, *json, config, style, out),
-        Some(DeliveriesCommand::Redeliver(arguments)) => change(Kind::Redeliver, arguments),
-        Some(DeliveriesCommand::Cancel(arguments)) => change(Kind::Cancel, arguments),
-        Some(DeliveriesCommand::Purge(arguments)) => change(Kind::Purge, arguments),
+        Some(DeliveriesCommand::Redeliver(arguments)) => change(Change::Redeliver, arguments),
+        Some(DeliveriesCommand::Cancel(arguments)) => change(Change::Cancel, arguments),
+        Some(DeliveriesCommand::Purge(arguments)) => change(Change::Purge, arguments),
     }
 }
 
@@ -194,7 +204,7 @@ fn list(
         };
         let followed = Followed {
             read: &|limit| Ok(listings.deliveries(&any_state, limit)?),
-            position: |delivery| (delivery.id, revision(delivery)),
+            position: follow::delivery,
             is_shown: &|delivery| selector.state.is_none_or(|state| delivery.state == state),
             view: DeliveryView::of,
             table: &table,
@@ -204,17 +214,6 @@ fn list(
     }
     let deliveries = listings.deliveries(&selector, listing.limit())?;
     listing.print(deliveries, words, DeliveryView::of, table, style, out)
-}
-
-/// A number that differs after an attempt, and after a change of the state.
-fn revision(delivery: &ListedDelivery) -> u64 {
-    let state = match delivery.state {
-        State::Pending => 0,
-        State::Delivered => 1,
-        State::Dead => 2,
-        State::Cancelled => 3,
-    };
-    u64::from(delivery.n_attempts) * 4 + state
 }
 
 fn show(
@@ -238,77 +237,26 @@ fn show(
     Ok(DONE)
 }
 
-/// A change of deliveries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Redeliver,
-    Cancel,
-    Purge,
-}
-
-impl Kind {
-    const fn verb(self) -> &'static str {
-        match self {
-            Kind::Redeliver => "Redeliver",
-            Kind::Cancel => "Cancel",
-            Kind::Purge => "Purge",
-        }
-    }
-
-    const fn done(self) -> &'static str {
-        match self {
-            Kind::Redeliver => "redelivered",
-            Kind::Cancel => "cancelled",
-            Kind::Purge => "purged",
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Changed {
-    action: &'static str,
-    matched: u64,
-    changed: u64,
-    dry_run: bool,
-    /// Whether a running daemon was notified. If so, the daemon applies the change at once.
-    daemon_told: bool,
-}
-
 fn change(
-    kind: Kind,
+    kind: Change,
     arguments: &ChangeArguments,
     config: &Config,
     now: Timestamp,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let which = &arguments.which;
-    let mut selector = which.selector(now);
-    if selector.is_empty() {
-        return Err(usage(
-            "select deliveries by id, --webhook, --state or --since",
-        ));
-    }
-    match (kind, selector.state) {
-        // Without ids and `--state`, `redeliver` selects only dead deliveries.
-        (Kind::Redeliver, None) if selector.ids.is_empty() => selector.state = Some(State::Dead),
-        (Kind::Redeliver, _) => {}
-        (Kind::Cancel, None | Some(State::Pending)) => selector.state = Some(State::Pending),
-        (Kind::Cancel, Some(_)) => {
-            return Err(usage("only pending deliveries can be cancelled"));
-        }
-        (Kind::Purge, Some(State::Pending)) => {
-            return Err(usage(
-                "pending deliveries cannot be purged; cancel them first",
-            ));
-        }
-        (Kind::Purge, _) => {}
-    }
+    let selector = kind.check(which.selector(now)).map_err(|refused| {
+        usage(match refused {
+            Refused::Everything => "select deliveries by id, --webhook, --state or --since",
+            Refused::NotPending => "only pending deliveries can be cancelled",
+            Refused::Pending => "pending deliveries cannot be purged; cancel them first",
+        })
+    })?;
     if which.webhook.is_some() {
         which.check_webhook(config, &super::listings(config)?)?;
     }
     let mut operations = Operations::open(&config.state_dir)?;
-    let matched = count(kind, &selector, &operations)?;
+    let matched = kind.count(&selector, &operations)?;
     let mut result = Changed {
         action: kind.done(),
         matched,
@@ -337,14 +285,10 @@ fn change(
     }
     let mut progress = Progress::new(matched);
     operations.on_progress(Box::new(move |n| progress.add(n)));
-    result.changed = match kind {
-        Kind::Redeliver => operations.redeliver(&selector, now)?,
-        Kind::Cancel => operations.cancel(&selector, now)?,
-        Kind::Purge => operations.purge(&selector)?,
-    };
+    result.changed = kind.apply(&selector, &mut operations, now)?;
     drop(operations);
     // A purge removes only deliveries that the running daemon no longer sends.
-    let notified = (kind != Kind::Purge).then(|| wake(config));
+    let notified = (kind != Change::Purge).then(|| wake(config));
     result.daemon_told = matches!(notified, Some(Notified::Daemon));
     if arguments.json {
         print_json(out, &result)?;
@@ -356,21 +300,8 @@ fn change(
     Ok(DONE)
 }
 
-/// Counts the deliveries that a change would affect.
-fn count(kind: Kind, selector: &Selector, operations: &Operations) -> anyhow::Result<u64> {
-    let n = operations.count(selector)?;
-    if kind == Kind::Purge && selector.state.is_none() {
-        let pending = Selector {
-            state: Some(State::Pending),
-            ..selector.clone()
-        };
-        return Ok(n.saturating_sub(operations.count(&pending)?));
-    }
-    Ok(n)
-}
-
 fn nothing(
-    kind: Kind,
+    kind: Change,
     arguments: &ChangeArguments,
     result: &Changed,
     out: &mut dyn Write,

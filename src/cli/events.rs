@@ -2,22 +2,22 @@
 
 use std::io::Write;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::DONE;
-use super::arguments::{self, Since, parse_since};
+use super::arguments;
 use super::follow::Followed;
 use super::output::{Cell, FAINT, Listing, Style, Table, print_json, time};
 use super::replay::{self, ReplayArguments};
-use super::view::{
-    DeliveryWithAttempts, EventView, print_delivery, print_event, print_pairs, short_id,
-};
+use super::view::{print_delivery, print_event, print_pairs, short_id};
 use crate::admin;
 use crate::config::Config;
-use crate::domain::event::{EventId, EventKind};
-use crate::report::{PassedOver, Settings, passed_over};
+use crate::domain::event::EventKind;
+use crate::operator::follow;
+use crate::operator::select::{Since, find_event, parse_since, split};
+use crate::operator::view::{EventView, EventWithDeliveries, attempts_of, passed_over_by};
+use crate::report::Settings;
 use crate::store::{EventFilter, ListedEvent, Listings};
 
 /// Shows events, and why they were inferred; replays them.
@@ -51,6 +51,9 @@ struct ListArguments {
     /// Only events recorded since then: a date, a time, or a duration ago such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
+    /// Only events recorded before then: a date, a time, or a duration ago such as 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    until: Option<Since>,
     /// Only this event, by name or label
     #[arg(long, value_name = "EVENT", value_parser = arguments::event())]
     event: Option<EventKind>,
@@ -91,6 +94,7 @@ fn list(
         project,
         kind: arguments.event,
         since: arguments.since.map(|since| since.time(now)),
+        until: arguments.until.map(|until| until.time(now)),
     };
     let table = |events: &[ListedEvent]| {
         let mut table = Table::new(["recorded", "event", "project", "origin", "id"]);
@@ -110,7 +114,7 @@ fn list(
     if listing.follows() {
         let followed = Followed {
             read: &|limit| Ok(listings.events(&filter, limit)?),
-            position: |listed| (listed.sequence, 0),
+            position: follow::event,
             is_shown: &|_| true,
             view: EventView::of,
             table: &table,
@@ -122,29 +126,6 @@ fn list(
     listing.print(events, words, EventView::of, table, style, out)
 }
 
-/// Splits `--project` into the directory names of the organization and the project.
-pub(super) fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
-    let Some(named) = named else {
-        return (None, None);
-    };
-    let (organization, project) = match named.split_once('/') {
-        Some((organization, project)) => (Some(organization.to_owned()), project),
-        None => (None, named),
-    };
-    let project = Some(project).filter(|name| !name.is_empty());
-    (organization, project.map(str::to_owned))
-}
-
-/// An event in JSON, with its deliveries, and the webhooks without one.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct WithDeliveries {
-    #[serde(flatten)]
-    event: EventView,
-    log: Vec<DeliveryWithAttempts>,
-    passed_over: Vec<PassedOver>,
-}
-
 fn show(
     id: &str,
     json: bool,
@@ -153,33 +134,17 @@ fn show(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let id = find(id, listings)?;
+    let id = find_event(id, listings)?;
     let (listed, deliveries) = listings
         .event(&id)?
         .with_context(|| format!("the event {id} was removed meanwhile"))?;
-    let mut log = Vec::new();
-    for delivery in &deliveries {
-        // Housekeeping may have removed the delivery since it was listed.
-        if let Some((delivery, _, attempts)) = listings.delivery(delivery.id)? {
-            log.push((delivery, attempts));
-        }
-    }
-    let delivered = log.iter().map(|(delivery, _)| delivery.webhook.as_str());
-    let passed_over = passed_over(&listed.event, &delivered.collect(), config);
+    let log = attempts_of(&deliveries, listings)?;
     if json {
-        let log = log
-            .iter()
-            .map(|(delivery, attempts)| DeliveryWithAttempts::of(delivery, attempts))
-            .collect();
-        let event = EventView::of(&listed);
-        let shown = WithDeliveries {
-            event,
-            log,
-            passed_over,
-        };
+        let shown = EventWithDeliveries::of(&listed, &log, config);
         print_json(out, &shown)?;
         return Ok(DONE);
     }
+    let passed_over = passed_over_by(&listed, &log, config);
     print_event(out, style, &listed.event, Some(listed.recorded_at))?;
     for (delivery, attempts) in &log {
         writeln!(out)?;
@@ -204,25 +169,4 @@ fn show(
         writeln!(out, "\nNo deliveries: no webhooks are configured.")?;
     }
     Ok(DONE)
-}
-
-/// Finds the only event id that begins with this text.
-pub(super) fn find(text: &str, listings: &Listings) -> anyhow::Result<EventId> {
-    let text = text.to_ascii_lowercase();
-    let digits = text.strip_prefix("evt_").unwrap_or(&text);
-    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        bail!(
-            "the id of an event is evt_ and hexadecimal digits; its first digits are enough; `events` \
-             lists all ids"
-        );
-    }
-    let found = listings.event_ids(&format!("evt_{digits}"), 4)?;
-    match found.as_slice() {
-        [id] => Ok(id.clone()),
-        [] => bail!("there is no event evt_{digits}; `events` lists all events"),
-        several => {
-            let ids: Vec<&str> = several.iter().map(|id| id.0.as_str()).collect();
-            bail!("several ids begin with evt_{digits}: {}", ids.join(", "))
-        }
-    }
 }

@@ -3,22 +3,16 @@
 //! Constraint: each round reads the state anew and holds no transaction in between, so a command that
 //! is left running delays neither the daemon nor the database.
 
-use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::output::{Style, Table, safe_json};
+use crate::operator::follow::{COMPARED, Follower};
 
 /// The time between two rounds.
 const INTERVAL: Duration = Duration::from_millis(500);
-
-/// How many items the first round reads. A round with more new items reads twice as many again.
-const READ_AT_FIRST: usize = 256;
-
-/// How many of the newest items are compared with the state. Changes of older items are not shown.
-const COMPARED: usize = 500;
 
 /// Waits for the next round.
 fn pause() {
@@ -100,17 +94,12 @@ impl<T, V: Serialize> Followed<'_, T, V> {
         style: &Style,
         out: &mut dyn Write,
     ) -> anyhow::Result<u8> {
-        let revisions = |items: &[T]| items.iter().map(self.position).collect::<Vec<_>>();
-        let mut known: BTreeMap<i64, u64> =
-            revisions(&(self.read)(COMPARED)?).into_iter().collect();
+        let mut follower = Follower::new(self.position, &(self.read)(COMPARED)?);
         // An item that came in between is in the listing, and not new afterwards.
         let mut items = first()?;
-        known.extend(revisions(&items));
+        follower.add(&items);
         let mut printed = (self.table)(&[]);
         loop {
-            while known.len() > COMPARED {
-                known.pop_first();
-            }
             items.reverse();
             if is_json {
                 for item in &items {
@@ -122,33 +111,8 @@ impl<T, V: Serialize> Followed<'_, T, V> {
             }
             out.flush()?;
             pause();
-            items = self.read_again(&known)?;
-            items.retain(|item| {
-                let (position, revision) = (self.position)(item);
-                known.insert(position, revision) != Some(revision)
-            });
+            items = follower.next(self.read)?;
             items.retain(|item| (self.is_shown)(item));
-        }
-    }
-
-    /// Reads back to the oldest item that may have changed, and all new ones.
-    fn read_again(&self, known: &BTreeMap<i64, u64>) -> anyhow::Result<Vec<T>> {
-        let newest = known
-            .last_key_value()
-            .map_or(i64::MIN, |(newest, _)| *newest);
-        let oldest = known
-            .first_key_value()
-            .map_or(i64::MIN, |(oldest, _)| *oldest);
-        let mut limit = READ_AT_FIRST.max(known.len().saturating_mul(2));
-        loop {
-            let mut items = (self.read)(limit)?;
-            let last = items.last().map(|item| (self.position)(item).0);
-            if items.len() < limit || last.is_none_or(|last| last <= newest) {
-                // Older items were left out at first.
-                items.retain(|item| (self.position)(item).0 >= oldest);
-                return Ok(items);
-            }
-            limit = limit.saturating_mul(2);
         }
     }
 }

@@ -6,16 +6,16 @@
 use std::io::Write;
 
 use jiff::Timestamp;
-use serde::Serialize;
 
-use super::arguments::{Since, parse_since};
 use super::deliveries::{confirmed, wake};
-use super::events::split;
 use super::output::{Progress, counted, print_json, safe};
 use super::webhooks::configured;
 use super::{DONE, FAILED, usage};
 use crate::config::Config;
-use crate::store::{Operations, Replay};
+use crate::operator::change;
+use crate::operator::select::{Since, parse_since};
+use crate::operator::view::Replayed;
+use crate::store::Operations;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ReplayArguments {
@@ -42,17 +42,6 @@ pub(super) struct ReplayArguments {
     json: bool,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Replayed<'a> {
-    webhook: &'a str,
-    matched: u64,
-    replayed: u64,
-    dry_run: bool,
-    /// Whether a running daemon was notified. If so, the daemon sends the events at once.
-    daemon_told: bool,
-}
-
 /// Runs the command.
 pub(super) fn run(
     arguments: &ReplayArguments,
@@ -64,23 +53,12 @@ pub(super) fn run(
     let name = safe(webhook.name());
     let time = |since: Option<Since>| since.map(|since| since.time(now));
     let (since, until) = (time(arguments.since), time(arguments.until));
-    if let (Some(since), Some(until)) = (since, until)
-        && since >= until
-    {
-        return Err(usage("--since must be earlier than --until"));
-    }
-    let (organization, project) = split(arguments.project.as_deref());
-    let replay = Replay {
-        subscription: webhook.subscription.clone(),
-        organization,
-        project,
-        since,
-        until,
-    };
+    let replay = change::replay(webhook, arguments.project.as_deref(), since, until)
+        .ok_or_else(|| usage("--since must be earlier than --until"))?;
     let mut operations = Operations::open(&config.state_dir)?;
     let matched = operations.count_replay(&replay)?;
     let mut result = Replayed {
-        webhook: webhook.name(),
+        webhook: webhook.name().to_owned(),
         matched,
         replayed: 0,
         dry_run: arguments.dry_run,

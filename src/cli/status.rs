@@ -19,7 +19,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::domain::state_size::{Fill, StateSize};
 use crate::engine::status::ActorReport;
-use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report};
+use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report, Settings};
 use crate::watch::Coverage;
 
 /// Shows the state of the daemon and its webhooks, with `watch` again and again.
@@ -57,7 +57,19 @@ fn gather(config: &Config) -> anyhow::Result<Report> {
         Err(error) => (None, Some(error.to_string())),
     };
     let listings = recorded(config)?;
-    Ok(Report::gather(config, daemon, unknown, listings.as_ref())?)
+    let states = match &listings {
+        Some(listings) => listings.webhook_states()?,
+        None => Vec::new(),
+    };
+    let file = Settings::of(config);
+    let daemon = daemon.ok_or(unknown);
+    Ok(Report::gather(
+        &file,
+        &config.state_dir,
+        daemon,
+        states,
+        listings.as_ref(),
+    )?)
 }
 
 fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) -> io::Result<()> {

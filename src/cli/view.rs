@@ -1,16 +1,14 @@
-//! Formats events, deliveries and attempts as text and as JSON.
+//! Formats events, deliveries and attempts as text.
 
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use serde::Serialize;
 
-use super::listen::print::Pairs;
 use super::output::{Cell, FAINT, GREEN, RED, Style, YELLOW, duration, safe, time};
 use crate::domain::actor::Actor;
 use crate::domain::delivery::State;
-use crate::domain::event::{Event, FileSummary, Parameter};
-use crate::store::{AttemptLog, ListedDelivery, ListedEvent};
+use crate::domain::event::{Event, FileSummary};
+use crate::store::{AttemptLog, ListedDelivery};
 
 /// The number of digits of an event id in listings. Commands accept such a shortened id.
 const ID_DIGITS: usize = 12;
@@ -26,156 +24,6 @@ pub(super) const fn state_color(state: State) -> &'static str {
         State::Delivered => GREEN,
         State::Dead => RED,
         State::Cancelled => FAINT,
-    }
-}
-
-/// An event in JSON.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct EventView {
-    id: String,
-    event: &'static str,
-    label: &'static str,
-    organization: String,
-    project: String,
-    origin: &'static str,
-    occurred_at: Timestamp,
-    recorded_at: Timestamp,
-    deliveries: u64,
-    because: String,
-    hint: String,
-    before: Option<FileSummary>,
-    after: Option<FileSummary>,
-    /// The source of the username, if the kernel's audit records are a source.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    username_from: Option<String>,
-    /// The user who made the change, if the kernel recorded it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    actor: Option<Actor>,
-    parameters: serde_json::Value,
-    payload: String,
-}
-
-impl EventView {
-    pub(super) fn of(listed: &ListedEvent) -> Self {
-        let event = &listed.event;
-        Self {
-            id: event.id.0.clone(),
-            event: event.kind.as_str(),
-            label: event.kind.label(),
-            organization: event.key.organization.clone(),
-            project: event.key.project.clone(),
-            origin: event.origin.as_str(),
-            occurred_at: event.occurred_at,
-            recorded_at: listed.recorded_at,
-            deliveries: listed.n_deliveries,
-            because: event.explanation.because.clone(),
-            hint: event.explanation.hint.clone(),
-            before: event.explanation.before.clone(),
-            after: event.explanation.after.clone(),
-            username_from: event.explanation.username_from.clone(),
-            actor: event.explanation.actor.clone(),
-            parameters: parameters(&event.parameters),
-            payload: event.payload.to_string(),
-        }
-    }
-}
-
-/// Parameters as a JSON object, in their documented order.
-pub(super) fn parameters(parameters: &[(Parameter, String)]) -> serde_json::Value {
-    let pairs: Vec<(String, String)> = parameters
-        .iter()
-        .map(|(parameter, value)| (parameter.as_str().to_owned(), value.clone()))
-        .collect();
-    serde_json::to_value(Pairs(&pairs)).unwrap_or_default()
-}
-
-/// A delivery in JSON.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct DeliveryView {
-    id: i64,
-    webhook: String,
-    event_id: String,
-    event: &'static str,
-    label: &'static str,
-    organization: String,
-    project: String,
-    state: &'static str,
-    origin: &'static str,
-    attempts: u32,
-    created_at: Timestamp,
-    /// The time of the next attempt, if the delivery is pending.
-    next_attempt: Option<Timestamp>,
-    finished_at: Option<Timestamp>,
-    last_status: Option<u16>,
-    last_error: Option<String>,
-}
-
-impl DeliveryView {
-    pub(super) fn of(delivery: &ListedDelivery) -> Self {
-        Self {
-            id: delivery.id,
-            webhook: delivery.webhook.clone(),
-            event_id: delivery.event.0.clone(),
-            event: delivery.kind.as_str(),
-            label: delivery.kind.label(),
-            organization: delivery.key.organization.clone(),
-            project: delivery.key.project.clone(),
-            state: delivery.state.as_str(),
-            origin: delivery.origin.as_str(),
-            attempts: delivery.n_attempts,
-            created_at: delivery.created_at,
-            next_attempt: (delivery.state == State::Pending).then_some(delivery.due),
-            finished_at: delivery.finished_at,
-            last_status: delivery.last_status,
-            last_error: delivery.last_error.clone(),
-        }
-    }
-}
-
-/// An attempt in JSON.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct AttemptView {
-    number: u32,
-    at: Timestamp,
-    duration_ms: u128,
-    status: Option<u16>,
-    error: Option<String>,
-    request_headers: Vec<(String, String)>,
-    /// The first bytes of the answer's body. Invalid UTF-8 is replaced.
-    answer: String,
-}
-
-impl AttemptView {
-    pub(super) fn of(attempt: &AttemptLog) -> Self {
-        Self {
-            number: attempt.number,
-            at: attempt.at,
-            duration_ms: attempt.duration.as_millis(),
-            status: attempt.status,
-            error: attempt.error.clone(),
-            request_headers: attempt.request_headers.clone(),
-            answer: String::from_utf8_lossy(&attempt.answer).into_owned(),
-        }
-    }
-}
-
-/// A delivery with its attempts in JSON.
-#[derive(Serialize)]
-pub(super) struct DeliveryWithAttempts {
-    #[serde(flatten)]
-    delivery: DeliveryView,
-    log: Vec<AttemptView>,
-}
-
-impl DeliveryWithAttempts {
-    pub(super) fn of(delivery: &ListedDelivery, attempts: &[AttemptLog]) -> Self {
-        Self {
-            delivery: DeliveryView::of(delivery),
-            log: attempts.iter().map(AttemptView::of).collect(),
-        }
     }
 }
 

@@ -1,13 +1,9 @@
 //! `webhooks`: lists webhooks, and enables, disables or tests one.
 
-use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
-use serde::Serialize;
-use uuid::Uuid;
 
 use super::arguments;
 use super::deliveries::wake;
@@ -19,13 +15,13 @@ use crate::admin;
 use crate::clock::Clock;
 use crate::config::{Config, Webhook};
 use crate::domain::delivery::Outcome;
-use crate::domain::event::{EventId, EventKind, Origin};
+use crate::domain::event::EventKind;
+use crate::operator::change;
+use crate::operator::test::TestRequest;
+use crate::operator::view::WebhookView;
 use crate::report::{Settings, WebhookReport};
 use crate::store::Operations;
-use crate::webhook::{Attempt, Callback, CallbackContent, TrustRoots, WebhookClient};
-
-/// The maximum number of names that an error lists.
-const KNOWN_MAX: usize = 20;
+use crate::webhook::Attempt;
 
 /// Lists webhooks, and enables, disables or tests one.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,7 +55,7 @@ enum WebhooksCommand {
         #[arg(
             long,
             value_name = "TEXT",
-            default_value = "switched off by an operator"
+            default_value = change::SWITCHED_OFF
         )]
         reason: String,
     },
@@ -103,21 +99,6 @@ pub(super) fn run(
     }
 }
 
-/// A webhook in JSON.
-#[derive(Serialize)]
-struct Listed {
-    #[serde(flatten)]
-    state: WebhookReport,
-    url: Option<String>,
-    format: Option<String>,
-    events: Vec<String>,
-    /// `None` if the webhook gets the events of every project.
-    projects: Option<Vec<String>>,
-    /// The globs of `when` by parameter. Absent if the values of parameters do not matter.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    when: BTreeMap<String, Vec<String>>,
-}
-
 /// Lists the webhooks that the running daemon has, or those of the file if no daemon answers.
 fn list(
     json: bool,
@@ -149,74 +130,13 @@ fn list(
         }
         return Ok(DONE);
     }
-    let mut configured: BTreeMap<String, _> = settings
-        .webhooks
-        .into_iter()
-        .map(|webhook| (webhook.name.clone(), webhook))
-        .collect();
-    let listed: Vec<Listed> = states
-        .into_iter()
-        .map(|state| {
-            let settings = configured.remove(&state.name);
-            let (url, format) = settings
-                .as_ref()
-                .map(|webhook| (webhook.url.clone(), webhook.format.clone()))
-                .unzip();
-            let (events, projects, when) = settings
-                .map(|webhook| (webhook.events, webhook.projects, webhook.when))
-                .unwrap_or_default();
-            Listed {
-                state,
-                url,
-                format,
-                events,
-                projects,
-                when,
-            }
-        })
-        .collect();
-    print_json(out, &listed)?;
+    print_json(out, &WebhookView::all(settings, states))?;
     Ok(DONE)
 }
 
 /// Finds the configured webhook with this name.
 pub(super) fn configured<'a>(name: &str, config: &'a Config) -> anyhow::Result<&'a Webhook> {
-    let found = config
-        .webhooks
-        .iter()
-        .find(|webhook| webhook.name() == name);
-    if let Some(webhook) = found {
-        return Ok(webhook);
-    }
-    let known: Vec<&str> = config.webhooks.iter().map(Webhook::name).collect();
-    Err(unknown(name, &known))
-}
-
-/// The error for a name that no webhook has, with the known names.
-pub(super) fn unknown(name: &str, known: &[&str]) -> anyhow::Error {
-    let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
-    let near = known.iter().min_by_key(distance);
-    let near = near.filter(|near| distance(near) <= 2);
-    let near = near.map_or_else(String::new, |near| {
-        format!("; did you mean {}?", safe(near))
-    });
-    let shown: Vec<String> = known
-        .iter()
-        .take(KNOWN_MAX)
-        .map(|known| safe(known))
-        .collect();
-    let mut shown = shown.join(", ");
-    if shown.is_empty() {
-        shown.push_str("none");
-    }
-    if let Some(more) = known.len().checked_sub(KNOWN_MAX + 1) {
-        shown.push_str(&format!(" and {} more", more + 1));
-    }
-    let separator = if near.is_empty() { ";" } else { "" };
-    anyhow!(
-        "there is no webhook {}{near}{separator} known: {shown}",
-        safe(name)
-    )
+    change::configured(name, config).map_err(|error| anyhow!(safe(&error.to_string())))
 }
 
 fn enable(name: &str, config: &Config, out: &mut dyn Write) -> anyhow::Result<u8> {
@@ -261,21 +181,6 @@ fn disable(
     Ok(DONE)
 }
 
-/// A test request and its answer in JSON.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Exchange {
-    webhook: String,
-    url: String,
-    format: &'static str,
-    delivered: bool,
-    status: Option<u16>,
-    error: Option<String>,
-    duration_ms: u128,
-    request_headers: Vec<(String, String)>,
-    answer: String,
-}
-
 fn test(
     name: &str,
     event: Option<EventKind>,
@@ -286,38 +191,14 @@ fn test(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let webhook = configured(name, config)?;
-    let network = Arc::new(config.network.clone());
-    let client = WebhookClient::new(webhook, &TrustRoots::load(), &network)?;
+    let request = TestRequest::prepare(webhook, &config.network)?;
     let runtime = runtime().context("cannot start the runtime")?;
-    // A unique id, because a receiver may drop a request whose id it has seen before.
-    let id = EventId(format!("evt_{}", Uuid::new_v4().simple()));
-    let callback = Callback {
-        content: match event {
-            Some(kind) => CallbackContent::sample(kind, id, now),
-            None => CallbackContent::test(id, now),
-        },
-        attempt: 1,
-        origin: Origin::Test,
-    };
-    let attempt = runtime.block_on(client.send(&callback, now));
+    let attempt = runtime.block_on(request.send(event, now));
     // A flood of the receiver, or a lookup of its name that hangs, does not hold up the end.
     runtime.shutdown_background();
     let delivered = attempt.outcome == Outcome::Accepted;
     if json {
-        print_json(
-            out,
-            &Exchange {
-                webhook: name.to_owned(),
-                url: webhook.url.shown(),
-                format: webhook.format.as_str(),
-                delivered,
-                status: attempt.status,
-                duration_ms: attempt.duration.as_millis(),
-                answer: String::from_utf8_lossy(&attempt.answer).into_owned(),
-                error: attempt.error,
-                request_headers: attempt.request_headers,
-            },
-        )?;
+        print_json(out, &request.exchange(attempt))?;
     } else {
         print_exchange(webhook, &attempt, delivered, style, out)?;
     }

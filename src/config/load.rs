@@ -10,14 +10,16 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use secrecy::ExposeSecret;
+
 use super::environment::Environment;
 use super::problem::{Problem, Problems, arranged, shown};
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::value::Value;
 use super::yaml::{self, Kind, Node};
 use super::{
-    AdminServer, Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Retention, network,
-    repository, webhook,
+    AdminServer, AdminToken, Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Retention, auth,
+    headers, network, repository, source, webhook,
 };
 use crate::domain::names::composed;
 use crate::domain::parameters::{Naming, Organization, UsernameSource};
@@ -26,6 +28,9 @@ use crate::domain::parameters::{Naming, Organization, UsernameSource};
 ///
 /// `sun_path` has 108 bytes on Linux and 104 on macOS. The last is a zero.
 const SOCKET_PATH_MAX: usize = 103;
+
+/// The least number of characters of `admin.token`. A shorter one could be guessed.
+const TOKEN_MIN: usize = 16;
 
 /// The default key of the audit rule; packaging/audit/project-webhooks.rules has it.
 const DEFAULT_KEY: &str = "project-webhooks";
@@ -236,11 +241,35 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
             .iter()
             .map(|item| item.text(context).map(str::to_owned)))
     });
+    let token = mapping.read_optional(context, "token", admin_token);
     Some(AdminServer {
         hosts: hosts?.unwrap_or_default(),
         listen: listen?,
         mode: mode?,
+        token: token?,
     })
+}
+
+/// Reads the token of the admin server. A browser or a script sends it in a header.
+fn admin_token(value: &Value<'_>, context: &mut Context<'_>) -> Option<AdminToken> {
+    let sourced = source::read(value, context)?;
+    if sourced.is_plain {
+        headers::warn_of_plain_secret(&value.location, context);
+    }
+    let n_characters = sourced.text.expose_secret().chars().count();
+    let fault = if n_characters < TOKEN_MIN {
+        Some(Fault::new(format!(
+            "the token has {n_characters} characters, and {TOKEN_MIN} are the least. Make one with \
+             `openssl rand -hex 32`"
+        )))
+    } else if auth::bearer(&sourced.text).is_none() {
+        let fault = Fault::new("the token cannot be sent in a header");
+        Some(fault.allowed("visible ASCII characters without spaces"))
+    } else {
+        None
+    };
+    context.accept(&value.location, fault.map_or(Ok(()), Err))?;
+    Some(AdminToken(sourced.text))
 }
 
 fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {

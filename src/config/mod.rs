@@ -63,9 +63,9 @@ pub(crate) use repository::given_state_dir;
 pub use schema::schema;
 pub(crate) use types::shown_url;
 pub use types::{
-    AdminServer, Auth, Authentication, BodyFormat, ClientIdentity, Config, FileSetting, FileValue,
-    FirstStart, Format, Globs, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, ReceiverUrl, Repository,
-    Retention, Templates, Tls, WatchMode, Webhook,
+    AdminServer, AdminToken, Auth, Authentication, BodyFormat, ClientIdentity, Config, FileSetting,
+    FileValue, FirstStart, Format, Globs, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, ReceiverUrl,
+    Repository, Retention, Templates, Tls, WatchMode, Webhook,
 };
 pub(crate) use units::{duration_text, rate_text};
 

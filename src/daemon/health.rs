@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin, Bound, SocketFile};
 use crate::config::{AdminServer, Listen};
 
-/// The server of `/healthz`, `/readyz` and `/metrics`, if configured.
+/// The server of health, metrics and the API, if configured.
 pub(super) struct Health {
     pub(super) admin: Arc<Admin>,
     serving: Option<Serving>,
@@ -91,10 +91,10 @@ impl Health {
             Bound::Tcp(_) => None,
             Bound::Unix(_, file) => Some(file.clone()),
         };
-        let task = tokio::spawn(admin::health(
+        let task = tokio::spawn(admin::serve(
             Arc::clone(&self.admin),
             bound,
-            server.hosts.clone(),
+            server.clone(),
             stop.clone(),
         ));
         self.is_warned = false;

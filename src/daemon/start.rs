@@ -12,7 +12,7 @@ use tracing::{error, warn};
 
 use super::supervise::feed_watchdog;
 use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL};
-use crate::admin::{Admin, control};
+use crate::admin::{Admin, control, stream};
 use crate::clock::Clock;
 use crate::config::{Config, Retention, Webhook};
 use crate::dispatch::{self, Dispatcher, QueueHandles, TargetError, Targets};
@@ -25,7 +25,7 @@ use crate::error::chain;
 use crate::housekeeping::Housekeeping;
 use crate::metrics::Metrics;
 use crate::os;
-use crate::report::{Settings, Sources};
+use crate::report::Sources;
 use crate::store::{Fault, MetaKey, Store};
 
 /// The maximum number of queued requests from commands. The supervisor handles one at a time.
@@ -73,21 +73,23 @@ impl<'a> Daemon<'a> {
         let dispatcher = Dispatcher::start(shared, targets, stop.clone());
         let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
         let (sizes, state_size) = watch::channel(StateSize::default());
-        let admin = Arc::new(Admin {
-            sources: Sources {
-                status: Arc::clone(&status),
-                store: store.clone(),
-                metrics: Arc::clone(&metrics),
-                dropped_lines: rereading.logging.dropped(),
-                clock,
-                state_size,
-                standstill: STANDSTILL,
-                counted: Default::default(),
-                settings: Settings::of(&config).into(),
-            },
+        let sources = Sources {
+            status: Arc::clone(&status),
+            store: store.clone(),
+            metrics: Arc::clone(&metrics),
+            dropped_lines: rereading.logging.dropped(),
+            clock,
+            state_size,
+            standstill: STANDSTILL,
+            counted: Default::default(),
+            config: Arc::clone(&config).into(),
+        };
+        let admin = Arc::new(Admin::new(
+            sources,
             queues,
-            requests: sender,
-        });
+            sender,
+            config.state_dir.clone(),
+        ));
         let (retention, kept) = watch::channel(config.retention);
         let background = start_background(&admin, config.state_dir.clone(), kept, sizes);
         let mut health = Health::new(admin);
@@ -174,6 +176,7 @@ fn start_background(
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(control::serve(Arc::clone(admin), state_dir, stop.clone()));
+    tasks.spawn(stream::publish(Arc::clone(admin), stop.clone()));
     let sources = &admin.sources;
     let (status, clock) = (Arc::clone(&sources.status), sources.clock);
     tasks.spawn(feed_watchdog(status, clock, stop.clone()));

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Which user of a process is named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Account {
     /// The user who logged in. It stays the same after `sudo` and `su`.
@@ -23,7 +23,7 @@ impl Account {
 }
 
 /// The user who made a change, as the kernel recorded it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Actor {
     /// The name of the user, or the user id if the system knows no name.
     ///

@@ -401,7 +401,7 @@ impl InferredEvent {
 }
 
 /// A file in the explanation of an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FileSummary {
     /// The path below the repository's root.
     pub path: String,

@@ -19,7 +19,17 @@ pub const LIMIT_MIN: u64 = 256 << 20;
 const RESERVE: u64 = 16 << 20;
 
 /// The size of the state, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(rename_all = "camelCase")]
 pub struct StateSize {
     /// The used part of the database, without pages that are free for reuse.

@@ -14,7 +14,17 @@ use crate::watch::Coverage;
 
 /// A problem that stops the engine from inferring some events.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Trouble {
@@ -25,7 +35,9 @@ pub(crate) enum Trouble {
 }
 
 /// The held removals, as `status` shows them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 pub(crate) struct HeldReport {
     /// The number of projects whose removals are held.
     pub count: usize,
@@ -38,7 +50,9 @@ pub(crate) struct HeldReport {
 }
 
 /// The state of the audit source, as `status` shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 pub(crate) struct ActorReport {
     /// The key of the audit rule.
     pub key: String,
@@ -55,11 +69,14 @@ pub(crate) struct ActorReport {
 }
 
 /// A copy of the engine's shared state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 pub(crate) struct Snapshot {
     /// Whether the first full scan since the start is recorded.
     pub ready: bool,
     /// The current problems, each with the text that `status` prints.
+    #[schema(value_type = BTreeMap<String, String>)]
     pub troubles: BTreeMap<Trouble, String>,
     pub projects: usize,
     #[serde(rename = "heldRemovals", default)]

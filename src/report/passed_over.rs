@@ -12,7 +12,7 @@ use crate::domain::event::{Event, Parameter};
 use crate::domain::route::{Interest, Mismatch};
 
 /// A webhook without a delivery of an event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PassedOver {
     pub(crate) webhook: String,

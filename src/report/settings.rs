@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::config::{Config, Webhook};
 
 /// The settings of a configuration that listings show.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Settings {
     /// The path of the repository.
@@ -20,7 +21,7 @@ pub(crate) struct Settings {
 }
 
 /// The settings of a webhook that listings show.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WebhookSettings {
     pub(crate) name: String,
@@ -33,6 +34,7 @@ pub(crate) struct WebhookSettings {
     pub(crate) projects: Option<Vec<String>>,
     /// The globs of `when` by parameter. Empty if the values of parameters do not matter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false)]
     pub(crate) when: BTreeMap<String, Vec<String>>,
 }
 

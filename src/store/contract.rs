@@ -21,8 +21,8 @@ use super::batch::{Batch, Committed, MetaKey};
 use super::delivery::{AttemptLog, Claims, Finish};
 use super::error::StoreError;
 use super::listing::{
-    Collected, EventFilter, ListedDelivery, ListedEvent, RecordedProblem, Replay, Selector, Space,
-    WebhookState,
+    Collected, EventFilter, ListedDelivery, ListedEvent, Page, RecordedProblem, Replay, Selector,
+    Space, WebhookState,
 };
 use crate::config::Retention;
 use crate::domain::event::{Event, EventId};
@@ -193,6 +193,17 @@ pub trait Listing {
     /// Lists the last `limit` events, the newest first.
     fn events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>, StoreError>;
 
+    /// Returns a page of at most `limit` events that were recorded before a position.
+    ///
+    /// Its cost has a bound for any number of events: it reads a bounded number of them, and returns
+    /// the selected ones. Rows that are recorded or removed meanwhile change no other page.
+    fn events_page(
+        &self,
+        filter: &EventFilter,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Page<ListedEvent>, StoreError>;
+
     /// Returns an event with its deliveries, in the order of the webhooks in the configuration.
     fn event(&self, id: &EventId)
     -> Result<Option<(ListedEvent, Vec<ListedDelivery>)>, StoreError>;
@@ -206,6 +217,16 @@ pub trait Listing {
         selector: &Selector,
         limit: usize,
     ) -> Result<Vec<ListedDelivery>, StoreError>;
+
+    /// Returns a page of at most `limit` selected deliveries whose ids are less than `before`.
+    ///
+    /// Its cost has a bound for any number of deliveries, as that of [`Listing::events_page`] has.
+    fn deliveries_page(
+        &self,
+        selector: &Selector,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Page<ListedDelivery>, StoreError>;
 
     /// Returns a delivery with its event and its attempts in order.
     fn delivery(

@@ -33,6 +33,17 @@ pub struct EventFilter {
     pub kind: Option<EventKind>,
     /// Events recorded at this time or later.
     pub since: Option<Timestamp>,
+    /// Events recorded before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// One page of a listing, the newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The items. There may be fewer than the limit, even none, although more pages follow.
+    pub items: Vec<T>,
+    /// The position that the next page ends before. `None` if no page follows.
+    pub next: Option<i64>,
 }
 
 /// A delivery as the command line lists it.
@@ -75,8 +86,16 @@ pub struct Selector {
     pub webhook: Option<String>,
     /// Deliveries in this state.
     pub state: Option<State>,
+    /// Deliveries of events of this kind.
+    pub kind: Option<EventKind>,
+    /// Deliveries of this organization.
+    pub organization: Option<String>,
+    /// Deliveries of projects with this directory name.
+    pub project: Option<String>,
     /// Deliveries recorded at this time or later.
     pub since: Option<Timestamp>,
+    /// Deliveries recorded before this time.
+    pub until: Option<Timestamp>,
 }
 
 impl Selector {

@@ -35,8 +35,8 @@ pub use contract::{Answer, Backend, Delivering, Listing, Operating, Progress, Re
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
 pub use listing::{
-    Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, RecordedProblem, Replay,
-    Selector, Space, WebhookState,
+    Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, Page, RecordedProblem,
+    Replay, Selector, Space, WebhookState,
 };
 pub(crate) use sqlite::lock::holder;
 
@@ -62,7 +62,7 @@ impl Deref for Store {
 }
 
 /// The command line's handle for reading the store.
-pub struct Listings(Box<dyn Listing>);
+pub struct Listings(Box<dyn Listing + Send>);
 
 impl Listings {
     /// Opens the state in a directory for reading, with or without a running daemon.

@@ -15,7 +15,9 @@ use super::limits;
 const NAMED: usize = 100;
 
 /// Which directories are watched, and how other changes are noticed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 pub(crate) struct Coverage {
     /// The number of watched directories.
     pub watches: usize,
@@ -30,7 +32,7 @@ pub(crate) struct Coverage {
 }
 
 /// A directory without a watch.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct Uncovered {
     pub path: String,
     pub reason: String,

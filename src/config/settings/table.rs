@@ -438,7 +438,7 @@ pub const SETTINGS: &[Setting] = &[
             None,
         ),
         default: Described("off"),
-        meaning: "where health and metrics are served: `/healthz`, `/readyz`, `/metrics`",
+        meaning: "where health and metrics are served (`/healthz`, `/readyz`, `/metrics`), and the [admin API](admin.md)",
         ..ROW
     },
     Setting {
@@ -454,6 +454,13 @@ pub const SETTINGS: &[Setting] = &[
         count: OneOrList(0, 64),
         default: Described("none"),
         meaning: "further names by which clients address the server; IP addresses, `localhost` and the name of the machine are always allowed",
+        ..ROW
+    },
+    Setting {
+        key: "admin.token",
+        value: Sourced,
+        default: Described("none"),
+        meaning: "what requests to the [admin API](admin.md) must have as `Authorization: Bearer …`, 16 characters or more; without it, the API answers on a Unix socket only, and there everybody who may connect",
         ..ROW
     },
     Setting {

@@ -10,6 +10,8 @@ mod webhook;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
+
 pub use self::auth::{Auth, Authentication, FileSetting, FileValue, OAuth2};
 pub use self::url::ReceiverUrl;
 pub(crate) use self::url::shown as shown_url;
@@ -178,7 +180,21 @@ pub struct AdminServer {
     pub listen: Listen,
     /// The permissions of a Unix socket: who may connect.
     pub mode: u32,
+    /// The token that requests must have, except those for health and metrics.
+    pub token: Option<AdminToken>,
 }
+
+/// The token of the admin server.
+#[derive(Clone, Debug)]
+pub struct AdminToken(pub SecretString);
+
+impl PartialEq for AdminToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
+    }
+}
+
+impl Eq for AdminToken {}
 
 /// The address of the admin server.
 #[derive(Clone, Debug, PartialEq, Eq)]

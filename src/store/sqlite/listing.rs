@@ -13,7 +13,7 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::select::Conditions;
 use super::transaction::consistently;
-use super::{answer, listeners, payload, problems, recorded, row, schema, webhooks};
+use super::{answer, listeners, pages, payload, problems, recorded, row, schema, webhooks};
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
 use crate::store::batch::MetaKey;
@@ -21,7 +21,7 @@ use crate::store::contract::Listing;
 use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::listing::{
-    EventFilter, ListedDelivery, ListedEvent, RecordedProblem, Selector, WebhookState,
+    EventFilter, ListedDelivery, ListedEvent, Page, RecordedProblem, Selector, WebhookState,
 };
 
 /// A connection for reading.
@@ -48,7 +48,28 @@ impl SqliteListings {
 
 impl Listing for SqliteListings {
     fn events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>, StoreError> {
-        self.read(|connection| events(connection, filter, limit))
+        self.read(|connection| query_events(connection, filter.conditions(), limit))
+    }
+
+    fn events_page(
+        &self,
+        filter: &EventFilter,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Page<ListedEvent>, StoreError> {
+        self.read(|connection| {
+            let found = pages::events(connection, filter, before, limit)?;
+            let mut conditions = Conditions::default();
+            conditions.and(
+                "e.sequence IN (SELECT value FROM json_each(?))",
+                found.json(),
+            );
+            let items = query_events(connection, conditions, limit)?;
+            Ok(Page {
+                items,
+                next: found.next,
+            })
+        })
     }
 
     fn event(
@@ -94,6 +115,24 @@ impl Listing for SqliteListings {
         limit: usize,
     ) -> Result<Vec<ListedDelivery>, StoreError> {
         self.read(|connection| query_deliveries(connection, selector.conditions(), limit))
+    }
+
+    fn deliveries_page(
+        &self,
+        selector: &Selector,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Page<ListedDelivery>, StoreError> {
+        self.read(|connection| {
+            let found = pages::deliveries(connection, selector, before, limit)?;
+            let mut conditions = Conditions::default();
+            conditions.and("d.id IN (SELECT value FROM json_each(?))", found.json());
+            let items = query_deliveries(connection, conditions, limit)?;
+            Ok(Page {
+                items,
+                next: found.next,
+            })
+        })
     }
 
     fn delivery(
@@ -146,27 +185,6 @@ impl Listing for SqliteListings {
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
         self.read(|connection| recorded::meta(connection, key))
     }
-}
-
-fn events(
-    connection: &Connection,
-    filter: &EventFilter,
-    limit: usize,
-) -> Result<Vec<ListedEvent>, Fault> {
-    let mut conditions = Conditions::default();
-    if let Some(organization) = &filter.organization {
-        conditions.and("e.organization = ?", organization.clone());
-    }
-    if let Some(project) = &filter.project {
-        conditions.and("e.project = ?", project.clone());
-    }
-    if let Some(kind) = filter.kind {
-        conditions.and("e.kind = ?", kind.as_str().to_owned());
-    }
-    if let Some(since) = filter.since {
-        conditions.and("e.recorded_ms >= ?", row::milliseconds_up(since));
-    }
-    query_events(connection, conditions, limit)
 }
 
 fn query_events(

@@ -39,6 +39,7 @@ mod listeners;
 mod listing;
 pub(crate) mod lock;
 mod operations;
+mod pages;
 mod payload;
 mod problems;
 mod queue;

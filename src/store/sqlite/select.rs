@@ -3,7 +3,30 @@
 use rusqlite::types::Value;
 
 use super::row;
-use crate::store::Selector;
+use crate::store::{EventFilter, Selector};
+
+impl EventFilter {
+    /// The conditions on the table `events` with the alias `e`.
+    pub(super) fn conditions(&self) -> Conditions {
+        let mut conditions = Conditions::default();
+        if let Some(organization) = &self.organization {
+            conditions.and("e.organization = ?", organization.clone());
+        }
+        if let Some(project) = &self.project {
+            conditions.and("e.project = ?", project.clone());
+        }
+        if let Some(kind) = self.kind {
+            conditions.and("e.kind = ?", kind.as_str().to_owned());
+        }
+        if let Some(since) = self.since {
+            conditions.and("e.recorded_ms >= ?", row::milliseconds_up(since));
+        }
+        if let Some(until) = self.until {
+            conditions.and("e.recorded_ms < ?", row::milliseconds_up(until));
+        }
+        conditions
+    }
+}
 
 impl Selector {
     /// The conditions on the table `deliveries` with the alias `d`.
@@ -22,8 +45,23 @@ impl Selector {
         if let Some(state) = self.state {
             conditions.and("d.state = ?", state.as_str().to_owned());
         }
+        if let Some(kind) = self.kind {
+            conditions.and(
+                "(SELECT kind FROM events WHERE sequence = d.event) = ?",
+                kind.as_str().to_owned(),
+            );
+        }
+        if let Some(organization) = &self.organization {
+            conditions.and("d.organization = ?", organization.clone());
+        }
+        if let Some(project) = &self.project {
+            conditions.and("d.project = ?", project.clone());
+        }
         if let Some(since) = self.since {
             conditions.and("d.created_ms >= ?", row::milliseconds_up(since));
+        }
+        if let Some(until) = self.until {
+            conditions.and("d.created_ms < ?", row::milliseconds_up(until));
         }
         conditions
     }

@@ -1,0 +1,179 @@
+//! The errors of the API, as JSON with a status.
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
+
+use crate::error::chain;
+use crate::operator::change::UnknownWebhook;
+use crate::operator::select::FindError;
+use crate::store::{OpenError, StoreError};
+
+/// The content type of answers and bodies.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Why a request is refused or failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ApiError {
+    #[serde(skip)]
+    status: StatusCode,
+    /// The reason, for people.
+    error: String,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self {
+            status,
+            error: error.into(),
+        }
+    }
+
+    /// The request is not valid.
+    pub(super) fn invalid(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    /// Nothing has this id or name.
+    pub(super) fn absent(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error)
+    }
+
+    /// The state is not as the request expects.
+    pub(super) fn conflict(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, error)
+    }
+
+    /// The daemon cannot answer now.
+    pub(super) fn unavailable(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(&self)).into_response();
+        if matches!(
+            self.status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::unavailable(chain(&error))
+    }
+}
+
+impl From<OpenError> for ApiError {
+    fn from(error: OpenError) -> Self {
+        Self::unavailable(chain(&error))
+    }
+}
+
+impl From<UnknownWebhook> for ApiError {
+    fn from(error: UnknownWebhook) -> Self {
+        Self::absent(error.to_string())
+    }
+}
+
+impl From<FindError> for ApiError {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::Absent(_) => Self::absent(error.to_string()),
+            FindError::Invalid | FindError::Several(..) => Self::invalid(error.to_string()),
+            FindError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// A JSON answer.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => ([(CONTENT_TYPE, JSON)], body).into_response(),
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    }
+}
+
+/// The filters in the query of a URL. An unknown one is an error.
+pub(super) struct Filters<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Filters<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(filters)) => Ok(Self(filters)),
+            Err(rejection) => Err(ApiError::invalid(rejection.body_text())),
+        }
+    }
+}
+
+/// The id or the name in the path of a URL.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(rejection) => Err(ApiError::invalid(rejection.body_text())),
+        }
+    }
+}
+
+/// A JSON body. Without a body, all options have their defaults.
+///
+/// A page of another site can send a form without asking the browser, but no JSON.
+pub(super) struct Options<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Options<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let is_json = is_json(request.headers());
+        let has_type = request.headers().contains_key(CONTENT_TYPE);
+        let body = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| ApiError::invalid(rejection.body_text()))?;
+        if !is_json && (has_type || !body.is_empty()) {
+            return Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "the body must have the content type application/json",
+            ));
+        }
+        let body = if body.is_empty() { b"{}" } else { &*body };
+        // Options without their names would be accepted otherwise.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ApiError::invalid("the body must be a JSON object"));
+        }
+        let options = serde_json::from_slice(body);
+        options
+            .map(Self)
+            .map_err(|error| ApiError::invalid(format!("the body is not valid: {error}")))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
+    content_type.is_some_and(|content_type| {
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json")
+    })
+}

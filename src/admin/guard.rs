@@ -1,0 +1,80 @@
+//! Bounds on the bodies of requests, and the headers that make answers harmless in a browser.
+//!
+//! Constraint: names of files and answers of receivers are text of strangers. No browser may run them.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+
+use super::error::ApiError;
+
+/// The maximum size of a body.
+pub(super) const BODY_MAX: usize = 64 * 1024;
+
+/// How long a client may take for a body.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// What a page of this server may load: only its own files.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
+
+const HEADERS: [(HeaderName, &str); 6] = [
+    (CONTENT_SECURITY_POLICY, POLICY),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (X_FRAME_OPTIONS, "DENY"),
+    (REFERRER_POLICY, "no-referrer"),
+    (CACHE_CONTROL, "no-store"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+];
+
+/// Bounds the bodies of all requests to a router.
+pub(super) fn bounded(router: Router) -> Router {
+    router.layer(middleware::from_fn(whole_body))
+}
+
+/// Adds the headers to all answers of a router.
+pub(super) fn harmless(router: Router) -> Router {
+    router.layer(middleware::map_response(with_headers))
+}
+
+async fn with_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Reads the body before the request is handled.
+async fn whole_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, BODY_MAX)).await;
+    let (status, error) = match read {
+        Ok(Ok(body)) => return next.run(Request::from_parts(parts, Body::from(body))).await,
+        Ok(Err(_)) => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body is larger than 64 KiB, or it ended early",
+        ),
+        Err(_) => (
+            StatusCode::REQUEST_TIMEOUT,
+            "the body took longer than 10 s",
+        ),
+    };
+    let close = [(CONNECTION, HeaderValue::from_static("close"))];
+    (close, ApiError::new(status, error)).into_response()
+}

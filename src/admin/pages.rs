@@ -1,0 +1,147 @@
+//! Pages of results, and the cursors between them.
+//!
+//! Constraint: rows that come and go between two pages neither repeat nor hide another row. So a cursor
+//! has the position of a row, not a number of rows.
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use crate::operator::view::{DeliveryView, EventView};
+use crate::store::Page;
+
+/// The number of items of a page.
+const LIMIT: usize = 50;
+
+/// The maximum number of items of a page.
+const LIMIT_MAX: usize = 500;
+
+/// The maximum length of a cursor.
+const CURSOR_MAX: usize = 32;
+
+/// The letter of a cursor, so that no cursor works for another listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listing {
+    Events,
+    Deliveries,
+}
+
+impl Listing {
+    const fn letter(self) -> char {
+        match self {
+            Listing::Events => 'e',
+            Listing::Deliveries => 'd',
+        }
+    }
+
+    /// Reads a cursor. `None` if it is not of this listing.
+    fn read(self, cursor: &str) -> Option<i64> {
+        if cursor.len() > CURSOR_MAX {
+            return None;
+        }
+        let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+        text.strip_prefix(self.letter())?.parse().ok()
+    }
+
+    /// Writes the cursor of a position.
+    fn write(self, position: i64) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(format!("{}{position}", self.letter()))
+    }
+}
+
+/// The place and the length of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) before: Option<i64>,
+    pub(super) limit: usize,
+}
+
+impl Place {
+    /// Reads the options `cursor` and `limit`.
+    pub(super) fn read(
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: Option<&str>,
+    ) -> Result<Self, ApiError> {
+        let before = match cursor {
+            None => None,
+            Some(cursor) => Some(listing.read(cursor).ok_or_else(|| {
+                ApiError::invalid("the cursor is not of this listing; use next of the last page")
+            })?),
+        };
+        let limit = match limit {
+            None => LIMIT,
+            Some(limit) => limit
+                .parse()
+                .ok()
+                .filter(|limit| (1..=LIMIT_MAX).contains(limit))
+                .ok_or_else(|| {
+                    ApiError::invalid(format!("limit must be a number from 1 to {LIMIT_MAX}"))
+                })?,
+        };
+        Ok(Self { before, limit })
+    }
+}
+
+/// A page of events, the newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EventPage {
+    /// There may be fewer than the limit, even none, although `next` is set.
+    items: Vec<EventView>,
+    /// The cursor of the next page. `null` if there is none.
+    next: Option<String>,
+}
+
+impl EventPage {
+    pub(super) fn of(page: &Page<crate::store::ListedEvent>) -> Self {
+        Self {
+            items: page.items.iter().map(EventView::of).collect(),
+            next: page.next.map(|next| Listing::Events.write(next)),
+        }
+    }
+}
+
+/// A page of deliveries, the newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DeliveryPage {
+    /// There may be fewer than the limit, even none, although `next` is set.
+    items: Vec<DeliveryView>,
+    /// The cursor of the next page. `null` if there is none.
+    next: Option<String>,
+}
+
+impl DeliveryPage {
+    pub(super) fn of(page: &Page<crate::store::ListedDelivery>) -> Self {
+        Self {
+            items: page.items.iter().map(DeliveryView::of).collect(),
+            next: page.next.map(|next| Listing::Deliveries.write(next)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_of_one_listing_and_limits_are_bounded() {
+        for position in [0, 1, i64::MAX, i64::MIN] {
+            let cursor = Listing::Events.write(position);
+            assert_eq!(Listing::Events.read(&cursor), Some(position));
+            assert_eq!(Listing::Deliveries.read(&cursor), None);
+        }
+        for cursor in ["", "e1", "====", "../..", &"A".repeat(10_000)] {
+            assert!(Place::read(Listing::Events, Some(cursor), None).is_err());
+        }
+        for limit in ["0", "501", "-1", "1e9", "99999999999999999999", ""] {
+            assert!(
+                Place::read(Listing::Events, None, Some(limit)).is_err(),
+                "{limit}"
+            );
+        }
+        let place = Place::read(Listing::Events, None, Some("500"));
+        assert_eq!(place.unwrap().limit, 500);
+    }
+}

@@ -1,0 +1,261 @@
+//! The listings of the API: the same JSON as that of the commands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::error::{ApiError, Filters, Json, Named};
+use super::pages::{DeliveryPage, EventPage, Listing, Place};
+use super::routes::Server;
+use crate::config::{self, WithoutSecrets};
+use crate::domain::delivery::State as DeliveryState;
+use crate::operator::change::check_webhook;
+use crate::operator::select::{find_event, parse_event, parse_since, split};
+use crate::operator::view::{DeliveryWithAttempts, EventWithDeliveries, WebhookView, attempts_of};
+use crate::report::{Report, Settings, WebhookReport};
+use crate::store::{EventFilter, Selector, WebhookState};
+
+/// How long a request waits for the counts of deliveries.
+const COUNTS_MAX: Duration = Duration::from_secs(10);
+
+/// The state of the daemon, as `status --json` prints it.
+#[utoipa::path(get, path = "/api/v1/status", tag = "read", responses(
+    (status = 200, body = Report), (status = "default", body = ApiError)))]
+pub(super) async fn status(State(server): State<Arc<Server>>) -> Result<Json<Report>, ApiError> {
+    let states = states(&server).await?;
+    let admin = &server.admin;
+    let daemon = admin.sources.daemon();
+    let file = admin.sources.config().file.clone();
+    let state_dir = admin.state_dir.clone();
+    let report = move |listings: &_| {
+        // A file with errors differs from the settings that the daemon works by.
+        let file = config::load(&file, &WithoutSecrets).map_or_else(
+            |_| Settings::default(),
+            |loaded| Settings::of(&loaded.config),
+        );
+        Ok(Report::gather(
+            &file,
+            &state_dir,
+            Ok(daemon),
+            states,
+            Some(listings),
+        )?)
+    };
+    admin.read(report).await.map(Json)
+}
+
+/// The counts of all webhooks.
+async fn states(server: &Server) -> Result<Vec<WebhookState>, ApiError> {
+    match tokio::time::timeout(COUNTS_MAX, server.admin.sources.states()).await {
+        Ok(states) => Ok(states?),
+        Err(_) => Err(ApiError::unavailable(
+            "counting the deliveries takes too long",
+        )),
+    }
+}
+
+/// The webhooks with their queues, as `webhooks --json` prints them.
+#[utoipa::path(get, path = "/api/v1/webhooks", tag = "read", responses(
+    (status = 200, body = Vec<WebhookView>), (status = "default", body = ApiError)))]
+pub(super) async fn webhooks(
+    State(server): State<Arc<Server>>,
+) -> Result<Json<Vec<WebhookView>>, ApiError> {
+    let settings = Settings::of(&server.admin.sources.config());
+    let states = WebhookReport::of_settings(&settings, states(&server).await?);
+    Ok(Json(WebhookView::all(settings, states)))
+}
+
+/// The filters of events.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventFilters {
+    /// Only events recorded since then: a date, a time, or a duration ago such as 2h.
+    since: Option<String>,
+    /// Only events recorded before then.
+    until: Option<String>,
+    /// Only this event, by name or label.
+    event: Option<String>,
+    /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization.
+    project: Option<String>,
+    /// The number of items, from 1 to 500. The default is 50.
+    limit: Option<String>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Events, the newest first.
+#[utoipa::path(get, path = "/api/v1/events", tag = "read", params(EventFilters), responses(
+    (status = 200, body = EventPage), (status = "default", body = ApiError)))]
+pub(super) async fn events(
+    State(server): State<Arc<Server>>,
+    Filters(filters): Filters<EventFilters>,
+) -> Result<Json<EventPage>, ApiError> {
+    let place = Place::read(
+        Listing::Events,
+        filters.cursor.as_deref(),
+        filters.limit.as_deref(),
+    )?;
+    let (organization, project) = split(filters.project.as_deref());
+    let filter = EventFilter {
+        organization,
+        project,
+        kind: kind(filters.event.as_deref())?,
+        since: server.time("since", filters.since.as_deref())?,
+        until: server.time("until", filters.until.as_deref())?,
+    };
+    let read = move |listings: &crate::store::Listings| {
+        let page = listings.events_page(&filter, place.before, place.limit)?;
+        Ok(EventPage::of(&page))
+    };
+    server.admin.read(read).await.map(Json)
+}
+
+/// One event with its deliveries, as `events show --json` prints it.
+#[utoipa::path(get, path = "/api/v1/events/{id}", tag = "read",
+    params(("id" = String, Path, description = "The id, or its first characters")), responses(
+    (status = 200, body = EventWithDeliveries), (status = "default", body = ApiError)))]
+pub(super) async fn event(
+    State(server): State<Arc<Server>>,
+    Named(id): Named,
+) -> Result<Json<EventWithDeliveries>, ApiError> {
+    let config = server.admin.sources.config();
+    let read = move |listings: &crate::store::Listings| {
+        let id = find_event(&id, listings)?;
+        let removed = || ApiError::absent(format!("the event {id} was removed meanwhile"));
+        let (listed, deliveries) = listings.event(&id)?.ok_or_else(removed)?;
+        let log = attempts_of(&deliveries, listings)?;
+        Ok(EventWithDeliveries::of(&listed, &log, &config))
+    };
+    server.admin.read(read).await.map(Json)
+}
+
+/// The filters of deliveries.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeliveryFilters {
+    /// Only deliveries to this webhook.
+    webhook: Option<String>,
+    /// Only deliveries in this state: pending, delivered, dead or cancelled.
+    state: Option<String>,
+    /// Only deliveries of this event, by name or label.
+    event: Option<String>,
+    /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization.
+    project: Option<String>,
+    /// Only deliveries recorded since then: a date, a time, or a duration ago such as 2h.
+    since: Option<String>,
+    /// Only deliveries recorded before then.
+    until: Option<String>,
+    /// The number of items, from 1 to 500. The default is 50.
+    limit: Option<String>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Deliveries, the newest first.
+#[utoipa::path(get, path = "/api/v1/deliveries", tag = "read", params(DeliveryFilters), responses(
+    (status = 200, body = DeliveryPage), (status = "default", body = ApiError)))]
+pub(super) async fn deliveries(
+    State(server): State<Arc<Server>>,
+    Filters(filters): Filters<DeliveryFilters>,
+) -> Result<Json<DeliveryPage>, ApiError> {
+    let place = Place::read(
+        Listing::Deliveries,
+        filters.cursor.as_deref(),
+        filters.limit.as_deref(),
+    )?;
+    let (organization, project) = split(filters.project.as_deref());
+    let selector = Selector {
+        ids: Vec::new(),
+        webhook: filters.webhook,
+        state: state(filters.state.as_deref())?,
+        kind: kind(filters.event.as_deref())?,
+        organization,
+        project,
+        since: server.time("since", filters.since.as_deref())?,
+        until: server.time("until", filters.until.as_deref())?,
+    };
+    check(&server, &selector).await?;
+    let read = move |listings: &crate::store::Listings| {
+        let page = listings.deliveries_page(&selector, place.before, place.limit)?;
+        Ok(DeliveryPage::of(&page))
+    };
+    server.admin.read(read).await.map(Json)
+}
+
+/// One delivery with its attempts, as `deliveries show --json` prints it.
+#[utoipa::path(get, path = "/api/v1/deliveries/{id}", tag = "read",
+    params(("id" = i64, Path, description = "The id of the delivery")), responses(
+    (status = 200, body = DeliveryWithAttempts), (status = "default", body = ApiError)))]
+pub(super) async fn delivery(
+    State(server): State<Arc<Server>>,
+    Named(id): Named,
+) -> Result<Json<DeliveryWithAttempts>, ApiError> {
+    let id = delivery_id(&id)?;
+    let read = move |listings: &crate::store::Listings| match listings.delivery(id)? {
+        Some((delivery, _, attempts)) => Ok(DeliveryWithAttempts::of(&delivery, &attempts)),
+        None => Err(no_delivery(id)),
+    };
+    server.admin.read(read).await.map(Json)
+}
+
+/// Reads the id of a delivery.
+pub(super) fn delivery_id(text: &str) -> Result<i64, ApiError> {
+    let message = "the id of a delivery is a number";
+    text.parse().map_err(|_| ApiError::invalid(message))
+}
+
+pub(super) fn no_delivery(id: i64) -> ApiError {
+    ApiError::absent(format!("there is no delivery {id}"))
+}
+
+/// Reads the name or the label of an event.
+pub(super) fn kind(
+    event: Option<&str>,
+) -> Result<Option<crate::domain::event::EventKind>, ApiError> {
+    let Some(text) = event else { return Ok(None) };
+    let unknown = || ApiError::invalid("event must be the name or the label of an event");
+    parse_event(text).map(Some).ok_or_else(unknown)
+}
+
+/// Reads the state of a delivery.
+pub(super) fn state(text: Option<&str>) -> Result<Option<DeliveryState>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    let unknown = || {
+        let words = DeliveryState::ALL.map(DeliveryState::as_str).join(", ");
+        ApiError::invalid(format!("state must be one of {words}"))
+    };
+    DeliveryState::from_word(text).map(Some).ok_or_else(unknown)
+}
+
+/// Refuses a selector with a webhook that is not configured and has no deliveries.
+pub(super) async fn check(server: &Server, selector: &Selector) -> Result<(), ApiError> {
+    let Some(name) = &selector.webhook else {
+        return Ok(());
+    };
+    let config = server.admin.sources.config();
+    if config.webhooks.iter().any(|webhook| webhook.name() == name) {
+        return Ok(());
+    }
+    let states = WebhookReport::of_settings(&Settings::of(&config), states(server).await?);
+    check_webhook(name, &states).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+impl Server {
+    /// Reads a time of a filter.
+    pub(super) fn time(
+        &self,
+        name: &str,
+        text: Option<&str>,
+    ) -> Result<Option<jiff::Timestamp>, ApiError> {
+        let Some(text) = text else { return Ok(None) };
+        match parse_since(text) {
+            Ok(since) => Ok(Some(since.time(self.admin.sources.clock.now()))),
+            Err(expected) => Err(ApiError::invalid(format!("{name} must be {expected}"))),
+        }
+    }
+}

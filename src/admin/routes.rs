@@ -1,0 +1,70 @@
+//! The paths of the admin server.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware;
+use axum::routing::{get, post};
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::auth::{self, Access};
+use super::error::ApiError;
+use super::{Admin, actions, exposition, guard, health, openapi, reads, stream};
+
+/// The state that all handlers share.
+pub(super) struct Server {
+    pub(super) admin: Arc<Admin>,
+    pub(super) access: Access,
+    /// Ends streams when the server stops.
+    pub(super) stop: CancellationToken,
+}
+
+/// The described part of the API.
+pub(super) fn api() -> OpenApiRouter<Arc<Server>> {
+    OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(reads::status))
+        .routes(routes!(reads::events))
+        .routes(routes!(reads::event))
+        .routes(routes!(reads::deliveries))
+        .routes(routes!(reads::delivery))
+        .routes(routes!(reads::webhooks))
+        .routes(routes!(stream::stream))
+        .routes(routes!(actions::redeliver))
+        .routes(routes!(actions::cancel))
+        .routes(routes!(actions::redeliver_many))
+        .routes(routes!(actions::cancel_many))
+        .routes(routes!(actions::enable))
+        .routes(routes!(actions::disable))
+        .routes(routes!(actions::test))
+        .routes(routes!(actions::replay))
+}
+
+/// All paths: health for everybody, the rest for those who may use the API.
+pub(super) fn all(server: &Arc<Server>) -> Router {
+    let health = Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(exposition::metrics))
+        .with_state(Arc::clone(&server.admin));
+    let login = Router::new()
+        .route("/login", get(auth::form).post(auth::login))
+        .route("/logout", post(auth::logout))
+        .with_state(Arc::clone(server));
+    let (api, _) = api().split_for_parts();
+    let protected = api
+        .route("/api/v1/openapi.json", get(openapi::document))
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(server),
+            auth::require,
+        ))
+        .with_state(Arc::clone(server));
+    guard::bounded(health.merge(login).merge(protected))
+}
+
+async fn unknown() -> ApiError {
+    ApiError::absent("there is nothing at this path; /api/v1/openapi.json lists the paths")
+}

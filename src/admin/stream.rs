@@ -1,0 +1,351 @@
+//! `GET /api/v1/stream`: new events and changed deliveries, as server-sent events.
+//!
+//! Constraint: clients cost the same together as one, and nothing while there is none. One task
+//! compares the state twice a second, as `--follow` does, and only while somebody listens. The newest
+//! items are kept for all clients. A client that is slower than that, or that comes back too late, gets
+//! `missed` and has to read the listings again.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::Stream;
+use futures_util::stream;
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use uuid::Uuid;
+
+use super::Admin;
+use super::error::ApiError;
+use super::routes::Server;
+use crate::operator::follow::{self, COMPARED, Follower};
+use crate::operator::view::{DeliveryView, EventView};
+use crate::store::{EventFilter, ListedDelivery, ListedEvent, Listings, Selector};
+
+/// The time between two comparisons with the state.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many comparisons are made after the last client left, so that it may come back.
+const ROUNDS_KEPT: u32 = 60;
+
+/// The number of newest items that are kept for slow clients.
+const ITEMS_MAX: usize = 1_024;
+
+/// The maximum number of clients.
+const CLIENTS_MAX: usize = 16;
+
+/// How long a client waits for the first comparison.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// The time between two comments to an idle client, which show that the connection works.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// An item of the stream.
+struct Item {
+    number: u64,
+    /// `event` or `delivery`.
+    name: &'static str,
+    json: String,
+}
+
+/// The newest items.
+#[derive(Default)]
+struct Kept {
+    /// The id of this series of items. `None` if nothing is compared.
+    series: Option<String>,
+    /// The number of the next item.
+    next: u64,
+    items: VecDeque<Arc<Item>>,
+}
+
+impl Kept {
+    fn add(&mut self, name: &'static str, view: &impl Serialize) {
+        let Ok(json) = serde_json::to_string(view) else {
+            return;
+        };
+        let number = self.next;
+        self.next += 1;
+        self.items.push_back(Arc::new(Item { number, name, json }));
+        if self.items.len() > ITEMS_MAX {
+            self.items.pop_front();
+        }
+    }
+
+    /// The item with this number, or the oldest one after it.
+    fn at(&self, number: u64) -> Option<Arc<Item>> {
+        let first = self.items.front()?.number;
+        let index = usize::try_from(number.saturating_sub(first)).ok()?;
+        self.items.get(index).cloned()
+    }
+}
+
+/// The new items for all clients.
+pub(crate) struct News {
+    kept: Mutex<Kept>,
+    /// Changes with the series and with each new item.
+    changed: watch::Sender<()>,
+    /// A permit for each client.
+    clients: Arc<Semaphore>,
+    /// Wakes the task that compares.
+    wanted: tokio::sync::Notify,
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self {
+            kept: Mutex::default(),
+            changed: watch::Sender::new(()),
+            clients: Arc::new(Semaphore::new(CLIENTS_MAX)),
+            wanted: tokio::sync::Notify::new(),
+        }
+    }
+}
+
+impl News {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_clients(&self) -> bool {
+        self.clients.available_permits() < CLIENTS_MAX
+    }
+
+    /// Begins or ends a series.
+    fn set_series(&self, series: Option<String>) {
+        *self.kept() = Kept {
+            series,
+            next: 1,
+            items: VecDeque::new(),
+        };
+        self.changed.send_replace(());
+    }
+
+    /// The series, once there is one.
+    async fn series(&self) -> Result<String, ApiError> {
+        let mut changed = self.changed.subscribe();
+        let series = async {
+            loop {
+                changed.borrow_and_update();
+                let series = self.kept().series.clone();
+                match series {
+                    Some(series) => return Some(series),
+                    None => changed.changed().await.ok()?,
+                }
+            }
+        };
+        let series = tokio::time::timeout(START_MAX, series).await;
+        let unavailable = || ApiError::unavailable("the state cannot be read; see the log");
+        series.ok().flatten().ok_or_else(unavailable)
+    }
+}
+
+/// Compares the state while there are clients, until `stop`.
+pub(crate) async fn publish(admin: Arc<Admin>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = admin.news.wanted.notified() => {}
+            () = stop.cancelled() => return,
+        }
+        tokio::select! {
+            result = follow_until_idle(&admin) => if let Err(error) = result {
+                debug!(?error, "cannot compare the state for the stream");
+            },
+            () = stop.cancelled() => return,
+        }
+        admin.news.set_series(None);
+        // Clients of a series that ended come back, so the next one begins for them.
+        if admin.news.has_clients() {
+            admin.news.wanted.notify_one();
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// The known items of both listings.
+struct Compared {
+    events: Follower<ListedEvent>,
+    deliveries: Follower<ListedDelivery>,
+}
+
+impl Compared {
+    fn start(listings: &Listings) -> Result<Self, ApiError> {
+        let events = listings.events(&EventFilter::default(), COMPARED)?;
+        let deliveries = listings.deliveries(&Selector::default(), COMPARED)?;
+        Ok(Self {
+            events: Follower::new(follow::event, &events),
+            deliveries: Follower::new(follow::delivery, &deliveries),
+        })
+    }
+
+    /// The new items, the oldest first.
+    fn next(
+        &mut self,
+        listings: &Listings,
+    ) -> Result<(Vec<ListedEvent>, Vec<ListedDelivery>), ApiError> {
+        let mut events = self
+            .events
+            .next(&|limit| listings.events(&EventFilter::default(), limit))?;
+        let mut deliveries = self
+            .deliveries
+            .next(&|limit| listings.deliveries(&Selector::default(), limit))?;
+        events.reverse();
+        deliveries.reverse();
+        Ok((events, deliveries))
+    }
+}
+
+/// Compares the state until nobody has listened for half a minute.
+async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
+    let mut compared = admin.read(Compared::start).await?;
+    let news = &admin.news;
+    news.set_series(Some(Uuid::new_v4().simple().to_string()));
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut idle = 0;
+    while idle < ROUNDS_KEPT {
+        ticks.tick().await;
+        idle = if news.has_clients() { 0 } else { idle + 1 };
+        let next = move |listings: &Listings| {
+            let items = compared.next(listings)?;
+            Ok((compared, items))
+        };
+        let (events, deliveries);
+        (compared, (events, deliveries)) = admin.read(next).await?;
+        if events.is_empty() && deliveries.is_empty() {
+            continue;
+        }
+        {
+            let mut kept = news.kept();
+            for event in &events {
+                kept.add("event", &EventView::of(event));
+            }
+            for delivery in &deliveries {
+                kept.add("delivery", &DeliveryView::of(delivery));
+            }
+        }
+        news.changed.send_replace(());
+    }
+    Ok(())
+}
+
+/// One client of the stream.
+struct Client {
+    server: Arc<Server>,
+    changed: watch::Receiver<()>,
+    series: String,
+    /// The number of the next item.
+    next: u64,
+    /// The first message.
+    greeting: Option<Event>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Client {
+    /// Waits for the next message. `None` ends the stream.
+    async fn message(&mut self) -> Option<Event> {
+        if let Some(greeting) = self.greeting.take() {
+            return Some(greeting);
+        }
+        loop {
+            self.changed.borrow_and_update();
+            if let Some(message) = self.now()? {
+                return Some(message);
+            }
+            tokio::select! {
+                changed = self.changed.changed() => changed.ok()?,
+                () = self.server.stop.cancelled() => return None,
+            }
+        }
+    }
+
+    /// The next message, if there is one already. `None` ends the stream.
+    fn now(&mut self) -> Option<Option<Event>> {
+        let kept = self.server.admin.news.kept();
+        // The client connects again, and learns that it missed items.
+        if kept.series.as_ref() != Some(&self.series) {
+            return None;
+        }
+        let Some(item) = kept.at(self.next) else {
+            return Some(None);
+        };
+        drop(kept);
+        let n_missed = item.number.saturating_sub(self.next);
+        if n_missed > 0 {
+            self.next = item.number;
+            let data = format!("{{\"missed\":{n_missed}}}");
+            return Some(Some(Event::default().event("missed").data(data)));
+        }
+        self.next = item.number + 1;
+        let id = format!("{}-{}", self.series, item.number);
+        let message = Event::default().event(item.name).id(id).data(&item.json);
+        Some(Some(message))
+    }
+}
+
+/// New events and changed deliveries, as they come.
+///
+/// The first message is `ready`, or `missed` if items after `Last-Event-ID` are no longer known. Read the
+/// listings after it. Then `event` and `delivery` follow with the JSON of the listings.
+#[utoipa::path(get, path = "/api/v1/stream", tag = "read",
+    params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last message")),
+    responses((status = 200, content_type = "text/event-stream", body = String),
+        (status = "default", body = ApiError)))]
+pub(super) async fn stream(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let news = &server.admin.news;
+    let permit = Arc::clone(&news.clients).try_acquire_owned();
+    let permit = permit.map_err(|_| {
+        ApiError::unavailable(format!("the stream has {CLIENTS_MAX} clients already"))
+    })?;
+    news.wanted.notify_one();
+    let series = news.series().await?;
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let (next, greeting) = begin(&news.kept(), &series, last);
+    let client = Client {
+        changed: news.changed.subscribe(),
+        series,
+        next,
+        greeting: Some(greeting),
+        server: Arc::clone(&server),
+        _permit: permit,
+    };
+    let messages = stream::unfold(client, async |mut client| {
+        let message = client.message().await?;
+        Some((Ok(message), client))
+    });
+    Ok(Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// The number of the client's next item, and its first message.
+fn begin(kept: &Kept, series: &str, last: Option<&str>) -> (u64, Event) {
+    let Some(last) = last else {
+        return (kept.next, greeting("ready", series, kept.next));
+    };
+    let known = last
+        .split_once('-')
+        .filter(|(of, _)| *of == series)
+        .and_then(|(_, number)| number.parse::<u64>().ok())
+        .map(|number| number.saturating_add(1))
+        .filter(|next| *next <= kept.next);
+    match known {
+        Some(next) => (next, greeting("ready", series, next)),
+        None => (kept.next, greeting("missed", series, kept.next)),
+    }
+}
+
+fn greeting(name: &str, series: &str, next: u64) -> Event {
+    let id = format!("{series}-{}", next.saturating_sub(1));
+    Event::default().event(name).id(id).data("{}")
+}

@@ -1,0 +1,12 @@
+//! What an operator lists and changes, for the command line and the admin API.
+//!
+//! Constraint: both use the same rules and the same JSON. Neither has a check or a shape of its own.
+//!
+//! Map: [`view`] is the JSON, [`select`] reads filters, [`change`] changes deliveries and webhooks,
+//! [`test`] sends a test request, and [`follow`] finds new items of a listing.
+
+pub(crate) mod change;
+pub(crate) mod follow;
+pub(crate) mod select;
+pub(crate) mod test;
+pub(crate) mod view;

@@ -1,0 +1,136 @@
+//! Reads filters: times, events, projects and ids.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::domain::event::{EventId, EventKind};
+use crate::store::{Listings, StoreError};
+
+/// The start or the end of a time range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    At(Timestamp),
+    /// This long ago.
+    Ago(Duration),
+}
+
+impl Since {
+    /// Returns it as a time, given the current time.
+    pub(crate) fn time(self, now: Timestamp) -> Timestamp {
+        match self {
+            Since::At(time) => time,
+            Since::Ago(length) => now.saturating_sub(length).unwrap_or(Timestamp::MIN),
+        }
+    }
+}
+
+/// Reads the start or the end of a time range.
+pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(Since::At(time));
+    }
+    if let Ok(length) = humantime::parse_duration(text) {
+        return Ok(Since::Ago(length));
+    }
+    // A date, or a date and a time, is in the local time zone.
+    text.parse::<jiff::civil::DateTime>()
+        .ok()
+        .and_then(|civil| TimeZone::system().to_timestamp(civil).ok())
+        .map(Since::At)
+        .ok_or_else(|| {
+            "a duration such as 90s, 2h or 7d, a date such as 2026-01-31, or a time such as \
+             2026-01-31T12:00:00Z"
+                .to_owned()
+        })
+}
+
+/// Finds an event by its name or label, in any case.
+pub(crate) fn parse_event(text: &str) -> Option<EventKind> {
+    EventKind::ALL.into_iter().find(|kind| {
+        kind.as_str().eq_ignore_ascii_case(text) || kind.label().eq_ignore_ascii_case(text)
+    })
+}
+
+/// Splits ORGANIZATION/PROJECT or PROJECT into the names of the two directories.
+pub(crate) fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
+    let Some(named) = named else {
+        return (None, None);
+    };
+    let (organization, project) = match named.split_once('/') {
+        Some((organization, project)) => (Some(organization.to_owned()), project),
+        None => (None, named),
+    };
+    let project = Some(project).filter(|name| !name.is_empty());
+    (organization, project.map(str::to_owned))
+}
+
+/// Why no event is found by the first digits of its id.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FindError {
+    #[error(
+        "the id of an event is evt_ and hexadecimal digits; its first digits are enough; `events` \
+         lists all ids"
+    )]
+    Invalid,
+    #[error("there is no event {0}; `events` lists all events")]
+    Absent(String),
+    #[error("several ids begin with {0}: {1}")]
+    Several(String, String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Finds the only event id that begins with this text.
+pub(crate) fn find_event(text: &str, listings: &Listings) -> Result<EventId, FindError> {
+    let text = text.to_ascii_lowercase();
+    let digits = text.strip_prefix("evt_").unwrap_or(&text);
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(FindError::Invalid);
+    }
+    let prefix = format!("evt_{digits}");
+    let found = listings.event_ids(&prefix, 4)?;
+    match found.as_slice() {
+        [id] => Ok(id.clone()),
+        [] => Err(FindError::Absent(prefix)),
+        several => {
+            let ids: Vec<&str> = several.iter().map(|id| id.0.as_str()).collect();
+            Err(FindError::Several(prefix, ids.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_time_a_date_or_so_long_ago() {
+        let now: Timestamp = "2026-02-01T00:00:00Z".parse().unwrap();
+        let at = |text: &str| parse_since(text).map(|since| since.time(now).to_string());
+        assert_eq!(at("2h"), Ok("2026-01-31T22:00:00Z".to_owned()));
+        assert_eq!(
+            at("2026-01-31T12:00:00+02:00"),
+            Ok("2026-01-31T10:00:00Z".to_owned())
+        );
+        assert!(matches!(parse_since("2026-01-31"), Ok(Since::At(_))));
+        assert!(matches!(parse_since("2026-01-31 12:30"), Ok(Since::At(_))));
+        assert_eq!(
+            Since::Ago(Duration::MAX).time(now),
+            Timestamp::MIN,
+            "before every record"
+        );
+        assert!(parse_since("yesterday").is_err());
+        assert!(parse_since("").is_err());
+    }
+
+    #[test]
+    fn events_go_by_name_and_label() {
+        for kind in EventKind::ALL {
+            assert_eq!(parse_event(kind.as_str()), Some(kind));
+            assert_eq!(parse_event(&kind.label().to_lowercase()), Some(kind));
+        }
+        assert_eq!(parse_event("project"), None);
+    }
+}

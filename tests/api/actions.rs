@@ -1,0 +1,191 @@
+//! Actions: the changes of the commands, with the same checks.
+
+use serde_json::{Value, json};
+
+use super::common::{Endpoint, wait_until};
+use super::{Server, refusing, three_projects, with_api};
+
+/// The ids of the deliveries in a state.
+fn ids(server: &Server, state: &str) -> Vec<i64> {
+    let page = server.json(&format!("/api/v1/deliveries?state={state}"));
+    let items = page["items"].as_array().unwrap();
+    items
+        .iter()
+        .map(|item| item["id"].as_i64().unwrap())
+        .collect()
+}
+
+/// Posts, and expects this status.
+fn post(server: &Server, path: &str, body: &Value, status: u16) -> Value {
+    let answer = server.post(path, body);
+    assert_eq!(answer.status, status, "{path} {body}: {answer:?}");
+    answer.json()
+}
+
+#[test]
+fn deliveries_are_redelivered_and_cancelled_one_by_one_and_in_bulk() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let daemon = home.start();
+    three_projects(&home, &server);
+    let dead = ids(&server, "dead");
+    let delivered = ids(&server, "delivered");
+
+    // One by one.
+    let n = bad.n_all();
+    let path = format!("/api/v1/deliveries/{}/redeliver", dead[0]);
+    let changed = post(&server, &path, &json!({}), 200);
+    assert_eq!(
+        (&changed["changed"], &changed["daemonTold"]),
+        (&json!(1), &json!(true))
+    );
+    wait_until("another attempt", || (bad.n_all() == n + 1).then_some(()));
+    wait_until("its outcome", || {
+        (ids(&server, "dead").len() == 3).then_some(())
+    });
+    let path = format!("/api/v1/deliveries/{}/cancel", delivered[0]);
+    let refused = post(&server, &path, &json!({}), 409);
+    assert!(refused["error"].as_str().unwrap().contains("only pending"));
+    post(&server, "/api/v1/deliveries/999/redeliver", &json!({}), 404);
+    post(&server, "/api/v1/deliveries/x/redeliver", &json!({}), 400);
+
+    // In bulk: count first.
+    let many = "/api/v1/deliveries/redeliver";
+    let counted = post(
+        &server,
+        many,
+        &json!({ "webhook": "bad/ <b>", "dryRun": true }),
+        200,
+    );
+    assert_eq!(
+        (&counted["matched"], &counted["changed"]),
+        (&json!(3), &json!(0))
+    );
+    let expecting = |n: u64| json!({ "webhook": "bad/ <b>", "expected": n });
+    post(&server, many, &json!({ "webhook": "bad/ <b>" }), 400);
+    post(&server, many, &expecting(2), 409);
+    assert_eq!(bad.n_all(), n + 1);
+    post(&server, many, &json!({ "expected": 12 }), 400);
+    post(
+        &server,
+        many,
+        &json!({ "webhook": "bat/ <b>", "expected": 0 }),
+        400,
+    );
+    post(
+        &server,
+        many,
+        &json!({ "state": "dead", "color": "red" }),
+        400,
+    );
+    assert_eq!(post(&server, many, &expecting(3), 200)["changed"], 3);
+    wait_until("three attempts", || (bad.n_all() == n + 4).then_some(()));
+    wait_until("their outcomes", || {
+        (ids(&server, "dead").len() == 3).then_some(())
+    });
+
+    // Pending deliveries of a webhook that is off wait, and can be cancelled.
+    let name = "bad%2F%20%3Cb%3E";
+    let off = post(
+        &server,
+        &format!("/api/v1/webhooks/{name}/disable"),
+        &json!({ "reason": "<b>" }),
+        200,
+    );
+    assert_eq!(
+        (&off["changed"], &off["webhook"]),
+        (&json!(true), &json!("bad/ <b>"))
+    );
+    assert_eq!(post(&server, many, &expecting(3), 200)["changed"], 3);
+    let pending = ids(&server, "pending");
+    assert_eq!(pending.len(), 3);
+    let path = format!("/api/v1/deliveries/{}/cancel", pending[0]);
+    assert_eq!(post(&server, &path, &json!({}), 200)["changed"], 1);
+    let cancel = json!({ "webhook": "bad/ <b>", "expected": 2 });
+    assert_eq!(
+        post(&server, "/api/v1/deliveries/cancel", &cancel, 200)["changed"],
+        2
+    );
+    assert_eq!(ids(&server, "cancelled").len(), 3);
+    let cancel = json!({ "state": "dead", "expected": 0 });
+    post(&server, "/api/v1/deliveries/cancel", &cancel, 400);
+    assert!(daemon.n_messages("a request changed deliveries") >= 4);
+}
+
+#[test]
+fn webhooks_are_switched_and_tested_and_events_are_replayed() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    three_projects(&home, &server);
+    let standing = || server.json("/api/v1/webhooks")[0]["standing"].clone();
+    let switch = |action: &str| {
+        let path = format!("/api/v1/webhooks/good/{action}");
+        post(&server, &path, &json!({}), 200)["changed"].clone()
+    };
+    assert_eq!(switch("disable"), true);
+    assert_eq!(switch("disable"), false);
+    wait_until("off", || (standing() == "off").then_some(()));
+    assert_eq!(home.json(&["webhooks"])[0]["standing"], "off");
+    assert_eq!(switch("enable"), true);
+    wait_until("on", || (standing() == "on").then_some(()));
+    post(&server, "/api/v1/webhooks/god/enable", &json!({}), 404);
+
+    let n = good.n_all();
+    let sample = json!({ "event": "Project Publish" });
+    let exchange = post(&server, "/api/v1/webhooks/good/test", &sample, 200);
+    assert_eq!(
+        (&exchange["delivered"], &exchange["status"]),
+        (&json!(true), &json!(204))
+    );
+    assert_eq!(good.n_all(), n + 1);
+    let exchange = post(
+        &server,
+        "/api/v1/webhooks/bad%2F%20%3Cb%3E/test",
+        &json!({}),
+        200,
+    );
+    assert_eq!(
+        (&exchange["delivered"], &exchange["status"]),
+        (&json!(false), &json!(500))
+    );
+    post(
+        &server,
+        "/api/v1/webhooks/good/test",
+        &json!({ "event": "x" }),
+        400,
+    );
+
+    let replay = "/api/v1/events/replay";
+    let counted = post(
+        &server,
+        replay,
+        &json!({ "to": "good", "dryRun": true }),
+        200,
+    );
+    assert_eq!(
+        (&counted["matched"], &counted["replayed"]),
+        (&json!(6), &json!(0))
+    );
+    post(&server, replay, &json!({ "to": "good" }), 400);
+    post(
+        &server,
+        replay,
+        &json!({ "to": "good", "expected": 5 }),
+        409,
+    );
+    post(&server, replay, &json!({ "expected": 5 }), 400);
+    post(&server, replay, &json!({ "to": "god", "expected": 5 }), 404);
+    let empty = json!({ "to": "good", "since": "1h", "until": "2h", "expected": 0 });
+    post(&server, replay, &empty, 400);
+    let replayed = post(
+        &server,
+        replay,
+        &json!({ "to": "good", "expected": 6 }),
+        200,
+    );
+    assert_eq!(replayed["replayed"], 6);
+    wait_until("the replayed events", || {
+        (good.n_all() == n + 7).then_some(())
+    });
+}

@@ -1,0 +1,138 @@
+//! Clients that stall, send too much, or are too many.
+
+use std::io::{Read as _, Write as _};
+
+use super::client::{TOKEN, bearer};
+use super::common::{Endpoint, wait_until, xml};
+use super::{refusing, three_projects, with_api};
+
+const HOST: &str = "host: localhost";
+const JSON: &str = "content-type: application/json";
+
+#[test]
+fn markup_in_every_field_is_only_text() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    three_projects(&home, &server);
+    for path in [
+        "/api/v1/status",
+        "/api/v1/events",
+        "/api/v1/deliveries",
+        "/api/v1/webhooks",
+        "/api/v1/openapi.json",
+        "/api/v1/events/%3Cscript%3E",
+        "/%3Cscript%3E",
+        "/login",
+        "/healthz",
+    ] {
+        let answer = server.get(path);
+        let content_type = answer.header("content-type").unwrap();
+        let is_page = path == "/login";
+        assert_eq!(content_type.starts_with("text/html"), is_page, "{path}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert!(!answer.head.contains("access-control"), "{answer:?}");
+    }
+}
+
+#[test]
+fn methods_and_bodies_are_bounded() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    let token = bearer(TOKEN);
+    let lines = [HOST, &token, JSON];
+    let head = server.send("HEAD", "/api/v1/status", &lines, "");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    for (method, path) in [
+        ("OPTIONS", "/api/v1/status"),
+        ("DELETE", "/api/v1/deliveries/1"),
+        ("POST", "/api/v1/status"),
+        ("GET", "/api/v1/webhooks/good/enable"),
+        ("TRACE", "/api/v1/status"),
+    ] {
+        let answer = server.send(method, path, &lines, "");
+        assert_eq!(answer.status, 405, "{method} {path}: {answer:?}");
+        assert!(!answer.head.contains("access-control"), "{answer:?}");
+    }
+    let path = "/api/v1/webhooks/good/disable";
+    let large = format!("{{\"reason\":\"{}\"}}", "x".repeat(70_000));
+    assert_eq!(server.send("POST", path, &lines, &large).status, 413);
+    for body in ["{", "[]", "null", "{\"reason\":1}", "{\"other\":1}"] {
+        assert_eq!(
+            server.send("POST", path, &lines, body).status,
+            400,
+            "{body}"
+        );
+    }
+    let deep = "[".repeat(60_000);
+    assert_eq!(server.send("POST", path, &lines, &deep).status, 400);
+    let many: Vec<i64> = (0..1_001).collect();
+    let many = serde_json::json!({ "ids": many, "dryRun": true }).to_string();
+    let answer = server.send("POST", "/api/v1/deliveries/cancel", &lines, &many);
+    assert_eq!(answer.status, 400);
+    let long = format!("x: {}", "x".repeat(1_000_000));
+    let answer = server.send("GET", "/api/v1/status", &[HOST, &token, &long], "");
+    assert_ne!(answer.status, 200);
+    assert_eq!(server.get("/api/v1/status").status, 200);
+}
+
+#[test]
+fn stalled_and_idle_clients_delay_nobody() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let daemon = home.start();
+    // Half a head, half a body, an answer that nobody reads, and many that say nothing.
+    let mut stalled = Vec::new();
+    for text in [
+        "GET /api/v1/status HT".to_owned(),
+        format!(
+            "POST /api/v1/webhooks/good/disable HTTP/1.1\r\n{HOST}\r\n{}\r\n{JSON}\r\n\
+             content-length: 100\r\n\r\n{{",
+            bearer(TOKEN)
+        ),
+    ] {
+        let mut client = server.connect();
+        client.write_all(text.as_bytes()).unwrap();
+        stalled.push(client);
+    }
+    let unread = server.stream(&[]);
+    for _ in 0..1_000 {
+        stalled.push(server.connect());
+    }
+    home.write("sales/one/project.xml", &xml("One", "one", ""));
+    good.wait_for(2);
+    assert_eq!(server.get("/api/v1/status").status, 200);
+    assert!(daemon.reload());
+    assert_eq!(server.get("/api/v1/status").status, 200);
+    let again = server.stream(&[]);
+    // The oldest connections are closed for newer ones.
+    let mut rest = String::new();
+    let _ = stalled[0].read_to_string(&mut rest);
+    assert_eq!(daemon.n_messages("Too many open files"), 0);
+    assert_eq!(daemon.terminate().code(), Some(0));
+    drop((unread, again, stalled));
+}
+
+#[test]
+fn a_body_that_never_comes_is_cut_off() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    let mut client = server.connect();
+    let token = bearer(TOKEN);
+    let head = format!(
+        "POST /api/v1/webhooks/good/disable HTTP/1.1\r\n{HOST}\r\n{token}\r\n{JSON}\r\n\
+         content-length: 100\r\n\r\n{{"
+    );
+    client.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = client.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    wait_until("the webhook", || {
+        (server.json("/api/v1/webhooks")[0]["standing"] == "on").then_some(())
+    });
+}
