@@ -20,6 +20,7 @@ impl Daemon<'_> {
     pub(super) async fn drain(mut self, signals: &mut (impl Stream<Item = c_int> + Unpin)) -> bool {
         // Commands that are still waiting get no answer.
         drop(self.requests);
+        self.engine.begin_stop();
         os::notify_stopping();
         info!("stopping: waiting for requests in progress");
         self.stop.cancel();

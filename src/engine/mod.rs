@@ -96,6 +96,7 @@ impl From<Hint> for Input {
 #[derive(Debug)]
 pub(crate) struct Engine {
     inputs: SyncSender<Input>,
+    status: Arc<Status>,
     thread: JoinHandle<()>,
 }
 
@@ -114,6 +115,7 @@ impl Engine {
         let (inputs, receiver) = sync_channel(INPUTS);
         let has_lost_hints = Arc::new(AtomicBool::new(false));
         let sender = inputs.clone();
+        let status = Arc::clone(&parts.status);
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || {
@@ -128,7 +130,11 @@ impl Engine {
                     event_loop.run();
                 }
             })?;
-        Ok(Self { inputs, thread })
+        Ok(Self {
+            inputs,
+            status,
+            thread,
+        })
     }
 
     /// Sends an input. Returns whether the engine is still running.
@@ -136,8 +142,14 @@ impl Engine {
         self.inputs.send(input).is_ok()
     }
 
+    /// Makes a step in progress end after the portion that it records.
+    pub(crate) fn begin_stop(&self) {
+        self.status.begin_stop();
+    }
+
     /// Stops the engine and waits for its last commit. Returns false if it panicked.
     pub(crate) fn stop(self) -> bool {
+        self.begin_stop();
         let _ = self.inputs.send(Input::Stop);
         self.thread.join().is_ok()
     }

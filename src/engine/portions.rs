@@ -90,8 +90,9 @@ impl Worker {
             let mut batch = Batch::new(self.clock.now());
             batch.changes.push(portion.change);
             // After a failure of the store, no portion of another project is recorded either.
-            let is_recorded =
-                !self.timers.is_paused() && self.commit_with_payloads(batch, contents, root);
+            // The next start infers the events of the others.
+            let goes_on = !self.timers.is_paused() && !self.status.is_stopping();
+            let is_recorded = goes_on && self.commit_with_payloads(batch, contents, root);
             if is_recorded {
                 self.status
                     .add_projects(portion.adds_project.into(), portion.removes_project.into());

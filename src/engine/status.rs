@@ -3,6 +3,7 @@
 //! Constraint: only the engine writes this state. A reader never waits for a step of the engine.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -125,9 +126,20 @@ impl Snapshot {
 pub(crate) struct Status {
     known: watch::Sender<Snapshot>,
     last_beat: Mutex<Moment>,
+    is_stopping: AtomicBool,
 }
 
 impl Status {
+    /// Records that the daemon stops.
+    pub(super) fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the daemon stops, so that a long step must end.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.known.borrow().clone()
     }
