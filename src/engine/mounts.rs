@@ -2,15 +2,18 @@
 //!
 //! Constraint: unmounting a file system must not look like a removal. If a recorded file system is
 //! missing, or another one is mounted over recorded projects, no event is inferred there. That lasts
-//! until at least half of the recorded projects below the path have files. If somebody removes a
-//! recorded mount point, its projects count as removed.
+//! until at least half of the recorded projects below the path have files. Programs that unmount a file
+//! system also remove its mount point. So its projects count as removed only if the mount point has been
+//! missing for `repository.mass_delete_after`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use tracing::{info, warn};
 
+use crate::config::Repository;
 use crate::domain::project::ProjectKey;
+use crate::domain::settle::Moment;
 use crate::layout::Layout;
 use crate::mounts::{MountList, Mounts};
 use crate::repository::Root;
@@ -21,6 +24,9 @@ const SURVEYED_AT_ONCE: usize = 256;
 
 /// The reason why a path is hidden if its file system is missing.
 const MISSING: &str = "its file system is not mounted";
+
+/// The reason why a path is hidden if its file system and its mount point are missing.
+const REMOVED: &str = "its file system is not mounted, and the mount point was removed";
 
 /// The trusted and the hidden file systems below the root.
 #[derive(Debug, Default)]
@@ -34,6 +40,8 @@ pub(crate) struct MountGuard {
     recorded: String,
     /// The paths below which no events are inferred, with the reason.
     hidden: BTreeMap<String, String>,
+    /// The paths of removed mount points, with the time when each was first found missing.
+    removed: BTreeMap<String, Moment>,
 }
 
 impl MountGuard {
@@ -108,29 +116,31 @@ impl MountGuard {
     pub(super) fn check(
         &mut self,
         root: &Root,
-        path: &Path,
-        layout: &Layout,
+        repository: &Repository,
         store: &Store,
         is_adopting: bool,
+        now: Moment,
     ) -> Result<bool, StoreError> {
-        let Some(mounts) = self.list.read(path) else {
+        let Some(mounts) = self.list.read(&repository.path) else {
             // Without the list of mounts, all recorded file systems must be mounted.
-            return self.judge(root, path, &Mounts::default(), layout, store, is_adopting);
+            let none = Mounts::default();
+            return self.judge(root, repository, &none, store, is_adopting, now);
         };
         self.is_current = true;
-        self.judge(root, path, &mounts, layout, store, is_adopting)
+        self.judge(root, repository, &mounts, store, is_adopting, now)
             .inspect_err(|_| self.is_current = false)
     }
 
     fn judge(
         &mut self,
         root: &Root,
-        root_path: &Path,
+        repository: &Repository,
         mounts: &Mounts,
-        layout: &Layout,
         store: &Store,
         is_adopting: bool,
+        now: Moment,
     ) -> Result<bool, StoreError> {
+        let (root_path, layout) = (&repository.path, &repository.layout);
         let matters = |path: &&String| layout.at(path).is_some_and(|cursor| cursor.leads_on());
         let found: BTreeMap<String, String> = mounts
             .below
@@ -144,8 +154,8 @@ impl MountGuard {
         paths.dedup();
         let mut hidden: BTreeMap<String, String> = BTreeMap::new();
         for path in paths {
-            let now = identity(&root_path.join(&path));
-            if now.is_some() && self.known.get(&path) == now.as_ref() {
+            let present = identity(&root_path.join(&path));
+            if present.is_some() && self.known.get(&path) == present.as_ref() {
                 continue;
             }
             if hidden.keys().any(|above| is_below(&path, above)) {
@@ -153,8 +163,13 @@ impl MountGuard {
             }
             let mounted = found.get(&path);
             if mounted.is_none() && self.is_removed(root, &path, mounts) {
-                info!("{path} is not a mount point any more; its projects count as removed");
-                self.known.remove(&path);
+                let since = *self.removed.entry(path.clone()).or_insert(now);
+                if is_adopting || now.saturating_sub(since) >= repository.mass_delete_after {
+                    info!("{path} is not a mount point any more; its projects count as removed");
+                    self.known.remove(&path);
+                } else {
+                    hidden.insert(path, REMOVED.to_owned());
+                }
                 continue;
             }
             let (n_found, n_recorded) = survey(root, &path, layout, store)?;
@@ -172,11 +187,13 @@ impl MountGuard {
             let reason = format!("{what}; only {n_found} of {n_recorded} projects have files");
             hidden.insert(path, reason);
         }
+        let is_removed = |path: &String| hidden.get(path).is_some_and(|reason| reason == REMOVED);
+        self.removed.retain(|path, _| is_removed(path));
         for (path, reason) in &hidden {
             if self.hidden.get(path) != Some(reason) {
                 warn!(
                     "{path}: {reason}. Its projects are kept as they are until it is mounted \
-                     again, or the mount point is removed"
+                     again, or the mount point has been missing for repository.mass_delete_after"
                 );
             }
         }

@@ -206,9 +206,9 @@ impl Worker {
         if !self.mounts.has_changed(&repository.path) {
             return true;
         }
-        let (path, layout) = (&repository.path, &repository.layout);
         let (store, is_adopting) = (self.recorder.store(), self.phase.is_adopting());
-        match self.mounts.check(root, path, layout, store, is_adopting) {
+        let now = self.clock.moment();
+        match self.mounts.check(root, repository, store, is_adopting, now) {
             Ok(is_change) => {
                 self.observer.hide(self.mounts.hidden().clone());
                 self.compares_again |= is_change;

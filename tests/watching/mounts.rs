@@ -15,6 +15,7 @@ on_both_backends!(
     a_directory_at_two_paths_is_watched_at_one_and_scanned_at_the_other,
     projects_on_an_unmounted_file_system_are_kept,
     projects_under_another_mount_are_kept,
+    projects_of_a_mount_point_that_is_removed_and_made_again_are_kept,
     projects_of_a_removed_mount_point_are_deleted,
     a_mount_below_a_renamed_directory_is_the_same_mount,
     a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer,
@@ -185,13 +186,24 @@ fn a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer(backend: &str) {
 
 /// A disk with three projects, mounted at an organization beside one that is not.
 fn with_a_disk(backend: &str, test: &str, then: impl FnOnce(&Home, &[&str])) {
+    with_a_disk_and(backend, test, "1m", then);
+}
+
+/// The same with this `repository.mass_delete_after`.
+fn with_a_disk_and(
+    backend: &str,
+    test: &str,
+    mass_delete_after: &str,
+    then: impl FnOnce(&Home, &[&str]),
+) {
     if !own_mounts(test) {
         return;
     }
     let endpoint = Endpoint::new();
     let settings = Settings::all_to(&endpoint)
         .watch(backend)
-        .repository("poll_interval: 200ms");
+        .repository("poll_interval: 200ms")
+        .repository(&format!("mass_delete_after: {mass_delete_after}"));
     let home = home_with_projects(&settings, 4);
     let disk = home.beside("disk");
     for number in 0..3 {
@@ -273,14 +285,43 @@ fn projects_under_another_mount_are_kept(backend: &str) {
     });
 }
 
+fn projects_of_a_mount_point_that_is_removed_and_made_again_are_kept(backend: &str) {
+    let test = "projects_of_a_mount_point_that_is_removed_and_made_again_are_kept";
+    with_a_disk(backend, test, |home, disk| {
+        let mounted = Mount::new(disk, home.at("disk")).unwrap();
+        let daemon = home.start();
+        // As programs do that mount and unmount.
+        drop(mounted);
+        fs::remove_dir(home.at("disk")).unwrap();
+        wait_kept(home, "the mount point was removed");
+        daemon.fence();
+        assert!(daemon.terminate().success());
+        let daemon = home.start();
+        wait_kept(home, "the mount point was removed");
+        daemon.fence();
+        assert_eq!(daemon.events(), [""; 0]);
+        fs::create_dir(home.at("disk")).unwrap();
+        let mounted = Mount::new(disk, home.at("disk")).unwrap();
+        wait_until("nothing kept", || {
+            let listed = home.json(&["status"])["incomplete"].to_string();
+            (listed == "[]").then_some(())
+        });
+        expect_snapshot(home, &daemon, "disk/d1", "later");
+        daemon.fence();
+        assert_eq!(daemon.events(), ["Snapshot Create disk/d1"]);
+        drop(mounted);
+    });
+}
+
 fn projects_of_a_removed_mount_point_are_deleted(backend: &str) {
     let test = "projects_of_a_removed_mount_point_are_deleted";
-    with_a_disk(backend, test, |home, disk| {
+    with_a_disk_and(backend, test, "2s", |home, disk| {
         let mounted = Mount::new(disk, home.at("disk")).unwrap();
         let daemon = home.start();
         drop(mounted);
         wait_kept(home, "its file system is not mounted");
         fs::remove_dir(home.at("disk")).unwrap();
+        wait_kept(home, "the mount point was removed");
         daemon.wait_message("Project Delete", 3);
         daemon.fence();
         let expected = [0, 1, 2].map(|number| format!("Project Delete disk/d{number}"));
