@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::network::Destination;
 use super::request::AGENT;
+use super::transport::Transport;
 use super::{answer, failure};
 use crate::config::{self, Auth, NetworkPolicy, OAuth2};
 
@@ -73,7 +74,7 @@ impl Authorization {
     pub(super) fn new<E>(
         auth: Option<&Auth>,
         policy: &Arc<NetworkPolicy>,
-        connect: impl FnOnce(&OAuth2) -> Result<(reqwest::Client, Destination), E>,
+        connect: impl FnOnce(&OAuth2) -> Result<(Transport, Destination), E>,
     ) -> Result<Self, E> {
         let fixed = match auth {
             None => None,
@@ -83,9 +84,9 @@ impl Authorization {
                 basic(username.expose_secret(), password.expose_secret())
             }
             Some(Auth::OAuth2(settings)) => {
-                let (http, to) = connect(settings)?;
+                let (transport, to) = connect(settings)?;
                 return Ok(Self::Token(Box::new(TokenSource {
-                    http,
+                    transport,
                     to,
                     policy: Arc::clone(policy),
                     settings: settings.clone(),
@@ -139,7 +140,7 @@ fn basic(username: &str, password: &str) -> Option<HeaderValue> {
 
 /// Gets tokens with the client's credentials (RFC 6749, section 4.4).
 pub(super) struct TokenSource {
-    http: reqwest::Client,
+    transport: Transport,
     to: Destination,
     policy: Arc<NetworkPolicy>,
     settings: OAuth2,
@@ -214,7 +215,9 @@ impl TokenSource {
     async fn fetch(&self) -> Result<Token, NoToken> {
         self.to.judge(&self.policy)?;
         let began = Instant::now();
-        let response = self.http.execute(self.request()?).await;
+        let authorization = self.client_authorization()?;
+        let request = || self.request(&authorization);
+        let response = self.transport.send(request).await;
         let mut response = response.map_err(|error| failure::describe(error, &self.to))?;
         let status = response.status();
         let mut body = BytesMut::new();
@@ -242,19 +245,21 @@ impl TokenSource {
         Ok(Token { value, until })
     }
 
-    fn request(&self) -> Result<reqwest::Request, String> {
-        let OAuth2 {
-            token_url,
-            client_id,
-            client_secret,
-            scope,
-        } = &self.settings;
+    /// The header with the client's credentials.
+    fn client_authorization(&self) -> Result<HeaderValue, String> {
         let encoded = |secret: &SecretString| -> String {
             form_urlencoded::byte_serialize(secret.expose_secret().as_bytes()).collect()
         };
         // RFC 6749, section 2.3.1, has both values encoded before.
-        let credentials = basic(&encoded(client_id), &encoded(client_secret));
-        let credentials = credentials.ok_or("the client's credentials cannot be sent")?;
+        let (id, secret) = (&self.settings.client_id, &self.settings.client_secret);
+        let credentials = basic(&encoded(id), &encoded(secret));
+        credentials.ok_or_else(|| "the client's credentials cannot be sent".to_owned())
+    }
+
+    fn request(&self, authorization: &HeaderValue) -> reqwest::Request {
+        let OAuth2 {
+            token_url, scope, ..
+        } = &self.settings;
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("grant_type", "client_credentials");
         if let Some(scope) = scope {
@@ -262,13 +267,13 @@ impl TokenSource {
         }
         let mut request = reqwest::Request::new(Method::POST, token_url.clone());
         let headers = request.headers_mut();
-        headers.insert(AUTHORIZATION, credentials);
+        headers.insert(AUTHORIZATION, authorization.clone());
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
         headers.insert(CONTENT_TYPE, form_type);
         *request.body_mut() = Some(form.finish().into());
-        Ok(request)
+        request
     }
 }
 

@@ -31,7 +31,7 @@ use super::blocking::BlockingThreads;
 use super::network::{Destination, SystemLookup};
 use super::proxy::Proxies;
 use super::request::{self, Callback, Request, RequestSettings};
-use super::transport::{Transport, Versions};
+use super::transport::Transport;
 use super::trust::TrustRoots;
 use super::{answer, failure, upload};
 use crate::config::{self, BodyFormat, NetworkPolicy, SecretError, SystemEnvironment};
@@ -304,18 +304,12 @@ impl WebhookClient {
 
     /// Sends the request.
     ///
-    /// A server that asks for HTTP/1.1 gets it once more. So does one that closed the connection during
-    /// a large upload: its answer may be lost.
+    /// A server that closed the connection during a large upload gets it once more: its answer may be
+    /// lost.
     async fn execute(&self, request: &Request) -> Result<reqwest::Response, reqwest::Error> {
-        let (client, versions) = self.transport.client();
-        match client.execute(post(request, Duration::ZERO)).await {
-            Err(error) if versions == Versions::All && failure::requires_http_1(&error) => {
-                let client = self.transport.http_1();
-                client.execute(post(request, Duration::ZERO)).await
-            }
-            Err(error) if is_cut_off(request, &error) => {
-                client.execute(post(request, upload::WAIT)).await
-            }
+        let send = |wait| self.transport.send(move || post(request, wait));
+        match send(Duration::ZERO).await {
+            Err(error) if is_cut_off(request, &error) => send(upload::WAIT).await,
             result => result,
         }
     }

@@ -1,4 +1,4 @@
-//! The connections to a receiver.
+//! The connections to a receiver or a token endpoint.
 //!
 //! Constraint: a connection is used for a limited time, so that a host name that moved to another
 //! address is followed. The HTTP library has no limit on the age of a connection. So the whole client,
@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ClientError;
 use super::network::Destination;
+use super::{ClientError, failure};
 
 /// The time after which new requests use new connections.
 const AGE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -56,7 +56,7 @@ pub(super) enum Versions {
 
 type Make = dyn Fn(Versions) -> Result<reqwest::Client, ClientError> + Send + Sync;
 
-/// Makes and replaces the HTTP client of a webhook.
+/// Makes and replaces the HTTP client of a destination.
 pub(super) struct Transport {
     make: Box<Make>,
     current: Mutex<Current>,
@@ -84,7 +84,7 @@ impl Transport {
     }
 
     /// Returns the client for a new request, and the versions that it offers.
-    pub(super) fn client(&self) -> (reqwest::Client, Versions) {
+    fn client(&self) -> (reqwest::Client, Versions) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.since.elapsed() >= self.age_max {
             self.replace(&mut current, Versions::All);
@@ -92,8 +92,26 @@ impl Transport {
         (current.client.clone(), current.versions)
     }
 
+    /// Sends a request. A server that asks for HTTP/1.1 gets it once more.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer.
+    pub(super) async fn send(
+        &self,
+        request: impl Fn() -> reqwest::Request,
+    ) -> Result<reqwest::Response, reqwest::Error> {
+        let (client, versions) = self.client();
+        match client.execute(request()).await {
+            Err(error) if versions == Versions::All && failure::requires_http_1(&error) => {
+                self.http_1().execute(request()).await
+            }
+            result => result,
+        }
+    }
+
     /// Returns a client that offers only HTTP/1.1.
-    pub(super) fn http_1(&self) -> reqwest::Client {
+    fn http_1(&self) -> reqwest::Client {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.versions != Versions::Http1 {
             self.replace(&mut current, Versions::Http1);

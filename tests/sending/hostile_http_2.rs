@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use project_webhooks::config::Webhook;
+use project_webhooks::config::{Auth, OAuth2, Webhook};
 use project_webhooks::domain::delivery::{ANSWER_MAX, Outcome};
 use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -136,10 +136,15 @@ async fn an_early_http_2_answer_to_a_large_upload_is_the_answer() {
     }
 }
 
-/// The server resets the request by HTTP/2, and accepts it by HTTP/1.1.
-#[tokio::test]
-async fn a_server_that_asks_for_http_1_gets_the_request_once_more() {
-    let authority = Authority::new("one");
+/// A server that resets requests by HTTP/2, and answers this many by HTTP/1.1.
+///
+/// Requests end like `end`. Returns its port, and at its end the number of requests by HTTP/2.
+async fn http_1_only(
+    authority: &Authority,
+    n: usize,
+    end: &'static str,
+    answer: &'static str,
+) -> (u16, JoinHandle<usize>) {
     let identity = authority.issue("localhost", 2100, ServerAuth);
     let mut config = tls::server_config(&identity, None);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -149,7 +154,7 @@ async fn a_server_that_asks_for_http_1_gets_the_request_once_more() {
     let task = tokio::spawn(async move {
         let mut n_http_2 = 0;
         let mut n_http_1 = 0;
-        while n_http_1 < 2 {
+        while n_http_1 < n {
             let (socket, _) = listener.accept().await.unwrap();
             let mut stream = acceptor.accept(socket).await.unwrap();
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -162,15 +167,23 @@ async fn a_server_that_asks_for_http_1_gets_the_request_once_more() {
             }
             n_http_1 += 1;
             let mut request = Vec::new();
-            while !request.ends_with(b"--\r\n") {
+            while !request.ends_with(end.as_bytes()) {
                 stream.read_buf(&mut request).await.unwrap();
             }
-            let answer = b"HTTP/1.1 204 No\r\nConnection: close\r\n\r\n";
-            stream.write_all(answer).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
         }
         n_http_2
     });
+    (port, task)
+}
+
+const NO_CONTENT: &str = "HTTP/1.1 204 No\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_server_that_asks_for_http_1_gets_the_request_once_more() {
+    let authority = Authority::new("one");
+    let (port, task) = http_1_only(&authority, 2, "--\r\n", NO_CONTENT).await;
     let mut webhook = webhook(&format!("https://localhost:{port}/"));
     webhook.tls = authority.trusted();
     let client = client(&webhook);
@@ -180,4 +193,29 @@ async fn a_server_that_asks_for_http_1_gets_the_request_once_more() {
     }
     // The second callback is not sent by HTTP/2 first.
     assert_eq!(task.await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_asks_for_http_1_gets_the_request_once_more() {
+    let authority = Authority::new("one");
+    let (port, task) = http_1_only(&authority, 2, "--\r\n", NO_CONTENT).await;
+    // Each token is used once, as it expires at once.
+    let token =
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"access_token\": \"t\", \"expires_in\": 0}";
+    let (token_port, tokens) =
+        http_1_only(&authority, 2, "grant_type=client_credentials", token).await;
+    let mut webhook = webhook(&format!("https://localhost:{port}/"));
+    webhook.tls = authority.trusted();
+    webhook.auth.scheme = Some(Auth::OAuth2(OAuth2 {
+        token_url: format!("https://localhost:{token_port}/").parse().unwrap(),
+        client_id: "client".into(),
+        client_secret: "hush".into(),
+        scope: None,
+    }));
+    let client = client(&webhook);
+    for _ in 0..2 {
+        let attempt = client.send(&callback(b"<x/>"), now()).await;
+        assert_eq!(attempt.outcome, Outcome::Accepted, "{attempt:?}");
+    }
+    assert_eq!((task.await.unwrap(), tokens.await.unwrap()), (1, 1));
 }

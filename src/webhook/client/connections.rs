@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use reqwest::dns::Resolve;
+use url::Url;
 
 use super::ClientError;
 use crate::config::{self, NetworkPolicy, SystemEnvironment};
@@ -15,7 +16,7 @@ use crate::webhook::network::{Destination, GuardedLookup};
 use crate::webhook::proxy::Proxies;
 use crate::webhook::request::RequestSettings;
 use crate::webhook::signature::SigningKey;
-use crate::webhook::transport::{Versions, client_builder};
+use crate::webhook::transport::{Transport, Versions, client_builder};
 
 /// The HTTP/2 flow-control window of an answer, in bytes. The client keeps 16 KiB.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -81,9 +82,17 @@ impl Connections {
         })?;
         let auth = webhook.auth.scheme.as_ref();
         let authorization = Authorization::new(auth, &self.policy, |oauth2| {
-            let proxies = Proxies::of(&SystemEnvironment);
-            let to = Destination::new(&oauth2.token_url, &proxies, webhook.connect_timeout);
-            Ok((self.http(webhook, &to, Versions::All)?, to))
+            let of = |webhook: &config::Webhook, url: &Url| {
+                let proxies = Proxies::of(&SystemEnvironment);
+                Destination::new(url, &proxies, webhook.connect_timeout)
+            };
+            let to = of(webhook, &oauth2.token_url);
+            let (shared, made_for) = (self.clone(), webhook.clone());
+            let url = oauth2.token_url.clone();
+            let transport = Transport::new(Box::new(move |versions| {
+                shared.http(&made_for, &of(&made_for, &url), versions)
+            }))?;
+            Ok((transport, to))
         })?;
         Ok(Credentials {
             settings: Arc::new(RequestSettings {
