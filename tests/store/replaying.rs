@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use globset::{Glob, GlobSet};
+
 use crate::helpers::*;
 use crate::retaining::collect;
 use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::{EventKind, Origin, Parameter};
 use project_webhooks::domain::project::{ProjectKey, Recorded};
-use project_webhooks::domain::route::Subscription;
+use project_webhooks::domain::route::{Subscription, ValueFilter};
 use project_webhooks::store::{Batch, Change, EventFilter, Replay, Selector, Store};
 
 const DAY: i64 = 24 * 60 * 60;
@@ -113,6 +115,66 @@ fn what_a_webhook_does_not_subscribe_to_is_not_replayed() {
     // What it got before is.
     nothing.subscription.webhook = "catalog".to_owned();
     assert_eq!(operations.count_replay(&nothing).unwrap(), 1);
+}
+
+#[test]
+fn a_replay_that_has_an_import_has_the_delete_too() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let renamed = |from: &str, to: &str| Change {
+        key: key(to),
+        moved_from: Some(key(from)),
+        before: Recorded::default(),
+        after: Recorded::default(),
+        events: Vec::new(),
+    };
+    let mut seconds = 0;
+    let mut happens = |kind, project: &str, text: &str, user: &str| {
+        let mut new = event(kind, &key(project), text, &[]);
+        new.event.parameters = vec![(Parameter::Username, user.to_owned())];
+        let mut batch = of_event(new, text);
+        seconds += 1;
+        batch.now = at(seconds);
+        store.record(batch).unwrap();
+    };
+    use EventKind::{ProjectDelete, ProjectDeleteAndUnpublish, ProjectImportAny};
+    // Known to the webhook, renamed to a name that it does not select, and deleted by a service.
+    happens(ProjectImportAny, "a", "1", "ann");
+    store
+        .record(Batch {
+            changes: vec![renamed("a", "z")],
+            ..Batch::new(at(1))
+        })
+        .unwrap();
+    happens(ProjectDelete, "z", "2", "svc");
+    happens(ProjectDeleteAndUnpublish, "z", "3", "svc");
+    // Unknown to it, at the same place.
+    happens(ProjectImportAny, "z", "4", "svc");
+    happens(ProjectDelete, "z", "5", "svc");
+    // Known, and deleted by a service.
+    happens(ProjectImportAny, "b", "6", "ann");
+    happens(ProjectDelete, "b", "7", "svc");
+    let globs = |glob: &str| {
+        let mut set = GlobSet::builder();
+        set.add(Glob::new(glob).unwrap());
+        set.build().unwrap()
+    };
+    let mut filtered = to("late");
+    filtered.subscription.projects = Some(globs("sales/[ab]"));
+    let filter = ValueFilter {
+        included: None,
+        excluded: globs("svc"),
+    };
+    filtered.subscription.when = vec![(Parameter::Username, filter)];
+    let mut operations = fixture.operations();
+    assert_eq!(operations.count_replay(&filtered).unwrap(), 5);
+    assert_eq!(operations.replay(&filtered, at(9)).unwrap(), 5);
+    let mut sent = deliver(&store, "late", 9);
+    sent.sort_by(|one, other| one.1.cmp(&other.1));
+    assert_eq!(texts(&sent), ["1", "2", "3", "6", "7"]);
+    // The import is not replayed again, but the webhook got it.
+    filtered.since = Some(at(2));
+    assert_eq!(operations.count_replay(&filtered).unwrap(), 4);
 }
 
 #[test]

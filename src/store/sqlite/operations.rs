@@ -132,7 +132,7 @@ impl Operating for SqliteOperations {
         let mut n_queued = 0_u64;
         loop {
             let (last, n) = self.in_transaction(|connection| {
-                let found = replay::Found::after(connection, replay, range, CHUNK)?;
+                let found = replay::Found::after(connection, replay, &mut range, CHUNK)?;
                 let n = replay::enqueue(connection, replay, &found, row::milliseconds(now))?;
                 Ok((found.last, n))
             })?;

@@ -3,6 +3,8 @@
 //! Constraint: a webhook has at most one delivery of an event. So an event that has one is redelivered,
 //! and only another one gets a new delivery. Both go to the lane that the project has now.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
@@ -12,7 +14,7 @@ use super::{lanes, listeners, queue, row, webhooks};
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, EventKind, Parameter};
 use crate::domain::project::ProjectKey;
-use crate::domain::route::Properties;
+use crate::domain::route::{Interest, Properties};
 use crate::store::error::Fault;
 use crate::store::listing::Replay;
 
@@ -20,11 +22,14 @@ use crate::store::listing::Replay;
 const READ_MAX: usize = 10_000;
 
 /// A range of sequence numbers of events.
-#[derive(Clone, Copy)]
 pub(super) struct Range {
     /// The range begins after this event.
     pub(super) after: i64,
     last: i64,
+    /// The lanes of projects with an earlier event that the webhook got or gets by the replay.
+    ///
+    /// It receives their deletes and moves, whatever its filters say. Empty without filters.
+    heard: BTreeSet<ProjectKey>,
 }
 
 /// The range of all events that are recorded now.
@@ -32,7 +37,11 @@ pub(super) fn all(connection: &Connection) -> Result<Range, Fault> {
     let last = connection
         .prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")?
         .query_row([], |row| row.get(0))?;
-    Ok(Range { after: 0, last })
+    Ok(Range {
+        after: 0,
+        last,
+        heard: BTreeSet::new(),
+    })
 }
 
 /// Selected events in the order of recording.
@@ -48,9 +57,11 @@ impl Found {
     pub(super) fn after(
         connection: &Connection,
         replay: &Replay,
-        range: Range,
+        range: &mut Range,
         limit: usize,
     ) -> Result<Self, Fault> {
+        let subscription = &replay.subscription;
+        let has_filter = subscription.projects.is_some() || !subscription.when.is_empty();
         let mut statement = connection.prepare_cached(
             "SELECT e.sequence, e.kind, e.organization, e.project, coalesce( \
              (SELECT id FROM deliveries d WHERE d.id >= e.first_delivery AND d.id < e.end_delivery \
@@ -65,7 +76,7 @@ impl Found {
         )?;
         let time = |time: Option<Timestamp>| time.map(row::milliseconds_up);
         let mut rows = statement.query(params![
-            replay.subscription.webhook,
+            subscription.webhook,
             range.after,
             range.last,
             time(replay.since),
@@ -73,7 +84,7 @@ impl Found {
             replay.organization,
             replay.project,
             row::limit(READ_MAX),
-            !replay.subscription.when.is_empty(),
+            !subscription.when.is_empty(),
         ])?;
         let mut found = Self {
             events: Vec::new(),
@@ -84,24 +95,42 @@ impl Found {
         {
             let sequence = event.get(0)?;
             found.last = Some(sequence);
-            if !event.get::<_, bool>(5)? {
+            let is_in_range: bool = event.get(5)?;
+            let delivery: Option<i64> = event.get(4)?;
+            if !is_in_range && (delivery.is_none() || !has_filter) {
                 continue;
             }
             let kind: String = event.get(1)?;
             let kind = row::word("the event's kind", &kind, EventKind::from_name)?;
             let key = ProjectKey::new(event.get::<_, String>(2)?, event.get::<_, String>(3)?);
-            let delivery: Option<i64> = event.get(4)?;
             let parameters: Option<String> = event.get(6)?;
             let parameters: Vec<(Parameter, String)> = match parameters {
                 Some(json) => row::from_json("the event's parameters", &json)?,
                 None => Vec::new(),
             };
-            let properties = Properties {
+            let interest = subscription.interest(Properties {
                 kind,
                 key: &key,
                 parameters: &parameters,
+            });
+            let lane = match has_filter {
+                true => Some(lanes::lane_of(connection, sequence, key)?),
+                false => None,
             };
-            if delivery.is_some() || replay.subscription.wants(properties) {
+            let is_heard = lane.as_ref().is_some_and(|lane| range.heard.contains(lane));
+            let is_selected = delivery.is_some()
+                || match interest {
+                    Interest::Yes => true,
+                    Interest::IfHeard(_) => is_heard,
+                    Interest::No(_) => false,
+                };
+            match lane {
+                // A delete has two events. A later import begins another project.
+                Some(lane) if kind.is_import() && !is_selected => drop(range.heard.remove(&lane)),
+                Some(lane) if is_selected && !kind.is_delete() => drop(range.heard.insert(lane)),
+                _ => {}
+            }
+            if is_in_range && is_selected {
                 found.events.push((sequence, delivery));
             }
         }
@@ -114,7 +143,7 @@ pub(super) fn count(connection: &Connection, replay: &Replay) -> Result<u64, Fau
     let mut range = all(connection)?;
     let mut n = 0_u64;
     loop {
-        let found = Found::after(connection, replay, range, READ_MAX)?;
+        let found = Found::after(connection, replay, &mut range, READ_MAX)?;
         n = n.saturating_add(found.events.len() as u64);
         match found.last {
             Some(last) => range.after = last,
