@@ -42,10 +42,16 @@ impl Admin {
         work: impl FnOnce(&Listings) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let state_dir = self.state_dir.clone();
-        run(&self.bounded.reads, move || {
-            work(&Listings::open(&state_dir)?)
-        })
-        .await
+        self.run_read(move || work(&Listings::open(&state_dir)?))
+            .await
+    }
+
+    /// Runs work that reads the recorded state.
+    pub(super) async fn run_read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        run(&self.bounded.reads, work).await
     }
 
     /// Changes deliveries or webhooks, and wakes the queues. Ends even if the client leaves.

@@ -1,8 +1,8 @@
 //! `GET /api/v1/stream`: new events and changed deliveries, as server-sent events.
 //!
-//! Constraint: clients cost the same together as one, and nothing while there is none. One task
-//! compares the state twice a second, as `--follow` does, and only while somebody listens. The newest
-//! items are kept for all clients. A client that is slower than that, or that comes back too late, gets
+//! Constraint: clients cost the same together as one, and nothing while there is none. While somebody
+//! listens, one task asks twice a second whether something was recorded. Only then it compares the state,
+//! as `--follow` does. The newest items are kept for all clients. A client that is slower than that, or that comes back too late, gets
 //! `missed` and has to read the listings again.
 
 use std::collections::VecDeque;
@@ -171,27 +171,38 @@ pub(crate) async fn publish(admin: Arc<Admin>, stop: CancellationToken) {
     }
 }
 
+/// New events and changed deliveries, the oldest first.
+type Items = (Vec<ListedEvent>, Vec<ListedDelivery>);
+
 /// The known items of both listings.
 struct Compared {
+    listings: Listings,
+    version: i64,
     events: Follower<ListedEvent>,
     deliveries: Follower<ListedDelivery>,
 }
 
 impl Compared {
-    fn start(listings: &Listings) -> Result<Self, ApiError> {
+    fn start(listings: Listings) -> Result<Self, ApiError> {
+        // What is recorded after this is compared in the next round.
+        let version = listings.version()?;
         let events = listings.events(&EventFilter::default(), COMPARED)?;
         let deliveries = listings.deliveries(&Selector::default(), COMPARED)?;
         Ok(Self {
+            version,
             events: Follower::new(follow::event, &events),
             deliveries: Follower::new(follow::delivery, &deliveries),
+            listings,
         })
     }
 
-    /// The new items, the oldest first.
-    fn next(
-        &mut self,
-        listings: &Listings,
-    ) -> Result<(Vec<ListedEvent>, Vec<ListedDelivery>), ApiError> {
+    /// Reads the new items, if something was recorded since the last round.
+    fn next(&mut self) -> Result<Items, ApiError> {
+        let listings = &self.listings;
+        let version = listings.version()?;
+        if std::mem::replace(&mut self.version, version) == version {
+            return Ok(Items::default());
+        }
         let mut events = self
             .events
             .next(&|limit| listings.events(&EventFilter::default(), limit))?;
@@ -206,7 +217,9 @@ impl Compared {
 
 /// Compares the state until nobody has listened for half a minute.
 async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
-    let mut compared = admin.read(Compared::start).await?;
+    let state_dir = admin.state_dir.clone();
+    let start = move || Compared::start(Listings::open(&state_dir)?);
+    let mut compared = admin.run_read(start).await?;
     let news = &admin.news;
     news.set_series(Some(Uuid::new_v4().simple().to_string()));
     let mut ticks = tokio::time::interval(INTERVAL);
@@ -215,12 +228,12 @@ async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
     while idle < ROUNDS_KEPT {
         ticks.tick().await;
         idle = if news.has_clients() { 0 } else { idle + 1 };
-        let next = move |listings: &Listings| {
-            let items = compared.next(listings)?;
+        let next = move || {
+            let items = compared.next()?;
             Ok((compared, items))
         };
         let (events, deliveries);
-        (compared, (events, deliveries)) = admin.read(next).await?;
+        (compared, (events, deliveries)) = admin.run_read(next).await?;
         if events.is_empty() && deliveries.is_empty() {
             continue;
         }

@@ -190,6 +190,11 @@ pub trait Backend: Recording + Delivering {
 
 /// The read operations of the command line. They work with or without a running daemon, and block.
 pub trait Listing {
+    /// Returns a number that differs from the last one if something was recorded in between.
+    ///
+    /// It costs next to nothing.
+    fn version(&self) -> Result<i64, StoreError>;
+
     /// Lists the last `limit` events, the newest first.
     fn events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>, StoreError>;
 

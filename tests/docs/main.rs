@@ -45,7 +45,7 @@ const KINDS: [(&str, &str, usize); 25] = [
     ("receiver", "go", 1),
     ("receiver", "java", 1),
     ("try", "sh", 1),
-    ("config", "yaml", 5),
+    ("config", "yaml", 6),
     ("template", "yaml", 6),
     ("install", "sh", 1),
     ("package", "sh", 1),
@@ -180,7 +180,7 @@ fn every_configuration_is_valid() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 12);
+    assert_eq!(checked, 13);
 }
 
 fn load(

@@ -127,6 +127,35 @@ fn many_are_changed_in_pieces() {
 }
 
 #[test]
+fn the_version_of_a_listing_changes_with_every_commit() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    let listings = fixture.listings();
+    let mut last = listings.version().unwrap();
+    let mut changed = || {
+        // Reading is no change.
+        listings.deliveries(&Selector::default(), 10).unwrap();
+        let version = listings.version().unwrap();
+        std::mem::replace(&mut last, version) != version
+    };
+    assert!(!changed());
+    store.record(one_event("b", "two", &[])).unwrap();
+    assert!(changed());
+    assert!(!changed());
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(at(9000)),
+    );
+    assert!(changed());
+    let mut operations = fixture.operations();
+    operations.cancel(&in_state(State::Pending), at(5)).unwrap();
+    assert!(changed());
+    assert!(!changed());
+}
+
+#[test]
 fn listings_filter_and_show_the_newest_first() {
     let fixture = Fixture::new();
     let store = fixture.store();

@@ -47,6 +47,13 @@ impl SqliteListings {
 }
 
 impl Listing for SqliteListings {
+    fn version(&self) -> Result<i64, StoreError> {
+        let version = self
+            .connection
+            .pragma_query_value(None, "data_version", |row| row.get(0));
+        version.map_err(|error| StoreError::new(&self.location, error.into()))
+    }
+
     fn events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>, StoreError> {
         self.read(|connection| query_events(connection, filter.conditions(), limit))
     }
