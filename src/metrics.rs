@@ -6,12 +6,17 @@
 //! Every series with known labels exists from the start, at 0, so that a rate includes the first
 //! occurrence. The series of a webhook are removed when it is no longer configured.
 
+mod history;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+
+use self::history::History;
+pub(crate) use self::history::Minute;
 
 /// The prefix of all metric names.
 pub(crate) const PREFIX: &str = "project_webhooks";
@@ -79,6 +84,7 @@ pub(crate) struct Metrics {
     deliveries: IntCounterVec,
     attempt_seconds: HistogramVec,
     latency: Histogram,
+    history: Mutex<History>,
 }
 
 impl Metrics {
@@ -117,6 +123,7 @@ impl Metrics {
             deliveries,
             attempt_seconds,
             latency,
+            history: Mutex::default(),
         };
         metrics.configure(webhooks);
         Ok(metrics)
@@ -153,7 +160,13 @@ impl Metrics {
     /// Counts an ended attempt, unless its webhook is no longer configured.
     ///
     /// The last answers of a removed webhook come after its removal, and would create its series again.
-    pub(crate) fn attempted(&self, webhook: &str, outcome: AttemptOutcome, took: Duration) {
+    pub(crate) fn attempted(
+        &self,
+        webhook: &str,
+        outcome: AttemptOutcome,
+        took: Duration,
+        moment: Duration,
+    ) {
         let configured = self.lock();
         if !configured.contains_key(webhook) {
             return;
@@ -164,11 +177,27 @@ impl Metrics {
         self.attempt_seconds
             .with_label_values(&[webhook])
             .observe(took.as_secs_f64());
+        drop(configured);
+        if let Some(minute) = self.history().at(moment) {
+            minute.attempted(outcome == AttemptOutcome::Delivered);
+        }
     }
 
     /// Counts the first 2xx answer for a live event, with the time since the change.
-    pub(crate) fn delivered_after(&self, latency: Duration) {
+    pub(crate) fn delivered_after(&self, latency: Duration, moment: Duration) {
         self.latency.observe(latency.as_secs_f64());
+        if let Some(minute) = self.history().at(moment) {
+            minute.delivered_after(latency);
+        }
+    }
+
+    /// Returns the last hour, one item for each minute, the oldest first.
+    pub(crate) fn last_hour(&self, moment: Duration) -> Vec<Minute> {
+        self.history().last_hour(moment)
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the counts since the start.

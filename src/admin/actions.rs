@@ -44,23 +44,23 @@ pub(super) struct NoOptions {}
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Bulk {
     /// Only these deliveries.
-    ids: Vec<i64>,
+    pub(super) ids: Vec<i64>,
     /// Only deliveries to this webhook.
-    webhook: Option<String>,
+    pub(super) webhook: Option<String>,
     /// Only deliveries in this state.
-    state: Option<String>,
+    pub(super) state: Option<String>,
     /// Only deliveries of this event, by name or label.
-    event: Option<String>,
+    pub(super) event: Option<String>,
     /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization.
-    project: Option<String>,
+    pub(super) project: Option<String>,
     /// Only deliveries recorded since then.
-    since: Option<String>,
+    pub(super) since: Option<String>,
     /// Only deliveries recorded before then.
-    until: Option<String>,
+    pub(super) until: Option<String>,
     /// Return the number of selected deliveries, and change nothing.
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// The number of selected deliveries. With another number, nothing is changed.
-    expected: Option<u64>,
+    pub(super) expected: Option<u64>,
 }
 
 /// Sends one delivery again now, with a new retry schedule.

@@ -23,8 +23,8 @@ use subtle::ConstantTimeEq;
 use tracing::warn;
 
 use super::error::ApiError;
-use super::hosts;
 use super::routes::Server;
+use super::{hosts, page};
 use crate::config::AdminToken;
 use crate::http_server::Peer;
 
@@ -291,7 +291,7 @@ pub(super) async fn require(
 }
 
 /// Whether a browser asks for a page.
-fn is_page(request: &Request) -> bool {
+pub(super) fn is_page(request: &Request) -> bool {
     let accept = request.headers().get(ACCEPT);
     let accept = accept.and_then(|accept| accept.to_str().ok());
     request.method() == Method::GET
@@ -305,15 +305,8 @@ fn to(path: &'static str) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
 }
 
-/// The form that asks for the token.
-const FORM: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-    <meta name=\"viewport\" content=\"width=device-width\">\n<title>project-webhooks</title>\n\
-    <h1>project-webhooks</h1>\n<form method=\"post\" action=\"/login\">\n\
-    <label>Token <input type=\"password\" name=\"token\" required autofocus \
-    autocomplete=\"current-password\"></label>\n<button>Log in</button>\n</form>\n";
-
-pub(super) async fn form() -> Html<&'static str> {
-    Html(FORM)
+pub(super) async fn form() -> Html<String> {
+    page::login(false)
 }
 
 /// Checks the token of the form, and begins a session.
@@ -338,10 +331,7 @@ pub(super) async fn login(State(server): State<Arc<Server>>, request: Request) -
             Some(session) => with_cookie(&session, SESSION_SECONDS),
             None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         },
-        Err(Refusal::Unauthorized) => {
-            let form = format!("{FORM}<p role=\"alert\">The token is wrong.</p>\n");
-            (StatusCode::UNAUTHORIZED, Html(form)).into_response()
-        }
+        Err(Refusal::Unauthorized) => (StatusCode::UNAUTHORIZED, page::login(true)).into_response(),
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -22,9 +22,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ApiError {
     #[serde(skip)]
-    status: StatusCode,
+    pub(super) status: StatusCode,
     /// The reason, for people.
-    error: String,
+    pub(super) error: String,
 }
 
 impl ApiError {

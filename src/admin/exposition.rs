@@ -315,7 +315,7 @@ mod tests {
             );
         }
         let took = Duration::from_millis(3);
-        metrics.attempted("catalog", AttemptOutcome::Delivered, took);
+        metrics.attempted("catalog", AttemptOutcome::Delivered, took, took);
         metrics.configure(only("audit"));
         let later = lines(&metrics, Vec::new());
         assert!(

@@ -17,6 +17,7 @@ mod guard;
 mod health;
 mod hosts;
 mod openapi;
+mod page;
 mod pages;
 mod reads;
 mod routes;

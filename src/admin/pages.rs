@@ -89,9 +89,9 @@ impl Place {
 #[derive(Serialize, ToSchema)]
 pub(super) struct EventPage {
     /// There may be fewer than the limit, even none, although `next` is set.
-    items: Vec<EventView>,
+    pub(super) items: Vec<EventView>,
     /// The cursor of the next page. `null` if there is none.
-    next: Option<String>,
+    pub(super) next: Option<String>,
 }
 
 impl EventPage {
@@ -107,9 +107,9 @@ impl EventPage {
 #[derive(Serialize, ToSchema)]
 pub(super) struct DeliveryPage {
     /// There may be fewer than the limit, even none, although `next` is set.
-    items: Vec<DeliveryView>,
+    pub(super) items: Vec<DeliveryView>,
     /// The cursor of the next page. `null` if there is none.
-    next: Option<String>,
+    pub(super) next: Option<String>,
 }
 
 impl DeliveryPage {

@@ -74,17 +74,17 @@ pub(super) async fn webhooks(
 #[into_params(parameter_in = Query)]
 pub(super) struct EventFilters {
     /// Only events recorded since then: a date, a time, or a duration ago such as 2h.
-    since: Option<String>,
+    pub(super) since: Option<String>,
     /// Only events recorded before then.
-    until: Option<String>,
+    pub(super) until: Option<String>,
     /// Only this event, by name or label.
-    event: Option<String>,
+    pub(super) event: Option<String>,
     /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization.
-    project: Option<String>,
+    pub(super) project: Option<String>,
     /// The number of items, from 1 to 500. The default is 50.
-    limit: Option<String>,
+    pub(super) limit: Option<String>,
     /// `next` of the page before.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
 /// Events, the newest first.
@@ -139,21 +139,21 @@ pub(super) async fn event(
 #[into_params(parameter_in = Query)]
 pub(super) struct DeliveryFilters {
     /// Only deliveries to this webhook.
-    webhook: Option<String>,
+    pub(super) webhook: Option<String>,
     /// Only deliveries in this state: pending, delivered, dead or cancelled.
-    state: Option<String>,
+    pub(super) state: Option<String>,
     /// Only deliveries of this event, by name or label.
-    event: Option<String>,
+    pub(super) event: Option<String>,
     /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization.
-    project: Option<String>,
+    pub(super) project: Option<String>,
     /// Only deliveries recorded since then: a date, a time, or a duration ago such as 2h.
-    since: Option<String>,
+    pub(super) since: Option<String>,
     /// Only deliveries recorded before then.
-    until: Option<String>,
+    pub(super) until: Option<String>,
     /// The number of items, from 1 to 500. The default is 50.
-    limit: Option<String>,
+    pub(super) limit: Option<String>,
     /// `next` of the page before.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
 /// Deliveries, the newest first.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::middleware;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
@@ -12,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::auth::{self, Access};
 use super::error::ApiError;
-use super::{Admin, actions, exposition, guard, health, openapi, reads, stream};
+use super::{Admin, actions, exposition, guard, health, openapi, page, reads, stream};
 
 /// The state that all handlers share.
 pub(super) struct Server {
@@ -56,15 +58,21 @@ pub(super) fn all(server: &Arc<Server>) -> Router {
     let (api, _) = api().split_for_parts();
     let protected = api
         .route("/api/v1/openapi.json", get(openapi::document))
+        .merge(page::views())
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(
             Arc::clone(server),
             auth::require,
         ))
         .with_state(Arc::clone(server));
-    guard::bounded(health.merge(login).merge(protected))
+    guard::bounded(health.merge(page::files()).merge(login).merge(protected))
 }
 
-async fn unknown() -> ApiError {
-    ApiError::absent("there is nothing at this path; /api/v1/openapi.json lists the paths")
+async fn unknown(request: Request) -> Response {
+    if auth::is_page(&request) {
+        return page::no_page();
+    }
+    let error =
+        ApiError::absent("there is nothing at this path; /api/v1/openapi.json lists the paths");
+    error.into_response()
 }

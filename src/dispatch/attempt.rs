@@ -191,13 +191,14 @@ impl Ended {
         };
         let took = self.attempt.duration;
         let webhook = self.used.webhook.name();
-        shared.metrics.attempted(webhook, outcome, took);
+        let moment = shared.clock.moment();
+        shared.metrics.attempted(webhook, outcome, took, moment);
         if outcome == AttemptOutcome::Delivered && self.origin == Origin::Live {
             // The time of a file may be in the future.
             let until_sent =
                 Duration::try_from(self.began.duration_since(self.content.occurred_at));
             let latency = until_sent.unwrap_or_default().saturating_add(took);
-            shared.metrics.delivered_after(latency);
+            shared.metrics.delivered_after(latency, moment);
         }
     }
 }

@@ -10,13 +10,16 @@
 
 mod access;
 mod actions;
+mod browser;
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod description;
 mod hostile;
+mod page;
 mod reading;
 mod streaming;
+mod webdriver;
 
 use client::{Server, TOKEN, free_address};
 use common::{Endpoint, Home, Settings, Webhook, wait_until, xml};

@@ -1,0 +1,107 @@
+//! Answers the forms of the views: the actions of the API, then the view again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::LOCATION;
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use maud::html;
+
+use super::parts::{duration, headers, or_none, pairs, state};
+use super::shell::{Failure, Page, Section, page};
+use crate::admin::actions::{self, DisableOptions, NoOptions, TestOptions};
+use crate::admin::error::{ApiError, Json, Named, Options};
+use crate::admin::hosts;
+use crate::admin::routes::Server;
+
+/// Answers forms only if a page of this server sent them.
+pub(super) async fn own_forms(request: Request, next: Next) -> Response {
+    let is_form = !matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_form && !hosts::is_from_own_page(request.headers()) {
+        let error = "the request does not show that a page of this server sent it";
+        return Failure::from(ApiError::new(StatusCode::FORBIDDEN, error)).into_response();
+    }
+    next.run(request).await
+}
+
+/// The fields of a form.
+pub(super) fn fields(body: &[u8]) -> BTreeMap<String, String> {
+    form_urlencoded::parse(body).into_owned().collect()
+}
+
+/// Sends the browser to a view, after a form. Reloading the view does not send the form again.
+fn to(path: String) -> Response {
+    (StatusCode::SEE_OTHER, [(LOCATION, path)]).into_response()
+}
+
+pub(super) async fn redeliver(
+    State(server): State<Arc<Server>>,
+    Named(id): Named,
+) -> Result<Response, Failure> {
+    let path = format!("/deliveries/{}", super::parts::segment(&id));
+    actions::redeliver(State(server), Named(id), Options(NoOptions {})).await?;
+    Ok(to(path))
+}
+
+pub(super) async fn cancel(
+    State(server): State<Arc<Server>>,
+    Named(id): Named,
+) -> Result<Response, Failure> {
+    let path = format!("/deliveries/{}", super::parts::segment(&id));
+    actions::cancel(State(server), Named(id), Options(NoOptions {})).await?;
+    Ok(to(path))
+}
+
+pub(super) async fn enable(
+    State(server): State<Arc<Server>>,
+    Named(name): Named,
+) -> Result<Response, Failure> {
+    actions::enable(State(server), Named(name), Options(NoOptions {})).await?;
+    Ok(to("/webhooks".to_owned()))
+}
+
+pub(super) async fn disable(
+    State(server): State<Arc<Server>>,
+    Named(name): Named,
+) -> Result<Response, Failure> {
+    let options = Options(DisableOptions::default());
+    actions::disable(State(server), Named(name), options).await?;
+    Ok(to("/webhooks".to_owned()))
+}
+
+/// Sends a test request, and shows it with its answer.
+pub(super) async fn test(
+    State(server): State<Arc<Server>>,
+    Named(name): Named,
+) -> Result<Page, Failure> {
+    let options = Options(TestOptions::default());
+    let Json(exchange) = actions::test(State(server), Named(name), options).await?;
+    let status = exchange.status.map(|status| status.to_string());
+    let word = if exchange.delivered {
+        "delivered"
+    } else {
+        "not delivered"
+    };
+    let content = html! {
+        div role="status" {
+            (pairs(&[
+                ("Webhook", html! { (exchange.webhook) }),
+                ("URL", html! { (exchange.url) }),
+                ("Format", html! { (exchange.format) }),
+                ("Result", state(word)),
+                ("Status", or_none(status.as_deref())),
+                ("Took", html! { (duration(exchange.duration_ms)) }),
+                ("Error", or_none(exchange.error.as_deref())),
+            ]))
+        }
+        h2 { "Request headers" }
+        (headers(&exchange.request_headers))
+        h2 { "Answer" }
+        pre tabindex="0" { (exchange.answer) }
+        p { a href="/webhooks" { "Webhooks" } }
+    };
+    Ok(page(Section::Webhooks, "Test request", &content))
+}

@@ -1,0 +1,119 @@
+//! Changes many deliveries: first shows their number, then changes only that number.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use bytes::Bytes;
+use maud::html;
+use serde::Deserialize;
+
+use super::actions::fields;
+use super::deliveries::{Chosen, given};
+use super::parts::{deliveries, or_none, pairs, query};
+use super::shell::{Failure, Page, Section, page};
+use crate::admin::actions::{self, Bulk};
+use crate::admin::error::{ApiError, Json, Options};
+use crate::admin::routes::Server;
+use crate::operator::view::Changed;
+
+/// The action of a link to this view.
+#[derive(Debug, Deserialize)]
+pub(super) struct Action {
+    action: String,
+}
+
+/// Shows how many deliveries an action would change, and asks.
+pub(super) async fn count(
+    State(server): State<Arc<Server>>,
+    Query(Action { action }): Query<Action>,
+    Query(chosen): Query<Chosen>,
+) -> Result<Page, Failure> {
+    let counted = change(&server, &action, bulk(&chosen, None)).await?;
+    let (verb, title) = words(&action);
+    let filters = chosen.pairs();
+    let back = format!("/deliveries?{}", query(&filters, &[]));
+    let selected = filters.map(|(name, value)| (name, or_none(given(value).as_deref())));
+    let content = html! {
+        p { "This selects " strong { (deliveries(counted.matched)) } ":" }
+        (pairs(&selected))
+        @if action == REDELIVER && chosen.state.is_empty() {
+            p { "Without a state, only dead deliveries are sent again." }
+        }
+        @if counted.matched > 0 {
+            form method="post" action="/deliveries/bulk" {
+                input type="hidden" name="action" value=(action);
+                input type="hidden" name="expected" value=(counted.matched);
+                @for (name, value) in &filters {
+                    input type="hidden" name=(name) value=(value);
+                }
+                button.main type="submit" { (verb) " " (counted.matched) }
+            }
+        }
+        p { a href=(back) { "Back" } }
+    };
+    Ok(page(Section::Deliveries, title, &content))
+}
+
+/// Changes the deliveries, if their number is still the one that was shown.
+pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Result<Page, Failure> {
+    let mut fields = fields(&body);
+    let mut field = |name: &str| fields.remove(name).unwrap_or_default();
+    let (action, expected) = (field("action"), field("expected"));
+    let chosen = Chosen {
+        webhook: field("webhook"),
+        state: field("state"),
+        event: field("event"),
+        project: field("project"),
+        since: field("since"),
+        until: field("until"),
+        cursor: String::new(),
+    };
+    let expected: u64 = expected
+        .parse()
+        .map_err(|_| ApiError::invalid("the form has no number of deliveries"))?;
+    let changed = change(&server, &action, bulk(&chosen, Some(expected))).await?;
+    let back = format!("/deliveries?{}", query(&chosen.pairs(), &[]));
+    let content = html! {
+        p role="status" {
+            (deliveries(changed.changed)) " " (changed.action) "."
+        }
+        p { a href=(back) { "Back to the deliveries" } }
+    };
+    Ok(page(Section::Deliveries, words(&action).1, &content))
+}
+
+const REDELIVER: &str = "redeliver";
+
+/// The word of the button, and the title.
+fn words(action: &str) -> (&'static str, &'static str) {
+    if action == REDELIVER {
+        ("Redeliver", "Redeliver deliveries")
+    } else {
+        ("Cancel", "Cancel deliveries")
+    }
+}
+
+/// The selection. Without an expected number, it is only counted.
+fn bulk(chosen: &Chosen, expected: Option<u64>) -> Bulk {
+    Bulk {
+        ids: Vec::new(),
+        webhook: given(&chosen.webhook),
+        state: given(&chosen.state),
+        event: given(&chosen.event),
+        project: given(&chosen.project),
+        since: given(&chosen.since),
+        until: given(&chosen.until),
+        dry_run: expected.is_none(),
+        expected,
+    }
+}
+
+async fn change(server: &Arc<Server>, action: &str, bulk: Bulk) -> Result<Changed, ApiError> {
+    let (state, options) = (State(Arc::clone(server)), Options(bulk));
+    let Json(changed) = match action {
+        REDELIVER => actions::redeliver_many(state, options).await?,
+        "cancel" => actions::cancel_many(state, options).await?,
+        _ => return Err(ApiError::invalid("action must be redeliver or cancel")),
+    };
+    Ok(changed)
+}

@@ -1,0 +1,79 @@
+//! The page at `/`: what the API lists and changes, for a browser.
+//!
+//! Constraint: the page has no data and no rules of its own. It calls the handlers of the API, and
+//! renders their types. Names of files and answers of receivers are text of strangers: only `maud` puts
+//! text into HTML, and it escapes all of it. Everything can be read without JavaScript, and changed by
+//! forms.
+//!
+//! Map: `shell` is the frame around all views; `overview`, `webhooks`, `deliveries`, `bulk`, `events`,
+//! `payload` and `settings` are the views; `actions` answers forms; `parts` has what views share.
+
+mod actions;
+mod bulk;
+mod charts;
+mod deliveries;
+mod events;
+mod overview;
+mod parts;
+mod payload;
+mod settings;
+mod shell;
+mod webhooks;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use axum::middleware;
+use axum::routing::{get, post};
+
+pub(super) use self::shell::{login, no_page};
+use super::routes::Server;
+
+/// The files of the page, built into the program.
+const FILES: [(&str, &str, &str); 3] = [
+    (
+        "/page.css",
+        "text/css; charset=utf-8",
+        include_str!("page.css"),
+    ),
+    (
+        "/page.js",
+        "text/javascript; charset=utf-8",
+        include_str!("page.js"),
+    ),
+    ("/icon.svg", "image/svg+xml", include_str!("icon.svg")),
+];
+
+/// The files that the page consists of. They have no data, so that the login form can use them.
+pub(super) fn files() -> Router {
+    FILES
+        .into_iter()
+        .fold(Router::new(), |router, (path, kind, text)| {
+            let headers: [(HeaderName, &str); 2] =
+                [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")];
+            router.route(path, get(move || async move { (headers, text) }))
+        })
+}
+
+/// The views and the forms.
+pub(super) fn views() -> Router<Arc<Server>> {
+    Router::new()
+        .route("/", get(overview::view))
+        .route("/webhooks", get(webhooks::view))
+        .route("/deliveries", get(deliveries::list))
+        .route("/deliveries/bulk", get(bulk::count).post(bulk::apply))
+        .route("/deliveries/{id}", get(deliveries::one))
+        .route("/deliveries/{id}/redeliver", post(actions::redeliver))
+        .route("/deliveries/{id}/cancel", post(actions::cancel))
+        .route("/events", get(events::list))
+        .route("/events/{id}", get(events::one))
+        .route("/events/{id}/payload", get(payload::view))
+        .route("/events/{id}/project.xml", get(payload::download))
+        .route("/files", get(overview::files))
+        .route("/settings", get(settings::view))
+        .route("/webhooks/{name}/enable", post(actions::enable))
+        .route("/webhooks/{name}/disable", post(actions::disable))
+        .route("/webhooks/{name}/test", post(actions::test))
+        .layer(middleware::from_fn(actions::own_forms))
+}

@@ -1,0 +1,245 @@
+//! The state of the daemon with its troubles, and the ignored files.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use bytesize::ByteSize;
+use maud::{Markup, html};
+
+use super::charts;
+use super::parts::{counted, deliveries, duration, pairs, segment, state, time, time_or_none};
+use super::shell::{Failure, Page, Section, page};
+use crate::admin::error::Json;
+use crate::admin::reads;
+use crate::admin::routes::Server;
+use crate::domain::state_size::Fill;
+use crate::engine::status::Trouble;
+use crate::metrics::Minute;
+use crate::report::{DaemonReport, INCOMPLETE_MAX, ProblemReport, Report, Standing};
+
+pub(super) async fn view(State(server): State<Arc<Server>>) -> Result<Page, Failure> {
+    let sources = &server.admin.sources;
+    let hour = sources.metrics.last_hour(sources.clock.moment());
+    let Json(report) = reads::status(State(Arc::clone(&server))).await?;
+    Ok(page(Section::Overview, "Overview", &all(&report, &hour)))
+}
+
+pub(super) fn all(report: &Report, hour: &[Minute]) -> Markup {
+    html! {
+        div #overview data-live {
+            (troubles(report))
+            @if let Some(daemon) = &report.daemon { (facts(report, daemon)) }
+            (charts::all(hour))
+            (queues(report))
+        }
+    }
+}
+
+/// A problem, and what to do about it.
+struct Advice {
+    problem: String,
+    advice: Markup,
+}
+
+fn troubles(report: &Report) -> Markup {
+    let found = advices(report);
+    html! {
+        section aria-label="State" {
+            @if found.is_empty() {
+                p { span.state.good { "running" } " No trouble." }
+            } @else {
+                ul.troubles {
+                    @for one in &found {
+                        li { strong.bad.text { (one.problem) } br; (one.advice) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn advices(report: &Report) -> Vec<Advice> {
+    let mut found = Vec::new();
+    if let Some(daemon) = &report.daemon {
+        found.extend(of_daemon(daemon));
+    }
+    if report.is_file_changed {
+        found.push(Advice {
+            problem: "The configuration file differs from the settings in use.".to_owned(),
+            advice: html! { "Run " code { "project-webhooks check" } ", then reload the daemon." },
+        });
+    }
+    if !report.incomplete.is_empty() {
+        let n = counted(report.incomplete.len() as u64, "file");
+        found.push(Advice {
+            problem: format!("{n} ignored: incomplete, invalid or unreadable."),
+            advice: html! { "See the " a href="/files" { "ignored files" } ". Each is picked up once fixed." },
+        });
+    }
+    for webhook in &report.webhooks {
+        let name = &webhook.name;
+        if let (Standing::Off, Some(off)) = (webhook.standing, &webhook.off) {
+            found.push(Advice {
+                problem: format!("Webhook {name} is switched off: {}", off.reason),
+                advice: html! { "Fix the receiver, then switch it on under " a href="/webhooks" { "Webhooks" } "." },
+            });
+        }
+        if webhook.dead > 0 {
+            let dead = format!("/deliveries?webhook={}&state=dead", segment(name));
+            found.push(Advice {
+                problem: format!("{} to {name} failed for good.", deliveries(webhook.dead)),
+                advice: html! { "Fix the cause, then redeliver the " a href=(dead) { "dead deliveries" } "." },
+            });
+        }
+    }
+    found
+}
+
+fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
+    let mut found = Vec::new();
+    if !daemon.alive {
+        found.push(Advice {
+            problem: "The engine does not respond.".to_owned(),
+            advice: html! { "See the log. Restart the daemon if it stays so." },
+        });
+    }
+    for (trouble, text) in &daemon.engine.troubles {
+        let advice = match trouble {
+            Trouble::Root => {
+                html! { "Mount or restore the repository. The daemon goes on by itself." }
+            }
+            Trouble::Store => {
+                html! { "Free space on the disk of the state directory. Nothing is lost meanwhile." }
+            }
+            Trouble::Removals => {
+                html! { "Restore the projects, or release the removals with " code { "project-webhooks accept" } "." }
+            }
+        };
+        let problem = text.clone();
+        found.push(Advice { problem, advice });
+    }
+    if !daemon.engine.ready && daemon.engine.troubles.is_empty() {
+        found.push(Advice {
+            problem: "Starting: the first full scan is running.".to_owned(),
+            advice: html! { "Nothing to do." },
+        });
+    }
+    if let Some(note) = &daemon.engine.coverage.note {
+        found.push(Advice {
+            problem: note.clone(),
+            advice: html! { "Changes there are found by a scan on a timer." },
+        });
+    }
+    if daemon.state_size.fill() != Fill::Low {
+        found.push(Advice {
+            problem: "The state is near its limit, where the oldest deliveries are removed.".to_owned(),
+            advice: html! { "Raise " code { "retention.max_state_size" } ", or fix webhooks with many pending deliveries." },
+        });
+    }
+    found
+}
+
+fn facts(report: &Report, daemon: &DaemonReport) -> Markup {
+    let size = daemon.state_size;
+    let coverage = &daemon.engine.coverage;
+    let latency = daemon.since_start.attempts.event_latency_seconds;
+    let latency = latency.map_or_else(
+        || "–".to_owned(),
+        |seconds| format!("{:.1} ms", seconds * 1_000.0),
+    );
+    pairs(&[
+        ("Repository", html! { (report.repository) }),
+        ("Projects", html! { (report.projects()) }),
+        (
+            "Watched directories",
+            html! {
+                (coverage.watches)
+                @if coverage.uncovered > 0 { ", " (coverage.uncovered) " not watched" }
+                @if coverage.polls { ", with scans on a timer" }
+            },
+        ),
+        (
+            "State",
+            html! { (ByteSize(size.used)) " of " (ByteSize(size.limit)) " in " (report.state_dir) },
+        ),
+        (
+            "Change to callback",
+            html! { (latency) " on average since the start" },
+        ),
+        (
+            "Process",
+            html! {
+                (daemon.pid) ", version " (daemon.version) ", for "
+                (duration(daemon.uptime_seconds.saturating_mul(1_000)))
+            },
+        ),
+    ])
+}
+
+fn queues(report: &Report) -> Markup {
+    html! {
+        h2 { "Webhooks" }
+        div.wide tabindex="0" role="region" aria-label="Queues of the webhooks" {
+            table {
+                thead { tr {
+                    th scope="col" { "Webhook" } th scope="col" { "State" }
+                    th scope="col" { "Pending" } th scope="col" { "Oldest" }
+                    th scope="col" { "Next attempt" } th scope="col" { "Delivered" }
+                    th scope="col" { "Dead" } th scope="col" { "Last error" }
+                } }
+                tbody {
+                    @for webhook in &report.webhooks {
+                        tr {
+                            td { a href={ "/deliveries?webhook=" (segment(&webhook.name)) } { (webhook.name) } }
+                            td { (state(webhook.standing.as_str())) }
+                            td { (webhook.pending) }
+                            td { (time_or_none(webhook.oldest_pending)) }
+                            td { (time_or_none(webhook.next_attempt)) }
+                            td { (webhook.delivered) }
+                            td { (webhook.dead) }
+                            td.text { @if let Some(error) = &webhook.last_error { (error.error) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The ignored files.
+pub(super) async fn files(State(server): State<Arc<Server>>) -> Result<Page, Failure> {
+    let Json(report) = reads::status(State(server)).await?;
+    let content = html! { div #files data-live { (ignored(&report.incomplete)) } };
+    Ok(page(Section::Files, "Ignored files", &content))
+}
+
+pub(super) fn ignored(files: &[ProblemReport]) -> Markup {
+    html! {
+        @if files.is_empty() {
+            p { "No file is ignored." }
+        } @else {
+            p { "These files are incomplete, invalid or unreadable. Each is picked up once fixed." }
+            div.wide tabindex="0" role="region" aria-label="Ignored files" {
+                table {
+                    thead { tr {
+                        th scope="col" { "File" } th scope="col" { "Line" }
+                        th scope="col" { "Column" } th scope="col" { "Reason" }
+                        th scope="col" { "Since" }
+                    } }
+                    tbody {
+                        @for file in files {
+                            tr {
+                                td.text { code { (file.path) } }
+                                td { @if let Some(line) = file.line { (line) } }
+                                td { @if let Some(column) = file.column { (column) } }
+                                td.text { (file.reason) }
+                                td { (time(file.since)) }
+                            }
+                        }
+                    }
+                }
+            }
+            @if files.len() >= INCOMPLETE_MAX { p { "There may be more; these are the first." } }
+        }
+    }
+}

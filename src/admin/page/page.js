@@ -1,0 +1,133 @@
+// Local times, live updates and forms without a new page. The page works without this script.
+"use strict";
+
+const live = document.getElementById("live");
+
+// Shows times in local time. The title keeps UTC.
+function localize(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    if (!isNaN(at)) {
+      time.textContent = at.toLocaleString(undefined, { dateStyle: "short", timeStyle: "medium" });
+    }
+  }
+}
+
+// Whether the reader is inside this part, so that a new one would take the focus or the selection.
+function inUse(part) {
+  const selection = document.getSelection();
+  return part.contains(document.activeElement)
+    || (selection && !selection.isCollapsed && part.contains(selection.anchorNode));
+}
+
+// Keeps open what the reader opened.
+function keepOpen(old, part) {
+  const before = [...old.querySelectorAll("details")];
+  const after = [...part.querySelectorAll("details")];
+  if (before.length === after.length) {
+    after.forEach((details, index) => { details.open = before[index].open; });
+  }
+}
+
+async function read(url) {
+  const response = await fetch(url, { headers: { accept: "text/html" }, credentials: "same-origin" });
+  if (response.redirected && new URL(response.url).pathname === "/login") {
+    location.assign("/login");
+    return null;
+  }
+  return new DOMParser().parseFromString(await response.text(), "text/html");
+}
+
+// Reads the view again, and replaces its live parts.
+async function refresh() {
+  const parts = [...document.querySelectorAll("[data-live]")];
+  const free = parts.filter((part) => !inUse(part));
+  const page = free.length > 0 ? await read(location.href) : null;
+  for (const old of page ? free : []) {
+    const part = page.getElementById(old.id);
+    // The reader may have entered it meanwhile.
+    if (!part || inUse(old)) continue;
+    localize(part);
+    keepOpen(old, part);
+    old.replaceWith(part);
+  }
+  return free.length === parts.length;
+}
+
+let stale = false;
+let busy = false;
+
+// At most one update a second, and less often if the server is slow. A part in use is updated later.
+async function update() {
+  if (busy) return;
+  busy = true;
+  while (stale && !document.hidden) {
+    stale = false;
+    const began = performance.now();
+    try {
+      if (!await refresh()) stale = true;
+    } catch {
+      stale = true;
+    }
+    const pause = Math.max(1000, 10 * (performance.now() - began));
+    await new Promise((done) => { setTimeout(done, pause); });
+  }
+  busy = false;
+}
+
+function changed() {
+  stale = true;
+  update();
+}
+
+let stream = null;
+
+function follow() {
+  if (document.hidden || !document.querySelector("[data-live]")) {
+    if (stream) stream.close();
+    stream = null;
+    return;
+  }
+  if (stream) return;
+  stream = new EventSource("/api/v1/stream");
+  stream.addEventListener("ready", () => { live.textContent = "live"; changed(); });
+  for (const name of ["event", "delivery", "missed"]) stream.addEventListener(name, changed);
+  stream.addEventListener("error", () => {
+    live.textContent = "not live; reconnecting";
+    if (stream.readyState === EventSource.CLOSED) {
+      stream = null;
+      setTimeout(follow, 5000);
+    }
+  });
+}
+
+// Sends the form of a button, and shows the answer in place.
+async function act(event) {
+  const form = event.target;
+  if (!form.matches("form.act")) return;
+  event.preventDefault();
+  const button = form.querySelector("button");
+  button.disabled = true;
+  try {
+    const response = await fetch(form.action, {
+      method: "POST", credentials: "same-origin", headers: { accept: "text/html" },
+      body: new URLSearchParams(new FormData(form)),
+    });
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const main = page.getElementById("main");
+    localize(main);
+    document.getElementById("main").replaceWith(main);
+    document.title = page.title;
+    history.pushState(null, "", response.redirected ? response.url : location.href);
+    main.focus();
+  } catch {
+    button.disabled = false;
+    live.textContent = "the server does not answer";
+  }
+}
+
+localize(document);
+document.addEventListener("submit", act);
+document.addEventListener("visibilitychange", () => { follow(); update(); });
+window.addEventListener("popstate", () => location.reload());
+if (live) follow();

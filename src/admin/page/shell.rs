@@ -1,0 +1,160 @@
+//! The frame around all views: head, navigation, errors and the login form.
+
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse, Response};
+use maud::{DOCTYPE, Markup, html};
+
+use crate::admin::error::ApiError;
+
+/// A view in the navigation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Section {
+    Overview,
+    Webhooks,
+    Deliveries,
+    Events,
+    Files,
+    Settings,
+}
+
+impl Section {
+    const ALL: [Self; 6] = [
+        Self::Overview,
+        Self::Webhooks,
+        Self::Deliveries,
+        Self::Events,
+        Self::Files,
+        Self::Settings,
+    ];
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Overview => "/",
+            Self::Webhooks => "/webhooks",
+            Self::Deliveries => "/deliveries",
+            Self::Events => "/events",
+            Self::Files => "/files",
+            Self::Settings => "/settings",
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Webhooks => "Webhooks",
+            Self::Deliveries => "Deliveries",
+            Self::Events => "Events",
+            Self::Files => "Ignored files",
+            Self::Settings => "Settings",
+        }
+    }
+}
+
+/// A view, ready to be sent.
+pub(super) type Page = Html<String>;
+
+/// Makes a page of a view.
+pub(super) fn page(section: Section, title: &str, content: &Markup) -> Page {
+    frame(Some(section), title, content)
+}
+
+fn frame(current: Option<Section>, title: &str, content: &Markup) -> Page {
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" {
+            (head(title))
+            body {
+                a.skip href="#main" { "Skip to the content" }
+                header {
+                    nav aria-label="Views" {
+                        @for section in Section::ALL {
+                            @let here = (current == Some(section)).then_some("page");
+                            a href=(section.path()) aria-current=[here] { (section.title()) }
+                        }
+                    }
+                    p #live role="status" {}
+                    form method="post" action="/logout" { button type="submit" { "Log out" } }
+                }
+                main #main tabindex="-1" {
+                    h1 { (title) }
+                    (content)
+                }
+            }
+        }
+    };
+    Html(document.into_string())
+}
+
+fn head(title: &str) -> Markup {
+    html! {
+        head {
+            meta charset="utf-8";
+            meta name="viewport" content="width=device-width, initial-scale=1";
+            meta name="color-scheme" content="light dark";
+            title { (title) " · project-webhooks" }
+            link rel="stylesheet" href="/page.css";
+            link rel="icon" href="/icon.svg";
+            script src="/page.js" defer {}
+        }
+    }
+}
+
+/// The form that asks for the token, after a wrong one with an alert.
+pub(in crate::admin) fn login(is_wrong: bool) -> Page {
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" {
+            (head("Log in"))
+            body {
+                main.login #main {
+                    h1 { "project-webhooks" }
+                    @if is_wrong {
+                        p.bad role="alert" { "The token is wrong." }
+                    }
+                    form method="post" action="/login" {
+                        label for="token" { "Token" }
+                        input #token type="password" name="token" required autofocus
+                            autocomplete="current-password" aria-describedby="which";
+                        p #which { "The value of admin.token in the configuration." }
+                        button.main type="submit" { "Log in" }
+                    }
+                }
+            }
+        }
+    };
+    Html(document.into_string())
+}
+
+/// Why a view cannot be shown.
+pub(super) struct Failure(ApiError);
+
+impl<E: Into<ApiError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        failed(self.0.status, &self.0.error)
+    }
+}
+
+fn failed(status: StatusCode, error: &str) -> Response {
+    let title = match status {
+        StatusCode::NOT_FOUND => "Not found",
+        StatusCode::BAD_REQUEST => "Not valid",
+        StatusCode::CONFLICT => "Nothing was changed",
+        _ => "Not available",
+    };
+    let content = html! {
+        p.bad role="alert" { (error) }
+        p { a href="/" { "Overview" } }
+    };
+    (status, frame(None, title, &content)).into_response()
+}
+
+/// The page for a path that does not exist.
+pub(in crate::admin) fn no_page() -> Response {
+    failed(StatusCode::NOT_FOUND, "There is no page at this address.")
+}

@@ -1,0 +1,268 @@
+//! The page in a real browser: with and without JavaScript, for every reader and every width.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use project_webhooks::receiver::Reply;
+use serde_json::json;
+
+use super::admin;
+use super::client::{TOKEN, free_address};
+use super::common::{Endpoint, Home, Settings, Webhook, skip, wait_until, xml};
+use super::webdriver::Browser;
+
+/// The directory that gets pictures, if it is set.
+const PICTURES: &str = "PROJECT_WEBHOOKS_SCREENSHOTS";
+
+const VIEWS: [&str; 6] = [
+    "/",
+    "/webhooks",
+    "/deliveries",
+    "/events",
+    "/files",
+    "/settings",
+];
+
+/// The page of a running daemon in a browser.
+struct Page {
+    browser: Browser,
+    origin: String,
+}
+
+impl Page {
+    fn open(&self, path: &str) {
+        self.browser.open(&format!("{}{path}", self.origin));
+    }
+
+    fn log_in(&self) {
+        self.open("/");
+        assert_eq!(self.browser.path(), "/login");
+        self.browser.type_into("#token", "wrong");
+        self.browser.click("button.main");
+        self.browser.wait_text("The token is wrong.");
+        self.browser.type_into("#token", TOKEN);
+        self.browser.click("button.main");
+        self.browser.wait_text("Overview");
+        assert_eq!(self.browser.path(), "/");
+    }
+
+    /// What the page says of its live updates.
+    fn live(&self) -> String {
+        let text = self
+            .browser
+            .run("return document.getElementById('live').textContent");
+        text.as_str().unwrap().to_owned()
+    }
+
+    fn script(&self, is_on: bool) {
+        let parameters = json!({ "value": !is_on });
+        self.browser
+            .devtools("Emulation.setScriptExecutionDisabled", &parameters);
+    }
+
+    fn colors(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.browser.devtools(
+            "Emulation.setEmulatedMedia",
+            &json!({ "features": features }),
+        );
+    }
+}
+
+/// The program that finds faults for readers with disabilities, if it is installed.
+fn axe() -> Option<String> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    let cache = cache.or_else(home)?;
+    let file = "project-webhooks-ci/axe/node_modules/axe-core/axe.min.js";
+    std::fs::read_to_string(cache.join(file)).ok()
+}
+
+/// Checks a view with axe-core: it has no serious fault.
+fn check(page: &Page, axe: &str, view: &str) {
+    page.browser.run(axe);
+    let faults = page.browser.run_async(
+        "const done = arguments[0];
+         axe.run().then((found) => done(found.violations.map((fault) =>
+             [fault.impact, fault.id, fault.nodes.map((node) => node.html).slice(0, 3)])));",
+    );
+    let faults = faults.as_array().unwrap();
+    let serious = |impact: &serde_json::Value| impact == "serious" || impact == "critical";
+    assert!(
+        !faults.iter().any(|fault| serious(&fault[0])),
+        "{view}: {faults:#?}"
+    );
+}
+
+/// Writes a picture, if they are wanted.
+fn keep_picture(page: &Page, name: &str) {
+    if let Some(directory) = std::env::var_os(PICTURES) {
+        let path = PathBuf::from(directory).join(name);
+        std::fs::write(path, page.browser.picture()).unwrap();
+    }
+}
+
+/// A home with a webhook that works and one that fails until the flag is set.
+fn home(good: &Endpoint, bad: &Endpoint) -> (Home, String) {
+    let address = free_address();
+    let webhooks = [
+        Webhook::new("catalog", &good.url()),
+        Webhook::new("audit", &bad.url())
+            .schedule("[0s]")
+            .events("[project-import-any]"),
+    ];
+    let settings = Settings::of(webhooks).top(&admin(address));
+    (Home::new(&settings), format!("http://{address}"))
+}
+
+fn failing_until(is_fixed: &Arc<AtomicBool>) -> Endpoint {
+    let is_fixed = Arc::clone(is_fixed);
+    Endpoint::answering(move |_| {
+        if is_fixed.load(Ordering::SeqCst) {
+            return Reply::status(http::StatusCode::OK);
+        }
+        Reply {
+            body: "the database of the receiver is full".into(),
+            ..Reply::status(http::StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    })
+}
+
+#[test]
+fn a_browser_shows_follows_and_acts() {
+    const TEST: &str = "a_browser_shows_follows_and_acts";
+    let Some(browser) = Browser::start() else {
+        return skip(TEST, "needs chromium and chromedriver");
+    };
+    let is_fixed = Arc::new(AtomicBool::new(false));
+    let (good, bad) = (Endpoint::new(), failing_until(&is_fixed));
+    let (home, origin) = home(&good, &bad);
+    let _daemon = home.start();
+    let page = Page { browser, origin };
+    page.log_in();
+
+    follow_an_event(&page, &home);
+    let delivery = see_a_callback_fail(&page);
+    redeliver(&page, &is_fixed, &delivery);
+    switch_off(&page, &home);
+    home.write(
+        "sales/broken/project.xml",
+        "<schema name=\"Broken\">\n  <cube\n",
+    );
+    fit_everybody(&page);
+    work_without_javascript(&page, &delivery);
+}
+
+/// A new event appears in the open view, without a new page.
+fn follow_an_event(page: &Page, home: &Home) {
+    page.open("/events");
+    wait_until("the stream", || (page.live() == "live").then_some(()));
+    page.browser.run("window.isSamePage = true");
+    home.write("sales/orders/project.xml", &xml("Orders", "orders", ""));
+    page.browser.wait_text("sales/orders");
+    assert_eq!(page.browser.run("return window.isSamePage"), json!(true));
+    // Times are local, with UTC for the pointer.
+    let title = page
+        .browser
+        .run("return document.querySelector('td time').title");
+    assert!(title.as_str().unwrap().ends_with(" UTC"), "{title}");
+    page.browser.click("td a[href^='/events/']");
+    page.browser.wait_text("Because");
+    page.browser.wait_text("catalog");
+}
+
+/// A failed callback is found by the filters, with its answer. Returns its path.
+fn see_a_callback_fail(page: &Page) -> String {
+    page.open("/deliveries?state=dead&webhook=audit");
+    page.browser.wait_text("sales/orders");
+    page.browser.click("td a[href^='/deliveries/']");
+    page.browser
+        .wait_text("the database of the receiver is full");
+    page.browser.path()
+}
+
+/// The button sends the callback again, and the view shows its success by itself.
+fn redeliver(page: &Page, is_fixed: &AtomicBool, delivery: &str) {
+    is_fixed.store(true, Ordering::SeqCst);
+    page.browser.run("window.isSamePage = true");
+    page.browser.click("form[action$='/redeliver'] button");
+    page.browser.wait_text("Attempt 2");
+    page.browser.wait_text("delivered");
+    assert_eq!(page.browser.run("return window.isSamePage"), json!(true));
+    assert_eq!(page.browser.path(), delivery);
+}
+
+fn switch_off(page: &Page, home: &Home) {
+    page.open("/webhooks");
+    page.browser
+        .click("form[action='/webhooks/catalog/disable'] button");
+    page.browser.wait_text("Switched off");
+    let webhooks = home.json(&["webhooks"]);
+    let webhooks = webhooks.as_array().unwrap();
+    let standing = webhooks.iter().find(|webhook| webhook["name"] == "catalog");
+    assert_eq!(standing.unwrap()["standing"], "off");
+    page.browser
+        .click("form[action='/webhooks/catalog/enable'] button");
+    wait_until("the webhook to be on", || {
+        (!page.browser.text().contains("Switched off")).then_some(())
+    });
+}
+
+/// Every view is usable by keyboard and screen reader, in light and dark, and fits a phone.
+fn fit_everybody(page: &Page) {
+    const TEST: &str = "a_browser_shows_follows_and_acts: axe-core";
+    let axe = axe();
+    if axe.is_none() {
+        skip(TEST, "needs axe-core");
+    }
+    for scheme in ["light", "dark"] {
+        page.colors(scheme);
+        for view in VIEWS {
+            page.open(view);
+            if view == "/files" {
+                page.browser.wait_text("sales/broken/project.xml");
+            }
+            if let Some(axe) = &axe {
+                check(page, axe, view);
+            }
+        }
+        page.open("/");
+        keep_picture(page, &format!("page-{scheme}.png"));
+    }
+    page.colors("light");
+    let phone = json!({ "width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": true });
+    page.browser
+        .devtools("Emulation.setDeviceMetricsOverride", &phone);
+    for view in VIEWS {
+        page.open(view);
+        let width = page
+            .browser
+            .run("return document.documentElement.scrollWidth");
+        assert!(width.as_u64().unwrap() <= 390, "{view}: {width}");
+    }
+    page.browser
+        .devtools("Emulation.clearDeviceMetricsOverride", &json!({}));
+}
+
+/// Without JavaScript everything can be read, and forms work.
+fn work_without_javascript(page: &Page, delivery: &str) {
+    page.script(false);
+    page.open("/events");
+    page.browser.wait_text("sales/orders");
+    // The script would show local time, and follow.
+    page.browser.wait_text(" UTC");
+    assert_eq!(page.live(), "");
+    page.open(delivery);
+    page.browser.click("form[action$='/redeliver'] button");
+    wait_until("the third attempt", || {
+        page.open(delivery);
+        page.browser.text().contains("Attempt 3").then_some(())
+    });
+    page.script(true);
+    page.open("/");
+    page.browser.click("form[action='/logout'] button");
+    page.browser.wait_text("Log in");
+    page.open("/deliveries");
+    assert_eq!(page.browser.path(), "/login");
+}

@@ -1,0 +1,253 @@
+//! The page, as a browser without JavaScript gets it.
+
+use serde_json::Value;
+
+use super::client::{Answer, Server, TOKEN, bearer};
+use super::common::{Endpoint, wait_until, xml};
+use super::{refusing, three_projects, with_api};
+
+/// What all files of the page and its first view may take together, in bytes.
+const SIZE_MAX: usize = 150_000;
+
+const OWN: &str = "sec-fetch-site: same-origin";
+
+/// Gets a view with the token.
+fn view(server: &Server, path: &str) -> Answer {
+    let lines = ["host: localhost", "accept: text/html", &bearer(TOKEN)];
+    server.send("GET", path, &lines, "")
+}
+
+/// Sends a form with the token and one more line of the head.
+fn form(server: &Server, path: &str, line: &str, body: &str) -> Answer {
+    let token = bearer(TOKEN);
+    let content_type = "content-type: application/x-www-form-urlencoded";
+    let lines = ["host: localhost", &token, content_type, line];
+    server.send("POST", path, &lines, body)
+}
+
+/// The id of the first item of a listing.
+fn first(server: &Server, path: &str) -> String {
+    let page = server.json(path);
+    page["items"][0]["id"]
+        .to_string()
+        .trim_matches('"')
+        .to_owned()
+}
+
+#[test]
+fn every_view_shows_text_of_strangers_as_text() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    three_projects(&home, &server);
+    home.write("sales/<i>broken/project.xml", "<schema name='<img src=x>'");
+    wait_until("the ignored file", || {
+        let status = server.json("/api/v1/status");
+        (!status["incomplete"].as_array().unwrap().is_empty()).then_some(())
+    });
+    let event = first(&server, "/api/v1/events?event=project-import-any");
+    let dead = first(&server, "/api/v1/deliveries?state=dead");
+    let bulk = "/deliveries/bulk?action=redeliver&project=%3Cb%3Eproject1";
+    for (path, expected) in [
+        ("/", "bad/ &lt;b&gt;"),
+        ("/webhooks", "Webhook bad/ &lt;b&gt;"),
+        ("/deliveries", "sales/&lt;b&gt;project"),
+        (
+            "/deliveries?project=%3Cb%3Eproject1",
+            "sales/&lt;b&gt;project1",
+        ),
+        (&format!("/deliveries/{dead}"), "&lt;script&gt;alert(1)"),
+        ("/events", "sales/&lt;b&gt;project"),
+        (&format!("/events/{event}"), "&lt;script&gt;alert("),
+        (
+            &format!("/events/{event}/payload"),
+            "&amp;lt;script&gt;alert(",
+        ),
+        (bulk, "&lt;b&gt;project1"),
+        ("/files", "sales/&lt;i&gt;broken/project.xml"),
+        ("/settings", "Webhook bad/ &lt;b&gt;"),
+        ("/%3Cscript%3Ealert", "There is no page at this address"),
+        (
+            "/deliveries?webhook=%3Cscript%3Ealert",
+            "&lt;script&gt;alert",
+        ),
+        ("/events?since=%3Cscript%3Ealert", "since must be"),
+    ] {
+        let answer = view(&server, path);
+        assert!(answer.body.contains(expected), "{path}: {answer:?}");
+        let content_type = answer.header("content-type").unwrap();
+        assert!(content_type.starts_with("text/html"), "{path}");
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.contains("script-src 'self'"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+        let body = answer.body.to_lowercase();
+        // The only script is the file of the page, and nothing else could run.
+        let scripts: Vec<&str> = body.split("<script").skip(1).collect();
+        assert_eq!(scripts.len(), 1, "{path}: {body}");
+        assert!(
+            scripts[0].starts_with(" src=\"/page.js\""),
+            "{path}: {body}"
+        );
+        for harm in [
+            "<b>project",
+            "<i>broken",
+            "<img",
+            "javascript:",
+            " style=",
+            "<style",
+        ] {
+            assert!(!body.contains(harm), "{path}: {harm}: {body}");
+        }
+        assert!(!body.contains("http://") || path != "/", "{path}: {body}");
+        // The token and secrets are never part of a view.
+        assert!(!body.contains(TOKEN), "{path}");
+    }
+}
+
+#[test]
+fn the_page_is_small_and_needs_the_token() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    let html = ["host: localhost", "accept: text/html"];
+    let mut size = 0;
+    for path in ["/login", "/page.css", "/page.js", "/icon.svg"] {
+        let answer = server.send("GET", path, &html, "");
+        assert_eq!(answer.status, 200, "{path}");
+        size += answer.body.len();
+    }
+    size += view(&server, "/").body.len();
+    assert!(size < SIZE_MAX, "{size}");
+    for path in [
+        "/",
+        "/webhooks",
+        "/deliveries",
+        "/events",
+        "/files",
+        "/settings",
+    ] {
+        let answer = server.send("GET", path, &html, "");
+        assert_eq!(
+            (answer.status, answer.header("location")),
+            (303, Some("/login")),
+            "{path}"
+        );
+        assert_eq!(view(&server, path).status, 200, "{path}");
+    }
+    let wrong = form(&server, "/login", OWN, "token=0123456789abcdef");
+    assert_eq!(wrong.status, 401);
+    assert!(wrong.body.contains("The token is wrong"), "{wrong:?}");
+}
+
+#[test]
+fn forms_act_only_for_pages_of_this_server() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    three_projects(&home, &server);
+    let dead = first(&server, "/api/v1/deliveries?state=dead");
+    let redeliver = format!("/deliveries/{dead}/redeliver");
+    for foreign in [
+        "accept: text/html",
+        "sec-fetch-site: cross-site",
+        "origin: http://evil.example",
+    ] {
+        let answer = form(&server, &redeliver, foreign, "");
+        assert_eq!(answer.status, 403, "{foreign}: {answer:?}");
+        let answer = form(&server, "/webhooks/good/disable", foreign, "");
+        assert_eq!(answer.status, 403, "{foreign}: {answer:?}");
+    }
+    let answer = form(&server, &redeliver, OWN, "");
+    let location = format!("/deliveries/{dead}");
+    assert_eq!(
+        (answer.status, answer.header("location")),
+        (303, Some(&*location)),
+        "{answer:?}"
+    );
+    wait_until("the second attempt", || {
+        let found = server.json(&format!("/api/v1/deliveries/{dead}"));
+        (found["state"] == "dead" && found["log"].as_array()?.len() == 2).then_some(())
+    });
+    let answer = form(
+        &server,
+        "/webhooks/good/disable",
+        "origin: http://localhost",
+        "",
+    );
+    assert_eq!(answer.status, 303, "{answer:?}");
+    let standing = |name: &str| -> Value {
+        let webhooks = server.json("/api/v1/webhooks");
+        let mut webhooks = webhooks.as_array().unwrap().iter();
+        webhooks.find(|webhook| webhook["name"] == name).unwrap()["standing"].clone()
+    };
+    assert_eq!(standing("good"), "off");
+    assert_eq!(form(&server, "/webhooks/good/enable", OWN, "").status, 303);
+    assert_eq!(standing("good"), "on");
+    let answer = form(&server, "/webhooks/bad%2F%20%3Cb%3E/test", OWN, "");
+    assert!(answer.body.contains("not delivered"), "{answer:?}");
+    assert!(answer.body.contains("&lt;script&gt;alert(1)"), "{answer:?}");
+    assert_eq!(form(&server, "/webhooks/god/enable", OWN, "").status, 404);
+    assert_eq!(
+        form(&server, &format!("/deliveries/{dead}/cancel"), OWN, "").status,
+        409
+    );
+}
+
+#[test]
+fn many_deliveries_change_only_by_the_number_that_was_shown() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    three_projects(&home, &server);
+    let filters = "webhook=good&state=delivered";
+    let shown = view(
+        &server,
+        &format!("/deliveries/bulk?action=redeliver&{filters}"),
+    );
+    assert!(
+        shown.body.contains("name=\"expected\" value=\"6\""),
+        "{shown:?}"
+    );
+    let before = good.n();
+    let send = |expected: u64| {
+        let body = format!("action=redeliver&{filters}&expected={expected}");
+        form(&server, "/deliveries/bulk", OWN, &body)
+    };
+    let refused = send(5);
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert!(
+        refused.body.contains("6 are selected by now"),
+        "{refused:?}"
+    );
+    let done = send(6);
+    assert!(done.body.contains("6 deliveries redelivered"), "{done:?}");
+    good.wait_for(before + 6);
+    let nothing = form(&server, "/deliveries/bulk", OWN, "action=redeliver");
+    assert_eq!(nothing.status, 400, "{nothing:?}");
+}
+
+#[test]
+fn a_payload_is_downloaded_byte_for_byte() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    let content = xml("Sales", "s1", &"line\n".repeat(10_000));
+    home.write("sales/one/project.xml", &content);
+    good.wait_for(2);
+    let event = first(&server, "/api/v1/events?event=project-import");
+    let file = server.get(&format!("/events/{event}/project.xml"));
+    assert_eq!(file.body, content);
+    assert_eq!(
+        file.header("content-type"),
+        Some("application/octet-stream")
+    );
+    let disposition = file.header("content-disposition").unwrap();
+    assert!(disposition.starts_with("attachment"), "{disposition}");
+    let shown = view(&server, &format!("/events/{event}/payload"));
+    assert!(
+        shown.body.contains("This is the first part"),
+        "{}",
+        shown.body.len()
+    );
+    assert_eq!(shown.body.matches("<li>").count(), 5_000);
+}
