@@ -92,14 +92,7 @@ enum Command {
     /// Show the held removals and release them
     Accept(accept::AcceptArguments),
     /// Show whether the daemon runs, what it watches, and each webhook's queue
-    Status {
-        /// Print one JSON object; with --watch, one a line
-        #[arg(long)]
-        json: bool,
-        /// Show it again and again until interrupted
-        #[arg(long, short)]
-        watch: bool,
-    },
+    Status(status::StatusArguments),
     /// Show the inferred events, and why they were inferred; replay them
     Events(events::EventsArguments),
     /// List deliveries with their attempts; redeliver, cancel and purge them
@@ -200,9 +193,9 @@ fn dispatch(arguments: &Arguments, held: &HeldSignals) -> anyhow::Result<u8> {
             &mut std::io::stdout().lock(),
             &mut std::io::stderr().lock(),
         ),
-        Command::Status { json, watch } => {
+        Command::Status(status) => {
             let config = inspected(config)?;
-            printing(|out| status::run(&config, *json, *watch, now, &style(), out))
+            printing(|out| status::run(status, &config, now, &style(), out))
         }
         Command::Accept(accept) => {
             let config = inspected(config)?;

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::follow;
 use super::output::{BOLD, GREEN, RED, Style, YELLOW, counted, duration, print_json, safe, time};
 use super::view::{location, print_pairs};
-use super::{DONE, missing_socket, recorded, standing};
+use super::{DONE, FAILED, missing_socket, recorded, standing};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::state_size::{Fill, StateSize};
@@ -22,31 +22,49 @@ use crate::engine::status::ActorReport;
 use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report, Settings};
 use crate::watch::Coverage;
 
-/// Shows the state of the daemon and its webhooks, with `watch` again and again.
-///
-/// The exit status is 0 even if no daemon runs.
-pub(super) fn run(
-    config: &Config,
+/// Show whether the daemon runs, what it watches, and each webhook's queue.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct StatusArguments {
+    /// Print one JSON object; with --watch, one a line
+    #[arg(long)]
     json: bool,
+    /// Show it again and again until interrupted
+    #[arg(long, short)]
     watch: bool,
+    /// Exit with 1 unless the daemon runs and watches the repository, for health checks
+    #[arg(long, conflicts_with = "watch")]
+    exit_code: bool,
+}
+
+/// Shows the state of the daemon and its webhooks, with `--watch` again and again.
+///
+/// Without `--exit-code`, the exit status is 0 even if no daemon runs.
+pub(super) fn run(
+    arguments: &StatusArguments,
+    config: &Config,
     now: impl Fn() -> Timestamp,
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let report = |out: &mut dyn Write, is_line: bool, now| {
+    let show = |out: &mut dyn Write, is_line: bool, now| {
         let report = gather(config)?;
-        match (json, is_line) {
+        match (arguments.json, is_line) {
             (true, true) => follow::print_line(out, &report)?,
             (true, false) => print_json(out, &report)?,
             (false, _) => print(&report, now, style, out)?,
         }
-        anyhow::Ok(())
+        anyhow::Ok(report)
     };
-    if watch {
-        return follow::watch(out, |out| report(out, true, now()));
+    if arguments.watch {
+        return follow::watch(out, |out| show(out, true, now()).map(|_| ()));
     }
-    report(out, false, now())?;
-    Ok(DONE)
+    let report = show(out, false, now())?;
+    let is_watching = report.daemon.is_some_and(|daemon| daemon.engine.ready);
+    Ok(if is_watching || !arguments.exit_code {
+        DONE
+    } else {
+        FAILED
+    })
 }
 
 /// Gathers the report from the daemon, if it answers, and from the store.
