@@ -39,6 +39,9 @@ mod lengths;
 // Kills at any time, and between an answer and its record.
 mod kills;
 
+// Bodies by templates of the user.
+mod templates;
+
 // Failing commits.
 mod commits;
 

@@ -23,6 +23,22 @@ fn content(kind: EventKind) -> CallbackContent {
     content
 }
 
+/// Checks a body by the format that the vendor publishes.
+fn check_schema(example: &str, body: &Value) {
+    let schema = match example {
+        "slack" => include_str!("schemas/slack.json"),
+        "teams" => include_str!("schemas/teams.json"),
+        _ => return,
+    };
+    let schema = serde_json::from_str(schema).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let errors: Vec<String> = validator
+        .iter_errors(body)
+        .map(|error| error.to_string())
+        .collect();
+    assert!(errors.is_empty(), "{example}: {errors:?}");
+}
+
 /// What the receiver reads from a body. Panics if the body is not what it expects.
 fn check(example: &str, kind: EventKind, body: &Value) {
     let line = format!("{}: {HOSTILE}/{HOSTILE} by {HOSTILE}", kind.label());
@@ -115,6 +131,7 @@ fn every_example_of_a_template_makes_what_its_receiver_expects() {
             let value = serde_json::from_slice(&made.bytes)
                 .unwrap_or_else(|error| panic!("{}: {kind}: {error}", block.position()));
             check(block.argument(), *kind, &value);
+            check_schema(block.argument(), &value);
             // Every attempt sends the same bytes.
             assert_eq!(body::make(&webhook.format, &content).unwrap(), made);
         }
