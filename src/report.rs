@@ -158,6 +158,11 @@ impl Sources {
         })
     }
 
+    /// Forgets the states of webhooks, so that an operator sees the effect of a change at once.
+    pub(crate) async fn forget_states(&self) {
+        *self.counted.lock().await = None;
+    }
+
     /// Gathers the webhooks that are configured, and those that only the store has.
     pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
         let states = self.states().await?;

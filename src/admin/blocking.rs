@@ -61,12 +61,14 @@ impl Admin {
     ) -> Result<T, ApiError> {
         let state_dir = self.state_dir.clone();
         let queues = Arc::clone(&self.queues);
-        run(&self.bounded.changes, move || {
+        let done = run(&self.bounded.changes, move || {
             let done = work(&mut Operations::open(&state_dir)?);
             queues.wake_all();
             done
         })
-        .await
+        .await;
+        self.sources.forget_states().await;
+        done
     }
 }
 
