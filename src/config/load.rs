@@ -30,7 +30,7 @@ use crate::domain::parameters::{Naming, Organization, UsernameSource};
 const SOCKET_PATH_MAX: usize = 103;
 
 /// The least number of characters of `admin.token`. A shorter one could be guessed.
-const TOKEN_MIN: usize = 16;
+pub(super) const TOKEN_MIN: usize = 16;
 
 /// The default key of the audit rule; packaging/audit/project-webhooks.rules has it.
 const DEFAULT_KEY: &str = "project-webhooks";

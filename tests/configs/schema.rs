@@ -53,10 +53,6 @@ const NOT_EXPRESSIBLE: &[(&str, &[&str])] = &[
         &["admin_listen_unix_long"],
     ),
     (
-        "a secret has one type for all settings, whatever they require of it",
-        &["admin_token_short", "admin_token_spaces"],
-    ),
-    (
         "a schema does not compare two values, or two spellings of a key",
         &[
             "layout_overlap",

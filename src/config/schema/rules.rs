@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{elsewhere, put, text};
 use crate::config::headers::{OWN_HEADERS, OWN_PREFIXES};
+use crate::config::load::TOKEN_MIN;
 use crate::domain::event::{EventKind, Parameter};
 
 /// A URL for HTTP without user name, password and fragment.
@@ -63,6 +64,7 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
         }
         "network.allow" | "network.deny" => ADDRESS,
         "admin.listen" => r"^(unix:.*\S.*|[\d.]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5})$",
+        "admin.token" => return Some(sourced(&format!("^[!-~]{{{TOKEN_MIN},}}$"))),
         "admin.mode" => "^0?[0-7]{1,3}$",
         _ => return None,
     };
