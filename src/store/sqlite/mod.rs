@@ -55,6 +55,8 @@ mod row;
 mod schema;
 mod select;
 #[cfg(test)]
+mod statement_tests;
+#[cfg(test)]
 mod tests;
 mod transaction;
 mod webhooks;

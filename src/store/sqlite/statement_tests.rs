@@ -1,0 +1,168 @@
+//! The plans of all statements in the source of the store.
+//!
+//! A million rows must cost a statement no more than ten. So no statement reads a whole table of
+//! deliveries, events, payloads or files, unless [`SCANS`] has a reason.
+
+use std::fs;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::*;
+
+/// The beginnings of the statements that read a whole large table or index, each with its reason.
+const SCANS: &[(&str, &str)] = &[
+    (
+        "SELECT webhook FROM deliveries WHERE state = 'pending' GROUP BY webhook ORDER BY count(*)",
+        "counts the pending ones, only at the limit of the state's size",
+    ),
+    (
+        "SELECT id FROM deliveries NOT INDEXED WHERE webhook = ?1 AND state = 'pending'",
+        "ends at its limit: at the limit of the state's size the oldest rows are pending",
+    ),
+    (
+        "SELECT webhook, count(*), min(waiting_ms) FROM deliveries",
+        "counts for status and metrics, on a connection of their own",
+    ),
+    (
+        "SELECT webhook, state, count(*), max(finished_ms) FROM deliveries",
+        "counts for status and metrics, on a connection of their own",
+    ),
+    (
+        "SELECT COUNT(*) FROM deliveries d WHERE {}",
+        "counts the deliveries of an operator's selector, in a command",
+    ),
+    (
+        "SELECT {}, e.sequence, e.recorded_ms,",
+        "its condition is a list of keys, which the placeholder hides",
+    ),
+    (
+        "SELECT d.id, d.webhook, e.id, e.kind,",
+        "its condition is a list of keys, which the placeholder hides",
+    ),
+    (
+        "SELECT DISTINCT organization, project FROM files",
+        "lists the record for a full scan",
+    ),
+    (
+        "SELECT organization, project, document FROM files WHERE role = 'definition' AND instr(",
+        "reads the ids that no definition has, once after a start",
+    ),
+    (
+        "SELECT length(p.compressed) FROM (SELECT payload FROM events ORDER BY sequence LIMIT ?1)",
+        "ends after a hundred of the oldest events",
+    ),
+];
+
+/// Tables with few rows, and tables that a statement makes.
+const SMALL: [&str; 8] = [
+    "CONSTANT",
+    "json_each",
+    "listeners",
+    "meta",
+    "moves",
+    "numbers",
+    "problems",
+    "webhooks",
+];
+
+/// The text literals of a source file, without line continuations.
+fn literals(source: &str) -> Vec<String> {
+    let source = source.replace("'\"'", "");
+    let code: Vec<&str> = source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect();
+    let code = code.join("\n");
+    let mut literals = Vec::new();
+    let mut rest = code.as_str();
+    while let Some(begin) = rest.find('"') {
+        let text = &rest[begin + 1..];
+        let mut is_escaped = false;
+        let end = text.find(|c: char| {
+            let ends = c == '"' && !is_escaped;
+            is_escaped = c == '\\' && !is_escaped;
+            ends
+        });
+        let Some(end) = end else { break };
+        let lines = text[..end].split("\\\n");
+        let joined: String = lines
+            .enumerate()
+            .map(|(n, line)| if n == 0 { line } else { line.trim_start() })
+            .collect();
+        literals.push(joined.replace("\\\"", "\""));
+        rest = &text[end + 1..];
+    }
+    literals
+}
+
+/// Replaces the placeholders of `format!`: conditions and lists of columns become a constant.
+fn filled(statement: &str) -> String {
+    let mut filled = String::new();
+    let mut rest = statement;
+    while let Some((before, after)) = rest.split_once('{') {
+        filled.push_str(before);
+        filled.push('1');
+        rest = after.split_once('}').map_or("", |(_, after)| after);
+    }
+    filled + rest
+}
+
+fn statements() -> Vec<String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/sqlite");
+    let mut statements = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let is_source = path.extension().is_some_and(|extension| extension == "rs");
+        if !is_source || path.to_string_lossy().ends_with("tests.rs") {
+            continue;
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let verbs = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "];
+        let is_statement = |text: &String| verbs.iter().any(|verb| text.starts_with(verb));
+        statements.extend(literals(code).into_iter().filter(is_statement));
+    }
+    statements
+}
+
+#[test]
+fn no_statement_reads_a_whole_large_table_without_a_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(SqliteStore::open(directory.path()).unwrap());
+    let connection = Connection::open(directory.path().join("state.db")).unwrap();
+    let all = statements();
+    assert!(all.len() > 80, "{} statements found", all.len());
+    let mut n_used = vec![0; SCANS.len()];
+    for statement in &all {
+        // Its index is a placeholder, and the statement fails without the index.
+        if statement.contains("INDEXED BY {") {
+            continue;
+        }
+        let sql = format!("EXPLAIN QUERY PLAN {}", filled(statement));
+        let mut prepared = connection.prepare(&sql).unwrap_or_else(|error| {
+            panic!("{error}: {sql}");
+        });
+        let mut rows = prepared.raw_query();
+        let mut scans = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            let line: String = row.get(3).unwrap();
+            let table = line
+                .strip_prefix("SCAN ")
+                .map(|rest| rest.split(' ').next());
+            if table.is_some_and(|table| !SMALL.contains(&table.unwrap_or_default())) {
+                scans.push(line);
+            }
+        }
+        let reason = SCANS
+            .iter()
+            .position(|(begin, _)| statement.starts_with(begin));
+        match reason {
+            Some(reason) => n_used[reason] += 1,
+            None => assert!(scans.is_empty(), "{statement}\n{scans:?}"),
+        }
+    }
+    for ((begin, _), n) in SCANS.iter().zip(n_used) {
+        assert!(n > 0, "{begin}");
+    }
+}
