@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
+use globset::{Glob, GlobSet};
 use project_webhooks::config::Format;
 use project_webhooks::document;
-use project_webhooks::domain::event::{EventId, EventKind, Origin};
+use project_webhooks::domain::event::{EventId, EventKind, Origin, Parameter};
 use project_webhooks::domain::infer::{Removals, infer};
+use project_webhooks::domain::pace::{Pace, Rate};
 use project_webhooks::domain::project::{
     ContentHash, FileState, Observed, ObservedFile, ProjectKey, Recorded, Role, Stamp,
 };
+use project_webhooks::domain::route::{Properties, Subscription, ValueFilter};
 use project_webhooks::domain::settle::{Agenda, Unresolved};
 use project_webhooks::layout::Layout;
 use project_webhooks::webhook::signature::{SigningKey, sign};
@@ -33,6 +36,8 @@ fn main() -> anyhow::Result<()> {
     layouts(&mut criterion)?;
     bodies(&mut criterion)?;
     signing(&mut criterion)?;
+    selecting(&mut criterion)?;
+    pacing(&mut criterion);
     criterion.final_summary();
     Ok(())
 }
@@ -231,4 +236,60 @@ fn signing(criterion: &mut Criterion) -> anyhow::Result<()> {
         });
     }
     Ok(())
+}
+
+/// Whether a webhook receives an event, with and without the setting `when`.
+fn selecting(criterion: &mut Criterion) -> anyhow::Result<()> {
+    let key = ProjectKey::new("sales", "orders");
+    let parameters = [
+        (Parameter::Username, "ann".to_owned()),
+        (Parameter::VersionTag, "release-1".to_owned()),
+    ];
+    let event = Properties {
+        kind: EventKind::ProjectPublish,
+        key: &key,
+        parameters: &parameters,
+    };
+    let mut excluded = GlobSet::builder();
+    excluded.add(Glob::new("svc-*")?);
+    let filter = ValueFilter {
+        included: None,
+        excluded: excluded.build()?,
+    };
+    let mut group = criterion.benchmark_group("select");
+    for (name, when) in [
+        ("without when", Vec::new()),
+        ("with when", vec![(Parameter::Username, filter)]),
+    ] {
+        let subscription = Subscription {
+            webhook: "catalog".to_owned(),
+            events: EventKind::SEVEN.into(),
+            projects: None,
+            when,
+        };
+        group.bench_function(name, |b| {
+            b.iter(|| black_box(&subscription).interest(black_box(event)));
+        });
+    }
+    Ok(())
+}
+
+/// The times of an attempt, with and without the setting `rate`.
+fn pacing(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pace");
+    let rate = Rate {
+        n: 100_000,
+        per: Duration::from_secs(1),
+    };
+    for (name, rate) in [("without rate", None), ("with rate", Some(rate))] {
+        let mut pace = Pace::default();
+        let mut now = Duration::ZERO;
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                now += Duration::from_micros(10);
+                pace.sent(black_box(rate), now);
+                pace.next(black_box(rate))
+            });
+        });
+    }
 }
