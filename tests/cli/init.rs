@@ -53,6 +53,9 @@ fn adopted(directory: &Path) -> usize {
         .count()
 }
 
+/// A name, the files, the directory that is given, what is said, and the number of projects.
+type Tree<'a> = (&'a str, &'a [&'a str], &'a str, &'a [&'a str], usize);
+
 #[test]
 fn each_tree_gets_a_configuration_that_check_accepts_and_that_finds_the_projects() {
     let bundle = [
@@ -61,7 +64,7 @@ fn each_tree_gets_a_configuration_that_check_accepts_and_that_finds_the_projects
         "repository/metadata/0b6c1d3e/91bb/project.xml",
         "repository/engine/conf/engine.log",
     ];
-    let table: &[(&str, &[&str], &str, &[&str], usize)] = &[
+    let table: &[Tree] = &[
         (
             "the default layout",
             &[
@@ -300,7 +303,7 @@ fn unreadable_directories_are_reported() {
         "repository/secret/a/project.xml",
     ]);
     let secret = place.path().join("repository/secret");
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o0)).unwrap();
     let mut command = program();
     if geteuid().is_root() {
         // Root reads everything, so another user runs it.

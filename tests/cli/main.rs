@@ -37,10 +37,10 @@ fn before_the_first_start_commands_report_that_nothing_is_recorded() {
     assert!(status.contains("the daemon has never run"), "{status}");
     let status = place.run(&["status", "--json"]).json();
     assert_eq!(status["running"], false);
+    assert_eq!(status["webhooks"][0]["name"], "catalog");
     // For health checks. tests/packaging runs it with a daemon.
     let status = place.run(&["status", "--exit-code"]).failed(1);
     assert!(status.starts_with("stopped: "), "{status}");
-    assert_eq!(status["webhooks"][0]["name"], "catalog");
 
     let scan = place.run(&["scan"]).succeeded();
     assert!(scan.contains("adopted: 1 definition"), "{scan}");
