@@ -1,7 +1,7 @@
-//! The actions of the API: what the commands change, with the same checks.
+//! The actions of the API: the same changes as by the commands, with the same checks.
 //!
-//! Constraint: an action on many deliveries needs their number, so that nobody changes more than was
-//! shown. A request with `dryRun` returns the number.
+//! Constraint: a request that changes many deliveries contains their expected number. So it changes
+//! no more than its sender has seen. A request with `dryRun` returns the number.
 
 use std::sync::Arc;
 
@@ -28,13 +28,13 @@ const IDS_MAX: usize = 1_000;
 #[derive(Serialize, ToSchema)]
 pub(super) struct Switched {
     webhook: String,
-    /// Whether the webhook was not switched so before.
+    /// Whether the request changed the switch. `false` if the webhook was in this state already.
     changed: bool,
     /// Whether the configuration enables the webhook. If not, it sends nothing.
     enabled: bool,
 }
 
-/// Options of an action that has none.
+/// The body of an action without options.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct NoOptions {}
@@ -59,7 +59,7 @@ pub(super) struct Bulk {
     pub(super) until: Option<String>,
     /// Return the number of selected deliveries, and change nothing.
     pub(super) dry_run: bool,
-    /// The number of selected deliveries. With another number, nothing is changed.
+    /// The number that `dryRun` returned. If another number is selected now, nothing is changed.
     pub(super) expected: Option<u64>,
 }
 
@@ -113,7 +113,7 @@ async fn change_one(server: &Server, change: Change, id: &str) -> Result<Json<Ch
 
 const NOT_PENDING: &str = "only pending deliveries can be cancelled";
 
-/// Sends the selected deliveries again now; without ids and a state, only dead ones.
+/// Sends the selected deliveries again now. Without `ids` and `state`, only dead ones.
 #[utoipa::path(post, path = "/api/v1/deliveries/redeliver", tag = "act", request_body = Bulk,
     responses((status = 200, body = Changed), (status = "default", body = ApiError)))]
 pub(super) async fn redeliver_many(
@@ -152,7 +152,7 @@ async fn change_many(
     server.admin.change(work).await.map(Json)
 }
 
-/// Whether to make a change. Refuses one of another number than was shown.
+/// Whether to make the change. It is an error if another number was expected.
 fn confirmed(dry_run: bool, expected: Option<u64>, matched: u64) -> Result<bool, ApiError> {
     match expected {
         _ if dry_run => Ok(false),
@@ -316,7 +316,7 @@ pub(super) struct ReplayOptions {
     /// Return the number of selected events, and change nothing.
     #[serde(default)]
     dry_run: bool,
-    /// The number of selected events. With another number, nothing is changed.
+    /// The number that `dryRun` returned. If another number is selected now, nothing is changed.
     #[serde(default)]
     expected: Option<u64>,
 }

@@ -92,7 +92,7 @@ impl IntoResponse for Refusal {
             ),
             Refusal::Limited => (
                 StatusCode::TOO_MANY_REQUESTS,
-                "too many wrong tokens from this address; wait a minute",
+                "too many wrong tokens from this address; try again in a minute",
             ),
             Refusal::Foreign => (
                 StatusCode::FORBIDDEN,
@@ -140,7 +140,8 @@ impl Access {
         if !sessions(headers).any(|session| self.is_session(session, now)) {
             return Err(Refusal::Unauthorized);
         }
-        // A browser sends the cookie by itself, so a change also needs its word about the page.
+        // A browser sends the cookie with the requests of other sites too. So a change also needs the
+        // browser's headers that name the page which sent it.
         let is_change = !matches!(*method, Method::GET | Method::HEAD);
         if is_change && !hosts::is_from_own_page(headers) {
             return Err(Refusal::Foreign);
@@ -164,7 +165,11 @@ impl Access {
             return Ok(());
         }
         if failures.count(client, moment) == FAILURES_MAX {
-            warn!(client = ?client, "the admin API refused {FAILURES_MAX} wrong tokens; refusing this client for a minute");
+            warn!(
+                client = ?client,
+                "{FAILURES_MAX} wrong admin tokens from one client within a minute; refusing its tokens \
+                 until that minute ends"
+            );
         }
         Err(Refusal::Unauthorized)
     }
@@ -177,7 +182,7 @@ impl Access {
         Some(format!("{expiry}.{digits}"))
     }
 
-    /// Whether this process made the session, and it has not expired.
+    /// Whether this process made the session and it has not expired.
     fn is_session(&self, session: &str, now: Timestamp) -> bool {
         let Some((expiry, digits)) = session.split_once('.') else {
             return false;
@@ -228,7 +233,7 @@ fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|cookie| cookie.trim().strip_prefix(SESSION)?.strip_prefix('='))
 }
 
-/// The address that wrong tokens are counted for. A network of IPv6 is one client.
+/// The address for which wrong tokens are counted. An IPv6 network (/64) is one client.
 fn client(peer: Peer) -> Option<IpAddr> {
     match peer.0? {
         IpAddr::V6(address) if address.to_ipv4_mapped().is_none() => {
@@ -239,7 +244,7 @@ fn client(peer: Peer) -> Option<IpAddr> {
     }
 }
 
-/// The wrong tokens of each client, since the first of them.
+/// For each client, the time of its first wrong token, and the number of wrong tokens.
 #[derive(Default)]
 struct Failures(HashMap<Option<IpAddr>, (Duration, u32)>);
 

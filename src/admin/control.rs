@@ -192,7 +192,9 @@ pub(crate) fn accept(state_dir: &Path, token: &str) -> io::Result<Option<Accepte
     request(state_dir, &format!("{ACCEPT}{token}"), RELOAD_MAX)
 }
 
-/// Sends a line to the daemon. An error means that a daemon may be running but does not answer.
+/// Sends a line to the daemon and reads the answer. Returns `None` if no daemon runs.
+///
+/// After an error, a daemon may be running but does not answer.
 fn request<T: serde::de::DeserializeOwned>(
     state_dir: &Path,
     line: &str,

@@ -1,6 +1,6 @@
-//! Bounds on the bodies of requests, and the headers that make answers harmless in a browser.
+//! Limits the bodies of requests, and sets the security headers of answers.
 //!
-//! Constraint: names of files and answers of receivers are text of strangers. No browser may run them.
+//! Constraint: file names and receivers' answers are untrusted text. No browser may run it as code.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use super::error::ApiError;
 /// The maximum size of a body.
 pub(super) const BODY_MAX: usize = 64 * 1024;
 
-/// How long a client may take for a body.
+/// How long a client may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// What a page of this server may load: only its own files.
+/// The content security policy: a page loads only files of this server.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; \
                       frame-ancestors 'none'";
@@ -41,12 +41,12 @@ const HEADERS: [(HeaderName, &str); 6] = [
     ),
 ];
 
-/// Bounds the bodies of all requests to a router.
+/// Limits the size and the time of all request bodies of a router.
 pub(super) fn bounded(router: Router) -> Router {
     router.layer(middleware::from_fn(whole_body))
 }
 
-/// Adds the headers to all answers of a router.
+/// Adds the security headers to all answers of a router.
 pub(super) fn harmless(router: Router) -> Router {
     router.layer(middleware::map_response(with_headers))
 }
@@ -61,7 +61,7 @@ async fn with_headers(mut response: Response) -> Response {
     response
 }
 
-/// Reads the body before the request is handled.
+/// Reads the whole body before it passes the request on.
 async fn whole_body(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, BODY_MAX)).await;

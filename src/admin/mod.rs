@@ -1,11 +1,12 @@
-//! The admin server (health, metrics and the API over HTTP) and the control socket.
+//! The admin server (health, metrics, API and page over HTTP) and the control socket.
 //!
-//! Constraint: health answers even if all other parts are stuck. The API lists and changes what the
-//! commands do, by the functions of [`crate::operator`].
+//! Constraint: health answers even if all other parts are stuck. The API and the commands share the
+//! functions of [`crate::operator`], so both list and change the same things.
 //!
 //! Map: [`control`] is the control socket, [`socket`] binds addresses, and `routes` has the paths. A
 //! request passes `hosts` (refuses other sites), `guard` (bounds bodies) and `auth` (checks the token).
-//! `reads`, `actions` and [`stream`] answer it, with `pages` and `blocking` for access to the store.
+//! `reads`, `actions` and [`stream`] answer requests to the API, and `page` those of a browser. They
+//! access the store by `pages` and `blocking`.
 
 mod actions;
 mod auth;
@@ -46,7 +47,7 @@ use crate::report::Sources;
 /// The parts of the daemon that the admin server and the control socket reach.
 pub(crate) struct Admin {
     pub(crate) sources: Sources,
-    /// The queues, which are woken when a command changed deliveries or webhooks.
+    /// The queues. A command that changes deliveries or webhooks wakes them.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) requests: mpsc::Sender<Request>,
     state_dir: PathBuf,
@@ -107,7 +108,7 @@ const BOUNDS: Bounds = Bounds {
     stop: Duration::from_secs(1),
 };
 
-/// Serves health, metrics and the API until `stop`.
+/// Serves health, metrics, the API and the page until `stop`.
 ///
 /// Over TCP, requests must name one of the configured hosts or this machine.
 pub(crate) async fn serve(

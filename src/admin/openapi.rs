@@ -11,8 +11,8 @@ use super::routes;
 #[openapi(
     info(
         title = "project-webhooks",
-        description = "The admin API of project-webhooks: what happened, what was sent, and what to \
-                       do about it."
+        description = "The admin API of project-webhooks: lists events, deliveries and webhooks, and \
+                       changes deliveries and webhooks."
     ),
     components(schemas(ApiError)),
     modifiers(&Schemes),
@@ -37,7 +37,7 @@ impl utoipa::Modify for Schemes {
     }
 }
 
-/// The description. It is made anew, so that it takes no memory at rest.
+/// Makes the description. Each request makes it anew, so it takes no memory in between.
 pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
     Json(routes::api().split_for_parts().1)
 }

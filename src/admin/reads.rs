@@ -81,9 +81,9 @@ pub(super) struct EventFilters {
     pub(super) event: Option<String>,
     /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization.
     pub(super) project: Option<String>,
-    /// The number of items, from 1 to 500. The default is 50.
+    /// The maximum number of items, from 1 to 500. The default is 50.
     pub(super) limit: Option<String>,
-    /// `next` of the page before.
+    /// The value of `next` in the previous page.
     pub(super) cursor: Option<String>,
 }
 
@@ -150,9 +150,9 @@ pub(super) struct DeliveryFilters {
     pub(super) since: Option<String>,
     /// Only deliveries recorded before then.
     pub(super) until: Option<String>,
-    /// The number of items, from 1 to 500. The default is 50.
+    /// The maximum number of items, from 1 to 500. The default is 50.
     pub(super) limit: Option<String>,
-    /// `next` of the page before.
+    /// The value of `next` in the previous page.
     pub(super) cursor: Option<String>,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Server {
     pub(super) stop: CancellationToken,
 }
 
-/// The described part of the API.
+/// The part of the API that the OpenAPI document describes.
 pub(super) fn api() -> OpenApiRouter<Arc<Server>> {
     OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(reads::status))
@@ -44,7 +44,7 @@ pub(super) fn api() -> OpenApiRouter<Arc<Server>> {
         .routes(routes!(actions::replay))
 }
 
-/// All paths: health for everybody, the rest for those who may use the API.
+/// All paths. `auth` guards all but health, metrics, the login and the files of the page.
 pub(super) fn all(server: &Arc<Server>) -> Router {
     let health = Router::new()
         .route("/healthz", get(health::healthz))

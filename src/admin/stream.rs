@@ -1,9 +1,9 @@
 //! `GET /api/v1/stream`: new events and changed deliveries, as server-sent events.
 //!
-//! Constraint: clients cost the same together as one, and nothing while there is none. While somebody
-//! listens, one task asks twice a second whether something was recorded. Only then it compares the state,
-//! as `--follow` does. The newest items are kept for all clients. A client that is slower than that, or that comes back too late, gets
-//! `missed` and has to read the listings again.
+//! Constraint: many clients cost as little as one, and without clients there is no work. While a client
+//! is connected, one task checks twice a second whether something was recorded. Only then does it
+//! compare the state, as `--follow` does. It keeps the newest items for all clients. A client that is
+//! too slow for them, or reconnects too late, gets `missed` and has to read the listings again.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -29,13 +29,13 @@ use crate::operator::follow::{self, COMPARED, Follower};
 use crate::operator::view::{DeliveryView, EventView};
 use crate::store::{EventFilter, ListedDelivery, ListedEvent, Listings, Selector};
 
-/// The time between two comparisons with the state.
+/// The time between two checks for new items.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How many comparisons are made after the last client left, so that it may come back.
+/// The number of checks after the last client left, so that it may reconnect.
 const ROUNDS_KEPT: u32 = 60;
 
-/// The number of newest items that are kept for slow clients.
+/// The number of newest items to keep for slow clients.
 const ITEMS_MAX: usize = 1_024;
 
 /// The maximum number of clients.
@@ -215,7 +215,7 @@ impl Compared {
     }
 }
 
-/// Compares the state until nobody has listened for half a minute.
+/// Compares the state until there was no client for half a minute.
 async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
     let state_dir = admin.state_dir.clone();
     let start = move || Compared::start(Listings::open(&state_dir)?);

@@ -1,4 +1,4 @@
-//! Answers the forms of the views: the actions of the API, then the view again.
+//! Answers the forms of the views: runs the action of the API, and shows the view again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -22,7 +22,7 @@ pub(super) struct Action {
     action: String,
 }
 
-/// Shows how many deliveries an action would change, and asks.
+/// Shows the number of deliveries that an action would change, and asks.
 pub(super) async fn count(
     State(server): State<Arc<Server>>,
     Query(Action { action }): Query<Action>,
@@ -84,7 +84,7 @@ pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Res
 
 const REDELIVER: &str = "redeliver";
 
-/// The word of the button, and the title.
+/// The text of the button, and the title.
 fn words(action: &str) -> (&'static str, &'static str) {
     if action == REDELIVER {
         ("Redeliver", "Redeliver deliveries")
@@ -93,7 +93,7 @@ fn words(action: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// The selection. Without an expected number, it is only counted.
+/// The request. Without an expected number, it only counts the deliveries.
 fn bulk(chosen: &Chosen, expected: Option<u64>) -> Bulk {
     Bulk {
         ids: Vec::new(),

@@ -10,7 +10,7 @@ const HEIGHT: u64 = 60;
 /// The width of the bar of one minute.
 const BAR: usize = 6;
 
-/// The attempts of each minute, and how long a change took to its callback.
+/// The attempts of each minute, and the mean time from a change to its callback.
 pub(super) fn all(hour: &[Minute]) -> Markup {
     let sum = |of: fn(&Minute) -> u64| hour.iter().map(of).sum::<u64>();
     let (delivered, failed) = (sum(|minute| minute.delivered), sum(|minute| minute.failed));

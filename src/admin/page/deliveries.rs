@@ -1,4 +1,4 @@
-//! The deliveries: a filtered listing, and one with all attempts.
+//! The deliveries: a filtered listing, and a view of one delivery with all attempts.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::domain::delivery::State as DeliveryState;
 use crate::domain::event::EventKind;
 use crate::operator::view::{AttemptView, DeliveryView, DeliveryWithAttempts};
 
-/// The filters of the form. A browser sends empty ones too.
+/// The filters of the form. A browser also sends empty fields.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Chosen {
@@ -39,7 +39,7 @@ pub(super) fn given(text: &str) -> Option<String> {
 }
 
 impl Chosen {
-    /// The filters without the place in the listing.
+    /// The filters without the cursor.
     pub(super) fn pairs(&self) -> [(&'static str, &str); 6] {
         [
             ("webhook", &self.webhook),
@@ -84,7 +84,7 @@ pub(super) async fn list(
     Ok(page(Section::Deliveries, "Deliveries", &content))
 }
 
-/// A list of choices, the first of which is none.
+/// A list of choices. The first choice is empty.
 fn select(name: &str, label: &str, chosen: &str, choices: &[&str]) -> Markup {
     // A webhook that is not configured any more can still be chosen by a link.
     let is_known = chosen.is_empty() || choices.contains(&chosen);

@@ -1,4 +1,4 @@
-//! The events: a filtered listing, and one with the reasons of its inference and of its deliveries.
+//! The events: a filtered listing, and a view of one event with the reasons for it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::domain::actor::Actor;
 use crate::domain::event::FileSummary;
 use crate::operator::view::{EventView, EventWithDeliveries};
 
-/// The filters of the form. A browser sends empty ones too.
+/// The filters of the form. A browser also sends empty fields.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Chosen {
@@ -122,7 +122,7 @@ pub(super) async fn one(
     Ok(page(Section::Events, &title, &content))
 }
 
-/// An event with why it was inferred and where it goes.
+/// An event with the reasons for its inference, and its deliveries.
 fn in_full(found: &EventWithDeliveries) -> Markup {
     let event = &found.event;
     let payload = format!("/events/{}/payload", segment(&event.id));

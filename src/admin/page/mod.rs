@@ -1,11 +1,11 @@
-//! The page at `/`: what the API lists and changes, for a browser.
+//! The page at `/`: the listings and actions of the API, for a browser.
 //!
 //! Constraint: the page has no data and no rules of its own. It calls the handlers of the API, and
-//! renders their types. Names of files and answers of receivers are text of strangers: only `maud` puts
+//! renders their types. File names and receivers' answers are untrusted text: only `maud` puts
 //! text into HTML, and it escapes all of it. Everything can be read without JavaScript, and changed by
 //! forms.
 //!
-//! Map: `shell` is the frame around all views; `overview`, `webhooks`, `deliveries`, `bulk`, `events`,
+//! Map: `shell` is the HTML around each view; `overview`, `webhooks`, `deliveries`, `bulk`, `events`,
 //! `payload` and `settings` are the views; `actions` answers forms; `parts` has what views share.
 
 mod actions;
@@ -45,7 +45,7 @@ const FILES: [(&str, &str, &str); 3] = [
     ("/icon.svg", "image/svg+xml", include_str!("icon.svg")),
 ];
 
-/// The files that the page consists of. They have no data, so that the login form can use them.
+/// Serves the files of the page. The login form uses them too, so they contain no data.
 pub(super) fn files() -> Router {
     FILES
         .into_iter()

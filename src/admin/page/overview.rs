@@ -1,4 +1,4 @@
-//! The state of the daemon with its troubles, and the ignored files.
+//! The state of the daemon with its problems, and the ignored files.
 
 use std::sync::Arc;
 
@@ -100,16 +100,16 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
     if !daemon.alive {
         found.push(Advice {
             problem: "The engine does not respond.".to_owned(),
-            advice: html! { "See the log. Restart the daemon if it stays so." },
+            advice: html! { "See the log. If this does not end, restart the daemon." },
         });
     }
     for (trouble, text) in &daemon.engine.troubles {
         let advice = match trouble {
             Trouble::Root => {
-                html! { "Mount or restore the repository. The daemon goes on by itself." }
+                html! { "Mount or restore the repository. The daemon then continues by itself." }
             }
             Trouble::Store => {
-                html! { "Free space on the disk of the state directory. Nothing is lost meanwhile." }
+                html! { "Usually the disk of the state directory is full: free some space. Nothing is lost meanwhile." }
             }
             Trouble::Removals => {
                 html! { "Restore the projects, or release the removals with " code { "project-webhooks accept" } "." }

@@ -1,4 +1,4 @@
-//! The frame around all views: head, navigation, errors and the login form.
+//! The HTML around each view (head and navigation), error views and the login form.
 
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
@@ -53,7 +53,7 @@ impl Section {
 /// A view, ready to be sent.
 pub(super) type Page = Html<String>;
 
-/// Makes a page of a view.
+/// Puts the content of a view into a page.
 pub(super) fn page(section: Section, title: &str, content: &Markup) -> Page {
     frame(Some(section), title, content)
 }
@@ -99,7 +99,7 @@ fn head(title: &str) -> Markup {
     }
 }
 
-/// The form that asks for the token, after a wrong one with an alert.
+/// The form that asks for the token. After a wrong token, it has an alert.
 pub(in crate::admin) fn login(is_wrong: bool) -> Page {
     let document = html! {
         (DOCTYPE)
