@@ -32,16 +32,16 @@ pub enum Deed {
     Wrote,
     /// The file or directory got a name.
     Appeared {
-        /// The name. Two if the call does not tell which directory it is in.
+        /// The name. There are two places if either of two directories may contain it.
         places: Vec<Place>,
-        /// Whether it had another name before, so that a directory may have contents.
+        /// Whether the call renamed it. A renamed directory may already have contents.
         is_moved: bool,
     },
     /// The file or directory lost a name.
     Vanished {
-        /// The name. Two if the call does not tell which directory it is in.
+        /// The name. There are two places if either of two directories may contain it.
         places: Vec<Place>,
-        /// Whether it got another name.
+        /// Whether the call renamed it.
         is_moved: bool,
     },
 }

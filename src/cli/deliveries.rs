@@ -361,7 +361,7 @@ impl Notified {
     }
 }
 
-/// Notifies the running daemon of a changed queue.
+/// Notifies the running daemon that deliveries or webhooks changed.
 pub(super) fn wake(config: &Config) -> Notified {
     match admin::control::wake(&config.state_dir) {
         Ok(Some(_)) => Notified::Daemon,

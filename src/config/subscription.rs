@@ -116,7 +116,7 @@ pub(super) fn projects(
     Some((texts, set(globs, value, context)?))
 }
 
-/// Compiles globs. The error is one of this value.
+/// Compiles globs. It reports an error at the location of `value`.
 fn set(
     globs: impl IntoIterator<Item = Glob>,
     value: &Value<'_>,

@@ -31,9 +31,10 @@ use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::store::{OpenError, Store, StoreError};
 
-/// How long an iteration of the engine's loop may take before the daemon counts as stuck.
+/// How long the engine may report no progress before the daemon counts as stuck.
 ///
-/// It is longer than reading the largest file from a slow disk takes.
+/// The engine reports progress for each file that it reads. Reading the largest file from a slow disk
+/// takes less than this.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// Why the daemon ended.

@@ -1,8 +1,8 @@
 //! Logs attempts.
 //!
 //! Constraint: ten thousand failing deliveries must not fill the log, but the log must show that
-//! attempts fail. So each minute it has the first failures in full, and one count of all others.
-//! The store has all attempts. At level debug, the log has them as well.
+//! attempts fail. So for each minute, it has the first failures in full and one count of all others.
+//! The store has all attempts. At level debug, the log has all of them too.
 
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ pub(super) fn log_transition(webhook: &str, transition: Transition) {
     match transition {
         Transition::Down(next_probe) => warn!(
             webhook, %next_probe,
-            "the endpoint seems to be down; keeping the deliveries of projects that failed, and probing it \
-             with one at a time"
+            "the endpoint seems to be down; probing it with one delivery at a time, while the other \
+             deliveries of failed projects wait"
         ),
         Transition::Up(after) => info!(
             webhook,

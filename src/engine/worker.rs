@@ -418,12 +418,12 @@ impl Worker {
         }
     }
 
-    /// Looks up the owners again that are unknown. Returns whether some became known.
+    /// Looks up unknown owners again. Returns whether some became known.
     pub(super) fn retry_owners(&self) -> bool {
         self.observer.retry_owners(self.clock.now())
     }
 
-    /// Records the noted unusable entries.
+    /// Records the changes that [`Self::note_unusable`] noted since the last record.
     pub(super) fn record_noted_unusable(&mut self) {
         if self.unusable.is_empty() {
             return;

@@ -1,6 +1,6 @@
-//! What happened in each minute of the last hour, for the charts of the page.
+//! Counts attempts and latency for each minute of the last hour, for the page's charts.
 //!
-//! Constraint: counting takes a few nanoseconds, and an hour takes a few kilobytes.
+//! Constraint: counting takes a few nanoseconds, and the counts of an hour a few kilobytes of memory.
 
 use std::collections::VecDeque;
 use std::time::Duration;

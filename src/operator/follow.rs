@@ -1,14 +1,14 @@
 //! Finds the new and changed items of a listing.
 //!
 //! Constraint: each round compares the newest items with those of the round before, and misses no new
-//! item. Nothing is held between two rounds but the positions and revisions of the newest items.
+//! item. Between two rounds, only the positions and revisions of the newest items stay in memory.
 
 use std::collections::BTreeMap;
 
 use crate::domain::delivery::State;
 use crate::store::{ListedDelivery, ListedEvent};
 
-/// How many items the first round reads. A round with more new items reads twice as many again.
+/// The number of items that a round reads first. With more new items, it reads twice as many.
 const READ_AT_FIRST: usize = 256;
 
 /// How many of the newest items are compared with the state. Changes of older items are not found.

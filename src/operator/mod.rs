@@ -1,6 +1,6 @@
-//! What an operator lists and changes, for the command line and the admin API.
+//! Listings and changes for operators, shared by the command line and the admin API.
 //!
-//! Constraint: both use the same rules and the same JSON. Neither has a check or a shape of its own.
+//! Constraint: both use the same rules and the same JSON. Neither has checks or types of its own.
 //!
 //! Map: [`view`] is the JSON, [`select`] reads filters, [`change`] changes deliveries and webhooks,
 //! [`test`] sends a test request, and [`follow`] finds new items of a listing.

@@ -210,14 +210,14 @@ pub struct Collected {
     pub has_more: bool,
 }
 
-/// The space that the store takes and could take, in bytes.
+/// The space that the store takes, and the space that is left for it, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// The used part of the database, without parts that are free for reuse.
+    /// The size of the database, without the pages that are free for reuse.
     pub used: u64,
-    /// The write-ahead log.
+    /// The size of the write-ahead log.
     pub log: u64,
-    /// The free space of the file system, with the reserve and the free parts of the database.
+    /// The sum of the file system's free space, the reserve, and the database's free pages.
     pub available: u64,
     /// The size of the file system.
     pub total: u64,

@@ -101,7 +101,7 @@ impl Authorization {
     ///
     /// # Errors
     ///
-    /// The authorization server gives no token.
+    /// The authorization server returns no token.
     pub(super) async fn value(&self) -> Result<Option<HeaderValue>, NoToken> {
         match self {
             Self::None => Ok(None),
@@ -121,7 +121,7 @@ impl Authorization {
         }
     }
 
-    /// The host of the token endpoint, if there is one.
+    /// The host of the token endpoint, and the proxy on the way to it, for errors.
     pub(super) fn token_host(&self) -> Option<String> {
         match self {
             Self::Token(source) => Some(source.to.to_string()),

@@ -34,7 +34,7 @@ const CACHED_MAX: u64 = 4 << 20;
 
 /// The cause of a refused commit.
 #[derive(Debug, thiserror::Error)]
-#[error("{available} bytes are available, and the daemon keeps the last ones to remove old rows")]
+#[error("only {available} bytes are available; the daemon keeps them for the removal of old rows")]
 struct Scarce {
     available: u64,
 }
@@ -52,7 +52,7 @@ enum Taken {
 pub(super) struct Reserve {
     path: PathBuf,
     database: PathBuf,
-    /// The size of the reserve, by the size of the file system.
+    /// The size of the reserve. It depends on the size of the file system.
     size: u64,
     held: u64,
     is_possible: bool,

@@ -23,12 +23,14 @@ use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
 use crate::store::listing::Collected;
 
-/// The number of free pages that are kept for reuse: 4 MiB. Further ones are returned.
+/// The number of free pages to keep for reuse: 4 MiB.
+///
+/// Further free pages are returned to the file system.
 const FREE_PAGES_KEPT: i64 = 1024;
 
-/// The size of payloads after which a batch removes no more, in bytes before compression.
+/// A batch stops once it has removed payloads of this size, in bytes before compression.
 ///
-/// Removed contents are overwritten, so each of their pages is a page of the log.
+/// SQLite overwrites removed contents, so each of their pages is written to the log.
 const REMOVED_MAX: u64 = 4 << 20;
 
 /// The maximum number of candidates. With more, all payloads are checked again.
