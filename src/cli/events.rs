@@ -161,8 +161,8 @@ fn show(
         if daemon.is_some_and(|daemon| daemon.settings != Settings::of(config)) {
             writeln!(
                 out,
-                "These are the reasons by the file, which has changed since the daemon read it. To \
-                 apply it, run `project-webhooks reload`."
+                "The reasons are those of the configuration file, which has changed since the daemon \
+                 read it. To apply it, run `project-webhooks reload`."
             )?;
         }
     } else if log.is_empty() {

@@ -73,7 +73,7 @@ fn frame(text: &[u8], height: usize, is_first: bool) -> Vec<u8> {
     frame
 }
 
-/// The items of a listing that goes on.
+/// The items of a listing that continues with new items.
 pub(super) struct Followed<'a, T, V> {
     /// Reads the newest items, newest first, up to this number.
     pub(super) read: &'a dyn Fn(usize) -> anyhow::Result<Vec<T>>,

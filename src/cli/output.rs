@@ -213,7 +213,7 @@ impl Listing {
         }
     }
 
-    /// Whether the listing goes on with new items.
+    /// Whether the listing continues with new items.
     pub(super) fn follows(&self) -> bool {
         self.follow
     }

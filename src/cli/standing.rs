@@ -68,11 +68,11 @@ pub(super) fn print_webhooks(
     Ok(())
 }
 
-/// Prints that the running daemon does not work by the file.
+/// Prints that the running daemon uses other settings than the file has.
 pub(super) fn print_file_changed(out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
-        "The daemon works by the settings above; the file has changed since. To apply it, run \
+        "The daemon uses the settings above. The configuration file has changed since; to apply it, run \
          `project-webhooks reload`."
     )
 }

@@ -15,7 +15,7 @@ mod tests;
 /// A known layout: its path templates for each role.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// What the layout is called in messages.
+    /// The name of the layout in messages.
     pub(crate) name: &'static str,
     pub(crate) project: &'static [&'static str],
     pub(crate) published: &'static [&'static str],
@@ -199,7 +199,7 @@ fn is_below(path: &str, directory: &str) -> bool {
             .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// What a file is by each candidate that gives it a meaning.
+/// The role of a file in each candidate that explains it.
 fn meanings<'a>(path: &'a str, layouts: &[(Layout, BTreeSet<usize>)]) -> Vec<Meaning<'a>> {
     // The byte offsets at which a component starts.
     let starts: Vec<usize> = std::iter::once(0)

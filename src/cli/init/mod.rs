@@ -32,7 +32,7 @@ pub(super) struct InitArguments {
     directory: PathBuf,
 }
 
-/// Writes the configuration and prints what was found and what to do next.
+/// Writes the configuration, and prints the found projects and the next commands.
 pub(super) fn run(
     arguments: &InitArguments,
     named: Option<&Path>,
@@ -111,7 +111,7 @@ fn ignored() -> anyhow::Result<Ignored> {
     Ok(Ignored::new(&globs)?)
 }
 
-/// Prints the layout, the counts, and what was not understood.
+/// Prints the layout, the counts, and the paths that are left out.
 fn print_found(
     shown: &str,
     recognised: Option<&Recognised>,
@@ -166,7 +166,7 @@ fn print_found(
 
 /// Fails if the directory has files, but no layout that the program knows.
 ///
-/// A directory without any is the place of a new repository.
+/// A directory without files is valid: it becomes a new repository.
 fn nothing_recognised(shown: &str, found: &Survey) -> anyhow::Result<()> {
     ensure!(
         !found.paths.iter().any(|path| path == DEFINITION),

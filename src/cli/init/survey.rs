@@ -28,7 +28,7 @@ pub(super) struct Bounds {
     pub(super) bytes: u64,
 }
 
-/// Some seconds of work on a slow disk, for each bound.
+/// The bounds of `init`. Each allows some seconds of work on a slow disk.
 pub(super) const BOUNDS: Bounds = Bounds {
     entries: 200_000,
     depth: 12,
@@ -36,7 +36,7 @@ pub(super) const BOUNDS: Bounds = Bounds {
     bytes: 256 * 1024 * 1024,
 };
 
-/// The paths that a reason names as examples.
+/// The maximum number of example paths for a reason.
 const EXAMPLES_MAX: usize = 3;
 
 /// Paths that are left out for the same reason.
@@ -51,7 +51,7 @@ pub(super) struct Left {
 pub(super) struct LeftOut(BTreeMap<String, Left>);
 
 impl LeftOut {
-    /// Notes a path. `detail` is specific to the path.
+    /// Adds a path that is left out. `detail` is the part of the reason that only this path has.
     pub(super) fn add(&mut self, reason: &str, path: &str, detail: Option<&str>) {
         let left = self.0.entry(reason.to_owned()).or_default();
         left.count += 1;
@@ -172,7 +172,7 @@ impl Walk<'_> {
         below
     }
 
-    /// Reads the files that were found, as far as the bounds allow.
+    /// Reads the found files within the bounds.
     fn read(mut self) -> Survey {
         let mut xml = std::mem::take(&mut self.xml);
         xml.sort_unstable();

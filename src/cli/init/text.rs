@@ -28,7 +28,7 @@ pub(super) struct Facts<'a> {
     pub(super) recognised: Option<&'a Recognised>,
 }
 
-/// What the recognised layout is called.
+/// The name of the recognised layout, with its templates.
 pub(super) fn layout_name(recognised: &Recognised) -> String {
     let shape = recognised.shape;
     let below = match recognised.below.as_str() {
