@@ -30,12 +30,12 @@ const BATCH: usize = 500;
 /// How long the time of day must agree with the monotonic clock after somebody set it.
 const STEADY_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// What housekeeping works on.
+/// Removes old rows and limits the size of the state.
 #[derive(Clone)]
 pub(crate) struct Housekeeping {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
-    /// The queues, which are woken when deliveries became dead.
+    /// The queues to wake when deliveries became dead.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) retention: watch::Receiver<Retention>,
     /// The most space that the state could take since the start.

@@ -157,8 +157,9 @@ pub trait Delivering: Send + Sync {
 
     /// Removes rows before their retention to free `needed` bytes, at most `limit` of each kind.
     ///
-    /// It frees about `needed` bytes at most, so that no more than necessary is given up. Delivered deliveries go first, then dead and cancelled ones. If there are none left, the
-    /// oldest pending deliveries of the webhook with the most become dead, with this reason.
+    /// It frees at most about `needed` bytes. It removes delivered deliveries first, then dead and
+    /// cancelled ones. If there are none left, the oldest pending deliveries of the webhook with the
+    /// most become dead, with this reason.
     fn make_room<'a>(
         &'a self,
         reason: &'a str,
@@ -167,7 +168,7 @@ pub trait Delivering: Send + Sync {
         limit: usize,
     ) -> Answer<'a, Collected>;
 
-    /// Returns the space that the store takes and could take.
+    /// Returns the space that the store takes, and the space that is left for it.
     fn space(&self) -> Answer<'_, Space>;
 }
 
@@ -291,9 +292,9 @@ pub trait Operating {
     /// Queues recorded events for a webhook, again or for the first time. Returns their number.
     ///
     /// It selects the events that the webhook subscribes to, and those that have a delivery to it. All
-    /// are due now, with a new schedule and the origin `redelivery`. A lane keeps the order of
-    /// recording, also with what is pending. An event that is pending keeps its delivery: only one
-    /// delivery of an event to a webhook exists.
+    /// are due now, with a new schedule and the origin `redelivery`. A lane sends
+    /// replayed and pending events in the order of recording. There is only one delivery of an event to
+    /// a webhook, so an event with a pending delivery keeps it.
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Cancels pending deliveries. Returns their number.

@@ -65,7 +65,7 @@ pub(super) fn held_in(directory: &Path) -> u64 {
 }
 
 impl Reserve {
-    /// Takes the reserve of a state directory as far as there is space.
+    /// Takes the reserve of a state directory, or as much of it as there is space for.
     pub(super) fn take(directory: &Path) -> Self {
         let total = rustix::fs::statvfs(directory)
             .map_or(0, |found| found.f_blocks.saturating_mul(found.f_frsize));
@@ -85,7 +85,7 @@ impl Reserve {
         self.size
     }
 
-    /// Takes the space back as far as there is any. Returns whether it is enough for commits.
+    /// Takes back as much of the space as there is. Returns whether it is enough for commits.
     pub(super) fn restore(&mut self) -> bool {
         let mut wanted = self.size;
         let least = self.size / LEAST_PART;
@@ -103,7 +103,7 @@ impl Reserve {
         !self.is_possible || self.held >= least
     }
 
-    /// Gives the space to the transactions that remove rows.
+    /// Releases the space for transactions that remove rows.
     pub(super) fn release(&mut self) {
         // Emptied first: another process may have the file open.
         let emptied = OpenOptions::new().write(true).open(&self.path);

@@ -96,7 +96,7 @@ pub(super) fn log_size(log: &Path) -> u64 {
     fs::metadata(log).map_or(0, |metadata| metadata.len())
 }
 
-/// The space that the database at this path takes and could take.
+/// The space that the database at this path takes, and the space that is left for it.
 pub(super) fn space(connection: &Connection, path: &Path) -> Result<Space, Fault> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let page_size = row::count(pragma("page_size")?);
