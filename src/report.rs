@@ -51,7 +51,7 @@ pub(crate) struct Sources {
     /// How long an iteration of the engine's loop may take before the daemon counts as stuck.
     pub(crate) standstill: Duration,
     pub(crate) counted: Mutex<Option<Counted>>,
-    /// The configuration that the daemon works by.
+    /// The configuration that the daemon uses.
     pub(crate) config: std::sync::Mutex<Arc<Config>>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct DaemonReport {
     #[serde(flatten)]
     pub(crate) engine: Snapshot,
     pub(crate) since_start: Counts,
-    /// The settings that the daemon works by.
+    /// The settings that the daemon uses.
     #[serde(default)]
     pub(crate) settings: Settings,
 }
@@ -123,12 +123,12 @@ impl Sources {
         }
     }
 
-    /// Replaces the configuration that the daemon works by.
+    /// Replaces the configuration that the daemon uses.
     pub(crate) fn configure(&self, config: &Arc<Config>) {
         *self.lock_config() = Arc::clone(config);
     }
 
-    /// The configuration that the daemon works by.
+    /// The configuration that the daemon uses.
     pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.lock_config())
     }
@@ -202,7 +202,7 @@ pub(crate) struct Report {
     pub(crate) unknown: Option<String>,
     pub(crate) repository: String,
     pub(crate) state_dir: String,
-    /// Whether the file differs from the settings that the daemon works by.
+    /// Whether the file differs from the settings that the daemon uses.
     pub(crate) is_file_changed: bool,
     /// Whether the state directory has a database.
     pub(crate) has_state: bool,

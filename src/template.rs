@@ -94,7 +94,7 @@ pub struct TemplateError {
     pub line: usize,
     /// The column in the template, in characters from 1.
     pub column: usize,
-    /// What is wrong.
+    /// The error message.
     pub message: String,
 }
 

@@ -43,7 +43,9 @@ const STEP_MAX_FAILING: Duration = Duration::from_millis(100);
 /// The time between two tries to look up unknown names again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Looks up a user: the name, `None` if no user has this id, or why the database gives no answer.
+/// Looks up the name of a user. `None` means that no user has this id.
+///
+/// An error is the reason why the database does not answer.
 type LookUp = dyn Fn(u32) -> Result<Option<String>, String> + Send + Sync;
 
 /// A cache of owner names that threads can share.

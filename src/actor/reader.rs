@@ -132,7 +132,7 @@ struct Worker {
     key: String,
     clock: Clock,
     assembler: super::Assembler,
-    /// Whether records were lost. The kernel goes on dropping them until its queue is empty.
+    /// Whether records were lost. The kernel keeps dropping them until its queue is empty.
     has_lost: bool,
 }
 

@@ -103,7 +103,7 @@ pub(crate) fn is_in_container() -> bool {
     differs("/proc/self/ns/user", USER) || differs("/proc/self/ns/pid", PROCESS) || is_other_network
 }
 
-/// Lists what is missing for the source `audit`, as far as this process can check it.
+/// Lists the missing requirements of the source `audit` that this process can check.
 #[cfg(target_os = "linux")]
 pub(crate) fn gaps(repository: &Path, key: &str) -> Vec<Gap> {
     use super::netlink;

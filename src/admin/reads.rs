@@ -31,7 +31,7 @@ pub(super) async fn status(State(server): State<Arc<Server>>) -> Result<Json<Rep
     let file = admin.sources.config().file.clone();
     let state_dir = admin.state_dir.clone();
     let report = move |listings: &_| {
-        // A file with errors differs from the settings that the daemon works by.
+        // A file with errors differs from the settings that the daemon uses.
         let file = config::load(&file, &WithoutSecrets).map_or_else(
             |_| Settings::default(),
             |loaded| Settings::of(&loaded.config),

@@ -1,8 +1,8 @@
 //! The thread of one webhook's queue.
 //!
-//! Constraint: a receiver can keep the thread busy that reads its answers. A flood of interim answers
-//! (`100 Continue`) does so for seconds, because the HTTP library reads all that arrived before it lets
-//! other tasks work. So each queue has a thread of its own, and nothing waits for its end.
+//! Constraint: a receiver can keep the thread that reads its answers busy. A flood of interim answers
+//! (`100 Continue`) does so for seconds, because the HTTP library reads all of them before it yields to
+//! other tasks. So each queue has a thread of its own, and nothing waits for the thread's end.
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ struct Job {
     ended: oneshot::Sender<()>,
 }
 
-/// A thread that waits for a queue. It ends if this is dropped.
+/// A thread that waits for a queue. Dropping this value ends the thread.
 pub(super) struct QueueThread(oneshot::Sender<Job>);
 
 impl QueueThread {

@@ -72,7 +72,7 @@ pub struct Pace {
     next: Duration,
 }
 
-/// What the answers of a receiver say about its limit.
+/// The limit of a receiver, learned from its answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Learned {
     interval: Duration,

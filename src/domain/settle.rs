@@ -420,7 +420,7 @@ impl Agenda {
 
     /// Restores the held removals of an earlier run, and the projects that an operator accepted.
     ///
-    /// A hold goes on to its end, but ends a hold time from now at the latest.
+    /// A hold continues to its end, but lasts at most one hold time from now.
     pub fn remember(
         &mut self,
         held: Option<HeldBefore>,

@@ -72,7 +72,7 @@ pub(super) struct Rules<'a> {
 pub(super) struct Judgement {
     /// The first batch to commit, without its payloads, and without webhooks until they are added.
     pub batch: Batch,
-    /// The portions to commit after it, because their contents have to be read again.
+    /// The portions to commit after the batch. Their contents have to be read again.
     pub portions: Vec<Portion>,
     /// For each observed project, the reasons to observe it again.
     pub unresolved: Vec<(ProjectKey, Unresolved)>,

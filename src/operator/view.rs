@@ -230,7 +230,7 @@ pub(crate) struct WebhookView {
     pub(crate) events: Vec<String>,
     /// `None` if the webhook gets the events of every project.
     pub(crate) projects: Option<Vec<String>>,
-    /// The globs of `when` by parameter. Absent if the values of parameters do not matter.
+    /// The globs of `when` by parameter. Absent without `when`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false)]
     pub(crate) when: BTreeMap<String, Vec<String>>,

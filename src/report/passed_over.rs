@@ -16,7 +16,7 @@ use crate::domain::route::{Interest, Mismatch};
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PassedOver {
     pub(crate) webhook: String,
-    /// A word for programs.
+    /// The reason as a word, for programs.
     pub(crate) reason: &'static str,
     /// The reason in words.
     pub(crate) because: String,

@@ -1,7 +1,7 @@
-//! The settings that a running daemon works by, for listings.
+//! The settings that a running daemon uses, for listings.
 //!
 //! Constraint: the file may have changed since the daemon read it. So commands show the settings of the
-//! running daemon. Secrets are left out.
+//! running daemon. They never contain secrets.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub(crate) struct WebhookSettings {
     pub(crate) events: Vec<String>,
     /// `None` if the webhook gets the events of every project.
     pub(crate) projects: Option<Vec<String>>,
-    /// The globs of `when` by parameter. Empty if the values of parameters do not matter.
+    /// The globs of `when` by parameter. Empty without `when`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false)]
     pub(crate) when: BTreeMap<String, Vec<String>>,

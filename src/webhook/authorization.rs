@@ -40,7 +40,7 @@ pub(super) struct NoToken {
 }
 
 impl NoToken {
-    /// Makes the value for a reason that other credentials do not change.
+    /// Makes the value for a failure that other credentials would not prevent.
     pub(super) fn because(error: String) -> Self {
         Self {
             error,

@@ -114,7 +114,7 @@ pub struct Attempt {
     pub request_headers: Vec<(String, String)>,
 }
 
-/// Who refused the credentials of a request.
+/// The kind of answer that refused the credentials of a request.
 enum Refusal {
     /// The receiver answered 401 to this header Authorization.
     Unauthorized(Option<HeaderValue>),

@@ -1,4 +1,4 @@
-//! What the schema has beyond the table of settings.
+//! The rules of the schema that the table of settings does not have.
 
 use serde_json::{Value, json};
 

@@ -171,7 +171,7 @@ pub struct Retention {
     pub max_state_size: Option<u64>,
 }
 
-/// The server of metrics and health.
+/// The admin server: health, metrics, the API and the page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminServer {
     /// Further names of this machine that a client may address.

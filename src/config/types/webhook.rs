@@ -41,7 +41,7 @@ pub struct Webhook {
     pub schedule: Vec<Duration>,
     /// The maximum number of projects with a request in progress at the same time.
     pub concurrency: usize,
-    /// The most requests in a time, if there is a limit.
+    /// The maximum rate of requests, if there is a limit.
     pub rate: Option<Rate>,
     /// Extra certificate authorities, and the client certificate with its key.
     pub tls: Tls,

@@ -24,7 +24,7 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 /// The HTTP/2 flow-control window of a connection, for all its answers together, in bytes.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// What requests are made and authorized with, and the settings that it comes from.
+/// The settings and the authorization of a webhook's requests.
 pub(super) struct Credentials {
     pub(super) webhook: config::Webhook,
     pub(super) settings: Arc<RequestSettings>,
