@@ -86,12 +86,12 @@ impl Figures {
             ),
             (
                 "watching",
-                "1 while changes are noticed, like /readyz.",
+                "1 while /readyz answers 200.",
                 flag(engine.is_watching()),
             ),
             (
                 "polling",
-                "1 while a scan on a timer finds the changes.",
+                "1 while a timer scans for changes.",
                 flag(coverage.polls),
             ),
         ] {
@@ -211,7 +211,7 @@ impl Figures {
             let age = Duration::try_from(now.duration_since(since));
             age.unwrap_or_default().as_secs_f64()
         };
-        // Leave out a parked webhook without deliveries: it was removed from the configuration.
+        // Leave out a webhook without deliveries that was removed from the configuration.
         let shown = |webhook: &&WebhookReport| {
             webhook.standing != Standing::Parked || webhook.pending > 0 || webhook.dead > 0
         };
@@ -233,7 +233,7 @@ impl Figures {
         })?;
         gauges(
             "webhook_enabled",
-            "1 while the webhook sends, 0 while it is off, disabled or parked.",
+            "1 while the webhook sends. 0 while it is off, disabled, or removed with deliveries kept.",
             &|webhook| flag(webhook.standing == Standing::On),
         )
     }

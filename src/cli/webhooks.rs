@@ -36,7 +36,7 @@ pub(super) struct WebhooksArguments {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum WebhooksCommand {
-    /// List the configured webhooks, and those with parked deliveries
+    /// List the configured webhooks, and removed ones that still have deliveries
     List {
         /// Print a JSON array
         #[arg(long)]

@@ -22,8 +22,8 @@ pub(super) fn all(hour: &[Minute]) -> Markup {
     html! {
         section.charts aria-label="The last hour" {
             figure {
-                figcaption { "Attempts a minute in the last hour: " (delivered) " delivered, " (failed) " failed" }
-                (chart(hour.len(), &format!("Attempts a minute: {delivered} delivered and {failed} failed in an hour, at most {} in a minute", highest.unwrap_or(0)), &bars(hour, highest)))
+                figcaption { "Attempts per minute in the last hour: " (delivered) " delivered, " (failed) " failed" }
+                (chart(hour.len(), &format!("Attempts per minute: {delivered} delivered and {failed} failed in an hour, at most {} in a minute", highest.unwrap_or(0)), &bars(hour, highest)))
             }
             figure {
                 figcaption {

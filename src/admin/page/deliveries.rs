@@ -149,7 +149,7 @@ fn table(chosen: &Chosen, found: &DeliveryPage) -> Markup {
                 }
             }
             @if found.items.is_empty() {
-                p { @if found.next.is_some() { "None in this part; older ones follow." }
+                p { @if found.next.is_some() { "None on this page. Older pages may have some." }
                     @else { "No deliveries." } }
             } @else {
                 (rows(&found.items))

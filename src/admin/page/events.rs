@@ -72,7 +72,7 @@ fn table(chosen: &Chosen, found: &EventPage) -> Markup {
     html! {
         div #events data-live[chosen.cursor.is_empty()] {
             @if found.items.is_empty() {
-                p { @if found.next.is_some() { "None in this part; older ones follow." }
+                p { @if found.next.is_some() { "None on this page. Older pages may have some." }
                     @else { "No events." } }
             } @else {
                 (rows(&found.items))

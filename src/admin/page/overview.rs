@@ -127,7 +127,7 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
     if let Some(note) = &daemon.engine.coverage.note {
         found.push(Advice {
             problem: note.clone(),
-            advice: html! { "Changes there are found by a scan on a timer." },
+            advice: html! { "A scan on a timer finds changes there." },
         });
     }
     if daemon.state_size.fill() != Fill::Low {
@@ -239,7 +239,7 @@ pub(super) fn ignored(files: &[ProblemReport]) -> Markup {
                     }
                 }
             }
-            @if files.len() >= INCOMPLETE_MAX { p { "There may be more; these are the first." } }
+            @if files.len() >= INCOMPLETE_MAX { p { "These are the first files; there may be more." } }
         }
     }
 }

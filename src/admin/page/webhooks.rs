@@ -86,7 +86,7 @@ fn switches(name: &str, standing: Standing) -> Markup {
     html! {
         @match standing {
             Standing::Parked => p {
-                "This webhook is not in the configuration. Its deliveries wait until it is there again."
+                "This webhook is not in the configuration. Its deliveries wait until it is configured again."
             },
             Standing::Disabled => {
                 p { "The configuration has " code { "enabled: false" } " for this webhook." }

@@ -83,7 +83,7 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
          \n  # The first start, with nothing recorded: adopt records the existing files without\n  \
          # callbacks, report reports them as imports, publishes and snapshots.\n  \
          on_first_start: adopt\n\
-         \n  # How long a project must be idle before a removal in it counts.\n  # settle: 1s\n\
+         \n  # How long a project must be idle before a missing file counts as removed.\n  # settle: 1s\n\
          \n{state}\n{organizations}\n\
          # The user name in callbacks: the first source that yields one. owner is the file's owner,\n\
          # annotation:NAME an annotation in the project.xml, value:TEXT a fixed text.\n\
@@ -105,7 +105,7 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
          # How long finished deliveries are kept, for listings and redelivery.\n\
          # retention: {{ delivered: 7d, dead: 30d }}\n\
          \n\
-         # Metrics and health; off when absent.\n\
+         # Metrics and health, and with a token the page and the API; off when absent.\n\
          # admin: {{ listen: \"127.0.0.1:9417\" }}\n",
         editor_line()
     ))
