@@ -4,10 +4,11 @@
 //! is an error of the configuration and not of a delivery.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use http::HeaderValue;
 
+use super::problem::Position;
 use super::reader::{Context, Fault, Mapping};
 use super::source;
 use super::types::{BodyFormat, Format};
@@ -67,28 +68,50 @@ fn template(
         return None;
     };
     let (text, file) = source_of(&body, context)?;
-    let place = |error: TemplateError, about: &str| match &file {
-        Some(path) => {
-            let TemplateError {
-                line,
-                column,
-                message,
-            } = error;
-            let path = path.display();
-            Fault::new(format!("{path}:{line}:{column}: {message}{about}"))
-        }
-        None => Fault::new(format!("{error}{about}")),
-    };
-    let compiled = Template::compile(content_type?, &text).map_err(|error| place(error, ""));
-    let template = context.accept(&body.location, compiled)?;
+    let template = Template::compile(content_type?, &text);
+    let template = template.map_err(|error| fail(error, "", &body, file.as_deref(), context));
+    let template = template.ok()?;
     for event in events? {
         if let Err(error) = template.check(*event) {
-            let fault = place(error, &format!(" (with a sample of {event})"));
-            context.error(&body.location, fault);
+            let about = format!(" (with a sample of {event})");
+            fail(error, &about, &body, file.as_deref(), context);
             return None;
         }
     }
     Some(BodyFormat::Template(template))
+}
+
+/// Reports an error of a template where it is, in its file or in config.yaml.
+fn fail(
+    error: TemplateError,
+    about: &str,
+    body: &Value<'_>,
+    file: Option<&Path>,
+    context: &mut Context<'_>,
+) {
+    let TemplateError {
+        line,
+        column,
+        message,
+    } = &error;
+    let mut location = body.location.clone();
+    let message = match file {
+        Some(path) => format!("{}:{line}:{column}: {message}{about}", path.display()),
+        None if let (true, Kind::Text(text)) = (body.node.is_literal, &body.node.kind) => {
+            let Position {
+                line: first_line,
+                column: first_column,
+            } = location.position;
+            let n_empty = text.bytes().take_while(|byte| *byte == b'\n').count();
+            location.position = Position {
+                line: first_line.saturating_add(*line).saturating_sub(n_empty + 1),
+                column: first_column.saturating_add(column.saturating_sub(1)),
+            };
+            format!("{message}{about}")
+        }
+        None => format!("{error}{about}"),
+    };
+    context.error(&location, Fault::new(message));
 }
 
 fn content_type(text: &str) -> Result<String, Fault> {

@@ -25,6 +25,8 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Node {
     pub position: Position,
     pub kind: Kind,
+    /// Whether this is a literal block (`|`), whose first line that is not empty is at `position`.
+    pub is_literal: bool,
 }
 
 /// The kind of a value.
@@ -245,7 +247,11 @@ impl Builder<'_> {
                 } else {
                     Kind::Text(text.into_owned())
                 };
-                self.finish(position, kind);
+                self.finish_node(Node {
+                    position,
+                    kind,
+                    is_literal: style == ScalarStyle::Literal,
+                });
             }
             Event::SequenceStart(anchor, tag) => {
                 self.check_properties(position, anchor, tag.is_some());
@@ -298,7 +304,14 @@ impl Builder<'_> {
 
     /// Adds a finished value to the list or mapping that contains it.
     fn finish(&mut self, position: Position, kind: Kind) {
-        let node = Node { position, kind };
+        self.finish_node(Node {
+            position,
+            kind,
+            is_literal: false,
+        });
+    }
+
+    fn finish_node(&mut self, node: Node) {
         match self.open.last_mut() {
             None => self.root = Some(node),
             Some((_, Open::List(items))) => items.push(node),

@@ -72,6 +72,7 @@ const NOT_EXPRESSIBLE: &[(&str, &[&str])] = &[
             "webhook_projects_bad_glob",
             "webhook_template_actor_not_always",
             "webhook_template_block",
+            "webhook_template_block_blank",
             "webhook_template_syntax",
             "webhook_template_undefined",
             "webhook_template_unknown_filter",

@@ -189,6 +189,7 @@ fn written(setting: &Setting, values: &[&str]) -> Node {
     let node = |kind| Node {
         position: Position { line: 1, column: 1 },
         kind,
+        is_literal: false,
     };
     let kind = |value: &str| match setting.value {
         Boolean | Whole(..) => Kind::of_plain(value),
