@@ -3,7 +3,7 @@
 //! Constraint: both use the same rules and the same JSON. Neither has checks or types of its own.
 //!
 //! Map: [`view`] is the JSON, [`select`] reads filters, [`change`] changes deliveries and webhooks,
-//! [`test`] sends a test request, and [`follow`] finds new items of a listing.
+//! [`mod@test`] sends a test request, and [`follow`] finds new items of a listing.
 
 pub(crate) mod change;
 pub(crate) mod follow;
