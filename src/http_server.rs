@@ -1,11 +1,16 @@
 //! An HTTP/1.1 server that no client can exhaust or stop.
 //!
 //! Constraint: a client that stalls costs one of a bounded number of connections, and nothing else.
-//! A new client never waits for older ones: if there are too many, the oldest connection is closed.
+//! A new client never waits for older ones: if there are too many, the oldest connection is closed,
+//! first those of clients that have not shown that they may use the server.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
@@ -13,12 +18,16 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinSet;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 /// How long a client may take for the head of a request, after connecting or the last answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
+
+/// How long a client may take no byte of an answer that waits for it.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
 
 /// The IP address of a client. `None` on a Unix socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +45,20 @@ impl From<tokio::net::unix::SocketAddr> for Peer {
     }
 }
 
+/// Whether the client of a connection has shown that it may use the server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known(Arc<AtomicBool>);
+
+impl Known {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The bounds of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -45,7 +68,7 @@ pub(crate) struct Bounds {
     pub(crate) stop: Duration,
 }
 
-/// Serves until `stop` is cancelled. Each request has the extension [`Peer`].
+/// Serves until `stop` is cancelled. Each request has the extensions [`Peer`] and [`Known`].
 ///
 /// It returns when running requests are answered, but no longer than the bound.
 pub(crate) async fn serve<L: Listener>(
@@ -62,16 +85,20 @@ pub(crate) async fn serve<L: Listener>(
         tokio::select! {
             (stream, address) = listener.accept() => {
                 while connections.len() >= bounds.connections
-                    && let Some(oldest) = oldest_first.pop_front()
+                    && let Some(oldest) = take_oldest(&mut oldest_first)
                 {
-                    tokio::task::AbortHandle::abort(&oldest);
+                    AbortHandle::abort(&oldest);
                     connections.join_next().await;
                 }
-                oldest_first.retain(|connection| !connection.is_finished());
+                oldest_first.retain(|(connection, _)| !connection.is_finished());
                 let peer: Peer = address.into();
-                let router = router.clone().layer(Extension(peer));
+                let known = Known::default();
+                let router = router
+                    .clone()
+                    .layer(Extension(peer))
+                    .layer(Extension(known.clone()));
                 let one = connection(stream, router, stop.clone());
-                oldest_first.push_back(connections.spawn(one));
+                oldest_first.push_back((connections.spawn(one), known));
             }
             Some(_) = connections.join_next() => {}
             () = stop.cancelled() => break,
@@ -84,12 +111,23 @@ pub(crate) async fn serve<L: Listener>(
     let _ = tokio::time::timeout(bounds.stop, ended).await;
 }
 
+/// Takes the oldest connection of an unknown client, or else the oldest one.
+fn take_oldest(oldest_first: &mut VecDeque<(AbortHandle, Known)>) -> Option<AbortHandle> {
+    let unknown = oldest_first.iter().position(|(_, known)| !known.is_set());
+    let (connection, _) = oldest_first.remove(unknown.unwrap_or_default())?;
+    Some(connection)
+}
+
 /// Serves one connection until its end, or until the end of a running request after `stop`.
 async fn connection<S>(stream: S, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = TowerToHyperService::new(router);
+    let stream = Impatient {
+        stream,
+        waiting: None,
+    };
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -103,5 +141,74 @@ where
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
+    }
+}
+
+/// A stream that fails if its client reads nothing of what waits for it.
+struct Impatient<S> {
+    stream: S,
+    /// Ends the wait for the client.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    /// Replaces a wait that is too long with an error.
+    fn bound(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.waiting = None;
+            return written;
+        }
+        let begin = || Box::pin(tokio::time::sleep(UNREAD_MAX));
+        let waiting = self.waiting.get_or_insert_with(begin);
+        match waiting.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.bound(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.bound(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -345,10 +345,12 @@ pub(super) async fn replay(
         } else {
             0
         };
-        info!(
-            webhook = options.to,
-            matched, replayed, "a request replayed events"
-        );
+        if is_confirmed {
+            info!(
+                webhook = options.to,
+                matched, replayed, "a request replayed events"
+            );
+        }
         Ok(Replayed {
             webhook: options.to,
             matched,

@@ -26,7 +26,7 @@ use super::error::ApiError;
 use super::routes::Server;
 use super::{hosts, page};
 use crate::config::AdminToken;
-use crate::http_server::Peer;
+use crate::http_server::{Known, Peer};
 
 /// The name of the cookie. Cookies of all ports of a machine share their names.
 const SESSION: &str = "project-webhooks-session";
@@ -289,7 +289,12 @@ pub(super) async fn require(
         clock.moment(),
     );
     match checked {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            if let Some(known) = request.extensions().get::<Known>() {
+                known.set();
+            }
+            next.run(request).await
+        }
         Err(Refusal::Unauthorized) if is_page(&request) => to("/login"),
         Err(refusal) => refusal.into_response(),
     }

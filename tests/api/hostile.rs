@@ -136,3 +136,17 @@ fn a_body_that_never_comes_is_cut_off() {
         (server.json("/api/v1/webhooks")[0]["standing"] == "on").then_some(())
     });
 }
+
+#[test]
+fn clients_without_the_token_close_no_connection_of_others() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    let mut stream = server.stream(&[]);
+    let idle: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    // The server has accepted all of them before it answers this.
+    assert_eq!(server.get("/api/v1/status").status, 200);
+    home.write("sales/one/project.xml", &xml("One", "one", ""));
+    stream.find(|message| message.name == "event");
+    drop(idle);
+}
