@@ -144,7 +144,7 @@ where
     }
 }
 
-/// A stream that fails if its client reads nothing of what waits for it.
+/// A stream whose writes fail if the client reads nothing for [`UNREAD_MAX`].
 struct Impatient<S> {
     stream: S,
     /// Ends the wait for the client.

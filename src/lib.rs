@@ -109,7 +109,7 @@ mod logging;
 // The report for `status`, health, metrics and the control socket.
 mod report;
 
-// What an operator lists and changes, for commands and the admin API.
+// Listings and changes for operators, used by the commands and the admin API.
 mod operator;
 
 // An HTTP server within bounds.

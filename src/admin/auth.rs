@@ -57,7 +57,7 @@ impl SessionKey {
     }
 }
 
-/// Who may use the API.
+/// The access rule of the API: with the token, or over a Unix socket only.
 pub(super) struct Access {
     token: Option<AdminToken>,
     /// Whether the permissions of a socket decide who connects.

@@ -184,7 +184,7 @@ struct Compared {
 
 impl Compared {
     fn start(listings: Listings) -> Result<Self, ApiError> {
-        // What is recorded after this is compared in the next round.
+        // A later commit is compared in the next round.
         let version = listings.version()?;
         let events = listings.events(&EventFilter::default(), COMPARED)?;
         let deliveries = listings.deliveries(&Selector::default(), COMPARED)?;

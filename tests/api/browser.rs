@@ -47,7 +47,7 @@ impl Page {
         assert_eq!(self.browser.path(), "/");
     }
 
-    /// What the page says of its live updates.
+    /// The state of the live updates, as the page shows it.
     fn live(&self) -> String {
         let text = self
             .browser

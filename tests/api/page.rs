@@ -6,7 +6,7 @@ use super::client::{Answer, Server, TOKEN, bearer};
 use super::common::{Endpoint, wait_until, xml};
 use super::{refusing, three_projects, with_api};
 
-/// What all files of the page and its first view may take together, in bytes.
+/// The maximum total size of the files of the page and its first view, in bytes.
 const SIZE_MAX: usize = 150_000;
 
 const OWN: &str = "sec-fetch-site: same-origin";

@@ -53,7 +53,7 @@ fn adopted(directory: &Path) -> usize {
         .count()
 }
 
-/// A name, the files, the directory that is given, what is said, and the number of projects.
+/// A name, the files, the given directory, parts of the output, and the number of projects.
 type Tree<'a> = (&'a str, &'a [&'a str], &'a str, &'a [&'a str], usize);
 
 #[test]

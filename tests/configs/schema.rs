@@ -87,7 +87,7 @@ const NOT_EXPRESSIBLE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What the schema says of a sample, or why YAML rejects it.
+/// The verdict of the schema on a sample, or the reason why YAML rejects it.
 fn faults(schema: &jsonschema::Validator, bytes: &[u8]) -> Vec<String> {
     // Editors skip a byte order mark.
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);

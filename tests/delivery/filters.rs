@@ -99,7 +99,7 @@ fn when_filters_by_user_and_version_but_no_delete_of_a_known_project() {
     assert!(of_releases.contains(&"project-import-any unknown".to_owned()));
     assert!(!of_releases.contains(&"project-publish known draft-2".to_owned()));
 
-    // What an operator sees.
+    // The output for an operator.
     let listed = home.json(&["events", "--project", "sales/known"]);
     let of = |event: &str, tag: Option<&str>| {
         let mut events = listed.as_array().unwrap().iter();

@@ -39,7 +39,7 @@ fn check_schema(example: &str, body: &Value) {
     assert!(errors.is_empty(), "{example}: {errors:?}");
 }
 
-/// What the receiver reads from a body. Panics if the body is not what it expects.
+/// The text that the receiver reads from a body. Panics if the body is unexpected.
 fn check(example: &str, kind: EventKind, body: &Value) {
     let line = format!("{}: {HOSTILE}/{HOSTILE} by {HOSTILE}", kind.label());
     let keys = |value: &Value| -> Vec<String> {

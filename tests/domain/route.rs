@@ -51,7 +51,7 @@ fn of<'a>(
     }
 }
 
-/// The parameters of an event by this user and with this tag, as far as the event has them.
+/// The parameters of an event by this user and with this tag, if the event has one.
 fn parameters(kind: EventKind, username: &str, tag: &str) -> Vec<(Parameter, String)> {
     let value = |parameter| match parameter {
         Parameter::Username => username.to_owned(),

@@ -112,7 +112,7 @@ fn what_a_webhook_does_not_subscribe_to_is_not_replayed() {
     let mut operations = fixture.operations();
     assert_eq!(operations.count_replay(&nothing).unwrap(), 0);
     assert_eq!(operations.replay(&nothing, at(5)).unwrap(), 0);
-    // What it got before is.
+    // Events that it got before are replayed.
     nothing.subscription.webhook = "catalog".to_owned();
     assert_eq!(operations.count_replay(&nothing).unwrap(), 1);
 }
