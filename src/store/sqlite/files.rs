@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, params};
+use rusqlite::{CachedStatement, Connection, ToSql, params, params_from_iter};
 
 use super::{payload, row};
 use crate::domain::project::{FileState, ProjectKey, Recorded, Role};
@@ -59,62 +59,56 @@ fn put(
         }
     }
     let document = row::to_json("the file's document", &file.document)?;
-    let stamp = &file.stamp;
+    let written = (key, file, document.as_str());
     if let Some(old) = old
         && identity_of(old) == identity
     {
-        let written = connection
-            .prepare_cached(
-                "UPDATE files SET role = ?4, tag = ?5, inode = ?6, size = ?7, modified_ns = ?8, \
-                 changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13 \
-                 WHERE organization = ?1 AND project = ?2 AND path = ?3 \
-                 AND hash = ?14 AND changed_ns = ?15",
-            )?
-            .execute(params![
-                key.organization,
-                key.project,
-                file.path,
-                file.role.as_str(),
-                file.tag,
-                stamp.inode.cast_signed(),
-                stamp.size.cast_signed(),
-                stamp.modified_ns,
-                stamp.changed_ns,
-                file.read_ns,
-                &file.hash.0[..],
-                file.owner,
-                document,
-                &old.hash.0[..],
-                old.stamp.changed_ns,
-            ])?;
-        return as_expected(written, key);
+        let update = connection.prepare_cached(
+            "UPDATE files SET role = ?4, tag = ?5, inode = ?6, size = ?7, modified_ns = ?8, \
+             changed_ns = ?9, read_ns = ?10, hash = ?11, owner = ?12, document = ?13 \
+             WHERE organization = ?1 AND project = ?2 AND path = ?3 \
+             AND hash = ?14 AND changed_ns = ?15",
+        )?;
+        let hash = &old.hash.0[..];
+        return write(update, written, &[&hash, &old.stamp.changed_ns]);
     }
     if let Some(old) = old {
         delete(connection, key, old)?;
     }
-    let written = connection
-        .prepare_cached(
-            "INSERT INTO files (organization, project, path, role, tag, inode, size, \
-             modified_ns, changed_ns, read_ns, hash, owner, document, identity) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
-             ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![
-            key.organization,
-            key.project,
-            file.path,
-            file.role.as_str(),
-            file.tag,
-            stamp.inode.cast_signed(),
-            stamp.size.cast_signed(),
-            stamp.modified_ns,
-            stamp.changed_ns,
-            file.read_ns,
-            &file.hash.0[..],
-            file.owner,
-            document,
-            identity,
-        ])?;
+    let insert = connection.prepare_cached(
+        "INSERT INTO files (organization, project, path, role, tag, inode, size, \
+         modified_ns, changed_ns, read_ns, hash, owner, document, identity) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
+         ON CONFLICT DO NOTHING",
+    )?;
+    write(insert, written, &[&identity])
+}
+
+/// Writes the row of a file. The parameters 1 to 13 are its columns, and `rest` follows.
+fn write(
+    mut statement: CachedStatement<'_>,
+    (key, file, document): (&ProjectKey, &FileState, &str),
+    rest: &[&dyn ToSql],
+) -> Result<(), Fault> {
+    let stamp = &file.stamp;
+    let (inode, size) = (stamp.inode.cast_signed(), stamp.size.cast_signed());
+    let (role, hash) = (file.role.as_str(), &file.hash.0[..]);
+    let columns: [&dyn ToSql; 13] = [
+        &key.organization,
+        &key.project,
+        &file.path,
+        &role,
+        &file.tag,
+        &inode,
+        &size,
+        &stamp.modified_ns,
+        &stamp.changed_ns,
+        &file.read_ns,
+        &hash,
+        &file.owner,
+        &document,
+    ];
+    let written = statement.execute(params_from_iter(columns.iter().chain(rest)))?;
     as_expected(written, key)
 }
 
