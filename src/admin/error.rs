@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
+use super::page;
 use crate::error::chain;
 use crate::operator::change::UnknownWebhook;
 use crate::operator::select::FindError;
@@ -18,11 +19,26 @@ use crate::store::{OpenError, StoreError};
 /// The content type of answers and bodies.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+/// When to send a request again that the daemon cannot answer now, in seconds.
+const RETRY_SECONDS: u64 = 10;
+
+/// Refuses a request: with a page for a browser, or else with JSON.
+pub(super) fn refuse(is_page: bool, error: ApiError) -> Response {
+    if is_page {
+        page::refused(&error)
+    } else {
+        error.into_response()
+    }
+}
+
 /// Why a request is refused or failed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ApiError {
     #[serde(skip)]
     pub(super) status: StatusCode,
+    /// When to send the request again, in seconds.
+    #[serde(skip)]
+    retry_after: Option<u64>,
     /// The reason, for people.
     pub(super) error: String,
 }
@@ -31,8 +47,26 @@ impl ApiError {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self {
             status,
+            retry_after: None,
             error: error.into(),
         }
+    }
+
+    /// Asks the client to wait.
+    pub(super) fn retry_after(self, seconds: u64) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..self
+        }
+    }
+
+    /// Adds the headers of the error to an answer.
+    pub(super) fn with_headers(&self, mut response: Response) -> Response {
+        if let Some(seconds) = self.retry_after {
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 
     /// The request is not valid.
@@ -52,21 +86,13 @@ impl ApiError {
 
     /// The daemon cannot answer now.
     pub(super) fn unavailable(error: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, error)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error).retry_after(RETRY_SECONDS)
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(&self)).into_response();
-        if matches!(
-            self.status,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-        ) {
-            let headers = response.headers_mut();
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
-        }
-        response
+        self.with_headers((self.status, Json(&self)).into_response())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Limits the bodies of requests, and sets the security headers of answers.
+//! Limits the bodies and texts of requests, and sets the security headers of answers.
 //!
 //! Constraint: file names and receivers' answers are untrusted text. No browser may run it as code.
 
@@ -11,11 +11,15 @@ use axum::http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
 
-use super::error::ApiError;
+use super::auth::is_page;
+use super::error::{ApiError, refuse};
 
 /// The maximum size of a body.
 pub(super) const BODY_MAX: usize = 64 * 1024;
@@ -65,6 +69,7 @@ async fn with_headers(mut response: Response) -> Response {
 async fn whole_body(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, BODY_MAX)).await;
+    let is_page = is_page(&parts);
     let (status, error) = match read {
         Ok(Ok(body)) => return next.run(Request::from_parts(parts, Body::from(body))).await,
         Ok(Err(_)) => (
@@ -77,5 +82,71 @@ async fn whole_body(request: Request, next: Next) -> Response {
         ),
     };
     let close = [(CONNECTION, HeaderValue::from_static("close"))];
-    (close, ApiError::new(status, error)).into_response()
+    (close, refuse(is_page, ApiError::new(status, error))).into_response()
+}
+
+/// Answers only requests whose texts are short: ids, names, filters and reasons.
+///
+/// The body must have been read already.
+pub(super) async fn short_texts(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, BODY_MAX).await;
+    let body = body.unwrap_or_default();
+    let Some(long) = long_text(&parts, &body) else {
+        return next.run(Request::from_parts(parts, Body::from(body))).await;
+    };
+    let error = ApiError::invalid(format!("{long} is longer than 1,024 bytes"));
+    refuse(is_page(&parts), error)
+}
+
+/// The maximum size of a text in a request, in bytes.
+const TEXT_MAX: usize = 1_024;
+
+/// The name of a text of a request that is too long.
+fn long_text(parts: &Parts, body: &[u8]) -> Option<String> {
+    let mut segments = parts.uri.path().split('/');
+    if segments.any(|segment| percent_decode_str(segment).count() > TEXT_MAX) {
+        return Some("a part of the path".to_owned());
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    long_field(query.as_bytes()).or_else(|| match body.trim_ascii_start().first() {
+        Some(b'{') => {
+            // The handler refuses a body that is not JSON.
+            let json = serde_json::from_slice(body).unwrap_or_default();
+            long_in_json("the body", &json)
+        }
+        _ => long_field(body),
+    })
+}
+
+fn long_field(form: &[u8]) -> Option<String> {
+    let mut fields = form_urlencoded::parse(form);
+    let (name, _) = fields.find(|(name, value)| name.len() > TEXT_MAX || value.len() > TEXT_MAX)?;
+    Some(named(&name))
+}
+
+/// The name of a field, unless it is itself too long.
+fn named(name: &str) -> String {
+    let name = if name.len() > TEXT_MAX {
+        "a name"
+    } else {
+        name
+    };
+    name.to_owned()
+}
+
+fn long_in_json(name: &str, json: &Value) -> Option<String> {
+    match json {
+        Value::String(text) => (text.len() > TEXT_MAX).then(|| named(name)),
+        Value::Array(items) => items.iter().find_map(|item| long_in_json(name, item)),
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| {
+            let is_long = name.len() > TEXT_MAX;
+            if is_long {
+                Some(named(name))
+            } else {
+                long_in_json(name, value)
+            }
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    }
 }

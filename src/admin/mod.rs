@@ -4,7 +4,8 @@
 //! functions of [`crate::operator`], so both list and change the same things.
 //!
 //! Map: [`control`] is the control socket, [`socket`] binds addresses, and `routes` has the paths. A
-//! request passes `hosts` (refuses other sites), `guard` (bounds bodies) and `auth` (checks the token).
+//! request passes `hosts` (refuses other sites), `guard` (bounds bodies and texts) and `auth` (checks the token, or
+//! one of the `sessions`).
 //! `reads`, `actions` and [`stream`] answer requests to the API, and `page` those of a browser. They
 //! access the store by `pages` and `blocking`.
 
@@ -22,6 +23,7 @@ mod page;
 mod pages;
 mod reads;
 mod routes;
+mod sessions;
 mod socket;
 pub(crate) mod stream;
 
@@ -33,9 +35,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::auth::{Access, SessionKey};
+use self::auth::Access;
 use self::blocking::Bounded;
 use self::routes::Server;
+use self::sessions::Sessions;
 pub(crate) use self::socket::{Bound, SocketFile, bind};
 use self::stream::News;
 use crate::config::AdminServer;
@@ -54,8 +57,8 @@ pub(crate) struct Admin {
     bounded: Bounded,
     /// The new items for the clients of the stream.
     news: News,
-    /// The key of the sessions. `None` if the system has no random numbers.
-    sessions: Option<SessionKey>,
+    /// The sessions of browsers. They outlive a reload.
+    sessions: Arc<Sessions>,
 }
 
 impl Admin {
@@ -72,7 +75,7 @@ impl Admin {
             state_dir,
             bounded: Bounded::default(),
             news: News::default(),
-            sessions: SessionKey::random(),
+            sessions: Arc::default(),
         }
     }
 }
@@ -119,7 +122,11 @@ pub(crate) async fn serve(
 ) {
     let is_socket = matches!(bound, Bound::Unix(..));
     let server = Arc::new(Server {
-        access: Access::new(settings.token, is_socket, admin.sessions.clone()),
+        access: Access::new(
+            settings.token.as_ref(),
+            is_socket,
+            Arc::clone(&admin.sessions),
+        ),
         admin,
         stop: stop.clone(),
     });

@@ -60,6 +60,7 @@ pub(super) fn all(server: &Arc<Server>) -> Router {
         .route("/api/v1/openapi.json", get(openapi::document))
         .merge(page::views())
         .fallback(unknown)
+        .layer(middleware::from_fn(guard::short_texts))
         .layer(middleware::from_fn_with_state(
             Arc::clone(server),
             auth::require,
@@ -69,7 +70,8 @@ pub(super) fn all(server: &Arc<Server>) -> Router {
 }
 
 async fn unknown(request: Request) -> Response {
-    if auth::is_page(&request) {
+    let (parts, _) = request.into_parts();
+    if auth::is_page(&parts) {
         return page::no_page();
     }
     let error =

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -23,6 +24,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::Admin;
+use super::auth::Permit;
 use super::error::ApiError;
 use super::routes::Server;
 use crate::operator::follow::{self, COMPARED, Follower};
@@ -37,6 +39,9 @@ const ROUNDS_KEPT: u32 = 60;
 
 /// The number of newest items to keep for slow clients.
 const ITEMS_MAX: usize = 1_024;
+
+/// The maximum total size of the kept items, in bytes.
+const ITEMS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The maximum number of clients.
 const CLIENTS_MAX: usize = 16;
@@ -63,6 +68,8 @@ struct Kept {
     /// The number of the next item.
     next: u64,
     items: VecDeque<Arc<Item>>,
+    /// The total size of the items.
+    n_bytes: usize,
 }
 
 impl Kept {
@@ -72,17 +79,25 @@ impl Kept {
         };
         let number = self.next;
         self.next += 1;
+        self.n_bytes += json.len();
         self.items.push_back(Arc::new(Item { number, name, json }));
-        if self.items.len() > ITEMS_MAX {
-            self.items.pop_front();
+        // An item that is too large by itself goes too: then clients read the listings again.
+        while (self.items.len() > ITEMS_MAX || self.n_bytes > ITEMS_BYTES_MAX)
+            && let Some(oldest) = self.items.pop_front()
+        {
+            self.n_bytes -= oldest.json.len();
         }
     }
 
-    /// The item with this number, or the oldest one after it.
+    /// The number of the oldest kept item, or of the next one if none is kept.
+    fn first(&self) -> u64 {
+        self.items.front().map_or(self.next, |item| item.number)
+    }
+
+    /// The item with this number.
     fn at(&self, number: u64) -> Option<Arc<Item>> {
-        let first = self.items.front()?.number;
-        let index = usize::try_from(number.saturating_sub(first)).ok()?;
-        self.items.get(index).cloned()
+        let index = number.checked_sub(self.first())?;
+        self.items.get(usize::try_from(index).ok()?).cloned()
     }
 }
 
@@ -122,7 +137,7 @@ impl News {
         *self.kept() = Kept {
             series,
             next: 1,
-            items: VecDeque::new(),
+            ..Kept::default()
         };
         self.changed.send_replace(());
     }
@@ -254,13 +269,15 @@ async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
 /// One client of the stream.
 struct Client {
     server: Arc<Server>,
+    /// Why the client may read. A session may end meanwhile.
+    permit: Permit,
     changed: watch::Receiver<()>,
     series: String,
     /// The number of the next item.
     next: u64,
     /// The first message.
     greeting: Option<Event>,
-    _permit: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Client {
@@ -283,21 +300,25 @@ impl Client {
 
     /// The next message, if there is one already. `None` ends the stream.
     fn now(&mut self) -> Option<Option<Event>> {
+        let moment = self.server.admin.sources.clock.moment();
+        if !self.server.access.allows(self.permit, moment) {
+            return None;
+        }
         let kept = self.server.admin.news.kept();
         // The client connects again, and learns that it missed items.
         if kept.series.as_ref() != Some(&self.series) {
             return None;
         }
+        let n_missed = kept.first().saturating_sub(self.next);
+        if n_missed > 0 {
+            self.next = kept.first();
+            let data = format!("{{\"missed\":{n_missed}}}");
+            return Some(Some(Event::default().event("missed").data(data)));
+        }
         let Some(item) = kept.at(self.next) else {
             return Some(None);
         };
         drop(kept);
-        let n_missed = item.number.saturating_sub(self.next);
-        if n_missed > 0 {
-            self.next = item.number;
-            let data = format!("{{\"missed\":{n_missed}}}");
-            return Some(Some(Event::default().event("missed").data(data)));
-        }
         self.next = item.number + 1;
         let id = format!("{}-{}", self.series, item.number);
         let message = Event::default().event(item.name).id(id).data(&item.json);
@@ -315,11 +336,12 @@ impl Client {
         (status = "default", body = ApiError)))]
 pub(super) async fn stream(
     State(server): State<Arc<Server>>,
+    Extension(permit): Extension<Permit>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let news = &server.admin.news;
-    let permit = Arc::clone(&news.clients).try_acquire_owned();
-    let permit = permit.map_err(|_| {
+    let place = Arc::clone(&news.clients).try_acquire_owned();
+    let place = place.map_err(|_| {
         ApiError::unavailable(format!("the stream has {CLIENTS_MAX} clients already"))
     })?;
     news.wanted.notify_one();
@@ -332,7 +354,8 @@ pub(super) async fn stream(
         next,
         greeting: Some(greeting),
         server: Arc::clone(&server),
-        _permit: permit,
+        permit,
+        _place: place,
     };
     let messages = stream::unfold(client, async |mut client| {
         let message = client.message().await?;
@@ -361,4 +384,32 @@ fn begin(kept: &Kept, series: &str, last: Option<&str>) -> (u64, Event) {
 fn greeting(name: &str, series: &str, next: u64) -> Event {
     let id = format!("{series}-{}", next.saturating_sub(1));
     Event::default().event(name).id(id).data("{}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_items_are_bounded_by_number_and_size() {
+        let mut kept = Kept::default();
+        for _ in 0..ITEMS_MAX + 10 {
+            kept.add("event", &"x");
+        }
+        assert_eq!((kept.items.len(), kept.first()), (ITEMS_MAX, 10));
+        let large = "x".repeat(ITEMS_BYTES_MAX / 8);
+        for _ in 0..20 {
+            kept.add("event", &large);
+            let n_bytes: usize = kept.items.iter().map(|item| item.json.len()).sum();
+            assert_eq!(kept.n_bytes, n_bytes);
+            assert!(n_bytes <= ITEMS_BYTES_MAX, "{n_bytes}");
+        }
+        assert_eq!(kept.items.len(), 7);
+        // A client of an item that was never kept misses it.
+        kept.add("event", &"x".repeat(ITEMS_BYTES_MAX));
+        assert_eq!((kept.items.len(), kept.n_bytes), (0, 0));
+        assert_eq!(kept.first(), kept.next);
+        kept.add("event", &"x");
+        assert!(kept.at(kept.first()).is_some());
+    }
 }

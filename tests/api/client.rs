@@ -125,8 +125,17 @@ impl Server {
 
     /// Opens the stream, and returns its messages.
     pub fn stream(&self, lines: &[&str]) -> Messages {
+        self.open_stream(&[&[bearer(TOKEN).as_str()], lines].concat())
+    }
+
+    /// Opens the stream with this cookie instead of the token.
+    pub fn stream_with(&self, cookie: &str) -> Messages {
+        self.open_stream(&[cookie])
+    }
+
+    fn open_stream(&self, lines: &[&str]) -> Messages {
         let mut stream = self.connect();
-        let mut head = format!("GET /api/v1/stream HTTP/1.1\r\n{}\r\n", bearer(TOKEN));
+        let mut head = "GET /api/v1/stream HTTP/1.1\r\n".to_owned();
         for line in ["host: localhost"].iter().chain(lines) {
             head.push_str(line);
             head.push_str("\r\n");

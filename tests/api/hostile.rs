@@ -68,6 +68,49 @@ fn methods_and_bodies_are_bounded() {
             "{body}"
         );
     }
+    // Every text of a request is bounded.
+    let long = "x".repeat(1_025);
+    let reason = format!("{{\"reason\":\"{long}\"}}");
+    let answer = server.send("POST", path, &lines, &reason);
+    assert_eq!(answer.status, 400, "{answer:?}");
+    let error = answer.json()["error"].to_string();
+    assert!(error.contains("reason is longer than 1,024"), "{error}");
+    assert_eq!(server.json("/api/v1/webhooks")[0]["standing"], "on");
+    let longest = format!("{{\"reason\":\"{}\"}}", "x".repeat(1_024));
+    assert_eq!(server.send("POST", path, &lines, &longest).status, 200);
+    for (method, path, body) in [
+        (
+            "POST",
+            "/api/v1/deliveries/cancel",
+            format!("{{\"project\":\"{long}\",\"dryRun\":true}}"),
+        ),
+        (
+            "POST",
+            "/api/v1/events/replay",
+            format!("{{\"to\":\"{long}\"}}"),
+        ),
+        (
+            "POST",
+            &*format!("/api/v1/webhooks/{long}/enable"),
+            String::new(),
+        ),
+        (
+            "GET",
+            &*format!("/api/v1/deliveries?webhook={long}"),
+            String::new(),
+        ),
+        (
+            "GET",
+            &*format!("/api/v1/events?project={}", "%61".repeat(1_025)),
+            String::new(),
+        ),
+        ("GET", &*format!("/api/v1/events/{long}"), String::new()),
+    ] {
+        let answer = server.send(method, path, &lines, &body);
+        let error = answer.json()["error"].to_string();
+        assert_eq!(answer.status, 400, "{error}");
+        assert!(error.contains("longer than 1,024"), "{error}");
+    }
     let deep = "[".repeat(60_000);
     assert_eq!(server.send("POST", path, &lines, &deep).status, 400);
     let many: Vec<i64> = (0..1_001).collect();

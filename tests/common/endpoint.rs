@@ -49,7 +49,16 @@ impl Endpoint {
     }
 
     /// Listens on this address.
-    fn at(address: SocketAddr, options: ReceiverOptions) -> Self {
+    ///
+    /// It keeps a callback before it answers, so whoever sees the answer finds the callback.
+    fn at(address: SocketAddr, mut options: ReceiverOptions) -> Self {
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&received);
+        let answer = options.answer;
+        options.answer = Box::new(move |one| {
+            kept.lock().expect("the list").push(one.clone());
+            answer(one)
+        });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -59,17 +68,12 @@ impl Endpoint {
             .expect("a port");
         let url = receiver.url();
         let stop = CancellationToken::new();
-        let received = Arc::new(Mutex::new(Vec::new()));
-        let (kept, stopped) = (Arc::clone(&received), stop.clone());
+        let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
-                let keep = async {
-                    while let Some(one) = incoming.recv().await {
-                        kept.lock().expect("the list").push(one);
-                    }
-                };
+                let drain = async { while incoming.recv().await.is_some() {} };
                 tokio::select! {
-                    () = keep => {}
+                    () = drain => {}
                     () = receiver.serve(CancellationToken::new()) => {}
                     () = stopped.cancelled() => {}
                 }

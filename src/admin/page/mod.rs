@@ -27,7 +27,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use axum::middleware;
 use axum::routing::{get, post};
 
-pub(super) use self::shell::{login, no_page};
+pub(super) use self::shell::{login, no_page, refused};
 use super::routes::Server;
 
 /// The files of the page, built into the program.

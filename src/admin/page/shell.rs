@@ -100,7 +100,7 @@ fn head(title: &str) -> Markup {
 }
 
 /// The form that asks for the token. After a wrong token, it has an alert.
-pub(in crate::admin) fn login(is_wrong: bool) -> Page {
+pub(in crate::admin) fn login(alert: Option<&str>) -> Page {
     let document = html! {
         (DOCTYPE)
         html lang="en" {
@@ -108,8 +108,8 @@ pub(in crate::admin) fn login(is_wrong: bool) -> Page {
             body {
                 main.login #main {
                     h1 { "project-webhooks" }
-                    @if is_wrong {
-                        p.bad role="alert" { "The token is wrong." }
+                    @if let Some(alert) = alert {
+                        p.bad role="alert" { (alert) }
                     }
                     form method="post" action="/login" {
                         label for="token" { "Token" }
@@ -136,25 +136,51 @@ impl<E: Into<ApiError>> From<E> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        failed(self.0.status, &self.0.error)
+        failed(&self.0)
     }
 }
 
-fn failed(status: StatusCode, error: &str) -> Response {
-    let title = match status {
+fn failed(error: &ApiError) -> Response {
+    let title = title_of(error.status);
+    let content = html! {
+        p.bad role="alert" { (error.error) }
+        p { a href="/" { "Overview" } }
+    };
+    let page = frame(None, title, &content);
+    error.with_headers((error.status, page).into_response())
+}
+
+fn title_of(status: StatusCode) -> &'static str {
+    match status {
         StatusCode::NOT_FOUND => "Not found",
         StatusCode::BAD_REQUEST => "Not valid",
         StatusCode::CONFLICT => "Nothing was changed",
+        StatusCode::FORBIDDEN | StatusCode::PAYLOAD_TOO_LARGE => "Refused",
         _ => "Not available",
+    }
+}
+
+/// The page for a request that is refused before it is known who sent it.
+pub(in crate::admin) fn refused(error: &ApiError) -> Response {
+    let title = title_of(error.status);
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" {
+            (head(title))
+            body {
+                main.login #main {
+                    h1 { (title) }
+                    p.bad role="alert" { (error.error) }
+                    p { a href="/" { "Overview" } }
+                }
+            }
+        }
     };
-    let content = html! {
-        p.bad role="alert" { (error) }
-        p { a href="/" { "Overview" } }
-    };
-    (status, frame(None, title, &content)).into_response()
+    let page = Html(document.into_string());
+    error.with_headers((error.status, page).into_response())
 }
 
 /// The page for a path that does not exist.
 pub(in crate::admin) fn no_page() -> Response {
-    failed(StatusCode::NOT_FOUND, "There is no page at this address.")
+    failed(&ApiError::absent("There is no page at this address."))
 }
