@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Which user of a process is named.
+/// A kind of user account that a process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Account {
@@ -13,7 +13,7 @@ pub enum Account {
 }
 
 impl Account {
-    /// The word for this value in listings.
+    /// The name of this account in listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Account::Login => "login",
@@ -25,17 +25,17 @@ impl Account {
 /// The user who made a change, as the kernel recorded it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Actor {
-    /// The name of the user, or the user id if the system knows no name.
+    /// The user's name, or the user id if the user has no name.
     ///
-    /// Empty if the user database did not answer. Then the username comes from the next source.
+    /// Empty if the user database did not answer. Then the next source gives the username.
     pub user: String,
     /// The user id.
     pub uid: u32,
-    /// Which user of the process this is.
+    /// Whether this is the login user or the effective user of the process.
     pub account: Account,
     /// The path of the program. Empty if the kernel does not know it.
     pub program: String,
-    /// The process.
+    /// The process id.
     pub pid: u32,
     /// The key of the audit rule, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

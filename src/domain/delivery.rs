@@ -13,7 +13,7 @@ pub const ANSWER_MAX: usize = 16 * 1024;
 /// drops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// The first or next attempt is not made yet.
+    /// The delivery is due now or later.
     Pending,
     /// The receiver answered 2xx.
     Delivered,
@@ -32,7 +32,7 @@ impl State {
         State::Cancelled,
     ];
 
-    /// The word for this value in listings and in the store.
+    /// The name of this state in listings and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             State::Pending => "pending",
@@ -42,7 +42,7 @@ impl State {
         }
     }
 
-    /// Parses a word of [`State::as_str`].
+    /// Parses a name returned by [`State::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
@@ -55,7 +55,7 @@ pub enum Outcome {
     Accepted,
     /// The receiver wants no more callbacks (410).
     Gone,
-    /// No request was sent, because it would be too long for any receiver. Others would be as well.
+    /// The request was not sent, because it is longer than any receiver accepts.
     Unsendable,
     /// The receiver did not accept the callback, or there was no answer.
     Failed {
@@ -66,7 +66,7 @@ pub enum Outcome {
     },
 }
 
-/// A wait that the receiver requested (Retry-After). It starts at the answer.
+/// A wait that the receiver requested (Retry-After), measured from its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
     /// The wait is for all deliveries, because the receiver is overloaded (429, 503).
@@ -93,7 +93,7 @@ pub enum FailureCause {
 }
 
 impl Outcome {
-    /// The outcome if there is no answer, or if the endpoint fails without a Retry-After.
+    /// The outcome if there is no answer, or an endpoint failure without Retry-After.
     pub const NO_ANSWER: Outcome = Outcome::Failed {
         cause: FailureCause::Endpoint,
         retry_after: None,
@@ -128,20 +128,20 @@ impl Outcome {
     }
 }
 
-/// The next step of a delivery after an attempt.
+/// The decision about a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The delivery is delivered.
     Delivered,
-    /// Retry at this time or later, by the schedule. Changed settings make the delivery due at once.
+    /// Retry at this time or later, by the schedule. Changed settings make the retry due at once.
     Retry(Timestamp),
-    /// Retry at this time or later, as the receiver requested. Changed settings do not change that.
+    /// Retry at this time or later, as the receiver requested. Changed settings do not matter.
     RetryAsAsked(Timestamp),
-    /// Repeat the attempt at this time or later. The endpoint is down, so no attempt is used up.
+    /// Retry at this time or later without using up an attempt, because the endpoint is down.
     Repeat(Timestamp),
     /// The last attempt of the schedule failed.
     Dead,
-    /// Switch the webhook off. The delivery stays pending until the webhook is on again.
+    /// Switch the webhook off. The delivery stays pending until the webhook is switched on again.
     SwitchOff,
 }
 
@@ -155,20 +155,21 @@ impl Verdict {
     }
 }
 
-/// The maximum wait by Retry-After: one day, the last delay of the default schedule.
+/// The longest accepted Retry-After: one day, the last delay of the default schedule.
 ///
 /// Without this limit, a receiver could postpone a delivery by a year.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The largest jitter, as a fraction of the delay.
 ///
-/// Jitter spreads the retries of deliveries that failed together.
+/// Jitter spreads retries over time if many deliveries failed together.
 pub const JITTER: f64 = 0.1;
 
-/// Returns the verdict on attempt number `attempt` (from 1), which ended with `outcome` at `now`.
+/// Returns the verdict on an attempt that ended with `outcome` at `now`.
 ///
-/// `schedule` has the delay before each attempt. Its first entry is the delay before attempt 1, and
-/// its length is the number of attempts. `jitter` is a random number from 0 to 1.
+/// `attempt` counts from 1. `schedule` has the delay before each attempt: the first entry is the
+/// delay before attempt 1, and the length is the number of attempts. `jitter` is a random number
+/// from 0 to 1.
 pub fn next(
     schedule: &[Duration],
     attempt: u32,
@@ -202,9 +203,8 @@ pub fn next(
 
 /// Returns the verdict on a failure that uses up no attempt.
 ///
-/// See [`super::endpoint::Effect::uses_attempt`].
-///
-/// The delay is that before the next attempt of the schedule, or its last one.
+/// See [`super::endpoint::Effect::uses_attempt`]. The delay is the one before the next attempt of
+/// the schedule. After the last attempt, it is the last delay.
 pub fn repeat(
     schedule: &[Duration],
     attempt: u32,
@@ -221,7 +221,7 @@ pub fn repeat(
     }
 }
 
-/// Returns the time until which nothing is sent to the webhook, after an outcome at `now`.
+/// Returns the end of the wait that the receiver requested for the whole webhook.
 pub fn rests_until(outcome: Outcome, now: Timestamp) -> Option<Timestamp> {
     match outcome {
         Outcome::Failed {

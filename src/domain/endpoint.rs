@@ -1,23 +1,24 @@
-//! Decides whether an endpoint is down, and which deliveries it gets meanwhile.
+//! Decides whether an endpoint is down, and which deliveries it receives while it is down.
 //!
-//! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries. But
-//! projects whose deliveries fail must not stop other projects. Both kinds of failure look the same,
-//! so three rules serve both:
+//! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries.
+//! Nor may a few projects whose deliveries always fail stop the other projects. A single failure
+//! does not show which of the two it is. Three rules handle both:
 //!
-//! - An endpoint is down after failures of the endpoint ([`FailureCause::Endpoint`]) in several
-//!   projects that had not failed before. One success makes it up again.
-//! - While an endpoint is down, a project that has failed sends only probes: one delivery at a time,
-//!   by the retry schedule. Other projects send as usual, in rounds of at most [`ROUND`] failures. A
-//!   round after the first one also waits for the schedule. So a project that works does not wait for
-//!   projects that fail, and an endpoint gets few requests while it is down.
-//! - The first failure of a project while the endpoint is down uses up no attempt of the schedule.
+//! - An endpoint is down after [`DOWN_AFTER`] projects in a row had an endpoint failure
+//!   ([`FailureCause::Endpoint`]). One success makes it up again.
+//! - While an endpoint is down, a project that has failed sends only probes: one delivery at a
+//!   time, by the retry schedule. The other projects send in rounds. A round ends after [`ROUND`]
+//!   failures, and the next round starts by the retry schedule. So a project whose deliveries
+//!   succeed does not wait for those that fail, and the endpoint gets few requests.
+//! - The first failure of a project while the endpoint is down uses up no attempt of its schedule.
 //!
-//! If a project fails while the endpoint works for another one, it is a *suspect*. Failures of a
-//! suspect do not count until it succeeds. If a suspect succeeds, its failure was the endpoint's. So
-//! the others are no longer suspects either, except those that failed again while the endpoint was up.
+//! A project is a *suspect* if it failed while the endpoint worked for another project. Failures
+//! of a suspect do not count towards [`DOWN_AFTER`]. A success of a suspect shows that the
+//! endpoint caused its failure. So the other suspects are cleared too, except those that failed
+//! again while the endpoint was up.
 //!
-//! A request to wait ([`RetryAfter::Webhook`]) is no failure of an endpoint that is up. The store
-//! enforces the wait, and [`super::pace`] the time between requests.
+//! If the endpoint is up, a request to wait ([`RetryAfter::Webhook`]) does not count as a failure.
+//! The store enforces the wait, and [`super::pace`] limits the rate of requests.
 //!
 //! This state is only in memory. After a restart, all endpoints are up.
 //!
@@ -37,29 +38,30 @@ pub const DOWN_AFTER: usize = 3;
 
 /// The number of projects that may fail in one round while the endpoint is down.
 ///
-/// It is above the number of projects that usually fail for a reason of their own. An endpoint that is
-/// down gets at most this many requests in each delay of the retry schedule.
+/// Usually far fewer projects fail for reasons of their own. An endpoint that is down gets at most
+/// this many requests in each delay of the retry schedule.
 pub const ROUND: usize = 256;
 
 /// The maximum number of suspects, and of projects that failed since the endpoint went down.
 ///
-/// The limit keeps claims fast, because a claim skips these projects one by one. A project beyond the
-/// limit sends again, and its failures count as attempts.
+/// A claim skips these projects one by one, so the limit keeps claims fast. A project beyond the
+/// limit sends as usual, and its failures use up attempts.
 const FAILED_MAX: usize = 4096;
 
 /// The health of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The projects that failed in a row, except suspects. There are at most [`DOWN_AFTER`].
+    /// The projects that failed since the last success, except suspects. Fewer than
+    /// [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
     suspects: BTreeMap<ProjectKey, Suspicion>,
     down: Option<Down>,
 }
 
-/// The evidence against a suspect.
+/// How certain it is that a suspect's failures are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suspicion {
-    /// It failed when others failed as well. Perhaps the endpoint was down.
+    /// It failed before another project succeeded. The endpoint may have been down.
     Open,
     /// It failed again while the endpoint was up.
     Confirmed,
@@ -68,17 +70,17 @@ enum Suspicion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Down {
     since: Timestamp,
-    /// The projects that failed since the endpoint went down, and the earlier suspects.
+    /// The projects that failed since the endpoint went down, and the suspects at that time.
     failed: BTreeSet<ProjectKey>,
-    /// How many projects may still fail in this round.
+    /// The number of failures after which this round ends.
     n_left: usize,
-    /// The rounds of projects that had not failed. A round that fails completely ends.
+    /// The rounds that have ended, and the time of the next round.
     rounds: Probes,
-    /// The probes by deliveries of failed projects.
+    /// The failed probes by failed projects, and the time of the next probe.
     probes: Probes,
 }
 
-/// The number of failed probes or rounds, and the time of the next one.
+/// A number of failed probes or rounds, and the time of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probes {
     n_failed: u32,
@@ -92,10 +94,10 @@ pub enum Admission {
     Everything,
     /// Send at most `n_fresh` due deliveries of projects that are not in [`Endpoint::failed`].
     ///
-    /// If none is due and no attempt is in progress, send one of any project as a probe, but not
-    /// before `any_at`.
+    /// If no such delivery is due and no attempt is in progress, send one delivery of any project
+    /// as a probe, but not before `any_at`.
     Probe {
-        /// The number of further deliveries of projects that have not failed.
+        /// The number of additional attempts that may start now.
         n_fresh: usize,
         /// The earliest time for a probe with a delivery of a failed project.
         any_at: Timestamp,
@@ -115,17 +117,17 @@ pub enum Transition {
     Up(Duration),
 }
 
-/// The effect of an attempt.
+/// The effect of an attempt on the endpoint's health and on the delivery's schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effect {
     /// The change of the endpoint's health, if any.
     pub transition: Option<Transition>,
-    /// Whether the attempt uses up one of the attempts in the schedule of its delivery.
+    /// Whether the attempt uses up one attempt of the delivery's schedule.
     pub uses_attempt: bool,
 }
 
 impl Effect {
-    /// The attempt is used up, and the health stays the same.
+    /// The attempt uses up one attempt of the schedule, and the health does not change.
     const NONE: Effect = Effect {
         transition: None,
         uses_attempt: true,
@@ -156,15 +158,15 @@ impl Endpoint {
         }
     }
 
-    /// The projects that send only probes.
+    /// The failed projects of an endpoint that is down. They send only probes.
     pub fn failed(&self) -> impl Iterator<Item = &ProjectKey> {
         self.down.iter().flat_map(|down| &down.failed)
     }
 
     /// Makes the next probe of a down endpoint due now.
     ///
-    /// The queue calls it after an operator's command. The operator may have fixed the cause of the
-    /// failures, and the next probe may be a day away.
+    /// The queue calls this after an operator's command, because the operator may have fixed the
+    /// cause of the failures. Otherwise the next probe may be a day away.
     pub fn probe_soon(&mut self, now: Timestamp) {
         if let Some(down) = &mut self.down {
             for probes in [&mut down.rounds, &mut down.probes] {
@@ -173,7 +175,7 @@ impl Endpoint {
         }
     }
 
-    /// Takes over renamed projects, from their former keys to the new ones.
+    /// Replaces the old keys of renamed projects by the new ones.
     pub fn moved(&mut self, moves: &HashMap<ProjectKey, ProjectKey>) {
         let new = |key: ProjectKey| moves.get(&key).cloned().unwrap_or(key);
         self.failing = std::mem::take(&mut self.failing)
@@ -248,7 +250,7 @@ impl Endpoint {
         Effect::of(Transition::Down(probes.next))
     }
 
-    /// Records that the endpoint works for this project.
+    /// Records that the endpoint accepted or refused a delivery, so it is up.
     fn works(&mut self, key: &ProjectKey, now: Timestamp) -> Option<Transition> {
         let failing = std::mem::take(&mut self.failing);
         let down = self.down.take();
@@ -274,7 +276,7 @@ impl Endpoint {
 }
 
 impl Down {
-    /// How many projects may still fail in the round at this time.
+    /// Returns the number of failures after which the round at this time ends.
     fn n_left_at(&self, now: Timestamp) -> usize {
         if self.n_left == 0 && self.rounds.next <= now {
             ROUND

@@ -35,7 +35,7 @@ impl Origin {
         Origin::Test,
     ];
 
-    /// The word for this value in headers and listings.
+    /// The name of this origin in headers and listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Origin::Live => "live",
@@ -45,7 +45,7 @@ impl Origin {
         }
     }
 
-    /// Parses a word of [`Origin::as_str`].
+    /// Parses a name returned by [`Origin::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|origin| origin.as_str() == word)
     }
@@ -59,11 +59,11 @@ impl Origin {
 pub struct EventId(pub String);
 
 impl EventId {
-    /// Derives the id of an event from its properties.
+    /// Computes the id of an event from its properties.
     ///
-    /// So an event that is inferred again, for instance after a power cut, gets the same id. Usually
-    /// `repetition` is 0. It is higher if an event with the same properties is or was recorded,
-    /// because the two are different events and need different ids.
+    /// If the same event is inferred again, for instance after a power cut, it gets the same id.
+    /// `repetition` is usually 0. It is higher if another event with the same properties was
+    /// recorded before, because different events need different ids.
     pub fn of(
         kind: EventKind,
         key: &ProjectKey,
@@ -106,11 +106,11 @@ pub struct InferredEvent {
     pub kind: EventKind,
     /// The file that the event is about.
     pub subject: FileState,
-    /// The definition that is the payload, if the subject is a removed copy.
+    /// The definition to send as the payload, if the event is about a removed copy.
     ///
-    /// The bytes of a copy are not kept, but those of a definition are.
+    /// The store keeps the bytes of definitions, but not those of copies.
     pub definition: Option<FileState>,
-    /// The key that a moved project had before.
+    /// The key of a moved project before the move.
     pub moved_from: Option<ProjectKey>,
     /// The file that was recorded at the same path before, if any.
     pub before: Option<FileState>,
@@ -147,7 +147,7 @@ impl InferredEvent {
     ) -> Event {
         let subject = &self.subject;
         let is_removal = self.kind.is_removal();
-        // Removing or renaming a file leaves no time in it.
+        // The file has no time of a removal or a rename.
         let has_no_time = is_removal || self.kind == EventKind::ProjectMove;
         Event {
             id: EventId::of(
@@ -206,7 +206,7 @@ impl From<&FileState> for FileSummary {
 
 /// Converts nanoseconds since the Unix epoch to a time in whole microseconds.
 ///
-/// Some languages parse no finer times, such as Python with `%f` of `strptime`.
+/// Some parsers accept at most microseconds, for instance `%f` of Python's `strptime`.
 pub fn timestamp(nanoseconds: i64) -> Timestamp {
     Timestamp::from_microsecond(nanoseconds.div_euclid(1_000)).unwrap_or(Timestamp::MAX)
 }
@@ -222,9 +222,9 @@ pub struct Explanation {
     /// The file that was observed, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<FileSummary>,
-    /// The reason for the observation.
+    /// The hint or scan that caused the observation.
     pub hint: String,
-    /// The source of the parameter `username`, if `username:` has the source `audit`.
+    /// The source of the username, if `audit` is one of the configured sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username_from: Option<String>,
     /// The user who made the change, if the kernel recorded it.

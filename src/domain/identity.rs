@@ -1,9 +1,10 @@
-//! Identifies projects, independent of their directories.
+//! Identifies projects independently of their directories.
 //!
-//! Constraint: the `projectId` that receivers got is the identity of a project, whatever its source:
-//! the engineId, the root attribute `id`, or a generated id. A project keeps it when it is saved
-//! without its id, and when it is renamed. Moves, copies and replacements are all recognised by it. A
-//! project without an id in its definition is also recognised by its content, in its organization.
+//! Constraint: the `projectId` in callbacks identifies a project, whatever its source: the
+//! engineId, the root attribute `id`, or a generated id. A project keeps it when it is renamed,
+//! and when it is saved without it. Moves, copies and replacements are recognised by the
+//! `projectId`. A project whose definition has no id is also recognised by its content, within its
+//! organization.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::parameters::{another_made_up_id, made_up_project_id, project_id};
 use super::project::{ContentHash, Document, FileState, ProjectKey, Role};
 
-/// Ids that a project keeps although its definition lacks them.
+/// Ids that a project keeps although its current definition lacks them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptIds {
     /// The engineId of an earlier definition.
@@ -21,7 +22,9 @@ pub struct KeptIds {
     /// The root attribute `id` of an earlier definition, if the project has no engineId.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_id: Option<String>,
-    /// The generated id, if it is not the one of the project's directory, and there is no other id.
+    /// The generated id, if the project has no other id.
+    ///
+    /// Absent if it is the one that the current directory gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_up: Option<String>,
 }
@@ -43,7 +46,7 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// Whether it is an id, so that the project may come from another organization.
+    /// Whether this is an id. Only projects with an id are recognised in another organization.
     pub(crate) fn is_id(&self) -> bool {
         matches!(self, Identity::Id(_))
     }
@@ -87,7 +90,7 @@ impl Document {
         self.kept.as_ref()?.made_up.as_deref()
     }
 
-    /// The id of the project, if the content lacks it and the project keeps it.
+    /// The kept id, if the content has none that replaces it.
     pub(crate) fn kept_id(&self) -> Option<&str> {
         let kept = self.kept.as_ref()?;
         let engine_id = self.own_engine_id().is_none().then_some(&kept.engine_id)?;
@@ -96,16 +99,16 @@ impl Document {
         engine_id.as_deref().or_else(other)
     }
 
-    /// Whether the project has no id, so that one is generated from its directory.
+    /// Whether an id has to be generated from the project's directory.
     fn needs_made_up_id(&self) -> bool {
         self.engine_id().or(self.root_id()).is_none() && self.kept_made_up_id().is_none()
     }
 }
 
 impl FileState {
-    /// Returns the identity of the project that this content defines.
+    /// Returns the identity by the content alone, ignoring kept ids.
     ///
-    /// It does not depend on kept ids. So a moved file and its recorded state have the same one.
+    /// So a moved file and its recorded state have the same identity.
     pub fn identity(&self) -> Identity {
         let document = &self.document;
         match document.own_engine_id().or(document.own_root_id()) {
@@ -114,21 +117,22 @@ impl FileState {
         }
     }
 
-    /// Returns the identity of the project with this recorded definition: its `projectId`.
+    /// Returns the identity of a recorded project: its `projectId`.
     pub fn project_identity(&self, key: &ProjectKey) -> Identity {
         Identity::Id(project_id(key, self, None).to_lowercase())
     }
 
-    /// Returns the identities by which a definition is recognised as that of this recorded project.
+    /// Returns all identities that a definition of this recorded project may have.
     pub(crate) fn identities(&self, key: &ProjectKey) -> impl Iterator<Item = Identity> + use<> {
         let of_project = self.project_identity(key);
         let of_content = Some(self.identity()).filter(|identity| *identity != of_project);
         std::iter::once(of_project).chain(of_content)
     }
 
-    /// Whether the other file belongs to another project, because both have an id and these differ.
+    /// Whether the two files have different ids, and so belong to different projects.
     ///
-    /// The engineIds decide, ignoring case. Without any, the root attributes `id` decide.
+    /// The engineIds are compared if both have one, ignoring case. If neither has one, the root
+    /// attributes `id` are compared.
     pub(crate) fn is_of_another_project(&self, other: &FileState) -> bool {
         let (here, there) = (&self.document, &other.document);
         let differ = |one: &str, other: &str| one.to_lowercase() != other.to_lowercase();
@@ -142,7 +146,7 @@ impl FileState {
         }
     }
 
-    /// Returns this definition with the ids that the project keeps from the previous definition.
+    /// Returns this definition with the ids that the project keeps from the previous one.
     pub(crate) fn succeeding(&self, before: &FileState) -> Self {
         let mut definition = self.clone();
         let (own, before) = (&self.document, &before.document);
@@ -193,7 +197,7 @@ impl FileState {
         file
     }
 
-    /// Gives a new definition a generated id of its own, if another project keeps that of its key.
+    /// Gives a new definition another generated id if a project already keeps the usual one.
     ///
     /// The id depends on the file, so inferring the same import again gives the same id.
     pub(crate) fn avoid_kept_ids(&mut self, key: &ProjectKey, is_kept: impl Fn(&str) -> bool) {

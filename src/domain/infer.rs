@@ -1,28 +1,29 @@
-//! Infers events from the record and an observation of one project.
+//! Infers events from the record of one project and an observation of it.
 //!
-//! Constraint: a missing file counts as removed only if the caller confirms the removal. In addition,
-//! the observation must have read every directory that may contain the file. A complete file causes
-//! its event at once, with three exceptions:
+//! Constraint: a missing file counts as removed only if the caller confirms the removal. In
+//! addition, the observation must have read every directory that may contain the file. A complete
+//! file causes its event at once, with three exceptions:
 //!
-//! - If a definition is replaced by another project's, all events wait until the removal of the old
-//!   project is confirmed. So the delete of the old project comes before the events of its successor.
-//! - While the definition is missing, a published copy with another id waits as well, because
-//!   the copy may belong to the successor.
-//! - A copy waits for the settle time if neither the record nor the disk has a definition. A checkout
-//!   handles one file at a time, so the copy may be the last file of a project that is being removed,
-//!   or the first of one that is being created. A project that appeared and disappeared causes no
-//!   event.
+//! - If another project's definition replaces the recorded one, all events wait until the removal
+//!   of the old project is confirmed. So the old project is deleted before its successor is
+//!   imported.
+//! - While the definition is missing, a published copy with another id waits as well, because it
+//!   may belong to a successor.
+//! - If neither the record nor the disk has a definition, a copy waits for the settle time. A
+//!   checkout handles one file at a time. So the copy may be the last file of a project that is
+//!   being removed, or the first file of a new one. A project that appeared and disappeared causes
+//!   no event.
 //!
-//! A definition without an id keeps the id that its project had; see [`super::identity`]. A definition
-//! with another id belongs to another project, even if a snapshot of the directory has the same content:
-//! then the snapshot belongs to the successor.
+//! A definition without an id keeps the id that its project had; see [`super::identity`]. A
+//! definition with another id belongs to another project, even if a snapshot in the directory has
+//! the same content. The snapshot then belongs to that project too.
 //!
-//! Four further events report what the seven do not: a save, a move ([`super::moves`]), and a copy that
-//! was removed while its project stays. Only webhooks that name them receive them.
+//! Four more events exist: a save, a move ([`super::moves`]), and the removal of a published copy
+//! or a snapshot while the project stays. Only webhooks that name them receive them.
 //!
-//! A deleted project counts as unpublished only if no published copy remains. A copy with new
-//! content or another tag also counts as remaining. So does an unreadable copy. A new copy with
-//! another id does not, because it belongs to another project.
+//! A deleted project counts as unpublished only if no published copy remains. A copy counts if it is
+//! unreadable, or if it has new content or another tag. A new copy with another id does not count,
+//! because it belongs to another project.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,11 +50,10 @@ pub struct Inference {
     pub missing: BTreeSet<String>,
 }
 
-/// Returns the paths of missing files.
+/// Returns the paths of missing files: recorded files that are gone.
 ///
-/// These are the recorded files that are gone. A definition is also missing if another project's
-/// definition is at its path. If new copies have no definition, the definition is missing, and the
-/// result has the paths of the copies instead.
+/// A definition is also missing if another project's definition is at its path. For a new copy
+/// without a definition, the result has the path of the copy.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     let (is_gone, is_orphan) = (observed.is_gone(), is_orphan(recorded, observed));
     let copies = recorded
@@ -75,8 +75,9 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     copies.chain(definition).chain(orphans).cloned().collect()
 }
 
-/// Returns a function that tells whether neither the record nor the disk has a definition for a new
-/// copy.
+/// Returns a function that tells whether a new copy has no definition.
+///
+/// Such a copy has a definition neither in the record nor on disk.
 fn is_orphan(recorded: &Recorded, observed: &Observed) -> impl Fn(&FileState) -> bool {
     let has_definition = recorded.definition.is_some() || observed.definition().is_some();
     move |seen| !has_definition && recorded.file(&seen.path).is_none()
@@ -153,7 +154,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
             removals == Removals::Unconfirmed && (may_be_the_successors(seen) || is_orphan(seen))
         },
     );
-    // The copies of a replaced project went with it.
+    // The copies of a replaced project were removed with it.
     if !definition_is_missing && removals == Removals::Confirmed && !replaced {
         removed_copies(&mut events, recorded, &record);
     }
@@ -168,7 +169,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
     }
 }
 
-/// Whether the observed definition is another project's, because its id differs.
+/// Whether the observed definition belongs to another project than the recorded one.
 pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     match (&recorded.definition, observed.definition()) {
         (Some(before), Some(seen)) => before.is_of_another_project(seen),
@@ -188,7 +189,7 @@ fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Ob
     }) || observed.hides(Role::Published)
 }
 
-/// Returns the event of a definition with new content.
+/// Returns the event for a definition with new content: a save or a restore.
 fn saved_or_restored(
     recorded: &Recorded,
     observed: &Observed,
@@ -208,7 +209,7 @@ fn saved_or_restored(
     }
 }
 
-/// If this new definition restores a snapshot, returns the explanation.
+/// Returns the explanation if this new definition restores a snapshot.
 fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> Option<String> {
     if recorded.definition.as_ref()?.hash == seen.hash {
         return None;
@@ -223,8 +224,9 @@ fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> 
             snapshot.path
         ));
     }
-    // If the snapshot is new in this observation, only the change times tell a restore from a saved
-    // definition of which a snapshot was taken. With equal times it was a save.
+    // For a snapshot that is new in this observation, the change times decide. If the snapshot is
+    // older, the definition was restored from it. Otherwise the definition was saved, then the
+    // snapshot was taken.
     observed
         .complete(Role::Snapshot)
         .find(|snapshot| {
@@ -299,7 +301,7 @@ fn removed_copies(events: &mut Vec<InferredEvent>, recorded: &Recorded, record: 
 
 /// Compares the snapshots or the published copies, and returns their new record.
 ///
-/// New copies for which `has_to_wait` returns true are not recorded yet.
+/// A new copy is not recorded yet if `has_to_wait` returns true for it.
 fn copies(
     events: &mut Vec<InferredEvent>,
     recorded: &BTreeMap<String, FileState>,

@@ -1,11 +1,11 @@
-//! Limits the number of similar log lines in a minute.
+//! Limits the number of similar log lines per minute.
 //!
 //! Constraint: ten thousand failures must not fill the log, but the log must show that there are
-//! failures. So each minute the first lines are logged in full, and all others as one count.
+//! failures. So the first lines of each minute are logged in full, and the others are counted.
 
 use std::time::Duration;
 
-/// The maximum number of lines that are logged in full in each [`WINDOW`].
+/// The number of lines that are logged in full in each [`WINDOW`].
 const IN_FULL: u32 = 5;
 /// The time after which the number of suppressed lines is logged.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -13,7 +13,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Limits log lines of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
-    /// The monotonic time when the current window began. `None` without a window.
+    /// The monotonic time when the window began. `None` if no window is open.
     began: Option<Duration>,
     n_logged: u32,
     n_suppressed: u32,
@@ -33,7 +33,7 @@ impl LogLimit {
 
     /// If the window is over, closes it and returns the number of suppressed lines.
     ///
-    /// The caller calls it before each [`LogLimit::allows`], and regularly in between.
+    /// Call this before each [`LogLimit::allows`], and regularly in between.
     pub(crate) fn take_suppressed(&mut self, now: Duration) -> Option<u32> {
         let began = self.began?;
         if now.saturating_sub(began) < WINDOW {

@@ -1,29 +1,29 @@
 //! The rules: which events are inferred, which webhooks receive them, and when.
 //!
 //! Constraint: this layer is pure. It uses no clock, disk, network, environment or random source,
-//! and it is not async. Its input is passed as arguments, so that tests can try every order of
+//! and it is not async. It gets its input as arguments, so that tests can try every order of
 //! changes, every time and every answer.
 //!
 //! In reading order:
 //!
 //! - [`project`]: observed and recorded projects.
-//! - [`stamp`]: how metadata proves a file unchanged.
+//! - [`stamp`]: how metadata proves that a file is unchanged.
 //! - [`identity`]: how a project is recognised in another directory.
-//! - [`event`]: the seven events.
+//! - [`event`]: the events, their parameters and their ids.
 //! - [`settle`]: when to observe a project.
-//! - [`wave`]: the time when projects that vanish together are judged.
+//! - [`wave`]: when projects that vanish together are judged.
 //! - [`vanished`]: the projects that vanished and are not judged yet.
 //! - [`infer`]: the events of one project.
 //! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.
-//! - `pairs`: which arrival belongs to which departure.
-//! - [`portions`]: the parts in which a large change is recorded.
+//! - `pairs`: which appeared project is which disappeared one.
+//! - [`portions`]: how a large change is recorded in several parts.
 //! - [`shared_ids`]: project ids that several directories share.
 //! - [`names`]: how names on disk and names in the configuration are compared.
 //! - [`parameters`]: the parameters of a callback.
 //! - [`actor`]: the user who made a change.
 //! - [`route`]: the webhooks that receive an event.
-//! - [`delivery`]: the next step of a delivery after an answer.
+//! - [`delivery`]: what happens to a delivery after an attempt.
 //! - [`endpoint`]: whether a receiver is down.
 //! - [`pace`]: when the next request to a receiver may start.
 //! - [`rescan`]: the reasons for a full scan.

@@ -1,23 +1,25 @@
 //! Pairs projects that appeared with projects that disappeared.
 //!
-//! Constraint: renaming or moving a project directory inside its organization causes no event. The
-//! project id identifies the project, else the content; see [`super::identity`]. So a project that is
-//! renamed and then saved is a move and a save, not a delete and an import. An observation of the new
-//! location does not tell a move from a copy, so the old location is observed as well. This module
-//! takes several projects at once and pairs arrivals with departures. Then [`infer`] judges each
-//! project by the record that belongs to it.
+//! Constraint: renaming a project directory, or moving it inside its organization, causes no
+//! import or delete. The project id identifies the project; see [`super::identity`]. Without an
+//! id, the content does. So a project that is renamed and then saved is a move and a save. An
+//! observation of the new location alone does not tell a move from a copy. So the old location is
+//! observed as well. This module takes several projects at once and pairs arrivals with
+//! departures. Then [`infer`] compares each project with the record that belongs to it.
 //!
-//! - If no definition was recorded at the new location, a project moves at once, without waiting for
-//!   the settle time.
-//! - If another project was recorded there, the move waits until that project's removal is confirmed
-//!   or that project has moved away. Until then the removal at the old location waits as well
-//!   ([`Conclusion::moves_to`]). Otherwise the project would be deleted there and imported here.
-//! - A moved project takes along the record of all files that are gone from the old location, also of
-//!   files that have not arrived yet. Files that stayed or cannot be read remain recorded there.
-//! - If a project is copied and the original is missing in the same observation, that is a move,
-//!   because observations cannot tell the difference.
+//! - If no definition was recorded at the new location, the project moves at once, without waiting
+//!   for the settle time.
+//! - If another project was recorded there, the move waits until that project is certainly removed
+//!   or has moved away. Until then the removal at the old location waits too
+//!   ([`Conclusion::moves_to`]). Otherwise the moving project would be deleted there and imported
+//!   here.
+//! - A moved project takes along the record of all files that are gone from the old location, even
+//!   if they have not arrived yet. Files that remain or cannot be read stay recorded at the old
+//!   location.
+//! - If a project is copied and the original is gone in the same observation, that is a move.
+//!   Observations cannot tell the difference.
 //!
-//! Two more rules are about a project id that several directories have; see [`super::shared_ids`].
+//! Two more rules handle a project id that several directories share; see [`super::shared_ids`].
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,7 +30,7 @@ use super::pairs::{Pairs, pair};
 use super::project::{FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role};
 use super::shared_ids::{Hold, Removal, SharedIds};
 
-/// Returns the path of a recorded file after its project moved, according to the layout.
+/// Returns the path that the layout gives a recorded file after its project moved.
 pub type Relocate<'a> = dyn Fn(&FileState, &ProjectKey) -> Option<String> + 'a;
 
 /// The record of a project and an observation of it.
@@ -49,22 +51,23 @@ pub struct Comparison {
 pub struct Conclusion {
     /// The project.
     pub key: ProjectKey,
-    /// The former key, if the project moved here.
+    /// The former key, if the project moved here in this comparison.
     pub moved_from: Option<ProjectKey>,
-    /// The key that the project moves to, if the move has to wait.
+    /// The key of the location that the project moves to, if the move has to wait.
     ///
-    /// It waits until the removal of the project recorded there is confirmed. This project's removal
-    /// must not be confirmed earlier; see [`super::settle::Agenda::confirm_after`].
+    /// It waits until the removal of the project recorded there is confirmed. The removal of this
+    /// project must not be confirmed earlier; see [`super::settle::Agenda::confirm_after`].
     pub moves_to: Option<ProjectKey>,
-    /// Why the project that arrived here is not imported yet, although it is complete.
+    /// Why a complete project that arrived here is not imported yet.
     pub hold: Option<Hold>,
-    /// Another directory of the organization with the same project, so no delete is inferred here.
+    /// Another directory of the organization that has or had the same project.
     ///
-    /// If all of these directories are gone, this is the one whose delete is inferred.
+    /// If it is set, no delete is inferred here: the project still exists there, or is deleted
+    /// there.
     pub lives_on_in: Option<ProjectKey>,
-    /// A directory with the same project that is gone too, if the removal here waits for it.
+    /// Another directory with the same project that is gone too, but whose removal is unconfirmed.
     ///
-    /// See [`super::settle::Agenda::confirm_with`].
+    /// The removal here waits for it; see [`super::settle::Agenda::confirm_with`].
     pub removed_with: Option<ProjectKey>,
     /// The new record, the events, and the removals that are not confirmed yet.
     pub inference: Inference,
@@ -82,10 +85,10 @@ impl Comparison {
         Some(definition.project_identity(&self.key))
     }
 
-    /// Returns the observed definition if another project may have moved here.
+    /// Returns the observed definition if it may belong to a project that moved here.
     ///
-    /// Unlike [`Comparison::arrival`] it may also be an ordinary save: without an id on both sides, the
-    /// definition alone does not tell.
+    /// Unlike [`Comparison::arrival`], this includes definitions without an id that have new
+    /// content. Those may also be ordinary saves.
     pub fn newcomer(&self) -> Option<&FileState> {
         let seen = self.observed.definition()?;
         let is_newcomer = match &self.recorded.definition {
@@ -96,7 +99,7 @@ impl Comparison {
         is_newcomer.then_some(seen)
     }
 
-    /// Whether the definition here changed to that of another project, or was saved.
+    /// Whether the definition was either saved, or replaced by another project's.
     pub(super) fn is_saved_or_replaced(&self) -> bool {
         self.newcomer().is_some() && self.arrival().is_none()
     }
@@ -114,7 +117,7 @@ impl Comparison {
 
 /// Returns the observed definition if it may have moved here.
 ///
-/// It may have if the record has no definition, or another project's definition.
+/// That is the case if no definition is recorded, or another project's.
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)
@@ -122,10 +125,13 @@ pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a Fi
 
 /// Infers the events of several projects together.
 ///
-/// For every arrival, the comparisons must include the recorded projects with the same identity,
-/// except those whose definition is known to be in place. For every confirmed departure, and for
-/// every departure of a project that arrived, they must include the recorded projects of its
-/// organization with the same identity, or at least one of them whose definition still exists.
+/// The comparisons must be complete:
+///
+/// - For every arrival, they include the recorded projects with the same identity, except those
+///   whose definition is known to be in place.
+/// - For every confirmed departure, and for every departure of a project that arrived elsewhere,
+///   they include the recorded projects of its organization with the same identity. One of them is
+///   enough if its definition still exists.
 pub fn infer_all<C: Borrow<Comparison>>(
     comparisons: &[C],
     relocate: &Relocate<'_>,
@@ -154,9 +160,9 @@ pub fn infer_all<C: Borrow<Comparison>>(
             };
             let removals = removed_with.map_or(removals, |_| Removals::Unconfirmed);
             let departed = departed || lives_on_in.is_some();
-            // A project that arrived waits for the removal of the one that was here. Until that
-            // removal is confirmed, it has no other hold. Otherwise projects that exchange their
-            // locations would wait for each other.
+            // An arrived project waits for the removal of the project that was here. Until that
+            // removal is confirmed, no other hold applies. Otherwise two projects that exchange
+            // their locations would wait for each other.
             let may_arrive = origin.is_none()
                 && (departed
                     || removals == Removals::Confirmed
@@ -179,10 +185,10 @@ pub fn infer_all<C: Borrow<Comparison>>(
         .collect()
 }
 
-/// Judges one comparison.
+/// Infers the events of one comparison.
 ///
-/// `origin` is the old location of the project that arrived here. `departed` is true if the project
-/// recorded here arrived at another location.
+/// `origin` is the old location of the project that arrived here. `departed` is true if the
+/// project recorded here is now at another location.
 fn judge(
     here: &Comparison,
     origin: Option<&Comparison>,
@@ -214,7 +220,7 @@ fn judge(
     inference
 }
 
-/// Returns the event of a project that moved here, with the definition that was recorded before.
+/// Returns the move event of a project. `recorded` is the record it brought along.
 fn moved(origin: &Comparison, recorded: &Recorded) -> Option<InferredEvent> {
     let definition = recorded.definition.clone()?;
     let because = format!("the project was in {} before", origin.key);
@@ -225,9 +231,10 @@ fn moved(origin: &Comparison, recorded: &Recorded) -> Option<InferredEvent> {
     })
 }
 
-/// Judges one comparison without the project that arrived, which has to wait.
+/// Infers the events of one comparison without the arrived project, which has to wait.
 ///
-/// A removed project that was here before is deleted now. Otherwise two projects that swap their
+/// If the recorded project was removed, it is deleted now. Otherwise two projects that exchange
+/// their locations would wait for each other.
 /// locations would wait for each other.
 fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inference {
     let mut inference = Inference {
@@ -241,7 +248,7 @@ fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inf
         }
         inference.record = left_behind(here);
     }
-    // The path of the arrived definition shows that the project is not judged yet.
+    // The path of the arrived definition marks the project as not fully judged.
     let arrived = here.arrival().map(|definition| definition.path.clone());
     inference.missing.extend(arrived);
     inference
@@ -249,7 +256,7 @@ fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inf
 
 /// Returns the record that stays at the old location of a moved project.
 ///
-/// It has the files that are, or may be, still there and unchanged.
+/// It has the files that are still there and unchanged, or may be.
 fn left_behind(from: &Comparison) -> Recorded {
     let observed = &from.observed;
     let is_gone = observed.is_gone();
@@ -286,8 +293,8 @@ fn carried_along(
         }
     }
     let mut carried: BTreeMap<String, FileState> = BTreeMap::new();
-    // Two files may get the same new path, for instance from two templates. Then the file that is
-    // observed there wins.
+    // Two files may get the same new path, for instance from two templates. Then the file that was
+    // observed at this path wins.
     let mut put = |file: &FileState, path: &str| {
         let is_seen = match here.observed.files.get(path) {
             Some(ObservedFile::Complete(seen)) => seen.role == file.role && seen.hash == file.hash,
@@ -310,7 +317,7 @@ fn carried_along(
     carried.into_values().collect()
 }
 
-/// The role of a file, and its tag. There is one definition, whatever its tag.
+/// Returns the role and the tag of a file. The tag of a definition is ignored.
 fn tagged(file: &FileState) -> (Role, Option<&str>) {
     let is_copy = file.role != Role::Definition;
     (file.role, file.tag.as_deref().filter(|_| is_copy))

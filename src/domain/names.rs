@@ -1,7 +1,7 @@
-//! Compares names of directories with names in the configuration.
+//! Compares directory names with names in the configuration.
 //!
-//! Constraint: names that people cannot tell apart are equal. macOS and some file servers store `é`
-//! as two characters, and editors write it as one. The record keeps each name as it is on disk.
+//! Constraint: names that look the same are equal. macOS and some file servers store `é` as two
+//! characters, and editors write it as one. The record keeps each name as it is on disk.
 
 use std::borrow::Cow;
 

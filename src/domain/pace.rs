@@ -1,12 +1,13 @@
 //! Decides when the next request to a webhook may start.
 //!
-//! Constraint: a receiver that limits requests must not get many requests that it refuses, and must not
-//! be idle either. There are two limits. The setting `rate` is the most requests in a time. The other
-//! limit is learned from answers that request a wait ([`RetryAfter::Webhook`]): after such an answer,
-//! requests start one by one, at a rate that doubles every second until the next such answer. From then
-//! on the rate grows in small steps that become rare. Both limits space requests evenly.
+//! Constraint: a receiver that limits requests must not get many requests that it refuses, and
+//! must not be idle either. There are two limits, and both space requests evenly. One is the
+//! setting `rate`: the most requests in a time. The other is learned from answers that request a
+//! wait ([`RetryAfter::Webhook`]). After the first such answer, the rate of requests doubles every
+//! second. After the next such answer, the rate is reduced and then grows in small steps. The
+//! steps become rarer.
 //!
-//! The store enforces the requested wait itself. Time is monotonic. The state is only in memory.
+//! The store enforces the requested wait. Time is monotonic. The state is only in memory.
 //!
 //! [`RetryAfter::Webhook`]: super::delivery::RetryAfter::Webhook
 
@@ -14,47 +15,48 @@ use std::time::Duration;
 
 use super::delivery::{Outcome, RetryAfter};
 
-/// The longest time between two requests when the pace is learned first.
+/// The longest first value of the learned time between two requests.
 ///
-/// A receiver that counts requests in a window asks for a long wait, although it then accepts many.
+/// Some receivers request a long wait but accept many requests after it, for instance if they
+/// count requests per minute. So the requested wait is not used as the interval.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest learned time between two requests.
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
 
-/// The shortest learned time between two requests. Below it, the receiver has no limit.
+/// The shortest learned time between two requests. Below it, the learned limit is dropped.
 const INTERVAL_MIN: Duration = Duration::from_millis(1);
 
-/// The shortest time between two steps to a higher rate.
+/// The shortest time between two increases of the rate.
 const STEP: Duration = Duration::from_secs(1);
 
-/// The number of accepted requests before the first small step to a higher rate.
+/// The number of accepted requests before the first small increase of the rate.
 const FIRST_RUN: u32 = 16;
 
-/// The most accepted requests before a small step to a higher rate.
+/// The largest number of accepted requests before a small increase of the rate.
 const RUN_MAX: u32 = 256;
 
-/// The number of accepted requests since the last wait below which the rate is far too high.
+/// With fewer accepted requests since the last requested wait, the rate is halved.
 const FEW: u32 = 4;
 
 /// After this time without a requested wait, the rate doubles again.
 ///
-/// A receiver with a limit then refuses one or two requests in this time. A receiver that was only busy
-/// for a while soon gets all of them.
+/// A receiver with a limit then refuses one or two requests each time. A receiver that was only
+/// busy soon gets requests at the full rate.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
-/// How far requests may be behind their times before the times move, at high rates.
+/// How late a request may start without delaying the requests after it, at high rates.
 ///
-/// A timer of the runtime is late by about 1 ms. Without this allowance, a rate of 1,000/s would become
-/// half of it. At rates of up to 100/s there is no allowance.
+/// A timer of the runtime is late by about 1 ms. Without this allowance, a rate of 1,000/s would
+/// become 500/s. At rates of up to 100/s there is no allowance.
 const LATE_MAX: Duration = Duration::from_millis(10);
 
-/// The most requests in a time.
+/// A limit: at most `n` requests in the time `per`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// The number of requests.
     pub n: u32,
-    /// The time.
+    /// The time in which they may start.
     pub per: Duration,
 }
 
@@ -82,7 +84,7 @@ struct Learned {
     n_accepted: u32,
     /// The number of accepted requests since the last requested wait.
     n_since_wait: u32,
-    /// The number of accepted requests before the next small step.
+    /// The number of accepted requests before the next small increase.
     run: u32,
     /// The time of the last requested wait.
     waited_at: Duration,
@@ -91,7 +93,7 @@ struct Learned {
 }
 
 impl Pace {
-    /// Returns the time from which the next request may start, with this setting.
+    /// Returns the earliest time for the next request.
     pub fn next(&self, rate: Option<Rate>) -> Duration {
         if rate.is_none() && self.learned.is_none() {
             Duration::ZERO
@@ -100,7 +102,7 @@ impl Pace {
         }
     }
 
-    /// The time between two requests, with this setting.
+    /// Returns the time between two requests.
     pub fn interval(&self, rate: Option<Rate>) -> Duration {
         let learned = self.learned.as_ref().map(|learned| learned.interval);
         rate.map(Rate::interval).max(learned).unwrap_or_default()
@@ -157,7 +159,8 @@ impl Pace {
             learned.run = learned.run.saturating_mul(2).min(RUN_MAX);
             learned.interval.saturating_mul(10) / 9
         }
-        // After the wait that it asks for, the receiver accepts at least one request.
+        // The interval is at most the requested wait, because the receiver accepts a request after
+        // it.
         .min(wait.max(INTERVAL_MIN))
         .min(INTERVAL_MAX);
         learned.doubles = false;

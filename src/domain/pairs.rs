@@ -1,7 +1,7 @@
 //! Pairs projects that arrived in a directory with projects that left one.
 //!
-//! Constraint: the work is linear in the number of projects but for a logarithm, also for long chains of
-//! moves; see [`super::moves`] for the rules.
+//! Constraint: for n projects the work is at most n log n, also for long chains of moves.
+//! [`super::moves`] has the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::work;
 
 /// Departed projects that are not paired with an arrival yet, in the order of their names.
 ///
-/// They are kept by organization and identity, and by the content as well.
+/// They are indexed by organization and identity, and by content in addition.
 #[derive(Default)]
 struct Departures<'a> {
     by_identity: BTreeMap<(&'a str, Identity), BTreeMap<&'a ProjectKey, usize>>,
@@ -20,7 +20,7 @@ struct Departures<'a> {
 }
 
 impl<'a> Departures<'a> {
-    /// Collects the departures. `replaced` has the locations whose definition counts as replaced.
+    /// Collects the departures. Definitions at the indexes in `replaced` count as replaced.
     fn of(comparisons: &[&'a Comparison], replaced: &BTreeSet<usize>) -> Self {
         let mut all = Self::default();
         for (index, comparison) in comparisons.iter().copied().enumerate() {
@@ -43,16 +43,16 @@ impl<'a> Departures<'a> {
         all
     }
 
-    /// Removes the departure that belongs to the project that arrived here, and returns it.
+    /// Removes and returns the departure that belongs to the project that arrived here.
     ///
-    /// It is the departure with the same content, else the first by name.
+    /// That is the departure with the same content, else the first by name.
     fn take(&mut self, comparisons: &[&'a Comparison], arrived_in: usize) -> Option<usize> {
         let here = comparisons.get(arrived_in).copied()?;
         let arrived = here.newcomer()?;
         let organization = here.key.organization.as_str();
         let of_content = (organization, arrived.identity(), arrived.hash);
         let with_content = self.by_content.get(&of_content);
-        // A project that was here before has not come from here.
+        // A project cannot arrive from its own location.
         let first = |all: &BTreeMap<&'a ProjectKey, usize>| {
             let mut all = all.values().copied();
             all.find(|origin| *origin != arrived_in)
@@ -81,18 +81,19 @@ impl<'a> Departures<'a> {
 pub(super) struct Pairs {
     /// The old location of each new location.
     pub moves: BTreeMap<usize, usize>,
-    /// The new location of each old location whose move waits. There are no rings.
+    /// The new location of each old location whose move has to wait. There are no rings.
     pub waiting: BTreeMap<usize, usize>,
 }
 
-/// The number of times that pairing begins again without definitions that turned out to be saved.
+/// The maximum number of rounds in [`pair`].
 const PAIRED_AT_MOST: usize = 8;
 
 /// Pairs arrivals with departures.
 ///
-/// A changed definition without an id, or the first one with an id, may have been saved. It counts as
-/// replaced if its content came from another location, and the recorded project went to another one.
-/// So projects that exchange their locations move, with ids or without.
+/// A changed definition without an id may be a save or a replacement. So may the first definition
+/// with an id. It counts as replaced if its content came from another location, and the project
+/// recorded here went to another one. So projects that exchange their locations are moves, with or
+/// without ids. Each round drops the definitions that turned out to be saves, and pairs again.
 pub(super) fn pair(comparisons: &[&Comparison]) -> Pairs {
     let indexed = comparisons.iter().enumerate();
     let mut replaced: BTreeSet<usize> = indexed
@@ -111,15 +112,16 @@ pub(super) fn pair(comparisons: &[&Comparison]) -> Pairs {
     pairs(comparisons, &BTreeSet::new())
 }
 
-/// Finds the origin of each arrival that need not wait. Returns them with the departures that are left.
+/// Pairs arrivals that need not wait. Returns the pairs and the remaining departures.
 fn moves_between<'a>(
     comparisons: &[&'a Comparison],
     replaced: &BTreeSet<usize>,
 ) -> (BTreeMap<usize, usize>, Departures<'a>) {
     let mut departures = Departures::of(comparisons, replaced);
     let mut moves = BTreeMap::new();
-    // The project that was recorded at a location is judged together with the arrival. So the arrival
-    // waits until that project's removal is confirmed, or until it is paired elsewhere.
+    // The project that is recorded at the new location is judged together with the arrival. So the
+    // arrival waits until that project's removal is confirmed, or that project is paired
+    // elsewhere.
     let is_settled = |comparison: &Comparison| {
         let is_free = comparison.recorded.definition.is_none();
         comparison.arrival().is_some() && (is_free || comparison.removals == Removals::Confirmed)
@@ -142,7 +144,7 @@ fn moves_between<'a>(
     (moves, departures)
 }
 
-/// Pairs arrivals with departures, also those that have to wait.
+/// Pairs arrivals with departures, including those that have to wait.
 fn pairs(comparisons: &[&Comparison], replaced: &BTreeSet<usize>) -> Pairs {
     let (moves, mut departures) = moves_between(comparisons, replaced);
     let mut waiting = BTreeMap::new();
@@ -154,16 +156,16 @@ fn pairs(comparisons: &[&Comparison], replaced: &BTreeSet<usize>) -> Pairs {
             waiting.insert(origin, index);
         }
     }
-    // Projects that exchange their locations in a ring do not wait. Otherwise each would wait for the
-    // next forever. Observing one of them also observes all others.
+    // Projects that exchange their locations in a ring do not wait. Otherwise each would wait for
+    // the next one forever. Each observation of one of them also includes all others.
     let ring = rings(&waiting);
     waiting.retain(|origin, _| !ring.contains(origin));
     Pairs { moves, waiting }
 }
 
-/// Returns the locations whose project leads back to them, if each waits for at most one other.
+/// Returns the locations that wait for each other in a ring.
 ///
-/// It follows each way once, so long chains take linear work.
+/// Each location waits for at most one other. Each is visited once, so the work is linear.
 fn rings(waiting: &BTreeMap<usize, usize>) -> BTreeSet<usize> {
     let mut ring = BTreeSet::new();
     let mut visited = BTreeSet::new();
@@ -175,7 +177,7 @@ fn rings(waiting: &BTreeMap<usize, usize>) -> BTreeSet<usize> {
             way.push(*here);
             at = waiting.get(here);
         }
-        // The way ends at a location of its own only if that begins a ring.
+        // The path ends at one of its own locations only if a ring begins there.
         let begin = at.and_then(|end| way.iter().position(|here| here == end));
         if let Some(begin) = begin {
             ring.extend(way.drain(begin..));

@@ -11,9 +11,9 @@ use super::project::{FileState, ProjectKey, Role, Stamp};
 /// The name and id of an organization.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Organization {
-    /// The name of the organization.
+    /// The name.
     pub name: String,
-    /// The id of the organization, usually a UUID.
+    /// The id, usually a UUID.
     pub id: String,
 }
 
@@ -31,10 +31,10 @@ pub enum UsernameSource {
 }
 
 impl UsernameSource {
-    /// The words of the sources, and the one for events without a name.
+    /// The names of all sources, and `none` for events without a username.
     pub const WORDS: [&str; 5] = ["audit", "annotation", "owner", "value", "none"];
 
-    /// The word for this source in listings and metrics.
+    /// The name of this source in listings and metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
             UsernameSource::Audit(_) => "audit",
@@ -45,7 +45,7 @@ impl UsernameSource {
     }
 }
 
-/// The configured names of organizations, and the sources of usernames.
+/// The settings that decide names in callbacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Naming {
     /// The organizations by directory name, in the composed form.
@@ -64,18 +64,17 @@ impl Naming {
     }
 }
 
-/// Returns the namespace of generated project ids.
+/// Returns the UUID namespace of generated project ids.
 ///
-/// It is a UUIDv5 of the URL namespace and the name of the program, so that every installation
-/// generates the same ids.
+/// It is derived from the name of the program, so that every installation generates the same ids.
 fn project_namespace() -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, b"urn:project-webhooks:project")
 }
 
 /// Returns the parameters of an event, in order.
 ///
-/// `definition` is the definition of the project, if any. A published copy without ids takes them
-/// from it.
+/// `definition` is the definition of the project, if any. A published copy without ids has those
+/// of the definition.
 pub fn parameters(
     event: &InferredEvent,
     key: &ProjectKey,
@@ -126,7 +125,7 @@ fn version_tag(subject: &FileState) -> String {
         .clone()
         .or_else(|| subject.document.version().map(str::to_owned))
         .unwrap_or_else(|| {
-            // The tag shows the time to the second. The event has the exact time.
+            // The tag has whole seconds. The event has the exact time.
             let seconds = subject.stamp.modified_ns.div_euclid(1_000_000_000);
             format!(
                 "Published {}",
@@ -135,7 +134,7 @@ fn version_tag(subject: &FileState) -> String {
         })
 }
 
-/// Returns the username with the word of its source. `actor` is the user who made the change.
+/// Returns the username and the name of its source. `actor` is the user who made the change.
 pub fn username(
     subject: &FileState,
     sources: &[UsernameSource],
@@ -161,8 +160,8 @@ fn not_empty(text: Option<&str>) -> Option<&str> {
 
 /// Returns the id of a project: its engineId, else the root attribute `id`, else a generated id.
 ///
-/// A published copy has the id of its project, so that a publish names the project as its import did.
-/// Only a copy whose id differs, which is another project's, has its own.
+/// A published copy has the id of its project, so that its publish and the import have the same
+/// id. A copy with a different id belongs to another project and has its own id.
 pub(crate) fn project_id(
     key: &ProjectKey,
     subject: &FileState,
@@ -178,14 +177,14 @@ pub(crate) fn project_id(
         .map_or_else(|| made_up_project_id(key), str::to_owned)
 }
 
-/// Generates an id: a UUIDv5 of the organization directory and the project directory.
+/// Generates an id: a UUIDv5 of the two directory names.
 pub(super) fn made_up_project_id(key: &ProjectKey) -> String {
     Uuid::new_v5(&project_namespace(), key.to_string().as_bytes()).to_string()
 }
 
-/// Generates another id for a project whose directory had a renamed project with a generated id.
+/// Generates another id, if a renamed project keeps the usual id of this directory.
 pub(super) fn another_made_up_id(key: &ProjectKey, stamp: &Stamp) -> String {
-    // No key contains a NUL, so no other project has this name.
+    // No key contains a NUL character, so no other project gets this id.
     let name = format!("{key}\0{}\0{}", stamp.inode, stamp.changed_ns);
     Uuid::new_v5(&project_namespace(), name.as_bytes()).to_string()
 }

@@ -1,18 +1,23 @@
 //! Splits the change of one project into portions, which are recorded one after another.
 //!
-//! Constraint: recording some of the portions is the same as having observed the project earlier. If
-//! the daemon ends between two portions, the next observation infers the events of the others, and no
-//! event twice.
+//! Constraint: after each portion, the record must be one that an earlier observation could have
+//! made. If the daemon ends between two portions, the next observation infers exactly the missing
+//! events.
 //!
-//! So the new record of a portion has only the files of its events and of the events before them.
-//! Changes without an event are recorded with the first portion, because a move also changes the record
-//! at the old location. A snapshot that was taken after a save must not precede the save, or the save
-//! would look like a restore. Missing files stay recorded until the last portion, because a delete and a
-//! restore depend on them.
+//! So the record after a portion has the files of its events and of earlier events only. There are
+//! three special cases:
 //!
-//! Two kinds of files would hide the reason of another event, so they come after it:
+//! - Changes without an event are recorded with the first portion, because a move also changes the
+//!   record at the old location.
+//! - A snapshot that was taken after a save is recorded after the save. Otherwise the save would
+//!   look like a restore.
+//! - Missing files stay recorded until the last portion, because deletes and restores are inferred
+//!   from them.
 //!
-//! - a snapshot whose recorded content was restored, and that has other content now: after the restore
+//! Two kinds of events would change the record so that another event could not be inferred any
+//! more. They come after that event:
+//!
+//! - a new content of a snapshot whose old content was restored: after the restore
 //! - a published copy with another id than the deleted definition: after the delete
 
 use std::collections::HashSet;
@@ -20,12 +25,12 @@ use std::collections::HashSet;
 use super::event::{EventKind, InferredEvent};
 use super::project::{ContentHash, FileState, Recorded, Role};
 
-/// A part of a change: some of its events, and the files that differ in the record after them.
+/// A part of a change: some events, and the files that they change in the record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Portion {
-    /// The recorded state of the files that differ, before these events.
+    /// The recorded state of the changed files, before these events.
     pub before: Recorded,
-    /// The state of the files that differ, after these events.
+    /// The state of the changed files, after these events.
     pub after: Recorded,
     /// The number of events of this portion.
     pub n_events: usize,
@@ -40,11 +45,11 @@ pub struct Change<'a> {
     pub after: &'a Recorded,
     /// The events, in the order of [`order`].
     pub events: &'a [InferredEvent],
-    /// The number of events of short-lived files. They precede the changes without an event.
+    /// The number of events of short-lived files. They come before the changes without an event.
     pub n_short_lived: usize,
 }
 
-/// Moves events behind others whose reason they would hide.
+/// Moves events behind others that could not be inferred after them.
 ///
 /// Only a change that is split needs this order.
 pub fn order(events: Vec<InferredEvent>) -> Vec<InferredEvent> {
@@ -64,7 +69,7 @@ pub fn order(events: Vec<InferredEvent>) -> Vec<InferredEvent> {
     ordered
 }
 
-/// Whether recording this event first would hide the reason of `closing`.
+/// Whether recording this event would prevent inferring `closing` afterwards.
 fn hides(event: &InferredEvent, closing: &InferredEvent) -> bool {
     match (event.kind, closing.kind) {
         (EventKind::SnapshotCreate, EventKind::SnapshotRestore) => {
@@ -78,10 +83,10 @@ fn hides(event: &InferredEvent, closing: &InferredEvent) -> bool {
     }
 }
 
-/// Splits a change, so that the contents to read for a portion have at most `bytes_max` bytes.
+/// Splits a change so that each portion has at most `bytes_max` bytes of payloads to read.
 ///
-/// `weigh` returns the number of bytes to read for the payload of an event. The first portion has the
-/// events before the first one with a weight. A later portion has at least one event.
+/// `weigh` returns the number of bytes to read for a payload. The first portion has the events
+/// before the first payload to read. Every later portion has at least one event.
 pub fn split(
     change: &Change<'_>,
     bytes_max: usize,
@@ -96,7 +101,8 @@ pub fn split(
             recording.record_silent(index);
         }
         let hash = event.payload();
-        // The store has the definition of a move, which belongs to the first portion.
+        // A move needs no reading: its definition is stored already. It belongs to the first
+        // portion.
         let weight = if event.kind != EventKind::ProjectMove && weighed.insert(hash) {
             weigh(&hash)
         } else {
@@ -115,13 +121,13 @@ pub fn split(
     portions
 }
 
-/// The state of recording the events of a change one after another.
+/// The progress while the events of a change are recorded one after another.
 struct Recording<'a> {
     change: &'a Change<'a>,
     /// The record after the events so far.
     record: Recorded,
     portion: Portion,
-    /// The files that differ in the current portion.
+    /// The files that the current portion changes.
     changed: HashSet<(Role, String)>,
 }
 
@@ -140,7 +146,7 @@ impl<'a> Recording<'a> {
         std::mem::take(&mut self.portion)
     }
 
-    /// Records the changed files without an event. The events from this index on are not recorded.
+    /// Records the changed files that have no event at this index or later.
     fn record_silent(&mut self, index: usize) {
         let mut of_copies: HashSet<&str> = HashSet::new();
         let mut has_definition = false;
@@ -171,11 +177,11 @@ impl<'a> Recording<'a> {
             self.remove_copies();
             return;
         }
-        // The last portion has the removed copies.
+        // The removed copy stays recorded until the last portion.
         if event.definition.is_some() {
             return;
         }
-        // If the definition has an event of its own, the one from before the move is recorded here.
+        // The definition changed again after the move. Its own event records that.
         if event.kind == EventKind::ProjectMove && self.record.definition.is_some() {
             return;
         }
@@ -192,7 +198,7 @@ impl<'a> Recording<'a> {
         self.put(file);
     }
 
-    /// Records the remaining differences: removed files.
+    /// Records the remaining differences, mostly removed files.
     fn finish(&mut self) {
         let after = self.change.after;
         for file in after.files() {

@@ -53,7 +53,7 @@ impl Role {
     /// All roles.
     pub const ALL: [Role; 3] = [Role::Definition, Role::Published, Role::Snapshot];
 
-    /// The word for this value in the configuration, in listings and in the store.
+    /// The name of this role in the configuration, in listings and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::Definition => "definition",
@@ -62,7 +62,7 @@ impl Role {
         }
     }
 
-    /// Parses a word of [`Role::as_str`].
+    /// Parses a name returned by [`Role::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == word)
     }
@@ -97,7 +97,7 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-/// The parsed part of a project.xml: attributes and direct annotations of the root element.
+/// The parsed part of a project.xml: attributes and direct annotations of the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     /// The root attribute `name`.
@@ -111,7 +111,7 @@ pub struct Document {
     pub annotations: BTreeMap<String, String>,
     /// Ids that the project keeps although this content lacks them.
     ///
-    /// Only a record has these, and a new definition by [`FileState::avoid_kept_ids`].
+    /// Only recorded definitions have these, and new ones after [`FileState::avoid_kept_ids`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Box<KeptIds>>,
 }
@@ -135,20 +135,20 @@ impl Document {
     }
 }
 
-/// A complete file at the time when it was read.
+/// A complete file, as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
     /// The path below the repository's root.
     pub path: String,
     /// The role in the project.
     pub role: Role,
-    /// The captured `{versionTag}`, if the template has one.
+    /// The version tag captured from the path, if the template has `{versionTag}`.
     pub tag: Option<String>,
     /// The metadata at the time of reading.
     pub stamp: Stamp,
     /// The time of the first reading with this stamp, in nanoseconds since the Unix epoch.
     ///
-    /// May also be [`SETTLED_NS`](super::stamp::SETTLED_NS); see [`FileState::is_unchanged`].
+    /// It can also be [`SETTLED_NS`](super::stamp::SETTLED_NS); see [`FileState::is_unchanged`].
     pub read_ns: i64,
     /// The hash of the content.
     pub hash: ContentHash,
@@ -186,7 +186,7 @@ impl Recorded {
             .inspect(|_| visit())
     }
 
-    /// Whether a file is recorded in the directory at this path, or below it.
+    /// Whether a recorded file is below the directory at this path.
     pub(crate) fn has_files_below(&self, path: &str) -> bool {
         let is_below = |file: &str| {
             let rest = file.strip_prefix(path);
@@ -236,7 +236,7 @@ impl FromIterator<FileState> for Recorded {
     }
 }
 
-/// An invalid file, and why it is invalid.
+/// An invalid file or an unreadable directory, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The path below the repository's root. Bytes that are not UTF-8 are replaced.
@@ -249,10 +249,9 @@ pub struct Problem {
     /// The column of the first error in characters, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u64>,
-    /// Whether the file may become valid without a further report, for instance while it is being
-    /// written.
+    /// Whether the file may become valid without another hint.
     ///
-    /// Such a file is observed again without a hint.
+    /// For instance, it is still being written. Such a file is observed again without a hint.
     #[serde(default)]
     pub may_resolve: bool,
 }
@@ -264,7 +263,7 @@ pub enum ObservedFile {
     Complete(FileState),
     /// A file that is unreadable, incomplete or malformed.
     ///
-    /// It does not prove that the file was deleted.
+    /// Such a file does not count as deleted.
     Invalid {
         /// The role that a complete file at this path has.
         role: Role,
@@ -288,14 +287,15 @@ impl ObservedFile {
 pub struct Unreadable {
     /// The path, and why the directory could not be read.
     pub problem: Problem,
-    /// The roles of files that the directory may contain. No file with such a role counts as gone.
+    /// The roles of files that the directory may contain. Files with these roles do not count as
+    /// gone.
     pub hides: BTreeSet<Role>,
 }
 
 /// An observation of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// The observed files by path. A path without an entry did not exist.
+    /// The observed files by path. Other paths did not exist or were not readable.
     pub files: BTreeMap<String, ObservedFile>,
     /// Directories that could not be read. Their files do not count as deleted.
     pub unreadable: Vec<Unreadable>,
@@ -331,7 +331,7 @@ impl Observed {
                 .all(|file| file.role() != Role::Definition)
     }
 
-    /// Returns a function that tells whether a recorded file certainly does not exist any more.
+    /// Returns a function that tells whether a recorded file certainly no longer exists.
     pub(crate) fn is_gone(&self) -> impl Fn(&FileState) -> bool {
         // Many directories may be unreadable, so their roles are collected once.
         let unreadable = self.unreadable.iter().inspect(|_| visit());

@@ -9,17 +9,17 @@ pub enum RescanReason {
     Overflow,
     /// The last full scan is `repository.rescan` ago.
     Timer,
-    /// The last scan is `repository.poll_interval` ago, and the system does not report all changes.
+    /// The last scan is `repository.poll_interval` ago, and not all changes are reported.
     Poll,
     /// The daemon received SIGUSR1.
     Signal,
     /// The repository's root came back, or was replaced by another directory.
     Root,
-    /// The configuration of the repository changed.
+    /// A reload changed the configuration of the repository.
     Reload,
     /// Ten or more projects vanished together. The scan checks them before their removals count.
     Removals,
-    /// The user database answers again, and files are recorded whose owner is unknown.
+    /// The user database answers again, and some recorded files have no known owner.
     Owners,
 }
 
@@ -37,7 +37,7 @@ impl RescanReason {
         Self::Owners,
     ];
 
-    /// The word for this value in logs and metrics.
+    /// The name of this reason in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",

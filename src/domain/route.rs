@@ -17,11 +17,11 @@ pub struct Subscription {
     pub events: BTreeSet<EventKind>,
     /// The globs that select its projects, in the composed form. `None` selects all.
     pub projects: Option<GlobSet>,
-    /// The filters of parameters, each with its parameter. An event must pass all of them.
+    /// The filters of parameters. An event must pass all of them.
     pub when: Vec<(Parameter, ValueFilter)>,
 }
 
-/// The globs that select the values of a parameter, in the composed form.
+/// A filter of the values of one parameter. Its globs are in the composed form.
 #[derive(Clone, Debug, Default)]
 pub struct ValueFilter {
     /// A value must match one of these. `None` selects all.
@@ -65,10 +65,10 @@ impl<'a> From<&'a Event> for Properties<'a> {
 pub enum Interest {
     /// The webhook receives the event.
     Yes,
-    /// The webhook receives the event if an earlier event of the project was routed to it.
+    /// The webhook receives the event only if it received an earlier event of the project.
     ///
-    /// The event is a delete that the filters do not select, or a move whose project they do not
-    /// select. The receiver may know the project, and would keep it for ever.
+    /// The filters do not select the event, but it is a delete or a move. Without it, the receiver
+    /// would keep a project that no longer exists there.
     IfHeard(Mismatch),
     /// The webhook does not receive the event.
     No(Mismatch),
@@ -108,9 +108,9 @@ impl Subscription {
         self.interest(event) == Interest::Yes
     }
 
-    /// Whether the webhook names this event and may receive it, whatever the values of parameters.
+    /// Whether the webhook names this event and may receive it, whatever its parameters.
     ///
-    /// An event that has to be named is recorded only for such a webhook.
+    /// An opt-in event is recorded only for such a webhook.
     pub fn may_receive(&self, kind: EventKind, key: &ProjectKey) -> bool {
         self.events.contains(&kind) && (kind == EventKind::ProjectMove || self.selects_project(key))
     }
@@ -120,9 +120,9 @@ impl Subscription {
         projects.is_none_or(|projects| projects.is_match(&*composed(&key.to_string())))
     }
 
-    /// The first parameter with a value that `when` does not select.
+    /// Returns the first parameter whose value `when` does not select.
     ///
-    /// A filter says nothing about events without its parameter.
+    /// A filter ignores events that lack its parameter.
     fn unselected_value(&self, event: Properties<'_>) -> Option<Parameter> {
         let mut filters = self.when.iter();
         let is_unselected = |(filtered, filter): &&(Parameter, ValueFilter)| {
@@ -134,9 +134,9 @@ impl Subscription {
     }
 }
 
-/// Returns the names of the webhooks that receive an event, in the order of the configuration.
+/// Returns the names of the webhooks that receive an event, in the configured order.
 ///
-/// `heard` has the webhooks that an earlier event of the project was routed to.
+/// `heard` has the webhooks that earlier events of the project were routed to.
 pub fn route<'a>(
     subscriptions: &'a [Subscription],
     event: Properties<'a>,

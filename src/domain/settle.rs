@@ -1,13 +1,14 @@
 //! Decides when to observe a project, and when its removals are confirmed.
 //!
-//! Constraint: this module reads no clock. `now` is an argument, a [`Moment`] of a monotonic clock.
+//! Constraint: this module reads no clock. The caller passes `now`, a [`Moment`] of a monotonic
+//! clock.
 //!
-//! A hint makes its project due at once, so that new files cause events immediately. A missing file
-//! counts as removed only after the project was idle for the settle time. Hints may be late or lost,
-//! so the absence of hints does not prove that a project is idle. Therefore two observations must
-//! find the file missing: one after the last hint, and one at least a settle time later. If the
-//! second observation finds more files missing, the settle time starts again. Continuous activity
-//! postpones a removal by at most 20 settle times.
+//! A hint makes its project due at once, so that new files cause events immediately. A missing
+//! file counts as removed only after the project was idle for the settle time. Hints may be late
+//! or lost, so a project without hints may still be changing. Therefore two observations must find
+//! the file missing: one after the last hint, and one at least a settle time later. If the second
+//! one finds more files missing, the settle time starts again. Continuous activity postpones a
+//! removal by at most 20 settle times.
 //!
 //! A project with an invalid file is observed again without a hint, because the end of a write is
 //! not always reported. The delay doubles each time.
@@ -15,7 +16,7 @@
 //! The removal of a project whose definition vanished waits for other projects that vanish at the
 //! same time; see [`super::wave`].
 //!
-//! A step of the caller:
+//! The caller repeats these steps:
 //!
 //! 1. Pass hints to [`Agenda::hint`] and [`Agenda::check`].
 //! 2. Take due projects from [`Agenda::due`] and observe them.
@@ -41,12 +42,12 @@ use super::wave::Times;
 /// A time of a monotonic clock, measured from the start of the clock.
 pub type Moment = Duration;
 
-/// The first delay before a project with an invalid file is observed again without a hint.
+/// The first delay before a project with an invalid file is observed again.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// The longest delay before a project with an invalid file is observed again.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// The maximum number of settle times by which activity postpones a removal.
+/// The maximum number of settle times that activity postpones a removal.
 const SETTLE_TIMES_MAX: u32 = 20;
 
 /// A project to observe now.
@@ -69,13 +70,13 @@ pub struct Unresolved {
     pub retry: bool,
     /// The origin of the events that the observation causes.
     pub origin: Origin,
-    /// The comparison of the definition with the record.
+    /// The observed definition, compared with the recorded one.
     pub presence: Presence,
     /// Whether the removal waits for another one; see [`Agenda::confirm_with`].
     pub is_postponed: bool,
 }
 
-/// The projects to observe, now or later. Other projects take no memory here.
+/// The projects to observe now or later. Other projects take no memory here.
 #[derive(Debug)]
 pub struct Agenda {
     settle_time: Duration,
@@ -93,9 +94,9 @@ struct Entry {
     /// The time of the next observation. `None` between [`Agenda::due`] and [`Agenda::observed`],
     /// and while this project waits for other vanished projects.
     observe_at: Option<Moment>,
-    /// The origin that [`Agenda::due`] returned. `None` after [`Agenda::observed`].
+    /// The origin of the observation in progress. `None` after [`Agenda::observed`].
     taken: Option<Origin>,
-    /// Whether [`Agenda::due`] has already returned `origin`.
+    /// Whether [`Agenda::due`] has already used `origin`.
     origin_served: bool,
     /// The number of observations with invalid files since the last activity.
     n_retries: u32,
@@ -114,8 +115,8 @@ struct Missing {
     since: Option<Moment>,
     /// The origin of the first observation that found a file missing.
     ///
-    /// Later hints do not change it, so the delete of a file that was removed while the daemon was
-    /// down is a catch-up.
+    /// Later hints do not change it. So if a file was removed while the daemon was down, its
+    /// delete is a catch-up.
     origin: Origin,
 }
 
@@ -133,14 +134,15 @@ impl Entry {
         }
     }
 
-    /// The time since which the project has been idle, if files are missing.
+    /// Returns the time since which the project has been idle, if files are missing.
     fn idle_since(&self) -> Option<Moment> {
         Some(self.active_at.max(self.missing.as_ref()?.since?))
     }
 
-    /// The time when missing files count as removed. `None` if no files are missing.
+    /// Returns the time when missing files count as removed, if files are missing.
     ///
-    /// It is a settle time after the last activity. Continuous activity, such as a log file in the
+    /// This is one settle time after the last activity. Continuous activity, such as a log file in
+    /// the same directory, postpones it by at most [`SETTLE_TIMES_MAX`] settle times.
     /// same directory, postpones it by at most [`SETTLE_TIMES_MAX`] settle times.
     fn settled_at(&self, settle_time: Duration) -> Option<Moment> {
         let first_at = self.missing.as_ref()?.first_at;
@@ -172,7 +174,7 @@ impl Agenda {
 
     /// Changes the settle time and the hold time, also for removals that are not confirmed yet.
     ///
-    /// A hold in progress ends at its old end, or a new hold time from now if that is sooner.
+    /// A current hold ends as planned, or one new hold time from now if that is sooner.
     pub fn set_times(&mut self, times: Times, now: Moment) {
         let settle_time = times.settle;
         self.settle_time = settle_time;
@@ -184,8 +186,8 @@ impl Agenda {
             .filter(|(_, entry)| entry.observe_at.is_some())
             .filter_map(|(key, entry)| Some((key.clone(), entry.settled_at(settle_time)?)))
             .collect();
-        // With a longer settle time the scheduled observation is too early. It then schedules the next
-        // one at the right time.
+        // If the settle time became longer, the scheduled observation is too early. That
+        // observation then schedules the next one.
         for (key, at) in sooner {
             self.schedule(&key, at);
         }
@@ -203,7 +205,7 @@ impl Agenda {
         self.schedule(key, now);
     }
 
-    /// Records activity that continues. The project is due after `delay`, or at the next hint.
+    /// Records continuing activity. The project is due after `delay` or at the next hint.
     pub fn hint_later(
         &mut self,
         key: &ProjectKey,
@@ -219,7 +221,7 @@ impl Agenda {
         self.schedule(key, now.saturating_add(delay));
     }
 
-    /// Records activity that changed no file of the project. A running settle time starts again.
+    /// Records activity that changed no project file. A running settle time starts again.
     pub fn activity(&mut self, key: &ProjectKey, now: Moment) {
         if let Some(entry) = self.entries.get_mut(key)
             && entry.missing.is_some()
@@ -234,7 +236,7 @@ impl Agenda {
         self.schedule(key, now);
     }
 
-    /// Postpones the removals of a project to the time of those at its new location.
+    /// Postpones the removals of a project to those at the location that it moves to.
     ///
     /// So both are judged in the same step, and the project is not deleted before it moves.
     pub fn confirm_after(&mut self, key: &ProjectKey, moves_to: &ProjectKey) {
@@ -249,10 +251,10 @@ impl Agenda {
         entry.active_at = entry.active_at.max(behind);
     }
 
-    /// Schedules the removals of a project with those of another one that has the same id.
+    /// Schedules the removals of a project together with those of another with the same id.
     ///
-    /// So both are judged in the same step. If the other one waits for further projects, this one is
-    /// observed again after the settle time.
+    /// So both are judged in the same step. If the other one has to wait for further projects,
+    /// this project is observed again after the settle time.
     pub fn confirm_with(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
         let other = self.entries.get(other);
         let since = other.and_then(Entry::idle_since);
@@ -263,14 +265,15 @@ impl Agenda {
         self.schedule(key, next.unwrap_or(now.saturating_add(self.settle_time)));
     }
 
-    /// Schedules a project right after another one, or now if that one is already judged.
+    /// Schedules a project right after another one, or now if the other one is already judged.
     ///
-    /// So a project is imported as soon as it is deleted from its old directory.
+    /// So a project is imported as soon as it was deleted from its old directory.
     pub fn observe_after(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
         let at = match self.entries.get(other).map(|other| other.observe_at) {
             None => now,
             Some(Some(next)) => next.saturating_add(Duration::from_nanos(1)),
-            // It waits for others. Until it is judged, this project is observed as it would be alone.
+            // The other project waits for further ones. Meanwhile this project keeps its own
+            // schedule.
             Some(None) => return,
         };
         self.schedule(key, at);
@@ -281,8 +284,8 @@ impl Agenda {
             .entries
             .entry(key.clone())
             .or_insert_with(|| Entry::new(now, origin, hint));
-        // If an observation is still due, it may find changes that are older than this hint. Then the
-        // old origin stays.
+        // An observation that is still due may find changes from before this hint. Then the old
+        // origin stays.
         if entry.origin_served {
             entry.origin = origin;
             entry.origin_served = false;
@@ -306,7 +309,7 @@ impl Agenda {
         self.by_time.insert((at, key.clone()));
     }
 
-    /// Takes at most `limit` due projects, the longest due first.
+    /// Takes at most `limit` due projects, starting with the longest overdue.
     ///
     /// The caller must pass each of them to [`Agenda::observed`] before it takes more.
     pub fn due(&mut self, now: Moment, limit: usize) -> Vec<Due> {
@@ -340,7 +343,7 @@ impl Agenda {
         due
     }
 
-    /// Whether the missing files of an observation at this time count as removed.
+    /// Whether files that an observation at this time finds missing count as removed.
     pub fn removals(&self, key: &ProjectKey, now: Moment, missing: &BTreeSet<String>) -> Removals {
         let is_confirmed = !self.vanished.holds(key)
             && self.entries.get(key).is_some_and(|entry| {
@@ -355,16 +358,17 @@ impl Agenda {
         }
     }
 
-    /// Records that an observation was committed, and the reasons to observe the project again.
+    /// Records a committed observation, and the reasons to observe the project again.
     ///
-    /// The project may have been observed without being due.
+    /// This also works for a project that was not due.
     pub fn observed(&mut self, key: &ProjectKey, now: Moment, unresolved: Unresolved) {
         let was_held = self.vanished.holds(key);
         let is_postponed = unresolved.is_postponed;
         self.vanished.observed(key, unresolved.presence, now);
         let is_held = self.vanished.holds(key);
         if !unresolved.missing.is_empty() || unresolved.retry {
-            // An observation that was not due may be the first to find a file missing or invalid.
+            // An observation of a project that was not due may be the first to find a missing or
+            // invalid file.
             self.entries.entry(key.clone()).or_insert_with(|| {
                 Entry::new(now, unresolved.origin, "observed with another project")
             });
@@ -376,7 +380,8 @@ impl Agenda {
         let taken = entry.taken.take();
         // A hint that came during the observation has scheduled another observation.
         let was_hinted_meanwhile = taken.is_some() && entry.observe_at.is_some();
-        // A removal that could have been confirmed but was not starts its settle time again.
+        // If a removal was due for confirmation but was not confirmed, its settle time starts
+        // again.
         let was_settled = !was_held && !is_postponed && entry.is_settled(now, settle_time);
         let before = entry.missing.take();
         if !unresolved.missing.is_empty() {
@@ -409,7 +414,7 @@ impl Agenda {
         }
         match (again, entry.observe_at) {
             (Some(at), _) => self.schedule(key, at),
-            // A hint came in between, or the project was observed before it was due.
+            // A hint came in the meantime, or the project was observed before it was due.
             (None, Some(_)) => {}
             (None, None) if is_held || is_postponed => {}
             (None, None) => {
@@ -418,9 +423,9 @@ impl Agenda {
         }
     }
 
-    /// Restores the held removals of an earlier run, and the projects that an operator accepted.
+    /// Restores held removals from an earlier run, and the projects whose removal was accepted.
     ///
-    /// A hold continues to its end, but lasts at most one hold time from now.
+    /// A hold ends as planned, but at most one hold time from now.
     pub fn remember(
         &mut self,
         held: Option<HeldBefore>,
@@ -430,34 +435,35 @@ impl Agenda {
         self.vanished.remember(held, accepted, now);
     }
 
-    /// The time of the next decision about vanished projects; see [`Agenda::end_wave`].
+    /// Returns the time of the next decision about vanished projects; see [`Agenda::end_wave`].
     pub fn wave_ends_at(&self) -> Option<Moment> {
         self.vanished.ends_at()
     }
 
-    /// Returns the end of a wave that is over, if a full scan can still extend the wave.
+    /// Returns the end of a wave that is over, if a full scan may still extend the wave.
     pub fn wave_is_over_since(&self, now: Moment) -> Option<Moment> {
         self.vanished.wave_is_over_since(now)
     }
 
-    /// Whether the next project that vanishes is the first one of a chain.
+    /// Whether there is no current chain or wave of vanished projects.
     pub fn is_calm(&self) -> bool {
         self.vanished.is_calm()
     }
 
-    /// Records the number of recorded projects before the first one of a chain vanishes.
+    /// Records the number of recorded projects before the first project of a chain vanishes.
     ///
-    /// Projects that are imported later do not change whether more than half vanished.
+    /// The share of vanished projects is computed from it. So projects that are imported later do
+    /// not change that share.
     pub fn begins_with(&mut self, n_recorded: usize) {
         self.vanished.begins_with(n_recorded);
     }
 
-    /// Whether a wave is not over yet, no matter how many of its projects are still missing.
+    /// Whether there is a wave that is not over yet, even if its projects are back.
     pub fn is_wave(&self) -> bool {
         self.vanished.is_wave()
     }
 
-    /// Decides about vanished projects, if a decision is due.
+    /// Decides about vanished projects if their chain, wave or hold has ended.
     ///
     /// `n_recorded` is the number of projects with a recorded definition.
     pub fn end_wave(&mut self, now: Moment, n_recorded: usize) {
@@ -475,28 +481,28 @@ impl Agenda {
         self.vanished.held_projects()
     }
 
-    /// Whether the removal of this project is held, or waits for others that vanish with it.
+    /// Whether the removal of this project is held, or waits for the end of a chain or wave.
     pub fn holds(&self, key: &ProjectKey) -> bool {
         self.vanished.holds(key)
     }
 
-    /// The number of times that the held projects changed, except for those that came back.
+    /// Counts the changes of the held projects, except for projects that came back.
     pub fn n_holds(&self) -> u64 {
         self.vanished.n_holds()
     }
 
-    /// The accepted projects that are not judged yet, to pass to [`Agenda::remember`].
+    /// The projects whose accepted removal is not judged yet, for [`Agenda::remember`].
     pub fn accepted(&self) -> &BTreeSet<ProjectKey> {
         self.vanished.accepted()
     }
 
-    /// Releases the held removals, because an operator accepted them.
+    /// Releases the held removals after an operator accepted them.
     pub fn accept(&mut self) {
         let released = self.vanished.accept();
         self.confirm(released);
     }
 
-    /// Records that a full scan has ended. Projects without an entry are not missing.
+    /// Records the end of a full scan. Projects without an entry are not missing.
     pub fn scanned(&mut self, now: Moment) {
         let entries = &self.entries;
         let is_missing = |key: &ProjectKey| {
@@ -521,20 +527,22 @@ impl Agenda {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// Whether a removal is not confirmed yet, or an observation is due.
+    /// Whether a file is missing without a confirmed removal, or an observation is due.
     pub(crate) fn has_pending(&self, now: Moment) -> bool {
         let is_due = self.next().is_some_and(|next| next <= now);
         is_due || self.entries.values().any(|entry| entry.missing.is_some())
     }
 
-    /// Sets whether projects may vanish or move without being observed, as at a start.
+    /// Sets whether projects may have vanished or moved before they could be observed.
     ///
-    /// Then a few vanished projects may be part of a wave, so they are judged like one.
+    /// This is so after a start. Then even a few vanished projects are judged like a wave, because
+    /// they may be part of one.
     pub fn see_late(&mut self, sees_late: bool) {
         self.vanished.see_late(sees_late);
     }
 
-    /// Holds the projects that the next full scan misses, because the repository is being restored.
+    /// Holds the projects that the next full scan does not find, because a restore may bring them
+    /// back.
     pub fn expect_returns(&mut self, now: Moment) {
         self.vanished.expect_returns(now);
     }

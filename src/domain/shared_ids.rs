@@ -1,21 +1,22 @@
 //! Finds the directories that share a project id.
 //!
-//! Constraint: the last event of a project id tells whether its project exists. Two rules ensure
-//! that:
+//! Constraint: the last event of a project id must tell whether its project exists. Two rules
+//! ensure this:
 //!
-//! - A project is deleted from its organization once, when the last directory with its id is gone. So
-//!   no event follows when a directory is replaced by a copy of itself. Directories that are gone wait
-//!   for each other and are judged together, however their removals were noticed. The delete is that
-//!   of a directory with published copies, if there is one, else of the last by name.
-//! - A project that moved to another organization is imported there after it is deleted here. Until
-//!   the old directory is judged, the arrived project waits. While the old directory still has the
-//!   project, the new one is a copy, and does not wait.
+//! - A project is deleted from its organization once: when the last directory with its id is gone.
+//!   So replacing a directory by a copy of itself causes no event. Missing directories wait for
+//!   each other and are judged together, even if their removals were noticed at different times.
+//!   The project is deleted from a directory with published copies if there was one, else from the
+//!   last one by name.
+//! - A project that moved to another organization is deleted there first, and then imported here.
+//!   The arrived project waits until the old directory is judged. While the old directory still
+//!   has the project, the new one is a copy and does not wait.
 //!
-//! An old directory that cannot be read proves neither. The arrived project waits for the settle
-//! time, and is imported then.
+//! If the old directory cannot be read, neither is certain. The arrived project is then imported
+//! after the settle time.
 //!
-//! The identity is the project id; see [`super::identity`]. An arrived project without an id in its
-//! content has come from no other organization.
+//! The identity is the project id; see [`super::identity`]. An arrived project whose content has
+//! no id does not come from another organization.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,31 +29,33 @@ use super::project::{FileState, Identity, ProjectKey};
 pub enum Hold {
     /// The project left this directory of another organization, and must be deleted there first.
     Removal(ProjectKey),
-    /// The project may have left this directory of another organization. The directory cannot be
-    /// read, so the project waits for the settle time.
+    /// The project may have left this unreadable directory of another organization.
+    ///
+    /// It waits for the settle time.
     Unclear(ProjectKey),
 }
 
-/// The consequence of a confirmed removal.
+/// The consequence of a confirmed removal in one directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Removal<'a> {
     /// The project is deleted.
     Deletes,
-    /// Another directory has the project, or has its delete.
+    /// No delete here: another directory still has the project, or is the one to delete it from.
     MergesInto(&'a ProjectKey),
     /// Another directory with the project is gone too, but its removal is not confirmed.
     WaitsFor(&'a ProjectKey),
 }
 
-/// The directories of one organization that have, or had, a project with the same identity.
+/// The directories of one organization that have, or had, the same project.
 #[derive(Default)]
 struct Places<'a> {
-    /// A directory that still has the project, or may have it.
+    /// A directory that has the project, or may have it.
     stays: Option<&'a ProjectKey>,
-    /// A directory that the project is certainly gone from, but whose removal is not confirmed.
+    /// A directory that the project has certainly left, but whose removal is not confirmed.
     unconfirmed: Option<&'a ProjectKey>,
-    /// The directory whose delete is that of the project, among those with a confirmed removal. The
-    /// flag tells whether it had published copies.
+    /// Of the directories with a confirmed removal, the one that the project is deleted from.
+    ///
+    /// The flag tells whether this directory had published copies.
     last: Option<(bool, &'a ProjectKey)>,
     /// A directory that cannot be read.
     unclear: Option<&'a ProjectKey>,
@@ -62,9 +65,9 @@ struct Places<'a> {
 pub(super) struct SharedIds<'a>(BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>>);
 
 impl<'a> SharedIds<'a> {
-    /// Groups the directories of these comparisons by identity and organization.
+    /// Groups the directories of the comparisons by identity and organization.
     ///
-    /// `moves` has the origin of each project that moved within its organization, by their indexes.
+    /// `moves` maps the index of each new location to that of the old one, within an organization.
     pub(super) fn of(
         comparisons: &[&'a Comparison],
         moves: &BTreeMap<usize, usize>,
@@ -101,7 +104,8 @@ impl<'a> SharedIds<'a> {
                 if seen.is_none() {
                     places.unclear = Some(key);
                 }
-                // A saved definition may bring the first id, which others may have as well.
+                // A save may give the project its first id. Other directories may have this id as
+                // well.
                 let saved = seen.zip(comparison.recorded.definition.as_ref());
                 if let Some((seen, before)) = saved {
                     let identity = seen.succeeding(before).project_identity(key);
@@ -117,7 +121,7 @@ impl<'a> SharedIds<'a> {
         organizations.entry(&key.organization).or_default()
     }
 
-    /// Returns the consequence of the confirmed removal of the project from this directory.
+    /// Returns the consequence of the confirmed removal in this directory.
     pub(super) fn removal(&self, here: &Comparison) -> Removal<'a> {
         let identity = here.departure().and_then(|_| here.recorded_identity());
         let organizations = identity.and_then(|identity| self.0.get(&identity));

@@ -1,18 +1,18 @@
 //! Infers events from short-lived files, which existed only between two observations.
 //!
-//! Constraint: only events that are certain are inferred. A short-lived file was opened when a report
-//! named it, so its content is known although its path is gone. It proves nothing about other files
-//! at that time.
+//! Constraint: only certain events are inferred. A short-lived file is opened as soon as a report
+//! names it, so its content can be read although its path is gone. The file proves nothing about
+//! other files at that time.
 //!
-//! - A copy causes an event if its project is or was recorded. A definition causes an event only if a
-//!   definition was recorded.
+//! - A published copy or a snapshot causes an event if its project is or was recorded. A
+//!   definition causes an event only if a definition was recorded.
 //! - A project that appeared and disappeared causes no event. For instance, somebody checked out
 //!   another branch and returned.
 //! - A file that is still in its project is not short-lived. For instance, it was written under a
-//!   temporary name and renamed. A file that was moved out of a project counts as short-lived in
+//!   temporary name and then renamed. A file that was moved out of a project is short-lived in
 //!   that project.
-//! - A file from another directory than the project's causes no event, because it may belong to another
-//!   project that was at this path for a short time.
+//! - A file that was in another directory than the project's causes no event. It may belong to
+//!   another project that was at this path for a short time.
 
 use super::infer::{Inference, Removals, infer};
 use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
@@ -22,9 +22,9 @@ use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
 pub(crate) enum ShortLived {
     /// The file causes no event.
     Ignored,
-    /// The next observation decides whether the file causes an event.
+    /// A later observation decides whether the file causes an event.
     Waits,
-    /// The file causes these events and this record.
+    /// The file causes these events, and the record changes to this one.
     Counts(Box<Inference>),
 }
 
@@ -39,8 +39,9 @@ pub(crate) fn infer_short_lived(
         Role::Definition => has_definition,
         Role::Published | Role::Snapshot => has_definition || observed.definition().is_some(),
     };
-    // If the record is newer than the file, the file's successor was recorded first. An event for
-    // the file would come in the wrong order, and the event of the successor would come twice.
+    // If the record is newer than the file, a later file at this path was recorded first. An event
+    // for the older file would come in the wrong order, and the later file's event would come
+    // twice.
     let is_before_record = recorded
         .file(&file.path)
         .is_some_and(|known| known.stamp.changed_ns > file.stamp.changed_ns);
@@ -65,7 +66,8 @@ pub(crate) fn infer_short_lived(
     at_that_time.files.insert(file.path.clone(), seen);
     let inference = infer(recorded, &at_that_time, Removals::Unconfirmed);
     if !is_on_record(&inference.record, file) {
-        // The event waits until a removal is confirmed. It needs the content then.
+        // The event waits for a removal to be confirmed. Until then the file's content must be
+        // kept.
         return ShortLived::Waits;
     }
     ShortLived::Counts(Box::new(inference))

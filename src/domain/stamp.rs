@@ -1,15 +1,16 @@
 //! Detects changes of a file by its metadata.
 //!
-//! Constraint: a file counts as unchanged only if any change since its reading would show.
+//! Constraint: a file counts as unchanged only if every change since its reading would have
+//! changed its metadata.
 
 use serde::{Deserialize, Serialize};
 
 use super::project::FileState;
 
-/// The metadata of a file, by which a change is detected without reading the file.
+/// The metadata of a file. A difference means that the file has to be read.
 ///
-/// It does not include the device, which may change when a disk is mounted again. Otherwise an
-/// unchanged file would look changed after a restart.
+/// The device number is not included, because it may change when a disk is mounted again. With it,
+/// unchanged files would look changed after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     /// The inode number.
@@ -22,23 +23,23 @@ pub struct Stamp {
     pub changed_ns: i64,
 }
 
-/// How old a change must be when the file is read, so that a later change is certain to show.
+/// How long before its reading a file must have changed, so that the next change is visible.
 ///
-/// Two writes within one tick of the file system's clock leave the same times. A tick of Linux is up
-/// to 10 ms, and that of some network and FAT file systems 2 s. So a file with a more recent change
-/// is read again.
+/// Two writes within one tick of the file system's clock leave the same times. A tick of Linux is
+/// up to 10 ms, and that of some network and FAT file systems 2 s. So a file that changed more
+/// recently is read again.
 const TICK_NS: i64 = 2_000_000_000;
 
-/// The value of `read_ns` for a file that was the same in two readings far enough apart.
+/// The value of `read_ns` for a file that two readings far enough apart found the same.
 ///
-/// No later change can have the same times. That also holds for times in the future, which files
-/// from archives may have.
+/// No later change can leave the same times, not even times in the future, which files from
+/// archives may have.
 pub(crate) const SETTLED_NS: i64 = i64::MAX;
 
-/// How far apart two readings must be for [`SETTLED_NS`].
+/// The minimum time between two readings for [`SETTLED_NS`].
 ///
-/// It is more than a tick plus the duration of a step, because the time of a reading is the time when
-/// its step began.
+/// It is more than a tick plus the duration of a step, because a reading is dated by the start of
+/// its step.
 const APART_NS: i64 = 10_000_000_000;
 
 /// Whether inode numbers identify files.
@@ -54,16 +55,16 @@ pub(crate) enum Inodes {
 }
 
 impl FileState {
-    /// Whether this stamp proves the file unchanged, so that it need not be read.
+    /// Whether this stamp proves that the file is unchanged and need not be read.
     ///
-    /// A file whose owner is unknown is read again.
+    /// A file whose owner is unknown is always read again.
     pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
         !self.owner.is_empty() && is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
     }
 
-    /// Returns the state to record after another reading with the same content.
+    /// Returns the state to record after a second reading with the same content.
     ///
-    /// Returns `again` only if `again` can prove the file unchanged and `self` cannot. So most
+    /// This is `again` only if `again` can prove the file unchanged and `self` cannot. So most
     /// readings of an unchanged file write nothing to the store.
     pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
         let is_same = self.stamp.is_same(&again.stamp, inodes)
@@ -94,7 +95,7 @@ impl Stamp {
                 == (other.size, other.modified_ns, other.changed_ns)
     }
 
-    /// Whether any change after a reading at this time would give the file other times.
+    /// Whether every change after a reading at this time would change the times.
     fn is_old(&self, read_ns: i64) -> bool {
         self.changed_ns.max(self.modified_ns) < read_ns.saturating_sub(TICK_NS)
     }
@@ -104,7 +105,7 @@ fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp, inodes: Inodes) -
     (read_ns == SETTLED_NS || recorded.is_old(read_ns)) && recorded.is_same(found, inodes)
 }
 
-/// The recorded metadata of a file, by which a full scan detects changes.
+/// The recorded metadata of a file. A full scan detects changes by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The path below the repository's root.

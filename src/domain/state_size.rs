@@ -1,21 +1,20 @@
 //! The size of the state: its limit, and when to warn.
 //!
-//! Constraint: a receiver that is down must not fill the disk, because then the events of all other
-//! webhooks would wait for it. At the limit, old rows are removed before their retention. Files of
-//! other programs must not cost any rows.
+//! Constraint: a receiver that is down must not fill the disk, because then no webhook would get
+//! new events. At the limit, old rows are removed although their retention has not ended. If files
+//! of other programs fill the disk, no rows are removed.
 
-/// The size of the write-ahead log from which it counts as held by a reader.
+/// The size from which the write-ahead log counts as held by a reader.
 ///
 /// Without readers the log is truncated to 16 MiB. A large commit may need some more.
 pub const LOG_HELD: u64 = 256 << 20;
 
-/// The lowest limit that applies without a setting.
+/// The lowest limit without a setting.
 ///
-/// A smaller state does not fill a disk by itself, unless the whole disk is small. So other files
-/// have to go.
+/// A smaller state fills only a small disk. On any other disk, other files are the cause.
 pub const LIMIT_MIN: u64 = 256 << 20;
 
-/// The reserve on a large file system.
+/// The space that is kept free on a large file system.
 const RESERVE: u64 = 16 << 20;
 
 /// The size of the state, in bytes.
@@ -32,15 +31,15 @@ const RESERVE: u64 = 16 << 20;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StateSize {
-    /// The used part of the database, without pages that are free for reuse.
+    /// The size of the database without pages that are free for reuse.
     pub used: u64,
-    /// The write-ahead log.
+    /// The size of the write-ahead log.
     pub log: u64,
     /// The limit of `used`.
     pub limit: u64,
 }
 
-/// How much of the limit the state takes.
+/// How full the state is, compared with its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fill {
     /// Less than 80 %.
@@ -53,7 +52,7 @@ pub enum Fill {
 }
 
 impl StateSize {
-    /// How much of the limit the state takes.
+    /// Compares the used size with the limit.
     pub fn fill(&self) -> Fill {
         if self.used > self.limit {
             Fill::Over
@@ -64,32 +63,32 @@ impl StateSize {
         }
     }
 
-    /// The bytes to remove once the state was over its limit: down to 95 %.
+    /// The bytes to remove after the state exceeded its limit: down to 95 % of the limit.
     pub fn excess(&self) -> u64 {
         let kept = self.limit.saturating_sub(self.limit / 20);
         self.used.saturating_sub(kept)
     }
 
-    /// Whether a reader keeps the log from being reused.
+    /// Whether a reader probably prevents the log from being reused.
     pub fn is_log_held(&self) -> bool {
         self.log >= LOG_HELD
     }
 }
 
-/// The space in reserve for removing rows, by the size of the file system.
+/// Returns the space to keep free for removing rows.
 ///
-/// 16 MiB, because that is how much the log may grow before it is copied into the database. On a
+/// It is 16 MiB, because the log may grow by that much before it is copied into the database. On a
 /// small file system it is an eighth.
 pub const fn reserve(total: u64) -> u64 {
     let eighth = total / 8;
     if eighth < RESERVE { eighth } else { RESERVE }
 }
 
-/// The limit of the state: the configured one, or nine tenths of the space that it could take.
+/// Returns the limit: the configured one, or nine tenths of the space available to the state.
 ///
-/// `space` is the most that the state could take since the start. So files of other programs that
-/// fill the disk later do not lower the limit, and no rows are removed for them. `total` is the size
-/// of the file system. The limit leaves room there for the reserve and for the log.
+/// `space` is the largest space available since the start. So if files of other programs fill the
+/// disk later, the limit stays and no rows are removed for them. `total` is the size of the file
+/// system. The limit always leaves room for the reserve and for the log.
 pub fn limit(configured: Option<u64>, space: u64, total: u64) -> u64 {
     let most = total.saturating_sub(reserve(total).saturating_mul(2));
     let automatic = space.saturating_sub(space / 10).max(LIMIT_MIN);

@@ -1,4 +1,4 @@
-//! The projects that vanished and are not judged yet.
+//! Keeps the projects that vanished and are not judged yet.
 //!
 //! Constraint: this module reads no clock and no store. [`super::wave`] has the rules.
 
@@ -8,7 +8,7 @@ use super::project::{Observed, ObservedFile, ProjectKey, Recorded, Role};
 use super::settle::Moment;
 use super::wave::{Census, Input, State, Times, WAVE_LASTS};
 
-/// The result of comparing an observed definition with the recorded one.
+/// Whether a project's definition is there, compared with the record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presence {
     /// No definition is recorded, and none exists.
@@ -24,7 +24,7 @@ pub enum Presence {
     Replaced,
     /// The recorded definition cannot be read, but may still exist.
     Unclear,
-    /// The definition is no longer recorded at this path, because the project was deleted or moved.
+    /// The project was deleted or moved, so its definition is no longer recorded here.
     Left,
 }
 
@@ -52,13 +52,13 @@ impl Presence {
 /// Why removals are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldBecause {
-    /// More than half of the projects vanished, or held projects come back. The hold has this end.
+    /// More than half of the projects vanished, or held projects come back. The hold ends then.
     MoreThanHalf(Moment),
     /// All projects vanished.
     All,
 }
 
-/// The held removals: their number and the reason.
+/// The number of held removals, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
     /// The number of projects whose removals are held.
@@ -85,9 +85,9 @@ pub struct HeldBefore {
 struct Group {
     state: State,
     projects: BTreeMap<ProjectKey, Presence>,
-    /// The projects that appeared during the wave. Each extends the wave once.
+    /// The projects that appeared during the wave. Each one extends the wave only once.
     appeared: BTreeSet<ProjectKey>,
-    /// The number of recorded projects before the first one vanished, if it is known.
+    /// The number of recorded projects before the first one vanished, if known.
     n_recorded: Option<usize>,
     /// The number of projects that vanished, including those that are back.
     n_vanished: usize,
@@ -118,16 +118,16 @@ pub struct Vanished {
     ///
     /// Those that were not observed since a restart have [`Presence::Absent`].
     held: Group,
-    /// The number of times that the held projects changed, except for those that came back.
+    /// Counts the changes of the held projects, except for projects that came back.
     n_holds: u64,
-    /// Projects whose removal may be judged.
+    /// Projects whose removal may be judged now.
     released: BTreeSet<ProjectKey>,
     /// The released projects whose removal an operator accepted.
     accepted: BTreeSet<ProjectKey>,
     n_recorded: usize,
-    /// Whether projects may have vanished or moved without being observed.
+    /// Whether projects may have vanished or moved before they could be observed.
     sees_late: bool,
-    /// Whether the next missing projects may come back, because the repository is being restored.
+    /// Whether missing projects may come back, because the repository is being restored.
     may_return: bool,
 }
 
@@ -146,7 +146,7 @@ impl Vanished {
         }
     }
 
-    /// Expects missing projects to come back. A hold in progress is extended, as if one came back.
+    /// Holds the next missing projects, which may come back. Extends a hold in progress.
     pub(super) fn expect_returns(&mut self, now: Moment) {
         self.may_return = true;
         if self.held.state != State::HeldForOperator {
@@ -191,12 +191,12 @@ impl Vanished {
         self.released.clone_from(&self.accepted);
     }
 
-    /// Whether the removal of a project must wait, because the project is in a group.
+    /// Whether the removal of this project must wait, because the project is in a group.
     pub(super) fn holds(&self, key: &ProjectKey) -> bool {
         self.current.projects.contains_key(key) || self.held.projects.contains_key(key)
     }
 
-    /// Whether no project vanished that is not held or judged.
+    /// Whether there is no current chain or wave.
     pub(super) fn is_calm(&self) -> bool {
         self.current.state == State::Calm
     }
@@ -206,7 +206,7 @@ impl Vanished {
         self.current.n_recorded = Some(n_recorded);
     }
 
-    /// Whether the current projects are a wave, no matter how many of them are still missing.
+    /// Whether the current group is a wave, even if its projects are back.
     pub(super) fn is_wave(&self) -> bool {
         matches!(self.current.state, State::Wave { .. })
     }
@@ -219,7 +219,7 @@ impl Vanished {
             .min()
     }
 
-    /// Returns the end of a wave that is over, unless the wave reached its maximum duration.
+    /// Returns the end of a wave that is over, unless its maximum duration has passed.
     pub(super) fn wave_is_over_since(&self, now: Moment) -> Option<Moment> {
         match self.current.state {
             State::Wave { began, .. } if now < began.saturating_add(WAVE_LASTS) => {
@@ -242,11 +242,12 @@ impl Vanished {
             }
             Presence::Gone | Presence::Replaced => self.vanished(key, presence, now),
             Presence::Unclear => {
-                // If it turns out to be gone later, it is judged with those that vanish then.
+                // If its definition turns out to be gone later, it belongs to the projects that
+                // vanish then.
                 if !self.accepted.contains(key) {
                     self.released.remove(key);
                 }
-                // The project is not back, so the others stay held.
+                // An unreadable project is not back, so the others stay held.
                 if let Some(known) = self.held.projects.get_mut(key) {
                     *known = presence;
                 } else if self.holds(key) {
@@ -266,7 +267,7 @@ impl Vanished {
             if presence == Presence::Gone {
                 return;
             }
-            // Its directory contains another project now, so it does not wait for the others.
+            // Its directory has another project now, so the removal does not wait for the others.
             self.held.projects.remove(key);
             self.held.reset_if_empty();
             self.n_holds = self.n_holds.saturating_add(1);
@@ -298,7 +299,7 @@ impl Vanished {
         }
     }
 
-    /// Decides about the groups that are due. Returns the projects to judge.
+    /// Decides about the groups that have ended. Returns the projects to judge.
     pub(super) fn end(&mut self, now: Moment, n_recorded: usize) -> Vec<ProjectKey> {
         let is_due = |state: State| state.ends_at(self.times).is_some_and(|at| now >= at);
         let (ends_current, ends_hold) = (is_due(self.current.state), is_due(self.held.state));
@@ -345,13 +346,13 @@ impl Vanished {
                 released.extend(std::mem::take(&mut self.held).projects);
             }
         }
-        // A project that cannot be read is not known to be gone.
+        // An unreadable project is not known to be gone.
         let gone = released.iter().filter(|(_, at)| *at != Presence::Unclear);
         self.released.extend(gone.map(|(key, _)| key.clone()));
         released.into_iter().map(|(key, _)| key).collect()
     }
 
-    /// Releases the held projects for an operator. Returns them, so that they are judged.
+    /// Releases the held projects after an operator accepted them, and returns them.
     pub(super) fn accept(&mut self) -> Vec<ProjectKey> {
         let released: Vec<ProjectKey> = std::mem::take(&mut self.held)
             .projects
@@ -362,10 +363,10 @@ impl Vanished {
         released
     }
 
-    /// Drops all projects that are no longer missing.
+    /// Drops all projects that are no longer missing, after a full scan.
     ///
-    /// A full scan has observed all other recorded projects. So a held project that was not observed
-    /// since a restart is back and unchanged, or is no longer recorded.
+    /// The scan has observed all other recorded projects. A held project that was not observed
+    /// since a restart is therefore back and unchanged, or no longer recorded.
     pub(super) fn retain(&mut self, now: Moment, is_missing: impl Fn(&ProjectKey) -> bool) {
         self.released.retain(|key| is_missing(key));
         self.accepted.retain(|key| is_missing(key));
@@ -399,7 +400,7 @@ impl Vanished {
         self.held.projects.keys()
     }
 
-    /// The number of times that the held projects changed, except for those that came back.
+    /// See [`super::settle::Agenda::n_holds`].
     pub(super) fn n_holds(&self) -> u64 {
         self.n_holds
     }

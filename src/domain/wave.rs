@@ -1,18 +1,18 @@
 //! Decides when projects that vanish together may be judged.
 //!
-//! Constraint: this module reads no clock and no store. Times and the number of recorded projects are
-//! arguments.
+//! Constraint: this module reads no clock and no store. The caller passes times and the number of
+//! recorded projects.
 //!
-//! A project *vanishes* when its definition is gone or replaced by another project's. It may appear
-//! in another directory later, as in a slow checkout or synchronisation. That is a move, not a delete.
-//! So projects that vanish in short succession, each within the settle time of the one before, are
-//! judged together at the end:
+//! A project *vanishes* when its definition is gone or is replaced by another project's. It may
+//! appear in another directory later, as in a slow checkout or synchronisation. Then it moved, and
+//! must not be deleted. So projects that vanish in short succession, each within the settle time
+//! of the one before, are judged together at the end:
 //!
 //! - Fewer than ten projects are a *chain*. It ends a settle time after the last one vanished.
 //! - Ten or more projects are a *wave*. It ends when no project vanished or appeared for the settle
 //!   time, but after five minutes at the latest.
 //!
-//! At a start, and if only scans find changes, nobody knows how many projects vanished or moved before.
+//! After a start, and if only scans find changes, projects may have vanished or moved unnoticed.
 //! They may be part of a slow checkout. So even a few projects are judged like a wave then.
 //!
 //! If a wave includes more than half of the projects that were recorded when it began, its removals
@@ -20,14 +20,14 @@
 //! three, the cause is probably an unmounted file system or a locked directory. Then the removals are
 //! held until one of the projects is back, or until an operator accepts the removals.
 //!
-//! A backup may restore held projects slowly. So while held projects come back, the others stay held:
-//! until `repository.mass_delete_after` has passed since the last one came back.
+//! A backup may restore held projects slowly. So each held project that comes back extends the
+//! hold. It ends `repository.mass_delete_after` later.
 //!
-//! A repository that was missing may be restored slowly into another directory. Then the missing
-//! projects are held in the same way, no matter how few they are.
+//! A repository that was missing may be restored slowly into another directory. Then all missing
+//! projects are held in the same way, even if they are few.
 //!
-//! A held project whose directory contains another project now is certainly gone. It leaves the hold,
-//! and is judged like any replaced project: its delete comes first, then the import of the other one.
+//! A held project whose directory has another project now is certainly gone. It leaves the hold
+//! and is judged like any replaced project: first it is deleted, then the other one is imported.
 //!
 //! [`State`] is the state machine. [`super::vanished`] has the projects.
 
@@ -41,10 +41,10 @@ pub const WAVE: usize = 10;
 pub const WAVE_LASTS: Duration = Duration::from_secs(300);
 /// The maximum duration of a chain, in settle times.
 const CHAIN_LASTS: u32 = 10;
-/// The minimum number of projects for holding the removals when all are gone.
+/// The minimum number of projects for [`State::HeldForOperator`].
 const ALL: usize = 3;
 
-/// The settings of waves.
+/// The settings that decide how long removals wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
     /// The setting `repository.settle`.
@@ -66,7 +66,7 @@ pub enum State {
         /// The time when the last project vanished.
         vanished_at: Moment,
     },
-    /// Ten or more projects vanished, or it is unknown how many.
+    /// Ten or more projects vanished, or an unknown number did.
     Wave {
         /// The time when the first project vanished.
         began: Moment,
@@ -107,12 +107,11 @@ pub struct Census {
     pub n_vanished: usize,
     /// The number of projects in this group whose definition is gone and not replaced.
     pub n_gone: usize,
-    /// The number of projects in all groups, held ones included, whose definition is gone and not
-    /// replaced.
+    /// The same number for all groups, including the held one.
     pub n_gone_in_all: usize,
     /// The number of projects with a recorded definition, including the vanished ones.
     pub n_recorded: usize,
-    /// The number of such projects before the first one of this group vanished.
+    /// The value of `n_recorded` before the first project of this group vanished.
     pub n_before: usize,
     /// Whether the repository is being restored, so that the missing projects may come back.
     pub may_return: bool,
@@ -129,7 +128,7 @@ impl Census {
 }
 
 impl State {
-    /// The time of the next decision: whether the removals are held, or that they are judged.
+    /// Returns the time of the next decision: to hold the removals, or to judge them.
     pub fn ends_at(self, times: Times) -> Option<Moment> {
         match self {
             State::Calm | State::HeldForOperator => None,
@@ -147,7 +146,7 @@ impl State {
         }
     }
 
-    /// Returns the state after `n` projects vanished at once, at the start of the clock.
+    /// Returns the state after `n` projects vanished together at time zero.
     pub fn of_vanished(n: usize) -> Self {
         let (began, at) = (Moment::ZERO, Moment::ZERO);
         match n {
@@ -163,7 +162,7 @@ impl State {
         }
     }
 
-    /// Returns the state in which projects that appear extend a chain, as they extend a wave.
+    /// Returns the state of a wave if this is a chain, so that appearing projects extend it.
     pub(super) fn as_wave(self) -> Self {
         match self {
             State::Chain { began, vanished_at } => State::Wave {
@@ -185,10 +184,10 @@ impl State {
         }
     }
 
-    /// Returns the state with a hold that ends `repository.mass_delete_after` from now at the latest.
+    /// Returns the state with a hold of at most `repository.mass_delete_after` from now.
     ///
-    /// The setting may be shorter than when the hold began, or the time of day may have been set back
-    /// between two runs.
+    /// The setting may have been longer when the hold began, or the time of day may have been set
+    /// back between two runs.
     #[must_use]
     pub(super) fn with_hold_within(self, now: Moment, times: Times) -> State {
         match self {

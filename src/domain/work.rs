@@ -1,4 +1,4 @@
-//! Counts visited files, so that tests can compare the work for n files with that for 4n.
+//! Counts visited files, so that tests can compare the work for n and 4n files.
 
 #[cfg(test)]
 thread_local! {
@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// Asserts that four times as many files take at most about four times as many visits.
+    /// Asserts that four times as many files take about four times as many visits at most.
     fn assert_linear(work: impl Fn(usize) -> usize) {
         let (few, many) = (work(100), work(400));
         assert!(few > 0, "visits are counted");

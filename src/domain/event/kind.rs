@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A project-level webhook event: one of the seven, or one that a webhook has to name.
+/// A kind of event: one of the seven, or one of the four that a webhook has to name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
@@ -12,7 +12,7 @@ pub enum EventKind {
     ProjectDelete,
     /// A project is deleted together with all its published copies.
     ProjectDeleteAndUnpublish,
-    /// A project that the webhook selects by `projects` is imported.
+    /// A project is imported. Only webhooks with `projects` receive this event.
     ProjectImport,
     /// Any project is imported.
     ProjectImportAny,
@@ -146,7 +146,7 @@ impl EventKind {
 
     /// Whether only webhooks that name the event receive it.
     ///
-    /// Such an event is recorded only if there is such a webhook.
+    /// The event is recorded only if such a webhook exists.
     pub fn is_opt_in(self) -> bool {
         !Self::SEVEN.contains(&self)
     }
@@ -168,7 +168,7 @@ impl EventKind {
         )
     }
 
-    /// Whether the event reports that a project appeared.
+    /// Whether the event is one of the two imports of a project.
     pub const fn is_import(self) -> bool {
         matches!(self, EventKind::ProjectImport | EventKind::ProjectImportAny)
     }
