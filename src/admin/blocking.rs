@@ -41,9 +41,8 @@ impl Admin {
         &self,
         work: impl FnOnce(&Listings) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let state_dir = self.state_dir.clone();
-        self.run_read(move || work(&Listings::open(&state_dir)?))
-            .await
+        let config = self.sources.config();
+        self.run_read(move || work(&Listings::of(&config)?)).await
     }
 
     /// Runs work that reads the recorded state.
@@ -59,10 +58,10 @@ impl Admin {
         &self,
         work: impl FnOnce(&mut Operations) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let state_dir = self.state_dir.clone();
+        let config = self.sources.config();
         let queues = Arc::clone(&self.queues);
         let done = run(&self.bounded.changes, move || {
-            let done = work(&mut Operations::open(&state_dir)?);
+            let done = work(&mut Operations::of(&config)?);
             queues.wake_all();
             done
         })

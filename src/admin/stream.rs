@@ -232,8 +232,8 @@ impl Compared {
 
 /// Compares the state until there was no client for half a minute.
 async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
-    let state_dir = admin.state_dir.clone();
-    let start = move || Compared::start(Listings::open(&state_dir)?);
+    let config = admin.sources.config();
+    let start = move || Compared::start(Listings::of(&config)?);
     let mut compared = admin.run_read(start).await?;
     let news = &admin.news;
     news.set_series(Some(Uuid::new_v4().simple().to_string()));

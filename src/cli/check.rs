@@ -88,6 +88,9 @@ struct Summary {
     snapshot: Vec<String>,
     ignore: Vec<String>,
     state_dir: String,
+    /// The database of the state, if it is not SQLite in the state directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<String>,
     network: NetworkSummary,
     #[serde(skip_serializing_if = "Option::is_none")]
     admin: Option<String>,
@@ -184,6 +187,13 @@ impl Summary {
             snapshot: repository.templates.snapshot.clone(),
             ignore: repository.layout.ignored().globs().to_vec(),
             state_dir: config.state_dir.display().to_string(),
+            store: config.store.as_ref().map(|store| {
+                let tls = if store.tls { "with TLS" } else { "without TLS" };
+                format!(
+                    "PostgreSQL {tls}, {}, as {}",
+                    store.connection, store.repository
+                )
+            }),
             network: NetworkSummary {
                 allow: config.network.allow.iter().map(range_text).collect(),
                 deny: config.network.deny.iter().map(range_text).collect(),
@@ -303,6 +313,9 @@ fn print_summary(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  {:<9}  {}", "ignore", summary.ignore.join(", "))?;
     }
     writeln!(out, "state       {}", summary.state_dir)?;
+    if let Some(store) = &summary.store {
+        writeln!(out, "store       {store}")?;
+    }
     if let Some(admin) = &summary.admin {
         writeln!(out, "admin       {admin}")?;
     }

@@ -255,7 +255,7 @@ fn change(
     if which.webhook.is_some() {
         which.check_webhook(config, &super::listings(config)?)?;
     }
-    let mut operations = Operations::open(&config.state_dir)?;
+    let mut operations = Operations::of(config)?;
     let matched = kind.count(&selector, &operations)?;
     let mut result = Changed {
         action: kind.done(),

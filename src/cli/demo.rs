@@ -97,7 +97,8 @@ pub(super) async fn run(
     // The daemon stops on a signal, when the terminal closes, and after the last action.
     let signals = os::ended_by_hangup(signals);
     let finished = Box::pin(stream::once(stop.clone().cancelled_owned()).map(|()| SIGTERM));
-    let mut running = pin!(daemon.run(stream::select(signals, finished)).fuse());
+    let mut signals = stream::select(signals, finished);
+    let mut running = pin!(daemon.run(&mut signals).fuse());
     let ended = tokio::select! {
         () = receiver.serve(CancellationToken::new()) => Ok(()),
         ended = &mut running => ended.map_err(anyhow::Error::from).and_then(|()| play.interrupted(keep)),

@@ -264,7 +264,7 @@ fn found(named: Option<&Path>) -> Result<PathBuf, Problems> {
 
 /// Opens the recorded state for listing.
 fn listings(config: &Config) -> Result<Listings, OpenError> {
-    Listings::open(&config.state_dir)
+    Listings::of(config)
 }
 
 /// Explains why a daemon that holds the state directory cannot be asked, if one does.

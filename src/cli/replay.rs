@@ -55,7 +55,7 @@ pub(super) fn run(
     let (since, until) = (time(arguments.since), time(arguments.until));
     let replay = change::replay(webhook, arguments.project.as_deref(), since, until)
         .ok_or_else(|| usage("--since must be earlier than --until"))?;
-    let mut operations = Operations::open(&config.state_dir)?;
+    let mut operations = Operations::of(config)?;
     let matched = operations.count_replay(&replay)?;
     let mut result = Replayed {
         webhook: webhook.name().to_owned(),

@@ -1,12 +1,16 @@
 //! `run`: runs the daemon in the foreground.
 
+use std::ffi::c_int;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt};
+use signal_hook::consts::{SIGHUP, SIGUSR1};
+
 use super::{CONFIGURATION, DONE, FAILED, HELD, failure, runtime};
-use crate::config::{self, SystemEnvironment};
+use crate::config::{self, Config, SystemEnvironment};
 use crate::daemon::{Daemon, DaemonError, Rereading};
 use crate::error::chain;
 use crate::logging::{LogWriter, Logging};
@@ -15,6 +19,63 @@ use crate::store::OpenError;
 
 /// How long the end waits for tasks that cannot be cancelled, such as resolving a name.
 const TASKS_MAX: Duration = Duration::from_secs(1);
+
+/// The time between two attempts to start while another process works or the database is away.
+const START_AGAIN: Duration = Duration::from_millis(400);
+
+/// Works on the repository whenever no other process does, until a signal.
+async fn work(
+    mut config: Arc<Config>,
+    rereading: Rereading<'_>,
+    signals: &mut (impl Stream<Item = c_int> + Unpin),
+) -> Result<(), DaemonError> {
+    while let Some(daemon) = start(&config, rereading, signals).await? {
+        let present = daemon.config();
+        match daemon.run(signals).await {
+            // This process waits for its next turn.
+            Err(DaemonError::Superseded) => config = present,
+            ended => return ended,
+        }
+    }
+    Ok(())
+}
+
+/// Starts the daemon. Waits while another process works on the repository, or while the database is
+/// away. Returns `None` after a signal to stop.
+async fn start<'a>(
+    config: &Arc<Config>,
+    rereading: Rereading<'a>,
+    signals: &mut (impl Stream<Item = c_int> + Unpin),
+) -> Result<Option<Daemon<'a>>, DaemonError> {
+    let mut reported = None;
+    loop {
+        let waits = match Daemon::start(Arc::clone(config), rereading).await {
+            Err(DaemonError::Open(
+                error @ (OpenError::Leased { .. } | OpenError::Unreachable { .. }),
+            )) => format!("waiting: {}", chain(&error)),
+            started => return started.map(Some),
+        };
+        if reported.as_ref() != Some(&waits) {
+            tracing::warn!("{waits}");
+            // Otherwise `systemctl start` would wait for as long.
+            os::notify_ready(&waits);
+            reported = Some(waits);
+        }
+        os::notify_watchdog();
+        let again = tokio::time::sleep(START_AGAIN);
+        tokio::pin!(again);
+        loop {
+            tokio::select! {
+                () = &mut again => break,
+                signal = signals.next() => match signal {
+                    // There is nothing to reload or to rescan yet.
+                    Some(SIGHUP | SIGUSR1) => {}
+                    Some(_) | None => return Ok(None),
+                },
+            }
+        }
+    }
+}
 
 /// Runs the daemon until a signal ends it.
 ///
@@ -55,12 +116,12 @@ pub(super) fn run(
             source,
         })?;
         held.release();
-        let daemon = Daemon::start(Arc::new(loaded.config), rereading).await?;
+        let config = Arc::new(loaded.config);
         if io::stderr().is_terminal() {
             // Nobody could see the daemon, and it would hold the state directory.
-            daemon.run(os::ended_by_hangup(signals)).await
+            work(config, rereading, &mut os::ended_by_hangup(signals)).await
         } else {
-            daemon.run(signals).await
+            work(config, rereading, &mut { signals }).await
         }
     });
     runtime.shutdown_timeout(TASKS_MAX);

@@ -141,7 +141,7 @@ pub(super) fn configured<'a>(name: &str, config: &'a Config) -> anyhow::Result<&
 
 fn enable(name: &str, config: &Config, out: &mut dyn Write) -> anyhow::Result<u8> {
     let webhook = configured(name, config)?;
-    let was_off = Operations::open(&config.state_dir)?.switch_on(name)?;
+    let was_off = Operations::of(config)?.switch_on(name)?;
     let notified = wake(config);
     let name = safe(name);
     if was_off {
@@ -166,7 +166,7 @@ fn disable(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     configured(name, config)?;
-    let was_on = Operations::open(&config.state_dir)?.switch_off(name, reason, now)?;
+    let was_on = Operations::of(config)?.switch_off(name, reason, now)?;
     let notified = wake(config);
     let name = safe(name);
     if was_on {

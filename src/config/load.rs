@@ -19,7 +19,7 @@ use super::value::Value;
 use super::yaml::{self, Kind, Node};
 use super::{
     AdminServer, AdminToken, Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Retention, auth,
-    headers, network, repository, source, webhook,
+    headers, network, repository, source, store, webhook,
 };
 use crate::domain::names::composed;
 use crate::domain::parameters::{Naming, Organization, UsernameSource};
@@ -89,6 +89,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         }
     };
     let state_dir = repository::state_dir(&root, context);
+    let store = store::store(&root, context);
     let organizations = root
         .mapping(context, "organizations")
         .map(|mapping| organizations(&mapping, context));
@@ -100,9 +101,11 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
     let network = root
         .mapping(context, "network")
         .and_then(|mapping| network::network(&mapping, context));
-    let retention = root
-        .mapping(context, "retention")
-        .and_then(|mapping| retention(&mapping, context));
+    let retention_mapping = root.mapping(context, "retention");
+    let state_size = retention_mapping
+        .as_ref()
+        .and_then(|mapping| mapping.given("max_state_size"));
+    let retention = retention_mapping.and_then(|mapping| retention(&mapping, context));
     let admin = root.read_optional(context, "admin", |value, context| {
         admin(&value.mapping(context)?, context)
     });
@@ -113,10 +116,23 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
     let repository = repository?;
     let (state_dir, state_location) = state_dir?;
     repository::check_apart(&repository.path, &state_dir, &state_location, context);
+    let store = store?.map(|mut store| {
+        let path = || repository.path.to_string_lossy().into_owned();
+        store.repository = repository.name.clone().unwrap_or_else(path);
+        store
+    });
+    if store.is_some()
+        && let Some(given) = state_size
+    {
+        let message = "has no effect with store.postgres: limit the database on its server, and use \
+                       retention.pending";
+        context.warning(&given.location, message);
+    }
     Some(Config {
         file,
         repository,
         state_dir,
+        store,
         naming: Naming {
             organizations: organizations?,
             username: username?,

@@ -9,6 +9,7 @@ use globset::Glob;
 
 use super::problem::{Position, shown};
 use super::reader::{Context, Fault, Location, Mapping, all};
+use super::settings::REPOSITORY_NAME_MAX;
 use super::value::Value;
 use super::{Environment, FirstStart, Repository, Templates, WatchMode};
 use crate::domain::names::composed;
@@ -18,6 +19,9 @@ use crate::layout::{Ignored, Layout};
 pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option<Repository> {
     let mapping = value.mapping(context)?;
     let path = mapping.read(context, "path", repository_path);
+    let name = mapping.read_optional(context, "name", |value, context| {
+        value.parsed(context, name)
+    });
     let layout = mapping
         .mapping(context, "layout")
         .and_then(|mapping| layout(&mapping, context));
@@ -37,6 +41,7 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
     let (layout, templates) = layout?;
     Some(Repository {
         path: path?,
+        name: name?,
         layout: layout.ignoring(ignored?),
         templates,
         settle: settle?,
@@ -47,6 +52,14 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
         max_file_size: max_file_size?,
         on_first_start: on_first_start?,
     })
+}
+
+fn name(text: &str) -> Result<String, Fault> {
+    let is_harmless = text.trim() == text && !text.chars().any(char::is_control);
+    if !is_harmless || text.chars().nth(REPOSITORY_NAME_MAX).is_some() {
+        return Err(Fault::not_allowed("is not a valid name"));
+    }
+    Ok(text.to_owned())
 }
 
 fn ignored(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ignored> {

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Environment;
 use super::problem::shown;
 use super::reader::{Context, Fault, Location, Mapping};
 use super::value::Value;
 use super::yaml::{Entry, Kind};
+use super::{Environment, SystemEnvironment};
 
 /// The largest file that a value is read from, in bytes.
 const FILE_MAX: u64 = 256 * 1024;
@@ -61,6 +61,26 @@ pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourc
     };
     context.error(&value.location, fault);
     None
+}
+
+/// Reads a value for a command that may run without the service's secrets.
+///
+/// There the value is missing if it cannot be read, and the command says so if it needs it.
+pub(super) fn read_if_possible(
+    value: &Value<'_>,
+    context: &mut Context<'_>,
+) -> Option<Option<SecretString>> {
+    let sourced = read(value, context)?;
+    if !sourced.is_placeholder() {
+        return Some(Some(sourced.text));
+    }
+    let (n_errors, n_warnings) = (context.errors.len(), context.warnings.len());
+    let environment = std::mem::replace(&mut context.environment, &SystemEnvironment);
+    let sourced = read(value, context);
+    context.environment = environment;
+    context.errors.truncate(n_errors);
+    context.warnings.truncate(n_warnings);
+    Some(sourced.map(|sourced| sourced.text))
 }
 
 fn read_source(

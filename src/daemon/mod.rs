@@ -29,7 +29,7 @@ use crate::engine::Engine;
 use crate::engine::status::Status;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
-use crate::store::{OpenError, Store, StoreError};
+use crate::store::{Notice, OpenError, Store, StoreError};
 
 /// How long the engine may report no progress before the daemon counts as stuck.
 ///
@@ -52,6 +52,8 @@ pub(crate) enum DaemonError {
          accept`, and then change the layout"
     )]
     HeldRemovals { n: usize },
+    #[error("another process took over the repository")]
+    Superseded,
     #[error("cannot create {what}")]
     System {
         what: &'static str,
@@ -78,6 +80,8 @@ pub(crate) struct Daemon<'a> {
     /// Whether the fingerprints of the configured webhooks are saved.
     is_noted: bool,
     store: Store,
+    /// The acts of other processes that use the same database, if any can.
+    notices: Option<watch::Receiver<Notice>>,
     clock: Clock,
     engine: Engine,
     engine_end: oneshot::Receiver<()>,
@@ -93,6 +97,11 @@ pub(crate) struct Daemon<'a> {
 }
 
 impl Daemon<'_> {
+    /// The configuration that the daemon works by, also after a reload.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config)
+    }
+
     /// The shared state of the engine, which changes while the daemon runs.
     pub(crate) fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status)

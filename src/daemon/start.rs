@@ -45,7 +45,7 @@ impl<'a> Daemon<'a> {
         let clock = Clock::start();
         let targets = Targets::prepare(&config.webhooks, &config.network, |_| false);
         let targets = targets.map_err(first_of)?;
-        let store = open_store(config.state_dir.clone()).await?;
+        let store = open_store(Arc::clone(&config)).await?;
         keep_held_removals(&store, &config)?;
         let is_noted = note_at_start(&store, &config, clock).await?;
 
@@ -99,6 +99,7 @@ impl<'a> Daemon<'a> {
             config,
             rereading,
             is_noted,
+            notices: store.notices(),
             store,
             clock,
             engine,
@@ -114,8 +115,8 @@ impl<'a> Daemon<'a> {
     }
 }
 
-async fn open_store(state_dir: PathBuf) -> Result<Store, DaemonError> {
-    tokio::task::spawn_blocking(move || Store::open(&state_dir))
+async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError> {
+    tokio::task::spawn_blocking(move || Store::of(&config))
         .await
         .map_err(|_| DaemonError::PartEnded { part: "the store" })?
         .map_err(DaemonError::from)

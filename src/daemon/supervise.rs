@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
@@ -19,6 +20,7 @@ use crate::engine::Input;
 use crate::engine::status::Status;
 use crate::os;
 use crate::report::summary;
+use crate::store::Notice;
 
 /// The time between two attempts to save the fingerprints of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
@@ -41,10 +43,10 @@ impl Daemon<'_> {
     /// A part of the daemon ended unexpectedly.
     pub(crate) async fn run(
         mut self,
-        mut signals: impl Stream<Item = c_int> + Unpin,
+        signals: &mut (impl Stream<Item = c_int> + Unpin),
     ) -> Result<(), DaemonError> {
-        let ended = self.supervise(&mut signals).await;
-        let engine_is_fine = self.drain(&mut signals).await;
+        let ended = self.supervise(signals).await;
+        let engine_is_fine = self.drain(signals).await;
         if ended.is_ok() && !engine_is_fine {
             return Err(DaemonError::PartEnded { part: "the engine" });
         }
@@ -81,6 +83,12 @@ impl Daemon<'_> {
                     }
                     Some(_) | None => return Ok(()),
                 },
+                notice = next_notice(&mut self.notices) => {
+                    if notice.is_superseded {
+                        return Err(DaemonError::Superseded);
+                    }
+                    self.health.admin.queues.wake_all();
+                }
                 Some(request) = self.requests.recv() => self.serve(request, &mut announced).await,
                 _ = &mut self.engine_end => return part_ended("the engine"),
                 () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
@@ -144,6 +152,16 @@ impl Daemon<'_> {
             Err(error) => debug!(%error, "still cannot save the changed webhook settings"),
         }
     }
+}
+
+/// Waits for an act of another process that uses the same database.
+async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -> Notice {
+    if let Some(notices) = notices
+        && notices.changed().await.is_ok()
+    {
+        return *notices.borrow_and_update();
+    }
+    std::future::pending().await
 }
 
 impl Announced {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::batch::{Batch, Committed, MetaKey};
 use super::delivery::{AttemptLog, Claims, Finish};
@@ -172,6 +173,15 @@ pub trait Delivering: Send + Sync {
     fn space(&self) -> Answer<'_, Space>;
 }
 
+/// The acts of other processes that a daemon has to know of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notice {
+    /// Grows when an operator changed deliveries or webhooks, or may have.
+    pub n_changes: u64,
+    /// Whether another process took over. This one can change nothing more.
+    pub is_superseded: bool,
+}
+
 /// The store of a daemon. While it is open, no other daemon can open the same state.
 pub trait Backend: Recording + Delivering {
     /// The path of the state, for messages.
@@ -182,6 +192,9 @@ pub trait Backend: Recording + Delivering {
     /// If it was removed or moved away, commits still succeed, but the next start does not find
     /// them.
     fn is_in_place(&self) -> bool;
+
+    /// Subscribes to the acts of other processes. `None` if no other process can use the store.
+    fn notices(&self) -> Option<watch::Receiver<Notice>>;
 
     /// Commits queued writes and closes the store. Blocks.
     ///

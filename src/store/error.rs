@@ -75,6 +75,40 @@ pub enum OpenError {
         /// A description of the missing feature.
         what: String,
     },
+    /// The database cannot be used now, but may be later.
+    #[error("cannot reach {location}")]
+    Unreachable {
+        /// The database.
+        location: Arc<str>,
+        /// The cause.
+        source: Cause,
+    },
+    /// The database refused the connection, the user or a statement.
+    #[error("cannot use {location}")]
+    Refused {
+        /// The database.
+        location: Arc<str>,
+        /// The cause.
+        source: Cause,
+    },
+    /// The database lacks a property that the store needs.
+    #[error("{location} cannot be used for the state: {what}")]
+    Unsuitable {
+        /// The database.
+        location: Arc<str>,
+        /// The missing property, and what to do.
+        what: String,
+    },
+    /// Another process has the lease on the repository.
+    #[error("{holder} watches the repository {repository} in {location}")]
+    Leased {
+        /// The database.
+        location: Arc<str>,
+        /// The name of the repository in the database.
+        repository: String,
+        /// The process that has the lease.
+        holder: String,
+    },
     /// An operation of the operating system failed.
     #[error("cannot {what} {path}")]
     Io {
@@ -156,7 +190,13 @@ pub enum Fault {
     /// The operating system failed to read or write.
     #[error("the operating system cannot read or write the database")]
     Io(#[source] Cause),
-    /// SQLite returned another error.
+    /// The database cannot be reached. The store works again as soon as it can.
+    #[error("the database cannot be reached: the store works again by itself, and nothing is lost")]
+    Unreachable(#[source] Cause),
+    /// Another process took over the lease on the repository.
+    #[error("another process took over the repository, so this one changes nothing")]
+    Fenced,
+    /// The database returned another error.
     #[error("an SQL statement failed")]
     Database(#[source] Cause),
     /// A needed payload is neither in the batch nor stored.

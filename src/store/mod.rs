@@ -12,26 +12,32 @@
 //! - Opening reports damaged or newer state and does not change it.
 //!
 //! Modules: `contract` has the operations and their promises. [`batch`](Batch), `delivery`,
-//! `listing` and `error` have their types. `sqlite` is the implementation, and only it uses SQL.
-//! A second implementation implements the traits of `contract` and passes `tests/store`.
-//! [`Store::open`], [`Listings::open`] and [`Operations::open`] open it.
+//! `listing` and `error` have their types. `sqlite` and `postgres` implement it, and only
+//! they use SQL. `tests/store` tests both. They share `values`, `payload`, `answer` and `garbage`.
+//! [`Store::open`] and [`Store::connect`] open them, and so do those of [`Listings`] and [`Operations`].
 
+mod answer;
 mod batch;
 mod contract;
 mod delivery;
 mod error;
+mod garbage;
 mod listing;
+mod payload;
+mod postgres;
 mod sqlite;
+mod values;
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::{Config, Postgres};
 pub use batch::{
     Batch, Change, Committed, MetaKey, NewDeliveries, NewEvent, READY_BYTES, READY_MAX,
     RecordedEvent,
 };
-pub use contract::{Answer, Backend, Delivering, Listing, Operating, Progress, Recording};
+pub use contract::{Answer, Backend, Delivering, Listing, Notice, Operating, Progress, Recording};
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
 pub use listing::{
@@ -51,6 +57,23 @@ impl Store {
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(sqlite::SqliteStore::open(state_dir)?)))
     }
+
+    /// Opens the state of a configuration, wherever it is.
+    pub(crate) fn of(config: &Config) -> Result<Self, OpenError> {
+        match &config.store {
+            Some(postgres) => {
+                // For the control socket.
+                sqlite::schema::prepare_directory(&config.state_dir)?;
+                Self::connect(postgres)
+            }
+            None => Self::open(&config.state_dir),
+        }
+    }
+
+    /// Connects to PostgreSQL, creates or migrates the tables, and gets the lease on the repository.
+    pub fn connect(settings: &Postgres) -> Result<Self, OpenError> {
+        Ok(Self(Arc::new(postgres::PostgresStore::connect(settings)?)))
+    }
 }
 
 impl Deref for Store {
@@ -68,6 +91,20 @@ impl Listings {
     /// Opens the state in a directory for reading, with or without a running daemon.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Box::new(sqlite::SqliteListings::open(state_dir)?)))
+    }
+
+    /// Opens the state of a configuration, wherever it is.
+    pub(crate) fn of(config: &Config) -> Result<Self, OpenError> {
+        match &config.store {
+            Some(postgres) => Self::connect(postgres),
+            None => Self::open(&config.state_dir),
+        }
+    }
+
+    /// Connects to PostgreSQL for reading, with or without a running daemon.
+    pub fn connect(settings: &Postgres) -> Result<Self, OpenError> {
+        let listings = postgres::PostgresListings::connect(settings)?;
+        Ok(Self(Box::new(listings)))
     }
 }
 
@@ -88,6 +125,20 @@ impl Operations {
     /// Opens the state in a directory. Does not create or migrate it.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Box::new(sqlite::SqliteOperations::open(state_dir)?)))
+    }
+
+    /// Opens the state of a configuration, wherever it is.
+    pub(crate) fn of(config: &Config) -> Result<Self, OpenError> {
+        match &config.store {
+            Some(postgres) => Self::connect(postgres),
+            None => Self::open(&config.state_dir),
+        }
+    }
+
+    /// Connects to PostgreSQL. Does not create or migrate the tables.
+    pub fn connect(settings: &Postgres) -> Result<Self, OpenError> {
+        let operations = postgres::PostgresOperations::connect(settings)?;
+        Ok(Self(Box::new(operations)))
     }
 }
 

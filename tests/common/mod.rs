@@ -23,6 +23,7 @@
 mod daemon;
 mod endpoint;
 mod home;
+mod postgres;
 
 use std::fs;
 use std::io::Write as _;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 pub use daemon::Daemon;
 pub use endpoint::Endpoint;
 pub use home::{Home, Settings, Webhook, wait_health, xml};
+pub use postgres::{Postgres, Relay};
 
 /// Reports that a test cannot run on this machine; .ci/run counts these lines.
 ///

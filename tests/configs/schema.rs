@@ -17,6 +17,7 @@ const NOT_EXPRESSIBLE: &[(&str, &[&str])] = &[
             "repository_mass_delete_after_long",
             "retention_max_state_size_small",
             "retention_too_long",
+            "store_lease_too_short",
             "webhook_connect_timeout_longer_than_timeout",
         ],
     ),

@@ -45,7 +45,7 @@ const KINDS: [(&str, &str, usize); 25] = [
     ("receiver", "go", 1),
     ("receiver", "java", 1),
     ("try", "sh", 1),
-    ("config", "yaml", 6),
+    ("config", "yaml", 7),
     ("template", "yaml", 6),
     ("install", "sh", 1),
     ("package", "sh", 1),
@@ -156,6 +156,7 @@ fn every_configuration_is_valid() {
         "catalog-secret",
         "catalog-secret-next",
         "api-client",
+        "db",
     ] {
         std::fs::write(credentials.join(name), "0123456789012345678901234").unwrap();
     }
@@ -180,7 +181,7 @@ fn every_configuration_is_valid() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 13);
+    assert_eq!(checked, 14);
 }
 
 fn load(

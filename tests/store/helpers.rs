@@ -1,20 +1,19 @@
-//! The store under test; small projects, events and answers.
+//! Small projects, events and answers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
+pub use crate::fixture::{Fixture, n_cases};
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::{Event, EventId, EventKind, Explanation, Origin, Parameter};
 use project_webhooks::domain::project::{
     ContentHash, Document, FileState, KeptIds, ProjectKey, Recorded, Role, Stamp,
 };
 use project_webhooks::store::{
-    AttemptLog, Batch, Change, Claim, Claims, Finish, Listings, NewEvent, Operations, Store,
-    WebhookState,
+    AttemptLog, Batch, Change, Claim, Claims, Finish, NewEvent, Store, WebhookState,
 };
 
 pub fn at(seconds: i64) -> Timestamp {
@@ -171,21 +170,6 @@ pub fn attempt(number: u32, verdict: Verdict) -> AttemptLog {
     }
 }
 
-/// The number of pages in the log of a SQLite database.
-///
-/// While the store copies the log itself, there is no answer.
-pub fn n_frames(connection: &rusqlite::Connection) -> i64 {
-    loop {
-        let found = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-            Ok((row.get::<_, bool>(0)?, row.get(1)?))
-        });
-        if let (false, n) = found.unwrap() {
-            return n;
-        }
-        std::thread::yield_now();
-    }
-}
-
 /// Runs a future to its end on this thread.
 pub fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
@@ -215,34 +199,4 @@ pub fn states(store: &Store) -> BTreeMap<String, WebhookState> {
         .into_iter()
         .map(|state| (state.name.clone(), state))
         .collect()
-}
-
-/// A state to open stores on: here one of SQLite in its own directory. Open another implementation
-/// here to test it.
-pub struct Fixture {
-    directory: tempfile::TempDir,
-}
-
-impl Fixture {
-    pub fn new() -> Self {
-        Self {
-            directory: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
-    pub fn store(&self) -> Store {
-        Store::open(self.directory()).unwrap()
-    }
-
-    pub fn listings(&self) -> Listings {
-        Listings::open(self.directory()).unwrap()
-    }
-
-    pub fn operations(&self) -> Operations {
-        Operations::open(self.directory()).unwrap()
-    }
 }

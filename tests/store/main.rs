@@ -1,5 +1,7 @@
-//! Tests of the store's contract (`src/store/contract.rs`) with the implementation that
-//! [`helpers::Fixture`] opens. `damage`, `pages` and `sqlite` are for SQLite alone.
+//! Tests of the store's contract (`src/store/contract.rs`), for every implementation.
+//!
+//! They run with SQLite. `postgres` runs them once more with PostgreSQL, and has tests for it alone.
+//! `contents`, `damage`, `pages` and `sqlite` are for SQLite alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,13 +13,18 @@
     reason = "a test may fail by panicking"
 )]
 
+#[path = "../common/mod.rs"]
+mod common;
+mod contents;
 mod damage;
+mod fixture;
 mod helpers;
 mod model;
 mod moving;
 mod operating;
 mod outcomes;
 mod pages;
+mod postgres;
 mod queueing;
 mod recording;
 mod replaying;

@@ -204,7 +204,7 @@ fn run(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: n_cases(24), ..ProptestConfig::default() })]
 
     #[test]
     fn the_queue_behaves_as_the_model(steps in prop::collection::vec(step(), 1..40)) {

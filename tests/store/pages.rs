@@ -3,6 +3,7 @@
 
 use rusqlite::Connection;
 
+use crate::fixture::n_frames;
 use crate::helpers::*;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;

@@ -203,7 +203,7 @@ fn an_event_from_a_clock_that_was_ahead_goes_with_those_after_it() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: n_cases(24), ..ProptestConfig::default() })]
 
     /// Whatever is delivered, collected, purged and recorded again, no two events share an id or a
     /// place.

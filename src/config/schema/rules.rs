@@ -14,6 +14,15 @@ pub(super) const URL: &str = r"^\s*[hH][tT][tT][pP][sS]?://[^/?#@\s]+([/?][^#]*)
 const TEMPLATE: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project|versionTag)\})+$";
 const DEFINITION: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project)\})+$";
 
+/// A name without spaces around it.
+const NAME: &str = r"^(?!\s)[^\u0000-\u001f\u007f-\u009f]+(?<!\s)$";
+
+/// A connection string of PostgreSQL that names a host and has no password.
+const CONNECTION: &str = concat!(
+    r"^(?!.*\bpassword\s*=)\s*",
+    r"(postgres(ql)?://(?![^/@]*:[^/@]*@).*\S|(.*\s)?host\s*=\s*('[^']|[^\s']).*)$"
+);
+
 /// An IP address or a range.
 const ADDRESS: &str = r"^\s*[0-9a-fA-F:.]+(/\d{1,3})?\s*$";
 
@@ -58,10 +67,18 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
         "webhooks[].name" => {
             return Some(json!({
                 "type": "string",
-                "pattern": r"^(?!\s)[^\u0000-\u001f\u007f-\u009f]+(?<!\s)$",
+                "pattern": NAME,
                 "maxLength": crate::config::settings::WEBHOOK_NAME_MAX,
             }));
         }
+        "repository.name" => {
+            return Some(json!({
+                "type": "string",
+                "pattern": NAME,
+                "maxLength": crate::config::settings::REPOSITORY_NAME_MAX,
+            }));
+        }
+        "store.postgres" => CONNECTION,
         "network.allow" | "network.deny" => ADDRESS,
         "admin.listen" => r"^(unix:.*\S.*|[\d.]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5})$",
         "admin.token" => return Some(sourced(&format!("^[!-~]{{{TOKEN_MIN},}}$"))),
@@ -78,6 +95,11 @@ fn sourced(pattern: &str) -> Value {
 
 /// Adds the rules of a mapping, or of a setting with its count.
 pub(super) fn apply(path: &str, mut schema: Value) -> Value {
+    if path == "store" {
+        put(&mut schema, "type", "object");
+        put(&mut schema, "required", json!(["postgres"]));
+        return json!({ "anyOf": [{ "const": "sqlite" }, { "type": "null" }, schema] });
+    }
     if let Some(Value::Object(added)) = added(path) {
         // `type` replaces the type of an optional mapping.
         for (keyword, value) in added {

@@ -19,6 +19,9 @@ pub(super) const NAME: &str = "NAME";
 /// The longest name of a webhook, in characters.
 pub(super) const WEBHOOK_NAME_MAX: usize = 100;
 
+/// The longest name of a repository, in characters. The database has an index of it.
+pub(super) const REPOSITORY_NAME_MAX: usize = 500;
+
 /// One setting of config.yaml.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {

@@ -7,7 +7,7 @@ use super::DefaultValue::{AtMost, Described, Required, Values};
 use super::ValueType::{
     self, Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Url, Whole, Word,
 };
-use super::{Setting, WEBHOOK_NAME_MAX};
+use super::{REPOSITORY_NAME_MAX, Setting, WEBHOOK_NAME_MAX};
 use crate::config::{BodyFormat, FirstStart, LOG_LEVELS, LogFormat, WatchMode};
 use crate::domain::event::EventKind;
 use crate::layout::TEMPLATES_MAX;
@@ -40,6 +40,14 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.path",
         value: PATH,
         meaning: "the root of the watched tree; it may be created or mounted later",
+        ..ROW
+    },
+    Setting {
+        key: "repository.name",
+        value: TextUpTo(REPOSITORY_NAME_MAX),
+        default: Described("`repository.path`"),
+        needs_restart: true,
+        meaning: "the name under which a PostgreSQL database has the repository; two processes that watch the same files by different paths give it the same name",
         ..ROW
     },
     Setting {
@@ -135,6 +143,41 @@ pub const SETTINGS: &[Setting] = &[
         default: Described("`$STATE_DIRECTORY`, else `./state`"),
         needs_restart: true,
         meaning: "the directory of the daemon's database; not inside the repository, and not on a network file system",
+        ..ROW
+    },
+    Setting {
+        key: "store.postgres",
+        value: Text(
+            "a connection string such as `host=db.example.com dbname=webhooks user=projectwebhooks`, or a URL `postgresql://…`",
+            None,
+        ),
+        default: Described("none: `store: sqlite`, in `state_dir`"),
+        needs_restart: true,
+        meaning: "the PostgreSQL database (version 13 or later) that keeps the state instead of SQLite",
+        ..ROW
+    },
+    Setting {
+        key: "store.password",
+        value: Sourced,
+        default: Described("none"),
+        needs_restart: true,
+        meaning: "the password of the database's user; commands such as `status` need it too",
+        ..ROW
+    },
+    Setting {
+        key: "store.tls",
+        value: Word(|| vec!["require", "off"]),
+        default: Described("`require`; `off` if all hosts are sockets or loopback addresses"),
+        needs_restart: true,
+        meaning: "whether the connection is encrypted; the system's certificate authorities verify the server's certificate",
+        ..ROW
+    },
+    Setting {
+        key: "store.lease",
+        value: Duration("1s", "10m"),
+        default: Values(&["10s"]),
+        needs_restart: true,
+        meaning: "how long the working process may be out of reach of the database before a waiting one takes over",
         ..ROW
     },
     Setting {

@@ -4,6 +4,7 @@
 //! its `auth`.
 
 mod auth;
+mod store;
 mod url;
 mod webhook;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use self::auth::{Auth, Authentication, FileSetting, FileValue, OAuth2};
+pub use self::store::Postgres;
 pub use self::url::ReceiverUrl;
 pub(crate) use self::url::shown as shown_url;
 pub use self::webhook::{BodyFormat, ClientIdentity, Format, Globs, Tls, Webhook};
@@ -29,6 +31,8 @@ pub struct Config {
     pub repository: Repository,
     /// The absolute path of the state directory.
     pub state_dir: PathBuf,
+    /// The database of the state, if it is not SQLite in the state directory.
+    pub store: Option<Postgres>,
     /// The names of organizations and users.
     pub naming: Naming,
     /// The webhooks in the order of the file.
@@ -48,6 +52,15 @@ impl Config {
     pub(crate) fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let differs = |key| match key {
             "state_dir" => self.state_dir != new.state_dir,
+            "repository.name" => self.repository.name != new.repository.name,
+            "store.postgres" => {
+                self.postgres(|store| &store.connection) != new.postgres(|store| &store.connection)
+            }
+            "store.password" => self.password() != new.password(),
+            "store.tls" => self.postgres(|store| &store.tls) != new.postgres(|store| &store.tls),
+            "store.lease" => {
+                self.postgres(|store| &store.lease) != new.postgres(|store| &store.lease)
+            }
             _ => false,
         };
         settings::SETTINGS
@@ -58,11 +71,24 @@ impl Config {
     }
 }
 
+impl Config {
+    fn postgres<T>(&self, field: impl FnOnce(&Postgres) -> &T) -> Option<&T> {
+        self.store.as_ref().map(field)
+    }
+
+    fn password(&self) -> Option<&str> {
+        let password = self.store.as_ref()?.password.as_ref()?;
+        Some(password.expose_secret())
+    }
+}
+
 /// The watched repository.
 #[derive(Clone, Debug)]
 pub struct Repository {
     /// The absolute path of the root.
     pub path: PathBuf,
+    /// The name of the repository in a shared database, if it is not the path.
+    pub name: Option<String>,
     /// The paths of projects below the root.
     pub layout: Layout,
     /// The templates of the layout, as written.

@@ -13,9 +13,10 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::select::Conditions;
 use super::transaction::consistently;
-use super::{answer, listeners, pages, payload, problems, recorded, row, schema, webhooks};
+use super::{listeners, pages, payload, problems, recorded, row, schema, webhooks};
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
+use crate::store::answer;
 use crate::store::batch::MetaKey;
 use crate::store::contract::Listing;
 use crate::store::delivery::AttemptLog;

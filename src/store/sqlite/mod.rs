@@ -19,7 +19,7 @@
 //!   space in `reserve`.
 //! - `recording` and `delivering` implement the contracts of inference and of sending.
 //! - `record` writes batches, `files` their files. `recorded` reads the record. `problems` has invalid
-//!   files, `payload` the contents of files, `answer` the bodies of answers.
+//!   files, `payload` the contents of files.
 //! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of deletes.
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows. `expiry` gives up pending deliveries. `room` says how many rows to
@@ -27,7 +27,6 @@
 //! - `listing`, `select`, `operations` and `replay` are for the command line.
 //! - All of them use `row` and `error`.
 
-mod answer;
 mod committer;
 mod delivering;
 mod error;
@@ -52,7 +51,7 @@ mod reserve;
 mod retention;
 mod room;
 mod row;
-mod schema;
+pub(super) mod schema;
 mod select;
 #[cfg(test)]
 mod statement_tests;
@@ -68,16 +67,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
+use tokio::sync::watch;
 
-use super::contract::Backend;
+use super::contract::{Backend, Notice};
 use super::error::{Fault, OpenError, StoreError};
+use super::garbage::Garbage;
 use committer::Committer;
 use key::FingerprintKey;
 pub(super) use listing::SqliteListings;
 pub(super) use operations::SqliteOperations;
 use reader::Reader;
 use reserve::Reserve;
-use retention::Garbage;
 use writer::Writer;
 
 /// The open database.
@@ -260,6 +260,10 @@ impl Backend for SqliteStore {
 
     fn is_in_place(&self) -> bool {
         schema::identity(&self.shared.path).is_ok_and(|found| found == self.shared.identity)
+    }
+
+    fn notices(&self) -> Option<watch::Receiver<Notice>> {
+        None
     }
 
     fn close(&self) {

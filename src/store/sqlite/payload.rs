@@ -4,102 +4,13 @@
 //! its hash when it writes and when it reads. The caller's thread compresses payloads before the
 //! transaction, because all other writes wait for a transaction.
 
-use std::cell::RefCell;
-use std::sync::Arc;
-
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
-use zstd::bulk::{Compressor, Decompressor};
 
 use super::row;
 use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
-
-/// The level of zstd. Every level shrinks project.xml about tenfold, and higher ones take longer.
-const LEVEL: i32 = 2;
-
-/// A payload of a batch. Its clones share the bytes.
-#[derive(Clone, Debug)]
-pub(super) struct Given {
-    hash: ContentHash,
-    bytes: Bytes,
-    /// The compressed bytes. `None` if the store had the payload when the batch was prepared.
-    compressed: Option<Bytes>,
-}
-
-impl Given {
-    /// Checks the payload against its hash, and compresses it unless it is already stored.
-    pub(super) fn prepare(hash: ContentHash, bytes: Bytes, stored: bool) -> Result<Self, Fault> {
-        if ContentHash::of(&bytes) != hash {
-            return Err(Fault::WrongPayload { hash });
-        }
-        let compressed = if stored {
-            None
-        } else {
-            Some(Bytes::from(compress(&hash, &bytes)?))
-        };
-        Ok(Self {
-            hash,
-            bytes,
-            compressed,
-        })
-    }
-
-    pub(super) fn hash(&self) -> ContentHash {
-        self.hash
-    }
-
-    pub(super) fn bytes(&self) -> Bytes {
-        self.bytes.clone()
-    }
-}
-
-thread_local! {
-    /// The compression context of this thread.
-    ///
-    /// Creating a context takes longer than compressing a small project.xml.
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
-}
-
-fn compress(hash: &ContentHash, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
-    compress_bytes(bytes).map_err(|source| Fault::Coding {
-        hash: *hash,
-        source: Arc::new(source),
-    })
-}
-
-/// Compresses with this thread's context.
-pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|kept| {
-        let mut compressor = match kept.take() {
-            Some(compressor) => compressor,
-            None => Compressor::new(LEVEL)?,
-        };
-        // After an error the context is dropped.
-        let compressed = compressor.compress(bytes)?;
-        *kept = Some(compressor);
-        Ok(compressed)
-    })
-}
-
-/// Decompresses at most `size` bytes.
-pub(super) fn decompress(compressed: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
-    DECOMPRESSOR.with_borrow_mut(|kept| {
-        let mut decompressor = match kept.take() {
-            Some(decompressor) => decompressor,
-            None => Decompressor::new()?,
-        };
-        let bytes = decompressor.decompress(compressed, size)?;
-        *kept = Some(decompressor);
-        Ok(bytes)
-    })
-}
-
-/// The total size up to which payloads are compressed without checking whether they are stored.
-///
-/// For so few bytes the check takes longer than the compression.
-pub(super) const UNASKED_MAX: usize = 64 * 1024;
+use crate::store::payload::{self, Given};
 
 /// Returns for each of these payloads whether it is stored.
 pub(super) fn stored(connection: &Connection, hashes: &[ContentHash]) -> Result<Vec<bool>, Fault> {
@@ -123,11 +34,11 @@ pub(super) fn put(
 ) -> Result<bool, Fault> {
     // The stored payload may have been removed since the batch was prepared.
     let late;
-    let compressed = match &given.compressed {
+    let compressed = match given.compressed() {
         Some(compressed) => compressed,
-        None if exists(connection, &given.hash)? => return Ok(false),
+        None if exists(connection, &given.hash())? => return Ok(false),
         None => {
-            late = Bytes::from(compress(&given.hash, &given.bytes)?);
+            late = given.compress_late()?;
             &late
         }
     };
@@ -137,8 +48,8 @@ pub(super) fn put(
              ON CONFLICT DO NOTHING",
         )?
         .execute(params![
-            &given.hash.0[..],
-            row::limit(given.bytes.len()),
+            &given.hash().0[..],
+            row::limit(given.bytes().len()),
             identity,
             &compressed[..]
         ])?;
@@ -180,16 +91,7 @@ pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<
     let Some((size, compressed)) = found else {
         return Ok(None);
     };
-    let coding = |source| Fault::Coding {
-        hash: *hash,
-        source: Arc::new(source),
-    };
-    let size = usize::try_from(size).map_err(|error| coding(std::io::Error::other(error)))?;
-    let bytes = decompress(&compressed, size).map_err(coding)?;
-    if ContentHash::of(&bytes) != *hash {
-        return Err(Fault::WrongPayload { hash: *hash });
-    }
-    Ok(Some(Bytes::from(bytes)))
+    payload::restore(hash, size, &compressed).map(Some)
 }
 
 /// Removes a payload if no event and no definition has it. Returns its size if it was removed.

@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::payload::{self, Given};
-use super::{files, lanes, listeners, problems, queue, row, webhooks};
+use super::{files, lanes, listeners, payload, problems, queue, row, webhooks};
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, ProjectKey};
 use crate::store::batch::{
@@ -18,6 +17,7 @@ use crate::store::batch::{
 };
 use crate::store::delivery::Claim;
 use crate::store::error::Fault;
+use crate::store::payload::Given;
 
 /// The state of writing a batch to the tables.
 struct Writing<'a> {

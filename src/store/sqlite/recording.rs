@@ -8,6 +8,7 @@ use crate::store::batch::{Batch, Change, Committed, MetaKey};
 use crate::store::contract::Recording;
 use crate::store::error::{Fault, StoreError};
 use crate::store::listing::RecordedProblem;
+use crate::store::payload::{Given, UNASKED_MAX};
 
 impl Recording for SqliteStore {
     fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
@@ -74,11 +75,11 @@ impl Recording for SqliteStore {
 
 impl SqliteStore {
     /// Moves the payloads out of a batch, and checks and compresses them.
-    fn prepare(&self, batch: &mut Batch) -> Result<Vec<payload::Given>, StoreError> {
+    fn prepare(&self, batch: &mut Batch) -> Result<Vec<Given>, StoreError> {
         let payloads = std::mem::take(&mut batch.payloads);
         let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
         let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
-        let stored = if size <= payload::UNASKED_MAX {
+        let stored = if size <= UNASKED_MAX {
             vec![false; hashes.len()]
         } else {
             self.read_blocking(move |connection| payload::stored(connection, &hashes))?
@@ -86,7 +87,7 @@ impl SqliteStore {
         payloads
             .into_iter()
             .zip(stored)
-            .map(|((hash, bytes), stored)| payload::Given::prepare(hash, bytes, stored))
+            .map(|((hash, bytes), stored)| Given::prepare(hash, bytes, stored))
             .collect::<Result<Vec<_>, Fault>>()
             .map_err(|fault| self.error(fault))
     }

@@ -7,8 +7,7 @@
 //! An index on the finish time finds old deliveries. Events are checked in the order of recording
 //! once they are old enough. An event is checked again when its last delivery is removed. If the
 //! event is not old enough then, the check in order restarts from it. A payload is checked when an
-//! event with it is removed, or a definition with it is replaced ([`Garbage`]). These candidates are
-//! only in memory, so each start checks all payloads once.
+//! event with it is removed, or a definition with it is replaced ([`Garbage`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use crate::config::Retention;
 use crate::domain::delivery::State;
 use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
+use crate::store::garbage::Garbage;
 use crate::store::listing::Collected;
 
 /// The number of free pages to keep for reuse: 4 MiB.
@@ -33,88 +33,42 @@ const FREE_PAGES_KEPT: i64 = 1024;
 /// SQLite overwrites removed contents, so each of their pages is written to the log.
 const REMOVED_MAX: u64 = 4 << 20;
 
-/// The maximum number of candidates. With more, all payloads are checked again.
-const CANDIDATES_MAX: usize = 16 * 1024;
-
-/// Payloads that may no longer be needed.
-#[derive(Clone, Debug)]
-pub(super) struct Garbage {
-    candidates: BTreeSet<ContentHash>,
-    /// The last checked payload. `None` unless all payloads are being checked.
-    all_after: Option<ContentHash>,
-}
-
-impl Default for Garbage {
-    fn default() -> Self {
-        Self {
-            candidates: BTreeSet::new(),
-            all_after: Some(ContentHash([0; 32])),
+/// Checks at most `limit` candidates and `limit` other payloads. Returns how many it removed.
+///
+/// It stops after [`REMOVED_MAX`] bytes.
+fn remove_garbage(
+    garbage: &mut Garbage,
+    connection: &Connection,
+    limit: usize,
+) -> Result<usize, Fault> {
+    let mut n_removed = 0_usize;
+    let mut n_bytes = 0_u64;
+    let mut remove = |hash: &ContentHash| -> Result<bool, Fault> {
+        if let Some(size) = payload::remove_garbage(connection, hash)? {
+            n_removed += 1;
+            n_bytes = n_bytes.saturating_add(size);
+        }
+        Ok(n_bytes < REMOVED_MAX)
+    };
+    for _ in 0..limit {
+        let Some(hash) = garbage.candidates.pop_first() else {
+            break;
+        };
+        if !remove(&hash)? {
+            return Ok(n_removed);
         }
     }
-}
-
-impl Garbage {
-    /// Adds payloads that may no longer be needed.
-    pub(super) fn add(&mut self, hashes: impl IntoIterator<Item = ContentHash>) {
-        self.candidates.extend(hashes);
-        if self.candidates.len() > CANDIDATES_MAX {
-            self.candidates.clear();
-            self.all_after = Some(ContentHash([0; 32]));
-        }
-    }
-
-    /// Removes all candidates and returns them.
-    pub(super) fn take(&mut self) -> Self {
-        let none = Self {
-            candidates: BTreeSet::new(),
-            all_after: None,
-        };
-        std::mem::replace(self, none)
-    }
-
-    /// Puts candidates back. Keeps candidates that were added meanwhile.
-    pub(super) fn put_back(&mut self, rest: Self) {
-        self.all_after = self.all_after.or(rest.all_after);
-        self.add(rest.candidates);
-    }
-
-    fn has_more(&self) -> bool {
-        !self.candidates.is_empty() || self.all_after.is_some()
-    }
-
-    /// Checks at most `limit` candidates and `limit` other payloads. Returns how many it removed.
-    ///
-    /// It stops after [`REMOVED_MAX`] bytes.
-    fn remove(&mut self, connection: &Connection, limit: usize) -> Result<usize, Fault> {
-        let mut n_removed = 0_usize;
-        let mut n_bytes = 0_u64;
-        let mut remove = |hash: &ContentHash| -> Result<bool, Fault> {
-            if let Some(size) = payload::remove_garbage(connection, hash)? {
-                n_removed += 1;
-                n_bytes = n_bytes.saturating_add(size);
-            }
-            Ok(n_bytes < REMOVED_MAX)
-        };
-        for _ in 0..limit {
-            let Some(hash) = self.candidates.pop_first() else {
+    if let Some(after) = garbage.all_after {
+        let hashes = payload::after(connection, &after, limit)?;
+        garbage.all_after = hashes.last().copied();
+        for hash in &hashes {
+            if !remove(hash)? {
+                garbage.all_after = Some(*hash);
                 break;
-            };
-            if !remove(&hash)? {
-                return Ok(n_removed);
             }
         }
-        if let Some(after) = &self.all_after {
-            let hashes = payload::after(connection, after, limit)?;
-            self.all_after = hashes.last().copied();
-            for hash in &hashes {
-                if !remove(hash)? {
-                    self.all_after = Some(*hash);
-                    break;
-                }
-            }
-        }
-        Ok(n_removed)
     }
+    Ok(n_removed)
 }
 
 /// The state of a removal of deliveries.
@@ -210,7 +164,7 @@ pub(super) fn collect(
         lanes::forget_moves(connection)?;
     }
     garbage.add(sweep.payloads);
-    let n_payloads = garbage.remove(connection, limit)?;
+    let n_payloads = remove_garbage(garbage, connection, limit)?;
     Ok(Collected {
         n_deliveries: removal.n_removed,
         n_events: sweep.n_removed,

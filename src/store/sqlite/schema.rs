@@ -119,7 +119,7 @@ pub(super) fn space(connection: &Connection, path: &Path) -> Result<Space, Fault
 }
 
 /// Creates the state directory if it is missing. Only its owner can access it.
-pub(super) fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
+pub(in crate::store) fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -1,4 +1,4 @@
-//! Stores the bodies of answers.
+//! Makes and reads the stored form of the bodies of answers.
 //!
 //! Constraint: a receiver that is down for days answers each attempt with an error page. So a long body
 //! is compressed: 16 KiB of a typical page with a stack trace become 1 to 3 KiB. The body of a success
@@ -7,10 +7,10 @@
 use std::borrow::Cow;
 use std::io;
 
+use super::error::Fault;
 use super::payload::{compress_bytes, decompress};
-use super::row;
+use super::values;
 use crate::domain::delivery::ANSWER_MAX;
-use crate::store::error::Fault;
 
 /// The maximum number of bytes that are kept of the answer to a success.
 const OF_SUCCESS_MAX: usize = 1024;
@@ -39,7 +39,7 @@ pub(super) fn stored(body: &[u8], is_success: bool) -> Stored<'_> {
         && compressed.len() < kept.len()
     {
         return Stored {
-            size: Some(row::limit(kept.len())),
+            size: Some(values::limit(kept.len())),
             bytes: Cow::Owned(compressed),
         };
     }

@@ -1,0 +1,77 @@
+//! Reads `store`: where the state is kept.
+
+use tokio_postgres::config::Host;
+
+use super::Postgres;
+use super::problem::shown;
+use super::reader::{Context, Fault, Mapping};
+use super::source;
+use super::value::Value;
+use super::yaml::Kind;
+
+/// The word for the default.
+const SQLITE: &str = "sqlite";
+
+/// Reads `store`. Returns `None` inside for SQLite.
+///
+/// The caller sets the name of the repository.
+pub(super) fn store(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Option<Postgres>> {
+    let Some(value) = root.given("store") else {
+        return Some(None);
+    };
+    match &value.node.kind {
+        Kind::Text(word) if word == SQLITE => return Some(None),
+        Kind::Text(word) => {
+            let fault = Fault::new(format!("unknown value {}", shown(word)))
+                .allowed("sqlite, or a mapping with postgres: CONNECTION");
+            context.error(&value.location, fault);
+            return None;
+        }
+        _ => {}
+    }
+    let mapping = value.mapping(context)?;
+    let connection = mapping.read(context, "postgres", connection);
+    let password = mapping.read_optional(context, "password", |value, context| {
+        source::read_if_possible(value, context)
+    });
+    let tls = mapping.read_optional(context, "tls", |value, context| {
+        value.word(context, [("require", true), ("off", false)])
+    });
+    let lease = mapping.read(context, "lease", Value::duration);
+    let (connection, is_local) = connection?;
+    Some(Some(Postgres {
+        connection,
+        password: password?.flatten(),
+        tls: tls?.unwrap_or(!is_local),
+        lease: lease?,
+        repository: String::new(),
+    }))
+}
+
+/// Reads a connection string. Also returns whether all of its hosts are on this machine.
+fn connection(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, bool)> {
+    value.parsed(context, |text| {
+        let config: tokio_postgres::Config = text
+            .parse()
+            .map_err(|error| Fault::not_allowed(format!("is not a connection string: {error}")))?;
+        if config.get_password().is_some() {
+            let message =
+                "contains a password; give it as store.password, so that it is not printed";
+            return Err(Fault::new(message));
+        }
+        if config.get_hosts().is_empty() {
+            return Err(Fault::not_allowed("has no host"));
+        }
+        let is_local = |host: &Host| match host {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => {
+                name == "localhost"
+                    || name
+                        .parse()
+                        .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+            }
+        };
+        let is_local = config.get_hosts().iter().all(is_local);
+        Ok((text.to_owned(), is_local))
+    })
+}

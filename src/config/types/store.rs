@@ -1,0 +1,20 @@
+//! The place of the state: SQLite in the state directory, or PostgreSQL.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// The database that keeps the state, if it is PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    /// The connection string, without a password.
+    pub connection: String,
+    /// The password, if the server asks for one.
+    pub password: Option<SecretString>,
+    /// Whether the connection is encrypted and the server's certificate is verified.
+    pub tls: bool,
+    /// How long a process may be unreachable before another one takes over its work.
+    pub lease: Duration,
+    /// The name under which the database has the watched repository.
+    pub repository: String,
+}

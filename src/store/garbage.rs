@@ -1,0 +1,58 @@
+//! Payloads that may be removed, because nothing may need them any more.
+//!
+//! A payload is a candidate when an event with it is removed, or a definition with it is replaced. The
+//! candidates are only in memory, so each start checks all payloads once.
+
+use std::collections::BTreeSet;
+
+use crate::domain::project::ContentHash;
+
+/// The maximum number of candidates. With more, all payloads are checked again.
+const CANDIDATES_MAX: usize = 16 * 1024;
+
+/// Payloads that may no longer be needed.
+#[derive(Clone, Debug)]
+pub(super) struct Garbage {
+    pub(super) candidates: BTreeSet<ContentHash>,
+    /// The last checked payload. `None` unless all payloads are being checked.
+    pub(super) all_after: Option<ContentHash>,
+}
+
+impl Default for Garbage {
+    fn default() -> Self {
+        Self {
+            candidates: BTreeSet::new(),
+            all_after: Some(ContentHash([0; 32])),
+        }
+    }
+}
+
+impl Garbage {
+    /// Adds payloads that may no longer be needed.
+    pub(super) fn add(&mut self, hashes: impl IntoIterator<Item = ContentHash>) {
+        self.candidates.extend(hashes);
+        if self.candidates.len() > CANDIDATES_MAX {
+            self.candidates.clear();
+            self.all_after = Some(ContentHash([0; 32]));
+        }
+    }
+
+    /// Removes all candidates and returns them.
+    pub(super) fn take(&mut self) -> Self {
+        let none = Self {
+            candidates: BTreeSet::new(),
+            all_after: None,
+        };
+        std::mem::replace(self, none)
+    }
+
+    /// Puts candidates back. Keeps candidates that were added meanwhile.
+    pub(super) fn put_back(&mut self, rest: Self) {
+        self.all_after = self.all_after.or(rest.all_after);
+        self.add(rest.candidates);
+    }
+
+    pub(super) fn has_more(&self) -> bool {
+        !self.candidates.is_empty() || self.all_after.is_some()
+    }
+}

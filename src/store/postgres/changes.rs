@@ -1,0 +1,78 @@
+//! Tells running daemons that an operator changed deliveries or webhooks, from any machine.
+//!
+//! Constraint: a notification may be lost with its connection. So a counter in the row of the
+//! repository counts the changes, and each renewal of the lease reads it. A daemon that missed a
+//! notification wakes its queues a third of the lease later.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{AsyncMessage, Config, Socket};
+
+use super::lease::Notices;
+use super::session::{Statement, statement};
+
+/// The time before the first new attempt to connect. It doubles up to [`AGAIN_MAX`].
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// The longest time between two attempts to connect.
+const AGAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Counts a change, and sends a notification with the commit.
+pub(super) fn notify(repository: i32) -> Statement {
+    statement!(
+        "WITH counted AS (UPDATE repositories SET changes = changes + 1 WHERE id = $1) \
+         SELECT pg_notify('project_webhooks', ($1::int)::text)",
+        repository
+    )
+}
+
+/// Listens for notifications about a repository, and connects again after an error. Never ends.
+pub(super) async fn listen<T>(config: Config, tls: T, repository: i32, notices: Notices)
+where
+    T: MakeTlsConnect<Socket> + Clone,
+    T::Stream: Send + 'static,
+    T::TlsConnect: Send,
+    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
+    let mut pause = AGAIN;
+    loop {
+        if let Ok((client, mut connection)) = config.connect(tls.clone()).await {
+            let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
+            let subscribed = async {
+                let subscribed = client.batch_execute("LISTEN project_webhooks").await;
+                // An operator may have changed something before.
+                notices.changed();
+                subscribed
+            };
+            let mut subscribed = std::pin::pin!(subscribed);
+            let mut is_subscribed = false;
+            loop {
+                let message = tokio::select! {
+                    result = &mut subscribed, if !is_subscribed => match result {
+                        Ok(()) => {
+                            is_subscribed = true;
+                            pause = AGAIN;
+                            continue;
+                        }
+                        Err(_) => break,
+                    },
+                    message = messages.next() => message,
+                };
+                match message {
+                    Some(Ok(AsyncMessage::Notification(found)))
+                        if found.payload() == repository.to_string() =>
+                    {
+                        notices.changed();
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => break,
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(AGAIN_MAX);
+    }
+}

@@ -1,0 +1,98 @@
+//! The client of the command line: it blocks, and has a runtime of its own.
+
+use std::sync::Arc;
+
+use deadpool_postgres::Pool;
+use tokio::runtime::Runtime;
+
+use super::connect::{self, open_error};
+use super::row;
+use super::schema::{self, Found};
+use super::session::{Session, statement};
+use crate::config::Postgres;
+use crate::store::error::{Fault, OpenError, StoreError};
+
+/// A client that blocks the calling thread.
+pub(super) struct Client {
+    pool: Pool,
+    repository: i32,
+    pub(super) location: Arc<str>,
+    // Dropped last, because it drives the connections of the pool.
+    runtime: Runtime,
+}
+
+impl Client {
+    /// Connects to a database with the current tables, which a daemon made.
+    pub(super) fn connect(settings: &Postgres) -> Result<Self, OpenError> {
+        let config = connect::config(settings)?;
+        let location = connect::location(&config);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| OpenError::Io {
+                what: "start a runtime for",
+                path: location.to_string().into(),
+                source,
+            })?;
+        let repository = runtime.block_on(async {
+            let pool = connect::pool(settings, config, &location)?;
+            let repository = find(&pool, settings, &location).await?;
+            Ok((pool, repository))
+        });
+        let (pool, repository) = repository?;
+        Ok(Self {
+            pool,
+            repository,
+            location,
+            runtime,
+        })
+    }
+
+    /// Runs work on a connection. If the work begins a transaction, its error undoes it.
+    pub(super) fn block_on<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Session, i32) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        let result = self.runtime.block_on(async {
+            let mut session = Session::of(&self.pool).await?;
+            let result = work(&mut session, self.repository).await;
+            session.end(result).await
+        });
+        result.map_err(|fault| StoreError::new(&self.location, fault))
+    }
+}
+
+/// Finds the number of the repository.
+async fn find(pool: &Pool, settings: &Postgres, location: &Arc<str>) -> Result<i32, OpenError> {
+    let fault = |fault| open_error(location, fault);
+    let absent = || OpenError::Absent {
+        directory: format!("{location} for the repository {}", settings.repository).into(),
+    };
+    let client = pool.get().await.map_err(|error| fault(error.into()))?;
+    match schema::found(&client).await.map_err(fault)? {
+        Found::Tables => {}
+        Found::Other(0) => return Err(absent()),
+        Found::Other(found) if schema::is_newer(found) => {
+            return Err(schema::newer(location, found));
+        }
+        Found::Other(found) => return Err(schema::older(location, found)),
+    }
+    drop(client);
+    let mut session = Session::of(pool).await.map_err(fault)?;
+    let rows = session
+        .rows(statement!(
+            "SELECT id FROM repositories WHERE name = $1",
+            settings.repository.clone()
+        ))
+        .await
+        .map_err(fault)?;
+    let found = rows.first().ok_or_else(absent)?;
+    found
+        .try_get(0)
+        .map_err(|error: tokio_postgres::Error| fault(error.into()))
+}
+
+/// Reads the only number of the only row.
+pub(super) fn number(rows: &[tokio_postgres::Row]) -> Result<i64, Fault> {
+    rows.first().map_or(Ok(0), |found| row::number(found, 0))
+}

@@ -1,0 +1,153 @@
+//! Connects to the database.
+//!
+//! Constraint: a connection that hangs must not stop the daemon. So each attempt to connect, each
+//! statement and each wait for a lock is bounded, and a dead peer is noticed by TCP's keepalives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use rustls::{ClientConfig, RootCertStore};
+use secrecy::ExposeSecret;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::Postgres;
+use crate::store::error::{Fault, OpenError};
+
+/// The maximum number of connections of a process.
+///
+/// One of them writes. The others read, and rarely at the same time.
+const CONNECTIONS_MAX: usize = 6;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a caller waits for a connection of the pool.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The options of each connection, in milliseconds.
+///
+/// A large batch takes seconds on a slow disk, so a statement may take half a minute. All statements
+/// are short, so compiling them costs more than it saves.
+const OPTIONS: &str = "-c statement_timeout=30000 -c lock_timeout=20000 \
+     -c idle_in_transaction_session_timeout=30000 -c jit=off";
+
+/// The name that the server shows for a connection.
+const APPLICATION: &str = "project-webhooks";
+
+/// The database as messages name it.
+pub(super) fn location(config: &Config) -> Arc<str> {
+    let hosts: Vec<String> = config
+        .get_hosts()
+        .iter()
+        .map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        })
+        .collect();
+    let name = config
+        .get_dbname()
+        .or(config.get_user())
+        .unwrap_or_default();
+    format!("the PostgreSQL database {name} on {}", hosts.join(", ")).into()
+}
+
+/// Reads the settings of a connection.
+pub(super) fn config(settings: &Postgres) -> Result<Config, OpenError> {
+    let mut config: Config =
+        settings
+            .connection
+            .parse()
+            .map_err(|source: tokio_postgres::Error| OpenError::Refused {
+                location: "the PostgreSQL database of store.postgres".into(),
+                source: Arc::new(source),
+            })?;
+    let options = match config.get_options() {
+        Some(given) => format!("{OPTIONS} {given}"),
+        None => OPTIONS.to_owned(),
+    };
+    config.options(options);
+    if config.get_application_name().is_none() {
+        config.application_name(APPLICATION);
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT_TIMEOUT);
+    }
+    config
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(30));
+    if let Some(password) = &settings.password {
+        config.password(password.expose_secret());
+    }
+    config.ssl_mode(if settings.tls {
+        SslMode::Require
+    } else {
+        SslMode::Disable
+    });
+    Ok(config)
+}
+
+/// Makes a pool. It connects when a connection is needed.
+pub(super) fn pool(
+    settings: &Postgres,
+    config: Config,
+    location: &Arc<str>,
+) -> Result<Pool, OpenError> {
+    let how = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let manager = if settings.tls {
+        Manager::from_config(config, MakeRustlsConnect::new(tls(location)?), how)
+    } else {
+        Manager::from_config(config, NoTls, how)
+    };
+    Pool::builder(manager)
+        .max_size(CONNECTIONS_MAX)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(WAIT_TIMEOUT))
+        .create_timeout(Some(CONNECT_TIMEOUT.saturating_mul(2)))
+        .build()
+        .map_err(|source| refused(location, source))
+}
+
+/// The TLS settings: the system's certificate authorities, and the provider of the program.
+pub(super) fn tls(location: &Arc<str>) -> Result<ClientConfig, OpenError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        // The system's store may contain certificates that rustls does not support.
+        let _ = roots.add(certificate);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|source| refused(location, source))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+fn refused(
+    location: &Arc<str>,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> OpenError {
+    OpenError::Refused {
+        location: Arc::clone(location),
+        source: Arc::new(source),
+    }
+}
+
+/// Converts an error of opening the store.
+pub(super) fn open_error(location: &Arc<str>, fault: Fault) -> OpenError {
+    let location = Arc::clone(location);
+    match fault {
+        Fault::Unreachable(source) => OpenError::Unreachable { location, source },
+        Fault::Database(source) | Fault::Busy(source) => OpenError::Refused { location, source },
+        fault => OpenError::Refused {
+            location,
+            source: Arc::new(fault),
+        },
+    }
+}

@@ -1,0 +1,292 @@
+//! The contract [`Delivering`]: claims and finishes deliveries, keeps webhooks, collects garbage.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use super::queue::Claiming;
+use super::retention::{Collection, Expiring};
+use super::session::{LOCK_AS_HOLDER, Statement, statement};
+use super::{PostgresStore, Shared, guard, operations, queue, retention, row, webhooks};
+use crate::config::Retention;
+use crate::domain::project::ProjectKey;
+use crate::store::contract::{Answer, Delivering};
+use crate::store::delivery::{Claims, Finish};
+use crate::store::error::Fault;
+use crate::store::listing::{Collected, Space, WebhookState};
+
+/// The results of attempts that wait for the transaction before theirs.
+///
+/// All of them are recorded in one transaction then, so a burst costs fewer commits.
+#[derive(Default)]
+pub(super) struct Finishing {
+    waiting: Mutex<Vec<Waiting>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// The results of attempts, and the sender of the answer to their caller.
+type Waiting = (Arc<[Finish]>, oneshot::Sender<Result<(), Fault>>);
+
+impl Shared {
+    /// Records the results of attempts, together with those of other callers.
+    async fn finish(&self, finished: Arc<[Finish]>) -> Result<(), Fault> {
+        let (reply, mut answer) = oneshot::channel();
+        guard(&self.finishing.waiting).push((finished, reply));
+        let _turn = self.finishing.turn.lock().await;
+        // Another caller may have recorded these results.
+        if let Ok(result) = answer.try_recv() {
+            return result;
+        }
+        let group = std::mem::take(&mut *guard(&self.finishing.waiting));
+        let all: Vec<Finish> = group.iter().flat_map(|(some, _)| some.to_vec()).collect();
+        let result = async {
+            let (mut session, repository) = self.session().await?;
+            let epoch = self.lease.epoch;
+            let result = queue::finish(&mut session, repository, epoch, &all, &self.key).await;
+            session.end(result).await
+        }
+        .await;
+        for (_, reply) in group {
+            // The caller may no longer wait for the result.
+            let _ = reply.send(result.clone());
+        }
+        answer.try_recv().unwrap_or(Err(Fault::Closed))
+    }
+
+    /// The statement that locks the repository for this holder.
+    fn lock(&self) -> Statement {
+        statement!(LOCK_AS_HOLDER, self.lease.repository, self.lease.epoch)
+    }
+
+    async fn claim(
+        &self,
+        webhook: String,
+        now: Timestamp,
+        limit: usize,
+        excluding: HashSet<ProjectKey>,
+    ) -> Result<Claims, Fault> {
+        let (mut session, repository) = self.session().await?;
+        let claiming = Claiming {
+            repository,
+            epoch: self.lease.epoch,
+            webhook,
+            now,
+            limit,
+            excluding,
+        };
+        queue::claim_due(&mut session, &claiming).await
+    }
+
+    async fn set_fingerprints(
+        &self,
+        fingerprints: &[(String, [u8; 32])],
+        now: Timestamp,
+    ) -> Result<Vec<String>, Fault> {
+        let (mut session, repository) = self.session().await?;
+        let result = async {
+            let read = vec![self.lock(), webhooks::fingerprints(repository)];
+            let answers = session.begin("BEGIN", read).await?;
+            let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
+            if rows(0).is_empty() {
+                return Err(Fault::Fenced);
+            }
+            let recorded = webhooks::recorded_fingerprints(rows(1))?;
+            let now = row::milliseconds(now);
+            let (statements, switched_on) =
+                webhooks::set_fingerprints(repository, &recorded, fingerprints, &self.key, now);
+            session.commit(statements).await?;
+            Ok(switched_on)
+        }
+        .await;
+        session.end(result).await
+    }
+
+    /// Returns how many of the oldest rows take `needed` bytes: at least one, at most `limit`.
+    async fn rows_for(&self, needed: u64, limit: usize) -> Result<usize, Fault> {
+        let (mut session, repository) = self.session().await?;
+        let rows = session
+            .rows(statement!(
+                "SELECT coalesce(avg(length(p.compressed)), 0)::bigint + 1024 FROM \
+                 (SELECT payload FROM events WHERE repository = $1 ORDER BY sequence LIMIT 100) e \
+                 JOIN payloads p ON p.repository = $1 AND p.hash = e.payload",
+                repository
+            ))
+            .await?;
+        let average = row::count(super::client::number(&rows)?).max(1);
+        let n_rows = usize::try_from(needed.div_ceil(average)).unwrap_or(usize::MAX);
+        Ok(n_rows.clamp(1, limit.max(1)))
+    }
+
+    /// Collects by `retention`, and makes pending deliveries dead.
+    async fn collect(
+        &self,
+        retention: Retention,
+        expiring: Expiring,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Collected, Fault> {
+        let (mut session, repository) = self.session().await?;
+        let collection = Collection {
+            repository,
+            epoch: self.lease.epoch,
+            retention,
+            now,
+            limit,
+            expiring,
+        };
+        let before = guard(&self.garbage).take();
+        let mut garbage = before.clone();
+        let result = retention::collect(&mut session, &mut garbage, &collection).await;
+        let result = session.end(result).await;
+        let kept = if result.is_ok() { garbage } else { before };
+        guard(&self.garbage).put_back(kept);
+        result
+    }
+}
+
+impl Delivering for PostgresStore {
+    fn claim_due<'a>(
+        &'a self,
+        webhook: &'a str,
+        now: Timestamp,
+        limit: usize,
+        excluding: HashSet<ProjectKey>,
+    ) -> Answer<'a, Claims> {
+        let webhook = webhook.to_owned();
+        Box::pin(
+            self.run(
+                move |shared| async move { shared.claim(webhook, now, limit, excluding).await },
+            ),
+        )
+    }
+
+    fn next_due<'a>(
+        &'a self,
+        webhook: &'a str,
+        excluding: HashSet<ProjectKey>,
+    ) -> Answer<'a, Option<Timestamp>> {
+        let webhook = webhook.to_owned();
+        // With a limit of 0 the claim is empty, and `next_due` is the first lane that is not excluded.
+        Box::pin(self.run(move |shared| async move {
+            let claims = shared.claim(webhook, Timestamp::MAX, 0, excluding).await?;
+            Ok(claims.next_due)
+        }))
+    }
+
+    fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()> {
+        Box::pin(self.run(move |shared| async move { shared.finish(finished).await }))
+    }
+
+    fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize> {
+        let webhook = webhook.to_owned();
+        let now = row::milliseconds(now);
+        Box::pin(self.run(move |shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            let statements = vec![
+                shared.lock(),
+                webhooks::correct_rest(repository, &webhook, now),
+                queue::correct_times(repository, &webhook, now),
+            ];
+            let result = session.begin("BEGIN", statements).await;
+            let result = result.and_then(|answers| match answers.first() {
+                Some(lock) if !lock.is_empty() => Ok(answers.get(2).map_or(0, Vec::len)),
+                _ => Err(Fault::Fenced),
+            });
+            session.end(result).await
+        }))
+    }
+
+    fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>> {
+        Box::pin(self.run(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            let result = webhooks::states(&mut session, repository).await;
+            session.end(result).await
+        }))
+    }
+
+    fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool> {
+        let webhook = webhook.to_owned();
+        Box::pin(self.run(move |shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            let lock = shared.lock();
+            let result = operations::switch_on(&mut session, repository, lock, &webhook).await;
+            session.end(result).await
+        }))
+    }
+
+    fn set_fingerprints(
+        &self,
+        fingerprints: Vec<(String, [u8; 32])>,
+        now: Timestamp,
+    ) -> Answer<'_, Vec<String>> {
+        Box::pin(
+            self.run(
+                move |shared| async move { shared.set_fingerprints(&fingerprints, now).await },
+            ),
+        )
+    }
+
+    fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected> {
+        let expiring = match retention.pending {
+            Some(age) => Expiring::Older(
+                row::milliseconds(now).saturating_sub(row::duration(age)),
+                format!(
+                    "pending for longer than retention.pending ({})",
+                    humantime::format_duration(age)
+                ),
+            ),
+            None => Expiring::None,
+        };
+        Box::pin(self.run(move |shared| async move {
+            shared.collect(retention, expiring, now, limit).await
+        }))
+    }
+
+    fn make_room<'a>(
+        &'a self,
+        reason: &'a str,
+        now: Timestamp,
+        needed: u64,
+        limit: usize,
+    ) -> Answer<'a, Collected> {
+        let reason = reason.to_owned();
+        Box::pin(self.run(move |shared| async move {
+            let limit = shared.rows_for(needed, limit).await?;
+            let mut retention = Retention {
+                delivered: Duration::ZERO,
+                dead: Duration::MAX,
+                pending: None,
+                max_state_size: None,
+            };
+            for dead in [Duration::MAX, Duration::ZERO] {
+                retention.dead = dead;
+                let collected = shared
+                    .collect(retention, Expiring::None, now, limit)
+                    .await?;
+                if !collected.is_empty() {
+                    return Ok(collected);
+                }
+            }
+            let expiring = Expiring::LargestBacklog(reason);
+            shared.collect(retention, expiring, now, limit).await
+        }))
+    }
+
+    fn space(&self) -> Answer<'_, Space> {
+        Box::pin(self.run(|shared| async move {
+            let (mut session, _) = shared.session().await?;
+            let sql = "SELECT pg_database_size(current_database())";
+            let used = super::client::number(&session.rows(statement!(sql)).await?)?;
+            Ok(Space {
+                used: row::count(used),
+                log: 0,
+                // The server does not tell how much space its disk has.
+                available: u64::MAX,
+                total: u64::MAX,
+            })
+        }))
+    }
+}

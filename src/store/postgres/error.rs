@@ -1,0 +1,39 @@
+//! Converts errors of PostgreSQL to errors of the store.
+
+use std::sync::Arc;
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+use crate::store::error::Fault;
+
+impl From<tokio_postgres::Error> for Fault {
+    fn from(source: tokio_postgres::Error) -> Self {
+        match source.code() {
+            // Without a code, the error is not an answer of the server.
+            None => Fault::Unreachable(Arc::new(source)),
+            Some(code) if is_outage(code) => Fault::Unreachable(Arc::new(source)),
+            Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::QUERY_CANCELED) => {
+                Fault::Busy(Arc::new(source))
+            }
+            Some(_) => Fault::Database(Arc::new(source)),
+        }
+    }
+}
+
+impl From<PoolError> for Fault {
+    fn from(source: PoolError) -> Self {
+        match source {
+            PoolError::Backend(source) => source.into(),
+            source => Fault::Unreachable(Arc::new(source)),
+        }
+    }
+}
+
+/// Whether the server cannot work now, but may later.
+fn is_outage(code: &SqlState) -> bool {
+    // Class 08: the connection; class 57P: the server stops or starts; class 53: resources.
+    ["08", "57P", "53"]
+        .iter()
+        .any(|class| code.code().starts_with(class))
+}

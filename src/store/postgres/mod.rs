@@ -1,0 +1,299 @@
+//! The implementation of the store in PostgreSQL, for more than one machine.
+//!
+//! # Constraints
+//!
+//! - One process at a time works on a repository. `lease` and the epoch that each commit checks see to it.
+//! - Several repositories share one database. Every statement names the repository.
+//! - A commit costs two round trips, however large the batch. A claim costs one. `session` says how,
+//!   and why no anomaly is possible.
+//! - While the server cannot be reached, each operation fails with
+//!   [`Fault::Unreachable`], and the caller retries. The next operation connects again.
+//!
+//! # Modules
+//!
+//! - `connect` makes connections, `schema` the tables, `worker` the thread that drives them.
+//! - `session` sends statements. `row` converts values. `error` converts errors.
+//! - `recording` and `delivering` implement the contracts of inference and of sending.
+//! - `record` computes the rows of a batch from `facts`, and `write` writes them. `recorded` reads the
+//!   record.
+//! - `queue` claims and finishes the deliveries of `lanes`. `webhooks` keeps the state of webhooks.
+//! - `retention` removes old rows.
+//! - `client` connects the command line, with `listing`, `operations` and `replay`.
+//! - `changes` tells daemons of an operator's changes.
+
+mod changes;
+mod client;
+mod connect;
+mod delivering;
+mod error;
+mod facts;
+mod lanes;
+mod lease;
+mod listing;
+mod operations;
+mod queue;
+mod record;
+mod recorded;
+mod recording;
+mod replay;
+mod retention;
+mod row;
+mod schema;
+mod session;
+mod webhooks;
+mod worker;
+mod write;
+
+use std::future::Future;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use deadpool_postgres::Pool;
+use secrecy::ExposeSecret;
+use tokio::sync::watch;
+use tokio_postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::sync::CancellationToken;
+
+use self::connect::open_error;
+use self::lease::{Attempt, Lease, Notices};
+pub(super) use self::listing::PostgresListings;
+pub(super) use self::operations::PostgresOperations;
+use self::record::Doubt;
+use self::session::{Session, statement};
+use self::worker::Worker;
+use super::contract::{Backend, Notice};
+use super::error::{Fault, OpenError, StoreError};
+use super::garbage::Garbage;
+use crate::config::Postgres;
+
+/// The open database, and the lease on one repository in it.
+pub(super) struct PostgresStore {
+    worker: Worker,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+}
+
+/// The state that jobs on the worker's thread share.
+struct Shared {
+    pool: Pool,
+    location: Arc<str>,
+    lease: Lease,
+    key: FingerprintKey,
+    notices: Notices,
+    garbage: Mutex<Garbage>,
+    doubt: Mutex<Doubt>,
+    /// The lowest repetition of new events when the last batch was recorded.
+    repetition: AtomicU32,
+    finishing: delivering::Finishing,
+}
+
+/// Locks a mutex, even after a panic of another holder.
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The key of the fingerprints of settings.
+///
+/// Whoever has a copy of the database must not be able to guess secrets by the fingerprints. So one
+/// half of the key is in the database, and the other half is its password, which all processes have.
+#[derive(Clone, Copy)]
+struct FingerprintKey([u8; 32]);
+
+impl FingerprintKey {
+    fn new(stored: &[u8], settings: &Postgres) -> Self {
+        let password = settings.password.as_ref();
+        let password = password.map_or("", |password| password.expose_secret());
+        let mut hasher =
+            blake3::Hasher::new_derive_key("project-webhooks fingerprints of settings");
+        hasher.update(&(stored.len() as u64).to_le_bytes());
+        hasher.update(stored).update(password.as_bytes());
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// The fingerprint as it is stored.
+    fn keyed(&self, fingerprint: &[u8; 32]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.0, fingerprint).as_bytes()
+    }
+}
+
+impl PostgresStore {
+    /// Connects, creates or migrates the tables, and gets the lease on the repository.
+    pub(super) fn connect(settings: &Postgres) -> Result<Self, OpenError> {
+        let config = connect::config(settings)?;
+        let location = connect::location(&config);
+        let worker = Worker::start().map_err(|source| OpenError::Io {
+            what: "start a thread for",
+            path: location.to_string().into(),
+            source,
+        })?;
+        let opened = worker.run_blocking({
+            let (settings, config, location) =
+                (settings.clone(), config.clone(), Arc::clone(&location));
+            async move { Ok(open(&settings, config, location).await) }
+        });
+        let shared = opened.map_err(|fault| open_error(&location, fault))??;
+        let store = Self {
+            worker,
+            shared: Arc::new(shared),
+            stop: CancellationToken::new(),
+        };
+        store.start_background(settings, config);
+        Ok(store)
+    }
+
+    /// Starts the tasks that keep the lease and listen for changes.
+    fn start_background(&self, settings: &Postgres, config: Config) {
+        let shared = Arc::clone(&self.shared);
+        let stop = self.stop.clone();
+        self.start_task(async move {
+            let (pool, notices) = (shared.pool.clone(), shared.notices.clone());
+            shared.lease.keep(pool, notices, stop).await;
+        });
+        let (notices, repository) = (self.shared.notices.clone(), self.shared.lease.repository);
+        let stop = self.stop.clone();
+        let tls = settings
+            .tls
+            .then(|| connect::tls(&self.shared.location).ok())
+            .flatten();
+        self.start_task(async move {
+            let listening = async {
+                match tls {
+                    Some(tls) => {
+                        let tls = MakeRustlsConnect::new(tls);
+                        changes::listen(config, tls, repository, notices).await;
+                    }
+                    None => changes::listen(config, NoTls, repository, notices).await,
+                }
+            };
+            tokio::select! {
+                () = listening => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Starts a task on the worker's thread that ends when the store is closed.
+    fn start_task(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // The thread is new, so there is room for the job.
+        let _ = self.worker.start_job(task);
+    }
+
+    fn error(&self, fault: Fault) -> StoreError {
+        StoreError::new(&self.shared.location, fault)
+    }
+
+    /// Runs a job on the worker's thread.
+    async fn run<T, F>(&self, work: impl FnOnce(Arc<Shared>) -> F + Send) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Fault>> + Send + 'static,
+    {
+        let job = work(Arc::clone(&self.shared));
+        self.worker
+            .run(job)
+            .await
+            .map_err(|fault| self.error(fault))
+    }
+
+    /// Runs a job on the worker's thread, and blocks until it has a result.
+    fn run_blocking<T, F>(&self, work: impl FnOnce(Arc<Shared>) -> F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Fault>> + Send + 'static,
+    {
+        let job = work(Arc::clone(&self.shared));
+        let result = self.worker.run_blocking(job);
+        result.map_err(|fault| self.error(fault))
+    }
+}
+
+/// Connects, creates or migrates the tables, and gets the lease.
+async fn open(
+    settings: &Postgres,
+    config: Config,
+    location: Arc<str>,
+) -> Result<Shared, OpenError> {
+    let pool = connect::pool(settings, config, &location)?;
+    schema::migrate(&pool, &location).await?;
+    let fault = |fault| open_error(&location, fault);
+    let (repository, stored_key) = register(&pool, &settings.repository).await.map_err(fault)?;
+    let name = lease::name();
+    let attempt = lease::acquire(&pool, repository, &name, settings.lease).await;
+    let lease = match attempt.map_err(fault)? {
+        Attempt::Got(lease) => lease,
+        Attempt::Held(holder) => {
+            return Err(OpenError::Leased {
+                location,
+                repository: settings.repository.clone(),
+                holder,
+            });
+        }
+    };
+    Ok(Shared {
+        pool,
+        location,
+        lease,
+        key: FingerprintKey::new(&stored_key, settings),
+        notices: Notices::new(),
+        garbage: Mutex::default(),
+        doubt: Mutex::default(),
+        repetition: AtomicU32::new(0),
+        finishing: delivering::Finishing::default(),
+    })
+}
+
+/// Returns the number of the repository and its half of the key. Inserts its row if it is missing.
+async fn register(pool: &Pool, name: &str) -> Result<(i32, Vec<u8>), Fault> {
+    let mut session = Session::of(pool).await?;
+    let key: Vec<u8> = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
+        .iter()
+        .flat_map(|part| *part.as_bytes())
+        .collect();
+    let answers = session
+        .pipeline(vec![
+            statement!(
+                "INSERT INTO repositories (name, fingerprint_key) VALUES ($1, $2) \
+                 ON CONFLICT DO NOTHING",
+                name.to_owned(),
+                key
+            ),
+            statement!(
+                "SELECT id, fingerprint_key FROM repositories WHERE name = $1",
+                name.to_owned()
+            ),
+        ])
+        .await?;
+    let found = answers.get(1).and_then(|rows| rows.first());
+    let found = found.ok_or_else(|| Fault::Undecodable {
+        what: format!("the repository {name}"),
+        reason: "it was removed meanwhile".to_owned(),
+    })?;
+    Ok((found.try_get(0)?, found.try_get(1)?))
+}
+
+impl Backend for PostgresStore {
+    fn location(&self) -> &str {
+        &self.shared.location
+    }
+
+    fn is_in_place(&self) -> bool {
+        // Commits go to the server, wherever it keeps its files.
+        true
+    }
+
+    fn notices(&self) -> Option<watch::Receiver<Notice>> {
+        Some(self.shared.notices.subscribe())
+    }
+
+    fn close(&self) {
+        self.stop.cancel();
+        self.worker.close();
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,302 @@
+//! Applies an operator's changes to deliveries, also while daemons run.
+//!
+//! Constraint: a command may select a million deliveries, and the daemon must keep recording. So
+//! each transaction changes at most [`CHUNK`] deliveries. If a transaction fails, earlier ones stay
+//! committed, and repeating the command changes the other deliveries.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+
+use super::client::{Client, number};
+use super::lanes::{self, Lane, Moves};
+use super::listing::Conditions;
+use super::session::{LOCK, Session, statement};
+use super::{changes, replay, retention, row, webhooks};
+use crate::config::Postgres;
+use crate::store::contract::{Operating, Progress};
+use crate::store::error::{Fault, OpenError, StoreError};
+use crate::store::listing::{OffCause, Replay, Selector};
+
+/// The maximum number of deliveries that one transaction changes.
+const CHUNK: usize = 1_000;
+
+/// A client for writing that needs no lease.
+pub(in crate::store) struct PostgresOperations {
+    client: Client,
+    progress: Option<Progress>,
+}
+
+impl PostgresOperations {
+    /// Connects to a database. Does not create or migrate its tables.
+    pub(in crate::store) fn connect(settings: &Postgres) -> Result<Self, OpenError> {
+        Ok(Self {
+            client: Client::connect(settings)?,
+            progress: None,
+        })
+    }
+
+    /// Runs `change` on the selected deliveries in chunks. Returns the number of changed deliveries.
+    fn in_chunks(
+        &mut self,
+        selector: &Selector,
+        change: impl AsyncFn(&mut Session, i32, Vec<i64>) -> Result<u64, Fault>,
+    ) -> Result<u64, StoreError> {
+        if selector.is_empty() {
+            return Err(StoreError::new(&self.client.location, Fault::EmptySelector));
+        }
+        let mut n_changed = 0_u64;
+        let mut after = i64::MIN;
+        loop {
+            let (last, n_handled, n) = self.client.block_on(async |session, repository| {
+                let ids = chunk(session, repository, selector, after).await?;
+                let (last, n_ids) = (ids.last().copied(), ids.len());
+                let n = match last {
+                    Some(_) => change(session, repository, ids).await?,
+                    None => 0,
+                };
+                Ok((last, n_ids, n))
+            })?;
+            if let Some(progress) = &mut self.progress {
+                progress(n_handled as u64);
+            }
+            n_changed = n_changed.saturating_add(n);
+            match last {
+                Some(last) if n_handled == CHUNK => after = last,
+                _ => return Ok(n_changed),
+            }
+        }
+    }
+}
+
+/// Reads the next selected deliveries in the order of their ids.
+async fn chunk(
+    session: &mut Session,
+    repository: i32,
+    selector: &Selector,
+    after: i64,
+) -> Result<Vec<i64>, Fault> {
+    let mut conditions = Conditions::selected(selector, repository);
+    conditions.and("d.id > ", after);
+    let sql = |conditions: &str, limit: &str| {
+        format!("SELECT d.id FROM deliveries d WHERE {conditions} ORDER BY d.id LIMIT {limit}")
+    };
+    let rows = session
+        .rows(conditions.statement(sql, row::limit(CHUNK)))
+        .await?;
+    rows.iter().map(|found| row::number(found, 0)).collect()
+}
+
+/// The lanes of rows with webhook, organization and project.
+pub(super) fn lanes_of(rows: &[Row]) -> Result<BTreeSet<Lane>, Fault> {
+    rows.iter()
+        .map(|found| Ok((row::text(found, 0)?, row::key(found, 1)?)))
+        .collect()
+}
+
+async fn redeliver(
+    session: &mut Session,
+    repository: i32,
+    ids: Vec<i64>,
+    now: i64,
+) -> Result<u64, Fault> {
+    let answers = session
+        .begin(
+            "BEGIN",
+            vec![
+                statement!(LOCK, repository),
+                Moves::read(repository),
+                statement!(DELIVERED, repository, ids.clone()),
+            ],
+        )
+        .await?;
+    let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
+    let moves = Moves::of(rows(1))?;
+    let mut delivered = Vec::new();
+    let mut present = Vec::new();
+    for found in rows(2) {
+        delivered.push(row::number(found, 0)?);
+        present.push(moves.lane_of(row::number(found, 1)?, row::key(found, 2)?));
+    }
+    let (organizations, projects) = row::arrays(&present);
+    let mut answers = session
+        .pipeline(vec![
+            statement!(
+                "UPDATE deliveries d SET organization = m.o, project = m.p \
+                 FROM unnest($2::bigint[], $3::text[], $4::text[]) AS m (id, o, p) \
+                 WHERE d.repository = $1 AND d.id = m.id",
+                repository,
+                delivered,
+                organizations,
+                projects
+            ),
+            statement!(REDELIVER, repository, ids, now),
+        ])
+        .await?;
+    let rows = answers.pop().unwrap_or_default();
+    let lanes = lanes_of(&rows)?;
+    session
+        .commit(vec![
+            lanes::demote(repository, &lanes),
+            lanes::promote(repository, &lanes),
+            changes::notify(repository),
+        ])
+        .await?;
+    Ok(rows.len() as u64)
+}
+
+/// The delivered ones of these deliveries. Their projects may have moved since.
+const DELIVERED: &str = "SELECT d.id, e.sequence, e.organization, e.project FROM deliveries d \
+     JOIN events e ON e.repository = $1 AND e.sequence = d.event \
+     WHERE d.repository = $1 AND d.id = ANY($2) AND d.state = 'delivered'";
+
+const REDELIVER: &str = "UPDATE deliveries SET state = 'pending', \
+     origin = CASE WHEN state <> 'pending' OR n_attempts > 0 THEN 'redelivery' ELSE origin END, \
+     waiting_ms = CASE WHEN state <> 'pending' THEN $3 ELSE waiting_ms END, \
+     n_attempts_before = n_attempts, n_redeliveries = n_redeliveries + 1, \
+     due_ms = $3, is_due_as_asked = FALSE, finished_ms = NULL \
+     WHERE repository = $1 AND id = ANY($2) RETURNING webhook, organization, project";
+
+async fn cancel(
+    session: &mut Session,
+    repository: i32,
+    ids: Vec<i64>,
+    now: i64,
+) -> Result<u64, Fault> {
+    session
+        .begin("BEGIN", vec![statement!(LOCK, repository)])
+        .await?;
+    let rows = session
+        .rows(statement!(
+            "UPDATE deliveries SET state = 'cancelled', is_head = FALSE, finished_ms = $3 \
+             WHERE repository = $1 AND id = ANY($2) AND state = 'pending' \
+             RETURNING webhook, organization, project, CASE WHEN is_delete THEN project_id END",
+            repository,
+            ids,
+            now
+        ))
+        .await?;
+    let mut statements = Vec::new();
+    retention::left(&rows)?.promote(repository, &mut statements);
+    statements.push(changes::notify(repository));
+    session.commit(statements).await?;
+    Ok(rows.len() as u64)
+}
+
+impl Operating for PostgresOperations {
+    fn on_progress(&mut self, progress: Progress) {
+        self.progress = Some(progress);
+    }
+
+    fn count(&self, selector: &Selector) -> Result<u64, StoreError> {
+        self.client.block_on(async |session, repository| {
+            let sql =
+                |conditions: &str| format!("SELECT count(*) FROM deliveries d WHERE {conditions}");
+            let counted = Conditions::selected(selector, repository).statement_without_limit(sql);
+            Ok(row::count(number(&session.rows(counted).await?)?))
+        })
+    }
+
+    fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {
+        let now = row::milliseconds(now);
+        self.in_chunks(selector, async |session: &mut Session, repository, ids| {
+            redeliver(session, repository, ids, now).await
+        })
+    }
+
+    fn count_replay(&self, replay: &Replay) -> Result<u64, StoreError> {
+        self.client
+            .block_on(async |session, repository| replay::count(session, repository, replay).await)
+    }
+
+    fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError> {
+        // Events that are recorded meanwhile have deliveries of their own.
+        let mut range = self
+            .client
+            .block_on(async |session, repository| replay::all(session, repository).await)?;
+        let mut n_queued = 0_u64;
+        loop {
+            let (last, n) = self.client.block_on(async |session, repository| {
+                let lock = session
+                    .begin("BEGIN", vec![statement!(LOCK, repository)])
+                    .await?;
+                let next = number_at(&lock, 1)?;
+                let found =
+                    replay::Found::after(session, repository, replay, &mut range, CHUNK).await?;
+                let now = row::milliseconds(now);
+                let n = replay::enqueue(session, repository, replay, &found, now, next).await?;
+                Ok((found.last, n))
+            })?;
+            if let Some(progress) = &mut self.progress {
+                progress(n);
+            }
+            n_queued = n_queued.saturating_add(n);
+            match last {
+                Some(last) => range.after = last,
+                None => return Ok(n_queued),
+            }
+        }
+    }
+
+    fn cancel(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {
+        let now = row::milliseconds(now);
+        self.in_chunks(selector, async |session: &mut Session, repository, ids| {
+            cancel(session, repository, ids, now).await
+        })
+    }
+
+    fn purge(&mut self, selector: &Selector) -> Result<u64, StoreError> {
+        self.in_chunks(selector, async |session: &mut Session, repository, ids| {
+            retention::purge(session, repository, ids).await
+        })
+    }
+
+    fn switch_on(&mut self, webhook: &str) -> Result<bool, StoreError> {
+        self.client.block_on(async |session, repository| {
+            switch_on(session, repository, statement!(LOCK, repository), webhook).await
+        })
+    }
+
+    fn switch_off(
+        &mut self,
+        webhook: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.client.block_on(async |session, repository| {
+            let mut statements = vec![statement!(LOCK, repository)];
+            let cause = OffCause::Operator;
+            statements.extend(webhooks::switch_off(
+                repository, webhook, cause, reason, now,
+            ));
+            statements.push(changes::notify(repository));
+            let answers = session.begin("BEGIN", statements).await?;
+            let was_on = answers.get(2).and_then(|rows| rows.first());
+            was_on.map_or(Ok(false), |found| Ok(found.try_get(0)?))
+        })
+    }
+}
+
+/// Reads a number of the row of the lock.
+fn number_at(answers: &[Vec<Row>], column: usize) -> Result<i64, Fault> {
+    let lock = answers.first().and_then(|rows| rows.first());
+    lock.map_or(Ok(0), |found| row::number(found, column))
+}
+
+/// Switches a webhook on. Returns whether it was off.
+pub(super) async fn switch_on(
+    session: &mut Session,
+    repository: i32,
+    lock: super::session::Statement,
+    webhook: &str,
+) -> Result<bool, Fault> {
+    let mut statements = vec![lock];
+    statements.extend(webhooks::switch_on(repository, webhook));
+    statements.push(changes::notify(repository));
+    let answers = session.begin("BEGIN", statements).await?;
+    if answers.first().is_none_or(Vec::is_empty) {
+        return Err(Fault::Fenced);
+    }
+    Ok(answers.get(3).is_some_and(|rows| !rows.is_empty()))
+}

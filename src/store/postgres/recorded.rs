@@ -1,0 +1,248 @@
+//! Reads the record: the files of projects, invalid files, and facts about the whole repository.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tokio_postgres::Row;
+
+use super::row;
+use super::session::{Session, Statement, statement};
+use crate::domain::project::{
+    ContentHash, Document, Identity, Mark, Problem, ProjectKey, Recorded,
+};
+use crate::store::batch::MetaKey;
+use crate::store::error::Fault;
+use crate::store::listing::RecordedProblem;
+
+/// Reads the records of projects, in the same order.
+pub(super) async fn projects(
+    session: &mut Session,
+    repository: i32,
+    keys: &[ProjectKey],
+) -> Result<Vec<Recorded>, Fault> {
+    let (organizations, projects) = row::arrays(keys);
+    let sql = format!(
+        "SELECT {}, organization, project FROM files f \
+         JOIN (SELECT DISTINCT o, p FROM unnest($2::text[], $3::text[]) AS k (o, p)) k \
+         ON f.organization = k.o AND f.project = k.p WHERE f.repository = $1",
+        row::FILE_COLUMNS
+    );
+    let rows = session
+        .rows(statement!(sql, repository, organizations, projects))
+        .await?;
+    let mut found: HashMap<ProjectKey, Recorded> = HashMap::new();
+    for file in &rows {
+        found
+            .entry(row::key(file, 11)?)
+            .or_default()
+            .put(row::file(file)?);
+    }
+    Ok(keys
+        .iter()
+        .map(|key| found.get(key).cloned().unwrap_or_default())
+        .collect())
+}
+
+/// Reads the file metadata of projects, in the same order, sorted by path.
+///
+/// A file whose owner is unknown gets a time of reading that proves nothing, so that it is read again.
+pub(super) async fn marks(
+    session: &mut Session,
+    repository: i32,
+    keys: &[ProjectKey],
+) -> Result<Vec<Vec<Mark>>, Fault> {
+    let (organizations, projects) = row::arrays(keys);
+    let rows = session
+        .rows(statement!(
+            "SELECT path, inode, size, modified_ns, changed_ns, \
+             CASE WHEN owner = '' THEN 0 ELSE read_ns END, organization, project FROM files f \
+             JOIN (SELECT DISTINCT o, p FROM unnest($2::text[], $3::text[]) AS k (o, p)) k \
+             ON f.organization = k.o AND f.project = k.p WHERE f.repository = $1 ORDER BY path",
+            repository,
+            organizations,
+            projects
+        ))
+        .await?;
+    let mut found: HashMap<ProjectKey, Vec<Mark>> = HashMap::new();
+    for file in &rows {
+        found.entry(row::key(file, 6)?).or_default().push(Mark {
+            path: row::text(file, 0)?,
+            stamp: row::stamp(file, 1)?,
+            read_ns: row::number(file, 5)?,
+        });
+    }
+    Ok(keys
+        .iter()
+        .map(|key| found.get(key).cloned().unwrap_or_default())
+        .collect())
+}
+
+/// Lists the projects with a record, of one organization or of all, sorted.
+pub(super) fn keys(repository: i32, organization: Option<&str>) -> Statement {
+    match organization {
+        None => statement!(
+            "SELECT DISTINCT organization, project FROM files WHERE repository = $1 \
+             ORDER BY organization, project",
+            repository
+        ),
+        Some(organization) => statement!(
+            "SELECT DISTINCT organization, project FROM files WHERE repository = $1 \
+             AND organization = $2 ORDER BY organization, project",
+            repository,
+            organization.to_owned()
+        ),
+    }
+}
+
+/// Reads the rows of [`keys`].
+pub(super) fn keys_of(rows: &[Row]) -> Result<Vec<ProjectKey>, Fault> {
+    rows.iter().map(|found| row::key(found, 0)).collect()
+}
+
+/// Counts the projects with a recorded definition.
+pub(super) fn n_defined(repository: i32) -> Statement {
+    statement!(
+        "SELECT count(*) FROM files WHERE repository = $1 AND identity IS NOT NULL",
+        repository
+    )
+}
+
+/// Lists, for each identity, the projects whose definition has it, sorted.
+pub(super) async fn with_identities(
+    session: &mut Session,
+    repository: i32,
+    wanted: &[Identity],
+) -> Result<Vec<Vec<ProjectKey>>, Fault> {
+    let hashes: Vec<Vec<u8>> = wanted
+        .iter()
+        .map(|identity| row::indexed(&identity.to_string()))
+        .collect();
+    let rows = session
+        .rows(statement!(
+            "SELECT DISTINCT identity, organization, project FROM files WHERE repository = $1 \
+             AND identity = ANY($2) ORDER BY organization, project",
+            repository,
+            hashes.clone()
+        ))
+        .await?;
+    let mut found: BTreeMap<Vec<u8>, Vec<ProjectKey>> = BTreeMap::new();
+    for project in &rows {
+        let keys = found.entry(project.try_get(0)?).or_default();
+        keys.push(row::key(project, 1)?);
+    }
+    Ok(hashes
+        .iter()
+        .map(|hash| found.get(hash).cloned().unwrap_or_default())
+        .collect())
+}
+
+/// Lists the projects whose id is not in their definition, with this id.
+pub(super) async fn kept_ids(
+    session: &mut Session,
+    repository: i32,
+) -> Result<Vec<(ProjectKey, String)>, Fault> {
+    let rows = session
+        .rows(statement!(
+            "SELECT organization, project, document FROM files WHERE repository = $1 \
+             AND role = 'definition' AND strpos(document, '\"kept\"') > 0 \
+             ORDER BY organization, project",
+            repository
+        ))
+        .await?;
+    let mut kept = Vec::new();
+    for found in &rows {
+        let document: Document = row::from_json("the file's document", &row::text(found, 2)?)?;
+        if let Some(id) = document.kept_id() {
+            kept.push((row::key(found, 0)?, id.to_owned()));
+        }
+    }
+    Ok(kept)
+}
+
+/// Reads a fact about the whole repository.
+pub(super) async fn meta(
+    session: &mut Session,
+    repository: i32,
+    key: MetaKey,
+) -> Result<Option<String>, Fault> {
+    let rows = session
+        .rows(statement!(
+            "SELECT value FROM meta WHERE repository = $1 AND key = $2",
+            repository,
+            key.as_str()
+        ))
+        .await?;
+    rows.first().map(|found| row::text(found, 0)).transpose()
+}
+
+/// Lists the first `limit` invalid files, sorted by project and path.
+pub(super) async fn problems(
+    session: &mut Session,
+    repository: i32,
+    limit: usize,
+) -> Result<Vec<RecordedProblem>, Fault> {
+    let rows = session
+        .rows(statement!(
+            "SELECT organization, project, path, reason, line, \"column\", may_resolve, since_ms \
+             FROM problems WHERE repository = $1 ORDER BY organization, project, path LIMIT $2",
+            repository,
+            row::limit(limit)
+        ))
+        .await?;
+    let number = |found: &Row, column: usize| -> Result<Option<u64>, Fault> {
+        let number: Option<i64> = found.try_get(column)?;
+        Ok(number.map(i64::cast_unsigned))
+    };
+    rows.iter()
+        .map(|found| {
+            let key = row::key(found, 0)?;
+            Ok(RecordedProblem {
+                key: (!key.project.is_empty()).then_some(key),
+                problem: Problem {
+                    path: row::text(found, 2)?,
+                    reason: row::text(found, 3)?,
+                    line: number(found, 4)?,
+                    column: number(found, 5)?,
+                    may_resolve: found.try_get(6)?,
+                },
+                since: row::from_milliseconds(row::number(found, 7)?),
+            })
+        })
+        .collect()
+}
+
+/// Returns the webhooks for which there was an event of a project, by name.
+pub(super) async fn listeners(
+    session: &mut Session,
+    repository: i32,
+    key: &ProjectKey,
+) -> Result<BTreeSet<String>, Fault> {
+    let rows = session
+        .rows(statement!(
+            "SELECT webhook FROM listeners WHERE repository = $1 AND organization = $2 \
+             AND project = $3",
+            repository,
+            key.organization.clone(),
+            key.project.clone()
+        ))
+        .await?;
+    rows.iter().map(|found| row::text(found, 0)).collect()
+}
+
+/// Returns those of these payloads that are stored.
+pub(super) async fn stored(
+    session: &mut Session,
+    repository: i32,
+    hashes: &[ContentHash],
+) -> Result<BTreeSet<ContentHash>, Fault> {
+    let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.0.to_vec()).collect();
+    let rows = session
+        .rows(statement!(
+            "SELECT hash FROM payloads WHERE repository = $1 AND hash = ANY($2)",
+            repository,
+            hashes
+        ))
+        .await?;
+    rows.iter()
+        .map(|found| row::hash_in("a payload", found, 0))
+        .collect()
+}

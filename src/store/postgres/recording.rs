@@ -1,0 +1,156 @@
+//! The contract [`Recording`]: reads the record and records batches.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::client::number;
+use super::record::Recording as Job;
+use super::session::Session;
+use super::{PostgresStore, Shared, guard, record, recorded};
+use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
+use crate::store::batch::{Batch, Change, Committed, MetaKey};
+use crate::store::contract::Recording;
+use crate::store::error::{Fault, StoreError};
+use crate::store::listing::RecordedProblem;
+use crate::store::payload::{Given, UNASKED_MAX};
+
+impl Shared {
+    pub(super) async fn session(&self) -> Result<(Session, i32), Fault> {
+        Ok((Session::of(&self.pool).await?, self.lease.repository))
+    }
+}
+
+impl Recording for PostgresStore {
+    fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
+        let keys = keys.to_vec();
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::projects(&mut session, repository, &keys).await
+        })
+    }
+
+    fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::marks(&mut session, repository, &keys).await
+        })
+    }
+
+    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            let rows = session.rows(recorded::keys(repository, None)).await?;
+            recorded::keys_of(&rows)
+        })
+    }
+
+    fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
+        let organization = organization.to_owned();
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            let keys = recorded::keys(repository, Some(&organization));
+            recorded::keys_of(&session.rows(keys).await?)
+        })
+    }
+
+    fn n_defined(&self) -> Result<usize, StoreError> {
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            let n = number(&session.rows(recorded::n_defined(repository)).await?)?;
+            Ok(usize::try_from(n).unwrap_or_default())
+        })
+    }
+
+    fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted = wanted.to_vec();
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::with_identities(&mut session, repository, &wanted).await
+        })
+    }
+
+    fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError> {
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::kept_ids(&mut session, repository).await
+        })
+    }
+
+    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::meta(&mut session, repository, key).await
+        })
+    }
+
+    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::problems(&mut session, repository, limit).await
+        })
+    }
+
+    fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
+        let payloads = self.prepare(&mut batch)?;
+        let replaced: Vec<ContentHash> =
+            batch.changes.iter().filter_map(Change::replaced).collect();
+        let committed = self.run_blocking(|shared| commit(shared, batch, payloads))?;
+        guard(&self.shared.garbage).add(replaced);
+        Ok(committed)
+    }
+}
+
+/// Records a batch in a transaction.
+async fn commit(
+    shared: Arc<Shared>,
+    batch: Batch,
+    payloads: Vec<Given>,
+) -> Result<Committed, Fault> {
+    let (mut session, repository) = shared.session().await?;
+    let job = Job {
+        repository,
+        epoch: shared.lease.epoch,
+        batch: &batch,
+        payloads: &payloads,
+        repetition: shared.repetition.load(Ordering::Relaxed),
+    };
+    let mut doubt = guard(&shared.doubt).clone();
+    let result = job.run(&mut session, &mut doubt).await;
+    if doubt.is_open() {
+        // The queues ask the database for the deliveries that may have been committed.
+        shared.notices.changed();
+    }
+    *guard(&shared.doubt) = doubt;
+    let record::Outcome {
+        committed,
+        repetition,
+    } = session.end(result).await?;
+    shared.repetition.store(repetition, Ordering::Relaxed);
+    Ok(committed)
+}
+
+impl PostgresStore {
+    /// Moves the payloads out of a batch, and checks and compresses them.
+    fn prepare(&self, batch: &mut Batch) -> Result<Vec<Given>, StoreError> {
+        let payloads = std::mem::take(&mut batch.payloads);
+        let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
+        let stored = if size <= UNASKED_MAX {
+            BTreeSet::new()
+        } else {
+            let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
+            self.run_blocking(|shared| async move {
+                let (mut session, repository) = shared.session().await?;
+                recorded::stored(&mut session, repository, &hashes).await
+            })?
+        };
+        payloads
+            .into_iter()
+            .map(|(hash, bytes)| Given::prepare(hash, bytes, stored.contains(&hash)))
+            .collect::<Result<Vec<_>, Fault>>()
+            .map_err(|fault| self.error(fault))
+    }
+}

@@ -1,0 +1,328 @@
+//! Queues recorded events for a webhook, again or for the first time.
+//!
+//! Constraint: a webhook has at most one delivery of an event. So an event that has one is redelivered,
+//! and only another one gets a new delivery. Both go to the lane that the project has now.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::client::number;
+use super::lanes::{self, Lane, Moves};
+use super::session::{Session, Statement, statement};
+use super::{changes, row, webhooks};
+use crate::domain::delivery::State;
+use crate::domain::event::{Event, EventKind, Parameter};
+use crate::domain::project::ProjectKey;
+use crate::domain::route::{Interest, Properties};
+use crate::store::error::Fault;
+use crate::store::listing::Replay;
+
+/// The maximum number of events that one transaction reads.
+const READ_MAX: usize = 10_000;
+
+/// A range of sequence numbers of events.
+pub(super) struct Range {
+    /// The range begins after this event.
+    pub(super) after: i64,
+    last: i64,
+    /// The lanes of projects with an earlier event that the webhook got or gets by the replay.
+    ///
+    /// It receives their deletes and moves, whatever its filters say. Empty without filters.
+    heard: BTreeSet<ProjectKey>,
+}
+
+/// The range of all events that are recorded now.
+pub(super) async fn all(session: &mut Session, repository: i32) -> Result<Range, Fault> {
+    let sql = "SELECT coalesce(max(sequence), 0) FROM events WHERE repository = $1";
+    let last = number(&session.rows(statement!(sql, repository)).await?)?;
+    Ok(Range {
+        after: 0,
+        last,
+        heard: BTreeSet::new(),
+    })
+}
+
+/// Selected events in the order of recording.
+pub(super) struct Found {
+    /// The sequence number of each event, and its delivery to the webhook.
+    events: Vec<(i64, Option<i64>)>,
+    /// The last event that was read. `None` if no events follow.
+    pub(super) last: Option<i64>,
+}
+
+const EVENTS: &str = "SELECT e.sequence, e.kind, e.organization, e.project, \
+     (SELECT d.id FROM deliveries d WHERE d.repository = $1 AND d.event = e.sequence \
+     AND d.webhook = $2), \
+     ($5::bigint IS NULL OR e.recorded_ms >= $5) AND ($6::bigint IS NULL OR e.recorded_ms < $6) \
+     AND ($7::text IS NULL OR e.organization = $7) AND ($8::text IS NULL OR e.project = $8), \
+     CASE WHEN $10::bool THEN e.parameters END FROM events e WHERE e.repository = $1 AND e.sequence > $3 AND e.sequence <= $4 \
+     ORDER BY e.sequence LIMIT $9";
+
+impl Found {
+    /// Reads the selected events in a range, at most `limit`.
+    pub(super) async fn after(
+        session: &mut Session,
+        repository: i32,
+        replay: &Replay,
+        range: &mut Range,
+        limit: usize,
+    ) -> Result<Self, Fault> {
+        let subscription = &replay.subscription;
+        let has_filter = subscription.projects.is_some() || !subscription.when.is_empty();
+        let time = |time: Option<Timestamp>| time.map(row::milliseconds_up);
+        let mut answers = session
+            .pipeline(vec![
+                Moves::read(repository),
+                statement!(
+                    EVENTS,
+                    repository,
+                    replay.subscription.webhook.clone(),
+                    range.after,
+                    range.last,
+                    time(replay.since),
+                    time(replay.until),
+                    replay.organization.clone(),
+                    replay.project.clone(),
+                    row::limit(READ_MAX),
+                    !replay.subscription.when.is_empty(),
+                ),
+            ])
+            .await?;
+        let rows = answers.pop().unwrap_or_default();
+        let moves = Moves::of(&answers.pop().unwrap_or_default())?;
+        let mut found = Self {
+            events: Vec::new(),
+            last: None,
+        };
+        for event in &rows {
+            if found.events.len() >= limit {
+                break;
+            }
+            let sequence = row::number(event, 0)?;
+            found.last = Some(sequence);
+            let is_in_range: bool = event.try_get(5)?;
+            let delivery: Option<i64> = event.try_get(4)?;
+            if !is_in_range && (delivery.is_none() || !has_filter) {
+                continue;
+            }
+            let kind = row::text(event, 1)?;
+            let kind = row::word("the event's kind", &kind, EventKind::from_name)?;
+            let key = row::key(event, 2)?;
+            let parameters: Option<&str> = event.try_get(6)?;
+            let parameters: Vec<(Parameter, String)> = match parameters {
+                Some(json) => row::from_json("the event's parameters", json)?,
+                None => Vec::new(),
+            };
+            let interest = subscription.interest(Properties {
+                kind,
+                key: &key,
+                parameters: &parameters,
+            });
+            let lane = has_filter.then(|| moves.lane_of(sequence, key));
+            let is_heard = lane.as_ref().is_some_and(|lane| range.heard.contains(lane));
+            let is_selected = delivery.is_some()
+                || match interest {
+                    Interest::Yes => true,
+                    Interest::IfHeard(_) => is_heard,
+                    Interest::No(_) => false,
+                };
+            match lane {
+                // A delete has two events. A later import begins another project.
+                Some(lane) if kind.is_import() && !is_selected => drop(range.heard.remove(&lane)),
+                Some(lane) if is_selected && !kind.is_delete() => drop(range.heard.insert(lane)),
+                _ => {}
+            }
+            if is_in_range && is_selected {
+                found.events.push((sequence, delivery));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Counts the selected events.
+pub(super) async fn count(
+    session: &mut Session,
+    repository: i32,
+    replay: &Replay,
+) -> Result<u64, Fault> {
+    let mut range = all(session, repository).await?;
+    let mut n = 0_u64;
+    loop {
+        let found = Found::after(session, repository, replay, &mut range, READ_MAX).await?;
+        n = n.saturating_add(found.events.len() as u64);
+        match found.last {
+            Some(last) => range.after = last,
+            None => return Ok(n),
+        }
+    }
+}
+
+/// An event to queue, with its delivery and the lane of that delivery.
+struct Queued {
+    delivery: i64,
+    /// Whether the delivery is to be inserted.
+    is_new: bool,
+    event: i64,
+    lane: Lane,
+    project_id: Option<Vec<u8>>,
+    is_delete: bool,
+}
+
+/// Queues the deliveries of these events, in a transaction that locks the repository.
+///
+/// `next` is the next id of a delivery. Returns the number of queued deliveries.
+pub(super) async fn enqueue(
+    session: &mut Session,
+    repository: i32,
+    replay: &Replay,
+    found: &Found,
+    now: i64,
+    next: i64,
+) -> Result<u64, Fault> {
+    if found.events.is_empty() {
+        return Ok(0);
+    }
+    let webhook = &replay.subscription.webhook;
+    let (queued, next) = queued(session, repository, webhook, found, next).await?;
+    let mut statements = vec![webhooks::ensure(repository, webhook)];
+    statements.push(insert(repository, &queued, now));
+    statements.push(again(repository, &queued, now));
+    statements.push(statement!(
+        "UPDATE repositories SET next_delivery = $2 WHERE id = $1",
+        repository,
+        next
+    ));
+    // Deliveries that waited for nothing so far may have to wait for a delete that is replayed too.
+    let lanes: BTreeSet<&Lane> = queued.iter().map(|one| &one.lane).collect();
+    statements.push(lanes::demote(repository, lanes.iter().copied()));
+    statements.push(lanes::promote(repository, lanes.iter().copied()));
+    statements.push(listen(repository, &queued));
+    statements.push(changes::notify(repository));
+    session.pipeline(statements).await?;
+    Ok(found.events.len() as u64)
+}
+
+/// Finds the deliveries and lanes of events. Also returns the next id of a delivery.
+async fn queued(
+    session: &mut Session,
+    repository: i32,
+    webhook: &str,
+    found: &Found,
+    mut next: i64,
+) -> Result<(Vec<Queued>, i64), Fault> {
+    let sequences: Vec<i64> = found.events.iter().map(|(sequence, _)| *sequence).collect();
+    let sql = format!(
+        "SELECT {}, d.id, d.state, d.organization, d.project, e.sequence FROM events e \
+         LEFT JOIN deliveries d ON d.repository = $1 AND d.event = e.sequence AND d.webhook = $3 \
+         WHERE e.repository = $1 AND e.sequence = ANY($2) ORDER BY e.sequence",
+        row::EVENT_COLUMNS
+    );
+    let events = statement!(sql, repository, sequences, webhook.to_owned());
+    let answers = session
+        .pipeline(vec![Moves::read(repository), events])
+        .await?;
+    let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
+    let moves = Moves::of(rows(0))?;
+    let mut queued = Vec::new();
+    for found in rows(1) {
+        let column = |offset: usize| row::N_EVENT_COLUMNS.saturating_add(offset);
+        let event: Event = row::event(found, 0)?;
+        let sequence = row::number(found, column(4))?;
+        let present = moves.lane_of(sequence, event.key.clone());
+        let delivery: Option<i64> = found.try_get(column(0))?;
+        let key = match found.try_get::<_, Option<&str>>(column(1))? {
+            // A pending delivery stays in its lane.
+            Some(state) if state == State::Pending.as_str() => row::key(found, column(2))?,
+            _ => present,
+        };
+        let is_new = delivery.is_none();
+        let delivery = delivery.unwrap_or(next);
+        next = next.saturating_add(i64::from(is_new));
+        let mut parameters = event.parameters.iter();
+        let project_id = parameters.find(|(name, _)| *name == Parameter::ProjectId);
+        queued.push(Queued {
+            delivery,
+            is_new,
+            event: sequence,
+            lane: (webhook.to_owned(), key),
+            project_id: project_id.map(|(_, id)| row::indexed(&id.to_lowercase())),
+            is_delete: event.kind.is_delete(),
+        });
+    }
+    Ok((queued, next))
+}
+
+/// Collects one column of queued events.
+fn column<T>(queued: &[&Queued], value: impl Fn(&Queued) -> T) -> Vec<T> {
+    queued.iter().map(|one| value(one)).collect()
+}
+
+/// Inserts the deliveries of events that the webhook did not get.
+///
+/// They enter their lanes as cancelled ones do that are redelivered.
+fn insert(repository: i32, queued: &[Queued], now: i64) -> Statement {
+    let new: Vec<&Queued> = queued.iter().filter(|one| one.is_new).collect();
+    statement!(
+        "INSERT INTO deliveries (repository, id, event, webhook, organization, project, state, \
+         is_head, origin, due_ms, created_ms, waiting_ms, is_delete) \
+         SELECT $1::int, n.id, n.event, n.webhook, n.o, n.p, 'cancelled', FALSE, 'redelivery', \
+         $2::bigint, $2::bigint, $2::bigint, n.is_delete \
+         FROM unnest($3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::bool[]) \
+         AS n (id, event, webhook, o, p, is_delete)",
+        repository,
+        now,
+        column(&new, |one| one.delivery),
+        column(&new, |one| one.event),
+        column(&new, |one| one.lane.0.clone()),
+        column(&new, |one| one.lane.1.organization.clone()),
+        column(&new, |one| one.lane.1.project.clone()),
+        column(&new, |one| one.is_delete),
+    )
+}
+
+/// Makes deliveries pending and due now, in the lanes that their projects have now.
+fn again(repository: i32, queued: &[Queued], now: i64) -> Statement {
+    let all: Vec<&Queued> = queued.iter().collect();
+    statement!(
+        "UPDATE deliveries d SET state = 'pending', is_head = FALSE, organization = q.o, \
+         project = q.p, project_id = coalesce(d.project_id, q.project_id), \
+         origin = CASE WHEN d.state <> 'pending' OR d.n_attempts > 0 THEN 'redelivery' \
+         ELSE d.origin END, \
+         waiting_ms = CASE WHEN d.state <> 'pending' THEN $2 ELSE d.waiting_ms END, \
+         n_attempts_before = d.n_attempts, n_redeliveries = d.n_redeliveries + 1, due_ms = $2, \
+         is_due_as_asked = FALSE, finished_ms = NULL \
+         FROM unnest($3::bigint[], $4::text[], $5::text[], $6::bytea[]) AS q (id, o, p, project_id) \
+         WHERE d.repository = $1 AND d.id = q.id",
+        repository,
+        now,
+        column(&all, |one| one.delivery),
+        column(&all, |one| one.lane.1.organization.clone()),
+        column(&all, |one| one.lane.1.project.clone()),
+        column(&all, |one| one.project_id.clone()),
+    )
+}
+
+/// Makes the webhook a listener of the recorded projects whose events it receives.
+fn listen(repository: i32, queued: &[Queued]) -> Statement {
+    let heard = queued.iter().filter(|one| !one.is_delete);
+    let projects: BTreeSet<&ProjectKey> = heard.map(|one| &one.lane.1).collect();
+    let webhooks = vec![
+        queued
+            .first()
+            .map_or_else(String::new, |one| one.lane.0.clone());
+        projects.len()
+    ];
+    let (organizations, projects) = row::arrays(projects);
+    statement!(
+        "INSERT INTO listeners (repository, organization, project, webhook) \
+         SELECT $1::int, l.o, l.p, l.w FROM unnest($2::text[], $3::text[], $4::text[]) AS l (o, p, w) \
+         WHERE EXISTS (SELECT 1 FROM files f WHERE f.repository = $1 AND f.organization = l.o \
+         AND f.project = l.p) ON CONFLICT DO NOTHING",
+        repository,
+        organizations,
+        projects,
+        webhooks,
+    )
+}

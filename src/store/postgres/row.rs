@@ -1,0 +1,120 @@
+//! Converts between rows and the types of the domain.
+//!
+//! Constraint: an invalid row is an error that names the row, never a panic or a guess. PostgreSQL's
+//! integers are signed, so an inode number above the signed range is stored as a negative number. Its
+//! text has no character 0.
+
+use tokio_postgres::Row;
+
+use crate::domain::event::{Event, EventId, EventKind, Origin};
+use crate::domain::project::{ContentHash, FileState, ProjectKey, Role, Stamp};
+use crate::store::error::Fault;
+pub(super) use crate::store::values::*;
+
+/// Reads a text column.
+pub(super) fn text(row: &Row, column: usize) -> Result<String, Fault> {
+    Ok(row.try_get(column)?)
+}
+
+/// Reads a number that the store writes as a signed one.
+pub(super) fn number(row: &Row, column: usize) -> Result<i64, Fault> {
+    Ok(row.try_get(column)?)
+}
+
+/// Reads a small number.
+pub(super) fn small(row: &Row, column: usize) -> Result<u32, Fault> {
+    Ok(u32::try_from(number(row, column)?).unwrap_or_default())
+}
+
+/// Reads an HTTP status.
+pub(super) fn status(row: &Row, column: usize) -> Result<Option<u16>, Fault> {
+    let status: Option<i32> = row.try_get(column)?;
+    Ok(status.and_then(|status| u16::try_from(status).ok()))
+}
+
+/// Reads a hash.
+pub(super) fn hash_in(what: &str, row: &Row, column: usize) -> Result<ContentHash, Fault> {
+    hash(what, row.try_get::<_, &[u8]>(column)?)
+}
+
+/// Reads a project's key from two columns.
+pub(super) fn key(row: &Row, first: usize) -> Result<ProjectKey, Fault> {
+    Ok(ProjectKey::new(
+        text(row, first)?,
+        text(row, first.saturating_add(1))?,
+    ))
+}
+
+/// Makes a text that the database can store: without the character 0.
+pub(super) fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// The hash of a text that may be too long for an index.
+pub(super) fn indexed(text: &str) -> Vec<u8> {
+    ContentHash::of(text.as_bytes()).0.to_vec()
+}
+
+/// Splits keys into the arrays of a statement.
+pub(super) fn arrays<'a>(
+    keys: impl IntoIterator<Item = &'a ProjectKey>,
+) -> (Vec<String>, Vec<String>) {
+    keys.into_iter()
+        .map(|key| (key.organization.clone(), key.project.clone()))
+        .unzip()
+}
+
+/// The columns that [`file()`] reads.
+pub(super) const FILE_COLUMNS: &str =
+    "path, role, tag, inode, size, modified_ns, changed_ns, read_ns, hash, owner, document";
+
+/// Reads a file from a row of [`FILE_COLUMNS`].
+pub(super) fn file(row: &Row) -> Result<FileState, Fault> {
+    let path = text(row, 0)?;
+    let what = || format!("the record of {path}");
+    Ok(FileState {
+        role: word(&what(), &text(row, 1)?, Role::from_word)?,
+        tag: row.try_get(2)?,
+        stamp: stamp(row, 3)?,
+        read_ns: number(row, 7)?,
+        hash: hash_in(&what(), row, 8)?,
+        owner: text(row, 9)?,
+        document: from_json(&what(), &text(row, 10)?)?,
+        path,
+    })
+}
+
+/// Reads a stamp from four columns.
+pub(super) fn stamp(row: &Row, first: usize) -> Result<Stamp, Fault> {
+    let column = |offset: usize| number(row, first.saturating_add(offset));
+    Ok(Stamp {
+        inode: column(0)?.cast_unsigned(),
+        size: column(1)?.cast_unsigned(),
+        modified_ns: column(2)?,
+        changed_ns: column(3)?,
+    })
+}
+
+/// The columns that [`event`] reads from the table `events` with the alias `e`.
+pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project, e.origin, \
+     e.occurred_ns, e.parameters, e.explanation, e.payload";
+
+/// The number of columns of [`EVENT_COLUMNS`].
+pub(super) const N_EVENT_COLUMNS: usize = 9;
+
+/// Reads an event from a row. `first` is the index of the first of the [`EVENT_COLUMNS`].
+pub(super) fn event(row: &Row, first: usize) -> Result<Event, Fault> {
+    let at = |column: usize| first.saturating_add(column);
+    let id = text(row, at(0))?;
+    let what = format!("the event {id}");
+    Ok(Event {
+        kind: word(&what, &text(row, at(1))?, EventKind::from_name)?,
+        key: key(row, at(2))?,
+        origin: word(&what, &text(row, at(4))?, Origin::from_word)?,
+        occurred_at: crate::domain::event::timestamp(number(row, at(5))?),
+        parameters: from_json(&what, &text(row, at(6))?)?,
+        explanation: from_json(&what, &text(row, at(7))?)?,
+        payload: hash_in(&what, row, at(8))?,
+        id: EventId(id),
+    })
+}

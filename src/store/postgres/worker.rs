@@ -1,0 +1,136 @@
+//! The thread of the store: its runtime drives the connections and runs all jobs.
+//!
+//! Constraint: inference calls the store from threads that block, and queues call it from tasks. Both
+//! send a job to this thread and wait for its result, so a connection outlives the runtime of a
+//! caller. The number of waiting jobs is bounded.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, JoinHandle, Thread};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::store::error::Fault;
+
+/// The maximum number of jobs that wait for the thread. Further callers wait.
+const JOBS_WAITING: usize = 256;
+
+/// The maximum number of jobs that run at the same time.
+const JOBS_RUNNING: usize = 256;
+
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The handle of the thread.
+pub(super) struct Worker {
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub(super) fn start() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (jobs, waiting) = mpsc::channel(JOBS_WAITING);
+        let thread = thread::Builder::new()
+            .name("store-postgres".to_owned())
+            .spawn(move || runtime.block_on(run(waiting)))?;
+        Ok(Self {
+            jobs: Mutex::new(Some(jobs)),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Runs a job on the thread, and waits for its result.
+    ///
+    /// The job runs to its end even if the caller no longer waits.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let jobs = super::guard(&self.jobs).clone().ok_or(Fault::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::pin(async move {
+            // The caller may no longer wait for the result.
+            let _ = reply.send(work.await);
+        });
+        jobs.send(job).await.map_err(|_| Fault::Closed)?;
+        drop(jobs);
+        answer.await.map_err(|_| Fault::Closed)?
+    }
+
+    /// Starts a job on the thread, without waiting for its end.
+    pub(super) fn start_job(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), Fault> {
+        let jobs = super::guard(&self.jobs).clone().ok_or(Fault::Closed)?;
+        jobs.try_send(Box::pin(work)).map_err(|_| Fault::Closed)
+    }
+
+    /// Runs a job on the thread, and blocks until it has a result.
+    pub(super) fn run_blocking<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        block_on(self.run(work))
+    }
+
+    /// Runs the waiting jobs to their end, and ends the thread.
+    pub(super) fn close(&self) {
+        super::guard(&self.jobs).take();
+        if let Some(thread) = super::guard(&self.thread).take() {
+            // If the thread panicked, the panic was already reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+async fn run(mut waiting: mpsc::Receiver<Job>) {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            job = waiting.recv(), if running.len() < JOBS_RUNNING => match job {
+                Some(job) => { running.spawn(job); }
+                None => break,
+            },
+            Some(_) = running.join_next() => {}
+        }
+    }
+    while running.join_next().await.is_some() {}
+}
+
+/// Wakes a thread that blocks in [`block_on`].
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Blocks this thread until a future is ready, also inside a runtime.
+///
+/// The future must not need a timer or a socket of a runtime.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
+            return result;
+        }
+        thread::park();
+    }
+}

@@ -1,0 +1,222 @@
+//! A server of PostgreSQL that ends with the tests.
+
+use std::fs;
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A running server, with the user `postgres` and without passwords.
+///
+/// Its processes belong to an unprivileged user, because the server refuses to run as root. A shell
+/// stops it and removes its directory when the standard input of the shell ends: at the latest when the
+/// process of the tests ends.
+pub struct Postgres {
+    shell: Child,
+    directory: PathBuf,
+    programs: PathBuf,
+    pub port: u16,
+    n_databases: AtomicUsize,
+}
+
+/// The unprivileged user that the Debian package makes.
+const USER: &str = "postgres";
+
+const SCRIPT: &str = r#"
+cd "$1" && "$2/initdb" -D data -U postgres -A trust -E UTF8 --no-locale -N > log 2>&1 || exit 1
+printf '%s\n' "port = $3" "listen_addresses = '127.0.0.1'" "unix_socket_directories = '$1'" \
+    'fsync = off' 'max_connections = 200' 'shared_buffers = 32MB' "log_min_messages = fatal" >> data/postgresql.conf
+printf '%s\n' 'host all locked 127.0.0.1/32 scram-sha-256' 'host all all 127.0.0.1/32 trust' \
+    'local all all trust' > data/pg_hba.conf
+"$2/pg_ctl" -D data -w -l log start > /dev/null || exit 1
+touch started
+cat > /dev/null
+"$2/pg_ctl" -D data -m immediate stop > /dev/null 2>&1
+rm -rf "$1"
+"#;
+
+impl Postgres {
+    /// Starts a server. Returns `None` if PostgreSQL is not installed.
+    pub fn start() -> Option<Self> {
+        let programs = programs()?;
+        let directory = tempfile::Builder::new()
+            .prefix("pg")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let mut command = if rustix::process::geteuid().is_root() {
+            let id = id_of(USER)?;
+            chown(&directory, Some(id), None).unwrap();
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", USER, "--clear-groups", "sh"]);
+            command
+        } else {
+            Command::new("sh")
+        };
+        let shell = command
+            .args(["-c", SCRIPT, "sh"])
+            .arg(&directory)
+            .arg(&programs)
+            .arg(port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Self {
+            shell,
+            directory,
+            programs,
+            port,
+            n_databases: AtomicUsize::new(0),
+        };
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !server.directory.join("started").exists() {
+            let log = || fs::read_to_string(server.directory.join("log")).unwrap_or_default();
+            assert!(server.shell.try_wait().unwrap().is_none(), "{}", log());
+            assert!(Instant::now() < deadline, "{}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(server)
+    }
+
+    /// The connection string of a database.
+    pub fn connection(&self, database: &str) -> String {
+        format!(
+            "host=127.0.0.1 port={} user=postgres dbname={database}",
+            self.port
+        )
+    }
+
+    /// Makes a new database and returns its name.
+    pub fn database(&self) -> String {
+        let number = self.n_databases.fetch_add(1, Ordering::Relaxed);
+        let name = format!("d{}_{number}", std::process::id());
+        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        name
+    }
+
+    /// Runs SQL, and returns the rows as text.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        let done = Command::new(self.programs.join("psql"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
+            .args(["-d", &self.connection(database), "-c", sql])
+            .output()
+            .unwrap();
+        assert!(
+            done.status.success(),
+            "{sql}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Stops the server as a crash does: with `pg_ctl stop -m immediate`.
+    pub fn crash(&self) {
+        self.control(&["-m", "immediate", "stop"]);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the server again.
+    pub fn start_again(&self) {
+        self.control(&["-w", "-l", "log", "start"]);
+    }
+
+    fn control(&self, arguments: &[&str]) {
+        let mut command = if rustix::process::geteuid().is_root() {
+            let mut command = Command::new("setpriv");
+            command
+                .args(["--reuid", USER, "--clear-groups"])
+                .arg(self.programs.join("pg_ctl"));
+            command
+        } else {
+            Command::new(self.programs.join("pg_ctl"))
+        };
+        let done = command
+            .current_dir(&self.directory)
+            .args(["-D", "data"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(done.unwrap().success(), "pg_ctl {arguments:?}");
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // The shell's input ends.
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// The directory of the server's programs, of the latest version.
+fn programs() -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .filter(|path| path.join("initdb").exists())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+fn id_of(user: &str) -> Option<u32> {
+    let lines = fs::read_to_string(Path::new("/etc/passwd")).ok()?;
+    let line = lines
+        .lines()
+        .find(|line| line.split(':').next() == Some(user))?;
+    line.split(':').nth(2)?.parse().ok()
+}
+
+/// A network between the program and the server, which a test can cut.
+pub struct Relay {
+    pub port: u16,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Relay {
+    pub fn start(to: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let streams = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&streams);
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else {
+                    continue;
+                };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        let _ = io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+                kept.lock().unwrap().extend([client, server]);
+            }
+        });
+        Self { port, streams }
+    }
+
+    /// Cuts all connections. Later ones work.
+    pub fn cut(&self) {
+        for stream in self.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The daemon with its state in PostgreSQL: outages of the database, and a second process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Stdio;
+
+use common::{Daemon, Endpoint, Home, Postgres, Settings, skip, wait_until, xml};
+use rustix::process::Signal;
+
+/// Starts a server, or says that the test is skipped.
+fn server(test: &str) -> Option<Postgres> {
+    let server = Postgres::start();
+    if server.is_none() {
+        skip(test, "needs Debian's package postgresql");
+    }
+    server
+}
+
+fn settings(endpoint: &Endpoint, connection: &str, lease: &str) -> Settings {
+    Settings::all_to(endpoint)
+        .repository("name: models")
+        .top(&format!(
+            "store: {{ postgres: \"{connection}\", lease: {lease} }}"
+        ))
+}
+
+#[test]
+fn everything_works_with_postgresql_and_an_outage_loses_nothing() {
+    let Some(server) = server("everything_works_with_postgresql_and_an_outage_loses_nothing")
+    else {
+        return;
+    };
+    let connection = server.connection(&server.database());
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint, &connection, "10s"));
+    let checked = home.command(&["check"]);
+    assert!(
+        checked.contains("store       PostgreSQL without TLS, host=127.0.0.1"),
+        "{checked}"
+    );
+    assert!(checked.contains(" as models"), "{checked}");
+    let daemon = home.start();
+    let one = xml("Orders", "id-1", "one");
+    home.write("sales/orders/project.xml", &one);
+    assert_eq!(
+        endpoint.take_events(2),
+        ["project-import", "project-import-any"]
+    );
+    home.write("sales/orders/published/v1/project.xml", &one);
+    assert_eq!(endpoint.take_events(1), ["project-publish"]);
+    home.write("sales/orders/snapshots/s1.xml", &one);
+    assert_eq!(endpoint.take_events(1), ["snapshot-create"]);
+    home.replace("sales/orders/project.xml", &xml("Orders", "id-1", "two"));
+    daemon.fence();
+    home.replace("sales/orders/project.xml", &one);
+    daemon.fence();
+    assert!(
+        endpoint
+            .take()
+            .iter()
+            .any(|came| came.event == "snapshot-restore")
+    );
+    home.remove_all("sales/orders");
+    let mut events = endpoint.take_events(2);
+    events.sort();
+    assert_eq!(events, ["project-delete", "project-delete-and-unpublish"]);
+    // The listings read the database, and an operator's command reaches the daemon.
+    let listed = home.json(&["deliveries", "list", "--state", "delivered", "--limit", "1"]);
+    let id = listed[0]["id"].as_i64().unwrap().to_string();
+    home.command(&["deliveries", "redeliver", &id]);
+    endpoint.wait_for(1);
+    endpoint.take();
+
+    server.crash();
+    home.write("sales/late/project.xml", &xml("Late", "id-2", "one"));
+    daemon.wait_log("the trouble", |entry| {
+        entry
+            .message()
+            .contains("inference waits until it works again")
+    });
+    server.start_again();
+    assert_eq!(
+        endpoint.take_events(2),
+        ["project-import", "project-import-any"]
+    );
+    daemon.wait_message("the store works again", 1);
+    assert!(daemon.terminate().success());
+    // Nothing is inferred twice.
+    let daemon = home.start();
+    daemon.fence();
+    assert_eq!(daemon.events(), Vec::<String>::new());
+    assert_eq!(endpoint.n(), 0);
+}
+
+#[test]
+fn a_wrong_password_and_an_absent_database_end_the_start_with_a_clear_error() {
+    let test = "a_wrong_password_and_an_absent_database_end_the_start_with_a_clear_error";
+    let Some(server) = server(test) else { return };
+    server.sql("postgres", "CREATE ROLE locked LOGIN PASSWORD 'right'");
+    let endpoint = Endpoint::new();
+    let absent = server.connection("absent");
+    let locked = server
+        .connection("postgres")
+        .replace("user=postgres", "user=locked");
+    for (connection, password, error) in [
+        (absent, "right", "database \"absent\" does not exist"),
+        (
+            locked,
+            "wrong",
+            "password authentication failed for user \"locked\"",
+        ),
+    ] {
+        let home = Home::new(&Settings::all_to(&endpoint).top(&format!(
+            "store: {{ postgres: \"{connection}\", password: {{ env: PW }} }}"
+        )));
+        let mut run = Daemon::command(&home);
+        let ended = run
+            .env("PW", password)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(said.contains(error), "{said}");
+        assert!(
+            said.contains("cannot use the PostgreSQL database"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_second_process_takes_over_and_gives_back() {
+    let Some(server) = server("a_second_process_takes_over_and_gives_back") else {
+        return;
+    };
+    let connection = server.connection(&server.database());
+    let endpoint = Endpoint::new();
+    let settings = settings(&endpoint, &connection, "2s");
+    let (home, other) = (Home::new(&settings), Home::new(&settings));
+    let config = fs::read_to_string(other.config()).unwrap();
+    let root = home.at("").display().to_string();
+    fs::write(other.config(), config.replace("./repository", &root)).unwrap();
+    let import = |project: &str| {
+        home.write(
+            &format!("sales/{project}/project.xml"),
+            &xml(project, &format!("id-{project}"), "one"),
+        );
+        // A delivery whose result was not recorded before a process was stopped arrives twice.
+        wait_until("both events", || {
+            let all = endpoint.all();
+            let ours = all
+                .iter()
+                .filter(|one| one.parameter("projectName") == Some(project));
+            (ours.map(|one| &one.id).collect::<BTreeSet<_>>().len() == 2).then_some(())
+        });
+    };
+    let first = home.start();
+    let second = Daemon::launch(&other, Daemon::command(&other));
+    let waits = "watches the repository models";
+    second.wait_message(waits, 1);
+    import("one");
+    // Stopped for longer than its lease.
+    first.signal(Signal::STOP);
+    second.wait_ready();
+    import("two");
+    first.signal(Signal::CONT);
+    first.wait_message(waits, 1);
+    import("three");
+    // Given back at once; the standby goes on where the other one ended.
+    assert!(second.terminate().success());
+    first.wait_message("ready", 2);
+    import("four");
+    // Killed: the next one waits for the end of the lease.
+    first.kill();
+    let third = other.start();
+    import("five");
+    assert!(third.terminate().success());
+    let events = home.json(&["events", "list", "--limit", "100"]);
+    assert_eq!(events.as_array().unwrap().len(), 10);
+    let ids: BTreeSet<String> = endpoint.all().into_iter().map(|one| one.id).collect();
+    assert_eq!(ids.len(), 10);
+}

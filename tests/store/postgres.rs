@@ -1,0 +1,292 @@
+//! The contract with PostgreSQL, and what only several processes can show.
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use project_webhooks::config::Postgres as Settings;
+use project_webhooks::domain::delivery::Verdict;
+use project_webhooks::domain::event::EventKind;
+use project_webhooks::store::{
+    EventFilter, Fault, Listings, OpenError, Operations, Selector, Store,
+};
+
+use crate::common::{Postgres, Relay, skip, wait_until};
+use crate::fixture::{POSTGRES, in_new_schema};
+use crate::helpers::*;
+
+/// The server of all tests, or `None` after a line that says that the test was skipped.
+fn server(test: &str) -> Option<&'static Postgres> {
+    static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
+    let server = SERVER.get_or_init(Postgres::start).as_ref();
+    if server.is_none() {
+        skip(test, "needs Debian's package postgresql");
+    }
+    server
+}
+
+fn settings(server: &Postgres) -> Settings {
+    in_new_schema(&server.connection("postgres"))
+}
+
+/// The modules with tests of SQLite alone, and this one.
+const OTHERS: [&str; 5] = [
+    "contents::",
+    "damage::",
+    "pages::",
+    "sqlite::",
+    "postgres::",
+];
+
+#[test]
+fn the_contract_holds_with_postgresql() {
+    let Some(server) = server("the_contract_holds_with_postgresql") else {
+        return;
+    };
+    let mut tests = Command::new(std::env::current_exe().unwrap());
+    tests.env(POSTGRES, server.connection("postgres"));
+    for module in OTHERS {
+        tests.args(["--skip", module]);
+    }
+    let done = tests.output().unwrap();
+    let output = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{output}");
+    // So that the tests are not just skipped.
+    assert!(!output.contains(" 0 passed"), "{output}");
+}
+
+#[test]
+fn repositories_of_one_database_do_not_mix() {
+    let Some(server) = server("repositories_of_one_database_do_not_mix") else {
+        return;
+    };
+    let one = settings(server);
+    let other = Settings {
+        repository: "another".to_owned(),
+        ..one.clone()
+    };
+    let stores = [
+        Store::connect(&one).unwrap(),
+        Store::connect(&other).unwrap(),
+    ];
+    for (store, text) in stores.iter().zip(["one", "other"]) {
+        store.record(one_event("a", text, &["catalog"])).unwrap();
+        let mut recorded = change("a", &Default::default(), &definition(text));
+        recorded.payloads = vec![payload(text)];
+        store.record(recorded).unwrap();
+    }
+    for (store, text) in stores.iter().zip(["one", "other"]) {
+        assert_eq!(store.recorded(&key("a")).unwrap(), definition(text));
+        assert_eq!(claim(store, "catalog", at(0)).payload, bytes(text));
+    }
+    end(
+        &stores[0],
+        &claim(&stores[0], "catalog", at(0)),
+        Verdict::Dead,
+    );
+    let dead = Selector {
+        webhook: Some("catalog".to_owned()),
+        ..Selector::default()
+    };
+    assert_eq!(
+        Operations::connect(&other)
+            .unwrap()
+            .cancel(&dead, at(1))
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        Operations::connect(&one)
+            .unwrap()
+            .redeliver(&dead, at(1))
+            .unwrap(),
+        1
+    );
+    assert_eq!(claim(&stores[0], "catalog", at(1)).attempt, 2);
+    assert!(claims(&stores[1], "catalog", at(1)).ready.is_empty());
+    for (settings, text) in [(&one, "one"), (&other, "other")] {
+        let events = Listings::connect(settings).unwrap();
+        let events = events.events(&EventFilter::default(), 10).unwrap();
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].event.payload, hash(text));
+    }
+}
+
+#[test]
+fn one_process_works_on_a_repository_and_the_next_one_takes_over() {
+    let Some(server) = server("one_process_works_on_a_repository_and_the_next_one_takes_over")
+    else {
+        return;
+    };
+    let settings = settings(server);
+    let first = Store::connect(&settings).unwrap();
+    let refused = Store::connect(&settings).err();
+    assert!(
+        matches!(refused, Some(OpenError::Leased { .. })),
+        "{refused:?}"
+    );
+    // Given back at once.
+    first.close();
+    let second = Store::connect(&settings).unwrap();
+    let error = first.record(one_event("a", "one", &[])).unwrap_err();
+    assert!(matches!(error.fault(), Fault::Closed), "{error}");
+    second.record(one_event("a", "one", &[])).unwrap();
+}
+
+#[test]
+fn a_process_whose_lease_was_taken_over_changes_nothing() {
+    let Some(server) = server("a_process_whose_lease_was_taken_over_changes_nothing") else {
+        return;
+    };
+    let settings = settings(server);
+    let stale = Store::connect(&settings).unwrap();
+    stale.record(one_event("a", "one", &["catalog"])).unwrap();
+    let claimed = claim(&stale, "catalog", at(0));
+    // As if it had been stopped past the end of its lease.
+    let schema = schema(&settings);
+    server.sql(
+        "postgres",
+        &format!("UPDATE {schema}.leases SET leased_until = '-infinity'"),
+    );
+    let present = Store::connect(&settings).unwrap();
+    let fenced = |fault: &Fault| matches!(fault, Fault::Fenced);
+    let error = stale
+        .record(one_event("b", "two", &["catalog"]))
+        .unwrap_err();
+    assert!(fenced(error.fault()), "{error}");
+    let error = wait(stale.finish([finish(&claimed, Verdict::Delivered)].into())).unwrap_err();
+    assert!(fenced(error.fault()), "{error}");
+    assert!(claims(&stale, "catalog", at(0)).ready.is_empty());
+    assert_eq!(claim(&present, "catalog", at(0)), claimed);
+    let mut notices = stale.notices().unwrap();
+    let is_told = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        notices
+            .wait_for(|notice| notice.is_superseded)
+            .await
+            .is_ok()
+    });
+    assert!(is_told);
+    // Its end does not take the lease from the other one.
+    stale.close();
+    let refused = Store::connect(&settings).err();
+    assert!(
+        matches!(refused, Some(OpenError::Leased { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn an_operator_on_another_machine_is_noticed() {
+    let Some(server) = server("an_operator_on_another_machine_is_noticed") else {
+        return;
+    };
+    let settings = settings(server);
+    let store = Store::connect(&settings).unwrap();
+    let mut notices = store.notices().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // The first notice says that the daemon listens.
+    runtime.block_on(async { notices.changed().await.unwrap() });
+    let before = notices.borrow_and_update().n_changes;
+    Operations::connect(&settings)
+        .unwrap()
+        .switch_off("catalog", "test", at(0))
+        .unwrap();
+    let changed = notices.wait_for(|notice| notice.n_changes > before);
+    assert!(runtime.block_on(changed).is_ok());
+}
+
+#[test]
+fn a_restarted_server_loses_nothing_and_is_used_again() {
+    // A server of its own, because others must not notice.
+    let Some(server) = Postgres::start() else {
+        return skip(
+            "a_restarted_server_loses_nothing_and_is_used_again",
+            "no postgresql",
+        );
+    };
+    let settings = settings(&server);
+    let store = Store::connect(&settings).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    server.crash();
+    let error = store
+        .record(one_event("b", "two", &["catalog"]))
+        .unwrap_err();
+    assert!(matches!(error.fault(), Fault::Unreachable(_)), "{error}");
+    let error = wait(store.claim_due("catalog", at(0), 10, [].into())).unwrap_err();
+    assert!(matches!(error.fault(), Fault::Unreachable(_)), "{error}");
+    server.start_again();
+    store.record(one_event("b", "two", &["catalog"])).unwrap();
+    assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 2);
+}
+
+/// Nobody knows whether a batch was recorded whose commit was not answered.
+#[test]
+fn a_batch_whose_commit_was_cut_off_is_recorded_once() {
+    let Some(server) = server("a_batch_whose_commit_was_cut_off_is_recorded_once") else {
+        return;
+    };
+    // A trigger at the end of the transaction ends it, or makes it last.
+    for (at_commit, is_recorded) in [
+        ("pg_terminate_backend(pg_backend_pid())", false),
+        ("pg_sleep(1)", true),
+    ] {
+        let relay = Relay::start(server.port);
+        let direct = settings(server);
+        let schema = schema(&direct);
+        let settings = Settings {
+            connection: direct.connection.replace(
+                &format!("port={}", server.port),
+                &format!("port={}", relay.port),
+            ),
+            ..direct.clone()
+        };
+        let store = Store::connect(&settings).unwrap();
+        server.sql(
+            "postgres",
+            &format!(
+                "CREATE FUNCTION {schema}.at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 PERFORM {at_commit}; RETURN NULL; END $$; \
+                 CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {schema}.events \
+                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {schema}.at_commit()"
+            ),
+        );
+        // An event that leaves the record as it is, such as that of a short-lived snapshot.
+        let batch = || {
+            let new = event(EventKind::SnapshotCreate, &key("a"), "one", &["catalog"]);
+            of_event(new, "one")
+        };
+        let error = std::thread::scope(|scope| {
+            let recording = scope.spawn(|| store.record(batch()).unwrap_err());
+            if is_recorded {
+                wait_until("the commit sleeps", || {
+                    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+                    (server.sql("postgres", sql) == "1").then_some(())
+                });
+                relay.cut();
+            }
+            recording.join().unwrap()
+        });
+        assert!(matches!(error.fault(), Fault::Unreachable(_)), "{error}");
+        if !is_recorded {
+            let sql = format!("DROP TRIGGER at_commit ON {schema}.events");
+            server.sql("postgres", &sql);
+        }
+        // This waits for the commit that is under way.
+        let committed = store.record(batch()).unwrap();
+        let expected = batch().changes[0].events[0].event.id.clone();
+        assert_eq!(committed.events[0].id, expected, "{at_commit}");
+        let listings = Listings::connect(&direct).unwrap();
+        let events = listings.events(&EventFilter::default(), 10).unwrap();
+        assert_eq!(events.len(), 1, "{at_commit}");
+        assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 1);
+        // The same happening again is another one.
+        store.record(batch()).unwrap();
+        let events = listings.events(&EventFilter::default(), 10).unwrap();
+        assert_eq!(events.len(), 2);
+    }
+}
+
+/// The schema of these settings.
+fn schema(settings: &Settings) -> &str {
+    let schema = settings.connection.rsplit('=').next().unwrap();
+    schema.trim_end_matches('\'')
+}
