@@ -1,13 +1,12 @@
-//! `completions`, `man` and `schema`: shell completions, manual pages and JSON Schemas.
+//! `man` and `schema`: manual pages and JSON Schemas.
 //!
 //! Constraint: all are generated from the definition of the arguments and from the table of settings, so
-//! they always agree with the program. One manual page describes all commands. [`super::manual`] generates the page of the
-//! configuration.
+//! they always agree with the program. One manual page describes all commands. [`super::manual`]
+//! generates the page of the configuration.
 
 use std::io::{self, Write};
 
-use clap::{Arg, Command, CommandFactory, ValueHint};
-use clap_complete::Shell;
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
 use super::Arguments;
@@ -100,66 +99,6 @@ Test whether the receiver answers
 .BR project\-webhooks\-config (5)
 "#;
 
-pub(super) fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
-    let mut text = Vec::new();
-    let mut command = without_files(Arguments::command());
-    clap_complete::generate(shell, &mut command, env!("CARGO_PKG_NAME"), &mut text);
-    let mut text = String::from_utf8_lossy(&text).into_owned();
-    match shell {
-        // clap_complete writes the hyphen of the program's name in two ways. Without this
-        // replacement, bash completes nothing after the first command.
-        Shell::Bash => text = text.replace("project__subcmd__webhooks", "project__webhooks"),
-        Shell::Fish => text.push_str(&fish_rest(&command)),
-        _ => {}
-    }
-    out.write_all(text.as_bytes())
-}
-
-/// The completions for fish that clap_complete omits.
-///
-/// It omits the values of positional arguments, and of options before the command. For positional
-/// arguments, the added lines also switch off the completion of file names.
-fn fish_rest(command: &Command) -> String {
-    let name = command.get_name();
-    let offer = |condition: String, argument: &Arg| {
-        let values = argument.get_possible_values();
-        let values: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
-        let what = match argument.get_value_hint() {
-            ValueHint::FilePath => "-F".to_owned(),
-            _ if values.is_empty() => return String::new(),
-            _ => format!("-a \"{}\"", values.join(" ")),
-        };
-        format!("complete -c {name} -n \"{condition}\" {what}\n")
-    };
-    let mut lines = format!("complete -c {name} -f\n");
-    for argument in command.get_opts() {
-        let long = argument.get_long().map(|long| format!("--{long}"));
-        let short = argument.get_short().map(|short| format!("-{short}"));
-        let names: Vec<String> = [long, short].into_iter().flatten().collect();
-        let condition = format!("__fish_prev_arg_in {}", names.join(" "));
-        lines.push_str(&offer(condition, argument));
-    }
-    for sub in command.get_subcommands() {
-        for argument in sub.get_positionals() {
-            let condition = format!("__fish_seen_subcommand_from {}", sub.get_name());
-            lines.push_str(&offer(condition, argument));
-        }
-    }
-    lines
-}
-
-/// Switches off the completion of file names for arguments without a value hint.
-fn without_files(command: Command) -> Command {
-    command
-        .mut_args(|argument| match argument.get_value_hint() {
-            ValueHint::Unknown if argument.get_action().takes_values() => {
-                argument.value_hint(ValueHint::Other)
-            }
-            _ => argument,
-        })
-        .mut_subcommands(without_files)
-}
-
 /// Writes a manual page.
 pub(super) fn manual_page(section: Section, out: &mut dyn Write) -> io::Result<()> {
     match section {
@@ -210,7 +149,7 @@ fn render(out: &mut dyn Write) -> io::Result<()> {
     page.render_description_section(out)?;
     page.render_options_section(out)?;
     writeln!(out, ".SH COMMANDS")?;
-    for sub in command.get_subcommands() {
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         subcommand(sub, "", out)?;
     }
     out.write_all(END.as_bytes())?;
@@ -266,7 +205,7 @@ mod tests {
             .collect();
         let mut n_commands = 0;
         while let Some((name, command)) = waiting.pop() {
-            if command.get_name() == "help" {
+            if command.get_name() == "help" || command.is_hide_set() {
                 continue;
             }
             n_commands += 1;

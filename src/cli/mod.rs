@@ -3,6 +3,7 @@
 mod accept;
 mod arguments;
 mod check;
+mod complete;
 mod deliveries;
 mod demo;
 mod events;
@@ -112,6 +113,9 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print the candidates for the last word of a command line, for completion scripts
+    #[command(hide = true)]
+    Complete(complete::CompleteArguments),
     /// Print a manual page
     Man {
         /// The section of the manual page
@@ -226,9 +230,10 @@ fn dispatch(arguments: &Arguments, held: &HeldSignals) -> anyhow::Result<u8> {
             Ok(DONE)
         }),
         Command::Completions { shell } => printing(|out| {
-            generate::completions(*shell, out)?;
+            complete::scripts::write(*shell, out)?;
             Ok(DONE)
         }),
+        Command::Complete(complete) => printing(|out| complete::run(complete, out)),
         Command::Man { section } => printing(|out| {
             generate::manual_page(*section, out)?;
             Ok(DONE)

@@ -1,0 +1,63 @@
+//! The recorded names that begin with a typed text.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::{CANDIDATES_MAX, Kind};
+use crate::config::{self, Config, WithoutSecrets};
+use crate::store::{EventFilter, Listings, Selector};
+
+/// The rows that a search of the newest ids reads.
+const ROWS_MAX: usize = 1_000;
+
+/// Returns the names of a kind that begin with a text, the newest first. A failure yields none.
+pub(super) fn read(kind: Kind, file: Option<&Path>, typed: &str) -> Vec<String> {
+    let Ok(found) = config::find(file) else {
+        return Vec::new();
+    };
+    let Ok(loaded) = config::load(&found.file, &WithoutSecrets) else {
+        return Vec::new();
+    };
+    let names = match kind {
+        Kind::Webhook => Some(webhooks(&loaded.config)),
+        kind => recorded(kind, &loaded.config),
+    };
+    let mut seen = HashSet::new();
+    names
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|name| name.starts_with(typed) && seen.insert(name.clone()))
+        .take(CANDIDATES_MAX)
+        .collect()
+}
+
+fn webhooks(config: &Config) -> Vec<String> {
+    let names = config.webhooks.iter();
+    names.map(|webhook| webhook.name().to_owned()).collect()
+}
+
+fn recorded(kind: Kind, config: &Config) -> Option<Vec<String>> {
+    let listings = Listings::open(&config.state_dir).ok()?;
+    let names = match kind {
+        Kind::Webhook => webhooks(config),
+        Kind::Delivery => {
+            let page = listings.deliveries_page(&Selector::default(), None, ROWS_MAX);
+            let rows = page.ok()?.items.into_iter();
+            rows.map(|delivery| delivery.id.to_string()).collect()
+        }
+        Kind::Event | Kind::Project => {
+            let page = listings.events_page(&EventFilter::default(), None, ROWS_MAX);
+            let events = page.ok()?.items.into_iter().map(|listed| listed.event);
+            if kind == Kind::Event {
+                events.map(|event| event.id.0).collect()
+            } else {
+                let newest = events.map(|event| event.key.to_string());
+                let others = listings.keys().unwrap_or_default();
+                newest
+                    .chain(others.iter().map(ToString::to_string))
+                    .collect()
+            }
+        }
+    };
+    Some(names)
+}
