@@ -1,7 +1,8 @@
 //! Finds the users who made the changes of a step, from the kernel's audit records.
 //!
-//! Constraint: records come some hundred microseconds after the report of a change. A step waits for
-//! all its events together, at most [`PATIENCE`]. If records do not come at all, it stops waiting.
+//! Constraint: an audit record comes some hundred microseconds after the report of its change. A
+//! step waits once for the records of all its events, at most [`PATIENCE`]. After several steps
+//! without any record, steps no longer wait.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,27 +27,29 @@ use crate::observe::Observer;
 use crate::repository::{Root, stamp, stat_at};
 use crate::store::NewEvent;
 
-/// How long a step waits for audit records at most.
+/// The longest time that a step waits for audit records.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// The maximum length of a program's path in an event. Longer ones would not fit into a header.
+/// The maximum length of a program's path in an event, so that it fits into a header.
 const PROGRAM_MAX: usize = 256;
 
-/// After this many steps in a row without any record, steps stop waiting until a record comes.
+/// After this many steps in a row without a record, steps do not wait until a record comes.
 const FRUITLESS_MAX: u32 = 3;
 
-/// The audit source of usernames. Off without the setting.
+/// The audit source of usernames. It is off if the configuration does not name it.
 #[derive(Default)]
 pub(super) struct Actors {
     source: Option<Source>,
     mounts: MountList,
 }
 
-/// The configured source, with its reader if that works.
+/// The configured source. It has a reader unless that could not start.
 struct Source {
     report: ActorReport,
     reader: Option<Reader>,
-    /// The number of steps in a row without an answer, and the number of records at the last one.
+    /// The number of steps in a row in which no record named an actor.
+    ///
+    /// The next field is the number of records at the end of the last such step.
     fruitless: u32,
     n_records: u64,
     has_warned_of_miss: bool,
@@ -54,11 +57,11 @@ struct Source {
 }
 
 impl Actors {
-    /// Starts, keeps or stops the reader, as the configuration says.
+    /// Starts, keeps or stops the reader, according to the configuration.
     pub(super) fn configure(&mut self, config: &Config, clock: Clock, status: &Status) {
         let wanted = config.naming.audit_key();
         let is_same = match (&self.source, wanted) {
-            // A reload tries again what failed before.
+            // A reload retries a reader that could not start.
             (Some(source), Some(key)) => source.reader.is_some() && source.report.key == key,
             (None, None) => true,
             _ => false,
@@ -69,7 +72,7 @@ impl Actors {
         self.report(status);
     }
 
-    /// Publishes the counts.
+    /// Publishes the counts of records in the status.
     pub(super) fn report(&mut self, status: &Status) {
         if let Some(source) = &mut self.source {
             source.update();
@@ -78,7 +81,7 @@ impl Actors {
         status.set_actor(report);
     }
 
-    /// Adds the actors of the unnamed events of a step.
+    /// Adds the actors to the events of a step that have none yet.
     pub(super) fn name(
         &mut self,
         judgement: &mut Judgement,
@@ -119,7 +122,7 @@ impl Actors {
     }
 }
 
-/// Adds the actor to an event, and takes the username from it if the sources say so.
+/// Adds the actor to an event, and takes the username from the actor if the settings say so.
 fn set(new: &mut NewEvent, actor: Actor, subject: &FileState, config: &Config) {
     let event = &mut new.event;
     let (source, name) = username(subject, &config.naming.username, Some(&actor.user));
@@ -132,7 +135,7 @@ fn set(new: &mut NewEvent, actor: Actor, subject: &FileState, config: &Config) {
     event.explanation.actor = Some(actor);
 }
 
-/// Looks up the names of users, in the step at `now`.
+/// Looks up the names of users during one step.
 pub(super) struct Users<'a> {
     pub observer: &'a Observer,
     pub clock: Clock,
@@ -184,7 +187,7 @@ impl Source {
         }
     }
 
-    /// Takes the counts of the reader, and reports the first loss and the end of the reader.
+    /// Copies the counts of the reader. Logs the first loss, and the end of the reader.
     fn update(&mut self) {
         let Some(reader) = &self.reader else { return };
         let counts = reader.counts();
@@ -205,7 +208,7 @@ impl Source {
         }
     }
 
-    /// Asks who made the changes. The answers are in the order of the events.
+    /// Asks the reader who made the changes. The answers are in the order of the events.
     fn ask(
         &mut self,
         unnamed: &[Unnamed],
@@ -262,7 +265,7 @@ impl Source {
     }
 }
 
-/// Finds the devices and inodes of paths below the root.
+/// Finds the device and inode numbers of paths below the root.
 struct Nodes<'a> {
     root: &'a Root,
     mounts: Mounts,
@@ -278,7 +281,7 @@ impl<'a> Nodes<'a> {
         }
     }
 
-    /// The directory at a path, if it exists.
+    /// Returns the directory at a path, if it exists.
     fn directory(&mut self, path: &str) -> Option<Node> {
         if let Some(known) = self.directories.get(path) {
             return *known;
@@ -296,12 +299,12 @@ impl<'a> Nodes<'a> {
         Ok(stamp(&rustix::fs::fstat(&directory)?).inode)
     }
 
-    /// The kernel records the device of the file system, which `stat` does not tell on btrfs.
+    /// Returns a file's device and inode number. The device is not the one of `stat` on btrfs.
     fn node(&self, path: &str, inode: u64) -> Option<Node> {
         Some((self.mounts.of(path)?.device()?, inode))
     }
 
-    /// The existing directories on a path.
+    /// Returns the directories on a path, up to the first that does not exist.
     fn path(&mut self, path: &str) -> Option<PathNodes> {
         let mut directories = vec![self.directory("")?];
         let ends = path.match_indices('/').map(|(end, _)| end);
@@ -316,7 +319,7 @@ impl<'a> Nodes<'a> {
         Some(PathNodes { directories, names })
     }
 
-    /// The question about an event.
+    /// Returns the question to the reader about an event.
     fn question(&mut self, event: &Unnamed) -> Option<Question> {
         let path = event.subject.path.as_str();
         let (subject, above) = (&event.subject.stamp, path.rsplit_once('/'));
@@ -347,7 +350,7 @@ impl<'a> Nodes<'a> {
         Some(Question { path, asked })
     }
 
-    /// The file that is at this path now, with its change time.
+    /// Returns the file that is at this path now, with its change time.
     fn replacement(&self, path: &str) -> Option<(Node, i64)> {
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         let directory = self.root.open_directory(above).ok()?;
@@ -356,7 +359,7 @@ impl<'a> Nodes<'a> {
     }
 }
 
-/// Whether the event is about a file that is gone: its subject is the state on record.
+/// Whether the event is about a file that is gone: then its subject is the recorded state.
 fn is_gone(event: &Unnamed) -> bool {
     event.before.as_ref() == Some(&event.subject)
 }

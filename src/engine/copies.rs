@@ -1,12 +1,12 @@
-//! Remembers which copies of a project are in place, so that each step need not observe all of them.
+//! Remembers which copies of a project are in place, so that a step need not observe all.
 //!
-//! Constraint: the first start of an organization with n copies of a template observes each of them
-//! once. Each arrival may be a move of any recorded project with its id, so without this module each
-//! step would observe all of them: 53 seconds for 4,000 copies.
+//! Constraint: the first start of an organization with n copies of a template observes each of
+//! them once. Each arrival may be a move of any recorded project with the same id. So without this
+//! module each step would observe all of them: 53 seconds for 4,000 copies.
 //!
-//! Only identities with more than [`FEW`] recorded projects are remembered longer than a step. A copy
-//! counts as in place from an observation that found its recorded definition until the next hint, and until the next
-//! full scan begins. A hint may be late, so the copy is also observed if its inode arrived elsewhere.
+//! Only identities with more than [`FEW`] recorded projects are remembered after a step. A copy is
+//! in place once an observation has found its recorded definition, until the next hint or full
+//! scan. A hint may be late, so a copy is also observed if its inode arrived elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use crate::domain::moves::Comparison;
 use crate::domain::project::{Identity, ProjectKey};
 use crate::store::Batch;
 
-/// The number of projects with one identity that are simply observed.
+/// The number of projects with one identity up to which all are observed.
 pub(super) const FEW: usize = 8;
 
 /// The recorded projects with one identity.
@@ -24,7 +24,7 @@ struct Group {
     doubtful: BTreeSet<ProjectKey>,
     /// The copies that are in place, with the inode of their definition.
     in_place: BTreeMap<ProjectKey, u64>,
-    /// The same copies by inode.
+    /// The copies of `in_place`, by inode.
     by_inode: BTreeSet<(u64, ProjectKey)>,
 }
 
@@ -51,12 +51,12 @@ impl Group {
     }
 }
 
-/// The groups of copies, and the identity of each copy.
+/// The groups of copies by identity, and the identity of each copy.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     groups: HashMap<Identity, Group>,
     identities: HashMap<ProjectKey, Identity>,
-    /// The groups that this step learned.
+    /// The groups that were added in this step.
     new: Vec<Identity>,
 }
 
@@ -70,7 +70,7 @@ impl Copies {
         self.groups.contains_key(identity)
     }
 
-    /// Forgets the groups that this step learned, except large ones.
+    /// Forgets the groups that were added in this step, except large ones.
     pub(super) fn end_step(&mut self) {
         for identity in std::mem::take(&mut self.new) {
             let is_small = |group: &Group| group.doubtful.len() + group.in_place.len() <= FEW;
@@ -84,7 +84,7 @@ impl Copies {
         }
     }
 
-    /// Remembers the recorded projects with an identity.
+    /// Adds the recorded projects with an identity.
     pub(super) fn learn(&mut self, identity: &Identity, keys: &[ProjectKey]) {
         self.new.push(identity.clone());
         let group = self.groups.entry(identity.clone()).or_default();
@@ -126,7 +126,7 @@ impl Copies {
         }
         for change in &batch.changes {
             let after = change.after.definition.as_ref();
-            // A merge, or a portion of a change, has only what differs.
+            // A merge, or a portion of a change, has only the files that differ.
             if change.before.definition.is_none() && after.is_none() {
                 continue;
             }
@@ -152,7 +152,9 @@ impl Copies {
         }
     }
 
-    /// The copies that may have left their directory to become a project with one of these inodes.
+    /// Returns the copies that may have moved, given the inodes of arrived projects.
+    ///
+    /// These are the doubtful copies, and copies in place with one of the inodes.
     pub(super) fn may_have_left(
         &self,
         identity: &Identity,
@@ -171,7 +173,7 @@ impl Copies {
         group.doubtful.iter().chain(with_inode).cloned().collect()
     }
 
-    /// The copies in an organization: first those that are in place.
+    /// Returns the copies in an organization, those that are in place first.
     pub(super) fn in_organization<'a>(
         &'a self,
         identity: &Identity,

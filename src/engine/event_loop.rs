@@ -1,7 +1,7 @@
 //! The engine's loop: handles inputs and runs one step after another.
 //!
 //! Constraint: no change is lost. A project leaves the agenda only when its observation is
-//! committed. While the store cannot commit, inference waits. Nothing is lost meanwhile, because
+//! committed. While the store cannot commit, inference waits. The changes remain visible, because
 //! the record still differs from the disk.
 
 use std::sync::Arc;
@@ -27,8 +27,8 @@ use crate::watch::{Watch, WatchSettings};
 
 /// How long an observation waits after a file was created.
 ///
-/// The writer usually closes the file within this time. The system reports that as well, and the
-/// observation then reads the whole file.
+/// The writer usually closes the file within this time. The kernel reports that too, and the
+/// observation then reads the complete file.
 const WRITER_DELAY: Duration = Duration::from_millis(25);
 
 /// The receiving end of the input channel.
@@ -48,20 +48,20 @@ pub(super) struct EventLoop {
     new_layout: Option<NewLayout>,
 }
 
-/// A reload with another layout, which waits for changes under the old one to be recorded.
+/// A reload with another layout. It waits until changes under the old layout are recorded.
 struct NewLayout {
     config: Arc<Config>,
-    /// The latest time for changing the layout.
+    /// The latest time when the layout is changed.
     until: Moment,
 }
 
-/// How long a new layout waits at most, in addition to two settle times.
+/// The longest wait of a new layout, in addition to two settle times.
 const NEW_LAYOUT_MAX: Duration = Duration::from_secs(60);
 
 impl EventLoop {
     /// Starts the watch thread and reads the recorded state.
     ///
-    /// If either fails, logs the error and returns `None`.
+    /// Returns `None` if one of them fails, and logs the error.
     pub(super) fn new(parts: Parts, inbox: Inbox, hints: HintSender) -> Option<Self> {
         let settings = watch_settings(&parts.config);
         let watch = Watch::start(settings, hints, parts.clock).inspect_err(|error| {
@@ -80,7 +80,7 @@ impl EventLoop {
         })
     }
 
-    /// Runs until the engine is stopped, or until the watch thread or the store has ended.
+    /// Runs until the engine is stopped, the watch thread has ended, or the store is closed.
     pub(super) fn run(mut self) {
         loop {
             let now = self.worker.clock.moment();
@@ -91,8 +91,8 @@ impl EventLoop {
                 Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            // Handle all queued inputs before the next step, so that several hints for a project
-            // need only one observation.
+            // First handle all queued inputs, so that several hints for a project need only one
+            // observation.
             for _ in 0..INPUTS {
                 match self.inbox.inputs.try_recv() {
                     Ok(Input::Stop) => return,
@@ -107,7 +107,7 @@ impl EventLoop {
         }
     }
 
-    /// The time of the next work: an observation, a piece of a scan, or a scan on a timer.
+    /// Returns the time of the next observation, piece of a scan, or scan on a timer.
     fn next_work(&self) -> Option<Moment> {
         if !self.worker.may_infer() {
             return None;
@@ -121,11 +121,11 @@ impl EventLoop {
         work.into_iter().flatten().min()
     }
 
-    /// The time of the next decision about vanished projects.
+    /// Returns the time of the next decision about vanished projects.
     ///
-    /// A scan in progress may find more of them, so it ends before a wave does. A wave may have
-    /// shrunk below ten projects, but it still waits for the scan that confirms its end. A scan may
-    /// also find that held projects are back, so it ends before a hold does.
+    /// `None` during a scan that may change the decision. The scan may find more vanished
+    /// projects, or find that held projects are back. It also confirms the end of a wave, even of
+    /// one that has shrunk below ten projects.
     fn wave_ends_at(&self) -> Option<Moment> {
         let worker = &self.worker;
         let agenda = &worker.agenda;
@@ -146,7 +146,8 @@ impl EventLoop {
         let scanned = self.scanner.last_began();
         match self.worker.agenda.wave_is_over_since(now) {
             Some(since) if scanned.is_none_or(|began| began < since) => {
-                // Scans that replace reports use at most a quarter of a core.
+                // Scans that replace reports use at most a quarter of a core, and so does this
+                // one.
                 let reason = match self.worker.timers.polls() {
                     true => RescanReason::Poll,
                     false => RescanReason::Removals,
@@ -174,10 +175,10 @@ impl EventLoop {
             Input::Rescan(reason) => self.watch_again(reason),
             Input::Configure(config, done) => {
                 self.reload(config);
-                // The sender may no longer wait for the answer.
+                // The sender may have stopped waiting for the answer.
                 let _ = done.send(());
             }
-            // The command may no longer wait for the answer.
+            // The sender may have stopped waiting for the answer.
             Input::ListHeld(answer) => drop(answer.send(self.worker.held_projects())),
             Input::Accept(token, answer) => drop(answer.send(self.worker.accept(&token))),
             Input::Stop => {}
@@ -226,7 +227,10 @@ impl EventLoop {
         }
     }
 
-    /// Makes all recorded projects below a directory due.
+    /// Makes the recorded projects due that may be below a directory.
+    ///
+    /// These are all projects of its organization, or all projects if the path names no
+    /// organization.
     fn hint_subtree(&mut self, path: &str, cause: &str, now: Moment) {
         let cursor = self.worker.config.repository.layout.at(path);
         let recorded = match cursor.and_then(|cursor| cursor.organization()) {
@@ -271,7 +275,7 @@ impl EventLoop {
         if !due.is_empty() {
             self.worker.step(due);
         }
-        // Hinted projects come first. They wait for at most one piece of the scan.
+        // Hinted projects come first. They wait for one piece of the scan at most.
         if !self.worker.timers.is_paused() {
             let is_poll_due = self
                 .worker
@@ -295,12 +299,11 @@ impl EventLoop {
         if self.worker.recorder.check_in_place() {
             self.worker.record_noted_unusable();
         } else {
-            // A commit would go to a database that is no longer in the state directory. The next
-            // pulse checks again.
+            // A commit would go to a database that is no longer in the state directory.
             self.worker.timers.pause(now);
         }
         self.worker.invalid_files.log_lasting(now);
-        // Files whose owner is unknown are read again.
+        // Files with unknown owners are read again when the user database answers.
         if !self.scanner.is_scanning() && self.worker.retry_owners() {
             self.scanner.request(RescanReason::Owners);
         }
@@ -347,7 +350,7 @@ impl EventLoop {
         }
     }
 
-    /// Sets all watches again, and then runs a full scan.
+    /// Sets all watches again. A full scan follows.
     fn watch_again(&mut self, reason: RescanReason) {
         self.worker.root.watching_begins();
         self.scanner.stop();
@@ -355,12 +358,12 @@ impl EventLoop {
             .watch_everything(watch_settings(&self.worker.config), reason);
     }
 
-    /// Applies a new configuration. A new layout may have to wait. Other settings do not.
+    /// Applies a new configuration. Only a new layout may have to wait.
     ///
-    /// Under a new layout, existing projects are recorded without events. So changes that are not
-    /// recorded yet are first recorded under the old one, with their events.
+    /// The first scan with a new layout records projects without events. So changes that are not
+    /// recorded yet are first recorded under the old layout, with their events.
     fn reload(&mut self, config: Arc<Config>) {
-        // A reload replaces one that still waits.
+        // This reload replaces one that is still waiting.
         self.new_layout = None;
         let old = &self.worker.config.repository;
         if old.layout == config.repository.layout || self.worker.phase.is_adopting() {
@@ -380,7 +383,7 @@ impl EventLoop {
 
     /// Changes the layout once everything is recorded under the old one, or the wait is over.
     ///
-    /// While removals are held, the time of the wait does not pass.
+    /// While removals are held, the wait starts again.
     fn change_layout(&mut self, now: Moment) {
         if self.new_layout.is_none() {
             return;
@@ -447,7 +450,7 @@ impl EventLoop {
     }
 }
 
-/// The latest time for changing to the layout of this configuration.
+/// Returns the latest time when the layout of this configuration takes effect.
 fn new_layout_until(config: &Config, now: Moment) -> Moment {
     let longest = NEW_LAYOUT_MAX.saturating_add(config.repository.settle.saturating_mul(2));
     now.saturating_add(longest)

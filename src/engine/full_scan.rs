@@ -1,10 +1,10 @@
 //! The state of a full scan in progress.
 //!
 //! Constraint: a full scan does not delay hinted projects. It runs in pieces, and the engine
-//! observes hinted projects between pieces. It skips projects whose metadata proves them unchanged.
-//! Scans on a timer (without file events) use at most a quarter of a core.
+//! observes hinted projects between two pieces. It skips projects whose metadata proves that they
+//! are unchanged. Scans that replace change reports use at most a quarter of a core.
 //!
-//! If the watch thread walks the tree, it sends the projects that it finds
+//! Usually the watch thread walks the tree and sends the projects that it finds
 //! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the engine lists the
 //! projects itself. Recorded projects that were not found on disk are compared last.
 
@@ -16,7 +16,7 @@ use crate::domain::settle::Moment;
 /// The number of projects in a piece of a full scan.
 ///
 /// A hinted project waits for the current piece, which takes one or two milliseconds. With pieces
-/// of 256, the callback of an edit came after 19 ms instead of 2 ms, among 100,000 projects.
+/// of 256 and 100,000 projects, the callback of an edit came after 19 ms instead of 2 ms.
 const PIECE: usize = 32;
 
 #[derive(Debug)]
@@ -25,9 +25,9 @@ pub(super) struct FullScan {
     /// The origin of the events that the scan causes.
     pub origin: Origin,
     pub began: Moment,
-    /// Whether a walk of the watch thread finds the projects. The walk also sets missing watches.
+    /// Whether the watch thread finds the projects in a walk, which also sets missing watches.
     pub has_walked: bool,
-    /// All projects that are known so far. The first `n_compared` of them were compared.
+    /// The projects known so far. The first `n_compared` of them were compared.
     keys: Vec<ProjectKey>,
     n_compared: usize,
     /// Whether all projects are known.
@@ -36,7 +36,7 @@ pub(super) struct FullScan {
 }
 
 impl FullScan {
-    /// Starts a scan of these projects, or of the projects that a walk finds.
+    /// Starts a scan of the found projects. `None` if a walk will find them.
     pub(super) fn new(
         reason: RescanReason,
         origin: Origin,
@@ -55,7 +55,7 @@ impl FullScan {
         }
     }
 
-    /// The time of the next piece. `None` if all projects known so far were compared.
+    /// Returns the time of the next piece. `None` if all projects known so far were compared.
     pub(super) fn next(&self) -> Option<Moment> {
         let has_work = self.n_compared < self.keys.len() || self.is_complete;
         has_work.then_some(self.next_piece)
@@ -80,7 +80,7 @@ impl FullScan {
         }
     }
 
-    /// Adds the recorded projects that were not found on disk. Then all projects are known.
+    /// Adds the recorded projects that were not found on disk. Now all projects are known.
     pub(super) fn complete(&mut self, recorded: Vec<ProjectKey>) {
         let mut found: Vec<&ProjectKey> = self.keys.iter().collect();
         found.sort_unstable();
@@ -92,7 +92,7 @@ impl FullScan {
         self.is_complete = true;
     }
 
-    /// The projects of the next piece, if it is due.
+    /// Returns the projects of the next piece, if it is due.
     pub(super) fn piece(&self, now: Moment) -> Vec<ProjectKey> {
         if now < self.next_piece {
             return Vec::new();
@@ -101,7 +101,7 @@ impl FullScan {
         rest.take(PIECE).cloned().collect()
     }
 
-    /// Records that the scan compared the next `n` projects, from `began` until `now`.
+    /// Records that the next `n` projects were compared, from `began` until `now`.
     pub(super) fn compared(&mut self, n: usize, began: Moment, now: Moment) {
         self.n_compared = self.n_compared.saturating_add(n);
         if self.reason == RescanReason::Poll {

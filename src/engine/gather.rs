@@ -1,7 +1,7 @@
-//! Observes due projects, and the former paths of projects that may have moved.
+//! Observes due projects, and the old directories of projects that may have moved.
 //!
-//! Constraint: a project that moves during a step is observed in exactly one directory, neither in
-//! both nor in none.
+//! Constraint: a project that moves during a step is observed in exactly one of the two
+//! directories.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,12 +20,12 @@ use crate::observe::{Contents, Observer};
 use crate::repository::Root;
 use crate::store::{Store, StoreError};
 
-/// The number of file bytes after which a step observes no further projects.
+/// The number of read bytes after which a step observes no more projects.
 ///
 /// The remaining due projects are observed in the next step.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Identifies a project in any directory: by its id, or by its content in one organization.
+/// Identifies a project in any directory: by its id, or by its content in an organization.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct SameProject(Option<String>, Identity);
 
@@ -39,7 +39,7 @@ impl SameProject {
         Self(organization, identity)
     }
 
-    /// The project whose definition this comparison observed, in each way to recognise it.
+    /// Returns each identity of the project whose definition was observed here.
     fn shown_by(comparison: &Comparison) -> impl Iterator<Item = Self> {
         let key = &comparison.key;
         let seen = comparison.observed.definition();
@@ -61,19 +61,19 @@ pub(super) struct Gatherer<'a> {
     pub observer: &'a mut Observer,
     pub agenda: &'a Agenda,
     pub reported: &'a mut ReportedFiles,
-    /// The projects whose id is not in their definition, once they are read.
+    /// The recorded projects whose id is not in their definition. `None` before they are read.
     pub kept: &'a mut Option<KeptIds>,
     pub copies: &'a mut Copies,
     pub clock: Clock,
     /// Whether missing files count as removed at once.
     ///
-    /// They do if nothing is recorded, or if the record was made with another layout.
+    /// This is so if nothing is recorded, or if the record was made with another layout.
     pub is_adopting: bool,
     pub now: Timestamp,
 }
 
 impl Gatherer<'_> {
-    /// Observes due projects. After an error, `gathered` contains the reported files taken so far.
+    /// Observes due projects. After an error, `gathered` keeps the reported files taken so far.
     pub(super) fn gather(
         &mut self,
         due: Vec<Due>,
@@ -96,9 +96,9 @@ impl Gatherer<'_> {
                 break;
             }
             first = n_observed;
-            // No limit on bytes: without the path that a project moved from, its move would be an
-            // import. These projects add few bytes. A removed one has no files to read, and an
-            // unchanged one is not read.
+            // This has no limit of bytes: without the old directory of a moved project, the move
+            // would be an import. Only a few bytes are read. A removed project has no files to
+            // read, and an unchanged one is not read.
             self.observe_each(more, usize::MAX, gathered)?;
         }
         self.observe_arrivals_again(gathered);
@@ -110,7 +110,7 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    /// Observes projects until the contents exceed `bytes_max` bytes.
+    /// Observes projects until more than `bytes_max` bytes were read.
     fn observe_each(
         &mut self,
         due: Vec<Due>,
@@ -160,7 +160,7 @@ impl Gatherer<'_> {
         observation.home = seen.home;
     }
 
-    /// Reads the kept ids when the first new or removed project is observed.
+    /// Reads the kept ids once a new or removed project was observed.
     fn read_kept(&mut self, gathered: &Gathered) -> Result<(), StoreError> {
         let mut observations = gathered.observations.iter();
         let needs_them = observations.any(|one| {
@@ -173,7 +173,7 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    /// Gives new projects generated ids that no renamed project keeps.
+    /// Gives new projects generated ids that no other project keeps.
     fn avoid_kept_ids(&self, gathered: &mut Gathered) {
         let Some(kept) = self.kept.as_ref() else {
             return;
@@ -196,9 +196,10 @@ impl Gatherer<'_> {
         }
     }
 
-    /// Returns recorded projects that may have become an arrived project, if not observed yet.
+    /// Returns recorded projects that may have moved to an arrived project's directory.
     ///
-    /// They have its identity. If they are many, those that are known to be in place are left out.
+    /// They have the identity of the arrived project and are not observed yet. If there are many,
+    /// those that are known to be in place are left out.
     fn recorded_origins(
         &mut self,
         arrived: &[Arrived],
@@ -233,7 +234,7 @@ impl Gatherer<'_> {
         Ok(origins.into_values().collect())
     }
 
-    /// Reads the recorded projects with these identities, unless they are known.
+    /// Reads the recorded projects with these identities, unless they are known already.
     fn learn<'i>(
         &mut self,
         identities: impl Iterator<Item = &'i Identity>,
@@ -255,10 +256,10 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    /// Returns recorded projects that share the id of a removed project, if not observed yet.
+    /// Returns recorded projects that share the id of a removed project and are not observed yet.
     ///
-    /// One that is still there is enough, so it returns a few at a time. If a project with this id
-    /// arrived, a removal matters before it is confirmed.
+    /// One that still exists is enough, so it returns only a few at a time. Unconfirmed removals
+    /// are included if a project with their id arrived.
     fn recorded_elsewhere(&mut self, gathered: &Gathered) -> Result<Vec<Due>, StoreError> {
         let observations = gathered.observations.iter();
         let arrived: BTreeSet<Identity> = observations
@@ -291,7 +292,7 @@ impl Gatherer<'_> {
         self.learn(removed.keys().map(|(_, identity)| identity))?;
         let mut others = Vec::new();
         for (place, observation) in removed {
-            // Twice as many each time, so that many copies that are gone cost a few rounds.
+            // The number doubles each time, so many missing copies take only a few rounds.
             let limit = n_observed.get(&place).map_or(FEW, |n| FEW.max(*n));
             let (organization, identity) = place;
             let keys = self.copies.in_organization(&identity, organization);
@@ -305,10 +306,10 @@ impl Gatherer<'_> {
         Ok(others)
     }
 
-    /// Observes the former paths of arrived projects again.
+    /// Observes the old directories of arrived projects again.
     ///
-    /// The first observation of a former path may predate the move. Then the project would appear
-    /// in both directories.
+    /// The first observation of an old directory may have been before the move. Then the project
+    /// would seem to be in both directories.
     fn observe_origins_again(&mut self, arrived: &[Arrived], gathered: &mut Gathered) {
         let mut arrived_as: BTreeMap<SameProject, Vec<&ProjectKey>> = BTreeMap::new();
         for one in arrived {
@@ -332,10 +333,10 @@ impl Gatherer<'_> {
         }
     }
 
-    /// Observes an arrived project again if another directory shows the same project.
+    /// Observes an arrived project again if another directory has the same project.
     ///
-    /// The project may have moved back in between, for instance when somebody checks out another
-    /// branch and returns. Then it is no longer here. If it is still here, it is a copy.
+    /// The project may have moved back in between, for instance if somebody checked out another
+    /// branch and returned. Then it is no longer here. If it is still here, it is a copy.
     fn observe_arrivals_again(&mut self, gathered: &mut Gathered) {
         let mut shown: BTreeMap<SameProject, usize> = BTreeMap::new();
         for observation in &gathered.observations {

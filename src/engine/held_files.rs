@@ -1,7 +1,7 @@
 //! Judges held files: files that were opened when a report named them.
 //!
-//! Constraint: only a held file that is no longer in its project causes an event here. The observation
-//! of the project infers the events of all others.
+//! Constraint: a held file causes an event here only if it is no longer in its project. If it is,
+//! the observation of the project infers its event.
 
 use std::os::fd::AsFd;
 
@@ -14,7 +14,7 @@ use crate::domain::short_lived::{ShortLived, infer_short_lived};
 use crate::observe::Held;
 
 impl Gatherer<'_> {
-    /// Reads held files that are no longer in their project, and infers their events.
+    /// Reads the held files that are no longer in their project, and infers their events.
     pub(super) fn judge_held(&mut self, gathered: &mut Gathered) {
         let Gathered {
             observations,
@@ -63,11 +63,11 @@ impl Gatherer<'_> {
     }
 }
 
-/// Whether a held file was opened in another directory than the project's, so that it may belong to
-/// another project.
+/// Whether a held file was opened in another directory than the project's.
 ///
-/// For instance, two projects exchanged their directories for a short time. While the project is not
-/// in place, this is unknown, because its own directory may have been moved away.
+/// Then it may belong to another project. For instance, two projects exchanged their directories
+/// for a short time. The answer is no while the project is not in place, because its own directory
+/// may have been moved away.
 fn was_in_another_directory(held: &Held, observation: &Observation) -> bool {
     let Comparison {
         recorded, observed, ..
@@ -79,11 +79,11 @@ fn was_in_another_directory(held: &Held, observation: &Observation) -> bool {
     is_in_place && homes.is_some_and(|(then, now)| then != now)
 }
 
-/// Where a held file is now.
+/// The location of a held file now.
 enum Whereabouts {
     /// The file is in its project, at the reported path or at another one.
     InProject,
-    /// The file may have been renamed after the project was listed. The next observation decides.
+    /// The file may have been renamed after its project was listed. The next observation decides.
     Unknown,
     /// The file is not in its project: it has no links, or only links outside the project.
     Elsewhere,
@@ -91,8 +91,8 @@ enum Whereabouts {
 
 /// Finds a held file by its inode.
 ///
-/// A link in the project that was recorded before counts as another file. A file with links only
-/// outside the project was moved away, or was linked into the project for a short time.
+/// A link that was recorded in the project before does not count. If a file has links only outside
+/// the project, it was moved away, or was linked into the project for a short time.
 fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {
     let is_linked = rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink > 0);
     let was_there = |path: &str| {

@@ -1,9 +1,10 @@
 //! Stores held removals for a restart, and reports them.
 //!
-//! Constraint: the agenda decides which removals are held ([`crate::domain::wave`]). The store has the
-//! held projects and the end of the hold, so that a restart neither judges them nor begins the hold
-//! again. It also has the projects that an operator accepted, so that a restart does not hold them
-//! again. The facts to store are compared with the stored ones, so a commit that failed is repeated.
+//! Constraint: the agenda decides which removals are held ([`crate::domain::wave`]). The store has
+//! the held projects and the end of the hold. So a restart neither judges them early nor starts
+//! the hold again. The store also has the projects that an operator accepted, so that a restart
+//! does not hold them again. All of this is stored whenever it differs from the stored version, so
+//! a failed commit is repeated.
 
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub(crate) struct HeldProjects {
 }
 
 impl HeldProjects {
-    /// Returns a short text that differs for different sets of projects.
+    /// Returns a short text that identifies a set of projects.
     fn token_of(projects: &[ProjectKey]) -> String {
         let mut text = String::new();
         for key in projects {
@@ -48,21 +49,21 @@ impl HeldProjects {
 pub(crate) enum Accepted {
     /// The removals of this many projects were released.
     Released(usize),
-    /// Nothing was released, because other removals are held now.
+    /// Nothing was released, because the held projects changed in the meantime.
     Changed,
     /// Nothing was released, because the store failed for this reason.
     Failed(String),
 }
 
-/// Why removals are held and until when, as stored.
+/// The reason for a hold and its end, as stored.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct StoredHold {
-    /// The end of the hold. `None` if the removals wait for an operator, or for a project.
+    /// The end of the hold. `None` if the hold has no time limit.
     until: Option<Timestamp>,
     n_recorded: usize,
 }
 
-/// The version of the stored facts.
+/// Identifies a version of the stored data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stored {
     /// The number of recorded projects when the removals were first held, and why they are held.
@@ -79,7 +80,7 @@ impl Stored {
     }
 }
 
-/// The stored facts about held removals.
+/// Compares the held removals with the stored and the reported ones.
 #[derive(Debug)]
 pub(super) struct HeldRemovals {
     stored: Stored,
@@ -89,7 +90,7 @@ pub(super) struct HeldRemovals {
 }
 
 impl HeldRemovals {
-    /// Reads the stored facts and passes them to the agenda.
+    /// Reads the stored data and passes it to the agenda.
     pub(super) fn recorded_before(
         store: &Store,
         agenda: &mut Agenda,
@@ -116,10 +117,10 @@ impl HeldRemovals {
         })
     }
 
-    /// Returns the facts to store, if they differ from the stored ones.
+    /// Returns the data to store, if it differs from the stored data.
     ///
-    /// A large backup may restore thousands of projects one by one. So the list is not stored again
-    /// when a project is back: a restart finds that by itself.
+    /// The list is not stored again if projects only came back, because a large backup may restore
+    /// thousands one by one. A restart finds them by itself.
     pub(super) fn to_record(
         &self,
         agenda: &Agenda,
@@ -141,7 +142,7 @@ impl HeldRemovals {
         facts
     }
 
-    /// Returns the facts to store before removals are accepted.
+    /// Returns the data to store before removals are accepted.
     pub(super) fn to_record_accepted(&self, agenda: &Agenda) -> Vec<(MetaKey, String)> {
         let before = agenda.accepted().iter();
         let accepted: Vec<ProjectKey> = before.chain(agenda.held_projects()).cloned().collect();
@@ -152,31 +153,31 @@ impl HeldRemovals {
         ]
     }
 
-    /// Records that the facts of the agenda are stored.
+    /// Records that the current state of the agenda is stored.
     pub(super) fn recorded(&mut self, agenda: &Agenda) {
         self.stored = Stored::of(agenda);
         self.has_accepted = !agenda.accepted().is_empty();
     }
 
-    /// Logs a change of the held removals, and updates the status.
+    /// Logs when removals begin or cease to be held, and updates the status.
     pub(super) fn report(&mut self, agenda: &Agenda, status: &Status, now: (Moment, Timestamp)) {
         let held = agenda.held();
         if held == self.reported {
             return;
         }
-        // The end of a hold changes whenever one of the projects is back.
+        // The end of a hold changes whenever a project comes back. That is not logged.
         let cause = |held: Option<Held>| held.map(|held| held.because == HeldBecause::All);
         let is_news = cause(held) != cause(self.reported);
         self.reported = held;
         let report = held.map(|held| HeldReport::of(&held, now));
         let reason = report.as_ref().map(|report| report.reason.clone());
-        // The reason first, so that a status with held removals has it.
+        // Set the reason first, so that a status with held removals always has it.
         status.set_trouble(Trouble::Removals, reason.clone());
         status.set_held(report);
         match reason {
             Some(reason) if is_news => warn!("{reason}"),
             None if is_news => info!("no removals are held any longer"),
-            // Some of the projects are back.
+            // Some of the projects are back, or no removals are held.
             _ => {}
         }
     }
@@ -214,7 +215,7 @@ impl HeldReport {
     }
 }
 
-/// Returns the held projects of an agenda. The list is empty if no removals are held.
+/// Returns the held projects of an agenda, with the reason.
 pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
     let Some(held) = status.snapshot().held_removals else {
         return HeldProjects::default();
@@ -227,7 +228,7 @@ pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
     }
 }
 
-/// Reads the projects that were held when the daemon last ran.
+/// Reads the projects whose removals were held when the daemon last ran.
 pub(crate) fn held_before(store: &Store) -> Result<Vec<ProjectKey>, StoreError> {
     Ok(parsed(store.meta(MetaKey::HeldRemovals)?).unwrap_or_default())
 }
@@ -236,7 +237,7 @@ fn parsed<T: serde::de::DeserializeOwned>(text: Option<String>) -> Option<T> {
     serde_json::from_str(&text?).ok()
 }
 
-/// Formats a hold for the store. Empty without a hold.
+/// Formats a hold for the store. The text is empty if there is no hold.
 fn hold_text(hold: Option<(usize, HeldBecause)>, now: (Moment, Timestamp)) -> String {
     let Some((n_recorded, because)) = hold else {
         return String::new();
@@ -248,13 +249,13 @@ fn hold_text(hold: Option<(usize, HeldBecause)>, now: (Moment, Timestamp)) -> St
     serde_json::to_string(&StoredHold { until, n_recorded }).unwrap_or_default()
 }
 
-/// Returns the time of day of a later moment.
+/// Converts a later moment to a time of day.
 fn time_of(later: Moment, (moment, time): (Moment, Timestamp)) -> Timestamp {
     let left = SignedDuration::try_from(later.saturating_sub(moment)).unwrap_or_default();
     time.checked_add(left).unwrap_or(time)
 }
 
-/// Returns the moment of a later time of day, or the present moment if that time is over.
+/// Converts a later time of day to a moment. A past time becomes the current moment.
 fn moment_of(later: Timestamp, (moment, time): (Moment, Timestamp)) -> Moment {
     let left = Duration::try_from(later.duration_since(time)).unwrap_or_default();
     moment.saturating_add(left)
@@ -268,7 +269,7 @@ pub(crate) fn wave_times(repository: &Repository) -> Times {
     }
 }
 
-/// Formats projects for the store. Empty without projects.
+/// Formats projects for the store. The text is empty if there are none.
 fn text_of(keys: &[ProjectKey]) -> String {
     if keys.is_empty() {
         return String::new();

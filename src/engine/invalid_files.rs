@@ -1,9 +1,9 @@
 //! Keeps the recorded invalid files and logs new ones.
 //!
 //! Constraint: a thousand invalid files must not fill the log, but a file that stays invalid must
-//! appear in it. The log has the first five files of each minute, and one count of all others. A
-//! file that may become valid, such as one still being written, is logged if it is still invalid
-//! after a minute. `status` lists all invalid files.
+//! be logged. The log has the first five files of each minute, and the number of all others. A
+//! file that may become valid, for instance because it is still being written, is logged if it is
+//! still invalid after a minute. `status` lists all invalid files.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -18,18 +18,18 @@ use crate::store::RecordedProblem;
 /// The time after which a file that may become valid is logged.
 const LOG_AFTER: Duration = Duration::from_secs(60);
 
-/// The recorded invalid files, and those that are not logged yet.
+/// The recorded invalid files, and which of them are not logged yet.
 #[derive(Debug, Default)]
 pub(super) struct InvalidFiles {
     /// The invalid files of each project. `None` is the key of files outside any project.
     by_project: HashMap<Option<ProjectKey>, Vec<Problem>>,
     log_limit: LogLimit,
-    /// Files that may become valid and are not logged yet, with the time when first seen.
+    /// Files that may become valid and are not logged yet, with the time of the first observation.
     not_logged: HashMap<String, Moment>,
 }
 
 impl InvalidFiles {
-    /// Makes the state from the invalid files that are recorded at a start.
+    /// Makes the state from the invalid files that were recorded before the start.
     pub(super) fn recorded_before(problems: Vec<RecordedProblem>) -> Self {
         let mut this = Self::default();
         for recorded in problems {
@@ -41,7 +41,7 @@ impl InvalidFiles {
         this
     }
 
-    /// The recorded invalid files of a project. For `None`, those outside any project.
+    /// Returns the recorded invalid files of a project. For `None`, those outside any project.
     pub(super) fn of(&self, key: &Option<ProjectKey>) -> &[Problem] {
         self.by_project.get(key).map_or(&[], Vec::as_slice)
     }
@@ -74,7 +74,7 @@ impl InvalidFiles {
         }
     }
 
-    /// Logs files that have been invalid for a minute, and the number of files left out.
+    /// Logs files that have been invalid for a minute, and the number of suppressed lines.
     pub(super) fn log_lasting(&mut self, now: Moment) {
         self.log_suppressed(now);
         let due = self.take_lasting(now);
@@ -96,7 +96,7 @@ impl InvalidFiles {
         }
     }
 
-    /// Takes the entries of files first seen more than a minute ago, even if now valid.
+    /// Removes and returns the files first seen at least a minute ago, even if they are valid now.
     fn take_lasting(&mut self, now: Moment) -> HashSet<String> {
         self.not_logged
             .extract_if(|_, since| now.saturating_sub(*since) >= LOG_AFTER)
@@ -147,7 +147,7 @@ mod tests {
         let mut files = InvalidFiles::default();
         files.recorded(None, vec![problem("a")], at(10));
         files.recorded(None, vec![problem("a"), problem("b")], at(30));
-        // The file was valid in between. Its minute starts when it was first seen.
+        // The file was valid in between. Its minute still starts at the first observation.
         files.recorded(None, vec![problem("b")], at(50));
         files.recorded(None, vec![problem("a"), problem("b")], at(60));
         assert_eq!(files.count(), 2);

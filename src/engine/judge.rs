@@ -1,4 +1,4 @@
-//! Turns the observations of one step into a batch to commit, and lists unresolved projects.
+//! Turns the observations of one step into a batch to commit.
 //!
 //! Constraint: the module is pure. It uses only its arguments: no clock, disk or network.
 
@@ -51,7 +51,7 @@ impl Routes {
         }
     }
 
-    /// Whether a webhook may receive the event. If not, an event that has to be named is not recorded.
+    /// Whether a webhook may receive the event. Otherwise an opt-in event is not recorded.
     fn may_receive(&self, event: &InferredEvent, key: &ProjectKey) -> bool {
         let mut subscriptions = self.0.iter();
         subscriptions.any(|(subscription, _)| subscription.may_receive(event.kind, key))
@@ -68,29 +68,31 @@ pub(super) struct Rules<'a> {
     pub now: Timestamp,
 }
 
-/// The judgement of one step.
+/// The result of judging one step.
 pub(super) struct Judgement {
-    /// The first batch to commit, without its payloads, and without webhooks until they are added.
+    /// The first batch to commit. Its payloads and webhooks are added later.
     pub batch: Batch,
-    /// The portions to commit after the batch. Their contents have to be read again.
+    /// The portions to commit after the batch. Their contents are read again before that.
     pub portions: Vec<Portion>,
     /// For each observed project, the reasons to observe it again.
     pub unresolved: Vec<(ProjectKey, Unresolved)>,
-    /// Projects whose move waits, with the key that they move to.
+    /// Projects whose move has to wait, with the key that they move to.
     ///
-    /// The move waits until the removal of the other project at that key is confirmed.
+    /// The removal of the project that is recorded at that key has to be confirmed first.
     pub waits_for: Vec<(ProjectKey, ProjectKey)>,
-    /// Removals that wait for the removal of another directory with the same project.
+    /// Removals that wait for that of another directory with the same project.
     pub removed_with: Vec<(ProjectKey, ProjectKey)>,
-    /// Arrived projects that wait for a removal, with the key that they left.
+    /// Arrived projects that wait, with the key of the directory that they left.
     ///
-    /// The project has to be deleted from that key's organization first.
+    /// The project has to be deleted there first, because it is in another organization.
     pub held: Vec<(ProjectKey, ProjectKey)>,
     /// The new and the former key of each moved project.
     pub moved: Vec<(ProjectKey, ProjectKey)>,
-    /// The live events whose actor is unknown, if the kernel's audit records are a source.
+    /// Live events whose actor is unknown, if `audit` is a source of usernames.
     pub unnamed: Vec<Unnamed>,
-    /// The number of projects that the first batch adds. `n_removed` is the number that it removes.
+    /// The number of projects that the first batch adds to the record.
+    ///
+    /// `n_removed` is the number that it removes.
     pub n_added: usize,
     pub n_removed: usize,
 }
@@ -102,13 +104,14 @@ pub(super) struct Unnamed {
     pub before: Option<FileState>,
     /// Whether the project moved, and `before` is its definition at the former path.
     pub is_move: bool,
-    /// The number of directories on the path of `subject` that were there before, with the root.
+    /// The number of directories on the path of `subject` that existed before, including the root.
     pub depth: usize,
 }
 
 /// Judges the observations.
 ///
-/// It moves the records and the events out of `gathered`. The contents and the held files stay there.
+/// Moves the records and the events out of `gathered`, but leaves the contents and the held files
+/// there.
 pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
     let layout = &rules.config.repository.layout;
     let relocate = |file: &FileState, to: &ProjectKey| layout.relocate(&file.path, to);
@@ -135,7 +138,7 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         n_removed: 0,
     };
     let left = left_organization(&comparisons, &conclusions);
-    // Merge removed copies first, so that the listeners of all copies receive the delete.
+    // Merge removed copies first, so that the webhooks of all copies receive the delete.
     let merged = conclusions.iter().filter_map(|conclusion| {
         let other = conclusion.lives_on_in.clone()?;
         Some(merge(&conclusion.key, other))
@@ -168,9 +171,9 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
     judgement
 }
 
-/// Returns the projects that are gone and arrived in another organization.
+/// Returns the projects that are gone here and arrived in another organization.
 ///
-/// They did not vanish, so they are in no wave.
+/// They moved, so they do not count as vanished.
 fn left_organization(
     comparisons: &[&Comparison],
     conclusions: &[Conclusion],
@@ -196,7 +199,7 @@ fn left_organization(
 }
 
 impl Judgement {
-    /// Adds the webhooks to the events. The parameters of the events are final now.
+    /// Adds the webhooks to the events, whose parameters are final now.
     pub(super) fn address(&mut self, routes: &Routes, now: Timestamp) {
         let portions = self.portions.iter_mut();
         let changes = portions.map(|portion| &mut portion.change);
@@ -207,13 +210,13 @@ impl Judgement {
         }
     }
 
-    /// Whether a project vanished, or is still missing.
+    /// Whether any project has vanished or is still missing.
     pub(super) fn has_vanished(&self) -> bool {
         let mut presences = self.unresolved.iter().map(|(_, open)| open.presence);
         presences.any(|presence| matches!(presence, Presence::Gone | Presence::Replaced))
     }
 
-    /// Adds the inference about one project to the batch.
+    /// Adds the result for one project to the judgement.
     fn conclude(
         &mut self,
         key: ProjectKey,
@@ -235,7 +238,7 @@ impl Judgement {
         let before = std::mem::take(&mut observation.before);
         let mut short_lived = std::mem::take(&mut observation.events);
         let mut events = std::mem::take(&mut inference.events);
-        // Until the first full scan is recorded, a new project looks like an old one.
+        // While adopting, existing projects cannot be told from new ones.
         if rules.is_adopting {
             short_lived.clear();
             events.clear();
@@ -277,7 +280,7 @@ impl Judgement {
         self.add(judged, observation, rules, contents);
     }
 
-    /// Adds the change of a project to the first batch. A large one is split into portions.
+    /// Adds the change of a project to the first batch. Splits a large one into portions.
     fn add(
         &mut self,
         judged: Judged,
@@ -321,7 +324,7 @@ impl Judgement {
         });
         let events: Vec<NewEvent> = events.collect();
         if rules.config.naming.audit_key().is_some() && observation.origin == Origin::Live {
-            // A catch-up has no records, because they came while the daemon was down.
+            // While the daemon was down, it received no audit records.
             let definition = definition.filter(|_| !is_arrival);
             self.unnamed.extend(unnamed(&inferred, &events, definition));
         }
@@ -347,7 +350,7 @@ impl Judgement {
         self.batch.changes.push(change);
     }
 
-    /// Adds the portions of a change: the first one to the first batch, if it is small.
+    /// Adds the portions of a change. The first one is added to the first batch if it is small.
     fn add_portions(&mut self, whole: Change, split: Vec<portions::Portion>, contents: &Contents) {
         let n_portions = split.len();
         let (adds_project, removes_project) = (is_new(&whole), is_removed(&whole));
@@ -360,7 +363,8 @@ impl Judgement {
         let mut events = events.into_iter();
         let mut n_events_before = 0;
         for (index, part) in split.into_iter().enumerate() {
-            // A move also changes the record at its former location, so it is in the first batch.
+            // A move also changes the record of the old directory, so it must be in the first
+            // batch.
             let is_small = !is_definition_large(&part.after, contents);
             let goes_first = index == 0 && (moved_from.is_some() || is_small);
             let portion = Portion {
@@ -392,17 +396,17 @@ fn is_definition_large(record: &Recorded, contents: &Contents) -> bool {
     definition.is_some_and(|file| contents.n_to_read(&file.hash) > 0)
 }
 
-/// Whether a change adds a project: its definition. Other files alone are no project.
+/// Whether a change adds a project. Other files without a definition are no project.
 fn is_new(change: &Change) -> bool {
     change.before.definition.is_none() && change.after.definition.is_some()
 }
 
-/// Whether a change removes a project: its definition.
+/// Whether a change removes a project; see [`is_new`].
 fn is_removed(change: &Change) -> bool {
     change.before.definition.is_some() && change.after.definition.is_none()
 }
 
-/// The judgement of one project.
+/// The result of judging one project.
 struct Judged {
     key: ProjectKey,
     moved_from: Option<ProjectKey>,
@@ -413,13 +417,15 @@ struct Judged {
     events: Vec<InferredEvent>,
 }
 
-/// Lists the events for a search of their actors. `definition` is that of a project that was there.
+/// Lists the events whose actors are to be found.
+///
+/// `definition` is the definition of the project, unless it is new.
 fn unnamed(
     inferred: &[InferredEvent],
     events: &[NewEvent],
     definition: Option<&FileState>,
 ) -> Vec<Unnamed> {
-    // The path of a definition has as many components as it has directories, with the root.
+    // The path of a definition has as many components as directories above it, root included.
     let depth = definition.map_or(1, |file| file.path.split('/').count());
     let both = inferred.iter().zip(events);
     both.map(|(inferred, new)| Unnamed {
@@ -432,9 +438,9 @@ fn unnamed(
     .collect()
 }
 
-/// Keeps holding files whose event waits for the removal of another file.
+/// Keeps holding a file whose event waits for the removal of another file.
 ///
-/// Such a file still has a path, but may have lost it when the removal is confirmed.
+/// The file still has a path now, but may have lost it when the removal is confirmed.
 fn keep_linked(observation: &mut Observation, inference: &Inference) {
     if inference.missing.is_empty() {
         return;
@@ -454,8 +460,8 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
 
 /// Makes the change that merges a removed copy of a project into another directory.
 ///
-/// The other directory gets the pending deliveries and the listeners. So the listeners receive the
-/// delete of the project.
+/// The other directory takes over the pending deliveries and the webhooks that know the project.
+/// So these webhooks receive the delete of the project.
 fn merge(removed: &ProjectKey, other: ProjectKey) -> Change {
     Change {
         key: other,

@@ -1,19 +1,20 @@
-//! The recorded projects whose id is not in their definition, by that id.
+//! Indexes the recorded projects whose id is not in their definition.
 //!
-//! Constraint: the store finds a project by the id or the content of its definition only. A project
-//! that was saved without its id, or that was renamed and has a generated id, is found here.
+//! Constraint: the store finds a project only by the id or the content of its definition. This
+//! module finds a project that was saved without its id, or has a generated id since before it was
+//! renamed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::project::{Identity, ProjectKey, Recorded};
 use crate::store::Batch;
 
-/// The projects with a kept id. Few projects have one.
+/// The projects with a kept id, by that id in lower case. Few projects have one.
 #[derive(Debug, Default)]
 pub(super) struct KeptIds(BTreeMap<String, BTreeSet<ProjectKey>>);
 
 impl KeptIds {
-    /// Makes the index from projects with their kept id.
+    /// Makes the index from pairs of a project and its kept id.
     pub(super) fn of(projects: Vec<(ProjectKey, String)>) -> Self {
         let mut all = Self::default();
         for (key, id) in projects {
@@ -31,7 +32,7 @@ impl KeptIds {
         self.0.contains_key(&id.to_lowercase())
     }
 
-    /// The projects that keep this id.
+    /// Returns the projects that keep this id.
     pub(super) fn with(&self, identity: &Identity) -> impl Iterator<Item = &ProjectKey> {
         let keys = match identity {
             Identity::Id(id) => self.0.get(id),

@@ -3,25 +3,25 @@
 //! Constraint: one thread owns all observed state and loses no change. A missing file counts as
 //! removed only if the root is the recorded one.
 //!
-//! A step gathers observations of due projects, judges them, and records the judgement. Each part
-//! owns its state:
+//! A step observes due projects, judges the observations, and records the result. Each part owns
+//! its state:
 //!
 //! - `event_loop`: takes inputs, and runs the other parts when they are due.
 //! - `worker`: runs a step.
-//! - `gather`: observes due projects, and the former paths of projects that may have moved.
+//! - `gather`: observes due projects, and the old directories of projects that may have moved.
 //! - `observation`: the observations of a step. `held_files` judges their held files.
 //! - `judge`: turns observations into a batch. Pure; the rules are in [`crate::domain`].
-//! - `portions`: records a large judgement in several commits.
+//! - `portions`: records a large change in several commits.
 //! - `actors`: finds the users who made the changes of a step.
 //! - `recorder`: commits batches, and reports failures of the store.
 //! - `scanner`, `full_scan`: run full scans.
-//! - `reported_files`: keeps the files that hints named, some of them open.
+//! - `reported_files`: keeps the files that hints named. Some of them are open.
 //! - [`held_removals`]: keeps and reports held removals.
 //! - `invalid_files`: keeps and logs invalid files.
 //! - `timers`: the times of recurring tasks.
 //! - `phase`: the phase of the start, such as the first full scan.
 //! - [`root`]: checks whether the root is the recorded one.
-//! - `mounts`: checks whether the recorded file systems below the root are mounted.
+//! - `mounts`: checks whether recorded file systems below the root are still mounted.
 //! - [`status`]: the state that other threads may read.
 
 mod actors;
@@ -68,8 +68,8 @@ use status::Status;
 
 /// The capacity of the input channel. A hint that does not fit causes a full scan.
 ///
-/// The kernel's inotify queue has the same default. The channel allocates its whole capacity at
-/// the start.
+/// It is the default size of the kernel's inotify queue. The channel allocates all of it at the
+/// start.
 const INPUTS: usize = 16_384;
 
 #[derive(Debug)]
@@ -81,7 +81,7 @@ pub(crate) enum Input {
     ListHeld(oneshot::Sender<HeldProjects>),
     /// Release the held removals that this token identifies ([`HeldProjects`]).
     Accept(String, oneshot::Sender<Accepted>),
-    /// Take this configuration, and notify the sender at once. A new layout may take effect later.
+    /// Apply this configuration, and notify the sender. A new layout may take effect later.
     Configure(Arc<Config>, oneshot::Sender<()>),
     Stop,
 }
@@ -110,7 +110,7 @@ pub(crate) struct Parts {
 }
 
 impl Engine {
-    /// Starts the thread. It calls `on_exit` when it ends, also after a panic.
+    /// Starts the thread. It calls `on_exit` when it ends, even by a panic.
     pub(crate) fn start(parts: Parts, on_exit: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (inputs, receiver) = sync_channel(INPUTS);
         let has_lost_hints = Arc::new(AtomicBool::new(false));
@@ -142,7 +142,7 @@ impl Engine {
         self.inputs.send(input).is_ok()
     }
 
-    /// Makes a step in progress end after the portion that it records.
+    /// Makes a step in progress end after its current portion.
     pub(crate) fn begin_stop(&self) {
         self.status.begin_stop();
     }

@@ -1,10 +1,10 @@
-//! Guards the file systems that are mounted below the root, like `root` guards the root itself.
+//! Guards the file systems that are mounted below the root, as `root` guards the root.
 //!
 //! Constraint: unmounting a file system must not look like a removal. If a recorded file system is
-//! missing, or another one is mounted over recorded projects, no event is inferred there. That lasts
-//! until at least half of the recorded projects below the path have files. Programs that unmount a file
-//! system also remove its mount point. So its projects count as removed only if the mount point has been
-//! missing for `repository.mass_delete_after`.
+//! missing, or another one is mounted over recorded projects, its path is hidden: no event is
+//! inferred below it. It stays hidden until at least half of the recorded projects below it have
+//! files. Some programs remove the mount point after unmounting. So if the mount point is missing,
+//! its projects count as removed only after `repository.mass_delete_after`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::mounts::{MountList, Mounts};
 use crate::repository::Root;
 use crate::store::{Store, StoreError};
 
-/// The number of recorded projects that a survey reads from the store at a time.
+/// The number of recorded projects that a survey reads from the store at once.
 const SURVEYED_AT_ONCE: usize = 256;
 
 /// The reason why a path is hidden if its file system is missing.
@@ -28,13 +28,13 @@ const MISSING: &str = "its file system is not mounted";
 /// The reason why a path is hidden if its file system and its mount point are missing.
 const REMOVED: &str = "its file system is not mounted, and the mount point was removed";
 
-/// The trusted and the hidden file systems below the root.
+/// Tracks the trusted and the hidden file systems below the root.
 #[derive(Debug, Default)]
 pub(crate) struct MountGuard {
     list: MountList,
-    /// Whether the mounts were checked since their last change.
+    /// Whether the mounts were checked after their last change.
     is_current: bool,
-    /// The identities of the trusted mounted directories, by their paths below the root.
+    /// The identities of the trusted mounted directories, by path below the root.
     known: BTreeMap<String, String>,
     /// The stored text of `known`.
     recorded: String,
@@ -58,7 +58,7 @@ impl MountGuard {
         }
     }
 
-    /// Returns the text to store, unless it is already stored.
+    /// Returns the text to store, if it differs from the stored one.
     pub(super) fn to_record(&self) -> Option<String> {
         let lines = self.known.iter();
         let text: String = lines
@@ -71,12 +71,12 @@ impl MountGuard {
         self.recorded = recorded;
     }
 
-    /// The paths below which no events are inferred, with the reason.
+    /// Returns the paths below which no events are inferred, with the reason.
     pub(super) fn hidden(&self) -> &BTreeMap<String, String> {
         &self.hidden
     }
 
-    /// The recorded mounts that are missing or replaced, with the reason.
+    /// Returns the recorded mounts that are missing or replaced, with the reason.
     pub(crate) fn missing(&self, root: &Path) -> BTreeMap<String, String> {
         let missing = self
             .known
@@ -87,10 +87,10 @@ impl MountGuard {
             .collect()
     }
 
-    /// Whether the mounts changed since they were checked.
+    /// Whether the mounts changed since the last check.
     ///
-    /// It also checks the identities, because the kernel's list of mounts does not signal that a
-    /// directory above a mount was renamed.
+    /// If a directory above a mount is renamed, the kernel's list of mounts does not report a
+    /// change. So this also compares the identities of the mounted directories.
     pub(super) fn has_changed(&mut self, root: &Path) -> bool {
         let is_hidden = |path: &str| {
             let mut hidden = self.hidden.keys();
@@ -105,14 +105,14 @@ impl MountGuard {
         !self.is_current
     }
 
-    /// Makes the next check include all mounts, because hidden ones may be trusted by now.
+    /// Requests a check of all mounts, because hidden ones may be trusted by now.
     pub(super) fn doubt(&mut self) {
         self.is_current = false;
     }
 
     /// Decides below which paths no events are inferred. Returns whether these paths changed.
     ///
-    /// A scan that records projects without events (`is_adopting`) trusts every file system.
+    /// If `is_adopting`, projects are recorded without events, so every file system is trusted.
     pub(super) fn check(
         &mut self,
         root: &Root,
@@ -122,7 +122,7 @@ impl MountGuard {
         now: Moment,
     ) -> Result<bool, StoreError> {
         let Some(mounts) = self.list.read(&repository.path) else {
-            // Without the list of mounts, all recorded file systems must be mounted.
+            // If the list of mounts cannot be read, only file systems in place are trusted.
             let none = Mounts::default();
             return self.judge(root, repository, &none, store, is_adopting, now);
         };
@@ -225,7 +225,7 @@ impl MountGuard {
         }
     }
 
-    /// Whether somebody removed a mount point. The answer is no if an automounter removed it.
+    /// Whether somebody other than an automounter removed a mount point.
     fn is_removed(&self, root: &Root, path: &str, mounts: &Mounts) -> bool {
         let above = path.rsplit_once('/').map_or("", |(above, _)| above);
         let parent = match above {
@@ -251,7 +251,7 @@ fn is_below(path: &str, above: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Counts the projects with recorded files at or below a path, and those that still have such a file.
+/// Counts the recorded projects at or below a path, and those that still have a file there.
 fn survey(
     root: &Root,
     path: &str,

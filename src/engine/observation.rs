@@ -1,7 +1,7 @@
 //! The observations of one step, with their reported files.
 //!
-//! Constraint: a reported file is never dropped before its event is recorded. After a step that was not
-//! committed, all of them return to [`ReportedFiles`].
+//! Constraint: a reported file is never dropped before its event is recorded. If a step is not
+//! committed, all its reported files return to [`ReportedFiles`].
 
 use std::collections::HashSet;
 
@@ -37,19 +37,19 @@ impl Gathered {
 /// An observation of a project, with its reported files.
 pub(super) struct Observation {
     pub origin: Origin,
-    /// The reason for the observation.
+    /// The hint or scan that caused the observation.
     pub hint: String,
     /// The record before this step.
     pub before: Recorded,
-    /// The observation and the record. The record includes the events of short-lived files.
+    /// The observation, and the record including the events of short-lived files.
     pub comparison: Comparison,
-    /// The inode of the project's directory; see [`ObservedProject`](crate::observe::ObservedProject).
+    /// The inode of the project's directory; see [`crate::observe::ObservedProject`].
     pub home: Option<u64>,
     /// The events of short-lived files.
     pub events: Vec<InferredEvent>,
-    /// The reported files. When its held files are judged, they move to the next three fields.
+    /// The reported files. Judging moves the held ones to the next three fields.
     pub reported: Reported,
-    /// The held files that caused these events, each with the number of events up to its own.
+    /// Held files that caused `events`, each with the number of events up to its last one.
     pub counted: Vec<(Held, usize)>,
     /// Held files that the next observation judges again.
     pub waiting: Vec<Held>,
@@ -57,7 +57,7 @@ pub(super) struct Observation {
     pub linked: Vec<Held>,
 }
 
-/// A project that arrived at a path.
+/// A project that arrived in a directory, or may have.
 pub(super) struct Arrived {
     pub key: ProjectKey,
     pub identity: Identity,
@@ -66,7 +66,7 @@ pub(super) struct Arrived {
 }
 
 impl Observation {
-    /// The project that arrived at this path, or may have.
+    /// Returns the project that arrived in this directory, or may have.
     pub(super) fn arrival(&self) -> Option<Arrived> {
         let definition = self.comparison.newcomer()?;
         Some(Arrived {
@@ -77,9 +77,9 @@ impl Observation {
         })
     }
 
-    /// The project, with the reported files that the next observation judges again.
+    /// Returns the project with the reported files that the next observation judges again.
     ///
-    /// These are held files that wait, and files that could not be read.
+    /// These are waiting held files, and files that could not be read.
     pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
         let mut reported = self.reported;
         let observed = &self.comparison.observed;
@@ -90,7 +90,7 @@ impl Observation {
         (self.comparison.key, reported)
     }
 
-    /// Makes held files wait whose events are not among the first `n_recorded`, which are recorded.
+    /// Makes a held file wait again unless its events are among the first `n_recorded`.
     pub(super) fn keep_unrecorded(&mut self, n_recorded: usize) {
         let counted = std::mem::take(&mut self.counted).into_iter();
         let unrecorded = counted.filter(|(_, n_events)| *n_events > n_recorded);

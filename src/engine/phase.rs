@@ -1,9 +1,9 @@
-//! The phases of the engine, from the start to normal operation.
+//! The phase of the engine: starting, adopting or running.
 
 use crate::config::{FirstStart, Repository};
 use crate::domain::event::Origin;
 
-/// The consequences of the recorded state for a start.
+/// What the recorded state means for a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Start {
     /// Whether nothing was recorded before.
@@ -15,8 +15,9 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    /// Derives the consequences from the recorded values of
-    /// [`FirstStart`](crate::store::MetaKey::FirstStart) and
+    /// Compares the recorded values with the configuration.
+    ///
+    /// The values are [`FirstStart`](crate::store::MetaKey::FirstStart) and
     /// [`Layout`](crate::store::MetaKey::Layout).
     pub(crate) fn judge(
         first_start: Option<&str>,
@@ -76,8 +77,8 @@ impl Phase {
 
     /// The maximum number of projects in one commit.
     ///
-    /// It is lower during a start, which reads all files of each project, because the process never
-    /// returns memory to the system.
+    /// A start reads all files of each project, and the process does not return memory to the
+    /// system. So the number is lower during a start.
     pub(super) fn batch(self) -> usize {
         if self.is_starting() { 32 } else { 256 }
     }

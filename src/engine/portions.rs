@@ -1,7 +1,8 @@
-//! Records a judgement in portions, so that a step holds few contents in memory.
+//! Records a large change in portions, so that a step holds few contents in memory.
 //!
-//! Constraint: each portion commits its record, events, payloads and deliveries together. A portion
-//! whose content changed meanwhile is not recorded, and neither are the later ones of its project.
+//! Constraint: each portion commits its record, events, payloads and deliveries together. If the
+//! content of a portion changed in the meantime, neither it nor later portions of its project are
+//! recorded.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,27 +15,27 @@ use crate::observe::{Contents, Lost};
 use crate::repository::Root;
 use crate::store::{Batch, Change};
 
-/// The maximum number of content bytes that are read for a portion. A single content may be larger.
+/// The maximum number of bytes to read for a portion. A single content may be larger.
 pub(super) const PORTION_BYTES: usize = 4 * 1024 * 1024;
 
-/// A portion that is recorded after the first batch.
+/// A portion that is recorded in a commit of its own.
 #[derive(Debug)]
 pub(super) struct Portion {
     pub change: Change,
-    /// The number of events of its project in earlier portions.
+    /// The number of events of its project in earlier portions and the first batch.
     pub n_events_before: usize,
-    /// Whether it adds its project to the record.
+    /// Whether this portion adds its project to the record.
     pub adds_project: bool,
-    /// Whether it removes its project from the record.
+    /// Whether this portion removes its project from the record.
     pub removes_project: bool,
 }
 
-/// The projects with portions that are not recorded, with the number of their recorded events.
+/// The projects with unrecorded portions, with the number of their recorded events.
 pub(super) type Unrecorded = HashMap<ProjectKey, usize>;
 
 /// Loads the payloads of these changes.
 ///
-/// The store has the payloads of contents that this step did not read.
+/// Contents that this step did not read are in the store already.
 fn payloads(
     changes: &[Change],
     contents: &Contents,
@@ -56,7 +57,7 @@ fn payloads(
 }
 
 impl Worker {
-    /// Commits a batch with its payloads. Returns whether that succeeded.
+    /// Loads the payloads of a batch and commits it. Returns whether that succeeded.
     pub(super) fn commit_with_payloads(
         &mut self,
         mut batch: Batch,
@@ -73,7 +74,7 @@ impl Worker {
         self.commit(batch)
     }
 
-    /// Commits the portions after the first batch, each by itself.
+    /// Commits the portions after the first batch, each in its own commit.
     pub(super) fn commit_portions(
         &mut self,
         portions: Vec<Portion>,
@@ -89,8 +90,8 @@ impl Worker {
             self.status.beat(self.clock.moment());
             let mut batch = Batch::new(self.clock.now());
             batch.changes.push(portion.change);
-            // After a failure of the store, no portion of another project is recorded either.
-            // The next start infers the events of the others.
+            // After a failure of the store or a stop, no more portions are recorded. The next
+            // observation infers their events.
             let goes_on = !self.timers.is_paused() && !self.status.is_stopping();
             let is_recorded = goes_on && self.commit_with_payloads(batch, contents, root);
             if is_recorded {

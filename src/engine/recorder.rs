@@ -1,7 +1,7 @@
 //! Commits batches, and reports failures of the store.
 //!
-//! Constraint: the engine's view of the record changes only after a commit. The log has one line,
-//! with the consequence, when the store starts to fail, and one when it works again.
+//! Constraint: the engine's view of the record changes only after a commit. If the store starts to
+//! fail, the log has one line with the consequence, and one line when the store works again.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Recorder {
         &self.store
     }
 
-    /// Whether the store's threads have ended. Only a panic ends them before the engine.
+    /// Whether the store's threads have ended. Only a panic ends them before the engine does.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed
     }
@@ -46,7 +46,7 @@ impl Recorder {
     /// Commits a batch and passes its deliveries to their queues.
     pub(super) fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         if batch.is_empty() {
-            // The store could be read.
+            // The step has read the store without an error.
             self.works();
             return Ok(());
         }
@@ -99,7 +99,7 @@ impl Recorder {
         ));
     }
 
-    /// Checks whether the state directory contains the open database, and reports if not.
+    /// Checks whether the state directory still has the open database. Reports a problem.
     pub(super) fn check_in_place(&mut self) -> bool {
         let is_in_place = self.store.is_in_place();
         if !is_in_place {

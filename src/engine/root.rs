@@ -1,11 +1,14 @@
-//! Guards the root: the engine compares the record only with the directory that it describes.
+//! Guards the root: only the directory that was recorded is compared with the record.
 //!
 //! Constraint: no event is inferred if the root is missing or another directory is in its place. A
-//! root whose identity is not the recorded one is trusted only after a survey. The survey must find
-//! files of at least half of the recorded projects. If an earlier survey found fewer, the root is being
-//! restored, and the removals of its missing projects are held. At a start they are held as well, because
-//! nobody observed whether the root is still being restored. So a deployment that swaps directories while
-//! the daemon runs is trusted. An empty mount point is not, even if somebody wrote a project into it.
+//! root with another identity than the recorded one is trusted only after a survey: at least half
+//! of the recorded projects must have files in it. So a deployment that swaps directories while
+//! the daemon runs is trusted. An empty mount point is not, even if somebody wrote a project into
+//! it.
+//!
+//! If an earlier survey found fewer projects, the root is being restored, and the removals of its
+//! missing projects are held. They are also held at a start, because nobody knows whether the root
+//! is still being restored.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,37 +17,39 @@ use crate::domain::project::ProjectKey;
 use crate::repository::{Root, RootIdentity};
 use crate::store::{Store, StoreError};
 
-/// The number of recorded projects that a survey reads from the store at a time.
+/// The number of recorded projects that a survey reads from the store at once.
 const SURVEYED_AT_ONCE: usize = 256;
 
-/// The result of checking the root.
+/// The result of a check of the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// The root is the watched directory.
+    /// The root is the watched directory, or its watches are being set.
     InPlace,
     /// The root is missing or unreadable, for this reason.
     Lost(String),
-    /// The root exists, but its directory is not watched yet.
+    /// There is a root, but its directory is not watched yet.
     Back,
     /// The root cannot be opened, for this reason. It may still exist.
     Failed(String),
-    /// The root can be opened again.
+    /// The root can be opened again after a failure.
     Works,
 }
 
-/// The state of the root.
+/// The state of the root, and whether it is trusted.
 #[derive(Debug)]
 pub(crate) struct RootGuard {
     path: PathBuf,
     state: State,
-    /// Whether the last check could not open the root.
+    /// Whether the root could not be opened in the last check.
     has_failed: bool,
     /// The recorded identity of the root.
     recorded: Option<String>,
     is_trusted: bool,
-    /// Whether a survey found too few projects, and no later one found enough.
+    /// Whether a survey found too few projects since [`RootGuard::take_incomplete`].
     was_incomplete: bool,
-    /// The number of recorded projects in the last survey. The survey found files of `n_found`.
+    /// The number of recorded projects in the last survey.
+    ///
+    /// `n_found` is the number of those that have files.
     n_recorded: usize,
     n_found: usize,
 }
@@ -57,7 +62,7 @@ enum State {
 }
 
 impl RootGuard {
-    /// Makes a guard for a root whose watches are being set.
+    /// Makes a guard for a root whose watches are not set yet.
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
@@ -84,7 +89,7 @@ impl RootGuard {
         self.state = State::SettingWatches;
     }
 
-    /// Records that the watches are set on this root. `None` if there was no root to watch.
+    /// Records that the watches of this root are set. `None` if there was no root to watch.
     pub(crate) fn watched(&mut self, root: Option<RootIdentity>) {
         self.state = match root {
             Some(identity) => State::Watched(identity),
@@ -113,8 +118,8 @@ impl RootGuard {
 
     /// Checks whether the root's path still leads to the watched directory.
     ///
-    /// A root that the daemon may not read counts as lost, because its files cannot be observed.
-    /// Other errors of opening it, such as too many open files, change nothing.
+    /// A root without read permission counts as lost, because its files cannot be observed. Other
+    /// errors, such as too many open files, do not change the state.
     pub(crate) fn check(&mut self) -> Check {
         let entered = Root::open(&self.path).and_then(|root| root.open_directory(""));
         let found = match (Root::identity_at(&self.path), entered) {
@@ -150,12 +155,12 @@ impl RootGuard {
         }
     }
 
-    /// Whether a survey must decide if this root is trusted.
+    /// Whether a survey has to decide if this root is trusted.
     pub(crate) fn needs_survey(&self) -> bool {
         self.is_watched() && !self.is_trusted
     }
 
-    /// Counts the recorded projects that have a file below this root. Stops at half of them.
+    /// Counts the recorded projects that have a file below this root, up to half of all.
     ///
     /// Returns whether the root is trusted.
     pub(super) fn survey(
@@ -188,9 +193,9 @@ impl RootGuard {
         self.is_trusted
     }
 
-    /// Returns whether the trusted root was incomplete in an earlier survey, once.
+    /// Returns whether an earlier survey found too few projects, and forgets it.
     ///
-    /// Then its projects are being restored, and the missing ones may still come.
+    /// If so, the root is being restored, and the missing projects may still come.
     pub(super) fn take_incomplete(&mut self) -> bool {
         std::mem::take(&mut self.was_incomplete)
     }
@@ -200,7 +205,7 @@ impl RootGuard {
         self.is_watched() && self.is_trusted
     }
 
-    /// The identity of the root, if it is not recorded yet.
+    /// Returns the identity of the root, if it has to be recorded.
     pub(crate) fn identity_to_record(&self) -> Option<String> {
         let State::Watched(identity) = self.state else {
             return None;
@@ -209,7 +214,7 @@ impl RootGuard {
         (self.is_trusted && self.recorded.as_ref() != Some(&identity)).then_some(identity)
     }
 
-    /// The reason why the root is not trusted, for the log and `status`.
+    /// Returns the reason why the root is not trusted, for the log and `status`.
     pub(crate) fn distrust(&self) -> Option<String> {
         self.needs_survey().then(|| {
             format!(

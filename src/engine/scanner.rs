@@ -1,7 +1,8 @@
 //! Runs full scans: finds the projects, compares them piece by piece, and records the end.
 //!
-//! If the watch thread walks the tree, it sends the projects that it finds
-//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the scanner lists them.
+//! Usually the watch thread walks the tree and sends the projects that it finds
+//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the scanner lists them
+//! itself.
 
 use tracing::{debug, info};
 
@@ -29,7 +30,7 @@ impl Scanner {
         self.scan.is_some()
     }
 
-    /// Whether the scan in progress began with a walk of the watch thread.
+    /// Whether the watch thread finds the projects of the current scan in a walk.
     pub(super) fn is_walking(&self) -> bool {
         self.scan.as_ref().is_some_and(|scan| scan.has_walked)
     }
@@ -44,13 +45,13 @@ impl Scanner {
         self.scan.as_ref()?.next()
     }
 
-    /// Stops the current scan, because a walk begins, and a new scan follows it.
+    /// Stops the current scan. A walk begins, and a new scan follows it.
     pub(super) fn stop(&mut self) {
         self.scan = None;
         self.retry = None;
     }
 
-    /// Requests a scan for the next iteration of the engine's loop in which inference is not paused.
+    /// Requests a scan. It begins as soon as inference is not paused.
     pub(super) fn request(&mut self, reason: RescanReason) {
         self.retry = Some(reason);
     }
@@ -83,7 +84,7 @@ impl Scanner {
         }
     }
 
-    /// Begins a scan of the projects that the watch thread finds in its walk.
+    /// Begins a scan of the projects that the watch thread will find in its walk.
     pub(super) fn begin_walk(
         &mut self,
         worker: &mut Worker,
@@ -102,7 +103,7 @@ impl Scanner {
         }
     }
 
-    /// Handles the end of the walk. Now all projects on disk are known.
+    /// Handles the end of a walk, when all projects on disk are known.
     pub(super) fn end_walk(
         &mut self,
         worker: &mut Worker,
@@ -121,7 +122,7 @@ impl Scanner {
         }
     }
 
-    /// Adds the recorded projects to a scan, if the root may be compared with the record.
+    /// Adds the recorded projects to a scan, if the root is trusted.
     fn complete(&mut self, worker: &mut Worker, mut scan: FullScan, problems: Vec<Problem>) {
         self.scan = None;
         let store = worker.recorder.store();
@@ -148,7 +149,7 @@ impl Scanner {
         self.scan = Some(scan);
     }
 
-    /// Compares the metadata of the next projects. Projects that differ become due.
+    /// Compares the metadata of the next projects with the record. Makes changed ones due.
     pub(super) fn compare_piece(&mut self, worker: &mut Worker) {
         let began = worker.clock.moment();
         let Some(scan) = &mut self.scan else { return };
@@ -169,7 +170,7 @@ impl Scanner {
         for (key, marks) in keys.iter().zip(marks) {
             let is_same = !marks.is_empty()
                 && is_unchanged(layout, &root, key, &marks, worker.observer.inodes())
-                // It is back.
+                // A held project has to be observed, because it may be back.
                 && !worker.agenda.holds(key)
                 // A recorded invalid file may be valid now.
                 && worker.invalid_files.of(&Some(key.clone())).is_empty();
@@ -181,7 +182,7 @@ impl Scanner {
         scan.compared(keys.len(), began, worker.clock.moment());
     }
 
-    /// Ends the scan if the results of all its projects are recorded.
+    /// Ends the scan if all its projects were compared and recorded.
     pub(super) fn end(&mut self, worker: &mut Worker) {
         let now = worker.clock.moment();
         let is_recorded = worker.agenda.next().is_none_or(|next| next > now);

@@ -46,7 +46,7 @@ pub(crate) struct HeldReport {
     pub cause: String,
     /// The reason in words.
     pub reason: String,
-    /// The time when the removals are released. `None` if they are held for an operator.
+    /// The end of the hold. `None` if the hold has no time limit.
     pub until: Option<Timestamp>,
 }
 
@@ -57,32 +57,32 @@ pub(crate) struct HeldReport {
 pub(crate) struct ActorReport {
     /// The key of the audit rule.
     pub key: String,
-    /// The number of received system calls with this key.
+    /// The number of system calls in the received records.
     pub records: u64,
     /// The number of live events whose actor is known.
     pub named: u64,
-    /// The number of live events without a record.
+    /// The number of live events whose actor is unknown.
     pub missed: u64,
-    /// How often the kernel dropped records.
+    /// The number of times that the kernel dropped records.
     pub losses: u64,
-    /// Why the source does not work, if it does not.
+    /// Why the source does not work. `None` if it works.
     pub failure: Option<String>,
 }
 
-/// A copy of the engine's shared state.
+/// A snapshot of the engine's state.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
 )]
 pub(crate) struct Snapshot {
     /// Whether the first full scan since the start is recorded.
     pub ready: bool,
-    /// The current problems, each with the text that `status` prints.
+    /// The current problems, as `status` prints them.
     #[schema(value_type = BTreeMap<String, String>)]
     pub troubles: BTreeMap<Trouble, String>,
     pub projects: usize,
     #[serde(rename = "heldRemovals", default)]
     pub held_removals: Option<HeldReport>,
-    /// The state of the audit source, if `username:` has it.
+    /// The state of the audit source, if `audit` is a source of usernames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<ActorReport>,
     #[serde(rename = "incompleteFiles")]
@@ -105,7 +105,8 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Whether the start is complete: the first full scan is recorded, or a problem prevents it.
     ///
-    /// A service manager that waited for the end of the problem would hang with it.
+    /// With a problem, the service manager must not wait: its start job would hang until the
+    /// problem ends.
     pub(crate) fn is_started(&self) -> bool {
         let mut troubles = self.troubles.keys();
         self.ready || troubles.any(|trouble| *trouble != Trouble::Removals)
@@ -113,15 +114,15 @@ impl Snapshot {
 
     /// Whether the engine notices changes.
     ///
-    /// It does after the first full scan is recorded, while there is no problem. Held removals are no
-    /// problem here, because inference continues for all other projects.
+    /// This is so once the first full scan is recorded, and while there is no problem. Held
+    /// removals do not count, because all other events are inferred.
     pub(crate) fn is_watching(&self) -> bool {
         let mut troubles = self.troubles.keys();
         self.ready && troubles.all(|trouble| *trouble == Trouble::Removals)
     }
 }
 
-/// The state that the engine shares with other threads.
+/// The engine's state that other threads read.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     known: watch::Sender<Snapshot>,
@@ -135,7 +136,7 @@ impl Status {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the daemon stops, so that a long step must end.
+    /// Whether the daemon is stopping, so that a long step has to end.
     pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
     }
@@ -144,7 +145,7 @@ impl Status {
         self.known.borrow().clone()
     }
 
-    /// Returns a receiver of the current state and of every later change.
+    /// Returns a receiver of the current state and its later changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Snapshot> {
         let mut changes = self.known.subscribe();
         changes.mark_changed();
@@ -172,7 +173,7 @@ impl Status {
         self.change(|known| !std::mem::replace(&mut known.ready, true));
     }
 
-    /// Sets a problem, or clears it with `None`. Returns whether it began or ended.
+    /// Sets or clears a problem. Returns whether it began, ended or has another reason.
     pub(crate) fn set_trouble(&self, trouble: Trouble, reason: Option<String>) -> bool {
         self.change(|known| match reason {
             Some(reason) => known.troubles.insert(trouble, reason.clone()) != Some(reason),
@@ -218,7 +219,7 @@ impl Status {
         self.change(|known| std::mem::replace(&mut known.projects, projects) != projects);
     }
 
-    /// Changes the number of recorded projects: adds `more` and subtracts `fewer`.
+    /// Adds `more` to the number of recorded projects and subtracts `fewer`.
     pub(crate) fn add_projects(&self, more: usize, fewer: usize) {
         self.change(|known| {
             known.projects = known.projects.saturating_add(more).saturating_sub(fewer);

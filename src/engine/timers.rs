@@ -1,4 +1,4 @@
-//! The timers of the engine: when it acts without an input.
+//! The times when the engine acts without an input.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Timers {
     pulse: Moment,
-    /// The time of the next full scan that also sets missing watches.
+    /// The time of the next full scan with a walk, which also sets missing watches.
     rescan: Moment,
     /// The time of the next full scan if only scans find changes.
     poll: Moment,
     polls: bool,
-    /// The time of the next survey of a root that is not the recorded one.
+    /// The time of the next survey of a root or mount that is not trusted.
     survey: Moment,
     /// The end of the current pause of inference, if any.
     paused_until: Option<Moment>,
 }
 
 impl Timers {
-    /// Makes the timers, at the start of the clock.
+    /// Makes the timers for a clock that starts now.
     pub(super) fn new(repository: &Repository) -> Self {
         Self {
             pulse: Duration::ZERO,
@@ -55,18 +55,18 @@ impl Timers {
         self.paused_until = Some(now.saturating_add(PAUSE));
     }
 
-    /// Whether inference was paused at the last [`Timers::resume`].
+    /// Whether inference was paused when [`Timers::resume`] was last called.
     pub(super) fn is_paused(&self) -> bool {
         self.paused_until.is_some()
     }
 
-    /// Ends the pause if its time is over. Returns whether inference may continue.
+    /// Ends the pause if it is over. Returns whether inference may continue.
     pub(super) fn resume(&mut self, now: Moment) -> bool {
         self.paused_until = self.paused_until.filter(|until| now < *until);
         self.paused_until.is_none()
     }
 
-    /// How long to wait for an input, given the time `next` of the next work.
+    /// Returns how long to wait for an input if the next work is at `next`.
     pub(super) fn until_next(&self, now: Moment, next: Option<Moment>) -> Duration {
         let next = next.map(|next| next.max(self.paused_until.unwrap_or_default()));
         next.map_or(self.pulse, |next| next.min(self.pulse))
@@ -99,7 +99,7 @@ impl Timers {
 
     /// Schedules the next full scans after one has ended.
     ///
-    /// Only a scan that set missing watches postpones the next scan that sets them.
+    /// The next scan that sets missing watches is postponed only if this scan set them.
     pub(super) fn scanned(&mut self, now: Moment, repository: &Repository, has_walked: bool) {
         self.poll = now.saturating_add(repository.poll_interval);
         if has_walked {
@@ -107,7 +107,7 @@ impl Timers {
         }
     }
 
-    /// Makes the next scans due earlier if new settings have shorter intervals.
+    /// Makes the next scans earlier if the new intervals are shorter.
     pub(super) fn configure(&mut self, now: Moment, repository: &Repository) {
         self.rescan = self.rescan.min(now.saturating_add(repository.rescan));
         self.poll = self.poll.min(now.saturating_add(repository.poll_interval));
@@ -117,7 +117,7 @@ impl Timers {
         now >= self.survey
     }
 
-    /// Schedules the next survey after one has failed.
+    /// Schedules the next survey.
     pub(super) fn surveyed(&mut self, now: Moment, repository: &Repository) {
         self.survey = now.saturating_add(repository.poll_interval);
     }

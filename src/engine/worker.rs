@@ -1,8 +1,8 @@
 //! Runs a step: observes due projects, judges the observations, and commits the result.
 //!
-//! Constraint: a step is all or nothing. After a failure of the root or of the store, every project
-//! of the step is due again, and its reported files are kept. While the store cannot commit, inference
-//! waits. No change is lost, because the record still differs from the disk.
+//! Constraint: a step is all or nothing. After a failure of the root or of the store, all projects
+//! of the step are due again, and their reported files are kept. While the store cannot commit,
+//! inference waits. No change is lost, because the record still differs from the disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,10 +36,10 @@ use crate::observe::Observer;
 use crate::repository::Root;
 use crate::store::{Batch, MetaKey, StoreError};
 
-/// How long an observation waits after a content changed while it was recorded.
+/// How long to wait before observing a project whose content changed while it was recorded.
 const CHANGED_DELAY: Duration = Duration::from_millis(50);
 
-/// The parts of the engine that infer and record. Each part owns its state.
+/// The parts of the engine that infer and record events.
 pub(super) struct Worker {
     pub config: Arc<Config>,
     pub clock: Clock,
@@ -49,7 +49,7 @@ pub(super) struct Worker {
     held_removals: HeldRemovals,
     pub reported: ReportedFiles,
     pub invalid_files: InvalidFiles,
-    /// Changes of the unusable entries outside any project that are not recorded yet, by path.
+    /// Unrecorded changes of the unusable entries outside any project, by path.
     ///
     /// `None` if the entry is gone.
     unusable: BTreeMap<String, Option<Problem>>,
@@ -59,11 +59,11 @@ pub(super) struct Worker {
     pub timers: Timers,
     pub routes: Routes,
     pub recorder: Recorder,
-    /// The projects whose id is not in their definition, once they are read.
+    /// The recorded projects whose id is not in their definition. `None` before they are read.
     kept: Option<KeptIds>,
     pub actors: Actors,
     pub copies: Copies,
-    /// Whether a full scan is needed, because file systems were mounted or unmounted.
+    /// Whether mounts below the root changed, so that a full scan is needed.
     pub compares_again: bool,
 }
 
@@ -123,7 +123,8 @@ impl Worker {
         self.root.is_trusted() || (self.root.is_watched() && self.phase.is_adopting())
     }
 
-    /// Observes and judges due projects, and commits. After a failure they are due again.
+    /// Observes and judges due projects, and commits the result. After a failure they are due
+    /// again.
     pub(super) fn step(&mut self, due: Vec<Due>) {
         let taken: Vec<(ProjectKey, Origin)> = due
             .iter()
@@ -163,7 +164,7 @@ impl Worker {
             now,
         };
         let mut judgement = judge(&mut gathered, &rules);
-        // If the root or a mount below it changed meanwhile, a missing file may still exist.
+        // If the root or a mount changed in the meantime, a missing file may still exist.
         if !root.is_in_place() || self.mounts.has_changed(&self.config.repository.path) {
             gathered.put_back_reported(&mut self.reported);
             return self.doubt_root(&taken);
@@ -221,7 +222,7 @@ impl Worker {
         }
     }
 
-    /// Checks hidden file systems again at intervals, because their projects may be restored.
+    /// Checks hidden mounts again at intervals, because their projects may be restored.
     pub(super) fn survey_mounts(&mut self, now: Moment) {
         if self.mounts.hidden().is_empty() || !self.timers.is_survey_due(now) {
             return;
@@ -276,7 +277,7 @@ impl Worker {
         }
     }
 
-    /// Publishes the counts of the audit source, if it is on.
+    /// Publishes the counts of the audit source in the status.
     pub(super) fn report_actors(&mut self) {
         self.actors.report(&self.status);
     }
@@ -310,7 +311,7 @@ impl Worker {
         true
     }
 
-    /// Decides about vanished projects, if a decision is due.
+    /// Decides about vanished projects if their chain, wave or hold has ended.
     pub(super) fn end_wave(&mut self, now: Moment) {
         match self.recorder.store().n_defined() {
             Ok(n_recorded) => self.agenda.end_wave(now, n_recorded),
@@ -318,7 +319,7 @@ impl Worker {
         }
     }
 
-    /// Records and reports the held removals, if they changed.
+    /// Stores and reports the held removals if they changed.
     pub(super) fn note_held_removals(&mut self) {
         let now = self.clock.now();
         let moment = self.clock.moment();
@@ -339,7 +340,7 @@ impl Worker {
         held_projects(&self.agenda, &self.status)
     }
 
-    /// Releases the held removals that the token identifies, after storing the decision.
+    /// Stores that the removals identified by the token are accepted, and releases them.
     pub(super) fn accept(&mut self, token: &str) -> Accepted {
         let held = self.held_projects();
         if held.reason.is_none() || held.token != token {
@@ -361,7 +362,7 @@ impl Worker {
         Accepted::Released(held.projects.len())
     }
 
-    /// Reports that the store failed, and pauses inference.
+    /// Reports a failure of the store and pauses inference.
     pub(super) fn store_failed(&mut self, error: &StoreError) {
         self.copies.clear();
         self.recorder.failed(error);
@@ -376,9 +377,9 @@ impl Worker {
         }
     }
 
-    /// Drops the observations of a step, because the root is missing or was replaced.
+    /// Drops a step because the root or a mount may have changed.
     ///
-    /// The projects are due again, and the root is checked at once.
+    /// The projects of the step are due again, and the root is checked at once.
     pub(super) fn doubt_root(&mut self, taken: &[(ProjectKey, Origin)]) {
         self.copies.clear();
         self.put_back(taken);
@@ -387,15 +388,15 @@ impl Worker {
         self.timers.pause(now);
     }
 
-    /// Notes that an unusable entry outside any project was found, or is gone.
+    /// Notes that an unusable entry outside any project was found or is gone.
     ///
-    /// The next pulse records it. Recording each of many entries would write the whole list each time.
+    /// The next pulse records all of them together, because each record writes the whole list.
     pub(super) fn note_unusable(&mut self, problem: Problem, is_gone: bool) {
         let path = problem.path.clone();
         self.unusable.insert(path, (!is_gone).then_some(problem));
     }
 
-    /// Records the unusable entries outside any project. If that fails, the next pulse retries.
+    /// Records the unusable entries that a scan found. If that fails, the next pulse retries.
     pub(super) fn record_unusable(&mut self, problems: Vec<Problem>) {
         self.unusable.clear();
         let found = problems.into_iter();
@@ -418,12 +419,12 @@ impl Worker {
         }
     }
 
-    /// Looks up unknown owners again. Returns whether some became known.
+    /// Looks up unknown owners again. Returns whether some are known now.
     pub(super) fn retry_owners(&self) -> bool {
         self.observer.retry_owners(self.clock.now())
     }
 
-    /// Records the changes that [`Self::note_unusable`] noted since the last record.
+    /// Records the changes from [`Self::note_unusable`].
     pub(super) fn record_noted_unusable(&mut self) {
         if self.unusable.is_empty() {
             return;
@@ -441,14 +442,14 @@ impl Worker {
         self.record_unusable(problems.into_values().collect());
     }
 
-    /// Decides whether a full scan may compare the root with the record, and reports if not.
+    /// Whether a full scan may compare the root with the record. Reports if it may not.
     pub(super) fn may_compare(&mut self, recorded: &[ProjectKey]) -> bool {
         if !self.root.needs_survey() || self.phase.is_adopting() {
             return true;
         }
         match self.root.survey(self.recorder.store(), recorded) {
             Ok(true) => {
-                // Nobody knows if an earlier survey would have found fewer before the start.
+                // Before the start, an earlier survey may have found fewer.
                 if self.root.take_incomplete() || self.phase.is_starting() {
                     self.agenda.expect_returns(self.clock.moment());
                 }
@@ -468,9 +469,9 @@ impl Worker {
         false
     }
 
-    /// Records that a full scan has ended. Returns whether that succeeded.
+    /// Records the end of a full scan. Returns whether that succeeded.
     pub(super) fn record_scan(&mut self) -> bool {
-        // Also record mounts that appeared while no project changed.
+        // Mounts may have appeared although no project changed. They are recorded here.
         let is_checked = match self.root.open() {
             Ok(Some(root)) => self.check_mounts(&root),
             Ok(None) | Err(_) => false,
@@ -489,7 +490,7 @@ impl Worker {
             batch.meta.push((MetaKey::FirstStart, now.to_string()));
             batch.meta.push((MetaKey::Layout, layout));
         }
-        // Commit even an empty batch. It clears the problem of a store that works again.
+        // Commit even an empty batch: success clears an earlier failure of the store.
         if !self.commit(batch) {
             return false;
         }
@@ -503,7 +504,7 @@ impl Worker {
     }
 }
 
-/// Makes the observer. Each file that it reads is a sign that the engine works.
+/// Makes the observer. Each file that it reads shows that the engine is alive.
 fn observer(config: &Config, clock: Clock, status: &Arc<Status>) -> Observer {
     let repository = &config.repository;
     let status = Arc::clone(status);
