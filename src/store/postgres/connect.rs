@@ -27,12 +27,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a connection of the pool.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The options of each connection, in milliseconds.
+/// The longest time that a transaction may wait for its process.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// Returns the options of each connection.
 ///
-/// A large batch takes seconds on a slow disk, so a statement may take half a minute. All statements
-/// are short, so compiling them costs more than it saves.
-const OPTIONS: &str = "-c statement_timeout=30000 -c lock_timeout=20000 \
-     -c idle_in_transaction_session_timeout=30000 -c jit=off";
+/// A large batch takes seconds on a slow disk, so a statement may take half a minute. A process that
+/// is stopped within a transaction keeps its locks, so the server ends the transaction with the lease.
+/// Otherwise no other process could take over. All statements are short, so compiling them costs more
+/// than it saves.
+fn options(lease: Duration) -> String {
+    format!(
+        "-c statement_timeout=30000 -c lock_timeout=20000 \
+         -c idle_in_transaction_session_timeout={} -c jit=off",
+        lease.min(IDLE_MAX).as_millis()
+    )
+}
 
 /// The name that the server shows for a connection.
 const APPLICATION: &str = "project-webhooks";
@@ -64,10 +74,10 @@ pub(super) fn config(settings: &Postgres) -> Result<Config, OpenError> {
                 location: "the PostgreSQL database of store.postgres".into(),
                 source: Arc::new(source),
             })?;
-    let options = match config.get_options() {
-        Some(given) => format!("{OPTIONS} {given}"),
-        None => OPTIONS.to_owned(),
-    };
+    let mut options = options(settings.lease);
+    if let Some(given) = config.get_options() {
+        options = format!("{options} {given}");
+    }
     config.options(options);
     if config.get_application_name().is_none() {
         config.application_name(APPLICATION);
@@ -143,8 +153,11 @@ fn refused(
 pub(super) fn open_error(location: &Arc<str>, fault: Fault) -> OpenError {
     let location = Arc::clone(location);
     match fault {
-        Fault::Unreachable(source) => OpenError::Unreachable { location, source },
-        Fault::Database(source) | Fault::Busy(source) => OpenError::Refused { location, source },
+        // A process that is stopped may hold a lock for a while.
+        Fault::Unreachable(source) | Fault::Busy(source) => {
+            OpenError::Unreachable { location, source }
+        }
+        Fault::Database(source) => OpenError::Refused { location, source },
         fault => OpenError::Refused {
             location,
             source: Arc::new(fault),
