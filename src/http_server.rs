@@ -1,10 +1,11 @@
 //! An HTTP/1.1 server that no client can exhaust or stop.
 //!
 //! Constraint: a client that stalls costs one of a bounded number of connections, and nothing else.
-//! A new client never waits for older ones: if there are too many, the oldest connection is closed,
-//! first those of clients that have not shown that they may use the server.
+//! If there are too many, one is closed for a new client: of the address with the most connections
+//! without access, first one that sent nothing, and of those the oldest. Each has [`GRACE`] for its
+//! request, so a short request is answered however many clients connect.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
@@ -13,24 +14,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
 use axum::serve::Listener;
-use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How long a client may take for the head of a request, after connecting or the last answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 
-/// How long a client may take no byte of an answer that waits for it.
+/// How long an answer may wait for its client to take bytes.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
 
+/// The bytes that a client has to take for each second that an answer waited for it.
+const RATE_MIN: usize = 16 * 1024;
+
+/// How long a new connection is kept at least. It limits how many are accepted in a second.
+const GRACE: Duration = Duration::from_millis(10);
+
 /// The IP address of a client. `None` on a Unix socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Peer(pub(crate) Option<IpAddr>);
 
 impl From<SocketAddr> for Peer {
@@ -68,6 +77,16 @@ pub(crate) struct Bounds {
     pub(crate) stop: Duration,
 }
 
+/// A connection that is served.
+struct Open {
+    task: AbortHandle,
+    peer: Peer,
+    since: Instant,
+    known: Known,
+    /// Whether the client sent a part of a request that is not answered.
+    is_asking: Arc<AtomicBool>,
+}
+
 /// Serves until `stop` is cancelled. Each request has the extensions [`Peer`] and [`Known`].
 ///
 /// It returns when running requests are answered, but no longer than the bound.
@@ -80,29 +99,39 @@ pub(crate) async fn serve<L: Listener>(
     L::Addr: Into<Peer>,
 {
     let mut connections = JoinSet::new();
-    let mut oldest_first = VecDeque::new();
+    // The oldest is the first.
+    let mut open: VecDeque<Open> = VecDeque::new();
     loop {
+        let is_full = open.len() >= bounds.connections;
+        let accept = async {
+            if is_full && let Some(one) = to_close(&open).and_then(|index| open.get(index)) {
+                tokio::time::sleep_until(one.since + GRACE).await;
+            }
+            listener.accept().await
+        };
         tokio::select! {
-            (stream, address) = listener.accept() => {
-                while connections.len() >= bounds.connections
-                    && let Some(oldest) = take_oldest(&mut oldest_first)
+            (stream, address) = accept => {
+                open.retain(|one| !one.task.is_finished());
+                while open.len() >= bounds.connections
+                    && let Some(closed) = to_close(&open).and_then(|index| open.remove(index))
                 {
-                    AbortHandle::abort(&oldest);
+                    closed.task.abort();
                     connections.join_next().await;
                 }
-                oldest_first.retain(|(connection, _)| !connection.is_finished());
                 let peer: Peer = address.into();
-                let known = Known::default();
-                let router = router
-                    .clone()
-                    .layer(Extension(peer))
-                    .layer(Extension(known.clone()));
-                let one = connection(stream, router, stop.clone());
-                oldest_first.push_back((connections.spawn(one), known));
+                let (known, is_asking) = (Known::default(), Arc::new(AtomicBool::new(false)));
+                let router = with_extensions(router.clone(), peer, &known, &is_asking);
+                let one = connection(stream, Arc::clone(&is_asking), router, stop.clone());
+                let task = connections.spawn(one);
+                open.push_back(Open { task, peer, since: Instant::now(), known, is_asking });
+                // A request that has arrived is answered before more connections are accepted.
+                tokio::task::yield_now().await;
             }
             Some(_) = connections.join_next() => {}
             () = stop.cancelled() => break,
         }
+        while connections.try_join_next().is_some() {}
+        open.retain(|one| !one.task.is_finished());
     }
     // The address is free from now on.
     drop(listener);
@@ -111,21 +140,64 @@ pub(crate) async fn serve<L: Listener>(
     let _ = tokio::time::timeout(bounds.stop, ended).await;
 }
 
-/// Takes the oldest connection of an unknown client, or else the oldest one.
-fn take_oldest(oldest_first: &mut VecDeque<(AbortHandle, Known)>) -> Option<AbortHandle> {
-    let unknown = oldest_first.iter().position(|(_, known)| !known.is_set());
-    let (connection, _) = oldest_first.remove(unknown.unwrap_or_default())?;
-    Some(connection)
+/// The connection to close for a new one.
+fn to_close(open: &VecDeque<Open>) -> Option<usize> {
+    let mut n_of: HashMap<Peer, usize> = HashMap::new();
+    for one in open.iter().filter(|one| !one.known.is_set()) {
+        *n_of.entry(one.peer).or_default() += 1;
+    }
+    // Of equal ones, `max_by_key` returns the last, which is the oldest of the reversed order.
+    let rank = |one: &Open| {
+        let is_known = one.known.is_set();
+        let n = if is_known {
+            0
+        } else {
+            n_of.get(&one.peer).copied().unwrap_or_default()
+        };
+        (!is_known, n, !one.is_asking.load(Ordering::Relaxed))
+    };
+    let ranked = open.iter().enumerate().rev();
+    ranked
+        .max_by_key(|(_, one)| rank(one))
+        .map(|(index, _)| index)
+}
+
+/// Adds the extensions to each request, and notes when it is answered.
+fn with_extensions(
+    router: Router,
+    peer: Peer,
+    known: &Known,
+    is_asking: &Arc<AtomicBool>,
+) -> Router {
+    let (known, is_asking) = (known.clone(), Arc::clone(is_asking));
+    router.layer(middleware::from_fn(
+        move |mut request: Request, next: Next| {
+            let (known, is_asking) = (known.clone(), Arc::clone(&is_asking));
+            async move {
+                request.extensions_mut().insert(peer);
+                request.extensions_mut().insert(known);
+                let answer = next.run(request).await;
+                is_asking.store(false, Ordering::Relaxed);
+                answer
+            }
+        },
+    ))
 }
 
 /// Serves one connection until its end, or until the end of a running request after `stop`.
-async fn connection<S>(stream: S, router: Router, stop: CancellationToken)
-where
+async fn connection<S>(
+    stream: S,
+    is_asking: Arc<AtomicBool>,
+    router: Router,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = TowerToHyperService::new(router);
     let stream = Impatient {
         stream,
+        is_asking,
+        patience: Patience::default(),
         waiting: None,
     };
     let mut connection = pin!(
@@ -144,11 +216,35 @@ where
     }
 }
 
-/// A stream whose writes fail if the client reads nothing for [`UNREAD_MAX`].
+/// How long the answers of a connection may still wait for the client.
+///
+/// Taking bytes extends it, so only a client that reads at [`RATE_MIN`] keeps its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Patience(Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(UNREAD_MAX)
+    }
+}
+
+impl Patience {
+    /// Notes that the client took bytes, after a wait.
+    fn after(self, wait: Duration, n_taken: usize) -> Self {
+        let earned = Duration::from_secs_f64(n_taken as f64 / RATE_MIN as f64);
+        let left = self.0.saturating_sub(wait).saturating_add(earned);
+        Self(left.min(UNREAD_MAX))
+    }
+}
+
+/// A stream whose writes fail if the client reads too slowly.
 struct Impatient<S> {
     stream: S,
-    /// Ends the wait for the client.
-    waiting: Option<Pin<Box<Sleep>>>,
+    /// Set when the client sends something.
+    is_asking: Arc<AtomicBool>,
+    patience: Patience,
+    /// The begin of the present wait for the client, and its longest end.
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl<S> Impatient<S> {
@@ -158,13 +254,16 @@ impl<S> Impatient<S> {
         context: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.waiting = None;
-            return written;
+        if let Poll::Ready(written) = written {
+            let waited = self.waiting.take().map(|(begin, _)| begin.elapsed());
+            let n_taken = *written.as_ref().unwrap_or(&0);
+            self.patience = self.patience.after(waited.unwrap_or_default(), n_taken);
+            return Poll::Ready(written);
         }
-        let begin = || Box::pin(tokio::time::sleep(UNREAD_MAX));
-        let waiting = self.waiting.get_or_insert_with(begin);
-        match waiting.as_mut().poll(context) {
+        let longest = self.patience.0;
+        let begin = || (Instant::now(), Box::pin(tokio::time::sleep(longest)));
+        let (_, end) = self.waiting.get_or_insert_with(begin);
+        match end.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
@@ -177,7 +276,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let n_before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > n_before {
+            self.is_asking.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 
@@ -210,5 +314,74 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_client_that_reads_fast_enough_keeps_its_connection() {
+        // The time between two reads and the bytes of each.
+        for (seconds, n_bytes, is_kept) in [
+            (10, 1, false),
+            (29, 100_000, false),
+            (1, RATE_MIN - 1_000, false),
+            (1, RATE_MIN, true),
+            (29, 29 * RATE_MIN, true),
+            (31, usize::MAX, false),
+        ] {
+            let wait = Duration::from_secs(seconds);
+            let mut patience = Patience::default();
+            let mut reads = 0..10_000 / seconds;
+            let is_cut = reads.any(|_| {
+                let is_cut = wait > patience.0;
+                patience = patience.after(wait, n_bytes);
+                is_cut
+            });
+            assert_eq!(is_cut, !is_kept, "{n_bytes} bytes in {seconds} s");
+        }
+    }
+
+    /// Connections of clients by the last number of their address, whether known, whether asking.
+    fn closed(clients: &[(u8, bool, bool)]) -> Option<usize> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            let mut open = VecDeque::new();
+            for (address, is_known, is_asking) in clients {
+                let known = Known::default();
+                if *is_known {
+                    known.set();
+                }
+                open.push_back(Open {
+                    task: tasks.spawn(std::future::pending::<()>()),
+                    peer: Peer(Some(IpAddr::from([192, 0, 2, *address]))),
+                    since: Instant::now(),
+                    known,
+                    is_asking: Arc::new(AtomicBool::new(*is_asking)),
+                });
+            }
+            to_close(&open)
+        })
+    }
+
+    #[test]
+    fn a_connection_without_access_and_without_a_request_is_closed_first() {
+        let (known, asking) = (true, true);
+        assert_eq!(closed(&[]), None);
+        // The oldest of equal ones.
+        assert_eq!(closed(&[(1, false, false), (1, false, false)]), Some(0));
+        assert_eq!(closed(&[(1, false, asking), (1, false, false)]), Some(1));
+        assert_eq!(closed(&[(1, known, false), (1, false, asking)]), Some(1));
+        assert_eq!(closed(&[(1, known, false), (1, known, asking)]), Some(0));
+        // Of the address with the most.
+        let flood = [(1, false, false), (2, false, asking), (2, false, asking)];
+        assert_eq!(closed(&flood), Some(1));
+        let with_access = [(1, known, false), (1, known, false), (2, false, asking)];
+        assert_eq!(closed(&with_access), Some(2));
     }
 }

@@ -1,14 +1,21 @@
-//! Reads and changes the store for the API, on threads of their own.
+//! Answers requests to the API, and reads and changes the store for them, on threads of their own.
 //!
-//! Constraint: requests delay neither the engine nor the queues. So they have their own connections, and
+//! Constraint: requests delay neither health, the engine nor the queues. So they have their own connections, and
 //! only a few at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::Admin;
 use super::error::ApiError;
+use super::routes::Server;
 use crate::store::{Listings, Operations};
 
 /// The maximum number of reads at the same time.
@@ -17,8 +24,19 @@ const READS: usize = 4;
 /// The maximum number of test requests at the same time.
 const TESTS: usize = 4;
 
+/// The maximum number of downloads at the same time.
+const DOWNLOADS: usize = 16;
+
+/// The maximum number of requests that are answered at the same time. Others wait.
+const ANSWERS: usize = 16;
+
+/// How long an answer may still take when the server stops.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
 /// The bounds of concurrent work for the API.
 pub(crate) struct Bounded {
+    answers: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     /// Changes wait for one another, as commands of an operator do.
     changes: Arc<Semaphore>,
@@ -28,6 +46,8 @@ pub(crate) struct Bounded {
 impl Default for Bounded {
     fn default() -> Self {
         Self {
+            answers: Arc::new(Semaphore::new(ANSWERS)),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             reads: Arc::new(Semaphore::new(READS)),
             changes: Arc::new(Semaphore::new(1)),
             tests: Arc::new(Semaphore::new(TESTS)),
@@ -85,6 +105,55 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// Takes the place of a download, which bounds their number.
+    pub(super) fn download(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let place = Arc::clone(&self.bounded.downloads).try_acquire_owned();
+        place.map_err(|_| {
+            ApiError::unavailable(format!(
+                "{DOWNLOADS} downloads are running; try again later"
+            ))
+        })
+    }
+}
+
+/// Answers a request on a thread of its own: also the making of large JSON and pages.
+///
+/// So health answers meanwhile. The answer is made even if the client leaves.
+pub(super) async fn answer_apart(
+    State(server): State<Arc<Server>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let places = Arc::clone(&server.admin.bounded.answers);
+    let answer = apart(places, server.stop.clone(), next.run(request)).await;
+    answer.unwrap_or_else(|| ApiError::unavailable("the daemon is stopping").into_response())
+}
+
+/// Runs a future on a thread of its own. Returns `None` if it is stopped.
+async fn apart<T: Send + 'static>(
+    places: Arc<Semaphore>,
+    stop: CancellationToken,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let place = places.acquire_owned().await.ok()?;
+    let runtime = Handle::current();
+    let run = move || {
+        let _place = place;
+        runtime.block_on(async {
+            let stopped = async {
+                stop.cancelled().await;
+                tokio::time::sleep(STOP_MAX).await;
+            };
+            tokio::select! {
+                done = work => Some(done),
+                () = stopped => None,
+            }
+        })
+    };
+    tokio::task::spawn_blocking(run).await.ok().flatten()
+}
+
 async fn run<T: Send + 'static>(
     permits: &Arc<Semaphore>,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -97,4 +166,41 @@ async fn run<T: Send + 'static>(
         work()
     });
     task.await.map_err(|_| stopping())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_takes_long_leaves_the_runtime_free() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let (places, stop) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
+        let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
+        let answered = runtime.block_on(async {
+            // It blocks its thread until the runtime's thread has run something else.
+            let blocking = async move { wait.recv() };
+            let other = async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                go.send(())
+            };
+            tokio::join!(apart(places, stop, blocking), other)
+        });
+        assert_eq!(answered, (Some(Ok(())), Ok(())));
+    }
+
+    #[test]
+    fn a_stop_ends_an_answer() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let (places, stop) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
+        stop.cancel();
+        let never = std::future::pending::<()>();
+        assert_eq!(runtime.block_on(apart(places, stop, never)), None);
+    }
 }

@@ -3,6 +3,8 @@
 //! Constraint: rows that come and go between two pages neither repeat nor hide another row. So a cursor
 //! has the position of a row, not a number of rows.
 
+use std::io::{self, Write};
+
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -17,6 +19,9 @@ const LIMIT: usize = 50;
 
 /// The maximum number of items of a page.
 const LIMIT_MAX: usize = 500;
+
+/// The maximum size of the items of a page in JSON, in bytes. A single item may be larger.
+const BYTES_MAX: usize = 1024 * 1024;
 
 /// The maximum length of a cursor.
 const CURSOR_MAX: usize = 32;
@@ -85,6 +90,42 @@ impl Place {
     }
 }
 
+/// The first items of a page up to [`BYTES_MAX`], and the position that the next page ends before.
+fn first_items<T, V: Serialize>(
+    page: &Page<T>,
+    view: fn(&T) -> V,
+    position: fn(&T) -> i64,
+) -> (Vec<V>, Option<i64>) {
+    let mut items = Vec::new();
+    let mut size = Size(0);
+    let mut last = None;
+    for item in &page.items {
+        let view = view(item);
+        // An item that cannot be written is an error of the whole answer.
+        let _ = serde_json::to_writer(&mut size, &view);
+        if size.0 > BYTES_MAX && last.is_some() {
+            return (items, last);
+        }
+        items.push(view);
+        last = Some(position(item));
+    }
+    (items, page.next)
+}
+
+/// Counts the bytes that are written to it.
+struct Size(usize);
+
+impl Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A page of events, the newest first.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EventPage {
@@ -96,9 +137,10 @@ pub(super) struct EventPage {
 
 impl EventPage {
     pub(super) fn of(page: &Page<crate::store::ListedEvent>) -> Self {
+        let (items, next) = first_items(page, EventView::of, |event| event.sequence);
         Self {
-            items: page.items.iter().map(EventView::of).collect(),
-            next: page.next.map(|next| Listing::Events.write(next)),
+            items,
+            next: next.map(|next| Listing::Events.write(next)),
         }
     }
 }
@@ -114,9 +156,10 @@ pub(super) struct DeliveryPage {
 
 impl DeliveryPage {
     pub(super) fn of(page: &Page<crate::store::ListedDelivery>) -> Self {
+        let (items, next) = first_items(page, DeliveryView::of, |delivery| delivery.id);
         Self {
-            items: page.items.iter().map(DeliveryView::of).collect(),
-            next: page.next.map(|next| Listing::Deliveries.write(next)),
+            items,
+            next: next.map(|next| Listing::Deliveries.write(next)),
         }
     }
 }

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::auth::{self, Access};
 use super::error::ApiError;
-use super::{Admin, actions, exposition, guard, health, openapi, page, reads, stream};
+use super::{Admin, actions, blocking, exposition, guard, health, openapi, page, reads, stream};
 
 /// The state that all handlers share.
 pub(super) struct Server {
@@ -60,6 +60,10 @@ pub(super) fn all(server: &Arc<Server>) -> Router {
         .route("/api/v1/openapi.json", get(openapi::document))
         .merge(page::views())
         .fallback(unknown)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(server),
+            blocking::answer_apart,
+        ))
         .layer(middleware::from_fn(guard::short_texts))
         .layer(middleware::from_fn_with_state(
             Arc::clone(server),

@@ -22,8 +22,8 @@ use super::batch::{Batch, Committed, MetaKey};
 use super::delivery::{AttemptLog, Claims, Finish};
 use super::error::StoreError;
 use super::listing::{
-    Collected, EventFilter, ListedDelivery, ListedEvent, Page, RecordedProblem, Replay, Selector,
-    Space, WebhookState,
+    Collected, EventFilter, ListedDelivery, ListedEvent, Page, PayloadPart, RecordedProblem,
+    Replay, Selector, Space, WebhookState,
 };
 use crate::config::Retention;
 use crate::domain::event::{Event, EventId};
@@ -255,6 +255,16 @@ pub trait Listing {
 
     /// Returns the bytes of a payload.
     fn payload(&self, hash: &ContentHash) -> Result<Option<Bytes>, StoreError>;
+
+    /// Returns at most `limit` bytes of a payload from a position, and the size of the whole payload.
+    ///
+    /// Reading the first part checks all bytes against the hash.
+    fn payload_part(
+        &self,
+        hash: &ContentHash,
+        position: u64,
+        limit: usize,
+    ) -> Result<Option<PayloadPart>, StoreError>;
 
     /// Returns the state of each webhook, by name.
     fn webhook_states(&self) -> Result<Vec<WebhookState>, StoreError>;

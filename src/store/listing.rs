@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::domain::delivery::State;
@@ -44,6 +45,15 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// The position that the next page ends before. `None` if no page follows.
     pub next: Option<i64>,
+}
+
+/// A part of a payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadPart {
+    /// The bytes from the position that was asked for. Empty after the end.
+    pub bytes: Bytes,
+    /// The size of the whole payload.
+    pub size: u64,
 }
 
 /// A delivery as the command line lists it.

@@ -41,8 +41,8 @@ pub use contract::{Answer, Backend, Delivering, Listing, Notice, Operating, Prog
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
 pub use listing::{
-    Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, Page, RecordedProblem,
-    Replay, Selector, Space, WebhookState,
+    Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, Page, PayloadPart,
+    RecordedProblem, Replay, Selector, Space, WebhookState,
 };
 pub(crate) use sqlite::lock::holder;
 

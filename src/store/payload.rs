@@ -1,12 +1,14 @@
 //! Payloads in memory: their check, compression and decompression.
 
 use std::cell::RefCell;
+use std::io::{self, Read as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::error::Fault;
+use super::listing::PayloadPart;
 use crate::domain::project::ContentHash;
 
 /// The total size up to which payloads are compressed without checking whether they are stored.
@@ -117,4 +119,38 @@ pub(super) fn restore(hash: &ContentHash, size: i64, compressed: &[u8]) -> Resul
         return Err(Fault::WrongPayload { hash: *hash });
     }
     Ok(Bytes::from(bytes))
+}
+
+/// Decompresses a part of a stored payload. Keeps nothing else of it in memory.
+///
+/// Reading the first part checks all bytes against the hash.
+pub(super) fn restore_part(
+    hash: &ContentHash,
+    size: i64,
+    compressed: &[u8],
+    (position, limit): (u64, usize),
+) -> Result<PayloadPart, Fault> {
+    let coding = |source| Fault::Coding {
+        hash: *hash,
+        source: Arc::new(source),
+    };
+    let decoder = || zstd::stream::read::Decoder::new(compressed).map_err(coding);
+    if position == 0 && hash_of(decoder()?).map_err(coding)? != *hash {
+        return Err(Fault::WrongPayload { hash: *hash });
+    }
+    let mut decoder = decoder()?;
+    io::copy(&mut (&mut decoder).take(position), &mut io::sink()).map_err(coding)?;
+    let mut bytes = Vec::new();
+    let mut part = decoder.take(limit as u64);
+    part.read_to_end(&mut bytes).map_err(coding)?;
+    Ok(PayloadPart {
+        bytes: Bytes::from(bytes),
+        size: u64::try_from(size).unwrap_or_default(),
+    })
+}
+
+fn hash_of(reader: impl io::Read) -> io::Result<ContentHash> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(reader)?;
+    Ok(ContentHash(*hasher.finalize().as_bytes()))
 }

@@ -1,6 +1,10 @@
 //! Clients that stall, send too much, or are too many.
 
+use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::process::Signal;
 
 use super::client::{TOKEN, bearer};
 use super::common::{Endpoint, wait_until, xml};
@@ -192,4 +196,98 @@ fn clients_without_the_token_close_no_connection_of_others() {
     home.write("sales/one/project.xml", &xml("One", "one", ""));
     stream.find(|message| message.name == "event");
     drop(idle);
+}
+
+#[test]
+fn health_answers_during_a_flood_of_connections() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let daemon = home.start();
+    let mut stream = server.stream(&[]);
+    assert_eq!(stream.next().unwrap().name, "ready");
+    // Many connections at once, as a busy machine accepts them: one of them asks for the health.
+    daemon.signal(Signal::STOP);
+    let mut crowd: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let mut probe = server.connect();
+    let request = format!("GET /healthz HTTP/1.1\r\n{HOST}\r\nconnection: close\r\n\r\n");
+    probe.write_all(request.as_bytes()).unwrap();
+    crowd.extend((0..100).map(|_| server.connect()));
+    daemon.signal(Signal::CONT);
+    let mut answer = String::new();
+    let _ = probe.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    drop(crowd);
+    let is_over = AtomicBool::new(false);
+    let n_connected = AtomicUsize::new(0);
+    // Silent ones, a part of a head, and heads that ask for the health endlessly.
+    let texts = [
+        "",
+        "GET /heal",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ];
+    let statuses = std::thread::scope(|scope| {
+        for text in texts {
+            let (server, is_over, n_connected) = (&server, &is_over, &n_connected);
+            scope.spawn(move || {
+                let mut open = VecDeque::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut client = server.connect();
+                    let _ = client.write_all(text.as_bytes());
+                    open.push_back(client);
+                    n_connected.fetch_add(1, Ordering::Relaxed);
+                    if open.len() > 200 {
+                        open.pop_front();
+                    }
+                }
+            });
+        }
+        wait_until("the flood", || {
+            (n_connected.load(Ordering::Relaxed) > 1_000).then_some(())
+        });
+        let probe = || server.send("GET", "/healthz", &[HOST], "").status;
+        let statuses: Vec<u16> = (0..50).map(|_| probe()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        statuses
+    });
+    assert_eq!(statuses, [200; 50]);
+    // A client with the token keeps its connection.
+    home.write("sales/one/project.xml", &xml("One", "one", ""));
+    stream.find(|message| message.name == "event");
+}
+
+#[test]
+fn downloads_that_nobody_reads_hold_no_payload() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let daemon = home.start();
+    // As large as a payload may get, and compressed to nearly nothing.
+    let content = xml("Large", "large", &"x".repeat(48 << 20));
+    home.write("sales/large/project.xml", &content);
+    let imports = "/api/v1/events?event=project-import";
+    let event = wait_until("the event", || {
+        let id = server.json(imports)["items"][0]["id"].clone();
+        id.as_str().map(str::to_owned)
+    });
+    let path = format!("/events/{event}/project.xml");
+    let head = format!("GET {path} HTTP/1.1\r\n{HOST}\r\n{}\r\n\r\n", bearer(TOKEN));
+    let mut unread = Vec::new();
+    for _ in 0..12 {
+        let mut client = server.connect();
+        client.write_all(head.as_bytes()).unwrap();
+        // A byte shows that the answer has begun.
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        unread.push(client);
+    }
+    let status = server.get("/api/v1/status");
+    assert_eq!(status.status, 200);
+    let held = super::memory_kib(&daemon, "RssAnon:");
+    assert!(held < 200 << 10, "{held} KiB");
+    // The next one is refused or gets every byte.
+    drop(unread);
+    let body = wait_until("a download", || {
+        let answer = server.get(&path);
+        (answer.status == 200).then_some(answer.body)
+    });
+    assert!(body == content, "{} bytes", body.len());
 }

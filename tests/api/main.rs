@@ -69,3 +69,11 @@ fn three_projects(home: &Home, server: &Server) {
         (n(&dead) == 3 && n(&delivered) == 6).then_some(())
     });
 }
+
+/// A field of the daemon's status in /proc, in KiB.
+fn memory_kib(daemon: &common::Daemon<'_>, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    let number = line.split_whitespace().nth(1).unwrap();
+    number.parse().unwrap()
+}

@@ -145,3 +145,30 @@ fn bad_filters_ids_and_cursors_are_refused_with_a_reason() {
         assert!(error.contains(reason), "{path}: {error}");
     }
 }
+
+#[test]
+fn a_page_of_large_items_is_short_and_its_cursor_goes_on() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    for n in 0..30 {
+        let name = format!("{n}{}", "x".repeat(60_000));
+        home.write(
+            &format!("sales/p{n}/project.xml"),
+            &xml(&name, &format!("p{n}"), ""),
+        );
+    }
+    good.wait_for(60);
+    let answer = server.get("/api/v1/events?limit=500");
+    assert_eq!(answer.status, 200);
+    let n_bytes = answer.body.len();
+    assert!(n_bytes < 1_300_000, "{n_bytes}");
+    let page = answer.json();
+    assert!(page["items"].as_array().unwrap().len() > 10);
+    assert!(page["next"].is_string());
+    let mut items = all(&server, "/api/v1/events?limit=500");
+    items.reverse();
+    assert_eq!(items.len(), 60);
+    let listed = home.json(&["events", "--limit", "100"]);
+    assert!(Value::Array(items) == listed);
+}

@@ -158,6 +158,31 @@ fn the_last_definition_stays_for_the_delete() {
 }
 
 #[test]
+fn a_payload_is_read_in_parts() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let text: String = (0..100_000).map(|n| format!("{n},")).collect();
+    store.record(one_event("a", &text, &["catalog"])).unwrap();
+    let listings = fixture.listings();
+    let (mut read, whole) = (Vec::new(), bytes(&text));
+    loop {
+        let position = read.len() as u64;
+        let part = listings.payload_part(&hash(&text), position, 100_000);
+        let part = part.unwrap().unwrap();
+        assert_eq!(part.size, whole.len() as u64);
+        if part.bytes.is_empty() {
+            break;
+        }
+        assert!(part.bytes.len() <= 100_000);
+        read.extend_from_slice(&part.bytes);
+    }
+    assert!(read == whole);
+    let after = listings.payload_part(&hash(&text), u64::MAX, 1).unwrap();
+    assert!(after.unwrap().bytes.is_empty());
+    assert_eq!(listings.payload_part(&hash("none"), 0, 1).unwrap(), None);
+}
+
+#[test]
 fn a_batch_inferred_from_another_record_is_refused() {
     let fixture = Fixture::new();
     let store = fixture.store();

@@ -21,7 +21,8 @@ use crate::store::contract::Listing;
 use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::listing::{
-    EventFilter, ListedDelivery, ListedEvent, Page, RecordedProblem, Selector, WebhookState,
+    EventFilter, ListedDelivery, ListedEvent, Page, PayloadPart, RecordedProblem, Selector,
+    WebhookState,
 };
 use crate::store::payload;
 
@@ -200,6 +201,28 @@ impl Listing for PostgresListings {
             };
             let size = row::number(found, 0)?;
             payload::restore(hash, size, found.try_get(1)?).map(Some)
+        })
+    }
+
+    fn payload_part(
+        &self,
+        hash: &ContentHash,
+        position: u64,
+        limit: usize,
+    ) -> Result<Option<PayloadPart>, StoreError> {
+        self.read(async |session, repository| {
+            let rows = session
+                .rows(statement!(
+                    "SELECT size, compressed FROM payloads WHERE repository = $1 AND hash = $2",
+                    repository,
+                    hash.0.to_vec()
+                ))
+                .await?;
+            let Some(found) = rows.first() else {
+                return Ok(None);
+            };
+            let (size, range) = (row::number(found, 0)?, (position, limit));
+            payload::restore_part(hash, size, found.try_get(1)?, range).map(Some)
         })
     }
 

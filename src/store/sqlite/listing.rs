@@ -22,7 +22,8 @@ use crate::store::contract::Listing;
 use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::listing::{
-    EventFilter, ListedDelivery, ListedEvent, Page, RecordedProblem, Selector, WebhookState,
+    EventFilter, ListedDelivery, ListedEvent, Page, PayloadPart, RecordedProblem, Selector,
+    WebhookState,
 };
 
 /// A connection for reading.
@@ -164,6 +165,15 @@ impl Listing for SqliteListings {
 
     fn payload(&self, hash: &ContentHash) -> Result<Option<Bytes>, StoreError> {
         self.read(|connection| payload::get(connection, hash))
+    }
+
+    fn payload_part(
+        &self,
+        hash: &ContentHash,
+        position: u64,
+        limit: usize,
+    ) -> Result<Option<PayloadPart>, StoreError> {
+        self.read(|connection| payload::part(connection, hash, position, limit))
     }
 
     fn webhook_states(&self) -> Result<Vec<WebhookState>, StoreError> {

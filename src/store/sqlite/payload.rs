@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::row;
 use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
+use crate::store::listing::PayloadPart;
 use crate::store::payload::{self, Given};
 
 /// Returns for each of these payloads whether it is stored.
@@ -84,14 +85,34 @@ pub(super) fn set_identity(
 
 /// Reads the bytes of a payload.
 pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<Bytes>, Fault> {
-    let found: Option<(i64, Vec<u8>)> = connection
+    let found = compressed(connection, hash)?;
+    let restore = |(size, compressed): (i64, Vec<u8>)| payload::restore(hash, size, &compressed);
+    found.map(restore).transpose()
+}
+
+/// Reads at most `limit` bytes of a payload from a position.
+pub(super) fn part(
+    connection: &Connection,
+    hash: &ContentHash,
+    position: u64,
+    limit: usize,
+) -> Result<Option<PayloadPart>, Fault> {
+    let found = compressed(connection, hash)?;
+    let restore = |(size, compressed): (i64, Vec<u8>)| {
+        payload::restore_part(hash, size, &compressed, (position, limit))
+    };
+    found.map(restore).transpose()
+}
+
+/// Reads the size and the compressed bytes of a payload.
+fn compressed(
+    connection: &Connection,
+    hash: &ContentHash,
+) -> Result<Option<(i64, Vec<u8>)>, Fault> {
+    Ok(connection
         .prepare_cached("SELECT size, compressed FROM payloads WHERE hash = ?1")?
         .query_row([&hash.0[..]], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((size, compressed)) = found else {
-        return Ok(None);
-    };
-    payload::restore(hash, size, &compressed).map(Some)
+        .optional()?)
 }
 
 /// Removes a payload if no event and no definition has it. Returns its size if it was removed.
