@@ -12,6 +12,7 @@ mod generate;
 mod init;
 mod listen;
 mod manual;
+mod migrate_store;
 mod output;
 mod reload;
 mod replay;
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
 use crate::os::HeldSignals;
-use crate::store::{Listings, OpenError};
+use crate::store::{Listings, OpenError, TransferError};
 
 /// Exit status: the command succeeded.
 const DONE: u8 = 0;
@@ -100,6 +101,8 @@ enum Command {
     Deliveries(deliveries::DeliveriesArguments),
     /// List the webhooks; enable, disable or test one
     Webhooks(webhooks::WebhooksArguments),
+    /// Move the recorded state from SQLite to PostgreSQL, or back
+    MigrateStore(migrate_store::MigrateStoreArguments),
     /// Receive callbacks on this machine, print them and verify their signatures
     Listen(listen::ListenArguments),
     /// Print the JSON Schema of config.yaml, or of the body of `format: json`
@@ -142,11 +145,19 @@ pub fn main() -> ExitCode {
             // Each problem already starts with the path of its file.
             let (status, said) = match error.downcast_ref::<Problems>() {
                 Some(problems) => (CONFIGURATION, problems.to_string()),
-                None => (FAILED, failure(&error)),
+                None => (status_of(&error), failure(&error)),
             };
             let _ = writeln!(std::io::stderr(), "{said}");
             ExitCode::from(status)
         }
+    }
+}
+
+/// The exit status after an error that ended a command.
+fn status_of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<TransferError>() {
+        Some(TransferError::Open(OpenError::Held { .. } | OpenError::Leased { .. })) => HELD,
+        _ => FAILED,
     }
 }
 
@@ -225,6 +236,12 @@ fn dispatch(arguments: &Arguments, held: &HeldSignals) -> anyhow::Result<u8> {
             };
             printing(|out| webhooks::run(webhooks, &config, Clock::start(), &style(), out))
         }
+        Command::MigrateStore(arguments) => {
+            let config = inspected(config)?;
+            printing(|out| {
+                migrate_store::run(arguments, &config, out, &mut std::io::stderr().lock())
+            })
+        }
         Command::Schema { document } => printing(|out| {
             output::print_json(out, &document.schema())?;
             Ok(DONE)
@@ -238,19 +255,22 @@ fn dispatch(arguments: &Arguments, held: &HeldSignals) -> anyhow::Result<u8> {
             generate::manual_page(*section, out)?;
             Ok(DONE)
         }),
-        Command::Listen(listen) => {
-            let clock = Clock::start();
-            runtime()?.block_on(listen::run(
-                listen,
-                move || clock.now(),
-                &style(),
-                CancellationToken::new(),
-                &mut std::io::stdout(),
-                &mut std::io::stderr(),
-            ))?;
-            Ok(DONE)
-        }
+        Command::Listen(listen) => receive(listen),
     }
+}
+
+/// Runs the receiver until a signal.
+fn receive(arguments: &listen::ListenArguments) -> anyhow::Result<u8> {
+    let clock = Clock::start();
+    runtime()?.block_on(listen::run(
+        arguments,
+        move || clock.now(),
+        &style(),
+        CancellationToken::new(),
+        &mut std::io::stdout(),
+        &mut std::io::stderr(),
+    ))?;
+    Ok(DONE)
 }
 
 /// Reads the configuration for a command that sends nothing and needs no secrets.

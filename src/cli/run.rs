@@ -131,8 +131,11 @@ pub(super) fn run(
             tracing::error!("{}", chain(&error));
             HELD
         }
-        Err(error @ DaemonError::HeldRemovals { .. }) => {
-            tracing::error!("{error}");
+        Err(
+            error @ (DaemonError::HeldRemovals { .. }
+            | DaemonError::Open(OpenError::Left { .. } | OpenError::Arriving { .. })),
+        ) => {
+            tracing::error!("{}", chain(&error));
             CONFIGURATION
         }
         Err(error) => {

@@ -109,6 +109,26 @@ pub enum OpenError {
         /// The process that has the lease.
         holder: String,
     },
+    /// The state was moved to another place.
+    #[error(
+        "the state in {location} was moved to {to}: set `store` to that place, or move the state back with `project-webhooks migrate-store`"
+    )]
+    Left {
+        /// The former place of the state.
+        location: String,
+        /// The place of the state.
+        to: String,
+    },
+    /// The state is an incomplete copy.
+    #[error(
+        "{location} has an incomplete copy of the state in {from}: run `project-webhooks migrate-store` again to complete it"
+    )]
+    Arriving {
+        /// The place of the copy.
+        location: String,
+        /// The place of the state.
+        from: String,
+    },
     /// An operation of the operating system failed.
     #[error("cannot {what} {path}")]
     Io {

@@ -14,7 +14,7 @@
 //! Modules: `contract` has the operations and their promises. [`batch`](Batch), `delivery`,
 //! `listing` and `error` have their types. `sqlite` and `postgres` implement it, and only
 //! they use SQL. `tests/store` tests both. They share `values`, `payload`, `answer` and `garbage`.
-//! [`Store::open`] and [`Store::connect`] open them, and so do those of [`Listings`] and [`Operations`].
+//! `transfer` moves a state from one to the other. [`Store::open`] and [`Store::connect`] open them, and so do those of [`Listings`] and [`Operations`].
 
 mod answer;
 mod batch;
@@ -26,6 +26,7 @@ mod listing;
 mod payload;
 mod postgres;
 mod sqlite;
+mod transfer;
 mod values;
 
 use std::ops::{Deref, DerefMut};
@@ -45,6 +46,7 @@ pub use listing::{
     RecordedProblem, Replay, Selector, Space, WebhookState,
 };
 pub(crate) use sqlite::lock::holder;
+pub use transfer::{Copied, TransferError, Transferred};
 
 /// The daemon's handle to the store. Its clones share one store.
 ///
@@ -154,4 +156,30 @@ impl DerefMut for Operations {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut *self.0
     }
+}
+
+/// Moves the state of a state directory to PostgreSQL. No daemon may use either.
+pub fn move_to_postgres(
+    state_dir: &Path,
+    settings: &Postgres,
+    copied: Copied<'_>,
+) -> Result<Transferred, TransferError> {
+    let mut source = sqlite::SqliteSide::source(state_dir)?;
+    let mut target = postgres::PostgresSide::target(settings)?;
+    transfer::transfer(&mut source, &mut target, new_id(), copied)
+}
+
+/// Moves the state of a repository in PostgreSQL to a state directory. No daemon may use either.
+pub fn move_to_sqlite(
+    settings: &Postgres,
+    state_dir: &Path,
+    copied: Copied<'_>,
+) -> Result<Transferred, TransferError> {
+    let mut source = postgres::PostgresSide::source(settings)?;
+    let mut target = sqlite::SqliteSide::target(state_dir)?;
+    transfer::transfer(&mut source, &mut target, new_id(), copied)
+}
+
+fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
 }

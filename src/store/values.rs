@@ -99,6 +99,11 @@ pub(super) fn hash(what: &str, bytes: &[u8]) -> Result<ContentHash, Fault> {
         })
 }
 
+/// The hash of a text that may be too long for an index.
+pub(super) fn indexed(text: &str) -> Vec<u8> {
+    ContentHash::of(text.as_bytes()).0.to_vec()
+}
+
 /// Parses the state of a delivery.
 pub(super) fn state(what: &str, text: &str) -> Result<State, Fault> {
     word(what, text, State::from_word)

@@ -9,6 +9,7 @@ use super::connect::{self, open_error};
 use super::row;
 use super::schema::{self, Found};
 use super::session::{Session, statement};
+use super::transfer;
 use crate::config::Postgres;
 use crate::store::error::{Fault, OpenError, StoreError};
 
@@ -24,6 +25,17 @@ pub(super) struct Client {
 impl Client {
     /// Connects to a database with the current tables, which a daemon made.
     pub(super) fn connect(settings: &Postgres) -> Result<Self, OpenError> {
+        let client = Self::connect_for_transfer(settings)?;
+        let refused = client.runtime.block_on(async {
+            let mut session = Session::of(&client.pool).await?;
+            transfer::refuse(&mut session, client.repository, &client.location).await
+        });
+        refused.map_err(|fault| open_error(&client.location, fault))??;
+        Ok(client)
+    }
+
+    /// Connects also to a state that is moved.
+    pub(super) fn connect_for_transfer(settings: &Postgres) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);
         let runtime = tokio::runtime::Builder::new_current_thread()

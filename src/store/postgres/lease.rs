@@ -99,7 +99,7 @@ impl Lease {
     }
 
     /// Gives the lease back, so that another process need not wait for its end.
-    async fn give_back(&self, pool: &Pool) -> Result<(), Fault> {
+    pub(super) async fn give_back(&self, pool: &Pool) -> Result<(), Fault> {
         let mut session = Session::of(pool).await?;
         session
             .rows(statement!(

@@ -20,6 +20,7 @@
 //! - `retention` removes old rows.
 //! - `client` connects the command line, with `listing`, `operations` and `replay`.
 //! - `changes` tells daemons of an operator's changes.
+//! - `transfer` reads and writes all rows, to move a state.
 
 mod changes;
 mod client;
@@ -40,6 +41,7 @@ mod retention;
 mod row;
 mod schema;
 mod session;
+mod transfer;
 mod webhooks;
 mod worker;
 mod write;
@@ -61,6 +63,7 @@ pub(super) use self::listing::PostgresListings;
 pub(super) use self::operations::PostgresOperations;
 use self::record::Doubt;
 use self::session::{Session, statement};
+pub(super) use self::transfer::PostgresSide;
 use self::worker::Worker;
 use super::contract::{Backend, Notice};
 use super::error::{Fault, OpenError, StoreError};
@@ -95,31 +98,86 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The key of the fingerprints of settings.
 ///
-/// Whoever has a copy of the database must not be able to guess secrets by the fingerprints. So one
-/// half of the key is in the database, and the other half is its password, which all processes have.
+/// Whoever has a copy of the database must not be able to guess secrets by the fingerprints. So the
+/// database has the key encrypted by its password, which all processes have: a random salt, and the
+/// key XOR a hash of both.
 #[derive(Clone, Copy)]
 struct FingerprintKey([u8; 32]);
 
 impl FingerprintKey {
     fn new(stored: &[u8], settings: &Postgres) -> Self {
+        let (salt, encrypted) = stored.split_at_checked(SALT).unwrap_or((stored, &[]));
+        let mut key = Self::mask(salt, settings);
+        for (byte, encrypted) in key.iter_mut().zip(encrypted) {
+            *byte ^= encrypted;
+        }
+        Self(key)
+    }
+
+    /// The key as the database has it, with a new salt.
+    fn stored(&self, settings: &Postgres) -> Vec<u8> {
+        let mut stored = random().to_vec();
+        let mask = Self::mask(&stored, settings);
+        stored.extend(self.0.iter().zip(mask).map(|(byte, mask)| byte ^ mask));
+        stored
+    }
+
+    fn mask(salt: &[u8], settings: &Postgres) -> [u8; 32] {
         let password = settings.password.as_ref();
         let password = password.map_or("", |password| password.expose_secret());
         let mut hasher =
             blake3::Hasher::new_derive_key("project-webhooks fingerprints of settings");
-        hasher.update(&(stored.len() as u64).to_le_bytes());
-        hasher.update(stored).update(password.as_bytes());
-        Self(*hasher.finalize().as_bytes())
+        hasher.update(&(salt.len() as u64).to_le_bytes());
+        hasher.update(salt).update(password.as_bytes());
+        *hasher.finalize().as_bytes()
     }
 
     /// The fingerprint as it is stored.
     fn keyed(&self, fingerprint: &[u8; 32]) -> [u8; 32] {
         *blake3::keyed_hash(&self.0, fingerprint).as_bytes()
     }
+
+    /// The key of another store, for a state that moves.
+    fn of_bytes(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
+    fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+}
+
+/// The length of the salt.
+const SALT: usize = 32;
+
+/// Returns 32 random bytes.
+fn random() -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for _ in 0..3 {
+        hasher.update(uuid::Uuid::new_v4().as_bytes());
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// Whether a state is opened for work, or to be moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Work,
+    Transfer,
 }
 
 impl PostgresStore {
     /// Connects, creates or migrates the tables, and gets the lease on the repository.
     pub(super) fn connect(settings: &Postgres) -> Result<Self, OpenError> {
+        Self::connect_for(settings, Purpose::Work)
+    }
+
+    /// Connects to a state that is moved.
+    fn connect_for_transfer(settings: &Postgres) -> Result<Self, OpenError> {
+        Self::connect_for(settings, Purpose::Transfer)
+    }
+
+    fn connect_for(settings: &Postgres, purpose: Purpose) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);
         let worker = Worker::start().map_err(|source| OpenError::Io {
@@ -130,7 +188,7 @@ impl PostgresStore {
         let opened = worker.run_blocking({
             let (settings, config, location) =
                 (settings.clone(), config.clone(), Arc::clone(&location));
-            async move { Ok(open(&settings, config, location).await) }
+            async move { Ok(open(&settings, config, location, purpose).await) }
         });
         let shared = opened.map_err(|fault| open_error(&location, fault))??;
         let store = Self {
@@ -213,11 +271,12 @@ async fn open(
     settings: &Postgres,
     config: Config,
     location: Arc<str>,
+    purpose: Purpose,
 ) -> Result<Shared, OpenError> {
     let pool = connect::pool(settings, config, &location)?;
     schema::migrate(&pool, &location).await?;
     let fault = |fault| open_error(&location, fault);
-    let (repository, stored_key) = register(&pool, &settings.repository).await.map_err(fault)?;
+    let (repository, stored_key) = register(&pool, settings).await.map_err(fault)?;
     let name = lease::name();
     let attempt = lease::acquire(&pool, repository, &name, settings.lease).await;
     let lease = match attempt.map_err(fault)? {
@@ -230,6 +289,14 @@ async fn open(
             });
         }
     };
+    if purpose == Purpose::Work {
+        let mut session = Session::of(&pool).await.map_err(fault)?;
+        let marked = transfer::refuse(&mut session, repository, &location).await;
+        if let Err(error) = marked.map_err(fault)? {
+            lease.give_back(&pool).await.map_err(fault)?;
+            return Err(error);
+        }
+    }
     Ok(Shared {
         pool,
         location,
@@ -244,23 +311,21 @@ async fn open(
 }
 
 /// Returns the number of the repository and its half of the key. Inserts its row if it is missing.
-async fn register(pool: &Pool, name: &str) -> Result<(i32, Vec<u8>), Fault> {
+async fn register(pool: &Pool, settings: &Postgres) -> Result<(i32, Vec<u8>), Fault> {
+    let name = &settings.repository;
     let mut session = Session::of(pool).await?;
-    let key: Vec<u8> = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
-        .iter()
-        .flat_map(|part| *part.as_bytes())
-        .collect();
+    let key = FingerprintKey(random()).stored(settings);
     let answers = session
         .pipeline(vec![
             statement!(
                 "INSERT INTO repositories (name, fingerprint_key) VALUES ($1, $2) \
                  ON CONFLICT DO NOTHING",
-                name.to_owned(),
+                name.clone(),
                 key
             ),
             statement!(
                 "SELECT id, fingerprint_key FROM repositories WHERE name = $1",
-                name.to_owned()
+                name.clone()
             ),
         ])
         .await?;

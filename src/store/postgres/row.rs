@@ -50,11 +50,6 @@ pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// The hash of a text that may be too long for an index.
-pub(super) fn indexed(text: &str) -> Vec<u8> {
-    ContentHash::of(text.as_bytes()).0.to_vec()
-}
-
 /// Splits keys into the arrays of a statement.
 pub(super) fn arrays<'a>(
     keys: impl IntoIterator<Item = &'a ProjectKey>,

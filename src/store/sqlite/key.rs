@@ -38,22 +38,29 @@ impl FingerprintKey {
             Err(source) => return Err(io("read the key", source)),
         }
         let key = random().map_err(|source| io("get random bytes for", source))?;
-        OpenOptions::new()
+        Self::write(directory, key).or_else(|source| match source.kind() {
+            // A start on a full disk needs no key: it counts webhooks as changed.
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Ok(Self(key)),
+            _ => Err(io("write the key", source)),
+        })
+    }
+
+    /// Writes a key, which replaces the present one.
+    pub(super) fn write(directory: &Path, key: [u8; 32]) -> io::Result<Self> {
+        let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| {
-                file.write_all(&key)?;
-                file.sync_all()
-            })
-            .or_else(|source| match source.kind() {
-                // A start on a full disk needs no key: it counts webhooks as changed.
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Ok(()),
-                _ => Err(io("write the key", source)),
-            })?;
+            .open(directory.join(KEY_FILE))?;
+        file.write_all(&key)?;
+        file.sync_all()?;
         Ok(Self(key))
+    }
+
+    /// The key itself, for a state that moves.
+    pub(super) fn bytes(&self) -> [u8; 32] {
+        self.0
     }
 
     /// The fingerprint as it is stored.

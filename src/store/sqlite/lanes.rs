@@ -39,8 +39,8 @@ pub(super) struct LaneEntry {
     pub(super) key: ProjectKey,
     pub(super) state: State,
     pub(super) n_redeliveries: u32,
-    /// The project id, if the delivery is a delete.
-    deletes: Option<String>,
+    /// The hash of the project id, if the delivery is a delete.
+    deletes: Option<Vec<u8>>,
 }
 
 impl LaneEntry {
@@ -73,7 +73,7 @@ pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fa
     };
     let mut waiting = connection.prepare_cached(WAITING_FOR_A_DELETE)?;
     let lanes: BTreeSet<ProjectKey> = waiting
-        .query_map([&before.webhook, project_id], |row| {
+        .query_map(params![before.webhook, project_id], |row| {
             Ok(ProjectKey::new(
                 row.get::<_, String>(0)?,
                 row.get::<_, String>(1)?,

@@ -13,7 +13,7 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::select::Conditions;
 use super::transaction::consistently;
-use super::{listeners, pages, payload, problems, recorded, row, schema, webhooks};
+use super::{listeners, pages, payload, problems, recorded, row, schema, transfer, webhooks};
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
 use crate::store::answer;
@@ -36,6 +36,7 @@ impl SqliteListings {
     /// Opens the state in a directory for reading, with or without a running daemon.
     pub(in crate::store) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_for_reading(state_dir)?;
+        transfer::refuse(&connection, &schema::database(state_dir))?;
         let path = schema::database(state_dir);
         Ok(Self {
             connection,

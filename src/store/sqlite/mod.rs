@@ -24,6 +24,7 @@
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows. `expiry` gives up pending deliveries. `room` says how many rows to
 //!   remove for some space.
+//! - `transfer` reads and writes all rows, to move a state.
 //! - `listing`, `select`, `operations` and `replay` are for the command line.
 //! - All of them use `row` and `error`.
 
@@ -58,6 +59,7 @@ mod statement_tests;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod transfer;
 mod webhooks;
 mod writer;
 
@@ -78,6 +80,7 @@ pub(super) use listing::SqliteListings;
 pub(super) use operations::SqliteOperations;
 use reader::Reader;
 use reserve::Reserve;
+pub(super) use transfer::SqliteSide;
 use writer::Writer;
 
 /// The open database.
@@ -139,6 +142,7 @@ impl SqliteStore {
         let lock = lock::StateLock::take(state_dir)?;
         let key = FingerprintKey::read_or_create(state_dir)?;
         let for_writing = schema::open_and_migrate(state_dir)?;
+        transfer::refuse(&for_writing, &schema::database(state_dir))?;
         let for_checkpoints = schema::open_for_checkpoints(state_dir)?;
         let for_reading = schema::open_for_reading(state_dir)?;
         let (reader, reads) = Reader::new(

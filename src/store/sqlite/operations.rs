@@ -13,7 +13,7 @@ use rusqlite::{Connection, params, params_from_iter};
 use super::lanes::{self, LaneEntry};
 use super::retention::Removal;
 use super::transaction::transact;
-use super::{replay, retention, row, schema, webhooks};
+use super::{replay, retention, row, schema, transfer, webhooks};
 use crate::domain::delivery::State;
 use crate::store::contract::{Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
@@ -36,6 +36,7 @@ impl SqliteOperations {
     /// Opens the state in a directory. Does not create or migrate it.
     pub(in crate::store) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_for_writing(state_dir)?;
+        transfer::refuse(&connection, &schema::database(state_dir))?;
         let path = schema::database(state_dir);
         Ok(Self {
             connection,

@@ -50,14 +50,12 @@ pub(super) fn insert(
         &key.project,
     ])?;
     let is_delete = event.kind.is_delete();
+    let project_id = (is_delete || new.is_arrival).then(|| row::indexed(&new.project_id));
     let waits = new.is_arrival
         && !is_delete
-        && connection.prepare_cached(DELETES_ELSEWHERE)?.exists([
-            webhook,
-            &new.project_id,
-            &key.organization,
-            &key.project,
-        ])?;
+        && connection
+            .prepare_cached(DELETES_ELSEWHERE)?
+            .exists(params![webhook, project_id, key.organization, key.project,])?;
     let is_head = !is_behind && !waits;
     connection
         .prepare_cached(
@@ -76,7 +74,7 @@ pub(super) fn insert(
             row::milliseconds_up(due),
             row::milliseconds(now),
             is_delete,
-            (is_delete || waits).then_some(&new.project_id),
+            project_id.filter(|_| is_delete || waits),
         ])?;
     Ok(is_head)
 }

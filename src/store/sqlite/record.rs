@@ -99,14 +99,14 @@ pub(super) fn record(
 /// sent would be recorded for another one. A listing could skip events after the last one it showed.
 #[derive(Clone, Copy)]
 pub(super) struct NextNumbers {
-    sequence: i64,
+    pub(super) sequence: i64,
     pub(super) delivery: i64,
     /// The lowest repetition for the id of a new event.
     ///
     /// It is greater than the repetitions of all removed events, so a new event never gets the id of
     /// a removed one. This single number covers all events. It changes about once in a retention
     /// time.
-    repetition: u32,
+    pub(super) repetition: u32,
 }
 
 impl NextNumbers {

@@ -241,7 +241,7 @@ fn again(
             now,
             lane.key.organization,
             lane.key.project,
-            project_id.map(|(_, id)| id.to_lowercase()),
+            project_id.map(|(_, id)| row::indexed(&id.to_lowercase())),
         ])?;
     lanes::enter_lane(connection, delivery, &lane)
 }

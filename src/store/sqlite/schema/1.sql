@@ -139,9 +139,9 @@ CREATE TABLE deliveries (
     -- Whether it is the oldest pending one of its webhook and project, the one that may be sent.
     is_head      INTEGER NOT NULL CHECK (NOT is_head OR state = 'pending'),
     is_delete    INTEGER NOT NULL,
-    -- The project id of a delete, and of a delivery that waits for a delete of the same id in
-    -- another lane, or that was replayed; else null.
-    project_id   TEXT,
+    -- The hash of the project id of a delete, and of a delivery that waits for a delete of the same
+    -- id in another lane, or that was replayed; else null.
+    project_id   BLOB,
     origin       TEXT    NOT NULL,
     n_attempts   INTEGER NOT NULL DEFAULT 0,
     -- The attempts made before the schedule was last started over.
@@ -156,7 +156,7 @@ CREATE TABLE deliveries (
     finished_ms  INTEGER,
     last_status  INTEGER,
     last_error   TEXT,
-    -- Whether a replay made it, after its event was recorded.
+    -- Whether its id is outside the range of its event, because a replay or a move made it.
     is_replay    INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 -- Claims read these alone, so that a million pending deliveries cost no more than ten.

@@ -1,0 +1,454 @@
+//! The state in PostgreSQL as the source or the target of a transfer.
+//!
+//! Constraint: this process has the lease on the repository, and each write checks its epoch. A command
+//! for deliveries may still change a source, which [`Side::version`] shows.
+
+use tokio_postgres::Row as Found;
+
+use super::session::{LOCK_AS_HOLDER, Session, Statement, Value, statement};
+use super::{FingerprintKey, PostgresStore, Shared, row};
+use crate::config::Postgres;
+use crate::store::contract::Backend;
+use crate::store::error::{Fault, OpenError, StoreError};
+use crate::store::transfer::{
+    Cell, Kind, MARK, Mark, Numbers, Row, Rows, Side, TABLES, Table, identity,
+};
+
+/// The maximum number of rows of a page.
+const ROWS_MAX: usize = 1_000;
+
+/// The number of bytes of the largest column after which a page ends.
+const BYTES_MAX: i64 = 4 << 20;
+
+/// The columns that the target computes from the text of another column, or from the document.
+const COMPUTED: [(&str, &str); 3] = [
+    ("files", "path_hash"),
+    ("problems", "path_hash"),
+    ("files", "identity"),
+];
+
+/// The state of a repository, without a daemon.
+pub(in crate::store) struct PostgresSide {
+    store: PostgresStore,
+    settings: Postgres,
+}
+
+impl PostgresSide {
+    /// Opens the state that leaves. Its tables must exist.
+    pub(in crate::store) fn source(settings: &Postgres) -> Result<Self, OpenError> {
+        // Reports missing tables and a missing repository, and creates neither.
+        drop(super::client::Client::connect_for_transfer(settings)?);
+        Self::target(settings)
+    }
+
+    /// Opens the state that rows go to. Creates its tables if they are missing.
+    pub(in crate::store) fn target(settings: &Postgres) -> Result<Self, OpenError> {
+        Ok(Self {
+            store: PostgresStore::connect_for_transfer(settings)?,
+            settings: settings.clone(),
+        })
+    }
+
+    fn repository(&self) -> i32 {
+        self.store.shared.lease.repository
+    }
+
+    fn rows(&self, statement: Statement) -> Result<Vec<Found>, StoreError> {
+        self.store.run_blocking(|shared| async move {
+            let mut session = Session::of(&shared.pool).await?;
+            session.rows(statement).await
+        })
+    }
+
+    /// Commits statements while this process has the lease.
+    fn write(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.store.run_blocking(|shared| async move {
+            let mut session = Session::of(&shared.pool).await?;
+            let result = write(&shared, &mut session, statements).await;
+            session.end(result).await
+        })
+    }
+}
+
+/// Begins a transaction that checks the epoch.
+async fn begin(shared: &Shared, session: &mut Session) -> Result<(), Fault> {
+    let lock = statement!(LOCK_AS_HOLDER, shared.lease.repository, shared.lease.epoch);
+    // Removing a large state takes long.
+    let patience = statement!("SET LOCAL statement_timeout = 0");
+    let answers = session.begin("BEGIN", vec![patience, lock]).await?;
+    match answers.get(1) {
+        Some(found) if !found.is_empty() => Ok(()),
+        _ => Err(Fault::Fenced),
+    }
+}
+
+async fn write(
+    shared: &Shared,
+    session: &mut Session,
+    statements: Vec<Statement>,
+) -> Result<(), Fault> {
+    begin(shared, session).await?;
+    session.commit(statements).await?;
+    Ok(())
+}
+
+/// Returns an error if a transfer keeps this state from being used.
+pub(super) async fn refuse(
+    session: &mut Session,
+    repository: i32,
+    location: &str,
+) -> Result<Result<(), OpenError>, Fault> {
+    let rows = session.rows(read_mark(repository)).await?;
+    Ok(match rows.first() {
+        Some(found) => OpenError::of_mark(&row::text(found, 0)?, location),
+        None => Ok(()),
+    })
+}
+
+fn read_mark(repository: i32) -> Statement {
+    statement!(
+        "SELECT value FROM meta WHERE repository = $1 AND key = $2",
+        repository,
+        MARK
+    )
+}
+
+fn write_mark(repository: i32, mark: &Mark) -> Result<Statement, Fault> {
+    Ok(statement!(
+        "INSERT INTO meta (repository, key, value) VALUES ($1, $2, $3) \
+         ON CONFLICT (repository, key) DO UPDATE SET value = excluded.value",
+        repository,
+        MARK,
+        row::to_json("the mark of the transfer", mark)?
+    ))
+}
+
+/// The key of a table here. Long texts are in it by their hash.
+fn key_of(table: &Table) -> Vec<&'static str> {
+    let is_hashed = COMPUTED.contains(&(table.name, "path_hash"));
+    let names = table.key.iter();
+    names
+        .map(|name| match *name {
+            "path" if is_hashed => "path_hash",
+            name => name,
+        })
+        .collect()
+}
+
+/// The type of a column of the key.
+fn kind_of(table: &Table, name: &str) -> Kind {
+    let column = table.columns.iter().find(|(column, _)| *column == name);
+    column.map_or(Kind::Bytes, |(_, kind)| *kind)
+}
+
+fn value(cell: &Cell) -> Value {
+    match cell {
+        Cell::Null => Box::new(None::<i64>),
+        Cell::Integer(number) => Box::new(*number),
+        Cell::Text(text) => Box::new(text.clone()),
+        Cell::Bytes(bytes) => Box::new(bytes.clone()),
+    }
+}
+
+fn select(repository: i32, table: &Table, after: Option<&[Cell]>) -> Statement {
+    let key = key_of(table);
+    let columns: Vec<String> = table
+        .columns
+        .iter()
+        .map(|(name, kind)| match kind {
+            Kind::Boolean => format!("\"{name}\"::int::bigint AS \"{name}\""),
+            Kind::Small => format!("\"{name}\"::bigint AS \"{name}\""),
+            Kind::Integer | Kind::Text | Kind::Bytes => format!("\"{name}\""),
+        })
+        .collect();
+    let (columns, keys) = (columns.join(", "), key.join(", "));
+    let mut values: Vec<Value> = vec![Box::new(repository)];
+    let mut condition = "repository = $1".to_owned();
+    if table.name == "meta" {
+        condition.push_str(&format!(" AND key <> '{MARK}'"));
+    }
+    if let Some(after) = after {
+        let numbers: Vec<String> = (2..after.len().saturating_add(2))
+            .map(|number| format!("${number}"))
+            .collect();
+        condition.push_str(&format!(" AND ({keys}) > ({})", numbers.join(", ")));
+        values.extend(after.iter().map(value));
+    }
+    // The keys are last, under other names.
+    let last: Vec<String> = key
+        .iter()
+        .map(|name| format!("{name} AS k_{name}"))
+        .collect();
+    let last = last.join(", ");
+    let sql = match table.large {
+        None => format!(
+            "SELECT {columns}, {last} FROM {} WHERE {condition} ORDER BY {keys} LIMIT {ROWS_MAX}",
+            table.name
+        ),
+        // The lengths are known without the bytes. One row is in each page, whatever its size.
+        Some(large) => format!(
+            "SELECT {columns}, {last} FROM {0} WHERE {condition} AND ({keys}) <= (SELECT {keys} FROM \
+             (SELECT {keys}, sum(octet_length({large})) OVER (ORDER BY {keys}) - \
+             octet_length({large}) AS before FROM {0} WHERE {condition} ORDER BY {keys} \
+             LIMIT {ROWS_MAX}) AS s WHERE before <= {BYTES_MAX} ORDER BY before DESC, \
+             ({keys}) DESC LIMIT 1) ORDER BY {keys}",
+            table.name
+        ),
+    };
+    (sql.into(), values)
+}
+
+fn cell(found: &Found, at: usize, kind: Kind) -> Result<Cell, Fault> {
+    Ok(match kind {
+        Kind::Integer | Kind::Small | Kind::Boolean => found
+            .try_get::<_, Option<i64>>(at)?
+            .map_or(Cell::Null, Cell::Integer),
+        Kind::Text => found
+            .try_get::<_, Option<String>>(at)?
+            .map_or(Cell::Null, Cell::Text),
+        Kind::Bytes => found
+            .try_get::<_, Option<Vec<u8>>>(at)?
+            .map_or(Cell::Null, Cell::Bytes),
+    })
+}
+
+/// The values of a column as an array.
+fn array(rows: &[Row], at: usize, kind: Kind) -> Value {
+    let cells = || rows.iter().map(|row| row.get(at));
+    match kind {
+        Kind::Integer | Kind::Small | Kind::Boolean => Box::new(
+            cells()
+                .map(|cell| match cell {
+                    Some(Cell::Integer(number)) => Some(*number),
+                    _ => None,
+                })
+                .collect::<Vec<_>>(),
+        ),
+        Kind::Text => Box::new(
+            cells()
+                .map(|cell| match cell {
+                    Some(Cell::Text(text)) => Some(text.clone()),
+                    _ => None,
+                })
+                .collect::<Vec<_>>(),
+        ),
+        Kind::Bytes => Box::new(
+            cells()
+                .map(|cell| match cell {
+                    Some(Cell::Bytes(bytes)) => Some(bytes.clone()),
+                    _ => None,
+                })
+                .collect::<Vec<_>>(),
+        ),
+    }
+}
+
+/// The computed columns of these rows: names and values.
+fn computed(table: &Table, rows: &[Row]) -> Result<Vec<(&'static str, Value)>, Fault> {
+    let of_table = COMPUTED.iter().filter(|(name, _)| *name == table.name);
+    let path = table.columns.iter().position(|(name, _)| *name == "path");
+    of_table
+        .map(|(_, name)| {
+            let values = rows
+                .iter()
+                .map(|one| match *name {
+                    "identity" => Ok(identity(one)?.map(|text| row::indexed(&text))),
+                    _ => Ok(match path.and_then(|at| one.get(at)) {
+                        Some(Cell::Text(path)) => Some(row::indexed(path)),
+                        _ => None,
+                    }),
+                })
+                .collect::<Result<Vec<Option<Vec<u8>>>, Fault>>()?;
+            Ok((*name, Box::new(values) as Value))
+        })
+        .collect()
+}
+
+fn insert(repository: i32, table: &Table, rows: &[Row]) -> Result<Statement, Fault> {
+    let mut values: Vec<Value> = vec![Box::new(repository)];
+    let (mut names, mut selected, mut arrays) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, (name, kind)) in table.columns.iter().enumerate() {
+        values.push(array(rows, at, *kind));
+        let number = values.len();
+        let (of_array, converted) = match kind {
+            Kind::Integer => ("bigint", format!("c{number}")),
+            Kind::Small => ("bigint", format!("c{number}::int")),
+            Kind::Boolean => ("bigint", format!("c{number} <> 0")),
+            Kind::Text => ("text", format!("c{number}")),
+            Kind::Bytes => ("bytea", format!("c{number}")),
+        };
+        names.push(format!("\"{name}\""));
+        selected.push(converted);
+        arrays.push((number, of_array));
+    }
+    for (name, value) in computed(table, rows)? {
+        values.push(value);
+        let number = values.len();
+        names.push(name.to_owned());
+        selected.push(format!("c{number}"));
+        arrays.push((number, "bytea"));
+    }
+    let aliases: Vec<String> = arrays.iter().map(|(n, _)| format!("c{n}")).collect();
+    let arrays: Vec<String> = arrays
+        .iter()
+        .map(|(n, of)| format!("${n}::{of}[]"))
+        .collect();
+    let sql = format!(
+        "INSERT INTO {} (repository, {}) SELECT $1::int, {} FROM unnest({}) AS rows ({})",
+        table.name,
+        names.join(", "),
+        selected.join(", "),
+        arrays.join(", "),
+        aliases.join(", ")
+    );
+    Ok((sql.into(), values))
+}
+
+impl Side for PostgresSide {
+    fn location(&self) -> String {
+        let repository = &self.settings.repository;
+        format!("{}, repository {repository}", self.store.location())
+    }
+
+    fn mark(&mut self) -> Result<Option<Mark>, StoreError> {
+        let rows = self.rows(read_mark(self.repository()))?;
+        let mark = |found: &Found| {
+            let text = row::text(found, 0)?;
+            row::from_json("the mark of the transfer", &text)
+        };
+        let mark = rows.first().map(mark).transpose();
+        mark.map_err(|fault| self.store.error(fault))
+    }
+
+    fn is_empty(&mut self) -> Result<bool, StoreError> {
+        for table in TABLES {
+            let sql = format!("SELECT 1 FROM {} WHERE repository = $1 LIMIT 1", table.name);
+            let found = self.rows(statement!(sql, self.repository()))?;
+            if !found.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(self.numbers()?.next_event <= 1 && self.numbers()?.next_delivery <= 1)
+    }
+
+    fn clear(&mut self, mark: &Mark) -> Result<(), StoreError> {
+        let repository = self.repository();
+        let mut statements: Vec<Statement> = TABLES
+            .iter()
+            .map(|table| {
+                let sql = format!("DELETE FROM {} WHERE repository = $1", table.name);
+                statement!(sql, repository)
+            })
+            .collect();
+        let mark = write_mark(repository, mark).map_err(|fault| self.store.error(fault))?;
+        statements.push(mark);
+        self.write(statements)
+    }
+
+    fn page(&mut self, table: &Table, after: Option<&[Cell]>) -> Result<Rows, StoreError> {
+        let found = self.rows(select(self.repository(), table, after))?;
+        let n_columns = table.columns.len();
+        let row = |one: &Found| -> Result<(Vec<Cell>, Row), Fault> {
+            let columns = table.columns.iter().enumerate();
+            let row = columns
+                .map(|(at, (_, kind))| cell(one, at, *kind))
+                .collect::<Result<Row, Fault>>()?;
+            let key = key_of(table)
+                .iter()
+                .enumerate()
+                .map(|(at, name)| {
+                    let at = n_columns.saturating_add(at);
+                    cell(one, at, kind_of(table, name))
+                })
+                .collect::<Result<Vec<Cell>, Fault>>()?;
+            Ok((key, row))
+        };
+        let rows = found.iter().map(row).collect::<Result<Rows, Fault>>();
+        rows.map_err(|fault| self.store.error(fault))
+    }
+
+    fn put(&mut self, table: &Table, rows: &[Row], mark: &Mark) -> Result<(), StoreError> {
+        let repository = self.repository();
+        let statements = || -> Result<Vec<Statement>, Fault> {
+            let mut statements = Vec::new();
+            if !rows.is_empty() {
+                statements.push(insert(repository, table, rows)?);
+            }
+            statements.push(write_mark(repository, mark)?);
+            Ok(statements)
+        };
+        let statements = statements().map_err(|fault| self.store.error(fault))?;
+        self.write(statements)
+    }
+
+    fn numbers(&mut self) -> Result<Numbers, StoreError> {
+        let rows = self.rows(statement!(
+            "SELECT next_event, next_delivery, first_repetition, last_swept_event \
+             FROM repositories WHERE id = $1",
+            self.repository()
+        ))?;
+        let Some(found) = rows.first() else {
+            return Ok(Numbers::default());
+        };
+        let numbers = || -> Result<Numbers, Fault> {
+            Ok(Numbers {
+                next_event: row::number(found, 0)?,
+                next_delivery: row::number(found, 1)?,
+                first_repetition: row::number(found, 2)?,
+                last_swept_event: row::number(found, 3)?,
+            })
+        };
+        numbers().map_err(|fault| self.store.error(fault))
+    }
+
+    fn complete(&mut self, numbers: Numbers) -> Result<(), StoreError> {
+        self.write(vec![statement!(
+            "UPDATE repositories SET next_event = $2, next_delivery = $3, first_repetition = $4, \
+             last_swept_event = $5, last_batch = NULL WHERE id = $1",
+            self.repository(),
+            numbers.next_event,
+            numbers.next_delivery,
+            numbers.first_repetition,
+            numbers.last_swept_event
+        )])
+    }
+
+    fn fingerprint_key(&self) -> [u8; 32] {
+        self.store.shared.key.bytes()
+    }
+
+    fn set_fingerprint_key(&mut self, key: &[u8; 32]) -> Result<(), StoreError> {
+        let stored = FingerprintKey::of_bytes(*key).stored(&self.settings);
+        self.write(vec![statement!(
+            "UPDATE repositories SET fingerprint_key = $2 WHERE id = $1",
+            self.repository(),
+            stored
+        )])
+    }
+
+    fn version(&mut self) -> Result<i64, StoreError> {
+        let sql = "SELECT changes FROM repositories WHERE id = $1";
+        let rows = self.rows(statement!(sql, self.repository()))?;
+        super::client::number(&rows).map_err(|fault| self.store.error(fault))
+    }
+
+    fn set_mark(&mut self, mark: &Mark, version: i64) -> Result<bool, StoreError> {
+        let repository = self.repository();
+        let mark = write_mark(repository, mark).map_err(|fault| self.store.error(fault))?;
+        self.store.run_blocking(|shared| async move {
+            let mut session = Session::of(&shared.pool).await?;
+            let result = async {
+                begin(&shared, &mut session).await?;
+                let sql = "SELECT changes FROM repositories WHERE id = $1";
+                let rows = session.rows(statement!(sql, repository)).await?;
+                let is_same = super::client::number(&rows)? == version;
+                if is_same {
+                    session.rows(mark).await?;
+                }
+                Ok(is_same)
+            }
+            .await;
+            session.end(result).await
+        })
+    }
+}

@@ -1,0 +1,448 @@
+//! Moves a state from one implementation of the store to the other.
+//!
+//! # Constraints
+//!
+//! - At any moment at most one of both states can be used by a daemon. So each state has a [`Mark`]:
+//!   a daemon does not start on an incomplete copy, and not on a state that was moved away.
+//! - A kill at any moment loses nothing: the same command goes on where it ended. Each page of rows
+//!   commits with the position after it.
+//! - Both states are compared row by row before the source gives its state away. If the source changed
+//!   after an interrupted run, the copy begins again.
+//!
+//! The two last steps are in two databases: the source is marked as left, then the target as arrived.
+//! After a kill between them no daemon starts on either state, and the command completes the move.
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::table::{Cell, Digest, Kind, Row, TABLES, Table};
+use super::error::{Fault, OpenError, StoreError};
+use super::values::{from_json, hash, word};
+use crate::domain::project::{FileState, Role, Stamp};
+
+/// The key of the mark in the table `meta`.
+pub(super) const MARK: &str = "transfer";
+
+/// How often the copy begins again because the source changed.
+const COPIES_MAX: usize = 3;
+
+/// The part of a state in a transfer. A state without a mark was never moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub(super) enum Mark {
+    /// Rows are being copied to this state.
+    Arriving {
+        id: String,
+        from: String,
+        position: Position,
+    },
+    /// The state was moved here.
+    Arrived { id: String, from: String },
+    /// The state was moved away.
+    Left { id: String, to: String },
+}
+
+/// The row after which a copy goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// The index in [`TABLES`].
+    table: usize,
+    /// The key of the last copied row. It has the columns of the source's order.
+    after: Option<Vec<Cell>>,
+}
+
+/// The numbers that outlive their rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) next_event: i64,
+    pub(super) next_delivery: i64,
+    pub(super) first_repetition: i64,
+    pub(super) last_swept_event: i64,
+}
+
+/// A page of rows, each with its key in the order of reading.
+pub(super) type Rows = Vec<(Vec<Cell>, Row)>;
+
+/// A state that no daemon uses, and that only this process changes.
+pub(super) trait Side {
+    /// The state for messages.
+    fn location(&self) -> String;
+
+    fn mark(&mut self) -> Result<Option<Mark>, StoreError>;
+
+    /// Whether the state has no rows.
+    fn is_empty(&mut self) -> Result<bool, StoreError>;
+
+    /// Removes all rows and sets the mark. Atomic.
+    fn clear(&mut self, mark: &Mark) -> Result<(), StoreError>;
+
+    /// Reads some rows after a key, in the order of the keys. No rows mean the end.
+    fn page(&mut self, table: &Table, after: Option<&[Cell]>) -> Result<Rows, StoreError>;
+
+    /// Inserts rows and sets the mark. Atomic and durable.
+    fn put(&mut self, table: &Table, rows: &[Row], mark: &Mark) -> Result<(), StoreError>;
+
+    fn numbers(&mut self) -> Result<Numbers, StoreError>;
+
+    /// Sets the numbers, and the columns that are computed from several rows.
+    fn complete(&mut self, numbers: Numbers) -> Result<(), StoreError>;
+
+    /// The key of the fingerprints of webhooks.
+    fn fingerprint_key(&self) -> [u8; 32];
+
+    fn set_fingerprint_key(&mut self, key: &[u8; 32]) -> Result<(), StoreError>;
+
+    /// A number that differs from an earlier one if another process changed the state in between.
+    fn version(&mut self) -> Result<i64, StoreError>;
+
+    /// Sets the mark if the version is still the given one. Returns whether it is. Atomic, durable.
+    fn set_mark(&mut self, mark: &Mark, version: i64) -> Result<bool, StoreError>;
+}
+
+/// Why a state cannot be moved.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The target has a state that is not an earlier one of the source.
+    #[error(
+        "{target} already has another state: use an empty one, or remove it there if nobody needs it. Nothing was changed"
+    )]
+    Occupied {
+        /// The target.
+        target: String,
+    },
+    /// The target has a part of another state.
+    #[error(
+        "{target} has an incomplete copy of {from}: complete that move, or remove the copy. Nothing was changed"
+    )]
+    OtherCopy {
+        /// The target.
+        target: String,
+        /// The source of the incomplete copy.
+        from: String,
+    },
+    /// The source is an incomplete copy.
+    #[error(
+        "{origin} is an incomplete copy of {from}: complete that move first. Nothing was changed"
+    )]
+    Incomplete {
+        /// The source.
+        origin: String,
+        /// The source of the incomplete copy.
+        from: String,
+    },
+    /// The source was moved to another place.
+    #[error("the state in {origin} was moved to {to}. Nothing was changed")]
+    Left {
+        /// The source.
+        origin: String,
+        /// The place of the state.
+        to: String,
+    },
+    /// The copy differs from the source.
+    #[error(
+        "the copied {table} in {target} differ from those in {origin}: the source stays the state. Is another process changing it? Run the command again"
+    )]
+    Different {
+        /// The source.
+        origin: String,
+        /// The target.
+        target: String,
+        /// The table that differs.
+        table: &'static str,
+    },
+    /// One of the states cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// One of the states cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl OpenError {
+    /// Returns the error of opening a state with this mark, if no daemon may use it.
+    pub(super) fn of_mark(text: &str, location: &str) -> Result<(), Self> {
+        let location = location.to_owned();
+        match serde_json::from_str(text) {
+            Ok(Mark::Arrived { .. }) => Ok(()),
+            Ok(Mark::Left { to, .. }) => Err(OpenError::Left { location, to }),
+            Ok(Mark::Arriving { from, .. }) => Err(OpenError::Arriving { location, from }),
+            Err(_) => Err(OpenError::Arriving {
+                location,
+                from: "an unknown place".to_owned(),
+            }),
+        }
+    }
+}
+
+/// A moved state.
+#[derive(Clone, Debug)]
+pub struct Transferred {
+    /// The former place.
+    pub from: String,
+    /// The new place.
+    pub to: String,
+    /// Whether the state was already there.
+    pub was_done: bool,
+    /// Each table with its number of rows and their checksum.
+    pub tables: Vec<(&'static str, u64, String)>,
+}
+
+/// The receiver of the progress: the table, and its number of copied rows.
+pub type Copied<'a> = &'a mut dyn FnMut(&'static str, u64);
+
+/// Moves the state of the source to the target. `id` is the id of a new move.
+pub(super) fn transfer(
+    source: &mut dyn Side,
+    target: &mut dyn Side,
+    id: String,
+    copied: Copied<'_>,
+) -> Result<Transferred, TransferError> {
+    let mut copy = match begin(source, target, id)? {
+        Begun::Copy(copy) => copy,
+        Begun::Done => {
+            let tables = digests(target)?;
+            return Ok(transferred(source, target, true, &tables));
+        }
+    };
+    let mut n_copies = 1_usize;
+    loop {
+        copy.rows(source, target, copied)?;
+        target.set_fingerprint_key(&source.fingerprint_key())?;
+        let version = source.version()?;
+        target.complete(source.numbers()?)?;
+        let (of_source, of_target) = (digests(source)?, digests(target)?);
+        let are_same = source.numbers()? == target.numbers()?;
+        let different =
+            first_difference(&of_source, &of_target).or((!are_same).then_some("numbers"));
+        if different.is_none() {
+            let left = Mark::Left {
+                id: copy.id.clone(),
+                to: target.location(),
+            };
+            if source.set_mark(&left, version)? {
+                let arrived = Mark::Arrived {
+                    id: copy.id,
+                    from: source.location(),
+                };
+                let version = target.version()?;
+                target.set_mark(&arrived, version)?;
+                return Ok(transferred(source, target, false, &of_target));
+            }
+        }
+        // An earlier run was interrupted and the source changed since, or it changes now.
+        if n_copies == COPIES_MAX {
+            return Err(TransferError::Different {
+                origin: source.location(),
+                target: target.location(),
+                table: different.unwrap_or("rows"),
+            });
+        }
+        n_copies = n_copies.saturating_add(1);
+        copy.again(target)?;
+    }
+}
+
+/// The beginning of a transfer.
+enum Begun {
+    Copy(Copy),
+    Done,
+}
+
+fn begin(source: &mut dyn Side, target: &mut dyn Side, id: String) -> Result<Begun, TransferError> {
+    let (from, occupied) = (
+        source.location(),
+        TransferError::Occupied {
+            target: target.location(),
+        },
+    );
+    let mut copy = Copy {
+        id,
+        from: from.clone(),
+        position: Position::default(),
+    };
+    match (source.mark()?, target.mark()?) {
+        (Some(Mark::Arriving { from, .. }), _) => {
+            let origin = source.location();
+            Err(TransferError::Incomplete { origin, from })
+        }
+        (Some(Mark::Left { id, .. }), Some(Mark::Arrived { id: found, .. })) if id == found => {
+            Ok(Begun::Done)
+        }
+        // Interrupted before the last step.
+        (
+            Some(Mark::Left { id, .. }),
+            Some(Mark::Arriving {
+                id: found,
+                position,
+                ..
+            }),
+        ) if id == found => Ok(Begun::Copy(Copy { id, from, position })),
+        (Some(Mark::Left { to, .. }), _) => {
+            let origin = source.location();
+            Err(TransferError::Left { origin, to })
+        }
+        (_, Some(Mark::Arriving { id, from, position })) => {
+            if from != source.location() {
+                let target = target.location();
+                return Err(TransferError::OtherCopy { target, from });
+            }
+            Ok(Begun::Copy(Copy { id, from, position }))
+        }
+        // The state was moved from there to here, and now goes back.
+        (Some(Mark::Arrived { id, .. }), Some(Mark::Left { id: found, .. })) if id == found => {
+            copy.again(target)?;
+            Ok(Begun::Copy(copy))
+        }
+        (_, None) if target.is_empty()? => {
+            copy.again(target)?;
+            Ok(Begun::Copy(copy))
+        }
+        (_, None | Some(Mark::Arrived { .. } | Mark::Left { .. })) => Err(occupied),
+    }
+}
+
+/// A copy that is under way.
+struct Copy {
+    id: String,
+    from: String,
+    position: Position,
+}
+
+impl Copy {
+    fn mark(&self) -> Mark {
+        Mark::Arriving {
+            id: self.id.clone(),
+            from: self.from.clone(),
+            position: self.position.clone(),
+        }
+    }
+
+    /// Begins again with an empty target.
+    fn again(&mut self, target: &mut dyn Side) -> Result<(), StoreError> {
+        self.position = Position::default();
+        target.clear(&self.mark())
+    }
+
+    /// Copies the rows after the position.
+    fn rows(
+        &mut self,
+        source: &mut dyn Side,
+        target: &mut dyn Side,
+        copied: Copied<'_>,
+    ) -> Result<(), StoreError> {
+        let first = self.position.table;
+        for (index, table) in TABLES.iter().enumerate().skip(first) {
+            let mut n_rows = 0_u64;
+            loop {
+                let after = self.position.after.as_deref();
+                let (mut keys, rows): (Vec<_>, Vec<_>) =
+                    source.page(table, after)?.into_iter().unzip();
+                match keys.pop() {
+                    Some(last) => self.position.after = Some(last),
+                    None => {
+                        self.position = Position {
+                            table: index.saturating_add(1),
+                            after: None,
+                        };
+                    }
+                }
+                n_rows = n_rows.saturating_add(rows.len() as u64);
+                target.put(table, &rows, &self.mark())?;
+                if rows.is_empty() {
+                    break;
+                }
+            }
+            copied(table.name, n_rows);
+        }
+        Ok(())
+    }
+}
+
+fn transferred(
+    source: &dyn Side,
+    target: &dyn Side,
+    was_done: bool,
+    tables: &[Digest],
+) -> Transferred {
+    Transferred {
+        from: source.location(),
+        to: target.location(),
+        was_done,
+        tables: TABLES
+            .iter()
+            .zip(tables)
+            .map(|(table, digest)| (table.name, digest.n_rows, digest.checksum()))
+            .collect(),
+    }
+}
+
+/// The identity of the definition in a row of the table `files`, if the row has one.
+pub(super) fn identity(row: &Row) -> Result<Option<String>, Fault> {
+    let columns = TABLES.iter().find(|table| table.name == "files");
+    let cell = |name: &str| {
+        let index = columns?
+            .columns
+            .iter()
+            .position(|(column, _)| *column == name)?;
+        row.get(index)
+    };
+    let text = |name: &str| match cell(name) {
+        Some(Cell::Text(text)) => text.as_str(),
+        _ => "",
+    };
+    let what = format!("the record of {}", text("path"));
+    if word(&what, text("role"), Role::from_word)? != Role::Definition {
+        return Ok(None);
+    }
+    let bytes = match cell("hash") {
+        Some(Cell::Bytes(bytes)) => bytes.as_slice(),
+        _ => &[],
+    };
+    let file = FileState {
+        role: Role::Definition,
+        tag: None,
+        stamp: Stamp {
+            inode: 0,
+            size: 0,
+            modified_ns: 0,
+            changed_ns: 0,
+        },
+        read_ns: 0,
+        hash: hash(&what, bytes)?,
+        owner: String::new(),
+        document: from_json(&what, text("document"))?,
+        path: String::new(),
+    };
+    Ok(Some(file.identity().to_string()))
+}
+
+/// Reads all tables.
+fn digests(side: &mut dyn Side) -> Result<Vec<Digest>, StoreError> {
+    TABLES
+        .iter()
+        .map(|table| {
+            let mut digest = Digest::default();
+            let mut after: Option<Vec<Cell>> = None;
+            loop {
+                let rows = side.page(table, after.as_deref())?;
+                for (_, row) in &rows {
+                    digest.add(row);
+                }
+                match rows.into_iter().last() {
+                    Some((key, _)) => after = Some(key),
+                    None => return Ok(digest),
+                }
+            }
+        })
+        .collect()
+}
+
+/// The name of the first table that differs.
+fn first_difference(one: &[Digest], other: &[Digest]) -> Option<&'static str> {
+    let mut digests = one.iter().zip(other);
+    let index = digests.position(|(one, other)| one != other)?;
+    TABLES.get(index).map(|table| table.name)
+}
