@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use super::{CONFIGURATION, DONE, FAILED, HELD, failure, runtime};
 use crate::config::{self, Config, SystemEnvironment};
 use crate::daemon::{Daemon, DaemonError, Rereading};
+use crate::domain::lease::ASK_AGAIN;
 use crate::error::chain;
 use crate::logging::{LogWriter, Logging};
 use crate::os::{self, HeldSignals};
@@ -19,9 +20,6 @@ use crate::store::OpenError;
 
 /// How long the end waits for tasks that cannot be cancelled, such as resolving a name.
 const TASKS_MAX: Duration = Duration::from_secs(1);
-
-/// The time between two attempts to start while another process works or the database is away.
-const START_AGAIN: Duration = Duration::from_millis(400);
 
 /// Works on the repository whenever no other process does, until a signal.
 async fn work(
@@ -62,7 +60,7 @@ async fn start<'a>(
             reported = Some(waits);
         }
         os::notify_watchdog();
-        let again = tokio::time::sleep(START_AGAIN);
+        let again = tokio::time::sleep(ASK_AGAIN);
         tokio::pin!(again);
         loop {
             tokio::select! {

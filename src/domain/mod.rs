@@ -26,6 +26,7 @@
 //! - [`delivery`]: what happens to a delivery after an attempt.
 //! - [`endpoint`]: whether a receiver is down.
 //! - [`pace`]: when the next request to a receiver may start.
+//! - [`lease`]: which of several processes works on a repository.
 //! - [`rescan`]: the reasons for a full scan.
 //! - [`state_size`]: the limit of the state's size.
 //! - `work`: counts visited files for tests.
@@ -37,6 +38,7 @@ pub mod endpoint;
 pub mod event;
 pub mod identity;
 pub mod infer;
+pub mod lease;
 pub(crate) mod log_limit;
 pub mod moves;
 pub mod names;

@@ -20,7 +20,7 @@ use crate::run::{PAUSE, Run};
 use crate::world::{key, place};
 
 /// Returns the path of a file after a move of its project.
-fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
+pub fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
     let below = file.path.splitn(3, '/').nth(2)?;
     Some(format!("{to}/{below}"))
 }

@@ -44,18 +44,39 @@ mod hook;
 // The steps of a run, made from a seed.
 mod steps;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+// Several nodes on one record.
+mod nodes;
 
-use steps::Step;
+use std::cell::Cell;
+use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |number| number.parse().unwrap())
 }
 
-fn failure(steps: &[Step]) -> Option<String> {
-    let ran = catch_unwind(AssertUnwindSafe(|| run::run(steps)));
-    let panic = ran.err()?;
+thread_local! {
+    /// Whether a panic on this thread prints nothing.
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The reason why a run fails.
+fn failure(run: impl FnOnce()) -> Option<String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_QUIET.get() {
+                usual(panic);
+            }
+        }));
+    });
+    IS_QUIET.set(true);
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    IS_QUIET.set(false);
+    let panic = ended.err()?;
     let text = panic.downcast_ref::<String>().cloned();
     Some(text.unwrap_or_else(|| {
         panic
@@ -77,14 +98,14 @@ fn limit_files() {
 }
 
 /// Drops steps as long as the rest still fails.
-fn shorten(mut steps: Vec<Step>) -> Vec<Step> {
+fn shorten<S: Clone>(mut steps: Vec<S>, fails: impl Fn(&[S]) -> bool) -> Vec<S> {
     let mut piece = steps.len() / 2;
     while piece > 0 {
         let mut at = 0;
         while at < steps.len() {
             let mut fewer = steps.clone();
             fewer.drain(at..(at + piece).min(steps.len()));
-            if failure(&fewer).is_some() {
+            if fails(&fewer) {
                 steps = fewer;
             } else {
                 at += piece;
@@ -95,9 +116,12 @@ fn shorten(mut steps: Vec<Step>) -> Vec<Step> {
     steps
 }
 
-#[test]
-fn every_seed_keeps_every_promise() {
-    limit_files();
+/// Runs the seeds on all processors. Prints the shortest list of steps that fails.
+fn run_seeds<S: Clone + Debug>(
+    name: &str,
+    steps_of: impl Fn(u64) -> Vec<S> + Sync,
+    run: impl Fn(&[S]) + Sync,
+) {
     let first = number("PROJECT_WEBHOOKS_FIRST_SEED", 0);
     let n_seeds = number("PROJECT_WEBHOOKS_SEEDS", 2_000);
     let (next, n_steps) = (AtomicU64::new(first), AtomicU64::new(0));
@@ -110,15 +134,13 @@ fn every_seed_keeps_every_promise() {
                     if seed >= first + n_seeds {
                         return;
                     }
-                    let steps = steps::of(seed);
+                    let steps = steps_of(seed);
                     n_steps.fetch_add(steps.len() as u64, Ordering::Relaxed);
-                    if failure(&steps).is_some() {
+                    if failure(|| run(&steps)).is_some() {
                         // One failure is enough.
                         next.store(u64::MAX / 2, Ordering::Relaxed);
-                        std::panic::set_hook(Box::new(|_| {}));
-                        let short = shorten(steps);
-                        let why = failure(&short).unwrap_or_default();
-                        let _ = std::panic::take_hook();
+                        let short = shorten(steps, |steps| failure(|| run(steps)).is_some());
+                        let why = failure(|| run(&short)).unwrap_or_default();
                         panic!(
                             "seed {seed} fails; again: PROJECT_WEBHOOKS_SEEDS=1 \
                              PROJECT_WEBHOOKS_FIRST_SEED={seed} cargo test --test simulation\n\
@@ -126,14 +148,62 @@ fn every_seed_keeps_every_promise() {
                         );
                     }
                     if (seed + 1).is_multiple_of(10_000) {
-                        println!("simulation: {} seeds", seed + 1 - first);
+                        println!("{name}: {} seeds", seed + 1 - first);
                     }
                 }
             });
         }
     });
     println!(
-        "simulation: {n_seeds} seeds from {first}, {} steps, all promises kept",
+        "{name}: {n_seeds} seeds from {first}, {} steps, all promises kept",
         n_steps.into_inner()
     );
+}
+
+#[test]
+fn every_seed_keeps_every_promise() {
+    limit_files();
+    run_seeds("simulation", steps::of, run::run);
+}
+
+#[test]
+fn several_nodes_keep_every_promise() {
+    let n_grants = AtomicU64::new(0);
+    run_seeds("several nodes", nodes::of, |steps| {
+        let grants = nodes::run(steps, None);
+        n_grants.fetch_add(u64::try_from(grants).unwrap(), Ordering::Relaxed);
+    });
+    println!("several nodes: {} grants", n_grants.into_inner());
+}
+
+/// Each broken rule is found, so the simulation is sharp enough.
+#[test]
+fn several_nodes_find_each_broken_rule() {
+    use nodes::Fault::*;
+    let n_seeds = 500;
+    let found = [
+        EpochNotChecked,
+        EpochNotRaised,
+        TransactionIgnored,
+        NothingCompared,
+        RenewedTooLate,
+        NotGivenBack,
+    ]
+    .map(|fault| {
+        let fails = |seed: u64| {
+            let steps = nodes::of(seed);
+            let why = failure(|| {
+                nodes::run(&steps, Some(fault));
+            })?;
+            Some((seed, why))
+        };
+        (fault, (0..n_seeds).find_map(fails))
+    });
+    for (fault, found) in found {
+        let (seed, why) = found.unwrap_or_else(|| panic!("{n_seeds} seeds miss {fault:?}"));
+        println!(
+            "{fault:?}: seed {seed}: {}",
+            why.lines().next().unwrap_or_default()
+        );
+    }
 }

@@ -97,7 +97,7 @@ pub enum Step {
     },
 }
 
-fn action(rng: &mut Rng) -> Action {
+pub fn action(rng: &mut Rng) -> Action {
     use Action::*;
     let mut at = || rng.usize(..PLACES.len());
     let (one, other) = (at(), at());

@@ -4,9 +4,10 @@
 //! itself cannot promise that, because a process may be stopped between a look at its clock and a
 //! commit. So each holder has an *epoch*, and each commit locks the row of the repository with its
 //! epoch. A process that takes over raises the epoch, which waits for a commit that is under way. The
-//! former holder then commits nothing more.
+//! former holder then commits nothing more. The server undoes a transaction that idles for the length
+//! of the lease, because its process was stopped or cut off.
 //!
-//! Only the clock of the server counts.
+//! [`LeaseState`] has the rule. Only the clock of the server counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::row;
 use super::session::{Session, statement};
+use crate::domain::lease::{Input, LeaseState, Next, Request};
 use crate::store::contract::Notice;
 use crate::store::error::Fault;
 
@@ -27,6 +29,8 @@ pub(super) struct Lease {
     pub(super) epoch: i64,
     /// The time after which the lease expires without a renewal.
     pub(super) length: Duration,
+    /// The number of changes by operators at the grant.
+    n_changes: i64,
 }
 
 /// The attempt to get the lease.
@@ -68,12 +72,13 @@ pub(super) async fn acquire(
         };
         let epoch = row::number(found, 0)?;
         // This waits for a commit of the former holder.
-        let sql = "UPDATE repositories SET epoch = $2 WHERE id = $1";
-        session.rows(statement!(sql, repository, epoch)).await?;
+        let sql = "UPDATE repositories SET epoch = $2 WHERE id = $1 RETURNING changes";
+        let rows = session.rows(statement!(sql, repository, epoch)).await?;
         Ok(Attempt::Got(Lease {
             repository,
             epoch,
             length,
+            n_changes: super::client::number(&rows)?,
         }))
     }
     .await;
@@ -111,43 +116,69 @@ impl Lease {
         Ok(())
     }
 
-    /// Renews the lease at a third of its length until `stop`, and gives it back then.
-    ///
-    /// Ends early if another process has taken it over.
+    /// Does what [`LeaseState`] says until `stop`, or until another process has taken the lease over.
     pub(super) async fn keep(self, pool: Pool, notices: Notices, stop: CancellationToken) {
-        let mut n_changes = None;
-        // After an error sooner, because the lease may end before the next third.
-        let (pause, pause_after_error) = (self.length / 3, self.length / 10);
-        loop {
-            let renewed = tokio::select! {
-                renewed = self.renew(&pool) => renewed,
-                () = stop.cancelled() => break,
+        let granted = Input::Granted { epoch: self.epoch };
+        let (mut state, mut next) = LeaseState::Waiting.handle(granted, self.length);
+        let mut n_changes = self.n_changes;
+        while let Some(Next { request, after }) = next {
+            let sent = async {
+                tokio::time::sleep(after).await;
+                self.send(request, &pool).await
             };
-            let pause = match renewed {
-                Ok(Some(found)) => {
-                    if n_changes.is_some_and(|before| before != found) {
-                        notices.changed();
-                    }
-                    n_changes = Some(found);
-                    pause
-                }
-                Ok(None) => {
-                    notices.superseded();
-                    return;
-                }
+            let answer = tokio::select! {
+                answer = sent => answer,
+                () = stop.cancelled(), if state != LeaseState::Over => Answer::from(Input::Stop),
+            };
+            if answer.n_changes.is_some_and(|found| found != n_changes) {
+                notices.changed();
+            }
+            n_changes = answer.n_changes.unwrap_or(n_changes);
+            if answer.input == Input::Stale {
+                notices.superseded();
+            }
+            (state, next) = state.handle(answer.input, self.length);
+        }
+    }
+
+    /// Sends a request. Returns its answer.
+    async fn send(&self, request: Request, pool: &Pool) -> Answer {
+        match request {
+            Request::Renew { .. } => match self.renew(pool).await {
+                Ok(Some(n_changes)) => Answer {
+                    input: Input::Renewed,
+                    n_changes: Some(n_changes),
+                },
+                Ok(None) => Input::Stale.into(),
                 Err(fault) => {
                     tracing::debug!(%fault, "cannot renew the lease; retrying");
-                    pause_after_error
+                    Input::Unanswered.into()
                 }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = stop.cancelled() => break,
-            }
+            },
+            Request::GiveBack { .. } => match self.give_back(pool).await {
+                Ok(()) => Input::Renewed.into(),
+                Err(fault) => {
+                    tracing::debug!(%fault, "cannot give the lease back; it expires by itself");
+                    Input::Unanswered.into()
+                }
+            },
+            // The process asks by opening the store, so never here.
+            Request::Acquire => Input::Refused.into(),
         }
-        if let Err(fault) = self.give_back(&pool).await {
-            tracing::debug!(%fault, "cannot give the lease back; it expires by itself");
-        }
+    }
+}
+
+/// An answer of the database.
+struct Answer {
+    input: Input,
+    /// The number of changes by operators, if the answer has it.
+    n_changes: Option<i64>,
+}
+
+impl From<Input> for Answer {
+    fn from(input: Input) -> Self {
+        let n_changes = None;
+        Self { input, n_changes }
     }
 }
 

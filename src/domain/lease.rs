@@ -1,0 +1,164 @@
+//! The lease on a repository: one process works, and the others wait.
+//!
+//! Constraint: a process never knows that it still has the lease. It may have been stopped or cut off
+//! since the database answered. So the lease only keeps others from taking over without need, and the
+//! *epoch* protects the record: each grant raises it, and the database rejects commits of an older one.
+//!
+//! | state | the process |
+//! |---|---|
+//! | [`LeaseState::Waiting`] | asks for the lease. It observes and commits nothing. |
+//! | [`LeaseState::Held`] | observes, commits and sends. It renews the lease at a third of its length. |
+//! | [`LeaseState::Over`] | commits nothing more. It may wait again with a new lease. |
+//!
+//! The database counts the length by its own clock, from each grant and renewal. A renewal also succeeds
+//! after the end, if no other process took over meanwhile.
+
+use std::time::Duration;
+
+/// The time between two requests of a waiting process, also while the database is away.
+pub const ASK_AGAIN: Duration = Duration::from_millis(400);
+
+/// What a process knows of its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// The process does not have it.
+    Waiting,
+    /// The database granted it, and the process knows of no later grant.
+    Held {
+        /// The number of the grant.
+        epoch: i64,
+    },
+    /// Another process took over, or this one gave it back.
+    Over,
+}
+
+/// An answer of the database, or the order to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The database grants the lease.
+    Granted {
+        /// The number of the grant.
+        epoch: i64,
+    },
+    /// Another process has the lease.
+    Refused,
+    /// The lease is renewed.
+    Renewed,
+    /// There was a later grant, to another process.
+    Stale,
+    /// The database did not answer, so nobody knows whether it handled the request.
+    Unanswered,
+    /// The process is going to end.
+    Stop,
+}
+
+/// A request to the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Ask for the lease. The database grants it if it is given back or has expired.
+    Acquire,
+    /// Renew the lease of this epoch.
+    Renew {
+        /// The number of the grant.
+        epoch: i64,
+    },
+    /// Let another process take over at once.
+    GiveBack {
+        /// The number of the grant.
+        epoch: i64,
+    },
+}
+
+/// A request, and the time to wait before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// The request.
+    pub request: Request,
+    /// How long the process waits before it sends the request.
+    pub after: Duration,
+}
+
+impl LeaseState {
+    /// Handles an input. Returns the new state, and the next request if there is one.
+    #[must_use]
+    pub fn handle(self, input: Input, length: Duration) -> (Self, Option<Next>) {
+        let next = |request, after| Some(Next { request, after });
+        match (self, input) {
+            (Self::Waiting, Input::Granted { epoch }) | (Self::Held { epoch }, Input::Renewed) => (
+                Self::Held { epoch },
+                next(Request::Renew { epoch }, length / 3),
+            ),
+            // The lease may end before the next third.
+            (Self::Held { epoch }, Input::Unanswered) => {
+                (self, next(Request::Renew { epoch }, length / 10))
+            }
+            (Self::Held { .. }, Input::Stale) | (Self::Waiting, Input::Stop) => (Self::Over, None),
+            // A grant that arrives after the order to stop would block the others until it expires.
+            (Self::Held { epoch }, Input::Stop) | (Self::Over, Input::Granted { epoch }) => (
+                Self::Over,
+                next(Request::GiveBack { epoch }, Duration::ZERO),
+            ),
+            (Self::Waiting, Input::Refused | Input::Unanswered) => {
+                (self, next(Request::Acquire, ASK_AGAIN))
+            }
+            // Answers to requests that this state does not send.
+            (Self::Waiting, Input::Renewed | Input::Stale)
+            | (Self::Held { .. }, Input::Granted { .. } | Input::Refused)
+            | (Self::Over, _) => (self, None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Duration = Duration::from_secs(30);
+
+    fn next(request: Request, seconds: u64) -> Option<Next> {
+        let after = Duration::from_secs(seconds);
+        Some(Next { request, after })
+    }
+
+    #[test]
+    fn each_state_answers_each_input() {
+        use Input::*;
+        let held = LeaseState::Held { epoch: 7 };
+        let renew = Request::Renew { epoch: 7 };
+        let again = Some(Next {
+            request: Request::Acquire,
+            after: ASK_AGAIN,
+        });
+        for (state, input, expected) in [
+            (
+                LeaseState::Waiting,
+                Granted { epoch: 7 },
+                (held, next(renew, 10)),
+            ),
+            (LeaseState::Waiting, Refused, (LeaseState::Waiting, again)),
+            (
+                LeaseState::Waiting,
+                Unanswered,
+                (LeaseState::Waiting, again),
+            ),
+            (LeaseState::Waiting, Stop, (LeaseState::Over, None)),
+            (held, Renewed, (held, next(renew, 10))),
+            (held, Unanswered, (held, next(renew, 3))),
+            (held, Stale, (LeaseState::Over, None)),
+            (
+                held,
+                Stop,
+                (LeaseState::Over, next(Request::GiveBack { epoch: 7 }, 0)),
+            ),
+            (held, Refused, (held, None)),
+            (
+                LeaseState::Over,
+                Granted { epoch: 8 },
+                (LeaseState::Over, next(Request::GiveBack { epoch: 8 }, 0)),
+            ),
+            (LeaseState::Over, Renewed, (LeaseState::Over, None)),
+        ] {
+            assert_eq!(state.handle(input, LENGTH), expected, "{state:?} {input:?}");
+        }
+    }
+}
