@@ -166,10 +166,30 @@ fn each_tree_gets_a_configuration_that_check_accepts_and_that_finds_the_projects
     }
 }
 
+/// Gets a page like a browser, and returns its status and text.
+fn browse(arguments: &[&str], address: &str) -> (String, String) {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--max-time", "60"]);
+    curl.args(["--header", "Accept: text/html"]);
+    curl.args(["--write-out", "%{http_code}", "--output", "-"]);
+    let printed = run_command(curl.args(arguments).arg(address));
+    let (text, status) = printed.split_at(printed.len() - 3);
+    (status.to_owned(), text.to_owned())
+}
+
+#[track_caller]
+fn run_command(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
-fn the_printed_commands_bring_the_first_callback() {
+fn a_stranger_sees_the_first_callback_and_the_page_by_what_is_printed() {
     let place = tree(&["my projects/sales/orders/project.xml"]);
-    let config = place.path().join("the config.yaml");
+    // The first ports are in use.
+    let _taken = [9000, 9417].map(|port| TcpListener::bind(("127.0.0.1", port)));
     let named = ["--config", "the config.yaml", "init", "my projects"];
     let out = run_in(place.path(), &named).succeeded();
     let commands: Vec<&str> = out
@@ -178,18 +198,12 @@ fn the_printed_commands_bring_the_first_callback() {
         .filter(|line| line.starts_with("  "))
         .map(str::trim)
         .collect();
-    let [check, listen, daemon, test] = commands[..] else {
+    let [check, listen, daemon, test, page, token] = commands[..] else {
         panic!("{out}");
     };
-    // The port that is printed may be in use on this machine.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace(":9000/", &format!(":{port}/"))).unwrap();
-    let listen = listen.replacen("listen", &format!("listen --port {port}"), 1);
+    let file = place.path().join("admin-token");
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     let shell = |command: &str| {
         let mut shell = Command::new("sh");
         shell
@@ -200,11 +214,11 @@ fn the_printed_commands_bring_the_first_callback() {
         shell
     };
     run(shell(check)).succeeded();
-    let mut listening = shell(&listen).stdout(Stdio::piped()).spawn().unwrap();
+    let mut listening = shell(listen).stdout(Stdio::piped()).spawn().unwrap();
     let printed = BufReader::new(listening.stdout.take().unwrap());
     let _listening = Running(listening);
     let mut lines = printed.lines().map(Result::unwrap);
-    lines.find(|line| line.contains(&port.to_string())).unwrap();
+    lines.find(|line| line.contains("127.0.0.1:")).unwrap();
     let log = fs::File::create(place.path().join("log")).unwrap();
     let daemon = Running(shell(daemon).stderr(log).spawn().unwrap());
     wait_for("a ready daemon", || {
@@ -216,7 +230,49 @@ fn the_printed_commands_bring_the_first_callback() {
     fs::create_dir(&copy).unwrap();
     fs::write(copy.join("project.xml"), project("Copy")).unwrap();
     assert!(lines.any(|line| line.contains("Project Import - Any")));
+
+    // A browser comes to the form, and with the printed token to the page.
+    let cookies = place.path().join("cookies");
+    let cookies = ["--cookie-jar", cookies.to_str().unwrap(), "--cookie"];
+    let cookies = [&cookies[..], &[cookies[1], "--location"]].concat();
+    let (status, form) = browse(&cookies, page);
+    assert!(
+        form.contains("Log in") && form.contains("admin-token"),
+        "{status} {form}"
+    );
+    let token = run_command(&mut shell(token));
+    let origin = page.trim_end_matches('/');
+    let (token, origin) = (
+        format!("token={}", token.trim()),
+        format!("Origin: {origin}"),
+    );
+    let form = ["--data-urlencode", &token, "--header", &origin];
+    let login = [&cookies[..], &form].concat();
+    let (status, overview) = browse(&login, &format!("{page}login"));
+    assert_eq!(status, "200", "{overview}");
+    let (_, deliveries) = browse(&cookies, &format!("{page}deliveries"));
+    for text in ["Project Import - Any", "sales/copy", "everything"] {
+        assert!(deliveries.contains(text), "{text}: {deliveries}");
+    }
     assert_eq!(daemon.end(Signal::TERM), Some(0));
+}
+
+#[test]
+fn a_refused_init_leaves_no_token_and_an_existing_one_is_kept() {
+    let place = tree(&["repository/sales/orders/project.xml"]);
+    let token = place.path().join("admin-token");
+    fs::write(&token, "too short").unwrap();
+    let said = run_in(place.path(), &["init", "repository"]).failed(1);
+    assert!(
+        said.contains("admin-token") || said.contains("admin.token"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(&token).unwrap(), "too short");
+    let kept = "a-token-that-was-there-before";
+    fs::write(&token, kept).unwrap();
+    run_in(place.path(), &["init", "repository"]).succeeded();
+    assert_eq!(fs::read_to_string(&token).unwrap(), kept);
+    run_in(place.path(), &["check"]).succeeded();
 }
 
 #[test]

@@ -115,7 +115,10 @@ pub(in crate::admin) fn login(alert: Option<&str>) -> Page {
                         label for="token" { "Token" }
                         input #token type="password" name="token" required autofocus
                             autocomplete="current-password" aria-describedby="which";
-                        p #which { "The value of admin.token in the configuration." }
+                        p #which {
+                            "The value of admin.token in the configuration. With init, the content of the \
+                             file admin-token next to it."
+                        }
                         button.main type="submit" { "Log in" }
                     }
                 }

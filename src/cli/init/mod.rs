@@ -4,6 +4,7 @@
 //! It writes to the file that the other commands read: `--config FILE`, else `./config.yaml`. They ignore
 //! `./config.yaml` in a directory that somebody else may write, so `init` refuses to write it there.
 
+mod page;
 mod survey;
 mod text;
 
@@ -15,8 +16,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use globset::Glob;
 
+use self::page::{Ports, TokenFile};
 use self::survey::{BOUNDS, Survey, survey};
 use super::DONE;
+use super::listen::DEFAULT_PORT;
 use super::output::{counted, safe};
 use crate::config::settings::{DefaultValue, SETTINGS};
 use crate::config::{self, SystemEnvironment};
@@ -56,14 +59,24 @@ pub(super) fn run(
     if recognised.is_none() {
         nothing_recognised(&shown, &found)?;
     }
+    let ports = Ports::free();
     let text = text::write(&text::Facts {
         directory,
         file,
         recognised: recognised.as_ref(),
+        ports,
     })?;
+    let mut token = TokenFile::make(file)?;
     accepted(&text, file)?;
     create(file, &text)?;
-    print_next(file, named.is_some(), out)?;
+    token.keep();
+    let next = Next {
+        file,
+        is_named: named.is_some(),
+        token: &token.path,
+        ports,
+    };
+    next.print(out)?;
     Ok(DONE)
 }
 
@@ -209,42 +222,63 @@ fn create(file: &Path, text: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {shown}"))
 }
 
-/// Prints the next commands, so that they can be copied as they are.
-fn print_next(file: &Path, is_named: bool, out: &mut dyn Write) -> io::Result<()> {
-    let program = program();
-    let with = if is_named {
-        format!(" --config {}", quoted(file.as_os_str()))
-    } else {
-        String::new()
-    };
-    let commands = [
-        (
-            format!("{program}{with} check"),
-            "validate it, and see where events go",
-        ),
-        (
-            format!("{program} listen"),
-            "in a second terminal: print the callbacks",
-        ),
-        (
-            format!("{program}{with} run"),
-            "in a third: watch the projects and send",
-        ),
-    ];
-    let width = commands.iter().map(|(command, _)| command.chars().count());
-    let width = width.max().unwrap_or(0);
-    let shown = safe(&file.to_string_lossy());
-    writeln!(out, "wrote {shown}\n\nnext:")?;
-    for (command, purpose) in commands {
-        let padding = " ".repeat(width.saturating_sub(command.chars().count()));
-        writeln!(out, "  {command}{padding}   # {purpose}")?;
+/// The facts of the next steps.
+struct Next<'a> {
+    /// The written configuration.
+    file: &'a Path,
+    is_named: bool,
+    /// The file with the token of the page.
+    token: &'a Path,
+    ports: Ports,
+}
+
+impl Next<'_> {
+    /// Prints the next commands, so that they can be copied as they are.
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let program = program();
+        let with = match self.is_named {
+            true => format!(" --config {}", quoted(self.file.as_os_str())),
+            false => String::new(),
+        };
+        let port = match self.ports.receiver {
+            DEFAULT_PORT => String::new(),
+            port => format!(" --port {port}"),
+        };
+        let commands = [
+            (
+                format!("{program}{with} check"),
+                "validate it, and see where events go",
+            ),
+            (
+                format!("{program} listen{port}"),
+                "in a second terminal: print the callbacks",
+            ),
+            (
+                format!("{program}{with} run"),
+                "in a third: watch the projects and send",
+            ),
+        ];
+        let width = commands.iter().map(|(command, _)| command.chars().count());
+        let width = width.max().unwrap_or(0);
+        let (file, token) = (self.file.to_string_lossy(), self.token.to_string_lossy());
+        writeln!(out, "wrote {} and {}\n\nnext:", safe(&file), safe(&token))?;
+        for (command, purpose) in commands {
+            let padding = " ".repeat(width.saturating_sub(command.chars().count()));
+            writeln!(out, "  {command}{padding}   # {purpose}")?;
+        }
+        writeln!(
+            out,
+            "\nthen copy a project's directory, and see its callbacks. Or send a test:\n  \
+             {program}{with} webhooks test {}\n\n\
+             while it runs, a page in the browser shows all of it:\n  \
+             http://127.0.0.1:{}/\n\
+             log in with the token that this prints:\n  \
+             cat {}",
+            text::WEBHOOK,
+            self.ports.page,
+            quoted(self.token.as_os_str())
+        )
     }
-    writeln!(
-        out,
-        "\nthen copy a project's directory, and see its callbacks. Or send a test:\n  \
-         {program}{with} webhooks test {}",
-        text::WEBHOOK
-    )
 }
 
 /// The program as the caller named it.

@@ -5,8 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 
-use super::super::listen::DEFAULT_PORT;
 use super::super::output::counted;
+use super::page::{Ports, TOKEN_FILE};
 use crate::domain::names::composed;
 use crate::layout::recognise::{Recognised, Shape};
 
@@ -26,6 +26,7 @@ pub(super) struct Facts<'a> {
     /// The file that will contain the text.
     pub(super) file: &'a Path,
     pub(super) recognised: Option<&'a Recognised>,
+    pub(super) ports: Ports,
 }
 
 /// The name of the recognised layout, with its templates.
@@ -70,6 +71,7 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
     };
     let found = comment(&found);
     let path = quoted(&written);
+    let Ports { page, receiver } = facts.ports;
     Ok(format!(
         "{}\n\
          # project-webhooks: the configuration, as `project-webhooks init` wrote it.\n\
@@ -92,7 +94,7 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
          # The receivers and their events.\n\
          webhooks:\n  \
          # `project-webhooks listen` receives these callbacks and prints them.\n  \
-         - name: {WEBHOOK}\n    events: \"*\"\n    url: http://127.0.0.1:{DEFAULT_PORT}/\n\
+         - name: {WEBHOOK}\n    events: \"*\"\n    url: http://127.0.0.1:{receiver}/\n\
          \n  \
          # A receiver of one event, with a signature. The secret is better kept in a file.\n  \
          # - name: catalog\n  \
@@ -105,8 +107,10 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
          # How long finished deliveries are kept, for listings and redelivery.\n\
          # retention: {{ delivered: 7d, dead: 30d }}\n\
          \n\
-         # Metrics and health, and with a token the page and the API; off when absent.\n\
-         # admin: {{ listen: \"127.0.0.1:9417\" }}\n",
+         # The page (http://127.0.0.1:{page}/), the API, metrics and health, for this machine only. The page\n\
+         # and the API need the token. Whoever has it sees all payloads, so only its owner may read the\n\
+         # file. If the daemon runs as another user, make that user the owner.\n\
+         admin: {{ listen: \"127.0.0.1:{page}\", token: {{ file: {TOKEN_FILE} }} }}\n",
         editor_line()
     ))
 }
