@@ -1,7 +1,7 @@
-//! Hints: paths to observe. A hint never says what happened there.
+//! Hints: paths to observe. A hint does not say what happened at its path.
 //!
-//! Constraint: the loss of a hint is always noticed. The channel is bounded. A hint that does not fit
-//! sets a flag, and the engine then runs a full scan.
+//! Constraint: a lost hint is always noticed. The channel is bounded. If a hint does not fit, the
+//! sender sets a flag, and the engine then runs a full scan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,37 +18,37 @@ pub(crate) enum Hint {
     /// Files of a project may have changed.
     Project {
         key: ProjectKey,
-        /// The report in words, for the explanation of events.
+        /// The reported change in words, for the explanation of events.
         cause: String,
-        /// If the report names a file: its path, and the open file if opening succeeded.
+        /// The path and the open file, if the report names a file. `None` if it cannot be opened.
         file: Option<(String, Option<Held>)>,
         /// Whether the file is still being written. If so, a report of its close follows.
         unfinished: bool,
     },
     /// An unrelated file next to the files of a project changed.
     ///
-    /// Editors and synchronisers create such files. The project is not idle then.
+    /// Editors and synchronisers create such files. So the project is not idle.
     Activity { key: ProjectKey },
     /// A directory that contains projects changed.
     Subtree {
         /// The path of the directory below the root.
         path: String,
-        /// The report in words, for the explanation of events.
+        /// The reported change in words, for the explanation of events.
         cause: String,
     },
-    /// An unusable entry appeared outside any project, or is gone.
+    /// An unusable entry outside any project appeared or is gone.
     Unusable { problem: Problem, is_gone: bool },
-    /// A walk of the whole tree begins, which watches every directory.
+    /// A walk of the whole tree begins. It watches every directory.
     WalkStarted {
         root: RootIdentity,
         reason: RescanReason,
     },
-    /// The walk passed these projects and has set the watches of their directories.
+    /// The walk has found these projects and watches their directories.
     ProjectsFound {
         /// The found projects. A project may be found twice.
         keys: Vec<ProjectKey>,
     },
-    /// The walk ended. All directories that can be watched are watched, so a full scan follows.
+    /// The walk ended. Every directory that can be watched is watched. A full scan follows.
     WalkFinished {
         /// The watched root. `None` if the root could not be opened.
         root: Option<RootIdentity>,
@@ -85,7 +85,7 @@ impl HintSender {
         }
     }
 
-    /// Sends a hint, unless the channel is full.
+    /// Sends a hint. If the channel is full, drops the hint without setting the flag.
     pub(crate) fn send_if_room(&self, hint: Hint) {
         self.channel.offer(hint);
     }

@@ -1,6 +1,6 @@
 //! Reads the kernel's list of the mounts at and below a directory.
 //!
-//! Constraint: the list never proves a fact. It tells which paths to observe again, and which file
+//! Constraint: the list proves nothing. It only tells which paths to observe again, and which file
 //! systems do not report all changes. Without /proc, no mounts are known.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// The list of mounts of this process's namespace; see proc_pid_mountinfo(5).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// The poll flags with which the open list signals a change.
+/// The poll flag that the open list sets after a change.
 pub(crate) const CHANGED: PollFlags = PollFlags::PRI;
 
 /// The kernel's list of mounts. The open file signals changes.
@@ -28,7 +28,7 @@ pub(crate) struct MountList {
 pub(crate) struct Mount {
     id: u64,
     parent: u64,
-    /// The device, its mounted directory, and the source, as one text.
+    /// The device, the mounted directory and the source, as one text.
     origin: String,
     /// The type of the file system, such as `ext4` or `fuse.sshfs`.
     pub file_system: String,
@@ -84,7 +84,7 @@ impl Mount {
 }
 
 impl Mounts {
-    /// The mount that contains this path below the directory.
+    /// Returns the mount that contains this path below the directory.
     pub(crate) fn of(&self, path: &str) -> Option<&Mount> {
         let contains = |point: &str| {
             let rest = path.strip_prefix(point);
@@ -124,13 +124,13 @@ impl Mounts {
         mounts
     }
 
-    /// Whether a mount of an earlier list is missing from this one, at every path.
+    /// Whether a mount of an earlier list is at no path of this list.
     pub(crate) fn lacks_one_of(&self, earlier: &Self) -> bool {
         let mut earlier = earlier.below.values();
         earlier.any(|mount| !self.below.values().any(|now| now == mount))
     }
 
-    /// The paths where the mount differs from that in an earlier list.
+    /// Returns the paths whose mount differs from the one in an earlier list.
     pub(crate) fn changed_since(&self, earlier: &Self) -> Vec<String> {
         let mut paths: Vec<&String> = self.below.keys().chain(earlier.below.keys()).collect();
         paths.sort_unstable();
@@ -143,7 +143,7 @@ impl Mounts {
     }
 }
 
-/// Of several mounts at the same path, the one that covers the others.
+/// Returns the mount that covers the others at the same path.
 fn top(stacked: Vec<Mount>) -> Option<Mount> {
     let covered: Vec<u64> = stacked.iter().map(|mount| mount.parent).collect();
     let mut open = stacked
@@ -170,7 +170,7 @@ fn line(line: &str) -> Option<(String, Mount)> {
     Some((unescape(point), mount))
 }
 
-/// Replaces octal escapes such as `\040`, which the kernel writes for blanks and backslashes.
+/// Replaces octal escapes such as `\040`, which the kernel writes for blanks and other characters.
 fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,7 +1,7 @@
-//! Follows a path, one name at a time, with the templates that still match.
+//! Follows a path name by name, with the templates that still match.
 //!
-//! Constraint: a name is never ambiguous. Each capture takes the shortest text with which the
-//! remaining template matches. A capture that already has a value matches only this value.
+//! Constraint: a path is never ambiguous. Each capture takes the shortest text with which the rest
+//! of the template matches. If a capture already has a value, it matches only this value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Cursor {
         }
     }
 
-    /// Keeps the templates of the wanted roles.
+    /// Keeps only the templates of the wanted roles.
     #[must_use]
     pub(crate) fn with_roles(mut self, wanted: impl Fn(Role) -> bool) -> Cursor {
         let layout = self.layout.clone();
@@ -80,7 +80,7 @@ impl Cursor {
         self
     }
 
-    /// The roles of the files that a template can match at or below this path.
+    /// Returns the roles of the files that a template can match at or below this path.
     pub fn roles(&self) -> BTreeSet<Role> {
         let templates = self.live.iter().filter_map(|live| self.template(live));
         templates.map(|template| template.role).collect()
@@ -111,7 +111,7 @@ impl Cursor {
         })
     }
 
-    /// The file that a template matches at this path. At most one matches: templates do not overlap.
+    /// Returns the file that a template matches at this path. Templates do not overlap.
     pub fn file(&self) -> Option<ProjectFile> {
         self.live.iter().find_map(|live| {
             let template = self.template(live)?;
@@ -132,7 +132,7 @@ impl Cursor {
         self.live.iter().any(|live| self.component(live).is_some())
     }
 
-    /// The entries that a template can match, if there is a directory at this path.
+    /// Returns the entries of this directory that a template can match.
     pub(crate) fn entries(&self) -> Entries {
         let mut names = BTreeSet::new();
         for live in &self.live {
@@ -154,7 +154,7 @@ impl Cursor {
         Entries::Only(names)
     }
 
-    /// The project of all paths at and below this one, if they can belong to only one.
+    /// Returns the project of all paths at and below this one, if there is only one.
     pub(crate) fn project(&self) -> Option<ProjectKey> {
         let (first, others) = self.live.split_first()?;
         let is_same = |live: &Live| {
@@ -165,7 +165,7 @@ impl Cursor {
         others.iter().all(is_same).then_some(key)
     }
 
-    /// The organization of all paths at and below this one, if they can belong to only one.
+    /// Returns the organization of all paths at and below this one, if there is only one.
     pub(crate) fn organization(&self) -> Option<String> {
         let mut organizations = self
             .live
@@ -181,7 +181,7 @@ impl Cursor {
         self.layout.templates.get(live.rank)
     }
 
-    /// The next component of a template that can still match.
+    /// Returns the next component of a template that can still match.
     fn component(&self, live: &Live) -> Option<&[Part]> {
         self.template(live)?
             .components
@@ -192,7 +192,7 @@ impl Cursor {
 
 /// Matches a name with a component of a template. Returns the captured values.
 pub(super) fn match_component(parts: &[Part], name: &str, bound: &Bound) -> Option<Bound> {
-    // Editors, version control systems and synchronisers create hidden entries for their own use.
+    // Programs create hidden entries for their own use, for instance editors and synchronisers.
     if has_capture(parts) && name.starts_with('.') {
         return None;
     }

@@ -1,11 +1,12 @@
 //! Matches paths below the root with the configured path templates.
 //!
-//! Constraint: this module does no I/O, and a path is never ambiguous. A [`Cursor`] is a path below
-//! the root with the templates that can still match from there. Scans, observations and hints all
-//! use a cursor, so that they agree on the files of a project.
+//! Constraint: this module does no I/O, and a path is never ambiguous.
+//!
+//! A [`Cursor`] is a path below the root with the templates that can still match from there.
+//! Scans, observations and hints all use cursors, so that they agree on the files of a project.
 //!
 //! Modules: this file has the layout. `cursor` follows paths. `template` parses and compares
-//! templates. `recognise` finds the layout of a tree.
+//! templates. `recognise` finds the layout of an existing tree.
 
 mod cursor;
 pub(crate) mod recognise;
@@ -31,7 +32,7 @@ const DEFAULT_ORGANIZATION: &str = "default";
 
 /// The maximum number of templates of one role.
 ///
-/// Every pair of templates is compared, so the limit keeps the check of a configuration fast.
+/// Every pair of templates is compared, so the limit keeps checking a configuration fast.
 pub(crate) const TEMPLATES_MAX: usize = 32;
 
 /// The longest template, in characters.
@@ -52,11 +53,11 @@ pub struct Ignored {
 }
 
 impl Ignored {
-    /// Compiles globs on names.
+    /// Compiles globs that match names.
     ///
     /// # Errors
     ///
-    /// The globs together are too complex.
+    /// Together, the globs are too complex.
     pub fn new(globs: &[Glob]) -> Result<Self, globset::Error> {
         let mut builder = GlobSetBuilder::new();
         for glob in globs {
@@ -68,7 +69,7 @@ impl Ignored {
         })
     }
 
-    /// The globs, as written.
+    /// The globs as they were configured.
     pub fn globs(&self) -> &[String] {
         &self.globs
     }
@@ -95,7 +96,7 @@ pub struct TemplateError {
     pub role: Role,
     /// The index of the template among those of its role, from 0.
     pub index: usize,
-    /// The error, and how to fix it.
+    /// What is wrong, and how to fix it.
     pub reason: String,
 }
 
@@ -110,7 +111,7 @@ pub struct ProjectFile {
     pub tag: Option<String>,
     /// The index of the template in the layout.
     ///
-    /// Of two definitions of one project, the one with the lower rank is used.
+    /// If a project has two definitions, the one with the lower rank is used.
     pub rank: usize,
 }
 
@@ -181,7 +182,7 @@ impl Layout {
         }
     }
 
-    /// Returns this layout, changed so that no capture matches the ignored names.
+    /// Returns this layout with ignored names, which no capture matches.
     #[must_use]
     pub fn ignoring(mut self, ignored: Ignored) -> Self {
         self.ignored = Arc::new(ignored);
@@ -227,9 +228,9 @@ impl Layout {
         Cursor::at_root(self.clone(), live)
     }
 
-    /// The depth of the directory that contains all files of a project, in path components.
+    /// Returns the depth of the directory that contains all files of a project.
     ///
-    /// `None` if the templates have no such directory in common.
+    /// The depth is in path components. `None` if the templates have no such directory in common.
     pub(crate) fn project_directory(&self) -> Option<usize> {
         let first = self.templates.first()?;
         let needed = first.captures().filter(|c| *c != Capture::VersionTag);
@@ -256,7 +257,7 @@ impl Layout {
             .then_some(depth)
     }
 
-    /// The directory that contains all files of a project: its path and the cursor there.
+    /// Returns the directory that contains all files of a project, with the cursor there.
     ///
     /// See [`Layout::project_directory`].
     pub fn directory_of(&self, key: &ProjectKey) -> Option<(String, Cursor)> {
@@ -282,7 +283,7 @@ impl Layout {
         Some((path, cursor))
     }
 
-    /// Returns the path of a file after its project moved to another key.
+    /// Returns the new path of a file after its project moved to another key.
     pub fn relocate(&self, path: &str, to: &ProjectKey) -> Option<String> {
         let place = self.at(path)?.file()?;
         let template = self.templates.get(place.rank)?;
@@ -298,7 +299,7 @@ impl Layout {
                 .collect::<Option<String>>()
         });
         let path = components.collect::<Option<Vec<_>>>()?.join("/");
-        // Check that a template reads the new path as the same file of the new key.
+        // Check that the new path belongs to the new key and has the same role.
         let read_back = self.at(&path)?.file()?;
         (read_back.key == *to && read_back.role == place.role).then_some(path)
     }
@@ -312,7 +313,7 @@ impl Layout {
 }
 
 impl fmt::Display for Layout {
-    /// Formats each template on a line, for the store. Equal texts mean equal layouts.
+    /// Formats each template on a line, for the store. Equal layouts have equal texts.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for template in self.templates.iter() {
             writeln!(formatter, "{} {}", template.role.as_str(), template.text)?;

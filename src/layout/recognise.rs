@@ -1,8 +1,9 @@
 //! Recognises the layout of a directory tree from the paths of its XML files.
 //!
-//! Constraint: this module does no I/O, and its work is proportional to the number of paths. A
-//! candidate is a directory together with one of the known shapes. The candidate that explains the most
-//! files wins. A published copy or a snapshot is explained only by a project that has a definition.
+//! Constraint: this module does no I/O, and its work is proportional to the number of paths. It
+//! compares candidates: each is a directory with one of the known shapes. The candidate that
+//! explains the most files wins. A published copy or a snapshot is explained only if its project
+//! has a definition.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -22,7 +23,7 @@ pub(crate) struct Shape {
     pub(crate) snapshot: &'static [&'static str],
 }
 
-/// The known layouts. If two explain as many files, the earlier one wins.
+/// The known layouts. If two explain the same number of files, the earlier one wins.
 pub(crate) const SHAPES: [Shape; 4] = [
     Shape {
         name: "the default layout",
@@ -62,14 +63,14 @@ pub(crate) const SHAPES: [Shape; 4] = [
     },
 ];
 
-/// The name of a definition in the layouts with a directory for each project.
+/// The file name of a definition in layouts with one directory per project.
 pub(crate) const DEFINITION: &str = "project.xml";
 
-/// The names of directories that belong to a project, so they are neither a project nor an organization.
+/// The names of directories inside a project. They are not projects or organizations.
 const PARTS_OF_A_PROJECT: [&str; 2] = ["published", "snapshots"];
 
 impl Shape {
-    /// Whether this is the layout that the configuration has by default.
+    /// Whether this is the default layout of the configuration.
     pub(crate) fn is_default(&self) -> bool {
         SHAPES.first() == Some(self)
     }
@@ -82,7 +83,7 @@ impl Shape {
         Some(layout.ignoring(ignored.clone()))
     }
 
-    /// The numbers of path components of the templates.
+    /// The possible numbers of path components of a file.
     fn depths(&self) -> BTreeSet<usize> {
         let texts = [self.project, self.published, self.snapshot].concat();
         texts.iter().map(|text| text.split('/').count()).collect()
@@ -99,7 +100,7 @@ pub(crate) struct Recognised {
     pub(crate) organizations: BTreeMap<String, BTreeSet<String>>,
     pub(crate) published: usize,
     pub(crate) snapshots: usize,
-    /// The files that the layout does not explain, with the reason.
+    /// The files that the layout does not explain, each with the reason.
     pub(crate) unexplained: Vec<(String, &'static str)>,
 }
 
@@ -109,17 +110,17 @@ impl Recognised {
     }
 }
 
-/// A directory and the index of a shape.
+/// A directory, and the index of a shape.
 type Candidate<'a> = (&'a str, usize);
 
-/// A file as a candidate explains it.
+/// What a file is according to a candidate.
 struct Meaning<'a> {
     candidate: Candidate<'a>,
     key: ProjectKey,
     role: Role,
 }
 
-/// Recognises the layout of files with these paths. `None` if no known layout has a project here.
+/// Recognises the layout of these files. `None` if no known layout finds a project.
 pub(crate) fn recognise(paths: &[String], ignored: &Ignored) -> Option<Recognised> {
     let layouts: Vec<(Layout, BTreeSet<usize>)> = SHAPES
         .iter()
@@ -147,7 +148,7 @@ pub(crate) fn recognise(paths: &[String], ignored: &Ignored) -> Option<Recognise
     Some(explain(paths, best, shape, &layouts, projects.get(&best)?))
 }
 
-/// Explains all files by the chosen candidate.
+/// Explains each file by the chosen candidate.
 fn explain(
     paths: &[String],
     chosen: Candidate<'_>,
@@ -199,7 +200,7 @@ fn is_below(path: &str, directory: &str) -> bool {
             .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// The role of a file in each candidate that explains it.
+/// Returns what the file is according to each candidate that explains it.
 fn meanings<'a>(path: &'a str, layouts: &[(Layout, BTreeSet<usize>)]) -> Vec<Meaning<'a>> {
     // The byte offsets at which a component starts.
     let starts: Vec<usize> = std::iter::once(0)
@@ -237,7 +238,7 @@ fn may_contain_projects(path: &str, ignored: &Ignored) -> bool {
     })
 }
 
-/// Whether a project can have this key in a layout.
+/// Whether a project can have this key with this shape.
 fn may_be(key: &ProjectKey, shape: &Shape) -> bool {
     let is_part = |name: &String| PARTS_OF_A_PROJECT.contains(&name.as_str());
     let is_flat = shape.project.iter().all(|text| !text.ends_with(DEFINITION));

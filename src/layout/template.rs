@@ -1,7 +1,7 @@
 //! Parses a path template, and decides whether two templates can match the same path.
 //!
-//! Constraint: a template that no path can match is an error. The time to compare any two templates
-//! is at most proportional to the product of their lengths.
+//! Constraint: a template that can match no path is an error. Comparing two templates takes time
+//! proportional to the product of their lengths, at most.
 
 use super::TEMPLATE_MAX;
 use crate::domain::project::Role;
@@ -93,7 +93,7 @@ impl Template {
         self.captures().any(|found| found == capture)
     }
 
-    /// Whether a path can match both templates.
+    /// Whether some path matches both templates.
     pub(super) fn overlaps(&self, other: &Template) -> bool {
         self.components.len() == other.components.len()
             && self
@@ -195,7 +195,7 @@ pub(super) enum Token {
     AnyNumber,
 }
 
-/// Converts a component to a pattern. A capture becomes one or more characters.
+/// Converts a component to a pattern. A capture matches one or more characters.
 pub(super) fn tokens(parts: &[Part]) -> Vec<Token> {
     let mut tokens = Vec::new();
     for part in parts {
@@ -210,10 +210,10 @@ pub(super) fn tokens(parts: &[Part]) -> Vec<Token> {
     tokens
 }
 
-/// Whether a text can match both patterns.
+/// Whether some text matches both patterns.
 ///
-/// `reachable[j]` is true if a text matches the left tokens up to the current one and the right
-/// tokens up to `j`. The table is computed row by row.
+/// `reachable[j]` is true if some text matches the left tokens so far and the first `j` right
+/// tokens. The table is computed row by row, one row for each left token.
 pub(super) fn intersect(left: &[Token], right: &[Token]) -> bool {
     let mut reachable = vec![false; right.len() + 1];
     for i in 0..=left.len() {
@@ -228,10 +228,10 @@ pub(super) fn intersect(left: &[Token], right: &[Token]) -> bool {
             let left_token = previous(1, left, i);
             let right_token = previous(1, right, j);
             let reached = (i == 0 && j == 0)
-                // The "any number" of characters ends here.
+                // The repetition in one pattern ends here.
                 || (up && left_token == Some(Token::AnyNumber))
                 || (back && right_token == Some(Token::AnyNumber))
-                // The "any number" of characters includes a character of the other pattern.
+                // The repetition includes a character of the other pattern.
                 || (back && left_token == Some(Token::AnyNumber))
                 || (up && right_token == Some(Token::AnyNumber))
                 || (diagonal && compatible(left_token, right_token));

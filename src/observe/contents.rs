@@ -1,8 +1,9 @@
 //! Keeps the contents that one step read, within a bound.
 //!
-//! Constraint: a step holds at most [`KEPT_MAX`] bytes of contents, whatever its projects hold. It drops
-//! further contents after they were hashed and parsed, and reads them again when they are recorded. A
-//! content that changed meanwhile is not recorded: its project is observed again.
+//! Constraint: a step keeps at most [`KEPT_MAX`] bytes of contents, even for large projects. Other
+//! contents are dropped after they were hashed and parsed, and are read again when they are
+//! recorded. If a content changed in the meantime, it is not recorded, and its project is observed
+//! again.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,18 +15,18 @@ use super::{Held, read_up_to};
 use crate::domain::project::ContentHash;
 use crate::repository::{Root, kind_of, stamp};
 
-/// The maximum number of bytes of contents that are kept in memory.
+/// The maximum number of bytes that are kept in memory.
 ///
-/// One definition may be larger. It is recorded with the first portion of its change.
+/// One definition may exceed it. It is recorded with the first portion of its change.
 const KEPT_MAX: usize = 12 * 1024 * 1024;
 
 /// The contents that one step read, by their hash.
 #[derive(Debug)]
 pub(crate) struct Contents {
     by_hash: HashMap<ContentHash, Content>,
-    /// The number of bytes that are kept.
+    /// The number of bytes in memory.
     n_kept: usize,
-    /// The number of bytes of all contents.
+    /// The number of bytes that were read.
     n_read: usize,
     kept_max: usize,
 }
@@ -43,7 +44,7 @@ enum Content {
 enum Source {
     /// The path below the root.
     Path(String),
-    /// A held file, which may have lost its path.
+    /// A held file, which may no longer have a path.
     Held(OwnedFd),
 }
 
@@ -63,7 +64,7 @@ impl Default for Contents {
 }
 
 impl Contents {
-    /// Makes an empty collection that keeps no contents.
+    /// Makes an empty collection that drops all contents.
     pub(crate) fn none() -> Self {
         Self::keeping(0)
     }
@@ -87,7 +88,8 @@ impl Contents {
     pub(crate) fn add_held(&mut self, hash: ContentHash, bytes: Bytes, held: &Held) {
         self.put(hash, bytes, false, || match held.file.try_clone() {
             Ok(file) => Source::Held(file),
-            // Without a free descriptor, the content is read by its path, if the file still has it.
+            // No descriptor is free, so the content has to be read by its path, if it still has
+            // one.
             Err(_) => Source::Path(held.path.clone()),
         });
     }
@@ -115,12 +117,12 @@ impl Contents {
         }
     }
 
-    /// The number of bytes that were read.
+    /// The number of bytes that this step read.
     pub(crate) fn n_read(&self) -> usize {
         self.n_read
     }
 
-    /// The number of bytes to read again for this content. 0 if it is kept, or was not read.
+    /// The number of bytes to read again for this content: 0 unless it was dropped.
     pub(crate) fn n_to_read(&self, hash: &ContentHash) -> usize {
         match self.by_hash.get(hash) {
             Some(Content::Dropped(_, n_bytes)) => *n_bytes,
@@ -128,7 +130,7 @@ impl Contents {
         }
     }
 
-    /// Returns a content, or `None` if this step did not read it.
+    /// Returns a content, reading it again if it was dropped. `None` if this step did not read it.
     pub(crate) fn load(&self, root: &Root, hash: &ContentHash) -> Result<Option<Bytes>, Lost> {
         let (source, n_bytes) = match self.by_hash.get(hash) {
             None => return Ok(None),

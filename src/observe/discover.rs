@@ -1,7 +1,7 @@
 //! Finds the projects of a repository.
 //!
-//! Constraint: an unreadable directory is reported as a problem, never treated as empty. The walk
-//! stops at paths that belong to only one project. Observing that project reads everything below.
+//! Constraint: an unreadable directory is a problem, and never counts as empty. The walk stops at
+//! paths that belong to only one project. An observation reads the rest.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,7 +15,7 @@ use crate::repository::{Root, open_directory_at};
 pub(crate) struct Discovery {
     /// The projects that have a directory or a file, sorted.
     pub keys: Vec<ProjectKey>,
-    /// Unreadable directories, and entries that cannot belong to a project.
+    /// Unreadable directories and unusable entries.
     pub problems: Vec<Problem>,
 }
 

@@ -1,6 +1,6 @@
 //! Holds reported files open, so that they can be read even if they are removed.
 //!
-//! Constraint: any number of reports must not use up the file descriptors of the process.
+//! Constraint: no number of reports uses up the file descriptors of the process.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ const HELD_MAX: usize = 256;
 pub(crate) struct Held {
     /// The reported path below the root.
     pub path: String,
-    /// The project and the role of this path in the layout.
+    /// The meaning of this path in the layout.
     pub place: ProjectFile,
     /// The open file.
     pub file: OwnedFd,
@@ -30,18 +30,18 @@ pub(crate) struct Held {
     ///
     /// `None` if the layout has no such directory.
     pub home: Option<u64>,
-    /// Whether the file still has a link, but an observation did not find it in its project.
+    /// Whether the file still has a link that the last observation did not find in its project.
     ///
-    /// The next observation then decides about it.
+    /// The next observation then decides about the file.
     pub has_left: bool,
-    /// A clone of the holder's `held`, whose count is the number of held files.
+    /// Counts this file in [`Holder::held`].
     _held: Arc<()>,
 }
 
 /// Opens files to hold them.
 #[derive(Debug, Default)]
 pub(crate) struct Holder {
-    /// Each held file has a clone of this, so its count is the number of held files plus one.
+    /// Each held file has a clone of this, so the reference count is their number plus one.
     held: Arc<()>,
 }
 
@@ -49,7 +49,7 @@ impl Holder {
     /// Opens a file to hold it. Also returns whether the file is empty.
     ///
     /// `home` is the path of the project's directory, if the layout has one. An empty file is not
-    /// held. Usually it was just created, and a report of its close follows.
+    /// held: usually it was just created, and a report of its close follows.
     pub(crate) fn hold(
         &self,
         root: &Root,
@@ -73,7 +73,7 @@ impl Holder {
             return (None, is_empty);
         }
         if stat.st_nlink == 0 {
-            // The file was removed since it was opened, which changed its change time.
+            // Removing the file after it was opened has changed its change time.
             stamp.changed_ns = stamp.modified_ns;
         }
         if Arc::strong_count(&self.held) > HELD_MAX {
@@ -97,7 +97,7 @@ impl Holder {
     }
 }
 
-/// Opens a file by the directory of its project. Also returns the inode of that directory.
+/// Opens a file and its project's directory. Also returns the directory's inode.
 fn open(root: &Root, home: Option<&str>, path: &str) -> io::Result<(OwnedFd, Option<u64>)> {
     let below = home.and_then(|home| {
         let rest = path.strip_prefix(home)?.strip_prefix('/')?;

@@ -1,6 +1,6 @@
 //! Lists the entries of a directory.
 //!
-//! Constraint: all walks use this module, so that they agree on the entries of a directory.
+//! Constraint: all walks list directories by this module, so that they agree on the entries.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -17,11 +17,11 @@ pub(crate) enum Entry<'a> {
     Directory(&'a str, Cursor),
     /// An entry that is neither a directory nor a symbolic link.
     Other(&'a str, Cursor),
-    /// An entry that cannot be used.
+    /// An unusable entry.
     Problem(Problem),
 }
 
-/// Visits the entries that the layout needs, in the directory at `path`.
+/// Visits the entries of a directory that the layout needs.
 pub(crate) fn entries(
     directory: BorrowedFd<'_>,
     path: &str,
@@ -78,7 +78,7 @@ pub(crate) fn entries(
     }
 }
 
-/// Rewinds an open directory, to list it again.
+/// Rewinds an open directory so that it can be listed again.
 pub(super) fn rewind(directory: BorrowedFd<'_>) -> io::Result<()> {
     rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
     Ok(())
@@ -97,13 +97,13 @@ pub(crate) fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// The problem of an entry whose name is not UTF-8.
+/// Returns the problem of an entry whose name is not UTF-8.
 pub(crate) fn unnamed(path: &str) -> Problem {
     let reason = "has a name that is not UTF-8, which a callback cannot contain";
     problem(path, reason, false)
 }
 
-/// The problem of a directory that cannot be read.
+/// Returns the problem of an unreadable directory.
 pub(crate) fn unreadable(path: &str, error: &io::Error) -> Problem {
     let reason = format!("the directory cannot be read: {error}");
     problem(path, &reason, true)
@@ -121,7 +121,7 @@ pub(super) fn problem(path: &str, reason: &str, may_resolve: bool) -> Problem {
 
 /// Whether an error means that nothing exists at a path.
 ///
-/// The answer is the same if a component of the path is a file now.
+/// This includes the error for a path with a file in place of a directory.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),

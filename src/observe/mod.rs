@@ -1,13 +1,14 @@
-//! The only reader of the repository.
+//! Observes projects: reads the repository's files for inference.
 //!
 //! Constraint: a file is valid only if two readings are equal and it is well-formed to its end. An
 //! unreadable file counts neither as changed nor as deleted. The observer never follows a symbolic
-//! link, never waits for a pipe, never reads more than `max_file_size`, and does not read a file
-//! whose metadata proves it unchanged.
+//! link, never waits for a pipe, and never reads more than `max_file_size`. It does not read a
+//! file whose metadata proves that it is unchanged.
 //!
-//! Map: this file reads a file. `held` opens reported files, and `reported` keeps them until their
-//! project is observed. `contents` keeps what was read. `project` observes a project, and `unchanged` compares its metadata with
-//! the record. `discover` finds the projects, `listing` reads a directory.
+//! Modules: this file reads a file. `held` opens reported files, and `reported` keeps them until
+//! their project is observed. `contents` keeps the bytes that were read. `project` observes a
+//! project, and `unchanged` compares its metadata with the record. `discover` finds the projects,
+//! and `listing` lists a directory.
 
 mod contents;
 mod discover;
@@ -42,17 +43,17 @@ pub(crate) use unchanged::is_unchanged;
 
 /// How long after its last change an invalid file is observed again without a hint.
 ///
-/// After that, only a report of its close or a full scan leads to another observation.
+/// Later, only a report or a full scan causes another observation.
 const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
 
-/// The outcome of observing one project.
+/// The result of observing one project.
 #[derive(Debug, Default)]
 pub(crate) struct ObservedProject {
     /// The state on disk.
     pub observed: Observed,
-    /// The inode of the project's directory. `None` if it is absent, or if the layout has none.
+    /// The inode of the project's directory. `None` if there is none.
     pub home: Option<u64>,
-    /// Whether a directory moved during the observation, so that this state never existed.
+    /// Whether a directory moved during the observation. Then this state may never have existed.
     is_torn: bool,
 }
 
@@ -62,9 +63,9 @@ pub(crate) struct Observer {
     max_file_size: u64,
     owners: OwnerNames,
     inodes: Inodes,
-    /// Paths that must not be observed, with the reason. They may seem empty.
+    /// Hidden paths, with the reason. Their file systems are not mounted, so they may seem empty.
     hidden: BTreeMap<String, String>,
-    /// Called before each file is read, because reading a large project takes long.
+    /// Called before each file is read, so that a large project does not look like a hang.
     on_progress: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -87,7 +88,7 @@ impl Observer {
         self
     }
 
-    /// Switches to other settings. Known names of owners are kept.
+    /// Changes the settings, but keeps the known names of owners.
     pub(crate) fn change(&mut self, layout: Layout, max_file_size: u64) {
         self.layout = layout;
         self.max_file_size = max_file_size;
@@ -95,22 +96,24 @@ impl Observer {
         self.hidden = BTreeMap::new();
     }
 
-    /// The name of a user, or the user id if there is none. `None` if the user database does not answer.
+    /// Returns the name of a user, or the user id if the user has no name.
+    ///
+    /// `None` if the user database does not answer.
     pub(crate) fn user_name(&self, uid: u32, now: Timestamp) -> Option<String> {
         self.owners.name(uid, now)
     }
 
-    /// Looks up the owners again that are unknown. Returns whether some became known.
+    /// Looks up unknown owners again. Returns whether some are known now.
     pub(crate) fn retry_owners(&self, now: Timestamp) -> bool {
         self.owners.retry(now)
     }
 
-    /// Sets the paths that must not be observed, because their file system is not mounted.
+    /// Hides these paths from observation, because their file systems are not mounted.
     pub(crate) fn hide(&mut self, hidden: BTreeMap<String, String>) {
         self.hidden = hidden;
     }
 
-    /// The hidden path that is or contains this path, with the reason.
+    /// Returns the hidden path that is or contains this path, with the reason.
     fn hidden_at(&self, path: &str) -> Option<(&str, &str)> {
         let ends = path.match_indices('/').map(|(end, _)| end);
         let mut above = ends.chain([path.len()]).filter_map(|end| path.get(..end));
@@ -118,14 +121,14 @@ impl Observer {
         found.map(|(above, reason)| (above.as_str(), reason.as_str()))
     }
 
-    /// Whether inode numbers identify files, judging by the files that this observer has read.
+    /// Whether inode numbers identify files, as far as this observer has found.
     pub(crate) fn inodes(&self) -> Inodes {
         self.inodes
     }
 
     /// Detects unstable inode numbers from two stamps of a file with the same content.
     ///
-    /// If another file had replaced it, the change time would differ.
+    /// A replaced file would have another change time.
     fn learn_inodes(&mut self, before: &Stamp, after: &Stamp, path: &str) {
         let has_new_number = before != after && before.is_same(after, Inodes::Unstable);
         if has_new_number && self.inodes == Inodes::Stable {
@@ -142,10 +145,10 @@ impl Observer {
         discover::discover(&self.layout, root)
     }
 
-    /// Reads a held file. Returns `None` if it is not valid.
+    /// Reads a held file. Returns `None` if it is invalid.
     ///
-    /// The returned stamp has the change time from before the removal, because that time orders the
-    /// files.
+    /// Removing the file changed its change time. The returned stamp has the earlier one, because
+    /// change times order the files.
     pub(crate) fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
         let (mut state, bytes) = self
             .read(held.file.as_fd(), &held.path, &held.place, now)
@@ -222,15 +225,15 @@ impl Observer {
 }
 
 fn read_up_to(file: BorrowedFd<'_>, size: u64, max: u64) -> io::Result<Bytes> {
-    // Reading one byte more than expected shows whether the file grew. The size that the file system
-    // reports, limited by `max`, is the capacity.
+    // Reading one byte more than expected shows whether the file grew. The capacity is the size
+    // that the file system reports, up to `max`.
     let mut bytes = Vec::with_capacity(usize::try_from(size.min(max)).unwrap_or(0) + 1);
     let mut positioned = PositionedRead { file, offset: 0 };
     positioned.by_ref().take(size + 1).read_to_end(&mut bytes)?;
     Ok(Bytes::from(bytes))
 }
 
-/// The number of bytes that are compared at a time.
+/// The number of bytes that are compared at once.
 const COMPARED_AT_ONCE: usize = 32 * 1024;
 
 /// Whether a second reading returns the same bytes.
@@ -256,9 +259,9 @@ fn reads_the_same(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Reads a file from its start, without using the position of the descriptor.
+/// Reads a file from its start without moving the position of the descriptor.
 ///
-/// So a held file can be read more than once.
+/// So a held file can be read several times.
 struct PositionedRead<'a> {
     file: BorrowedFd<'a>,
     offset: u64,

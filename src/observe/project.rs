@@ -1,8 +1,8 @@
 //! Observes one project.
 //!
-//! Constraint: events are inferred from a state that existed at one moment. So copies are read
-//! before the definition. A listing with a new name is read twice. A path that is used twice must
-//! lead to the same directory both times.
+//! Constraint: events are inferred only from a state that existed at one time. So copies are read
+//! before the definition, and a listing with a new name is read twice. If a path is used twice, it
+//! must lead to the same directory both times.
 
 mod blind;
 
@@ -23,19 +23,20 @@ use crate::repository::{Root, kind_of, list, open_directory_at, open_file_at, st
 
 /// The maximum number of tries to observe a project, or to list a directory.
 ///
-/// A try fails if directories move meanwhile, or if files appear and disappear during the listing.
+/// A try fails if directories move, or if files appear or disappear during the listing.
 const TRIES: usize = 5;
 
 impl Observer {
     /// Observes one project.
+    /// Observes one project.
     ///
-    /// A file whose metadata equals the record is taken from the record, unless it was `reported`.
-    /// Not every change changes the times of a file. Two writes to one page of a memory mapping may
-    /// have the same times, and some file systems have no change time.
+    /// If the metadata of a file equals the record, the file is not read, unless it was
+    /// `reported`. A reported change may leave the metadata as it was: two writes to one page of a
+    /// memory mapping may have the same times, and some file systems have no change time.
     ///
-    /// The copies are read before the definition. Between these reads, a snapshot may be taken and
-    /// then restored. Then the event of the snapshot would come after that of the restore. So if the
-    /// definition is restored, the copies must be the same before and after reading it.
+    /// The copies are read before the definition. In between, a snapshot may be taken and then
+    /// restored. The event of the snapshot would then come after that of the restore. So if the
+    /// definition was restored, the copies must be the same before and after reading it.
     pub(crate) fn observe(
         &mut self,
         root: &Root,
@@ -117,7 +118,7 @@ impl Observer {
     }
 }
 
-/// Whether a recorded definition now has the content of a snapshot.
+/// Whether the definition changed to the content of a snapshot.
 fn is_restored(observed: &Observed, recorded: &Recorded) -> bool {
     let (Some(before), Some(seen)) = (&recorded.definition, observed.definition()) else {
         return false;
@@ -129,39 +130,40 @@ fn is_restored(observed: &Observed, recorded: &Recorded) -> bool {
     before.hash != seen.hash && snapshots.any(|snapshot| snapshot.hash == seen.hash)
 }
 
-/// The observed files except the definition.
+/// Returns the observed files except the definition.
 fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)> {
     let files = observed.files.iter();
     files.filter(|(_, file)| file.role() != Role::Definition)
 }
 
-/// The state of observing one project.
+/// The state of one observation of a project.
 struct ProjectWalk<'a> {
     observer: &'a mut Observer,
     root: &'a Root,
-    /// Whether the walk begins at the root, because no directory contains all files of the project.
+    /// Whether the walk begins at the root, because the files have no directory in common.
     has_no_home: bool,
     recorded: &'a Recorded,
     reported: &'a Reported,
     contents: &'a mut Contents,
     now: Timestamp,
     definition_rank: usize,
-    /// The inodes of the directories passed so far. `None` for an absent directory.
+    /// The inodes of the directories visited so far. `None` for an absent directory.
     directories: HashMap<String, Option<u64>>,
-    /// The position of each path in the list of unreadable directories.
+    /// The index of each unreadable path in `unreadable`.
     blind_at: HashMap<String, usize>,
     seen: ObservedProject,
 }
 
 impl ProjectWalk<'_> {
-    /// Opens the directory of the project. Returns `None` if no directory has exactly this name.
+    /// Opens the project's directory. Returns `None` if there is no directory with this exact
+    /// name.
     fn open_home(&self, path: &str) -> io::Result<Option<OwnedFd>> {
         let opened = match self.root.open_directory(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.recorded.is_empty() || self.root.is_absent(path)? {
                     return Ok(None);
                 }
-                // The listing may have refreshed the file system's cache, so try again.
+                // Listing may have refreshed the file system's cache, so try again.
                 self.root.open_directory(path).map_err(hidden_by_a_cache)?
             }
             opened => opened?,
@@ -171,9 +173,9 @@ impl ProjectWalk<'_> {
 
     /// Reads the copies, then the definition.
     ///
-    /// A snapshot is a copy of a definition that was saved before. If the definition were read first,
-    /// it could be saved and copied before the copies are read. The next observation would then take
-    /// the saved definition for a restore of this snapshot.
+    /// A snapshot is a copy of an earlier definition. If the definition were read first, it could
+    /// be saved and copied before the copies are read. The next observation would then take the
+    /// save for a restore of this snapshot.
     fn copies_then_definition(&mut self, directory: &OwnedFd, path: &str, cursor: &Cursor) {
         let copies = cursor.clone().with_roles(|role| role != Role::Definition);
         let definition = cursor.clone().with_roles(|role| role == Role::Definition);
@@ -205,8 +207,9 @@ impl ProjectWalk<'_> {
     /// Lists the needed names of a directory, in order.
     ///
     /// If files are created meanwhile, a listing may contain a later file and miss an earlier one.
-    /// Then their events would be recorded in the wrong order. Two equal listings miss only files
-    /// that are newer than all listed ones. Without new names one listing is enough.
+    /// Then their events would be recorded in the wrong order. If two listings are equal, they
+    /// miss only files that are newer than all listed ones. If no name is new, one listing is
+    /// enough.
     fn names_at_one_moment(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -237,7 +240,7 @@ impl ProjectWalk<'_> {
         Ok(found)
     }
 
-    /// Lists a directory once, from its current position.
+    /// Lists the needed names of a directory once, from its current position.
     fn names(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -265,7 +268,7 @@ impl ProjectWalk<'_> {
         Ok(names)
     }
 
-    /// Observes an entry. `expected` means that the layout has exactly this name.
+    /// Observes an entry. `expected` is true if the layout names it, without a capture.
     fn entry(
         &mut self,
         parent: BorrowedFd<'_>,
@@ -293,7 +296,7 @@ impl ProjectWalk<'_> {
             },
             _ => match cursor.file() {
                 Some(place) => self.file(parent, path, name, &place, &stat),
-                // A file or another entry has replaced a directory with recorded files.
+                // A directory with recorded files was replaced by something else.
                 None if expected || self.is_recorded_below(path) => {
                     if let Err(kind) = kind_of(&stat)
                         && cursor.leads_on()
@@ -308,7 +311,8 @@ impl ProjectWalk<'_> {
 
     /// Returns the metadata of an entry, or `None` if it does not exist.
     ///
-    /// A failed lookup alone does not prove that a recorded file is gone, so the directory is listed
+    /// A failed lookup does not prove that a recorded file is gone, so the directory is also
+    /// listed.
     /// as well.
     fn look_up(
         &self,
@@ -345,7 +349,7 @@ impl ProjectWalk<'_> {
             if place.rank > self.definition_rank {
                 return;
             }
-            // Of two definitions, the one that matches the earlier template is used.
+            // If there are two definitions, the one of the earlier template is used.
             self.definition_rank = place.rank;
             let files = &mut self.seen.observed.files;
             files.retain(|_, file| file.role() != Role::Definition);
@@ -412,7 +416,7 @@ impl ProjectWalk<'_> {
     }
 }
 
-/// Explains the error of a lookup that does not find a listed name.
+/// Explains why a lookup does not find a name that is listed.
 fn hidden_by_a_cache(error: io::Error) -> io::Error {
     if !is_absent(&error) {
         return error;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::Held;
 
-/// The maximum number of held files, and of paths, of one project.
+/// The maximum number of held files of one project, and of its reported paths.
 const MAX: usize = 128;
 
 /// The reported files of one project.
@@ -16,14 +16,14 @@ pub(crate) struct Reported {
     held: Vec<Held>,
     /// The reported paths.
     paths: BTreeSet<String>,
-    /// Whether more than [`MAX`] paths were reported. Then every file counts as reported.
+    /// Whether more than [`MAX`] paths were reported. Then all files count as reported.
     is_full: bool,
 }
 
 impl Reported {
-    /// Adds a file, and holds it unless it is already held.
+    /// Adds a reported file, and holds it unless it is already held.
     ///
-    /// The system reports a file twice: when it is created and when it is closed.
+    /// The kernel reports a new file twice: when it is created and when it is closed.
     pub(crate) fn add(&mut self, path: &str, held: Option<Held>) {
         self.name(path);
         self.hold(held);
@@ -56,7 +56,7 @@ impl Reported {
         self.is_full || self.paths.contains(path)
     }
 
-    /// Keeps the paths for which `keep` returns true.
+    /// Keeps only the paths for which `keep` returns true.
     pub(crate) fn retain_paths(&mut self, keep: impl Fn(&str) -> bool) {
         self.is_full = false;
         self.paths.retain(|path| keep(path));
@@ -67,7 +67,7 @@ impl Reported {
         std::mem::take(&mut self.held)
     }
 
-    /// Adds the reported files that an earlier observation returned.
+    /// Adds the reported files of an earlier observation.
     pub(crate) fn merge(&mut self, earlier: Self) {
         for path in &earlier.paths {
             self.name(path);

@@ -1,8 +1,9 @@
 //! Compares the metadata of a project with the record.
 //!
-//! Constraint: the result "unchanged" must be certain. A wrong "changed" only costs an observation. A
-//! full scan compares every project, and nearly all are unchanged. So the comparison opens no file
-//! and keeps no results. Any error or unusual entry gives "changed".
+//! Constraint: the result "unchanged" must be certain. A wrong "changed" only costs an
+//! observation. A full scan compares every project, and nearly all are unchanged. So the
+//! comparison opens no file and keeps no results. For any error or unusual entry, the result is
+//! "changed".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,9 +15,9 @@ use crate::domain::project::{Inodes, Mark, ProjectKey};
 use crate::layout::{Cursor, Entries, Layout};
 use crate::repository::{Root, list, open_directory_at, stamp, stat_at};
 
-/// Whether a project has exactly the recorded files, all unchanged.
+/// Whether a project has exactly the recorded files, all of them unchanged.
 ///
-/// `marks` has the recorded metadata, sorted by path.
+/// `marks` is their recorded metadata, sorted by path.
 pub(crate) fn is_unchanged(
     layout: &Layout,
     root: &Root,
@@ -41,9 +42,9 @@ pub(crate) fn is_unchanged(
     comparison.directory(directory.as_fd(), &path, &cursor) && comparison.n_same == marks.len()
 }
 
-/// The state of comparing the metadata of one project.
+/// The progress of comparing one project.
 ///
-/// The methods return whether everything so far is unchanged.
+/// The methods return whether everything is unchanged so far.
 struct MetadataScan<'a> {
     marks: &'a [Mark],
     inodes: Inodes,
@@ -91,7 +92,7 @@ impl MetadataScan<'_> {
         if is_file && next.file().is_some() {
             let stat = match stat_at(directory, name) {
                 Ok(stat) => stat,
-                // A missing recorded file is noticed by the number of unchanged files.
+                // The count of unchanged files shows later that a recorded file is missing.
                 Err(error) => return error.kind() == io::ErrorKind::NotFound,
             };
             let is_same = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
@@ -111,7 +112,7 @@ impl MetadataScan<'_> {
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
             };
         }
-        // A file at the path of a directory is ignored. Anything else is a change.
+        // The layout has a directory here, so a file is ignored. Anything else is a change.
         is_file && next.leads_on()
     }
 }
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// Marks of all regular files below a directory, as if read much later.
+    /// Returns the marks of all regular files below a directory, as if read much later.
     fn marks(root: &std::path::Path, below: &str, into: &mut Vec<Mark>) {
         for entry in fs::read_dir(root.join(below)).unwrap() {
             let entry = entry.unwrap();
@@ -176,7 +177,7 @@ mod tests {
         let mut young = recorded.clone();
         young[0].read_ns = young[0].stamp.changed_ns;
         assert!(!is_same(&young), "a change in the same tick would not show");
-        // Files beside a project's own are ignored.
+        // Files that do not belong to the project are ignored.
         fs::write(at("o/p/notes.txt"), "x").unwrap();
         fs::write(at("o/p/published/notes.txt"), "x").unwrap();
         assert!(is_same(&recorded));
@@ -208,7 +209,7 @@ mod tests {
                 "{make}"
             );
             run(undo);
-            // Renaming a file changes its change time.
+            // Renaming a file has changed its change time.
             recorded.clear();
             marks(temporary.path(), "o/p", &mut recorded);
             recorded.retain(|mark| mark.path.ends_with(".xml"));

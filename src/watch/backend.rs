@@ -1,7 +1,7 @@
-//! The interface of a backend, which gets reports of changes from the operating system.
+//! The interface of a backend, which receives change reports from the system.
 //!
-//! Constraint: a backend makes no decisions. It watches the directories that the walk passes to it,
-//! and returns reports in the order of the changes.
+//! Constraint: a backend makes no decisions. It watches the directories that the walk passes to
+//! it, and returns reports in the order of the changes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -21,32 +21,32 @@ pub(super) const NOWHERE: Node = -1;
 
 /// Watches directories and reports changes of their entries.
 pub(super) trait Backend: Send {
-    /// The configured mode that selects this backend.
+    /// The mode in the configuration that selects this backend.
     fn mode(&self) -> WatchMode;
 
-    /// Begins a walk over everything below this root.
+    /// Begins a walk of everything below this root.
     ///
-    /// The walk passes every directory to [`Backend::watch`], also those that are already watched.
-    /// `is_doubtful` means that known paths may be wrong: reports were lost, or the root is new.
+    /// The walk passes every directory to [`Backend::watch`], even one that is already watched. If
+    /// `is_doubtful`, the known paths may be wrong, because reports were lost or the root is new.
     fn begin_walk(&mut self, root: &Path, is_doubtful: bool) -> io::Result<()>;
 
     /// Ends the walk. Releases the watches of directories that the walk did not pass.
     ///
-    /// Returns directories that the walk passed, but that have lost their watch since.
+    /// Returns the directories that the walk passed, but whose watches were lost again.
     fn end_walk(&mut self) -> Vec<String>;
 
-    /// The watched directory at a path below the root, or [`NOWHERE`].
+    /// Returns the watched directory at a path below the root, or [`NOWHERE`].
     fn at(&self, path: &str) -> Node;
 
-    /// Drops the directories at and below a path, so that the next walk watches them again.
+    /// Forgets the directories at and below a path, so that the next walk watches them again.
     fn forget(&mut self, path: &str);
 
     /// Watches a directory. The caller passes a parent before its children.
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError>;
 
-    /// Drops the watched subdirectories of a directory, except those with these names.
+    /// Forgets the watched subdirectories of a directory, except those with these names.
     ///
-    /// A directory that moved to another depth may have children that the layout does not need there.
+    /// If a directory moved to another depth, the layout may not need its subdirectories there.
     fn retain(&mut self, directory: Directory<'_>, node: Node, names: &BTreeSet<&str>);
 
     /// Returns the next report, if any. Does not wait.
@@ -60,10 +60,10 @@ pub(super) trait Backend: Send {
 
     /// Releases the watches of directories that were moved out of the repository.
     ///
-    /// The caller has read all reports. Until then, a report may show the new path of a directory.
+    /// The caller must have read all reports, because one of them may show the new path.
     fn release_moved_away(&mut self) {}
 
-    /// How many directories are watched.
+    /// The number of watched directories.
     fn n_watches(&self) -> usize;
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Directory<'a> {
 pub(super) enum WatchError {
     /// The limit of watches is reached.
     Limit,
-    /// The same directory is already watched at this other path, as with a bind mount.
+    /// The same directory is already watched at this other path, for instance by a bind mount.
     SameAs(String),
     /// Another error.
     Other(io::Error),
@@ -109,7 +109,7 @@ pub(super) struct Change {
     /// The name of the entry.
     pub(super) name: OsString,
     pub(super) kind: ChangeKind,
-    /// Whether the entry is a directory, if the report tells.
+    /// Whether the entry is a directory. `None` if the report does not tell.
     pub(super) is_directory: Option<bool>,
 }
 
@@ -129,7 +129,7 @@ impl ChangeKind {
         matches!(self, Self::MovedFrom | Self::Removed)
     }
 
-    /// The words for it in hints and logs.
+    /// The words for this change in hints and logs.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -142,7 +142,7 @@ impl ChangeKind {
     }
 }
 
-/// Whether a path leads to this open directory.
+/// Whether this open directory is at this path.
 pub(super) fn is_at(path: &Path, directory: &OwnedFd) -> bool {
     match (rustix::fs::lstat(path), rustix::fs::fstat(directory)) {
         (Ok(one), Ok(other)) => one.st_ino == other.st_ino && one.st_dev == other.st_dev,

@@ -1,6 +1,6 @@
 //! Sends commands to the watch thread and wakes it.
 //!
-//! Constraint: sending a command never blocks. A newer command replaces an older one of its kind.
+//! Constraint: sending a command never blocks. A new command replaces an older one of its kind.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,11 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::WatchSettings;
 use crate::domain::rescan::RescanReason;
 
-/// The commands that the watch thread has not taken yet.
+/// The commands that the watch thread has not received yet.
 #[derive(Debug)]
 pub(super) struct Commands {
     pending: Mutex<Pending>,
-    /// The sending end of a socket pair. A byte in the pair wakes the thread.
+    /// The sending end of a socket pair. A byte in it wakes the thread.
     wake: UnixStream,
     woken: UnixStream,
 }
@@ -44,7 +44,7 @@ impl Commands {
         pending.stop || pending.walk.is_some()
     }
 
-    /// Sends a command by changing the pending ones.
+    /// Changes the pending commands and wakes the thread.
     pub(super) fn give(&self, command: impl FnOnce(&mut Pending)) {
         command(&mut self.lock());
         self.wake();
@@ -59,11 +59,11 @@ impl Commands {
     }
 
     pub(super) fn wake(&self) {
-        // If the pair is full, the thread wakes anyway.
+        // If the pair is full, the thread is being woken already.
         let _ = (&self.wake).write(&[0]);
     }
 
-    /// Consumes the wake-ups. The thread calls it before it looks for work, so that it misses none.
+    /// Consumes the wake-ups. The thread calls this before it looks for work.
     pub(super) fn clear_wake_ups(&self) {
         let mut buffer = [0; 512];
         while (&self.woken).read(&mut buffer).is_ok_and(|n| n > 0) {}
@@ -71,7 +71,7 @@ impl Commands {
 }
 
 impl AsFd for Commands {
-    /// The file descriptor that a wake-up makes readable.
+    /// The file descriptor that becomes readable after a wake-up.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.woken.as_fd()
     }

@@ -1,6 +1,7 @@
-//! Coverage: which directories are not watched, and why.
+//! Lists the directories that are not watched, with the reasons.
 //!
-//! Constraint: coverage is never assumed. Every directory of the layout is watched or counted here.
+//! Constraint: coverage is never assumed. Every directory of the layout is either watched or
+//! counted here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +12,10 @@ use tracing::warn;
 
 use super::limits;
 
-/// The maximum number of unwatched directories in a list.
+/// The maximum number of listed directories.
 const NAMED: usize = 100;
 
-/// Which directories are watched, and how other changes are noticed.
+/// Which directories are watched, and how changes in the others are found.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
 )]
@@ -23,7 +24,7 @@ pub(crate) struct Coverage {
     pub watches: usize,
     /// The number of directories that cannot be watched.
     pub uncovered: usize,
-    /// The first of the unwatched directories. Directories below them are not watched either.
+    /// The first unwatched directories. Directories below them are not watched either.
     pub directories: Vec<Uncovered>,
     /// Whether the daemon scans on a timer to find changes.
     pub polls: bool,
@@ -38,7 +39,7 @@ pub(crate) struct Uncovered {
     pub reason: String,
 }
 
-/// The coverage, which the watch thread writes and other threads read.
+/// The coverage. The watch thread writes it, and other threads read it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SharedCoverage(Arc<Mutex<Coverage>>);
 
@@ -68,7 +69,7 @@ impl SharedCoverage {
     }
 }
 
-/// Why one directory has no watch.
+/// The reason why a directory has no watch.
 #[derive(Debug)]
 pub(super) enum Gap {
     /// Opening, reading or watching the directory failed.
@@ -78,7 +79,7 @@ pub(super) enum Gap {
 }
 
 impl Gap {
-    /// Whether the system reports when the reason ends, as it does for missing permissions.
+    /// Whether a report will show that the directory can be watched, as for permissions.
     fn ends_by_report(&self) -> bool {
         matches!(self, Self::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied)
     }
@@ -93,28 +94,28 @@ impl fmt::Display for Gap {
     }
 }
 
-/// The directories without a watch, and the reasons.
+/// The directories without a watch, with the reasons.
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
     /// Why the configured backend is not available. `None` if it is available.
     pub(super) no_backend: Option<String>,
     /// Why scans on a timer are needed although the backend works.
     pub(super) note: Option<String>,
-    /// The limit of watches at the time it was reached. 0 if unknown, `None` if not reached.
+    /// The limit of watches when it was reached. 0 if unknown, `None` if not reached.
     pub(super) limit: Option<usize>,
-    /// The number of directories that the limit keeps from being watched.
+    /// The number of directories that are not watched because of the limit.
     n_beyond_limit: usize,
     beyond_limit: Vec<String>,
     /// Directories that cannot be watched for another reason.
     unwatchable: BTreeMap<String, Gap>,
-    /// How often `unwatchable` changed.
+    /// The number of changes of `unwatchable`.
     n_changes: usize,
     /// The directories that were removed from `unwatchable` since the last [`Gaps::take_ended`].
     ended: Vec<String>,
 }
 
 impl Gaps {
-    /// Whether a limit that the operator can raise is reached.
+    /// Whether a limit was reached that the operator can raise.
     pub(super) fn is_limited(&self) -> bool {
         self.limit.is_some() || self.no_backend.is_some()
     }
@@ -137,12 +138,12 @@ impl Gaps {
         }
     }
 
-    /// Whether this directory, or one below it, has no watch.
+    /// Whether this directory or one below it has no watch.
     pub(super) fn is_unwatchable(&self, path: &str) -> bool {
         self.at_or_below(path).next().is_some()
     }
 
-    /// The directories without a watch that are at this path or below it.
+    /// Returns the directories without a watch at this path or below it.
     fn at_or_below(&self, path: &str) -> impl Iterator<Item = &String> {
         let first = match path {
             "" => String::new(),
@@ -162,7 +163,7 @@ impl Gaps {
         self.unwatchable.contains_key(path)
     }
 
-    /// The directories to retry, because the system does not report when they can be watched.
+    /// Returns the directories to retry. No report shows when they can be watched.
     pub(super) fn to_retry(&self) -> Vec<String> {
         let retried = self.unwatchable.iter();
         retried
@@ -183,7 +184,7 @@ impl Gaps {
         }
     }
 
-    /// Records that a directory is gone, with all directories below it.
+    /// Records that a directory and all directories below it are gone.
     pub(super) fn gone(&mut self, path: &str) {
         let gone: Vec<String> = self.at_or_below(path).cloned().collect();
         for path in gone {
@@ -191,14 +192,14 @@ impl Gaps {
         }
     }
 
-    /// Returns the directories that were unwatched and are now watched or gone.
+    /// Returns directories that had no watch, and are now watched or gone.
     pub(super) fn take_ended(&mut self) -> Vec<String> {
         let ended = std::mem::take(&mut self.ended);
         let is_over = |path: &String| !self.unwatchable.contains_key(path);
         ended.into_iter().filter(is_over).collect()
     }
 
-    /// Numbers that change whenever the coverage changes between two walks.
+    /// Numbers that change with each change of the coverage between two walks.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.n_beyond_limit, self.n_changes)
     }

@@ -1,4 +1,4 @@
-//! The limits of the kernel and of file systems for watching, and notes on what to do.
+//! Reads the kernel's limits of watches, and writes notes that tell the operator what to do.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -16,12 +16,12 @@ const INSTANCE_LIMITS: [&str; 2] = [
     "user.max_inotify_instances",
 ];
 
-/// The lowest limit of watches: the setting and its value.
+/// Returns the lowest limit of watches: the setting and its value.
 pub(super) fn max_watches() -> Option<(&'static str, usize)> {
     lowest(&WATCH_LIMITS)
 }
 
-/// The setting with the lowest value, and the value. If several are equal, the first of them.
+/// Returns the setting with the lowest value, and the value. Of equal ones, returns the first.
 fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     let values = settings.iter().filter_map(|name| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
@@ -31,7 +31,7 @@ fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     values.min_by_key(|(_, value)| *value)
 }
 
-/// The lowest setting, with its value as text and as a number. Works also if the value is unknown.
+/// Returns the lowest setting, with its value as text and as a number. 0 if unknown.
 fn describe(settings: &[&'static str; 2]) -> (&'static str, String, usize) {
     match lowest(settings) {
         Some((name, limit)) => (name, limit.to_string(), limit),
@@ -39,11 +39,11 @@ fn describe(settings: &[&'static str; 2]) -> (&'static str, String, usize) {
     }
 }
 
-/// The note that the limit of watches is reached. It proposes a sufficient value.
+/// Returns the note that the limit of watches is reached. It proposes a sufficient value.
 pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     let directories = watches.saturating_add(uncovered);
     let (name, shown, limit) = describe(&WATCH_LIMITS);
-    // Other programs of this user have the other watches. The tree may grow by half.
+    // The other watches belong to other programs of this user. The tree may grow by half.
     let others = limit.saturating_sub(watches);
     let needed = directories
         .saturating_add(directories / 2)
@@ -56,7 +56,7 @@ pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     )
 }
 
-/// The note that directories cannot be watched. It names the first of them.
+/// Returns the note that directories cannot be watched. It names the first one.
 pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
     let advice = match gap {
         Gap::Failed(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -68,12 +68,13 @@ pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
     format!("{count} directories cannot be watched; the first is {first:?} ({gap}); {advice}")
 }
 
-/// The note that the system provides no file events.
+/// Returns the note that no file events are available.
 ///
-/// The error is the same if the process has no file descriptors left.
+/// The cause is either the limit of instances, or a lack of file descriptors: the error is the
+/// same.
 pub(super) fn no_events(error: &dyn Display) -> String {
     let (name, shown, limit) = describe(&INSTANCE_LIMITS);
-    // Other programs of this user have the existing instances.
+    // The existing instances belong to other programs of this user.
     let needed = limit.saturating_mul(2).max(1_024);
     format!(
         "no file events are available ({error}); if the limit of instances is reached ({name} = \
@@ -81,7 +82,7 @@ pub(super) fn no_events(error: &dyn Display) -> String {
     )
 }
 
-/// The note that the repository, or a directory of it, is on a network file system.
+/// Returns the note that a directory is on a network file system.
 pub(super) fn network(name: &str, path: &str) -> String {
     let place = match path {
         "" => String::new(),
@@ -93,17 +94,17 @@ pub(super) fn network(name: &str, path: &str) -> String {
     )
 }
 
-/// The note that the types of the mounted file systems are unknown.
+/// Returns the note that the types of the mounted file systems are unknown.
 pub(super) fn unknown_mounts() -> String {
     "the mounted file systems cannot be listed (/proc/self/mountinfo); if none is a network file \
      system, set repository.watch to native or notify"
         .to_owned()
 }
 
-/// The device of a path, if its file system counts links of directories.
+/// Returns the device of a path, if its file system counts the links of directories.
 ///
-/// On such a file system a directory has two links, plus one for each directory in it. Other file
-/// systems report any number.
+/// There, a directory has two links plus one for each subdirectory. On other file systems the
+/// number means nothing.
 pub(super) fn counts_links(path: &Path) -> Option<u64> {
     // From linux/magic.h: ext2 to ext4, XFS, tmpfs, F2FS.
     const KNOWN: [u64; 4] = [0xef53, 0x5846_5342, 0x0102_1994, 0xf2f5_2010];
@@ -147,7 +148,7 @@ const NETWORK: [(&str, &str); 31] = [
     ("wekafs", "WekaFS"),
 ];
 
-/// The display name of a type of file system, if it does not report all changes.
+/// Returns the display name of a file system, if it does not report all changes.
 pub(super) fn network_file_system(kind: &str) -> Option<&'static str> {
     // FUSE file systems have a subtype, such as fuse.sshfs.
     let kind = kind.split_once('.').map_or(kind, |(kind, _)| kind);
@@ -155,7 +156,7 @@ pub(super) fn network_file_system(kind: &str) -> Option<&'static str> {
     found.map(|(_, name)| *name)
 }
 
-/// The magic number of the file system that a path is on.
+/// Returns the magic number of the file system at a path.
 #[cfg(target_os = "linux")]
 fn magic(path: &Path) -> Option<u64> {
     let found = rustix::fs::statfs(path).ok()?;

@@ -1,10 +1,10 @@
-//! Watches the repository and turns the operating system's reports into hints.
+//! Watches the repository and turns reports of changes into hints.
 //!
-//! Constraint: a report never proves a fact, and lost reports are always noticed. Each directory has
+//! Constraint: a report proves nothing, and lost reports are always noticed. Each directory has
 //! its own watch, which is set before the directory is read. Recursive watches lose files that are
-//! written while the watches are being set: of 1,000 files written right after `mkdir -p a/b/c`, 10
-//! to 627 were never reported, in every version of notify that was tried. Directories that cannot be
-//! watched are counted. If the cause is more than a missing permission, full scans then run on a
+//! written while the watches are being set. Of 1,000 files written right after `mkdir -p a/b/c`,
+//! 10 to 627 were never reported, in every version of notify that was tried. Directories that
+//! cannot be watched are counted. Unless only permissions are missing, full scans then run on a
 //! timer.
 //!
 //! One thread owns the watches. It opens a file as soon as a report names it, so that the content
@@ -63,7 +63,7 @@ pub(crate) struct WatchSettings {
     pub mode: WatchMode,
 }
 
-/// The handle of the watch thread. Dropping it ends the thread.
+/// The handle of the watch thread. Dropping it stops the thread.
 #[derive(Debug)]
 pub(crate) struct Watch {
     commands: Arc<Commands>,
@@ -72,9 +72,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Starts the thread, which watches everything.
+    /// Starts the thread, which watches the whole tree.
     ///
-    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of that.
+    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of its first walk.
     pub(crate) fn start(
         settings: WatchSettings,
         hints: HintSender,
@@ -101,9 +101,9 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Watches the whole tree with these settings. Keeps watches that are still right.
+    /// Walks the whole tree with these settings. Keeps the watches that are still right.
     ///
-    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end.
+    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of the walk.
     pub(crate) fn watch_everything(&self, settings: WatchSettings, reason: RescanReason) {
         self.commands
             .give(|pending| pending.walk = Some((settings, reason)));

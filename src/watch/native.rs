@@ -1,7 +1,7 @@
 //! The backend for Linux, which reads inotify(7) directly.
 //!
-//! Constraint: see `watch`. Watches belong to directories, not to paths (`tree`). So a renamed
-//! directory keeps its watches, and a walk after an overflow keeps all watches that are still right.
+//! Constraint: see [`super`]. Watches belong to directories, not to paths (`tree`). So a renamed
+//! directory keeps its watches. A walk after an overflow keeps all watches that are still right.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -21,10 +21,9 @@ use super::backend::{
 use super::tree::Tree;
 use crate::config::WatchMode;
 
-/// The size of a read from the kernel's queue, in bytes: some hundred reports.
+/// The number of bytes per read from the kernel's queue. They hold some hundred reports.
 const BUFFER: usize = 16 * 1024;
-/// The changes that the kernel reports. Reads are left out, because the daemon's own reads would be
-/// reported.
+/// The changes that the kernel reports. Reads are not among them, because the daemon reads too.
 const WANTED: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVED_FROM)
@@ -39,11 +38,11 @@ pub(super) struct Native {
     inotify: OwnedFd,
     tree: Tree,
     root: PathBuf,
-    /// The reports that were read but not returned yet.
+    /// The reports that were read from the kernel but not returned yet.
     queue: VecDeque<RawReport>,
 }
 
-/// A report as the kernel returns it. Its path depends on earlier reports, such as renames.
+/// A report of the kernel. Its path depends on earlier reports, such as renames.
 struct RawReport {
     node: Node,
     flags: ReadFlags,
@@ -60,7 +59,7 @@ impl Native {
         })
     }
 
-    /// Reads the kernel's queue once. Returns whether reports were read.
+    /// Reads the kernel's queue once. Returns whether it had reports.
     fn fill(&mut self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
@@ -86,7 +85,7 @@ impl Native {
         }
     }
 
-    /// Updates the tree with a report. Returns the change if the report is about an entry.
+    /// Updates the tree by a report. Returns the change if the report is about an entry.
     fn change(&mut self, report: RawReport) -> Option<Change> {
         let RawReport { node, flags, name } = report;
         if flags.contains(ReadFlags::IGNORED) {
@@ -125,7 +124,7 @@ impl Native {
 
     /// Adds a watched directory to the tree.
     fn place(&mut self, node: Node, directory: Directory<'_>) -> Result<Node, WatchError> {
-        // For a directory that is mounted at two paths, the kernel has only one watch.
+        // The kernel has only one watch for a directory that is mounted at two paths.
         if !self.tree.is_placed(node, directory.parent, directory.name)
             && let Some(other) = self.tree.path(node)
             && other != directory.path
@@ -136,7 +135,7 @@ impl Native {
         if self.tree.put(node, directory.parent, directory.name) {
             return Ok(node);
         }
-        // The parent is no longer watched, because it is being moved elsewhere.
+        // The parent is no longer watched, because it was moved.
         if !self.tree.contains(node) {
             self.release(vec![node]);
         }
@@ -181,7 +180,7 @@ impl Backend for Native {
     }
 
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError> {
-        // The path of the descriptor leads to exactly the opened directory.
+        // This path leads to exactly the opened directory.
         let by_descriptor = format!("/proc/self/fd/{}", directory.opened.as_raw_fd());
         let added = match inotify::add_watch(&self.inotify, by_descriptor, WANTED) {
             // /proc is not mounted or not accessible.

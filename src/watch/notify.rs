@@ -1,9 +1,9 @@
-//! The backend for every operating system, which uses the crate notify.
+//! The backend for every operating system. It uses the crate notify.
 //!
-//! Constraint: see `watch`. notify identifies its watches by path. Watching a known path again has no
-//! effect, even if another directory is at the path now. So this backend stores the directory of each
-//! path, and replaces the watch if the path leads to another directory. After an overflow too many
-//! paths may be wrong, so the next walk starts with a new watcher.
+//! Constraint: see [`super`]. notify identifies its watches by path. Watching a known path again
+//! has no effect, even if another directory is there now. So this backend stores which directory
+//! is at each path, and replaces the watch if that changed. After an overflow too many paths may
+//! be wrong, so the next walk uses a new watcher.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -24,11 +24,11 @@ use super::backend::{
 use super::commands::Commands;
 use crate::config::WatchMode;
 
-/// The maximum number of reports that wait for the watch thread. A further one is an overflow.
+/// The maximum number of reports in the queue. Another one is an overflow.
 const REPORTS: usize = 16_384;
-/// How long to wait at most until an old watcher has released its watches.
+/// The longest wait for an old watcher to release its watches.
 ///
-/// The new watcher needs them, because the number of watches is limited.
+/// The number of watches is limited, so the new watcher needs them.
 const RELEASE: Duration = Duration::from_secs(10);
 /// The node of every watched directory. notify identifies directories by path, not by node.
 const WATCHED: Node = 1;
@@ -51,11 +51,11 @@ pub(super) struct Notify {
     has_overflowed: Arc<AtomicBool>,
     /// The watched directories, by their paths below the root.
     watched: BTreeMap<String, Watched>,
-    /// The path of each watched directory.
+    /// The path of each watched directory, by inode.
     paths: HashMap<Inode, String>,
     /// The number of the walk in progress, or of the last one.
     walk: u32,
-    /// Whether the watcher is new, so that notify and this backend know the same watches.
+    /// Whether the watcher is new. Then notify and this backend have the same watches.
     is_fresh: bool,
     queue: VecDeque<Report>,
 }
@@ -87,13 +87,13 @@ impl Notify {
         self.queue.clear();
     }
 
-    /// Translates an event to changes and queues them.
+    /// Translates an event to changes, and adds them to the queue.
     fn translate(&mut self, event: &Event) {
         if event.info() == Some("unmount") {
             self.queue.push_back(Report::Unmounted);
         }
-        // A directory reports its own move too, by a path that may be another directory's by now. Its
-        // parent reports it in order.
+        // A directory that was moved reports this too, but another directory may be at that path
+        // by now. The report of its parent comes in order.
         let is_rename_away = event.kind == EventKind::Modify(ModifyKind::Name(RenameMode::From));
         if cfg!(target_os = "linux") && is_rename_away && event.tracker().is_none() {
             return;
@@ -141,7 +141,7 @@ impl Notify {
         taken
     }
 
-    /// Removes a path from `watched`. Returns whether it was there.
+    /// Removes a path from `watched`. Returns whether it was watched.
     fn take(&mut self, path: &str) -> bool {
         let Some(watched) = self.watched.remove(path) else {
             return false;
@@ -152,10 +152,10 @@ impl Notify {
         true
     }
 
-    /// Compares the watched directories with those of notify.
+    /// Compares the watched directories with the watches of notify.
     ///
-    /// Releases the watches that only notify knows. Takes the directories that notify does not
-    /// watch, and returns them.
+    /// Releases watches that only notify has. Removes and returns the directories that notify does
+    /// not watch.
     fn compare(&mut self) -> Vec<String> {
         let known = self
             .watcher
@@ -193,9 +193,9 @@ impl Notify {
     }
 }
 
-/// The absolute path of a directory, without a slash at its end.
+/// Returns the absolute path of a directory, without a slash at its end.
 ///
-/// notify treats a path with a slash at its end as a different one.
+/// notify treats a path with a slash at its end as another path.
 fn absolute(root: &Path, path: &str) -> PathBuf {
     if path.is_empty() {
         root.to_owned()
@@ -215,7 +215,7 @@ fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)
         EventKind::Modify(ModifyKind::Metadata(_)) => (ChangeKind::Attributes, None),
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => (ChangeKind::MovedTo, None),
         EventKind::Modify(ModifyKind::Name(RenameMode::From)) => (ChangeKind::MovedFrom, None),
-        // macOS does not tell whether this is the old or the new name.
+        // On macOS this is either the old or the new name.
         EventKind::Modify(ModifyKind::Name(RenameMode::Any)) => {
             let is_there = path.symlink_metadata().is_ok();
             let kind = if is_there {
@@ -231,8 +231,7 @@ fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)
     })
 }
 
-/// The kinds of events to report. Reads are left out, because the daemon's own reads would be
-/// reported.
+/// The kinds of events to report. Reads are not among them, because the daemon reads too.
 fn wanted() -> EventKindMask {
     let mask = EventKindMask::CREATE
         | EventKindMask::REMOVE
@@ -297,7 +296,7 @@ impl Backend for Notify {
 
     fn forget(&mut self, path: &str) {
         let mut taken = self.take_below(path);
-        // notify may watch the directory although this backend does not know it.
+        // notify may watch the directory although this backend does not.
         taken.push(path.to_owned());
         self.release(&taken);
     }
@@ -326,14 +325,14 @@ impl Backend for Notify {
         };
         let absolute = absolute(&self.root, path);
         if !self.is_fresh {
-            // notify may still watch another directory at this path.
+            // notify may still watch the previous directory at this path.
             let _ = watcher.unwatch(&absolute);
         }
         let config = WatchPathConfig::new(RecursiveMode::NonRecursive)
-            // The path of the root comes from the configuration, and may be a symbolic link.
+            // The root is a configured path, which may be a symbolic link.
             .with_dereference_symlinks(path.is_empty());
         match watcher.watch_with(&absolute, config) {
-            // The directory was removed or moved meanwhile. A report follows.
+            // The directory was removed or moved in the meantime. A report follows.
             Ok(()) if !path.is_empty() && !is_at(&absolute, directory.opened) => {
                 let _ = watcher.unwatch(&absolute);
                 Ok(NOWHERE)
@@ -345,7 +344,7 @@ impl Backend for Notify {
                 Ok(WATCHED)
             }
             Err(error) => match error.kind {
-                // The directory was removed or moved meanwhile. A report follows.
+                // The directory was removed or moved in the meantime. A report follows.
                 ErrorKind::PathNotFound => Ok(NOWHERE),
                 ErrorKind::MaxFilesWatch => Err(WatchError::Limit),
                 ErrorKind::Io(error) => Err(WatchError::Other(error)),

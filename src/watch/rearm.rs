@@ -1,7 +1,7 @@
 //! Retries directories that could not be watched, and watches again where a mount changed.
 //!
-//! Constraint: a directory that can be watched is watched without a restart. A report, a change of
-//! the mounts, a retry or the walk of a full scan sets the missing watch.
+//! Constraint: once a directory can be watched, it is watched without a restart. A report, a
+//! change of the mounts, a retry or a full scan sets the missing watch.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -20,21 +20,21 @@ use crate::observe::is_absent;
 
 /// The time between two retries.
 const RETRY: Duration = Duration::from_secs(1);
-/// The time between two checks whether the operator raised a limit.
+/// The time between two checks of limits that the operator can raise.
 const LIMIT_CHECK: Duration = Duration::from_secs(5);
 /// The maximum number of directories in one retry.
 const RETRIED: usize = 1_024;
 
-/// The mounts at the time when the watches were set.
+/// The mounts when the watches were set.
 #[derive(Debug, Default)]
 pub(super) struct KnownMounts {
     list: MountList,
     known: Mounts,
     /// Whether the list of mounts could not be read.
     is_unknown: bool,
-    /// Whether the list changed since it was read. The kernel reports a change once.
+    /// Whether the list changed after it was read. The kernel reports each change only once.
     pub(super) has_changed: bool,
-    /// Whether a file system was unmounted. Then an entry that looks the same may be a new mount.
+    /// Whether a file system was unmounted. An entry that looks the same may then be a new mount.
     pub(super) is_stale: bool,
 }
 
@@ -45,7 +45,7 @@ impl KnownMounts {
 }
 
 impl Thread {
-    /// Lists the mounts, and records a note if one of them does not report all changes.
+    /// Reads the mounts. Notes if one of them does not report all changes.
     pub(super) fn list_mounts(&mut self) {
         self.mounts.has_changed = false;
         let listed = self.mounts.list.read(&self.reporter.settings.root);
@@ -75,7 +75,7 @@ impl Thread {
         };
     }
 
-    /// Watches directories again where a file system was mounted or unmounted.
+    /// Sets watches again where a file system was mounted or unmounted.
     pub(super) fn check_mounts(&mut self) {
         self.mounts.has_changed |= self.mounts.list.has_changed();
         if !(self.mounts.has_changed || self.mounts.is_stale) || self.delayed_walk.is_some() {
@@ -103,11 +103,11 @@ impl Thread {
         for path in changed {
             self.rearm(&path);
         }
-        // A directory that was mounted at two paths may now be mounted at only one.
+        // A directory that was mounted at two paths may now be at only one.
         self.retry_gaps();
         if has_unmounted {
-            // Its path may be an earlier one: renaming a directory above a mount is no change of the
-            // list.
+            // The unmounted path may be outdated: if a directory above a mount is renamed, the
+            // list does not report a change.
             self.walk_everything(RescanReason::Timer);
         }
     }
@@ -129,7 +129,7 @@ impl Thread {
         self.watch_path(path, "mounted or unmounted");
     }
 
-    /// Watches the directory at a path, if there is one. Returns the reason if that failed.
+    /// Watches the directory at a path, if it exists. Returns an error that prevented it.
     pub(super) fn watch_path(&mut self, path: &str, cause: &str) -> Option<Errno> {
         let cursor = self.reporter.settings.layout.at(path)?;
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -166,7 +166,7 @@ impl Thread {
         }
     }
 
-    /// The time until the next retry. `None` if there is nothing to retry.
+    /// Returns the time until the next retry. `None` if there is nothing to retry.
     pub(super) fn until_retry(&mut self) -> Option<Duration> {
         let needs_retry =
             self.delayed_walk.is_some() || self.gaps.has_to_retry() || self.mounts.is_unknown;
@@ -202,11 +202,11 @@ impl Thread {
 
     fn retry_gaps(&mut self) {
         for path in self.gaps.to_retry().into_iter().take(RETRIED) {
-            // The retry of a parent directory may already have watched this one.
+            // The retry of a parent directory may have watched this one.
             if !self.gaps.contains(&path) {
                 continue;
             }
-            // If no file descriptors are left, the other retries fail as well.
+            // Without a free file descriptor, the other retries fail as well.
             if let Some(Errno::MFILE | Errno::NFILE) = self.watch_path(&path, "readable again") {
                 return;
             }

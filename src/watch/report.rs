@@ -1,7 +1,8 @@
 //! Turns reported paths into hints.
 //!
-//! Constraint: this module does not decide what happened. The layout interprets a path. A project's
-//! file is opened at once, up to a limit, so that it can be read even if it is removed.
+//! Constraint: this module does not decide what happened. The layout tells what a path means. A
+//! reported file of a project is opened at once, up to a limit, so that it can be read even if it
+//! is removed.
 
 use std::io;
 
@@ -15,7 +16,7 @@ use crate::repository::Root;
 pub(super) struct Reporter {
     pub(super) hints: HintSender,
     pub(super) settings: WatchSettings,
-    /// The root. It is open only while there is work; see [`Root`].
+    /// The root, open only while there is work; see [`Root`].
     pub(super) root: Option<Root>,
     holder: Holder,
 }
@@ -52,7 +53,7 @@ impl Reporter {
         }
     }
 
-    /// Sends a hint without a held file.
+    /// Sends a hint for a path, without holding a file.
     pub(super) fn plain(&self, path: &str, cursor: &Cursor, cause: &str) {
         let key = cursor
             .project()
@@ -72,17 +73,18 @@ impl Reporter {
         });
     }
 
-    /// Sends a hint for a file, and holds the file if possible.
+    /// Sends a hint for a file. Holds the file if it can be opened.
     pub(super) fn file(&mut self, path: &str, cursor: &Cursor, cause: &str) {
         let Some(place) = cursor.file() else {
-            // The entry may be a file at a path where the layout has a directory.
+            // The entry may be a file where the layout has a directory.
             if cursor.project().is_some() {
                 self.plain(path, cursor, cause);
             }
             return;
         };
         let key = place.key.clone();
-        // A file that was linked into place is complete, and no further report about it follows.
+        // Open even a file that was linked into place. It is complete, and no other report
+        // follows.
         let _ = self.open_root();
         let (held, is_empty) = match &self.root {
             Some(root) => {

@@ -1,7 +1,7 @@
 //! The watch thread, which owns the watches.
 //!
-//! Constraint: see `watch`. After an overflow of the queue, a walk of the whole tree sets the missing
-//! watches, and a full scan follows. The thread reads reports during the walk.
+//! Constraint: see [`super`]. After an overflow of the queue, a walk of the whole tree sets the
+//! missing watches, and a full scan follows. The thread handles reports during the walk.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,7 +30,7 @@ use crate::observe::{is_absent, join, unnamed, unreadable};
 
 /// The number of reports that are handled between two checks for commands.
 const BATCH: usize = 512;
-/// The number of batches after which an overflow is handled even if the queue is not empty.
+/// After this many batches an overflow is handled even if the queue is not empty.
 const BATCHES_MAX: usize = 1_024;
 
 pub(super) struct Thread {
@@ -43,12 +43,12 @@ pub(super) struct Thread {
     pub(super) walk: Option<Walk>,
     pub(super) mounts: KnownMounts,
     pub(super) clock: Clock,
-    /// The time of the next retry, if there is something to retry.
+    /// The time of the next retry. `None` if there is nothing to retry.
     pub(super) retry_at: Option<Moment>,
     /// The reason for a walk that could not begin yet.
     pub(super) delayed_walk: Option<RescanReason>,
     coverage: SharedCoverage,
-    /// The counts of the last published coverage. `None` after a walk.
+    /// The counts of the last published coverage. `None` forces publishing.
     published: Option<(usize, (usize, usize))>,
     has_overflowed: bool,
 }
@@ -136,13 +136,13 @@ impl Thread {
             Err(Errno::INTR) => {}
             Err(error) => {
                 error!(%error, "cannot wait for file events; retrying. Scans on a timer continue");
-                // Without this pause the loop would use a whole core.
+                // Without this pause the loop would keep one core busy.
                 std::thread::sleep(Duration::from_secs(1));
             }
         }
     }
 
-    /// Opens the backend that the settings select, ready for a walk.
+    /// Prepares the backend that the settings select for a walk.
     pub(super) fn choose_backend(&mut self, reason: RescanReason) {
         self.gaps = Gaps::default();
         self.list_mounts();
@@ -152,12 +152,12 @@ impl Thread {
             self.backend = None;
         }
         if wanted != WatchMode::Poll {
-            // A scan on the timer does not mean that reports were lost.
+            // A scan by `repository.rescan` does not mean that reports were lost.
             self.open_backend(reason != RescanReason::Timer);
         }
     }
 
-    /// Opens the backend if it is not open, and begins its walk. Returns whether that succeeded.
+    /// Opens the backend if necessary, and begins its walk. Returns whether that succeeded.
     pub(super) fn open_backend(&mut self, is_doubtful: bool) -> bool {
         let settings = &self.reporter.settings;
         let backend = match self.backend.take() {
@@ -182,20 +182,20 @@ impl Thread {
     pub(super) fn publish_coverage(&mut self) {
         let watches = self.backend.as_ref().map_or(0, |b| b.n_watches());
         let counts = Some((watches, self.gaps.counts()));
-        // Making the note about a limit reads files, so do it only after a change.
+        // The note about a limit reads files, so it is made only after a change.
         if self.published != counts {
             self.published = counts;
             self.coverage.set(self.gaps.coverage(watches));
         }
     }
 
-    /// Publishes the coverage after a walk. The walk may have changed only its note.
+    /// Publishes the coverage after a walk. Perhaps only its note has changed.
     pub(super) fn publish_coverage_of_walk(&mut self) {
         self.published = None;
         self.publish_coverage();
     }
 
-    /// Handles at most one batch of reports. Returns whether there were any.
+    /// Handles at most one batch of reports. Returns whether there was a report.
     pub(super) fn handle_reports(&mut self) -> bool {
         for n in 0..BATCH {
             match self.backend.as_mut().and_then(|backend| backend.next()) {
@@ -227,15 +227,15 @@ impl Thread {
             ChangeKind::Written => self.reporter.file(&path, &cursor, change.kind.as_str()),
             ChangeKind::MovedFrom | ChangeKind::Removed => {
                 self.reporter.plain(&path, &cursor, change.kind.as_str());
-                // Another directory may already be at this path. If two directories exchange their
-                // paths, the last report of one of them is that it was moved away.
+                // Another directory may be at this path already. If two directories exchange their
+                // paths, the last report about one of them is that it was moved away.
                 if may_be_directory {
                     self.watch_new(&change, name, &path, &cursor);
                 }
             }
             ChangeKind::Attributes => {
                 self.reporter.plain(&path, &cursor, change.kind.as_str());
-                // A change of permissions may have made a directory below readable.
+                // After a change of permissions, a directory below may be readable.
                 if may_be_directory && self.gaps.is_unwatchable(&path) {
                     self.watch_new(&change, name, &path, &cursor);
                 }
@@ -248,7 +248,7 @@ impl Thread {
         }
     }
 
-    /// Handles a name that is not UTF-8. It matches no template, but is listed as unusable.
+    /// Handles a name that is not UTF-8. No template matches it, so it is an unusable entry.
     fn handle_unnamed(&self, change: &Change) {
         let Some(cursor) = self.reporter.settings.layout.at(&change.directory) else {
             return;
@@ -265,7 +265,7 @@ impl Thread {
         }
     }
 
-    /// Watches a new directory at a path. Returns false if the entry is not a directory.
+    /// Watches the new directory at a path. Returns false if the entry is not a directory.
     fn watch_new(&mut self, change: &Change, name: &str, path: &str, cursor: &Cursor) -> bool {
         let is_gone = change.kind.is_gone();
         let cause = if is_gone {
@@ -289,10 +289,10 @@ impl Thread {
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 change.is_directory == Some(true)
             }
-            // The directory is gone again. A report follows.
+            // The directory is gone again. Another report follows.
             Err(error) if is_absent(&error) => true,
             Err(error) => {
-                // In a project, the observation reports unreadable directories.
+                // Inside a project, the observation reports unreadable directories.
                 if cursor.project().is_none() {
                     self.reporter.hints.send(Hint::Unusable {
                         problem: unreadable(path, &error),
@@ -310,7 +310,7 @@ impl Thread {
     }
 }
 
-/// Makes the backend for a mode that has one.
+/// Makes the backend for a mode. The mode `poll` has none.
 fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn Backend>> {
     #[cfg(target_os = "linux")]
     if mode.resolved() == WatchMode::Native {
@@ -320,7 +320,7 @@ fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn 
     Ok(Box::new(notify::Notify::new(Arc::clone(commands))))
 }
 
-/// Waits until a descriptor is ready, or for a time. Returns whether the last descriptor is ready.
+/// Waits until a descriptor is ready, at most `timeout`. Returns whether the last one is.
 fn wait_for(
     descriptors: &[(Option<BorrowedFd<'_>>, PollFlags)],
     timeout: Option<Duration>,

@@ -1,13 +1,13 @@
 //! A tree of the watched directories.
 //!
-//! Constraint: the cost of renaming or removing a subtree depends only on its size, not on the number
-//! of all watches. So a watch has a parent and a name, but no path. Renaming a directory changes one
-//! entry, which changes the paths of all directories below it.
+//! Constraint: the cost of renaming or removing a subtree depends only on its size, not on the
+//! number of all watches. So a watch has a parent and a name, but no path. Renaming a directory
+//! changes one entry, and with it the paths of all directories below.
 //!
-//! The kernel has one watch for a directory, whatever path leads to it. Adding the watch again
-//! returns the same watch descriptor. A directory that was moved away from its parent is an orphan
-//! until all reports are read. If a report shows its new parent, it keeps its watches. Otherwise they
-//! are removed.
+//! The kernel has one watch for each directory, at whatever path. Adding it again returns the same
+//! watch descriptor. A directory that was moved away from its parent is an *orphan* until all
+//! reports are read. If a report shows its new parent, it keeps its watches. Otherwise they are
+//! removed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use std::sync::Arc;
 use super::backend::{ABOVE, NOWHERE, Node as Wd};
 use crate::observe::join;
 
-/// The maximum number of parents of a directory.
+/// The maximum number of directories above a directory.
 ///
-/// No template has as many components. A longer chain is a ring, which outdated entries can form
+/// No template has that many components. A longer chain is a ring. Outdated entries can form one
 /// until the next report.
 const DEPTH_MAX: usize = 1_100;
-/// The maximum number of names that are stored only once, such as `published` of every project.
+/// The maximum number of names that directories share, such as `published` of every project.
 const SHARED_MAX: usize = 64;
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Tree {
         self.nodes.len()
     }
 
-    /// Whether a directory is watched. It may be an orphan.
+    /// Whether a directory is watched, perhaps as an orphan.
     pub(super) fn contains(&self, wd: Wd) -> bool {
         self.nodes.contains_key(&wd)
     }
@@ -58,7 +58,7 @@ impl Tree {
         node.is_some_and(|node| node.parent == parent && *node.name == *name)
     }
 
-    /// The watched directory at a path below the root, if any.
+    /// Returns the watched directory at a path below the root, if any.
     pub(super) fn at(&self, path: &str) -> Option<Wd> {
         let root = self.children.get(&(ABOVE, Arc::from("")))?;
         let mut names = path.split('/').filter(|name| !name.is_empty());
@@ -67,7 +67,7 @@ impl Tree {
         })
     }
 
-    /// Begins a walk of the whole tree; see [`Tree::take_unseen`].
+    /// Begins a walk of the whole tree. [`Tree::take_unseen`] ends it.
     pub(super) fn begin_walk(&mut self) {
         self.walk = self.walk.wrapping_add(1);
     }
@@ -88,7 +88,7 @@ impl Tree {
         self.unlink(wd);
         let name = self.name(name);
         if let Some(displaced) = self.children.insert((parent, Arc::clone(&name)), wd) {
-            // Another directory was at this path. A later report shows its new parent.
+            // Another directory was at this path before. A later report shows its new parent.
             if let Some(node) = self.nodes.get_mut(&displaced) {
                 node.parent = NOWHERE;
             }
@@ -125,7 +125,7 @@ impl Tree {
         Some(path)
     }
 
-    /// Makes subdirectories of a directory orphans, except those with these names.
+    /// Makes the subdirectories of a directory orphans, except those with these names.
     pub(super) fn retain(&mut self, parent: Wd, names: &BTreeSet<&str>) {
         let first = (parent, Arc::from(""));
         let children = self.children.range(first..);
@@ -139,7 +139,7 @@ impl Tree {
         }
     }
 
-    /// Makes a directory that was moved away from its parent an orphan.
+    /// Makes a directory an orphan, because it was moved away from its parent.
     pub(super) fn detach(&mut self, parent: Wd, name: &str) {
         let key = (parent, Arc::from(name));
         if let Some(wd) = self.children.remove(&key) {
@@ -164,7 +164,7 @@ impl Tree {
         }
     }
 
-    /// Removes the watches of all orphans and of the directories below them. Returns them.
+    /// Removes and returns the watches of all orphans and of the directories below them.
     pub(super) fn take_orphans(&mut self) -> Vec<Wd> {
         let mut waiting: Vec<Wd> = std::mem::take(&mut self.orphans)
             .into_iter()
@@ -185,7 +185,7 @@ impl Tree {
         taken
     }
 
-    /// Removes the watches of directories that the last walk did not pass. Returns them.
+    /// Removes and returns the watches of directories that the last walk did not pass.
     pub(super) fn take_unseen(&mut self) -> Vec<Wd> {
         let unseen: Vec<Wd> = self
             .nodes
@@ -209,7 +209,7 @@ impl Tree {
             .collect()
     }
 
-    /// Removes a watch from its parent, if it has one.
+    /// Removes a watch from the children of its parent.
     fn unlink(&mut self, wd: Wd) {
         if let Some(node) = self.nodes.get(&wd) {
             let key = (node.parent, Arc::clone(&node.name));
@@ -279,7 +279,7 @@ mod tests {
         tree.forget(4);
         tree.forget(4);
         assert_eq!(tree.len(), 4);
-        // An unmount removes the watches below without a report for each.
+        // An unmount removes the watches below it without reporting each of them.
         tree.forget(2);
         assert_eq!(tree.take_orphans(), [3]);
         assert_eq!((tree.len(), tree.children.len()), (2, 2));

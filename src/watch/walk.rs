@@ -1,9 +1,9 @@
 //! Walks the whole tree or a new directory, and watches all directories on the way.
 //!
-//! Constraint: a directory is watched before it is read. A walk of the whole tree takes long, so the
-//! thread handles reports in between, and a command ends the walk early. The walk reports a project
-//! when it has passed the project's directories. So the engine observes the project while the walk
-//! sets other watches.
+//! Constraint: a directory is watched before it is read. A walk of the whole tree takes long. So
+//! the thread handles reports in between, and a command ends the walk early. The walk reports a
+//! project once it has passed the project's directories. So the engine can observe projects while
+//! the walk continues.
 
 use std::io;
 use std::mem;
@@ -33,9 +33,9 @@ pub(super) struct Walk {
     n_passed: usize,
     found: Vec<ProjectKey>,
     problems: Vec<Problem>,
-    /// Whether the walk can report a project as soon as it has passed the project's directory.
+    /// Whether the walk reports a project as soon as it has passed its directory.
     ///
-    /// That needs a layout where all files of a project are below one directory.
+    /// This needs a layout where all files of a project are below one directory.
     reports_early: bool,
     /// The device of the root, if its file system counts links of directories.
     counts_links_on: Option<u64>,
@@ -50,7 +50,7 @@ struct Listing {
 }
 
 impl Thread {
-    /// Watches all unwatched directories, and releases the watches of directories that are gone.
+    /// Watches all directories, and releases the watches of directories that are gone.
     pub(super) fn walk_everything(&mut self, reason: RescanReason) {
         self.reporter.root = None;
         self.delayed_walk = None;
@@ -83,7 +83,7 @@ impl Thread {
         drop(opened);
         let walk = self.walk.take().unwrap_or_default();
         if self.commands.has_pending() {
-            // The walk ended early. The pending command begins another walk.
+            // A command ended the walk. It begins another walk, or stops the thread.
             return;
         }
         let lost = self.backend.as_mut().map(|backend| backend.end_walk());
@@ -93,7 +93,7 @@ impl Thread {
         self.publish_coverage_of_walk();
         let watches = self.backend.as_ref().map_or(0, |b| b.n_watches());
         let (root, reason_text) = (self.reporter.settings.root.display(), reason.as_str());
-        // The timer comes again and again.
+        // Scans on the timer recur, so they are logged at a lower level.
         match reason {
             RescanReason::Timer => debug!(watches, reason = reason_text, "watching {root}"),
             _ => info!(watches, reason = reason_text, "watching {root}"),
@@ -107,7 +107,7 @@ impl Thread {
         });
     }
 
-    /// Handles a root that cannot be opened: it is gone, or no file descriptors are left.
+    /// Handles a root that cannot be opened: it is lost, or the error may be temporary.
     fn cannot_walk(&mut self, reason: RescanReason, error: io::Error) {
         let is_lost = error.kind() == io::ErrorKind::PermissionDenied
             || Root::identity_at(&self.reporter.settings.root).is_err();
@@ -128,9 +128,9 @@ impl Thread {
         });
     }
 
-    /// Watches and then reads a directory and all directories below it.
+    /// Watches a directory, reads it, and continues with the directories below it.
     ///
-    /// With `cause` the directory is new, and hints are sent for all its projects and files.
+    /// With `cause`, the directory is new: its projects and files are sent as hints.
     pub(super) fn watch_tree(
         &mut self,
         directory: Directory<'_>,
@@ -146,7 +146,7 @@ impl Thread {
             files,
             mut problems,
         } = self.list(directory, cursor);
-        // A walk of the whole tree handles these at its end.
+        // At the end, a walk of the whole tree releases the watches of other directories.
         if let Some(backend) = &mut self.backend
             && self.walk.is_none()
             && node != NOWHERE
@@ -173,7 +173,7 @@ impl Thread {
                 }
                 Err(error) if is_absent(&error) => {}
                 Err(error) => {
-                    // In a project, the observation reports unreadable directories.
+                    // Inside a project, the observation reports unreadable directories.
                     if next.project().is_none() {
                         problems.push(unreadable(&path, &error));
                     }
@@ -184,7 +184,7 @@ impl Thread {
                 self.found(next.project());
             }
         }
-        // In a project, the observation finds files and problems.
+        // Inside a project, the observation finds files and problems.
         if project.is_none() {
             let places = files.iter().filter_map(|(_, next)| next.file());
             self.found(places.map(|place| place.key));
@@ -195,10 +195,10 @@ impl Thread {
     /// Lists the directory entries that the layout needs.
     fn list(&mut self, directory: Directory<'_>, cursor: &Cursor) -> Listing {
         let mut listing = Listing::default();
-        // In a project, a walk needs only the directories.
+        // Inside a project, a walk needs only the directories.
         if self.walk.is_some() && cursor.project().is_some() {
             match cursor.entries() {
-                // The layout knows the names of the directories, so open them without listing.
+                // The layout has the names of the directories, so listing is not necessary.
                 Entries::Only(names) => {
                     let next = names
                         .into_iter()
@@ -229,16 +229,16 @@ impl Thread {
         );
         if let Err(error) = read {
             listing.problems.push(unreadable(directory.path, &error));
-            // The listing failed, so some directories may be missing from it.
+            // The listing failed, so directories may be missing from it.
             self.gaps.cannot_watch(directory.path, Gap::Failed(error));
         }
         listing
     }
 
-    /// Whether the link count proves that a directory contains no directories.
+    /// Whether the link count proves that a directory has no subdirectories.
     ///
-    /// The entry `..` of each subdirectory is a link to it. The directory is already watched, so the
-    /// system reports subdirectories that are created later.
+    /// Each subdirectory links to it by its entry `..`. The directory is already watched, so
+    /// subdirectories that are created later are reported.
     fn has_no_directories(&self, directory: &OwnedFd) -> bool {
         self.walk.as_ref().is_some_and(|walk| {
             rustix::fs::fstat(directory)
@@ -246,7 +246,7 @@ impl Thread {
         })
     }
 
-    /// Sends hints for the files of a new directory, and for the project that contains it.
+    /// Sends hints for the files of a new directory and for its project.
     fn report_new(&mut self, path: &str, cursor: &Cursor, files: &[(String, Cursor)], cause: &str) {
         for (name, next) in files {
             self.reporter.file(&join(path, name), next, cause);
@@ -261,7 +261,7 @@ impl Thread {
         }
     }
 
-    /// Whether the walk continues. After each [`STRIDE`] it handles reports.
+    /// Whether the walk may continue. Handles reports after each [`STRIDE`].
     fn may_go_on(&mut self) -> bool {
         if self.commands.has_pending() {
             return false;
@@ -278,7 +278,7 @@ impl Thread {
         true
     }
 
-    /// Handles projects that the walk has passed.
+    /// Records the projects that the walk has passed.
     fn found(&mut self, keys: impl IntoIterator<Item = ProjectKey>) {
         let Some(walk) = &mut self.walk else { return };
         walk.found.extend(keys);
@@ -303,7 +303,7 @@ impl Thread {
         }
     }
 
-    /// Watches one directory. Directories below an unwatched directory are not watched either.
+    /// Watches one directory. Below an unwatched directory, no directory is watched.
     fn watch_directory(&mut self, directory: Directory<'_>) -> Node {
         let Some(backend) = &mut self.backend else {
             return NOWHERE;

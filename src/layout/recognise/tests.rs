@@ -1,4 +1,4 @@
-//! Trees and the layout that each of them has.
+//! Recognises the layouts of example trees.
 
 use super::*;
 
@@ -150,7 +150,7 @@ fn every_known_layout_is_valid_and_explains_what_it_was_made_for() {
         };
         let paths = [shape.project, shape.published, shape.snapshot].concat();
         let mut paths: Vec<String> = paths.iter().map(fill).collect();
-        // A second project and organization, because one alone also looks like another layout.
+        // Adds a second project and organization, because a single one also fits another layout.
         let definition = shape.project.iter().map(|text| {
             text.replace("{organization}", "finance")
                 .replace("{project}", "budget")
