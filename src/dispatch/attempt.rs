@@ -1,4 +1,4 @@
-//! Makes one attempt: sends a claimed delivery and judges the outcome.
+//! Makes one attempt: sends a claimed delivery and judges the answer.
 //!
 //! Constraint: an attempt keeps no state. The queue records its result.
 
@@ -19,7 +19,7 @@ use crate::webhook::{Attempt, Callback, CallbackContent, EventName};
 /// An attempt that has ended.
 pub(super) struct Ended {
     content: CallbackContent,
-    /// The key of the project at the time of the claim.
+    /// The key of the project when the delivery was claimed.
     project: ProjectKey,
     delivery: i64,
     /// The number of the attempt in the delivery. `scheduled` is its number in the schedule.
@@ -27,10 +27,10 @@ pub(super) struct Ended {
     scheduled: u32,
     n_redeliveries: u32,
     origin: Origin,
-    /// The settings that the attempt used.
+    /// The settings that the attempt was made with.
     used: Arc<Target>,
     was_probe: bool,
-    /// The number of renames that the queue had taken when the attempt began.
+    /// The number of renames that the queue knew when the attempt began.
     n_moves: usize,
     began: Timestamp,
     ended: Timestamp,
@@ -45,7 +45,7 @@ pub(super) struct AttemptResult {
     pub(super) finish: Finish,
 }
 
-/// Sends a claimed delivery. The queue had taken `n_moves` renames.
+/// Sends a claimed delivery. `n_moves` is the number of renames that the queue knows now.
 pub(super) async fn send(
     clock: Clock,
     target: Arc<Target>,
@@ -61,8 +61,9 @@ pub(super) async fn send(
     let began = clock.now();
     let attempt = target.client.send(&callback, began).await;
     let now = clock.now();
-    // The end is computed from the start and the duration, not read from the clock. If the clock was
-    // set forward meanwhile and is set back later, the next attempt would be far too late.
+    // The end is the start plus the duration, at most the current time. The clock alone may be
+    // wrong: if it was set forward during the attempt and is set back later, the next attempt
+    // would be far too late.
     let ended = began
         .checked_add(attempt.duration)
         .map_or(now, |by| by.min(now));
@@ -84,10 +85,10 @@ pub(super) async fn send(
 }
 
 impl AttemptResult {
-    /// Whether the queue must not send before this result is recorded.
+    /// Whether the queue must not send anything before this result is recorded.
     ///
-    /// The receiver asked to stop, or to wait. Once the result is recorded, the store
-    /// enforces that.
+    /// The receiver switched the webhook off or requested a wait. The store enforces both once the
+    /// result is recorded.
     pub(super) fn pauses_webhook(&self) -> bool {
         self.finish.verdict == Verdict::SwitchOff || self.finish.rests_until.is_some()
     }
@@ -115,12 +116,12 @@ impl Ended {
         self.attempt.outcome
     }
 
-    /// How long the attempt took.
+    /// The duration of the attempt.
     pub(super) fn took(&self) -> Duration {
         self.attempt.duration
     }
 
-    /// Whether the attempt used the settings with this fingerprint.
+    /// Whether the attempt was made with the settings of this fingerprint.
     pub(super) fn used(&self, fingerprint: &[u8; 32]) -> bool {
         self.used.fingerprint == *fingerprint
     }
@@ -162,8 +163,9 @@ impl Ended {
 
     /// Returns the verdict by the current schedule.
     ///
-    /// If the settings changed during a failed attempt, the delivery is due at once with the new
-    /// settings. The same holds after a 410, because it answered a request with the old settings.
+    /// If the settings changed during a failed attempt, the delivery is due at once, to be sent
+    /// with the new settings. A 410 also counts as such a failure then, because it is about the
+    /// old settings.
     fn verdict(&self, current: &Target, jitter: f64, uses_attempt: bool) -> Verdict {
         let schedule = &current.webhook.schedule;
         let outcome = self.attempt.outcome;
@@ -194,7 +196,7 @@ impl Ended {
         let moment = shared.clock.moment();
         shared.metrics.attempted(webhook, outcome, took, moment);
         if outcome == AttemptOutcome::Delivered && self.origin == Origin::Live {
-            // The time of a file may be in the future.
+            // The change time of a file may be in the future.
             let until_sent =
                 Duration::try_from(self.began.duration_since(self.content.occurred_at));
             let latency = until_sent.unwrap_or_default().saturating_add(took);

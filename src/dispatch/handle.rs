@@ -1,8 +1,8 @@
-//! Handles through which the engine and the control socket reach the queues.
+//! Handles by which the engine and the control socket reach the queues.
 //!
-//! Constraint: passing a committed delivery to a queue never blocks and never fails. A full handle
-//! drops the delivery, and the queue claims it from the store later. A delivery is also dropped if an
-//! operator's command or a switch-off came between its commit and its passing.
+//! Constraint: passing a committed delivery to a queue never blocks and never fails. If a handle
+//! is full, it drops the delivery, and the queue claims it from the store later. The handle also
+//! drops a delivery if an operator's command or a switch-off came after its commit.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -13,13 +13,13 @@ use tokio::sync::Notify;
 use crate::domain::project::ProjectKey;
 use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
 
-/// The maximum number of commits with renames that a handle keeps.
+/// The maximum number of commits with renames in a handle.
 ///
-/// A queue that has more is off. It then drops the oldest: a project that failed under a dropped name
-/// counts as one that has not failed.
+/// Only a queue that does not run gets more. The handle then drops the oldest. A project that
+/// failed under a dropped name then counts as one that has not failed.
 const MOVES_MAX: usize = 1024;
 
-/// The renames of one commit, from the former key to the new one.
+/// The renames of one commit, from the old key to the new one.
 pub(super) type Moves = Arc<HashMap<ProjectKey, ProjectKey>>;
 
 /// The handle of a webhook's queue, for other tasks. It outlives the queue.
@@ -34,7 +34,7 @@ pub(super) struct QueueHandle {
     moves: Mutex<VecDeque<Moves>>,
     /// The current epoch, which all handles share.
     epoch: Arc<AtomicU64>,
-    /// The newest delivery that the current queue of the webhook, or an earlier one, has claimed.
+    /// The newest delivery that any queue of this webhook has claimed.
     newest_claimed: AtomicI64,
 }
 
@@ -74,9 +74,9 @@ impl QueueHandle {
         std::mem::take(&mut *self.moves.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Drops all committed deliveries, also those that are not passed yet.
+    /// Drops all committed deliveries, including those that are still being passed.
     ///
-    /// The queue then claims from the store those that may be sent.
+    /// The queue then claims them from the store if they may be sent.
     pub(super) fn drop_committed(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         drop(self.take_committed());
@@ -90,7 +90,7 @@ impl QueueHandle {
 
     /// Whether a delivery is newer than all claimed deliveries.
     ///
-    /// Otherwise the queue may already have claimed this delivery from the store, and sent it.
+    /// If it is older, the queue may have claimed it from the store and sent it already.
     pub(super) fn is_new(&self, delivery: i64) -> bool {
         delivery > self.newest_claimed.load(Ordering::Acquire)
     }
@@ -111,9 +111,9 @@ impl QueueHandle {
     }
 }
 
-/// A period in which newly committed deliveries may be passed to the queues.
+/// A period during which newly committed deliveries may be passed to the queues.
 ///
-/// It ends when an operator changes deliveries or webhooks, or a receiver pauses its webhook.
+/// It ends when an operator changes deliveries or webhooks, or when a receiver pauses its webhook.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch(u64);
 
@@ -136,12 +136,12 @@ impl QueueHandles {
         Arc::clone(handle)
     }
 
-    /// The current epoch. The engine reads it before a commit.
+    /// Returns the current epoch. The engine calls this before a commit.
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
-    /// Passes renamed projects to the queues. They were just committed.
+    /// Passes the renames of a commit to the queues.
     pub(crate) fn moved(&self, moves: &[(ProjectKey, ProjectKey)]) {
         if moves.is_empty() {
             return;
@@ -153,7 +153,9 @@ impl QueueHandles {
         }
     }
 
-    /// Passes deliveries to their queues, and wakes the queues. They were committed in this epoch.
+    /// Passes deliveries to their queues, and wakes the queues.
+    ///
+    /// `epoch` is the epoch before the deliveries were committed.
     pub(crate) fn deliver(&self, deliveries: NewDeliveries, epoch: Epoch) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for (webhook, claim) in deliveries.ready {
@@ -168,9 +170,9 @@ impl QueueHandles {
         }
     }
 
-    /// Wakes all queues because an operator changed deliveries or webhooks in the store.
+    /// Wakes all queues after an operator changed deliveries or webhooks in the store.
     ///
-    /// The queues then send due deliveries without waiting for the next probe of a down endpoint.
+    /// The queues then send due deliveries, even to an endpoint that is down.
     pub(crate) fn wake_all(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
 //! Logs attempts.
 //!
 //! Constraint: ten thousand failing deliveries must not fill the log, but the log must show that
-//! attempts fail. So for each minute, it has the first failures in full and one count of all others.
-//! The store has all attempts. At level debug, the log has all of them too.
+//! attempts fail. So the first failures of each minute are logged in full, and the others are
+//! counted. At level debug, all attempts are logged. The store always has all of them.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl AttemptLogger {
         }
     }
 
-    /// Logs the number of failures that were not logged in full, once a minute.
+    /// Logs once a minute how many failures were not logged in full.
     pub(super) fn log_count(&mut self, webhook: &str, now: Duration) {
         if let Some(n_failed) = self.0.take_suppressed(now) {
             warn!(

@@ -1,16 +1,16 @@
 //! Sends recorded deliveries as callbacks.
 //!
 //! Constraint: no webhook waits for another, and the deliveries of one project to one webhook are
-//! sent strictly in order. Each webhook has its own `queue`. Pending deliveries stay in the store. A
-//! queue has only the deliveries that it is sending or sends next. A claim is a lease in memory, so
-//! a restart drops it. The engine passes newly committed deliveries directly to the queues. The
-//! queues claim all other deliveries from the store.
+//! sent strictly in order. So each webhook has a `queue` of its own.
 //!
-//! Modules: this file starts, changes and ends the queues. [`targets`] makes the HTTP clients of the
-//! webhooks, and [`thread`] the threads of their queues. Other tasks reach a queue through its `handle`.
-//! `queue` is the loop of one webhook.
-//! `prefetch` has its claimed deliveries, `attempt` sends one, `results` records the results in
-//! groups, and `log` writes the log lines.
+//! Pending deliveries stay in the store. A queue holds only the deliveries that it is sending or
+//! will send next. A claim is a lease in memory, so a restart drops it. The engine passes newly
+//! committed deliveries directly to the queues. The queues claim all others from the store.
+//!
+//! Modules: this file starts, changes and ends the queues. [`targets`] makes the HTTP clients of
+//! the webhooks, and [`thread`] the threads of their queues. Other tasks reach a queue by its
+//! `handle`. `queue` is the loop of one webhook. `prefetch` keeps its claimed deliveries,
+//! `attempt` sends one of them, `results` records the results in groups, and `log` logs them.
 
 mod attempt;
 mod handle;
@@ -52,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) queues: Arc<QueueHandles>,
     /// The source of jitter for retries and probes.
     pub(crate) jitter: Jitter,
-    /// The metrics, which count attempts.
+    /// Counts the attempts.
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Dispatcher {
     /// A lock for each webhook name. A queue holds the lock of its name while it runs.
     ///
     /// If a webhook is removed and added again, its new queue waits until the old one has ended.
-    /// Otherwise the new queue would repeat a delivery whose attempt is still in progress.
+    /// Otherwise both might send the same delivery.
     locks: HashMap<String, Arc<Mutex<()>>>,
     /// Waits for the end of each queue. A task returns false if its queue panicked.
     tasks: JoinSet<bool>,
@@ -78,7 +78,8 @@ struct RunningQueue {
 impl Dispatcher {
     /// Starts a queue for each target.
     ///
-    /// Cancelling `stop` ends the queues. They claim nothing more and finish attempts in progress.
+    /// Cancelling `stop` ends the queues: they claim nothing more, but finish attempts in
+    /// progress.
     pub(crate) fn start(shared: Shared, targets: Targets, stop: CancellationToken) -> Self {
         let mut dispatcher = Self {
             shared: Arc::new(shared),
@@ -115,13 +116,13 @@ impl Dispatcher {
                     queue.target.send_replace(target);
                 }
                 (None, Some(thread)) => self.start_queue(name, target, thread),
-                // The targets were prepared for the queues that run.
+                // The target was prepared for a queue that was still running then.
                 (None, None) => {}
             }
         }
     }
 
-    /// Whether a webhook has a queue. Without one, its target needs a thread.
+    /// Whether a webhook has a queue. If not, its target needs a thread.
     pub(crate) fn runs(&self, webhook: &str) -> bool {
         self.queues.contains_key(webhook)
     }
@@ -139,7 +140,7 @@ impl Dispatcher {
         self.queues.insert(name, RunningQueue { target, stop });
     }
 
-    /// Waits until a queue panics, or forever if none does.
+    /// Waits until a queue panics. If no queue panics, waits forever.
     pub(crate) async fn failure(&mut self) {
         while let Some(ended) = self.tasks.join_next().await {
             if !matches!(ended, Ok(true)) {
@@ -149,23 +150,23 @@ impl Dispatcher {
         std::future::pending().await
     }
 
-    /// Waits until the queues have ended. The caller cancels `stop` first.
+    /// Waits until all queues have ended. The caller must cancel `stop` first.
     pub(crate) async fn drain(mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
-/// Waits for the next task of a set to end, and resumes its panic. `None` if the set is empty.
+/// Waits until the next task of a set ends. `None` if the set is empty. Resumes a panic.
 async fn next_of<T: 'static>(tasks: &mut JoinSet<T>) -> Option<T> {
     match tasks.join_next().await? {
         Ok(done) => Some(done),
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The task was aborted. Only the end of the runtime does that.
+        // The task was aborted, because the runtime ends.
         Err(_) => None,
     }
 }
 
-/// Returns the result of a task that has already ended, if any, and resumes its panic.
+/// Returns the result of a task that has ended, if there is one. Resumes a panic.
 fn ended_of<T: 'static>(tasks: &mut JoinSet<T>) -> Option<T> {
     match tasks.try_join_next()? {
         Ok(done) => Some(done),

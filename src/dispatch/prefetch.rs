@@ -1,10 +1,11 @@
-//! Claims deliveries from the store before the queue can send them.
+//! Claims deliveries from the store before the queue sends them.
 //!
-//! Constraint: a delivery is claimed once. The store answers a claim while results are recorded, so
-//! the answer may be outdated. The queue therefore ignores projects and deliveries in the answer that
-//! were released after the claim began. It compares both, because a project may be renamed while its
-//! delivery is being sent. It drops the whole answer if an operator changed deliveries meanwhile. The
-//! queue claims more deliveries than it can send at once, so that a burst needs few claims.
+//! Constraint: a delivery is claimed once. Results are recorded while the store answers a claim,
+//! so the answer may be outdated. The queue ignores the deliveries in the answer that were
+//! released after the claim began, and all deliveries of their projects. It compares both, because
+//! a project may be renamed while its delivery is being sent. If an operator changed deliveries in
+//! the meantime, the queue drops the whole answer. The queue claims more deliveries than it can
+//! send at once, so that a burst needs few claims.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,26 +19,26 @@ use super::next_of;
 use crate::domain::project::ProjectKey;
 use crate::store::{Claim, Claims, Store, StoreError, Unreadable};
 
-/// How many deliveries are claimed in addition to those that can be sent now.
+/// The number of deliveries to claim in addition to those that can be sent now.
 ///
-/// When half of them are sent, the queue claims more.
+/// The queue claims more when half of them have been sent.
 const PREFETCH: usize = 64;
 
-/// The total size of prefetched payloads, in bytes, at which the queue stops claiming.
+/// The queue stops claiming when the prefetched payloads have this many bytes.
 const PREFETCH_BYTES: usize = 1024 * 1024;
 
-/// How long a prefetched claim is valid. Later, an operator may have cancelled the delivery.
+/// How long a prefetched claim is valid. An operator may cancel the delivery in the meantime.
 const VALID_FOR: Duration = Duration::from_millis(500);
 
 /// Which deliveries the queue claims.
 pub(super) enum Wanted {
     /// Claim the deliveries that can be sent now, and some more in advance.
     Ahead,
-    /// Claim only the deliveries that can be sent now. Requests start too rarely for others.
+    /// Claim only the deliveries that can be sent now, because others would expire.
     Now,
-    /// Claim deliveries of projects that are not in this set, at most `n_fresh`.
+    /// Claim at most `n_fresh` deliveries of projects that are not in `avoiding`.
     ///
-    /// If there is none and `or_any` is true, claim one of any project.
+    /// If there is none and `or_any` is true, claim one delivery of any project.
     Probe {
         avoiding: HashSet<ProjectKey>,
         n_fresh: usize,
@@ -51,10 +52,10 @@ struct Prefetched {
     at: Duration,
 }
 
-/// A set of claimed deliveries and their projects.
+/// A set of claimed deliveries, with their projects.
 ///
-/// It has the projects, because another delivery of the same project must not be sent. It has the
-/// deliveries, because a project may have been renamed since.
+/// The projects are needed because no other delivery of a project may be sent meanwhile. The
+/// deliveries are needed because a project may have been renamed.
 #[derive(Default)]
 struct Claimed {
     projects: HashSet<ProjectKey>,
@@ -77,23 +78,23 @@ impl Claimed {
     }
 }
 
-/// The claimed deliveries of one webhook, and its busy projects.
+/// The claimed deliveries of one webhook.
 pub(super) struct Prefetch {
     handle: Arc<QueueHandle>,
     claims: VecDeque<Prefetched>,
-    /// The deliveries that are prefetched, being sent, or not recorded yet.
+    /// The deliveries that are prefetched, being sent, or sent but not recorded.
     busy: Claimed,
     /// The claim in progress, at most one.
     question: JoinSet<Result<Claims, StoreError>>,
-    /// The limit of the claim in progress, in deliveries.
+    /// The number of deliveries that the claim in progress asks for.
     n_asked: usize,
-    /// Whether the last claim left out due deliveries of failed projects, whose time had not come.
+    /// Whether the last claim left out failed projects, because it was too early for a probe.
     leaves_out_failed: bool,
-    /// The deliveries that were released since the claim in progress began.
+    /// The deliveries released after the claim in progress began.
     released: Claimed,
     /// Whether to drop the answer of the claim in progress.
     is_outdated: bool,
-    /// Whether more deliveries may be due than the last claim returned.
+    /// Whether there may be more due deliveries than the last claim returned.
     may_be_more: bool,
 }
 
@@ -116,10 +117,9 @@ impl Prefetch {
         self.claims.is_empty()
     }
 
-    /// Adds the committed deliveries that a claim would return as well.
+    /// Adds those committed deliveries that a claim would also return.
     ///
-    /// A claim would return a delivery whose project is not busy, and that is newer than all claimed
-    /// ones.
+    /// These are newer than all claimed deliveries, and their projects are not busy.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);
@@ -135,7 +135,7 @@ impl Prefetch {
         self.claims.push_back(Prefetched { claim, at });
     }
 
-    /// The size of the payload of the oldest claim, in bytes.
+    /// The number of bytes in the payload of the oldest claim.
     pub(super) fn next_size(&self) -> Option<usize> {
         self.claims.front().map(|one| one.claim.payload.len())
     }
@@ -159,7 +159,7 @@ impl Prefetch {
         }
     }
 
-    /// Drops all claims, including those of the claim in progress.
+    /// Drops all claims, and the answer of the claim in progress.
     pub(super) fn clear(&mut self) {
         self.is_outdated = self.is_asking();
         self.may_be_more = true;
@@ -178,7 +178,7 @@ impl Prefetch {
         }
     }
 
-    /// Whether the last claim left out deliveries of failed projects because it was too early.
+    /// Whether the last claim left out failed projects, because it was too early for a probe.
     pub(super) fn leaves_out_failed(&self) -> bool {
         self.leaves_out_failed
     }
@@ -246,7 +246,7 @@ impl Prefetch {
         }
     }
 
-    /// Adds the claims of an answer. Their validity starts at this monotonic time.
+    /// Adds the claims of an answer. They are valid from `moment` on.
     ///
     /// Returns the unreadable deliveries, and the due time of the next delivery.
     pub(super) fn accept(

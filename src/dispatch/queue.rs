@@ -1,7 +1,7 @@
 //! The queue of one webhook: the loop that sends its deliveries.
 //!
-//! Constraint: a queue sends at most one delivery of each project at a time. The project is released
-//! only when the result is recorded.
+//! Constraint: a queue sends at most one delivery of each project at a time. The project is busy
+//! until the result is recorded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,17 +25,18 @@ use crate::domain::pace::Pace;
 use crate::domain::project::ProjectKey;
 use crate::store::{AttemptLog, Claims, Finish, StoreError, Unreadable};
 
-/// The longest sleep of a queue. It is short because somebody may set the clock meanwhile.
+/// The longest sleep of a queue. It is short, because the clock may be set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
 /// The time between requests from which the queue claims one delivery at a time.
 ///
-/// Other claims would expire before they are sent.
+/// More claims would expire before they are sent.
 const RARELY: Duration = Duration::from_millis(20);
 
-/// The maximum number of payload bytes that one webhook sends at a time.
+/// The maximum number of payload bytes that one webhook sends at the same time.
 ///
-/// A larger payload is sent alone. The bound is for each webhook, so that no webhook waits for another.
+/// A larger payload is sent alone. Each webhook has its own limit, so that no webhook waits for
+/// another.
 const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Returns how long to sleep until a time of day.
@@ -53,12 +54,12 @@ pub(super) struct Queue {
     stop: CancellationToken,
     handle: Arc<QueueHandle>,
     logger: AttemptLogger,
-    /// The last reading of the clock, to detect that the clock was set back.
+    /// The last reading of the clock. It shows whether the clock was set back.
     reading: Reading,
     prefetch: Prefetch,
-    /// The monotonic time at which the queue claims again, if nothing wakes it before.
+    /// The monotonic time of the next claim, unless something wakes the queue earlier.
     ask_at: Duration,
-    /// Whether the store failed. If so, the queue does not claim before `ask_at`.
+    /// Whether the store failed. Then the queue does not claim before `ask_at`.
     is_store_failing: bool,
     in_flight: JoinSet<Ended>,
     /// The total size of the payloads in flight, in bytes.
@@ -68,7 +69,7 @@ pub(super) struct Queue {
     pace: Pace,
     /// The renames since the oldest attempt in progress began.
     moves: Vec<Moves>,
-    /// The fingerprint of the settings. If it changes, the health in `endpoint` is reset.
+    /// The fingerprint of the settings. If it changes, `endpoint` is reset.
     fingerprint: [u8; 32],
 }
 
@@ -104,11 +105,11 @@ impl Queue {
         }
     }
 
-    /// Runs until the queue is stopped and its attempts have ended.
+    /// Runs until the queue is stopped and its attempts in progress have ended.
     pub(super) async fn run(mut self) {
         let stop = self.stop.clone();
-        // Deliveries in the handle were for an earlier queue of this webhook, which may have sent
-        // them. The store has their state, so this queue claims them from there.
+        // Deliveries in the handle were passed to an earlier queue, which may have sent them. Only
+        // the store knows their state, so this queue claims them from there.
         self.handle.drop_committed();
         while !stop.is_cancelled() {
             let sleep = self.send_due().await.min(self.until_recording());
@@ -139,7 +140,7 @@ impl Queue {
         }
     }
 
-    /// Sends as many due deliveries as `concurrency` allows. Returns how long to sleep at most.
+    /// Sends due deliveries, as many as `concurrency` allows. Returns the longest time to sleep.
     async fn send_due(&mut self) -> Duration {
         self.check_clock().await;
         let moment = self.shared.clock.moment();
@@ -179,7 +180,7 @@ impl Queue {
             // The end of a recording wakes the queue.
             return SLEEP_MAX;
         }
-        // A request is sent when its time comes, so claims before it would expire.
+        // Claims before the time of the next request would expire.
         let until_next = self.pace.next(target.webhook.rate).saturating_sub(moment);
         if !until_next.is_zero() {
             return until_next.min(SLEEP_MAX);
@@ -219,14 +220,14 @@ impl Queue {
                 .ask(&self.shared.store, &self.name, now, n_wanted, wanted);
         }
         if room == 0 || self.prefetch.is_asking() {
-            // The end of an attempt or the answer wakes the queue.
+            // The end of an attempt or the answer of the claim wakes the queue.
             SLEEP_MAX
         } else {
             self.ask_at.saturating_sub(moment)
         }
     }
 
-    /// Whether the next payload must wait for those in flight, to bound the memory.
+    /// Whether the next payload must wait for those in flight, to limit memory.
     fn is_full(&self) -> bool {
         let n_bytes = self.prefetch.next_size().unwrap_or(1);
         let with_next = self.in_flight_bytes.saturating_add(n_bytes);
@@ -256,7 +257,7 @@ impl Queue {
 
     /// Corrects due times if the clock was set back.
     ///
-    /// Otherwise deliveries would be late by as much as the clock was set back.
+    /// Otherwise deliveries would be late by the time that it was set back.
     async fn check_clock(&mut self) {
         let reading = self.shared.clock.reading();
         if !self.reading.was_set_back_until(&reading) {
@@ -294,7 +295,7 @@ impl Queue {
         target
     }
 
-    /// Handles the answer of a claim.
+    /// Handles the answer to a claim.
     async fn accept_claims(&mut self, answer: Result<Claims, StoreError>) {
         let moment = self.shared.clock.moment();
         let (unreadable, next_due) = match answer {
@@ -303,7 +304,8 @@ impl Queue {
         };
         let now = self.shared.clock.now();
         let mut wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
-        // Their time may have come since the claim began. Then the next claim is due at once.
+        // The time for a probe may have come since the claim began. Then the next claim is due at
+        // once.
         if let Admission::Probe { any_at, .. } = self.endpoint.admit(now, self.in_flight.len())
             && self.prefetch.leaves_out_failed()
         {
@@ -328,7 +330,7 @@ impl Queue {
         self.ask_at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
     }
 
-    /// Records an unreadable delivery as dead. Otherwise it would block its project forever.
+    /// Records an unreadable delivery as dead. Otherwise its project would never be sent again.
     async fn give_up(&self, unreadable: Unreadable) -> Result<(), StoreError> {
         let reason = format!("the delivery cannot be read: {}", unreadable.fault);
         error!(
@@ -354,7 +356,7 @@ impl Queue {
         self.shared.store.finish([finish].into()).await
     }
 
-    /// Handles all attempts that have ended. In a burst, one iteration of the loop handles several.
+    /// Handles all attempts that have ended. In a burst, several end in one iteration.
     fn accept_ended(&mut self, first: Ended) {
         let mut next = Some(first);
         while let Some(ended) = next {
@@ -363,7 +365,7 @@ impl Queue {
         }
     }
 
-    /// Handles an attempt that has ended: judges it, logs it, and keeps its result for recording.
+    /// Handles an ended attempt: judges it, logs it, and keeps its result for recording.
     fn accept(&mut self, ended: Ended) {
         let now = self.shared.clock.moment();
         let target = Arc::clone(&self.target.borrow());
@@ -396,9 +398,9 @@ impl Queue {
         self.results.push(result, now);
     }
 
-    /// Takes over the projects that were renamed.
+    /// Replaces the old keys of renamed projects.
     ///
-    /// Claims have the former keys, so they are dropped.
+    /// Claims have the old keys, so they are dropped.
     fn follow_moves(&mut self) {
         for moves in self.handle.take_moves() {
             self.endpoint.moved(&moves);
@@ -407,7 +409,7 @@ impl Queue {
         }
     }
 
-    /// The key of an attempt's project, which may have been renamed since the attempt began.
+    /// Returns the current key of an attempt's project, which may have been renamed since.
     fn current_key(&self, ended: &Ended) -> ProjectKey {
         let later = self.moves.get(ended.n_moves()..).unwrap_or_default();
         later.iter().fold(ended.project().clone(), |key, moves| {
@@ -415,7 +417,7 @@ impl Queue {
         })
     }
 
-    /// Returns how long to sleep before the next recording.
+    /// Returns how long to wait before the next recording.
     fn until_recording(&self) -> Duration {
         let now = self.shared.clock.moment();
         let wait = self.results.wait(self.in_flight.is_empty(), now);
@@ -429,13 +431,14 @@ impl Queue {
             .record(is_idle, &self.shared, &self.name, &self.stop);
     }
 
-    /// Releases deliveries whose results are recorded.
+    /// Releases the deliveries whose results are recorded.
     fn release(&mut self, recorded: Vec<(ProjectKey, i64)>) {
         for (project, delivery) in recorded {
             self.prefetch.release(project, delivery);
         }
         if self.results.take_paused() {
-            // The webhook is off in the store now. Do not send deliveries that were passed before.
+            // The store enforces the pause now. Deliveries that were passed before must not be
+            // sent.
             self.handle.drop_committed();
         }
     }

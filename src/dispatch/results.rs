@@ -1,8 +1,8 @@
 //! Records the results of attempts in groups.
 //!
-//! Constraint: a project is released only when the result of its attempt is recorded. Recording is
-//! retried until it succeeds, because sending the delivery again would repeat the callback. Results
-//! are recorded in groups, so that a burst needs few commits.
+//! Constraint: a project is busy until the result of its attempt is recorded. Recording is retried
+//! until it succeeds, because an unrecorded delivery would be sent again. Results are recorded in
+//! groups, so that a burst needs few commits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,31 +16,31 @@ use super::{Shared, next_of};
 use crate::domain::project::ProjectKey;
 use crate::store::Finish;
 
-/// How long to wait after a failure of the store before the next call.
+/// How long to wait before calling the store again after a failure.
 pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The number of unrecorded results at which the queue stops sending.
 ///
-/// After a kill, a restarted daemon repeats attempts whose result is not recorded. With half this
-/// number, a burst has a fifth less throughput (measured: 5,100 to 5,500 calls a second instead of
-/// 6,500).
+/// If the daemon is killed, it repeats the attempts with unrecorded results after the restart.
+/// With half this number, a burst has a fifth less throughput (measured: 5,100 to 5,500 calls a
+/// second instead of 6,500).
 const UNRECORDED_MAX: usize = 64;
 
-/// The number of results in a commit, if there are enough.
+/// The number of results that make a commit start at once.
 const GROUP: usize = 32;
 /// How long a result waits at most for others to join its commit.
 ///
-/// Without this wait the commits of a burst had 13 results on average (counted). Each commit writes
-/// some pages that the next one writes again.
+/// Without this wait, the commits of a burst had 13 results on average (counted). Consecutive
+/// commits write some of the same pages.
 const GROUP_WAIT: Duration = Duration::from_millis(10);
 
 /// The unrecorded results of one webhook's attempts.
 #[derive(Default)]
 pub(super) struct Results {
     waiting: Vec<AttemptResult>,
-    /// The monotonic time of the oldest result that is not being recorded yet.
+    /// The monotonic time of the oldest result whose recording has not begun.
     oldest_at: Duration,
-    /// Whether an unrecorded result switches the webhook off.
+    /// Whether an unrecorded result pauses the webhook.
     is_pausing: bool,
     /// The recording in progress, at most one. It returns the deliveries to release.
     recording: JoinSet<Vec<(ProjectKey, i64)>>,
@@ -56,7 +56,7 @@ impl Results {
         self.waiting.push(result);
     }
 
-    /// Whether the queue must not send before the next recording has ended.
+    /// Whether the queue must not send until the next recording has ended.
     pub(super) fn blocks_sending(&self) -> bool {
         self.waiting.len() >= UNRECORDED_MAX || self.is_pausing
     }
@@ -65,9 +65,9 @@ impl Results {
         !self.recording.is_empty()
     }
 
-    /// Returns how long to wait before the next recording. `None` if nothing is to be recorded.
+    /// Returns how long to wait before the next recording. `None` if there is nothing to record.
     ///
-    /// `is_idle` means that no attempt is in progress whose result could join the recording.
+    /// If `is_idle`, no attempt is in progress whose result could join the recording.
     pub(super) fn wait(&self, is_idle: bool, now: Duration) -> Option<Duration> {
         if self.waiting.is_empty() || self.is_recording() {
             None
@@ -78,7 +78,7 @@ impl Results {
         }
     }
 
-    /// Starts to record the results, if their wait is over.
+    /// Starts to record the results, if they have waited long enough.
     pub(super) fn record(
         &mut self,
         is_idle: bool,
@@ -108,13 +108,13 @@ impl Results {
         next_of(&mut self.recording).await
     }
 
-    /// Whether a result that switched the webhook off was recorded since the last call.
+    /// Whether a result that paused the webhook was recorded since the last call.
     pub(super) fn take_paused(&mut self) -> bool {
         self.waiting.is_empty() && std::mem::take(&mut self.is_pausing)
     }
 }
 
-/// Records results. Retries while the store fails.
+/// Records results. Retries until the store succeeds or the daemon stops.
 async fn record(shared: &Shared, webhook: &str, finished: Arc<[Finish]>, stop: &CancellationToken) {
     let n_results = finished.len();
     let mut n_failures: u32 = 0;
@@ -134,7 +134,8 @@ async fn record(shared: &Shared, webhook: &str, finished: Arc<[Finish]>, stop: &
         }
         n_failures = n_failures.saturating_add(1);
         if stop.is_cancelled() && n_failures > 3 {
-            // The daemon stops. After a restart it sends these deliveries again, with the same ids.
+            // The daemon is stopping. It sends these deliveries again after a restart, with the
+            // same ids.
             return;
         }
         tokio::time::sleep(STORE_PAUSE).await;

@@ -1,7 +1,7 @@
 //! Makes the HTTP clients of the webhooks, and the threads of new queues.
 //!
-//! Constraint: a reload is applied completely or not at all. So all clients and threads are made before
-//! the first of them is used.
+//! Constraint: a reload is applied completely or not at all. So all clients and threads are made
+//! before any of them is used.
 
 use std::io;
 use std::sync::Arc;
@@ -44,9 +44,9 @@ pub(super) struct Prepared {
 pub(crate) struct Targets(Vec<Prepared>);
 
 impl Targets {
-    /// Makes the clients of the enabled webhooks. Returns the errors of those that fail.
+    /// Makes the clients of the enabled webhooks, or returns the errors of those that fail.
     ///
-    /// `runs` tells which webhooks have a queue. The others get a thread.
+    /// `runs` tells which webhooks have a queue already. The others get a thread.
     pub(crate) fn prepare(
         webhooks: &[config::Webhook],
         network: &NetworkPolicy,
@@ -110,8 +110,8 @@ fn prepare(
 
 /// Records the fingerprint of each webhook's settings.
 ///
-/// If they changed, failed deliveries become due at once, because the new settings may work. A
-/// webhook that its receiver switched off is switched on again.
+/// If the settings changed, failed deliveries become due at once, because the new settings may
+/// work. If the receiver switched the webhook off, it is switched on again.
 pub(crate) async fn note_configuration(
     store: &Store,
     webhooks: &[config::Webhook],

@@ -1,4 +1,4 @@
-//! A queue with a real store and a real receiver, and prefetched deliveries.
+//! Tests of a queue with a real store and receiver, and of prefetched deliveries.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -65,7 +65,7 @@ fn answer(ready: Vec<Claim>) -> Claims {
     }
 }
 
-/// A batch with one event of a project, for the webhook.
+/// A batch with one event of this project, to be sent to the webhook.
 fn batch(project: &str) -> Batch {
     let event = event(project);
     let payload = Bytes::copy_from_slice(project.as_bytes());
@@ -90,8 +90,8 @@ fn batch(project: &str) -> Batch {
     }
 }
 
-/// Deliveries passed by an engine that still knew the webhook are not sent by the queue that runs
-/// when the webhook comes back: an operator may have cancelled them.
+/// A removed webhook comes back. Its new queue does not send deliveries that were passed to the
+/// old one, because an operator may have cancelled them.
 #[tokio::test]
 async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
     let directory = tempfile::tempdir().unwrap();
@@ -134,8 +134,8 @@ async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
     assert!(received.try_recv().is_err());
 }
 
-/// Deliveries that were committed before an operator's command, or before a receiver switched its
-/// webhook off, are not passed after it.
+/// A delivery is not passed to a queue if its commit was before an operator's command or before
+/// the receiver switched its webhook off.
 #[test]
 fn deliveries_committed_before_a_command_are_not_passed_after_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -178,7 +178,7 @@ impl Fixture {
             .ask(&self.store, "catalog", now, 4, Wanted::Ahead);
     }
 
-    /// Replaces the store's answer, which comes at time 0.
+    /// Gives the queue an answer at time 0, in place of the store.
     async fn accept(&mut self, ready: Vec<Claim>) {
         self.accept_at(Duration::ZERO, ready).await;
     }
@@ -199,7 +199,7 @@ async fn a_delivery_is_claimed_once() {
     fixture.ask();
     fixture.accept(vec![claim(1, "a"), claim(2, "b")]).await;
     assert_eq!(fixture.next(), Some(1));
-    // One is prefetched, one is in flight: neither is claimed again.
+    // One delivery is prefetched and one is in flight. Neither is claimed again.
     fixture.prefetch.expect_more();
     fixture.ask();
     fixture
@@ -223,7 +223,7 @@ async fn a_project_released_since_the_question_is_not_taken_from_the_answer() {
     fixture.prefetch.release(ProjectKey::new("sales", "a"), 1);
     fixture.accept(vec![claim(1, "a"), claim(2, "b")]).await;
     assert_eq!((fixture.next(), fixture.next()), (Some(2), None));
-    // The next question finds the next delivery of the project.
+    // The next claim finds the next delivery of the project.
     fixture.ask();
     fixture.accept(vec![claim(3, "a")]).await;
     assert_eq!(fixture.next(), Some(3));
@@ -279,8 +279,8 @@ async fn claims_expire() {
     assert_eq!(fixture.next(), Some(1));
 }
 
-/// Otherwise a store that takes longer than a claim is valid would be asked again and again, and
-/// nothing would be sent.
+/// Claims are valid from the arrival of the answer. Otherwise a slow store would be asked again
+/// and again, and nothing would be sent.
 #[tokio::test]
 async fn claims_of_a_late_answer_are_valid() {
     let mut fixture = Fixture::new();
@@ -310,7 +310,7 @@ async fn large_payloads_are_not_prefetched() {
     fixture
         .accept(vec![large, claim(2, "b"), claim(3, "c"), claim(4, "d")])
         .await;
-    // As many are prefetched as can be sent, and they are large enough.
+    // As many deliveries are prefetched as can be sent, and their payloads are large enough.
     fixture.prefetch.expect_more();
     fixture.ask();
     assert!(!fixture.prefetch.is_asking());

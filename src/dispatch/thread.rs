@@ -1,8 +1,9 @@
 //! The thread of one webhook's queue.
 //!
-//! Constraint: a receiver can keep the thread that reads its answers busy. A flood of interim answers
-//! (`100 Continue`) does so for seconds, because the HTTP library reads all of them before it yields to
-//! other tasks. So each queue has a thread of its own, and nothing waits for the thread's end.
+//! Constraint: a receiver can keep the thread that reads its answers busy. For instance, a flood
+//! of interim answers (`100 Continue`) takes seconds, because the HTTP library reads all of them
+//! before it yields to other tasks. So each queue has a thread of its own, and nothing waits for
+//! the thread's end.
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +20,7 @@ struct Job {
     ended: oneshot::Sender<()>,
 }
 
-/// A thread that waits for a queue. Dropping this value ends the thread.
+/// A thread that waits for a queue to run. Dropping this value ends the thread.
 pub(super) struct QueueThread(oneshot::Sender<Job>);
 
 impl QueueThread {
@@ -27,7 +28,7 @@ impl QueueThread {
     ///
     /// # Errors
     ///
-    /// The system has no more threads or file descriptors.
+    /// No more threads or file descriptors are available.
     pub(super) fn start() -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_io()
@@ -58,13 +59,13 @@ impl QueueThread {
 
     /// Runs a queue on the thread. Returns whether it ended without a panic.
     ///
-    /// Dropping the future ends the queue when it next waits.
+    /// If the future is dropped, the queue ends at its next wait.
     pub(super) fn run(
         self,
         queue: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = bool> + Send + 'static {
         let (sender, ended) = oneshot::channel();
-        // If the thread has ended, this drops the sender, as a panic does.
+        // If the thread has ended, this drops the job. The result is the same as after a panic.
         let _ = self.0.send(Job {
             queue: Box::pin(queue),
             ended: sender,

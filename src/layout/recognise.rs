@@ -202,7 +202,7 @@ fn is_below(path: &str, directory: &str) -> bool {
 
 /// Returns what the file is according to each candidate that explains it.
 fn meanings<'a>(path: &'a str, layouts: &[(Layout, BTreeSet<usize>)]) -> Vec<Meaning<'a>> {
-    // The byte offsets at which a component starts.
+    // The byte offsets where the components start.
     let starts: Vec<usize> = std::iter::once(0)
         .chain(path.match_indices('/').map(|(at, _)| at + 1))
         .collect();

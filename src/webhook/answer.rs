@@ -1,8 +1,8 @@
 //! Turns an HTTP answer into an outcome.
 //!
-//! Constraint: only this module interprets an HTTP status. Other modules get the [`Outcome`]. A
-//! peer cannot cause a panic, an endless wait or large memory use. The outcome depends on status and
-//! headers only, so a body that breaks off or never ends does not change it.
+//! Constraint: only this module interprets an HTTP status. Other modules get the [`Outcome`]. An
+//! answer cannot cause a panic, an endless wait or large memory use. The outcome depends on the
+//! status and headers only, even if the body breaks off or never ends.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,12 +15,12 @@ use url::Url;
 use crate::config;
 use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome, RetryAfter};
 
-/// Returns the outcome of an answer with this status and these headers, received at `now`.
+/// Returns the outcome of an answer that was received at `now`.
 ///
-/// A date in Retry-After is compared with the answer's `Date`, because the receiver made both by the
-/// same clock. Without a valid `Date`, it is compared with `now`.
+/// A date in Retry-After is compared with the answer's `Date`, because both come from the
+/// receiver's clock. Without a valid `Date`, it is compared with `now`.
 ///
-/// The statuses 5xx and 429 are failures of the endpoint itself. So is a missing answer
+/// The statuses 5xx and 429 are failures of the endpoint. So is a missing answer
 /// ([`Outcome::NO_ANSWER`]). With any other status the endpoint works, but may refuse this
 /// delivery.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
@@ -52,7 +52,7 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outco
     }
 }
 
-/// The time of an answer by the receiver's clock.
+/// Returns the time of an answer by the receiver's clock.
 fn answered_at(headers: &HeaderMap) -> Option<Timestamp> {
     let date = headers.get(DATE)?.to_str().ok()?;
     let date = httpdate::parse_http_date(date.trim()).ok()?;
@@ -61,8 +61,8 @@ fn answered_at(headers: &HeaderMap) -> Option<Timestamp> {
 
 /// Parses the value of a Retry-After header that was sent at `now`.
 ///
-/// The value is a number of seconds, or a date in one of the three forms of RFC 9110. A date in the
-/// past gives a wait of zero. A number above 64 bits gives the longest possible wait.
+/// The value is a number of seconds, or a date in one of the three forms of RFC 9110. A date in
+/// the past gives a wait of zero. A number above 64 bits gives the longest possible wait.
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -84,8 +84,8 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     let mut text = format!("the answer was {} {reason}", status.as_u16());
     if status.is_redirection() {
         text.push_str("; redirects are not followed");
-        // The target helps the operator to fix the url. The parts of it that may be secrets are left
-        // out.
+        // The target helps the operator to correct the url. Its parts that may be secrets are not
+        // shown.
         if let Some(location) = headers.get(http::header::LOCATION) {
             let location = String::from_utf8_lossy(location.as_bytes());
             let location = location.split(['?', '#']).next().unwrap_or_default();
@@ -97,9 +97,9 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     Some(text)
 }
 
-/// The target of a redirect without the parts that may be secrets, if any remain.
+/// Returns the target of a redirect without parts that may be secrets. `None` if nothing remains.
 fn shown(location: &str) -> Option<String> {
-    // A relative target has the host of the receiver, which the message already has.
+    // A relative target has the receiver's host. The message has that already.
     let base = Url::parse("http://receiver.invalid/").ok()?;
     let url = base.join(location).ok()?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -118,12 +118,12 @@ fn shown(location: &str) -> Option<String> {
     )
 }
 
-/// Reads an answer's body into `kept`, up to [`ANSWER_MAX`] bytes, until it ends or fails.
+/// Reads the body of an answer into `kept`, up to [`ANSWER_MAX`] bytes.
 ///
 /// If the caller drops this future at its deadline, `kept` has the bytes read so far.
 pub(super) async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) {
     while kept.len() < ANSWER_MAX {
-        // The outcome does not depend on the body, so an error only ends it.
+        // The outcome does not depend on the body, so an error just ends the reading.
         let Ok(Some(chunk)) = response.chunk().await else {
             return;
         };
@@ -135,19 +135,19 @@ pub(super) async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) 
 /// The text that replaces a secret.
 pub(super) const HIDDEN: &str = "(not shown)";
 
-/// The shortest secret that is replaced in an answer.
+/// The length from which a secret is replaced in an answer.
 ///
-/// A shorter text, such as `1` or `prod`, would be replaced where it means something else.
+/// A shorter text, such as `1` or `prod`, also occurs in answers without being a secret.
 const SECRET_MIN: usize = 8;
 
 /// Copies the kept bytes of an answer, without the secrets of the request headers and of the URL.
 ///
-/// Some receivers repeat a request in their answer, for instance in an error page. The copy also frees
-/// the read buffer, which may be much larger.
+/// Some receivers repeat the request in their answer, for instance in an error page. Copying also
+/// frees the read buffer, which may be much larger.
 pub(super) fn keep(kept: &[u8], sent: &HeaderMap, of_url: &[String]) -> Bytes {
     let mut answer = kept.to_vec();
     for value in sent.values().filter(|value| value.is_sensitive()) {
-        // The credentials after the scheme, as in `Bearer TOKEN`, are secret by themselves.
+        // In `Bearer TOKEN`, the token is also a secret without the scheme.
         let value = value.as_bytes();
         let secret = value
             .splitn(2, |byte| *byte == b' ')
@@ -163,7 +163,7 @@ pub(super) fn keep(kept: &[u8], sent: &HeaderMap, of_url: &[String]) -> Bytes {
     answer.into()
 }
 
-/// Returns a text without the secrets of the URL.
+/// Returns a text with the secrets of the URL replaced.
 pub(super) fn cleaned(text: &str, of_url: &[String]) -> String {
     of_url.iter().fold(text.to_owned(), |text, secret| {
         text.replace(secret.as_str(), HIDDEN)

@@ -1,8 +1,8 @@
-//! The header Authorization: a fixed value, or a token of an authorization server.
+//! Makes the header Authorization: a fixed value, or a token of an authorization server.
 //!
-//! Constraint: a token is fetched by one request at a time, and used until it expires. An error says
-//! that the token cannot be fetched, and why, because the receiver is not the cause. No value is
-//! ever part of an error.
+//! Constraint: a token is fetched by one request at a time, and used until it expires. If a token
+//! cannot be fetched, the error says so and why, because the receiver is not the cause. No error
+//! contains a secret value.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use super::transport::Transport;
 use super::{answer, failure};
 use crate::config::{self, Auth, NetworkPolicy, OAuth2};
 
-/// The longest time before its expiry at which a token is replaced.
+/// How long before its expiry a token is replaced, at most.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// The longest time that a token is used.
@@ -35,7 +35,7 @@ const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub(super) struct NoToken {
     /// The reason, in one line.
     pub(super) error: String,
-    /// Whether the server refused the client. Then other credentials of the client may help.
+    /// Whether the server refused the client. Then changed credentials may help.
     pub(super) is_refusal: bool,
 }
 
@@ -70,7 +70,7 @@ impl Authorization {
     ///
     /// # Errors
     ///
-    /// See `connect`.
+    /// The errors of `connect`.
     pub(super) fn new<E>(
         auth: Option<&Auth>,
         policy: &Arc<NetworkPolicy>,
@@ -101,7 +101,7 @@ impl Authorization {
     ///
     /// # Errors
     ///
-    /// The authorization server returns no token.
+    /// No token can be fetched.
     pub(super) async fn value(&self) -> Result<Option<HeaderValue>, NoToken> {
         match self {
             Self::None => Ok(None),
@@ -110,7 +110,7 @@ impl Authorization {
         }
     }
 
-    /// Forgets the token that the receiver rejected. Returns whether there will be another value.
+    /// Forgets a token that the receiver rejected. Returns whether the next value will differ.
     pub(super) async fn renew(&self, rejected: Option<&HeaderValue>) -> bool {
         match (self, rejected) {
             (Self::Token(source), Some(rejected)) => {
@@ -121,7 +121,7 @@ impl Authorization {
         }
     }
 
-    /// The host of the token endpoint, and the proxy on the way to it, for errors.
+    /// Describes the token endpoint and the proxy on the way to it, for errors.
     pub(super) fn token_host(&self) -> Option<String> {
         match self {
             Self::Token(source) => Some(source.to.to_string()),
@@ -130,7 +130,7 @@ impl Authorization {
     }
 }
 
-/// The value of the header for a user name and a password.
+/// Makes the header value for a user name and a password.
 fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     let encoded = BASE64_STANDARD.encode(format!("{username}:{password}"));
     let mut value = HeaderValue::from_str(&format!("Basic {encoded}")).ok()?;
@@ -138,26 +138,26 @@ fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Gets tokens with the client's credentials (RFC 6749, section 4.4).
+/// Fetches tokens with the client's credentials (RFC 6749, section 4.4).
 pub(super) struct TokenSource {
     transport: Transport,
     to: Destination,
     policy: Arc<NetworkPolicy>,
     settings: OAuth2,
-    /// Locked during a request, so that there is one at a time.
+    /// Locked during a request, so that there is only one at a time.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     token: Option<Token>,
-    /// When the last request failed, and why.
+    /// When and why the last request failed.
     failed: Option<(Instant, NoToken)>,
 }
 
 struct Token {
     value: HeaderValue,
-    /// When to replace it. `None` if the server names no time.
+    /// When to replace the token. `None` if the server gives no expiry.
     until: Option<Instant>,
 }
 
@@ -171,7 +171,7 @@ impl TokenSource {
         {
             return Ok(token.value.clone());
         }
-        // Attempts that waited for a request that failed do not repeat it.
+        // Other attempts waited for this request. They do not repeat it if it failed.
         if let Some((at, error)) = &state.failed
             && *at >= asked
         {
@@ -226,7 +226,7 @@ impl TokenSource {
         if !status.is_success() {
             return Err(NoToken {
                 error: format!("{} ({to})", rejection(status, &body)),
-                // RFC 6749, section 5.2, has 400 and 401 for a client that is not known.
+                // By RFC 6749, section 5.2, a server answers 400 or 401 to an unknown client.
                 is_refusal: matches!(status.as_u16(), 400 | 401 | 403),
             });
         }
@@ -245,12 +245,12 @@ impl TokenSource {
         Ok(Token { value, until })
     }
 
-    /// The header with the client's credentials.
+    /// Makes the header with the client's credentials.
     fn client_authorization(&self) -> Result<HeaderValue, String> {
         let encoded = |secret: &SecretString| -> String {
             form_urlencoded::byte_serialize(secret.expose_secret().as_bytes()).collect()
         };
-        // RFC 6749, section 2.3.1, has both values encoded before.
+        // By RFC 6749, section 2.3.1, both values are form-encoded first.
         let (id, secret) = (&self.settings.client_id, &self.settings.client_secret);
         let credentials = basic(&encoded(id), &encoded(secret));
         credentials.ok_or_else(|| "the client's credentials cannot be sent".to_owned())
@@ -285,7 +285,7 @@ struct Answer {
     expires_in: Option<Value>,
 }
 
-/// Some servers send the number as a string.
+/// Parses a number of seconds. Some servers send it as a string.
 fn seconds(value: &Value) -> Option<u64> {
     match value {
         Value::String(text) => text.trim().parse().ok(),
@@ -293,7 +293,7 @@ fn seconds(value: &Value) -> Option<u64> {
     }
 }
 
-/// Describes an answer without a token, with the error code of the server (RFC 6749, section 5.2).
+/// Describes an answer without a token, with the server's error code (RFC 6749, section 5.2).
 fn rejection(status: StatusCode, body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Rejection {

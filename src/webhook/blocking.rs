@@ -1,21 +1,21 @@
 //! Threads for work that blocks: resolving names, reading files, building large requests.
 //!
-//! Constraint: each webhook sends on a thread of its own, and such work would keep it busy. Threads for
-//! it are shared by all webhooks, because most of the time a webhook needs none.
+//! Constraint: each webhook sends on a thread of its own, and such work would block it. All
+//! webhooks share the threads of this module, because a webhook rarely needs one.
 
 use tokio::runtime::Handle;
 
-/// The threads of the runtime in which the client of a webhook was made.
+/// The threads of the runtime that made the client of a webhook.
 #[derive(Clone, Debug)]
 pub(super) struct BlockingThreads(Option<Handle>);
 
 impl BlockingThreads {
-    /// Takes the threads of the current runtime, if there is one.
+    /// Returns the threads of the current runtime, if there is one.
     pub(super) fn current() -> Self {
         Self(Handle::try_current().ok())
     }
 
-    /// Runs work on one of the threads. `None` if the runtime shuts down.
+    /// Runs work on one of the threads. `None` if the runtime is shutting down.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -1,8 +1,8 @@
 //! Builds the body of a callback. Each format has a file.
 //!
 //! Constraint: a body depends only on its content, so that every attempt sends the same bytes. It
-//! uses no clock, no random boundary and no unstable order. Untrusted values are escaped, so they
-//! cannot add a part, a header or a field.
+//! uses no clock, no random boundary and no unstable order. Untrusted values are escaped, so that
+//! they cannot add a part, a header or a field.
 
 mod cloudevents;
 mod form;
@@ -25,7 +25,7 @@ use crate::template::{Template, Variables};
 pub struct Body {
     /// The value of the header `Content-Type`.
     pub content_type: String,
-    /// Names and values to append to the query of the URL.
+    /// The names and values to append to the query of the URL.
     pub query: Vec<(String, String)>,
     /// Additional headers of the format.
     pub extra_headers: Vec<(HeaderName, HeaderValue)>,
@@ -52,7 +52,7 @@ pub(crate) const PAYLOAD: &str = "payload";
 ///
 /// # Errors
 ///
-/// A template may exceed a limit, or fail with an event that the webhook does not subscribe to.
+/// The template exceeds a limit or fails.
 pub fn make(format: &BodyFormat, content: &CallbackContent) -> Result<Body, String> {
     match format {
         BodyFormat::Fixed(format) => Ok(build(*format, content)),

@@ -1,13 +1,17 @@
 //! Sends callbacks with one HTTP client for each webhook.
 //!
-//! Constraint: an attempt sends one request. The client follows no redirects. It does not decompress
-//! answers, so that the limit of 16 KiB is exact. It retries nothing, not even an HTTP/2 request that
-//! the server did not process, because the schedule counts attempts. The connection pool has one
-//! exception: it replaces an idle connection that turns out to be closed before the request is
-//! written. The other exception is an answer 401 or 403 if there are newer credentials: a file has
-//! changed, or an authorization server gives another token. Then the attempt sends a second request. So
-//! it does if a server asks for HTTP/1.1, or closes the connection during a large upload. A changed file
-//! is also read if an authorization server refuses the client.
+//! Constraint: an attempt sends one request, because the schedule counts attempts. The client does
+//! not follow redirects, and does not retry, not even an HTTP/2 request that the server did not
+//! process. It does not decompress answers, so that the limit of 16 KiB is exact. There are these
+//! exceptions:
+//!
+//! - The connection pool replaces an idle connection that turns out to be closed before the
+//!   request is written.
+//! - After an answer 401 or 403, the attempt sends a second request if there are newer
+//!   credentials: a file has changed, or an authorization server gives another token. Changed
+//!   files are also read if the authorization server refuses the client.
+//! - If the server requires HTTP/1.1, or closes the connection during a large upload, the attempt
+//!   sends a second request.
 //!
 //! `timeout` limits the whole attempt, from the lookup of the host name to the last byte of the
 //! answer. `connect_timeout` limits the part up to the end of the TLS handshake.
@@ -37,10 +41,10 @@ use super::{answer, failure, upload};
 use crate::config::{self, BodyFormat, NetworkPolicy, SecretError, SystemEnvironment};
 use crate::domain::delivery::Outcome;
 
-/// The largest payload, in bytes, whose request is built on the async thread.
+/// The largest payload whose request is built on the queue's thread, in bytes.
 ///
-/// Building takes about 1 ms for each MiB. A larger request is built on another thread, so that other
-/// callbacks do not wait.
+/// Building takes about 1 ms for each MiB. A larger request is built on another thread, so that
+/// other callbacks do not wait.
 const LARGE: usize = 256 * 1024;
 
 /// Sends callbacks to one webhook.
@@ -48,7 +52,7 @@ pub struct WebhookClient {
     transport: Transport,
     to: Destination,
     connections: Connections,
-    /// Replaced when a file that has one of the values has changed.
+    /// The credentials. They are replaced when one of their files has changed.
     credentials: RwLock<Arc<Credentials>>,
     threads: BlockingThreads,
     timeout: Duration,
@@ -66,7 +70,7 @@ impl fmt::Debug for WebhookClient {
 
 /// Why the client of a webhook cannot be made.
 ///
-/// With a valid configuration, only faulty proxy settings can cause this.
+/// If the configuration is valid, only proxy settings can be the cause.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// A secret is not a valid signing key.
@@ -102,11 +106,11 @@ pub enum ClientError {
 pub struct Attempt {
     /// The outcome for the delivery.
     pub outcome: Outcome,
-    /// The HTTP status, if there was an answer.
+    /// The HTTP status. `None` without an answer.
     pub status: Option<u16>,
-    /// The error message, in one line. Absent after a 2xx.
+    /// The error message, in one line. `None` after a 2xx.
     pub error: Option<String>,
-    /// How long the attempt took, until the answer was read or the attempt failed.
+    /// The time until the answer was read or the attempt failed.
     pub duration: Duration,
     /// The first bytes of the answer's body.
     pub answer: Bytes,
@@ -114,21 +118,21 @@ pub struct Attempt {
     pub request_headers: Vec<(String, String)>,
 }
 
-/// The kind of answer that refused the credentials of a request.
+/// How the credentials of a request were refused.
 enum Refusal {
-    /// The receiver answered 401 to this header Authorization.
+    /// The receiver answered 401 to a request with this header Authorization.
     Unauthorized(Option<HeaderValue>),
     /// The receiver answered 403.
     Forbidden,
-    /// The authorization server refused the client, so there was no request to the receiver.
+    /// The authorization server refused the client, so no request was sent to the receiver.
     NoToken,
 }
 
 impl WebhookClient {
     /// Makes the client of a webhook.
     ///
-    /// The client trusts `roots` and the authorities in the webhook's `tls.ca`. It connects only to
-    /// addresses that `policy` allows, and uses the proxies of the environment variables.
+    /// The client trusts `roots` and the authorities in the webhook's `tls.ca`. It connects only
+    /// to addresses that `policy` allows. It uses the proxies in the environment variables.
     ///
     /// # Errors
     ///
@@ -142,7 +146,7 @@ impl WebhookClient {
         Self::with_lookup(webhook, roots, policy, Arc::new(lookup))
     }
 
-    /// Makes the client with this resolver of host names.
+    /// Makes a client that resolves host names by `lookup`.
     fn with_lookup(
         webhook: &config::Webhook,
         roots: &TrustRoots,
@@ -184,8 +188,8 @@ impl WebhookClient {
 
     /// Sends a callback and judges the answer.
     ///
-    /// `now` is the time of day, for the signature and for a date in Retry-After. Dropping the future
-    /// ends the attempt, but the receiver may already have got the callback.
+    /// `now` is the time of day, for the signature and for a date in Retry-After. Dropping the
+    /// future ends the attempt, but the receiver may have received the callback.
     pub async fn send(&self, callback: &Callback, now: Timestamp) -> Attempt {
         let started = Instant::now();
         let time = || now.saturating_add(started.elapsed()).unwrap_or(now);
@@ -199,7 +203,7 @@ impl WebhookClient {
         };
         let credentials = self.credentials();
         let refusal = self.request_once(&credentials, callback, started, &time, &mut attempt);
-        // A timeout that the clock cannot represent never expires.
+        // A timeout that the clock cannot represent never ends.
         let deadline = started.checked_add(self.timeout);
         if let Some(refusal) = refusal.await {
             let renewed = self.renew(&credentials, &refusal);
@@ -209,7 +213,7 @@ impl WebhookClient {
                     .await;
             }
         }
-        // A peer may repeat the URL in the text of a failure.
+        // The other side may repeat the URL in the text of an error.
         let error = attempt.error.take();
         attempt.error = error.map(|error| answer::cleaned(&error, self.to.secrets()));
         attempt.duration = started.elapsed();
@@ -217,12 +221,12 @@ impl WebhookClient {
     }
 
     fn credentials(&self) -> Arc<Credentials> {
-        // A panic cannot leave a part of the value behind.
+        // A panic cannot leave the value half changed, so a poisoned lock is harmless.
         let credentials = self.credentials.read();
         Arc::clone(&credentials.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sends one request. Returns who refused its credentials, if anybody did.
+    /// Sends one request. Returns a refusal of its credentials, if any.
     async fn request_once(
         &self,
         credentials: &Credentials,
@@ -250,7 +254,7 @@ impl WebhookClient {
             Ok(request) => request,
             Err(error) => {
                 (attempt.outcome, attempt.error) = (Outcome::Unsendable, Some(error));
-                // Headers that are too long are not worth storing.
+                // Headers that are too long are not stored.
                 attempt.request_headers.clear();
                 return None;
             }
@@ -267,12 +271,13 @@ impl WebhookClient {
         }
     }
 
-    /// Renews the credentials that were refused. Returns whether they are others now.
+    /// Replaces credentials that were refused. Returns whether there are others now.
     ///
-    /// A changed file has new values. Without one, another token is fetched after a 401.
+    /// If a file has changed, its new value is used. Otherwise another token is fetched after a
+    /// 401.
     async fn renew(&self, refused: &Arc<Credentials>, refusal: &Refusal) -> bool {
         if !Arc::ptr_eq(refused, &self.credentials()) {
-            // Another attempt has read the files.
+            // Another attempt has replaced the credentials already.
             return true;
         }
         if !refused.webhook.auth.files.is_empty() {
@@ -283,7 +288,7 @@ impl WebhookClient {
             if let Some(found) = found {
                 let current = self.credentials.write();
                 let mut current = current.unwrap_or_else(PoisonError::into_inner);
-                // The first of several attempts replaces them.
+                // If several attempts were refused, the first one replaces the credentials.
                 if Arc::ptr_eq(refused, &current) {
                     *current = Arc::new(found);
                 }
@@ -296,7 +301,7 @@ impl WebhookClient {
         }
     }
 
-    /// The error of an attempt that reached the time limit.
+    /// Makes the error of an attempt that reached the time limit.
     fn timed_out(&self, what: &str) -> String {
         let timeout = humantime::format_duration(self.timeout);
         format!("timed out after {timeout}: {what}")
@@ -304,8 +309,8 @@ impl WebhookClient {
 
     /// Sends the request.
     ///
-    /// A server that closed the connection during a large upload gets it once more: its answer may be
-    /// lost.
+    /// If the server closes the connection during a large upload, its answer may be lost. The
+    /// request is then sent a second time.
     async fn execute(&self, request: &Request) -> Result<reqwest::Response, reqwest::Error> {
         let send = |wait| self.transport.send(move || post(request, wait));
         match send(Duration::ZERO).await {
@@ -344,7 +349,7 @@ impl WebhookClient {
         let status = response.status();
         attempt.status = Some(status.as_u16());
         attempt.outcome = answer::outcome(status, response.headers(), now());
-        // The target of a redirect may be the same secret URL.
+        // A redirect may repeat the secret URL.
         let nothing = HeaderMap::new();
         let headers = if self.to.is_hidden() {
             &nothing
@@ -353,16 +358,17 @@ impl WebhookClient {
         };
         attempt.error = answer::complaint(status, headers);
         let mut kept = BytesMut::new();
-        // At the deadline, the attempt keeps the bytes of the answer that were read so far.
+        // At the deadline, the bytes that were read so far are kept.
         within(deadline, answer::read(&mut response, &mut kept)).await;
         attempt.answer = answer::keep(&kept, &request.headers, self.to.secrets());
-        // Dropping an answer before its end also closes the connection.
+        // Dropping an unfinished answer closes the connection.
     }
 }
 
 /// Builds the request.
 ///
-/// A large one, and one by a template, is built on another thread, so that other callbacks do not wait.
+/// A large request and one with a template are built on another thread, so that other callbacks do
+/// not wait.
 async fn request_of(
     settings: &Arc<RequestSettings>,
     callback: &Callback,
@@ -376,7 +382,8 @@ async fn request_of(
     let (settings, given) = (Arc::clone(settings), callback.clone());
     let shared = Arc::clone(&settings);
     let built = threads.run(move || request::build(&shared, &given, now));
-    // The other thread is missing only while the runtime shuts down. Then no callback waits.
+    // The other thread is missing only if the runtime is shutting down. Then this thread may
+    // block.
     let built = built.await;
     built.unwrap_or_else(|| request::build(&settings, callback, now))
 }
@@ -386,7 +393,7 @@ fn is_cut_off(request: &Request, error: &reqwest::Error) -> bool {
     request.body.len() > upload::LARGE && failure::is_closed_during_upload(error)
 }
 
-/// Makes the request for the HTTP library. A large body starts after `wait`.
+/// Makes the request for the HTTP library. A large body begins after `wait`.
 fn post(request: &Request, wait: Duration) -> reqwest::Request {
     let mut post = reqwest::Request::new(Method::POST, request.url.clone());
     *post.headers_mut() = request.headers.clone();
@@ -394,7 +401,7 @@ fn post(request: &Request, wait: Duration) -> reqwest::Request {
     post
 }
 
-/// Returns the headers of a request, with the values of configured headers hidden.
+/// Returns the headers of a request, without the values of configured headers.
 fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     headers
         .iter()
@@ -409,7 +416,7 @@ fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Awaits a future. Returns `None` at the deadline.
+/// Awaits a future until the deadline. Returns `None` at the deadline.
 async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),

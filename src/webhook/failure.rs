@@ -1,7 +1,7 @@
 //! Describes why a request got no answer, for the log and for listings.
 //!
-//! Constraint: the description is one line. It says how to fix a known problem. It omits the query,
-//! user name and password of the URL, which may be secrets.
+//! Constraint: the description is one line, and says how to fix a known problem. It omits the
+//! query, user name and password of the URL, which may be secrets.
 
 use std::error::Error;
 use std::io;
@@ -25,7 +25,7 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
         return one_line(&resolve_failure(resolving, to));
     }
     let io = find::<io::Error>(&causes);
-    // A timeout of the operating system has an error number; one of this client has none.
+    // A timeout of the operating system has an error number. A timeout of this client has none.
     let is_system = io.is_some_and(|error| error.raw_os_error().is_some());
     if error.is_connect() && error.is_timeout() && !is_system {
         return connecting_timed_out(to);
@@ -33,7 +33,7 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
     if let Some(text) = io.and_then(|error| io_failure(error, to)) {
         return text;
     }
-    // For any other error, list the causes. The outer layers say only that the request failed.
+    // For any other error, list the causes. The outer errors only say that the request failed.
     let mut parts: Vec<String> = Vec::new();
     for cause in causes.iter().filter(|cause| !cause.is::<reqwest::Error>()) {
         let text = cause.to_string();
@@ -48,7 +48,7 @@ pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
     one_line(&format!("{} ({to})", parts.join(": ")))
 }
 
-/// Whether the server asks for HTTP/1.1.
+/// Whether the server requires HTTP/1.1.
 pub(super) fn requires_http_1(error: &reqwest::Error) -> bool {
     let causes: Vec<&(dyn Error + 'static)> = causes(error).collect();
     find::<h2::Error>(&causes)
@@ -57,7 +57,7 @@ pub(super) fn requires_http_1(error: &reqwest::Error) -> bool {
 
 /// Whether the server closed an open connection.
 ///
-/// During a large upload it refuses that request. It may have answered, and the answer was lost.
+/// During a large upload this means that the server refused the request. Its answer may be lost.
 pub(super) fn is_closed_during_upload(error: &reqwest::Error) -> bool {
     let causes: Vec<&(dyn Error + 'static)> = causes(error).collect();
     let is_closed = |error: &io::Error| {
@@ -74,7 +74,7 @@ pub(super) fn is_closed_during_upload(error: &reqwest::Error) -> bool {
     !error.is_connect() && (is_incomplete || is_cut_off)
 }
 
-/// Describes a timeout of connecting.
+/// Describes a timeout while connecting.
 fn connecting_timed_out(to: &Destination) -> String {
     let bound = humantime::format_duration(to.connect_timeout);
     format!("timed out after {bound} connecting to {to} (connect_timeout)")
@@ -103,7 +103,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>() {
-        // The `source` of an I/O error that wraps another error skips the wrapped error.
+        // If an I/O error wraps another error, `source` skips the wrapped one.
         Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
         None => error.source(),
     }
@@ -171,7 +171,7 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
             "the certificate of {host} is from an unknown issuer; to trust it, add the \
              issuer's certificate to tls.ca"
         ),
-        // The names of the certificate are those of a hidden receiver.
+        // The names in the certificate would show a hidden receiver.
         CertificateError::NotValidForNameContext { presented, .. } if !to.is_hidden() => format!(
             "the certificate of {host} is not valid for this host name, only for {}",
             presented
@@ -187,7 +187,7 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
             "the certificate of {host} is not signed with its issuer's current key; was that key \
              replaced after tls.ca was written?"
         ),
-        // The library has no error variant for these two common mistakes in self-made certificates.
+        // The library has no error variant for two common mistakes in self-made certificates.
         other => match format!("{other:?}") {
             text if text.contains("CaUsedAsEndEntity") => format!(
                 "the certificate of {host} is that of an authority (CA:TRUE), which a server must \
@@ -214,7 +214,7 @@ fn date(time: UnixTime) -> String {
         .map_or_else(|| "an unknown date".to_owned(), |time| time.to_string())
 }
 
-/// Replaces line breaks and other control characters, because the text may come from a peer.
+/// Replaces control characters such as line breaks, because the text may come from outside.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

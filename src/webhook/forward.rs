@@ -1,8 +1,9 @@
-//! Passes a received request on to another URL, and its answer back.
+//! Passes a received request on to another URL, and passes the answer back.
 //!
-//! Constraint: method, headers and body stay as they are, because signatures cover them. Only headers of
-//! the connection itself are left out: each connection has its own. If the target gives no answer, the
-//! sender gets a status of 500 or above, so it retries. No message shows a secret part of the URL.
+//! Constraint: method, headers and body are not changed, because signatures cover them. Only
+//! headers of the connection are left out, because each connection has its own. If the target does
+//! not answer, the sender gets a status of 500 or above, so that it retries. No message shows a
+//! secret part of the URL.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -22,13 +23,13 @@ use super::trust::TrustRoots;
 use super::{failure, upload};
 use crate::config::{SystemEnvironment, Tls, shown_url};
 
-/// The time limit of connecting to the target.
+/// The time limit for connecting to the target.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The time limit of the whole exchange with the target: twice the default `timeout` of a webhook.
+/// The time limit for the whole exchange with the target: twice the default `timeout`.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The most bytes of an answer that are passed back. A webhook keeps 16 KiB.
+/// The maximum number of bytes of an answer that are passed back. A webhook keeps 16 KiB.
 const ANSWER_MAX: usize = 1024 * 1024;
 
 /// Headers that belong to one connection, and those that the HTTP library sets.
@@ -43,7 +44,7 @@ const OWN_HEADERS: [HeaderName; 8] = [
     UPGRADE,
 ];
 
-/// Further headers that belong to one connection.
+/// More headers that belong to one connection. The HTTP library has no constants for them.
 const OWN_HEADER_NAMES: [&str; 4] = [
     "keep-alive",
     "proxy-connection",
@@ -51,10 +52,10 @@ const OWN_HEADER_NAMES: [&str; 4] = [
     "proxy-authorization",
 ];
 
-/// Why requests cannot be passed on to a URL.
+/// Why requests cannot be passed on to this URL.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ForwardError {
-    /// The text is no URL of a receiver. It is not shown, because it may contain a password.
+    /// The text is not the URL of a receiver. It is not shown, because it may have a password.
     #[error("the URL to forward to cannot be used: {0}")]
     Url(&'static str),
     /// The TLS library rejects the settings.
@@ -72,7 +73,7 @@ pub(crate) struct Forwarder {
     to: Destination,
 }
 
-/// The answer to pass back: that of the target, or one that makes the sender retry.
+/// The answer to pass back: the target's, or one that makes the sender retry.
 #[derive(Clone, Debug)]
 pub(crate) struct Forwarded {
     pub(crate) status: StatusCode,
@@ -105,12 +106,12 @@ impl Forwarder {
         Ok(Self { client, url, to })
     }
 
-    /// The URL without the parts that may be secrets.
+    /// Returns the URL without parts that may be secrets.
     pub(crate) fn shown(&self) -> String {
         shown_url(&self.url)
     }
 
-    /// Whether the URL leads to this address, so that each request would come back.
+    /// Whether the URL leads to this address. Then each request would come back here.
     pub(crate) async fn leads_to(&self, address: SocketAddr) -> bool {
         if self.url.port_or_known_default() != Some(address.port()) {
             return false;
@@ -124,7 +125,7 @@ impl Forwarder {
             Some(Host::Ipv6(ip)) => is_same(ip.into()),
             Some(Host::Domain(name)) => {
                 let found = tokio::net::lookup_host((name, address.port())).await;
-                // A name without an address fails later, with the reason.
+                // If the name has no address, forwarding fails later with the reason.
                 found.is_ok_and(|mut found| found.any(|found| is_same(found.ip())))
             }
             None => false,
@@ -179,7 +180,7 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Forwarded, reqwest
     })
 }
 
-/// The answer if the target gave none. The sender keeps its body, so it has the reason.
+/// Makes the answer if the target gave none. Its body has the reason, because the sender keeps it.
 fn failed(status: StatusCode, error: String) -> Forwarded {
     Forwarded {
         status,
@@ -190,7 +191,7 @@ fn failed(status: StatusCode, error: String) -> Forwarded {
     }
 }
 
-/// The URL with the query of a request, which has the parameters in the format `xml`.
+/// Returns the URL with the query of a request. In the format `xml`, it has the parameters.
 fn with_query(url: &Url, query: Option<&str>) -> Url {
     let mut url = url.clone();
     if let Some(query) = query {
@@ -203,7 +204,7 @@ fn with_query(url: &Url, query: Option<&str>) -> Url {
     url
 }
 
-/// The headers without those of the connection.
+/// Returns the headers without those of the connection.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let named = headers.get_all(CONNECTION).iter();
     let named = named.filter_map(|value| value.to_str().ok());

@@ -1,13 +1,13 @@
 //! Resolves host names and applies the network policy to the result.
 //!
 //! Constraint: the policy checks exactly the addresses that the client connects to. For each
-//! connection, the host name is resolved once, and denied addresses are removed from the result. So
-//! changing the DNS answer after the check has no effect. If the URL has an address instead of a
-//! name, the address is checked before anything is sent.
+//! connection, the host name is resolved once, and denied addresses are removed from the result.
+//! So changing the DNS answer afterwards has no effect. An address in the URL is checked before
+//! anything is sent.
 //!
-//! With a proxy, the policy checks the address of the proxy. An HTTP proxy resolves the name of the
-//! receiver, so the rules of the proxy apply. With `socks5://` and `socks4://`, this module resolves
-//! and checks the name of the receiver. An address in the URL is checked with every proxy.
+//! With a proxy, the policy checks the address of the proxy. An HTTP proxy resolves the receiver's
+//! name itself, so the proxy's own rules apply. With `socks5://` and `socks4://`, this module
+//! resolves and checks the receiver's name. An address in the URL is checked with every proxy.
 
 use std::error::Error;
 use std::fmt;
@@ -53,7 +53,7 @@ impl ResolveError {
     }
 }
 
-/// Looks up host names with the resolver of the operating system, on these threads.
+/// Looks up host names by the operating system's resolver, on these threads.
 #[derive(Clone, Debug)]
 pub(super) struct SystemLookup(pub(super) BlockingThreads);
 
@@ -61,7 +61,7 @@ impl Resolve for SystemLookup {
     fn resolve(&self, name: Name) -> Resolving {
         let threads = self.0.clone();
         Box::pin(async move {
-            // The HTTP client replaces port 0 by the port in the URL.
+            // The HTTP client replaces port 0 by the port of the URL.
             let found = threads.run(move || (name.as_str(), 0).to_socket_addrs());
             let ended = || io::Error::other("the program ends");
             let found = found.await.ok_or_else(ended)??;
@@ -86,7 +86,7 @@ impl Resolve for GuardedLookup {
     fn resolve(&self, name: Name) -> Resolving {
         let policy = Arc::clone(&self.policy);
         let shown = name.as_str().to_owned();
-        // With a SOCKS proxy, the "name" may be an address. An IPv6 address has brackets.
+        // With a SOCKS proxy, the "name" may be an address. IPv6 addresses have brackets.
         let literal = shown.trim_start_matches('[').trim_end_matches(']');
         let found: Resolving = match literal.parse::<IpAddr>() {
             Ok(address) => {
@@ -121,29 +121,29 @@ impl Resolve for GuardedLookup {
                     source,
                 }
                 .into()),
-                // With an empty result, a SOCKS proxy would resolve the name instead.
+                // If the result were empty, a SOCKS proxy would resolve the name instead.
                 None => Err(ResolveError::Nothing { name: shown }.into()),
             }
         })
     }
 }
 
-/// The receiver and the proxy of a webhook, for the policy and for messages.
+/// The receiver of a webhook and the proxy on the way to it, for the policy and for messages.
 #[derive(Clone, Debug)]
 pub(super) struct Destination {
-    /// The host and the port of the receiver.
+    /// The host and the port of the receiver, as messages show them.
     pub(super) host: String,
     /// The IP address in the URL. `None` if the URL has a host name.
     address: Option<IpAddr>,
-    /// The proxy on the way to it.
+    /// The proxy on the way to the receiver. `None` without a proxy.
     pub(super) proxy: Option<Proxy>,
-    /// The time limit of connecting.
+    /// The time limit for connecting.
     pub(super) connect_timeout: Duration,
-    /// The parts of a URL that is a secret. No message and no kept answer may show them.
+    /// The parts of a secret URL, which no message and no kept answer may show.
     secrets: Option<Vec<String>>,
 }
 
-/// Formats host and port, and the proxy if there is one.
+/// Formats the host and port, and the proxy if there is one.
 impl fmt::Display for Destination {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.host)?;
@@ -155,7 +155,7 @@ impl fmt::Display for Destination {
 }
 
 impl Destination {
-    /// Finds the destination of a URL, with the proxy on the way to it.
+    /// Makes the destination of a URL, with the proxy on the way to it.
     pub(super) fn new(url: &Url, proxies: &Proxies, connect_timeout: Duration) -> Self {
         let address = match url.host() {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
@@ -171,7 +171,7 @@ impl Destination {
         }
     }
 
-    /// Hides the receiver, because its URL is a secret.
+    /// Hides the receiver in messages, because its URL is a secret.
     pub(super) fn hide(&mut self, url: &Url) {
         "the receiver".clone_into(&mut self.host);
         self.secrets = Some(parts(url));
@@ -187,7 +187,7 @@ impl Destination {
         self.secrets.as_deref().unwrap_or_default()
     }
 
-    /// Checks the addresses that the URLs of receiver and proxy contain. Returns an error message.
+    /// Checks the addresses in the URLs of the receiver and the proxy. Returns an error message.
     pub(super) fn judge(&self, policy: &NetworkPolicy) -> Result<(), String> {
         let proxy = self.proxy.as_ref().and_then(|proxy| {
             let literal = proxy.host.trim_start_matches('[').trim_end_matches(']');
@@ -205,7 +205,7 @@ impl Destination {
         })
     }
 
-    /// Describes why an address is denied: that of this proxy, or of the receiver.
+    /// Describes that an address is denied: the one of `proxy`, or else the receiver's.
     pub(super) fn denied(&self, proxy: Option<&str>, denied: &Denied) -> String {
         match proxy {
             Some(proxy) => format!("cannot connect to {proxy}: {denied}"),
@@ -217,17 +217,17 @@ impl Destination {
         }
     }
 
-    /// Describes the proxy, if this is its host name.
+    /// Describes the proxy if it has this host name.
     pub(super) fn proxy_named(&self, name: &str) -> Option<String> {
         let proxy = self.proxy.as_ref().filter(|proxy| proxy.host == name)?;
         Some(proxy.to_string())
     }
 }
 
-/// The shortest part of a URL that is a secret by itself.
+/// The length from which a part of a secret URL is hidden.
 const PART_MIN: usize = 6;
 
-/// The shortest part of lower-case letters that is no ordinary word.
+/// The length from which lower-case letters are hidden. Shorter ones may be an ordinary word.
 const WORD_MAX: usize = 16;
 
 /// Returns the parts of a secret URL that a text may repeat, the longest first.

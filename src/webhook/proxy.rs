@@ -1,11 +1,12 @@
 //! Chooses the proxy of a webhook by the environment variables.
 //!
-//! Constraint: `check`, the log and the HTTP client follow the same choice. So it is made here once
+//! Constraint: `check`, the log and the HTTP client use the same proxy. So it is chosen here once
 //! for each webhook, and the HTTP client reads no variable itself. A user name or password in a
 //! variable is never printed.
 //!
-//! The variables are read as curl reads them, and `NO_PROXY` also as Go, Python and Node.js do:
-//! entries are separated by commas or blanks, may begin with `*.` and may end with a port.
+//! The variables are read as curl reads them. `NO_PROXY` also allows the forms of Go, Python and
+//! Node.js: entries are separated by commas or blanks, may begin with `*.`, and may end with a
+//! port.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use url::{Host, Url};
 use super::network::is_loopback;
 use crate::config::Environment;
 
-/// The variables that name proxies, each for a scheme. The first one that applies is used.
+/// The variables that name proxies, with their schemes. The first one that applies is used.
 const VARIABLES: [(&str, &[&str]); 3] = [
     ("HTTP_PROXY", &["http"]),
     ("HTTPS_PROXY", &["https"]),
@@ -26,7 +27,7 @@ const VARIABLES: [(&str, &[&str]); 3] = [
 
 const NO_PROXY: &str = "NO_PROXY";
 
-/// The proxies and exceptions of the environment.
+/// The proxies and exceptions in the environment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Proxies {
     proxies: Vec<(&'static [&'static str], Proxy)>,
@@ -34,7 +35,7 @@ pub(crate) struct Proxies {
     warnings: Vec<String>,
 }
 
-/// A proxy. Its `Debug` output and its text omit user name and password.
+/// A proxy. Neither its text nor its `Debug` output has the user name and password.
 #[derive(Clone)]
 pub(crate) struct Proxy {
     /// The value of the variable, with user name and password.
@@ -52,19 +53,19 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// Formats the scheme, host and port.
+/// Formats the scheme, host and port of the proxy.
 impl fmt::Display for Proxy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "the proxy {}", self.shown)
     }
 }
 
-/// How requests reach a receiver.
+/// The way of requests to a receiver.
 #[derive(Clone, Debug)]
 pub(crate) enum Way {
     /// Without a proxy, because no variable names one.
     Direct,
-    /// Without a proxy. On the proxy's machine, loopback would be another machine.
+    /// Without a proxy, because on the proxy's machine loopback is that machine.
     Loopback,
     /// Without a proxy, because of this entry of `NO_PROXY`.
     Excepted(String),
@@ -94,7 +95,7 @@ impl Way {
 }
 
 impl Proxies {
-    /// Reads the variables. A name in capitals is used before the one in lower case.
+    /// Reads the variables. A name in capitals takes precedence over the one in lower case.
     pub(crate) fn of(environment: &dyn Environment) -> Self {
         let variable = |name: &str| {
             let names = [name.to_owned(), name.to_lowercase()];
@@ -103,7 +104,8 @@ impl Proxies {
             texts.find(|text| !text.trim().is_empty())
         };
         let mut found = Self::default();
-        // A web server passes the header `Proxy` of a request to CGI as `HTTP_PROXY`.
+        // In a CGI program, `HTTP_PROXY` is the header `Proxy` of the request, so it must not be
+        // used.
         if environment.variable("REQUEST_METHOD").is_some() {
             return found;
         }
@@ -131,7 +133,7 @@ impl Proxies {
         found
     }
 
-    /// Settings that are ignored, for the log and for `check`.
+    /// Warnings about ignored settings, for the log and for `check`.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -168,7 +170,7 @@ impl Proxy {
         })
     }
 
-    /// The proxy as the HTTP client takes it.
+    /// Makes the proxy for the HTTP client.
     ///
     /// # Errors
     ///
@@ -253,7 +255,7 @@ impl Hosts {
             || text.starts_with("*") && !text.starts_with("*.");
         match Host::parse(domain) {
             Ok(Host::Domain(name)) if !is_pattern => Some(Self::Domain(name)),
-            // A part of an address, such as `10.1`, matches nothing.
+            // A partial address, such as `10.1`, matches nothing.
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Builds the request of a callback: its URL, headers and body.
 //!
 //! Constraint: the module is pure. The time and the number of the attempt are arguments. The body
-//! depends on neither, so that every attempt sends the same body.
+//! depends on neither, so all attempts send the same body.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ pub(crate) const WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-
 pub(crate) const WEBHOOK_ORIGIN: HeaderName = HeaderName::from_static("webhook-origin");
 /// The header with the signatures.
 pub(crate) const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-/// The header with the event and the parameters, and signatures over them and the body.
+/// The header with the event, the parameters, and signatures over these and the body.
 pub(crate) const WEBHOOK_SIGNED_HEADERS: HeaderName =
     HeaderName::from_static("webhook-signed-headers");
 
@@ -40,13 +40,13 @@ pub const AGENT: &str = concat!("project-webhooks/", env!("CARGO_PKG_VERSION"));
 
 /// The characters to percent-encode in a header value.
 ///
-/// The CloudEvents HTTP binding defines this set (section 3.1.3.2): everything except printable
-/// ASCII, and also the space, the double quote and the percent sign.
+/// The CloudEvents HTTP binding defines them (section 3.1.3.2): all except printable ASCII, and
+/// also the space, the double quote and the percent sign.
 const HEADER_ESCAPES: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// The name of an event in a request.
 ///
-/// It is not an [`EventKind`], because `test` is not one of the seven events.
+/// This is not an [`EventKind`], because a request may also have the event `test`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventName {
     /// The name in kebab case, as in the header `webhook-event`.
@@ -56,13 +56,13 @@ pub struct EventName {
 }
 
 impl EventName {
-    /// The event that `webhooks test` sends unless it sends a sample.
+    /// The event that `webhooks test` sends by default.
     pub(crate) const TEST: EventName = EventName {
         name: "test",
         label: "Test",
     };
 
-    /// Finds the event with this name: one of the seven events, or `test`.
+    /// Returns the event with this name: a kind of event, or `test`.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         if name == Self::TEST.name {
             return Some(Self::TEST);
@@ -80,7 +80,7 @@ impl From<EventKind> for EventName {
     }
 }
 
-/// The content of a request body. All attempts of all deliveries of an event have the same content.
+/// The content of a request body. It is the same in all attempts of all deliveries of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallbackContent {
     /// The id of the event.
@@ -91,9 +91,9 @@ pub struct CallbackContent {
     pub key: ProjectKey,
     /// The time of the event.
     pub occurred_at: Timestamp,
-    /// The recorded origin of the event. A redelivery does not change it.
+    /// The origin when the event was recorded. A redelivery does not change it.
     pub origin: Origin,
-    /// The parameters, in their documented order.
+    /// The parameters, in the documented order.
     pub parameters: Vec<(Parameter, String)>,
     /// The user who made the change, if the kernel recorded it.
     pub actor: Option<Actor>,
@@ -116,7 +116,7 @@ impl CallbackContent {
         }
     }
 
-    /// Makes a `test` event. It has every parameter, so that a receiver can test all fields.
+    /// Makes a `test` event. It has every parameter, so that a receiver can test all of them.
     pub fn test(id: EventId, occurred_at: Timestamp) -> Self {
         const PAYLOAD: &[u8] = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
             <schema xmlns=\"http://www.atscale.com/xsd/project_2_0\" name=\"Test\" version=\"2.0\"/>\n";
@@ -140,7 +140,7 @@ impl CallbackContent {
         }
     }
 
-    /// Makes a sample of an event. It has the event's parameters and the values of a `test` event.
+    /// Makes a sample of an event: its parameters, with the values of a `test` event.
     pub fn sample(kind: EventKind, id: EventId, occurred_at: Timestamp) -> Self {
         let test = Self::test(id, occurred_at);
         let parameters = test.parameters.into_iter();
@@ -154,7 +154,7 @@ impl CallbackContent {
     }
 }
 
-/// One callback: the content of an event for one attempt of one delivery.
+/// One callback: the content of an event, in one attempt of one delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callback {
     /// The content of the body.
@@ -168,7 +168,7 @@ pub struct Callback {
 /// A request that is ready to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The URL. Its query has the parameters if the format requires that.
+    /// The URL. In the format `xml`, its query has the parameters.
     pub url: Url,
     /// All headers except those that the HTTP client adds for the connection.
     pub headers: HeaderMap,
@@ -181,19 +181,19 @@ pub struct Request {
 pub struct RequestSettings {
     /// The URL of the receiver.
     pub url: Url,
-    /// How the body is made.
+    /// The format of the body, or its template.
     pub format: BodyFormat,
     /// The configured headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The signing keys.
     pub keys: Vec<SigningKey>,
-    /// Whether a second signature covers the event and the parameters too.
+    /// Whether to add a second signature that also covers the event and the parameters.
     pub signed_headers: bool,
 }
 
-/// Builds the request of `callback` at the time `now`.
+/// Builds the request for `callback` at the time `now`.
 ///
-/// Configured headers come last. They never replace a header that the daemon sets.
+/// Configured headers never replace a header that the daemon sets.
 ///
 /// # Errors
 ///
@@ -215,8 +215,8 @@ pub fn build(
     let id = header_text(&content.id.0);
     let timestamp = now.as_second();
 
-    // Eleven headers of the daemon, those of the format, and the configured ones. Growing the map
-    // later would hash all headers again.
+    // Eleven headers of the daemon, those of the format, and the configured ones. If the map grew
+    // later, all headers would be hashed again.
     let mut headers = HeaderMap::with_capacity(11 + body.extra_headers.len() + configured.len());
     headers.insert(CONTENT_TYPE, header_value(&body.content_type));
     headers.insert(WEBHOOK_ID, header_value(&id));
@@ -255,9 +255,10 @@ pub fn build(
     })
 }
 
-/// The event and the parameters for the signed header, in `application/x-www-form-urlencoded`.
+/// Formats the event and the parameters for the signed header.
 ///
-/// So the text has only ASCII letters, digits and `*-._+%&=`, and a receiver signs what it received.
+/// The format `application/x-www-form-urlencoded` has only ASCII letters, digits and `*-._+%&=`.
+/// So the header arrives exactly as it was signed.
 fn signed_fields(callback: &Callback) -> String {
     let content = &callback.content;
     let mut fields = form_urlencoded::Serializer::new(String::new());
@@ -271,12 +272,13 @@ fn signed_fields(callback: &Callback) -> String {
     fields.finish()
 }
 
-/// The longest URL and the longest value of a header of a parameter, in bytes.
+/// The maximum length of a URL, and of the value of a header with parameters, in bytes.
 ///
-/// RFC 9110 recommends that every receiver supports URLs of this length. Most limit a header to 8 KiB.
+/// RFC 9110 recommends that every receiver accepts URLs of this length. Most receivers limit a
+/// header to 8 KiB.
 pub const LENGTH_MAX: usize = 8_000;
 
-/// Checks that receivers accept the lengths of the URL and of the format's headers.
+/// Checks that the URL and the headers of the format are not too long for receivers.
 ///
 /// # Errors
 ///
@@ -308,14 +310,14 @@ pub(super) fn check_lengths(request: &Request) -> Result<(), String> {
     }
 }
 
-/// Percent-encodes text for a header value, by [`HEADER_ESCAPES`].
+/// Percent-encodes a text for a header value; see [`HEADER_ESCAPES`].
 pub fn header_text(text: &str) -> Cow<'_, str> {
     utf8_percent_encode(text, HEADER_ESCAPES).into()
 }
 
-/// Makes a header value of ASCII text without control characters.
+/// Makes a header value from ASCII text without control characters.
 ///
-/// Callers pass no other text. If one did, the value would be empty and never a second header.
+/// Callers pass no other text. Any other text would give an empty value, not a second header.
 pub(super) fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

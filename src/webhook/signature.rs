@@ -1,11 +1,11 @@
 //! Signs and verifies requests by Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`.
 //!
-//! A second signature covers the event and the parameters as well. Its header has these fields and
-//! the signatures: `FIELDS;h1,BASE64`, where the signed text is `h1.id.timestamp.FIELDS.body`.
+//! A second signature also covers the event and the parameters. Its header has these fields and
+//! the signatures: `FIELDS;h1,BASE64`. The signed text is `h1.id.timestamp.FIELDS.body`.
 //!
-//! Constraint: a secret is never printed. Verifying takes the same time for any signature. The id
-//! of an event contains no dot, so the signed text is unambiguous. No text of one kind of signature
-//! is a text of the other: an id never is `h1`, and a timestamp is a number.
+//! Constraint: a secret is never printed. Verifying takes the same time for every signature. The
+//! id of an event contains no dot, so the signed text is unambiguous. A text that was signed for
+//! one header is never valid for the other: no id is `h1`, and a timestamp is a number.
 
 use std::fmt;
 use std::time::Duration;
@@ -20,9 +20,9 @@ use subtle::ConstantTimeEq;
 
 use crate::config::{self, SecretError};
 
-/// The largest allowed difference between a timestamp and the receiver's clock.
+/// The largest allowed difference between the timestamp and the receiver's clock.
 ///
-/// The libraries of Standard Webhooks also use five minutes.
+/// The libraries of Standard Webhooks allow five minutes too.
 pub(crate) const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 /// A signing key, made from a configured secret.
@@ -38,7 +38,7 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// Makes the key of a secret: `whsec_` and base64, or raw text.
+    /// Makes the key from a secret: `whsec_` and base64, or raw text.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl SigningKey {
         Ok(Self { mac })
     }
 
-    /// Makes the keys of several secrets. An error has the number of the secret, from 1.
+    /// Makes the keys of several secrets. An error has the number of its secret, from 1.
     pub(crate) fn parse_all(secrets: &[SecretString]) -> Result<Vec<Self>, (usize, SecretError)> {
         let numbered = (1..).zip(secrets);
         numbered
@@ -58,7 +58,7 @@ impl SigningKey {
             .collect()
     }
 
-    /// Computes the signature of these parts, joined with dots, and the body: in base64.
+    /// Signs these parts and the body, all joined by dots. Returns base64.
     fn signature(&self, parts: &[&str], body: &[u8]) -> String {
         let mut mac = self.mac.clone();
         for part in parts {
@@ -80,7 +80,7 @@ pub fn sign(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> Optio
 
 /// Returns the value of the header `webhook-signed-headers`. `None` without a key.
 ///
-/// `fields` contains no semicolon, and none of the parts before it contains a dot.
+/// `fields` must not contain a semicolon, and `id` must not contain a dot.
 pub(crate) fn sign_headers(
     keys: &[SigningKey],
     id: &str,
@@ -93,10 +93,10 @@ pub(crate) fn sign_headers(
     Some(format!("{fields};{signatures}"))
 }
 
-/// The version of a signature over the body.
+/// The version of the signatures in `webhook-signature`.
 const BODY: &str = "v1";
 
-/// The version of a signature over fields and body.
+/// The version of the signatures in `webhook-signed-headers`.
 const HEADERS: &str = "h1";
 
 fn signatures(keys: &[SigningKey], version: &str, parts: &[&str], body: &[u8]) -> Option<String> {
@@ -137,7 +137,8 @@ pub(crate) enum VerifyError {
 
 /// Verifies that one of `keys` signed this request.
 ///
-/// `id`, `timestamp` and `signatures` are the values of the headers. `body` has the received bytes.
+/// `id`, `timestamp` and `signatures` are the values of the headers. `body` has the received
+/// bytes.
 ///
 /// # Errors
 ///
@@ -212,7 +213,7 @@ fn verify_time(timestamp: &str, now: Timestamp, tolerance: Duration) -> Result<(
     })
 }
 
-/// The signatures of this version, without it.
+/// Returns the signatures of this version, without the version.
 fn offered<'a>(signatures: &'a str, version: &str) -> impl Iterator<Item = &'a str> {
     signatures.split(' ').filter_map(move |signature| {
         let (found, signature) = signature.split_once(',')?;

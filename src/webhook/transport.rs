@@ -1,11 +1,11 @@
 //! The connections to a receiver or a token endpoint.
 //!
-//! Constraint: a connection is used for a limited time, so that a host name that moved to another
-//! address is followed. The HTTP library has no limit on the age of a connection. So the whole client,
-//! with its pool, is replaced. Requests in progress keep the old one.
+//! Constraint: a connection is used for a limited time, so that a changed DNS entry takes effect.
+//! The HTTP library cannot limit the age of a connection. So the whole client is replaced, with
+//! its pool. Requests in progress keep the old client.
 //!
-//! A server may accept only HTTP/1.1 for a request (`HTTP_1_1_REQUIRED`). Until the next replacement,
-//! all requests then use HTTP/1.1.
+//! A server may accept a request only by HTTP/1.1 (`HTTP_1_1_REQUIRED`). All requests then use
+//! HTTP/1.1 until the client is replaced again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,11 +20,12 @@ const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// The time after which the client closes an idle connection.
 ///
-/// Common servers close idle connections after 5 s. A callback that is written while the server
-/// closes the connection fails, so the client closes it first. A burst still shares connections.
+/// Common servers close idle connections after 5 s. If the server closes a connection while a
+/// callback is being written, the callback fails. So the client closes it first. A burst still
+/// shares connections.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// Begins a client that sends each request once, to the URL that it has, by the proxy of `to`.
+/// Makes the builder of a client that sends each request once, by the proxy of `to`.
 pub(super) fn client_builder(
     tls: rustls::ClientConfig,
     to: &Destination,
@@ -34,7 +35,7 @@ pub(super) fn client_builder(
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false)
-        // Only `proxy` reads the variables.
+        // Only the module `proxy` reads the variables.
         .no_proxy()
         .tcp_nodelay(true)
         .connect_timeout(to.connect_timeout)
@@ -45,7 +46,7 @@ pub(super) fn client_builder(
     })
 }
 
-/// The versions of HTTP that a client offers.
+/// The HTTP versions that a client offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Versions {
     /// HTTP/2 and HTTP/1.1.
@@ -92,11 +93,11 @@ impl Transport {
         (current.client.clone(), current.versions)
     }
 
-    /// Sends a request. A server that asks for HTTP/1.1 gets it once more.
+    /// Sends a request. If the server requires HTTP/1.1, sends it a second time.
     ///
     /// # Errors
     ///
-    /// There is no answer.
+    /// There was no answer.
     pub(super) async fn send(
         &self,
         request: impl Fn() -> reqwest::Request,

@@ -1,8 +1,8 @@
 //! Makes the TLS settings: the authorities to trust and the client certificate.
 //!
-//! Constraint: reading the system's certificates takes about 10 ms and 100 KB, so all webhooks of a
-//! configuration share them. Each reload reads them again, to find renewed certificates. A machine
-//! without certificates must still send to `http://` URLs.
+//! Constraint: reading the system's certificates takes about 10 ms and 100 KB. So all webhooks of
+//! a configuration share them. Each reload reads them again, because they may have changed. A
+//! machine without certificates must still send to `http://` URLs.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct TrustRoots {
 impl TrustRoots {
     /// Reads the system's certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     ///
-    /// It reads files, so it blocks the calling thread.
+    /// Reading files blocks the calling thread.
     pub(crate) fn load() -> Self {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
@@ -35,10 +35,10 @@ impl TrustRoots {
         }
     }
 
-    /// Returns no authorities. A webhook then trusts only those in its `tls.ca`.
+    /// Makes a value without authorities. A webhook then trusts only those in its `tls.ca`.
     pub fn empty() -> Self {
         Self {
-            // The provider is passed to each TLS configuration. Installing it would change a global.
+            // Each TLS configuration gets the provider. Installing it would change a global state.
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             roots: Arc::new(RootCertStore::empty()),
             problem: None,
@@ -70,12 +70,12 @@ impl TrustRoots {
 
     /// Makes the TLS settings of one webhook.
     ///
-    /// They have these roots unless the webhook trusts only its own, the webhook's `tls.ca`, and its
-    /// client certificate.
+    /// They have these roots (unless `tls.ca_only` is set), the webhook's `tls.ca`, and its client
+    /// certificate.
     ///
     /// # Errors
     ///
-    /// The TLS library rejects a certificate or key. That cannot happen with a valid configuration.
+    /// The TLS library rejects a certificate or key. A valid configuration does not cause this.
     pub(crate) fn client_config(&self, tls: &Tls) -> Result<ClientConfig, rustls::Error> {
         let mut roots = if tls.ca_only {
             Arc::new(RootCertStore::empty())

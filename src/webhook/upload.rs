@@ -1,12 +1,12 @@
-//! The body of a large request.
+//! Sends the body of a large request.
 //!
-//! Constraint: a server may answer before it has read the body, for example with 413, and close the
-//! connection. The HTTP library looks for an answer only between two writes, and a failed write hides
-//! the answer. So a large body is written in pieces, and the runtime looks for input before each. Then
-//! 9 of 10 answers are read. If the answer is lost in spite of that, the client sends a second request,
-//! whose body waits for an answer to the headers.
+//! Constraint: a server may answer before it has read the body, for example with 413, and close
+//! the connection. The HTTP library reads an answer only between two writes, and a failed write
+//! hides the answer. So a large body is written in pieces, and the runtime checks for input before
+//! each piece. Then 9 of 10 answers are read. If an answer is still lost, the client sends a
+//! second request, whose body waits for an answer to the headers.
 //!
-//! The pieces share one buffer. Of a body in one piece, the HTTP library would copy everything.
+//! The pieces share one buffer. If the body were one piece, the HTTP library would copy all of it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -17,15 +17,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-/// The largest body that is sent with the headers in one write, in bytes.
+/// The size up to which a body is sent together with the headers, in bytes.
 pub(super) const LARGE: usize = 64 * 1024;
 
-/// The length of a piece, in bytes.
+/// The size of a piece, in bytes.
 const PIECE: usize = 64 * 1024;
 
 /// How long a second request waits for an answer before it sends its body.
 ///
-/// Other clients wait as long for the answer to `Expect: 100-continue`.
+/// Other clients wait for the answer to `Expect: 100-continue` for the same time.
 pub(super) const WAIT: Duration = Duration::from_secs(1);
 
 type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -33,7 +33,7 @@ type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A body that is written in pieces.
 pub(super) struct Upload {
     rest: Bytes,
-    /// The pause before the next piece, which lets the runtime look for input.
+    /// The pause before the next piece. The runtime checks for input meanwhile.
     pause: Mutex<Pause>,
 }
 

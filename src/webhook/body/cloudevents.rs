@@ -5,9 +5,10 @@
 //! - `ce-subject` is `<organization>/<project>`, the same text that the setting `projects` matches.
 //! - The parameters are extension attributes. Their names are in lower case, as the specification
 //!   requires.
-//! - `ce-actor` is the user who made the change, as the JSON object of the format `json`, if known.
-//! - Values are percent-encoded as section 3.1.3.2 of the HTTP binding requires. `ce-source` is a URI,
-//!   whose segments are percent-encoded only once.
+//! - `ce-actor` is the user who made the change, if known: the same JSON object as in the format
+//!   `json`.
+//! - Values are percent-encoded as section 3.1.3.2 of the HTTP binding requires. `ce-source` is a
+//!   URI whose segments are already percent-encoded, so it is not encoded again.
 //! - There is no `ce-datacontenttype`. In binary mode the header `Content-Type` replaces it.
 
 use http::{HeaderName, HeaderValue};
@@ -19,7 +20,7 @@ use crate::webhook::request::{CallbackContent, header_text, header_value};
 
 /// The characters to escape in a path segment: all except the unreserved ones of RFC 3986.
 ///
-/// So any directory name becomes exactly one segment.
+/// So every directory name is exactly one segment.
 const SEGMENT_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -57,7 +58,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         .chain(actor)
         .map(|(name, value)| header(name, &value))
         .collect();
-    // The segments of this URI are escaped already.
+    // The segments of this URI are already escaped.
     let source = (HeaderName::from_static("ce-source"), header_value(&source));
     extra_headers.insert(2, source);
     Body {

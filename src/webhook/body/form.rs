@@ -1,6 +1,6 @@
 //! Builds `application/x-www-form-urlencoded`: the parameters, then the XML.
 //!
-//! The bytes of the XML are percent-encoded without converting their character encoding.
+//! The bytes of the XML are percent-encoded. Their character encoding is not changed.
 
 use form_urlencoded::byte_serialize;
 

@@ -14,7 +14,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         .map(|(parameter, value)| (parameter.as_str().to_owned(), value.as_str().into()))
         .collect();
     let actor = content.actor.as_ref().map(|actor| json!(actor));
-    // The members keep this order, because serde_json's feature `preserve_order` is enabled.
+    // The order of the members stays, because serde_json's feature `preserve_order` is enabled.
     let mut object = json!({
         "id": content.id.0,
         "event": content.event.name,
@@ -30,7 +30,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
     Body::plain("application/json", object.to_string())
 }
 
-/// Makes the JSON Schema of the body. Each event has exactly its parameters.
+/// Makes the JSON Schema of the body. It requires exactly the parameters of each event.
 #[must_use]
 pub fn schema() -> Value {
     let mut events: Vec<Value> = EventKind::ALL
@@ -79,7 +79,7 @@ fn of_event(event: EventName, parameters: &[Parameter]) -> Value {
     } })
 }
 
-/// The user who made the change, if the kernel recorded it.
+/// Makes the schema of the user who made the change.
 fn actor() -> Value {
     json!({
         "type": "object",
@@ -104,7 +104,7 @@ mod tests {
     use crate::domain::event::EventId;
     use crate::webhook::body;
 
-    /// Whether the schema accepts the body of this content after a change.
+    /// Whether the schema accepts the body of this content after `change`.
     fn accepts(content: &CallbackContent, change: impl Fn(&mut Value)) -> bool {
         let format = crate::config::Format::Json;
         let bytes = body::build(format, content).bytes;

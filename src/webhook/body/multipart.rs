@@ -1,4 +1,4 @@
-//! Builds `multipart/form-data` (RFC 7578): a text field for each parameter, then the XML as a file.
+//! Builds `multipart/form-data` (RFC 7578): a field for each parameter, then the XML as a file.
 
 use memchr::memmem;
 
@@ -14,8 +14,9 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         put(&boundary);
         put("\r\nContent-Disposition: form-data; name=\"");
         put(parameter.as_str());
-        // No Content-Type, as browsers and curl send it (HTML standard, "multipart/form-data
-        // encoding algorithm"). Some parsers, such as formidable, take a part with one for a file.
+        // No Content-Type: browsers and curl send none (HTML standard, "multipart/form-data
+        // encoding algorithm"). With one, some parsers take the part for a file, for instance
+        // formidable.
         put("\"\r\n\r\n");
         put(value);
         put("\r\n");
@@ -32,7 +33,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
 
 /// Returns a boundary that does not occur in the content.
 ///
-/// It is the first such boundary in a series that depends only on the event's id.
+/// It is the first such boundary of a series that depends only on the event's id.
 fn boundary(content: &CallbackContent) -> String {
     let mut number: u32 = 0;
     loop {
@@ -46,14 +47,14 @@ fn boundary(content: &CallbackContent) -> String {
         if !occurs {
             return candidate;
         }
-        // The loop ends, because a finite content can contain only finitely many boundaries.
+        // The loop ends, because a content can contain only some of the boundaries.
         number = number.wrapping_add(1);
     }
 }
 
-/// Returns one boundary of the series of an id.
+/// Returns one boundary of the series for an id.
 ///
-/// Its characters need no quotes in a header. There are fewer than 70 of them, the limit of RFC
+/// Its characters need no quotes in a header. It is shorter than 70 characters, the limit of RFC
 /// 2046.
 fn candidate(id: &str, number: u32) -> String {
     let mut hasher = blake3::Hasher::new();

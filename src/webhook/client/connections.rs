@@ -1,6 +1,6 @@
 //! Makes the HTTP clients and the credentials of a webhook.
 //!
-//! Constraint: the receiver and a token endpoint have clients of their own, because each may need
+//! Constraint: the receiver and the token endpoint have separate clients, because each may need
 //! another proxy. Both have the webhook's TLS settings, network policy and time limits.
 
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::webhook::request::RequestSettings;
 use crate::webhook::signature::SigningKey;
 use crate::webhook::transport::{Transport, Versions, client_builder};
 
-/// The HTTP/2 flow-control window of an answer, in bytes. The client keeps 16 KiB.
+/// The HTTP/2 flow-control window of an answer, in bytes. Only 16 KiB of an answer are read.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// The HTTP/2 flow-control window of a connection, for all its answers together, in bytes.
+/// The HTTP/2 flow-control window of a connection, in bytes. All its answers share it.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// The settings and the authorization of a webhook's requests.
@@ -40,7 +40,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Makes the HTTP client for a destination of a webhook, which offers these versions.
+    /// Makes the HTTP client for a destination. It offers these HTTP versions.
     pub(super) fn http(
         &self,
         webhook: &config::Webhook,
@@ -68,7 +68,7 @@ impl Connections {
         builder.build().map_err(setup)
     }
 
-    /// Prepares the values of a webhook for its requests.
+    /// Makes the credentials of a webhook from its current values.
     pub(super) fn credentials(
         &self,
         webhook: &config::Webhook,

@@ -1,4 +1,4 @@
-//! The addresses that are connected to, and the bound on connecting.
+//! Tests which addresses are connected to, and the time limit of connecting.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
@@ -14,7 +14,7 @@ use crate::domain::event::{EventId, Origin};
 use crate::receiver::{Receiver, ReceiverOptions, Reply};
 use crate::webhook::CallbackContent;
 
-/// Resolves any name to one of these addresses after the other, then never again.
+/// Resolves each name to the next of these addresses. Fails when none is left.
 struct Changing(Mutex<Vec<IpAddr>>);
 
 impl Resolve for Changing {
@@ -52,7 +52,7 @@ async fn send(client: &WebhookClient) -> Attempt {
 async fn a_name_that_changes_to_a_denied_address_is_not_connected_to() {
     let options = ReceiverOptions::new(Timestamp::now).with_answer(|_| {
         let mut reply = Reply::status(StatusCode::OK);
-        // So that the next attempt resolves the name again.
+        // Close the connection, so that the next attempt resolves the name again.
         reply.headers.insert("connection", "close".parse().unwrap());
         reply
     });
@@ -80,7 +80,7 @@ async fn a_name_that_changes_to_a_denied_address_is_not_connected_to() {
 
 #[tokio::test]
 async fn connecting_has_its_own_timeout() {
-    // The kernel accepts the connection, and nobody answers the TLS handshake.
+    // The kernel accepts the connection, but nothing answers the TLS handshake.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = listener.local_addr().unwrap();
     for (url, host) in [
@@ -98,7 +98,7 @@ async fn connecting_has_its_own_timeout() {
     }
 }
 
-/// Otherwise a burst without pauses would never follow a name that moved.
+/// Without a limit, a burst without pauses would never notice a changed DNS entry.
 #[tokio::test]
 async fn connections_have_an_age_limit() {
     let options = ReceiverOptions::new(Timestamp::now);
@@ -106,7 +106,7 @@ async fn connections_have_an_age_limit() {
     let (receiver, mut received) = Receiver::bind(address, options).await.unwrap();
     let url = receiver.url().replace("127.0.0.1", "moved.localhost");
     tokio::spawn(receiver.serve(CancellationToken::new()));
-    // The address of the second lookup is denied.
+    // The second lookup returns an address that is denied.
     let mut client = client(&webhook(&url), &["127.0.0.1", "169.254.169.254"]);
     for _ in 0..2 {
         let attempt = send(&client).await;

@@ -1,4 +1,4 @@
-//! Names, addresses in URLs, and proxies.
+//! Tests of names, addresses in URLs, and proxies.
 
 use std::collections::BTreeMap;
 
