@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// The largest difference between the two clocks that counts as normal.
+/// The largest normal difference between the progress of the two clocks.
 ///
-/// The difference comes from slewing, and from the time between reading both clocks.
+/// It comes from slewing, and from the time between the readings of the two clocks.
 const SLEWED: Duration = Duration::from_secs(1);
 
-/// The time of day and the monotonic time. A later reading shows whether the time of day was set.
+/// The time of day and the monotonic time.
+///
+/// Comparing two readings shows whether the time of day was set in between.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     now: Timestamp,
@@ -49,7 +51,7 @@ impl Reading {
     }
 }
 
-/// The time of day, and a monotonic time since the clock was made.
+/// Returns the time of day, and the monotonic time since the clock was made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     start: Instant,
@@ -64,13 +66,13 @@ impl Clock {
         }
     }
 
-    /// The monotonic time since the clock was created. Setting the time of day does not affect it.
+    /// Returns the time since the clock was made. Setting the time of day does not affect it.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) fn moment(&self) -> Duration {
         Instant::now().saturating_duration_since(self.start)
     }
 
-    /// The time of day, in whole microseconds, as listings show it.
+    /// Returns the time of day in whole microseconds, as listings show it.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) fn now(&self) -> Timestamp {
         let now = Timestamp::now();

@@ -1,8 +1,8 @@
 //! Webhooks for changes of project files.
 //!
-//! `project-webhooks` watches a tree of `project.xml` files. It infers seven events by comparing the
-//! disk with its record, and delivers them as signed HTTP callbacks. The binary calls [`cli::main`].
-//! ARCHITECTURE.md describes the modules in more detail.
+//! `project-webhooks` watches a tree of `project.xml` files. It infers events by comparing the
+//! disk with its record, and delivers them as signed HTTP callbacks. The binary calls
+//! [`cli::main`]. ARCHITECTURE.md describes the modules in more detail.
 //!
 //! ```text
 //! watch ──Hint──▶ settle ──due──▶ observe ──Observed──▶ infer ──events──▶ store
@@ -14,19 +14,20 @@
 //!
 //! # Invariants
 //!
-//! 1. A report of the operating system never proves a fact; only `observe` does.
+//! 1. A report of the operating system proves nothing. Only `observe` does.
 //! 2. The new record, its events, their payloads and their deliveries commit in one transaction
 //!    ([`store::Recording::record`]). While the store cannot commit, inference waits. No change is
 //!    lost meanwhile, because the record still differs from the disk.
-//! 3. Unreadable never means deleted: neither a file nor a directory nor the whole root
+//! 3. Unreadable never means deleted, whether a file, a directory or the whole root
 //!    ([`domain::project::Observed::unreadable`], `engine::root`).
 //! 4. Delivery is at least once. The id of an event stays the same over attempts, restarts and
 //!    repeated inference ([`domain::event::EventId::of`]).
 //! 5. A reload is applied completely or changes nothing (`daemon::reload`).
-//! 6. The supervisor notices the end of every task and thread, also after a panic. The process then
-//!    exits non-zero and never runs without one of its parts (`daemon::supervise`).
-//! 7. All channels are bounded. A full hint channel becomes a full scan, never a lost hint (`hint`).
-//! 8. No input from disk, YAML, HTTP or signals makes the program panic.
+//! 6. The supervisor notices the end of every task and thread, even by a panic. The process then
+//!    exits with an error, so it never runs without one of its parts (`daemon::supervise`).
+//! 7. All channels are bounded. If the hint channel is full, a full scan follows, so no change is
+//!    lost (`hint`).
+//! 8. No input from disk, YAML, HTTP or signals causes a panic.
 //!
 //! The modules below are in reading order: rules, configuration, input, store, output, daemon.
 
@@ -64,10 +65,10 @@ mod users;
 // Bodies by templates of the user.
 pub mod template;
 
-// The only reader of the repository.
+// Observes projects: reads the repository's files for inference.
 mod observe;
 
-// Who made a change, from the kernel's audit records.
+// Finds out who made a change, from the kernel's audit records.
 pub mod actor;
 
 // Hints from the watch thread to the engine: paths to observe.
@@ -91,10 +92,10 @@ mod dispatch;
 // Removes deliveries and events after their retention.
 mod housekeeping;
 
-// Errors as text.
+// Formats errors.
 mod error;
 
-// The only reader of a clock.
+// Reads the clock. No other module does.
 mod clock;
 
 // The counters of attempts.
@@ -103,7 +104,7 @@ mod metrics;
 // systemd, signals, and the limits of the process.
 mod os;
 
-// The log.
+// Writes the log.
 mod logging;
 
 // The report for `status`, health, metrics and the control socket.

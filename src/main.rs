@@ -1,8 +1,8 @@
-//! The program: everything is in the library.
+//! Calls the library, which has the whole program.
 
 use std::process::ExitCode;
 
-/// Allocates memory. A burst of callbacks needs a tenth less processor time than with glibc's.
+/// Allocates memory. A burst of callbacks needs a tenth less processor time than with glibc.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,6 +1,6 @@
 //! Notifies systemd, handles signals and raises the limits of the process.
 //!
-//! Constraint: a failure to notify systemd never stops the daemon. It is logged at level debug.
+//! Constraint: if systemd cannot be notified, the daemon continues and logs that at level debug.
 //! Without systemd, the notifications do nothing.
 
 use std::ffi::c_int;
@@ -14,13 +14,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
 use tracing::debug;
 
-/// SIGHUP and SIGUSR1, which wait because they would end a process without handlers.
+/// Blocks SIGHUP and SIGUSR1 until handlers are set, because they would end the process.
 ///
-/// Threads that start meanwhile never handle them. Another thread does.
+/// Threads that start in the meantime keep them blocked. Other threads handle the signals.
 pub(crate) struct HeldSignals(SigSet);
 
 impl HeldSignals {
-    /// Makes the signals wait.
+    /// Blocks the signals.
     pub(crate) fn hold() -> Self {
         let held = SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR1]);
         // Only an invalid argument is an error.
@@ -28,7 +28,7 @@ impl HeldSignals {
         Self(held)
     }
 
-    /// Handles the signals. A process that ends without this ends with its own exit status.
+    /// Unblocks the signals. A process that ends before this keeps its own exit status.
     pub(crate) fn release(&self) {
         let _ = self.0.thread_unblock();
     }
@@ -39,7 +39,7 @@ pub(crate) fn signals() -> io::Result<Signals> {
     Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
 }
 
-/// Turns SIGHUP into SIGTERM, for a process that ends when its terminal closes.
+/// Turns SIGHUP into SIGTERM, for a process that ends when its terminal is closed.
 pub(crate) fn ended_by_hangup(
     signals: impl Stream<Item = c_int> + Unpin,
 ) -> impl Stream<Item = c_int> + Unpin {
@@ -64,7 +64,7 @@ pub(crate) fn notify_reloading() {
     }
 }
 
-/// Notifies systemd that the daemon stops.
+/// Notifies systemd that the daemon is stopping.
 pub(crate) fn notify_stopping() {
     notify(&[
         NotifyState::Stopping,
@@ -82,7 +82,7 @@ pub(crate) fn notify_watchdog() {
     notify(&[NotifyState::Watchdog]);
 }
 
-/// The interval for feeding the watchdog: half of the watchdog's timeout.
+/// Returns how often to feed the watchdog: twice in its timeout.
 pub(crate) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
@@ -93,9 +93,10 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Raises the limit of open files to the system's maximum.
+/// Raises the limit of open files to the maximum for this process.
 ///
-/// Each connection and each held file needs a file descriptor. The default limit of 1,024 exists only
+/// Each connection and each held file needs a file descriptor. The usual limit of 1,024 exists
+/// only for programs that use select(2).
 /// for programs that use select(2).
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -1,7 +1,7 @@
-//! Reads the values from files again, such as a token that was replaced.
+//! Reads values from files again, such as a token that was replaced.
 //!
-//! Constraint: a file that is missing or invalid for a moment changes nothing. Only values that
-//! authenticate are read again. Everything else needs a reload.
+//! Constraint: a file that is missing or invalid for a short time changes nothing. Only values
+//! that authenticate requests are read again. All other settings need a reload.
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
@@ -10,9 +10,9 @@ use super::headers::signing_key;
 use super::types::{Auth, FileSetting, Webhook};
 use super::{auth, source};
 
-/// Returns the webhook with the values that its files have now. `None` if they are the same.
+/// Returns the webhook with the current values of its files. `None` if no file has changed.
 ///
-/// It reads files, so it blocks the calling thread.
+/// Reading files blocks the calling thread.
 pub(crate) fn read_again(webhook: &Webhook) -> Option<Webhook> {
     let mut new = webhook.clone();
     let mut has_changed = false;
@@ -32,7 +32,7 @@ pub(crate) fn read_again(webhook: &Webhook) -> Option<Webhook> {
     has_changed.then_some(new)
 }
 
-/// Replaces the value of a setting. Returns `None` if the new value is not valid.
+/// Replaces the value of a setting. Returns `None` if the new value is invalid.
 fn replace(webhook: &mut Webhook, setting: &FileSetting, text: &SecretString) -> Option<()> {
     match setting {
         FileSetting::Header(name) => {

@@ -13,7 +13,7 @@ use super::types::{Auth, FileSetting, FileValue, OAuth2};
 use super::value::Value;
 use super::webhook::{is_loopback, url};
 
-/// The key with the token of the header.
+/// The keys below `auth`, one for each kind of authentication.
 const KINDS: [&str; 3] = ["bearer", "basic", "oauth2"];
 
 /// Reads the setting. Adds the values that were read from files to `files`.
@@ -121,7 +121,7 @@ fn oauth2(
     }))
 }
 
-/// Reads a value. A value of the configuration file itself gives a warning if others can read it.
+/// Reads a value. If it is in the configuration file and others can read that file, warns.
 fn secret(
     value: &Value<'_>,
     setting: FileSetting,
@@ -143,7 +143,7 @@ fn secret(
     Some(sourced.text)
 }
 
-/// The value of the header Authorization with this token.
+/// Makes the value of the header Authorization with this token.
 pub(crate) fn bearer(token: &SecretString) -> Option<HeaderValue> {
     let token = token.expose_secret();
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -154,12 +154,12 @@ pub(crate) fn bearer(token: &SecretString) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Whether a value may be the user name of Basic authentication (RFC 7617, section 2).
+/// Whether a text is allowed as a user name of Basic authentication (RFC 7617, section 2).
 pub(super) fn is_username(name: &SecretString) -> bool {
     is_password(name) && !name.expose_secret().contains(':')
 }
 
-/// Whether a value may be the password of Basic authentication.
+/// Whether a text is allowed as a password of Basic authentication.
 pub(super) fn is_password(password: &SecretString) -> bool {
     !password.expose_secret().contains(char::is_control)
 }

@@ -1,7 +1,7 @@
 //! The settings `format` and `template` of a webhook.
 //!
 //! Constraint: a valid template renders every event that the webhook receives. So a wrong template
-//! is an error of the configuration and not of a delivery.
+//! is an error of the configuration, not of a delivery.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::yaml::Kind;
 use crate::domain::event::EventKind;
 use crate::template::{Template, TemplateError};
 
-/// Reads `format`, and `template` if the format is one.
+/// Reads `format`, and `template` if the format is `template`.
 pub(super) fn format(
     mapping: &Mapping<'_>,
     events: Option<&BTreeSet<EventKind>>,
@@ -29,7 +29,7 @@ pub(super) fn format(
         value.word(context, words)
     });
     let given = mapping.given("template");
-    // A template is read in any case, so that all its errors are listed.
+    // Read the template in any case, so that all its errors are listed.
     let template = given.as_ref().map(|value| {
         let mapping = value.mapping(context)?;
         template(&mapping, events, context)
@@ -81,7 +81,7 @@ fn template(
     Some(BodyFormat::Template(template))
 }
 
-/// Reports an error of a template where it is, in its file or in config.yaml.
+/// Reports an error of a template at its position in the template's file or in config.yaml.
 fn fail(
     error: TemplateError,
     about: &str,
@@ -130,7 +130,7 @@ fn content_type(text: &str) -> Result<String, Fault> {
     Ok(text.to_owned())
 }
 
-/// Returns the text of a template, and its file unless config.yaml has the text.
+/// Returns the text of a template, and the path of its file if it has one.
 fn source_of(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, Option<PathBuf>)> {
     let Kind::Map(entries) = &value.node.kind else {
         return Some((value.text(context)?.to_owned(), None));

@@ -1,7 +1,7 @@
 //! Environment variables.
 //!
-//! Constraint: only [`SystemEnvironment`] reads the process's environment, so tests pass their own
-//! variables and need no global state.
+//! Constraint: only [`SystemEnvironment`] reads the environment of the process. So tests pass
+//! their own variables and need no global state.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,15 +13,16 @@ pub trait Environment {
 
     /// Whether values are read from credentials, variables and files.
     ///
-    /// If not, each such value is a placeholder, and the configuration cannot be used to send.
+    /// If not, such values are placeholders, and the configuration cannot be used to send.
     fn reads_secrets(&self) -> bool {
         true
     }
 }
 
-/// The process's environment without secrets, for commands that send nothing.
+/// The environment of the process, without secrets: for commands that send nothing.
 ///
-/// An operator's shell lacks the service's credentials and variables, and `status` must work there.
+/// An operator's shell lacks the service's credentials and variables, but `status` must work
+/// there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithoutSecrets;
 

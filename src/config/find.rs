@@ -1,11 +1,11 @@
-//! Finds the configuration file if the user names none.
+//! Finds the configuration file if the user does not name one.
 //!
-//! Constraint: the current directory may belong to somebody else. A configuration there could send the
-//! caller's secrets to any URL. So `./config.yaml` counts only if it belongs to root or to the caller,
-//! and if nobody else may write it or its directory.
+//! Constraint: the current directory may belong to somebody else, whose configuration could send
+//! the caller's secrets to any URL. So `./config.yaml` is read only if it belongs to root or to
+//! the caller, and if nobody else may write it or its directory.
 //!
-//! The directories above do not matter. The file is opened relative to the current directory, which
-//! nobody can exchange by renaming a directory above it.
+//! The directories above need no check. The file is opened relative to the current directory,
+//! which stays the same if a directory above it is renamed.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -23,7 +23,7 @@ pub(super) const SYSTEM: &str = "/etc/project-webhooks/config.yaml";
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) file: PathBuf,
-    /// Why another file was ignored.
+    /// Why the first default was ignored, if it was.
     pub(crate) ignored: Option<Problem>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Found {
 ///
 /// # Errors
 ///
-/// The only default that exists is not trusted.
+/// Only one default exists, and it is not trusted.
 pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
     let found = |file: &Path, ignored| Found {
         file: file.to_owned(),
@@ -48,7 +48,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && system.exists() => {
             return Ok(found(system, None));
         }
-        // Reading it reports the error.
+        // The file cannot be checked. Reading it reports the error.
         Err(_) => None,
     };
     match distrust {
@@ -69,7 +69,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
 
 const ADVICE: &str = "If you trust it, name it with --config FILE";
 
-/// The reason why a found file is not trusted, if any.
+/// Returns the reason why a found file is not trusted, if there is one.
 fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     let named = fs::symlink_metadata(file)?;
     let target = fs::canonicalize(file)?;
@@ -80,7 +80,7 @@ fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     }
     checked.push(("it", fs::metadata(&target)?));
     let mut reasons = checked.iter().filter_map(|(what, metadata)| {
-        // Nobody can write a symbolic link, whatever its mode.
+        // Nobody can write to a symbolic link, whatever its mode.
         let mode = if metadata.is_symlink() {
             0
         } else {
@@ -92,7 +92,7 @@ fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     Ok(reasons.next())
 }
 
-/// The reason why a default configuration in this directory would not be trusted, if any.
+/// Returns the reason why a configuration in this directory would not be trusted, if any.
 ///
 /// # Errors
 ///
@@ -104,10 +104,10 @@ pub(crate) fn distrust_of_directory(directory: &Path) -> io::Result<Option<Strin
     Ok(reason.map(|reason| reason.replace("{}", "its directory")))
 }
 
-/// Why somebody else may have written a file with this owner, group and mode. `{}` stands for it.
+/// Returns why others may have written a file with this owner, group and mode.
 ///
-/// A user's private group has the number of the user by convention. Where users have one, files are
-/// often writable by it.
+/// In the text, `{}` stands for the file. By convention, a user's private group has the same
+/// number as the user. Such a group may write the file.
 fn distrust_of(uid: u32, gid: u32, mode: u32, caller: u32) -> Option<String> {
     if uid != 0 && uid != caller {
         Some(format!(
@@ -137,7 +137,7 @@ mod tests {
             (1000, 100, 0o664, false),
             (0, 1000, 0o664, false),
             (1000, 1000, 0o666, false),
-            // A sticky directory: everybody may add a file.
+            // A sticky directory, where everybody may add a file.
             (0, 0, 0o1777, false),
             (1001, 1001, 0o600, false),
         ] {

@@ -1,7 +1,7 @@
-//! A hash of a webhook's settings.
+//! Hashes the settings of a webhook.
 //!
-//! Constraint: the hash depends on every setting of the webhook and on nothing else. It reveals no
-//! secret.
+//! Constraint: the hash depends on every setting of the webhook, and on nothing else. It does not
+//! reveal secrets.
 
 use secrecy::ExposeSecret;
 
@@ -9,14 +9,14 @@ use super::{Auth, BodyFormat, Webhook};
 
 /// Hashes all settings of a webhook, including the values of its secrets.
 ///
-/// The store keeps the hash. With it, a restarted daemon knows whether the configuration of a
-/// disabled webhook has changed. The secrets cannot be recovered from a BLAKE3 hash. The context
-/// string separates this hash from all others of this program. It changes with the list of
-/// settings.
+/// The store keeps the hash. It shows a restarted daemon whether the configuration of a webhook
+/// has changed. The secrets cannot be recovered from a BLAKE3 hash. The context string separates
+/// this hash from all other hashes of this program. It must change when the list of settings
+/// changes.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 5");
-    // A length precedes each part, and a count each list. So different webhooks never hash the
-    // same bytes.
+    // A length precedes each part, and a count each list, so that different webhooks never hash
+    // the same bytes.
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
@@ -87,7 +87,7 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// The values of the setting `auth`. Their number depends on its kind alone.
+/// Returns the values of the setting `auth`. Their number depends only on its kind.
 fn auth_values(auth: Option<&Auth>) -> Vec<&str> {
     match auth {
         None => Vec::new(),

@@ -18,9 +18,9 @@ use super::value::Value;
 /// The prefix of a secret that is written in base64.
 const BASE64_PREFIX: &str = "whsec_";
 
-/// The length, in bytes, below which a secret gives a warning.
+/// The length in bytes below which a secret gives a warning.
 ///
-/// Standard Webhooks asks for 24 to 64 bytes.
+/// Standard Webhooks recommends 24 to 64 bytes.
 const SECRET_MIN: usize = 24;
 
 /// Headers that the daemon sets, or that control the connection.
@@ -41,7 +41,7 @@ pub(super) const OWN_HEADERS: &[&str] = &[
     "user-agent",
 ];
 
-/// Prefixes of further headers that the daemon sets.
+/// Prefixes of more headers that the daemon sets.
 pub(super) const OWN_PREFIXES: &[&str] = &["webhook-", "ce-"];
 
 /// Headers whose value is usually a secret.
@@ -52,7 +52,9 @@ const SECRET_HEADERS: &[&str] = &[
     "x-api-key",
 ];
 
-/// Whether the user may not set a header: the daemon sets it, or it controls the connection.
+/// Whether the user may not set this header.
+///
+/// Either the daemon sets it, or it controls the connection.
 pub(crate) fn is_reserved(name: &HeaderName) -> bool {
     let name = name.as_str();
     OWN_HEADERS.contains(&name) || OWN_PREFIXES.iter().any(|own| name.starts_with(own))
@@ -180,7 +182,7 @@ fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
         .ok_or_else(|| Fault::new("the text after whsec_ is not base64").allowed(ALLOWED))
 }
 
-/// The reason why a text is not a signing secret. The message does not quote the text.
+/// The reason why a text is not a signing secret. Messages do not quote the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// The text is empty.

@@ -1,8 +1,8 @@
 //! Makes a [`Config`] from a tree of values.
 //!
 //! Constraint: a reader reads its whole mapping before it returns an error, so that all errors are
-//! listed at once. Only this layer checks the repository, secrets and PEM files that a
-//! configuration refers to.
+//! listed together. Only this layer checks the repository, secrets and PEM files that a
+//! configuration names.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -26,13 +26,13 @@ use crate::domain::parameters::{Naming, Organization, UsernameSource};
 
 /// The longest path of a Unix socket, in bytes.
 ///
-/// `sun_path` has 108 bytes on Linux and 104 on macOS. The last is a zero.
+/// `sun_path` has 108 bytes on Linux and 104 on macOS. The last byte is a zero.
 const SOCKET_PATH_MAX: usize = 103;
 
-/// The least number of characters of `admin.token`. A shorter one could be guessed.
+/// The minimum number of characters of `admin.token`. A shorter one could be guessed.
 pub(super) const TOKEN_MIN: usize = 16;
 
-/// The default key of the audit rule; packaging/audit/project-webhooks.rules has it.
+/// The default key of the audit rule, as in packaging/audit/project-webhooks.rules.
 const DEFAULT_KEY: &str = "project-webhooks";
 
 /// Reads a configuration from the bytes of `file`.
@@ -66,7 +66,7 @@ pub(super) fn load(
         _ => {
             let mut errors = arranged(context.errors, file);
             if errors.is_empty() {
-                // Every reader reports its error. This line is for a reader with a bug.
+                // Every reader reports its error. This one covers a reader with a bug.
                 errors.push(Problem::of_file(file, "is not valid"));
             }
             Err(Problems { errors, warnings })
@@ -177,7 +177,7 @@ fn organizations(
     found
 }
 
-/// Warns if another organization has the same id. As for engineIds, case is ignored.
+/// Warns if another organization has the same id, ignoring case.
 fn warn_of_shared_id(
     directory: &str,
     id: &str,
@@ -221,7 +221,7 @@ fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<Userna
     })
 }
 
-/// Whether the kernel accepts a key for an audit rule. `auditctl` joins several keys with byte 1.
+/// Whether the kernel accepts a key for an audit rule, and it is not several keys in one.
 fn is_audit_key(key: &str) -> bool {
     key.len() <= 31 && !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -266,7 +266,7 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
     })
 }
 
-/// Reads the token of the admin server. A browser or a script sends it in a header.
+/// Reads the token of the admin server. Clients send it in a header.
 fn admin_token(value: &Value<'_>, context: &mut Context<'_>) -> Option<AdminToken> {
     let sourced = source::read(value, context)?;
     if sourced.is_plain {

@@ -1,21 +1,21 @@
 //! Reads config.yaml and returns a valid configuration.
 //!
-//! Constraint: no other layer checks a setting again. [`Config`] holds only valid values. Its
-//! secrets are read and its paths are absolute. All errors are listed at once, as [`Problem`]s with
-//! file, line, key path and the allowed values.
+//! Constraint: no other layer checks a setting again. [`Config`] has only valid values: its
+//! secrets are read and its paths are absolute. All errors are listed together, as [`Problem`]s
+//! with file, line, key path and the allowed values.
 //!
 //! Modules, in reading order:
 //!
-//! - `find` chooses the file if the user names none.
-//! - [`settings`] is the table of settings, and `types` has the result.
+//! - `find` chooses the file if the user does not name one.
+//! - [`settings`] is the table of settings. `types` has the types of the result.
 //! - `yaml` parses bytes into a tree of values with their positions.
 //! - `reader` reads a mapping by the table, and `value` a single value.
 //! - `units` reads durations and sizes.
 //! - `source` reads values from credentials, the environment and files.
 //! - `load` makes a [`Config`] from the tree. `repository`, `webhook`, `subscription`, `headers`,
 //!   `auth`, `tls` and `network` read its parts.
-//! - `again` reads the values from files again.
-//! - `problem` is an error or a warning.
+//! - `again` reads the values of files again.
+//! - `problem` has the type of errors and warnings.
 //! - `fingerprint` hashes the settings of a webhook.
 
 mod again;
@@ -83,7 +83,7 @@ pub struct Loaded {
 ///
 /// # Errors
 ///
-/// The configuration has errors, or its file is absent or unreadable.
+/// The configuration has errors, or its file is missing or unreadable.
 pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Problems> {
     match read(file) {
         Ok((bytes, mode)) => load::load(&bytes, file, mode & 0o004 != 0, environment),
@@ -123,7 +123,7 @@ pub fn load_str(
 /// Reads the content and the mode of the file, up to one byte above the size limit.
 ///
 /// A pipe with a writer is read to its end, as for `--config <(command)`. A pipe without a writer
-/// reads as empty, because the daemon would block while it waits for one.
+/// reads as empty. Otherwise the daemon would wait for a writer.
 fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, nonblocking, Mode::empty())?;

@@ -1,13 +1,13 @@
 //! The network policy: the IP addresses that callbacks may be sent to.
 //!
-//! Constraint: the policy checks an IP address, never a host name. A name can resolve to another
-//! address between the check and the connection. The caller checks each address right before it
-//! connects.
+//! Constraint: the policy checks IP addresses, never host names, because a name can resolve to
+//! another address between the check and the connection. The caller checks each address right
+//! before it connects.
 //!
 //! The most specific entry that contains the address decides. If no entry contains it, the policy
 //! denies link-local, cloud metadata and unspecified addresses. It allows all others, including
-//! loopback and private networks, because receivers are often in-house. An IPv6 address that contains
-//! an IPv4 address is denied if that one is.
+//! loopback and private networks, because receivers are often in-house. If an IPv6 address
+//! contains an IPv4 address, both must be allowed.
 
 mod embedded;
 
@@ -25,7 +25,7 @@ use super::value::Value;
 pub struct NetworkPolicy {
     /// Allowed ranges.
     pub allow: Vec<IpNet>,
-    /// Denied ranges. No range is in both lists.
+    /// Denied ranges. A range cannot be in both lists.
     pub deny: Vec<IpNet>,
 }
 
@@ -53,13 +53,13 @@ pub enum Denied {
         address: IpAddr,
         /// The range that contains it.
         range: IpNet,
-        /// The purpose of the range, for the message.
+        /// The purpose of the range, as the message shows it.
         what: &'static str,
     },
 }
 
 impl Denied {
-    /// The reason without the address and its range, which are secrets if the URL is one.
+    /// Returns the reason without the address and its range, which a secret URL may contain.
     pub(crate) fn without_address(&self) -> String {
         let by = match self {
             Denied::BySetting { .. } => "network.deny".to_owned(),
@@ -92,7 +92,7 @@ fn defaults() -> impl Iterator<Item = (IpNet, &'static str)> {
         (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), METADATA),
         // Google.
         (v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128), METADATA),
-        // Oracle: the present cloud, and below it the older one.
+        // Oracle: the current address, then the older one.
         (
             v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128),
             METADATA,
@@ -116,7 +116,7 @@ impl NetworkPolicy {
     ///
     /// # Errors
     ///
-    /// The address is denied. The error names the reason and the setting that allows it.
+    /// The address is denied. The error has the reason and the setting that allows it.
     pub fn judge(&self, address: IpAddr) -> Result<(), Denied> {
         reached(address)
             .into_iter()
@@ -150,11 +150,11 @@ fn most_specific(ranges: &[IpNet], address: IpAddr) -> Option<IpNet> {
         .copied()
 }
 
-/// The addresses that a connection to this address may reach.
+/// Returns the addresses that a connection to this address may reach.
 ///
-/// The policy must allow every one of them.
+/// The policy must allow all of them.
 fn reached(address: IpAddr) -> Vec<IpAddr> {
-    // The system connects to an IPv4-mapped IPv6 address over IPv4.
+    // The operating system connects to an IPv4-mapped IPv6 address over IPv4.
     let address = address.to_canonical();
     let mut reached = vec![address];
     match address {
@@ -193,7 +193,7 @@ pub(super) fn network(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Optio
     Some(policy)
 }
 
-/// Warns of an entry that has no effect or allows more than its author probably intended.
+/// Warns of an entry that has no effect, or that allows more than probably intended.
 fn warn_of_allowed(
     range: IpNet,
     policy: &NetworkPolicy,
@@ -217,7 +217,7 @@ fn warn_of_allowed(
     }
 }
 
-/// Warns if the policy denies all IPv4 addresses and no IPv6 address, or the other way round.
+/// Warns if all addresses of one family are denied, and none of the other.
 fn warn_of_one_family(policy: &NetworkPolicy, location: &Location, context: &mut Context<'_>) {
     let is_all = |range: &&IpNet| range.prefix_len() == 0;
     let all: Vec<&IpNet> = policy.deny.iter().filter(is_all).collect();
@@ -251,7 +251,7 @@ fn range(text: &str) -> Result<IpNet, Fault> {
         ))
         .suggest(Some(range.trunc().to_string())));
     }
-    // The policy checks an IPv4-mapped address as an IPv4 address, so this range would never match.
+    // An IPv4-mapped address is checked as an IPv4 address, so this range would never match.
     if let IpNet::V6(v6) = range
         && let (Some(v4), Some(length)) = (
             v6.network().to_ipv4_mapped(),

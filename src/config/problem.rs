@@ -28,12 +28,12 @@ pub struct Position {
 pub struct Problem {
     /// The path of the configuration file, as the user gave it.
     pub file: PathBuf,
-    /// The position in the file. Absent if the problem concerns the whole file.
+    /// The position in the file. `None` if the problem is about the whole file.
     #[serde(flatten)]
     pub position: Option<Position>,
-    /// The key path, such as `webhooks[2].url`. Empty if the problem concerns the whole file.
+    /// The key path, such as `webhooks[2].url`. Empty if the problem is about the whole file.
     pub key: String,
-    /// The mistake.
+    /// What is wrong.
     pub message: String,
     /// The allowed values, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Makes a problem that concerns the whole file.
+    /// Makes a problem about the whole file.
     pub(crate) fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Self {
             file: file.to_owned(),
@@ -81,7 +81,7 @@ impl fmt::Display for Problem {
 /// All problems of a configuration, sorted by position in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problems {
-    /// At least one error. After 100 errors, one more entry has the number of those left out.
+    /// At least one error. After 100 errors, one more entry has the number of the others.
     pub errors: Vec<Problem>,
     /// Settings that are valid but probably not intended.
     pub warnings: Vec<Problem>,
@@ -114,7 +114,7 @@ pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> 
 
 /// Quotes user text for a message.
 ///
-/// It escapes control characters, so that a terminal does not act on them, and cuts long text.
+/// Long text is cut. Control characters are escaped, so that a terminal does not obey them.
 pub(super) fn shown(text: &str) -> String {
     let mut quoted = String::from('"');
     quoted.push_str(&shortened(text));
@@ -132,7 +132,7 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// Escapes control characters, so that a message is one line and no terminal acts on it.
+/// Escapes control characters, so that a message is one line and a terminal does not obey it.
 pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .flat_map(|character| {
@@ -145,12 +145,13 @@ pub(super) fn one_line(text: &str) -> String {
 
 /// Returns the candidate that the user probably meant by `word`.
 ///
-/// It ignores case, spaces, hyphens and underscores. It allows one edit for every three characters.
+/// Case, spaces, hyphens and underscores are ignored. One edit is allowed for every three
+/// characters.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // A long word is not a typing error. Its distance would take time: the product of the lengths.
+    // A long word is not a typing error, and computing its distance would take long.
     if word.chars().nth(SHOWN_MAX).is_some() {
         return None;
     }

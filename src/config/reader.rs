@@ -4,7 +4,7 @@
 //! finds an error reports it to the [`Context`] and returns `None`. A reader of several values
 //! reads all of them before it returns `None`.
 //!
-//! Known keys, defaults and bounds come from the table, so messages always agree with it.
+//! Known keys, defaults and bounds come from the table, so that messages always agree with it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use super::settings::{self, DefaultValue, Setting};
 use super::value::Value;
 use super::yaml::{Entry, Kind, key_text};
 
-/// The state of reading one configuration, with the problems found so far.
+/// The state of reading a configuration, with the problems found so far.
 pub(super) struct Context<'a> {
     /// The path of the configuration file as the user gave it, for messages.
     pub file: &'a Path,
-    /// The absolute path of the directory that relative paths start from.
+    /// The absolute path of the directory for relative paths.
     pub base: PathBuf,
     pub environment: &'a dyn Environment,
     /// Whether every user of the machine can read the configuration file.
@@ -41,7 +41,7 @@ pub(super) struct Location {
 }
 
 impl Location {
-    /// The location of the whole file.
+    /// Makes the location of the whole file.
     pub(super) fn root(position: Position) -> Self {
         Self {
             position,
@@ -50,7 +50,7 @@ impl Location {
         }
     }
 
-    /// The location of a setting below this one.
+    /// Returns the location of a setting below this one.
     pub(super) fn below(&self, name: &str) -> Self {
         Self {
             position: self.position,
@@ -59,7 +59,7 @@ impl Location {
         }
     }
 
-    /// The location of a key that is written in the file.
+    /// Returns the location of a key that is in the file.
     fn below_key(&self, entry: &Entry, is_free: bool) -> Self {
         let name = key_text(&entry.key);
         Self {
@@ -69,7 +69,7 @@ impl Location {
         }
     }
 
-    /// The location of an item of this list.
+    /// Returns the location of an item of this list.
     pub(super) fn item(&self, index: usize, position: Position) -> Self {
         Self {
             position,
@@ -78,7 +78,7 @@ impl Location {
         }
     }
 
-    /// The setting at this location, as a row of the table.
+    /// Returns the row of this setting in the table.
     pub(super) fn setting(&self) -> Option<&'static Setting> {
         settings::find(&self.row)
     }
@@ -92,7 +92,7 @@ fn joined(path: &str, name: &str) -> String {
     }
 }
 
-/// An error in a value, and how to fix it.
+/// What is wrong with a value, and how to fix it.
 #[derive(Debug)]
 pub(super) struct Fault {
     message: String,
@@ -100,7 +100,7 @@ pub(super) struct Fault {
     suggestion: Option<String>,
 }
 
-/// The allowed values that a message ends with.
+/// The allowed values at the end of a message.
 #[derive(Debug)]
 enum Allowed {
     /// The message lists no allowed values.
@@ -112,7 +112,7 @@ enum Allowed {
 }
 
 impl Fault {
-    /// Makes an error without a list of allowed values. The message says what to do.
+    /// Makes an error without a list of allowed values. The message must say what to do.
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -201,12 +201,12 @@ impl Context<'_> {
     /// Makes a path from the configuration absolute.
     pub(super) fn path(&self, written: &str) -> PathBuf {
         let joined = self.base.join(written);
-        // `components` drops `.` in the middle, so that listings show no `/./`.
+        // `components` drops `.` in the middle, so that listings do not show `/./`.
         joined.components().collect()
     }
 }
 
-/// Reads all values. Returns them if every one is valid.
+/// Reads all values. Returns them if all of them are valid.
 pub(super) fn all<T>(values: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
     let values: Vec<Option<T>> = values.into_iter().collect();
     values.into_iter().collect()
@@ -258,7 +258,7 @@ impl<'n> Mapping<'n> {
             }
             lines.insert(name, key_location.position.line);
             if !is_free && !known.contains(&name.as_str()) {
-                // Finding a suggestion takes time. Later errors are cut from the list anyway.
+                // Finding a suggestion takes time, and later errors are cut from the list anyway.
                 let suggestion = (context.errors.len() < LISTED_MAX)
                     .then(|| nearest(name, known.iter().copied()))
                     .flatten();
@@ -269,7 +269,7 @@ impl<'n> Mapping<'n> {
                 continue;
             }
             let mut location = key_location.clone();
-            // An empty value has no useful position, so its messages show the key's.
+            // An empty value has no useful position, so messages use the position of its key.
             if !matches!(entry.value.kind, Kind::Null) {
                 location.position = entry.value.position;
             }
@@ -330,7 +330,7 @@ impl<'n> Mapping<'n> {
         }
     }
 
-    /// The mapping below a key. It is empty if the key is absent.
+    /// Returns the mapping below a key. It is empty if the key is absent.
     pub(super) fn mapping(&self, context: &mut Context<'_>, name: &str) -> Option<Mapping<'n>> {
         match self.given(name) {
             Some(value) => value.mapping(context),
@@ -338,7 +338,7 @@ impl<'n> Mapping<'n> {
         }
     }
 
-    /// All entries in the order of the file, each with the location of its key.
+    /// Returns all entries in the order of the file, each with the location of its key.
     pub(super) fn entries(&self) -> &[(&'n str, Location, Value<'n>)] {
         &self.entries
     }

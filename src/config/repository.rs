@@ -1,7 +1,7 @@
 //! The repository and the state directory of a configuration.
 //!
-//! Constraint: the reader inspects these paths, but creates and changes nothing. It requires that
-//! neither directory contains the other.
+//! Constraint: the reader inspects these directories, but does not create or change anything. It
+//! requires that neither directory contains the other.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -70,7 +70,7 @@ fn ignored(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ignored> {
     context.accept(&value.location, ignored)
 }
 
-/// Parses a glob on one name.
+/// Parses a glob for one name.
 fn ignored_name(text: &str) -> Result<Glob, Fault> {
     if text.is_empty() || text.contains('/') {
         return Err(Fault::not_allowed(format!(
@@ -102,7 +102,7 @@ fn repository_path(value: &Value<'_>, context: &mut Context<'_>) -> Option<PathB
             return None;
         }
         Ok(_) => {}
-        // The repository may be mounted later; the daemon waits for it.
+        // The repository may be mounted later. The daemon waits for it.
         Err(error) => {
             let message = format!("{} cannot be read now: {error}", path.display());
             context.warning(&value.location, message);
@@ -111,7 +111,7 @@ fn repository_path(value: &Value<'_>, context: &mut Context<'_>) -> Option<PathB
     Some(path)
 }
 
-/// The templates of one role, each with its location in the file.
+/// The templates of one role, each with its location in the configuration file.
 type Located = Vec<(String, Location)>;
 
 fn layout(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<(Layout, Templates)> {
@@ -154,7 +154,7 @@ fn layout(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<(Layout, T
     }
 }
 
-/// Reads `state_dir`, or takes its default.
+/// Reads `state_dir`, or returns its default.
 pub(super) fn state_dir(
     root: &Mapping<'_>,
     context: &mut Context<'_>,
@@ -180,7 +180,7 @@ pub(super) fn state_dir(
     Some((path, location))
 }
 
-/// The state directory that systemd assigned: the first path in `$STATE_DIRECTORY`.
+/// Returns the state directory that systemd assigned: the first path in `$STATE_DIRECTORY`.
 pub(crate) fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> {
     // systemd separates several paths with colons.
     let list = environment.variable("STATE_DIRECTORY")?;
@@ -212,7 +212,7 @@ pub(super) fn check_apart(
     context.error(location, fault);
 }
 
-/// Resolves the symbolic links and dots of a path. The last components need not exist.
+/// Resolves symbolic links and dots in a path. Its last components need not exist.
 fn canonical(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let Ok(mut whole) = ancestor.canonicalize() {

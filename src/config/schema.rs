@@ -1,8 +1,8 @@
-//! The JSON Schema of config.yaml, for editors.
+//! Makes the JSON Schema of config.yaml, for editors.
 //!
-//! Constraint: keys, types, bounds and lists of words come from the table of settings. [`rules`] adds
-//! what the table does not have: settings that need or exclude each other, and the form of some strings.
-//! A test compares the schema with the reader for every sample configuration.
+//! Constraint: keys, types, bounds and lists of words come from the table of settings. [`rules`]
+//! has the rest: settings that need or exclude each other, and the form of some strings. A test
+//! compares the schema with the reader for every sample configuration.
 
 mod rules;
 
@@ -46,7 +46,7 @@ pub fn schema() -> Value {
     Value::Object(whole)
 }
 
-/// The settings below a key path, in the order of the table.
+/// A key path, with the keys below it in the order of the table.
 #[derive(Default)]
 struct Branch {
     order: Vec<&'static str>,
@@ -69,9 +69,9 @@ impl Branch {
         }
     }
 
-    /// Whether the key must be present. A mapping must if it has a required setting.
+    /// Whether the key must be present. A mapping must be if it has a required setting.
     ///
-    /// A list may be absent, whatever its items need.
+    /// A list may be absent, even if its items have required settings.
     fn is_required(&self) -> bool {
         let is_required = |setting: &Setting| matches!(setting.default, DefaultValue::Required);
         self.setting.is_some_and(is_required)
@@ -123,7 +123,7 @@ impl Branch {
             put(&mut schema, "additionalProperties", false);
         }
         if !required.is_empty() {
-            // A key without a value is an empty mapping, which lacks these.
+            // A key without a value counts as an empty mapping, which lacks required keys.
             put(&mut schema, "type", "object");
             put(&mut schema, "required", json!(required));
         }
@@ -131,7 +131,7 @@ impl Branch {
     }
 }
 
-/// The schema of the value of a setting, with its count.
+/// Makes the schema of a setting's value or list.
 fn of_setting(setting: &Setting) -> Value {
     let one = rules::of_value(setting.key).unwrap_or_else(|| of_type(setting));
     let list = |min: usize, max: usize| json!({ "type": "array", "items": one, "minItems": min, "maxItems": max });
@@ -159,7 +159,7 @@ fn of_type(setting: &Setting) -> Value {
             schema
         }
         Sourced => json!({ "anyOf": [text(NOT_BLANK), elsewhere()] }),
-        // A port or a path may follow the host. User name, password and fragment are errors.
+        // A port or a path may follow the host. A user name, password or fragment is an error.
         Url => json!({ "anyOf": [text(rules::URL), elsewhere()] }),
         Event => {
             let names = EventKind::ALL.map(EventKind::as_str);
@@ -181,7 +181,7 @@ fn of_type(setting: &Setting) -> Value {
     }
 }
 
-/// The schema of a duration. Of the bounds, a schema can express only that zero is too short.
+/// Makes the schema of a duration. Of its bounds, a pattern can only exclude zero.
 fn duration(min: &str) -> Value {
     let whole = r"\d+(\.\d+)?";
     if units::duration(min).is_ok_and(|min| min.is_zero()) {
@@ -196,7 +196,7 @@ fn text(pattern: &str) -> Value {
     json!({ "type": "string", "pattern": pattern })
 }
 
-/// The schema of the place that contains a value.
+/// Makes the schema of the source of a value.
 fn elsewhere() -> Value {
     json!({
         "type": "object",

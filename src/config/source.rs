@@ -1,7 +1,7 @@
 //! Reads values from credentials, environment variables and files.
 //!
-//! Constraint: a value is never printed. Problems name its source instead, and the types that hold
-//! a value have no printable form.
+//! Constraint: a value is never printed. Problems name its source instead, and the types of values
+//! cannot be formatted.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,12 +19,12 @@ use super::{Environment, SystemEnvironment};
 /// The largest file that a value is read from, in bytes.
 const FILE_MAX: u64 = 256 * 1024;
 
-/// A value and its origin.
+/// A value and its source.
 pub(super) struct Sourced {
     pub text: SecretString,
     /// Whether the configuration file itself contains the value.
     pub is_plain: bool,
-    /// The file that contains it, also for a credential.
+    /// The file with the value. A credential is also a file.
     pub file: Option<PathBuf>,
 }
 
@@ -35,10 +35,10 @@ impl Sourced {
     }
 }
 
-/// The placeholder for a value that is not read: valid as a secret and as a header.
+/// The placeholder for a value that is not read. It is a valid secret and header value.
 const NOT_READ: &str = "not-read-not-read-not-read-not-read";
 
-/// Reads a string from the configuration, or from the source that the configuration names.
+/// Reads a string from the configuration, or from the source that is named there.
 pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourced> {
     let fault = match &value.node.kind {
         Kind::Text(_) => {
@@ -143,7 +143,7 @@ pub(super) fn read_value(path: &Path) -> Result<SecretString, String> {
     Ok(SecretString::from(text))
 }
 
-/// The path of a credential, or `None` if secrets are not read.
+/// Returns the path of a credential. `None` if secrets are not read.
 fn credential_path(name: &str, environment: &dyn Environment) -> Result<Option<PathBuf>, Fault> {
     if name.contains('/') || name == "." || name == ".." {
         let message = format!("{} is not the name of a credential", shown(name));
@@ -176,7 +176,7 @@ fn variable(name: &str, environment: &dyn Environment) -> Result<String, String>
     }
 }
 
-/// Drops the one line end that editors and `echo` add.
+/// Removes the line end that editors and `echo` add.
 fn without_line_end(mut text: String) -> Result<String, String> {
     if text.ends_with('\n') {
         text.pop();
@@ -214,7 +214,7 @@ pub(super) fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, String> {
 }
 
 fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, String> {
-    // Opening a pipe would wait for its other end.
+    // Opening a pipe would wait for its writer.
     if !std::fs::metadata(path).map_err(text_of)?.is_file() {
         return Err("it is not a regular file".to_owned());
     }

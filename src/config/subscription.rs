@@ -1,6 +1,6 @@
-//! The subscription of a webhook: its events, its projects, and the values of their parameters.
+//! Reads the subscription of a webhook: its events, its projects, and its filters.
 //!
-//! Constraint: a subscription that can never match is an error, because its author expects
+//! Constraint: a subscription that can never match is an error, because the user expects
 //! callbacks.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use crate::domain::event::{EventKind, Parameter};
 use crate::domain::names::composed;
 use crate::domain::route::ValueFilter;
 
-/// The longest glob, in bytes. The limit bounds the memory of a compiled glob.
+/// The longest glob, in bytes. This limits the memory of a compiled glob.
 pub(super) const GLOB_MAX: usize = 1000;
 
 /// Reads `event` or `events`. `is_filtered` is true if the webhook has `projects`.
@@ -62,7 +62,7 @@ pub(super) fn events(
     Some(found)
 }
 
-/// Reads one event, or `*` for the seven.
+/// Reads one event. `*` stands for the seven events.
 fn event(
     value: &Value<'_>,
     is_filtered: bool,
@@ -79,7 +79,7 @@ fn event(
 
 /// Finds an event by its name or its label.
 fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
-    // The suggestion is a name if the text looks like a name, else a label.
+    // Suggest a name if the text looks like a name, else a label.
     let is_name = text.contains(['-', '_']) && !text.contains(' ');
     let word = if is_name {
         EventKind::as_str
@@ -116,7 +116,7 @@ pub(super) fn projects(
     Some((texts, set(globs, value, context)?))
 }
 
-/// Compiles globs. It reports an error at the location of `value`.
+/// Compiles globs. Reports an error at the location of `value`.
 fn set(
     globs: impl IntoIterator<Item = Glob>,
     value: &Value<'_>,
@@ -132,13 +132,13 @@ fn set(
     context.accept(&value.location, set)
 }
 
-/// The filter of a parameter: its globs as written, and compiled.
+/// The filter of a parameter: the globs as written, and compiled.
 pub(super) type When = (Parameter, Vec<String>, ValueFilter);
 
 /// The parameters that `when` filters. Their names are the keys below it.
 const FILTERED: [Parameter; 2] = [Parameter::Username, Parameter::VersionTag];
 
-/// Reads `when`. Its filters select values that the subscribed `events` have.
+/// Reads `when`. Each filtered parameter must occur in one of the subscribed `events`.
 pub(super) fn when(
     value: &Value<'_>,
     events: Option<&BTreeSet<EventKind>>,
@@ -150,7 +150,7 @@ pub(super) fn when(
         return None;
     }
     let mapping = value.mapping(context)?;
-    // An unknown key is an error of its own.
+    // Unknown keys were reported already.
     if matches!(&value.node.kind, Kind::Map(entries) if entries.is_empty()) {
         context.error(&value.location, Fault::new("is empty").allowed(ALLOWED));
         return None;
@@ -205,7 +205,7 @@ fn value_filter(
     Some((texts, filter))
 }
 
-/// Reads a glob on a value, and whether it excludes.
+/// Parses a glob for a value. The flag tells whether it excludes values.
 fn value_glob(text: &str) -> Result<(bool, Glob), Fault> {
     let (is_excluded, pattern) = match text.strip_prefix('!') {
         Some(pattern) => (true, pattern),
@@ -220,14 +220,14 @@ fn value_glob(text: &str) -> Result<(bool, Glob), Fault> {
         let fault = Fault::not_allowed(format!("{} has more than one !", shown(text)));
         return Err(fault);
     }
-    // A value is no path, so * matches a slash.
+    // A value is not a path, so `*` also matches a slash.
     let glob = bounded(&composed(pattern))?
         .literal_separator(false)
         .build();
     Ok((is_excluded, glob.map_err(|error| not_a_glob(text, &error))?))
 }
 
-/// Begins to compile a glob, if it is not too long.
+/// Checks the length of a glob and returns its builder.
 fn bounded(text: &str) -> Result<GlobBuilder<'_>, Fault> {
     if text.len() > GLOB_MAX {
         let message = format!("is longer than {GLOB_MAX} bytes");
@@ -243,8 +243,8 @@ fn not_a_glob(text: &str, error: &globset::Error) -> Fault {
 fn project_glob(text: &str) -> Result<Glob, Fault> {
     let text = &*composed(text);
     let mut builder = bounded(text)?;
-    // Globs are matched against organization/project. A glob with a leading slash, or without any
-    // slash, never matches.
+    // A glob must match `organization/project`. With a leading slash or without a slash it never
+    // does.
     if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
         let trimmed = text.trim_matches('/');
         let suggestion = match trimmed {

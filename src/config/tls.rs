@@ -1,8 +1,8 @@
-//! The PEM files of a webhook's TLS connections.
+//! Reads the PEM files of a webhook's TLS connections.
 //!
 //! Constraint: a wrong certificate or key is an error of the configuration, not of the first
 //! delivery. The reader checks that the client's certificate and key belong together, and that the
-//! TLS library can use their keys.
+//! TLS library supports their keys.
 
 mod authorities;
 
@@ -57,7 +57,7 @@ pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tl
     Some(read)
 }
 
-/// Reads the client's certificate with its chain.
+/// Reads the client's certificate chain.
 fn certificates(
     value: &Value<'_>,
     context: &mut Context<'_>,

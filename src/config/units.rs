@@ -8,7 +8,7 @@ use super::problem::shown;
 use super::reader::Fault;
 use crate::domain::pace::Rate;
 
-/// The most requests that a rate allows in its time.
+/// The maximum number of requests in a rate.
 const RATE_MAX: u32 = 100_000;
 
 /// Reads a duration such as `1s`, `5m`, `2h 30m`, `7d` or `0`.
@@ -25,7 +25,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
         .map_err(|_| Fault::not_allowed(format!("{} is not a duration", shown(text))))
 }
 
-/// Formats a duration as the configuration writes it: `1h 30m`, `7d`.
+/// Formats a duration as in the configuration: `1h 30m`, `7d`.
 pub(crate) fn duration_text(duration: Duration) -> String {
     humantime::format_duration(duration)
         .to_string()
@@ -52,7 +52,7 @@ pub(super) fn size(text: &str) -> Result<u64, Fault> {
         .map_err(|_| Fault::not_allowed(format!("{} is not a size", shown(text))))
 }
 
-/// Reads the most requests in a time, such as `10/s`, `600/m` or `1000/h`.
+/// Reads a rate such as `10/s`, `600/m` or `1000/h`.
 pub(super) fn rate(text: &str) -> Result<Rate, Fault> {
     let fault = || Fault::not_allowed(format!("{} is not a rate", shown(text)));
     let (n, unit) = text.trim().split_once('/').ok_or_else(fault)?;
@@ -73,7 +73,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, Fault> {
     Ok(Rate { n, per })
 }
 
-/// Formats a rate as the configuration writes it: `10/s`.
+/// Formats a rate as in the configuration: `10/s`.
 pub(crate) fn rate_text(rate: Rate) -> String {
     let unit = match rate.per.as_secs() {
         1 => "s",

@@ -1,7 +1,7 @@
 //! Reads one value as the type of its setting.
 //!
-//! Constraint: as in `reader`, a function reports its error and reading continues. A message names
-//! the type of the value that was found. It quotes the value only if the setting is public.
+//! Constraint: a function reports its error to the context, and reading continues. A message names
+//! the type of the wrong value. It quotes the value only if the setting is public.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -85,7 +85,7 @@ impl<'n> Value<'n> {
         None
     }
 
-    /// Reads one of several words.
+    /// Reads one of these words.
     pub(super) fn word<T: Copy>(
         &self,
         context: &mut Context<'_>,
@@ -198,7 +198,7 @@ impl<'n> Value<'n> {
 
     /// Reads a mapping of settings.
     ///
-    /// A key without a value is an empty mapping: its lines may all be commented out.
+    /// A key without a value counts as an empty mapping, because all its lines may be commented out.
     pub(super) fn mapping(&self, context: &mut Context<'_>) -> Option<Mapping<'n>> {
         let entries = match &self.node.kind {
             Kind::Map(entries) => entries.as_slice(),
@@ -213,7 +213,7 @@ impl<'n> Value<'n> {
     }
 }
 
-/// Parses the bounds of a setting. A test parses all bounds of the table.
+/// Parses the bounds of a setting. A test parses the bounds of all settings.
 fn bounds<T>(
     min: &str,
     max: &str,

@@ -1,7 +1,7 @@
 //! The webhooks of a configuration.
 //!
-//! Constraint: a request to a valid webhook needs no further check. Its URL, headers, secrets and
-//! PEM files are all valid.
+//! Constraint: a valid webhook needs no further check before a request. Its URL, headers, secrets
+//! and PEM files are all valid.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -62,7 +62,7 @@ fn webhook(
         value.parsed(context, |text| name(text, line, lines))
     });
     let projects = mapping.read_optional(context, "projects", subscription::projects);
-    // A webhook whose `projects` has an error still has a filter.
+    // If `projects` has an error, the webhook still has a filter.
     let is_filtered = !matches!(projects, Some(None));
     let events = subscription::events(&mapping, is_filtered, context);
     let when = mapping.read_optional(context, "when", |value, context| {
@@ -125,7 +125,7 @@ fn webhook(
     })
 }
 
-/// Separates the globs as written from the compiled filters of `projects` and `when`.
+/// Separates the compiled filters of `projects` and `when` from their globs as written.
 fn filters(
     projects: Option<(Vec<String>, GlobSet)>,
     when: Option<Vec<subscription::When>>,
@@ -197,7 +197,7 @@ fn name(text: &str, line: usize, lines: &mut HashMap<String, usize>) -> Result<S
     Ok(text.to_owned())
 }
 
-/// Reads the URL of the receiver. A URL of another source than the file itself is a secret.
+/// Reads the URL of the receiver. If the URL is from a source outside the file, it is a secret.
 fn receiver_url(value: &Value<'_>, context: &mut Context<'_>) -> Option<ReceiverUrl> {
     let sourced = source::read(value, context)?;
     let text = if sourced.is_placeholder() {
@@ -206,7 +206,7 @@ fn receiver_url(value: &Value<'_>, context: &mut Context<'_>) -> Option<Receiver
         sourced.text.expose_secret()
     };
     let url = match url(text) {
-        // Another secret in its place may look like a URL with a scheme.
+        // By mistake, the source may have another secret that looks like a URL with a scheme.
         Err(_) if !sourced.is_plain && has_other_scheme(text) => Err(Fault::not_allowed(
             "does not begin with http:// or https://",
         )),
@@ -239,7 +239,7 @@ fn authentication(
     Some(Authentication { scheme, files })
 }
 
-/// Reads a URL. Messages do not quote it, because it may contain a password or a token.
+/// Parses a URL. Messages do not quote it, because it may contain a password or a token.
 pub(super) fn url(text: &str) -> Result<Url, Fault> {
     let url = Url::parse(text.trim())
         .map_err(|error| Fault::not_allowed(format!("is not a URL: {error}")))?;
@@ -280,7 +280,7 @@ fn warn_of_plain_http(
     }
 }
 
-/// Whether a URL names this machine.
+/// Whether a URL leads to this machine.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),

@@ -1,11 +1,11 @@
 //! Parses config.yaml into a tree of values, each with its position in the file.
 //!
-//! Constraint: parsing takes bounded time and memory for any bytes. So size and depth have limits,
-//! and anchors, aliases, merge keys and tags are errors. A configuration of this size needs none of
-//! them, and aliases can expand a small file into a large one.
+//! Constraint: parsing takes limited time and memory for any input. So the size and the depth are
+//! limited, and anchors, aliases, merge keys and tags are errors. A configuration does not need
+//! these, and aliases can expand a small file into a large one.
 //!
-//! `saphyr-parser` reports the structure event by event, with lines and columns, so these limits
-//! apply while it parses. `serde_yaml` decides the type of each unquoted value.
+//! `saphyr-parser` reports the structure event by event, with lines and columns. So the limits
+//! apply during parsing. `serde_yaml` decides the type of each unquoted value.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -25,7 +25,7 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Node {
     pub position: Position,
     pub kind: Kind,
-    /// Whether this is a literal block (`|`), whose first line that is not empty is at `position`.
+    /// Whether this is a literal block (`|`). Then `position` is that of its first non-empty line.
     pub is_literal: bool,
 }
 
@@ -41,7 +41,7 @@ pub(super) enum Kind {
     Number,
     Text(String),
     List(Vec<Node>),
-    /// A mapping in the order of the file, duplicate keys included.
+    /// A mapping in the order of the file, including duplicate keys.
     Map(Vec<Entry>),
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Entry {
 }
 
 impl Kind {
-    /// The kind of an unquoted value.
+    /// Returns the kind of an unquoted value.
     pub(super) fn of_plain(text: &str) -> Self {
         // The text is parsed as an item of a list, because `---` alone is an empty document.
         match serde_yaml::from_str::<[Value; 1]>(&format!("- {text}")) {
@@ -78,7 +78,7 @@ impl Kind {
     }
 }
 
-/// The text of a key for messages and key paths.
+/// Returns the text of a key for messages and key paths.
 pub(super) fn key_text(key: &Node) -> String {
     match &key.kind {
         Kind::Text(text) => {
@@ -99,8 +99,8 @@ pub(super) fn key_text(key: &Node) -> String {
 ///
 /// # Errors
 ///
-/// The file is too large, not UTF-8, not YAML, empty, has several documents, or uses anchors,
-/// aliases, merge keys or tags. The list has every such construct in the file.
+/// The file is too large, not UTF-8, not YAML, or empty. Or it has several documents, anchors,
+/// aliases, merge keys or tags. All of these are listed.
 pub(super) fn parse(bytes: &[u8], file: &Path) -> Result<Node, Vec<Problem>> {
     let whole = |message: String| vec![Problem::of_file(file, message)];
     if bytes.len() > SIZE_MAX {
@@ -148,7 +148,7 @@ pub(super) fn parse(bytes: &[u8], file: &Path) -> Result<Node, Vec<Problem>> {
     }
 }
 
-/// The position of the end of a text.
+/// Returns the position of the end of a text.
 fn end_of(text: &[u8]) -> Position {
     let line = text.iter().filter(|byte| **byte == b'\n').count() + 1;
     let last = text.rsplit(|byte| *byte == b'\n').next().unwrap_or(text);
@@ -156,12 +156,12 @@ fn end_of(text: &[u8]) -> Position {
     Position { line, column }
 }
 
-/// Makes a problem from a syntax error. The most frequent errors get advice on how to fix them.
+/// Makes a problem from a syntax error. Frequent errors get advice on how to fix them.
 fn syntax_problem(error: &ScanError, file: &Path) -> Problem {
     let (marker, info) = (error.marker(), error.info());
     let lower = info.to_lowercase();
     let message = if lower.contains("recursion") {
-        // The parser reads ahead of its events and reaches its own depth limit first.
+        // The parser reads ahead of its events, so it may reach its own depth limit first.
         too_deep()
     } else {
         let remedy = if lower.contains("tab") {
@@ -186,17 +186,17 @@ fn too_deep() -> String {
     format!("is nested deeper than {DEPTH_MAX} levels; settings need at most five")
 }
 
-/// A list or a mapping whose end is not parsed yet.
+/// A list or a mapping that has not ended yet.
 enum Open {
     List(Vec<Node>),
-    /// The finished entries, and the key whose value is next.
+    /// The complete entries, and the key whose value comes next.
     Map(Vec<Entry>, Option<Node>),
 }
 
 /// Builds a tree from the parser's events.
 struct Builder<'a> {
     file: &'a Path,
-    /// The open collections with their positions, the outermost first.
+    /// The lists and mappings that have not ended, with their positions. The outermost is first.
     open: Vec<(Position, Open)>,
     root: Option<Node>,
     n_documents: usize,
@@ -302,7 +302,7 @@ impl Builder<'_> {
         ControlFlow::Break(())
     }
 
-    /// Adds a finished value to the list or mapping that contains it.
+    /// Adds a complete value to the list or mapping that contains it.
     fn finish(&mut self, position: Position, kind: Kind) {
         self.finish_node(Node {
             position,

@@ -10,15 +10,16 @@ use tracing::{info, warn};
 use super::Daemon;
 use crate::os;
 
-/// How long requests in progress may take after SIGTERM.
+/// How long requests in progress may take after the daemon was told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
 impl Daemon<'_> {
-    /// Stops inferring events, lets requests in progress finish, and closes the store.
+    /// Stops inference, waits for requests in progress, and closes the store.
     ///
-    /// A second signal stops the requests at once. Returns whether the engine ended without a panic.
+    /// A second signal ends the requests at once. Returns whether the engine ended without a
+    /// panic.
     pub(super) async fn drain(mut self, signals: &mut (impl Stream<Item = c_int> + Unpin)) -> bool {
-        // Commands that are still waiting get no answer.
+        // Commands that are waiting get no answer.
         drop(self.requests);
         self.engine.begin_stop();
         os::notify_stopping();
@@ -44,7 +45,7 @@ impl Daemon<'_> {
     }
 }
 
-/// Waits for a second signal that asks the daemon to stop.
+/// Waits for a second SIGTERM or SIGINT.
 async fn second_signal(signals: &mut (impl Stream<Item = c_int> + Unpin)) {
     while let Some(signal) = signals.next().await {
         if signal == SIGTERM || signal == SIGINT {

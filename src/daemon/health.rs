@@ -1,7 +1,7 @@
 //! Keeps the admin server at the configured address.
 //!
 //! Constraint: if the address is in use, or somebody removed the socket, the daemon binds it again
-//! without a restart. After a failed reload the server stays at its old address.
+//! without a restart. After a failed reload, the server keeps its old address.
 
 use std::io;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin, Bound, SocketFile};
 use crate::config::{AdminServer, Listen};
 
-/// The server of health, metrics and the API, if configured.
+/// The admin server, if configured: health, metrics and the API.
 pub(super) struct Health {
     pub(super) admin: Arc<Admin>,
     serving: Option<Serving>,
-    /// Whether the log already has a warning that the address cannot be bound.
+    /// Whether the log has a warning that the address cannot be bound.
     is_warned: bool,
 }
 
 /// A running server.
 struct Serving {
     listen: Listen,
-    /// The file of the socket, if it is a Unix socket.
+    /// The socket file, if it is a Unix socket.
     file: Option<SocketFile>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -35,7 +35,7 @@ impl Serving {
         self.file.as_ref().is_none_or(SocketFile::is_in_place)
     }
 
-    /// Whether the running server uses this address. If so, it must stop before the next one binds.
+    /// Whether the running server must stop before this address can be bound.
     fn takes(&self, listen: &Listen) -> bool {
         match (&self.listen, listen) {
             (Listen::Tcp(old), Listen::Tcp(new)) => old.port() == new.port(),
@@ -53,7 +53,7 @@ impl Health {
         }
     }
 
-    /// Starts a server at this address, unless one is already running there.
+    /// Starts the server at its configured address, unless it is running there.
     pub(super) async fn keep(&mut self, server: Option<&AdminServer>) {
         let Some(server) = server else { return };
         if self.serving.as_ref().is_some_and(Serving::is_in_place) {
@@ -74,7 +74,7 @@ impl Health {
     ///
     /// # Errors
     ///
-    /// The address is in use or belongs to another machine. [`Self::keep`] then restores the old server.
+    /// The address is in use or not of this machine. [`Self::keep`] then restores the old server.
     pub(super) async fn bind(&mut self, server: &AdminServer) -> io::Result<Bound> {
         let takes = |serving: &Serving| serving.takes(&server.listen);
         if self.serving.as_ref().is_some_and(takes) {

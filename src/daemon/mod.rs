@@ -3,9 +3,9 @@
 //! Constraint: a rejected reload changes nothing. The daemon never runs without one of its parts: if
 //! a part ends or panics, the daemon exits, and systemd restarts it.
 //!
-//! Modules: [`mod@start`] makes the parts. [`supervise`] handles signals while they run. [`reload`]
-//! changes the configuration. [`drain`] stops the parts in order. [`health`] keeps
-//! the admin server at its address.
+//! Modules: [`mod@start`] makes the parts. [`supervise`] handles signals while they run.
+//! [`reload`] changes the configuration. [`drain`] stops the parts in order. [`health`] keeps the
+//! admin server at its address.
 
 mod drain;
 mod health;
@@ -31,10 +31,10 @@ use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::store::{Notice, OpenError, Store, StoreError};
 
-/// How long the engine may report no progress before the daemon counts as stuck.
+/// The time without progress of the engine after which the daemon counts as stuck.
 ///
-/// The engine reports progress for each file that it reads. Reading the largest file from a slow disk
-/// takes less than this.
+/// The engine reports progress before each file that it reads. Reading the largest file from a
+/// slow disk takes less time than this.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// Why the daemon ended.
@@ -63,21 +63,21 @@ pub(crate) enum DaemonError {
     PartEnded { part: &'static str },
 }
 
-/// The parts that a reload of the configuration needs.
+/// The sources of a new configuration, and the logging that it may change.
 #[derive(Clone, Copy)]
 pub(crate) struct Rereading<'a> {
     /// The source of environment variables and credentials.
     pub(crate) environment: &'a dyn Environment,
     /// The logging, whose level and format a reload may change.
     pub(crate) logging: &'a Logging,
-    /// Whether the command line sets the log level. Then a reload does not change it.
+    /// Whether the command line sets the log level, so that a reload does not change it.
     pub(crate) level_is_fixed: bool,
 }
 
 pub(crate) struct Daemon<'a> {
     config: Arc<Config>,
     rereading: Rereading<'a>,
-    /// Whether the fingerprints of the configured webhooks are saved.
+    /// Whether the fingerprints of the configured webhooks are stored.
     is_noted: bool,
     store: Store,
     /// The acts of other processes that use the same database, if any can.
@@ -92,7 +92,7 @@ pub(crate) struct Daemon<'a> {
     requests: mpsc::Receiver<Request>,
     health: Health,
     background: Background,
-    /// Cancelling this token stops the queues of the dispatcher.
+    /// Cancelling this token stops the queues of the webhooks.
     stop: CancellationToken,
 }
 
@@ -102,13 +102,13 @@ impl Daemon<'_> {
         Arc::clone(&self.config)
     }
 
-    /// The shared state of the engine, which changes while the daemon runs.
+    /// Returns the state of the engine that other threads read.
     pub(crate) fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status)
     }
 }
 
-/// The background tasks that run until the daemon has drained.
+/// The background tasks. They run until the daemon has drained.
 struct Background {
     tasks: JoinSet<()>,
     stop: CancellationToken,

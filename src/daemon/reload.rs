@@ -13,17 +13,17 @@ use crate::dispatch::{self, Targets};
 use crate::engine::Input;
 use crate::error::chain;
 
-/// The fallible parts of a reload. They are all made before the first is used.
+/// The parts of a reload that can fail. All are made before any of them is used.
 struct Prepared {
     config: Arc<Config>,
     targets: Targets,
-    /// If `admin.listen` changed: the new socket, or `None` if the setting was removed.
+    /// The new socket if `admin.listen` changed. `Some(None)` if the setting was removed.
     admin: Option<Option<Bound>>,
     warnings: Vec<String>,
 }
 
 impl Daemon<'_> {
-    /// Reads the configuration again, and applies it completely or not at all.
+    /// Reads the configuration again. Applies it completely or not at all.
     pub(super) async fn reload(&mut self, trigger: &str) -> Reloaded {
         let file = self.config.file.display().to_string();
         info!(file, "{trigger}: reading the configuration");
@@ -55,7 +55,7 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Prepares the fallible parts of a reload, and changes nothing.
+    /// Prepares the parts of a reload that can fail, without changing anything.
     async fn prepare(&mut self) -> Result<Prepared, Vec<String>> {
         let loaded =
             config::load(&self.config.file, self.rereading.environment).map_err(|problems| {
@@ -79,7 +79,7 @@ impl Daemon<'_> {
                 refused.join(", ")
             )]);
         }
-        // Under a new layout, the removals of held projects would cause no events.
+        // With a new layout, the held removals would never cause events.
         if let Some(held) = self.status.snapshot().held_removals
             && new.repository.layout != self.config.repository.layout
         {
@@ -102,7 +102,7 @@ impl Daemon<'_> {
                 )]
             })?)),
         };
-        // Unlike at a start, a failure rejects the reload: the daemon can continue with the old
+        // Unlike at a start, a failure rejects the reload. The daemon continues with the old
         // settings, and the operator sees the error.
         dispatch::note_configuration(&self.store, &new.webhooks, self.clock.now())
             .await
@@ -120,7 +120,7 @@ impl Daemon<'_> {
         })
     }
 
-    /// Switches all parts to a prepared configuration.
+    /// Applies a prepared configuration to all parts.
     async fn apply(&mut self, prepared: Prepared) {
         let new = prepared.config;
         self.rereading.logging.change(new.log);
@@ -137,8 +137,9 @@ impl Daemon<'_> {
             }
         }
         self.config = new;
-        // The engine answers between two steps. Do not wait longer for a stuck engine: the daemon must
-        // handle signals. The watchdog restarts a daemon whose engine stays stuck.
+        // The engine answers between two steps. Do not wait forever for a stuck engine, because
+        // the daemon must handle signals. The watchdog restarts a daemon whose engine remains
+        // stuck.
         if tokio::time::timeout(STANDSTILL, takes).await.is_err() {
             warn!(
                 "the engine has been busy for more than {STANDSTILL:?}; it applies the \

@@ -28,7 +28,7 @@ use crate::os;
 use crate::report::Sources;
 use crate::store::{Fault, MetaKey, Store};
 
-/// The maximum number of queued requests from commands. The supervisor handles one at a time.
+/// The maximum number of waiting requests from commands. They are handled one by one.
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
@@ -124,7 +124,7 @@ async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError> {
 
 /// Refuses a new layout while removals are held.
 ///
-/// Under a new layout, the removals of held projects would cause no events.
+/// With a new layout, the held removals would never cause events.
 fn keep_held_removals(store: &Store, config: &Config) -> Result<(), DaemonError> {
     let start = Start::judge(
         store.meta(MetaKey::FirstStart)?.as_deref(),
@@ -137,11 +137,11 @@ fn keep_held_removals(store: &Store, config: &Config) -> Result<(), DaemonError>
     }
 }
 
-/// Saves the fingerprints of the configured webhooks. Returns whether that succeeded.
+/// Stores the fingerprints of the configured webhooks. Returns whether that succeeded.
 ///
-/// The daemon starts even if this fails, as on a full disk. Otherwise it would deliver nothing, and
-/// nobody would start it again when the disk has space. Until the fingerprints are saved, deliveries
-/// that failed with old settings keep their retry schedule.
+/// The daemon starts even if this fails, for instance on a full disk. Otherwise nothing would
+/// start it when the disk has space again. Until the fingerprints are stored, deliveries that
+/// failed with old settings keep their retry schedule.
 async fn note_at_start(store: &Store, config: &Config, clock: Clock) -> Result<bool, DaemonError> {
     match dispatch::note_configuration(store, &config.webhooks, clock.now()).await {
         Ok(()) => Ok(true),
@@ -193,7 +193,7 @@ fn start_background(
     Background { tasks, stop }
 }
 
-/// The names of the webhooks. The flag tells whether the configuration enables the webhook.
+/// Returns the names of the webhooks, each with its setting `enabled`.
 pub(super) fn enabled(webhooks: &[Webhook]) -> BTreeMap<String, bool> {
     webhooks
         .iter()

@@ -22,10 +22,10 @@ use crate::os;
 use crate::report::summary;
 use crate::store::Notice;
 
-/// The time between two attempts to save the fingerprints of webhooks.
+/// The time between two attempts to store the fingerprints of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
-/// The time between two checks of the admin server's address and of the log's thread.
+/// The time between two checks of the admin server's address and of the log thread.
 const HEALTH_KEPT: Duration = Duration::from_secs(5);
 
 /// The status line that was last sent to systemd.
@@ -93,7 +93,8 @@ impl Daemon<'_> {
                 _ = &mut self.engine_end => return part_ended("the engine"),
                 () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
                 Some(ended) = self.background.tasks.join_next() => {
-                    // A task may end normally, as the control socket's does if it cannot be opened.
+                    // A task may end normally, as the one of the control socket if that cannot be
+                    // opened.
                     if ended.is_err() {
                         return part_ended("a background task");
                     }
@@ -122,7 +123,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Reloads. Notifies systemd of the reload, unless systemd still waits for the end of the start.
+    /// Reloads. Notifies systemd, unless systemd is still waiting for the end of the start.
     async fn announced_reload(
         &mut self,
         trigger: &str,
@@ -139,13 +140,14 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Tries again to save the fingerprints of webhooks, if that failed at the start.
+    /// Tries again to store the fingerprints of webhooks, if that failed at the start.
     async fn note_again(&mut self) {
         let now = self.clock.now();
         match dispatch::note_configuration(&self.store, &self.config.webhooks, now).await {
             Ok(()) => {
                 self.is_noted = true;
-                // Saving may have made deliveries due, so the queues must claim them.
+                // Deliveries may be due now because the settings changed, so the queues must claim
+                // them.
                 self.health.admin.queues.wake_all();
                 info!("saved the changed webhook settings");
             }
@@ -165,7 +167,7 @@ async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -> Notice {
 }
 
 impl Announced {
-    /// Reports a changed status line, and once the end of the start, to systemd.
+    /// Sends a changed status line to systemd, and once the end of the start.
     fn change(&mut self, is_started: bool, line: String) {
         if is_started && !self.is_started {
             self.is_started = true;
@@ -177,7 +179,7 @@ impl Announced {
     }
 }
 
-/// Feeds systemd's watchdog while the engine's loop runs.
+/// Feeds systemd's watchdog while the engine makes progress.
 pub(super) async fn feed_watchdog(status: Arc<Status>, clock: Clock, stop: CancellationToken) {
     let Some(interval) = os::watchdog_interval() else {
         return stop.cancelled().await;

@@ -1,17 +1,16 @@
 //! The IPv4 addresses inside IPv6 addresses.
 //!
-//! Constraint: a tunnel or a translator on the way may forward a packet to the IPv4 address that the
-//! IPv6 address contains. So the policy must allow both. An address that contains no IPv4 address
-//! by any of these rules stands for itself.
+//! Constraint: a tunnel or a translator on the way may forward a packet to the IPv4 address inside
+//! an IPv6 address. So the policy must allow both. These rules find the IPv4 addresses.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The prefix of local translators (RFC 8215). Its length is 48 bits.
 const LOCAL_TRANSLATORS: u128 = 0x0064_ff9b_0001 << 80;
 
-/// Returns the IPv4 addresses that an IPv6 address contains.
+/// Returns the IPv4 addresses inside an IPv6 address.
 ///
-/// There are several if the operator of the translator may have chosen among several prefixes.
+/// There may be several, because the prefix of a local translator has several possible lengths.
 pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {
@@ -47,6 +46,6 @@ fn locally_translated(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     });
     let longest = u32::try_from(bits & u128::from(u32::MAX)).ok();
     let found = shorter.chain(longest).map(Ipv4Addr::from);
-    // With the wrong prefix, zeros of another part look like an unspecified address.
+    // With the wrong prefix length, zeros of another part look like an unspecified address.
     found.filter(|v4| v4.octets()[0] != 0).collect()
 }

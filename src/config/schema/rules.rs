@@ -1,4 +1,4 @@
-//! The rules of the schema that the table of settings does not have.
+//! The rules of the schema that are not in the table of settings.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::config::headers::{OWN_HEADERS, OWN_PREFIXES};
 use crate::config::load::TOKEN_MIN;
 use crate::domain::event::{EventKind, Parameter};
 
-/// A URL for HTTP without user name, password and fragment.
+/// An HTTP URL without user name, password and fragment.
 pub(super) const URL: &str = r"^\s*[hH][tT][tT][pP][sS]?://[^/?#@\s]+([/?][^#]*)?$";
 
 /// A path template. A definition has no version.
@@ -26,7 +26,7 @@ const CONNECTION: &str = concat!(
 /// An IP address or a range.
 const ADDRESS: &str = r"^\s*[0-9a-fA-F:.]+(/\d{1,3})?\s*$";
 
-/// The schema of one value of a setting that the table describes only in words.
+/// Returns the schema of a setting's value, if the table describes it only in words.
 pub(super) fn of_value(key: &str) -> Option<Value> {
     let pattern = match key {
         "repository.layout.project" => DEFINITION,
@@ -34,7 +34,7 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
         "repository.ignore" => "^[^/]+$",
         "webhooks[].projects" => r"^(?!/).*(/|\*\*)",
         "webhooks[].when.username" | "webhooks[].when.versionTag" => {
-            // One mark of exclusion, then a glob.
+            // At most one exclamation mark, then a glob.
             let mut schema = text("^!?[^!]");
             put(
                 &mut schema,
@@ -88,12 +88,12 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
     Some(text(pattern))
 }
 
-/// A string that matches a pattern, or the place that contains it.
+/// Makes the schema of a string with this pattern, or of the source of a value.
 fn sourced(pattern: &str) -> Value {
     json!({ "anyOf": [text(pattern), elsewhere()] })
 }
 
-/// Adds the rules of a mapping, or of a setting with its count.
+/// Adds the rules of this key path to its schema.
 pub(super) fn apply(path: &str, mut schema: Value) -> Value {
     if path == "store" {
         put(&mut schema, "type", "object");
@@ -101,7 +101,7 @@ pub(super) fn apply(path: &str, mut schema: Value) -> Value {
         return json!({ "anyOf": [{ "const": "sqlite" }, { "type": "null" }, schema] });
     }
     if let Some(Value::Object(added)) = added(path) {
-        // `type` replaces the type of an optional mapping.
+        // For an optional mapping, this also replaces `type`.
         for (keyword, value) in added {
             put(&mut schema, &keyword, value);
         }
@@ -135,7 +135,7 @@ fn added(path: &str) -> Option<Value> {
     })
 }
 
-/// The settings of a webhook that need or exclude each other.
+/// The rules about settings of a webhook that need or exclude each other.
 fn webhook() -> Value {
     let import = EventKind::ProjectImport;
     let import = json!({ "enum": [import.as_str(), import.label()] });
@@ -184,7 +184,7 @@ fn has(key: &str, value: Value) -> Value {
     json!({ "properties": { key: value }, "required": [key] })
 }
 
-/// Matches a webhook with at least one of these events.
+/// Matches a webhook that subscribes to at least one of these events.
 fn names_one_of(events: &Value) -> Value {
     json!({ "anyOf": [
         has("event", events.clone()),
@@ -193,11 +193,11 @@ fn names_one_of(events: &Value) -> Value {
     ] })
 }
 
-/// No event may be named twice, neither by name, by label nor by `*`.
+/// An event must not be named twice, whether by name, by label or by `*`.
 fn events() -> Value {
     let once = EventKind::ALL.map(|kind| {
         let mut words = vec![kind.as_str(), kind.label()];
-        // The star has Project Import only with `projects`.
+        // `*` includes Project Import only with `projects`.
         if EventKind::SEVEN.contains(&kind) && kind != EventKind::ProjectImport {
             words.push("*");
         }
@@ -209,7 +209,7 @@ fn events() -> Value {
     json!({ "allOf": once })
 }
 
-/// The pattern of a header's name that the daemon does not set itself.
+/// The pattern of the header names that the user may set.
 fn header_names() -> String {
     let own: Vec<String> = OWN_HEADERS.iter().map(|name| any_case(name)).collect();
     let prefixes: Vec<String> = OWN_PREFIXES.iter().map(|name| any_case(name)).collect();
@@ -220,7 +220,7 @@ fn header_names() -> String {
     )
 }
 
-/// A pattern that matches a word in any case. Patterns of JSON Schema have no flags.
+/// Returns a pattern for a word in any case, because JSON Schema patterns have no flags.
 fn any_case(word: &str) -> String {
     word.chars()
         .map(|c| match c.is_ascii_alphabetic() {

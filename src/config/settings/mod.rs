@@ -1,8 +1,8 @@
 //! The table of settings: one row for each key of config.yaml.
 //!
-//! Constraint: defaults, bounds and lists of words are only here. The reader takes them, and the
-//! known keys, from this table. The manual page and the table in the documentation are generated
-//! from it. A test compares the sample config.yaml with it. `table` has the rows.
+//! Constraint: defaults, bounds and lists of words are only here. The reader uses this table. The
+//! manual page and the table in the documentation are generated from it, and a test compares the
+//! sample config.yaml with it. `table` has the rows.
 
 mod table;
 
@@ -25,30 +25,30 @@ pub(super) const REPOSITORY_NAME_MAX: usize = 500;
 /// One setting of config.yaml.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// The key path. `NAME` is a name that the user chooses, `[]` each item of a list.
+    /// The key path. `NAME` stands for a name that the user chooses, `[]` for each item of a list.
     pub key: &'static str,
     /// The type of the value, or of each item of a list.
     pub value: ValueType,
-    /// How many values the setting takes.
+    /// How many values the setting may have.
     pub count: Count,
     /// The value if the setting is absent.
     pub default: DefaultValue,
     /// Whether a changed value takes effect only after a restart.
     pub needs_restart: bool,
-    /// The purpose of the setting.
+    /// What the setting does.
     pub meaning: &'static str,
 }
 
 /// The type of a value, with its bounds.
 #[derive(Clone, Copy, Debug)]
 pub enum ValueType {
-    /// A string: its description, and a regular expression that it must match.
+    /// A string: a description of it, and a regular expression that it must match.
     Text(&'static str, Option<&'static str>),
     /// A string of at most this many characters.
     TextUpTo(usize),
     /// A string, or the credential, environment variable or file that contains it.
     Sourced,
-    /// The URL of a receiver, or the place that contains it.
+    /// The URL of a receiver, or the source of the value.
     Url,
     /// The name or the label of an event.
     Event,
@@ -64,7 +64,7 @@ pub enum ValueType {
     Size(&'static str, &'static str),
 }
 
-/// How many values a setting takes.
+/// How many values a setting may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// One value. A list is an error.
@@ -75,16 +75,16 @@ pub enum Count {
     List(usize, usize),
 }
 
-/// The value of a setting that is absent from the file.
+/// The value of a setting that is not in the file.
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
     /// There is no default: the setting is required.
     Required,
     /// These values, written as in the configuration.
     Values(&'static [&'static str]),
-    /// These values, or the value of the named setting if that is less.
+    /// These values, or the value of the named setting if that is smaller.
     AtMost(&'static [&'static str], &'static str),
-    /// A default that the configuration cannot express as a value; the text describes it.
+    /// A default that is not a value of the configuration. The text describes it.
     Described(&'static str),
 }
 
@@ -93,7 +93,7 @@ use DefaultValue::{AtMost, Described, Required, Values};
 use ValueType::{Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Url, Whole, Word};
 
 impl Setting {
-    /// The allowed values, in words.
+    /// Describes the allowed values.
     pub fn allowed(&self) -> String {
         let one = self.value.allowed();
         match self.count {
@@ -104,7 +104,7 @@ impl Setting {
         }
     }
 
-    /// The default, in words.
+    /// Describes the default.
     pub fn default_text(&self) -> String {
         let code = |values: &[&str]| {
             let code: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
@@ -118,7 +118,7 @@ impl Setting {
         }
     }
 
-    /// The purpose, and whether a change of the setting needs a restart.
+    /// Describes what the setting does, and whether a change needs a restart.
     pub fn meaning_text(&self) -> String {
         if self.needs_restart {
             format!("{}; a change needs a restart", self.meaning)
@@ -129,7 +129,7 @@ impl Setting {
 }
 
 impl ValueType {
-    /// The allowed values, in words.
+    /// Describes the allowed values.
     pub fn allowed(self) -> String {
         match self {
             Text(kind, _) => kind.to_owned(),
@@ -156,13 +156,13 @@ impl ValueType {
     }
 }
 
-/// Finds the row of a key path. An item of a list has the row of the list.
+/// Returns the row of a key path. An item of a list has the row of the list.
 pub(super) fn find(path: &str) -> Option<&'static Setting> {
     let path = path.strip_suffix("[]").unwrap_or(path);
     SETTINGS.iter().find(|setting| setting.key == path)
 }
 
-/// The keys of the mapping at a path, in the order of the table.
+/// Returns the keys of the mapping at a path, in the order of the table.
 pub(super) fn keys_below(path: &str) -> Vec<&'static str> {
     let mut keys: Vec<&'static str> = SETTINGS
         .iter()
@@ -176,7 +176,7 @@ pub(super) fn keys_below(path: &str) -> Vec<&'static str> {
     keys
 }
 
-/// The default of a setting as a node of the tree, as if the file contained it.
+/// Returns the default of a setting as a node of the tree, as if it were in the file.
 pub(super) fn default_node(setting: &Setting) -> Option<&'static Node> {
     static NODES: LazyLock<HashMap<&str, Node>> = LazyLock::new(|| {
         let nodes = SETTINGS.iter().filter_map(|setting| match setting.default {
@@ -196,7 +196,7 @@ fn written(setting: &Setting, values: &[&str]) -> Node {
     };
     let kind = |value: &str| match setting.value {
         Boolean | Whole(..) => Kind::of_plain(value),
-        // Without quotes, YAML takes some strings for other types, or for comments.
+        // Without quotes, YAML would read some strings as other types or as comments.
         _ => Kind::Text(value.to_owned()),
     };
     let mut items: Vec<Node> = values.iter().map(|value| node(kind(value))).collect();

@@ -1,6 +1,6 @@
 //! The rows of the table of settings.
 //!
-//! The descriptions are Markdown. They use only `code`.
+//! The descriptions are Markdown. They use only code spans and links.
 
 use super::Count::{self, List, OneOrList};
 use super::DefaultValue::{AtMost, Described, Required, Values};
@@ -361,8 +361,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "webhooks[].connect_timeout",
         value: Duration("10ms", "1h"),
-        // A reachable receiver accepts within milliseconds. TCP sends a lost packet again after one
-        // second and after three.
+        // A receiver that is available accepts within milliseconds. TCP repeats a lost packet
+        // after one second and after three.
         default: AtMost(&["5s"], "`timeout`"),
         meaning: "the time limit of connecting: name resolution, connection, proxy and TLS; at most `timeout`",
         ..ROW

@@ -1,7 +1,7 @@
-//! The certificate authorities of `tls.ca`: a bundle of any size that is in use.
+//! Reads the certificate authorities of `tls.ca`, which may be a large bundle.
 //!
-//! Constraint: one bad certificate of a bundle does not make the others useless. It is left out with
-//! a warning. A file without any usable certificate is an error.
+//! Constraint: one bad certificate does not make the others useless. It is left out with a
+//! warning. A file without any usable certificate is an error.
 
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -12,7 +12,7 @@ use crate::config::reader::{Context, Fault};
 use crate::config::source;
 use crate::config::value::Value;
 
-/// The largest bundle, in bytes. Bundles of all public authorities have 200 to 300 KB.
+/// The largest bundle, in bytes. A bundle of all public authorities has 200 to 300 KB.
 const BUNDLE_MAX: u64 = 8 * 1024 * 1024;
 
 /// The maximum number of certificates that a message lists.
@@ -22,7 +22,7 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const LABEL: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// The kinds of keys that the TLS library cannot use, by their OID in DER, with their names.
+/// The kinds of keys that the TLS library does not support: the OID in DER, and the name.
 const UNSUPPORTED: &[(&[u8], &str)] = &[
     (
         &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23],
@@ -35,14 +35,14 @@ const UNSUPPORTED: &[(&[u8], &str)] = &[
     ),
 ];
 
-/// A section CERTIFICATE of a PEM file.
+/// A CERTIFICATE section of a PEM file.
 struct Section<'a> {
     /// The number of its first line, from 1.
     line: usize,
     bytes: &'a [u8],
 }
 
-/// Reads the certificates of a bundle. Warns of those that are left out.
+/// Reads the certificates of a bundle. Warns of certificates that it leaves out.
 pub(super) fn authorities(
     value: &Value<'_>,
     context: &mut Context<'_>,
@@ -90,12 +90,12 @@ pub(super) fn authorities(
     Some(found)
 }
 
-/// Splits a PEM file into its sections CERTIFICATE.
+/// Splits a PEM file into its CERTIFICATE sections.
 ///
-/// The library's reader takes a section without an end together with the next one.
+/// The library's own reader would join a section without an end to the next one.
 fn sections(bytes: &[u8]) -> Vec<Section<'_>> {
     let mut sections = Vec::new();
-    // The line, the first byte and whether it is a certificate.
+    // The first line, the first byte, and whether it is a certificate.
     let mut open: Option<(usize, usize, bool)> = None;
     let mut start = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
@@ -124,7 +124,7 @@ fn cut(
     is_certificate.then_some(Section { line, bytes })
 }
 
-/// Reads the certificate of an authority. An error completes the sentence "the certificate …".
+/// Parses the certificate of an authority. An error completes the sentence "the certificate …".
 fn certificate(section: &[u8]) -> Result<CertificateDer<'static>, String> {
     let is_damaged = |_| "is damaged".to_owned();
     let certificate =
@@ -138,13 +138,13 @@ fn certificate(section: &[u8]) -> Result<CertificateDer<'static>, String> {
     }
 }
 
-/// Says why the TLS library cannot use the key of a certificate. `None` if it can.
+/// Returns why the TLS library does not support a certificate's key. `None` if it does.
 pub(super) fn unsupported_key(certificate: &CertificateDer<'_>) -> Option<String> {
     let mut store = RootCertStore::empty();
     // A certificate that the library cannot read is reported elsewhere.
     store.add(certificate.clone()).ok()?;
     let key: &[u8] = store.roots.first()?.subject_public_key_info.as_ref();
-    // The key is a sequence with the algorithm, which is a sequence with a length below 128.
+    // The key is a sequence. It begins with the algorithm, a sequence shorter than 128 bytes.
     let (_, length, rest) = match key {
         [tag, length, rest @ ..] => (tag, usize::from(*length), rest),
         _ => return None,

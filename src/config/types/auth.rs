@@ -1,4 +1,4 @@
-//! How requests of a webhook are authenticated, and the files that the values come from.
+//! The settings for authenticating a webhook's requests, and the files with their values.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use http::HeaderName;
 use secrecy::SecretString;
 use url::Url;
 
-/// How requests are authenticated, besides headers, signatures and client certificates.
+/// How requests are authenticated, apart from headers, signatures and client certificates.
 #[derive(Clone, Debug, Default)]
 pub struct Authentication {
     /// The setting `auth`.
@@ -32,7 +32,7 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// The key below `auth` in the configuration.
+    /// The key of this kind below `auth` in the configuration.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Auth::Bearer(_) => "bearer",

@@ -1,7 +1,7 @@
 //! The types of a valid configuration.
 //!
-//! Constraint: they hold only valid values. `webhook` has those of one webhook, with its `url` and
-//! its `auth`.
+//! Constraint: they have only valid values. `webhook` has the types of one webhook, `url` that of
+//! its URL, and `auth` those of its authentication.
 
 mod auth;
 mod store;
@@ -33,22 +33,22 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The database of the state, if it is not SQLite in the state directory.
     pub store: Option<Postgres>,
-    /// The names of organizations and users.
+    /// The settings for the names of organizations and users.
     pub naming: Naming,
     /// The webhooks in the order of the file.
     pub webhooks: Vec<Webhook>,
     /// The IP addresses that callbacks may be sent to.
     pub network: NetworkPolicy,
-    /// How long finished deliveries are kept.
+    /// How long deliveries are kept, and how large the state may become.
     pub retention: Retention,
-    /// The server of metrics and health, if any.
+    /// The admin server. `None` if it is off.
     pub admin: Option<AdminServer>,
     /// The level and the format of the log.
     pub log: Log,
 }
 
 impl Config {
-    /// The changed settings that take effect only after a restart, as key paths.
+    /// Returns the key paths of changed settings that need a restart.
     pub(crate) fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let differs = |key| match key {
             "state_dir" => self.state_dir != new.state_dir,
@@ -105,7 +105,7 @@ pub struct Repository {
     pub poll_interval: Duration,
     /// The largest file that is read, in bytes.
     pub max_file_size: u64,
-    /// Whether the first start reports existing files.
+    /// What the first start does with existing files.
     pub on_first_start: FirstStart,
 }
 
@@ -123,7 +123,7 @@ pub struct Templates {
 /// How the daemon notices changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchMode {
-    /// `Native` on Linux, `Notify` elsewhere; on a network file system also scans on a timer.
+    /// `Native` on Linux, `Notify` elsewhere. Network file systems are also scanned on a timer.
     Auto,
     /// Reads inotify directly. Linux only.
     Native,
@@ -142,7 +142,7 @@ impl WatchMode {
         WatchMode::Poll,
     ];
 
-    /// Replaces `auto` by the default mode of this operating system.
+    /// Replaces `Auto` by the default mode of this operating system.
     pub const fn resolved(self) -> Self {
         match self {
             WatchMode::Auto if cfg!(target_os = "linux") => WatchMode::Native,
@@ -151,7 +151,7 @@ impl WatchMode {
         }
     }
 
-    /// The word for this value in the configuration.
+    /// The name of this mode in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             WatchMode::Auto => "auto",
@@ -162,7 +162,7 @@ impl WatchMode {
     }
 }
 
-/// Whether the first start reports existing files.
+/// What the first start does with existing files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstStart {
     /// Records existing files without events.
@@ -172,10 +172,10 @@ pub enum FirstStart {
 }
 
 impl FirstStart {
-    /// Both words, in the order of the documentation.
+    /// All values, in the order of the documentation.
     pub const ALL: [FirstStart; 2] = [FirstStart::Adopt, FirstStart::Report];
 
-    /// The word for this value in the configuration.
+    /// The name of this value in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             FirstStart::Adopt => "adopt",
@@ -191,22 +191,22 @@ pub struct Retention {
     pub delivered: Duration,
     /// How long dead deliveries are kept.
     pub dead: Duration,
-    /// How long deliveries may be pending before they become dead. `None` is forever.
+    /// How long a delivery may be pending before it becomes dead. `None` means forever.
     pub pending: Option<Duration>,
-    /// The size of the state at which old rows are removed early. `None` is a part of the disk.
+    /// The size from which old rows are removed early. `None` means a part of the disk.
     pub max_state_size: Option<u64>,
 }
 
 /// The admin server: health, metrics, the API and the page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminServer {
-    /// Further names of this machine that a client may address.
+    /// Additional names of this machine that clients may use.
     pub hosts: Vec<String>,
     /// The address.
     pub listen: Listen,
-    /// The permissions of a Unix socket: who may connect.
+    /// The permissions of the Unix socket. They decide who may connect.
     pub mode: u32,
-    /// The token that requests must have, except those for health and metrics.
+    /// The token that all requests need, except those for health and metrics.
     pub token: Option<AdminToken>,
 }
 
@@ -231,7 +231,7 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// Writes the address as the configuration does.
+/// Formats the address as in the configuration.
 impl std::fmt::Display for Listen {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -272,7 +272,7 @@ impl LogFormat {
         LogFormat::Journald,
     ];
 
-    /// The word for this value in the configuration.
+    /// The name of this format in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             LogFormat::Auto => "auto",
@@ -283,7 +283,7 @@ impl LogFormat {
     }
 }
 
-/// The log levels with their words in the configuration. The most severe is first.
+/// The log levels with their names in the configuration. The most severe is first.
 pub const LOG_LEVELS: [(&str, tracing::Level); 5] = [
     ("error", tracing::Level::ERROR),
     ("warn", tracing::Level::WARN),

@@ -1,4 +1,4 @@
-//! The URL of a receiver, and the text that listings show of it.
+//! The URL of a receiver, and its text in listings.
 
 use std::fmt;
 use std::ops::Deref;
@@ -26,10 +26,10 @@ impl ReceiverUrl {
         self.is_hidden
     }
 
-    /// The URL for listings.
+    /// Returns the text of the URL in listings.
     ///
-    /// User name, password, the values of the query and the path after its first segment may be
-    /// secrets, so they are left out.
+    /// It omits the parts that may be secrets: user name, password, the values of the query, and
+    /// the path after its first segment.
     pub fn shown(&self) -> String {
         if self.is_hidden {
             return HIDDEN.to_owned();
@@ -38,7 +38,7 @@ impl ReceiverUrl {
     }
 }
 
-/// The text of a URL without the parts that may be secrets.
+/// Returns the text of a URL without the parts that may be secrets.
 pub(crate) fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url

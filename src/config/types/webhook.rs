@@ -17,33 +17,33 @@ use crate::template::Template;
 /// A webhook.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// The subscribed events and projects, and the unique name of the webhook.
+    /// The name of the webhook, and the events and projects that it subscribes to.
     pub subscription: Subscription,
-    /// The globs of the subscription's filters, as written.
+    /// The globs of the filters, as written.
     pub globs: Globs,
     /// The URL of the receiver.
     pub url: ReceiverUrl,
-    /// How the request body is made.
+    /// The format of the request body.
     pub format: BodyFormat,
     /// The headers that the user configured.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// The signing secrets: none, one, or two during a rotation.
     pub secrets: Vec<SecretString>,
-    /// The setting `auth`, and the values that were read from files.
+    /// The setting `auth`, and the values that come from files.
     pub auth: Authentication,
-    /// Whether a second signature covers the event and the parameters too.
+    /// Whether to add a second signature that also covers the event and the parameters.
     pub signed_headers: bool,
     /// The time limit of an attempt, from name resolution to the end of the answer.
     pub timeout: Duration,
-    /// The time limit of connecting: name resolution, connection, proxy and TLS.
+    /// The time limit for connecting: name resolution, connection, proxy and TLS.
     pub connect_timeout: Duration,
     /// The delay before each attempt. Its length is the maximum number of attempts.
     pub schedule: Vec<Duration>,
     /// The maximum number of projects with a request in progress at the same time.
     pub concurrency: usize,
-    /// The maximum rate of requests, if there is a limit.
+    /// The maximum rate of requests. `None` means no limit.
     pub rate: Option<Rate>,
-    /// Extra certificate authorities, and the client certificate with its key.
+    /// Additional certificate authorities, and the client certificate with its key.
     pub tls: Tls,
     /// Whether events are delivered to this webhook.
     pub enabled: bool,
@@ -59,14 +59,14 @@ impl Webhook {
 /// The globs of a webhook's filters, as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Globs {
-    /// The globs of `projects`. Empty if the webhook gets all projects.
+    /// The globs of `projects`. Empty if the webhook receives events of all projects.
     pub projects: Vec<String>,
     /// The globs of `when`, for each filtered parameter.
     pub when: Vec<(Parameter, Vec<String>)>,
 }
 
 impl Globs {
-    /// The globs of `when` by the name of the parameter, for listings.
+    /// Returns the globs of `when` by the name of the parameter, for listings.
     pub(crate) fn when_by_name(&self) -> BTreeMap<String, Vec<String>> {
         let named = |(parameter, globs): &(Parameter, Vec<String>)| {
             (parameter.as_str().to_owned(), globs.clone())
@@ -75,20 +75,20 @@ impl Globs {
     }
 }
 
-/// How the request body is made.
+/// The format of a request body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyFormat {
-    /// In a format that the program defines.
+    /// A format of this program.
     Fixed(Format),
-    /// By a template of the user.
+    /// A template of the user.
     Template(Template),
 }
 
 impl BodyFormat {
-    /// The word for a template in the configuration and in listings.
+    /// The name of a template in the configuration and in listings.
     pub const TEMPLATE: &'static str = "template";
 
-    /// The word for this value in the configuration and in listings.
+    /// The name of this format in the configuration and in listings.
     pub const fn as_str(&self) -> &'static str {
         match self {
             BodyFormat::Fixed(format) => format.as_str(),
@@ -96,7 +96,7 @@ impl BodyFormat {
         }
     }
 
-    /// The words for all values, in the order of the documentation.
+    /// The names of all formats, in the order of the documentation.
     pub fn words() -> Vec<&'static str> {
         let fixed = Format::ALL.map(Format::as_str);
         fixed.into_iter().chain([Self::TEMPLATE]).collect()
@@ -109,7 +109,7 @@ impl From<Format> for BodyFormat {
     }
 }
 
-/// A format of the request body that the program defines.
+/// A format of the request body that this program defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `multipart/form-data`.
@@ -134,7 +134,7 @@ impl Format {
         Format::CloudEvents,
     ];
 
-    /// The word for this value in the configuration and in listings.
+    /// The name of this format in the configuration and in listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Format::Multipart => "multipart",
@@ -151,9 +151,9 @@ impl Format {
 pub struct Tls {
     /// Certificate authorities to trust in addition to the system's.
     pub ca: Vec<CertificateDer<'static>>,
-    /// Whether only `ca` is trusted, and not the system's authorities.
+    /// Whether only `ca` is trusted, not the system's authorities.
     pub ca_only: bool,
-    /// The client's own certificate and key.
+    /// The client's certificate and key.
     pub identity: Option<Arc<ClientIdentity>>,
 }
 
