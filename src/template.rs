@@ -1,7 +1,7 @@
 //! Renders a request body from a template of the user, in the language Jinja.
 //!
 //! Constraint: rendering is pure. A template has no clock, no random values and no files, so that
-//! all attempts send the same bytes. Steps, memory and output are limited.
+//! all attempts send the same bytes. The number of steps, the memory and the output are limited.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,15 +21,15 @@ use crate::domain::event::{EventKind, Parameter};
 /// The name of the only template in its environment.
 const NAME: &str = "template";
 
-/// The most steps of a template for an empty payload.
+/// The maximum number of steps of a template, for an empty payload.
 ///
-/// One step also pays for 64 bytes, so this is a limit of memory too.
+/// Every 64 bytes of memory also count as a step, so this also limits the memory.
 const STEPS: u64 = 500_000;
 
-/// The longest body for an empty payload, in bytes.
+/// The maximum length of a body for an empty payload, in bytes.
 const OUTPUT_BASE: u64 = 1024 * 1024;
 
-/// The longest body for each byte of the payload.
+/// The additional maximum length for each byte of the payload.
 const OUTPUT_FACTOR: u64 = 4;
 
 /// The characters that stay as they are in a URL: the unreserved ones of RFC 3986.
@@ -47,7 +47,7 @@ pub struct Template {
     environment: Arc<Environment<'static>>,
 }
 
-/// Two templates are equal if their source and content type are.
+/// Two templates are equal if their sources and content types are.
 impl PartialEq for Template {
     fn eq(&self, other: &Self) -> bool {
         (&self.content_type, &self.source) == (&other.content_type, &other.source)
@@ -77,7 +77,7 @@ pub struct Variables<'a> {
     pub id: &'a str,
     /// The time of the event.
     pub occurred_at: Timestamp,
-    /// The recorded origin of the event.
+    /// The origin when the event was recorded.
     pub origin: &'a str,
     /// The parameters of the event.
     pub parameters: &'a [(Parameter, String)],
@@ -117,11 +117,11 @@ impl Template {
     ///
     /// # Errors
     ///
-    /// The source is not a template. An unknown filter is found only by rendering.
+    /// The source is not a valid template. Unknown filters are found only by rendering.
     pub fn compile(content_type: String, source: &str) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // Only for the positions of errors.
+        // This is only for the positions of errors.
         environment.set_debug(true);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.remove_global("debug");
@@ -153,11 +153,11 @@ impl Template {
     ///
     /// # Errors
     ///
-    /// The template uses a variable that the event does not have, fails, or exceeds a limit.
+    /// The template fails, exceeds a limit, or uses a variable that the event does not have.
     pub fn render(&self, variables: &Variables<'_>) -> Result<Vec<u8>, TemplateError> {
         let length = variables.payload.len() as u64;
         let output_max = length.saturating_mul(OUTPUT_FACTOR) + OUTPUT_BASE;
-        // The copy shares the compiled template.
+        // This copy shares the compiled template.
         let mut environment = (*self.environment).clone();
         environment.set_fuel(Some(STEPS + output_max / 8));
         let mut output = Bounded {
@@ -239,7 +239,7 @@ impl Variables<'_> {
     }
 }
 
-/// An output that fails when it becomes longer than `max` bytes.
+/// An output that fails when it exceeds `max` bytes.
 struct Bounded {
     bytes: Vec<u8>,
     max: usize,
@@ -271,7 +271,7 @@ fn described(error: &Error, source: &str) -> TemplateError {
     limit(error, source, &message)
 }
 
-/// Makes the error with this message, at the position of the engine's error.
+/// Makes an error with this message, at the position of the engine's error.
 fn limit(error: &Error, source: &str, message: &str) -> TemplateError {
     let start = error.range().map(|range| range.start);
     let before = start.and_then(|start| source.get(..start));
@@ -286,7 +286,7 @@ fn limit(error: &Error, source: &str, message: &str) -> TemplateError {
     }
 }
 
-/// Rejects an undefined value, which a filter would otherwise take for an empty text.
+/// Rejects an undefined value, which a filter would otherwise treat as an empty text.
 fn defined(value: &Value) -> Result<&Value, Error> {
     if value.is_undefined() {
         return Err(Error::from(ErrorKind::UndefinedError));

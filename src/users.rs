@@ -1,10 +1,10 @@
 //! Looks up the names of file owners in the system's user database.
 //!
-//! Constraint: the user database may be a directory service that fails, or that never answers. An
-//! error is not an answer, so it is never cached, and the name stays unknown. No thread waits for a
-//! look-up longer than [`STEP_MAX`]. Threads of their own make the look-ups, at most [`THREADS_MAX`]
-//! at a time. Names are cached for [`AGE_MAX`], because users may be renamed while the daemon runs.
-//! The cache is bounded, because files of many owners could fill it.
+//! Constraint: the user database may be a directory service that fails or never answers. An error
+//! is not an answer: it is never cached, and the name stays unknown. No thread waits for a look-up
+//! longer than [`STEP_MAX`]. Separate threads make the look-ups, at most [`THREADS_MAX`] at a
+//! time. Names are cached for [`AGE_MAX`], because users may be renamed while the daemon runs. The
+//! size of the cache is limited, because files may have very many owners.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -21,31 +21,31 @@ use crate::clock::Clock;
 /// The time after which a cached name expires.
 const AGE_MAX: Duration = Duration::from_secs(60);
 
-/// The maximum number of cached names, and of unknown names that are looked up again.
+/// The maximum number of cached names, and of unknown users to look up again.
 const NAMES_MAX: usize = 1024;
 
-/// The most threads that look names up. A look-up cannot be cancelled.
+/// The maximum number of threads for look-ups. A look-up cannot be cancelled.
 const THREADS_MAX: usize = 8;
 
-/// The pauses before the tries of one look-up.
+/// The pauses before each try of one look-up.
 const PAUSES: [Duration; 3] = [
     Duration::ZERO,
     Duration::from_millis(100),
     Duration::from_millis(400),
 ];
 
-/// The longest time that all look-ups of one step of the engine may take together.
+/// The longest time that one step of the engine may wait for look-ups.
 const STEP_MAX: Duration = Duration::from_secs(2);
 
-/// The same while other names are unknown, because the database is probably still unreachable.
+/// The value of [`STEP_MAX`] while names are unknown. The database probably still does not answer.
 const STEP_MAX_FAILING: Duration = Duration::from_millis(100);
 
-/// The time between two tries to look up unknown names again.
+/// The time between two rounds of looking up unknown names again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Looks up the name of a user. `None` means that no user has this id.
 ///
-/// An error is the reason why the database does not answer.
+/// An error says why the database does not answer.
 type LookUp = dyn Fn(u32) -> Result<Option<String>, String> + Send + Sync;
 
 /// A cache of owner names that threads can share.
@@ -68,11 +68,11 @@ struct State {
     in_flight: BTreeSet<u32>,
     /// The users whose look-up failed or took too long. They are looked up again.
     unknown: BTreeSet<u32>,
-    /// Whether an unknown name became known.
+    /// Whether an unknown name became known since the last [`OwnerNames::retry`].
     has_news: bool,
-    /// The last user that was looked up again, and when.
+    /// The last user of the last round of look-ups, and the time of that round.
     retried: Option<(u32, Timestamp)>,
-    /// The current step of the engine, and how long it has waited for look-ups.
+    /// The current step of the engine, and how long it has waited for look-ups so far.
     step: (Timestamp, Duration),
 }
 
@@ -82,13 +82,13 @@ struct Cached {
 }
 
 impl Cached {
-    /// Whether the name has not expired. A clock that was set back before `since` also expires it.
+    /// Whether the name has not expired. It also expires if the clock was set back before `since`.
     fn is_current(&self, now: Timestamp) -> bool {
         age(self.since, now).is_some_and(|age| age < AGE_MAX)
     }
 }
 
-/// The time since `since`. `None` if the clock was set back before it.
+/// Returns the time since `since`. `None` if the clock was set back before it.
 fn age(since: Timestamp, now: Timestamp) -> Option<Duration> {
     Duration::try_from(now.duration_since(since)).ok()
 }
@@ -116,9 +116,10 @@ impl OwnerNames {
         }
     }
 
-    /// Returns the name of a user in the step at `now`, or the user id if the user has no name.
+    /// Returns the name of a user, or the user id if the user has no name.
     ///
-    /// Returns `None` if the user database does not answer. An expired name is better than none.
+    /// `now` is the time of the engine's step. Returns `None` if the user database does not
+    /// answer. An expired name is used if there is no answer.
     pub(crate) fn name(&self, uid: u32, now: Timestamp) -> Option<String> {
         let mut state = self.shared.lock();
         if let Some(cached) = state.cached.get(&uid).filter(|one| one.is_current(now)) {
@@ -162,7 +163,7 @@ impl OwnerNames {
         state
     }
 
-    /// Looks unknown names up again. Does not wait.
+    /// Looks unknown names up again, without waiting.
     ///
     /// Returns whether names became known since the last call.
     pub(crate) fn retry(&self, now: Timestamp) -> bool {
@@ -171,7 +172,8 @@ impl OwnerNames {
             .retried
             .is_none_or(|(_, at)| age(at, now).is_none_or(|age| age >= RETRY));
         if is_due && !state.unknown.is_empty() {
-            // In turns, so that users whose look-ups fail do not displace the others.
+            // Begin after the last user, so that users whose look-ups fail do not block the
+            // others.
             let last = state.retried.map_or(0, |(uid, _)| uid);
             let later = state
                 .unknown
@@ -191,11 +193,11 @@ impl OwnerNames {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Even if another thread panicked, the state is complete.
+        // The state is complete even if another thread panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks a user up in a thread. Returns false if there are too many threads.
+    /// Looks up a user on a new thread. Returns false if there are too many threads.
     fn start(shared: &Arc<Self>, state: &mut State, uid: u32, now: Timestamp) -> bool {
         if state.in_flight.contains(&uid) {
             return true;
@@ -293,7 +295,7 @@ mod tests {
         Some(name.to_owned())
     }
 
-    /// Names that count the look-ups: `user<uid>-<count>`, and none for users from 1,000.
+    /// Makes names that count the look-ups: `user<uid>-<count>`, and none from uid 1,000 on.
     fn counting() -> (OwnerNames, Arc<AtomicUsize>) {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
@@ -337,7 +339,7 @@ mod tests {
         }
     }
 
-    /// Waits until no look-up is in flight, then looks unknown names up again.
+    /// Waits until no look-up is in progress, then looks unknown names up again.
     fn retry(names: &OwnerNames, now: Timestamp) -> bool {
         let state = names.shared.lock();
         drop(
@@ -361,9 +363,9 @@ mod tests {
                 Err(_) => Ok(Some(format!("user{uid}"))),
             }
         });
-        // One look-up tries more than once.
+        // One look-up tries several times.
         assert_eq!(names.name(7, second(0)), some("user7"));
-        // A known name is used when it has expired and there is no answer.
+        // An expired name is used if there is no answer.
         failures.store(PAUSES.len() * 2, Ordering::Relaxed);
         assert_eq!(names.name(8, second(100)), None);
         assert_eq!(names.name(7, second(100)), some("user7"));

@@ -1,7 +1,7 @@
 //! Decodes a request into a callback.
 //!
-//! Constraint: decoding never fails. A malformed body is reported as a problem, and the part before
-//! the fault is kept.
+//! Constraint: decoding never fails. If a body is malformed, the result has the problem and the
+//! part before it.
 
 use std::time::Duration;
 
@@ -37,9 +37,9 @@ const CORE_ATTRIBUTES: [&str; 8] = [
     "time",
 ];
 
-/// Decodes a request, without checking its signature.
+/// Decodes a request without checking its signature.
 ///
-/// `target` is the path and the query, and `now` the time when the request was complete.
+/// `target` is its path and query, and `now` the time when it was complete.
 pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Received {
     let text = |name: &str| headers.get(name).map(lossy).unwrap_or_default();
     let event = text(WEBHOOK_EVENT.as_str());
@@ -80,7 +80,7 @@ pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timesta
     received
 }
 
-/// Checks the signature of a request at the time when it was received.
+/// Checks the signature of a request by the time when it was received.
 pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> Signature {
     if keys.is_empty() {
         return Signature::NotChecked;
@@ -133,7 +133,7 @@ fn label(event: &str) -> String {
     EventName::from_name(event).map_or_else(|| event.to_owned(), |known| known.label.to_owned())
 }
 
-/// Detects the format from the headers of a request.
+/// Detects the format by the headers of a request.
 fn format(content_type: &str, headers: &HeaderMap) -> Option<Format> {
     if headers.contains_key("ce-specversion") {
         return Some(Format::CloudEvents);
@@ -171,7 +171,7 @@ async fn multipart(content_type: &str, body: Bytes, received: &mut Received) -> 
 
 fn form(body: &[u8], received: &mut Received) -> Result<(), String> {
     for pair in body.split(|byte| *byte == b'&') {
-        // The payload may be in any character encoding, so decode it as bytes, not as text.
+        // The payload may have any character encoding, so decode its bytes.
         if let Some(value) = pair.strip_prefix(b"payload=") {
             let spaced: Vec<u8> = value
                 .iter()
@@ -234,7 +234,7 @@ fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
     Ok(())
 }
 
-/// The members of a JSON body that are used.
+/// The used members of a JSON body.
 #[derive(Deserialize)]
 struct Object {
     event: Option<String>,

@@ -1,11 +1,11 @@
 //! A receiver of callbacks in every format, for `listen`, `demo` and tests.
 //!
-//! Constraint: it returns the received bytes unchanged. It accepts requests of other senders as well,
-//! and passes on every part that it can decode. The channel is bounded, so a full channel makes the
-//! senders wait. If the receiving end of the channel is dropped, the receiver only answers.
+//! Constraint: it returns the received bytes unchanged. It also accepts requests of other senders,
+//! and returns every part that it can decode. The channel of requests is bounded: when it is full,
+//! the senders wait. If its receiving end is dropped, the receiver only answers.
 //!
-//! Modules: `received` has the decoded request, and [`decode`] makes it. `pass_on` passes requests on to
-//! another receiver. This file serves HTTP.
+//! Modules: `received` has the decoded request, and [`decode`] makes it. `pass_on` passes requests
+//! on to another receiver. This file serves HTTP.
 
 pub mod decode;
 mod pass_on;
@@ -39,7 +39,7 @@ use crate::webhook::signature::{SigningKey, TOLERANCE};
 /// It is enough for a project.xml of the default `max_file_size`, even if encoding doubles its size.
 const BODY_MAX: usize = 128 * 1024 * 1024;
 
-/// The bounds of the server: as many connections as the largest `concurrency`.
+/// The limits of the server. It allows as many connections as the largest `concurrency`.
 const BOUNDS: Bounds = Bounds {
     connections: 1024,
     stop: Duration::from_secs(10),
@@ -85,16 +85,16 @@ pub struct ReceiverOptions {
     pub secrets: Vec<SecretString>,
     /// Chooses the replies.
     pub answer: Answer,
-    /// The clock that dates requests and checks the times of signatures.
+    /// The clock for the times of requests and for checking signatures.
     pub clock: Clock,
     /// The largest allowed difference between the time of a signature and the clock.
     pub tolerance: Duration,
-    /// Passes requests on, and answers as the other receiver does. `answer` is unused then.
+    /// If set, passes requests on and answers as the other receiver does, instead of by `answer`.
     pub(crate) pass_on: Option<PassOn>,
 }
 
 impl ReceiverOptions {
-    /// Answers every request with 204 and checks no signature.
+    /// Makes options to answer every request with 204, without checking signatures.
     pub fn new(clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self {
             secrets: Vec::new(),
@@ -160,7 +160,7 @@ pub enum ReceiverError {
     },
 }
 
-/// A receiver that listens on an address. [`Receiver::serve`] answers its requests.
+/// A receiver that listens on an address. [`Receiver::serve`] answers requests.
 #[derive(Debug)]
 pub struct Receiver {
     listener: TcpListener,
@@ -182,11 +182,11 @@ impl fmt::Debug for Shared {
 }
 
 impl Receiver {
-    /// Listens on an address. Port 0 takes a free port. Returns the channel of decoded requests.
+    /// Listens on an address. Port 0 means a free port. Also returns the decoded requests.
     ///
     /// # Errors
     ///
-    /// The address is in use or belongs to another machine, or a secret is not a signing key.
+    /// The address is in use or not of this machine, or a secret is not a signing key.
     pub async fn bind(
         address: SocketAddr,
         options: ReceiverOptions,
@@ -209,7 +209,7 @@ impl Receiver {
         Ok((receiver, received))
     }
 
-    /// Returns the address that it listens on.
+    /// Returns the address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -219,7 +219,7 @@ impl Receiver {
         format!("http://{}/", self.address)
     }
 
-    /// Serves until `shutdown` is cancelled, and answers the requests received before.
+    /// Serves until `shutdown` is cancelled. Answers the requests that were received before.
     pub async fn serve(self, shutdown: CancellationToken) {
         let router = Router::new().fallback(handle).with_state(self.shared);
         http_server::serve(self.listener, router, BOUNDS, shutdown).await;
@@ -243,7 +243,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     let mut received = decode::decode(target, &head.headers, body, now).await;
     received.signature = decode::check(&received, &shared.keys, shared.options.tolerance);
     if let Some(pass_on) = &shared.options.pass_on {
-        // The reader prints the callback before its answer.
+        // The callback must be printed before its answer.
         let _reader_gone = shared.received.send(received.clone()).await;
         let request = (head.method, &head.uri, &head.headers);
         return pass_on
@@ -251,7 +251,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
             .await;
     }
     let reply = (shared.options.answer)(&received);
-    // Sending fails if nobody reads the channel. The sender of the request gets an answer anyway.
+    // This fails if nobody reads the requests. The sender gets an answer anyway.
     let _reader_gone = shared.received.send(received).await;
     if !reply.delay.is_zero() {
         tokio::time::sleep(reply.delay).await;

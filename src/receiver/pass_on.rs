@@ -1,7 +1,7 @@
-//! Passes requests on to another receiver, and reports what it answered.
+//! Passes requests on to another receiver, and reports its answers.
 //!
-//! Constraint: each request that is passed on has one report, also if its sender gives up before there is
-//! an answer.
+//! Constraint: each request that is passed on gets one report, even if its sender gives up before
+//! the answer.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::{Clock, Received};
 use crate::webhook::{Forwarded, Forwarder};
 
-/// The report of a request that was passed on.
+/// The report on a request that was passed on.
 #[derive(Clone, Debug)]
 pub(crate) struct PassedOn {
     /// The time of the answer.
@@ -22,18 +22,18 @@ pub(crate) struct PassedOn {
     /// The id of the event and the number of the attempt, as the request has them.
     pub(crate) id: String,
     pub(crate) attempt: Option<u32>,
-    /// The answer that the sender got. `None` if the sender gave up before.
+    /// The answer. `None` if the sender gave up before it.
     pub(crate) answer: Option<Forwarded>,
 }
 
 /// Passes requests on.
 pub(crate) struct PassOn {
     pub(crate) forwarder: Arc<Forwarder>,
-    /// Takes the reports. Bounded, so that a full channel makes the senders wait.
+    /// The channel of reports. When it is full, senders wait.
     pub(crate) reports: mpsc::Sender<PassedOn>,
 }
 
-/// Reports an abandoned exchange unless it is completed.
+/// Reports a request that is dropped before its answer.
 struct Pending<'a> {
     reports: &'a mpsc::Sender<PassedOn>,
     clock: &'a Clock,
@@ -44,7 +44,7 @@ impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if let Some(mut report) = self.open.take() {
             report.at = (self.clock)();
-            // A full channel drops the report. The callback itself was printed.
+            // If the channel is full, this report is dropped. The callback itself was printed.
             let _full = self.reports.try_send(report);
         }
     }
@@ -77,7 +77,7 @@ impl PassOn {
                 answer: Some(forwarded.clone()),
                 ..report
             };
-            // Sending fails if nobody reads the channel. The sender gets an answer anyway.
+            // This fails if nobody reads the reports. The sender gets an answer anyway.
             let _reader_gone = self.reports.send(report).await;
         }
         let mut response = Response::new(Body::from(forwarded.body));

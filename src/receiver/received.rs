@@ -15,7 +15,7 @@ pub struct Received {
     pub id: String,
     /// The name of the event in kebab case.
     pub event: String,
-    /// The label of the event. An unknown event has its name as the label.
+    /// The label of the event. For an unknown event, its name.
     pub label: String,
     /// The number of the attempt, from 1.
     pub attempt: Option<u32>,
@@ -29,7 +29,7 @@ pub struct Received {
     pub payload: Bytes,
     /// The result of checking the signature.
     pub signature: Signature,
-    /// The format of the body. `None` if it is none of the known formats.
+    /// The format of the body. `None` if it is not a known format.
     pub format: Option<Format>,
     /// Why the body could not be decoded to its end.
     pub problem: Option<String>,
@@ -50,7 +50,7 @@ impl Received {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Says what the signatures of the request do not cover. `None` if they cover everything.
+    /// Returns what the signatures do not cover, in words. `None` if they cover everything.
     pub fn not_signed(&self) -> Option<&'static str> {
         if self.header(WEBHOOK_SIGNED_HEADERS.as_str()).is_some() {
             return None;
@@ -88,7 +88,7 @@ pub enum Signature {
 }
 
 impl Signature {
-    /// The word for this value in listings.
+    /// The name of this value in listings.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Signature::Verified => "verified",

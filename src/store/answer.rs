@@ -1,8 +1,8 @@
-//! Makes and reads the stored form of the bodies of answers.
+//! Converts the bodies of answers to and from their stored form.
 //!
-//! Constraint: a receiver that is down for days answers each attempt with an error page. So a long body
-//! is compressed: 16 KiB of a typical page with a stack trace become 1 to 3 KiB. The body of a success
-//! is hardly ever read, so only its beginning is kept.
+//! Constraint: a receiver that is down for days may answer each attempt with an error page. So a
+//! long body is compressed: 16 KiB of a typical page with a stack trace become 1 to 3 KiB. The
+//! body of a success is rarely read, so only its beginning is kept.
 
 use std::borrow::Cow;
 use std::io;
@@ -12,13 +12,13 @@ use super::payload::{compress_bytes, decompress};
 use super::values;
 use crate::domain::delivery::ANSWER_MAX;
 
-/// The maximum number of bytes that are kept of the answer to a success.
+/// The maximum number of bytes that are kept of the body of a success.
 const OF_SUCCESS_MAX: usize = 1024;
 
-/// The length from which a body is compressed. A shorter one fits into the row's page.
+/// The length from which a body is compressed. Shorter ones fit into the row's page anyway.
 const COMPRESSED_MIN: usize = 512;
 
-/// A body as it is stored.
+/// The stored form of a body.
 pub(super) struct Stored<'a> {
     /// The length before compression. `None` if the body is not compressed.
     pub(super) size: Option<i64>,
@@ -34,7 +34,7 @@ pub(super) fn stored(body: &[u8], is_success: bool) -> Stored<'_> {
     };
     let kept = body.get(..max).unwrap_or(body);
     if kept.len() >= COMPRESSED_MIN
-        // A body that cannot be compressed is stored as it is.
+        // A body that does not become smaller is stored without compression.
         && let Ok(compressed) = compress_bytes(kept)
         && compressed.len() < kept.len()
     {

@@ -14,11 +14,11 @@ use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded, Stamp};
 pub struct Batch {
     /// The projects that changed, in the order of their changes.
     pub changes: Vec<Change>,
-    /// The payloads of the events and of the new definitions, with the hash of their bytes.
+    /// The payloads of the events and of the new definitions, each with its hash.
     ///
-    /// The store skips a payload that it already has.
+    /// Payloads that are stored already are skipped.
     pub payloads: Vec<(ContentHash, Bytes)>,
-    /// The new list of invalid files of each of these projects, which replaces the recorded list.
+    /// The invalid files of these projects. Each list replaces the recorded one.
     ///
     /// The key `None` is for files outside any project.
     pub problems: Vec<(Option<ProjectKey>, Vec<Problem>)>,
@@ -51,7 +51,7 @@ impl Batch {
 pub struct Change {
     /// The changed project.
     pub key: ProjectKey,
-    /// The former key of a project that moved here, or of a removed copy of the project.
+    /// The former key of the project, or the key of a removed copy of it.
     ///
     /// The pending deliveries of that key move to this project.
     pub moved_from: Option<ProjectKey>,
@@ -74,13 +74,13 @@ impl Change {
 /// An event to record.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// The event. Its id is the one with repetition 0 ([`EventId::of`]).
+    /// The event, with the id of repetition 0 ([`EventId::of`]).
     pub event: Event,
     /// The id of the project, in lower case.
     ///
-    /// The delete of a project is delivered before later arrivals with the same project id.
+    /// With the same project id, an earlier delete is delivered before a later arrival.
     pub project_id: String,
-    /// Whether its project appeared in the same change, so that it waits for deletes.
+    /// Whether the project appeared in the same change. Then the event waits for earlier deletes.
     pub is_arrival: bool,
     /// The version tag from which the id of the event is derived.
     pub tag: Option<String>,
@@ -88,12 +88,12 @@ pub struct NewEvent {
     pub stamp: Stamp,
     /// The names of the subscribed webhooks, each with the time of its first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
-    /// Webhooks that receive it only if an earlier event of the project was routed to them.
+    /// The webhooks that receive the event only if they received an earlier event of the project.
     pub if_heard: Vec<(String, Timestamp)>,
 }
 
 impl NewEvent {
-    /// The id of the event with this repetition.
+    /// Returns the id of the event with this repetition.
     pub(super) fn id(&self, repetition: u32) -> EventId {
         let event = &self.event;
         if repetition == 0 {
@@ -113,9 +113,9 @@ impl NewEvent {
 /// The key of a fact about the whole repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetaKey {
-    /// The time when the first full scan was recorded. If unset, a start is a first start.
+    /// The time when the first full scan was recorded. Without it, a start is a first start.
     FirstStart,
-    /// The identity of the repository's root. With it, a start detects another directory.
+    /// The identity of the repository's root. It shows a start that the directory is another one.
     RepositoryRoot,
     /// The path templates that were configured when the record was made.
     Layout,
@@ -130,7 +130,7 @@ pub enum MetaKey {
 }
 
 impl MetaKey {
-    /// The key in the store.
+    /// The name of this key in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             MetaKey::FirstStart => "first-start",
@@ -146,8 +146,8 @@ impl MetaKey {
 
 /// The maximum number of ready deliveries that a commit returns.
 ///
-/// It is enough for single events. In a burst the queues claim deliveries from the store, which
-/// costs less for each.
+/// It is enough for single events. In a burst, the queues claim deliveries from the store, because
+/// that costs less per delivery.
 pub const READY_MAX: usize = 16;
 
 /// The maximum total size of the payloads of these ready deliveries, in bytes.
@@ -165,12 +165,12 @@ pub struct Committed {
 /// The deliveries that a commit made available.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewDeliveries {
-    /// The webhooks that have a new delivery at the head of a lane.
+    /// The webhooks with a new delivery at the head of a lane.
     pub webhooks: BTreeSet<String>,
-    /// The first due deliveries at the head of a lane, each with its webhook.
+    /// Due deliveries at the heads of lanes, each with its webhook.
     ///
     /// There are at most [`READY_MAX`], with at most [`READY_BYTES`] bytes of payloads. The queues
-    /// send them without a claim.
+    /// need not claim these.
     pub ready: Vec<(String, Claim)>,
 }
 
@@ -179,6 +179,6 @@ pub struct NewDeliveries {
 pub struct RecordedEvent {
     /// The final id of the event.
     pub id: EventId,
-    /// The position of the event in the order of recording. Positions grow, with gaps.
+    /// The position of the event in the order of recording. Positions increase, with gaps.
     pub sequence: i64,
 }

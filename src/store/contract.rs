@@ -45,7 +45,7 @@ pub trait Recording: Send + Sync {
         Ok(recorded.into_iter().next().unwrap_or_default())
     }
 
-    /// Reads the recorded file metadata of these projects, to detect unchanged files.
+    /// Reads the recorded file metadata of these projects, for detecting changes.
     ///
     /// Pass at most some hundreds of projects, not all of them.
     fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError>;
@@ -59,10 +59,12 @@ pub trait Recording: Send + Sync {
     /// Counts the projects with a recorded definition.
     fn n_defined(&self) -> Result<usize, StoreError>;
 
-    /// Lists, for each identity, the projects with that identity, sorted.
+    /// Lists the projects with each of these identities, sorted.
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
 
-    /// Lists the projects whose id is not in their definition, with this id. Reads all definitions.
+    /// Lists the projects whose id is not in their definition, each with its id.
+    ///
+    /// It reads all definitions.
     fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError>;
 
     /// Reads a fact about the whole repository.
@@ -75,31 +77,32 @@ pub trait Recording: Send + Sync {
     ///
     /// The new record, its events, their payloads and their deliveries commit together. The store
     /// keeps the payload of every recorded definition, so that a delete can send it. Ids of events
-    /// and positions in the order of recording are never reused: if another event has or had the id,
-    /// the new event gets the id of a later repetition.
+    /// and positions in the order of recording are never reused. If another event has or had the
+    /// id, the new event gets the id of a higher repetition.
     ///
-    /// The pending deliveries of a project that moved go to the lanes of its new key, where all
+    /// If a project moved, its pending deliveries go to the lanes of its new key. There, all
     /// deliveries keep the order of recording.
     ///
-    /// Returns the ids of the events, and the first due deliveries at the head of a lane.
+    /// Returns the ids of the events, and due deliveries at the heads of lanes. The error
     /// [`Fault::Stale`](super::Fault::Stale) means that the record changed after the batch was
-    /// inferred from it. The caller must read the record and infer again.
+    /// inferred from it. The caller must then read the record and infer again.
     fn record(&self, batch: Batch) -> Result<Committed, StoreError>;
 }
 
 /// The operations of delivery and of housekeeping.
 ///
-/// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order of
-/// recording: a claim returns only the oldest pending delivery of a lane, its head.
+/// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order
+/// of recording: a claim returns only the oldest pending delivery of a lane, its head.
 ///
-/// A delivery also waits for earlier deletes with the same project id in other lanes of the webhook.
-/// So a receiver gets the delete of a project that moved to another organization before its import.
+/// A delivery also waits for earlier deletes with the same project id in other lanes of the
+/// webhook. So if a project moves to another organization, a receiver gets its delete before its
+/// import.
 pub trait Delivering: Send + Sync {
-    /// Returns at most `limit` due heads of a webhook's lanes, the longest due first.
+    /// Claims at most `limit` due heads of a webhook's lanes, the longest overdue first.
     ///
-    /// Of two deliveries with the same due time, the older is first. A claim changes nothing. The
-    /// caller passes the projects whose delivery is being sent as `excluding`. A webhook that is off
-    /// has no due deliveries. The cost does not depend on the number of pending deliveries.
+    /// If two are due at the same time, the older one is first. A claim changes nothing, so the
+    /// caller passes the projects whose deliveries are being sent as `excluding`. A webhook that
+    /// is off has no due deliveries. The cost does not depend on the number of pending deliveries.
     fn claim_due<'a>(
         &'a self,
         webhook: &'a str,
@@ -108,7 +111,7 @@ pub trait Delivering: Send + Sync {
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Claims>;
 
-    /// Returns the earliest due time of a webhook's lanes, except the excluded projects.
+    /// Returns the earliest due time of a webhook's lanes, without the excluded projects.
     fn next_due<'a>(
         &'a self,
         webhook: &'a str,
@@ -117,49 +120,49 @@ pub trait Delivering: Send + Sync {
 
     /// Records attempts and their verdicts. Atomic, durable, repeatable.
     ///
-    /// The operation is idempotent: an attempt is recorded once. It ignores a delivery that was
-    /// removed meanwhile. A delivery that was cancelled meanwhile stays cancelled, unless this
-    /// attempt delivered it.
+    /// It is idempotent: an attempt is recorded only once. A delivery that was removed in the
+    /// meantime is ignored. A delivery that was cancelled in the meantime stays cancelled, unless
+    /// the attempt delivered it.
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()>;
 
-    /// Makes deliveries due now if their due time was set before the clock was set back.
+    /// Makes deliveries due now if they are late because the clock was set back.
     ///
-    /// Returns the number of these deliveries.
+    /// Returns their number.
     fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize>;
 
     /// Returns the state of each webhook that ever had a delivery or a fingerprint, by name.
     ///
-    /// It counts all deliveries, but does not delay other callers.
+    /// Counting all deliveries takes a while, but other callers do not wait.
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>>;
 
     /// Switches a webhook on, even if an operator switched it off. Returns whether it was off.
     fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool>;
 
-    /// Saves the fingerprints of the webhooks' configurations.
+    /// Stores the fingerprints of the webhooks' settings.
     ///
     /// Atomic, durable, idempotent. If no fingerprint changed, it writes nothing, so it works on a
     /// full disk.
     ///
     /// If a webhook's fingerprint changed, its failed deliveries become due now, except those that
-    /// the receiver deferred (`Retry-After`). If its receiver had switched the webhook off (410), it
-    /// is switched on again. Returns the webhooks that were switched on.
+    /// the receiver deferred (`Retry-After`). If its receiver had switched the webhook off (410),
+    /// it is switched on again. Returns the webhooks that were switched on.
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,
         now: Timestamp,
     ) -> Answer<'_, Vec<String>>;
 
-    /// Removes rows that are older than their retention, at most `limit` of each kind.
+    /// Removes rows after their retention, at most `limit` of each kind.
     ///
-    /// Pending deliveries that are older than `retention.pending` become dead. It keeps other pending
-    /// deliveries, and events and payloads that are still needed. Repeat the call until
-    /// [`Collected::is_empty`].
+    /// Deliveries that have been pending for longer than `retention.pending` become dead. Other
+    /// pending deliveries stay, and so do the events and payloads that are still needed. Repeat
+    /// the call until [`Collected::is_empty`].
     fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected>;
 
     /// Removes rows before their retention to free `needed` bytes, at most `limit` of each kind.
     ///
-    /// It frees at most about `needed` bytes. It removes delivered deliveries first, then dead and
-    /// cancelled ones. If there are none left, the oldest pending deliveries of the webhook with the
+    /// It frees about `needed` bytes at most. Delivered deliveries are removed first, then dead
+    /// and cancelled ones. If none are left, the oldest pending deliveries of the webhook with the
     /// most become dead, with this reason.
     fn make_room<'a>(
         &'a self,
@@ -169,16 +172,16 @@ pub trait Delivering: Send + Sync {
         limit: usize,
     ) -> Answer<'a, Collected>;
 
-    /// Returns the space that the store takes, and the space that is left for it.
+    /// Returns the space that the store takes, and the space that is available to it.
     fn space(&self) -> Answer<'_, Space>;
 }
 
 /// The acts of other processes that a daemon has to know of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
-    /// Grows when an operator changed deliveries or webhooks, or may have.
+    /// Increases when another process may have changed deliveries or webhooks.
     pub n_changes: u64,
-    /// Whether another process took over. This one can change nothing more.
+    /// Whether another process has taken over. This process can change nothing any more.
     pub is_superseded: bool,
 }
 
@@ -202,11 +205,11 @@ pub trait Backend: Recording + Delivering {
     fn close(&self);
 }
 
-/// The read operations of the command line. They work with or without a running daemon, and block.
+/// The read operations of the command line. They work without a running daemon too, and block.
 pub trait Listing {
-    /// Returns a number that differs from the last one if something was recorded in between.
+    /// Returns a number that changes whenever something is recorded.
     ///
-    /// It costs next to nothing.
+    /// This is cheap.
     fn version(&self) -> Result<i64, StoreError>;
 
     /// Lists the last `limit` events, the newest first.
@@ -214,8 +217,8 @@ pub trait Listing {
 
     /// Returns a page of at most `limit` events that were recorded before a position.
     ///
-    /// Its cost has a bound for any number of events: it reads a bounded number of them, and returns
-    /// the selected ones. Rows that are recorded or removed meanwhile change no other page.
+    /// The cost is limited: it reads a limited number of events and returns the selected ones.
+    /// Rows that are recorded or removed in between do not shift the pages.
     fn events_page(
         &self,
         filter: &EventFilter,
@@ -239,7 +242,7 @@ pub trait Listing {
 
     /// Returns a page of at most `limit` selected deliveries whose ids are less than `before`.
     ///
-    /// Its cost has a bound for any number of deliveries, as that of [`Listing::events_page`] has.
+    /// The cost is limited, as for [`Listing::events_page`].
     fn deliveries_page(
         &self,
         selector: &Selector,
@@ -281,24 +284,25 @@ pub trait Listing {
     /// Reads the record of a project. It is empty if nothing is recorded.
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError>;
 
-    /// Returns the webhooks for which there was an event of a project, by name.
+    /// Returns the webhooks that events of a project were routed to, by name.
     fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError>;
 
     /// Reads a fact about the whole repository.
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;
 }
 
-/// A callback for progress. It gets the number of deliveries handled since its last call.
+/// A callback for progress. It gets the number of deliveries that were handled since its last
+/// call.
 pub type Progress = Box<dyn FnMut(u64)>;
 
 /// The operator's changes of deliveries and webhooks. They block.
 ///
-/// They work with or without a running daemon. A command for many deliveries works in batches, and
-/// the daemon continues between them. Each batch is atomic and durable. If a batch fails, earlier
-/// batches remain, and repeating the command changes the remaining deliveries. An empty selector is
-/// the error [`Fault::EmptySelector`](super::Fault::EmptySelector).
+/// They work without a running daemon too. A command for many deliveries works in batches, so that
+/// a daemon can work in between. Each batch is atomic and durable. If a batch fails, the earlier
+/// ones stay, and repeating the command changes the rest. An empty selector is the error
+/// [`Fault::EmptySelector`](super::Fault::EmptySelector).
 pub trait Operating {
-    /// Sets the callback that receives the progress.
+    /// Sets the callback for progress.
     fn on_progress(&mut self, progress: Progress);
 
     /// Counts the selected deliveries.
@@ -306,7 +310,7 @@ pub trait Operating {
 
     /// Makes deliveries pending and due now, with a new schedule. Returns their number.
     ///
-    /// They keep their order. A delivery that is already pending is retried now.
+    /// They keep their order. If a delivery is pending already, it is retried now.
     fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Counts the recorded events that [`Operating::replay`] would queue.
@@ -314,10 +318,10 @@ pub trait Operating {
 
     /// Queues recorded events for a webhook, again or for the first time. Returns their number.
     ///
-    /// It selects the events that the webhook subscribes to, and those that have a delivery to it. All
-    /// are due now, with a new schedule and the origin `redelivery`. A lane sends
-    /// replayed and pending events in the order of recording. There is only one delivery of an event to
-    /// a webhook, so an event with a pending delivery keeps it.
+    /// It selects the events that the webhook subscribes to or already has a delivery of. All are
+    /// due now, with a new schedule and the origin `redelivery`. A lane sends replayed and pending
+    /// events together, in the order of recording. A webhook has only one delivery of an event, so
+    /// a pending delivery is kept.
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Cancels pending deliveries. Returns their number.

@@ -15,21 +15,22 @@ use crate::domain::project::ProjectKey;
 pub struct Claim {
     /// The id of the delivery.
     pub delivery: i64,
-    /// The number of this attempt in the delivery, from 1. The header `webhook-attempt` has it.
+    /// The number of this attempt in the delivery, from 1, as in the header `webhook-attempt`.
     pub attempt: u32,
     /// The number of this attempt in its schedule, from 1.
     ///
-    /// [`delivery::next`](crate::domain::delivery::next) needs it. A redelivery starts the schedule
-    /// again.
+    /// [`delivery::next`](crate::domain::delivery::next) needs it. A redelivery begins the
+    /// schedule again.
     pub scheduled_attempt: u32,
-    /// The number of redeliveries so far. If it changes during the attempt, an operator requested a
-    /// redelivery.
+    /// The number of redeliveries so far.
+    ///
+    /// If it changes during the attempt, an operator has redelivered the delivery.
     pub n_redeliveries: u32,
-    /// The current key of the project, which identifies the lane. The event has the original key.
+    /// The current key of the project, which decides the lane. The event has the original key.
     pub key: ProjectKey,
     /// The event to send.
     pub event: Event,
-    /// The observed bytes of the project.xml, unchanged.
+    /// The bytes of the project.xml, as they were observed.
     pub payload: Bytes,
     /// The cause of this attempt: a live change, a catch-up, or a redelivery.
     pub origin: Origin,
@@ -53,7 +54,7 @@ impl Claim {
 
 /// A due delivery whose event or payload cannot be read.
 ///
-/// The caller must finish it as dead. Otherwise it blocks its lane forever.
+/// The caller must record it as dead. Otherwise it blocks its lane forever.
 #[derive(Clone, Debug)]
 pub struct Unreadable {
     /// The id of the delivery.
@@ -71,17 +72,17 @@ pub struct Unreadable {
 /// The result of a claim.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    /// Deliveries to attempt, the longest due first.
+    /// The deliveries to attempt, the longest overdue first.
     pub ready: Vec<Claim>,
-    /// Due deliveries that cannot be attempted.
+    /// The due deliveries that cannot be read.
     pub unreadable: Vec<Unreadable>,
-    /// The earliest due time of the lanes that are neither claimed nor excluded.
+    /// The earliest due time of the other lanes, without the excluded projects.
     ///
-    /// It is in the past if more deliveries are due than the limit allowed.
+    /// It is in the past if more deliveries are due than the limit allows.
     pub next_due: Option<Timestamp>,
 }
 
-/// An attempt as it is stored. The caller masks secret header values first.
+/// An attempt to store. The caller hides secret header values first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptLog {
     /// The number of the attempt in the delivery, from 1.
@@ -90,9 +91,9 @@ pub struct AttemptLog {
     pub at: Timestamp,
     /// How long the attempt took.
     pub duration: Duration,
-    /// The status of the answer, if there was one.
+    /// The status of the answer. `None` without an answer.
     pub status: Option<u16>,
-    /// The error message, if the attempt failed.
+    /// The error message. `None` if the attempt succeeded.
     pub error: Option<String>,
     /// The first bytes of the answer's body, at most
     /// [`ANSWER_MAX`](crate::domain::delivery::ANSWER_MAX).
@@ -108,12 +109,12 @@ pub struct Finish {
     pub delivery: i64,
     /// The attempt to record.
     pub attempt: AttemptLog,
-    /// The consequence of the attempt for the delivery.
+    /// The verdict after the attempt.
     pub verdict: Verdict,
-    /// The number of redeliveries that the claim had.
+    /// The number of redeliveries at the time of the claim.
     pub n_redeliveries: u32,
     /// The fingerprint of the settings of the request. `None` if no request was sent.
     pub fingerprint: Option<[u8; 32]>,
-    /// The time until which the receiver wants no requests, if it requested that.
+    /// The end of the wait that the receiver requested for all deliveries, if any.
     pub rests_until: Option<Timestamp>,
 }

@@ -153,7 +153,7 @@ fn process(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
 
-/// An error of an open store. The operation changed nothing, and the caller may retry.
+/// An error of an open store. The operation changed nothing, so the caller may retry it.
 #[derive(Clone, Debug)]
 pub struct StoreError {
     location: Arc<str>,

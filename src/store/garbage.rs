@@ -1,20 +1,20 @@
-//! Payloads that may be removed, because nothing may need them any more.
+//! Keeps track of payloads that may be removed, because they may no longer be needed.
 //!
-//! A payload is a candidate when an event with it is removed, or a definition with it is replaced. The
-//! candidates are only in memory, so each start checks all payloads once.
+//! A payload becomes a candidate when an event with it is removed, or a definition with it is
+//! replaced. The candidates are only in memory, so each start checks all payloads once.
 
 use std::collections::BTreeSet;
 
 use crate::domain::project::ContentHash;
 
-/// The maximum number of candidates. With more, all payloads are checked again.
+/// The maximum number of candidates. If there are more, all payloads are checked instead.
 const CANDIDATES_MAX: usize = 16 * 1024;
 
 /// Payloads that may no longer be needed.
 #[derive(Clone, Debug)]
 pub(super) struct Garbage {
     pub(super) candidates: BTreeSet<ContentHash>,
-    /// The last checked payload. `None` unless all payloads are being checked.
+    /// The payload that was checked last. `None` if not all payloads need to be checked.
     pub(super) all_after: Option<ContentHash>,
 }
 
@@ -46,7 +46,7 @@ impl Garbage {
         std::mem::replace(self, none)
     }
 
-    /// Puts candidates back. Keeps candidates that were added meanwhile.
+    /// Puts candidates back, in addition to those that were added in the meantime.
     pub(super) fn put_back(&mut self, rest: Self) {
         self.all_after = self.all_after.or(rest.all_after);
         self.add(rest.candidates);

@@ -19,7 +19,7 @@ pub struct ListedEvent {
     pub event: Event,
     /// When the event was recorded.
     pub recorded_at: Timestamp,
-    /// The number of deliveries of this event that are still stored.
+    /// The number of deliveries of this event in the store.
     pub n_deliveries: u64,
 }
 
@@ -41,9 +41,9 @@ pub struct EventFilter {
 /// One page of a listing, the newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
-    /// The items. There may be fewer than the limit, even none, although more pages follow.
+    /// The items. There may be fewer than the limit, or none, even if more pages follow.
     pub items: Vec<T>,
-    /// The position that the next page ends before. `None` if no page follows.
+    /// The position before which the next page ends. `None` if no page follows.
     pub next: Option<i64>,
 }
 
@@ -75,7 +75,7 @@ pub struct ListedDelivery {
     pub origin: Origin,
     /// The number of attempts so far.
     pub n_attempts: u32,
-    /// The due time of the next attempt. If the delivery is not pending, of the last one.
+    /// The due time of the next attempt. If the delivery is not pending, of the last attempt.
     pub due: Timestamp,
     /// When the delivery was recorded.
     pub created_at: Timestamp,
@@ -115,7 +115,7 @@ impl Selector {
     }
 }
 
-/// Selects events to replay for a webhook. An event must match all conditions that are set.
+/// Selects events to replay. An event must match all conditions that are set.
 #[derive(Clone, Debug)]
 pub struct Replay {
     /// The webhook, with its events and projects.
@@ -130,7 +130,7 @@ pub struct Replay {
     pub until: Option<Timestamp>,
 }
 
-/// The party that switched a webhook off.
+/// Who switched a webhook off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffCause {
     /// The receiver, by answering 410. A changed configuration switches the webhook on again.
@@ -140,7 +140,7 @@ pub enum OffCause {
 }
 
 impl OffCause {
-    /// The word for this value in listings and in the store.
+    /// The name of this cause in listings and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             OffCause::Gone => "gone",
@@ -148,7 +148,7 @@ impl OffCause {
         }
     }
 
-    /// Parses a word of [`OffCause::as_str`].
+    /// Parses a name returned by [`OffCause::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
         [OffCause::Gone, OffCause::Operator]
             .into_iter()
@@ -156,10 +156,10 @@ impl OffCause {
     }
 }
 
-/// The switch-off of a webhook: its cause, time and reason.
+/// How and when a webhook was switched off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Off {
-    /// The party that switched the webhook off.
+    /// Who switched the webhook off.
     pub cause: OffCause,
     /// The reason, as `status` prints it.
     pub reason: String,
@@ -167,12 +167,12 @@ pub struct Off {
     pub at: Timestamp,
 }
 
-/// The state of a webhook. The store also knows webhooks that are no longer configured.
+/// The state of a webhook, which may no longer be configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebhookState {
     /// The name of the webhook.
     pub name: String,
-    /// The switch-off of the webhook. `None` if the webhook is on.
+    /// How the webhook was switched off. `None` if it is on.
     pub off: Option<Off>,
     /// The number of pending deliveries.
     pub n_pending: u64,
@@ -199,28 +199,28 @@ pub struct RecordedProblem {
     pub key: Option<ProjectKey>,
     /// The path of the file, and why it is invalid.
     pub problem: Problem,
-    /// When the file became invalid. A later, different reason does not change this time.
+    /// When the file became invalid. The time stays if the reason changes.
     pub since: Timestamp,
 }
 
-/// The result of one batch of collection.
+/// The result of one batch of removals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// The number of removed deliveries. Their attempts are removed as well.
+    /// The number of removed deliveries. Their attempts are removed too.
     pub n_deliveries: usize,
-    /// The number of removed events. Their deliveries were removed before.
+    /// The number of removed events.
     pub n_events: usize,
-    /// The number of removed payloads. No event or definition needs them any more.
+    /// The number of removed payloads.
     pub n_payloads: usize,
     /// The number of database pages that were returned to the file system.
     pub n_pages: u64,
-    /// The pending deliveries of each webhook that became dead.
+    /// The number of pending deliveries that became dead, by webhook.
     pub expired: BTreeMap<String, usize>,
-    /// Whether more rows may need to be removed.
+    /// Whether there may be more rows to remove.
     pub has_more: bool,
 }
 
-/// The space that the store takes, and the space that is left for it, in bytes.
+/// The space that the store takes, and the space that is available to it, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     /// The size of the database, without the pages that are free for reuse.

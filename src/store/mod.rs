@@ -5,11 +5,11 @@
 //! - The new record of a project, its events, their payloads and their deliveries commit together
 //!   ([`Recording::record`]). If the commit fails, nothing has changed. The record still differs
 //!   from the disk, so the next observation infers the same events.
-//! - A change is durable when the call returns: it survives a power cut.
+//! - A change is durable when the call returns: it then survives a power cut.
 //! - Delivery is at least once: a delivery stays pending until an attempt has an outcome.
-//! - Only the store has the pending deliveries. Memory does not grow with their number, and neither
-//!   does the cost of finding the next one.
-//! - Opening reports damaged or newer state and does not change it.
+//! - Only the store has all pending deliveries. Neither memory nor the cost of finding the next
+//!   one depends on their number.
+//! - If the state is damaged or from a newer version, opening it reports that and changes nothing.
 //!
 //! Modules: `contract` has the operations and their promises. [`batch`](Batch), `delivery`,
 //! `listing` and `error` have their types. `sqlite` and `postgres` implement it, and only
@@ -48,23 +48,23 @@ pub use listing::{
 pub(crate) use sqlite::lock::holder;
 pub use transfer::{Copied, TransferError, Transferred};
 
-/// The daemon's handle to the store. Its clones share one store.
+/// The daemon's handle to the store. All clones use the same store.
 ///
-/// Dropping the last clone closes the store, as [`Backend::close`] does.
+/// Dropping the last clone closes the store; see [`Backend::close`].
 #[derive(Clone)]
 pub struct Store(Arc<dyn Backend>);
 
 impl Store {
-    /// Opens the state in a directory. Creates directory and state if missing, and migrates the state.
+    /// Opens the state in a directory. Creates or migrates it if necessary.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(sqlite::SqliteStore::open(state_dir)?)))
     }
 
-    /// Opens the state of a configuration, wherever it is.
+    /// Opens the state where the configuration says: in `state_dir` or in PostgreSQL.
     pub(crate) fn of(config: &Config) -> Result<Self, OpenError> {
         match &config.store {
             Some(postgres) => {
-                // For the control socket.
+                // The control socket needs the directory.
                 sqlite::schema::prepare_directory(&config.state_dir)?;
                 Self::connect(postgres)
             }
@@ -95,7 +95,7 @@ impl Listings {
         Ok(Self(Box::new(sqlite::SqliteListings::open(state_dir)?)))
     }
 
-    /// Opens the state of a configuration, wherever it is.
+    /// Opens the state where the configuration says: in `state_dir` or in PostgreSQL.
     pub(crate) fn of(config: &Config) -> Result<Self, OpenError> {
         match &config.store {
             Some(postgres) => Self::connect(postgres),
@@ -120,7 +120,7 @@ impl Deref for Listings {
 
 /// The command line's handle for changing deliveries and webhooks.
 ///
-/// [`crate::admin::control::wake`] then makes a running daemon apply the changes.
+/// After a change, [`crate::admin::control::wake`] informs a running daemon.
 pub struct Operations(Box<dyn Operating>);
 
 impl Operations {
@@ -129,7 +129,7 @@ impl Operations {
         Ok(Self(Box::new(sqlite::SqliteOperations::open(state_dir)?)))
     }
 
-    /// Opens the state of a configuration, wherever it is.
+    /// Opens the state where the configuration says: in `state_dir` or in PostgreSQL.
     pub(crate) fn of(config: &Config) -> Result<Self, OpenError> {
         match &config.store {
             Some(postgres) => Self::connect(postgres),

@@ -1,4 +1,4 @@
-//! Payloads in memory: their check, compression and decompression.
+//! Checks, compresses and decompresses payloads.
 
 use std::cell::RefCell;
 use std::io::{self, Read as _};
@@ -11,12 +11,13 @@ use super::error::Fault;
 use super::listing::PayloadPart;
 use crate::domain::project::ContentHash;
 
-/// The total size up to which payloads are compressed without checking whether they are stored.
+/// The total size up to which payloads are compressed without asking whether they are stored.
 ///
-/// For so few bytes the check takes longer than the compression.
+/// For less data, asking takes longer than compressing.
 pub(super) const UNASKED_MAX: usize = 64 * 1024;
 
-/// The level of zstd. Every level shrinks project.xml about tenfold, and higher ones take longer.
+/// The level of zstd. All levels make a project.xml about ten times smaller; higher ones take
+/// longer.
 const LEVEL: i32 = 2;
 
 /// A payload of a batch. Its clones share the bytes.
@@ -24,7 +25,7 @@ const LEVEL: i32 = 2;
 pub(super) struct Given {
     hash: ContentHash,
     bytes: Bytes,
-    /// The compressed bytes. `None` if the store had the payload when the batch was prepared.
+    /// The compressed bytes. `None` if the payload was stored when the batch was prepared.
     compressed: Option<Bytes>,
 }
 
@@ -54,12 +55,12 @@ impl Given {
         self.bytes.clone()
     }
 
-    /// The compressed bytes. `None` if the store had the payload when the batch was prepared.
+    /// The compressed bytes. `None` if the payload was stored when the batch was prepared.
     pub(super) fn compressed(&self) -> Option<&Bytes> {
         self.compressed.as_ref()
     }
 
-    /// Compresses the payload, for one that was removed since the batch was prepared.
+    /// Compresses a payload that was removed from the store after the batch was prepared.
     pub(super) fn compress_late(&self) -> Result<Bytes, Fault> {
         Ok(Bytes::from(compress(&self.hash, &self.bytes)?))
     }
@@ -87,7 +88,7 @@ pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
             Some(compressor) => compressor,
             None => Compressor::new(LEVEL)?,
         };
-        // After an error the context is dropped.
+        // If this fails, the context is dropped.
         let compressed = compressor.compress(bytes)?;
         *kept = Some(compressor);
         Ok(compressed)

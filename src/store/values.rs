@@ -12,12 +12,12 @@ use super::error::Fault;
 use crate::domain::delivery::State;
 use crate::domain::project::ContentHash;
 
-/// Milliseconds since the Unix epoch, rounded down. For times in the past.
+/// Converts a time to milliseconds since the Unix epoch, rounded down: for past times.
 pub(super) fn milliseconds(time: Timestamp) -> i64 {
     time.as_millisecond()
 }
 
-/// Milliseconds since the Unix epoch, rounded up. For times before which nothing may happen.
+/// Converts a time to milliseconds since the Unix epoch, rounded up: for due times.
 pub(super) fn milliseconds_up(time: Timestamp) -> i64 {
     let down = milliseconds(time);
     if from_milliseconds(down) < time {
@@ -41,7 +41,7 @@ pub(super) fn duration(age: Duration) -> i64 {
     i64::try_from(age.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Nanoseconds since the Unix epoch, clamped to 64 bits (the year 2262).
+/// Converts a time to nanoseconds since the Unix epoch, clamped to 64 bits (the year 2262).
 pub(super) fn nanoseconds(time: Timestamp) -> i64 {
     i64::try_from(time.as_nanosecond()).unwrap_or(if time.as_nanosecond() < 0 {
         i64::MIN
@@ -50,7 +50,7 @@ pub(super) fn nanoseconds(time: Timestamp) -> i64 {
     })
 }
 
-/// Converts a number of rows or bytes. A negative number becomes 0.
+/// Converts a number of rows or bytes. Negative numbers become 0.
 pub(super) fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
@@ -76,7 +76,7 @@ pub(super) fn from_json<T: DeserializeOwned>(what: &str, text: &str) -> Result<T
     })
 }
 
-/// Parses a word of a closed list.
+/// Parses one of a fixed set of words.
 pub(super) fn word<T>(
     what: &str,
     text: &str,

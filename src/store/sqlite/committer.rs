@@ -1,13 +1,13 @@
 //! Commits jobs in transactions, and makes space for them if the disk is full.
 //!
 //! If a transaction of several jobs fails, it is rolled back, and each job runs again in its own
-//! transaction. So a job that is too large for the disk does not make small jobs fail. If the
-//! database is locked, all jobs fail, because each would wait for the lock again. Savepoints would
-//! avoid running jobs twice. But they halved the speed of every write, because SQLite then saves
-//! each changed page once more.
+//! transaction. So a job that is too large for the disk does not make the others fail. If the
+//! database is locked, all jobs fail at once, because each would wait for the lock again.
+//! Savepoints would avoid running jobs twice. But they halved the speed of every write, because
+//! SQLite then saves each changed page once more.
 //!
-//! On a full disk, the committer releases the reserve, copies the log into the database and empties
-//! it. That often frees space by itself. Only jobs that remove rows may use the reserve.
+//! On a full disk, the committer releases the reserve, copies the log into the database and
+//! empties the log. That alone often frees space. Only jobs that remove rows may use the reserve.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::transaction::transact;
 use super::writer::Write;
 use crate::store::error::Fault;
 
-/// How long to wait for readers before the log is emptied on a full disk.
+/// How long emptying the log on a full disk waits for readers.
 const READERS_WAIT: Duration = Duration::from_secs(1);
 
 /// The writing connection and the space in reserve.
@@ -30,7 +30,7 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) fn new(connection: Connection, reserve: Reserve) -> rusqlite::Result<Self> {
-        // On a small disk, the log must not take more than the reserve either.
+        // On a small disk, the log must not become larger than the reserve.
         let n_pages = i64::try_from(reserve.size() / schema::PAGE_SIZE).unwrap_or(i64::MAX);
         let n_pages = n_pages.clamp(1, schema::LOG_PAGES);
         connection.query_row(
@@ -44,7 +44,7 @@ impl Committer {
         })
     }
 
-    /// Runs jobs, commits them and sends their results.
+    /// Runs jobs, commits them, and sends their results.
     pub(super) fn commit(&mut self, mut group: Vec<Box<dyn Write>>) {
         if !self.reserve.restore() {
             return self.commit_each(group, false);
@@ -54,7 +54,7 @@ impl Committer {
                 let has_space = self.make_space();
                 self.commit_each(group, has_space);
             }
-            // If another process keeps the database locked, each job would wait for the lock again.
+            // If another process locks the database, each job would wait for the lock again.
             Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
                 self.commit_each(group, true);
             }
@@ -66,7 +66,7 @@ impl Committer {
         }
     }
 
-    /// Commits each job by itself. Without space, it commits only those that remove rows.
+    /// Commits each job by itself. If space is missing, commits only those that remove rows.
     fn commit_each(&mut self, group: Vec<Box<dyn Write>>, has_space: bool) {
         for mut job in group {
             let committed = if job.removes_rows() {
@@ -80,7 +80,7 @@ impl Committer {
         }
     }
 
-    /// Runs a job that removes rows, with the space in reserve if it needs it.
+    /// Runs a job that removes rows. Uses the reserve if space is missing.
     fn remove(&mut self, job: &mut Box<dyn Write>) -> Result<(), Fault> {
         let job = std::slice::from_mut(job);
         match self.attempt(job) {
@@ -94,7 +94,7 @@ impl Committer {
         }
     }
 
-    /// Empties the log, with the space in reserve. Returns whether there is space for commits.
+    /// Empties the log by means of the reserve. Returns whether there is space for commits.
     fn make_space(&mut self) -> bool {
         self.reserve.release();
         let emptied = self
@@ -125,7 +125,7 @@ impl Committer {
     }
 }
 
-/// Whether an error may come from a full disk or a used up quota.
+/// Whether an error may come from a full disk or an exhausted quota.
 fn lacks_space(fault: &Fault) -> bool {
     match fault {
         Fault::Full(_) => true,
@@ -134,8 +134,8 @@ fn lacks_space(fault: &Fault) -> bool {
                 .downcast_ref::<rusqlite::Error>()
                 .and_then(|error| error.sqlite_error())
                 .map(|error| error.extended_code);
-            // SQLite reports a used up quota as a failed write, and a full disk too if it is the
-            // index of the log that cannot grow.
+            // SQLite reports an exhausted quota as a failed write. It reports a full disk in the
+            // same way if the index of the log cannot grow.
             matches!(
                 code,
                 Some(ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE)

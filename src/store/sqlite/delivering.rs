@@ -1,4 +1,4 @@
-//! The contract [`Delivering`]: claims and finishes deliveries, keeps webhooks, collects garbage.
+//! Implements [`Delivering`]: claims, results of attempts, webhooks, and the removal of rows.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -156,7 +156,7 @@ impl Delivering for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Collects by `retention`, and makes these pending deliveries dead for a reason.
+    /// Removes rows by `retention`, and makes these pending deliveries dead.
     async fn collect_and_expire(
         &self,
         retention: Retention,
@@ -186,7 +186,7 @@ impl SqliteStore {
             Ok((collected, rest)) => {
                 guard(&self.shared.garbage).put_back(rest);
                 if collected.n_payloads > 0 {
-                    // The log still has the removed contents.
+                    // The log still contains the removed contents.
                     self.shared.writer.truncate_log();
                 }
                 Ok(collected)

@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 use crate::store::error::{Fault, OpenError};
 
 impl OpenError {
-    /// Converts an error of opening the database. Damage to the database has a variant of its own.
+    /// Converts an error of opening the database. Damage has its own variant.
     pub(super) fn from_sqlite(path: &Path, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
         match source.sqlite_error_code() {

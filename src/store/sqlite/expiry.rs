@@ -1,7 +1,7 @@
-//! Makes pending deliveries dead that waited too long, or for which there is no room.
+//! Makes pending deliveries dead that are too old, or that there is no space for.
 //!
-//! Constraint: a million pending deliveries may be checked each minute. So the check reads an index on
-//! a connection of its own, and only the change of what it found takes the writer's time.
+//! Constraint: a million pending deliveries may be checked each minute. So the check reads an
+//! index on a connection of its own. The writer only changes the deliveries that were found.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::store::error::Fault;
 pub(super) const OLDER: &str = "SELECT id FROM deliveries WHERE webhook = ?1 \
      AND state = 'pending' AND waiting_ms < ?2 LIMIT ?3";
 
-/// Lists `limit` deliveries that have been pending since before a time.
+/// Lists at most `limit` deliveries that have been pending since before this time.
 pub(super) fn older(connection: &Connection, before: i64, limit: usize) -> Result<Vec<i64>, Fault> {
     let mut ids = Vec::new();
     for webhook in webhooks::names(connection)? {
@@ -31,7 +31,7 @@ pub(super) fn older(connection: &Connection, before: i64, limit: usize) -> Resul
 pub(super) const LARGEST_BACKLOG: &str = "SELECT webhook FROM deliveries \
      WHERE state = 'pending' GROUP BY webhook ORDER BY count(*) DESC LIMIT 1";
 
-/// Lists the `limit` oldest pending deliveries of the webhook that has the most.
+/// Lists the `limit` oldest pending deliveries of the webhook with the most.
 pub(super) fn oldest_of_largest_backlog(
     connection: &Connection,
     limit: usize,
@@ -40,8 +40,8 @@ pub(super) fn oldest_of_largest_backlog(
         .prepare_cached(LARGEST_BACKLOG)?
         .query_row([], |row| row.get(0))
         .optional()?;
-    // In the order of the table, because the oldest rows are nearly all pending by then. With an
-    // index, SQLite would sort the backlog.
+    // Read the table in its own order, because nearly all of the oldest rows are pending then.
+    // With an index, SQLite would sort the backlog.
     let mut statement = connection.prepare_cached(
         "SELECT id FROM deliveries NOT INDEXED WHERE webhook = ?1 AND state = 'pending' \
          ORDER BY id LIMIT ?2",
@@ -61,7 +61,7 @@ pub(super) fn expire(
 ) -> Result<BTreeMap<String, usize>, Fault> {
     let mut expired: BTreeMap<String, usize> = BTreeMap::new();
     for id in ids {
-        // It may have been delivered or redelivered since it was listed.
+        // The delivery may have been delivered or redelivered after it was listed.
         let Some(lane) = LaneEntry::of(connection, *id)? else {
             continue;
         };

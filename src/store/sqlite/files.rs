@@ -1,7 +1,7 @@
 //! Writes the rows of files in the record of a project.
 //!
-//! Constraint: a row that is replaced or deleted must equal the file before the change. Otherwise the
-//! whole batch fails.
+//! Constraint: a row that is replaced or deleted must equal the file in the old record. Otherwise
+//! the whole batch fails.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::store::error::Fault;
 
 /// Writes the difference between the files before and after a change.
 ///
-/// `is_new` tells whether the batch added the payload of a file.
+/// `is_new` returns whether the batch added the payload of a file.
 pub(super) fn replace(
     connection: &Connection,
     change: &Change,
@@ -50,7 +50,7 @@ fn put(
 ) -> Result<(), Fault> {
     let identity = identity_of(file);
     if let Some(identity) = &identity {
-        // A new payload was stored with its identity.
+        // A new payload was stored with its identity already.
         if !is_new && !payload::set_identity(connection, &file.hash, identity)? {
             return Err(Fault::MissingPayload {
                 hash: file.hash,
@@ -84,7 +84,7 @@ fn put(
     write(insert, written, &[&identity])
 }
 
-/// Writes the row of a file. The parameters 1 to 13 are its columns, and `rest` follows.
+/// Writes the row of a file. The parameters 1 to 13 are its columns. `rest` has further ones.
 fn write(
     mut statement: CachedStatement<'_>,
     (key, file, document): (&ProjectKey, &FileState, &str),
@@ -112,10 +112,10 @@ fn write(
     as_expected(written, key)
 }
 
-/// The identity to store in the row of a file.
+/// Returns the identity to store in the row of a file.
 ///
-/// An update leaves this column out, because SQLite would write a page of its index even if the
-/// value stays the same.
+/// An update must not name this column. SQLite would write a page of its index even if the value
+/// stays the same.
 fn identity_of(file: &FileState) -> Option<String> {
     (file.role == Role::Definition).then(|| file.identity().to_string())
 }

@@ -1,8 +1,8 @@
-//! The key of the fingerprints of settings.
+//! Keeps the key of the fingerprints of settings.
 //!
-//! Constraint: a fingerprint depends on the secrets of a webhook. Whoever has a copy of the database, such
-//! as a backup, must not be able to guess secrets by it. So the fingerprints in the database are keyed,
-//! and the key is in another file.
+//! Constraint: a fingerprint depends on the secrets of a webhook. A copy of the database, such as
+//! a backup, must not make it possible to guess the secrets. So the fingerprints in the database
+//! are keyed, and the key is in another file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::store::error::OpenError;
 
-/// The name of the key's file in the state directory.
+/// The name of the key file in the state directory.
 const KEY_FILE: &str = "key";
 
 /// The key of the fingerprints.
@@ -32,14 +32,15 @@ impl FingerprintKey {
                 if let Ok(key) = bytes.try_into() {
                     return Ok(Self(key));
                 }
-                // A crash while it was created.
+                // The daemon crashed while it created the file.
             }
             Err(source) if source.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(io("read the key", source)),
         }
         let key = random().map_err(|source| io("get random bytes for", source))?;
         Self::write(directory, key).or_else(|source| match source.kind() {
-            // A start on a full disk needs no key: it counts webhooks as changed.
+            // The daemon must start on a full disk. Without a stored key, webhooks count as
+            // changed.
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Ok(Self(key)),
             _ => Err(io("write the key", source)),
         })
@@ -58,12 +59,12 @@ impl FingerprintKey {
         Ok(Self(key))
     }
 
-    /// The key itself, for a state that moves.
+    /// Returns the key itself, to move the state to another store.
     pub(super) fn bytes(&self) -> [u8; 32] {
         self.0
     }
 
-    /// The fingerprint as it is stored.
+    /// Returns the stored form of a fingerprint.
     pub(super) fn keyed(&self, fingerprint: &[u8; 32]) -> [u8; 32] {
         *blake3::keyed_hash(&self.0, fingerprint).as_bytes()
     }

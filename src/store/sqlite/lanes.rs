@@ -1,12 +1,13 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
-//! Constraint: the deliveries of a lane are sent strictly in the order of their events. The oldest one
-//! is the head of the lane, and only heads are sent. Each change of a delivery's state or lane updates `is_head`.
+//! Constraint: the deliveries of a lane are sent strictly in the order of their events. The oldest
+//! one is the head of the lane, and only heads are sent. Each change of a delivery's state or lane
+//! updates `is_head`.
 //!
 //! A lane has no head while its oldest delivery waits for a delete with the same project id in
-//! another lane. Only the events of an arrived project wait: it may have left the directory of the
-//! delete. Copies of a project go on. The row of a waiting delivery has this project id. When the
-//! delete is finished, the waiting delivery becomes the head.
+//! another lane. Only the events of an arrived project wait, because it may have left the
+//! directory of the delete. Events of copies do not wait. The row of a waiting delivery has the
+//! project id. When the delete is finished, the waiting delivery becomes the head.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +28,7 @@ pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
      WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 1 AND state = 'pending' \
      AND NOT (organization = ?3 AND project = ?4)";
 
-/// The condition that the delivery `waiting` waits for an earlier delete with its project id.
+/// The condition that `waiting` waits for an earlier delete with its project id.
 const WAITS_FOR_A_DELETE: &str = "(waiting.project_id IS NOT NULL AND NOT waiting.is_delete \
      AND EXISTS (SELECT 1 FROM deliveries d WHERE d.webhook = waiting.webhook \
      AND d.project_id = waiting.project_id AND d.is_delete = 1 AND d.state = 'pending' \
@@ -63,9 +64,9 @@ impl LaneEntry {
     }
 }
 
-/// Makes the next deliveries heads, after this delivery is no longer pending.
+/// Makes the next deliveries heads, because this one is no longer pending.
 ///
-/// These are the oldest delivery of its lane, and deliveries that waited for it in other lanes.
+/// These are the oldest delivery of its lane, and deliveries in other lanes that waited for it.
 pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fault> {
     promote(connection, &before.webhook, &before.key)?;
     let Some(project_id) = &before.deletes else {
@@ -86,7 +87,7 @@ pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fa
     Ok(())
 }
 
-/// Selects the lanes with a delivery that waits, or waited, for deletes with a project id.
+/// Selects the lanes with a delivery that may wait for deletes with a project id.
 pub(super) const WAITING_FOR_A_DELETE: &str = "SELECT organization, project \
      FROM deliveries WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 0 \
      AND state = 'pending'";
@@ -102,7 +103,7 @@ fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(
     Ok(())
 }
 
-/// Makes a newly pending delivery the head of its lane if it is the oldest of the lane.
+/// Makes a newly pending delivery the head of its lane, if it is the oldest there.
 pub(super) fn enter_lane(
     connection: &Connection,
     delivery: i64,
@@ -126,8 +127,9 @@ pub(super) fn enter_lane(
 
 /// Moves the deliveries of projects to the lanes of their new keys.
 ///
-/// Dead and cancelled ones move too, so that a redelivered one is sent in the order of its project. The
-/// delivered ones are too many: each moves when it is redelivered, by [`present`]. Each pair has the former key and the new one. Projects may exchange their keys.
+/// Each pair has the old key and the new one. Projects may exchange their keys. Dead and cancelled
+/// deliveries move too, so that a redelivery keeps the order of its project. There may be too many
+/// delivered ones. Each of them moves when it is redelivered; see [`present`].
 pub(super) fn move_all(
     connection: &Connection,
     moves: &[(&ProjectKey, &ProjectKey)],
@@ -148,7 +150,7 @@ pub(super) fn move_all(
             moved.extend(all.map(|id| (id, *to)));
         }
     }
-    // Remove all projects from their lanes before adding the first to its new lane.
+    // Remove all projects from their old lanes first, because they may exchange keys.
     for (webhook, to) in &changed {
         connection
             .prepare_cached(&format!(
@@ -192,7 +194,7 @@ fn ids_in(
     Ok(ids)
 }
 
-/// Remembers moves, for events that are replayed later.
+/// Stores moves, for events that are replayed later.
 fn remember(connection: &Connection, moves: &[(&ProjectKey, &ProjectKey)]) -> Result<(), Fault> {
     let (batch, last_event): (i64, i64) = connection
         .prepare_cached(NEXT_MOVES)?
@@ -219,7 +221,7 @@ fn remember(connection: &Connection, moves: &[(&ProjectKey, &ProjectKey)]) -> Re
 const NEXT_MOVES: &str = "SELECT 1 + coalesce((SELECT max(batch) FROM moves), 0), \
      coalesce((SELECT max(sequence) FROM events), 0)";
 
-/// Returns the lane of an event: the key that its project has after all moves since the event.
+/// Returns the lane of an event: the current key of its project, after all later moves.
 pub(super) fn lane_of(
     connection: &Connection,
     sequence: i64,
@@ -241,7 +243,7 @@ pub(super) fn lane_of(
     }
 }
 
-/// Returns the present lane of a delivery, whose project may have moved since it was delivered.
+/// Returns the current lane of a delivery. Its project may have moved after the delivery.
 pub(super) fn present(connection: &Connection, delivery: i64) -> Result<ProjectKey, Fault> {
     let (sequence, key) = connection
         .prepare_cached(
@@ -255,7 +257,7 @@ pub(super) fn present(connection: &Connection, delivery: i64) -> Result<ProjectK
     lane_of(connection, sequence, key)
 }
 
-/// Removes the moves that concern no event any more.
+/// Removes moves that are older than all events.
 pub(super) fn forget_moves(connection: &Connection) -> Result<(), Fault> {
     connection
         .prepare_cached(

@@ -1,7 +1,7 @@
-//! Stores the listeners of each project: the webhooks to which its events were routed.
+//! Stores the *listeners* of each project: the webhooks that its events were routed to.
 //!
-//! Constraint: the listeners receive the delete of the project, even if it was renamed. When the
-//! project is deleted, its listeners are deleted as well.
+//! Constraint: the listeners receive the delete of the project, even after it was renamed. When
+//! the project is deleted, its listeners are deleted too.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ pub(super) fn add(connection: &Connection, key: &ProjectKey, webhook: &str) -> R
     Ok(())
 }
 
-/// Deletes the listeners of a deleted project, and adds those of a project that moved there.
+/// Deletes the listeners of a deleted project. Adds those of a project that moved here.
 pub(super) fn replace(
     connection: &Connection,
     key: &ProjectKey,

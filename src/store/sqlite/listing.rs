@@ -1,7 +1,7 @@
 //! Lists events, deliveries and attempts for the command line.
 //!
-//! Constraint: a listing needs no daemon and changes nothing. It reads one consistent state, also
-//! while a daemon runs and after a daemon was killed. Every read has a limit.
+//! Constraint: a listing needs no daemon and changes nothing. It reads one consistent state, while
+//! a daemon runs and after a daemon was killed. The size of every result is limited.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -107,7 +107,7 @@ impl Listing for SqliteListings {
 
     fn event_ids(&self, prefix: &str, limit: usize) -> Result<Vec<EventId>, StoreError> {
         self.read(|connection| {
-            // All characters of an id sort before the tilde, so SQLite reads a range of the index.
+            // All characters of an id sort before the tilde, so SQLite reads a range of an index.
             let mut statement = connection.prepare_cached(
                 "SELECT id FROM events WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2",
             )?;

@@ -1,7 +1,7 @@
-//! The lock that prevents two daemons from using one state directory.
+//! Locks a state directory, so that two daemons cannot use it.
 //!
-//! Constraint: a daemon that ended, for whatever reason, must not block the next one. The operating
-//! system releases the lock (`flock`) when the process ends. The process id in the file is only for
+//! Constraint: a daemon that has ended must never block the next one. So the operating system
+//! releases the lock (`flock`) when the process ends. The process id in the file is only for
 //! messages.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -14,9 +14,10 @@ use crate::store::error::OpenError;
 /// The name of the lock file in the state directory.
 const LOCK_FILE: &str = "lock";
 
-/// Returns the process that holds the lock on a state directory, if one does.
+/// Returns the process that holds the lock on a state directory, if any.
 ///
-/// It reads the kernel's list of locks. Trying to take the lock could stop a daemon that starts now.
+/// It reads the kernel's list of locks. Trying to take the lock could stop a daemon that is just
+/// starting.
 pub(crate) fn holder(directory: &Path) -> Option<u32> {
     let path = directory.join(LOCK_FILE);
     let inode = std::fs::metadata(&path).ok()?.ino();
@@ -31,8 +32,8 @@ pub(crate) fn holder(directory: &Path) -> Option<u32> {
 
 /// Whether a line of `/proc/locks` is about a lock of this process on this file.
 ///
-/// For example `1: FLOCK  ADVISORY  WRITE 812 fe:00:1310 0 EOF`. The device number may differ from
-/// that of the file, as on btrfs.
+/// For example `1: FLOCK  ADVISORY  WRITE 812 fe:00:1310 0 EOF`. The device number may be another
+/// than the file's, for instance on btrfs.
 fn is_lock_of(line: &str, pid: u32, inode: u64) -> bool {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let is_lock = fields.next() == Some("FLOCK");
@@ -45,7 +46,7 @@ fn is_lock_of(line: &str, pid: u32, inode: u64) -> bool {
 /// The lock on a state directory. Dropping this value releases it.
 #[derive(Debug)]
 pub(super) struct StateLock {
-    /// The directory itself, because somebody may remove the file.
+    /// A lock on the directory itself, because somebody may remove the file.
     _directory: File,
     _file: File,
 }
@@ -59,7 +60,7 @@ impl StateLock {
             path: path.clone(),
             source,
         };
-        // Do not truncate the file: until this process has the lock, the content is the holder's.
+        // Do not truncate the file: it may have the process id of the holder.
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -73,7 +74,7 @@ impl StateLock {
             path: directory.to_owned(),
             source,
         })?;
-        // A network file system may lock no directories. There the lock is the file alone.
+        // Some network file systems cannot lock directories. Then only the file is locked.
         let is_held = matches!(handle.try_lock(), Err(TryLockError::WouldBlock))
             || match file.try_lock() {
                 Ok(()) => false,
@@ -82,7 +83,7 @@ impl StateLock {
             };
         if is_held {
             let mut text = String::new();
-            // The holder may not have written its id yet, or somebody removed the file.
+            // The holder may not have written its process id yet, or somebody removed the file.
             let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
             return Err(OpenError::Held {
                 directory: directory.to_owned(),

@@ -1,10 +1,11 @@
-//! The implementation of the store: a SQLite database in the state directory.
+//! Keeps the state in a SQLite database in the state directory.
 //!
 //! # Format
 //!
 //! The state directory (created with mode 0700) contains `state.db`, a SQLite database with its
-//! write-ahead log, `lock`, `key` and `reserve`. The files have mode 0600. `schema/` has the tables, one file for
-//! each version. Migrations update the state of an earlier released version.
+//! write-ahead log, and the files `lock`, `key` and `reserve`. All files have mode 0600. `schema/`
+//! has the tables, one file for each version. Migrations update the state of an earlier released
+//! version.
 //!
 //! # Operation
 //!
@@ -15,16 +16,16 @@
 //!
 //! - `schema` opens and migrates the database. `lock` prevents a second daemon. `key` has the key of
 //!   the fingerprints of settings.
-//! - `writer` and `reader` run jobs in a `transaction`. `committer` does it for the writer, with the
-//!   space in `reserve`.
-//! - `recording` and `delivering` implement the contracts of inference and of sending.
-//! - `record` writes batches, `files` their files. `recorded` reads the record. `problems` has invalid
-//!   files, `payload` the contents of files.
-//! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of deletes.
-//!   `webhooks` keeps the state of webhooks.
-//! - `retention` removes old rows. `expiry` gives up pending deliveries. `room` says how many rows to
-//!   remove for some space.
-//! - `transfer` reads and writes all rows, to move a state.
+//! - `writer` and `reader` run jobs in a `transaction`. `committer` commits the writer's jobs,
+//!   with the space in `reserve`.
+//! - `recording` implements the operations of inference, and `delivering` those of sending.
+//! - `record` writes batches, and `files` the files in them. `recorded` reads the record.
+//!   `problems` has the invalid files, and `payload` the contents of files.
+//! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of
+//!   deletes. `webhooks` has the state of webhooks.
+//! - `retention` removes old rows. `expiry` makes old pending deliveries dead. `room` estimates
+//!   how many rows to remove for some space.
+//! - `transfer` reads and writes all rows, to move a state to another store.
 //! - `listing`, `select`, `operations` and `replay` are for the command line.
 //! - All of them use `row` and `error`.
 
@@ -91,7 +92,7 @@ pub(super) struct SqliteStore {
 struct Shared {
     path: Box<Path>,
     location: Arc<str>,
-    /// The device and the inode of the database file when it was opened.
+    /// The device and inode numbers of the database file when it was opened.
     identity: (u64, u64),
     key: FingerprintKey,
     writer: Arc<Writer>,
@@ -103,8 +104,8 @@ struct Shared {
 
 impl Shared {
     fn close(&self) {
-        // Close the reader first. The last connection to close removes the write-ahead log, and a
-        // read-only connection cannot do that.
+        // Close the reader first. The last connection removes the write-ahead log when it closes,
+        // and a read-only connection cannot do that.
         self.reader.close();
         end(&self.reader_thread);
         self.writer.close();
@@ -112,7 +113,7 @@ impl Shared {
     }
 }
 
-/// Locks a mutex, even after a panic of another holder.
+/// Locks a mutex, even if another holder panicked.
 ///
 /// That is safe: a job leaves its queue before it runs, and SQLite rolls back.
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -122,7 +123,7 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Waits for the end of a thread.
 fn end(thread: &Mutex<Option<JoinHandle<()>>>) {
     if let Some(thread) = guard(thread).take() {
-        // If the thread panicked, the panic was already reported.
+        // If the thread panicked, the panic was reported already.
         let _ = thread.join();
     }
 }
@@ -155,7 +156,7 @@ impl SqliteStore {
         let committer = Committer::new(for_writing, reserve)
             .map_err(|source| OpenError::from_sqlite(&path, source))?;
         let writer = Arc::new(Writer::new(committer));
-        // If the second thread cannot be started, `reader` is dropped and the first thread ends.
+        // If the second thread cannot be started, `reader` is dropped, which ends the first one.
         let reader_thread = start("store-reader", state_dir, move || {
             reader::run(&for_reading, reads);
         })?;
@@ -163,8 +164,8 @@ impl SqliteStore {
             let writer = Arc::clone(&writer);
             let log = schema::log(state_dir);
             move || {
-                // Release the lock last, after the connections are closed. Otherwise the next
-                // daemon could start while this one still has the write-ahead log open.
+                // Release the lock last. Otherwise the next daemon could start while this one
+                // still has the write-ahead log open.
                 let _lock = lock;
                 writer.run(&for_checkpoints, &log);
                 drop(for_checkpoints);
@@ -205,7 +206,7 @@ impl SqliteStore {
         result.map_err(|fault| self.error(fault))
     }
 
-    /// Reads on a thread and a connection of its own, so that claims do not wait for a long read.
+    /// Reads on a separate thread and connection, so that claims do not wait for a long read.
     async fn read_slowly<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -224,7 +225,7 @@ impl SqliteStore {
         result.map_err(|fault| self.error(fault))
     }
 
-    /// Removes rows, also if the disk is full.
+    /// Removes rows, even on a full disk.
     async fn remove<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,

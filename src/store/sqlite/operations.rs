@@ -1,8 +1,8 @@
-//! Applies an operator's changes to deliveries, also while a daemon runs.
+//! Applies an operator's changes to deliveries, with or without a running daemon.
 //!
-//! Constraint: a command may select a million deliveries, and the daemon must keep recording. So
-//! each transaction changes at most [`CHUNK`] deliveries. If a transaction fails, earlier ones stay
-//! committed, and repeating the command changes the other deliveries.
+//! Constraint: a command may select a million deliveries, but the daemon must go on recording. So
+//! each transaction changes at most [`CHUNK`] deliveries. If one fails, the earlier ones stay
+//! committed, and repeating the command changes the rest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const CHUNK: usize = 1_000;
 /// The maximum number of deliveries that one transaction reads.
 const READ_MAX: usize = 10_000;
 
-/// A connection for writing that does not take the lock of the daemon.
+/// A writing connection that does not need the lock of the daemon.
 pub(in crate::store) struct SqliteOperations {
     connection: Connection,
     location: Arc<str>,
@@ -45,7 +45,7 @@ impl SqliteOperations {
         })
     }
 
-    /// Runs `change` on the selected deliveries in chunks. Returns the number of changed deliveries.
+    /// Runs `change` on the selected deliveries in chunks. Returns how many were changed.
     fn in_chunks(
         &mut self,
         selector: &Selector,
@@ -128,7 +128,7 @@ impl Operating for SqliteOperations {
     }
 
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError> {
-        // Events that are recorded meanwhile have deliveries of their own.
+        // Events that are recorded in the meantime have their own deliveries.
         let mut range = self.in_transaction(replay::all)?;
         let mut n_queued = 0_u64;
         loop {
@@ -206,15 +206,15 @@ impl Operating for SqliteOperations {
 /// Selected deliveries in the order of their ids.
 struct Chunk {
     ids: Vec<i64>,
-    /// The last delivery that was read. `None` if no deliveries follow.
+    /// The last delivery that was read. `None` if there are no more.
     last: Option<i64>,
 }
 
 impl Chunk {
-    /// Reads the deliveries after `after` in the order of their ids.
+    /// Reads the next selected deliveries after `after`, in the order of their ids.
     ///
-    /// It uses no index on the selected columns. With such an index, SQLite would sort the rows
-    /// again for each chunk.
+    /// It uses no index on the selected columns, because SQLite would then sort the rows for each
+    /// chunk.
     fn after(connection: &Connection, selector: &Selector, after: i64) -> Result<Self, Fault> {
         let conditions = selector.conditions();
         let sql = if selector.ids.is_empty() {

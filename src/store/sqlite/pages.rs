@@ -1,8 +1,9 @@
 //! Finds the items of one page of a listing.
 //!
-//! Constraint: a page costs no more with a million deliveries than with ten thousand. It reads at most
-//! [`READ_MAX`] rows in the order of recording. If few of them are selected, the page has few items, and
-//! the next page continues. Few dead, cancelled or pending deliveries are found by their index instead.
+//! Constraint: a page costs no more with a million deliveries than with ten thousand. It reads at
+//! most [`READ_MAX`] rows in the order of recording. If few of them are selected, the page is
+//! short, and the next page continues. If there are only few dead, cancelled or pending
+//! deliveries, an index finds them instead.
 
 use rusqlite::{Connection, params_from_iter};
 
@@ -14,21 +15,21 @@ use crate::store::listing::{EventFilter, Selector};
 /// The maximum number of rows that one page reads.
 const READ_MAX: usize = 20_000;
 
-/// The maximum number of deliveries in a state that a page reads by the index of the state.
+/// The maximum number of deliveries in a state that are found by the index of the state.
 const INDEXED_MAX: usize = 5_000;
 
 /// The positions of the items of a page.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     positions: Vec<i64>,
-    /// The position that the next page ends before.
+    /// The position before which the next page ends.
     pub(super) next: Option<i64>,
     /// The number of rows that were read.
     n_read: usize,
 }
 
 impl Found {
-    /// The positions as a JSON array, for a statement.
+    /// Returns the positions as a JSON array, for a statement.
     pub(super) fn json(&self) -> String {
         let positions: Vec<String> = self.positions.iter().map(i64::to_string).collect();
         format!("[{}]", positions.join(","))
@@ -117,7 +118,7 @@ fn scan(
     Ok(found)
 }
 
-/// Finds the deliveries of a page by the index of their state, unless there are many.
+/// Finds the deliveries of a page by the index of their state. `None` if there are too many.
 fn by_state(
     connection: &Connection,
     selector: &Selector,
@@ -186,7 +187,8 @@ mod tests {
     use crate::domain::event::EventKind;
     use crate::store::Store;
 
-    /// A store with this number of deliveries and events; one in `rare` is dead, the others delivered.
+    /// Makes a store with `n` deliveries and events. One in `rare` is dead, the others are
+    /// delivered.
     fn filled(n: usize, rare: usize) -> (tempfile::TempDir, Connection) {
         let directory = tempfile::tempdir().unwrap();
         drop(Store::open(directory.path()).unwrap());

@@ -1,8 +1,8 @@
-//! Stores payloads, the contents of project.xml files: each content once, compressed.
+//! Stores payloads: the contents of project.xml files, each content once and compressed.
 //!
-//! Constraint: the daemon sends the observed bytes unchanged. So the store checks a payload against
-//! its hash when it writes and when it reads. The caller's thread compresses payloads before the
-//! transaction, because all other writes wait for a transaction.
+//! Constraint: the daemon sends the observed bytes unchanged. So the store checks a payload
+//! against its hash when it writes and when it reads it. Payloads are compressed before the
+//! transaction, on the caller's thread, because all other writes wait for a transaction.
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -13,7 +13,7 @@ use crate::store::error::Fault;
 use crate::store::listing::PayloadPart;
 use crate::store::payload::{self, Given};
 
-/// Returns for each of these payloads whether it is stored.
+/// Returns whether each of these payloads is stored.
 pub(super) fn stored(connection: &Connection, hashes: &[ContentHash]) -> Result<Vec<bool>, Fault> {
     hashes.iter().map(|hash| exists(connection, hash)).collect()
 }
@@ -25,15 +25,15 @@ pub(super) fn exists(connection: &Connection, hash: &ContentHash) -> Result<bool
         .exists([&hash.0[..]])?)
 }
 
-/// Stores a payload unless it is already stored. Returns whether it is new.
+/// Stores a payload unless it is stored already. Returns whether it is new.
 ///
-/// `identity` is the identity of the definitions with this content, if the batch has any.
+/// `identity` is the identity of the batch's definitions with this content, if any.
 pub(super) fn put(
     connection: &Connection,
     given: &Given,
     identity: Option<&str>,
 ) -> Result<bool, Fault> {
-    // The stored payload may have been removed since the batch was prepared.
+    // The payload may have been removed after the batch was prepared.
     let late;
     let compressed = match given.compressed() {
         Some(compressed) => compressed,
@@ -57,9 +57,10 @@ pub(super) fn put(
     Ok(stored > 0)
 }
 
-/// Sets the identity of the definitions with this content. Returns whether the payload is stored.
+/// Stores the identity of the definitions with this content.
 ///
-/// [`remove_garbage`] finds the definitions by this identity.
+/// Returns whether the payload is stored. [`remove_garbage`] finds the definitions by this
+/// identity.
 pub(super) fn set_identity(
     connection: &Connection,
     hash: &ContentHash,
@@ -73,8 +74,8 @@ pub(super) fn set_identity(
         None => return Ok(false),
         Some(Some(found)) if found == identity || found.is_empty() => return Ok(true),
         Some(None) => identity,
-        // Another version of the program derived another identity from this content. The empty
-        // identity keeps the payload forever.
+        // Another version of the program gave this content another identity. The empty identity
+        // keeps the payload forever.
         Some(Some(_)) => "",
     };
     connection
@@ -115,7 +116,7 @@ fn compressed(
         .optional()?)
 }
 
-/// Removes a payload if no event and no definition has it. Returns its size if it was removed.
+/// Removes a payload that no event and no definition has. Returns the size of a removed payload.
 pub(super) fn remove_garbage(
     connection: &Connection,
     hash: &ContentHash,

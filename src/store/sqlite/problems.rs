@@ -10,14 +10,14 @@ use crate::domain::project::{Problem, ProjectKey};
 use crate::store::error::Fault;
 use crate::store::listing::RecordedProblem;
 
-/// The names under which the problems of a project are stored.
+/// The organization and the project under which invalid files are stored.
 ///
-/// Files outside any project have empty names, which no project has.
+/// For files outside any project both are empty. No project has empty names.
 fn names(key: Option<&ProjectKey>) -> (&str, &str) {
     key.map_or(("", ""), |key| (&key.organization, &key.project))
 }
 
-/// Replaces the recorded list of invalid files of this project. Writes only rows that differ.
+/// Replaces the recorded invalid files of a project. Writes only rows that differ.
 pub(super) fn replace(
     connection: &Connection,
     key: Option<&ProjectKey>,

@@ -3,8 +3,8 @@
 //! Constraint: only the heads of [`lanes`] are claimed. So the cost of finding a due delivery does
 //! not depend on the number of pending ones.
 //!
-//! A claim only reads. The dispatcher excludes the projects whose delivery it is sending. It does not
-//! save them, so a restarted daemon retries the attempts that a crash interrupted.
+//! A claim only reads. The caller excludes the projects whose deliveries it is sending. Claims are
+//! not stored, so a restarted daemon repeats the attempts that a crash interrupted.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -24,10 +24,10 @@ use crate::store::delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
 
-/// The maximum total size of the payloads of one claim, in bytes. A single payload may be larger.
+/// The maximum number of payload bytes in one claim. A single payload may be larger.
 const CLAIM_BYTES: usize = 1024 * 1024;
 
-/// Selects the heads of a webhook's lanes, the longest due first.
+/// Selects the heads of a webhook's lanes, the longest overdue first.
 pub(super) const HEADS: &str = "SELECT id, due_ms, organization, project, event, n_attempts, \
      n_attempts_before, origin, n_redeliveries FROM deliveries WHERE webhook = ?1 AND is_head \
      ORDER BY due_ms, id LIMIT ?2";
@@ -79,7 +79,7 @@ pub(super) fn insert(
     Ok(is_head)
 }
 
-/// Claims at most `limit` due heads of lanes, the longest due first.
+/// Claims at most `limit` due heads of lanes, the longest overdue first.
 pub(super) fn claim_due(
     connection: &Connection,
     webhook: &str,
@@ -97,7 +97,7 @@ pub(super) fn claim_due(
     }
     let now = row::milliseconds(now);
     let limit = if rests_until > now { 0 } else { limit };
-    // Read one head more than the claim can return. It has the next due time.
+    // Read one more head than the claim can return, for the next due time.
     let n_heads = limit.saturating_add(excluding.len()).saturating_add(1);
     let mut n_bytes = 0_usize;
     let mut statement = connection.prepare_cached(HEADS)?;
@@ -118,7 +118,7 @@ pub(super) fn claim_due(
     Ok(claims)
 }
 
-/// The earliest due time of the lanes that are not excluded.
+/// Returns the earliest due time of the lanes that are not excluded.
 pub(super) fn next_due(
     connection: &Connection,
     webhook: &str,
@@ -128,10 +128,10 @@ pub(super) fn next_due(
     Ok(claim_due(connection, webhook, Timestamp::MAX, 0, excluding)?.next_due)
 }
 
-/// Claims one of the [`HEADS`]. Returns the size of its payload.
+/// Adds one of the [`HEADS`] to a claim. Returns the size of its payload.
 ///
-/// An error of the database fails the whole claim. An unreadable delivery is only reported, so that
-/// it does not delay the others.
+/// An error of the database fails the whole claim. An unreadable delivery is reported in the
+/// claim, so that it does not delay the others.
 fn claim(
     connection: &Connection,
     head: &Row<'_>,
@@ -202,13 +202,13 @@ pub(super) fn event(connection: &Connection, sequence: i64) -> Result<Event, Fau
 
 /// Records attempts and their verdicts.
 ///
-/// It ignores removed deliveries and attempts that are already recorded.
+/// Ignores removed deliveries, and attempts that are recorded already.
 pub(super) fn finish(
     connection: &Connection,
     finished: &[Finish],
     key: &FingerprintKey,
 ) -> Result<(), Fault> {
-    // Collect the last failure of each webhook, so that its row is written once for all attempts.
+    // Collect the last failure of each webhook, so that its row is written only once.
     let mut failures: BTreeMap<String, Failure> = BTreeMap::new();
     for one in finished {
         if let Some((webhook, failure)) = finish_one(connection, one, key)? {
@@ -227,11 +227,11 @@ pub(super) fn finish(
     Ok(())
 }
 
-/// The effect of an attempt, given the changes that were made during the attempt.
+/// The effect of an attempt, considering changes during the attempt.
 enum Consequence {
     /// Apply the verdict of the attempt.
     Verdict(Verdict),
-    /// No effect on the state, because an operator redelivered the delivery meanwhile.
+    /// No effect on the state, because an operator redelivered the delivery in the meantime.
     Redelivery,
 }
 
@@ -243,7 +243,7 @@ fn consequence(
     key: &FingerprintKey,
 ) -> Result<Consequence, Fault> {
     let verdict = match finish.verdict {
-        // The answer is for a request with old settings. The current settings may work.
+        // The answer is about the old settings. The new ones may work.
         Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::SwitchOff
             if is_outdated(connection, finish, before, key)? =>
         {
@@ -262,7 +262,7 @@ fn consequence(
     })
 }
 
-/// Whether the settings of the webhook changed since the request was sent.
+/// Whether the settings of the webhook changed after the request was sent.
 fn is_outdated(
     connection: &Connection,
     finish: &Finish,
@@ -277,7 +277,7 @@ fn is_outdated(
     }
 }
 
-/// Records one attempt. Returns its webhook and its failure, if it failed.
+/// Records one attempt. If it failed, returns its webhook and its failure.
 fn finish_one(
     connection: &Connection,
     finish: &Finish,
@@ -300,13 +300,13 @@ fn finish_one(
     };
     let consequence = consequence(connection, finish, &before, ended, key)?;
     let state = match consequence {
-        // The request arrived, even if the delivery was cancelled meanwhile.
+        // The request arrived, even if the delivery was cancelled in the meantime.
         Consequence::Verdict(Verdict::Delivered) => State::Delivered,
         Consequence::Verdict(Verdict::Dead) if before.state == State::Pending => State::Dead,
         _ => before.state,
     };
-    // SQLite writes a page of each index of a column that an update names, even if the value stays
-    // the same. So the update names `state` only if it changes.
+    // If an update names a column, SQLite writes a page of each index of that column, even if the
+    // value stays the same. So the update names `state` only if it changes.
     if state == before.state {
         stay(connection, finish, &consequence, error.as_deref())?;
     } else {
@@ -346,7 +346,7 @@ fn finish_one(
     Ok(Some((before.webhook, failure)))
 }
 
-/// Records an attempt that does not change the state of its delivery.
+/// Records an attempt after which the delivery keeps its state.
 fn stay(
     connection: &Connection,
     finish: &Finish,
@@ -414,9 +414,9 @@ fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> 
     Ok(logged > 0)
 }
 
-/// Makes deliveries due now if their due time was set before the clock was set back.
+/// Makes deliveries due now if they are late because the clock was set back.
 ///
-/// Otherwise they would be late by as much as the clock was set back. Returns their number.
+/// Returns their number.
 pub(super) fn correct_times(
     connection: &Connection,
     webhook: &str,
@@ -432,14 +432,14 @@ pub(super) fn correct_times(
         .execute(params![webhook, row::milliseconds(now)])?)
 }
 
-/// Makes failed deliveries due now, because they failed with the old settings.
+/// Makes failed deliveries due now, because the settings changed.
 pub(super) fn retry_now(
     connection: &Connection,
     webhook: &str,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    // Include deliveries that are not heads: a redelivered older delivery may precede a failed one.
-    // Include attempts that do not count, as those at an endpoint that is down: they failed as well.
+    // Include deliveries that are not heads: a failed one may be behind an older redelivered one.
+    // Include attempts that use up no attempt of the schedule, because they failed too.
     connection
         .prepare_cached(
             "UPDATE deliveries SET due_ms = ?2, is_due_as_asked = 0 WHERE id IN \
@@ -450,7 +450,7 @@ pub(super) fn retry_now(
     Ok(())
 }
 
-/// Makes the deliveries due that the receiver deferred (`Retry-After`).
+/// Makes deliveries due that the receiver deferred (`Retry-After`).
 pub(super) fn retry_deferred(connection: &Connection, webhook: &str) -> Result<(), Fault> {
     connection
         .prepare_cached(

@@ -2,8 +2,8 @@
 //!
 //! Constraint: a read never waits for a write, cannot write, and reads one consistent state.
 //!
-//! There are three connections. The reader's thread uses one for asynchronous tasks. Callers that
-//! may block use the second one, and slow reads the third.
+//! There are three connections: one on the reader's thread, for asynchronous tasks; one for
+//! callers that may block; and one for slow reads.
 
 use std::sync::Mutex;
 
@@ -53,7 +53,7 @@ impl Reader {
     ) -> Result<T, Fault> {
         let (reply, answer) = oneshot::channel();
         let job: Read = Box::new(move |connection: &Connection| {
-            // The caller may no longer wait for the result.
+            // The caller may have stopped waiting for the result.
             let _ = reply.send(consistently(connection, work));
         });
         let jobs = guard(&self.jobs).clone().ok_or(Fault::Closed)?;
@@ -69,7 +69,7 @@ impl Reader {
         read_by(&self.direct, work)
     }
 
-    /// Reads on the caller's thread, with a separate connection so that other callers do not wait.
+    /// Reads on the caller's thread, by a separate connection, so that other callers do not wait.
     pub(super) fn read_slowly<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,

@@ -1,8 +1,8 @@
 //! Records batches: the new records of projects, their events, payloads and deliveries.
 //!
-//! Constraint: a [`Batch`] is recorded completely or not at all. Only rows that differ are written,
-//! and only if the stored rows are those from which the batch was inferred. So a bug in the caller's
-//! bookkeeping is an error, not a wrong record.
+//! Constraint: a [`Batch`] is recorded completely or not at all. Only rows that differ are
+//! written, and only if the stored rows are those that the batch was inferred from. So a bug in
+//! the caller causes an error, not a wrong record.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,17 +19,17 @@ use crate::store::delivery::Claim;
 use crate::store::error::Fault;
 use crate::store::payload::Given;
 
-/// The state of writing a batch to the tables.
+/// The state of writing a batch.
 struct Writing<'a> {
-    /// The payloads of the batch. The flag tells whether the payload is new.
+    /// The payloads of the batch. The flag tells whether a payload is new.
     payloads: HashMap<ContentHash, (&'a Given, bool)>,
     now: Timestamp,
-    /// The webhooks whose row is known to exist. The flag tells whether the webhook is off or paused.
+    /// The webhooks whose rows are known to exist. The flag tells whether one is off or paused.
     webhooks: BTreeMap<&'a str, bool>,
-    /// The numbers of the next event and the next delivery, once they are read.
+    /// The numbers of the next event and delivery. `None` before they are read.
     next: Option<NextNumbers>,
     committed: Committed,
-    /// The total size of the payloads of the ready deliveries, in bytes.
+    /// The number of payload bytes in the ready deliveries.
     ready_bytes: usize,
 }
 
@@ -64,7 +64,7 @@ pub(super) fn record(
         .filter_map(|change| Some((change.moved_from.as_ref()?, &change.key)))
         .collect();
     lanes::move_all(connection, &moves)?;
-    // Delete all records before the first insert, because projects may exchange their keys.
+    // Remove all moved projects before the first insert, because projects may exchange their keys.
     let mut arriving: BTreeMap<&ProjectKey, BTreeSet<String>> = BTreeMap::new();
     for (from, to) in moves {
         let listeners = listeners::of(connection, from)?;
@@ -95,17 +95,17 @@ pub(super) fn record(
 
 /// The numbers of the next event and the next delivery.
 ///
-/// Numbers are never reused. Otherwise the result of a delivery that was removed while it was being
-/// sent would be recorded for another one. A listing could skip events after the last one it showed.
+/// Numbers are never reused. A delivery may be removed while it is being sent. With a reused
+/// number, its result would be recorded for another delivery, and a listing could skip events.
 #[derive(Clone, Copy)]
 pub(super) struct NextNumbers {
     pub(super) sequence: i64,
     pub(super) delivery: i64,
     /// The lowest repetition for the id of a new event.
     ///
-    /// It is greater than the repetitions of all removed events, so a new event never gets the id of
-    /// a removed one. This single number covers all events. It changes about once in a retention
-    /// time.
+    /// It is higher than the repetitions of all removed events, so that a new event never gets the
+    /// id of a removed one. One number for all events is enough, because it changes only about
+    /// once per retention.
     pub(super) repetition: u32,
 }
 
@@ -136,8 +136,7 @@ impl<'a> Writing<'a> {
 
     /// Inserts the events of a change, and updates the listeners of its project.
     ///
-    /// `arriving` are the listeners of a project that moved here, perhaps in the place of one that is
-    /// deleted.
+    /// `arriving` are the listeners of a project that moved here.
     fn insert_events(
         &mut self,
         connection: &Connection,
@@ -202,8 +201,7 @@ impl<'a> Writing<'a> {
         )?;
         let mut repetition = next.repetition;
         let mut id = new.id(repetition);
-        // This event is new. An event with the same id was recorded earlier, so try the id of the
-        // next repetition.
+        // An earlier event has the same id, so try the id of the next repetition.
         while insert.execute(params![
             sequence,
             id.0,
@@ -242,7 +240,7 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Whether a webhook is off or paused. Inserts the row of the webhook if it is missing.
+    /// Whether a webhook is off or paused. Inserts its row if it is missing.
     fn is_paused(&mut self, connection: &Connection, webhook: &'a str) -> Result<bool, Fault> {
         if let Some(is_paused) = self.webhooks.get(webhook) {
             return Ok(*is_paused);
@@ -254,7 +252,7 @@ impl<'a> Writing<'a> {
         Ok(is_paused)
     }
 
-    /// Adds a due delivery to the result, if its payload is in the batch and the limits allow it.
+    /// Adds a due delivery to the result if its payload is in the batch and the limits allow it.
     fn keep_ready(&mut self, delivery: i64, id: &EventId, event: &Event, webhook: &str) {
         let Some((payload, _)) = self.payloads.get(&event.payload) else {
             return;

@@ -23,8 +23,9 @@ pub(super) fn project(connection: &Connection, key: &ProjectKey) -> Result<Recor
 
 /// Reads the file metadata of these projects, in the same order, sorted by path.
 ///
-/// A full scan reads it for every project, so it does not include documents and hashes. A file whose
-/// owner is unknown gets a time of reading that proves nothing, so that it is read again.
+/// A full scan reads it for every project, so documents and hashes are left out. If a file's owner
+/// is unknown, its time of reading is 0. So the metadata does not prove it unchanged, and it is
+/// read again.
 pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<Vec<Mark>>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT path, inode, size, modified_ns, changed_ns, iif(owner = '', 0, read_ns) FROM files \
@@ -51,7 +52,7 @@ pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<
     Ok(of_all)
 }
 
-/// Lists the projects with a record, of one organization or of all, sorted.
+/// Lists the projects with a record, sorted: of one organization, or all.
 pub(super) fn keys(
     connection: &Connection,
     organization: Option<&str>,
@@ -89,7 +90,7 @@ pub(super) fn with_identity(
 pub(super) const WITH_IDENTITY: &str = "SELECT organization, project FROM files \
      WHERE identity = ?1 ORDER BY organization, project";
 
-/// Lists the projects whose id is not in their definition, with this id.
+/// Lists the projects whose id is not in their definition, each with its id.
 pub(super) fn kept_ids(connection: &Connection) -> Result<Vec<(ProjectKey, String)>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT organization, project, document FROM files \

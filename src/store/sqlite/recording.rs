@@ -1,4 +1,4 @@
-//! The contract [`Recording`]: reads the record and records batches.
+//! Implements [`Recording`]: reads the record and records batches.
 
 use rusqlite::Connection;
 
@@ -74,7 +74,7 @@ impl Recording for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Moves the payloads out of a batch, and checks and compresses them.
+    /// Takes the payloads out of a batch, and checks and compresses them.
     fn prepare(&self, batch: &mut Batch) -> Result<Vec<Given>, StoreError> {
         let payloads = std::mem::take(&mut batch.payloads);
         let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();

@@ -1,7 +1,8 @@
 //! Queues recorded events for a webhook, again or for the first time.
 //!
-//! Constraint: a webhook has at most one delivery of an event. So an event that has one is redelivered,
-//! and only another one gets a new delivery. Both go to the lane that the project has now.
+//! Constraint: a webhook has at most one delivery of an event. An event with a delivery is
+//! redelivered, and any other event gets a new delivery. Both go to the current lane of the
+//! project.
 
 use std::collections::BTreeSet;
 
@@ -21,18 +22,19 @@ use crate::store::listing::Replay;
 /// The maximum number of events that one transaction reads.
 const READ_MAX: usize = 10_000;
 
-/// A range of sequence numbers of events.
+/// A range of events by their sequence numbers.
 pub(super) struct Range {
     /// The range begins after this event.
     pub(super) after: i64,
     last: i64,
-    /// The lanes of projects with an earlier event that the webhook got or gets by the replay.
+    /// The lanes of projects with an earlier event that the webhook receives.
     ///
-    /// It receives their deletes and moves, whatever its filters say. Empty without filters.
+    /// The webhook also gets their deletes and moves, even if its filters do not select them.
+    /// Empty if the webhook has no filters.
     heard: BTreeSet<ProjectKey>,
 }
 
-/// The range of all events that are recorded now.
+/// Returns the range of all events that are recorded now.
 pub(super) fn all(connection: &Connection) -> Result<Range, Fault> {
     let last = connection
         .prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")?
@@ -46,9 +48,9 @@ pub(super) fn all(connection: &Connection) -> Result<Range, Fault> {
 
 /// Selected events in the order of recording.
 pub(super) struct Found {
-    /// The sequence number of each event, and its delivery to the webhook.
+    /// The sequence number of each event, and its delivery to the webhook if there is one.
     events: Vec<(i64, Option<i64>)>,
-    /// The last event that was read. `None` if no events follow.
+    /// The last event that was read. `None` if there are no more.
     pub(super) last: Option<i64>,
 }
 
@@ -125,7 +127,8 @@ impl Found {
                     Interest::No(_) => false,
                 };
             match lane {
-                // A delete has two events. A later import begins another project.
+                // A delete consists of two events, so the second must still be selected. A later
+                // import begins another project.
                 Some(lane) if kind.is_import() && !is_selected => drop(range.heard.remove(&lane)),
                 Some(lane) if is_selected && !kind.is_delete() => drop(range.heard.insert(lane)),
                 _ => {}
@@ -178,7 +181,7 @@ pub(super) fn enqueue(
     Ok(found.events.len() as u64)
 }
 
-/// Inserts a delivery of an event that the webhook did not get. Returns its id.
+/// Inserts a delivery of an event that the webhook has no delivery of. Returns its id.
 fn insert(
     connection: &Connection,
     sequence: i64,
@@ -188,7 +191,7 @@ fn insert(
     now: i64,
 ) -> Result<i64, Fault> {
     let id = NextNumbers::read(connection)?.delivery;
-    // It enters its lane as a cancelled one does that is redelivered.
+    // It is inserted as cancelled, and enters its lane like a redelivery.
     connection
         .prepare_cached(
             "INSERT INTO deliveries (id, event, webhook, organization, project, state, is_head, \
@@ -209,7 +212,7 @@ fn insert(
 
 /// Makes a delivery pending and due now, in the lane of this project.
 ///
-/// Deliveries that waited for nothing so far may have to wait for a delete that is replayed too.
+/// If a delete is replayed too, the delivery may have to wait for it.
 fn again(
     connection: &Connection,
     delivery: i64,

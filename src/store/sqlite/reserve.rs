@@ -1,12 +1,12 @@
-//! Keeps space of the disk in reserve, so that rows can be removed when the disk is full.
+//! Keeps disk space in reserve, so that rows can be removed when the disk is full.
 //!
-//! Constraint: removing rows needs space before it frees any. SQLite writes each changed page to the
-//! log. It can use the log again only after it has copied the pages into the database, which may grow
-//! by that. So two rules hold:
+//! Constraint: removing rows needs space before it frees any. SQLite writes each changed page to
+//! the log. The log can be reused only after its pages were copied into the database, which may
+//! grow. So there are two rules:
 //!
-//! - A transaction commits only if the database can take all pages of the log (`admit`).
-//! - A file holds some space. The writer releases it to copy the log and to remove rows, and takes it
-//!   back before it commits anything else.
+//! - A transaction commits only if the database has space for all pages of the log (`admit`).
+//! - A file occupies some space. The writer releases it in order to copy the log and to remove
+//!   rows. It takes the space back before it commits anything else.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -26,10 +26,10 @@ use crate::store::error::Fault;
 /// The file name of the reserve in the state directory.
 const RESERVE_FILE: &str = "reserve";
 
-/// The part of the reserve without which nothing is committed: enough to remove some rows.
+/// The smallest part of the reserve that is enough for commits. It suffices to remove some rows.
 const LEAST_PART: u64 = 8;
 
-/// The most that the writer's cache holds back from the log until the commit: `WRITER_CACHE`.
+/// The maximum size of changes in the writer's cache that are not in the log yet: `WRITER_CACHE`.
 const CACHED_MAX: u64 = 4 << 20;
 
 /// The cause of a refused commit.
@@ -39,16 +39,16 @@ struct Scarce {
     available: u64,
 }
 
-/// Whether the space could be taken.
+/// The result of taking space.
 enum Taken {
     Yes,
-    /// The disk is full, or a quota is used up.
+    /// The disk is full, or a quota is exhausted.
     Scarce,
     /// The file system cannot reserve space.
     Impossible,
 }
 
-/// The space in reserve. The holder of the writing connection has it.
+/// The space in reserve. It belongs to the holder of the writing connection.
 pub(super) struct Reserve {
     path: PathBuf,
     database: PathBuf,
@@ -58,14 +58,14 @@ pub(super) struct Reserve {
     is_possible: bool,
 }
 
-/// The space that the reserve in a state directory takes.
+/// Returns the space that the reserve in a state directory takes.
 pub(super) fn held_in(directory: &Path) -> u64 {
     fs::metadata(directory.join(RESERVE_FILE))
         .map_or(0, |metadata| metadata.blocks().saturating_mul(512))
 }
 
 impl Reserve {
-    /// Takes the reserve of a state directory, or as much of it as there is space for.
+    /// Takes the reserve of a state directory, or as much of it as is available.
     pub(super) fn take(directory: &Path) -> Self {
         let total = rustix::fs::statvfs(directory)
             .map_or(0, |found| found.f_blocks.saturating_mul(found.f_frsize));
@@ -80,17 +80,18 @@ impl Reserve {
         reserve
     }
 
-    /// The size of the reserve if there is space for it.
+    /// The full size of the reserve.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Takes back as much of the space as there is. Returns whether it is enough for commits.
+    /// Takes back as much of the reserve as is available. Returns whether that is enough for
+    /// commits.
     pub(super) fn restore(&mut self) -> bool {
         let mut wanted = self.size;
         let least = self.size / LEAST_PART;
         while self.is_possible && self.held < wanted && wanted >= least.max(1) {
-            // Without this question, a full disk would cost an allocation for each size.
+            // Ask first: on a full disk, each size would otherwise cost an allocation.
             if self.available().saturating_add(self.held) >= wanted {
                 match self.allocate(wanted) {
                     Taken::Yes => self.held = wanted,
@@ -103,16 +104,16 @@ impl Reserve {
         !self.is_possible || self.held >= least
     }
 
-    /// Releases the space for transactions that remove rows.
+    /// Releases the reserve for transactions that remove rows.
     pub(super) fn release(&mut self) {
-        // Emptied first: another process may have the file open.
+        // Empty the file first, because another process may have it open.
         let emptied = OpenOptions::new().write(true).open(&self.path);
         let _ = emptied.and_then(|file| file.set_len(0));
         let _ = fs::remove_file(&self.path);
         self.held = 0;
     }
 
-    /// Refuses a commit after which the pages of the log might not fit into the database.
+    /// Refuses a commit if the pages of the log might then not fit into the database.
     pub(super) fn admit(&self, connection: &Connection) -> Result<(), Fault> {
         let pages: i64 = connection
             .prepare_cached("PRAGMA page_count")?
@@ -131,14 +132,14 @@ impl Reserve {
         Ok(())
     }
 
-    /// Refuses a commit without reserve.
+    /// Makes the error of a commit that is refused for lack of space.
     pub(super) fn scarce(&self) -> Fault {
         Fault::Full(Arc::new(Scarce {
             available: self.available(),
         }))
     }
 
-    /// The space that the file system has without the reserve.
+    /// Returns the free space of the file system, without the reserve.
     fn available(&self) -> u64 {
         let directory = self.path.parent().unwrap_or(&self.path);
         rustix::fs::statvfs(directory)
@@ -146,7 +147,7 @@ impl Reserve {
     }
 
     fn allocate(&self, size: u64) -> Taken {
-        // A larger file would end the process by a signal.
+        // Exceeding this limit would end the process by a signal.
         let largest = rustix::process::getrlimit(Resource::Fsize).current;
         if largest.is_some_and(|largest| largest < size) {
             return Taken::Impossible;
@@ -181,7 +182,7 @@ fn is_scarce(error: &io::Error) -> bool {
     )
 }
 
-/// Fills a file with contents that no file system can compress.
+/// Fills a file with contents that a file system cannot compress.
 fn write_noise(mut file: File, size: u64) -> io::Result<()> {
     let mut noise = blake3::Hasher::new().finalize_xof();
     let mut part = vec![0_u8; 64 << 10];

@@ -1,13 +1,13 @@
 //! Removes old deliveries and events, and payloads that are no longer needed.
 //!
-//! Constraint: the removal must not delay other work. So it works in small batches, and a batch that
-//! finds nothing is cheap. It never removes a pending delivery, however old, or an event or payload
-//! that is still needed.
+//! Constraint: the removal must not delay other work. So it works in small batches, and a batch
+//! that finds nothing is cheap. It never removes a pending delivery, or an event or payload that
+//! is still needed.
 //!
 //! An index on the finish time finds old deliveries. Events are checked in the order of recording
-//! once they are old enough. An event is checked again when its last delivery is removed. If the
-//! event is not old enough then, the check in order restarts from it. A payload is checked when an
-//! event with it is removed, or a definition with it is replaced ([`Garbage`]).
+//! once they are old enough. An event is checked again when its last delivery is removed. If it is
+//! not old enough then, the check in order begins again at that event. A payload is checked when
+//! an event with it is removed, or a definition with it is replaced ([`Garbage`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,19 +23,19 @@ use crate::store::error::Fault;
 use crate::store::garbage::Garbage;
 use crate::store::listing::Collected;
 
-/// The number of free pages to keep for reuse: 4 MiB.
+/// The number of free pages that are kept for reuse: 4 MiB.
 ///
-/// Further free pages are returned to the file system.
+/// More free pages are returned to the file system.
 const FREE_PAGES_KEPT: i64 = 1024;
 
-/// A batch stops once it has removed payloads of this size, in bytes before compression.
+/// A batch stops when it has removed payloads of this size, in bytes before compression.
 ///
-/// SQLite overwrites removed contents, so each of their pages is written to the log.
+/// SQLite overwrites removed contents, so all their pages are written to the log.
 const REMOVED_MAX: u64 = 4 << 20;
 
 /// Checks at most `limit` candidates and `limit` other payloads. Returns how many it removed.
 ///
-/// It stops after [`REMOVED_MAX`] bytes.
+/// It stops when it has removed [`REMOVED_MAX`] bytes.
 fn remove_garbage(
     garbage: &mut Garbage,
     connection: &Connection,
@@ -71,13 +71,13 @@ fn remove_garbage(
     Ok(n_removed)
 }
 
-/// The state of a removal of deliveries.
+/// The progress of removing deliveries.
 #[derive(Default)]
 pub(super) struct Removal {
     last: Option<i64>,
     /// The events of the removed deliveries.
     pub(super) events: BTreeSet<i64>,
-    /// The time of the last removed successful delivery of each webhook.
+    /// The finish time of the last removed successful delivery of each webhook.
     delivered: BTreeMap<String, i64>,
     pub(super) n_removed: usize,
 }
@@ -113,7 +113,7 @@ impl Removal {
         Ok(true)
     }
 
-    /// Saves those facts of the removed rows that are still needed.
+    /// Stores the data of removed rows that is still needed.
     pub(super) fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some(last) = self.last {
             raise(connection, "last-delivery", last)?;
@@ -175,7 +175,7 @@ pub(super) fn collect(
     })
 }
 
-/// Lists `limit` deliveries in a state that were finished before a time.
+/// Lists at most `limit` deliveries in a state that were finished before a time.
 fn finished(
     connection: &Connection,
     state: State,
@@ -194,16 +194,16 @@ fn finished(
     Ok(ids)
 }
 
-/// The state of a removal of events without deliveries.
+/// The progress of removing events without deliveries.
 struct EventSweep {
     /// Only events recorded before this time are removed.
     before: i64,
-    /// The last event that was checked. All earlier events were checked as well.
+    /// The last event that was checked in order. All earlier events were checked too.
     last: i64,
     /// The payloads of the removed events.
     payloads: Vec<ContentHash>,
     n_removed: usize,
-    /// The greatest sequence number and the greatest repetition of the removed events.
+    /// The highest sequence number and the highest repetition of the removed events.
     removed: Option<(i64, i64)>,
 }
 
@@ -222,7 +222,7 @@ impl EventSweep {
         })
     }
 
-    /// Checks an event again after one of its deliveries was removed.
+    /// Checks an event again because one of its deliveries was removed.
     fn check_again(&mut self, connection: &Connection, sequence: i64) -> Result<(), Fault> {
         if sequence > self.last {
             return Ok(());
@@ -241,7 +241,7 @@ impl EventSweep {
         }
     }
 
-    /// Removes an event that is old enough if it has no deliveries.
+    /// Removes an event without deliveries. The caller has checked that it is old enough.
     fn remove_if_done(&mut self, connection: &Connection, sequence: i64) -> Result<(), Fault> {
         let removed: Option<(Vec<u8>, i64)> = connection
             .prepare_cached(
@@ -266,7 +266,7 @@ impl EventSweep {
 
     /// Checks the next `limit` events that are old enough. Returns whether there may be more.
     fn go_on(&mut self, connection: &Connection, now: i64, limit: usize) -> Result<bool, Fault> {
-        // Read one event more than the limit, for its time.
+        // Read one more event than the limit, for its time.
         let n_events = row::limit(limit.saturating_add(1));
         let mut events: Vec<(i64, i64)> = connection
             .prepare_cached(
@@ -293,7 +293,7 @@ impl EventSweep {
         Ok(old.len() == limit)
     }
 
-    /// Saves those numbers of the removed events that are still needed.
+    /// Stores the numbers of removed events that are still needed.
     fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some((sequence, repetition)) = self.removed {
             raise(connection, "last-event", sequence)?;
@@ -306,7 +306,7 @@ impl EventSweep {
 /// Corrects events whose recording time is after `now`, because the clock was ahead.
 ///
 /// Otherwise they and all later events would be kept until the clock reaches that time. Each event
-/// gets the time of the next event, because it cannot be later. The last event gets `latest`.
+/// gets the time of the next event. The last event gets `latest`.
 fn correct_times(
     connection: &Connection,
     events: &mut [(i64, i64)],
@@ -326,7 +326,7 @@ fn correct_times(
     Ok(())
 }
 
-/// Raises one of the `numbers` to at least this value.
+/// Raises one of the `numbers` to this value, if it is lower.
 fn raise(connection: &Connection, name: &str, value: i64) -> Result<(), Fault> {
     connection
         .prepare_cached(

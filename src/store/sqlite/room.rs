@@ -1,17 +1,17 @@
 //! Estimates how many rows to remove for some space.
 //!
-//! Constraint: rows that are removed for space are lost before their retention. So no more are removed
-//! than necessary, and the caller measures after each removal.
+//! Constraint: rows that are removed for space are lost before their retention. So no more are
+//! removed than necessary, and the caller measures again after each removal.
 
 use rusqlite::Connection;
 
 use super::row;
 use crate::store::error::Fault;
 
-/// The number of the oldest events whose contents stand for those that are removed.
+/// The number of oldest events whose size is the estimate for the events to remove.
 const SAMPLE: i64 = 100;
 
-/// About what an event and its delivery take without the content, in bytes.
+/// The approximate size of an event with a delivery but without the content, in bytes.
 const ROW_SIZE: u64 = 1024;
 
 pub(super) const OLDEST_SIZES: &str = "SELECT length(p.compressed) \

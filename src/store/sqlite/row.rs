@@ -1,7 +1,7 @@
 //! Converts between rows and the types of the domain.
 //!
 //! Constraint: an invalid row is an error that names the row, never a panic or a guess. SQLite's
-//! integers are signed, so an inode number above the signed range is stored as a negative number.
+//! integers are signed, so a very large inode number is stored as a negative number.
 
 use rusqlite::Row;
 
@@ -39,7 +39,7 @@ pub(super) fn file(row: &Row<'_>) -> Result<FileState, Fault> {
 pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project, e.origin, \
      e.occurred_ns, e.parameters, e.explanation, e.payload";
 
-/// Reads an event from a row. `first` is the index of the first of the [`EVENT_COLUMNS`].
+/// Reads an event from a row, whose [`EVENT_COLUMNS`] start at the index `first`.
 pub(super) fn event(row: &Row<'_>, first: usize) -> Result<Event, Fault> {
     let text = |column: usize| row.get::<_, String>(first.saturating_add(column));
     let id = text(0)?;

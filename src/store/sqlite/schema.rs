@@ -1,11 +1,11 @@
 //! Opens the database: creates and migrates it, and rejects damaged or foreign files.
 //!
-//! Constraint: opening reports a damaged, foreign or newer database and does not change it. An
-//! empty file counts as damaged. A new database is built under another name and then renamed, so a
-//! crash never leaves a partial one.
+//! Constraint: if a database is damaged, foreign or newer, opening it reports that and changes
+//! nothing. An empty file counts as damaged. A new database is built under another name and then
+//! renamed, so that a crash never leaves a partial one.
 //!
 //! The SQLite database `state.db` has the application id [`APPLICATION_ID`]. Its `user_version` is
-//! the number of migrations that have been applied to it.
+//! the number of migrations that were applied.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -23,33 +23,35 @@ use crate::store::listing::Space;
 /// The file name of the database in the state directory.
 const DATABASE_FILE: &str = "state.db";
 
-/// The file name of a new database until it is complete.
+/// The file name of a new database before it is complete.
 const BUILDING_FILE: &str = "state.db.building";
 
 /// The SQLite application id of this program: `pwh1` in ASCII.
 ///
-/// Unreleased development versions used other ids, and their databases are rejected.
+/// Databases with another id are rejected, for instance those of unreleased versions.
 const APPLICATION_ID: i64 = 0x7077_6831;
 
-/// The migrations. Number n, counted from 1, migrates schema n - 1 to schema n.
+/// The migrations. Number n, from 1, migrates schema n - 1 to schema n.
 ///
 /// A released migration never changes.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
-/// How long to wait for another process that writes.
+/// How long to wait for another process that is writing.
 ///
-/// The daemon waits for a command that writes, and such a command waits for the daemon.
+/// The daemon waits for commands, and commands wait for the daemon.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest database that is checked page by page when it is opened, in bytes.
+/// The largest database whose pages are all checked when it is opened, in bytes.
 ///
-/// The check reads the whole database. A start must be fast even with a million pending deliveries,
-/// which take more than 600 MiB. In a larger database, damage is noticed when the page is read.
+/// The check reads the whole database. But a start must be fast even with a million pending
+/// deliveries, which take more than 600 MiB. In a larger database, damage is found when a page is
+/// read.
 const CHECKED_MAX: u64 = 128 << 20;
 
-/// The number of pages in the write-ahead log that triggers a checkpoint: 16 MiB.
+/// The number of pages in the write-ahead log that starts a checkpoint: 16 MiB.
 ///
-/// A burst writes the same pages of the indexes repeatedly. A checkpoint copies each only once.
+/// A burst writes the same pages of the indexes repeatedly. A checkpoint copies each of them only
+/// once.
 pub(super) const LOG_PAGES: i64 = 4096;
 
 /// The size of a page in bytes: the default of SQLite.
@@ -63,11 +65,11 @@ const WRITER_CACHE: i64 = -4096;
 
 /// The size of a reader's cache in KiB, also as a negative number.
 ///
-/// A start reads the whole record once, in order. It would fill a larger cache with pages that are
-/// not needed again.
+/// A start reads the whole record once, in order. A larger cache would only fill up with pages
+/// that are not needed again.
 const READER_CACHE: i64 = -512;
 
-/// The number of statements that a connection keeps prepared.
+/// The number of prepared statements that a connection keeps.
 const STATEMENTS_KEPT: usize = 128;
 
 /// The latest schema that this program knows.
@@ -75,7 +77,7 @@ pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// The device and the inode of the file at this path.
+/// Returns the device and inode numbers of the file at this path.
 pub(super) fn identity(path: &Path) -> Result<(u64, u64), OpenError> {
     let metadata = fs::metadata(path).map_err(|source| io_error("stat", path, source))?;
     Ok((metadata.dev(), metadata.ino()))
@@ -96,14 +98,14 @@ pub(super) fn log_size(log: &Path) -> u64 {
     fs::metadata(log).map_or(0, |metadata| metadata.len())
 }
 
-/// The space that the database at this path takes, and the space that is left for it.
+/// Returns the space that the database takes, and the space that is available to it.
 pub(super) fn space(connection: &Connection, path: &Path) -> Result<Space, Fault> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let page_size = row::count(pragma("page_size")?);
     let n_pages = row::count(pragma("page_count")?);
     let n_free = row::count(pragma("freelist_count")?);
     let directory = path.parent().unwrap_or(path);
-    // Without an answer, the limit is that of a full disk.
+    // If this is unknown, the limit is the one of a full disk.
     let (free, total) = rustix::fs::statvfs(directory).map_or((0, 0), |found| {
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         (bytes(found.f_bavail), bytes(found.f_blocks))
@@ -118,7 +120,7 @@ pub(super) fn space(connection: &Connection, path: &Path) -> Result<Space, Fault
     })
 }
 
-/// Creates the state directory if it is missing. Only its owner can access it.
+/// Creates the state directory if it is missing. Only its owner has access.
 pub(in crate::store) fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
@@ -127,9 +129,9 @@ pub(in crate::store) fn prepare_directory(directory: &Path) -> Result<(), OpenEr
         .map_err(|source| io_error("create the directory", directory, source))
 }
 
-/// Opens the database for writing. Creates it if it is missing, and migrates it.
+/// Opens the database for writing. Creates or migrates it if necessary.
 ///
-/// The caller holds the lock on the directory.
+/// The caller must hold the lock on the directory.
 pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError> {
     let path = database(directory);
     if !exists(&path)? {
@@ -160,14 +162,14 @@ pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError
     Ok(connection)
 }
 
-/// Opens a database with the current schema for writing, also while a daemon runs.
+/// Opens a database with the current schema for writing, with or without a running daemon.
 pub(super) fn open_for_writing(directory: &Path) -> Result<Connection, OpenError> {
     let (path, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     prepare_writer(&connection).map_err(|source| OpenError::from_sqlite(&path, source))?;
     Ok(connection)
 }
 
-/// Opens a database with the current schema for checkpoints. They never wait for other connections.
+/// Opens a database with the current schema for checkpoints, which never wait.
 pub(super) fn open_for_checkpoints(directory: &Path) -> Result<Connection, OpenError> {
     let connection = open_for_writing(directory)?;
     connection
@@ -208,14 +210,14 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
         .map_err(wrap)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    // The query planner stability guarantee. Without it, SQLite plans a statement again whenever a
-    // bound value might make another plan better. That took a third of the reader's time, and the
-    // tests require the same plan anyway.
+    // This is the query planner stability guarantee. Without it, SQLite plans a statement again
+    // whenever a bound value might make another plan better. That took a third of the reader's
+    // time, and the tests require one fixed plan anyway.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map_err(wrap)?;
     // `cell_size_check` detects damage early. An untrusted schema cannot call functions with side
-    // effects. Temporary tables in memory need no writable directory.
+    // effects. Temporary tables in memory do not need a writable directory.
     connection
         .execute_batch(
             "PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY;",
@@ -226,9 +228,9 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
 
 /// Sets the options of a writing connection.
 ///
-/// With `synchronous = FULL` a commit survives a power cut, not only a crash of this process. With
-/// `secure_delete` the contents of removed rows are overwritten. A commit that only adds and updates
-/// rows writes no more pages by that. A removed payload costs each of its pages once.
+/// With `synchronous = FULL`, a commit survives a power cut, not only a crash of this process.
+/// With `secure_delete`, the contents of removed rows are overwritten. This adds no pages to a
+/// commit that only adds and updates rows, and each page of a removed payload once.
 fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
@@ -323,8 +325,8 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
             _ => {}
         }
     }
-    // Create the file here with mode 0600, so that other users can never read it. SQLite creates its
-    // other files with the same mode.
+    // Create the file with mode 0600 here, so that other users can never read it. SQLite creates
+    // its other files with the same mode.
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -333,7 +335,7 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|source| io_error("create", &building, source))?;
     let connection = open(&building, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let filled = || -> rusqlite::Result<()> {
-        // Without `auto_vacuum` the file never shrinks. It must be set before the first table.
+        // The file can only shrink with `auto_vacuum`, which must be set before the first table.
         connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;")?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         migrate(&connection, MIGRATIONS, 0)
@@ -344,10 +346,10 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|(_, source)| OpenError::from_sqlite(&building, source))?;
     fs::rename(&building, path).map_err(|source| io_error("create", path, source))?;
     sync(directory)?;
-    // The state directory may be new as well. Then its entry in the parent must be durable too.
+    // The state directory may be new too. Then its entry in the parent directory must be durable.
     match directory.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => match sync(parent) {
-            // Without permission for the parent, this process did not create the directory.
+            // If this process has no permission for the parent, it did not create the directory.
             Err(OpenError::Io { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {

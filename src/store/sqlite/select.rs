@@ -6,7 +6,7 @@ use super::row;
 use crate::store::{EventFilter, Selector};
 
 impl EventFilter {
-    /// The conditions on the table `events` with the alias `e`.
+    /// Returns the conditions on the table `events` with the alias `e`.
     pub(super) fn conditions(&self) -> Conditions {
         let mut conditions = Conditions::default();
         if let Some(organization) = &self.organization {
@@ -29,7 +29,7 @@ impl EventFilter {
 }
 
 impl Selector {
-    /// The conditions on the table `deliveries` with the alias `d`.
+    /// Returns the conditions on the table `deliveries` with the alias `d`.
     pub(super) fn conditions(&self) -> Conditions {
         let mut conditions = Conditions::default();
         if !self.ids.is_empty() {
@@ -81,7 +81,7 @@ impl Conditions {
         self.values.push(value.into());
     }
 
-    /// All conditions as one SQL expression.
+    /// Returns all conditions as one SQL expression.
     pub(super) fn sql(&self) -> String {
         if self.parts.is_empty() {
             "TRUE".to_owned()
@@ -90,13 +90,13 @@ impl Conditions {
         }
     }
 
-    /// The values of the conditions, followed by another value of the statement.
+    /// Returns the values of the conditions, followed by one more value.
     pub(super) fn values_and(mut self, last: impl Into<Value>) -> Vec<Value> {
         self.values.push(last.into());
         self.values
     }
 
-    /// The values of the conditions.
+    /// Returns the values of the conditions.
     pub(super) fn values(self) -> Vec<Value> {
         self.values
     }

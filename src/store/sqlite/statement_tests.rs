@@ -1,7 +1,7 @@
-//! The plans of all statements in the source of the store.
+//! Tests the plans of all statements in the source of the store.
 //!
-//! A million rows must cost a statement no more than ten. So no statement reads a whole table of
-//! deliveries, events, payloads or files, unless [`SCANS`] has a reason.
+//! A statement must cost no more with a million rows than with ten. So no statement may read a
+//! whole table of deliveries, events, payloads or files, unless [`SCANS`] has a reason.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::*;
 
-/// The beginnings of the statements that read a whole large table or index, each with its reason.
+/// The statements that read a whole large table or index, by their beginning, with the reason.
 const SCANS: &[(&str, &str)] = &[
     (
         "SELECT webhook FROM deliveries WHERE state = 'pending' GROUP BY webhook ORDER BY count(*)",
@@ -54,7 +54,7 @@ const SCANS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Tables with few rows, and tables that a statement makes.
+/// Tables with few rows, and temporary results of a statement.
 const SMALL: [&str; 8] = [
     "CONSTANT",
     "json_each",
@@ -66,7 +66,7 @@ const SMALL: [&str; 8] = [
     "webhooks",
 ];
 
-/// The text literals of a source file, without line continuations.
+/// Returns the string literals of a source file, without line continuations.
 fn literals(source: &str) -> Vec<String> {
     let source = source.replace("'\"'", "");
     let code: Vec<&str> = source
@@ -96,7 +96,7 @@ fn literals(source: &str) -> Vec<String> {
     literals
 }
 
-/// Replaces the placeholders of `format!`: conditions and lists of columns become a constant.
+/// Replaces the placeholders of `format!` by a constant.
 fn filled(statement: &str) -> String {
     let mut filled = String::new();
     let mut rest = statement;
@@ -135,7 +135,7 @@ fn no_statement_reads_a_whole_large_table_without_a_reason() {
     assert!(all.len() > 80, "{} statements found", all.len());
     let mut n_used = vec![0; SCANS.len()];
     for statement in &all {
-        // Its index is a placeholder, and the statement fails without the index.
+        // The statement names an index by a placeholder, and fails without that index.
         if statement.contains("INDEXED BY {") {
             continue;
         }

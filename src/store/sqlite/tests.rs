@@ -1,4 +1,5 @@
-//! Statements and their plans, migrations, and a full disk. `tests/store` tests the contract.
+//! Tests statements and their plans, migrations, and a full disk. `tests/store` tests the
+//! contract.
 
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -7,8 +8,8 @@ use super::*;
 use crate::store::batch::{Batch, MetaKey};
 use crate::store::contract::Recording;
 
-/// A million rows must cost no more than ten: the frequent statements use their index and sort
-/// nothing.
+/// Frequent statements must cost no more with a million rows than with ten. So they use an index
+/// and do not sort.
 #[test]
 fn frequent_statements_search_an_index_and_sort_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -41,7 +42,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
         let plan = store
             .read_blocking(move |connection| {
                 let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-                // Unbound parameters are NULL, which the plan does not depend on.
+                // Unbound parameters are NULL. The plan does not depend on them.
                 let mut rows = statement.raw_query();
                 let mut plan = Vec::new();
                 while let Some(row) = rows.next()? {
@@ -62,7 +63,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
     }
 }
 
-/// Frequent statements use no temporary table, which would cost more than writing their row.
+/// Frequent statements need no temporary table. It would cost more than writing the row.
 #[test]
 fn frequent_writes_set_up_no_temporary_table() {
     let directory = tempfile::tempdir().unwrap();
@@ -131,7 +132,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
     let three = "CREATE TABLE three AS SELECT b FROM one;";
     schema::migrate(&connection, &[one], 0).unwrap();
     assert_eq!(version(), 1);
-    // The second is applied, and nothing of the third.
+    // The second migration is applied completely, and the third not at all.
     schema::migrate(&connection, &[one, two, broken], version()).unwrap_err();
     assert_eq!(version(), 2);
     let (a, b): (i64, i64) = connection
@@ -140,7 +141,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
         })
         .unwrap();
     assert_eq!((a, b), (1, 2));
-    // It continues where it stopped, and applies nothing twice.
+    // Migrating continues after the second, and applies nothing twice.
     for _ in 0..2 {
         schema::migrate(&connection, &[one, two, three], version()).unwrap();
         assert_eq!(version(), 3);
@@ -155,7 +156,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
 fn a_full_disk_changes_nothing_until_there_is_space() {
     let directory = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(directory.path()).unwrap();
-    // A full disk, to SQLite: no more pages.
+    // For SQLite, this is a full disk: no more pages are allowed.
     let limit = |pages: i64| {
         store
             .write_blocking(move |connection| {

@@ -4,24 +4,24 @@ use rusqlite::Connection;
 
 use crate::store::error::Fault;
 
-/// Runs `work`, whose reads all see one consistent state.
+/// Runs `work`. All its reads see the same state.
 pub(super) fn consistently<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     statement(connection, "BEGIN")?;
     let result = work(connection);
-    // Nothing was written. If the rollback fails, the next BEGIN fails as well.
+    // Nothing was written. If the rollback fails, the next BEGIN will fail too.
     let _ = statement(connection, "ROLLBACK");
     result
 }
 
-/// Runs `work` in a transaction. An error undoes all of it.
+/// Runs `work` in a transaction. If it fails, all its changes are undone.
 pub(super) fn transact<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    // IMMEDIATE waits for another writing process here, before `work` runs.
+    // IMMEDIATE waits for other writing processes here, before `work` runs.
     let result = statement(connection, "BEGIN IMMEDIATE")
         .map_err(Fault::from)
         .and_then(|()| work(connection))
@@ -30,7 +30,8 @@ pub(super) fn transact<T>(
             Ok(result)
         });
     if result.is_err() && !connection.is_autocommit() {
-        // SQLite has often rolled back already. If the rollback fails, the next BEGIN fails as well.
+        // SQLite may have rolled back already. If the rollback fails, the next BEGIN will fail
+        // too.
         let _ = statement(connection, "ROLLBACK");
     }
     result

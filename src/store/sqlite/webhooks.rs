@@ -1,8 +1,8 @@
-//! Stores the part of a webhook's state that the configuration lacks.
+//! Stores the state of webhooks that is not in the configuration.
 //!
 //! Recording an event or an attempt updates no counters. Deliveries are counted on request, by
-//! reading a whole index. For a million deliveries that takes 0.15 s of processor time, and 0.3 to
-//! 2 s on a busy machine. `report` reuses the counts for up to a second.
+//! reading a whole index. For a million deliveries, this takes 0.15 s of processor time, and 0.3
+//! to 2 s on a busy machine. `report` reuses the counts for up to a second.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub(super) const FINISHED: &str = "SELECT webhook, state, count(*), max(finished
 pub(super) const NEXT_ATTEMPT: &str = "SELECT due_ms FROM deliveries \
      WHERE webhook = ?1 AND is_head ORDER BY due_ms LIMIT 1";
 
-/// The states of all webhooks that ever had a delivery or a fingerprint, by name.
+/// Returns the states of all webhooks that ever had a delivery or a fingerprint, by name.
 pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault> {
     let mut states = without_counts(connection)?;
     let mut statement = connection.prepare_cached(PENDING)?;
@@ -67,7 +67,7 @@ fn time(found: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
     Ok(time.map(row::from_milliseconds))
 }
 
-/// The states without counts.
+/// Returns the states without the counts.
 fn without_counts(connection: &Connection) -> Result<BTreeMap<String, WebhookState>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT name, off_cause, off_reason, off_at_ms, last_error, last_error_ms, \
@@ -102,7 +102,7 @@ fn without_counts(connection: &Connection) -> Result<BTreeMap<String, WebhookSta
     Ok(states)
 }
 
-/// The names of all webhooks that ever had a delivery or a fingerprint.
+/// Returns the names of all webhooks that ever had a delivery or a fingerprint.
 pub(super) fn names(connection: &Connection) -> Result<Vec<String>, Fault> {
     let names = connection
         .prepare_cached("SELECT name FROM webhooks")?
@@ -121,7 +121,7 @@ pub(super) fn is_off(connection: &Connection, name: &str) -> Result<bool, Fault>
 /// Why the deliveries of a webhook are not sent.
 pub(super) struct Pause {
     pub(super) is_off: bool,
-    /// The time until which the receiver wants no requests, in milliseconds. 0 if there is none.
+    /// The end of the wait that the receiver requested, in milliseconds. 0 without a wait.
     pub(super) rests_until: i64,
 }
 
@@ -149,11 +149,11 @@ pub(super) fn pause(connection: &Connection, name: &str) -> Result<Pause, Fault>
 pub(super) struct Failure {
     pub(super) at: Timestamp,
     pub(super) error: String,
-    /// The time until which the receiver wants no requests, if it requested that.
+    /// The end of the wait that the receiver requested for all deliveries, if any.
     pub(super) rests_until: Option<Timestamp>,
 }
 
-/// Sets the last error of a webhook, and the time until which it is paused.
+/// Stores the last error of a webhook, and the end of its pause if there is one.
 pub(super) fn failed(connection: &Connection, name: &str, failure: &Failure) -> Result<(), Fault> {
     let at = row::milliseconds(failure.at);
     let rests_until = failure.rests_until.map(row::milliseconds_up);
@@ -167,7 +167,7 @@ pub(super) fn failed(connection: &Connection, name: &str, failure: &Failure) -> 
     Ok(())
 }
 
-/// Ends a webhook's pause if it was requested before the clock was set back.
+/// Ends a webhook's pause that was requested before the clock was set back.
 pub(super) fn correct_rest(connection: &Connection, name: &str, now: i64) -> Result<(), Fault> {
     connection
         .prepare_cached(
@@ -188,7 +188,8 @@ pub(super) fn ensure(connection: &Connection, name: &str) -> Result<(), Fault> {
 
 /// Switches a webhook off. Returns whether it was on.
 ///
-/// If it is already off, an operator's cause replaces a 410, but not the other way round.
+/// If it is off already, an operator's cause replaces a 410. A 410 does not replace an operator's
+/// cause.
 pub(super) fn switch_off(
     connection: &Connection,
     name: &str,
@@ -257,11 +258,11 @@ pub(super) fn has_other_fingerprint(
         .exists(params![name, &fingerprint[..]])?)
 }
 
-/// Sets the fingerprint of a webhook's configuration.
+/// Stores the fingerprint of a webhook's settings.
 ///
-/// If it changed, failed deliveries become due now, also those that the receiver deferred: the new
-/// settings may name another receiver. The webhook's pause ends. A webhook that its receiver had
-/// switched off is switched on again. Returns whether it was switched on.
+/// If it changed, the webhook's pause ends, and failed deliveries become due now. This includes
+/// those that the receiver deferred, because the new settings may have another receiver. A webhook
+/// that its receiver had switched off is switched on again. Returns whether it was switched on.
 pub(super) fn set_fingerprint(
     connection: &Connection,
     name: &str,

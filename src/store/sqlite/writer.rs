@@ -2,10 +2,10 @@
 //!
 //! Constraint: a write returns only when it is durable.
 //!
-//! Jobs wait in a queue ([`Writer`]). The holder of the writing connection commits up to
+//! Jobs wait in a queue ([`Writer`]). Whoever has the writing connection commits up to
 //! [`GROUP_MAX`] queued jobs in one transaction, so a burst costs one disk write. The writer's
-//! thread does this for asynchronous tasks. A caller that may block takes the connection and commits
-//! the queued jobs itself, because two context switches cost more than a small commit.
+//! thread does this for asynchronous tasks. A caller that may block takes the connection and
+//! commits the queued jobs itself, because two context switches cost more than a small commit.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -24,23 +24,23 @@ use crate::store::error::Fault;
 /// The maximum number of jobs in one transaction.
 const GROUP_MAX: usize = 256;
 
-/// The maximum number of queued jobs of asynchronous tasks. Further tasks wait.
+/// The maximum number of queued jobs of asynchronous tasks. More tasks have to wait.
 const QUEUE_MAX: usize = 256;
 
-/// The number of commits after which an idle writer checkpoints the log: about a megabyte.
+/// The number of commits after which an idle writer checkpoints the log. It then has about 1 MB.
 const COMMITS_IN_LOG: u32 = 16;
 
-/// The time between two attempts to truncate a log that a reader still needs.
+/// The time between two attempts to truncate a log that a reader still uses.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long the queue must be empty for the writer to count as idle.
+/// The writer counts as idle when the queue has been empty for this time.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// A job of the writer. It can run again if its transaction failed.
+/// A job of the writer. It can run again if its transaction fails.
 pub(super) trait Write: Send {
-    /// Runs the job, and keeps the result until it is committed.
+    /// Runs the job. Keeps the result until it is committed.
     fn run(&mut self, connection: &Connection) -> Result<(), Fault>;
-    /// Whether the job only removes rows, which frees space.
+    /// Whether the job only removes rows, and so frees space.
     fn removes_rows(&self) -> bool;
     /// Sends the result, or the error of the transaction.
     fn reply(self: Box<Self>, committed: Result<(), Fault>);
@@ -69,12 +69,12 @@ where
 
     fn reply(self: Box<Self>, committed: Result<(), Fault>) {
         let Task { result, reply, .. } = *self;
-        // The caller may no longer wait for the result.
+        // The caller may have stopped waiting for the result.
         let _ = reply.send(committed.and_then(|()| result.ok_or(Fault::Closed)));
     }
 }
 
-/// Returns a job and the receiver of its result.
+/// Makes a job, and the receiver of its result.
 fn write<T: Send + 'static>(
     removes_rows: bool,
     work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -93,13 +93,13 @@ fn write<T: Send + 'static>(
 pub(super) struct Writer {
     committer: Mutex<Option<Committer>>,
     queue: Mutex<Queue>,
-    /// Wakes the writer's thread for a job, or when the queue is closed.
+    /// Wakes the writer's thread when there is a job, or when the queue is closed.
     wake: Condvar,
-    /// Bounds the queue. A job has a permit until it is finished.
+    /// Limits the queue. A job keeps its permit until it is finished.
     permits: Arc<Semaphore>,
     /// The number of commits since the last checkpoint.
     n_commits: AtomicU32,
-    /// Whether the log has contents that were removed from the database.
+    /// Whether the log contains data that was removed from the database.
     must_truncate: AtomicBool,
 }
 
@@ -121,7 +121,7 @@ impl Writer {
         }
     }
 
-    /// Makes the idle writer truncate the log, because it has removed contents.
+    /// Makes the writer truncate the log when it is idle, because it contains removed data.
     pub(super) fn truncate_log(&self) {
         self.must_truncate.store(true, Ordering::Relaxed);
         self.n_commits.fetch_max(COMMITS_IN_LOG, Ordering::Relaxed);
@@ -142,7 +142,7 @@ impl Writer {
         self.run_queued(write(false, work)).await
     }
 
-    /// Removes rows on the writer's thread, also if the disk is full.
+    /// Removes rows on the writer's thread, even on a full disk.
     pub(super) async fn remove<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -166,11 +166,11 @@ impl Writer {
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let (job, mut answer) = write(false, work);
-        // This job needs no permit: the caller blocks, so it has only one job at a time.
+        // This job needs no permit: the caller blocks, so it has only one job.
         self.enqueue(job, None)?;
         loop {
             let mut committer = guard(&self.committer);
-            // The writer's thread may have run the job meanwhile.
+            // The writer's thread may have run the job in the meantime.
             match answer.try_recv() {
                 Ok(result) => return result,
                 Err(TryRecvError::Closed) => return Err(Fault::Closed),
@@ -214,8 +214,8 @@ impl Drop for End<'_> {
 impl Writer {
     /// Commits queued jobs until the queue is closed.
     ///
-    /// While idle, the thread checkpoints the log, on its own connection. Otherwise about one
-    /// commit in thirty would checkpoint the log, and take ten times as long.
+    /// When idle, the thread checkpoints the log by a connection of its own. Otherwise about one
+    /// commit in thirty would have to do that, and take ten times as long.
     pub(super) fn run(&self, checkpointer: &Connection, log: &Path) {
         let _end = End(self);
         let mut is_held = false;
@@ -257,11 +257,11 @@ impl Writer {
         !queue.jobs.is_empty()
     }
 
-    /// Copies the log into the database, and truncates a log that is too large.
+    /// Copies the log into the database, and truncates the log if it is too large.
     ///
-    /// Returns false if a reader or another process prevents the truncation. Then the part of the
-    /// log that readers need is copied later, by the next call or by a commit when the log reaches
-    /// `LOG_PAGES` of `schema`.
+    /// Returns false if a reader or another process prevents the truncation. The part of the log
+    /// that readers use is then copied later: by the next call, or by a commit when the log
+    /// reaches `LOG_PAGES` of `schema`.
     fn checkpoint(&self, connection: &Connection, log: &Path) -> bool {
         let checkpoint = |mode: &str| {
             let done = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
@@ -303,8 +303,9 @@ impl Writer {
 
     /// Counts a commit, and wakes the thread after every [`COMMITS_IN_LOG`] commits.
     ///
-    /// The thread sleeps without a timeout. Waking it for each commit would cost two context
-    /// switches. A single wake-up could be lost if the thread is just about to sleep.
+    /// The thread sleeps without a timeout. Waking it after each commit would cost two context
+    /// switches. If a wake-up is lost because the thread is just going to sleep, a later one
+    /// follows.
     fn count_commit(&self) {
         let before = self.n_commits.fetch_add(1, Ordering::Relaxed);
         if before.saturating_add(1).is_multiple_of(COMMITS_IN_LOG) {
