@@ -1,7 +1,7 @@
-//! The actions of the API: the same changes as by the commands, with the same checks.
+//! The actions of the API: the changes that commands also make, with the same checks.
 //!
-//! Constraint: a request that changes many deliveries contains their expected number. So it changes
-//! no more than its sender has seen. A request with `dryRun` returns the number.
+//! Constraint: a request that changes many deliveries has their expected number. So it changes
+//! nothing if its sender has seen another number. A request with `dryRun` returns the number.
 
 use std::sync::Arc;
 
@@ -152,7 +152,7 @@ async fn change_many(
     server.admin.change(work).await.map(Json)
 }
 
-/// Whether to make the change. It is an error if another number was expected.
+/// Whether to make the change. Fails if another number was expected than is selected.
 fn confirmed(dry_run: bool, expected: Option<u64>, matched: u64) -> Result<bool, ApiError> {
     match expected {
         _ if dry_run => Ok(false),

@@ -1,7 +1,7 @@
 //! Checks the token of requests, and logs browsers in.
 //!
-//! Constraint: the right token always works, whoever sends wrong ones. Comparisons take the same time
-//! for every token, and one client can try only a few wrong ones in a minute.
+//! Constraint: the right token always works, even while others send wrong ones. Comparing takes
+//! the same time for every token, and a client can try only a few wrong ones per minute.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -38,22 +38,22 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The maximum number of clients whose wrong tokens are counted.
 const CLIENTS_MAX: usize = 1_000;
 
-/// The access rule of the API: with the token, or over a Unix socket only.
+/// The rule for access to the API: with the token, or over a Unix socket only.
 pub(super) struct Access {
     /// The hash of the token. `None` if no token is configured.
     token: Option<Hash>,
-    /// Whether the permissions of a socket decide who connects.
+    /// Whether this is a Unix socket, whose permissions decide who may connect.
     is_socket: bool,
     sessions: Arc<Sessions>,
     failures: Mutex<Failures>,
 }
 
-/// The reason why a client may use the API.
+/// Why a client may use the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Permit {
-    /// It sent the token, or the permissions of the socket decide.
+    /// The request has the token, or it came over a Unix socket.
     Request,
-    /// It has a session, which may end.
+    /// The request has a session, which may end later.
     Session(SessionId),
 }
 
@@ -96,7 +96,7 @@ impl Refusal {
         ApiError::new(status, error)
     }
 
-    /// The answer, as a page if a browser shows it.
+    /// Returns the answer: a page if a browser shows it, else JSON.
     fn answer(self, is_page: bool) -> Response {
         if is_page && self == Refusal::Unauthorized {
             return to("/login");
@@ -131,7 +131,7 @@ impl Access {
         }
     }
 
-    /// Whether a request may be answered.
+    /// Decides whether a request may be answered.
     fn check(
         &self,
         method: &Method,
@@ -153,8 +153,8 @@ impl Access {
         let mut sessions = sessions(headers);
         let session = sessions.find_map(|digits| self.sessions.find(digits, token, moment));
         let session = session.ok_or(Refusal::Unauthorized)?;
-        // A browser sends the cookie with the requests of other sites too. So a change also needs the
-        // browser's headers that name the page which sent it.
+        // A browser also sends the cookie with requests of other sites. So a change also needs the
+        // headers by which a browser names the page that sent it.
         let is_change = !matches!(*method, Method::GET | Method::HEAD);
         if is_change && !hosts::is_from_own_page(headers) {
             return Err(Refusal::Foreign);
@@ -171,7 +171,7 @@ impl Access {
         }
     }
 
-    /// Compares a token. Only wrong ones are limited.
+    /// Compares a token. Only clients that send wrong tokens are limited.
     fn check_token(&self, given: &[u8], peer: Peer, moment: Duration) -> Result<(), Refusal> {
         let is_right = self
             .token
@@ -195,14 +195,14 @@ impl Access {
     }
 }
 
-/// The token in the header `Authorization`.
+/// Returns the token in the header `Authorization`.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked("bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
-/// The sessions in the cookies of a request.
+/// Returns the sessions in the cookies of a request.
 fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let cookies = headers.get_all(COOKIE).iter();
     cookies
@@ -211,7 +211,7 @@ fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|cookie| cookie.trim().strip_prefix(SESSION)?.strip_prefix('='))
 }
 
-/// The address for which wrong tokens are counted. An IPv6 network (/64) is one client.
+/// Returns the address that wrong tokens are counted for. An IPv6 network (/64) is one client.
 fn client(peer: Peer) -> Option<IpAddr> {
     match peer.0? {
         IpAddr::V6(address) if address.to_ipv4_mapped().is_none() => {
@@ -222,12 +222,12 @@ fn client(peer: Peer) -> Option<IpAddr> {
     }
 }
 
-/// For each client, the time of its first wrong token, and the number of wrong tokens.
+/// For each client, the time of its first wrong token, and the number of wrong ones.
 #[derive(Default)]
 struct Failures(HashMap<Option<IpAddr>, (Duration, u32)>);
 
 impl Failures {
-    /// How long a client has to wait, if it sent too many wrong tokens.
+    /// Returns how long a client has to wait, if it sent too many wrong tokens.
     fn wait(&self, client: Option<IpAddr>, moment: Duration) -> Option<Duration> {
         let (begin, n) = self.0.get(&client)?;
         let wait = WINDOW.saturating_sub(moment.saturating_sub(*begin));
@@ -252,7 +252,7 @@ impl Failures {
     }
 }
 
-/// Answers only requests that may use the API.
+/// Refuses requests that may not use the API.
 pub(super) async fn require(
     State(server): State<Arc<Server>>,
     mut request: Request,
@@ -280,7 +280,7 @@ pub(super) async fn require(
     }
 }
 
-/// Whether a browser shows the answer as a page.
+/// Whether a browser will show the answer as a page.
 pub(super) fn is_page(request: &Parts) -> bool {
     let accept = request.headers.get(ACCEPT);
     let accept = accept.and_then(|accept| accept.to_str().ok());
@@ -288,7 +288,7 @@ pub(super) fn is_page(request: &Parts) -> bool {
         && accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
-/// Sends a browser to another page of this server.
+/// Redirects a browser to another page of this server.
 fn to(path: &'static str) -> Response {
     let location = HeaderValue::from_static(path);
     (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()

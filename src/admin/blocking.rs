@@ -1,7 +1,7 @@
-//! Answers requests to the API, and reads and changes the store for them, on threads of their own.
+//! Answers requests to the API, and reads and changes the store for them, on separate threads.
 //!
-//! Constraint: requests delay neither health, the engine nor the queues. So they have their own connections, and
-//! only a few at once.
+//! Constraint: requests must not delay health, the engine or the queues. So they have their own
+//! connections, and only a few run at the same time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,15 +30,15 @@ const DOWNLOADS: usize = 16;
 /// The maximum number of requests that are answered at the same time. Others wait.
 const ANSWERS: usize = 16;
 
-/// How long an answer may still take when the server stops.
+/// How long an answer may still take after the server is told to stop.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
-/// The bounds of concurrent work for the API.
+/// The limits of concurrent work for the API.
 pub(crate) struct Bounded {
     answers: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
-    /// Changes wait for one another, as commands of an operator do.
+    /// Allows one change at a time. The others wait.
     changes: Arc<Semaphore>,
     tests: Arc<Semaphore>,
 }
@@ -73,7 +73,8 @@ impl Admin {
         run(&self.bounded.reads, work).await
     }
 
-    /// Changes deliveries or webhooks, and wakes the queues. Ends even if the client leaves.
+    /// Changes deliveries or webhooks, and wakes the queues. Finishes even if the client
+    /// disconnects.
     pub(super) async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Operations) -> Result<T, ApiError> + Send + 'static,
@@ -92,7 +93,7 @@ impl Admin {
 }
 
 impl Admin {
-    /// Prepares a test request. The permit bounds the number of tests at the same time.
+    /// Prepares a test request. The permit limits the number of concurrent tests.
     pub(super) async fn prepare<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,

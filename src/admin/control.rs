@@ -1,10 +1,10 @@
-//! The control socket in the state directory, through which commands reach a running daemon.
+//! The control socket in the state directory, by which commands reach a running daemon.
 //!
-//! Constraint: only the user of the daemon can connect, because only that user can enter the state
-//! directory. A client that stalls delays no other client.
+//! Constraint: only the daemon's user can connect, because only this user can enter the state
+//! directory. A slow client does not delay the others.
 //!
-//! A client sends one line and gets one JSON object. `status` returns the report. `wake` makes every
-//! queue read the store again. `reload`, `list-held` and `accept` go to the supervisor.
+//! A client sends one line and gets one JSON object. `status` returns the report. `wake` makes all
+//! queues read the store again. `reload`, `list-held` and `accept` go to the supervisor.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: Cancellat
     // A client that waits for a reload must not block the others.
     let mut clients = JoinSet::new();
     let mut check = tokio::time::interval(CHECK_EVERY);
-    // Logged once, not every few seconds.
+    // Whether the current failure was logged already.
     let mut is_warned = false;
     loop {
         tokio::select! {
@@ -85,7 +85,7 @@ async fn next_client(socket: Option<&(UnixListener, SocketFile)>) -> io::Result<
 
 /// Binds the control socket.
 ///
-/// This daemon holds the lock on the state directory, so a socket in its place has no owner.
+/// This daemon holds the lock on the state directory, so an existing socket file is a leftover.
 fn bind(state_dir: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let path = state_dir.join(CONTROL);
     let _ = std::fs::remove_file(&path);
@@ -93,9 +93,9 @@ fn bind(state_dir: &Path) -> io::Result<(UnixListener, SocketFile)> {
     Ok((listener, SocketFile::at(&path)?))
 }
 
-/// Binds the control socket through the descriptor of its directory.
+/// Binds the control socket by the descriptor of its directory.
 ///
-/// The path of a socket has at most 107 bytes, and the path of the state directory may be longer.
+/// The path of a socket has at most 107 bytes, and that of the state directory may be longer.
 fn bind_short(state_dir: &Path) -> io::Result<UnixListener> {
     let directory = std::fs::File::open(state_dir)?;
     UnixListener::bind(short_path(&directory))
@@ -106,15 +106,15 @@ fn short_path(directory: &std::fs::File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
 }
 
-/// The time between two checks that the socket is in its place.
+/// The time between two checks whether the socket is still in its place.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// The time limit for a client to send its line, and to read the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(1);
-/// The maximum number of clients that are served at once. Others wait.
+/// The maximum number of clients that are served at the same time. More have to wait.
 const CLIENTS_MAX: usize = 16;
 /// How long a command waits for the answer of a running daemon.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long a command waits for a reload. It is longer than the daemon waits for its engine.
+/// How long a command waits for a reload: longer than the daemon waits for its engine.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
 
 /// The request that makes every queue read the store again.
@@ -131,7 +131,7 @@ const ACCEPT: &str = "accept ";
 async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let mut line = String::new();
     let mut reader = BufReader::new(&mut stream).take(64);
-    // A client that sends no line also gets the report.
+    // A client that sends no line gets the report too.
     let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
     let report = match line.trim_end() {
         RELOAD => supervisor(&admin, Request::Reload).await,
@@ -152,7 +152,7 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
 }
 
-/// Passes a request to the supervisor. A stopping daemon drops it, and the answer is empty.
+/// Passes a request to the supervisor. If the daemon is stopping, the answer is empty.
 async fn supervisor<T: Serialize>(
     admin: &Admin,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
@@ -194,7 +194,7 @@ pub(crate) fn accept(state_dir: &Path, token: &str) -> io::Result<Option<Accepte
 
 /// Sends a line to the daemon and reads the answer. Returns `None` if no daemon runs.
 ///
-/// After an error, a daemon may be running but does not answer.
+/// After an error, a daemon may be running without answering.
 fn request<T: serde::de::DeserializeOwned>(
     state_dir: &Path,
     line: &str,

@@ -19,7 +19,7 @@ use crate::store::{OpenError, StoreError};
 /// The content type of answers and bodies.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// When to send a request again that the daemon cannot answer now, in seconds.
+/// How many seconds a client should wait if the daemon cannot answer now.
 const RETRY_SECONDS: u64 = 10;
 
 /// Refuses a request: with a page for a browser, or else with JSON.
@@ -136,7 +136,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// The filters in the query of a URL. An unknown one is an error.
+/// The filters in the query of a URL. Unknown filters are an error.
 pub(super) struct Filters<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Filters<T> {
@@ -166,7 +166,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 
 /// A JSON body. Without a body, all options have their defaults.
 ///
-/// A page of another site can send a form without asking the browser, but no JSON.
+/// A page of another site can make a browser send a form, but not JSON.
 pub(super) struct Options<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Options<T> {
@@ -185,7 +185,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Options<T> {
             ));
         }
         let body = if body.is_empty() { b"{}" } else { &*body };
-        // Options without their names would be accepted otherwise.
+        // Otherwise an array of values without names would be accepted.
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(ApiError::invalid("the body must be a JSON object"));
         }

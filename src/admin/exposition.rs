@@ -1,7 +1,7 @@
 //! Serves `GET /metrics`: the report in the text format of Prometheus.
 //!
-//! Constraint: a scrape is cheap with any number of pending deliveries, and delays no other work. It
-//! reads a snapshot of the engine's state in memory, and the store through the store's reader.
+//! Constraint: a scrape is cheap for any number of pending deliveries, and delays no other work.
+//! It reads the engine's state from a snapshot in memory, and the rest by the store's reader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,7 +211,7 @@ impl Figures {
             let age = Duration::try_from(now.duration_since(since));
             age.unwrap_or_default().as_secs_f64()
         };
-        // Leave out a webhook without deliveries that was removed from the configuration.
+        // Leave out webhooks that were removed from the configuration and have no deliveries.
         let shown = |webhook: &&WebhookReport| {
             webhook.standing != Standing::Parked || webhook.pending > 0 || webhook.dead > 0
         };

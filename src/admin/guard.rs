@@ -1,6 +1,7 @@
 //! Limits the bodies and texts of requests, and sets the security headers of answers.
 //!
-//! Constraint: file names and receivers' answers are untrusted text. No browser may run it as code.
+//! Constraint: file names and receivers' answers are untrusted text. A browser must never run them
+//! as code.
 
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ async fn whole_body(request: Request, next: Next) -> Response {
     (close, refuse(is_page, ApiError::new(status, error))).into_response()
 }
 
-/// Answers only requests whose texts are short: ids, names, filters and reasons.
+/// Refuses requests with a long text: an id, a name, a filter or a reason.
 ///
 /// The body must have been read already.
 pub(super) async fn short_texts(request: Request, next: Next) -> Response {
@@ -102,7 +103,7 @@ pub(super) async fn short_texts(request: Request, next: Next) -> Response {
 /// The maximum size of a text in a request, in bytes.
 const TEXT_MAX: usize = 1_024;
 
-/// The name of a text of a request that is too long.
+/// Returns the name of a text that is too long, if there is one.
 fn long_text(parts: &Parts, body: &[u8]) -> Option<String> {
     let mut segments = parts.uri.path().split('/');
     if segments.any(|segment| percent_decode_str(segment).count() > TEXT_MAX) {
@@ -125,7 +126,7 @@ fn long_field(form: &[u8]) -> Option<String> {
     Some(named(&name))
 }
 
-/// The name of a field, unless it is itself too long.
+/// Returns the name of a field, or a placeholder if the name is too long.
 fn named(name: &str) -> String {
     let name = if name.len() > TEXT_MAX {
         "a name"

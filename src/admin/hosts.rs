@@ -1,9 +1,9 @@
 //! Refuses requests that a web page of another site makes in somebody's browser.
 //!
-//! Constraint: a page of an attacker may give its own name the address 127.0.0.1, and then read the
-//! answers (DNS rebinding). Such a request has the attacker's name in `Host`. So only IP addresses and
-//! names of this machine are accepted. Requests of pages of other sites have `Origin` or
-//! `Sec-Fetch-Site`, which no page can leave out.
+//! Constraint: an attacker's page may give its own host name the address 127.0.0.1 and then read
+//! the answers (DNS rebinding). Such a request has the attacker's name in `Host`. So only IP
+//! addresses and names of this machine are accepted. Requests of other sites' pages have the
+//! header `Origin` or `Sec-Fetch-Site`, which a page cannot remove.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -24,12 +24,12 @@ const REFUSED: &str = "the request names another host, or comes from a page of a
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Headers that a request has at most once. A proxy might read the other one.
+/// Headers that must not occur twice, because a proxy might read the other value.
 const ONCE: [HeaderName; 4] = [HOST, ORIGIN, FETCH_SITE, FETCH_MODE];
 
-/// Lets only requests from no page or an own page reach the router.
+/// Refuses requests that a page of another site makes.
 ///
-/// With `hosts`, requests must also be for this machine or for one of these hosts.
+/// With `hosts`, requests must also be addressed to this machine or to one of these hosts.
 pub(super) fn refuse_foreign(router: Router, hosts: Option<Vec<String>>) -> Router {
     let names = hosts.map(|mut names| {
         let machine = rustix::system::uname();
@@ -59,7 +59,7 @@ async fn check(names: Option<&[String]>, request: Request, next: Next) -> Respon
 
 /// Whether a request is for one of these names or an IP address.
 fn is_own_host(names: &[String], headers: &HeaderMap) -> bool {
-    // Browsers always send one. Some simple health checks do not.
+    // Browsers always send this header. Some simple health checks do not.
     let Some(host) = headers.get(HOST) else {
         return true;
     };
@@ -77,14 +77,14 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     is_other_site || is_of_own_origin(headers) == Some(false)
 }
 
-/// Whether the request says that a page of this server made it.
+/// Whether the headers prove that a page of this server made the request.
 pub(super) fn is_from_own_page(headers: &HeaderMap) -> bool {
     let site = headers.get(FETCH_SITE);
     let is_same_site = site.is_some_and(|site| site == "same-origin");
     !is_foreign(headers) && (is_same_site || is_of_own_origin(headers) == Some(true))
 }
 
-/// Whether `Origin` has the host that the request is for. `None` without `Origin`.
+/// Whether `Origin` is the host that the request is addressed to. `None` without `Origin`.
 fn is_of_own_origin(headers: &HeaderMap) -> Option<bool> {
     let origin = headers.get(ORIGIN)?.to_str().ok();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
@@ -95,7 +95,9 @@ fn is_of_own_origin(headers: &HeaderMap) -> Option<bool> {
     })
 }
 
-/// Whether somebody follows a link of another site to a page of this server, which that site cannot read.
+/// Whether somebody follows a link from another site to a page of this server.
+///
+/// The other site cannot read that page.
 fn is_visit(request: &Request) -> bool {
     let headers = request.headers();
     let mode = headers.get(FETCH_MODE);
@@ -105,7 +107,7 @@ fn is_visit(request: &Request) -> bool {
         && !headers.contains_key(ORIGIN)
 }
 
-/// The host that a `Host` header names, without its port.
+/// The host in a `Host` header, without its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Name<'a> {
     /// An IP address.
@@ -115,7 +117,7 @@ enum Name<'a> {
 }
 
 impl<'a> Name<'a> {
-    /// Reads all of a `Host` header. `None` if a part of it is neither the host nor its port.
+    /// Parses a `Host` header. `None` if a part of it is neither the host nor the port.
     fn read(header: &'a str) -> Option<Self> {
         let authority: Authority = header.parse().ok()?;
         let (host, rest) = header.split_at_checked(authority.host().len())?;
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn pages_of_other_sites_are_foreign() {
         const SITE: &str = "sec-fetch-site";
-        // Headers, whether they are foreign, and whether they say that they are not.
+        // The headers, whether they are foreign, and whether they prove an own page.
         type Headers = &'static [(&'static str, &'static str)];
         let cases: [(Headers, bool, bool); 8] = [
             (&[("host", "localhost:1")], false, false),

@@ -3,11 +3,11 @@
 //! Constraint: health answers even if all other parts are stuck. The API and the commands share the
 //! functions of [`crate::operator`], so both list and change the same things.
 //!
-//! Map: [`control`] is the control socket, [`socket`] binds addresses, and `routes` has the paths. A
-//! request passes `hosts` (refuses other sites), `guard` (bounds bodies and texts) and `auth` (checks the token, or
-//! one of the `sessions`).
-//! `reads`, `actions` and [`stream`] answer requests to the API, and `page` those of a browser. They
-//! access the store by `pages` and `blocking`.
+//! Modules: [`control`] is the control socket, [`socket`] binds addresses, and `routes` has the
+//! paths. A request passes three checks: `hosts` refuses other sites, `guard` limits bodies and
+//! texts, and `auth` checks the token or one of the `sessions`. `reads`, `actions` and [`stream`]
+//! answer requests to the API, and `page` answers browsers. They read and change the store by
+//! `pages` and `blocking`.
 
 mod actions;
 mod auth;
@@ -47,10 +47,10 @@ use crate::engine::held_removals::{Accepted, HeldProjects};
 use crate::http_server::{self, Bounds};
 use crate::report::Sources;
 
-/// The parts of the daemon that the admin server and the control socket reach.
+/// The parts of the daemon that the admin server and the control socket use.
 pub(crate) struct Admin {
     pub(crate) sources: Sources,
-    /// The queues. A command that changes deliveries or webhooks wakes them.
+    /// The queues. They are woken after deliveries or webhooks were changed.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) requests: mpsc::Sender<Request>,
     state_dir: PathBuf,
@@ -105,7 +105,7 @@ impl Reloaded {
     }
 }
 
-/// The bounds of the admin server.
+/// The limits of the admin server.
 const BOUNDS: Bounds = Bounds {
     connections: 64,
     stop: Duration::from_secs(1),

@@ -1,7 +1,7 @@
 //! Pages of results, and the cursors between them.
 //!
-//! Constraint: rows that come and go between two pages neither repeat nor hide another row. So a cursor
-//! has the position of a row, not a number of rows.
+//! Constraint: if rows are added or removed between two pages, no other row is repeated or
+//! skipped. So a cursor has the position of a row, not a number of rows.
 
 use std::io::{self, Write};
 
@@ -14,10 +14,10 @@ use super::error::ApiError;
 use crate::operator::view::{DeliveryView, EventView};
 use crate::store::Page;
 
-/// The number of items of a page.
+/// The default number of items on a page.
 const LIMIT: usize = 50;
 
-/// The maximum number of items of a page.
+/// The maximum number of items on a page.
 const LIMIT_MAX: usize = 500;
 
 /// The maximum size of the items of a page in JSON, in bytes. A single item may be larger.
@@ -26,7 +26,7 @@ const BYTES_MAX: usize = 1024 * 1024;
 /// The maximum length of a cursor.
 const CURSOR_MAX: usize = 32;
 
-/// The letter of a cursor, so that no cursor works for another listing.
+/// A listing with pages. Each has its own letter, so that no cursor works for another listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listing {
     Events,
@@ -41,7 +41,7 @@ impl Listing {
         }
     }
 
-    /// Reads a cursor. `None` if it is not of this listing.
+    /// Parses a cursor. `None` if it belongs to another listing.
     fn read(self, cursor: &str) -> Option<i64> {
         if cursor.len() > CURSOR_MAX {
             return None;
@@ -50,13 +50,13 @@ impl Listing {
         text.strip_prefix(self.letter())?.parse().ok()
     }
 
-    /// Writes the cursor of a position.
+    /// Makes the cursor of a position.
     fn write(self, position: i64) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(format!("{}{position}", self.letter()))
     }
 }
 
-/// The place and the length of a page.
+/// Where a page begins, and how many items it has at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) before: Option<i64>,
@@ -64,7 +64,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Reads the options `cursor` and `limit`.
+    /// Parses the options `cursor` and `limit`.
     pub(super) fn read(
         listing: Listing,
         cursor: Option<&str>,
@@ -129,7 +129,7 @@ impl Write for Size {
 /// A page of events, the newest first.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EventPage {
-    /// There may be fewer than the limit, even none, although `next` is set.
+    /// The items. There may be fewer than the limit, or none, even if `next` is set.
     pub(super) items: Vec<EventView>,
     /// The cursor of the next page. `null` if there is none.
     pub(super) next: Option<String>,
@@ -148,7 +148,7 @@ impl EventPage {
 /// A page of deliveries, the newest first.
 #[derive(Serialize, ToSchema)]
 pub(super) struct DeliveryPage {
-    /// There may be fewer than the limit, even none, although `next` is set.
+    /// The items. There may be fewer than the limit, or none, even if `next` is set.
     pub(super) items: Vec<DeliveryView>,
     /// The cursor of the next page. `null` if there is none.
     pub(super) next: Option<String>,

@@ -47,7 +47,7 @@ pub(super) async fn status(State(server): State<Arc<Server>>) -> Result<Json<Rep
     admin.read(report).await.map(Json)
 }
 
-/// The counts of all webhooks.
+/// Counts the deliveries of all webhooks.
 async fn states(server: &Server) -> Result<Vec<WebhookState>, ApiError> {
     match tokio::time::timeout(COUNTS_MAX, server.admin.sources.states()).await {
         Ok(states) => Ok(states?),
@@ -203,7 +203,7 @@ pub(super) async fn delivery(
     server.admin.read(read).await.map(Json)
 }
 
-/// Reads the id of a delivery.
+/// Parses the id of a delivery.
 pub(super) fn delivery_id(text: &str) -> Result<i64, ApiError> {
     let message = "the id of a delivery is a number";
     text.parse().map_err(|_| ApiError::invalid(message))
@@ -213,7 +213,7 @@ pub(super) fn no_delivery(id: i64) -> ApiError {
     ApiError::absent(format!("there is no delivery {id}"))
 }
 
-/// Reads the name or the label of an event.
+/// Parses the name or the label of an event.
 pub(super) fn kind(
     event: Option<&str>,
 ) -> Result<Option<crate::domain::event::EventKind>, ApiError> {
@@ -222,7 +222,7 @@ pub(super) fn kind(
     parse_event(text).map(Some).ok_or_else(unknown)
 }
 
-/// Reads the state of a delivery.
+/// Parses the state of a delivery.
 pub(super) fn state(text: Option<&str>) -> Result<Option<DeliveryState>, ApiError> {
     let Some(text) = text else { return Ok(None) };
     let unknown = || {
@@ -232,7 +232,7 @@ pub(super) fn state(text: Option<&str>) -> Result<Option<DeliveryState>, ApiErro
     DeliveryState::from_word(text).map(Some).ok_or_else(unknown)
 }
 
-/// Refuses a selector with a webhook that is not configured and has no deliveries.
+/// Refuses a selector whose webhook is not configured and has no deliveries.
 pub(super) async fn check(server: &Server, selector: &Selector) -> Result<(), ApiError> {
     let Some(name) = &selector.webhook else {
         return Ok(());
@@ -246,7 +246,7 @@ pub(super) async fn check(server: &Server, selector: &Selector) -> Result<(), Ap
 }
 
 impl Server {
-    /// Reads a time of a filter.
+    /// Parses a time in a filter.
     pub(super) fn time(
         &self,
         name: &str,

@@ -44,7 +44,7 @@ pub(super) fn api() -> OpenApiRouter<Arc<Server>> {
         .routes(routes!(actions::replay))
 }
 
-/// All paths. `auth` guards all but health, metrics, the login and the files of the page.
+/// Returns all paths. `auth` guards all but health, metrics, the login and the page's files.
 pub(super) fn all(server: &Arc<Server>) -> Router {
     let health = Router::new()
         .route("/healthz", get(health::healthz))

@@ -1,8 +1,9 @@
-//! The sessions of browsers.
+//! Keeps the sessions of browsers.
 //!
-//! Constraint: a session that ended is invalid at once, whoever kept its cookie. So the sessions are
-//! stored here, in memory: a restart of the daemon ends all of them, a reload none. A cookie has random
-//! digits, and only their hash is stored. Each session is for one token.
+//! Constraint: a session that has ended is invalid at once, even if somebody kept its cookie. So
+//! the sessions are stored here, in memory. A restart of the daemon ends all of them, and a reload
+//! none. A cookie has random digits, and only their hash is stored. Each session belongs to one
+//! token.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 /// How long a session lasts.
 pub(super) const LENGTH: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// The maximum number of sessions. One more ends the oldest.
+/// The maximum number of sessions. Another one ends the oldest.
 const SESSIONS_MAX: usize = 1_000;
 
 /// A SHA-256 hash of a token or of the digits of a session.
@@ -21,13 +22,13 @@ pub(super) type Hash = [u8; 32];
 
 /// Hashes a token or the digits of a session.
 ///
-/// Hashes have one length, and their beginnings say nothing about a secret. So comparing them takes no
-/// time that helps to guess it.
+/// All hashes have the same length, and their first bytes reveal nothing about the secret. So the
+/// time of a comparison does not help to guess the secret.
 pub(super) fn hash(secret: &[u8]) -> Hash {
     Sha256::digest(secret).into()
 }
 
-/// A session that a request names and that is valid.
+/// A valid session that a request has named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SessionId(Hash);
 
@@ -38,7 +39,7 @@ pub(crate) struct Sessions(Mutex<HashMap<Hash, Session>>);
 struct Session {
     /// The monotonic time of its end.
     end: Duration,
-    /// The hash of its token.
+    /// The hash of the token that it belongs to.
     token: Hash,
 }
 
@@ -47,7 +48,7 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a session. Returns its digits, or `None` if the system has no random numbers.
+    /// Begins a session. Returns its digits, or `None` if no random numbers are available.
     pub(super) fn begin(&self, token: Hash, moment: Duration) -> Option<String> {
         let mut random = [0; 32];
         let provider = rustls::crypto::ring::default_provider();
@@ -85,7 +86,7 @@ impl Sessions {
         self.lock().remove(&hash(digits.as_bytes()));
     }
 
-    /// Ends the sessions of all other tokens. They do not begin again when their token is back.
+    /// Ends the sessions of all other tokens. They stay ended if their token comes back.
     pub(super) fn end_others(&self, token: Option<Hash>) {
         self.lock()
             .retain(|_, session| Some(session.token) == token);

@@ -1,7 +1,7 @@
-//! Listening sockets, at an address or at a path.
+//! Binds listening sockets, at an address or at a path.
 //!
-//! Constraint: only a socket that nobody listens at is removed. A file that is not a socket is
-//! never removed.
+//! Constraint: only a socket without a listener is removed. A file that is not a socket is never
+//! removed.
 
 use std::fs::Permissions;
 use std::io;
@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::config::{AdminServer, Listen};
 
-/// How long the process at a socket may take to accept a connection.
+/// How long a process that listens at a path may take to accept a connection.
 const ACCEPT_MAX: Duration = Duration::from_secs(1);
 
 /// A socket for the admin server.
@@ -59,7 +59,7 @@ impl SocketFile {
 ///
 /// # Errors
 ///
-/// The address is in use or not this machine's, or a file is in the place of the socket.
+/// The address is in use or not of this machine, or another file is at the path.
 pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
     match &server.listen {
         Listen::Tcp(address) => TcpListener::bind(address).await.map(Bound::Tcp),

@@ -1,9 +1,10 @@
 //! `GET /api/v1/stream`: new events and changed deliveries, as server-sent events.
 //!
-//! Constraint: many clients cost as little as one, and without clients there is no work. While a client
-//! is connected, one task checks twice a second whether something was recorded. Only then does it
-//! compare the state, as `--follow` does. It keeps the newest items for all clients. A client that is
-//! too slow for them, or reconnects too late, gets `missed` and has to read the listings again.
+//! Constraint: many clients cost as little as one, and without clients there is no work. While
+//! there are clients, one task checks twice a second whether something was recorded. Only then
+//! does it compare the state, as `--follow` does. It keeps the newest items for all clients. A
+//! client that is too slow, or reconnects too late, gets `missed` and must read the listings
+//! again.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -34,10 +35,10 @@ use crate::store::{EventFilter, ListedDelivery, ListedEvent, Listings, Selector}
 /// The time between two checks for new items.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// The number of checks after the last client left, so that it may reconnect.
+/// The number of checks after the last client disconnected. It may reconnect in this time.
 const ROUNDS_KEPT: u32 = 60;
 
-/// The number of newest items to keep for slow clients.
+/// The number of the newest items that are kept for slow clients.
 const ITEMS_MAX: usize = 1_024;
 
 /// The maximum total size of the kept items, in bytes.
@@ -63,7 +64,7 @@ struct Item {
 /// The newest items.
 #[derive(Default)]
 struct Kept {
-    /// The id of this series of items. `None` if nothing is compared.
+    /// The id of this series of items. `None` if nothing is being compared.
     series: Option<String>,
     /// The number of the next item.
     next: u64,
@@ -81,7 +82,7 @@ impl Kept {
         self.next += 1;
         self.n_bytes += json.len();
         self.items.push_back(Arc::new(Item { number, name, json }));
-        // An item that is too large by itself goes too: then clients read the listings again.
+        // An item that is too large alone is dropped too. Clients then read the listings again.
         while (self.items.len() > ITEMS_MAX || self.n_bytes > ITEMS_BYTES_MAX)
             && let Some(oldest) = self.items.pop_front()
         {
@@ -89,12 +90,12 @@ impl Kept {
         }
     }
 
-    /// The number of the oldest kept item, or of the next one if none is kept.
+    /// Returns the number of the oldest kept item, or of the next item if none is kept.
     fn first(&self) -> u64 {
         self.items.front().map_or(self.next, |item| item.number)
     }
 
-    /// The item with this number.
+    /// Returns the item with this number.
     fn at(&self, number: u64) -> Option<Arc<Item>> {
         let index = number.checked_sub(self.first())?;
         self.items.get(usize::try_from(index).ok()?).cloned()
@@ -104,7 +105,7 @@ impl Kept {
 /// The new items for all clients.
 pub(crate) struct News {
     kept: Mutex<Kept>,
-    /// Changes with the series and with each new item.
+    /// Notified of a new series and of each new item.
     changed: watch::Sender<()>,
     /// A permit for each client.
     clients: Arc<Semaphore>,
@@ -142,7 +143,7 @@ impl News {
         self.changed.send_replace(());
     }
 
-    /// The series, once there is one.
+    /// Waits for a series and returns its id.
     async fn series(&self) -> Result<String, ApiError> {
         let mut changed = self.changed.subscribe();
         let series = async {
@@ -175,7 +176,7 @@ pub(crate) async fn publish(admin: Arc<Admin>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         admin.news.set_series(None);
-        // Clients of a series that ended come back, so the next one begins for them.
+        // Clients of the ended series reconnect, so begin the next series for them.
         if admin.news.has_clients() {
             admin.news.wanted.notify_one();
             tokio::select! {
@@ -230,7 +231,7 @@ impl Compared {
     }
 }
 
-/// Compares the state until there was no client for half a minute.
+/// Compares the state until there has been no client for half a minute.
 async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
     let config = admin.sources.config();
     let start = move || Compared::start(Listings::of(&config)?);
@@ -269,7 +270,7 @@ async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
 /// One client of the stream.
 struct Client {
     server: Arc<Server>,
-    /// Why the client may read. A session may end meanwhile.
+    /// Why the client may read. Its session may end meanwhile.
     permit: Permit,
     changed: watch::Receiver<()>,
     series: String,
@@ -305,7 +306,7 @@ impl Client {
             return None;
         }
         let kept = self.server.admin.news.kept();
-        // The client connects again, and learns that it missed items.
+        // The client reconnects and learns that it missed items.
         if kept.series.as_ref() != Some(&self.series) {
             return None;
         }
@@ -326,10 +327,11 @@ impl Client {
     }
 }
 
-/// New events and changed deliveries, as they come.
+/// New events and changed deliveries, as they are recorded.
 ///
-/// The first message is `ready`, or `missed` if items after `Last-Event-ID` are no longer known. Read the
-/// listings after it. Then `event` and `delivery` follow with the JSON of the listings.
+/// The first message is `ready`, or `missed` if items after `Last-Event-ID` are no longer kept.
+/// Read the listings after it. Messages `event` and `delivery` follow, with the JSON of the
+/// listings.
 #[utoipa::path(get, path = "/api/v1/stream", tag = "read",
     params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last message")),
     responses((status = 200, content_type = "text/event-stream", body = String),
@@ -364,7 +366,7 @@ pub(super) async fn stream(
     Ok(Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-/// The number of the client's next item, and its first message.
+/// Returns the number of the client's next item, and its first message.
 fn begin(kept: &Kept, series: &str, last: Option<&str>) -> (u64, Event) {
     let Some(last) = last else {
         return (kept.next, greeting("ready", series, kept.next));
@@ -405,7 +407,7 @@ mod tests {
             assert!(n_bytes <= ITEMS_BYTES_MAX, "{n_bytes}");
         }
         assert_eq!(kept.items.len(), 7);
-        // A client of an item that was never kept misses it.
+        // A client that waits for an item that was never kept misses it.
         kept.add("event", &"x".repeat(ITEMS_BYTES_MAX));
         assert_eq!((kept.items.len(), kept.n_bytes), (0, 0));
         assert_eq!(kept.first(), kept.next);

@@ -1,7 +1,7 @@
 //! `accept`: shows the held removals and releases them.
 //!
-//! Constraint: the command releases only the projects that it showed. If the daemon holds other
-//! removals by then, the daemon rejects the request.
+//! Constraint: the command releases only the projects that it showed. If other removals are held
+//! by then, the daemon rejects the request.
 
 use std::io::{self, IsTerminal, Write};
 

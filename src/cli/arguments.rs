@@ -12,12 +12,12 @@ use crate::operator::select::parse_event;
 
 /// A parser that accepts one of these words.
 ///
-/// The help, the manual page and the completions list the words. The parser may also accept
-/// variants, such as a label in another case.
+/// The help, the manual page and the completions list the words. The parser may accept variants
+/// too, such as a label in another case.
 #[derive(Clone)]
 pub(super) struct OneOf<T> {
     words: Vec<&'static str>,
-    /// Text that the error message adds after the list of words.
+    /// Text after the list of words in the error message.
     or: &'static str,
     read: fn(&str) -> Option<T>,
 }

@@ -1,7 +1,8 @@
 //! `check`: validates the configuration and prints where events are sent.
 //!
 //! Constraint: the command works offline. It reads the configuration and the files that it names,
-//! and opens no connection and no store. It asks the kernel for audit rules if they are needed. It never prints the value of a header or a secret.
+//! and opens no connection and no store. If the configuration uses audit records, it asks the
+//! kernel for audit rules. It never prints the value of a header or a secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -110,14 +111,14 @@ struct WebhookSummary {
     name: String,
     enabled: bool,
     url: String,
-    /// The proxy, or why there is none.
+    /// The proxy, or why none is used.
     via: String,
     format: &'static str,
     events: Vec<&'static str>,
-    /// Absent if the webhook gets the events of every project.
+    /// The globs of `projects`. Absent if the webhook receives events of every project.
     #[serde(skip_serializing_if = "Option::is_none")]
     projects: Option<Vec<String>>,
-    /// The globs of `when` by parameter. Absent if the values of parameters do not matter.
+    /// The globs of `when` by parameter. Absent if there are none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     when: BTreeMap<String, Vec<String>>,
     /// How the header Authorization is made.
@@ -139,7 +140,7 @@ struct Limits {
     connect_timeout: String,
     schedule: Vec<String>,
     concurrency: usize,
-    /// The most requests in a time. Absent if there is no limit.
+    /// The maximum rate of requests. Absent if there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<String>,
 }
@@ -248,7 +249,9 @@ impl WebhookSummary {
     }
 }
 
-/// Says how requests reach the receiver. An entry of `NO_PROXY` may show a hidden host.
+/// Describes how requests reach the receiver.
+///
+/// An entry of `NO_PROXY` could show a hidden host, so it is left out then.
 fn via(webhook: &Webhook, proxies: &Proxies) -> String {
     match proxies.way(&webhook.url) {
         Way::Excepted(_) if webhook.url.is_hidden() => "directly, by NO_PROXY".to_owned(),
@@ -256,7 +259,7 @@ fn via(webhook: &Webhook, proxies: &Proxies) -> String {
     }
 }
 
-/// Says how the header Authorization is made, without the values.
+/// Describes how the header Authorization is made, without secret values.
 fn authorization(auth: &Auth) -> String {
     match auth {
         Auth::Bearer(_) => "bearer token".to_owned(),
@@ -265,7 +268,7 @@ fn authorization(auth: &Auth) -> String {
     }
 }
 
-/// Formats a range as the configuration writes it: a single address has no prefix length.
+/// Formats a range as in the configuration: a single address has no prefix length.
 fn range_text(range: &IpNet) -> String {
     if range.prefix_len() == range.max_prefix_len() {
         range.addr().to_string()
@@ -366,7 +369,7 @@ impl fmt::Display for WebhookSummary {
 }
 
 impl WebhookSummary {
-    /// How requests are authenticated, without the values.
+    /// Describes how requests are authenticated, without secret values.
     fn auth(&self) -> String {
         let mut parts = Vec::new();
         match self.secrets {

@@ -130,7 +130,7 @@ impl Which {
         }
     }
 
-    /// Refuses the name of a webhook that is not configured and has no deliveries.
+    /// Refuses a webhook that is not configured and has no deliveries.
     fn check_webhook(&self, config: &Config, listings: &Listings) -> anyhow::Result<()> {
         let Some(name) = &self.webhook else {
             return Ok(());
@@ -197,7 +197,7 @@ fn list(
     };
     let words = ("deliveries", "--webhook, --state or --since");
     if listing.follows() {
-        // A delivery may get the state later.
+        // A delivery may change to the selected state later.
         let any_state = Selector {
             state: None,
             ..selector.clone()
@@ -287,7 +287,7 @@ fn change(
     operations.on_progress(Box::new(move |n| progress.add(n)));
     result.changed = kind.apply(&selector, &mut operations, now)?;
     drop(operations);
-    // A purge removes only deliveries that the running daemon no longer sends.
+    // The daemon does not send purged deliveries, so it need not be notified of a purge.
     let notified = (kind != Change::Purge).then(|| wake(config));
     result.daemon_told = matches!(notified, Some(Notified::Daemon));
     if arguments.json {
@@ -312,12 +312,12 @@ fn nothing(
         let verb = kind.verb().to_lowercase();
         writeln!(out, "No matching deliveries to {verb}.")?;
     }
-    // An id without a delivery is a failure; a filter without a match is not.
+    // It is a failure if an id has no delivery, but not if a filter has no match.
     let is_named = !arguments.which.ids.is_empty();
     Ok(if is_named { FAILED } else { DONE })
 }
 
-/// Prints the planned change. On a terminal, asks for confirmation and returns the answer.
+/// Prints the planned change. On a terminal, asks for confirmation. Returns the answer.
 pub(super) fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool> {
     if yes || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         writeln!(out, "{question}.")?;
@@ -344,7 +344,7 @@ pub(super) enum Notified {
 }
 
 impl Notified {
-    /// Says when the change takes effect.
+    /// Describes when the change takes effect.
     pub(super) fn words(&self) -> String {
         match self {
             Notified::Daemon => "the running daemon applies the change now".to_owned(),

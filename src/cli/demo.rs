@@ -1,7 +1,8 @@
 //! `demo`: shows the seven events, or all, on a temporary repository.
 //!
 //! Constraint: nothing is simulated. The demo runs the same daemon as `run`, on real files. The
-//! callbacks arrive over HTTP with real signatures. The demo removes its files, except with `--keep`.
+//! callbacks arrive over HTTP and are signed. The demo removes its files, unless `--keep` is
+//! given.
 
 mod print;
 mod script;
@@ -113,7 +114,7 @@ pub(super) async fn run(
         directory.keep();
     }
     if let Err(error) = ended {
-        // The reader closed the pipe, as `head` does. Do not report that as a failure.
+        // A reader such as `head` closed the pipe. Do not report that as a failure.
         if super::is_broken_pipe(&error) {
             return Err(error);
         }
@@ -180,7 +181,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// The result after a signal. With `--keep`, a signal is the normal end.
+    /// Returns the result after a signal. With `--keep`, a signal is the normal end.
     fn interrupted(&self, keep: bool) -> anyhow::Result<()> {
         anyhow::ensure!(keep && self.printer.is_complete(), "interrupted");
         Ok(())

@@ -1,7 +1,7 @@
 //! Repeats a listing (`--follow`) and a report (`--watch`) until the command is interrupted.
 //!
-//! Constraint: each round reads the state anew and holds no transaction in between, so a command that
-//! is left running delays neither the daemon nor the database.
+//! Constraint: each round reads the state anew, and no transaction stays open in between. So a
+//! command that keeps running delays neither the daemon nor the database.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(super) fn print_line(out: &mut dyn Write, value: &impl Serialize) -> io::Res
     writeln!(out, "{}", safe_json(&json))
 }
 
-/// A report that is drawn again and again.
+/// Prints a report again and again.
 pub(super) fn watch(
     out: &mut dyn Write,
     mut report: impl FnMut(&mut dyn Write) -> anyhow::Result<()>,
@@ -50,16 +50,16 @@ pub(super) fn watch(
     }
 }
 
-/// Makes the escape sequences that draw a text over the last one.
+/// Makes the escape sequences that draw a text over the previous one.
 ///
-/// Nothing is cleared before it is drawn, so the screen does not flicker. Long lines are cut instead of
-/// wrapped, and so is a text that is higher than the screen.
+/// Nothing is cleared before it is drawn, so the screen does not flicker. Long lines are cut
+/// instead of wrapped. A text that is higher than the screen is cut too.
 fn frame(text: &[u8], height: usize, is_first: bool) -> Vec<u8> {
     let mut frame = Vec::new();
     if is_first {
         frame.extend(b"\x1b[2J");
     }
-    // The whole frame at once, from the top, without wrapping.
+    // Draw the whole frame at once, from the top, without wrapping.
     frame.extend(b"\x1b[?2026h\x1b[?7l\x1b[H");
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     for (number, line) in text.split(|byte| *byte == b'\n').take(height).enumerate() {
@@ -73,9 +73,9 @@ fn frame(text: &[u8], height: usize, is_first: bool) -> Vec<u8> {
     frame
 }
 
-/// The items of a listing that continues with new items.
+/// A listing that continues with new items.
 pub(super) struct Followed<'a, T, V> {
-    /// Reads the newest items, newest first, up to this number.
+    /// Reads at most this number of the newest items, the newest first.
     pub(super) read: &'a dyn Fn(usize) -> anyhow::Result<Vec<T>>,
     /// The position of an item in the order of recording, and its revision.
     pub(super) position: fn(&T) -> (i64, u64),
@@ -86,7 +86,7 @@ pub(super) struct Followed<'a, T, V> {
 }
 
 impl<T, V: Serialize> Followed<'_, T, V> {
-    /// Prints the items of a listing, the newest last, then new and changed ones as they come.
+    /// Prints the items of a listing, the newest last, then new and changed items as they come.
     pub(super) fn print(
         &self,
         first: impl FnOnce() -> anyhow::Result<Vec<T>>,
@@ -95,7 +95,7 @@ impl<T, V: Serialize> Followed<'_, T, V> {
         out: &mut dyn Write,
     ) -> anyhow::Result<u8> {
         let mut follower = Follower::new(self.position, &(self.read)(COMPARED)?);
-        // An item that came in between is in the listing, and not new afterwards.
+        // An item that was recorded in between is in the listing, so it is not new later.
         let mut items = first()?;
         follower.add(&items);
         let mut printed = (self.table)(&[]);

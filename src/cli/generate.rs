@@ -1,8 +1,8 @@
 //! `man` and `schema`: manual pages and JSON Schemas.
 //!
-//! Constraint: all are generated from the definition of the arguments and from the table of settings, so
-//! they always agree with the program. One manual page describes all commands. [`super::manual`]
-//! generates the page of the configuration.
+//! Constraint: both are generated from the definition of the arguments and from the table of
+//! settings. So they always agree with the program. One manual page describes all commands.
+//! [`super::manual`] generates the page of the configuration.
 
 use std::io::{self, Write};
 
@@ -41,7 +41,7 @@ impl Document {
     }
 }
 
-/// The last sections of the page. They do not describe arguments.
+/// The last sections of the page, which are not about arguments.
 const END: &str = r#".SH EXIT STATUS
 .TP
 0
@@ -138,7 +138,7 @@ fn render(out: &mut dyn Write) -> io::Result<()> {
     let mut command = Arguments::command();
     command.build();
     let page = Man::new(command.clone());
-    // The page has no date, so that a version always generates the same page.
+    // The page has no date, so that each version always generates the same page.
     writeln!(
         out,
         ".TH project\\-webhooks 1 \"\" \"project\\-webhooks {}\" \"User Commands\"",
@@ -176,7 +176,7 @@ fn subcommand(command: &Command, parents: &str, out: &mut dyn Write) -> io::Resu
     writeln!(text, ".PP")?;
     page.render_description_section(&mut text)?;
     page.render_options_section(&mut text)?;
-    // The headings suit a separate page. Here the text is part of a section.
+    // The headings are for a separate page, but this text is part of a section.
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         if !line.starts_with(b".SH ") {
             out.write_all(line)?;

@@ -127,7 +127,7 @@ pub(super) async fn run(
     let mut serving = std::pin::pin!(receiver.serve(shutdown));
     loop {
         tokio::select! {
-            // A callback comes before its answer.
+            // A callback must be printed before its answer.
             biased;
             Some(callback) = received.recv() => {
                 if !printer.callback(&callback)? {
@@ -156,11 +156,11 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Prints what was received and answered, and flushes it.
+/// Prints and flushes callbacks and answers.
 struct Printer<'a, W> {
     is_json: bool,
     style: &'a Style,
-    /// The URL that callbacks are passed on to, as it may be shown.
+    /// The URL that callbacks are passed on to, without its secret parts.
     target: String,
     out: &'a mut W,
 }
@@ -187,7 +187,7 @@ impl<W: Write> Printer<'_, W> {
     }
 }
 
-/// Makes the client for `--forward-to`. A wrong URL is a usage error, which does not show it.
+/// Makes the client for `--forward-to`. A wrong URL is a usage error that does not show it.
 fn forwarder(url: &SecretString) -> anyhow::Result<Forwarder> {
     Forwarder::new(url.expose_secret(), &TrustRoots::load()).map_err(|error| match error {
         ForwardError::Url(_) => usage(&error.to_string()),
@@ -206,7 +206,7 @@ async fn refuse_loop(forwarder: Option<&Forwarder>, address: SocketAddr) -> anyh
     }
 }
 
-/// The secrets of the arguments and of the files, without the files' final line breaks.
+/// Reads the secrets of the arguments and files. Removes the final line breaks of files.
 fn secrets(arguments: &ListenArguments) -> anyhow::Result<Vec<SecretString>> {
     let mut secrets = arguments.secrets.clone();
     for path in &arguments.secret_files {
@@ -231,7 +231,7 @@ fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
-/// The receiver's URL, and the lines to add to config.yaml. They do not contain the secret.
+/// Makes the introduction: the URL, and lines for config.yaml without the secret.
 fn introduction(url: &str, with_secret: bool, forwards_to: Option<&str>) -> String {
     let secret = if with_secret {
         "    secret: { env: PROJECT_WEBHOOKS_SECRET }   # the secret of this receiver\n"

@@ -129,13 +129,13 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    // Before anything that takes time: a reload may be asked for as soon as the process exists.
+    // Do this first: a signal to reload may come as soon as the process exists.
     let held = HeldSignals::hold();
     // clap prints usage errors itself and exits with 2.
     let arguments = Arguments::parse();
     match dispatch(&arguments, &held) {
         Ok(status) => ExitCode::from(status),
-        // A reader that closed the pipe, as `head` does, is not an error.
+        // A reader such as `head` may close the pipe. That is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
             if let Some(usage) = error.downcast_ref::<clap::Error>() {
@@ -153,7 +153,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The exit status after an error that ended a command.
+/// Returns the exit status for the error that ended a command.
 fn status_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<TransferError>() {
         Some(TransferError::Open(OpenError::Held { .. } | OpenError::Leased { .. })) => HELD,
@@ -161,7 +161,7 @@ fn status_of(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The line about an error that ended a command.
+/// Formats the error that ended a command.
 fn failure(error: &anyhow::Error) -> String {
     format!("project-webhooks: {error:#}")
 }
@@ -173,7 +173,7 @@ fn usage(message: &str) -> anyhow::Error {
         .into()
 }
 
-/// Whether the cause of an error is that the reader closed the pipe.
+/// Whether an error means that the reader closed the pipe.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
@@ -278,7 +278,7 @@ fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
     config::load(&found(file)?, &WithoutSecrets).map(|loaded| loaded.config)
 }
 
-/// Finds the configuration file. Reports another file that is ignored.
+/// Finds the configuration file. Warns if another file is ignored.
 fn found(named: Option<&Path>) -> Result<PathBuf, Problems> {
     let found = config::find(named)?;
     if let Some(ignored) = found.ignored {
@@ -292,9 +292,9 @@ fn listings(config: &Config) -> Result<Listings, OpenError> {
     Listings::of(config)
 }
 
-/// Explains why a daemon that holds the state directory cannot be asked, if one does.
+/// Explains why the daemon of a state directory cannot be asked, if there is one.
 ///
-/// Without its control socket, a running daemon looks like a stopped one.
+/// Without its control socket, a running daemon looks as if it were stopped.
 fn missing_socket(state_dir: &Path) -> Option<String> {
     let pid = crate::store::holder(state_dir)?;
     Some(format!(
@@ -317,7 +317,7 @@ fn now() -> jiff::Timestamp {
     Clock::start().now()
 }
 
-/// Runs a command with buffered output. A failure to write the output is an error.
+/// Runs a command with buffered output. Fails if the output cannot be written.
 fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let status = command(&mut out)?;
@@ -325,7 +325,9 @@ fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyho
     Ok(status)
 }
 
-/// The style of standard output. A `NO_COLOR` that is not empty switches colours off (no-color.org).
+/// Returns the style of standard output.
+///
+/// A `NO_COLOR` that is not empty turns colours off (no-color.org).
 fn style() -> output::Style {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     output::Style::for_stdout(no_color)
@@ -333,8 +335,8 @@ fn style() -> output::Style {
 
 /// Makes a runtime with one thread.
 ///
-/// In `run` it handles signals, commands and the admin server. Each webhook's queue has a thread of its
-/// own, and so have long tasks.
+/// In `run`, this thread handles signals, commands and the admin server. The queues of webhooks
+/// and long tasks have their own threads.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

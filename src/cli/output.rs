@@ -22,7 +22,7 @@ pub(super) const BOLD: &str = "1";
 /// The SGR code for faint, the style of details.
 pub(super) const FAINT: &str = "2";
 
-/// Prints one JSON value over several lines.
+/// Prints one JSON value on several lines.
 ///
 /// # Errors
 ///
@@ -65,7 +65,7 @@ pub(super) fn duration(length: Duration) -> String {
         .join(" ")
 }
 
-/// The time from `from` to `to`. Zero if the clock was set back in between.
+/// Returns the time from `from` to `to`. Zero if the clock was set back in between.
 pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
@@ -107,16 +107,16 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-/// Rows in columns as wide as their widest cell.
+/// Rows of cells. Each column is as wide as its widest cell.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     rows: Vec<Vec<Cell>>,
-    /// The widths of the rows that are already printed.
+    /// The column widths of the rows that were printed already.
     widths: Vec<usize>,
 }
 
 impl Table {
-    /// A table with these headings.
+    /// Makes a table with these headings.
     pub(super) fn new<const N: usize>(headings: [&str; N]) -> Self {
         let headings = headings.map(|heading| Cell::painted(FAINT, heading));
         Self {
@@ -130,7 +130,7 @@ impl Table {
         self.rows.extend(other.rows.into_iter().skip(1));
     }
 
-    /// Prints the rows that are not printed yet, at least as wide as those before.
+    /// Prints the rows that were not printed yet. Columns are at least as wide as before.
     ///
     /// # Errors
     ///
@@ -222,7 +222,7 @@ impl Listing {
         self.json
     }
 
-    /// Prints items that arrive newest first. The newest is printed last, as in a log.
+    /// Prints items that are sorted newest first. The newest is printed last, as in a log.
     pub(super) fn print<T, V: Serialize>(
         &self,
         mut items: Vec<T>,
@@ -252,7 +252,7 @@ impl Listing {
     }
 }
 
-/// A progress line on standard error, if that is a terminal and the work has many steps.
+/// A progress line on standard error, for a terminal and for work with many steps.
 pub(super) struct Progress {
     done: u64,
     total: u64,

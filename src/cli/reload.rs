@@ -1,8 +1,8 @@
 //! `reload`: makes the daemon read its configuration again, and waits for the result.
 //!
-//! Constraint: only the daemon decides whether the configuration is valid, because this process may
-//! lack its credentials and variables. The command finds the daemon and prints its answer. It can be
-//! the `ExecReload=` of a unit, because it waits for the result. SIGHUP returns no result.
+//! Constraint: only the daemon decides whether the configuration is valid, because this process
+//! may lack its credentials and variables. So the command finds the daemon and prints its answer.
+//! It waits for the result, so a unit can use it as `ExecReload=`. SIGHUP returns no result.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use anyhow::{Context, anyhow};
 use super::{CONFIGURATION, DONE, inspected, missing_socket};
 use crate::admin::{self, Reloaded};
 
-/// Asks the daemon that uses the configured state directory to reload.
+/// Asks the daemon of the configured state directory to reload.
 ///
-/// If the configuration is invalid, the command takes the state directory from `given`
-/// (`$STATE_DIRECTORY`). So the daemon also logs and counts a rejected reload.
+/// If the configuration is invalid, the state directory is `given` (`$STATE_DIRECTORY`). So the
+/// daemon also logs and counts a rejected reload.
 pub(super) fn run(
     file: Option<&Path>,
     given: Option<PathBuf>,

@@ -1,6 +1,6 @@
 //! `events replay`: queues recorded events for a webhook, again or for the first time.
 //!
-//! Constraint: as with `deliveries redeliver`, the command prints how many events match, and asks for
+//! Constraint: like `deliveries redeliver`, the command prints how many events match, and asks for
 //! confirmation on a terminal.
 
 use std::io::Write;

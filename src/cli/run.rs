@@ -18,10 +18,10 @@ use crate::logging::{LogWriter, Logging};
 use crate::os::{self, HeldSignals};
 use crate::store::OpenError;
 
-/// How long the end waits for tasks that cannot be cancelled, such as resolving a name.
+/// How long stopping waits for tasks that cannot be cancelled, such as resolving a name.
 const TASKS_MAX: Duration = Duration::from_secs(1);
 
-/// Works on the repository whenever no other process does, until a signal.
+/// Runs the daemon whenever no other process does, until a signal.
 async fn work(
     mut config: Arc<Config>,
     rereading: Rereading<'_>,
@@ -30,7 +30,7 @@ async fn work(
     while let Some(daemon) = start(&config, rereading, signals).await? {
         let present = daemon.config();
         match daemon.run(signals).await {
-            // This process waits for its next turn.
+            // Another process took over. Wait for the next turn.
             Err(DaemonError::Superseded) => config = present,
             ended => return ended,
         }
@@ -38,8 +38,9 @@ async fn work(
     Ok(())
 }
 
-/// Starts the daemon. Waits while another process works on the repository, or while the database is
-/// away. Returns `None` after a signal to stop.
+/// Starts the daemon. Waits while another process runs or the database cannot be reached.
+///
+/// Returns `None` after a signal to stop.
 async fn start<'a>(
     config: &Arc<Config>,
     rereading: Rereading<'a>,
@@ -55,7 +56,7 @@ async fn start<'a>(
         };
         if reported.as_ref() != Some(&waits) {
             tracing::warn!("{waits}");
-            // Otherwise `systemctl start` would wait for as long.
+            // Otherwise `systemctl start` would wait too.
             os::notify_ready(&waits);
             reported = Some(waits);
         }
@@ -77,8 +78,8 @@ async fn start<'a>(
 
 /// Runs the daemon until a signal ends it.
 ///
-/// `held` is released once there are handlers for signals. Everything that it prints goes through the log's queue, because a reader that stalls must not keep
-/// the process alive.
+/// `held` is released once signal handlers are set. All output goes through the log's queue,
+/// because a reader that stalls must not keep the process alive.
 pub(super) fn run(
     file: Option<&Path>,
     level: Option<tracing::Level>,
@@ -116,7 +117,8 @@ pub(super) fn run(
         held.release();
         let config = Arc::new(loaded.config);
         if io::stderr().is_terminal() {
-            // Nobody could see the daemon, and it would hold the state directory.
+            // Without the terminal nobody could see the daemon, and it would keep the state
+            // directory locked.
             work(config, rereading, &mut os::ended_by_hangup(signals)).await
         } else {
             work(config, rereading, &mut { signals }).await

@@ -1,8 +1,7 @@
 //! `scan`: prints the events that `run` would infer now.
 //!
-//! Constraint: the command records nothing. It uses the same observer, inference and check of the
-//! root as the daemon. It treats a missing file as removed, without waiting for
-//! `repository.settle`.
+//! Constraint: the command records nothing. It uses the daemon's observer, inference and check of
+//! the root. It treats a missing file as removed at once, without waiting for `repository.settle`.
 
 mod result;
 
@@ -74,7 +73,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         .filter(|comparison| !comparison.observed.files.is_empty())
         .count();
     let mut notes = notes(start, config, listings.is_some());
-    // If the root's identity differs from the record, it is trusted only with the recorded projects.
+    // A root with another identity is trusted only if it has enough of the recorded projects.
     let is_trusted = !guard.needs_survey() || guard.surveyed(n_found, n_recorded);
     if !is_trusted && !start.adopts {
         notes.extend(guard.distrust());
@@ -90,7 +89,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     if !start.adopts {
         notes.extend(held_note(&comparisons, &conclusions, repository));
     }
-    // Other files alone are no project.
+    // Files without a definition are no project.
     let both = comparisons.iter().zip(&conclusions);
     let is_project = both.map(|(comparison, change)| {
         let (before, after) = (&comparison.recorded, &change.inference.record);
@@ -166,7 +165,7 @@ fn observe(
     for key in keys {
         let recorded =
             listings.map_or(Ok(Recorded::default()), |listings| listings.recorded(&key))?;
-        // A first scan reads the whole repository, so it keeps no contents.
+        // A first scan reads the whole repository, so contents are not kept.
         let mut contents = Contents::none();
         let observed = observer
             .observe(
@@ -224,7 +223,7 @@ fn held_note(
     conclusions: &[Conclusion],
     repository: &Repository,
 ) -> Option<String> {
-    // A project that arrived in another organization did not vanish.
+    // A project that moved to another organization did not vanish.
     let left: BTreeSet<&ProjectKey> = conclusions
         .iter()
         .filter_map(|conclusion| match &conclusion.hold {

@@ -68,7 +68,7 @@ pub(super) fn print_webhooks(
     Ok(())
 }
 
-/// Prints that the running daemon uses other settings than the file has.
+/// Prints that the running daemon uses other settings than the file.
 pub(super) fn print_file_changed(out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
@@ -77,7 +77,7 @@ pub(super) fn print_file_changed(out: &mut dyn Write) -> io::Result<()> {
     )
 }
 
-/// Prints the details that the table has no column for.
+/// Prints the details that have no column in the table.
 fn print_notes(webhook: &WebhookReport, style: &Style, out: &mut dyn Write) -> io::Result<()> {
     let name = safe(&webhook.name);
     if let Some(off) = &webhook.off {

@@ -1,8 +1,8 @@
 //! `status`: shows the state of the daemon and its webhooks.
 //!
 //! Constraint: the command works with or without a running daemon. It asks the daemon over the
-//! control socket, and reads the database for everything that is recorded. If the daemon does not
-//! answer, `status` prints why.
+//! control socket, and reads everything that is recorded from the database. If the daemon does not
+//! answer, it prints why.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -141,7 +141,7 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
     Ok(())
 }
 
-/// The state directory, and the size of the state if a daemon runs.
+/// Describes the state directory, and the size of the state if a daemon runs.
 fn state(report: &Report) -> String {
     let directory = &report.state_dir;
     match report.daemon.as_ref().map(|daemon| daemon.state_size) {
@@ -155,7 +155,7 @@ fn state(report: &Report) -> String {
     }
 }
 
-/// Warnings of the state's size.
+/// Prints warnings about the size of the state.
 fn print_state_size(size: StateSize, style: &Style, out: &mut dyn Write) -> io::Result<()> {
     let warning = style.paint(YELLOW, "warning");
     if size.fill() != Fill::Low {
@@ -175,7 +175,7 @@ fn print_state_size(size: StateSize, style: &Style, out: &mut dyn Write) -> io::
     Ok(())
 }
 
-/// The state of the audit source, in one line.
+/// Describes the audit source in one line.
 fn who_did_it(actor: &ActorReport) -> String {
     if let Some(failure) = &actor.failure {
         return format!("no audit records: {failure}");
@@ -190,7 +190,7 @@ fn who_did_it(actor: &ActorReport) -> String {
     )
 }
 
-/// The counts since the start of the daemon, in one line.
+/// Describes the counts since the start of the daemon in one line.
 fn since_start(counts: &Counts) -> String {
     let sum = |by: &BTreeMap<String, u64>| by.values().sum::<u64>();
     let of = |outcome: &str| -> u64 {

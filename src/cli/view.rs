@@ -10,7 +10,7 @@ use crate::domain::delivery::State;
 use crate::domain::event::{Event, FileSummary};
 use crate::store::{AttemptLog, ListedDelivery};
 
-/// The number of digits of an event id in listings. Commands accept such a shortened id.
+/// The number of digits of an event id in listings. Commands also accept such a short id.
 const ID_DIGITS: usize = 12;
 
 /// Shortens an event id for listings.
@@ -55,7 +55,7 @@ pub(super) fn location(path: &str, line: Option<u64>, column: Option<u64>) -> St
     }
 }
 
-/// The state of a delivery. A pending one includes the time of its next attempt.
+/// Describes the state of a delivery. For a pending one, adds the time of the next attempt.
 pub(super) fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
     let text = match delivery.state {
         State::Pending => format!("pending, next {}", time(delivery.due, style)),

@@ -73,7 +73,7 @@ enum WebhooksCommand {
 }
 
 impl WebhooksArguments {
-    /// Whether the command sends a request and so needs the secrets.
+    /// Whether the command sends a request, for which it needs the secrets.
     pub(super) fn sends(&self) -> bool {
         matches!(self.command, Some(WebhooksCommand::Test { .. }))
     }
@@ -99,7 +99,7 @@ pub(super) fn run(
     }
 }
 
-/// Lists the webhooks that the running daemon has, or those of the file if no daemon answers.
+/// Lists the webhooks of the running daemon, or those of the file if no daemon answers.
 fn list(
     json: bool,
     config: &Config,
@@ -194,7 +194,7 @@ fn test(
     let request = TestRequest::prepare(webhook, &config.network)?;
     let runtime = runtime().context("cannot start the runtime")?;
     let attempt = runtime.block_on(request.send(event, now));
-    // A flood of the receiver, or a lookup of its name that hangs, does not hold up the end.
+    // A busy receiver or a hanging name lookup must not delay the end.
     runtime.shutdown_background();
     let delivered = attempt.outcome == Outcome::Accepted;
     if json {

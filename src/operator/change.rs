@@ -12,7 +12,7 @@ use crate::store::{Operations, Replay, Selector, StoreError};
 /// The maximum number of names that an error lists.
 const KNOWN_MAX: usize = 20;
 
-/// The reason that `status` shows if an operator gave none.
+/// The reason that `status` shows if the operator gave none.
 pub(crate) const SWITCHED_OFF: &str = "switched off by an operator";
 
 /// A change of deliveries.
@@ -51,7 +51,7 @@ impl Change {
         }
     }
 
-    /// Checks a selection, and adds the states that the change is for.
+    /// Checks a selection. Limits it to the states that the change is for.
     pub(crate) fn check(self, mut selector: Selector) -> Result<Selector, Refused> {
         if selector.is_empty() {
             return Err(Refused::Everything);
@@ -102,7 +102,7 @@ impl Change {
     }
 }
 
-/// The error for a name that no webhook has, with the known names.
+/// The error if no webhook has this name. It lists the known names.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UnknownWebhook(String);
@@ -113,7 +113,7 @@ const NEAR_MAX: usize = 8;
 /// Makes the error for a name that no webhook has.
 fn unknown(name: &str, known: &[&str]) -> UnknownWebhook {
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
-    // A client may send a very long name, and comparing takes long then.
+    // Do not compare with a very long name from a client, because that takes long.
     let near = known
         .iter()
         .filter(|known| known.len().abs_diff(name.len()) <= NEAR_MAX)
@@ -134,7 +134,7 @@ fn unknown(name: &str, known: &[&str]) -> UnknownWebhook {
     ))
 }
 
-/// Refuses the name of a webhook that is not configured and has no deliveries.
+/// Refuses a webhook that is not configured and has no deliveries.
 pub(crate) fn check_webhook(name: &str, states: &[WebhookReport]) -> Result<(), UnknownWebhook> {
     let known: Vec<&str> = states.iter().map(|state| state.name.as_str()).collect();
     if known.contains(&name) {
@@ -157,7 +157,7 @@ pub(crate) fn configured<'a>(
     Err(unknown(name, &known))
 }
 
-/// Selects the events to replay for a webhook. `None` if the range of time is empty.
+/// Selects the events to replay for a webhook. `None` if the time range is empty.
 pub(crate) fn replay(
     webhook: &Webhook,
     project: Option<&str>,

@@ -1,17 +1,18 @@
 //! Finds the new and changed items of a listing.
 //!
-//! Constraint: each round compares the newest items with those of the round before, and misses no new
-//! item. Between two rounds, only the positions and revisions of the newest items stay in memory.
+//! Constraint: each round compares the newest items with those of the previous round, and misses
+//! no new item. Between rounds, only the positions and revisions of the newest items are in
+//! memory.
 
 use std::collections::BTreeMap;
 
 use crate::domain::delivery::State;
 use crate::store::{ListedDelivery, ListedEvent};
 
-/// The number of items that a round reads first. With more new items, it reads twice as many.
+/// The number of items that a round reads first. If more are new, it reads twice as many.
 const READ_AT_FIRST: usize = 256;
 
-/// How many of the newest items are compared with the state. Changes of older items are not found.
+/// The number of the newest items that are compared. Changes of older items are not found.
 pub(crate) const COMPARED: usize = 500;
 
 /// The known items of a listing.
@@ -22,7 +23,7 @@ pub(crate) struct Follower<T> {
 }
 
 impl<T> Follower<T> {
-    /// Starts with these items, which are not new.
+    /// Starts with these items as known ones.
     pub(crate) fn new(position: fn(&T) -> (i64, u64), items: &[T]) -> Self {
         let mut follower = Self {
             known: BTreeMap::new(),
@@ -32,7 +33,7 @@ impl<T> Follower<T> {
         follower
     }
 
-    /// Adds items that are not new.
+    /// Adds items as known ones.
     pub(crate) fn add(&mut self, items: &[T]) {
         self.known.extend(items.iter().map(self.position));
         self.forget();
@@ -46,7 +47,7 @@ impl<T> Follower<T> {
 
     /// Reads the items that are new or changed since the last round, newest first.
     ///
-    /// `read` returns the newest items, newest first, up to a number.
+    /// `read(n)` returns the n newest items, newest first.
     pub(crate) fn next<E>(
         &mut self,
         read: &dyn Fn(usize) -> Result<Vec<T>, E>,
@@ -60,7 +61,7 @@ impl<T> Follower<T> {
         Ok(items)
     }
 
-    /// Reads back to the oldest item that may have changed, and all new ones.
+    /// Reads all new items, and the known items that may have changed.
     fn read_again<E>(&self, read: &dyn Fn(usize) -> Result<Vec<T>, E>) -> Result<Vec<T>, E> {
         let newest = self.known.last_key_value();
         let newest = newest.map_or(i64::MIN, |(newest, _)| *newest);
@@ -80,12 +81,14 @@ impl<T> Follower<T> {
     }
 }
 
-/// The position of an event. An event never changes.
+/// Returns the position of an event. Events never change.
 pub(crate) fn event(listed: &ListedEvent) -> (i64, u64) {
     (listed.sequence, 0)
 }
 
-/// The position of a delivery, and a number that differs after an attempt or a change of the state.
+/// Returns the position of a delivery, and its revision.
+///
+/// The revision changes with each attempt and each change of the state.
 pub(crate) fn delivery(delivery: &ListedDelivery) -> (i64, u64) {
     let state = match delivery.state {
         State::Pending => 0,

@@ -2,8 +2,8 @@
 //!
 //! Constraint: both use the same rules and the same JSON. Neither has checks or types of its own.
 //!
-//! Map: [`view`] is the JSON, [`select`] reads filters, [`change`] changes deliveries and webhooks,
-//! [`mod@test`] sends a test request, and [`follow`] finds new items of a listing.
+//! Modules: [`view`] is the JSON, [`select`] parses filters, [`change`] changes deliveries and
+//! webhooks, [`mod@test`] sends a test request, and [`follow`] finds new items of a listing.
 
 pub(crate) mod change;
 pub(crate) mod follow;

@@ -1,4 +1,4 @@
-//! Reads filters: times, events, projects and ids.
+//! Parses filters: times, events, projects and ids.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::store::{Listings, StoreError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Since {
     At(Timestamp),
-    /// This long ago.
+    /// This long before now.
     Ago(Duration),
 }
 
 impl Since {
-    /// Returns it as a time, given the current time.
+    /// Returns the time, given the current time.
     pub(crate) fn time(self, now: Timestamp) -> Timestamp {
         match self {
             Since::At(time) => time,
@@ -26,7 +26,7 @@ impl Since {
     }
 }
 
-/// Reads the start or the end of a time range.
+/// Parses the start or the end of a time range.
 pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(Since::At(time));
@@ -66,7 +66,7 @@ pub(crate) fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
     (organization, project.map(str::to_owned))
 }
 
-/// Why no event is found by the first digits of its id.
+/// Why no event was found by the first digits of its id.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FindError {
     #[error(

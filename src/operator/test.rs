@@ -20,7 +20,7 @@ pub(crate) struct TestRequest {
 }
 
 impl TestRequest {
-    /// Prepares a request. Reads the system's certificate authorities, so it blocks.
+    /// Prepares a request. Blocks, because it reads the system's certificate authorities.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl TestRequest {
         self.client.send(&callback, now).await
     }
 
-    /// The request and its answer in JSON.
+    /// Returns the request and its answer, for JSON.
     pub(crate) fn exchange(&self, attempt: Attempt) -> Exchange {
         Exchange {
             webhook: self.name.clone(),

@@ -33,7 +33,7 @@ pub(crate) struct EventView {
     pub(crate) hint: String,
     pub(crate) before: Option<FileSummary>,
     pub(crate) after: Option<FileSummary>,
-    /// The source of the username, if the kernel's audit records are a source.
+    /// The source of the username, if `audit` is one of the sources.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) username_from: Option<String>,
     /// The user who made the change, if the kernel recorded it.
@@ -209,7 +209,7 @@ pub(crate) fn attempts_of(
     Ok(log)
 }
 
-/// The configured webhooks without a delivery of an event, with the reasons.
+/// Returns the configured webhooks without a delivery of an event, with the reasons.
 pub(crate) fn passed_over_by(
     listed: &ListedEvent,
     log: &[(ListedDelivery, Vec<AttemptLog>)],
@@ -224,11 +224,11 @@ pub(crate) fn passed_over_by(
 pub(crate) struct WebhookView {
     #[serde(flatten)]
     pub(crate) state: WebhookReport,
-    /// The URL without the parts that may be secrets. `None` if the webhook is not configured.
+    /// The URL without parts that may be secrets. `None` if the webhook is not configured.
     pub(crate) url: Option<String>,
     pub(crate) format: Option<String>,
     pub(crate) events: Vec<String>,
-    /// `None` if the webhook gets the events of every project.
+    /// The globs of `projects`. `None` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
     /// The globs of `when` by parameter. Absent without `when`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -304,7 +304,7 @@ pub(crate) struct Exchange {
     pub(crate) answer: String,
 }
 
-/// A duration in milliseconds.
+/// Converts a duration to milliseconds.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -32,7 +32,7 @@ pub(super) fn fields(body: &[u8]) -> BTreeMap<String, String> {
     form_urlencoded::parse(body).into_owned().collect()
 }
 
-/// Sends the browser to a view, after a form. Reloading the view does not send the form again.
+/// Redirects the browser to a view, so that reloading does not send the form again.
 fn to(path: String) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, path)]).into_response()
 }

@@ -22,7 +22,7 @@ pub(super) struct Action {
     action: String,
 }
 
-/// Shows the number of deliveries that an action would change, and asks.
+/// Shows how many deliveries an action would change, and asks for confirmation.
 pub(super) async fn count(
     State(server): State<Arc<Server>>,
     Query(Action { action }): Query<Action>,
@@ -84,7 +84,7 @@ pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Res
 
 const REDELIVER: &str = "redeliver";
 
-/// The text of the button, and the title.
+/// Returns the text of the button, and the title.
 fn words(action: &str) -> (&'static str, &'static str) {
     if action == REDELIVER {
         ("Redeliver", "Redeliver deliveries")
@@ -93,7 +93,7 @@ fn words(action: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// The request. Without an expected number, it only counts the deliveries.
+/// Makes the request. Without an expected number, it only counts the deliveries.
 fn bulk(chosen: &Chosen, expected: Option<u64>) -> Bulk {
     Bulk {
         ids: Vec::new(),

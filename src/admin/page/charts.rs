@@ -5,12 +5,12 @@ use maud::{Markup, html};
 use super::parts::duration;
 use crate::metrics::Minute;
 
-/// The size of a chart.
+/// The height of a chart.
 const HEIGHT: u64 = 60;
 /// The width of the bar of one minute.
 const BAR: usize = 6;
 
-/// The attempts of each minute, and the mean time from a change to its callback.
+/// Draws the attempts of each minute, and the mean time from a change to its callback.
 pub(super) fn all(hour: &[Minute]) -> Markup {
     let sum = |of: fn(&Minute) -> u64| hour.iter().map(of).sum::<u64>();
     let (delivered, failed) = (sum(|minute| minute.delivered), sum(|minute| minute.failed));
@@ -48,7 +48,7 @@ fn chart(minutes: usize, label: &str, content: &Markup) -> Markup {
     }
 }
 
-/// The height of a value. The smallest value that is not 0 can be seen.
+/// Returns the height of a value. Every value above 0 is visible.
 fn height(value: u64, highest: Option<u64>) -> u64 {
     let highest = highest.unwrap_or(0).max(1);
     let height = value.saturating_mul(HEIGHT) / highest;

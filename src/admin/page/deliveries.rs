@@ -32,14 +32,14 @@ pub(super) struct Chosen {
     pub(super) cursor: String,
 }
 
-/// A filter, unless it is empty.
+/// Returns a filter, unless it is empty.
 pub(super) fn given(text: &str) -> Option<String> {
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
 
 impl Chosen {
-    /// The filters without the cursor.
+    /// Returns the filters without the cursor.
     pub(super) fn pairs(&self) -> [(&'static str, &str); 6] {
         [
             ("webhook", &self.webhook),
@@ -84,9 +84,9 @@ pub(super) async fn list(
     Ok(page(Section::Deliveries, "Deliveries", &content))
 }
 
-/// A list of choices. The first choice is empty.
+/// Makes a list of choices. The first choice is empty.
 fn select(name: &str, label: &str, chosen: &str, choices: &[&str]) -> Markup {
-    // A webhook that is not configured any more can still be chosen by a link.
+    // A link may choose a webhook that is no longer configured.
     let is_known = chosen.is_empty() || choices.contains(&chosen);
     html! {
         label { (label)
@@ -101,7 +101,7 @@ fn select(name: &str, label: &str, chosen: &str, choices: &[&str]) -> Markup {
     }
 }
 
-/// A field for text.
+/// Makes a text field.
 pub(super) fn field(name: &str, label: &str, chosen: &str, example: &str) -> Markup {
     html! {
         label { (label)
@@ -126,7 +126,7 @@ fn form(chosen: &Chosen, webhooks: &[&str]) -> Markup {
     }
 }
 
-/// The choice of an event.
+/// Makes the list of events.
 pub(super) fn event_choice(chosen: &str) -> Markup {
     let events = EventKind::ALL.map(EventKind::as_str);
     select("event", "Event", chosen, &events)
@@ -210,7 +210,7 @@ pub(super) async fn one(
     Ok(page(Section::Deliveries, &title, &content))
 }
 
-/// A delivery with its buttons and attempts.
+/// Shows a delivery with its buttons and attempts.
 pub(super) fn in_full(found: &DeliveryWithAttempts) -> Markup {
     let DeliveryWithAttempts { delivery, log } = found;
     let is_pending = delivery.state == DeliveryState::Pending.as_str();

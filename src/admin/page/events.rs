@@ -122,7 +122,7 @@ pub(super) async fn one(
     Ok(page(Section::Events, &title, &content))
 }
 
-/// An event with the reasons for its inference, and its deliveries.
+/// Shows an event, why it was inferred, and its deliveries.
 fn in_full(found: &EventWithDeliveries) -> Markup {
     let event = &found.event;
     let payload = format!("/events/{}/payload", segment(&event.id));
@@ -188,7 +188,7 @@ fn parameters(event: &EventView) -> Markup {
     }
 }
 
-/// Each webhook: its delivery, or why it has none.
+/// Shows each webhook with its delivery, or why it has none.
 fn webhooks(found: &EventWithDeliveries) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label="Webhooks of the event" {

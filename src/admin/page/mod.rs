@@ -1,12 +1,13 @@
 //! The page at `/`: the listings and actions of the API, for a browser.
 //!
-//! Constraint: the page has no data and no rules of its own. It calls the handlers of the API, and
-//! renders their types. File names and receivers' answers are untrusted text: only `maud` puts
-//! text into HTML, and it escapes all of it. Everything can be read without JavaScript, and changed by
-//! forms.
+//! Constraint: the page has no data and no rules of its own. It calls the handlers of the API and
+//! renders their types. File names and receivers' answers are untrusted text. So only `maud` puts
+//! text into HTML, and it escapes all of it. Everything can be read without JavaScript, and
+//! changed by forms.
 //!
-//! Map: `shell` is the HTML around each view; `overview`, `webhooks`, `deliveries`, `bulk`, `events`,
-//! `payload` and `settings` are the views; `actions` answers forms; `parts` has what views share.
+//! Modules: `shell` is the HTML around each view. `overview`, `webhooks`, `deliveries`, `bulk`,
+//! `events`, `payload` and `settings` are the views. `actions` answers forms. `parts` has elements
+//! that several views share.
 
 mod actions;
 mod bulk;

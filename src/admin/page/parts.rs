@@ -7,13 +7,13 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 /// The number of characters of an event id in tables.
 const SHORT_ID: usize = 16;
 
-/// A time in UTC. The script shows it in local time.
+/// Shows a time in UTC. The script changes it to local time.
 pub(super) fn time(at: Timestamp) -> Markup {
     let utc = at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     html! { time datetime=(at) title=(utc) { (utc) } }
 }
 
-/// A time that may be missing.
+/// Shows a time that may be missing.
 pub(super) fn time_or_none(at: Option<Timestamp>) -> Markup {
     html! {
         @match at {
@@ -23,7 +23,7 @@ pub(super) fn time_or_none(at: Option<Timestamp>) -> Markup {
     }
 }
 
-/// Text that may be missing.
+/// Shows a text that may be missing.
 pub(super) fn or_none(text: Option<&str>) -> Markup {
     html! {
         @match text {
@@ -33,12 +33,12 @@ pub(super) fn or_none(text: Option<&str>) -> Markup {
     }
 }
 
-/// A segment of a path in a URL.
+/// Encodes a text as a segment of a URL's path.
 pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// The state of a delivery or a webhook, as a word with a color.
+/// Shows the state of a delivery or a webhook as a coloured word.
 pub(super) fn state(word: &str) -> Markup {
     let class = match word {
         "delivered" | "on" => "state good",
@@ -64,7 +64,7 @@ pub(super) fn button(action: &str, label: &str, about: &str) -> Markup {
     }
 }
 
-/// Names and values.
+/// Shows names and values.
 pub(super) fn pairs(pairs: &[(&str, Markup)]) -> Markup {
     html! {
         dl {
@@ -75,7 +75,7 @@ pub(super) fn pairs(pairs: &[(&str, Markup)]) -> Markup {
     }
 }
 
-/// Headers of a request.
+/// Shows the headers of a request.
 pub(super) fn headers(headers: &[(String, String)]) -> Markup {
     html! {
         dl.headers {
@@ -86,7 +86,7 @@ pub(super) fn headers(headers: &[(String, String)]) -> Markup {
     }
 }
 
-/// A number with its noun.
+/// Formats a number with its noun.
 pub(super) fn counted(n: u64, noun: &str) -> String {
     match n {
         1 => format!("1 {noun}"),
@@ -94,7 +94,7 @@ pub(super) fn counted(n: u64, noun: &str) -> String {
     }
 }
 
-/// A number of deliveries.
+/// Formats a number of deliveries.
 pub(super) fn deliveries(n: u64) -> String {
     match n {
         1 => "1 delivery".to_owned(),
@@ -102,7 +102,7 @@ pub(super) fn deliveries(n: u64) -> String {
     }
 }
 
-/// A duration for people.
+/// Formats a duration for people.
 pub(super) fn duration(milliseconds: u64) -> String {
     let seconds = milliseconds / 1_000;
     match seconds {
@@ -127,7 +127,7 @@ pub(super) fn next_page(path: &str, query: &[(&str, &str)], next: Option<&str>) 
     }
 }
 
-/// A query of a URL. Empty values are left out.
+/// Makes the query of a URL. Empty values are left out.
 pub(super) fn query(pairs: &[(&str, &str)], more: &[(&str, &str)]) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     let given = pairs

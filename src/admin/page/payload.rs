@@ -63,7 +63,7 @@ pub(super) async fn view(
     Ok(page(Section::Events, "Payload", &content))
 }
 
-/// The first lines of a payload. Invalid UTF-8 is replaced.
+/// Shows the first lines of a payload. Invalid UTF-8 is replaced.
 fn lines(payload: &PayloadPart) -> Markup {
     let text = String::from_utf8_lossy(&payload.bytes);
     let shown: Vec<&str> = text.lines().take(LINES).collect();
@@ -76,7 +76,7 @@ fn lines(payload: &PayloadPart) -> Markup {
     }
 }
 
-/// Sends the payload as a file, byte for byte. No browser shows it as a page.
+/// Sends the payload as a file, byte for byte. Browsers do not show it as a page.
 pub(super) async fn download(
     State(server): State<Arc<Server>>,
     Named(id): Named,

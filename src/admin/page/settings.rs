@@ -1,7 +1,7 @@
-//! The configuration as loaded, with secrets left out.
+//! Shows the loaded configuration without secrets.
 //!
-//! Constraint: values that may be secrets are never shown: of headers only the names, of secrets only
-//! their number, of URLs only what errors show too.
+//! Constraint: values that may be secrets are never shown. Headers are shown without values,
+//! secrets only by their number, and URLs only as in errors.
 
 use std::sync::Arc;
 

@@ -99,7 +99,7 @@ fn head(title: &str) -> Markup {
     }
 }
 
-/// The form that asks for the token. After a wrong token, it has an alert.
+/// Makes the login form. After a wrong token, it has an alert.
 pub(in crate::admin) fn login(alert: Option<&str>) -> Page {
     let document = html! {
         (DOCTYPE)
@@ -163,7 +163,7 @@ fn title_of(status: StatusCode) -> &'static str {
     }
 }
 
-/// The page for a request that is refused before it is known who sent it.
+/// Makes the page for a request that is refused before its sender is known.
 pub(in crate::admin) fn refused(error: &ApiError) -> Response {
     let title = title_of(error.status);
     let document = html! {
@@ -183,7 +183,7 @@ pub(in crate::admin) fn refused(error: &ApiError) -> Response {
     error.with_headers((error.status, page).into_response())
 }
 
-/// The page for a path that does not exist.
+/// Makes the page for a path that does not exist.
 pub(in crate::admin) fn no_page() -> Response {
     failed(&ApiError::absent("There is no page at this address."))
 }

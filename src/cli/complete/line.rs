@@ -1,6 +1,6 @@
 //! Splits a typed command line into words, and quotes candidates for bash.
 
-/// The words of a command line up to the cursor. The last one is at the cursor and may be empty.
+/// The words of a command line up to the cursor. The last word may be empty.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     words: Vec<String>,
@@ -10,7 +10,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Splits a line by the rules that all shells share. The words begin after the program's name.
+    /// Splits a line by rules that all shells share. Leaves out the program's name.
     pub(super) fn split(text: &str) -> Self {
         let mut line = Self::default();
         let mut word = String::new();
@@ -53,18 +53,18 @@ impl Line {
         &self.words
     }
 
-    /// The quote that the last word is in.
+    /// Returns the quote that the last word is in.
     pub(super) fn open_quote(&self) -> Option<char> {
         self.open_quote
     }
 
-    /// The beginning of the last word that stays if a shell replaces only this end of it.
+    /// Returns the beginning of the last word, if a shell replaces only its end.
     pub(super) fn kept(&self, replaced: &str) -> String {
         let raw = self.raw.strip_suffix(replaced).unwrap_or_default();
         raw.chars().filter(|c| !"\\'\"".contains(*c)).collect()
     }
 
-    /// The `--option=` that the last word begins with.
+    /// Returns the `--option=` at the beginning of the last word.
     pub(super) fn option_prefix(&self) -> String {
         match self.words.last().and_then(|word| word.split_once('=')) {
             Some((option, _)) if option.starts_with("--") => format!("{option}="),
@@ -73,7 +73,9 @@ impl Line {
     }
 }
 
-/// Escapes a candidate for bash, which inserts it as it is. `None` if the open quote cannot hold it.
+/// Escapes a candidate for bash, which inserts it as it is.
+///
+/// `None` if it cannot stand inside the open quote.
 pub(super) fn escaped(name: &str, quote: Option<char>) -> Option<String> {
     match quote {
         Some('\'') => (!name.contains('\'')).then(|| name.to_owned()),

@@ -1,10 +1,11 @@
 //! `complete`: the webhook names, projects and ids that completion scripts offer.
 //!
-//! The scripts of `completions` call this hidden command with the typed line. It asks no daemon: names
-//! come from the configuration, projects and ids from the recorded state.
+//! The scripts of `completions` call this hidden command with the typed line. It does not ask the
+//! daemon. Names come from the configuration, projects and ids from the recorded state.
 //!
-//! Constraint: a shell must never wait, show an error or run part of a name. So every failure offers
-//! nothing, a deadline ends the command, and names that a terminal would interpret are left out.
+//! Constraint: a shell must never wait, show an error or run a part of a name. So a failure offers
+//! no candidates, and a deadline ends the command. Names that a terminal would interpret are left
+//! out.
 
 mod line;
 mod names;
@@ -23,10 +24,10 @@ use self::line::{Line, escaped};
 use super::output::safe;
 use super::{Arguments, DONE};
 
-/// The number of offered candidates, which is more than a terminal shows at once.
+/// The maximum number of candidates: more than a terminal shows at once.
 const CANDIDATES_MAX: usize = 100;
 
-/// The time after which a person would wait for the shell.
+/// The time after which the command ends, because a person is waiting.
 const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Print the candidates for the last word of a command line, for completion scripts.
@@ -50,7 +51,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind of an argument of a command. `None` if nothing recorded can fill it.
+    /// Returns the kind of an argument. `None` if no names are known for it.
     fn of(command: &str, argument: &Arg) -> Option<Self> {
         match (command, argument.get_id().as_str()) {
             (_, "webhook" | "to") => Some(Kind::Webhook),
@@ -63,7 +64,7 @@ impl Kind {
     }
 }
 
-/// The argument that the cursor is in.
+/// The argument at the cursor.
 #[derive(Debug, PartialEq, Eq)]
 struct Position {
     kind: Kind,
@@ -71,7 +72,7 @@ struct Position {
     config: Option<PathBuf>,
     /// The typed beginning of the value.
     typed: String,
-    /// The commands that may stand there instead.
+    /// The subcommands that may stand in its place.
     commands: Vec<String>,
 }
 
@@ -91,12 +92,12 @@ pub(super) fn run(arguments: &CompleteArguments, out: &mut dyn Write) -> anyhow:
         .replaced
         .as_ref()
         .map(|text| text.to_string_lossy());
-    // bash keeps the part of the value before its last break, such as `@` or `:`.
+    // bash replaces only the part after the last break, such as `@` or `:`.
     let kept = replaced.map_or(String::new(), |text| line.kept(&text));
     let kept = kept.strip_prefix(&line.option_prefix()).unwrap_or_default();
     let mut text = String::new();
     let found = within_deadline(position.kind, position.config, position.typed);
-    // zsh and fish offer the commands as well as the output; bash offers the output alone.
+    // zsh and fish add the commands themselves. bash offers only this output.
     let commands = match arguments.shell {
         Shell::Bash if !found.is_empty() => position.commands,
         _ => Vec::new(),
@@ -114,15 +115,15 @@ pub(super) fn run(arguments: &CompleteArguments, out: &mut dyn Write) -> anyhow:
             text.push('\n');
         }
     }
-    // The shell gets all candidates or none.
+    // Write everything at once, so that the shell gets all candidates or none.
     out.write_all(text.as_bytes())?;
     Ok(DONE)
 }
 
-/// Reads the names that begin with a text. Returns none if the disk is too slow for a person.
+/// Reads the names that begin with a text. Returns none after the deadline.
 fn within_deadline(kind: Kind, config: Option<PathBuf>, typed: String) -> Vec<String> {
     let (sender, names) = mpsc::sync_channel(1);
-    // The end of the process ends the thread.
+    // The thread ends with the process.
     std::thread::spawn(move || sender.send(names::read(kind, config.as_deref(), &typed)));
     names.recv_timeout(DEADLINE).unwrap_or_default()
 }
@@ -142,7 +143,7 @@ fn position(command: &Command, line: &Line) -> Option<Position> {
         walk.step(word);
     }
     let (argument, typed) = walk.argument(typed)?;
-    // `show` exists for events and for deliveries.
+    // Both events and deliveries have `show`.
     let name = match walk.command.get_name() {
         "show" => walk.parent,
         name => name,
@@ -164,10 +165,10 @@ struct Walk<'a> {
     command: &'a Command,
     /// The name of the command above.
     parent: &'a str,
-    /// The option that the next word is the value of.
+    /// The option whose value is the next word.
     option: Option<&'a Arg>,
     n_positionals: usize,
-    /// Whether `--` came.
+    /// Whether the word `--` was read.
     only_positionals: bool,
     config: Option<PathBuf>,
 }
@@ -201,7 +202,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The option that a word names, if it takes a value, with a value in the same word.
+    /// Returns the option that a word names, if it takes a value.
+    ///
+    /// Also returns the value if it is in the same word.
     fn option(&self, word: &str) -> Option<(&'a Arg, Option<String>)> {
         let takes = |argument: &&Arg| argument.get_action().takes_values();
         let mut options = self.command.get_opts().filter(takes);
@@ -219,7 +222,7 @@ impl<'a> Walk<'a> {
         Some((options.find(|one| one.get_short() == Some(short))?, value))
     }
 
-    /// The argument that the last word is a value of, with the typed part of the value.
+    /// Returns the argument of the last word, with the typed part of its value.
     fn argument(&self, typed: &str) -> Option<(&'a Arg, String)> {
         if let Some(option) = self.option {
             return Some((option, typed.to_owned()));
@@ -236,7 +239,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The path that a shell makes of a word that may begin with `~/`.
+/// Makes the path of a word. A shell would expand a leading `~/`.
 fn from_home(value: &str) -> PathBuf {
     match (value.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(below), Some(home)) => Path::new(&home).join(below),

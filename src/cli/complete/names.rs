@@ -1,4 +1,4 @@
-//! The recorded names that begin with a typed text.
+//! Finds the recorded names that begin with a typed text.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,10 +7,10 @@ use super::{CANDIDATES_MAX, Kind};
 use crate::config::{self, Config, WithoutSecrets};
 use crate::store::{EventFilter, Listings, Selector};
 
-/// The rows that a search of the newest ids reads.
+/// The number of rows that a search for ids reads.
 const ROWS_MAX: usize = 1_000;
 
-/// Returns the names of a kind that begin with a text, the newest first. A failure yields none.
+/// Returns the names of a kind that begin with a text, newest first. None after a failure.
 pub(super) fn read(kind: Kind, file: Option<&Path>, typed: &str) -> Vec<String> {
     let Ok(found) = config::find(file) else {
         return Vec::new();

@@ -1,7 +1,7 @@
-//! The completion scripts, which ask the program itself for names, projects and ids.
+//! Writes completion scripts, which ask the program for names, projects and ids.
 //!
-//! clap_complete writes the scripts. Its own way to ask the program is unstable and does not quote names
-//! for bash, so a few lines for each shell call the command `complete`.
+//! clap_complete writes the scripts. Its own way to ask the program is unstable and does not quote
+//! names for bash. So a few lines for each shell call the command `complete`.
 
 use std::io::{self, Write};
 
@@ -11,10 +11,10 @@ use clap_complete::Shell;
 use super::super::Arguments;
 use super::Kind;
 
-/// The hint that marks an argument whose values the program knows. No argument has it otherwise.
+/// The hint that marks an argument whose values the program offers. It has no other use here.
 const ASKED: ValueHint = ValueHint::Username;
 
-/// Replaces the static completions of `_project__webhooks` by those of the program, if it has any.
+/// Replaces the static completions of `_project__webhooks` by the program's, if there are any.
 const BASH: &str = r#"
 # Offers webhook names, projects and ids, which the program reads from the configuration and the state.
 _project-webhooks_names() {
@@ -91,10 +91,10 @@ fn asking(shell: Shell, text: &str, command: &Command) -> String {
     }
 }
 
-/// The completions for fish that clap_complete omits.
+/// Returns the completions for fish that clap_complete leaves out.
 ///
-/// It omits the values of positional arguments, and of options before the command. For positional
-/// arguments, the added lines also switch off the completion of file names.
+/// These are the values of positional arguments, and of options before the command. For positional
+/// arguments, the lines also switch off the completion of file names.
 fn fish_rest(command: &Command) -> String {
     let name = command.get_name();
     let mut lines = format!("complete -c {name} -f\n");
@@ -136,7 +136,9 @@ fn fish_line(program: &str, condition: &str, argument: &Arg) -> String {
     format!("complete -c {program} -n \"{condition}\" {what}\n")
 }
 
-/// Marks arguments that the program completes, and switches off file names for others without a hint.
+/// Marks arguments that the program completes. Switches off file names for some others.
+///
+/// These are arguments without a hint.
 fn with_hints(command: Command, parent: &str, shell: Shell) -> Command {
     let name = match command.get_name() {
         "show" => parent.to_owned(),

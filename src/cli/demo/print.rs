@@ -17,7 +17,7 @@ pub(super) struct Printer<'a> {
     pub(super) style: &'a Style,
     pub(super) out: &'a mut dyn Write,
     pub(super) actions: Vec<Action>,
-    /// Expected callbacks that arrived: event, latency in milliseconds, whether the signature is valid.
+    /// The expected callbacks that arrived: event, latency in milliseconds, valid signature.
     pub(super) arrived: Vec<(EventKind, f64, bool)>,
     pub(super) missing: Vec<Expected>,
     pub(super) n_unexpected: usize,
@@ -28,13 +28,13 @@ fn milliseconds(length: Duration) -> f64 {
 }
 
 impl Printer<'_> {
-    /// The events of all expected callbacks.
+    /// Returns the events of all expected callbacks.
     fn expected(&self) -> Vec<EventKind> {
         let callbacks = self.actions.iter().flat_map(|action| action.callbacks);
         callbacks.map(|(kind, _)| *kind).collect()
     }
 
-    /// Says how many events there are.
+    /// Returns the number of events in words.
     fn how_many(&self) -> &'static str {
         if self.expected().iter().any(|kind| kind.is_opt_in()) {
             "eleven"
@@ -43,7 +43,7 @@ impl Printer<'_> {
         }
     }
 
-    /// Whether all expected callbacks arrived, all signed, and no others.
+    /// Whether exactly the expected callbacks arrived, all with valid signatures.
     pub(super) fn is_complete(&self) -> bool {
         self.n_unexpected == 0
             && self.arrived.len() == self.expected().len()

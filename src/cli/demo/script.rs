@@ -29,7 +29,7 @@ pub(super) struct Action {
     pub(super) callbacks: &'static [Expected],
 }
 
-/// Returns the actions in order. Together they cause all seven events, or all events there are.
+/// Returns the actions in order. Together they cause the seven events, or all events.
 pub(super) fn actions(all: bool) -> Vec<Action> {
     let [
         import,

@@ -1,8 +1,9 @@
 //! `init`: writes a configuration for the projects that a directory contains.
 //!
-//! Constraint: the command never overwrites a file, and writes only a configuration that `check` accepts.
-//! It writes to the file that the other commands read: `--config FILE`, else `./config.yaml`. They ignore
-//! `./config.yaml` in a directory that somebody else may write, so `init` refuses to write it there.
+//! Constraint: the command never overwrites a file, and only writes a configuration that `check`
+//! accepts. It writes to the file that the other commands read: `--config FILE`, else
+//! `./config.yaml`. They ignore `./config.yaml` in a directory that others may write to, so `init`
+//! does not write it there.
 
 mod page;
 mod survey;
@@ -80,7 +81,7 @@ pub(super) fn run(
     Ok(DONE)
 }
 
-/// Checks that the file can become the configuration.
+/// Checks that the configuration can be written to this file.
 fn writable(file: &Path, is_named: bool) -> anyhow::Result<()> {
     let shown = safe(&file.to_string_lossy());
     ensure!(
@@ -109,7 +110,7 @@ fn open(directory: &Path) -> anyhow::Result<Root> {
     root.with_context(|| format!("cannot read the directory {shown}"))
 }
 
-/// The names that `repository.ignore` ignores by default.
+/// Returns the names that `repository.ignore` ignores by default.
 fn ignored() -> anyhow::Result<Ignored> {
     let setting = SETTINGS
         .iter()
@@ -177,9 +178,9 @@ fn print_found(
     Ok(())
 }
 
-/// Fails if the directory has files, but no layout that the program knows.
+/// Fails if the directory has files but no known layout.
 ///
-/// A directory without files is valid: it becomes a new repository.
+/// An empty directory is valid: it becomes a new repository.
 fn nothing_recognised(shown: &str, found: &Survey) -> anyhow::Result<()> {
     ensure!(
         !found.paths.iter().any(|path| path == DEFINITION),
@@ -203,7 +204,7 @@ fn accepted(text: &str, file: &Path) -> anyhow::Result<()> {
         })
 }
 
-/// Creates the file with all of its content, unless a file of that name exists.
+/// Creates the file with all its content, unless a file with this name exists.
 fn create(file: &Path, text: &str) -> anyhow::Result<()> {
     let shown = safe(&file.to_string_lossy());
     let directory = match file.parent() {
@@ -222,7 +223,7 @@ fn create(file: &Path, text: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {shown}"))
 }
 
-/// The facts of the next steps.
+/// The facts for the next steps.
 struct Next<'a> {
     /// The written configuration.
     file: &'a Path,
@@ -233,7 +234,7 @@ struct Next<'a> {
 }
 
 impl Next<'_> {
-    /// Prints the next commands, so that they can be copied as they are.
+    /// Prints the next commands in a form that can be copied.
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let program = program();
         let with = match self.is_named {
@@ -281,7 +282,7 @@ impl Next<'_> {
     }
 }
 
-/// The program as the caller named it.
+/// Returns the program's name as the caller wrote it.
 fn program() -> String {
     match std::env::args_os().next() {
         Some(named) if named.to_string_lossy().contains('/') => quoted(&named),

@@ -1,7 +1,7 @@
-//! Lists the XML files of a directory tree, within bounds.
+//! Lists the XML files of a directory tree, within limits.
 //!
-//! Constraint: the tree may be huge, hostile and unreadable in parts. The walk follows no symbolic link,
-//! and stops at the bounds. It leaves out names that the daemon ignores too.
+//! Constraint: the tree may be huge, hostile and partly unreadable. The walk follows no symbolic
+//! links, stops at the limits, and leaves out names that the daemon ignores too.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,20 +15,20 @@ use crate::layout::Ignored;
 use crate::observe::{is_absent, join};
 use crate::repository::{Root, kind_of, list, stat_at};
 
-/// The bounds of a survey.
+/// The limits of a survey.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Entries of directories to visit.
+    /// The number of directory entries to visit.
     pub(super) entries: usize,
-    /// Path components below the root.
+    /// The number of path components below the root.
     pub(super) depth: usize,
-    /// Files to read, to see whether they define a project.
+    /// The number of files to read, to see whether they define a project.
     pub(super) reads: usize,
-    /// Bytes to read of all files together.
+    /// The total number of bytes to read.
     pub(super) bytes: u64,
 }
 
-/// The bounds of `init`. Each allows some seconds of work on a slow disk.
+/// The limits of `init`. Each allows a few seconds of work on a slow disk.
 pub(super) const BOUNDS: Bounds = Bounds {
     entries: 200_000,
     depth: 12,
@@ -51,7 +51,7 @@ pub(super) struct Left {
 pub(super) struct LeftOut(BTreeMap<String, Left>);
 
 impl LeftOut {
-    /// Adds a path that is left out. `detail` is the part of the reason that only this path has.
+    /// Adds a path that is left out. `detail` is the part of the reason that is specific to it.
     pub(super) fn add(&mut self, reason: &str, path: &str, detail: Option<&str>) {
         let left = self.0.entry(reason.to_owned()).or_default();
         left.count += 1;
@@ -76,10 +76,10 @@ impl LeftOut {
 pub(super) struct Survey {
     /// Files that define a project or that were not read, sorted.
     pub(super) paths: Vec<String>,
-    /// How many of them were not read.
+    /// The number of these files that were not read.
     pub(super) unread: usize,
     pub(super) left_out: LeftOut,
-    /// Whether the walk stopped at the bound of entries.
+    /// Whether the walk stopped at the limit of entries.
     pub(super) is_cut: bool,
 }
 
@@ -93,7 +93,7 @@ pub(super) fn survey(root: &Root, ignored: &Ignored, bounds: Bounds) -> Survey {
         xml: Vec::new(),
         survey: Survey::default(),
     };
-    // A stack instead of recursion. The last directory is visited first.
+    // This stack replaces recursion. The last directory is visited first.
     let mut pending = vec![(String::new(), 0)];
     while let Some((path, depth)) = pending.pop() {
         let mut below = walk.directory(&path);
@@ -172,7 +172,7 @@ impl Walk<'_> {
         below
     }
 
-    /// Reads the found files within the bounds.
+    /// Reads the found files within the limits.
     fn read(mut self) -> Survey {
         let mut xml = std::mem::take(&mut self.xml);
         xml.sort_unstable();
@@ -196,7 +196,7 @@ impl Walk<'_> {
         self.survey
     }
 
-    /// Whether a file defines a project. `None` if it is larger than the rest of the bound.
+    /// Whether a file defines a project. `None` if reading it would exceed the limit.
     fn definition(
         &self,
         path: &str,

@@ -16,10 +16,10 @@ pub(super) const WEBHOOK: &str = "everything";
 /// The schema of the configuration, where packages install it.
 const SCHEMA: &str = "/usr/share/project-webhooks/config.schema.json";
 
-/// The organizations to list. Further ones need no entry.
+/// The maximum number of organizations in the text. Others work without an entry.
 const ORGANIZATIONS_MAX: usize = 200;
 
-/// The facts that the text expresses.
+/// The facts for the text.
 pub(super) struct Facts<'a> {
     /// The surveyed directory, as the caller named it.
     pub(super) directory: &'a Path,
@@ -115,9 +115,10 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
     ))
 }
 
-/// The line by which editors find the schema, without a network.
+/// Returns the line by which editors find the schema without a network.
 ///
-/// The path is that of the packages. Without a package, the user writes the schema next to the file.
+/// The path is the one of the packages. Without a package, the user writes the schema next to the
+/// file.
 fn editor_line() -> String {
     if Path::new(SCHEMA).exists() {
         format!("# yaml-language-server: $schema={SCHEMA}")
@@ -138,7 +139,7 @@ fn utf8(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-/// The lines of `repository.layout`. The default needs none.
+/// Returns the lines of `repository.layout`. The default layout needs none.
 fn layout(shape: Option<&Shape>) -> String {
     let Some(shape) = shape.filter(|shape| !shape.is_default()) else {
         return String::new();
@@ -156,7 +157,7 @@ fn layout(shape: Option<&Shape>) -> String {
     )
 }
 
-/// The lines of `organizations`.
+/// Returns the lines of `organizations`.
 fn organizations(recognised: Option<&Recognised>) -> String {
     let mut text =
         "# The name and id of organizations in callbacks, by directory name. Without an \
@@ -174,7 +175,7 @@ fn organizations(recognised: Option<&Recognised>) -> String {
         .keys()
         .map(|n| composed(n).into_owned())
         .collect();
-    // Two spellings of one name need one entry.
+    // A name in two spellings needs only one entry.
     names.sort();
     names.dedup();
     for name in names.iter().take(ORGANIZATIONS_MAX) {
@@ -192,7 +193,7 @@ fn organizations(recognised: Option<&Recognised>) -> String {
     text
 }
 
-/// The lines of `state_dir`. The default serves unless it overlaps the repository.
+/// Returns the lines of `state_dir`. The default is used unless it overlaps the repository.
 fn state_dir(repository: &Path, base: &Path) -> anyhow::Result<String> {
     let what = "# The directory of the record and the queues; outside the repository.";
     let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| lexical(path));
@@ -207,13 +208,13 @@ fn state_dir(repository: &Path, base: &Path) -> anyhow::Result<String> {
         .or_else(|| Some(variable("HOME")?.join(".local/state")))
         .filter(|path| path.is_absolute())
         .context("HOME is not set, so there is no place for the state; run init in a directory outside the repository")?;
-    // Each repository has a directory of its own.
+    // Each repository has its own directory.
     let name = utf8(&repository)?.trim_matches('/').replace('/', "-");
     let path = states.join("project-webhooks").join(name);
     Ok(format!("{what}\nstate_dir: {}\n", quoted(&utf8(&path)?)))
 }
 
-/// Removes the dots of an absolute path without asking the file system.
+/// Resolves the dots in an absolute path without asking the file system.
 fn lexical(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -228,7 +229,7 @@ fn lexical(path: &Path) -> PathBuf {
     plain
 }
 
-/// Makes a text safe in a comment, which ends at the end of the line.
+/// Makes a text safe for a comment, which ends with its line.
 fn comment(text: &str) -> String {
     text.chars()
         .map(|c| if is_printable(c) { c } else { '?' })
@@ -254,7 +255,7 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// Whether YAML and every editor show a character as itself on one line.
+/// Whether YAML and all editors show a character as itself, on one line.
 fn is_printable(c: char) -> bool {
     !c.is_control()
         && !matches!(

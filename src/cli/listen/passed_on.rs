@@ -9,7 +9,7 @@ use crate::cli::output::{GREEN, RED, duration};
 use crate::cli::view::print_answer;
 use crate::receiver::PassedOn;
 
-/// The most bytes of an answer that are printed: as many as a webhook keeps.
+/// The maximum number of printed bytes of an answer: as many as a webhook keeps.
 const SHOWN_MAX: usize = 16 * 1024;
 
 /// Prints an answer for a person.
@@ -59,11 +59,11 @@ pub(super) fn print_passed_on(
 #[serde(rename_all = "camelCase")]
 struct Line<'a> {
     at: String,
-    /// The id of the event and the attempt of the callback that is answered.
+    /// The id of the event in the answered callback. The attempt follows.
     answer_to: &'a str,
     attempt: Option<u32>,
     forwarded_to: &'a str,
-    /// The status that the sender got. `None` if the sender gave up before.
+    /// The status that the sender got. `None` if the sender gave up before the answer.
     status: Option<u16>,
     duration_ms: Option<u128>,
     error: Option<&'a str>,

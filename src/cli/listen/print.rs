@@ -39,9 +39,9 @@ impl Style {
         }
     }
 
-    /// Colours the text with this SGR code (ECMA-48), if colours are on.
+    /// Colours a text with this SGR code (ECMA-48), if colours are on.
     ///
-    /// The caller passes text from a peer or a file through [`safe`] first.
+    /// Text from a peer or a file must have passed through [`safe`].
     pub(crate) fn paint(&self, code: &str, text: &str) -> String {
         if self.color {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
@@ -51,10 +51,10 @@ impl Style {
     }
 }
 
-/// The maximum number of characters that are shown of the payload's first line.
+/// The maximum number of characters shown of the payload's first line.
 const FIRST_LINE_MAX: usize = 100;
 
-/// Prints one callback for a person. Its first line ends with a note.
+/// Prints one callback for a person. `note` is added to its first line.
 pub(crate) fn print_callback(
     out: &mut (impl Write + ?Sized),
     received: &Received,
@@ -145,13 +145,14 @@ pub(crate) fn print_callback_json(out: &mut impl Write, received: &Received) -> 
     out.write_all(escaped.as_bytes())
 }
 
-/// Escapes the characters in JSON that a terminal might act on.
+/// Escapes the characters in JSON that a terminal might obey.
 ///
-/// JSON allows them in strings, and the encoder leaves some of them unescaped.
+/// JSON allows them in strings, and the encoder does not escape all of them.
 pub(crate) fn safe_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len() + 1);
     for c in json.chars() {
-        // A line break separates lines of the output. The encoder escapes one in a string.
+        // Line breaks separate the lines of the output. Inside strings, the encoder has escaped
+        // them.
         if c != '\n' && is_unsafe(c) {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
@@ -198,7 +199,7 @@ impl Serialize for Pairs<'_> {
     }
 }
 
-/// Escapes the characters that a terminal might act on.
+/// Escapes the characters that a terminal might obey.
 pub(crate) fn safe(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {
@@ -230,7 +231,7 @@ fn verdict(signature: &Signature, style: &Style) -> String {
     }
 }
 
-/// Says what a verified signature does not cover.
+/// Returns what a verified signature does not cover, in words.
 fn not_signed(received: &Received) -> Option<&'static str> {
     let is_verified = received.signature == Signature::Verified;
     is_verified.then(|| received.not_signed()).flatten()
@@ -240,9 +241,9 @@ fn size(bytes: usize) -> String {
     bytesize::ByteSize::b(bytes as u64).to_string()
 }
 
-/// The first line of a document, cut if it is long.
+/// Returns the first line of a document. A long line is cut.
 fn first_line(payload: &[u8]) -> String {
-    // Eight bytes for each character are enough in any encoding.
+    // Eight bytes per character are enough in any encoding.
     let start = payload.get(..8 * FIRST_LINE_MAX).unwrap_or(payload);
     let text = document::text(start);
     let line = text

@@ -83,7 +83,7 @@ pub(super) fn view(
         .filter_map(|inferred| {
             let (after, before) = (&inference.record, &comparison.recorded);
             let definition = after.definition.as_ref().or(before.definition.as_ref());
-            // An event that has to be named is recorded only if a webhook may receive it.
+            // An opt-in event is recorded only if a webhook may receive it.
             let mut subscriptions = routes.subscriptions.iter();
             let is_recorded = !inferred.kind.is_opt_in()
                 || subscriptions.any(|one| one.may_receive(inferred.kind, key));
@@ -133,7 +133,7 @@ fn event(
     }
 }
 
-/// The paths of a record with their content hashes. A changed time alone is not a change.
+/// Returns the paths and content hashes of a record. A changed time alone is not a change.
 fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
     recorded
         .files()
@@ -141,7 +141,7 @@ fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
         .collect()
 }
 
-/// Counts the files in a record by role, in words.
+/// Counts the files of a record by role, in words.
 fn inventory(recorded: &Recorded) -> String {
     let mut parts = Vec::new();
     if recorded.definition.is_some() {
