@@ -1,9 +1,10 @@
 //! An HTTP/1.1 server that no client can exhaust or stop.
 //!
-//! Constraint: a client that stalls costs one of a bounded number of connections, and nothing else.
-//! If there are too many, one is closed for a new client: of the address with the most connections
-//! without access, first one that sent nothing, and of those the oldest. Each has [`GRACE`] for its
-//! request, so a short request is answered however many clients connect.
+//! Constraint: a client that does nothing only takes one of a limited number of connections. If
+//! there are too many, a new client takes the place of another one. That is a client without
+//! access, from the address with the most of them. Clients that sent nothing go first, and of
+//! those the oldest. Each connection has [`GRACE`] for its request, so a short request is answered
+//! even if very many clients connect.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -26,16 +27,16 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may take for the head of a request, after connecting or the last answer.
+/// How long a client may take for the head of a request, after it connected or got an answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 
 /// How long an answer may wait for its client to take bytes.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
 
-/// The bytes that a client has to take for each second that an answer waited for it.
+/// The number of bytes that a client must take per second while an answer waits for it.
 const RATE_MIN: usize = 16 * 1024;
 
-/// How long a new connection is kept at least. It limits how many are accepted in a second.
+/// The minimum time of a new connection. It limits how many are accepted in a second.
 const GRACE: Duration = Duration::from_millis(10);
 
 /// The IP address of a client. `None` on a Unix socket.
@@ -68,12 +69,12 @@ impl Known {
     }
 }
 
-/// The bounds of a server.
+/// The limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// The maximum number of connections at the same time.
     pub(crate) connections: usize,
-    /// How long requests may still run after the stop.
+    /// How long requests may still run after the server is told to stop.
     pub(crate) stop: Duration,
 }
 
@@ -83,13 +84,13 @@ struct Open {
     peer: Peer,
     since: Instant,
     known: Known,
-    /// Whether the client sent a part of a request that is not answered.
+    /// Whether the client sent a part of a request that was not answered yet.
     is_asking: Arc<AtomicBool>,
 }
 
-/// Serves until `stop` is cancelled. Each request has the extensions [`Peer`] and [`Known`].
+/// Serves until `stop` is cancelled. Adds the extensions [`Peer`] and [`Known`] to each request.
 ///
-/// It returns when running requests are answered, but no longer than the bound.
+/// Then it waits for the answers of running requests, but not longer than the limit.
 pub(crate) async fn serve<L: Listener>(
     mut listener: L,
     router: Router,
@@ -133,20 +134,20 @@ pub(crate) async fn serve<L: Listener>(
         while connections.try_join_next().is_some() {}
         open.retain(|one| !one.task.is_finished());
     }
-    // The address is free from now on.
+    // From here on, another process can use the address.
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
     // The set ends the tasks that are left.
     let _ = tokio::time::timeout(bounds.stop, ended).await;
 }
 
-/// The connection to close for a new one.
+/// Returns the index of the connection to close for a new one.
 fn to_close(open: &VecDeque<Open>) -> Option<usize> {
     let mut n_of: HashMap<Peer, usize> = HashMap::new();
     for one in open.iter().filter(|one| !one.known.is_set()) {
         *n_of.entry(one.peer).or_default() += 1;
     }
-    // Of equal ones, `max_by_key` returns the last, which is the oldest of the reversed order.
+    // Of equal ones, `max_by_key` returns the last. In reversed order that is the oldest.
     let rank = |one: &Open| {
         let is_known = one.known.is_set();
         let n = if is_known {
@@ -184,7 +185,7 @@ fn with_extensions(
     ))
 }
 
-/// Serves one connection until its end, or until the end of a running request after `stop`.
+/// Serves one connection. After `stop`, finishes a running request.
 async fn connection<S>(
     stream: S,
     is_asking: Arc<AtomicBool>,
@@ -206,7 +207,7 @@ async fn connection<S>(
             .header_read_timeout(HEAD_MAX)
             .serve_connection(TokioIo::new(stream), service)
     );
-    // An error is the client's: there is nobody to tell.
+    // Errors are the client's, and nobody needs to know them.
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {
@@ -218,7 +219,7 @@ async fn connection<S>(
 
 /// How long the answers of a connection may still wait for the client.
 ///
-/// Taking bytes extends it, so only a client that reads at [`RATE_MIN`] keeps its connection.
+/// The time grows with each byte that the client takes. So it must read at least at [`RATE_MIN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Patience(Duration);
 
@@ -229,7 +230,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Notes that the client took bytes, after a wait.
+    /// Records that the client took bytes after a wait.
     fn after(self, wait: Duration, n_taken: usize) -> Self {
         let earned = Duration::from_secs_f64(n_taken as f64 / RATE_MIN as f64);
         let left = self.0.saturating_sub(wait).saturating_add(earned);
@@ -243,12 +244,12 @@ struct Impatient<S> {
     /// Set when the client sends something.
     is_asking: Arc<AtomicBool>,
     patience: Patience,
-    /// The begin of the present wait for the client, and its longest end.
+    /// The start of the current wait for the client, and its latest end.
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl<S> Impatient<S> {
-    /// Replaces a wait that is too long with an error.
+    /// Turns a wait that is too long into an error.
     fn bound(
         &mut self,
         context: &mut Context<'_>,

@@ -1,10 +1,10 @@
-//! The counters of attempts, for Prometheus and for `status`.
+//! Counts attempts, for Prometheus and for `status`.
 //!
-//! Constraint: counting takes a few nanoseconds and never fails. This module has no gauges: `admin`
-//! takes them from the report at each scrape. Names and labels are a public interface.
+//! Constraint: counting takes a few nanoseconds and never fails. Names and labels are a public
+//! interface. Gauges are not here: `admin` takes them from the report at each scrape.
 //!
-//! Every series with known labels exists from the start, at 0, so that a rate includes the first
-//! occurrence. The series of a webhook are removed when it is no longer configured.
+//! Every series with known labels exists from the start, with the value 0, so that a rate includes
+//! the first occurrence. The series of a webhook are removed when it is no longer configured.
 
 mod history;
 
@@ -49,14 +49,15 @@ impl AttemptOutcome {
 
 /// The histogram buckets for the duration of an attempt, in seconds.
 ///
-/// They reach from an open loopback connection to the longest `timeout` in practice.
+/// The lowest fits an open connection to this machine, and the highest the longest usual
+/// `timeout`.
 const ATTEMPT_BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
 ];
 
 /// The histogram buckets for the time from a change to its callback, in seconds.
 ///
-/// They reach from the fastest possible callback to the end of an outage of a day.
+/// The lowest fits the fastest possible callback, and the highest an outage of a day.
 const LATENCY_BUCKETS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 86400.0,
 ];
@@ -67,7 +68,7 @@ const LATENCY_BUCKETS: [f64; 14] = [
 )]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AttemptCounts {
-    /// The number of attempts that ended, by webhook and outcome.
+    /// The number of ended attempts, by webhook and outcome.
     pub(crate) attempts: BTreeMap<String, BTreeMap<String, u64>>,
     /// The mean duration of an attempt, by webhook, in seconds.
     pub(crate) attempt_seconds: BTreeMap<String, f64>,
@@ -79,7 +80,7 @@ pub(crate) struct AttemptCounts {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    /// The configured webhooks, and whether the configuration enables them.
+    /// Each configured webhook, and whether the configuration enables it.
     configured: Mutex<BTreeMap<String, bool>>,
     deliveries: IntCounterVec,
     attempt_seconds: HistogramVec,
@@ -88,11 +89,11 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Makes counters at 0 for these webhooks. The flag tells whether a webhook is enabled.
+    /// Makes the counters for these webhooks. The flag tells whether a webhook is enabled.
     ///
     /// # Errors
     ///
-    /// Two metrics have the same name. A test of this module checks that they do not.
+    /// Two metrics have the same name. A test makes sure that they do not.
     pub(crate) fn new(webhooks: BTreeMap<String, bool>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some(PREFIX.to_owned()), None)?;
         let deliveries = IntCounterVec::new(
@@ -142,7 +143,7 @@ impl Metrics {
             if webhooks.contains_key(name) {
                 continue;
             }
-            // Removing a series fails only if it does not exist.
+            // Removing a series only fails if it does not exist.
             for outcome in AttemptOutcome::ALL {
                 let labels = [name.as_str(), outcome.as_str()];
                 let _ = self.deliveries.remove_label_values(&labels);
@@ -159,7 +160,7 @@ impl Metrics {
 
     /// Counts an ended attempt, unless its webhook is no longer configured.
     ///
-    /// The last answers of a removed webhook come after its removal, and would create its series again.
+    /// A removed webhook may still get answers. They must not create its series again.
     pub(crate) fn attempted(
         &self,
         webhook: &str,
@@ -191,7 +192,7 @@ impl Metrics {
         }
     }
 
-    /// Returns the last hour, one item for each minute, the oldest first.
+    /// Returns the counts of each minute of the last hour, the oldest first.
     pub(crate) fn last_hour(&self, moment: Duration) -> Vec<Minute> {
         self.history().last_hour(moment)
     }
@@ -233,7 +234,7 @@ impl Metrics {
     }
 }
 
-/// The mean of the observed values, if there are any.
+/// Returns the mean of the observed values, if there are any.
 fn mean(histogram: &Histogram) -> Option<f64> {
     let n = u32::try_from(histogram.get_sample_count()).unwrap_or(u32::MAX);
     (n > 0).then(|| histogram.get_sample_sum() / f64::from(n))

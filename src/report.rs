@@ -1,8 +1,8 @@
 //! The report for `status`, `webhooks`, health, `/metrics` and the control socket.
 //!
-//! Constraint: each figure is gathered only here. All outputs take it from the report, so that a
-//! metric, a line of `status` and a reason of `/readyz` never differ. A gauge or a count of the engine
-//! is a field of [`Snapshot`]. A count of attempts is a field of [`AttemptCounts`].
+//! Constraint: each figure is computed only here, and all outputs take it from the report. So a
+//! metric, a line of `status` and a reason in `/readyz` never differ. Gauges and counts of the
+//! engine are fields of [`Snapshot`], and counts of attempts are fields of [`AttemptCounts`].
 
 mod passed_over;
 mod settings;
@@ -31,9 +31,9 @@ pub(crate) use settings::Settings;
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
 
-/// How long the counts of deliveries are reused, as a multiple of the time that counting took.
+/// How long the counts of deliveries are reused: this many times as long as counting took.
 const COUNTS_KEPT: u32 = 10;
-/// The longest time that the counts of deliveries are reused.
+/// The maximum time for which the counts of deliveries are reused.
 const COUNTS_KEPT_MAX: Duration = Duration::from_secs(1);
 
 /// The states of webhooks with their counts, and the monotonic time until which they are reused.
@@ -46,9 +46,9 @@ pub(crate) struct Sources {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dropped_lines: DroppedLines,
     pub(crate) clock: Clock,
-    /// The size of the state, as housekeeping last measured it.
+    /// The size of the state, when housekeeping last measured it.
     pub(crate) state_size: watch::Receiver<StateSize>,
-    /// How long an iteration of the engine's loop may take before the daemon counts as stuck.
+    /// After how long without a new iteration of its loop the engine counts as stuck.
     pub(crate) standstill: Duration,
     pub(crate) counted: Mutex<Option<Counted>>,
     /// The configuration that the daemon uses.
@@ -84,7 +84,7 @@ pub(crate) struct Counts {
     pub(crate) rescans: BTreeMap<String, u64>,
     /// The number of reloads of the configuration, by result.
     pub(crate) reloads: BTreeMap<String, u64>,
-    /// The number of log lines that the reader of the log did not take.
+    /// The number of log lines that the log's reader did not take.
     #[serde(default)]
     pub(crate) dropped_log_lines: u64,
 }
@@ -95,7 +95,7 @@ impl Sources {
         self.clock.moment().saturating_sub(self.status.last_beat()) < self.standstill
     }
 
-    /// Gathers the figures that the daemon has in memory. Does not wait.
+    /// Collects the figures that are in memory. Does not wait.
     pub(crate) fn daemon(&self) -> DaemonReport {
         let engine = self.status.snapshot();
         let mut events = BTreeMap::new();
@@ -123,12 +123,12 @@ impl Sources {
         }
     }
 
-    /// Replaces the configuration that the daemon uses.
+    /// Replaces the configuration in the report.
     pub(crate) fn configure(&self, config: &Arc<Config>) {
         *self.lock_config() = Arc::clone(config);
     }
 
-    /// The configuration that the daemon uses.
+    /// Returns the configuration that the daemon uses.
     pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.lock_config())
     }
@@ -138,10 +138,11 @@ impl Sources {
         config.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gathers the states of webhooks, with counts of their deliveries, from the store.
+    /// Reads the states of webhooks, with counts of their deliveries, from the store.
     ///
-    /// Counting a million deliveries takes 0.15 s of processor time, and a second on a busy machine.
-    /// So requests share the counts. With few deliveries, counts are reused only for milliseconds.
+    /// Counting a million deliveries takes 0.15 s of processor time, and a second on a busy
+    /// machine. So requests share the counts. With few deliveries, counts are reused only for
+    /// milliseconds.
     pub(crate) async fn states(&self) -> Result<Vec<WebhookState>, StoreError> {
         let mut counted = self.counted.lock().await;
         let begin = self.clock.moment();
@@ -158,19 +159,19 @@ impl Sources {
         })
     }
 
-    /// Forgets the states of webhooks, so that an operator sees the effect of a change at once.
+    /// Forgets the counts, so that an operator sees the effect of a change immediately.
     pub(crate) async fn forget_states(&self) {
         *self.counted.lock().await = None;
     }
 
-    /// Gathers the webhooks that are configured, and those that only the store has.
+    /// Returns the configured webhooks, and those that only the store has.
     pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
         let states = self.states().await?;
         Ok(WebhookReport::all(self.metrics.configured(), states))
     }
 }
 
-/// Summarizes the state of the engine in a line.
+/// Returns the state of the engine in one line.
 pub(crate) fn summary(engine: &Snapshot) -> String {
     if let Some(trouble) = engine.troubles.values().next() {
         return format!("trouble: {trouble}");
@@ -202,7 +203,7 @@ pub(crate) struct Report {
     pub(crate) unknown: Option<String>,
     pub(crate) repository: String,
     pub(crate) state_dir: String,
-    /// Whether the file differs from the settings that the daemon uses.
+    /// Whether the configuration file differs from the settings that the daemon uses.
     pub(crate) is_file_changed: bool,
     /// Whether the state directory has a database.
     pub(crate) has_state: bool,
@@ -214,7 +215,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Makes the report from the daemon's answer or why there is none, and from the store.
+    /// Makes the report from the store and the daemon's answer, or the reason why there is none.
     ///
     /// `file` has the settings of the configuration file.
     pub(crate) fn gather(
@@ -251,7 +252,7 @@ impl Report {
         })
     }
 
-    /// The number of recorded projects.
+    /// Returns the number of recorded projects.
     pub(crate) fn projects(&self) -> usize {
         let running = self.daemon.as_ref().map(|daemon| daemon.engine.projects);
         running.or(self.recorded_projects).unwrap_or_default()
@@ -311,7 +312,7 @@ impl Standing {
     }
 }
 
-/// A webhook, configured or parked, and its queue.
+/// A configured or parked webhook and its queue.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WebhookReport {
@@ -342,7 +343,7 @@ pub(crate) struct ErrorReport {
 }
 
 impl WebhookReport {
-    /// The configured webhooks in the given order, then those that only the store has.
+    /// Returns the configured webhooks in the given order, then those that only the store has.
     ///
     /// `configured` has the names. The flag tells whether a webhook is enabled.
     pub(crate) fn all(
@@ -368,7 +369,7 @@ impl WebhookReport {
         let parked = by_name
             .into_iter()
             .map(|(name, state)| Self::of(name, Standing::Parked, state));
-        // Leave out a webhook without deliveries: it was removed from the configuration.
+        // A parked webhook without deliveries was removed from the configuration. Leave it out.
         reports.extend(parked.filter(|report| {
             [
                 report.pending,
@@ -382,7 +383,7 @@ impl WebhookReport {
         reports
     }
 
-    /// The webhooks of the settings and of the store, if the state exists.
+    /// Returns the webhooks of the settings and of the store, if there is a state.
     pub(crate) fn recorded(
         settings: &Settings,
         listings: Option<&Listings>,
@@ -391,7 +392,7 @@ impl WebhookReport {
         Ok(Self::of_settings(settings, states))
     }
 
-    /// The webhooks of the settings, then those that only the store has.
+    /// Returns the webhooks of the settings, then those that only the store has.
     pub(crate) fn of_settings(settings: &Settings, states: Vec<WebhookState>) -> Vec<Self> {
         let webhooks = settings.webhooks.iter();
         let configured = webhooks.map(|webhook| (webhook.name.clone(), webhook.enabled));
@@ -409,7 +410,7 @@ impl WebhookReport {
             }),
             pending: state.n_pending,
             oldest_pending: state.oldest_pending,
-            // Deliveries of webhooks that are not on have no next attempt.
+            // A webhook that is not on has no next attempt.
             next_attempt: state.next_attempt.filter(|_| standing == Standing::On),
             dead: state.n_dead,
             delivered: state.n_delivered,

@@ -1,9 +1,9 @@
 //! Opens the repository's root and the files below it.
 //!
-//! Constraint: no path below the root follows a symbolic link or leaves the root, and no call to
-//! open a file blocks. Linux resolves a whole path in one call (openat2 with RESOLVE_BENEATH and
-//! RESOLVE_NO_SYMLINKS). Other systems, and kernels before 5.6, open each component by the
-//! descriptor of its parent with O_NOFOLLOW, which has the same effect.
+//! Constraint: a path below the root never follows a symbolic link and never leaves the root, and
+//! opening a file never blocks. Linux resolves a whole path in one call (openat2 with
+//! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS). Other systems, and kernels before 5.6, open each
+//! component relative to its parent, with O_NOFOLLOW. The effect is the same.
 
 mod names;
 
@@ -31,11 +31,11 @@ const FILE: OFlags = OFlags::RDONLY
 
 /// The identity of a root directory: device, inode and birth time.
 ///
-/// A directory that was removed and created again may have the same inode, but has another birth
-/// time. The birth time is 0 if the file system has none.
+/// If a directory is removed and created again, it may have the same inode, but it has another
+/// birth time. The birth time is 0 if the file system has none.
 ///
-/// The device tells whether the watches of a root are still valid. It changes when the file system is
-/// mounted from another disk or loop device.
+/// The device changes when the file system is mounted from another disk or loop device. Then the
+/// watches of a root are no longer valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RootIdentity {
     device: u64,
@@ -44,7 +44,7 @@ pub(crate) struct RootIdentity {
 }
 
 impl RootIdentity {
-    /// Returns the text to record. It stays the same after a restart or another mount.
+    /// Returns the text that is recorded. It stays the same after a restart or another mount.
     ///
     /// It contains the device only if there is no birth time.
     pub(crate) fn to_record(self) -> String {
@@ -57,8 +57,8 @@ impl RootIdentity {
 
 /// The open root of a repository.
 ///
-/// The engine opens it for a batch of observations and closes it afterwards, because an open
-/// descriptor would prevent unmounting.
+/// The engine opens it for a batch of observations and closes it afterwards. While it is open, the
+/// file system cannot be unmounted.
 #[derive(Debug)]
 pub(crate) struct Root {
     path: PathBuf,
@@ -68,7 +68,7 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Opens the root. Symbolic links in its path are followed, because the operator chose the path.
+    /// Opens the root. Follows symbolic links in its path, because the operator chose the path.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let directory = rustix::fs::openat(
             CWD,
@@ -95,7 +95,7 @@ impl Root {
         Self::identity_at(&self.path).is_ok_and(|found| found == self.identity)
     }
 
-    /// The identity of the directory that is now at this path.
+    /// Returns the identity of the directory that is now at this path.
     pub(crate) fn identity_at(path: &Path) -> io::Result<RootIdentity> {
         let stat = rustix::fs::statat(CWD, path, AtFlags::empty())?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -134,7 +134,7 @@ impl Root {
     }
 }
 
-/// Opens a file at a path below a directory, as [`Root::open_file`] does.
+/// Opens a file at a path below a directory, like [`Root::open_file`].
 pub(crate) fn open_file_below(directory: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
     open_beneath(directory.as_fd(), path, FILE)
 }
@@ -147,7 +147,7 @@ pub(crate) fn open_file_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Own
     Ok(rustix::fs::openat(parent, name, FILE, Mode::empty())?)
 }
 
-/// The metadata of a name in a directory, without following a symbolic link.
+/// Returns the metadata of a name in a directory. Does not follow a symbolic link.
 pub(crate) fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
     Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
@@ -167,7 +167,7 @@ pub(crate) fn stamp(stat: &Stat) -> Stamp {
     }
 }
 
-/// Checks that a file is a regular file. The error names its type.
+/// Checks that a file is a regular file. Otherwise the error names its type.
 pub(crate) fn kind_of(stat: &Stat) -> Result<(), &'static str> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(()),
@@ -189,7 +189,7 @@ fn identity(stat: &Stat, born_ns: i64) -> RootIdentity {
     }
 }
 
-/// The birth time in nanoseconds since the Unix epoch, or 0 if it is unknown.
+/// Returns the birth time in nanoseconds since the Unix epoch, or 0 if it is unknown.
 #[cfg(target_os = "linux")]
 fn born_ns(at: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> i64 {
     use rustix::fs::{StatxFlags, statx};
@@ -214,8 +214,8 @@ fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<O
     use rustix::io::Errno;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
-        // NOSYS: the kernel lacks openat2. PERM: a sandbox forbids it. AGAIN: a rename elsewhere
-        // interfered, which cannot happen when opening by component.
+        // NOSYS: the kernel lacks openat2. PERM: a sandbox forbids it. AGAIN: somebody renamed a
+        // directory meanwhile, which does not matter when opening by component.
         Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_by_component(root, path, flags),
         result => Ok(result?),
     }

@@ -1,7 +1,7 @@
 //! Collects the records of each system call, until its end.
 //!
-//! Constraint: memory is bounded, whatever the records say. A call counts only if all its path
-//! records arrived. Otherwise a record is missing, and the caller must not trust older knowledge.
+//! Constraint: memory is limited for any input. A call counts only if all its path records
+//! arrived. If one is missing, the caller must not trust what it knew before.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,7 +23,7 @@ pub struct Call {
     pub(super) open_flags: Option<u64>,
 }
 
-/// The result of taking a record.
+/// The result of adding a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assembled {
     /// The call is not complete, or the record is of another kind.
@@ -42,12 +42,12 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Takes a record with its type and its text.
+    /// Adds a record, given its type and text.
     pub fn take(&mut self, kind: u16, text: &[u8]) -> Assembled {
         match parse(kind, text) {
             Some((key, Body::Call(fields))) => self.begin(key, *fields),
             Some((key, Body::Path(item))) => self.add(key, |call| {
-                // One more than allowed shows that the call has too many.
+                // Keep one record too many, to show that the call has too many.
                 if call.items.len() <= ITEMS_MAX {
                     call.items.push(item);
                 }
@@ -66,7 +66,7 @@ impl Assembler {
         self.order.clear();
     }
 
-    /// The number of calls that are not complete.
+    /// Returns the number of calls that are not complete.
     pub fn n_open(&self) -> usize {
         self.open.len()
     }
@@ -94,7 +94,7 @@ impl Assembler {
         }
     }
 
-    /// Adds to a call. Records of a call that began before this reader are ignored.
+    /// Adds to a call. Ignores records of a call that began before this reader.
     fn add(&mut self, key: EventKey, add: impl FnOnce(&mut Call)) -> Assembled {
         if let Some(call) = self.open.get_mut(&key) {
             add(call);
@@ -106,7 +106,7 @@ impl Assembler {
         let Some(call) = self.open.remove(&key) else {
             return Assembled::Nothing;
         };
-        // Calls usually end in order, so the first is the one.
+        // Calls usually end in order, so the first one is usually found.
         if let Some(position) = self.order.iter().position(|open| *open == key) {
             self.order.remove(position);
         }
@@ -177,7 +177,7 @@ mod tests {
         // A failed call changes nothing.
         take(a, SYSCALL, &call(2, 2, "no"));
         assert_eq!(take(a, END, &end(2)), Assembled::Nothing);
-        // Records of a call from before the start.
+        // These records are of a call from before the start.
         take(a, PATH, &item(3, 0));
         assert_eq!(take(a, END, &end(3)), Assembled::Nothing);
     }

@@ -1,8 +1,8 @@
 //! Derives changes of files and directories from a system call.
 //!
-//! Constraint: names are as the caller gave them, so only their last component is used, together with
-//! the inode of the directory. If two directories of a call have the same name, such as two
-//! descriptors, the item belongs to one of the two.
+//! Constraint: a caller may write a path in any form. So only its last component is used, and the
+//! inode of the directory. Two directories of a call may have the same name, for example two
+//! descriptors. Then the item belongs to one of the two.
 
 use std::sync::Arc;
 
@@ -32,14 +32,14 @@ pub enum Deed {
     Wrote,
     /// The file or directory got a name.
     Appeared {
-        /// The name. There are two places if either of two directories may contain it.
+        /// The name. There are two places if it may be in either of two directories.
         places: Vec<Place>,
         /// Whether the call renamed it. A renamed directory may already have contents.
         is_moved: bool,
     },
     /// The file or directory lost a name.
     Vanished {
-        /// The name. There are two places if either of two directories may contain it.
+        /// The name. There are two places if it may be in either of two directories.
         places: Vec<Place>,
         /// Whether the call renamed it.
         is_moved: bool,
@@ -57,7 +57,7 @@ pub struct Change {
     pub deed: Deed,
 }
 
-/// Returns the changes of a system call, with the act that made them.
+/// Returns the changes of a system call, and the act that made them.
 pub fn changes(call: Call, key: &str) -> (Arc<Act>, Vec<Change>) {
     let Call {
         key: event,
@@ -114,7 +114,7 @@ pub fn changes(call: Call, key: &str) -> (Arc<Act>, Vec<Change>) {
     (act, changes)
 }
 
-/// The places of an item: its name in the directory that the call names before it.
+/// Returns the places of an item: its name in the directory that the call names before it.
 fn places(item: &PathItem, items: &[PathItem]) -> Option<Vec<Place>> {
     let name = trimmed(item.name.as_deref()?);
     let start = name
@@ -171,8 +171,8 @@ enum Flags {
 
 /// Whether a call opens or truncates a file for writing.
 ///
-/// A rule for `perm=wa` also reports chmod(2) and its like. They do not write. On other architectures,
-/// files that are written in place have no answer.
+/// A rule for `perm=wa` also reports calls such as chmod(2), which do not write. On an
+/// architecture that is not listed here, nobody is named for files that are written in place.
 fn opens_for_writing(call: &CallFields, open_flags: Option<u64>) -> bool {
     const X86_64: u32 = 0xc000_003e;
     const I386: u32 = 0x4000_0003;
@@ -180,7 +180,7 @@ fn opens_for_writing(call: &CallFields, open_flags: Option<u64>) -> bool {
     const AARCH64: u32 = 0xc000_00b7;
     const RISCV64: u32 = 0xc000_00f3;
     const LOONGARCH64: u32 = 0xc000_0102;
-    // O_ACCMODE and O_TRUNC have the same values on all of them.
+    // O_ACCMODE and O_TRUNC have these values on all architectures.
     let writes = |flags: u64| flags & 0o3 != 0 || flags & 0o1000 != 0;
     let Some((arch, number)) = call.number else {
         return open_flags.is_some_and(writes);

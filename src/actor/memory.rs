@@ -1,17 +1,17 @@
-//! Keeps recent changes, and answers who made the change at a path.
+//! Keeps recent changes, and tells who made the change at a path.
 //!
 //! Constraint: an answer is certain, or there is none. Therefore:
 //!
-//! - The change must explain the observed state. A new file needs a record of its name at this path, or
-//!   of the move of a directory above it. A file that was written in place needs a record of an open
-//!   for writing, after the recorded state. A later record than the file's change time is about
-//!   another state.
-//! - A missing file needs a record that its name was removed, or that a directory above it was moved.
-//!   The removal must be later than the last state on record.
+//! - The change must explain the observed state. For a new file, its name appeared at this path,
+//!   or a directory above it was moved. A file that was written in place was opened for writing
+//!   after the recorded state. A record that is later than the file's change time is about another
+//!   state.
+//! - For a missing file, its name was removed, or a directory above it was moved, after the last
+//!   recorded state.
 //! - After a loss of records, everything older is forgotten.
 //!
-//! The memory is bounded by number and by age. Calls without the key of the rule have a bound of their
-//! own, so that the load of other rules pushes out nothing else.
+//! The number of changes and their age are limited. Calls without the key of the rule have a
+//! separate limit, so that other rules cannot push out the rest.
 
 mod recent;
 
@@ -22,25 +22,26 @@ use recent::Recent;
 
 /// The maximum number of changes by calls with the key of the rule.
 ///
-/// A removed project with four files in three directories has eight, so 4,000 projects fit.
+/// Removing a project with four files in three directories makes eight changes, so 4,000 such
+/// projects fit.
 const OWN_MAX: usize = 32 * 1024;
 
 /// The maximum number of changes by other calls.
 const OTHERS_MAX: usize = 8 * 1024;
 
-/// The largest difference between the times of a file and of its record, in milliseconds.
+/// The maximum difference between the times of a file and of its record, in milliseconds.
 ///
-/// A record has the time of the last tick before its call, at most 10 ms earlier. The call itself
+/// A record has the time of the last tick before its call, at most 10 ms earlier. Then the call
 /// takes a while until it changes the file.
 const SLACK_MS: i64 = 20;
 
-/// How long after a loss the move of a directory proves nothing about its contents.
+/// For how long after a loss a moved directory proves nothing about its contents.
 const DOUBT_MS: i64 = 60 * 1000;
 
 /// A system call of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Act {
-    /// The serial number of the event. It grows.
+    /// The serial number of the event. Later events have higher numbers.
     pub serial: u64,
     /// The start of the call, in milliseconds since the Unix epoch.
     pub time_ms: i64,
@@ -58,7 +59,7 @@ pub struct Act {
     pub has_key: bool,
 }
 
-/// A path below the repository's root, with the directories that exist.
+/// A path below the repository's root, and its existing directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathNodes {
     /// The root, and then each existing directory on the path.
@@ -67,7 +68,7 @@ pub struct PathNodes {
     pub names: Vec<Arc<[u8]>>,
 }
 
-/// The state of a file that needs an explanation.
+/// An observed change of a file, which needs an explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// The file is new at this path.
@@ -76,34 +77,34 @@ pub enum Asked {
         node: Node,
         /// Its change time.
         changed_ns: i64,
-        /// The number of directories on the path that were there before, with the root.
+        /// The number of directories on the path that existed before, including the root.
         depth: usize,
     },
     /// The same file has other content.
     Rewritten {
-        /// The file.
+        /// The change time of the recorded state.
         node: Node,
         /// Its change time.
         changed_ns: i64,
-        /// Its change time on record.
+        /// The change time in the record.
         since_ns: i64,
     },
     /// The file is gone.
     Vanished {
         /// The recorded file.
         node: Node,
-        /// Its change time on record.
+        /// The change time in the record.
         since_ns: i64,
-        /// The file that is at the path now, with its change time.
+        /// The file that is now at the path, and its change time.
         replaced_by: Option<(Node, i64)>,
     },
     /// The project of the file was at another path before.
     Moved {
         /// The recorded file.
         node: Node,
-        /// Its change time on record.
+        /// The change time in the record.
         since_ns: i64,
-        /// The path before.
+        /// The previous path.
         from: PathNodes,
     },
 }
@@ -145,7 +146,7 @@ impl Memory {
         self.lost_ms = Some(now_ms);
     }
 
-    /// The number of changes.
+    /// Returns the number of changes.
     pub fn len(&self) -> usize {
         self.own.len() + self.others.len()
     }
@@ -155,7 +156,7 @@ impl Memory {
         self.len() == 0
     }
 
-    /// Returns the call that explains the state at a path, if it is certain.
+    /// Returns the call that explains the state at a path, if that is certain.
     pub fn answer(&self, question: &Question) -> Option<Arc<Act>> {
         let path = &question.path;
         let act = match &question.asked {
@@ -191,7 +192,7 @@ impl Memory {
 
     /// Returns the call that created the file, or moved it or a directory above it to this path.
     ///
-    /// If the file was written after that, it is the call that opened it for writing.
+    /// If the file was written later, returns the call that opened it for writing.
     fn appeared(
         &self,
         path: &PathNodes,
@@ -209,11 +210,12 @@ impl Memory {
             let Some(last) = self.latest_of(*directory, Change::is_appearance) else {
                 continue;
             };
-            // The last known place is another one, so the record of the move to this path is missing.
+            // The directory was last seen elsewhere, so the record of the move to this path is
+            // missing.
             if !last.is_at(&path.place_of(index)?) {
                 return None;
             }
-            // A file that changed later was not there when the directory was moved.
+            // If the file changed later, it was not there when the directory was moved.
             let is_moved = matches!(last.deed, Deed::Appeared { is_moved: true, .. });
             if is_moved
                 && changed_ns.div_euclid(1_000_000) <= last.act.time_ms.saturating_add(SLACK_MS)
@@ -261,9 +263,9 @@ impl Memory {
         (found.time_ms.saturating_add(SLACK_MS) >= since).then_some(found)
     }
 
-    /// The latest act before `before` that ended the existence of `names` below a directory.
+    /// Returns the latest act before `before` that removed the path `names` below a directory.
     ///
-    /// `below` has the directories that exist on the path. `node` is the recorded file.
+    /// `below` has the existing directories on the path. `node` is the recorded file.
     fn gone_below(
         &self,
         directory: Node,
@@ -282,7 +284,7 @@ impl Memory {
         });
         if rest.is_empty() {
             let removal = removal?;
-            // A rename between two directories that the record does not tell apart took the file away.
+            // This is a rename between two directories that the record does not tell apart.
             let is_other_end = |change: &Change| {
                 change.act == removal.act
                     && change.node == removal.node
@@ -309,7 +311,8 @@ impl Memory {
 
     /// Returns the call that removed a file whose directory was moved away.
     ///
-    /// The file may have been removed before that. Otherwise it is the call that moved the directory.
+    /// If the file was removed before the move, it is the call that did that. Otherwise it is the
+    /// move.
     fn went_with<'a>(
         &'a self,
         removal: &'a Change,
@@ -321,9 +324,10 @@ impl Memory {
         if let Some(before) = self.gone_below(removal.node, rest, &[], act.serial, node) {
             return Some(before);
         }
-        // A removed directory was empty, so there was a removal of the file that has no record.
+        // A removed directory was empty. So the file was removed earlier, and that record is
+        // missing.
         let is_moved = matches!(removal.deed, Deed::Vanished { is_moved: true, .. });
-        // A directory that was moved here later may have had the file as well.
+        // If another directory was moved here later, it may have contained the file too.
         let is_followed = self.latest_at(place, |change| {
             change.act.serial > act.serial
                 && matches!(change.deed, Deed::Appeared { is_moved: true, .. })
@@ -336,7 +340,7 @@ impl Memory {
 
     /// Returns the call that moved the file, or a directory above it, to this path.
     ///
-    /// If the file was copied here instead, it is the call that removed the original.
+    /// If the file was copied instead, returns the call that removed the original.
     fn moved(
         &self,
         path: &PathNodes,
@@ -358,7 +362,8 @@ impl Memory {
             let Some(last) = self.latest_of(*directory, Change::is_appearance) else {
                 continue;
             };
-            // The last known place is another one, so the record of the move to this path is missing.
+            // The directory was last seen elsewhere, so the record of the move to this path is
+            // missing.
             if !last.is_at(&path.place_of(index)?) {
                 return None;
             }
@@ -370,7 +375,7 @@ impl Memory {
             (Some(arrived), Some(left)) if arrived.act.serial >= left.serial => Some(&arrived.act),
             // The file itself got this name, so no other record is needed.
             (Some(arrived), None) if arrived.node == node => Some(&arrived.act),
-            // A directory that was here before, or was swapped with another one.
+            // The directory was here before, or it was swapped with another one.
             (Some(_), _) => None,
         }
     }
@@ -387,7 +392,7 @@ impl Memory {
 }
 
 impl PathNodes {
-    /// The place of the file, if all directories on the path exist.
+    /// Returns the place of the file, if all directories on the path exist.
     fn place(&self) -> Option<Place> {
         match self.directories.len() == self.names.len() {
             true => self.place_of(self.names.len()),
@@ -395,7 +400,7 @@ impl PathNodes {
         }
     }
 
-    /// The place of the directory with this index, or of the file if the index is the last.
+    /// Returns the place of the directory with this index, or of the file if it is the last index.
     fn place_of(&self, index: usize) -> Option<Place> {
         let above = index.checked_sub(1)?;
         Some(Place {
@@ -410,7 +415,7 @@ impl Change {
         matches!(self.deed, Deed::Appeared { .. })
     }
 
-    /// Whether a name was removed. If its directory is uncertain, only this file counts.
+    /// Whether this file's name was removed. Any file counts if the directory is certain.
     fn is_removal_of(&self, node: Node) -> bool {
         match &self.deed {
             Deed::Vanished { places, .. } => places.len() == 1 || self.node == node,
@@ -430,7 +435,7 @@ impl Change {
     }
 }
 
-/// The later of two changes.
+/// Returns the later of two changes.
 fn later<'a>(one: Option<&'a Change>, other: Option<&'a Change>) -> Option<&'a Change> {
     match (one, other) {
         (Some(one), Some(other)) if one.act.serial < other.act.serial => Some(other),
@@ -439,9 +444,9 @@ fn later<'a>(one: Option<&'a Change>, other: Option<&'a Change>) -> Option<&'a C
     }
 }
 
-/// The latest time of a call that can have caused this change time, in milliseconds.
+/// Returns the latest time of a call that can have caused a change time, in milliseconds.
 ///
-/// Some file systems store whole seconds only.
+/// Some file systems only store whole seconds.
 fn latest_ms(changed_ns: i64) -> i64 {
     let is_whole = changed_ns.rem_euclid(1_000_000_000) == 0;
     let more = if is_whole { 999 } else { 0 };

@@ -1,12 +1,13 @@
 //! Finds the user who made a change, from the kernel's audit records (Linux).
 //!
-//! Constraint: never name a wrong user. A record names a user only if it is about the file itself, or
-//! about a directory above it that was moved. If a record may be missing, there is no answer, and the
-//! next source of `username:` is used. Everything is bounded: open events, items and memory.
+//! Constraint: never name a wrong user. A record names a user only if it is about the file itself,
+//! or about a directory above it that was moved. If a record may be missing, there is no answer,
+//! and the next source of `username:` is used. The numbers of open events, items and changes are
+//! limited.
 //!
-//! The kernel sends each system call as several records: the call, its paths, and an end. Records of
-//! several calls interleave. Names are as the caller gave them, so records are matched by device and
-//! inode of the file and of its directory.
+//! The kernel reports a system call as several records: the call, its paths, and an end. The
+//! records of several calls arrive mixed. Paths are as the caller wrote them, so records are
+//! matched by the device and inode of a file and of its directory.
 //!
 //! - [`record`] parses one record. Pure.
 //! - [`assemble`] collects the records of a system call. Pure.

@@ -1,7 +1,8 @@
 //! Receives audit records over netlink, and asks the kernel about its audit rules.
 //!
-//! Constraint: reading never disturbs others. The multicast group AUDIT_NLGRP_READLOG has any number of
-//! readers besides an audit daemon, and needs only CAP_AUDIT_READ. Only messages of the kernel count.
+//! Constraint: reading never disturbs other programs. The multicast group AUDIT_NLGRP_READLOG can
+//! have any number of readers besides an audit daemon, and only needs CAP_AUDIT_READ. Messages
+//! that are not from the kernel are ignored.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,14 +16,15 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
-/// The bit of AUDIT_NLGRP_READLOG in the groups of an address.
+/// The bit for AUDIT_NLGRP_READLOG in the groups of an address.
 const READLOG: u32 = 1;
 
-/// The wanted size of the receive buffer. Without a further capability, the kernel limits it to
-/// `net.core.rmem_max`.
+/// The requested size of the receive buffer.
+///
+/// Without another capability, the kernel limits it to `net.core.rmem_max`.
 const RECEIVE_BYTES: usize = 8 * 1024 * 1024;
 
-/// The longest message. A path record with a name of 4 KiB has less than 9 KiB.
+/// The maximum length of a message. A path record with a name of 4 KiB has less than 9 KiB.
 const MESSAGE_MAX: usize = 64 * 1024;
 
 const HEADER: usize = 16;
@@ -48,7 +50,7 @@ pub(super) enum Received<'a> {
     Overflow,
 }
 
-/// A membership of the multicast group.
+/// The socket of a member of the multicast group.
 #[derive(Debug)]
 pub(super) struct AuditLog {
     socket: OwnedFd,
@@ -59,7 +61,8 @@ impl AuditLog {
     /// Joins the group.
     pub(super) fn join() -> io::Result<Self> {
         let socket = socket()?;
-        // Both may be refused. Then the buffer is smaller, and records are lost earlier under load.
+        // The kernel may refuse both. Then the buffer is smaller, and records are lost sooner
+        // under load.
         if sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES).is_err() {
             let _ = sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BYTES);
         }
@@ -86,7 +89,7 @@ impl AuditLog {
     }
 }
 
-/// A message of the kernel.
+/// A message from the kernel.
 struct Message<'a> {
     kind: u16,
     body: &'a [u8],
@@ -102,7 +105,7 @@ fn socket() -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Receives a message. Returns `None` if it is not of the kernel, or does not fit.
+/// Receives a message. Returns `None` if it is not from the kernel, or is not complete.
 fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, Errno> {
     let (_, length, from) = recvfrom(socket, &mut *buffer, RecvFlags::TRUNC)?;
     let is_from_kernel = from
@@ -115,7 +118,7 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<Option<Message<
         .get(..length)
         .and_then(|message| message.split_at_checked(HEADER))
     else {
-        // Without its text, a record is missing.
+        // A message without its text counts as lost.
         return Err(Errno::NOBUFS);
     };
     let kind = match header {
@@ -125,7 +128,7 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<Option<Message<
     Ok(Some(Message { kind, body }))
 }
 
-/// A rule of the kernel's list that watches system calls.
+/// A rule of the kernel that watches system calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rule {
     /// The watched directory or file.
@@ -135,15 +138,15 @@ pub(super) struct Rule {
     pub is_for_writes: bool,
 }
 
-/// The state of auditing.
+/// The kernel's state of auditing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub is_enabled: bool,
-    /// The limit of the kernel's queue, in records. 0 is no limit.
+    /// The maximum number of records in the kernel's queue. 0 means no limit.
     pub backlog_limit: u32,
 }
 
-/// The state of auditing. Needs CAP_AUDIT_CONTROL.
+/// Returns the state of auditing. Needs CAP_AUDIT_CONTROL.
 pub(super) fn state() -> io::Result<State> {
     let mut state = None;
     ask(GET, |kind, body| {
@@ -159,7 +162,7 @@ pub(super) fn state() -> io::Result<State> {
     state.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// The rules of the kernel. Needs CAP_AUDIT_CONTROL.
+/// Returns the rules of the kernel. Needs CAP_AUDIT_CONTROL.
 pub(super) fn rules() -> io::Result<Vec<Rule>> {
     let mut rules = Vec::new();
     ask(LIST_RULES, |kind, body| {

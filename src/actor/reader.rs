@@ -1,7 +1,7 @@
 //! The thread that receives audit records and fills the memory.
 //!
-//! Constraint: the thread always reads on, because the kernel drops records of a slow reader. It holds
-//! the lock only to add parsed changes.
+//! Constraint: the thread must never stop reading, because the kernel drops the records of a slow
+//! reader. It holds the lock only while it adds parsed changes.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::memory::{Act, Memory, Question};
 use crate::clock::Clock;
 
-/// The number of calls and losses since the start of the thread.
+/// The numbers of calls and losses since the start of the thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// The number of system calls with the key of the rule.
@@ -38,7 +38,7 @@ struct Known {
 
 impl Shared {
     fn known(&self) -> MutexGuard<'_, Known> {
-        // The memory is complete between any two calls, so a panic leaves it usable.
+        // The memory is complete between two calls, so it is valid even after a panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,7 +88,7 @@ impl Reader {
         self.shared.known().counts.clone()
     }
 
-    /// Answers the questions in their order. Waits at most `patience` for records that answer them all.
+    /// Returns answers in the order of the questions. If one is missing, waits at most `patience`.
     pub(crate) fn answer(
         &self,
         questions: &[Question],
@@ -132,11 +132,11 @@ struct Worker {
     key: String,
     clock: Clock,
     assembler: super::Assembler,
-    /// Whether records were lost. The kernel keeps dropping them until its queue is empty.
+    /// Whether records were lost. The kernel drops more of them until its queue is empty.
     has_lost: bool,
 }
 
-/// The maximum number of records that are taken before the thread checks whether it has to stop.
+/// The number of records after which the thread checks whether to stop.
 #[cfg(target_os = "linux")]
 const RECORDS_MAX: usize = 1024;
 
@@ -169,7 +169,7 @@ impl Worker {
         }
     }
 
-    /// Takes queued records, and adds their changes to the memory together.
+    /// Reads queued records, and adds all their changes to the memory at the same time.
     fn drain(&mut self) -> io::Result<()> {
         use super::netlink::Received;
         use super::{Assembled, changes};
@@ -188,14 +188,14 @@ impl Worker {
             match assembled {
                 Assembled::Nothing => {}
                 Assembled::Lost => self.has_lost = true,
-                // Everything in the queue is older than the lost records.
+                // All records in the queue are older than the lost ones.
                 Assembled::Complete(_) if self.has_lost => {}
                 Assembled::Complete(call) => found.push(changes(*call, &self.key)),
             }
         }
         let mut known = self.shared.known();
         if self.has_lost {
-            // Also forget what was added before, because the lost records may be about it.
+            // Also forget older changes, because the lost records may be about the same files.
             found.clear();
             known.memory.lost(self.clock.now().as_millisecond());
         }

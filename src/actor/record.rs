@@ -1,8 +1,9 @@
 //! Parses one record of the kernel's audit log.
 //!
-//! Constraint: only the kernel's own fields decide. The kernel writes a value of a user either in
-//! double quotes, without blanks and quotes in it, or in hexadecimal digits. So a name cannot forge a
-//! field. Of a repeated field, the first is used, because the kernel writes its own fields first.
+//! Constraint: only fields that the kernel itself wrote may count. The kernel writes a user's
+//! value in double quotes if it has no blanks and quotes, else in hexadecimal digits. So a name
+//! cannot forge a field. If a field is repeated, the first one counts, because the kernel writes
+//! its own fields first.
 
 /// `AUDIT_SYSCALL` of linux/audit.h: a system call.
 pub(super) const SYSCALL: u16 = 1300;
@@ -18,7 +19,7 @@ pub(super) const OPENAT2: u16 = 1337;
 /// The user id that means "no login".
 const UNSET: u32 = u32::MAX;
 
-/// The longest decoded text that is kept, in bytes.
+/// The maximum length of a decoded text, in bytes. A longer one is dropped.
 const TEXT_MAX: usize = 8 * 1024;
 
 /// Identifies the records of one event.
@@ -59,7 +60,7 @@ pub(super) struct CallFields {
     pub keys: Vec<String>,
 }
 
-/// The relation of a path record to the call.
+/// The role of a path in the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ItemKind {
     Parent,
@@ -75,7 +76,7 @@ pub(super) struct PathItem {
     pub kind: ItemKind,
     /// The name as the caller gave it, if any.
     pub name: Option<Vec<u8>>,
-    /// Major and minor number of the device, and the inode. `None` if there was no inode.
+    /// The major and minor number of the device, and the inode. `None` if there was no inode.
     pub node: Option<((u32, u32), u64)>,
 }
 
@@ -157,7 +158,7 @@ fn path(fields: &Fields<'_>) -> Option<PathItem> {
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// The value of the first field with this name.
+    /// Returns the value of the first field with this name.
     fn get(&self, name: &[u8]) -> Option<&'a [u8]> {
         let separator = |byte: &u8| matches!(byte, b' ' | b'\n' | 0 | 0x1d);
         self.0
@@ -189,7 +190,7 @@ fn device(text: &[u8]) -> Option<(u32, u32)> {
     Some((number(major)?, number(minor)?))
 }
 
-/// Decodes a value of a user: quoted, or hexadecimal. Returns `None` for `(null)` and other values.
+/// Decodes a user's value, which is quoted or hexadecimal. `None` for others, such as `(null)`.
 fn decoded(value: &[u8]) -> Option<Vec<u8>> {
     if let Some(quoted) = value.strip_prefix(b"\"") {
         let quoted = quoted.strip_suffix(b"\"")?;
@@ -211,7 +212,7 @@ fn text_of(value: Option<&[u8]>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The keys of a call. The kernel separates several keys by the byte 1.
+/// Returns the keys of a call. The kernel separates them by the byte 1.
 fn keys(value: Option<&[u8]>) -> Vec<String> {
     let bytes = value.and_then(decoded).unwrap_or_default();
     bytes
@@ -267,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_name_cannot_forge_a_field() {
-        // A program and a comm that contain fields arrive in hexadecimal digits, as one token.
+        // A program and a comm that contain fields arrive as one token of hexadecimal digits.
         let forged: String = "x\" auid=0 euid=0 key=\"k"
             .bytes()
             .map(|byte| format!("{byte:02X}"))
@@ -276,7 +277,7 @@ mod tests {
         let call = call_of(&text).unwrap();
         assert_eq!((call.login, call.effective), (Some(1001), 7));
         assert_eq!(call.program, "x\" auid=0 euid=0 key=\"k");
-        // Even if a value had blanks, the kernel's fields come first.
+        // Even if a value had blanks, the kernel's fields would come first.
         let text = CALL.replace("\"/usr/bin/bash\"", "\"a\" auid=0 euid=0 pid=1");
         let call = call_of(&text).unwrap();
         assert_eq!(

@@ -1,13 +1,13 @@
-//! Checks what the audit source lacks on this machine.
+//! Checks what is missing on this machine for the audit source.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The shortest queue of the kernel that `check` accepts, in records. The kernel's default is 64.
+/// The number of records that `check` wants in the kernel's queue. The kernel's default is 64.
 const QUEUE_MIN: u32 = 1024;
 
-/// Something that the audit source lacks.
+/// Something that the audit source needs and that is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Gap {
     /// The process is in a container or a user namespace.
@@ -16,17 +16,17 @@ pub(crate) enum Gap {
     NoKernel,
     /// The process may not read audit records.
     NoCapability,
-    /// Joining the group failed for another reason.
+    /// The group could not be joined for another reason.
     Failed(String),
     /// Auditing is off.
     Off,
-    /// The kernel's queue is short, so that calls wait for it in a burst.
+    /// The kernel's queue is short, so calls have to wait when there are many of them.
     ShortQueue(u32),
     /// No rule with the key reports writes in the repository.
     NoRule { path: PathBuf, key: String },
-    /// The rules cannot be read without further rights.
+    /// Reading the rules needs more rights than this process has.
     UnknownRules,
-    /// Processes that started before auditing are not seen.
+    /// Processes that started before auditing are not recorded.
     EarlyProcesses,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for Gap {
     }
 }
 
-/// The gap that this error of joining the group shows.
+/// Returns the gap that an error of joining the group means.
 pub(crate) fn gap_of(error: &io::Error) -> Gap {
     if is_in_container() {
         return Gap::Container;
@@ -89,21 +89,23 @@ pub(crate) fn gap_of(error: &io::Error) -> Gap {
     }
 }
 
-/// Whether the process is in a container: another user, process or network namespace than the host.
+/// Whether the process is in a container.
+///
+/// Then it is in another user, process or network namespace than the host.
 pub(crate) fn is_in_container() -> bool {
-    // The inodes of the first namespaces are fixed (linux/nsfs.h).
+    // The inodes of the host's namespaces are fixed (linux/nsfs.h).
     const USER: &str = "user:[4026531837]";
     const PROCESS: &str = "pid:[4026531836]";
     let namespace = |path: &str| std::fs::read_link(path).ok();
     let differs =
         |path: &str, first: &str| namespace(path).is_some_and(|found| found.as_os_str() != first);
     let network = (namespace("/proc/self/ns/net"), namespace("/proc/1/ns/net"));
-    // Only root may read that of process 1.
+    // Only root may read the namespace of process 1.
     let is_other_network = matches!(&network, (Some(own), Some(first)) if own != first);
     differs("/proc/self/ns/user", USER) || differs("/proc/self/ns/pid", PROCESS) || is_other_network
 }
 
-/// Lists the missing requirements of the source `audit` that this process can check.
+/// Returns the gaps that this process can find.
 #[cfg(target_os = "linux")]
 pub(crate) fn gaps(repository: &Path, key: &str) -> Vec<Gap> {
     use super::netlink;

@@ -107,7 +107,7 @@ impl Admin {
 }
 
 impl Admin {
-    /// Takes the place of a download, which bounds their number.
+    /// Returns a permit for a download, or an error if too many downloads are running.
     pub(super) fn download(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let place = Arc::clone(&self.bounded.downloads).try_acquire_owned();
         place.map_err(|_| {
@@ -118,9 +118,10 @@ impl Admin {
     }
 }
 
-/// Answers a request on a thread of its own: also the making of large JSON and pages.
+/// Answers a request on a separate thread, because making large JSON and pages takes time.
 ///
-/// So health answers meanwhile. The answer is made even if the client leaves.
+/// Meanwhile the server can answer health checks. The work finishes even if the client
+/// disconnects.
 pub(super) async fn answer_apart(
     State(server): State<Arc<Server>>,
     request: Request,
@@ -131,7 +132,7 @@ pub(super) async fn answer_apart(
     answer.unwrap_or_else(|| ApiError::unavailable("the daemon is stopping").into_response())
 }
 
-/// Runs a future on a thread of its own. Returns `None` if it is stopped.
+/// Runs a future on a separate thread. Returns `None` if the server stops before its end.
 async fn apart<T: Send + 'static>(
     places: Arc<Semaphore>,
     stop: CancellationToken,

@@ -90,7 +90,8 @@ impl Place {
     }
 }
 
-/// The first items of a page up to [`BYTES_MAX`], and the position that the next page ends before.
+/// Returns the first items of a page up to [`BYTES_MAX`], and the position after which the next
+/// page begins, if there is one.
 fn first_items<T, V: Serialize>(
     page: &Page<T>,
     view: fn(&T) -> V,
@@ -101,7 +102,7 @@ fn first_items<T, V: Serialize>(
     let mut last = None;
     for item in &page.items {
         let view = view(item);
-        // An item that cannot be written is an error of the whole answer.
+        // If an item cannot be written, making the answer fails later.
         let _ = serde_json::to_writer(&mut size, &view);
         if size.0 > BYTES_MAX && last.is_some() {
             return (items, last);

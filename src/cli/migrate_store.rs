@@ -1,7 +1,7 @@
 //! `migrate-store`: moves the recorded state from SQLite to PostgreSQL, or back.
 //!
-//! Constraint: one configuration names both places, so that the command cannot mix up two
-//! repositories. SQLite is in `state_dir`, and PostgreSQL is `store.postgres`.
+//! Constraint: the command must not mix up two repositories. So one configuration names both
+//! places. SQLite is in `state_dir`, and PostgreSQL is `store.postgres`.
 
 use std::io::Write;
 
@@ -60,7 +60,7 @@ pub(super) fn run(
         ));
     };
     let mut copied = |table: &'static str, n: u64| {
-        // Nobody may read the progress.
+        // If the progress cannot be written, move the state anyway.
         let _ = writeln!(notes, "copied {} of {table}", counted(n, "row"));
     };
     let moved = match arguments.to {

@@ -1,4 +1,4 @@
-//! Checks characters, names and references: the productions Char, S, Name and Reference of XML 1.0.
+//! Checks characters, names and references, by the rules of XML 1.0.
 
 use quick_xml::Error;
 use quick_xml::escape::{EscapeError, ParseCharRefError, resolve_predefined_entity};
@@ -34,9 +34,9 @@ const fn is_name_part(character: char) -> bool {
             '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
 }
 
-/// The name at the beginning of `text`. Empty if `text` does not begin with a name.
+/// Returns the name at the beginning of `text`. Empty if there is none.
 pub(super) fn name_of(text: &str) -> &str {
-    // Nearly every name is ASCII, which needs no decoding of characters.
+    // Nearly every name is ASCII, which is faster to check.
     let ascii = text
         .bytes()
         .position(|byte| !matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'_' | b':'))
@@ -74,9 +74,9 @@ pub(super) fn check_name(text: &str, at: usize) -> Result<(), Fault> {
 
 /// Finds the first character that a document must not contain.
 pub(super) fn find_forbidden(text: &str) -> Option<Fault> {
-    // The search of a block for suspicious bytes compiles to vector instructions. These bytes are
-    // control characters and the first byte of U+FFFE and U+FFFF. Only a block that contains one is
-    // checked character by character.
+    // First search each block for suspicious bytes, which the compiler makes fast (vector
+    // instructions). These are control characters, and the first byte of U+FFFE and U+FFFF. Only a
+    // block with such a byte is checked character by character.
     const BLOCK: usize = 128;
     let suspicious = |byte: u8| (byte < b' ' && !is_space(byte)) || byte == 0xEF;
     for (index, block) in text.as_bytes().chunks(BLOCK).enumerate() {
@@ -104,14 +104,14 @@ fn forbidden(code: u32) -> String {
     format!("the character U+{code:04X} is not allowed in XML")
 }
 
-/// The part of a reference between `&` and `;`. `text` begins with the `&`.
+/// Returns the part of a reference between `&` and `;`. `text` begins with the `&`.
 pub(super) fn reference_name(text: &str) -> &str {
     let body = text.get(1..).unwrap_or_default();
     let length = body.find(|character| character != '#' && !is_name_part(character));
     body.get(..length.unwrap_or(body.len())).unwrap_or_default()
 }
 
-/// Resolves the reference at the beginning of `text`. `at` is its offset in the document.
+/// Returns the character of the reference at the start of `text`, whose offset is `at`.
 pub(super) fn resolve_reference(text: &str, at: usize) -> Result<char, Fault> {
     let name = reference_name(text);
     if name.is_empty() {

@@ -1,12 +1,11 @@
 //! Decodes the bytes of a document.
 //!
-//! Constraint: the first bytes determine the encoding, and the declaration must agree with them. A
-//! file whose encoding differs from the declared one is invalid. UTF-8 is borrowed. Text in other
-//! encodings is copied once.
+//! Constraint: the first bytes determine the encoding. A file whose declaration names another
+//! encoding is invalid. UTF-8 is used without a copy, and text in other encodings is copied once.
 //!
-//! The first bytes distinguish UTF-16 from supersets of ASCII, with or without a byte order mark
-//! (XML 1.0, appendix F). A superset of ASCII is UTF-8, unless the declaration names an encoding with
-//! one byte for each character.
+//! The first bytes show whether the text is UTF-16 or a superset of ASCII, with or without a byte
+//! order mark (XML 1.0, appendix F). A superset of ASCII is UTF-8, unless the declaration names an
+//! encoding with one byte for each character.
 
 use std::borrow::Cow;
 
@@ -18,7 +17,7 @@ use quick_xml::events::Event;
 use super::tag::{is_encoding_name, offset_in};
 use super::{Fault, shown};
 
-/// The encodings that the first bytes leave possible.
+/// What the first bytes reveal about the encoding.
 enum Family {
     /// UTF-16 in this byte order, after a byte order mark of this length.
     Utf16(&'static Encoding, usize),
@@ -48,9 +47,9 @@ fn family(bytes: &[u8]) -> Family {
     }
 }
 
-/// Decodes bytes to text without its byte order mark.
+/// Decodes bytes to text, without a byte order mark.
 ///
-/// If there is a fault, the text reaches at least to the fault.
+/// If there is a fault, the text reaches to the fault or beyond it.
 pub(super) fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     match family(bytes) {
         Family::Cut => (
@@ -79,7 +78,7 @@ pub(super) fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     }
 }
 
-/// Decodes a superset of ASCII, in which the declaration can be read as ASCII.
+/// Decodes a superset of ASCII, whose declaration can be read as ASCII.
 fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     let (text, fault) = utf8(bytes);
     let Some((at, name)) = declared(text) else {
@@ -107,7 +106,8 @@ fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
             let fault = contradiction(at, name, "an encoding of single bytes");
             (Cow::Borrowed(text), Some(fault))
         }
-        // Like browsers, encoding_rs reads Latin-1 as windows-1252. XML does not, so decode it here.
+        // Like browsers, encoding_rs reads Latin-1 as windows-1252. XML does not, so decode it
+        // here.
         Some(encoding) if encoding == WINDOWS_1252 && !is_windows_1252(name) => {
             (encoding_rs::mem::decode_latin1(bytes), None)
         }
@@ -122,9 +122,9 @@ fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     }
 }
 
-/// The encoding that the declaration names, and the offset of the name.
+/// Returns the encoding that the declaration names, and the offset of this name.
 ///
-/// Returns `None` for an invalid declaration, which the reader of the document reports.
+/// Returns `None` if the declaration is invalid. Then the reader reports the fault.
 fn declared(text: &str) -> Option<(usize, &str)> {
     if !text.starts_with("<?xml") {
         return None;
@@ -148,7 +148,7 @@ fn is_windows_1252(name: &str) -> bool {
         .any(|label| label.eq_ignore_ascii_case(name))
 }
 
-/// Decodes bytes as UTF-8 up to the first fault. Also returns the fault.
+/// Decodes UTF-8 up to the first fault. Also returns the fault.
 fn utf8(bytes: &[u8]) -> (&str, Option<Fault>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text, None),
@@ -166,7 +166,7 @@ fn utf8(bytes: &[u8]) -> (&str, Option<Fault>) {
     }
 }
 
-/// Decodes bytes in another encoding up to the first fault. Also returns the fault.
+/// Decodes another encoding up to the first fault. Also returns the fault.
 fn transcode(encoding: &'static Encoding, bytes: &[u8]) -> (String, Option<Fault>) {
     let mut decoder = encoding.new_decoder_without_bom_handling();
     let mut text = String::new();
@@ -189,7 +189,7 @@ fn transcode(encoding: &'static Encoding, bytes: &[u8]) -> (String, Option<Fault
     }
 }
 
-/// Whether UTF-16 bytes end inside a code unit or inside a surrogate pair.
+/// Whether UTF-16 ends inside a code unit or inside a surrogate pair.
 fn ends_cut(encoding: &'static Encoding, bytes: &[u8]) -> bool {
     if encoding.is_single_byte() {
         return false;

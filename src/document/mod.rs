@@ -1,25 +1,27 @@
 //! Parses project.xml: checks that it is complete, and reads its name, id and annotations.
 //!
-//! Constraint: a callback never contains a half-written file. So a document is valid only if it is
-//! well-formed XML to its end, with a `schema` root. Anybody may write into the repository, so time
-//! and memory are proportional to the number of bytes. This module is pure: it takes bytes, and
-//! returns a [`Document`] or the first fault.
+//! Constraint: a callback must never contain a half-written file. So a document is valid only if
+//! it is complete and well-formed XML with a `schema` root. Anybody may write into the repository,
+//! so time and memory are proportional to the number of bytes. This module is pure: it takes
+//! bytes, and returns a [`Document`] or the first fault.
 //!
-//! `encoding` decodes the bytes. One pass finds characters that XML forbids. quick-xml splits the
-//! text into events, matches end tags, finds repeated attributes and resolves references. `reader`,
-//! `tag` and `doctype` check the other rules of XML 1.0, fifth edition.
+//! `encoding` decodes the bytes. Then one pass looks for characters that XML forbids. quick-xml
+//! splits the text into events, matches end tags, finds repeated attributes and resolves
+//! references. `reader`, `tag` and `doctype` check the other rules of XML 1.0, fifth edition.
 //!
-//! These decisions go beyond the Recommendation, or are limits of this parser:
+//! These rules are not in the Recommendation, or are limits of this parser:
 //!
-//! - The root is recognised by its local name: `schema`, or `x:schema` with any prefix. So are
-//!   `annotations` and `annotation`. Namespaces are not resolved, so an undeclared prefix is valid.
-//! - A reference to an entity other than `lt gt amp apos quot` is a fault. A declaration of one is
-//!   not, because nothing is ever expanded or fetched.
-//! - In an internal DTD subset, the parser checks where declarations end, but not their grammar. It
-//!   does not apply attribute defaults.
-//! - `version="1.x"` is accepted for any x and read by the rules of 1.0, as the fifth edition requires.
-//! - More than [`DEPTH_MAX`] levels, [`NAME_MAX`] bytes of a name or [`ATTRIBUTES_MAX`] attributes of
-//!   an element are faults. No project.xml has as many.
+//! - Elements are recognised by their local name. The root is `schema`, or `x:schema` with any
+//!   prefix, and likewise `annotations` and `annotation`. Namespaces are not resolved, so an
+//!   undeclared prefix is valid.
+//! - A reference to an entity other than `lt gt amp apos quot` is a fault. The declaration of one
+//!   is valid, because nothing is ever expanded or fetched.
+//! - In an internal DTD subset, the parser checks where declarations end, but not their grammar.
+//!   It does not apply attribute defaults.
+//! - `version="1.x"` is accepted for any x and read by the rules of 1.0, as the fifth edition
+//!   requires.
+//! - More than [`DEPTH_MAX`] levels, [`NAME_MAX`] bytes of a name or [`ATTRIBUTES_MAX`] attributes
+//!   of an element are faults. No project.xml has as many.
 
 mod characters;
 mod doctype;
@@ -34,20 +36,20 @@ pub use crate::domain::project::Document;
 /// The maximum nesting depth of elements.
 const DEPTH_MAX: usize = 1_000;
 
-/// The longest name of an element or attribute, in bytes.
+/// The maximum length of the name of an element or attribute, in bytes.
 const NAME_MAX: usize = 4 * 1024;
 
 /// The maximum number of attributes of an element.
 const ATTRIBUTES_MAX: usize = 10_000;
 
-/// The longest value that is kept, in bytes.
+/// The maximum length of a value, in bytes.
 ///
-/// If the root attribute `name` or `id`, or the annotation `engineId` or `version`, is longer, that
-/// is a fault, because a shortened value would identify another project. Other annotations that are
-/// longer are left out.
+/// A longer root attribute `name` or `id`, or annotation `engineId` or `version`, is a fault,
+/// because a shortened value would identify another project. Other annotations that are longer are
+/// left out.
 const VALUE_MAX: usize = 64 * 1024;
 
-/// The maximum total size of kept annotations, names and values together, in bytes.
+/// The maximum total size of the names and values of annotations, in bytes.
 ///
 /// Further annotations are left out. `engineId` and `version` do not count.
 const ANNOTATIONS_MAX: usize = 64 * 1024;
@@ -56,7 +58,7 @@ const ANNOTATIONS_MAX: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {reason}")]
 pub struct Malformed {
-    /// The fault in words, without file and position.
+    /// The fault in words, without its position.
     pub reason: String,
     /// The line of the fault, from 1. A line ends with LF, CR LF or CR.
     pub line: u64,
@@ -68,7 +70,7 @@ pub struct Malformed {
 ///
 /// # Errors
 ///
-/// The bytes are not well-formed XML with a `schema` root, or their encoding is not supported.
+/// The bytes are not well-formed XML with a `schema` root, or the encoding is not supported.
 pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     let (text, fault) = encoding::decode(bytes);
     let legible = fault.as_ref().map_or(text.len(), |fault| fault.at);
@@ -76,8 +78,8 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     let Some(fault) = characters::find_forbidden(legible).or(fault) else {
         return reader::read(&text).map_err(|fault| fault.locate(&text));
     };
-    // A fault before the invalid bytes has precedence. But a fault at the end of the decoded text does
-    // not, because the text ends there only because of the invalid bytes.
+    // A fault before the invalid bytes comes first. But not a fault at the end of the decoded
+    // text, because the text only ends there due to the invalid bytes.
     let before = text.get(..fault.at).unwrap_or(&text);
     let first = match reader::read(before) {
         Err(earlier) if earlier.at < before.len() => earlier,
@@ -86,12 +88,12 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     Err(first.locate(&text))
 }
 
-/// Decodes a document for request formats that contain text, not bytes.
+/// Decodes a document for request formats that contain text instead of bytes.
 ///
-/// UTF-8 keeps its byte order mark, so that encoding the text gives the same bytes again. Other
+/// UTF-8 keeps its byte order mark, so encoding the text again gives the same bytes. Other
 /// encodings lose the mark and keep the XML declaration. A document that [`parse`] accepts has no
-/// invalid bytes. In other documents, invalid UTF-8 becomes U+FFFD, and text in other encodings ends
-/// before the first invalid byte.
+/// invalid bytes. In other documents, invalid UTF-8 becomes U+FFFD, and other encodings end before
+/// the first invalid byte.
 #[must_use]
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     match encoding::decode(bytes) {
@@ -115,7 +117,7 @@ impl Fault {
         }
     }
 
-    /// Adds the line and column of the fault in `text`.
+    /// Adds the line and column of the fault.
     fn locate(self, text: &str) -> Malformed {
         let (line, column) = position(text, self.at);
         Malformed {
@@ -126,7 +128,7 @@ impl Fault {
     }
 }
 
-/// The line and column of a byte offset, both from 1.
+/// Returns the line and column of a byte offset, both from 1.
 fn position(text: &str, at: usize) -> (u64, u64) {
     let before = text.get(..at).unwrap_or(text);
     let mut line = 1;

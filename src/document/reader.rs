@@ -1,6 +1,6 @@
-//! Reads and checks the events of quick-xml, and keeps the name, the id and the annotations.
+//! Checks the events of quick-xml, and keeps the name, the id and the annotations.
 //!
-//! Constraint: the reader is not recursive, and stores one entry for each open element.
+//! Constraint: the reader is not recursive. It stores one number for each open element.
 
 use quick_xml::errors::{IllFormedError, SyntaxError};
 use quick_xml::events::{BytesStart, Event};
@@ -14,7 +14,7 @@ const OUTSIDE: &str = "text is not allowed outside the root element";
 const DOCTYPE_ONCE: &str = "a DOCTYPE is allowed once, before the root element";
 const UNKNOWN_MARKUP: &str = "this markup with `<!` is not allowed here";
 
-/// Reads a whole document. The caller has checked that all its characters are allowed.
+/// Reads a whole document. All its characters must be allowed ones.
 pub(super) fn read(text: &str) -> Result<Document, Fault> {
     if text.starts_with('\u{FEFF}') {
         // quick-xml would ignore a second byte order mark.
@@ -44,7 +44,7 @@ fn offset(position: u64) -> usize {
 
 /// Checks a comment. `start` is the offset of its `<!--`.
 pub(super) fn check_comment(content: &str, start: usize) -> Result<(), Fault> {
-    // A last hyphen of the content also makes a `--` with the end of the comment.
+    // A hyphen at the end also makes a `--`, together with the end of the comment.
     let hyphens = content
         .find("--")
         .or_else(|| content.ends_with('-').then(|| content.len() - 1));
@@ -80,12 +80,12 @@ struct State<'a> {
     has_root: bool,
     in_annotations: bool,
     annotation: Option<Annotation>,
-    /// The number of bytes of the kept annotations.
+    /// The total number of bytes of the annotations so far.
     n_kept: usize,
     document: Document,
 }
 
-/// An annotation whose end tag is not read yet.
+/// An annotation whose end tag was not read yet.
 struct Annotation {
     at: usize,
     name: String,
@@ -147,7 +147,7 @@ impl<'a> State<'a> {
     }
 
     fn doctype(&mut self, start: usize, end: usize) -> Result<(), Fault> {
-        // quick-xml accepts the keyword in upper and lower case. XML requires upper case.
+        // quick-xml also accepts the keyword in lower case, but XML does not.
         if !self.rest(start).starts_with("<!DOCTYPE") {
             return Err(Fault::at(start, UNKNOWN_MARKUP));
         }
@@ -242,7 +242,7 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Appends to the value of the open annotation, unless an element inside it is open.
+    /// Appends to the value of the open annotation, except inside an element of it.
     fn keep(&mut self, append: impl FnOnce(&mut String)) {
         const ANNOTATION_DEPTH: usize = 3;
         if let Some(annotation) = &mut self.annotation
@@ -281,7 +281,7 @@ impl<'a> State<'a> {
             }
             self.n_kept += size;
         }
-        // The first of two annotations with one name is kept.
+        // Of annotations with the same name, the first one is kept.
         let annotations = &mut self.document.annotations;
         annotations
             .entry(annotation.name)
@@ -313,7 +313,7 @@ impl<'a> State<'a> {
         )
     }
 
-    /// Converts an error of quick-xml in the markup at the offset `start` to a fault.
+    /// Converts an error of quick-xml to a fault. `start` is the offset of the wrong markup.
     fn explain(&self, error: Error, start: usize) -> Fault {
         let rest = self.rest(start);
         match error {
@@ -385,9 +385,9 @@ fn check_tag_end(content: &str, at: usize) -> Result<(), Fault> {
     }
 }
 
-/// The value of an attribute, and the offset of its name. `at` is the offset of the tag.
+/// Returns the value of an attribute, and the offset of its name. `at` is the offset of the tag.
 ///
-/// References are resolved and white space becomes spaces (section 3.3.3).
+/// References are resolved, and white space becomes spaces (section 3.3.3).
 fn value_of(tag: &BytesStart<'_>, name: &str, at: usize) -> Result<Option<(String, usize)>, Fault> {
     let failed = |error: &dyn std::fmt::Display| Fault::at(at, error.to_string());
     let attribute = tag.try_get_attribute(name);

@@ -18,8 +18,9 @@ pub(super) struct Attribute<'a> {
 
 /// Reads the attributes of a tag.
 ///
-/// `content` begins with the name of the tag, and `at` is its offset. quick-xml splits the attributes
-/// and finds repeated ones. It does not check names, values and the white space between attributes.
+/// `content` begins with the name of the tag, and `at` is its offset. quick-xml splits the
+/// attributes and finds repeated ones. This function checks names, values and the white space in
+/// between.
 pub(super) fn read_attributes(
     content: &str,
     name_length: usize,
@@ -60,7 +61,7 @@ pub(super) fn read_attributes(
     Ok(())
 }
 
-/// Converts an error of the attribute after the offset `end` of `content` to a fault.
+/// Converts an error to a fault. The wrong attribute follows the offset `end` of `content`.
 fn fault_of(error: &AttrError, content: &str, end: usize, at: usize) -> Fault {
     let name_from = |start: usize| {
         let rest = content.get(start..).unwrap_or_default();
@@ -92,13 +93,13 @@ fn fault_of(error: &AttrError, content: &str, end: usize, at: usize) -> Fault {
     }
 }
 
-/// The offset of `part` in `whole`. `part` must be a slice of `whole`.
+/// Returns the offset of `part`, which must be a slice of `whole`.
 pub(super) fn offset_in(whole: &str, part: &str) -> usize {
     let (whole, part) = (whole.as_ptr().addr(), part.as_ptr().addr());
     part.saturating_sub(whole)
 }
 
-/// Checks an XML declaration (productions 23 to 32). `content` is its text between `<?` and `?>`.
+/// Checks an XML declaration (productions 23 to 32). `content` is the text between `<?` and `?>`.
 pub(super) fn check_declaration(content: &str) -> Result<(), Fault> {
     const AT: usize = "<?".len();
     const NAME_LENGTH: usize = "xml".len();

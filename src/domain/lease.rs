@@ -1,29 +1,31 @@
-//! The lease on a repository: one process works, and the others wait.
+//! The lease on a repository: of several processes, one works and the others wait.
 //!
-//! Constraint: a process never knows that it still has the lease. It may have been stopped or cut off
-//! since the database answered. So the lease only keeps others from taking over without need, and the
-//! *epoch* protects the record: each grant raises it, and the database rejects commits of an older one.
+//! Constraint: a process cannot be sure that it still has the lease, because it may have been
+//! stopped or cut off since the database answered. So the lease alone only prevents needless
+//! changes of the process. The *epoch* protects the record: each grant has a higher one, and the
+//! database rejects commits with an older one.
 //!
 //! | state | the process |
 //! |---|---|
 //! | [`LeaseState::Waiting`] | asks for the lease. It observes and commits nothing. |
-//! | [`LeaseState::Held`] | observes, commits and sends. It renews the lease at a third of its length. |
+//! | [`LeaseState::Held`] | observes, commits and sends. It renews the lease at a third of its
+//! length. |
 //! | [`LeaseState::Over`] | commits nothing more. It may wait again with a new lease. |
 //!
-//! The database counts the length by its own clock, from each grant and renewal. A renewal also succeeds
-//! after the end, if no other process took over meanwhile.
+//! The database measures the length with its own clock, from each grant and renewal. An expired
+//! lease can still be renewed if no other process got it meanwhile.
 
 use std::time::Duration;
 
-/// The time between two requests of a waiting process, also while the database is away.
+/// The time between two requests of a waiting process, also while the database is unavailable.
 pub const ASK_AGAIN: Duration = Duration::from_millis(400);
 
-/// What a process knows of its lease.
+/// What a process knows about its lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {
     /// The process does not have it.
     Waiting,
-    /// The database granted it, and the process knows of no later grant.
+    /// The database granted it, and the process does not know of a later grant.
     Held {
         /// The number of the grant.
         epoch: i64,
@@ -46,23 +48,23 @@ pub enum Input {
     Renewed,
     /// There was a later grant, to another process.
     Stale,
-    /// The database did not answer, so nobody knows whether it handled the request.
+    /// The database did not answer. Nobody knows whether it handled the request.
     Unanswered,
-    /// The process is going to end.
+    /// The process is stopping.
     Stop,
 }
 
 /// A request to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Ask for the lease. The database grants it if it is given back or has expired.
+    /// Ask for the lease. The database grants it if it was given back or has expired.
     Acquire,
     /// Renew the lease of this epoch.
     Renew {
         /// The number of the grant.
         epoch: i64,
     },
-    /// Let another process take over at once.
+    /// Give the lease back, so that another process can have it immediately.
     GiveBack {
         /// The number of the grant.
         epoch: i64,
@@ -88,12 +90,12 @@ impl LeaseState {
                 Self::Held { epoch },
                 next(Request::Renew { epoch }, length / 3),
             ),
-            // The lease may end before the next third.
+            // The lease may expire before another third has passed.
             (Self::Held { epoch }, Input::Unanswered) => {
                 (self, next(Request::Renew { epoch }, length / 10))
             }
             (Self::Held { .. }, Input::Stale) | (Self::Waiting, Input::Stop) => (Self::Over, None),
-            // A grant that arrives after the order to stop would block the others until it expires.
+            // A grant after the order to stop would block other processes until it expires.
             (Self::Held { epoch }, Input::Stop) | (Self::Over, Input::Granted { epoch }) => (
                 Self::Over,
                 next(Request::GiveBack { epoch }, Duration::ZERO),
@@ -101,7 +103,7 @@ impl LeaseState {
             (Self::Waiting, Input::Refused | Input::Unanswered) => {
                 (self, next(Request::Acquire, ASK_AGAIN))
             }
-            // Answers to requests that this state does not send.
+            // This state does not send the requests that these inputs answer.
             (Self::Waiting, Input::Renewed | Input::Stale)
             | (Self::Held { .. }, Input::Granted { .. } | Input::Refused)
             | (Self::Over, _) => (self, None),

@@ -1,7 +1,7 @@
-//! Log entries with fields, in journald's own protocol.
+//! Sends log entries with fields to journald, in its own protocol.
 //!
-//! Constraint: the threads of the program only copy the fields. The thread of the log sends them,
-//! because journald may be stuck.
+//! Constraint: journald may hang. So other threads only copy the fields, and the log's thread
+//! sends them.
 
 use std::fmt::{self, Debug};
 use std::io;
@@ -16,7 +16,7 @@ use tracing_subscriber::layer::Context;
 
 use super::queue::{Item, Queue};
 
-/// Adds each event of the program to the queue, for the journal.
+/// A layer that adds each log event of the program to the queue, for the journal.
 pub(super) struct Journal {
     log: Arc<JournalLog>,
     queue: Queue,

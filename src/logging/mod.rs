@@ -1,7 +1,7 @@
-//! The log: its level, format and destination.
+//! Sets the level, format and destination of the log.
 //!
-//! Constraint: each log event is one line on standard error. Only commands use standard output. No
-//! thread but that of [`queue`] waits for the reader of the log. [`journal`] has the entries for
+//! Constraint: each log event is one line on standard error. Standard output is only for commands.
+//! Only the thread of [`queue`] waits for the reader of the log. [`journal`] makes the entries for
 //! journald.
 
 mod journal;
@@ -28,7 +28,7 @@ pub(crate) use queue::{DroppedLines, LogWriter};
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
 
-/// The running log, whose level and format can change.
+/// The running log. Its level and format can change.
 pub(crate) struct Logging {
     filter: reload::Handle<Targets, Registry>,
     lines: reload::Handle<Lines, Filtered>,
@@ -57,7 +57,7 @@ impl Logging {
             .with(lines)
             .try_init()
             .map_err(io::Error::other)?;
-        // The standard hook writes to standard error, and waits for its reader.
+        // The default hook would write to standard error and wait for its reader.
         std::panic::set_hook(Box::new(|panic| {
             let backtrace = Backtrace::capture();
             let is_captured = backtrace.status() == BacktraceStatus::Captured;
@@ -82,12 +82,12 @@ impl Logging {
         }
     }
 
-    /// The number of lines that the reader of the log did not take.
+    /// Returns the number of lines that the log's reader did not take.
     pub(crate) fn dropped(&self) -> DroppedLines {
         self.writer.dropped()
     }
 
-    /// Waits until all lines are written, but not longer than a second.
+    /// Waits until all lines are written, but at most one second.
     pub(crate) fn flush(&self) {
         self.writer.flush();
     }
@@ -123,10 +123,10 @@ fn lines(format: LogFormat, writer: &LogWriter) -> Lines {
     }
 }
 
-/// Writes a field of a text line and escapes control characters.
+/// Writes a field of a text line. Escapes control characters.
 ///
-/// A file name or a name in a project.xml may contain line breaks and terminal escape sequences. It
-/// must not be able to fake a log line.
+/// A file name or a name in a project.xml may contain line breaks and terminal escape sequences.
+/// It must not be able to forge a log line.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     if field.name() != "message" {
         write!(writer, "{field}=")?;
@@ -145,9 +145,9 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
     Ok(())
 }
 
-/// The log filter: this program's lines at `level`, and library lines only from `warn` on.
+/// Returns the log filter: this program's lines at `level`, and lines of libraries from `warn` on.
 ///
-/// Library lines below `warn` repeat those of this program, for instance when a peer closes a
+/// Lines of libraries below `warn` repeat those of this program, for example when a peer closes a
 /// connection.
 fn directives(level: tracing::Level) -> Targets {
     Targets::new()
@@ -155,9 +155,9 @@ fn directives(level: tracing::Level) -> Targets {
         .with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
-/// Whether standard error goes to the journal: systemd passes the device and the inode.
+/// Whether standard error goes to the journal.
 ///
-/// See systemd.exec(5), JOURNAL_STREAM.
+/// systemd then sets JOURNAL_STREAM to its device and inode (systemd.exec(5)).
 fn is_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
         return false;

@@ -1,8 +1,8 @@
 //! A bounded queue of log lines, and the thread that writes them.
 //!
-//! Constraint: adding a line never waits, whatever the reader of the log does. While the reader
-//! stalls, as a full pipe or a stuck journald does, the queue fills up. Further lines are dropped and
-//! counted. The count is logged when the reader takes lines again.
+//! Constraint: adding a line never waits for the reader of the log. If the reader stops reading,
+//! the queue fills up, and further lines are dropped and counted. Examples are a full pipe and a
+//! journald that hangs. The count is logged when the reader continues.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,13 +19,13 @@ use tracing::warn;
 
 use super::journal::JournalEntry;
 
-/// The most memory that queued lines take: about 3,000 lines.
+/// The maximum memory of queued lines: about 3,000 lines.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// The number of bytes that one system call writes.
+/// The maximum number of bytes of one write.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
-/// How long the end of the program waits for a reader that stalls.
+/// How long the program waits at its end for a reader that does not read.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// An item of the log.
@@ -68,7 +68,7 @@ pub(super) struct Queue {
 
 struct Shared {
     state: Mutex<State>,
-    /// Notified when the queue gets its first item, and at the end.
+    /// Notified when the queue gets its first item, and when the program ends.
     filled: Condvar,
     /// Notified when all items are written.
     emptied: Condvar,
@@ -94,13 +94,13 @@ impl Queue {
         }
         state.bytes = bytes;
         state.items.push_back(item);
-        // A thread that is writing looks into the queue before it waits.
+        // If the thread is writing, it checks the queue itself before it waits.
         if !state.is_writing {
             self.shared.filled.notify_one();
         }
     }
 
-    /// Adds a text even if the queue is full. It must be one of the last.
+    /// Adds a text even if the queue is full. Only for the last text of the program.
     fn add_last(&self, text: String) {
         let mut state = self.shared.lock();
         state.items.push_back(Item::Text(text.into_bytes()));
@@ -108,7 +108,7 @@ impl Queue {
     }
 }
 
-/// The writer of a queue's text.
+/// Adds written text to the queue.
 impl io::Write for Queue {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.add(Item::Text(text.to_vec()));
@@ -122,7 +122,7 @@ impl io::Write for Queue {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Even if another thread panicked, the state is complete.
+        // The state is complete even if another thread panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -183,7 +183,7 @@ impl LogWriter {
         !self.thread.is_finished()
     }
 
-    /// Prints the reason why the program ends, as it is. It waits at most [`FLUSH_MAX`].
+    /// Prints why the program ends, without a log format. Waits at most [`FLUSH_MAX`].
     pub(crate) fn print_last(&self, text: impl std::fmt::Display) {
         self.queue.add_last(format!("{text}\n"));
         self.flush();
@@ -194,7 +194,7 @@ impl LogWriter {
         let shared = &self.queue.shared;
         let is_busy =
             |state: &mut State| !state.is_closed && (state.is_writing || !state.items.is_empty());
-        // After the time, a line that nobody reads is lost.
+        // After this time, lines that nobody reads are lost.
         let _ = shared
             .emptied
             .wait_timeout_while(shared.lock(), FLUSH_MAX, is_busy);
@@ -218,7 +218,7 @@ impl Drop for CloseOnDrop<'_> {
 }
 
 impl Shared {
-    /// Writes all items, for ever.
+    /// Writes all items. Never returns.
     fn write_all(&self, file: BorrowedFd<'_>) {
         let mut reported = 0;
         loop {
@@ -229,7 +229,7 @@ impl Shared {
                 continue;
             }
             let dropped = self.dropped.count();
-            // The warning must find room in the queue.
+            // There must be room in the queue for the warning.
             if dropped > reported && is_half_empty {
                 warn!(
                     dropped = dropped - reported,
@@ -267,7 +267,7 @@ impl Shared {
     }
 }
 
-/// The items that are written together: lines, then at most one entry of the journal.
+/// Items to write together: lines, then at most one entry of the journal.
 #[derive(Default)]
 struct Batch {
     text: Vec<u8>,
@@ -297,7 +297,7 @@ impl Batch {
     }
 }
 
-/// Writes a text completely, also to a pipe that another process made non-blocking.
+/// Writes all of a text, even to a pipe that another process made non-blocking.
 fn write_text(file: BorrowedFd<'_>, mut text: &[u8]) -> io::Result<()> {
     while !text.is_empty() {
         match rustix::io::write(file, text) {

@@ -1,6 +1,6 @@
 //! Counts attempts and latency for each minute of the last hour, for the page's charts.
 //!
-//! Constraint: counting takes a few nanoseconds, and the counts of an hour a few kilobytes of memory.
+//! Constraint: counting takes a few nanoseconds, and the counts of an hour take a few kilobytes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,16 +13,16 @@ const MINUTES: u64 = 60;
 pub(crate) struct Minute {
     /// The number of attempts with a 2xx answer.
     pub(crate) delivered: u64,
-    /// The number of other attempts.
+    /// The number of other attempts that ended.
     pub(crate) failed: u64,
     /// The number of first 2xx answers for live events.
     n_latencies: u64,
-    /// The sum of the times from their changes.
+    /// The sum of the times from the changes to these answers.
     latencies: Duration,
 }
 
 impl Minute {
-    /// The mean time from a change to its callback, in milliseconds.
+    /// Returns the mean time from a change to its callback, in milliseconds.
     pub(crate) fn latency_ms(&self) -> Option<u64> {
         let n = u128::from(self.n_latencies);
         let mean = self.latencies.as_millis().checked_div(n)?;
@@ -44,21 +44,21 @@ impl Minute {
     }
 }
 
-/// The minutes in which something happened, the oldest first, each with its number since the start.
+/// The minutes in which something happened, the oldest first, with their numbers.
 #[derive(Debug, Default)]
 pub(super) struct History(VecDeque<(u64, Minute)>);
 
-/// The number of a minute since the start.
+/// Returns the number of a minute since the start.
 const fn number(moment: Duration) -> u64 {
     moment.as_secs() / 60
 }
 
 impl History {
-    /// The minute at this time.
+    /// Returns the minute at this time, or a later one if that has begun.
     pub(super) fn at(&mut self, moment: Duration) -> Option<&mut Minute> {
         let now = number(moment);
         let last = self.0.back().map(|(last, _)| *last);
-        // Threads may come with times of two minutes, in any order.
+        // Near the end of a minute, threads may call this with times of both minutes in any order.
         if last.is_none_or(|last| last < now) {
             self.0.push_back((now, Minute::default()));
             while self.0.front().is_some_and(|(old, _)| *old + MINUTES <= now) {
@@ -68,7 +68,7 @@ impl History {
         self.0.back_mut().map(|(_, minute)| minute)
     }
 
-    /// The last hour, one item for each minute, the oldest first.
+    /// Returns the counts of each minute of the last hour, the oldest first.
     pub(super) fn last_hour(&self, moment: Duration) -> Vec<Minute> {
         let now = number(moment);
         (0..MINUTES)

@@ -1,7 +1,7 @@
 //! Explains why configured webhooks have no delivery of an event.
 //!
-//! Constraint: the reasons are those of the configuration that is read now, because the store keeps
-//! none. They follow the rule by which the engine selects webhooks.
+//! Constraint: the store does not keep the reasons. So they are found with the current
+//! configuration, by the same rule with which the engine selects webhooks.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ pub(crate) struct PassedOver {
     pub(crate) because: String,
 }
 
-/// Lists the configured webhooks that are not in `delivered`, with the reasons.
+/// Returns the configured webhooks that are not in `delivered`, with the reasons.
 pub(crate) fn passed_over(
     event: &Event,
     delivered: &BTreeSet<&str>,
@@ -57,7 +57,7 @@ pub(crate) fn passed_over(
         .collect()
 }
 
-/// The reason of a mismatch: a word, and a text.
+/// Explains a mismatch: as a word, and as a text.
 fn explained(mismatch: Mismatch, event: &Event) -> (&'static str, String) {
     match mismatch {
         Mismatch::Event => (

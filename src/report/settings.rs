@@ -1,7 +1,7 @@
 //! The settings that a running daemon uses, for listings.
 //!
-//! Constraint: the file may have changed since the daemon read it. So commands show the settings of the
-//! running daemon. They never contain secrets.
+//! Constraint: the file may have changed since the daemon read it. So listings show the settings
+//! of the running daemon. They never contain secrets.
 
 use std::collections::BTreeMap;
 
@@ -26,11 +26,11 @@ pub(crate) struct Settings {
 pub(crate) struct WebhookSettings {
     pub(crate) name: String,
     pub(crate) enabled: bool,
-    /// The URL without the parts that may be secrets.
+    /// The URL without parts that may be secrets.
     pub(crate) url: String,
     pub(crate) format: String,
     pub(crate) events: Vec<String>,
-    /// `None` if the webhook gets the events of every project.
+    /// The globs of `projects`. `None` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
     /// The globs of `when` by parameter. Empty without `when`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -1,9 +1,9 @@
 //! Checks names against the listing of their directory.
 //!
-//! Constraint: a lookup of a name can be wrong. A file system that ignores case finds a name in any
-//! spelling. A file system that caches names may miss an existing entry. A listing is always right,
-//! but takes time. So a directory is listed only if a lookup is not sufficient, and only once for
-//! each [`Root`].
+//! Constraint: looking up a name can give a wrong result. A file system that ignores case finds a
+//! name in any spelling. A file system that caches names may miss an existing entry. A listing is
+//! always right, but takes time. So a directory is listed only if a lookup is not enough, and only
+//! once for each [`Root`].
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 
 use super::{Root, stat_at};
 
-/// The cached facts about the directories of a root.
+/// What is known about the directories of a root.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     listed: RefCell<HashMap<String, HashSet<String>>>,
@@ -23,7 +23,7 @@ pub(super) struct Names {
 }
 
 impl Root {
-    /// Whether a path that a lookup did not find is really absent.
+    /// Whether a path that a lookup did not find really does not exist.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl Root {
         Ok(false)
     }
 
-    /// Whether an existing path has the same spelling as the listings of its directories.
+    /// Whether an existing path is spelled like this in the listings of its directories.
     ///
     /// # Errors
     ///
@@ -79,7 +79,7 @@ impl Root {
 
     /// Whether lookups in a directory may ignore case.
     ///
-    /// They may if a lookup also finds another spelling of this entry.
+    /// They may do so if a lookup of another spelling finds an entry too.
     fn may_ignore_case(&self, parent: &str, name: &str) -> bool {
         if let Some(known) = self.names.ignores_case.borrow().get(parent) {
             return *known;
@@ -100,8 +100,8 @@ impl Root {
 
 /// Whether a lookup in this directory finds every existing name.
 ///
-/// The answer is certain for file systems that are local to this machine. Others may ask another machine or
-/// process, and cache the answer that a name does not exist.
+/// This is certain for file systems that are local to this machine. Others may ask another machine
+/// or process, and may cache the answer that a name does not exist.
 #[cfg(target_os = "linux")]
 fn finds_every_name(directory: BorrowedFd<'_>) -> bool {
     // From linux/magic.h: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
@@ -124,7 +124,7 @@ fn other_spelling(name: &str) -> Option<String> {
     spellings.into_iter().find(|other| other != name)
 }
 
-/// The directories of a path, each with the name of the next component.
+/// Returns the directories of a path, each with the name of the next component.
 fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
     let ends = path.match_indices('/').map(|(end, _)| end);
     ends.chain([path.len()]).filter_map(|end| {
@@ -135,8 +135,8 @@ fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// Visits the entries of a directory except `.` and `..`, with their type if the listing has it.
 ///
-/// A name that is not UTF-8 is passed as an error, with the invalid bytes replaced. Rewind a
-/// directory that was already listed.
+/// If a name is not UTF-8, it is passed as an error, with the invalid bytes replaced. A directory
+/// that was already listed must be rewound first.
 pub(crate) fn list(
     directory: BorrowedFd<'_>,
     mut visit: impl FnMut(Result<&str, String>, FileType),

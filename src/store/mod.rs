@@ -14,7 +14,8 @@
 //! Modules: `contract` has the operations and their promises. [`batch`](Batch), `delivery`,
 //! `listing` and `error` have their types. `sqlite` and `postgres` implement it, and only
 //! they use SQL. `tests/store` tests both. They share `values`, `payload`, `answer` and `garbage`.
-//! `transfer` moves a state from one to the other. [`Store::open`] and [`Store::connect`] open them, and so do those of [`Listings`] and [`Operations`].
+//! `transfer` moves a state from one to the other. [`Store::open`] and [`Store::connect`] open
+//! them. [`Listings`] and [`Operations`] have functions with the same names.
 
 mod answer;
 mod batch;

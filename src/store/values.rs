@@ -99,7 +99,7 @@ pub(super) fn hash(what: &str, bytes: &[u8]) -> Result<ContentHash, Fault> {
         })
 }
 
-/// The hash of a text that may be too long for an index.
+/// Returns the hash of a text that may be too long for an index.
 pub(super) fn indexed(text: &str) -> Vec<u8> {
     ContentHash::of(text.as_bytes()).0.to_vec()
 }

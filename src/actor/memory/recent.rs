@@ -1,6 +1,6 @@
 //! Keeps the latest changes, by name and by file.
 //!
-//! Constraint: the number of changes and their age are bounded, also for a single file.
+//! Constraint: the number of changes and their age are limited, also for a single file.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

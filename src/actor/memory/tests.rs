@@ -1,4 +1,4 @@
-//! Tables of acts on a modelled tree, with the question and the answer.
+//! Tests with acts on the model of a directory tree, each with a question and its answer.
 
 use super::*;
 use crate::actor::{Assembled, Assembler, changes};
@@ -12,7 +12,7 @@ fn node(inode: u64) -> Node {
     ((8, 1), inode)
 }
 
-/// Feeds records of calls. Times are in milliseconds.
+/// Adds the records of calls. Times are in milliseconds.
 #[derive(Default)]
 struct Log {
     memory: Memory,
@@ -21,7 +21,7 @@ struct Log {
 }
 
 impl Log {
-    /// A call by a user: its number on x86_64, its flags, and its items `KIND NAME INODE`.
+    /// Adds a user's call: its number on x86_64, its flags, and its items `KIND NAME INODE`.
     fn call(&mut self, user: u32, time_ms: i64, number: u32, flags: u64, items: &[&str]) {
         self.keyed(user, time_ms, number, flags, items, "\"project-webhooks\"");
     }
@@ -98,7 +98,7 @@ impl Log {
         );
     }
 
-    /// Renames; `from` and `to` are a directory and a name. `over` is a replaced file.
+    /// Adds a rename. `from` and `to` are a directory and a name. `over` is a replaced file.
     fn rename(
         &mut self,
         user: u32,
@@ -129,7 +129,7 @@ impl Log {
     }
 }
 
-/// The path `org/project/project.xml`, of which these directories below the root exist.
+/// Returns the path `org/project/project.xml`, with these existing directories below the root.
 fn path(existing: &[u64]) -> PathNodes {
     let directories = std::iter::once(&ROOT).chain(existing);
     PathNodes {
@@ -179,12 +179,12 @@ fn a_removed_file_was_removed_by_the_last_who_removed_it() {
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 900)), None);
     log.remove(1, 1_000, PROJECT, "project.xml", FILE);
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 900)), Some(1));
-    // Another creates it again, and a third removes that one.
+    // A second user creates it again, and a third one removes that file.
     log.create(2, 1_100, PROJECT, "project.xml", 51);
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 900)), None);
     log.remove(3, 1_200, PROJECT, "project.xml", 51);
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 900)), Some(3));
-    // The record is of a later state, so the removal is of an earlier file.
+    // The recorded state is later, so an earlier file was removed.
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 1_300)), None);
 }
 
@@ -223,17 +223,17 @@ fn a_directory_that_was_moved_away_names_the_mover() {
         None,
     );
     assert_eq!(log.user(&gone(&[ORGANIZATION], 900)), Some(1));
-    // A later purge of the moved directory is not the delete.
+    // Purging the moved directory later is not the delete.
     log.remove(2, 1_100, PROJECT, "project.xml", FILE);
     log.remove(2, 1_100, 99, "old", PROJECT);
     assert_eq!(log.user(&gone(&[ORGANIZATION], 900)), Some(1));
     // A new empty directory changes nothing.
     log.make_directory(3, 1_200, ORGANIZATION, "project", 41);
     assert_eq!(log.user(&gone(&[ORGANIZATION, 41], 900)), Some(1));
-    // A directory that was moved here may have had the file.
+    // A directory that was moved here may have contained the file.
     log.rename(4, 1_300, (99, "new"), (ORGANIZATION, "project"), 42, None);
     assert_eq!(log.user(&gone(&[ORGANIZATION, 42], 900)), None);
-    // Whole organizations.
+    // Now the same for whole organizations.
     let mut log = Log::default();
     log.rename(5, 1_000, (ROOT, "org"), (99, "org"), ORGANIZATION, None);
     assert_eq!(log.user(&gone(&[], 900)), Some(5));
@@ -269,7 +269,7 @@ fn an_exchange_of_directories_names_who_exchanged_them() {
     assert_eq!(log.user(&gone(&[ORGANIZATION, 44], 900)), Some(6));
 }
 
-/// The project was in the directory `from` of the organization before.
+/// Asks about a project that was in the directory `from` of the organization before.
 fn moved(from: &[u64], existing: &[u64], since_ms: i64) -> Question {
     let mut before = path(from);
     before.names[1] = Arc::from(b"before".as_slice());
@@ -296,13 +296,14 @@ fn a_moved_project_names_the_last_mover() {
         None,
     );
     assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), Some(1));
-    // A state that is later than the move.
+    // The recorded state is later than the move.
     assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 1_100)), None);
-    // A later save is not the move.
+    // Saving the file later is not the move.
     log.create(2, 1_100, PROJECT, "project.xml", 51);
     log.write(2, 1_100, FILE);
     assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), Some(1));
-    // On to another place: then the record of the move to this place is missing.
+    // The project is moved on to another place, so the record of the move to this place is
+    // missing.
     let to = (ORGANIZATION, "third");
     log.rename(3, 1_200, (ORGANIZATION, "project"), to, PROJECT, None);
     assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), None);
@@ -377,11 +378,11 @@ fn a_new_file_was_named_by_its_creator_or_by_who_renamed_it() {
         Some(49),
     );
     assert_eq!(log.user(&appeared(1_005, 3)), Some(2));
-    // A later writer made another state.
+    // A later write made another state.
     log.write(3, 1_020, FILE);
     assert_eq!(log.user(&appeared(1_005, 3)), Some(2));
     assert_eq!(log.user(&appeared(1_021, 3)), Some(3));
-    // A later owner of the name is another file.
+    // A later file with this name is another file.
     log.rename(
         4,
         1_030,
@@ -413,7 +414,7 @@ fn a_directory_that_was_moved_in_names_the_mover() {
         None,
     );
     assert_eq!(log.user(&appeared(1_000, 1)), Some(2));
-    // A directory that was made elsewhere was moved here, although the record of that is missing.
+    // The directory was made elsewhere, so it was moved here. The record of that is missing.
     let mut made = Log::default();
     made.make_directory(1, 900, 99, "staging", PROJECT);
     made.create(1, 1_000, PROJECT, "project.xml", FILE);
@@ -439,7 +440,7 @@ fn a_rewritten_file_was_written_by_the_last_who_opened_it() {
     let mut log = Log::default();
     log.write(1, 1_000, FILE);
     assert_eq!(log.user(&rewritten(1_001, 500)), Some(1));
-    // An open that explains the state on record explains no later state.
+    // An open that explains the recorded state does not explain a later one.
     assert_eq!(log.user(&rewritten(3_000, 1_001)), None);
     log.write(2, 2_000, FILE);
     assert_eq!(log.user(&rewritten(2_001, 1_001)), Some(2));
@@ -448,11 +449,11 @@ fn a_rewritten_file_was_written_by_the_last_who_opened_it() {
         Some(1),
         "the second open was later"
     );
-    // chmod, an open for reading, and a failed call write nothing.
+    // chmod, an open for reading and a failed call write nothing.
     log.call(3, 2_500, 268, 0o600, &["NORMAL x 50"]);
     log.call(3, 2_500, 257, 0o100, &["NORMAL x 50"]);
     assert_eq!(log.user(&rewritten(2_600, 1_001)), Some(2));
-    // truncate.
+    // This is truncate.
     log.call(4, 2_600, 76, 0, &["NORMAL x 50"]);
     assert_eq!(log.user(&rewritten(2_600, 1_001)), Some(4));
 }
@@ -500,7 +501,7 @@ fn other_load_pushes_out_nothing_of_the_rule() {
         assert!(log.memory.len() <= OTHERS_MAX + 1);
     }
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 900)), Some(1));
-    // A call without the key counts as well.
+    // A call without the key counts too.
     log.keyed(
         9,
         1_002,

@@ -30,7 +30,7 @@ const LINES: usize = 5_000;
 
 /// The size of a part of a download, in bytes.
 ///
-/// Each part is read for itself, so a client that reads slowly holds no more than one.
+/// Each part is read separately, so a slow client keeps only one of them in memory.
 const PART: usize = 1024 * 1024;
 
 /// Reads an event and the first bytes of its payload.
@@ -136,7 +136,9 @@ impl Download {
     }
 }
 
-/// The rest of a payload cannot be read. It ends the connection, so the client sees that bytes lack.
+/// The rest of a payload cannot be read.
+///
+/// This error closes the connection, so the client notices that bytes are missing.
 #[derive(Debug, thiserror::Error)]
 #[error("the rest of the payload cannot be read")]
 struct Gone;

@@ -1,4 +1,4 @@
-//! The page of the new configuration: free ports, and the file with the token.
+//! Prepares the page for the new configuration: free ports, and the file with the token.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -19,9 +19,9 @@ const PORTS_MAX: u16 = 100;
 /// The name of the file with the token, next to the configuration.
 pub(super) const TOKEN_FILE: &str = "admin-token";
 
-/// Returns the first port from this one on that no other program uses at 127.0.0.1.
+/// Returns the first port, starting at this one, that no other program uses at 127.0.0.1.
 ///
-/// Without a free one, returns the first, so that the daemon reports the error.
+/// If none is free, returns the first one, so that the daemon reports the error.
 fn free_port(first: u16) -> u16 {
     let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     (first..first.saturating_add(PORTS_MAX))
@@ -39,7 +39,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Chooses ports that no other program uses now.
+    /// Finds ports that no other program uses now.
     pub(super) fn free() -> Self {
         Self {
             page: free_port(PAGE_PORT),
@@ -48,14 +48,14 @@ impl Ports {
     }
 }
 
-/// The file with the token. Unless it is kept, dropping it removes a file that `init` made.
+/// The file with the token. Dropping it removes a file that `init` made, unless it is kept.
 pub(super) struct TokenFile {
     pub(super) path: PathBuf,
     is_temporary: bool,
 }
 
 impl TokenFile {
-    /// Makes the file, which only its owner may read, with a random token. An existing one stays.
+    /// Makes the file with a random token. Only its owner may read it. An existing file stays.
     pub(super) fn make(config: &Path) -> anyhow::Result<Self> {
         let path = config.with_file_name(TOKEN_FILE);
         let shown = safe(&path.to_string_lossy());
@@ -85,7 +85,7 @@ impl TokenFile {
         Ok(made)
     }
 
-    /// Leaves the file where it is.
+    /// Keeps the file.
     pub(super) fn keep(&mut self) {
         self.is_temporary = false;
     }

@@ -1,7 +1,7 @@
 //! The SQLite state as the source or the target of a transfer.
 //!
-//! Constraint: the lock on the state directory is held, so no daemon uses the state. A command for
-//! deliveries may still change it, which [`Side::version`] shows.
+//! Constraint: the lock on the state directory is held, so no daemon uses the state. But a command
+//! for deliveries may still change it. [`Side::version`] shows that.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ const ROWS_MAX: usize = 1_000;
 /// The number of bytes after which a page ends.
 const BYTES_MAX: usize = 4 << 20;
 
-/// The columns that the target computes, with the values that they have until then.
+/// Columns that the target computes later, with their values until then.
 ///
-/// Moved deliveries are outside the range of ids of their event, as those of a replay are.
+/// Moved deliveries are outside the range of ids of their event, like those of a replay.
 const COMPUTED: [(&str, &str, &str); 5] = [
     ("payloads", "identity", "NULL"),
     ("files", "identity", ""),
@@ -34,7 +34,7 @@ const COMPUTED: [(&str, &str, &str); 5] = [
     ("deliveries", "is_replay", "1"),
 ];
 
-/// The state in a directory, without a daemon.
+/// The state in a state directory, without a daemon.
 pub(in crate::store) struct SqliteSide {
     connection: Connection,
     location: Arc<str>,
@@ -44,7 +44,7 @@ pub(in crate::store) struct SqliteSide {
 }
 
 impl SqliteSide {
-    /// Opens the state that leaves. It must exist.
+    /// Opens the state to move, which must exist.
     pub(in crate::store) fn source(directory: &Path) -> Result<Self, OpenError> {
         if !schema::database(directory).exists() {
             return Err(OpenError::Absent {
@@ -54,7 +54,7 @@ impl SqliteSide {
         Self::target(directory)
     }
 
-    /// Opens the state that rows go to. Creates it if it is missing.
+    /// Opens the state to move the rows to. Creates it if it does not exist.
     pub(in crate::store) fn target(directory: &Path) -> Result<Self, OpenError> {
         schema::prepare_directory(directory)?;
         let lock = StateLock::take(directory)?;
@@ -81,7 +81,7 @@ impl SqliteSide {
     }
 }
 
-/// Returns an error if a transfer keeps this state from being used.
+/// Returns an error if a daemon must not use this state because of a transfer.
 pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let wrap = |source| OpenError::from_sqlite(path, source);
     let text = connection
@@ -336,7 +336,7 @@ impl Side for SqliteSide {
     fn set_mark(&mut self, mark: &Mark, version: i64) -> Result<bool, StoreError> {
         let mut is_same = false;
         self.transact(|connection| {
-            // In the transaction nobody else writes.
+            // Within the transaction, nobody else writes.
             let found: i64 =
                 connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
             is_same = found == version;

@@ -2,15 +2,16 @@
 //!
 //! # Constraints
 //!
-//! - At any moment at most one of both states can be used by a daemon. So each state has a [`Mark`]:
-//!   a daemon does not start on an incomplete copy, and not on a state that was moved away.
-//! - A kill at any moment loses nothing: the same command goes on where it ended. Each page of rows
-//!   commits with the position after it.
-//! - Both states are compared row by row before the source gives its state away. If the source changed
-//!   after an interrupted run, the copy begins again.
+//! - A daemon can never use both states. So each state has a [`Mark`]: a daemon does not start
+//!   with an incomplete copy, or with a state that was moved away.
+//! - Killing the process at any time loses nothing. The same command then continues where it
+//!   ended, because each page of rows is committed with the position after it.
+//! - Before the source gives its state away, both states are compared row by row. If the source
+//!   has changed since an interrupted run, the copy starts again.
 //!
-//! The two last steps are in two databases: the source is marked as left, then the target as arrived.
-//! After a kill between them no daemon starts on either state, and the command completes the move.
+//! The last two steps are in different databases: the source is marked as left, then the target as
+//! arrived. If the process is killed in between, no daemon starts with either state, and the
+//! command completes the move.
 
 mod table;
 #[cfg(test)]
@@ -26,10 +27,10 @@ use crate::domain::project::{FileState, Role, Stamp};
 /// The key of the mark in the table `meta`.
 pub(super) const MARK: &str = "transfer";
 
-/// How often the copy begins again because the source changed.
+/// The number of times that the copy starts again because the source changed.
 const COPIES_MAX: usize = 3;
 
-/// The part of a state in a transfer. A state without a mark was never moved.
+/// The role of a state in a transfer. A state without a mark was never moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub(super) enum Mark {
@@ -45,16 +46,16 @@ pub(super) enum Mark {
     Left { id: String, to: String },
 }
 
-/// The row after which a copy goes on.
+/// The row after which a copy continues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
     /// The index in [`TABLES`].
     table: usize,
-    /// The key of the last copied row. It has the columns of the source's order.
+    /// The key of the last copied row, with the columns of the source's order.
     after: Option<Vec<Cell>>,
 }
 
-/// The numbers that outlive their rows.
+/// The numbers that stay after their rows are removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Numbers {
     pub(super) next_event: i64,
@@ -63,26 +64,26 @@ pub(super) struct Numbers {
     pub(super) last_swept_event: i64,
 }
 
-/// A page of rows, each with its key in the order of reading.
+/// A page of rows, each with its key, in the order of reading.
 pub(super) type Rows = Vec<(Vec<Cell>, Row)>;
 
-/// A state that no daemon uses, and that only this process changes.
+/// A state that no daemon uses and that only this process changes.
 pub(super) trait Side {
-    /// The state for messages.
+    /// Returns the name of the state for messages.
     fn location(&self) -> String;
 
     fn mark(&mut self) -> Result<Option<Mark>, StoreError>;
 
-    /// Whether the state has no rows.
+    /// Returns whether the state has no rows.
     fn is_empty(&mut self) -> Result<bool, StoreError>;
 
-    /// Removes all rows and sets the mark. Atomic.
+    /// Removes all rows and sets the mark, in one transaction.
     fn clear(&mut self, mark: &Mark) -> Result<(), StoreError>;
 
-    /// Reads some rows after a key, in the order of the keys. No rows mean the end.
+    /// Reads some rows after a key, in the order of the keys. Returns none at the end.
     fn page(&mut self, table: &Table, after: Option<&[Cell]>) -> Result<Rows, StoreError>;
 
-    /// Inserts rows and sets the mark. Atomic and durable.
+    /// Inserts rows and sets the mark, in one durable transaction.
     fn put(&mut self, table: &Table, rows: &[Row], mark: &Mark) -> Result<(), StoreError>;
 
     fn numbers(&mut self) -> Result<Numbers, StoreError>;
@@ -90,15 +91,15 @@ pub(super) trait Side {
     /// Sets the numbers, and the columns that are computed from several rows.
     fn complete(&mut self, numbers: Numbers) -> Result<(), StoreError>;
 
-    /// The key of the fingerprints of webhooks.
+    /// Returns the key of the fingerprints of webhooks.
     fn fingerprint_key(&self) -> [u8; 32];
 
     fn set_fingerprint_key(&mut self, key: &[u8; 32]) -> Result<(), StoreError>;
 
-    /// A number that differs from an earlier one if another process changed the state in between.
+    /// Returns a number that changes whenever another process changes the state.
     fn version(&mut self) -> Result<i64, StoreError>;
 
-    /// Sets the mark if the version is still the given one. Returns whether it is. Atomic, durable.
+    /// Sets the mark if the version is still this one. Returns whether it is. Atomic and durable.
     fn set_mark(&mut self, mark: &Mark, version: i64) -> Result<bool, StoreError>;
 }
 
@@ -113,7 +114,7 @@ pub enum TransferError {
         /// The target.
         target: String,
     },
-    /// The target has a part of another state.
+    /// The target contains a part of another state.
     #[error(
         "{target} has an incomplete copy of {from}: complete that move, or remove the copy. Nothing was changed"
     )]
@@ -162,7 +163,7 @@ pub enum TransferError {
 }
 
 impl OpenError {
-    /// Returns the error of opening a state with this mark, if no daemon may use it.
+    /// Returns an error if no daemon may use a state with this mark.
     pub(super) fn of_mark(text: &str, location: &str) -> Result<(), Self> {
         let location = location.to_owned();
         match serde_json::from_str(text) {
@@ -184,16 +185,16 @@ pub struct Transferred {
     pub from: String,
     /// The new place.
     pub to: String,
-    /// Whether the state was already there.
+    /// Whether an earlier run had already moved it.
     pub was_done: bool,
     /// Each table with its number of rows and their checksum.
     pub tables: Vec<(&'static str, u64, String)>,
 }
 
-/// The receiver of the progress: the table, and its number of copied rows.
+/// Called with the progress: the table, and its number of copied rows.
 pub type Copied<'a> = &'a mut dyn FnMut(&'static str, u64);
 
-/// Moves the state of the source to the target. `id` is the id of a new move.
+/// Moves the state of the source to the target. A new move gets this `id`.
 pub(super) fn transfer(
     source: &mut dyn Side,
     target: &mut dyn Side,
@@ -232,7 +233,7 @@ pub(super) fn transfer(
                 return Ok(transferred(source, target, false, &of_target));
             }
         }
-        // An earlier run was interrupted and the source changed since, or it changes now.
+        // The source changes now, or it changed after an earlier run was interrupted.
         if n_copies == COPIES_MAX {
             return Err(TransferError::Different {
                 origin: source.location(),
@@ -245,7 +246,7 @@ pub(super) fn transfer(
     }
 }
 
-/// The beginning of a transfer.
+/// How a transfer begins.
 enum Begun {
     Copy(Copy),
     Done,
@@ -271,7 +272,7 @@ fn begin(source: &mut dyn Side, target: &mut dyn Side, id: String) -> Result<Beg
         (Some(Mark::Left { id, .. }), Some(Mark::Arrived { id: found, .. })) if id == found => {
             Ok(Begun::Done)
         }
-        // Interrupted before the last step.
+        // An earlier run was interrupted before the last step.
         (
             Some(Mark::Left { id, .. }),
             Some(Mark::Arriving {
@@ -291,7 +292,7 @@ fn begin(source: &mut dyn Side, target: &mut dyn Side, id: String) -> Result<Beg
             }
             Ok(Begun::Copy(Copy { id, from, position }))
         }
-        // The state was moved from there to here, and now goes back.
+        // The state came from there, and now goes back.
         (Some(Mark::Arrived { id, .. }), Some(Mark::Left { id: found, .. })) if id == found => {
             copy.again(target)?;
             Ok(Begun::Copy(copy))
@@ -304,7 +305,7 @@ fn begin(source: &mut dyn Side, target: &mut dyn Side, id: String) -> Result<Beg
     }
 }
 
-/// A copy that is under way.
+/// A copy in progress.
 struct Copy {
     id: String,
     from: String,
@@ -320,7 +321,7 @@ impl Copy {
         }
     }
 
-    /// Begins again with an empty target.
+    /// Empties the target and starts again.
     fn again(&mut self, target: &mut dyn Side) -> Result<(), StoreError> {
         self.position = Position::default();
         target.clear(&self.mark())
@@ -379,7 +380,7 @@ fn transferred(
     }
 }
 
-/// The identity of the definition in a row of the table `files`, if the row has one.
+/// Returns the identity of the definition in a row of the table `files`, if it has one.
 pub(super) fn identity(row: &Row) -> Result<Option<String>, Fault> {
     let columns = TABLES.iter().find(|table| table.name == "files");
     let cell = |name: &str| {
@@ -440,7 +441,7 @@ fn digests(side: &mut dyn Side) -> Result<Vec<Digest>, StoreError> {
         .collect()
 }
 
-/// The name of the first table that differs.
+/// Returns the name of the first table that differs.
 fn first_difference(one: &[Digest], other: &[Digest]) -> Option<&'static str> {
     let mut digests = one.iter().zip(other);
     let index = digests.position(|(one, other)| one != other)?;

@@ -1,8 +1,8 @@
-//! The tables of a state, as far as every implementation has them.
+//! The tables of a state, with the columns that every implementation has.
 //!
-//! Constraint: nothing that a daemon needs may be missing. `tests` of the implementations compare the
-//! columns here with those of their database. A column that an implementation computes from others is
-//! not here: the target computes it.
+//! Constraint: nothing that a daemon needs may be missing. So the `tests` of each implementation
+//! compare these columns with those of their database. Columns that an implementation computes
+//! from others are not here: the target computes them.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub(in crate::store) struct Table {
     pub(in crate::store) columns: &'static [(&'static str, Kind)],
     /// The columns that identify a row.
     pub(in crate::store) key: &'static [&'static str],
-    /// The column with most of the bytes, if rows may be large.
+    /// The column with most of the bytes, in a table with large rows.
     pub(in crate::store) large: Option<&'static str>,
 }
 
@@ -21,7 +21,7 @@ pub(in crate::store) struct Table {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Kind {
     Integer,
-    /// An integer of 32 bits in PostgreSQL.
+    /// An integer that has 32 bits in PostgreSQL.
     Small,
     /// 0 or 1 in SQLite.
     Boolean,
@@ -192,10 +192,9 @@ pub(in crate::store) const TABLES: &[Table] = &[
     },
 ];
 
-/// The number of rows and a checksum of their values.
+/// The number of rows, and a checksum of their values.
 ///
-/// The sum does not depend on the order of the rows, because each implementation reads them in the
-/// order of its own key.
+/// The sum does not depend on the order of rows, because each implementation has its own order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Digest {
     pub(in crate::store) n_rows: u64,
@@ -224,7 +223,7 @@ impl Digest {
         self.sum = self.sum.wrapping_add(u128::from_le_bytes(half));
     }
 
-    /// The checksum as text.
+    /// Returns the checksum as text.
     pub(in crate::store) fn checksum(&self) -> String {
         format!("{:032x}", self.sum)
     }

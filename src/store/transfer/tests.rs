@@ -1,4 +1,4 @@
-//! A move is killed before and after each write, and always completes later.
+//! Kills a move before and after each write, and checks that it always completes later.
 
 use std::cell::Cell as Shared;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::*;
 
-/// A state in memory, which outlives a killed process.
+/// A state in memory, which stays when the process is killed.
 #[derive(Clone, Default)]
 struct State {
     tables: BTreeMap<&'static str, Vec<Row>>,
@@ -44,7 +44,7 @@ impl State {
         }
     }
 
-    /// Whether a daemon starts on it.
+    /// Whether a daemon would start with it.
     fn is_usable(&self) -> bool {
         !matches!(self.mark, Some(Mark::Left { .. } | Mark::Arriving { .. }))
     }
@@ -61,7 +61,8 @@ impl State {
 struct Life(Rc<Shared<Option<usize>>>);
 
 impl Life {
-    /// Makes a write, unless the process is killed before it. A kill after it is an error as well.
+    /// Writes, unless the process is killed before. If it is killed afterwards, returns an error
+    /// too.
     fn write(&self, work: impl FnOnce()) -> Result<(), StoreError> {
         let killed = || StoreError::new(&Arc::from("memory"), Fault::Closed);
         match self.0.get() {
@@ -105,7 +106,7 @@ impl Side for Memory<'_> {
         })
     }
 
-    /// The key is the index, and a page has two rows.
+    /// The key is the index of a row, and a page has two rows.
     fn page(&mut self, table: &Table, after: Option<&[Cell]>) -> Result<Rows, StoreError> {
         let first = match after {
             Some([Cell::Integer(last)]) => usize::try_from(*last).unwrap() + 1,
@@ -186,7 +187,7 @@ fn a_move_that_is_killed_at_any_write_completes_later() {
     for killed_at in 0.. {
         let (mut from, mut to) = (original.clone(), State::default());
         let is_done = run(&mut from, &mut to, Some(killed_at)).is_ok();
-        // A daemon can use one of both at most, and it is the one with everything.
+        // A daemon can use at most one of both states, and this one is complete.
         assert!(!(from.is_usable() && to.is_usable() && to.mark.is_some()));
         if from.is_usable() {
             assert_eq!(from.content(), original.content());
@@ -194,7 +195,7 @@ fn a_move_that_is_killed_at_any_write_completes_later() {
         if to.is_usable() && to.mark.is_some() {
             assert_eq!(to.content(), original.content());
         }
-        // Another kill at the next write, and then none.
+        // First with another kill at the next write, and then without.
         let _ = run(&mut from, &mut to, Some(1));
         let moved = run(&mut from, &mut to, None).unwrap();
         assert_eq!(moved.tables.iter().map(|(_, n, _)| n).sum::<u64>(), 14);
@@ -213,7 +214,7 @@ fn a_source_that_changed_after_a_kill_is_copied_again() {
     for killed_at in 1..20 {
         let (mut from, mut to) = (State::with(7), State::default());
         assert!(run(&mut from, &mut to, Some(killed_at)).is_err());
-        // A daemon ran on the source: it removed an event and recorded others.
+        // Meanwhile a daemon used the source. It removed an event and recorded others.
         let mut changed = State::with(9);
         changed.tables.get_mut("events").unwrap().remove(0);
         from.tables = changed.tables.clone();
@@ -228,9 +229,9 @@ fn a_source_that_changed_after_a_kill_is_copied_again() {
 fn a_state_goes_back_only_to_where_it_came_from() {
     let (mut first, mut second) = (State::with(3), State::default());
     run(&mut first, &mut second, None).unwrap();
-    // Once more changes nothing.
+    // Another run changes nothing.
     assert!(run(&mut first, &mut second, None).unwrap().was_done);
-    // A state that another one has replaced since.
+    // This state has been replaced by another one since.
     let mut other = State::with(4);
     assert!(matches!(
         run(&mut other, &mut second, None),
