@@ -95,10 +95,10 @@ fn the_image_sends_a_callback_as_a_user_who_may_do_nothing_else() {
     // The configuration of packaging/compose.yaml.
     let compose = fs::read(root().join("packaging/compose.yaml")).unwrap();
     let compose: Value = serde_yaml::from_slice(&compose).unwrap();
-    let config = compose["configs"]["configuration"]["content"]
-        .as_str()
-        .unwrap();
-    fs::write(directory.path().join("config.yaml"), config).unwrap();
+    let mounts = compose["services"]["project-webhooks"]["volumes"].to_string();
+    assert!(mounts.contains("./compose/config.yaml:/etc/"), "{mounts}");
+    let config = root().join("packaging/compose/config.yaml");
+    fs::copy(config, directory.path().join("config.yaml")).unwrap();
     let receiver = &compose["services"]["receiver"];
     assert_eq!(
         receiver["command"].to_string(),
