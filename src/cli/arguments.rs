@@ -33,14 +33,35 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
     ) -> Result<T, Error> {
         let read = self.read;
         let expected = format!("one of {}{}", self.words.join(", "), self.or);
+        let words = self.words.clone();
         StringValueParser::new()
-            .try_map(move |text| read(&text).ok_or_else(|| expected.clone()))
+            .try_map(move |text| {
+                read(&text).ok_or_else(|| match nearest(&text, &words) {
+                    Some(word) => format!("did you mean {word}? Expected {expected}"),
+                    None => expected.clone(),
+                })
+            })
             .parse_ref(command, argument, value)
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         Some(Box::new(self.words.iter().map(PossibleValue::new)))
     }
+}
+
+/// The word that a text most likely means: the only one that contains it, else a similar one.
+fn nearest(text: &str, words: &[&'static str]) -> Option<&'static str> {
+    let text = text.trim().to_lowercase().replace([' ', '_'], "-");
+    let containing: Vec<_> = words.iter().filter(|word| word.contains(&text)).collect();
+    match containing[..] {
+        [word] if !text.is_empty() => return Some(word),
+        _ => {}
+    }
+    let similar = words
+        .iter()
+        .map(|word| (strsim::jaro_winkler(&text, word), *word))
+        .max_by(|one, other| one.0.total_cmp(&other.0))?;
+    (similar.0 > 0.85).then_some(similar.1)
 }
 
 /// `--state`: the state of a delivery.
@@ -67,5 +88,26 @@ pub(super) fn log_level() -> OneOf<tracing::Level> {
         words: LOG_LEVELS.map(|(word, _)| word).to_vec(),
         or: "",
         read: |text| text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_near_miss_of_an_event_gets_a_suggestion() {
+        let words = EventKind::ALL.map(EventKind::as_str);
+        for (text, expected) in [
+            ("snapshot_restore", Some("snapshot-restore")),
+            ("Restore", Some("snapshot-restore")),
+            ("project-publsh", Some("project-publish")),
+            ("move", Some("project-move")),
+            ("test", None),
+            ("*", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(text, &words), expected, "{text}");
+        }
     }
 }

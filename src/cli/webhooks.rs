@@ -201,8 +201,36 @@ fn test(
         print_json(out, &request.exchange(attempt))?;
     } else {
         print_exchange(webhook, &attempt, delivered, style, out)?;
+        print_differences(webhook, event, out)?;
     }
     Ok(if delivered { DONE } else { FAILED })
+}
+
+/// Prints why the daemon would not send what the test sent.
+fn print_differences(
+    webhook: &Webhook,
+    event: Option<EventKind>,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let name = safe(webhook.name());
+    if !webhook.enabled {
+        writeln!(
+            out,
+            "note: {name} has enabled: false, so it gets tests only"
+        )?;
+    }
+    match event {
+        Some(event) if !webhook.subscription.events.contains(&event) => writeln!(
+            out,
+            "note: {name} does not subscribe to {}, so it gets samples of it only",
+            event.label()
+        ),
+        None => writeln!(
+            out,
+            "note: test is no event of a project; --event EVENT sends a sample of one"
+        ),
+        Some(_) => Ok(()),
+    }
 }
 
 fn print_exchange(

@@ -362,7 +362,31 @@ fn a_sample_of_each_event_has_its_parameters_and_the_origin_test() {
     let said = place
         .run(&["webhooks", "test", "catalog", "--event", "save"])
         .failed(2);
-    assert!(said.contains("project-save"), "{said}");
+    assert!(said.contains("did you mean project-save?"), "{said}");
+}
+
+#[test]
+fn a_test_says_what_the_daemon_would_not_send() {
+    let endpoint = Endpoint::start(204);
+    let webhooks = format!(
+        "  - {{ name: some, event: Project Publish, url: \"{0}\" }}\n  \
+         - {{ name: none, events: \"*\", url: \"{0}\", enabled: false }}\n",
+        endpoint.url
+    );
+    let place = Place::new(&webhooks);
+    let test = |name: &str, event: &[&str]| {
+        let arguments = [&["webhooks", "test", name], event].concat();
+        place.run(&arguments).succeeded()
+    };
+    let said = test("some", &["--event", "project-publish"]);
+    assert!(!said.contains("note:"), "{said}");
+    let said = test("some", &["--event", "project-import"]);
+    let expected = "note: some does not subscribe to Project Import, so it gets samples of it only";
+    assert!(said.contains(expected), "{said}");
+    let said = test("none", &["--event", "project-publish"]);
+    let expected = "note: none has enabled: false, so it gets tests only";
+    assert!(said.contains(expected), "{said}");
+    assert!(test("some", &[]).contains("--event EVENT"));
 }
 
 #[test]
