@@ -4,6 +4,7 @@
 //! metric, a line of `status` and a reason in `/readyz` never differ. Gauges and counts of the
 //! engine are fields of [`Snapshot`], and counts of attempts are fields of [`AttemptCounts`].
 
+mod fleet;
 mod passed_over;
 mod settings;
 
@@ -23,8 +24,9 @@ use crate::domain::state_size::StateSize;
 use crate::engine::status::{Snapshot, Status};
 use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
-use crate::store::{Listings, RecordedProblem, Store, StoreError, WebhookState};
+use crate::store::{LeaseView, Listings, RecordedProblem, Store, StoreError, WebhookState};
 
+pub(crate) use fleet::FleetReport;
 pub(crate) use passed_over::{PassedOver, passed_over};
 pub(crate) use settings::Settings;
 
@@ -164,6 +166,13 @@ impl Sources {
         *self.counted.lock().await = None;
     }
 
+    /// The lease of this process and its standbys, as last read. `None` without a lease.
+    pub(crate) fn lease(&self) -> Option<LeaseView> {
+        let view = self.store.fleet()?;
+        let view = view.borrow().clone();
+        Some(view)
+    }
+
     /// Returns the configured webhooks, and those that only the store has.
     pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
         let states = self.states().await?;
@@ -171,8 +180,14 @@ impl Sources {
     }
 }
 
-/// Returns the state of the engine in one line.
-pub(crate) fn summary(engine: &Snapshot) -> String {
+/// Returns the state of the engine, and of the lease if there is one, in one line.
+pub(crate) fn summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
+    let mut line = of_engine(engine);
+    line.extend(lease.map(fleet::summary));
+    line
+}
+
+fn of_engine(engine: &Snapshot) -> String {
     if let Some(trouble) = engine.troubles.values().next() {
         return format!("trouble: {trouble}");
     }
@@ -212,6 +227,10 @@ pub(crate) struct Report {
     pub(crate) recorded_projects: Option<usize>,
     pub(crate) incomplete: Vec<ProblemReport>,
     pub(crate) webhooks: Vec<WebhookReport>,
+    /// The processes that share the repository, if the state is in PostgreSQL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub(crate) fleet: Option<FleetReport>,
 }
 
 impl Report {
@@ -247,6 +266,10 @@ impl Report {
             state_dir: state_dir.display().to_string(),
             has_state: listings.is_some(),
             recorded_projects,
+            fleet: match listings {
+                Some(record) => record.fleet()?.map(FleetReport::of),
+                None => None,
+            },
             incomplete: incomplete.into_iter().map(ProblemReport::of).collect(),
             webhooks,
         })

@@ -21,22 +21,35 @@ use crate::domain::rescan::RescanReason;
 use crate::engine::status::Trouble;
 use crate::metrics::{Metrics, PREFIX};
 use crate::report::{DaemonReport, Standing, WebhookReport};
+use crate::store::{Fault, LeaseView};
 
 /// The content type of the text format (prometheus.io, "Exposition formats").
-const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How long a scrape waits for the store.
 const STORE_MAX: Duration = Duration::from_secs(5);
 
 pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     let sources = &admin.sources;
+    let lease = sources.lease();
     let webhooks = match tokio::time::timeout(STORE_MAX, sources.webhooks()).await {
         Ok(Ok(webhooks)) => webhooks,
+        // Without the database, the other figures say so.
+        Ok(Err(error)) if lease.is_some() && matches!(error.fault(), Fault::Unreachable(_)) => {
+            Vec::new()
+        }
+        Err(_) if lease.is_some() => Vec::new(),
         Ok(Err(error)) => return unavailable(&error.to_string()),
         Err(_) => return unavailable("reading the state takes too long"),
     };
     let now = sources.clock.now();
-    match text(&sources.daemon(), &webhooks, &sources.metrics, now) {
+    match text(
+        &sources.daemon(),
+        lease.as_ref(),
+        &webhooks,
+        &sources.metrics,
+        now,
+    ) {
         Ok(text) => ([(CONTENT_TYPE, FORMAT)], text).into_response(),
         Err(error) => unavailable(&error.to_string()),
     }
@@ -48,12 +61,16 @@ fn unavailable(why: &str) -> Response {
 
 fn text(
     daemon: &DaemonReport,
+    lease: Option<&LeaseView>,
     webhooks: &[WebhookReport],
     metrics: &Metrics,
     now: Timestamp,
 ) -> Result<String, prometheus::Error> {
     let figures = Figures(Registry::new_custom(Some(PREFIX.to_owned()), None)?);
     figures.daemon(daemon)?;
+    if let Some(view) = lease {
+        figures.lease(view)?;
+    }
     figures.counters(daemon)?;
     figures.webhooks(webhooks, now)?;
     let mut families = metrics.families();
@@ -61,6 +78,31 @@ fn text(
     families.sort_by(|one, other| one.name().cmp(other.name()));
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The name of the gauge that tells the working process from those that wait.
+const LEASE_HELD: &str = "lease_held";
+const LEASE_HELD_HELP: &str = "1 while this process watches the repository, 0 while it waits.";
+
+/// The figures of a process that waits for the lease or for the database.
+pub(super) fn of_waiting(database_reachable: bool) -> Result<String, prometheus::Error> {
+    let figures = Figures(Registry::new_custom(Some(PREFIX.to_owned()), None)?);
+    figures.gauges(LEASE_HELD, LEASE_HELD_HELP, &[], [(vec![], 0.0)])?;
+    figures.gauges(
+        "database_reachable",
+        "1 if the database answered the last request for the lease.",
+        &[],
+        [(vec![], flag(database_reachable))],
+    )?;
+    figures.gauges(
+        "build_info",
+        "1, with the version.",
+        &["version"],
+        [(vec![env!("CARGO_PKG_VERSION")], 1.0)],
+    )?;
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&figures.0.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -145,6 +187,34 @@ impl Figures {
             &["version"],
             [(version, 1.0)],
         )
+    }
+
+    /// The figures of a state in PostgreSQL. This process has the lease, as far as it knows.
+    fn lease(&self, view: &LeaseView) -> Result<(), prometheus::Error> {
+        let standbys = view.fleet.standbys.iter();
+        let n_standbys = standbys.filter(|standby| standby.is_waiting).count();
+        let epoch = view.fleet.lease.as_ref().map_or(0, |lease| lease.epoch);
+        for (name, help, value) in [
+            (LEASE_HELD, LEASE_HELD_HELP, 1.0),
+            (
+                "lease_epoch",
+                "The number of the lease; it grows with each take-over.",
+                epoch as f64,
+            ),
+            (
+                "standbys",
+                "Processes that wait for the lease.",
+                number(n_standbys),
+            ),
+            (
+                "database_reachable",
+                "1 if the database answered the last renewal of the lease.",
+                flag(view.is_reachable),
+            ),
+        ] {
+            self.gauges(name, help, &[], [(vec![], value)])?;
+        }
+        Ok(())
     }
 
     fn counters(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
@@ -291,7 +361,7 @@ mod tests {
     fn lines(metrics: &Metrics, parked: Vec<WebhookState>) -> Vec<String> {
         let webhooks = WebhookReport::all(metrics.configured(), parked);
         let daemon = DaemonReport::default();
-        let text = text(&daemon, &webhooks, metrics, Timestamp::UNIX_EPOCH).unwrap();
+        let text = text(&daemon, None, &webhooks, metrics, Timestamp::UNIX_EPOCH).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 

@@ -26,5 +26,8 @@ pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, Stri
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, format!("{}\n", summary(&snapshot)))
+    (
+        status,
+        format!("{}\n", summary(&snapshot, admin.sources.lease().as_ref())),
+    )
 }

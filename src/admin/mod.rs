@@ -26,6 +26,7 @@ mod routes;
 mod sessions;
 mod socket;
 pub(crate) mod stream;
+pub(crate) mod waiting;
 
 use std::path::PathBuf;
 use std::sync::Arc;

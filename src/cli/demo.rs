@@ -32,7 +32,7 @@ use super::output::Style;
 use super::{DONE, FAILED};
 use crate::clock::Clock;
 use crate::config::{self, SystemEnvironment};
-use crate::daemon::{Daemon, Rereading};
+use crate::daemon::{self, Daemon, Rereading};
 use crate::engine::status::Status;
 use crate::logging::{LogWriter, Logging};
 use crate::os;
@@ -79,7 +79,9 @@ pub(super) async fn run(
         level_is_fixed: level.is_some(),
     };
     let began = clock.moment();
-    let daemon = Daemon::start(Arc::new(config), rereading).await?;
+    let config = Arc::new(config);
+    let store = daemon::open_store(Arc::clone(&config)).await?;
+    let daemon = Daemon::start(config, store, rereading).await?;
     let mut play = Play {
         received,
         status: daemon.status(),

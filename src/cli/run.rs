@@ -10,8 +10,9 @@ use futures_util::{Stream, StreamExt};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
 use super::{CONFIGURATION, DONE, FAILED, HELD, failure, runtime};
+use crate::admin::waiting::{Wait, WaitingServer};
 use crate::config::{self, Config, SystemEnvironment};
-use crate::daemon::{Daemon, DaemonError, Rereading};
+use crate::daemon::{self, Daemon, DaemonError, Rereading};
 use crate::domain::lease::ASK_AGAIN;
 use crate::error::chain;
 use crate::logging::{LogWriter, Logging};
@@ -47,13 +48,25 @@ async fn start<'a>(
     signals: &mut (impl Stream<Item = c_int> + Unpin),
 ) -> Result<Option<Daemon<'a>>, DaemonError> {
     let mut reported = None;
+    let mut server = WaitingServer::new();
     loop {
-        let waits = match Daemon::start(Arc::clone(config), rereading).await {
+        let error = match daemon::open_store(Arc::clone(config)).await {
             Err(DaemonError::Open(
                 error @ (OpenError::Leased { .. } | OpenError::Unreachable { .. }),
-            )) => format!("waiting: {}", chain(&error)),
-            started => return started.map(Some),
+            )) => error,
+            Err(error) => return Err(error),
+            Ok(store) => {
+                server.stop().await;
+                let started = Daemon::start(Arc::clone(config), store, rereading).await;
+                return started.map(Some);
+            }
         };
+        let waits = format!("waiting: {}", chain(&error));
+        let wait = Wait {
+            reason: waits.clone(),
+            is_reachable: matches!(error, OpenError::Leased { .. }),
+        };
+        server.waits(wait, config.admin.as_ref()).await;
         if reported.as_ref() != Some(&waits) {
             tracing::warn!("{waits}");
             // Otherwise `systemctl start` would wait too.

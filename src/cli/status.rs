@@ -12,14 +12,16 @@ use bytesize::ByteSize;
 use jiff::Timestamp;
 
 use super::follow;
-use super::output::{BOLD, GREEN, RED, Style, YELLOW, counted, duration, print_json, safe, time};
+use super::output::{
+    BOLD, GREEN, RED, Style, YELLOW, between, counted, duration, print_json, safe, time,
+};
 use super::view::{location, print_pairs};
 use super::{DONE, FAILED, missing_socket, recorded, standing};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::state_size::{Fill, StateSize};
 use crate::engine::status::ActorReport;
-use crate::report::{Counts, INCOMPLETE_MAX, ProblemReport, Report, Settings};
+use crate::report::{Counts, FleetReport, INCOMPLETE_MAX, ProblemReport, Report, Settings};
 use crate::watch::Coverage;
 
 /// Show whether the daemon runs, what it watches, and each webhook's queue.
@@ -114,6 +116,10 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         pairs.extend(actor.map(|actor| ("who did it", who_did_it(actor))));
         pairs.push(("since start", since_start(&daemon.since_start)));
     }
+    if let Some(fleet) = &report.fleet {
+        pairs.push(("lease", lease(fleet, style)));
+        pairs.push(("standbys", standbys(fleet, now)));
+    }
     if !report.has_state {
         let note = "nothing is recorded yet: the daemon has never run with this state directory"
             .to_owned();
@@ -139,6 +145,40 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         standing::print_file_changed(out)?;
     }
     Ok(())
+}
+
+/// The process with the lease, in one line.
+fn lease(fleet: &FleetReport, style: &Style) -> String {
+    let Some(holder) = &fleet.holder else {
+        return format!("nobody ever had it; repository {}", safe(&fleet.repository));
+    };
+    let expired = if holder.is_valid {
+        ""
+    } else {
+        "; expired or given back"
+    };
+    format!(
+        "process {} on {} since {}, epoch {}{expired}; repository {}",
+        holder.pid,
+        safe(&holder.host),
+        time(holder.since, style),
+        holder.epoch,
+        safe(&fleet.repository)
+    )
+}
+
+/// The processes that wait for the lease, and those that no longer ask for it.
+fn standbys(fleet: &FleetReport, now: Timestamp) -> String {
+    let standbys = fleet.standbys.iter().map(|standby| {
+        let seen = duration(between(standby.last_seen, now));
+        let lost = if standby.is_waiting { "" } else { ", lost" };
+        let host = safe(&standby.host);
+        format!("process {} on {host}, seen {seen} ago{lost}", standby.pid)
+    });
+    match standbys.collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => "none".to_owned(),
+        all => all,
+    }
 }
 
 /// Describes the state directory, and the size of the state if a daemon runs.
@@ -228,10 +268,17 @@ fn print_daemon(report: &Report, style: &Style, out: &mut dyn Write) -> io::Resu
                 style.paint(YELLOW, "unknown"),
                 safe(reason)
             ),
-            None => format!(
-                "{}: no running daemon uses the state directory; showing the recorded state",
-                style.paint(YELLOW, "stopped")
-            ),
+            None => match report.fleet.as_ref().and_then(FleetReport::here) {
+                Some(standby) => format!(
+                    "{}: process {} on this machine waits for the lease; showing the recorded state",
+                    style.paint(YELLOW, "standby"),
+                    standby.pid
+                ),
+                None => format!(
+                    "{}: no running daemon uses the state directory; showing the recorded state",
+                    style.paint(YELLOW, "stopped")
+                ),
+            },
         };
         return writeln!(out, "{state}");
     };

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::health::Health;
+pub(crate) use self::start::open_store;
 use crate::admin::Request;
 use crate::clock::Clock;
 use crate::config::{Config, Environment, Retention};

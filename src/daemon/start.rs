@@ -32,20 +32,20 @@ use crate::store::{Fault, MetaKey, Store};
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
-    /// Starts all parts.
+    /// Starts all parts on an open state.
     ///
     /// # Errors
     ///
     /// The state or a webhook cannot be used, or a thread cannot be started.
     pub(crate) async fn start(
         config: Arc<Config>,
+        store: Store,
         rereading: Rereading<'a>,
     ) -> Result<Self, DaemonError> {
         os::raise_open_files();
         let clock = Clock::start();
         let targets = Targets::prepare(&config.webhooks, &config.network, |_| false);
         let targets = targets.map_err(first_of)?;
-        let store = open_store(Arc::clone(&config)).await?;
         keep_held_removals(&store, &config)?;
         let is_noted = note_at_start(&store, &config, clock).await?;
 
@@ -115,7 +115,12 @@ impl<'a> Daemon<'a> {
     }
 }
 
-async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError> {
+/// Opens the state of a configuration.
+///
+/// # Errors
+///
+/// The state cannot be used, or another process uses it.
+pub(crate) async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError> {
     tokio::task::spawn_blocking(move || Store::of(&config))
         .await
         .map_err(|_| DaemonError::PartEnded { part: "the store" })?

@@ -20,7 +20,7 @@ use crate::engine::Input;
 use crate::engine::status::Status;
 use crate::os;
 use crate::report::summary;
-use crate::store::Notice;
+use crate::store::{LeaseView, Notice};
 
 /// The time between two attempts to store the fingerprints of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
@@ -59,6 +59,7 @@ impl Daemon<'_> {
     ) -> Result<(), DaemonError> {
         let part_ended = |part| Err(DaemonError::PartEnded { part });
         let mut status = self.status.subscribe();
+        let mut lease = self.store.fleet();
         let mut announced = Announced::default();
         let mut retry = tokio::time::interval(NOTED_AGAIN);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,9 +101,15 @@ impl Daemon<'_> {
                     }
                 }
                 Ok(()) = status.changed() => {
-                    let line = summary(&status.borrow_and_update());
+                    let view = lease.as_ref().map(|lease| lease.borrow().clone());
+                    let line = summary(&status.borrow_and_update(), view.as_ref());
                     let is_started = status.borrow().is_started();
                     announced.change(is_started, line);
+                }
+                () = next_view(&mut lease) => {
+                    let view = lease.as_ref().map(|lease| lease.borrow().clone());
+                    let line = summary(&status.borrow(), view.as_ref());
+                    announced.change(announced.is_started, line);
                 }
             }
         }
@@ -134,7 +141,8 @@ impl Daemon<'_> {
         }
         let reloaded = self.reload(trigger).await;
         if announced.is_started {
-            announced.line = summary(&self.status.snapshot());
+            let view = self.store.fleet().map(|lease| lease.borrow().clone());
+            announced.line = summary(&self.status.snapshot(), view.as_ref());
             os::notify_ready(&announced.line);
         }
         reloaded
@@ -162,6 +170,16 @@ async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -> Notice {
         && notices.changed().await.is_ok()
     {
         return *notices.borrow_and_update();
+    }
+    std::future::pending().await
+}
+
+/// Waits until the database tells something new of the lease.
+async fn next_view(lease: &mut Option<watch::Receiver<LeaseView>>) {
+    if let Some(lease) = lease
+        && lease.changed().await.is_ok()
+    {
+        return;
     }
     std::future::pending().await
 }

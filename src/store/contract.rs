@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use super::batch::{Batch, Committed, MetaKey};
 use super::delivery::{AttemptLog, Claims, Finish};
 use super::error::StoreError;
+use super::fleet::{Fleet, LeaseView};
 use super::listing::{
     Collected, EventFilter, ListedDelivery, ListedEvent, Page, PayloadPart, RecordedProblem,
     Replay, Selector, Space, WebhookState,
@@ -199,6 +200,9 @@ pub trait Backend: Recording + Delivering {
     /// Subscribes to the acts of other processes. `None` if no other process can use the store.
     fn notices(&self) -> Option<watch::Receiver<Notice>>;
 
+    /// Subscribes to the lease of this process and its standbys, as last read. `None` without a lease.
+    fn fleet(&self) -> Option<watch::Receiver<LeaseView>>;
+
     /// Commits queued writes and closes the store. Blocks.
     ///
     /// Every later call fails with [`Fault::Closed`](super::Fault::Closed).
@@ -289,6 +293,9 @@ pub trait Listing {
 
     /// Reads a fact about the whole repository.
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;
+
+    /// Reads the lease and the processes that wait for it. `None` if the store has no lease.
+    fn fleet(&self) -> Result<Option<Fleet>, StoreError>;
 }
 
 /// A callback for progress. It gets the number of deliveries that were handled since its last

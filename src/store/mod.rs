@@ -22,6 +22,7 @@ mod batch;
 mod contract;
 mod delivery;
 mod error;
+mod fleet;
 mod garbage;
 mod listing;
 mod payload;
@@ -42,6 +43,7 @@ pub use batch::{
 pub use contract::{Answer, Backend, Delivering, Listing, Notice, Operating, Progress, Recording};
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
+pub use fleet::{Fleet, Holder, LeaseView, Process, Standby};
 pub use listing::{
     Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, Page, PayloadPart,
     RecordedProblem, Replay, Selector, Space, WebhookState,

@@ -1,12 +1,12 @@
 //! A server of PostgreSQL that ends with the tests.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,20 @@ impl Postgres {
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
 
+    /// Switches TLS on, with this certificate and key.
+    pub fn enable_tls(&self, certificate: &str, key: &str) {
+        for (name, content) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.directory.join("data").join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            if rustix::process::geteuid().is_root() {
+                chown(&path, id_of(USER), None).unwrap();
+            }
+        }
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on");
+        self.sql("postgres", "SELECT pg_reload_conf()");
+    }
+
     /// Stops the server as a crash does: with `pg_ctl stop -m immediate`.
     pub fn crash(&self) {
         self.control(&["-m", "immediate", "stop"]);
@@ -186,6 +200,7 @@ fn id_of(user: &str) -> Option<u32> {
 pub struct Relay {
     pub port: u16,
     streams: Arc<Mutex<Vec<TcpStream>>>,
+    is_closed: Arc<AtomicBool>,
 }
 
 impl Relay {
@@ -194,9 +209,14 @@ impl Relay {
         let port = listener.local_addr().unwrap().port();
         let streams = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&streams);
+        let is_closed = Arc::new(AtomicBool::new(false));
+        let closed = Arc::clone(&is_closed);
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
+                if closed.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else {
                     continue;
                 };
@@ -210,7 +230,22 @@ impl Relay {
                 kept.lock().unwrap().extend([client, server]);
             }
         });
-        Self { port, streams }
+        Self {
+            port,
+            streams,
+            is_closed,
+        }
+    }
+
+    /// Cuts all connections, and later ones too until [`Relay::open`].
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Lets connections through again.
+    pub fn open(&self) {
+        self.is_closed.store(false, Ordering::SeqCst);
     }
 
     /// Cuts all connections. Later ones work.

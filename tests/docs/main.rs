@@ -29,7 +29,7 @@ use blocks::{Block, root};
 use project_webhooks::config::{Config, load_str};
 
 /// The kinds of blocks with their languages and numbers. A block without one would never be run.
-const KINDS: [(&str, &str, usize); 25] = [
+const KINDS: [(&str, &str, usize); 26] = [
     ("picture", "text", 1),
     ("commands", "sh", 1),
     ("demo", "text", 1),
@@ -53,6 +53,8 @@ const KINDS: [(&str, &str, usize); 25] = [
     ("package-start", "sh", 1),
     ("unit", "ini", 1),
     ("map", "text", 1),
+    // tests/database runs these.
+    ("fleet", "sh", 5),
     // tests/systemd runs these in a container.
     ("run:", "sh", 15),
     ("by", "sh", 1),

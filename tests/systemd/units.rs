@@ -40,7 +40,14 @@ fn every_example_is_explained_and_has_its_settings() {
         assert!(directives(&format!("examples/{name}")).len() >= 2, "{name}");
         names.insert(name);
     }
-    for name in ["credentials", "group", "home", "nfs", "notify-reload"] {
+    for name in [
+        "credentials",
+        "group",
+        "home",
+        "nfs",
+        "notify-reload",
+        "postgres",
+    ] {
         assert!(names.contains(&format!("{name}.conf")), "{name}");
     }
 }

@@ -15,7 +15,7 @@ use crate::admin::routes::Server;
 use crate::domain::state_size::Fill;
 use crate::engine::status::Trouble;
 use crate::metrics::Minute;
-use crate::report::{DaemonReport, INCOMPLETE_MAX, ProblemReport, Report, Standing};
+use crate::report::{DaemonReport, FleetReport, INCOMPLETE_MAX, ProblemReport, Report, Standing};
 
 pub(super) async fn view(State(server): State<Arc<Server>>) -> Result<Page, Failure> {
     let sources = &server.admin.sources;
@@ -147,7 +147,7 @@ fn facts(report: &Report, daemon: &DaemonReport) -> Markup {
         || "–".to_owned(),
         |seconds| format!("{:.1} ms", seconds * 1_000.0),
     );
-    pairs(&[
+    let mut facts = vec![
         ("Repository", html! { (report.repository) }),
         ("Projects", html! { (report.projects()) }),
         (
@@ -173,7 +173,36 @@ fn facts(report: &Report, daemon: &DaemonReport) -> Markup {
                 (duration(daemon.uptime_seconds.saturating_mul(1_000)))
             },
         ),
-    ])
+    ];
+    if let Some(fleet) = &report.fleet {
+        facts.push(("Lease", lease(fleet)));
+        facts.push(("Standbys", standbys(fleet)));
+    }
+    pairs(&facts)
+}
+
+fn lease(fleet: &FleetReport) -> Markup {
+    html! {
+        @match &fleet.holder {
+            Some(holder) => {
+                "Process " (holder.pid) " on " (holder.host) " since " (time(holder.since))
+                ", epoch " (holder.epoch)
+                @if !holder.is_valid { ", expired or given back" }
+            }
+            None => "–",
+        }
+    }
+}
+
+fn standbys(fleet: &FleetReport) -> Markup {
+    html! {
+        @if fleet.standbys.is_empty() { "none" }
+        @for (number, standby) in fleet.standbys.iter().enumerate() {
+            @if number > 0 { "; " }
+            "process " (standby.pid) " on " (standby.host) ", last seen " (time(standby.last_seen))
+            @if !standby.is_waiting { ", lost" }
+        }
+    }
 }
 
 fn queues(report: &Report) -> Markup {

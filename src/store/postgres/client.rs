@@ -1,6 +1,7 @@
 //! The client of the command line: it blocks, and has a runtime of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use tokio::runtime::Runtime;
@@ -17,6 +18,8 @@ use crate::store::error::{Fault, OpenError, StoreError};
 pub(super) struct Client {
     pool: Pool,
     repository: i32,
+    /// The length of leases.
+    pub(super) lease: Duration,
     pub(super) location: Arc<str>,
     // Dropped last, because it drives the connections of the pool.
     runtime: Runtime,
@@ -55,6 +58,7 @@ impl Client {
         Ok(Self {
             pool,
             repository,
+            lease: settings.lease,
             location,
             runtime,
         })

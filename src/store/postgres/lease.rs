@@ -16,11 +16,13 @@ use deadpool_postgres::Pool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::fleet::{self, LastRead};
 use super::row;
 use super::session::{Session, statement};
 use crate::domain::lease::{Input, LeaseState, Next, Request};
 use crate::store::contract::Notice;
 use crate::store::error::Fault;
+use crate::store::fleet::Fleet;
 
 /// The lease of this process.
 #[derive(Clone, Copy, Debug)]
@@ -53,10 +55,12 @@ pub(super) async fn acquire(
             .begin(
                 "BEGIN",
                 vec![statement!(
-                    "INSERT INTO leases AS l (repository, epoch, holder, leased_until) \
-                     VALUES ($1, 1, $2, clock_timestamp() + make_interval(secs => $3)) \
+                    "INSERT INTO leases AS l (repository, epoch, holder, since, leased_until) \
+                     VALUES ($1, 1, $2, clock_timestamp(), \
+                     clock_timestamp() + make_interval(secs => $3)) \
                      ON CONFLICT (repository) DO UPDATE SET epoch = l.epoch + 1, \
-                     holder = excluded.holder, leased_until = excluded.leased_until \
+                     holder = excluded.holder, since = excluded.since, \
+                     leased_until = excluded.leased_until \
                      WHERE l.leased_until < clock_timestamp() RETURNING epoch",
                     repository,
                     holder.to_owned(),
@@ -74,6 +78,8 @@ pub(super) async fn acquire(
         // This waits for a commit of the former holder.
         let sql = "UPDATE repositories SET epoch = $2 WHERE id = $1 RETURNING changes";
         let rows = session.rows(statement!(sql, repository, epoch)).await?;
+        let present = fleet::wait_no_longer(repository, holder);
+        session.rows(present).await?;
         Ok(Attempt::Got(Lease {
             repository,
             epoch,
@@ -87,20 +93,36 @@ pub(super) async fn acquire(
 
 impl Lease {
     /// Renews the lease. Returns the number of changes by operators, or `None` if the lease is lost.
-    async fn renew(&self, pool: &Pool) -> Result<Option<i64>, Fault> {
+    async fn renew(&self, pool: &Pool, last_read: &LastRead) -> Result<Option<i64>, Fault> {
         let mut session = Session::of(pool).await?;
-        let rows = session
-            .rows(statement!(
-                "UPDATE leases l SET leased_until = \
-                 clock_timestamp() + make_interval(secs => $3) \
-                 FROM repositories r WHERE l.repository = $1 AND l.epoch = $2 AND r.id = $1 \
-                 RETURNING r.changes",
-                self.repository,
-                self.epoch,
-                self.length.as_secs_f64()
-            ))
-            .await?;
-        rows.first().map(|found| row::number(found, 0)).transpose()
+        let length = self.length.as_secs_f64();
+        let mut statements = vec![statement!(
+            "UPDATE leases l SET leased_until = \
+             clock_timestamp() + make_interval(secs => $3) \
+             FROM repositories r WHERE l.repository = $1 AND l.epoch = $2 AND r.id = $1 \
+             RETURNING r.changes",
+            self.repository,
+            self.epoch,
+            length
+        )];
+        // The same round trip reads who else is there.
+        statements.extend(fleet::statements(self.repository, length));
+        let answers = session.pipeline(statements).await?;
+        let Some((renewed, fleet)) = answers.split_first() else {
+            return Ok(None);
+        };
+        last_read.set(fleet::of_rows(fleet)?);
+        renewed
+            .first()
+            .map(|found| row::number(found, 0))
+            .transpose()
+    }
+
+    /// Reads the lease with its standbys.
+    pub(super) async fn fleet(&self, pool: &Pool) -> Result<Fleet, Fault> {
+        let mut session = Session::of(pool).await?;
+        let reads = fleet::statements(self.repository, self.length.as_secs_f64());
+        fleet::of_rows(&session.consistently(reads.into()).await?)
     }
 
     /// Gives the lease back, so that another process need not wait for its end.
@@ -117,14 +139,20 @@ impl Lease {
     }
 
     /// Does what [`LeaseState`] says until `stop`, or until another process has taken the lease over.
-    pub(super) async fn keep(self, pool: Pool, notices: Notices, stop: CancellationToken) {
+    pub(super) async fn keep(
+        self,
+        pool: Pool,
+        notices: Notices,
+        last_read: LastRead,
+        stop: CancellationToken,
+    ) {
         let granted = Input::Granted { epoch: self.epoch };
         let (mut state, mut next) = LeaseState::Waiting.handle(granted, self.length);
         let mut n_changes = self.n_changes;
         while let Some(Next { request, after }) = next {
             let sent = async {
                 tokio::time::sleep(after).await;
-                self.send(request, &pool).await
+                self.send(request, &pool, &last_read).await
             };
             let answer = tokio::select! {
                 answer = sent => answer,
@@ -142,15 +170,16 @@ impl Lease {
     }
 
     /// Sends a request. Returns its answer.
-    async fn send(&self, request: Request, pool: &Pool) -> Answer {
+    async fn send(&self, request: Request, pool: &Pool, last_read: &LastRead) -> Answer {
         match request {
-            Request::Renew { .. } => match self.renew(pool).await {
+            Request::Renew { .. } => match self.renew(pool, last_read).await {
                 Ok(Some(n_changes)) => Answer {
                     input: Input::Renewed,
                     n_changes: Some(n_changes),
                 },
                 Ok(None) => Input::Stale.into(),
                 Err(fault) => {
+                    last_read.unanswered();
                     tracing::debug!(%fault, "cannot renew the lease; retrying");
                     Input::Unanswered.into()
                 }
@@ -205,11 +234,4 @@ impl Notices {
     pub(super) fn superseded(&self) {
         self.0.send_modify(|notice| notice.is_superseded = true);
     }
-}
-
-/// The name of this process for other processes and operators.
-pub(super) fn name() -> String {
-    let system = rustix::system::uname();
-    let host = system.nodename().to_string_lossy();
-    format!("process {} on {host}", std::process::id())
 }

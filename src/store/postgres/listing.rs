@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 
 use super::client::Client;
 use super::session::{CONSISTENTLY, Session, Statement, Value, statement};
-use super::{recorded, row, webhooks};
+use super::{fleet, recorded, row, webhooks};
 use crate::config::Postgres;
 use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
@@ -20,6 +20,7 @@ use crate::store::batch::MetaKey;
 use crate::store::contract::Listing;
 use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
+use crate::store::fleet::Fleet;
 use crate::store::listing::{
     EventFilter, ListedDelivery, ListedEvent, Page, PayloadPart, RecordedProblem, Selector,
     WebhookState,
@@ -255,6 +256,16 @@ impl Listing for PostgresListings {
 
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
         self.read(async |session, repository| recorded::meta(session, repository, key).await)
+    }
+
+    fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
+        let length = self.client.lease.as_secs_f64();
+        self.client.block_on(async |session, repository| {
+            let reads = fleet::statements(repository, length);
+            Ok(Some(fleet::of_rows(
+                &session.consistently(reads.into()).await?,
+            )?))
+        })
     }
 }
 

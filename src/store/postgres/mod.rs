@@ -19,6 +19,7 @@
 //! - `queue` claims and finishes the deliveries of `lanes`. `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
 //! - `client` connects the command line, with `listing`, `operations` and `replay`.
+//! - `fleet` reads the lease with its standbys.
 //! - `changes` tells daemons of an operator's changes.
 //! - `transfer` reads and writes all rows, to move a state.
 
@@ -28,6 +29,7 @@ mod connect;
 mod delivering;
 mod error;
 mod facts;
+mod fleet;
 mod lanes;
 mod lease;
 mod listing;
@@ -58,6 +60,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use self::connect::open_error;
+use self::fleet::LastRead;
 use self::lease::{Attempt, Lease, Notices};
 pub(super) use self::listing::PostgresListings;
 pub(super) use self::operations::PostgresOperations;
@@ -67,6 +70,7 @@ pub(super) use self::transfer::PostgresSide;
 use self::worker::Worker;
 use super::contract::{Backend, Notice};
 use super::error::{Fault, OpenError, StoreError};
+use super::fleet::{LeaseView, Process};
 use super::garbage::Garbage;
 use crate::config::Postgres;
 
@@ -82,6 +86,7 @@ struct Shared {
     pool: Pool,
     location: Arc<str>,
     lease: Lease,
+    last_read: LastRead,
     key: FingerprintKey,
     notices: Notices,
     garbage: Mutex<Garbage>,
@@ -206,7 +211,8 @@ impl PostgresStore {
         let stop = self.stop.clone();
         self.start_task(async move {
             let (pool, notices) = (shared.pool.clone(), shared.notices.clone());
-            shared.lease.keep(pool, notices, stop).await;
+            let last_read = shared.last_read.clone();
+            shared.lease.keep(pool, notices, last_read, stop).await;
         });
         let (notices, repository) = (self.shared.notices.clone(), self.shared.lease.repository);
         let stop = self.stop.clone();
@@ -277,11 +283,14 @@ async fn open(
     schema::migrate(&pool, &location).await?;
     let fault = |fault| open_error(&location, fault);
     let (repository, stored_key) = register(&pool, settings).await.map_err(fault)?;
-    let name = lease::name();
+    let name = Process::this().to_string();
     let attempt = lease::acquire(&pool, repository, &name, settings.lease).await;
     let lease = match attempt.map_err(fault)? {
         Attempt::Got(lease) => lease,
         Attempt::Held(holder) => {
+            if purpose == Purpose::Work {
+                fleet::wait(&pool, repository, &name).await.map_err(fault)?;
+            }
             return Err(OpenError::Leased {
                 location,
                 repository: settings.repository.clone(),
@@ -297,7 +306,9 @@ async fn open(
             return Err(error);
         }
     }
+    let last_read = LastRead::new(lease.fleet(&pool).await.map_err(fault)?);
     Ok(Shared {
+        last_read,
         pool,
         location,
         lease,
@@ -349,6 +360,10 @@ impl Backend for PostgresStore {
 
     fn notices(&self) -> Option<watch::Receiver<Notice>> {
         Some(self.shared.notices.subscribe())
+    }
+
+    fn fleet(&self) -> Option<watch::Receiver<LeaseView>> {
+        Some(self.shared.last_read.subscribe())
     }
 
     fn close(&self) {

@@ -21,6 +21,7 @@ use crate::store::batch::MetaKey;
 use crate::store::contract::Listing;
 use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
+use crate::store::fleet::Fleet;
 use crate::store::listing::{
     EventFilter, ListedDelivery, ListedEvent, Page, PayloadPart, RecordedProblem, Selector,
     WebhookState,
@@ -203,6 +204,10 @@ impl Listing for SqliteListings {
 
     fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
         self.read(|connection| recorded::meta(connection, key))
+    }
+
+    fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
+        Ok(None)
     }
 }
 

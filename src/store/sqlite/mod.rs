@@ -74,6 +74,7 @@ use tokio::sync::watch;
 
 use super::contract::{Backend, Notice};
 use super::error::{Fault, OpenError, StoreError};
+use super::fleet::LeaseView;
 use super::garbage::Garbage;
 use committer::Committer;
 use key::FingerprintKey;
@@ -268,6 +269,10 @@ impl Backend for SqliteStore {
     }
 
     fn notices(&self) -> Option<watch::Receiver<Notice>> {
+        None
+    }
+
+    fn fleet(&self) -> Option<watch::Receiver<LeaseView>> {
         None
     }
 

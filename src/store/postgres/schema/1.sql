@@ -33,7 +33,17 @@ CREATE TABLE leases (
     repository   INTEGER     NOT NULL PRIMARY KEY,
     epoch        BIGINT      NOT NULL,
     holder       TEXT        NOT NULL,
+    since        TIMESTAMPTZ NOT NULL,
     leased_until TIMESTAMPTZ NOT NULL
+) WITH (fillfactor = 50);
+
+-- The processes that wait for the lease on a repository.
+CREATE TABLE standbys (
+    repository INTEGER     NOT NULL,
+    process    TEXT        NOT NULL,
+    since      TIMESTAMPTZ NOT NULL,
+    seen       TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (repository, process)
 ) WITH (fillfactor = 50);
 
 -- Facts about a repository.

@@ -1,39 +1,13 @@
-//! `migrate-store` with the real binary: a state goes to PostgreSQL and back, and nothing is lost.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "a test may fail by panicking, and owns its clock"
-)]
-
-mod common;
+//! `migrate-store`: a state goes to PostgreSQL and back, and nothing is lost.
 
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::common::{Daemon, Endpoint, Home, Postgres, Settings, Webhook, sorted, wait_until, xml};
+use super::{server, store};
 use axum::http::StatusCode;
-use common::{Daemon, Endpoint, Home, Postgres, Settings, Webhook, skip, sorted, wait_until, xml};
 use project_webhooks::receiver::{Received, Reply};
 use serde_json::{Value, json};
-
-/// The server of all tests. Its own shell stops it when this process ends.
-fn server(test: &str) -> Option<&'static Postgres> {
-    static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
-    let server = SERVER.get_or_init(Postgres::start);
-    if server.is_none() {
-        skip(test, "needs Debian's package postgresql");
-    }
-    server.as_ref()
-}
-
-/// The line of the configuration that puts the state into this database.
-fn store(connection: &str) -> String {
-    format!("store: {{ postgres: \"{connection}\", lease: 2s }}")
-}
 
 fn migrate(home: &Home, to: &str) -> Output {
     start_migration(home, to).output().unwrap()
@@ -422,7 +396,12 @@ fn columns_of_postgres(server: &Postgres, database: &str) -> Vec<String> {
     let sql = "SELECT table_name || '.' || column_name FROM information_schema.columns \
          WHERE table_schema = 'public' AND column_name NOT IN ('repository', 'path_hash')";
     let found = server.sql(database, sql);
-    let own = ["repositories.", "leases.", "project_webhooks_schema."];
+    let own = [
+        "repositories.",
+        "leases.",
+        "standbys.",
+        "project_webhooks_schema.",
+    ];
     sorted(
         found
             .lines()

@@ -1,0 +1,111 @@
+//! The admin server of a process that waits for its lease or for the database.
+//!
+//! Constraint: it must release its address before the daemon starts. It answers the three paths that
+//! need no token: such a process has no listing of its own.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::exposition::{self, FORMAT};
+use super::socket::{Bound, bind};
+use super::{BOUNDS, guard, hosts};
+use crate::config::AdminServer;
+use crate::http_server;
+
+/// Why a process waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// The reason in words.
+    pub(crate) reason: String,
+    /// Whether the database answered.
+    pub(crate) is_reachable: bool,
+}
+
+/// The server, if the configuration has one and its address is free.
+pub(crate) struct WaitingServer {
+    wait: watch::Sender<Wait>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl WaitingServer {
+    pub(crate) fn new() -> Self {
+        Self {
+            wait: watch::Sender::new(Wait::default()),
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Sets the reason. Starts the server unless it runs.
+    pub(crate) async fn waits(&mut self, wait: Wait, settings: Option<&AdminServer>) {
+        self.wait.send_replace(wait);
+        let Some(settings) = settings else { return };
+        // It ends only by `stop`.
+        if !self.tasks.is_empty() {
+            return;
+        }
+        match bind(settings).await {
+            Ok(bound) => {
+                let (wait, stop) = (self.wait.subscribe(), self.stop.clone());
+                self.tasks.spawn(serve(wait, bound, settings.clone(), stop));
+            }
+            Err(error) => tracing::debug!(%error, "cannot open the admin server yet; retrying"),
+        }
+    }
+
+    /// Ends the server and releases its address.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn serve(
+    wait: watch::Receiver<Wait>,
+    bound: Bound,
+    settings: AdminServer,
+    stop: CancellationToken,
+) {
+    let is_socket = matches!(bound, Bound::Unix(..));
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::new(wait));
+    let hosts = (!is_socket).then_some(settings.hosts);
+    let router = guard::harmless(hosts::refuse_foreign(router, hosts));
+    match bound {
+        Bound::Tcp(listener) => http_server::serve(listener, router, BOUNDS, stop).await,
+        Bound::Unix(listener, _) => http_server::serve(listener, router, BOUNDS, stop).await,
+    }
+}
+
+type Waits = State<Arc<watch::Receiver<Wait>>>;
+
+async fn healthz() -> &'static str {
+    "the process waits\n"
+}
+
+/// A process that waits does not watch, so it is not ready.
+async fn readyz(State(wait): Waits) -> (StatusCode, String) {
+    let reason = wait.borrow().reason.clone();
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
+}
+
+async fn metrics(State(wait): Waits) -> Response {
+    let is_reachable = wait.borrow().is_reachable;
+    match exposition::of_waiting(is_reachable) {
+        Ok(text) => ([(CONTENT_TYPE, FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}

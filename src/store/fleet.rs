@@ -1,0 +1,103 @@
+//! The processes that share a repository in PostgreSQL.
+
+use jiff::Timestamp;
+
+/// The lease on a repository, and the processes that know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    /// The name of the repository in the database.
+    pub repository: String,
+    /// The last holder of the lease. `None` if nobody ever had it.
+    pub lease: Option<Holder>,
+    /// The processes that wait for the lease or did in the last hour, the last seen first.
+    pub standbys: Vec<Standby>,
+}
+
+/// What the process with the lease last learned from the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseView {
+    /// The lease with its standbys.
+    pub fleet: Fleet,
+    /// Whether the database answered the last renewal.
+    pub is_reachable: bool,
+}
+
+/// The process that has the lease, or had it last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The process.
+    pub process: Process,
+    /// The number of the grant.
+    pub epoch: i64,
+    /// When the process got the lease.
+    pub since: Timestamp,
+    /// Whether the process still has it: it is neither expired nor given back.
+    pub is_valid: bool,
+}
+
+/// A process that waits for the lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// The process.
+    pub process: Process,
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// When it last asked for the lease.
+    pub last_seen: Timestamp,
+    /// Whether it asked within the length of the lease.
+    pub is_waiting: bool,
+}
+
+/// A process on one of the machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// The name of the machine.
+    pub host: String,
+    /// The process id there.
+    pub pid: u32,
+}
+
+impl Process {
+    /// This process.
+    pub(crate) fn this() -> Self {
+        let system = rustix::system::uname();
+        Self {
+            host: system.nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+        }
+    }
+
+    /// Parses the text that [`Display`](std::fmt::Display) writes.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (pid, host) = text.strip_prefix("process ")?.split_once(" on ")?;
+        Some(Self {
+            host: host.to_owned(),
+            pid: pid.parse().ok()?,
+        })
+    }
+}
+
+impl std::fmt::Display for Process {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "process {} on {}", self.pid, self.host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_one_text() {
+        for process in [
+            Process::this(),
+            Process {
+                host: "a on b".to_owned(),
+                pid: 7,
+            },
+        ] {
+            assert_eq!(Process::parse(&process.to_string()), Some(process));
+        }
+        assert_eq!(Process::parse("somebody"), None);
+    }
+}

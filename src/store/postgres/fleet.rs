@@ -1,0 +1,137 @@
+//! Reads the lease with its standbys, and keeps the row of a waiting process.
+
+use std::sync::Arc;
+
+use deadpool_postgres::Pool;
+use tokio::sync::watch;
+use tokio_postgres::Row;
+
+use super::row;
+use super::session::{Session, Statement, statement};
+use crate::store::error::Fault;
+use crate::store::fleet::{Fleet, Holder, LeaseView, Process, Standby};
+
+/// The statements whose rows [`of_rows`] reads. The length of the lease is in seconds.
+pub(super) fn statements(repository: i32, length: f64) -> [Statement; 3] {
+    [
+        statement!("SELECT name FROM repositories WHERE id = $1", repository),
+        statement!(
+            "SELECT holder, epoch, (extract(epoch FROM since) * 1000)::bigint, \
+             leased_until > clock_timestamp() FROM leases WHERE repository = $1",
+            repository
+        ),
+        statement!(
+            "SELECT process, (extract(epoch FROM since) * 1000)::bigint, \
+             (extract(epoch FROM seen) * 1000)::bigint, \
+             seen > clock_timestamp() - make_interval(secs => $2) FROM standbys \
+             WHERE repository = $1 AND seen > clock_timestamp() - interval '1 hour' \
+             ORDER BY seen DESC, process LIMIT 100",
+            repository,
+            length
+        ),
+    ]
+}
+
+/// Reads the rows of [`statements`].
+pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
+    let [names, leases, standbys] = answers else {
+        return Err(Fault::Closed);
+    };
+    let name = names.first().map(|found| row::text(found, 0)).transpose()?;
+    let holder = |found: &Row| -> Result<Holder, Fault> {
+        Ok(Holder {
+            process: process(&row::text(found, 0)?),
+            epoch: row::number(found, 1)?,
+            since: row::from_milliseconds(row::number(found, 2)?),
+            is_valid: found.try_get(3)?,
+        })
+    };
+    let standby = |found: &Row| -> Result<Standby, Fault> {
+        Ok(Standby {
+            process: process(&row::text(found, 0)?),
+            since: row::from_milliseconds(row::number(found, 1)?),
+            last_seen: row::from_milliseconds(row::number(found, 2)?),
+            is_waiting: found.try_get(3)?,
+        })
+    };
+    Ok(Fleet {
+        repository: name.unwrap_or_default(),
+        lease: leases.first().map(holder).transpose()?,
+        standbys: standbys
+            .iter()
+            .map(standby)
+            .collect::<Result<Vec<Standby>, Fault>>()?,
+    })
+}
+
+/// Reads a process. Another version may have named it in another way.
+fn process(text: &str) -> Process {
+    Process::parse(text).unwrap_or_else(|| Process {
+        host: text.to_owned(),
+        pid: 0,
+    })
+}
+
+/// Notes that a process waits for the lease.
+///
+/// It asks more than twice a second. So the row is written at most each second.
+pub(super) async fn wait(pool: &Pool, repository: i32, process: &str) -> Result<(), Fault> {
+    let mut session = Session::of(pool).await?;
+    session
+        .rows(statement!(
+            "INSERT INTO standbys AS s (repository, process, since, seen) \
+             VALUES ($1, $2, clock_timestamp(), clock_timestamp()) \
+             ON CONFLICT (repository, process) DO UPDATE SET seen = excluded.seen, \
+             since = CASE WHEN s.seen < excluded.seen - interval '1 hour' \
+             THEN excluded.since ELSE s.since END \
+             WHERE s.seen < excluded.seen - interval '1 second'",
+            repository,
+            process.to_owned()
+        ))
+        .await?;
+    Ok(())
+}
+
+/// Removes the row of a process that waits no longer, and the rows of those that ended long ago.
+pub(super) fn wait_no_longer(repository: i32, process: &str) -> Statement {
+    statement!(
+        "DELETE FROM standbys WHERE repository = $1 \
+         AND (process = $2 OR seen < clock_timestamp() - interval '1 day')",
+        repository,
+        process.to_owned()
+    )
+}
+
+/// The lease and its standbys, as this process last read them.
+#[derive(Clone)]
+pub(super) struct LastRead(Arc<watch::Sender<LeaseView>>);
+
+impl LastRead {
+    pub(super) fn new(fleet: Fleet) -> Self {
+        let is_reachable = true;
+        Self(Arc::new(
+            watch::channel(LeaseView {
+                fleet,
+                is_reachable,
+            })
+            .0,
+        ))
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<LeaseView> {
+        self.0.subscribe()
+    }
+
+    pub(super) fn set(&self, fleet: Fleet) {
+        let is_reachable = true;
+        self.0.send_replace(LeaseView {
+            fleet,
+            is_reachable,
+        });
+    }
+
+    /// The database did not answer.
+    pub(super) fn unanswered(&self) {
+        self.0.send_modify(|view| view.is_reachable = false);
+    }
+}

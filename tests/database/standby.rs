@@ -1,0 +1,177 @@
+//! The lease in `status`, on the page, in health, metrics and the line for systemd.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::Command;
+
+use super::common::{Daemon, Endpoint, Home, Settings, wait_until};
+use super::{server, store};
+
+/// A request to the admin socket: the status and the body.
+fn get(home: &Home, path: &str) -> Option<(u16, String)> {
+    let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    Some((status, body.to_owned()))
+}
+
+/// A command whose lines for systemd arrive at the socket.
+fn notifying(home: &Home) -> (Command, UnixDatagram) {
+    let socket = UnixDatagram::bind(home.beside("notify")).unwrap();
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_secs(60)))
+        .unwrap();
+    let mut command = Daemon::command(home);
+    command.env("NOTIFY_SOCKET", home.beside("notify"));
+    (command, socket)
+}
+
+/// Waits for a message to systemd with this text.
+fn wait_notified(socket: &UnixDatagram, text: &str) -> String {
+    let mut buffer = [0; 4096];
+    loop {
+        let n = socket
+            .recv(&mut buffer)
+            .unwrap_or_else(|_| panic!("no message with {text}"));
+        let message = String::from_utf8_lossy(&buffer[..n]).into_owned();
+        if message.contains(text) {
+            return message;
+        }
+    }
+}
+
+#[test]
+fn every_report_shows_the_lease_and_who_waits_for_it() {
+    let test = "every_report_shows_the_lease_and_who_waits_for_it";
+    let Some(server) = server(test) else { return };
+    let endpoint = Endpoint::new();
+    let database = server.database();
+    let settings = Settings::all_to(&endpoint)
+        .repository("name: models")
+        .top(&store(&server.connection(&database)))
+        .top("admin: { listen: \"unix:./admin.sock\" }");
+    let (home, other) = (Home::new(&settings), Home::new(&settings));
+    let (command, to_systemd) = notifying(&home);
+    let first = Daemon::launch(&home, command);
+    first.wait_ready();
+    wait_notified(&to_systemd, "watching 0 projects; lease 1, no standby");
+    let alone = home.json(&["status"]);
+    assert_eq!(alone["fleet"]["repository"], "models");
+    assert_eq!(alone["fleet"]["holder"]["pid"], first.pid());
+    assert_eq!(alone["fleet"]["holder"]["epoch"], 1);
+    assert_eq!(alone["fleet"]["holder"]["isValid"], true);
+    assert_eq!(alone["fleet"]["standbys"], serde_json::json!([]));
+
+    let (command, to_other) = notifying(&other);
+    let second = Daemon::launch(&other, command);
+    let waits = format!("waiting: process {} on", first.pid());
+    let told = wait_notified(&to_other, &waits);
+    assert!(told.contains("READY=1"), "{told}");
+    wait_notified(&to_systemd, "watching 0 projects; lease 1, 1 standby");
+    // The working process reports the standby.
+    let status = home.json(&["status"]);
+    let standby = &status["fleet"]["standbys"][0];
+    assert_eq!(
+        (&standby["pid"], &standby["isWaiting"]),
+        (&second.pid().into(), &true.into())
+    );
+    let text = home.command(&["status"]);
+    assert!(
+        text.contains(&format!("process {} on", first.pid())),
+        "{text}"
+    );
+    assert!(text.contains("epoch 1; repository models"), "{text}");
+    assert!(text.contains("ago") && !text.contains("lost"), "{text}");
+    let (ready, line) = get(&home, "/readyz").unwrap();
+    assert_eq!(
+        (ready, line.as_str()),
+        (200, "watching 0 projects; lease 1, 1 standby\n")
+    );
+    let (_, metrics) = get(&home, "/metrics").unwrap();
+    for series in [
+        "project_webhooks_lease_held 1",
+        "project_webhooks_lease_epoch 1",
+        "project_webhooks_standbys 1",
+        "project_webhooks_database_reachable 1",
+    ] {
+        assert!(
+            metrics.lines().any(|line| line == series),
+            "{series}\n{metrics}"
+        );
+    }
+    let (_, page) = get(&home, "/").unwrap();
+    assert!(page.contains("<dt>Lease</dt>"), "{page}");
+    assert!(
+        page.contains(&format!("process {} on", second.pid())),
+        "{page}"
+    );
+
+    // The standby says for whom it waits. It runs, but it is not ready to watch.
+    let text = other.command(&["status"]);
+    assert!(text.starts_with("standby: process "), "{text}");
+    assert_eq!(get(&other, "/healthz").unwrap().0, 200);
+    let (ready, line) = get(&other, "/readyz").unwrap();
+    assert!(ready == 503 && line.starts_with(&waits), "{ready} {line}");
+    let (_, metrics) = get(&other, "/metrics").unwrap();
+    assert!(
+        metrics.contains("project_webhooks_lease_held 0"),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("project_webhooks_watching"), "{metrics}");
+
+    // Taken over: the new holder has the next epoch, and its admin server has the address at once.
+    assert!(first.terminate().success());
+    second.wait_ready();
+    wait_notified(&to_other, "watching 0 projects; lease 2, no standby");
+    assert_eq!(get(&other, "/readyz").unwrap().0, 200);
+    let status = other.json(&["status"]);
+    assert_eq!(status["fleet"]["holder"]["pid"], second.pid());
+    assert_eq!(status["fleet"]["holder"]["epoch"], 2);
+    assert_eq!(status["fleet"]["standbys"], serde_json::json!([]));
+    // A killed holder keeps the lease until it expires, and `status` says so afterwards.
+    second.kill();
+    wait_until("the end of the lease", || {
+        (other.json(&["status"])["fleet"]["holder"]["isValid"] == false).then_some(())
+    });
+    fs::remove_file(home.beside("notify")).unwrap();
+}
+
+#[test]
+fn metrics_and_health_report_a_database_that_is_away() {
+    let test = "metrics_and_health_report_a_database_that_is_away";
+    let Some(server) = server(test) else { return };
+    let relay = super::common::Relay::start(server.port);
+    let endpoint = Endpoint::new();
+    let connection = server.connection(&server.database()).replace(
+        &format!("port={}", server.port),
+        &format!("port={}", relay.port),
+    );
+    let settings = Settings::all_to(&endpoint)
+        .top(&store(&connection))
+        .top("admin: { listen: \"unix:./admin.sock\" }");
+    let home = Home::new(&settings);
+    let daemon = home.start();
+    relay.close();
+    wait_until("the figure", || {
+        let (status, metrics) = get(&home, "/metrics")?;
+        (status == 200 && metrics.contains("project_webhooks_database_reachable 0")).then_some(())
+    });
+    assert_eq!(get(&home, "/healthz").unwrap().0, 200);
+    wait_until("the reason", || {
+        let (_, line) = get(&home, "/readyz")?;
+        line.contains("the database does not answer").then_some(())
+    });
+    relay.open();
+    wait_until("the figure", || {
+        let (_, metrics) = get(&home, "/metrics")?;
+        metrics
+            .contains("project_webhooks_database_reachable 1")
+            .then_some(())
+    });
+    assert!(daemon.terminate().success());
+}
