@@ -8,11 +8,12 @@ mod cloudevents;
 mod form;
 mod json;
 mod multipart;
+mod parts;
 mod xml;
 
 pub use json::schema as json_schema;
+pub use parts::BodyBytes;
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
 use super::request::CallbackContent;
@@ -30,12 +31,12 @@ pub struct Body {
     /// Additional headers of the format.
     pub extra_headers: Vec<(HeaderName, HeaderValue)>,
     /// The bytes of the body.
-    pub bytes: Bytes,
+    pub bytes: BodyBytes,
 }
 
 impl Body {
     /// Makes a body without a query and additional headers.
-    fn plain(content_type: impl Into<String>, bytes: impl Into<Bytes>) -> Self {
+    fn plain(content_type: impl Into<String>, bytes: impl Into<BodyBytes>) -> Self {
         Self {
             content_type: content_type.into(),
             query: Vec::new(),

@@ -145,7 +145,7 @@ impl Forwarder {
             .client
             .request(method, with_query(&self.url, query))
             .headers(end_to_end(headers))
-            .body(upload::body(body, Duration::ZERO));
+            .body(upload::body(body.into(), Duration::ZERO));
         let mut forwarded = match timeout_at(started + TIMEOUT, exchange(request)).await {
             Ok(Ok(forwarded)) => forwarded,
             Ok(Err(error)) => failed(StatusCode::BAD_GATEWAY, failure::describe(error, &self.to)),

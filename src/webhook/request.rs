@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
-use super::body;
+use super::body::{self, BodyBytes};
 use super::signature::{self, SigningKey};
 use crate::config::{self, BodyFormat};
 use crate::domain::actor::Actor;
@@ -173,7 +173,7 @@ pub struct Request {
     /// All headers except those that the HTTP client adds for the connection.
     pub headers: HeaderMap,
     /// The bytes of the body.
-    pub body: Bytes,
+    pub body: BodyBytes,
 }
 
 /// The settings of a webhook that its requests depend on.
@@ -228,12 +228,14 @@ pub fn build(
         HeaderValue::from_static(callback.origin.as_str()),
     );
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    if let Some(signatures) = signature::sign(keys, &id, timestamp, &body.bytes) {
+    if let Some(signatures) = signature::sign(keys, &id, timestamp, &body.bytes.parts()) {
         headers.insert(WEBHOOK_SIGNATURE, header_value(&signatures));
     }
     if *signed_headers {
         let fields = signed_fields(callback);
-        if let Some(text) = signature::sign_headers(keys, &id, timestamp, &fields, &body.bytes) {
+        if let Some(text) =
+            signature::sign_headers(keys, &id, timestamp, &fields, &body.bytes.parts())
+        {
             headers.insert(WEBHOOK_SIGNED_HEADERS, header_value(&text));
         }
     }

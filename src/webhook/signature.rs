@@ -59,13 +59,15 @@ impl SigningKey {
     }
 
     /// Signs these parts and the body, all joined by dots. Returns base64.
-    fn signature(&self, parts: &[&str], body: &[u8]) -> String {
+    fn signature(&self, parts: &[&str], body: &[&[u8]]) -> String {
         let mut mac = self.mac.clone();
         for part in parts {
             mac.update(part.as_bytes());
             mac.update(b".");
         }
-        mac.update(body);
+        for part in body {
+            mac.update(part);
+        }
         BASE64_STANDARD.encode(mac.finalize().into_bytes())
     }
 }
@@ -73,7 +75,8 @@ impl SigningKey {
 /// Returns the value of the header `webhook-signature`. `None` without a key.
 ///
 /// The value has one signature for each key, separated by spaces. `timestamp` is in Unix seconds.
-pub fn sign(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
+/// `body` has the parts of the body, in order.
+pub fn sign(keys: &[SigningKey], id: &str, timestamp: i64, body: &[&[u8]]) -> Option<String> {
     let timestamp = timestamp.to_string();
     signatures(keys, BODY, &[id, &timestamp], body)
 }
@@ -86,7 +89,7 @@ pub(crate) fn sign_headers(
     id: &str,
     timestamp: i64,
     fields: &str,
-    body: &[u8],
+    body: &[&[u8]],
 ) -> Option<String> {
     let timestamp = timestamp.to_string();
     let signatures = signatures(keys, HEADERS, &[HEADERS, id, &timestamp, fields], body)?;
@@ -99,7 +102,12 @@ const BODY: &str = "v1";
 /// The version of the signatures in `webhook-signed-headers`.
 const HEADERS: &str = "h1";
 
-fn signatures(keys: &[SigningKey], version: &str, parts: &[&str], body: &[u8]) -> Option<String> {
+fn signatures(
+    keys: &[SigningKey],
+    version: &str,
+    parts: &[&str],
+    body: &[&[u8]],
+) -> Option<String> {
     let signatures: Vec<String> = keys
         .iter()
         .map(|key| format!("{version},{}", key.signature(parts, body)))
@@ -235,7 +243,7 @@ fn matches(
 ) -> bool {
     let mut matches = subtle::Choice::from(0);
     for key in keys {
-        let expected = key.signature(parts, body);
+        let expected = key.signature(parts, &[body]);
         for signature in offered(signatures, version) {
             matches |= expected.as_bytes().ct_eq(signature.as_bytes());
         }

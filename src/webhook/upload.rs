@@ -6,7 +6,7 @@
 //! each piece. Then 9 of 10 answers are read. If an answer is still lost, the client sends a
 //! second request, whose body waits for an answer to the headers.
 //!
-//! The pieces share one buffer. If the body were one piece, the HTTP library would copy all of it.
+//! The pieces share the payload. If the body were one piece, the HTTP library would copy all of it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+
+use super::body::BodyBytes;
 
 /// The size up to which a body is sent together with the headers, in bytes.
 pub(super) const LARGE: usize = 64 * 1024;
@@ -32,15 +34,15 @@ type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A body that is written in pieces.
 pub(super) struct Upload {
-    rest: Bytes,
+    rest: BodyBytes,
     /// The pause before the next piece. The runtime checks for input meanwhile.
     pause: Mutex<Pause>,
 }
 
 /// Makes the body of a request. A large one starts after `wait`.
-pub(super) fn body(bytes: Bytes, wait: Duration) -> reqwest::Body {
+pub(super) fn body(bytes: BodyBytes, wait: Duration) -> reqwest::Body {
     if bytes.len() <= LARGE {
-        return bytes.into();
+        return bytes.joined().into();
     }
     reqwest::Body::wrap(Upload {
         rest: bytes,
@@ -71,8 +73,7 @@ impl Body for Upload {
         let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
         ready!(waiting.as_mut().poll(context));
         *waiting = pause();
-        let length = self.rest.len().min(PIECE);
-        let piece = self.rest.split_to(length);
+        let piece = self.rest.take_piece(PIECE);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 

@@ -69,7 +69,7 @@ fn shown(format: Format) -> String {
     for (name, value) in &request.headers {
         text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
     }
-    let body = String::from_utf8(request.body.to_vec()).unwrap();
+    let body = String::from_utf8(request.body.joined().into()).unwrap();
     text.push_str(&format!("\n{}\n", body.replace('\r', "").trim_end()));
     text
 }

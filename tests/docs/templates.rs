@@ -128,7 +128,7 @@ fn every_example_of_a_template_makes_what_its_receiver_expects() {
             let content = content(*kind);
             let made = body::make(&webhook.format, &content).unwrap();
             assert_eq!(made.content_type, "application/json");
-            let value = serde_json::from_slice(&made.bytes)
+            let value = serde_json::from_slice(&made.bytes.joined())
                 .unwrap_or_else(|error| panic!("{}: {kind}: {error}", block.position()));
             check(block.argument(), *kind, &value);
             check_schema(block.argument(), &value);

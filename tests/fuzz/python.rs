@@ -44,7 +44,7 @@ fn python_parses_the_same_fields_from_multipart_bodies() {
         fields.push(("payload", BASE64_STANDARD.encode(&content.payload)));
         let line = json!({
             "type": multipart.content_type,
-            "body": BASE64_STANDARD.encode(&multipart.bytes),
+            "body": BASE64_STANDARD.encode(multipart.bytes.joined()),
             "fields": fields,
         });
         writeln!(file, "{line}").unwrap();

@@ -32,8 +32,8 @@ fn example() -> CallbackContent {
     content(["al \"x\"", "R&D 100%", "Größe", "a\r\nb: c"], XML)
 }
 
-fn text(body: &Body) -> &str {
-    std::str::from_utf8(&body.bytes).unwrap()
+fn text(body: &Body) -> String {
+    String::from_utf8(body.bytes.joined().into()).unwrap()
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn form_bytes() {
 fn xml_bytes() {
     let body = build(Format::Xml, &example());
     assert_eq!(body.content_type, "application/xml");
-    assert_eq!(body.bytes, XML);
+    assert_eq!(body.bytes.joined(), XML);
     let query: Vec<_> = body
         .query
         .iter()
@@ -112,7 +112,7 @@ fn json_bytes() {
             r#""payload":"<?xml version=\"1.0\"?>\n<schema name=\"R&amp;D\"/>\n"}"#,
         )
     );
-    let parsed: serde_json::Value = serde_json::from_slice(&body.bytes).unwrap();
+    let parsed: serde_json::Value = serde_json::from_slice(&body.bytes.joined()).unwrap();
     assert_eq!(parsed["payload"].as_str().unwrap().as_bytes(), XML);
 }
 
@@ -120,7 +120,7 @@ fn json_bytes() {
 fn cloudevents_headers() {
     let body = build(Format::CloudEvents, &example());
     assert_eq!(body.content_type, "application/xml");
-    assert_eq!(body.bytes, XML);
+    assert_eq!(body.bytes.joined(), XML);
     let headers: Vec<_> = body
         .extra_headers
         .iter()
@@ -167,7 +167,8 @@ fn a_boundary_that_occurs_in_the_content_is_not_used() {
 /// Reads a multipart body with `multer`.
 fn parse_multipart(body: Body) -> Vec<(String, Option<String>, Bytes)> {
     let boundary = multer::parse_boundary(&body.content_type).unwrap();
-    let stream = http_body_util::BodyDataStream::new(http_body_util::Full::new(body.bytes));
+    let stream =
+        http_body_util::BodyDataStream::new(http_body_util::Full::new(body.bytes.joined()));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -211,7 +212,8 @@ proptest! {
     ) {
         let values = values.each_ref().map(String::as_str);
         let body = build(Format::Form, &content(values, payload.as_bytes()));
-        let pairs: Vec<_> = form_urlencoded::parse(&body.bytes).collect();
+        let bytes = body.bytes.joined();
+        let pairs: Vec<_> = form_urlencoded::parse(&bytes).collect();
         let names = ["username", "projectName", "organizationName", "organizationId", "payload"];
         let values = values.into_iter().chain([payload.as_str()]);
         prop_assert_eq!(pairs.len(), 5);
@@ -230,7 +232,7 @@ proptest! {
         prop_assume!(!payload.bytes().take(2).any(|byte| byte == 0));
         let values = values.each_ref().map(String::as_str);
         let body = build(Format::Json, &content(values, payload.as_bytes()));
-        let parsed: serde_json::Value = serde_json::from_slice(&body.bytes).unwrap();
+        let parsed: serde_json::Value = serde_json::from_slice(&body.bytes.joined()).unwrap();
         prop_assert_eq!(parsed["payload"].as_str(), Some(payload.as_str()));
         for (parameter, value) in [Parameter::Username, Parameter::ProjectName].iter().zip(values) {
             prop_assert_eq!(parsed["parameters"][parameter.as_str()].as_str(), Some(value));

@@ -108,7 +108,7 @@ async fn a_request_that_is_no_callback_is_passed_on_with_its_problem() {
 #[tokio::test]
 async fn signatures_are_checked() {
     let key = |secret: &str| SigningKey::parse(&SecretString::from(secret)).unwrap();
-    let signature = sign(&[key("right")], "evt_1", 1, b"x").unwrap();
+    let signature = sign(&[key("right")], "evt_1", 1, &[b"x"]).unwrap();
     let headers = [
         ("webhook-id", "evt_1"),
         ("webhook-timestamp", "1"),

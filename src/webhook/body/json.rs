@@ -107,7 +107,7 @@ mod tests {
     /// Whether the schema accepts the body of this content after `change`.
     fn accepts(content: &CallbackContent, change: impl Fn(&mut Value)) -> bool {
         let format = crate::config::Format::Json;
-        let bytes = body::build(format, content).bytes;
+        let bytes = body::build(format, content).bytes.joined();
         let mut value = serde_json::from_slice(&bytes).expect("JSON");
         change(&mut value);
         jsonschema::draft202012::is_valid(&schema(), &value)

@@ -2,13 +2,13 @@
 
 use memchr::memmem;
 
-use super::{Body, PAYLOAD};
+use super::{Body, BodyBytes, PAYLOAD};
 use crate::webhook::request::CallbackContent;
 
 pub(super) fn build(content: &CallbackContent) -> Body {
     let boundary = boundary(content);
-    let mut bytes = Vec::with_capacity(content.payload.len().saturating_add(4096));
-    let mut put = |text: &str| bytes.extend_from_slice(text.as_bytes());
+    let mut head = String::new();
+    let mut put = |text: &str| head.push_str(text);
     for (parameter, value) in &content.parameters {
         put("--");
         put(&boundary);
@@ -26,8 +26,8 @@ pub(super) fn build(content: &CallbackContent) -> Body {
     put("\r\nContent-Disposition: form-data; name=\"");
     put(PAYLOAD);
     put("\"; filename=\"project.xml\"\r\nContent-Type: application/xml\r\n\r\n");
-    bytes.extend_from_slice(&content.payload);
-    bytes.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    let tail = format!("\r\n--{boundary}--\r\n");
+    let bytes = BodyBytes::around(head, content.payload.clone(), tail);
     Body::plain(format!("multipart/form-data; boundary={boundary}"), bytes)
 }
 
