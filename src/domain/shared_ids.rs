@@ -15,6 +15,9 @@
 //! If the old directory cannot be read, neither is certain. The arrived project is then imported
 //! after the settle time.
 //!
+//! The work is linear in the number of directories but for a logarithm, also if many organizations
+//! have copies of one project.
+//!
 //! The identity is the project id; see [`super::identity`]. An arrived project whose content has
 //! no id does not come from another organization.
 
@@ -23,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::infer::Removals;
 use super::moves::Comparison;
 use super::project::{FileState, Identity, ProjectKey};
+use super::work;
 
 /// Why an arrived project is not imported yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +65,56 @@ struct Places<'a> {
     unclear: Option<&'a ProjectKey>,
 }
 
-/// All directories of the comparisons, by identity and organization.
-pub(super) struct SharedIds<'a>(BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>>);
+impl<'a> Places<'a> {
+    /// The directory that an arrival in another organization waits for.
+    fn holder(&self) -> Option<Holder<'a>> {
+        let last = self.last.map(|(_, key)| key);
+        let left = self.unconfirmed.or(last);
+        let left = left.filter(|_| self.stays.is_none());
+        let left = left.map(Holder::Left);
+        left.or_else(|| self.unclear.map(Holder::Unclear))
+    }
+}
+
+/// A directory that arrivals in other organizations wait for.
+#[derive(Clone, Copy)]
+enum Holder<'a> {
+    /// The project is gone from it.
+    Left(&'a ProjectKey),
+    /// It cannot be read.
+    Unclear(&'a ProjectKey),
+}
+
+/// The first holders of an identity, by the names of their organizations.
+///
+/// Two of each kind are enough, because an arrival is in only one organization.
+#[derive(Default)]
+struct Holders<'a>(Vec<Holder<'a>>);
+
+impl<'a> Holders<'a> {
+    fn of(organizations: &BTreeMap<&'a str, Places<'a>>) -> Self {
+        let (mut n_left, mut n_unclear) = (0, 0);
+        let holders = organizations.values().filter_map(Places::holder);
+        let first = holders.filter(|holder| {
+            work::visit();
+            let n = match holder {
+                Holder::Left(_) => &mut n_left,
+                Holder::Unclear(_) => &mut n_unclear,
+            };
+            *n += 1;
+            *n <= 2
+        });
+        Self(first.collect())
+    }
+}
+
+/// All directories of the comparisons.
+pub(super) struct SharedIds<'a> {
+    /// The directories by identity and organization.
+    places: BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>>,
+    /// The holders of each identity that has some.
+    holders: BTreeMap<Identity, Holders<'a>>,
+}
 
 impl<'a> SharedIds<'a> {
     /// Groups the directories of the comparisons by identity and organization.
@@ -73,7 +125,10 @@ impl<'a> SharedIds<'a> {
         moves: &BTreeMap<usize, usize>,
         origins: &BTreeSet<usize>,
     ) -> Self {
-        let mut all = Self(BTreeMap::new());
+        let mut all = Self {
+            places: BTreeMap::new(),
+            holders: BTreeMap::new(),
+        };
         for (index, comparison) in comparisons.iter().copied().enumerate() {
             let key = &comparison.key;
             let seen = comparison.observed.definition();
@@ -113,18 +168,25 @@ impl<'a> SharedIds<'a> {
                 }
             }
         }
+        let holders = all.places.iter().map(|(identity, organizations)| {
+            let holders = Holders::of(organizations);
+            (identity, holders)
+        });
+        let holders = holders.filter(|(_, holders)| !holders.0.is_empty());
+        let holders = holders.map(|(identity, holders)| (identity.clone(), holders));
+        all.holders = holders.collect();
         all
     }
 
     fn places(&mut self, identity: Identity, key: &'a ProjectKey) -> &mut Places<'a> {
-        let organizations = self.0.entry(identity).or_default();
+        let organizations = self.places.entry(identity).or_default();
         organizations.entry(&key.organization).or_default()
     }
 
     /// Returns the consequence of the confirmed removal in this directory.
     pub(super) fn removal(&self, here: &Comparison) -> Removal<'a> {
         let identity = here.departure().and_then(|_| here.recorded_identity());
-        let organizations = identity.and_then(|identity| self.0.get(&identity));
+        let organizations = identity.and_then(|identity| self.places.get(&identity));
         let places = organizations.and_then(|all| all.get(here.key.organization.as_str()));
         let Some(places) = places else {
             return Removal::Deletes;
@@ -143,19 +205,16 @@ impl<'a> SharedIds<'a> {
 
     /// Returns why the project that arrived here is not imported yet.
     pub(super) fn hold(&self, here: &Comparison) -> Option<Hold> {
-        let organizations = self.0.get(&here.arrival()?.identity())?;
-        let others = organizations
-            .iter()
-            .filter(|(organization, _)| **organization != here.key.organization);
-        let mut holding = others.filter_map(|(_, places)| {
-            let last = places.last.map(|(_, key)| key);
-            let left = places.unconfirmed.or(last);
-            let left = left.filter(|_| places.stays.is_none());
-            let is_settled = here.removals == Removals::Confirmed;
-            let unclear = places.unclear.filter(|_| !is_settled);
-            let left = left.map(|key| Hold::Removal(key.clone()));
-            left.or_else(|| unclear.map(|key| Hold::Unclear(key.clone())))
-        });
-        holding.next()
+        let holders = self.holders.get(&here.arrival()?.identity())?;
+        let is_settled = here.removals == Removals::Confirmed;
+        holders.0.iter().find_map(|holder| {
+            work::visit();
+            let (key, hold) = match *holder {
+                Holder::Left(key) => (key, Hold::Removal(key.clone())),
+                Holder::Unclear(_) if is_settled => return None,
+                Holder::Unclear(key) => (key, Hold::Unclear(key.clone())),
+            };
+            (key.organization != here.key.organization).then_some(hold)
+        })
     }
 }

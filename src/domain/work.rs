@@ -170,6 +170,47 @@ mod tests {
     }
 
     #[test]
+    fn copies_of_one_project_in_many_organizations_are_visited_a_few_times() {
+        // Each organization with a copy is renamed, or one organization with all copies.
+        let each = |number: usize| (format!("old{number:04}"), format!("new{number:04}"));
+        let one = |_: usize| ("old".to_owned(), "new".to_owned());
+        let organizations: [&dyn Fn(usize) -> (String, String); 2] = [&each, &one];
+        for of in organizations {
+            assert_linear(|n| {
+                let comparisons = (0..n).flat_map(|number| {
+                    let name = format!("p{number:04}");
+                    let definition = |organization: &str| {
+                        let mut file = file(&name, Role::Definition, 0);
+                        file.path = format!("{organization}/{name}/project.xml");
+                        file.document.id = Some("of-all".to_owned());
+                        file
+                    };
+                    let (old, new) = of(number);
+                    let gone = Comparison {
+                        key: ProjectKey::new(old.clone(), &name),
+                        recorded: [definition(&old)].into_iter().collect(),
+                        observed: Observed::default(),
+                        removals: Removals::Unconfirmed,
+                    };
+                    let arrived = Comparison {
+                        key: ProjectKey::new(new.clone(), &name),
+                        recorded: Recorded::default(),
+                        observed: observed(vec![definition(&new)]),
+                        removals: Removals::Unconfirmed,
+                    };
+                    [gone, arrived]
+                });
+                let comparisons: Vec<Comparison> = comparisons.collect();
+                visited_by(|| {
+                    let conclusions = infer_all(&comparisons, &|_, _| None);
+                    let n_held = conclusions.iter().filter(|one| one.hold.is_some());
+                    assert_eq!(n_held.count(), n);
+                })
+            });
+        }
+    }
+
+    #[test]
     fn files_below_a_directory_are_found_without_visiting_all_files() {
         let recorded: Recorded = files("p", 100).into_iter().collect();
         let visited = visited_by(|| {
