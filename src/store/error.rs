@@ -54,7 +54,7 @@ pub enum OpenError {
     },
     /// The database is damaged.
     #[error(
-        "{path} is damaged: {what}. Nothing was changed. Restore the state directory from a backup, or move its files away to start with an empty record; pending deliveries are then lost"
+        "{path} is no state of this program, or a damaged one: {what}. Nothing was changed. Restore the state directory from a backup, or move its files away to start with an empty record; pending deliveries are then lost"
     )]
     Damaged {
         /// The path of the database.
@@ -130,7 +130,7 @@ pub enum OpenError {
         from: String,
     },
     /// An operation of the operating system failed.
-    #[error("cannot {what} {path}")]
+    #[error("cannot {what} {path}{}", advice(.source))]
     Io {
         /// The operation, as a verb such as `open`.
         what: &'static str,
@@ -147,6 +147,18 @@ pub enum OpenError {
         /// The cause.
         source: Cause,
     },
+}
+
+/// What to do about an error of the operating system, in parentheses. The cause follows it.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            " (let the daemon's user write state_dir: check its owner, its mode and its mount, or \
+             configure another one)"
+        }
+        io::ErrorKind::IsADirectory => " (move this directory away)",
+        _ => "",
+    }
 }
 
 fn process(pid: Option<u32>) -> String {

@@ -24,6 +24,9 @@ mod names;
 // A root that is removed, returns, or is replaced.
 mod roots;
 
+// State directories that the daemon cannot use.
+mod starts;
+
 // The kernel's limits: queue, watches, instances.
 mod limits;
 

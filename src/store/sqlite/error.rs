@@ -14,7 +14,7 @@ impl OpenError {
         match source.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Damaged {
                 path,
-                what: "SQLite cannot read it".to_owned(),
+                what: "SQLite cannot read it as a database".to_owned(),
                 source: Some(Arc::new(source)),
             },
             _ => OpenError::Database {

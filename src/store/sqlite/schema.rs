@@ -1,8 +1,9 @@
 //! Opens the database: creates and migrates it, and rejects damaged or foreign files.
 //!
 //! Constraint: if a database is damaged, foreign or newer, opening it reports that and changes
-//! nothing. An empty file counts as damaged. A new database is built under another name and then
-//! renamed, so that a crash never leaves a partial one.
+//! nothing. An empty file counts as damaged. So does a link to a missing file, because its disk may
+//! not be mounted. A new database is built under another name and then renamed, so that a crash never
+//! leaves a partial one.
 //!
 //! The SQLite database `state.db` has the application id [`APPLICATION_ID`]. Its `user_version` is
 //! the number of migrations that were applied.
@@ -137,6 +138,7 @@ pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError
     if !exists(&path)? {
         build(directory, &path)?;
     }
+    check_file(&path)?;
     let connection = open(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let wrap = |source| OpenError::from_sqlite(&path, source);
     let found = version(&path, &connection)?;
@@ -194,6 +196,7 @@ fn open_existing(directory: &Path, access: OpenFlags) -> Result<(PathBuf, Connec
             directory: directory.to_owned(),
         });
     }
+    check_file(&path)?;
     let connection = open(&path, access)?;
     let found = version(&path, &connection)?;
     let known = known();
@@ -202,6 +205,25 @@ fn open_existing(directory: &Path, access: OpenFlags) -> Result<(PathBuf, Connec
         std::cmp::Ordering::Less => Err(OpenError::Older { path, found, known }),
         std::cmp::Ordering::Equal => Ok((path, connection)),
     }
+}
+
+/// Rejects what cannot be a database, before SQLite opens it.
+fn check_file(path: &Path) -> Result<(), OpenError> {
+    let what = match fs::metadata(path) {
+        Ok(found) if found.is_dir() => "it is a directory",
+        Ok(found) if !found.is_file() => "it is not a file",
+        Ok(found) if found.len() == 0 => "it is empty",
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            "it is a symbolic link to a file that is missing"
+        }
+        Err(source) => return Err(io_error("read the size of", path, source)),
+    };
+    Err(OpenError::Damaged {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        source: None,
+    })
 }
 
 fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
@@ -254,8 +276,7 @@ fn version(path: &Path, connection: &Connection) -> Result<i64, OpenError> {
     if application != APPLICATION_ID || found < 1 {
         return Err(OpenError::Damaged {
             path: path.to_owned(),
-            what: "it is empty, or another program or an unreleased version of this one wrote it"
-                .to_owned(),
+            what: "another program, or an unreleased version of this one, wrote it".to_owned(),
             source: None,
         });
     }
@@ -367,9 +388,13 @@ fn sync(directory: &Path) -> Result<(), OpenError> {
         .map_err(|source| io_error("sync the directory", directory, source))
 }
 
+/// Whether there is an entry at this path, also a link to a missing file.
 fn exists(path: &Path) -> Result<bool, OpenError> {
-    path.try_exists()
-        .map_err(|source| io_error("look for", path, source))
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(io_error("look for", path, source)),
+    }
 }
 
 fn io_error(what: &'static str, path: &Path, source: io::Error) -> OpenError {
