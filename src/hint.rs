@@ -36,8 +36,8 @@ pub(crate) enum Hint {
         /// The reported change in words, for the explanation of events.
         cause: String,
     },
-    /// An unusable entry outside any project appeared or is gone.
-    Unusable { problem: Problem, is_gone: bool },
+    /// An entry outside any project may be unusable, or no longer.
+    Unusable { path: String },
     /// A walk of the whole tree begins. It watches every directory.
     WalkStarted {
         root: RootIdentity,

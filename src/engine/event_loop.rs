@@ -4,6 +4,7 @@
 //! committed. While the store cannot commit, inference waits. The changes remain visible, because
 //! the record still differs from the disk.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -20,6 +21,7 @@ use super::worker::Worker;
 use super::{INPUTS, Input, Parts};
 use crate::config::Config;
 use crate::domain::event::Origin;
+use crate::domain::project::ProjectKey;
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 use crate::hint::{Hint, HintSender};
@@ -195,6 +197,7 @@ impl EventLoop {
                 unfinished,
             } => {
                 self.worker.copies.doubt(&key);
+                self.worker.doubt_unusable_of(&key);
                 if unfinished {
                     self.worker
                         .agenda
@@ -207,8 +210,11 @@ impl EventLoop {
                 }
             }
             Hint::Activity { key } => self.worker.agenda.activity(&key, now),
-            Hint::Subtree { path, cause } => self.hint_subtree(&path, &cause, now),
-            Hint::Unusable { problem, is_gone } => self.worker.note_unusable(problem, is_gone),
+            Hint::Subtree { path, cause } => {
+                self.worker.doubt_unusable_below(&path);
+                self.hint_subtree(&path, &cause, now);
+            }
+            Hint::Unusable { path } => self.worker.doubt_unusable(path),
             Hint::WalkStarted { root, reason } => {
                 self.scanner.begin_walk(&mut self.worker, root, reason);
             }
@@ -233,12 +239,16 @@ impl EventLoop {
     /// organization.
     fn hint_subtree(&mut self, path: &str, cause: &str, now: Moment) {
         let cursor = self.worker.config.repository.layout.at(path);
-        let recorded = match cursor.and_then(|cursor| cursor.organization()) {
+        let recorded = match cursor.as_ref().and_then(|cursor| cursor.organization()) {
             Some(organization) => self.worker.recorder.store().keys_in(&organization),
             None => self.worker.recorder.store().keys(),
         };
+        let organization = cursor.and_then(|cursor| cursor.organization());
+        // Projects that have only invalid files are not on record.
+        let invalid = self.worker.invalid_files.keys_in(organization.as_deref());
         match recorded {
             Ok(keys) => {
+                let keys: BTreeSet<ProjectKey> = keys.into_iter().chain(invalid).collect();
                 for key in keys {
                     self.worker.copies.doubt(&key);
                     self.worker.agenda.hint(&key, now, Origin::Live, cause);
@@ -297,7 +307,7 @@ impl EventLoop {
     /// Checks the store, the root and the timers, once a second.
     fn pulse(&mut self, now: Moment) {
         if self.worker.recorder.check_in_place() {
-            self.worker.record_noted_unusable();
+            self.worker.check_unusable();
         } else {
             // A commit would go to a database that is no longer in the state directory.
             self.worker.timers.pause(now);

@@ -46,6 +46,27 @@ impl InvalidFiles {
         self.by_project.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// The recorded problems outside any project, of the entry at a path and of those below it.
+    pub(super) fn outside_projects_below(&self, path: &str) -> impl Iterator<Item = &Problem> {
+        let is_there = move |problem: &&Problem| {
+            let rest = problem.path.strip_prefix(path);
+            rest.is_some_and(|rest| path.is_empty() || rest.is_empty() || rest.starts_with('/'))
+        };
+        // They are sorted by path.
+        let listed = self.of(&None);
+        let first = listed.partition_point(|problem| problem.path.as_str() < path);
+        let listed = listed.get(first..).unwrap_or_default().iter();
+        let may_follow = move |problem: &&Problem| problem.path.starts_with(path);
+        listed.take_while(may_follow).filter(is_there)
+    }
+
+    /// The projects with invalid files, of one organization or of all.
+    pub(super) fn keys_in(&self, organization: Option<&str>) -> Vec<ProjectKey> {
+        let keys = self.by_project.keys().flatten();
+        let is_in = |key: &&ProjectKey| organization.is_none_or(|name| key.organization == name);
+        keys.filter(is_in).cloned().collect()
+    }
+
     pub(super) fn count(&self) -> usize {
         self.by_project.values().map(Vec::len).sum()
     }

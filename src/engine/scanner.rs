@@ -127,7 +127,7 @@ impl Scanner {
         self.scan = None;
         let store = worker.recorder.store();
         let found = store.keys().and_then(|keys| Ok((keys, store.n_defined()?)));
-        let (recorded, n_projects) = match found {
+        let (mut recorded, n_projects) = match found {
             Ok(found) => found,
             Err(error) => {
                 worker.store_failed(&error);
@@ -139,6 +139,8 @@ impl Scanner {
             return;
         }
         worker.record_unusable(problems);
+        // A removed project that had only invalid files is not on record.
+        recorded.extend(worker.invalid_files.keys_in(None));
         scan.complete(recorded);
         debug!(
             reason = scan.reason.as_str(),

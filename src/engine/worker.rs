@@ -4,7 +4,7 @@
 //! of the step are due again, and their reported files are kept. While the store cannot commit,
 //! inference waits. No change is lost, because the record still differs from the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,10 +49,8 @@ pub(super) struct Worker {
     held_removals: HeldRemovals,
     pub reported: ReportedFiles,
     pub invalid_files: InvalidFiles,
-    /// Unrecorded changes of the unusable entries outside any project, by path.
-    ///
-    /// `None` if the entry is gone.
-    unusable: BTreeMap<String, Option<Problem>>,
+    /// The paths of entries outside any project that may be unusable, or no longer.
+    doubted_unusable: BTreeSet<String>,
     pub root: RootGuard,
     pub mounts: MountGuard,
     pub phase: Phase,
@@ -99,7 +97,7 @@ impl Worker {
             held_removals,
             reported: ReportedFiles::default(),
             invalid_files,
-            unusable: BTreeMap::new(),
+            doubted_unusable: BTreeSet::new(),
             root,
             mounts,
             phase: Phase::Starting {
@@ -388,17 +386,32 @@ impl Worker {
         self.timers.pause(now);
     }
 
-    /// Notes that an unusable entry outside any project was found or is gone.
+    /// Has the next pulse check whether this entry outside any project is unusable.
     ///
-    /// The next pulse records all of them together, because each record writes the whole list.
-    pub(super) fn note_unusable(&mut self, problem: Problem, is_gone: bool) {
-        let path = problem.path.clone();
-        self.unusable.insert(path, (!is_gone).then_some(problem));
+    /// It records all of them together, because each record writes the whole list.
+    pub(super) fn doubt_unusable(&mut self, path: String) {
+        self.doubted_unusable.insert(path);
     }
 
-    /// Records the unusable entries that a scan found. If that fails, the next pulse retries.
+    /// Has the next pulse check the entry in the place of a project's directory, if it is listed.
+    pub(super) fn doubt_unusable_of(&mut self, key: &ProjectKey) {
+        if self.invalid_files.of(&None).is_empty() {
+            return;
+        }
+        if let Some((path, _)) = self.config.repository.layout.directory_of(key) {
+            self.doubt_unusable_below(&path);
+        }
+    }
+
+    /// Has the next pulse check the entries that are listed as unusable at a path and below it.
+    pub(super) fn doubt_unusable_below(&mut self, path: &str) {
+        let listed = self.invalid_files.outside_projects_below(path);
+        let listed: Vec<String> = listed.map(|problem| problem.path.clone()).collect();
+        self.doubted_unusable.extend(listed);
+    }
+
+    /// Records the unusable entries outside any project. If that fails, the next pulse retries.
     pub(super) fn record_unusable(&mut self, problems: Vec<Problem>) {
-        self.unusable.clear();
         let found = problems.into_iter();
         let found: BTreeMap<String, Problem> = found.map(|one| (one.path.clone(), one)).collect();
         let recorded = self.invalid_files.of(&None).iter();
@@ -410,12 +423,10 @@ impl Worker {
             .problems
             .push((None, found.values().cloned().collect()));
         if !self.commit(batch) {
-            let gone = self.invalid_files.of(&None).iter();
-            let gone = gone.map(|one| (one.path.clone(), None));
-            self.unusable = gone.collect();
-            let found = found.into_iter();
-            self.unusable
-                .extend(found.map(|(path, one)| (path, Some(one))));
+            let listed = self.invalid_files.of(&None).iter();
+            self.doubted_unusable
+                .extend(listed.map(|one| one.path.clone()));
+            self.doubted_unusable.extend(found.into_keys());
         }
     }
 
@@ -424,22 +435,20 @@ impl Worker {
         self.observer.retry_owners(self.clock.now())
     }
 
-    /// Records the changes from [`Self::note_unusable`].
-    pub(super) fn record_noted_unusable(&mut self) {
-        if self.unusable.is_empty() {
+    /// Checks the doubted entries outside any project, and records which of them are unusable.
+    pub(super) fn check_unusable(&mut self) {
+        if self.doubted_unusable.is_empty() {
             return;
         }
-        let recorded = self.invalid_files.of(&None).iter();
-        let mut problems: BTreeMap<String, Problem> = recorded
-            .map(|one| (one.path.clone(), one.clone()))
-            .collect();
-        for (path, found) in std::mem::take(&mut self.unusable) {
-            match found {
-                Some(problem) => drop(problems.insert(path, problem)),
-                None => drop(problems.remove(&path)),
-            }
-        }
-        self.record_unusable(problems.into_values().collect());
+        // The check of the root reports why it cannot be opened.
+        let Ok(Some(root)) = self.root.open() else {
+            return;
+        };
+        let doubted = std::mem::take(&mut self.doubted_unusable);
+        let found = self.observer.problems_at(&root, &doubted);
+        let listed = self.invalid_files.of(&None).iter();
+        let listed = listed.filter(|one| !doubted.contains(&one.path)).cloned();
+        self.record_unusable(listed.chain(found).collect());
     }
 
     /// Whether a full scan may compare the root with the record. Reports if it may not.

@@ -3,6 +3,7 @@
 //! Constraint: an unreadable directory is a problem, and never counts as empty. The walk stops at
 //! paths that belong to only one project. An observation reads the rest.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::listing::{Entry, entries, is_absent, join, unreadable};
@@ -55,4 +56,44 @@ fn discover_in(directory: &OwnedFd, path: &str, cursor: &Cursor, discovery: &mut
             Err(error) => discovery.problems.push(unreadable(&below, &error)),
         }
     }
+}
+
+/// Finds the problems of these entries. Lists each of their directories once.
+pub(super) fn problems_at(layout: &Layout, root: &Root, paths: &BTreeSet<String>) -> Vec<Problem> {
+    let mut by_parent: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for path in paths {
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        by_parent.entry(parent).or_default().insert(path);
+    }
+    let mut problems = Vec::new();
+    for (parent, wanted) in by_parent {
+        let cursor = layout.at(parent);
+        let cursor = cursor.filter(|cursor| cursor.project().is_none());
+        // An unreadable directory that contains other entries is an entry itself.
+        let (Some(cursor), Ok(directory)) = (cursor, root.open_directory(parent)) else {
+            continue;
+        };
+        let _unreadable = entries(directory.as_fd(), parent, &cursor, |entry| match entry {
+            Entry::Problem(problem) if wanted.contains(problem.path.as_str()) => {
+                problems.push(problem);
+            }
+            Entry::Directory(name, next) if next.leads_on() && next.project().is_none() => {
+                let path = join(parent, name);
+                if wanted.contains(path.as_str()) {
+                    problems.extend(problem_of(root, &path, &next));
+                }
+            }
+            Entry::Problem(_) | Entry::Directory(..) | Entry::Other(..) => {}
+        });
+    }
+    problems
+}
+
+/// Returns the problem of a directory that cannot be opened or listed.
+fn problem_of(root: &Root, path: &str, cursor: &Cursor) -> Option<Problem> {
+    let listed = root
+        .open_directory(path)
+        .and_then(|directory| entries(directory.as_fd(), path, cursor, |_| {}));
+    let error = listed.err().filter(|error| !is_absent(error))?;
+    Some(unreadable(path, &error))
 }

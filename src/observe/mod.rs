@@ -18,7 +18,7 @@ mod project;
 mod reported;
 mod unchanged;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -37,7 +37,7 @@ use listing::problem;
 pub(crate) use contents::{Contents, Lost};
 pub(crate) use discover::Discovery;
 pub(crate) use held::{Held, Holder};
-pub(crate) use listing::{Entry, entries, is_absent, join, unnamed, unreadable};
+pub(crate) use listing::{Entry, entries, is_absent, join, unreadable};
 pub(crate) use reported::Reported;
 pub(crate) use unchanged::is_unchanged;
 
@@ -143,6 +143,11 @@ impl Observer {
     /// Finds all projects.
     pub(crate) fn discover(&self, root: &Root) -> Discovery {
         discover::discover(&self.layout, root)
+    }
+
+    /// Finds the problems of these entries outside any project, as [`Self::discover`] does.
+    pub(crate) fn problems_at(&self, root: &Root, paths: &BTreeSet<String>) -> Vec<Problem> {
+        discover::problems_at(&self.layout, root, paths)
     }
 
     /// Reads a held file. Returns `None` if it is invalid.

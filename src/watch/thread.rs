@@ -26,7 +26,7 @@ use crate::domain::settle::Moment;
 use crate::hint::{Hint, HintSender};
 use crate::layout::Cursor;
 use crate::mounts;
-use crate::observe::{is_absent, join, unnamed, unreadable};
+use crate::observe::{is_absent, join};
 
 /// The number of reports that are handled between two checks for commands.
 const BATCH: usize = 512;
@@ -111,11 +111,7 @@ impl Thread {
             backend.release_moved_away();
         }
         for path in self.gaps.take_ended() {
-            let error = io::Error::from(io::ErrorKind::NotFound);
-            self.reporter.hints.send(Hint::Unusable {
-                problem: unreadable(&path, &error),
-                is_gone: true,
-            });
+            self.reporter.hints.send(Hint::Unusable { path });
         }
         self.publish_coverage();
         self.reporter.root = None;
@@ -243,6 +239,12 @@ impl Thread {
             ChangeKind::Created | ChangeKind::MovedTo => {
                 if !may_be_directory || !self.watch_new(&change, name, &path, &cursor) {
                     self.reporter.file(&path, &cursor, change.kind.as_str());
+                    // It may be a link. In a project, the observation finds those.
+                    let parent = self.reporter.settings.layout.at(&change.directory);
+                    let is_outside = parent.is_some_and(|parent| parent.project().is_none());
+                    if is_outside && cursor.leads_on() {
+                        self.reporter.hints.send(Hint::Unusable { path });
+                    }
                 }
             }
         }
@@ -258,10 +260,7 @@ impl Thread {
             self.reporter
                 .plain(&path, &cursor, "a name that is not UTF-8");
         } else {
-            self.reporter.hints.send(Hint::Unusable {
-                problem: unnamed(&path),
-                is_gone: change.kind.is_gone(),
-            });
+            self.reporter.hints.send(Hint::Unusable { path });
         }
     }
 
@@ -294,10 +293,8 @@ impl Thread {
             Err(error) => {
                 // Inside a project, the observation reports unreadable directories.
                 if cursor.project().is_none() {
-                    self.reporter.hints.send(Hint::Unusable {
-                        problem: unreadable(path, &error),
-                        is_gone: false,
-                    });
+                    let path = path.to_owned();
+                    self.reporter.hints.send(Hint::Unusable { path });
                 }
                 if let Some(backend) = &mut self.backend {
                     backend.forget(path);

@@ -296,10 +296,8 @@ impl Thread {
             return;
         }
         for problem in problems {
-            self.reporter.hints.send(Hint::Unusable {
-                problem,
-                is_gone: false,
-            });
+            let path = problem.path;
+            self.reporter.hints.send(Hint::Unusable { path });
         }
     }
 

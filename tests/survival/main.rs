@@ -27,6 +27,9 @@ mod roots;
 // State directories that the daemon cannot use.
 mod starts;
 
+// Listed problems follow the disk.
+mod listed;
+
 // The kernel's limits: queue, watches, instances.
 mod limits;
 
