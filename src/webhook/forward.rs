@@ -4,7 +4,11 @@
 //! headers of the connection are left out, because each connection has its own. If the target does
 //! not answer, the sender gets a status of 500 or above, so that it retries. No message shows a
 //! secret part of the URL.
+//!
+//! Exchanges run on a thread of their own, because a target that floods keeps the thread that reads
+//! its answers busy. The receiver must still take and print callbacks.
 
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -13,6 +17,8 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
@@ -64,6 +70,42 @@ pub(crate) enum ForwardError {
     /// The HTTP library rejects the settings.
     #[error("the HTTP client cannot be set up")]
     Setup(#[from] reqwest::Error),
+    /// The system has no more threads or file descriptors.
+    #[error("the thread that passes callbacks on cannot be started")]
+    Thread(#[from] io::Error),
+}
+
+/// The thread that exchanges requests with the target. Dropping this value waits for nothing.
+struct ExchangeThread(Option<Runtime>);
+
+impl ExchangeThread {
+    fn start() -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("forward")
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// Runs a future on the thread. Dropping the returned future ends it when it next waits.
+    async fn run<T: Send + 'static>(
+        &self,
+        exchange: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let runtime = self.0.as_ref()?;
+        let mut one = JoinSet::new();
+        one.spawn_on(exchange, runtime.handle());
+        one.join_next().await?.ok()
+    }
+}
+
+impl Drop for ExchangeThread {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Passes requests on to a URL.
@@ -71,6 +113,7 @@ pub(crate) struct Forwarder {
     client: reqwest::Client,
     url: Url,
     to: Destination,
+    thread: ExchangeThread,
 }
 
 /// The answer to pass back: the target's, or one that makes the sender retry.
@@ -103,7 +146,13 @@ impl Forwarder {
         let to = Destination::new(&url, &Proxies::of(&SystemEnvironment), CONNECT_TIMEOUT);
         let tls = roots.client_config(&Tls::default())?;
         let client = client_builder(tls, &to)?.build()?;
-        Ok(Self { client, url, to })
+        let thread = ExchangeThread::start()?;
+        Ok(Self {
+            client,
+            url,
+            to,
+            thread,
+        })
     }
 
     /// Returns the URL without parts that may be secrets.
@@ -146,10 +195,13 @@ impl Forwarder {
             .request(method, with_query(&self.url, query))
             .headers(end_to_end(headers))
             .body(upload::body(body.into(), Duration::ZERO));
-        let mut forwarded = match timeout_at(started + TIMEOUT, exchange(request)).await {
-            Ok(Ok(forwarded)) => forwarded,
-            Ok(Err(error)) => failed(StatusCode::BAD_GATEWAY, failure::describe(error, &self.to)),
-            Err(_) => failed(
+        let exchanged = self.thread.run(exchange(request));
+        let mut forwarded = match timeout_at(started + TIMEOUT, exchanged).await {
+            Ok(Some(Ok(forwarded))) => forwarded,
+            Ok(Some(Err(error))) => {
+                failed(StatusCode::BAD_GATEWAY, failure::describe(error, &self.to))
+            }
+            Ok(None) | Err(_) => failed(
                 StatusCode::GATEWAY_TIMEOUT,
                 format!("no answer from {} in {} s", self.to, TIMEOUT.as_secs()),
             ),

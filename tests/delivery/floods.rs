@@ -13,7 +13,7 @@ use crate::{define, snapshot, standing};
 const CALLBACKS: usize = 20;
 
 /// A server that answers each request with the same bytes until the client is gone.
-struct Flood {
+pub struct Flood {
     address: SocketAddr,
     /// The number of connections that it has flooded.
     n_flooded: Arc<AtomicUsize>,
@@ -21,7 +21,7 @@ struct Flood {
 }
 
 impl Flood {
-    fn new(first: &'static str, again: &str) -> Self {
+    pub fn new(first: &'static str, again: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let flood = Self {
             address: listener.local_addr().unwrap(),
@@ -44,11 +44,11 @@ impl Flood {
         flood
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}/", self.address)
     }
 
-    fn n_flooded(&self) -> usize {
+    pub fn n_flooded(&self) -> usize {
         self.n_flooded.load(Ordering::Acquire)
     }
 }

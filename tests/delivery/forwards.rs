@@ -1,6 +1,8 @@
 //! `listen --forward-to` between the daemon and a receiver.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command};
 
 use jiff::Timestamp;
@@ -9,6 +11,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::common::{Endpoint, Home, Settings, Webhook, wait_until};
+use crate::floods::Flood;
 use crate::{define, reply, snapshot};
 
 const SECRET: &str = "a-secret-of-24-characters";
@@ -112,4 +115,62 @@ fn a_callback_goes_through_listen_with_a_valid_signature() {
         "{printed}"
     );
     assert!(!printed.contains("hush"), "{printed}");
+}
+
+/// Sends a request with this path to `listen`. Its answer may come later.
+fn post(forwarding: &Forwarding, id: &str) -> TcpStream {
+    let address = forwarding.url.trim_start_matches("http://");
+    let mut sender = TcpStream::connect(address.trim_end_matches('/')).unwrap();
+    let head =
+        format!("POST / HTTP/1.1\r\nHost: x\r\nWebhook-Id: {id}\r\nContent-Length: 0\r\n\r\n");
+    sender.write_all(head.as_bytes()).unwrap();
+    sender
+}
+
+/// The client of `listen` reads all interim answers that have arrived before it lets others work.
+#[test]
+fn a_target_that_floods_does_not_keep_listen_from_taking_callbacks() {
+    let flood = Flood::new("", "HTTP/1.1 100 Continue\r\n\r\n");
+    let forwarding = Forwarding::to(&flood.url());
+    let mut senders = Vec::new();
+    for number in 0..20 {
+        let id = format!("evt_{number}");
+        senders.push(post(&forwarding, &id));
+        wait_until("the printed callback", || {
+            forwarding
+                .printed()
+                .contains(&format!("\"{id}\""))
+                .then_some(())
+        });
+        wait_until("the flood", || (flood.n_flooded() > 0).then_some(()));
+    }
+    // The first sender gets an answer although the target gave none.
+    let mut answer = [0; 12];
+    senders[0].read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 504");
+}
+
+#[test]
+fn clients_that_stall_do_not_keep_listen_from_passing_callbacks_on() {
+    let target = Endpoint::new();
+    let forwarding = Forwarding::to(&target.url());
+    let address = forwarding.url.trim_start_matches("http://");
+    let address = address.trim_end_matches('/');
+    let mut stalled = Vec::new();
+    for number in 0..300 {
+        let mut client = TcpStream::connect(address).unwrap();
+        let parts: [&[u8]; 3] = [
+            b"",
+            b"POST / HTTP/1.1\r\nHo",
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1",
+        ];
+        // An old connection may be closed for a new one.
+        let _refused = client.write_all(parts[number % 3]);
+        stalled.push(client);
+    }
+    let mut sender = post(&forwarding, "evt_1");
+    let mut answer = [0; 12];
+    sender.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 204");
+    assert_eq!(target.wait_for(1)[0].id, "evt_1");
 }
