@@ -18,6 +18,17 @@ mod isolation;
 // Receivers that never stop answering.
 mod floods;
 
+// Receivers that flood by the means of TLS and HTTP/2.
+mod floods_tls;
+
+// Certificates for them.
+#[allow(
+    dead_code,
+    reason = "shared with the tests of requests, which use more of it"
+)]
+#[path = "../sending/tls.rs"]
+mod tls;
+
 // An endpoint that is down during a burst.
 mod down;
 
