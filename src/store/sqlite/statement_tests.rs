@@ -162,7 +162,10 @@ fn statements(connection: &Connection) -> Vec<String> {
         let source = fs::read_to_string(&path).unwrap();
         let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let verbs = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "];
-        let is_statement = |text: &&String| verbs.iter().any(|verb| text.starts_with(verb));
+        // A move to another store reads whole tables, and its statements name them by placeholders.
+        let is_statement = |text: &&String| {
+            verbs.iter().any(|verb| text.starts_with(verb)) && !text.contains("FROM {")
+        };
         let literals = literals(code);
         let indexes = named_indexes(connection, &literals);
         let found = literals.iter().filter(is_statement);
