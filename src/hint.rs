@@ -21,7 +21,7 @@ pub(crate) enum Hint {
         /// The reported change in words, for the explanation of events.
         cause: String,
         /// The path and the open file, if the report names a file. `None` if it cannot be opened.
-        file: Option<(String, Option<Held>)>,
+        file: Option<Box<(String, Option<Held>)>>,
         /// Whether the file is still being written. If so, a report of its close follows.
         unfinished: bool,
     },

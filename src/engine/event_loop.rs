@@ -205,7 +205,8 @@ impl EventLoop {
                 } else {
                     self.worker.agenda.hint(&key, now, Origin::Live, &cause);
                 }
-                if let Some((path, held)) = file {
+                if let Some(file) = file {
+                    let (path, held) = *file;
                     self.worker.reported.add(key, &path, held);
                 }
             }

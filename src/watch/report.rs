@@ -97,7 +97,7 @@ impl Reporter {
         self.hints.send(Hint::Project {
             key,
             cause: format!("{cause}: {path}"),
-            file: Some((path.to_owned(), held)),
+            file: Some(Box::new((path.to_owned(), held))),
             unfinished: is_empty && cause == "created",
         });
     }
