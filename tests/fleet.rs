@@ -11,6 +11,15 @@
 
 mod common;
 
+#[path = "fleet/chaos.rs"]
+mod chaos;
+#[path = "fleet/isolated.rs"]
+mod isolated;
+#[path = "fleet/load.rs"]
+mod load;
+#[path = "fleet/power.rs"]
+mod power;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Stdio;

@@ -22,11 +22,11 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Daemon, Endpoint, Home, Settings, skip, succeeds, wait_until, xml};
+use common::{Daemon, Disk, Endpoint, Home, Settings, skip, succeeds, wait_until, xml};
 
 /// Counts over all rounds. A cut must lose none of the acknowledged events.
 #[derive(Default)]
@@ -36,53 +36,6 @@ struct Tally {
     /// The events that the receiver or the log was told of.
     acknowledged: usize,
     callbacks: usize,
-}
-
-/// A file system in a file, mounted by a loop device.
-struct Disk {
-    image: PathBuf,
-    at: PathBuf,
-}
-
-impl Disk {
-    /// A fresh one. Nothing where this machine does not let us.
-    fn new(kind: &str, image: PathBuf, at: PathBuf) -> Option<Self> {
-        fs::File::create(&image)
-            .unwrap()
-            .set_len(400 << 20)
-            .unwrap();
-        fs::create_dir(&at).unwrap();
-        let quiet = if kind == "ext4" { "-qF" } else { "-qf" };
-        let made = succeeds(&format!("mkfs.{kind}"), &[quiet, image.to_str().unwrap()]);
-        let disk = Self { image, at };
-        (made && disk.mount()).then_some(disk)
-    }
-
-    fn mount(&self) -> bool {
-        let (image, at) = (self.image.to_str().unwrap(), self.at.to_str().unwrap());
-        succeeds("mount", &["-o", "loop", image, at])
-    }
-
-    /// The cut: everything that was not synced is gone, the log of the file system too.
-    fn cut(&self) {
-        assert!(succeeds(
-            "xfs_io",
-            &["-x", "-c", "shutdown", self.at.to_str().unwrap()]
-        ));
-    }
-
-    /// Mounted again; the file system repairs itself by its log.
-    fn again(&self) {
-        let at = self.at.to_str().unwrap();
-        wait_until("unmounting", || succeeds("umount", &[at]).then_some(()));
-        assert!(self.mount());
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        succeeds("umount", &["-l", self.at.to_str().unwrap()]);
-    }
 }
 
 /// Random numbers that a seed repeats (splitmix64).
@@ -176,8 +129,8 @@ fn cuts(kind: &str) {
     };
     fs::remove_dir(home.at("")).unwrap();
     for name in ["repository", "state"] {
-        fs::create_dir(disk.at.join(name)).unwrap();
-        std::os::unix::fs::symlink(disk.at.join(name), home.beside(name)).unwrap();
+        fs::create_dir(disk.at().join(name)).unwrap();
+        std::os::unix::fs::symlink(disk.at().join(name), home.beside(name)).unwrap();
     }
     // If all projects were gone, their removals would wait for an operator. This one survives.
     let survivor = xml("survivor", "", "survivor");

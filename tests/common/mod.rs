@@ -21,6 +21,7 @@
 )]
 
 mod daemon;
+mod disk;
 mod endpoint;
 mod home;
 mod postgres;
@@ -32,6 +33,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
+pub use disk::Disk;
 pub use endpoint::Endpoint;
 pub use home::{Home, Settings, Webhook, wait_health, xml};
 pub use postgres::{Postgres, Relay};

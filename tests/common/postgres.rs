@@ -1,7 +1,7 @@
 //! A server of PostgreSQL that ends with the tests.
 
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::wait_until;
 
 /// A running server, with the user `postgres` and without passwords.
 ///
@@ -27,9 +31,9 @@ pub struct Postgres {
 const USER: &str = "postgres";
 
 const SCRIPT: &str = r#"
-cd "$1" && "$2/initdb" -D data -U postgres -A trust -E UTF8 --no-locale -N > log 2>&1 || exit 1
+cd "$1" && { [ -z "$4" ] || ln -s "$4" data; } && "$2/initdb" -D data -U postgres -A trust -E UTF8 --no-locale -N > log 2>&1 || exit 1
 printf '%s\n' "port = $3" "listen_addresses = '127.0.0.1'" "unix_socket_directories = '$1'" \
-    'fsync = off' 'max_connections = 200' 'shared_buffers = 32MB' "log_min_messages = fatal" >> data/postgresql.conf
+    "fsync = $5" 'max_connections = 200' 'shared_buffers = 32MB' "log_min_messages = fatal" >> data/postgresql.conf
 printf '%s\n' 'host all locked 127.0.0.1/32 scram-sha-256' 'host all all 127.0.0.1/32 trust' \
     'local all all trust' > data/pg_hba.conf
 "$2/pg_ctl" -D data -w -l log start > /dev/null || exit 1
@@ -42,6 +46,19 @@ rm -rf "$1"
 impl Postgres {
     /// Starts a server. Returns `None` if PostgreSQL is not installed.
     pub fn start() -> Option<Self> {
+        Self::start_with(None)
+    }
+
+    /// Starts a server with its files in a new directory, which survives it, and with `fsync`.
+    pub fn start_on(data: &Path) -> Option<Self> {
+        fs::create_dir(data).unwrap();
+        if rustix::process::geteuid().is_root() {
+            chown(data, Some(id_of(USER)?), None).unwrap();
+        }
+        Self::start_with(Some(data))
+    }
+
+    fn start_with(data: Option<&Path>) -> Option<Self> {
         let programs = programs()?;
         let directory = tempfile::Builder::new()
             .prefix("pg")
@@ -67,6 +84,8 @@ impl Postgres {
             .arg(&directory)
             .arg(&programs)
             .arg(port.to_string())
+            .arg(data.unwrap_or(Path::new("")))
+            .arg(if data.is_some() { "on" } else { "off" })
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -95,6 +114,25 @@ impl Postgres {
             "host=127.0.0.1 port={} user=postgres dbname={database}",
             self.port
         )
+    }
+
+    /// Listens on these addresses too, in a network that the test made.
+    pub fn listen_on(&self, addresses: &[String]) {
+        let data = self.directory.join("data");
+        let append = |file: &str, line: String| {
+            let file = fs::OpenOptions::new().append(true).open(data.join(file));
+            writeln!(file.unwrap(), "{line}").unwrap();
+        };
+        let all = addresses.join(",");
+        append(
+            "postgresql.conf",
+            format!("listen_addresses = '127.0.0.1,{all}'"),
+        );
+        for address in addresses {
+            append("pg_hba.conf", format!("host all all {address}/32 trust"));
+        }
+        self.crash();
+        self.start_again();
     }
 
     /// Makes a new database and returns its name.
@@ -140,6 +178,20 @@ impl Postgres {
         while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The process id of the server.
+    pub fn pid(&self) -> i32 {
+        let file = fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap();
+        file.lines().next().unwrap().parse().unwrap()
+    }
+
+    /// Ends a server that cannot read its files any more, and waits until all of its processes ended.
+    pub fn end(pid: i32) {
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::QUIT);
+        wait_until("the end of the server", || {
+            (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+        });
     }
 
     /// Starts the server again.
