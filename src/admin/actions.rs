@@ -1,7 +1,8 @@
 //! The actions of the API: the changes that commands also make, with the same checks.
 //!
 //! Constraint: a request that changes many deliveries has their expected number. So it changes
-//! nothing if its sender has seen another number. A request with `dryRun` returns the number.
+//! nothing if its sender has seen another number. The store compares it in the transaction of the
+//! change. A request with `dryRun` returns the number.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 use utoipa::ToSchema;
 
-use super::error::{ApiError, Json, Named, Options};
+use super::error::{Answer, ApiError, Json, Named, Options};
 use super::reads::{check, delivery_id, kind, no_delivery, state};
 use super::routes::Server;
 use crate::error::chain;
@@ -19,7 +20,7 @@ use crate::operator::change::{self, Change, Refused};
 use crate::operator::select::split;
 use crate::operator::test::TestRequest;
 use crate::operator::view::{Changed, Exchange, Replayed};
-use crate::store::{Operations, Selector};
+use crate::store::{Operations, Replay, Selector};
 
 /// The maximum number of ids in one request.
 const IDS_MAX: usize = 1_000;
@@ -71,7 +72,7 @@ pub(super) async fn redeliver(
     State(server): State<Arc<Server>>,
     Named(id): Named,
     Options(NoOptions {}): Options<NoOptions>,
-) -> Result<Json<Changed>, ApiError> {
+) -> Answer<Changed> {
     change_one(&server, Change::Redeliver, &id).await
 }
 
@@ -83,11 +84,11 @@ pub(super) async fn cancel(
     State(server): State<Arc<Server>>,
     Named(id): Named,
     Options(NoOptions {}): Options<NoOptions>,
-) -> Result<Json<Changed>, ApiError> {
+) -> Answer<Changed> {
     change_one(&server, Change::Cancel, &id).await
 }
 
-async fn change_one(server: &Server, change: Change, id: &str) -> Result<Json<Changed>, ApiError> {
+async fn change_one(server: &Server, change: Change, id: &str) -> Answer<Changed> {
     let id = delivery_id(id)?;
     let bulk = Bulk {
         ids: vec![id],
@@ -98,8 +99,7 @@ async fn change_one(server: &Server, change: Change, id: &str) -> Result<Json<Ch
         ids: vec![id],
         ..Selector::default()
     };
-    let now = server.admin.sources.clock.now();
-    let work = move |operations: &mut Operations| {
+    let work = move |operations: &mut Operations, now| {
         if operations.count(&any)? == 0 {
             return Err(no_delivery(id));
         }
@@ -108,6 +108,16 @@ async fn change_one(server: &Server, change: Change, id: &str) -> Result<Json<Ch
             n => Ok(changed(change, 1, n, false)),
         }
     };
+    apply(server, work).await
+}
+
+/// Makes a change at the present time.
+async fn apply<T: Send + 'static>(
+    server: &Server,
+    work: impl FnOnce(&mut Operations, Timestamp) -> Result<T, ApiError> + Send + 'static,
+) -> Answer<T> {
+    let now = server.admin.sources.clock.now();
+    let work = move |operations: &mut Operations| work(operations, now);
     server.admin.change(work).await.map(Json)
 }
 
@@ -119,7 +129,7 @@ const NOT_PENDING: &str = "only pending deliveries can be cancelled";
 pub(super) async fn redeliver_many(
     State(server): State<Arc<Server>>,
     Options(bulk): Options<Bulk>,
-) -> Result<Json<Changed>, ApiError> {
+) -> Answer<Changed> {
     change_many(&server, Change::Redeliver, bulk).await
 }
 
@@ -129,41 +139,35 @@ pub(super) async fn redeliver_many(
 pub(super) async fn cancel_many(
     State(server): State<Arc<Server>>,
     Options(bulk): Options<Bulk>,
-) -> Result<Json<Changed>, ApiError> {
+) -> Answer<Changed> {
     change_many(&server, Change::Cancel, bulk).await
 }
 
-async fn change_many(
-    server: &Server,
-    change: Change,
-    bulk: Bulk,
-) -> Result<Json<Changed>, ApiError> {
-    let (dry_run, expected) = (bulk.dry_run, bulk.expected);
-    let selector = select(server, change, bulk).await?;
-    let now = server.admin.sources.clock.now();
-    let work = move |operations: &mut Operations| {
-        let matched = change.count(&selector, operations)?;
-        if !confirmed(dry_run, expected, matched)? {
-            return Ok(changed(change, matched, 0, true));
-        }
+async fn change_many(server: &Server, change: Change, bulk: Bulk) -> Answer<Changed> {
+    let only_count = bulk.dry_run;
+    let expected = bulk.expected;
+    let mut selector = select(server, change, bulk).await?;
+    if only_count {
+        let work = move |operations: &mut Operations, _| {
+            let matched = change.count(&selector, operations)?;
+            Ok(changed(change, matched, 0, true))
+        };
+        return apply(server, work).await;
+    }
+    let expected = expected.ok_or_else(uncounted)?;
+    selector.expected = Some(expected);
+    let work = move |operations: &mut Operations, now| {
         let n = change.apply(&selector, operations, now)?;
-        Ok(changed(change, matched, n, false))
+        Ok(changed(change, expected, n, false))
     };
-    server.admin.change(work).await.map(Json)
+    apply(server, work).await
 }
 
-/// Whether to make the change. Fails if another number was expected than is selected.
-fn confirmed(dry_run: bool, expected: Option<u64>, matched: u64) -> Result<bool, ApiError> {
-    match expected {
-        _ if dry_run => Ok(false),
-        Some(expected) if expected == matched => Ok(true),
-        Some(expected) => Err(ApiError::conflict(format!(
-            "{matched} are selected by now, not {expected}, so nothing was changed"
-        ))),
-        None => Err(ApiError::invalid(
-            "expected is missing: count with dryRun, and then send the number as expected",
-        )),
-    }
+/// The error of a change whose sender has not seen how much it changes.
+fn uncounted() -> ApiError {
+    ApiError::invalid(
+        "expected is missing: count with dryRun, and then send the number as expected",
+    )
 }
 
 fn changed(change: Change, matched: u64, changed: u64, dry_run: bool) -> Changed {
@@ -197,6 +201,7 @@ async fn select(server: &Server, change: Change, bulk: Bulk) -> Result<Selector,
         project,
         since: server.time("since", bulk.since.as_deref())?,
         until: server.time("until", bulk.until.as_deref())?,
+        expected: None,
     };
     check(server, &selector).await?;
     change.check(selector).map_err(|refused| {
@@ -218,18 +223,8 @@ pub(super) async fn enable(
     State(server): State<Arc<Server>>,
     Named(name): Named,
     Options(NoOptions {}): Options<NoOptions>,
-) -> Result<Json<Switched>, ApiError> {
-    let enabled = change::configured(&name, &server.admin.sources.config())?.enabled;
-    let work = move |operations: &mut Operations| {
-        let changed = operations.switch_on(&name)?;
-        info!(webhook = name, changed, "a request switched a webhook on");
-        Ok(Switched {
-            webhook: name,
-            changed,
-            enabled,
-        })
-    };
-    server.admin.change(work).await.map(Json)
+) -> Answer<Switched> {
+    switch(&server, name, Switch::On).await
 }
 
 /// The options of `disable`.
@@ -249,22 +244,37 @@ pub(super) async fn disable(
     State(server): State<Arc<Server>>,
     Named(name): Named,
     Options(options): Options<DisableOptions>,
-) -> Result<Json<Switched>, ApiError> {
+) -> Answer<Switched> {
+    let reason = options.reason;
+    let reason = reason.unwrap_or_else(|| change::SWITCHED_OFF.to_owned());
+    switch(&server, name, Switch::Off(reason)).await
+}
+
+/// The position of a webhook's switch.
+enum Switch {
+    On,
+    /// Off, for this reason.
+    Off(String),
+}
+
+async fn switch(server: &Server, name: String, to: Switch) -> Answer<Switched> {
     let enabled = change::configured(&name, &server.admin.sources.config())?.enabled;
-    let reason = options
-        .reason
-        .unwrap_or_else(|| change::SWITCHED_OFF.to_owned());
-    let now = server.admin.sources.clock.now();
-    let work = move |operations: &mut Operations| {
-        let changed = operations.switch_off(&name, &reason, now)?;
-        info!(webhook = name, changed, "a request switched a webhook off");
+    let work = move |operations: &mut Operations, now| {
+        let (changed, position) = match to {
+            Switch::On => (operations.switch_on(&name)?, "on"),
+            Switch::Off(reason) => (operations.switch_off(&name, &reason, now)?, "off"),
+        };
+        info!(
+            webhook = name,
+            changed, "a request switched a webhook {position}"
+        );
         Ok(Switched {
             webhook: name,
             changed,
             enabled,
         })
     };
-    server.admin.change(work).await.map(Json)
+    apply(server, work).await
 }
 
 /// The options of `test`.
@@ -284,7 +294,7 @@ pub(super) async fn test(
     State(server): State<Arc<Server>>,
     Named(name): Named,
     Options(options): Options<TestOptions>,
-) -> Result<Json<Exchange>, ApiError> {
+) -> Answer<Exchange> {
     let event = kind(options.event.as_deref())?;
     let config = server.admin.sources.config();
     change::configured(&name, &config)?;
@@ -303,22 +313,22 @@ pub(super) async fn test(
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ReplayOptions {
     /// Queue the events for this webhook: those it subscribes to, and those it got before.
-    to: String,
+    pub(super) to: String,
     /// Only events recorded since then.
     #[serde(default)]
-    since: Option<String>,
+    pub(super) since: Option<String>,
     /// Only events recorded before then.
     #[serde(default)]
-    until: Option<String>,
+    pub(super) until: Option<String>,
     /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization.
     #[serde(default)]
-    project: Option<String>,
+    pub(super) project: Option<String>,
     /// Return the number of selected events, and change nothing.
     #[serde(default)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// The number that `dryRun` returned. If another number is selected now, nothing is changed.
     #[serde(default)]
-    expected: Option<u64>,
+    pub(super) expected: Option<u64>,
 }
 
 /// Queues recorded events for a webhook again or for the first time, in order.
@@ -327,37 +337,43 @@ pub(super) struct ReplayOptions {
 pub(super) async fn replay(
     State(server): State<Arc<Server>>,
     Options(options): Options<ReplayOptions>,
-) -> Result<Json<Replayed>, ApiError> {
+) -> Answer<Replayed> {
     let config = server.admin.sources.config();
     let webhook = change::configured(&options.to, &config)?;
-    let (since, until): (Option<Timestamp>, Option<Timestamp>) = (
-        server.time("since", options.since.as_deref())?,
-        server.time("until", options.until.as_deref())?,
-    );
+    let since = server.time("since", options.since.as_deref())?;
+    let until = server.time("until", options.until.as_deref())?;
     let replay = change::replay(webhook, options.project.as_deref(), since, until)
         .ok_or_else(|| ApiError::invalid("since must be earlier than until"))?;
-    let now = server.admin.sources.clock.now();
-    let work = move |operations: &mut Operations| {
-        let matched = operations.count_replay(&replay)?;
-        let is_confirmed = confirmed(options.dry_run, options.expected, matched)?;
-        let replayed = if is_confirmed {
-            operations.replay(&replay, now)?
-        } else {
-            0
+    let webhook = options.to;
+    if options.dry_run {
+        let work = move |operations: &mut Operations, _| {
+            let matched = operations.count_replay(&replay)?;
+            Ok(replayed(webhook, matched, None))
         };
-        if is_confirmed {
-            info!(
-                webhook = options.to,
-                matched, replayed, "a request replayed events"
-            );
-        }
-        Ok(Replayed {
-            webhook: options.to,
-            matched,
-            replayed,
-            dry_run: !is_confirmed,
-            daemon_told: is_confirmed,
-        })
+        return apply(&server, work).await;
+    }
+    let expected = options.expected.ok_or_else(uncounted)?;
+    let replay = Replay {
+        expected: Some(expected),
+        ..replay
     };
-    server.admin.change(work).await.map(Json)
+    let work = move |operations: &mut Operations, now| {
+        let n = operations.replay(&replay, now)?;
+        Ok(replayed(webhook, expected, Some(n)))
+    };
+    apply(&server, work).await
+}
+
+/// The answer of a replay. `queued` is `None` if events were only counted.
+fn replayed(webhook: String, matched: u64, queued: Option<u64>) -> Replayed {
+    if let Some(replayed) = queued {
+        info!(webhook, matched, replayed, "a request replayed events");
+    }
+    Replayed {
+        webhook,
+        matched,
+        replayed: queued.unwrap_or_default(),
+        dry_run: queued.is_none(),
+        daemon_told: queued.is_some(),
+    }
 }

@@ -14,7 +14,7 @@ use super::page;
 use crate::error::chain;
 use crate::operator::change::UnknownWebhook;
 use crate::operator::select::FindError;
-use crate::store::{OpenError, StoreError};
+use crate::store::{Fault, OpenError, StoreError};
 
 /// The content type of answers and bodies.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -41,6 +41,9 @@ pub(super) struct ApiError {
     retry_after: Option<u64>,
     /// The reason, for people.
     pub(super) error: String,
+    /// The number that is selected now, if it is not the expected one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    matched: Option<u64>,
 }
 
 impl ApiError {
@@ -49,6 +52,7 @@ impl ApiError {
             status,
             retry_after: None,
             error: error.into(),
+            matched: None,
         }
     }
 
@@ -98,7 +102,13 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        Self::unavailable(chain(&error))
+        match error.fault() {
+            fault @ Fault::OtherNumber { selected, .. } => Self {
+                matched: Some(*selected),
+                ..Self::conflict(fault.to_string())
+            },
+            _ => Self::unavailable(chain(&error)),
+        }
     }
 }
 
@@ -123,6 +133,9 @@ impl From<FindError> for ApiError {
         }
     }
 }
+
+/// The answer of a handler.
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
 /// A JSON answer.
 pub(super) struct Json<T>(pub(super) T);

@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::error::{ApiError, Filters, Json, Named};
+use super::error::{Answer, ApiError, Filters, Json, Named};
 use super::pages::{DeliveryPage, EventPage, Listing, Place};
 use super::routes::Server;
 use crate::config::{self, WithoutSecrets};
@@ -16,21 +16,35 @@ use crate::operator::change::check_webhook;
 use crate::operator::select::{find_event, parse_event, parse_since, split};
 use crate::operator::view::{DeliveryWithAttempts, EventWithDeliveries, WebhookView, attempts_of};
 use crate::report::{Report, Settings, WebhookReport};
-use crate::store::{EventFilter, Selector, WebhookState};
+use crate::store::{EventFilter, Listings, Selector, WebhookState};
 
 /// How long a request waits for the counts of deliveries.
 const COUNTS_MAX: Duration = Duration::from_secs(10);
 
+/// How deliveries are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counts {
+    /// All of them. Reads an index of all deliveries.
+    Exact,
+    /// Up to this number. A greater count means only that there are more.
+    UpTo(u64),
+}
+
 /// The state of the daemon, as `status --json` prints it.
 #[utoipa::path(get, path = "/api/v1/status", tag = "read", responses(
     (status = 200, body = Report), (status = "default", body = ApiError)))]
-pub(super) async fn status(State(server): State<Arc<Server>>) -> Result<Json<Report>, ApiError> {
-    let states = states(&server).await?;
+pub(super) async fn status(State(server): State<Arc<Server>>) -> Answer<Report> {
+    report(&server, Counts::Exact).await.map(Json)
+}
+
+/// The state of the daemon.
+pub(super) async fn report(server: &Server, counts: Counts) -> Result<Report, ApiError> {
+    let states = states(server, counts).await?;
     let admin = &server.admin;
     let daemon = admin.sources.daemon();
     let file = admin.sources.config().file.clone();
     let state_dir = admin.state_dir.clone();
-    let report = move |listings: &_| {
+    let report = move |listings: &Listings| {
         // A file with errors differs from the settings that the daemon uses.
         let file = config::load(&file, &WithoutSecrets).map_or_else(
             |_| Settings::default(),
@@ -44,28 +58,42 @@ pub(super) async fn status(State(server): State<Arc<Server>>) -> Result<Json<Rep
             Some(listings),
         )?)
     };
-    admin.read(report).await.map(Json)
+    admin.read(report).await
 }
 
-/// Counts the deliveries of all webhooks.
-async fn states(server: &Server) -> Result<Vec<WebhookState>, ApiError> {
-    match tokio::time::timeout(COUNTS_MAX, server.admin.sources.states()).await {
-        Ok(states) => Ok(states?),
-        Err(_) => Err(ApiError::unavailable(
-            "counting the deliveries takes too long",
-        )),
-    }
+/// The states of all webhooks.
+async fn states(server: &Server, counts: Counts) -> Result<Vec<WebhookState>, ApiError> {
+    let most = match counts {
+        Counts::UpTo(most) => most,
+        Counts::Exact => {
+            let states = server.admin.sources.states();
+            return match tokio::time::timeout(COUNTS_MAX, states).await {
+                Ok(states) => Ok(states?),
+                Err(_) => Err(ApiError::unavailable(
+                    "counting the deliveries takes too long",
+                )),
+            };
+        }
+    };
+    let read = move |listings: &Listings| Ok(listings.webhook_states_up_to(most)?);
+    server.admin.read(read).await
 }
 
 /// The webhooks with their queues, as `webhooks --json` prints them.
 #[utoipa::path(get, path = "/api/v1/webhooks", tag = "read", responses(
     (status = 200, body = Vec<WebhookView>), (status = "default", body = ApiError)))]
-pub(super) async fn webhooks(
-    State(server): State<Arc<Server>>,
-) -> Result<Json<Vec<WebhookView>>, ApiError> {
+pub(super) async fn webhooks(State(server): State<Arc<Server>>) -> Answer<Vec<WebhookView>> {
+    all_webhooks(&server, Counts::Exact).await.map(Json)
+}
+
+/// The webhooks with their queues.
+pub(super) async fn all_webhooks(
+    server: &Server,
+    counts: Counts,
+) -> Result<Vec<WebhookView>, ApiError> {
     let settings = Settings::of(&server.admin.sources.config());
-    let states = WebhookReport::of_settings(&settings, states(&server).await?);
-    Ok(Json(WebhookView::all(settings, states)))
+    let states = WebhookReport::of_settings(&settings, states(server, counts).await?);
+    Ok(WebhookView::all(settings, states))
 }
 
 /// The filters of events.
@@ -93,7 +121,7 @@ pub(super) struct EventFilters {
 pub(super) async fn events(
     State(server): State<Arc<Server>>,
     Filters(filters): Filters<EventFilters>,
-) -> Result<Json<EventPage>, ApiError> {
+) -> Answer<EventPage> {
     let place = Place::read(
         Listing::Events,
         filters.cursor.as_deref(),
@@ -107,7 +135,7 @@ pub(super) async fn events(
         since: server.time("since", filters.since.as_deref())?,
         until: server.time("until", filters.until.as_deref())?,
     };
-    let read = move |listings: &crate::store::Listings| {
+    let read = move |listings: &Listings| {
         let page = listings.events_page(&filter, place.before, place.limit)?;
         Ok(EventPage::of(&page))
     };
@@ -121,9 +149,9 @@ pub(super) async fn events(
 pub(super) async fn event(
     State(server): State<Arc<Server>>,
     Named(id): Named,
-) -> Result<Json<EventWithDeliveries>, ApiError> {
+) -> Answer<EventWithDeliveries> {
     let config = server.admin.sources.config();
-    let read = move |listings: &crate::store::Listings| {
+    let read = move |listings: &Listings| {
         let id = find_event(&id, listings)?;
         let removed = || ApiError::absent(format!("the event {id} was removed meanwhile"));
         let (listed, deliveries) = listings.event(&id)?.ok_or_else(removed)?;
@@ -162,7 +190,7 @@ pub(super) struct DeliveryFilters {
 pub(super) async fn deliveries(
     State(server): State<Arc<Server>>,
     Filters(filters): Filters<DeliveryFilters>,
-) -> Result<Json<DeliveryPage>, ApiError> {
+) -> Answer<DeliveryPage> {
     let place = Place::read(
         Listing::Deliveries,
         filters.cursor.as_deref(),
@@ -178,9 +206,10 @@ pub(super) async fn deliveries(
         project,
         since: server.time("since", filters.since.as_deref())?,
         until: server.time("until", filters.until.as_deref())?,
+        expected: None,
     };
     check(&server, &selector).await?;
-    let read = move |listings: &crate::store::Listings| {
+    let read = move |listings: &Listings| {
         let page = listings.deliveries_page(&selector, place.before, place.limit)?;
         Ok(DeliveryPage::of(&page))
     };
@@ -194,9 +223,9 @@ pub(super) async fn deliveries(
 pub(super) async fn delivery(
     State(server): State<Arc<Server>>,
     Named(id): Named,
-) -> Result<Json<DeliveryWithAttempts>, ApiError> {
+) -> Answer<DeliveryWithAttempts> {
     let id = delivery_id(&id)?;
-    let read = move |listings: &crate::store::Listings| match listings.delivery(id)? {
+    let read = move |listings: &Listings| match listings.delivery(id)? {
         Some((delivery, _, attempts)) => Ok(DeliveryWithAttempts::of(&delivery, &attempts)),
         None => Err(no_delivery(id)),
     };
@@ -241,7 +270,9 @@ pub(super) async fn check(server: &Server, selector: &Selector) -> Result<(), Ap
     if config.webhooks.iter().any(|webhook| webhook.name() == name) {
         return Ok(());
     }
-    let states = WebhookReport::of_settings(&Settings::of(&config), states(server).await?);
+    // Only the names count.
+    let states = states(server, Counts::UpTo(0)).await?;
+    let states = WebhookReport::of_settings(&Settings::of(&config), states);
     check_webhook(name, &states).map_err(|error| ApiError::invalid(error.to_string()))
 }
 

@@ -127,6 +127,7 @@ impl Which {
             project,
             since: self.since.map(|since| since.time(now)),
             until: self.until.map(|until| until.time(now)),
+            expected: None,
         }
     }
 

@@ -176,5 +176,6 @@ pub(crate) fn replay(
         project,
         since,
         until,
+        expected: None,
     })
 }

@@ -276,6 +276,15 @@ pub trait Listing {
     /// Returns the state of each webhook, by name.
     fn webhook_states(&self) -> Result<Vec<WebhookState>, StoreError>;
 
+    /// Returns the state of each webhook, by name, with counts up to `most`.
+    ///
+    /// A count that is greater than `most` means only that there are more. Then it may leave out the
+    /// oldest pending delivery. Its cost does not depend on the number of deliveries.
+    fn webhook_states_up_to(&self, most: u64) -> Result<Vec<WebhookState>, StoreError> {
+        let _ = most;
+        self.webhook_states()
+    }
+
     /// Lists the first `limit` invalid files, sorted by project and path.
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError>;
 
@@ -304,10 +313,14 @@ pub type Progress = Box<dyn FnMut(u64)>;
 
 /// The operator's changes of deliveries and webhooks. They block.
 ///
-/// They work without a running daemon too. A command for many deliveries works in batches, so that
-/// a daemon can work in between. Each batch is atomic and durable. If a batch fails, the earlier
-/// ones stay, and repeating the command changes the rest. An empty selector is the error
-/// [`Fault::EmptySelector`](super::Fault::EmptySelector).
+/// They work with or without a running daemon. A command for many deliveries works in batches, and
+/// the daemon continues between them. Each batch is atomic and durable. If a batch fails, earlier
+/// batches remain, and repeating the command changes the remaining deliveries. An empty selector is
+/// the error [`Fault::EmptySelector`](super::Fault::EmptySelector).
+///
+/// If `expected` is set, the first batch selects all deliveries or events. Another number is the error
+/// [`Fault::OtherNumber`](super::Fault::OtherNumber), and nothing is changed. Later batches change only
+/// those that were selected then.
 pub trait Operating {
     /// Sets the callback for progress.
     fn on_progress(&mut self, progress: Progress);

@@ -172,6 +172,17 @@ pub struct StoreError {
     fault: Fault,
 }
 
+impl Fault {
+    /// Refuses a change of another number than expected.
+    pub(super) fn unless_expected(expected: Option<u64>, selected: usize) -> Result<(), Self> {
+        let selected = selected as u64;
+        match expected {
+            Some(expected) if expected != selected => Err(Self::OtherNumber { expected, selected }),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl StoreError {
     pub(super) fn new(location: &Arc<str>, fault: Fault) -> Self {
         Self {
@@ -271,6 +282,14 @@ pub enum Fault {
     /// A changing operation got an empty selector, which would select all deliveries.
     #[error("no deliveries are selected: select them by id, webhook, state or time")]
     EmptySelector,
+    /// A changing operation selects another number than expected.
+    #[error("{selected} are selected by now, not {expected}, so nothing was changed")]
+    OtherNumber {
+        /// The expected number.
+        expected: u64,
+        /// The present number.
+        selected: u64,
+    },
     /// The store was closed, or its thread ended.
     #[error("the store is closed")]
     Closed,

@@ -106,12 +106,18 @@ pub struct Selector {
     pub since: Option<Timestamp>,
     /// Deliveries recorded before this time.
     pub until: Option<Timestamp>,
+    /// The number of deliveries that a change must select. No condition.
+    pub expected: Option<u64>,
 }
 
 impl Selector {
     /// Whether no condition is set, so that the selector matches every delivery.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let conditions = Self {
+            expected: None,
+            ..self.clone()
+        };
+        conditions == Self::default()
     }
 }
 
@@ -128,6 +134,8 @@ pub struct Replay {
     pub since: Option<Timestamp>,
     /// Events recorded before this time.
     pub until: Option<Timestamp>,
+    /// The number of events that the replay must select. No condition.
+    pub expected: Option<u64>,
 }
 
 /// Who switched a webhook off.

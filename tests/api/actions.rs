@@ -64,7 +64,8 @@ fn deliveries_are_redelivered_and_cancelled_one_by_one_and_in_bulk() {
         (&json!(6), &json!(0))
     );
     post(&server, many, &selected(json!({})), 400);
-    post(&server, many, &selected(json!({ "expected": 5 })), 409);
+    let refused = post(&server, many, &selected(json!({ "expected": 5 })), 409);
+    assert_eq!(refused["matched"], 6, "{refused}");
     post(&server, many, &json!({ "expected": 12 }), 400);
     let misspelt = json!({ "webhook": "god", "expected": 0 });
     post(&server, many, &misspelt, 400);
@@ -158,12 +159,9 @@ fn webhooks_are_switched_and_tested_and_events_are_replayed() {
         (&json!(6), &json!(0))
     );
     post(&server, replay, &json!({ "to": "good" }), 400);
-    post(
-        &server,
-        replay,
-        &json!({ "to": "good", "expected": 5 }),
-        409,
-    );
+    let five = json!({ "to": "good", "expected": 5 });
+    let refused = post(&server, replay, &five, 409);
+    assert_eq!(refused["matched"], 6, "{refused}");
     post(&server, replay, &json!({ "expected": 5 }), 400);
     post(&server, replay, &json!({ "to": "god", "expected": 5 }), 404);
     let empty = json!({ "to": "good", "since": "1h", "until": "2h", "expected": 0 });

@@ -2,7 +2,7 @@ use crate::helpers::states;
 use crate::helpers::*;
 use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::{EventKind, Origin};
-use project_webhooks::store::{EventFilter, Fault, Selector};
+use project_webhooks::store::{EventFilter, Fault, Selector, Store};
 
 fn in_state(state: State) -> Selector {
     Selector {
@@ -274,4 +274,70 @@ fn new_settings_retry_a_failed_delivery_behind_a_redelivered_one() {
     assert_eq!(first.payload, bytes("one"));
     end(&store, &first, Verdict::Delivered);
     assert_eq!(claim(&store, "catalog", at(6)).payload, bytes("two"));
+}
+
+/// Records this many events of one project, each with a delivery.
+fn record_many(store: &Store, n: usize) {
+    let mut batch = one_event("a", "one", &["catalog"]);
+    let template = batch.changes[0].clone();
+    for number in 1..n {
+        let mut change = template.clone();
+        change.events[0].event.id.0 = format!("evt_{number}");
+        batch.changes.push(change);
+    }
+    store.record(batch).unwrap();
+}
+
+#[test]
+fn another_number_than_expected_changes_nothing() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    record_many(&store, 3);
+    let mut operations = fixture.operations();
+    let pending = |expected| Selector {
+        expected: Some(expected),
+        ..in_state(State::Pending)
+    };
+    assert!(
+        Selector {
+            expected: Some(1),
+            ..Selector::default()
+        }
+        .is_empty()
+    );
+    for expected in [0, 2, 4] {
+        let error = operations.cancel(&pending(expected), at(1)).unwrap_err();
+        let is_other = matches!(
+            error.fault(),
+            Fault::OtherNumber { selected: 3, expected: e } if *e == expected
+        );
+        assert!(is_other, "{error}");
+        assert_eq!(states(&store)["catalog"].n_pending, 3);
+    }
+    assert_eq!(operations.cancel(&pending(3), at(1)).unwrap(), 3);
+    assert_eq!(operations.cancel(&pending(0), at(1)).unwrap(), 0);
+}
+
+#[test]
+fn a_change_is_of_the_deliveries_that_were_counted() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    record_many(&store, 1_100);
+    let mut operations = fixture.operations();
+    // Another one is recorded between the first transaction and the second.
+    let (recording, mut is_recorded) = (store.clone(), false);
+    operations.on_progress(Box::new(move |_| {
+        if !std::mem::replace(&mut is_recorded, true) {
+            recording
+                .record(one_event("b", "two", &["catalog"]))
+                .unwrap();
+        }
+    }));
+    let pending = Selector {
+        expected: Some(1_100),
+        ..in_state(State::Pending)
+    };
+    assert_eq!(operations.cancel(&pending, at(1)).unwrap(), 1_100);
+    assert_eq!(states(&store)["catalog"].n_pending, 1);
+    assert_eq!(claim(&store, "catalog", at(1)).payload, bytes("two"));
 }

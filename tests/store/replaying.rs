@@ -11,7 +11,7 @@ use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::{EventKind, Origin, Parameter};
 use project_webhooks::domain::project::{ProjectKey, Recorded};
 use project_webhooks::domain::route::{Subscription, ValueFilter};
-use project_webhooks::store::{Batch, Change, EventFilter, Replay, Selector, Store};
+use project_webhooks::store::{Batch, Change, EventFilter, Fault, Replay, Selector, Store};
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -32,6 +32,7 @@ fn to(webhook: &str) -> Replay {
         project: None,
         since: None,
         until: None,
+        expected: None,
     }
 }
 
@@ -325,7 +326,17 @@ fn many_are_replayed_in_pieces() {
     store.record(batch).unwrap();
     let mut operations = fixture.operations();
     assert_eq!(operations.count_replay(&to("late")).unwrap(), 2_101);
-    assert_eq!(operations.replay(&to("late"), at(0)).unwrap(), 2_101);
+    let counted = |expected| Replay {
+        expected: Some(expected),
+        ..to("late")
+    };
+    let error = operations.replay(&counted(2_100), at(0)).unwrap_err();
+    let other = Fault::OtherNumber {
+        expected: 2_100,
+        selected: 2_101,
+    };
+    assert_eq!(error.fault().to_string(), other.to_string());
+    assert_eq!(operations.replay(&counted(2_101), at(0)).unwrap(), 2_101);
     let pending = Selector {
         webhook: Some("late".to_owned()),
         state: Some(State::Pending),

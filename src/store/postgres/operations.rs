@@ -48,13 +48,22 @@ impl PostgresOperations {
         }
         let mut n_changed = 0_u64;
         let mut after = i64::MIN;
+        let mut counted = None;
         loop {
             let (last, n_handled, n) = self.client.block_on(async |session, repository| {
-                let ids = chunk(session, repository, selector, after).await?;
+                if selector.expected.is_some() && counted.is_none() {
+                    let all = all_ids(session, repository, selector).await?;
+                    Fault::unless_expected(selector.expected, all.len())?;
+                    counted = Some(all);
+                }
+                let mut ids = chunk(session, repository, selector, after).await?;
                 let (last, n_ids) = (ids.last().copied(), ids.len());
-                let n = match last {
-                    Some(_) => change(session, repository, ids).await?,
-                    None => 0,
+                if let Some(counted) = &counted {
+                    ids.retain(|id| counted.binary_search(id).is_ok());
+                }
+                let n = match ids.is_empty() {
+                    false => change(session, repository, ids).await?,
+                    true => 0,
                 };
                 Ok((last, n_ids, n))
             })?;
@@ -67,6 +76,23 @@ impl PostgresOperations {
                 _ => return Ok(n_changed),
             }
         }
+    }
+}
+
+/// Reads the ids of all selected deliveries, sorted.
+async fn all_ids(
+    session: &mut Session,
+    repository: i32,
+    selector: &Selector,
+) -> Result<Vec<i64>, Fault> {
+    let mut all = Vec::new();
+    loop {
+        let after = all.last().copied().unwrap_or(i64::MIN);
+        let ids = chunk(session, repository, selector, after).await?;
+        if ids.is_empty() {
+            return Ok(all);
+        }
+        all.extend(ids);
     }
 }
 
@@ -216,14 +242,23 @@ impl Operating for PostgresOperations {
             .client
             .block_on(async |session, repository| replay::all(session, repository).await)?;
         let mut n_queued = 0_u64;
+        let mut counted = None;
         loop {
             let (last, n) = self.client.block_on(async |session, repository| {
+                if replay.expected.is_some() && counted.is_none() {
+                    let all = replay::selected(session, repository, replay).await?;
+                    Fault::unless_expected(replay.expected, all.len())?;
+                    counted = Some(all);
+                }
                 let lock = session
                     .begin("BEGIN", vec![statement!(LOCK, repository)])
                     .await?;
                 let next = number_at(&lock, 1)?;
-                let found =
+                let mut found =
                     replay::Found::after(session, repository, replay, &mut range, CHUNK).await?;
+                if let Some(counted) = &counted {
+                    found.retain(counted);
+                }
                 let now = row::milliseconds(now);
                 let n = replay::enqueue(session, repository, replay, &found, now, next).await?;
                 Ok((found.last, n))

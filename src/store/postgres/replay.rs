@@ -60,6 +60,12 @@ const EVENTS: &str = "SELECT e.sequence, e.kind, e.organization, e.project, \
      ORDER BY e.sequence LIMIT $9";
 
 impl Found {
+    /// Keeps only events with one of these sequence numbers, which are sorted.
+    pub(super) fn retain(&mut self, counted: &[i64]) {
+        self.events
+            .retain(|(sequence, _)| counted.binary_search(sequence).is_ok());
+    }
+
     /// Reads the selected events in a range, at most `limit`.
     pub(super) async fn after(
         session: &mut Session,
@@ -147,14 +153,23 @@ pub(super) async fn count(
     repository: i32,
     replay: &Replay,
 ) -> Result<u64, Fault> {
+    Ok(selected(session, repository, replay).await?.len() as u64)
+}
+
+/// The sequence numbers of all selected events, sorted.
+pub(super) async fn selected(
+    session: &mut Session,
+    repository: i32,
+    replay: &Replay,
+) -> Result<Vec<i64>, Fault> {
     let mut range = all(session, repository).await?;
-    let mut n = 0_u64;
+    let mut selected = Vec::new();
     loop {
         let found = Found::after(session, repository, replay, &mut range, READ_MAX).await?;
-        n = n.saturating_add(found.events.len() as u64);
+        selected.extend(found.events.iter().map(|(sequence, _)| *sequence));
         match found.last {
             Some(last) => range.after = last,
-            None => return Ok(n),
+            None => return Ok(selected),
         }
     }
 }

@@ -56,9 +56,18 @@ impl SqliteOperations {
         }
         let mut n_changed = 0_u64;
         let mut after = i64::MIN;
+        let mut counted = None;
         loop {
             let (last, n_handled, n) = self.in_transaction(|connection| {
-                let chunk = Chunk::after(connection, selector, after)?;
+                if selector.expected.is_some() && counted.is_none() {
+                    let all = all_ids(connection, selector)?;
+                    Fault::unless_expected(selector.expected, all.len())?;
+                    counted = Some(all);
+                }
+                let mut chunk = Chunk::after(connection, selector, after)?;
+                if let Some(counted) = &counted {
+                    chunk.ids.retain(|id| counted.binary_search(id).is_ok());
+                }
                 let n = change(connection, &chunk.ids)?;
                 Ok((chunk.last, chunk.ids.len(), n))
             })?;
@@ -131,9 +140,18 @@ impl Operating for SqliteOperations {
         // Events that are recorded in the meantime have their own deliveries.
         let mut range = self.in_transaction(replay::all)?;
         let mut n_queued = 0_u64;
+        let mut counted = None;
         loop {
             let (last, n) = self.in_transaction(|connection| {
-                let found = replay::Found::after(connection, replay, &mut range, CHUNK)?;
+                if replay.expected.is_some() && counted.is_none() {
+                    let all = replay::selected(connection, replay)?;
+                    Fault::unless_expected(replay.expected, all.len())?;
+                    counted = Some(all);
+                }
+                let mut found = replay::Found::after(connection, replay, &mut range, CHUNK)?;
+                if let Some(counted) = &counted {
+                    found.retain(counted);
+                }
                 let n = replay::enqueue(connection, replay, &found, row::milliseconds(now))?;
                 Ok((found.last, n))
             })?;
@@ -246,6 +264,18 @@ impl Chunk {
         }
         Ok(chunk)
     }
+}
+
+/// The ids of all selected deliveries, sorted.
+fn all_ids(connection: &Connection, selector: &Selector) -> Result<Vec<i64>, Fault> {
+    let conditions = selector.conditions();
+    let sql = format!("SELECT d.id FROM deliveries d WHERE {}", conditions.sql());
+    let mut ids = connection
+        .prepare_cached(&sql)?
+        .query_map(params_from_iter(conditions.values()), |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 fn count(connection: &Connection, selector: &Selector) -> Result<u64, Fault> {

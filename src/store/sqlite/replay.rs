@@ -55,6 +55,12 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// Keeps only events with one of these sequence numbers, which are sorted.
+    pub(super) fn retain(&mut self, counted: &[i64]) {
+        self.events
+            .retain(|(sequence, _)| counted.binary_search(sequence).is_ok());
+    }
+
     /// Reads the selected events in a range, at most `limit`.
     pub(super) fn after(
         connection: &Connection,
@@ -143,14 +149,19 @@ impl Found {
 
 /// Counts the selected events.
 pub(super) fn count(connection: &Connection, replay: &Replay) -> Result<u64, Fault> {
+    Ok(selected(connection, replay)?.len() as u64)
+}
+
+/// The sequence numbers of all selected events, sorted.
+pub(super) fn selected(connection: &Connection, replay: &Replay) -> Result<Vec<i64>, Fault> {
     let mut range = all(connection)?;
-    let mut n = 0_u64;
+    let mut selected = Vec::new();
     loop {
         let found = Found::after(connection, replay, &mut range, READ_MAX)?;
-        n = n.saturating_add(found.events.len() as u64);
+        selected.extend(found.events.iter().map(|(sequence, _)| *sequence));
         match found.last {
             Some(last) => range.after = last,
-            None => return Ok(n),
+            None => return Ok(selected),
         }
     }
 }

@@ -33,6 +33,10 @@ const SCANS: &[(&str, &str)] = &[
         "counts the deliveries of an operator's selector, in a command",
     ),
     (
+        "SELECT d.id FROM deliveries d WHERE {}",
+        "selects the deliveries of an operator's change, to compare their number",
+    ),
+    (
         "SELECT {}, e.sequence, e.recorded_ms,",
         "its condition is a list of keys, which the placeholder hides",
     ),
