@@ -33,6 +33,9 @@ pub(crate) use settings::Settings;
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
 
+/// The greatest number of deliveries in a state that the page counts.
+pub(crate) const SHOWN_MAX: u64 = 10_000;
+
 /// How long the counts of deliveries are reused: this many times as long as counting took.
 const COUNTS_KEPT: u32 = 10;
 /// The maximum time for which the counts of deliveries are reused.

@@ -313,10 +313,10 @@ pub type Progress = Box<dyn FnMut(u64)>;
 
 /// The operator's changes of deliveries and webhooks. They block.
 ///
-/// They work with or without a running daemon. A command for many deliveries works in batches, and
-/// the daemon continues between them. Each batch is atomic and durable. If a batch fails, earlier
-/// batches remain, and repeating the command changes the remaining deliveries. An empty selector is
-/// the error [`Fault::EmptySelector`](super::Fault::EmptySelector).
+/// They work without a running daemon too. A command for many deliveries works in batches, so that
+/// a daemon can work in between. Each batch is atomic and durable. If a batch fails, the earlier
+/// ones stay, and repeating the command changes the rest. An empty selector is the error
+/// [`Fault::EmptySelector`](super::Fault::EmptySelector).
 ///
 /// If `expected` is set, the first batch selects all deliveries or events. Another number is the error
 /// [`Fault::OtherNumber`](super::Fault::OtherNumber), and nothing is changed. Later batches change only

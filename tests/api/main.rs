@@ -16,6 +16,7 @@ mod client;
 mod common;
 mod description;
 mod hostile;
+mod many;
 mod page;
 mod reading;
 mod streaming;

@@ -227,6 +227,46 @@ fn many_deliveries_change_only_by_the_number_that_was_shown() {
 }
 
 #[test]
+fn events_are_replayed_only_by_the_number_that_was_shown() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    three_projects(&home, &server);
+    let listed = view(&server, "/events");
+    assert!(
+        listed.body.contains("href=\"/events/replay\""),
+        "{listed:?}"
+    );
+    let empty = view(&server, "/events/replay");
+    assert!(empty.body.contains("bad/ &lt;b&gt;"), "{empty:?}");
+    assert!(!empty.body.contains("name=\"expected\""), "{empty:?}");
+    // A browser sends all fields.
+    let filters = "to=good&project=sales/%3Cb%3Eproject1&since=1h&until=";
+    let shown = view(&server, &format!("/events/replay?{filters}"));
+    let expected = "name=\"expected\" value=\"2\"";
+    assert!(shown.body.contains(expected), "{shown:?}");
+    assert!(shown.body.contains("&lt;b&gt;project1"), "{shown:?}");
+    let before = good.n();
+    let send = |line: &str, expected: &str| {
+        let body = format!("{filters}&expected={expected}");
+        form(&server, "/events/replay", line, &body)
+    };
+    assert_eq!(send("origin: http://evil.example", "2").status, 403);
+    assert_eq!(send(OWN, "").status, 400);
+    let refused = send(OWN, "3");
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert!(
+        refused.body.contains("2 are selected by now"),
+        "{refused:?}"
+    );
+    let done = send(OWN, "2");
+    assert!(done.body.contains("2 events queued for good"), "{done:?}");
+    good.wait_for(before + 2);
+    let absent = view(&server, "/events/replay?to=god");
+    assert_eq!(absent.status, 404, "{absent:?}");
+}
+
+#[test]
 fn a_payload_is_downloaded_byte_for_byte() {
     let (good, bad) = (Endpoint::new(), refusing());
     let (home, server) = with_api(&good, &bad);

@@ -70,6 +70,7 @@ fn table(chosen: &Chosen, found: &EventPage) -> Markup {
         ("until", &chosen.until),
     ];
     html! {
+        div.actions { a href="/events/replay" { "Replay…" } }
         div #events data-live[chosen.cursor.is_empty()] {
             @if found.items.is_empty() {
                 p { @if found.next.is_some() { "None on this page. Older pages may have some." }

@@ -6,8 +6,8 @@
 //! changed by forms.
 //!
 //! Modules: `shell` is the HTML around each view. `overview`, `webhooks`, `deliveries`, `bulk`,
-//! `events`, `payload` and `settings` are the views. `actions` answers forms. `parts` has elements
-//! that several views share.
+//! `events`, `payload`, `replay` and `settings` are the views. `actions` answers forms. `parts` has
+//! elements that several views share.
 
 mod actions;
 mod bulk;
@@ -17,6 +17,7 @@ mod events;
 mod overview;
 mod parts;
 mod payload;
+mod replay;
 mod settings;
 mod shell;
 mod webhooks;
@@ -68,6 +69,7 @@ pub(super) fn views() -> Router<Arc<Server>> {
         .route("/deliveries/{id}/redeliver", post(actions::redeliver))
         .route("/deliveries/{id}/cancel", post(actions::cancel))
         .route("/events", get(events::list))
+        .route("/events/replay", get(replay::form).post(replay::apply))
         .route("/events/{id}", get(events::one))
         .route("/events/{id}/payload", get(payload::view))
         .route("/events/{id}/project.xml", get(payload::download))

@@ -7,20 +7,23 @@ use bytesize::ByteSize;
 use maud::{Markup, html};
 
 use super::charts;
-use super::parts::{counted, deliveries, duration, pairs, segment, state, time, time_or_none};
+use super::parts::{
+    counted, deliveries, duration, number, pairs, segment, state, time, time_or_none,
+};
 use super::shell::{Failure, Page, Section, page};
-use crate::admin::error::Json;
-use crate::admin::reads;
+use crate::admin::reads::{self, Counts};
 use crate::admin::routes::Server;
 use crate::domain::state_size::Fill;
 use crate::engine::status::Trouble;
 use crate::metrics::Minute;
-use crate::report::{DaemonReport, FleetReport, INCOMPLETE_MAX, ProblemReport, Report, Standing};
+use crate::report::{
+    DaemonReport, FleetReport, INCOMPLETE_MAX, ProblemReport, Report, SHOWN_MAX, Standing,
+};
 
 pub(super) async fn view(State(server): State<Arc<Server>>) -> Result<Page, Failure> {
     let sources = &server.admin.sources;
     let hour = sources.metrics.last_hour(sources.clock.moment());
-    let Json(report) = reads::status(State(Arc::clone(&server))).await?;
+    let report = reads::report(&server, Counts::UpTo(SHOWN_MAX)).await?;
     Ok(page(Section::Overview, "Overview", &all(&report, &hour)))
 }
 
@@ -87,12 +90,20 @@ fn advices(report: &Report) -> Vec<Advice> {
         if webhook.dead > 0 {
             let dead = format!("/deliveries?webhook={}&state=dead", segment(name));
             found.push(Advice {
-                problem: format!("{} to {name} failed for good.", deliveries(webhook.dead)),
+                problem: format!("{} to {name} failed for good.", dead_deliveries(webhook.dead)),
                 advice: html! { "Fix the cause, then redeliver the " a href=(dead) { "dead deliveries" } "." },
             });
         }
     }
     found
+}
+
+fn dead_deliveries(n: u64) -> String {
+    if n > SHOWN_MAX {
+        format!("{} deliveries", number(n))
+    } else {
+        deliveries(n)
+    }
 }
 
 fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
@@ -221,11 +232,11 @@ fn queues(report: &Report) -> Markup {
                         tr {
                             td { a href={ "/deliveries?webhook=" (segment(&webhook.name)) } { (webhook.name) } }
                             td { (state(webhook.standing.as_str())) }
-                            td { (webhook.pending) }
+                            td { (number(webhook.pending)) }
                             td { (time_or_none(webhook.oldest_pending)) }
                             td { (time_or_none(webhook.next_attempt)) }
-                            td { (webhook.delivered) }
-                            td { (webhook.dead) }
+                            td { (number(webhook.delivered)) }
+                            td { (number(webhook.dead)) }
                             td.text { @if let Some(error) = &webhook.last_error { (error.error) } }
                         }
                     }
@@ -237,7 +248,7 @@ fn queues(report: &Report) -> Markup {
 
 /// The ignored files.
 pub(super) async fn files(State(server): State<Arc<Server>>) -> Result<Page, Failure> {
-    let Json(report) = reads::status(State(server)).await?;
+    let report = reads::report(&server, Counts::UpTo(0)).await?;
     let content = html! { div #files data-live { (ignored(&report.incomplete)) } };
     Ok(page(Section::Files, "Ignored files", &content))
 }

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::report::SHOWN_MAX;
+
 /// The number of characters of an event id in tables.
 const SHORT_ID: usize = 16;
 
@@ -99,6 +101,15 @@ pub(super) fn deliveries(n: u64) -> String {
     match n {
         1 => "1 delivery".to_owned(),
         n => format!("{n} deliveries"),
+    }
+}
+
+/// Formats a number of deliveries that is counted up to [`SHOWN_MAX`].
+pub(super) fn number(n: u64) -> String {
+    if n > SHOWN_MAX {
+        "more than 10,000".to_owned()
+    } else {
+        n.to_string()
     }
 }
 

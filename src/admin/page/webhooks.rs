@@ -5,16 +5,15 @@ use std::sync::Arc;
 use axum::extract::State;
 use maud::{Markup, html};
 
-use super::parts::{button, or_none, pairs, segment, state, time, time_or_none};
+use super::parts::{button, number, or_none, pairs, segment, state, time, time_or_none};
 use super::shell::{Failure, Page, Section, page};
-use crate::admin::error::Json;
-use crate::admin::reads;
+use crate::admin::reads::{self, Counts};
 use crate::admin::routes::Server;
 use crate::operator::view::WebhookView;
-use crate::report::Standing;
+use crate::report::{SHOWN_MAX, Standing};
 
 pub(super) async fn view(State(server): State<Arc<Server>>) -> Result<Page, Failure> {
-    let Json(webhooks) = reads::webhooks(State(server)).await?;
+    let webhooks = reads::all_webhooks(&server, Counts::UpTo(SHOWN_MAX)).await?;
     Ok(page(Section::Webhooks, "Webhooks", &all(&webhooks)))
 }
 
@@ -38,22 +37,22 @@ fn one(webhook: &WebhookView) -> Markup {
     let mut facts = vec![
         (
             "Pending",
-            html! { a href={ (listed) "&state=pending" } { (report.pending) } },
+            html! { a href={ (listed) "&state=pending" } { (number(report.pending)) } },
         ),
         ("Oldest pending", time_or_none(report.oldest_pending)),
         ("Next attempt", time_or_none(report.next_attempt)),
         (
             "Delivered",
-            html! { a href={ (listed) "&state=delivered" } { (report.delivered) } },
+            html! { a href={ (listed) "&state=delivered" } { (number(report.delivered)) } },
         ),
         ("Last delivered", time_or_none(report.last_delivered)),
         (
             "Dead",
-            html! { a href={ (listed) "&state=dead" } { (report.dead) } },
+            html! { a href={ (listed) "&state=dead" } { (number(report.dead)) } },
         ),
         (
             "Cancelled",
-            html! { a href={ (listed) "&state=cancelled" } { (report.cancelled) } },
+            html! { a href={ (listed) "&state=cancelled" } { (number(report.cancelled)) } },
         ),
     ];
     if let Some(url) = &webhook.url {

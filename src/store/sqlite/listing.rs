@@ -182,6 +182,10 @@ impl Listing for SqliteListings {
         self.read(webhooks::states)
     }
 
+    fn webhook_states_up_to(&self, most: u64) -> Result<Vec<WebhookState>, StoreError> {
+        self.read(|connection| webhooks::states_up_to(connection, most))
+    }
+
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
         self.read(|connection| problems::list(connection, limit))
     }

@@ -266,6 +266,69 @@ mod tests {
     }
 
     #[test]
+    fn bounded_counts_read_as_much_of_four_times_as_many_rows() {
+        use rusqlite::StatementStatus;
+
+        use crate::store::sqlite::webhooks::{
+            FINISHED_UP_TO, LAST_DELIVERED, PENDING_UP_TO, states_up_to,
+        };
+        let steps = |n: usize| {
+            let (_directory, connection) = filled(n, 2);
+            let pending =
+                "UPDATE deliveries SET state = 'pending', finished_ms = NULL WHERE id % 2";
+            let webhook = "INSERT INTO webhooks (name) VALUES ('all')";
+            connection
+                .execute_batch(&format!("{pending}; {webhook}"))
+                .unwrap();
+            let state = states_up_to(&connection, 1_000).unwrap().remove(0);
+            assert_eq!(
+                (state.n_pending, state.n_delivered, state.n_dead),
+                (1_001, 1_001, 0)
+            );
+            assert_eq!(state.oldest_pending, None);
+            [
+                (PENDING_UP_TO, vec!["all", "1001"]),
+                (FINISHED_UP_TO, vec!["all", "delivered", "1001"]),
+                (LAST_DELIVERED, vec!["all"]),
+            ]
+            .map(|(sql, values)| {
+                let mut statement = connection.prepare(sql).unwrap();
+                let values = rusqlite::params_from_iter(values);
+                assert!(
+                    statement
+                        .query_row(values, |row| row.get::<_, i64>(0))
+                        .is_ok()
+                );
+                statement.get_status(StatementStatus::VmStep)
+            })
+        };
+        assert_eq!(steps(4_000), steps(16_000));
+    }
+
+    #[test]
+    fn counts_of_a_state_use_its_index() {
+        let (_directory, connection) = filled(10, 2);
+        for (state, index) in [
+            (State::Pending, "deliveries_lane"),
+            (State::Dead, "deliveries_finished"),
+            (State::Cancelled, "deliveries_finished"),
+            (State::Delivered, "deliveries_finished"),
+        ] {
+            let selector = Selector {
+                webhook: Some("all".to_owned()),
+                state: Some(state),
+                ..Selector::default()
+            };
+            let sql = format!(
+                "SELECT COUNT(*) FROM deliveries d WHERE {}",
+                selector.conditions().sql()
+            );
+            let plan = plan(&connection, &sql);
+            assert!(plan.starts_with("SEARCH") && plan.contains(index), "{plan}");
+        }
+    }
+
+    #[test]
     fn pages_use_the_order_of_the_table_and_sort_nothing() {
         let (_directory, connection) = filled(10, 2);
         let selector = Selector {

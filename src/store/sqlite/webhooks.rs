@@ -52,12 +52,56 @@ pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault
         }
     }
     for state in states.values_mut() {
-        let next: Option<i64> = connection
-            .prepare_cached(NEXT_ATTEMPT)?
-            .query_row([&state.name], |row| row.get(0))
+        state.next_attempt = next_attempt(connection, &state.name)?;
+    }
+    Ok(states.into_values().collect())
+}
+
+fn next_attempt(connection: &Connection, name: &str) -> Result<Option<Timestamp>, Fault> {
+    let next: Option<i64> = connection
+        .prepare_cached(NEXT_ATTEMPT)?
+        .query_row([name], |row| row.get(0))
+        .optional()?;
+    let rests_until = pause(connection, name)?.rests_until;
+    Ok(next.map(|due| row::from_milliseconds(due.max(rests_until))))
+}
+
+pub(super) const PENDING_UP_TO: &str = "SELECT count(*), min(waiting_ms) FROM (SELECT waiting_ms \
+     FROM deliveries WHERE webhook = ?1 AND state = 'pending' LIMIT ?2)";
+
+pub(super) const FINISHED_UP_TO: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries \
+     WHERE webhook = ?1 AND state = ?2 AND finished_ms IS NOT NULL LIMIT ?3)";
+
+pub(super) const LAST_DELIVERED: &str = "SELECT finished_ms FROM deliveries WHERE webhook = ?1 \
+     AND state = 'delivered' AND finished_ms IS NOT NULL ORDER BY finished_ms DESC LIMIT 1";
+
+/// The states of all webhooks, with counts up to `most`. A greater count is `most + 1`.
+pub(super) fn states_up_to(connection: &Connection, most: u64) -> Result<Vec<WebhookState>, Fault> {
+    let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
+    let mut states = without_counts(connection)?;
+    for state in states.values_mut() {
+        let (n_pending, oldest) = connection
+            .prepare_cached(PENDING_UP_TO)?
+            .query_row(params![state.name, limit], |row| {
+                Ok((row.get(0)?, time(row, 1)?))
+            })?;
+        state.n_pending = row::count(n_pending);
+        state.oldest_pending = oldest.filter(|_| state.n_pending <= most);
+        let finished = |word: State| -> Result<u64, Fault> {
+            let n = connection
+                .prepare_cached(FINISHED_UP_TO)?
+                .query_row(params![state.name, word.as_str(), limit], |row| row.get(0))?;
+            Ok(row::count(n))
+        };
+        state.n_delivered = finished(State::Delivered)?;
+        state.n_dead = finished(State::Dead)?;
+        state.n_cancelled = finished(State::Cancelled)?;
+        let last = connection
+            .prepare_cached(LAST_DELIVERED)?
+            .query_row([&state.name], |row| time(row, 0))
             .optional()?;
-        let rests_until = pause(connection, &state.name)?.rests_until;
-        state.next_attempt = next.map(|due| row::from_milliseconds(due.max(rests_until)));
+        state.last_delivered = state.last_delivered.max(last.flatten());
+        state.next_attempt = next_attempt(connection, &state.name)?;
     }
     Ok(states.into_values().collect())
 }
