@@ -104,6 +104,9 @@ mod metrics;
 // systemd, signals, and the limits of the process.
 mod os;
 
+// Sends traces of events to a collector.
+mod traces;
+
 // Writes the log.
 mod logging;
 

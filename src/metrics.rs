@@ -130,6 +130,20 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Adds the counter of spans, for a daemon with traces.
+    ///
+    /// # Errors
+    ///
+    /// The counter was added before.
+    pub(crate) fn count_spans(&self) -> Result<IntCounterVec, prometheus::Error> {
+        let spans = IntCounterVec::new(
+            Opts::new("trace_spans_total", "Spans of traces, by outcome."),
+            &["outcome"],
+        )?;
+        self.registry.register(Box::new(spans.clone()))?;
+        Ok(spans)
+    }
+
     pub(crate) fn configure(&self, webhooks: BTreeMap<String, bool>) {
         let mut configured = self.lock();
         for name in webhooks.keys() {

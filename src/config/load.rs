@@ -18,8 +18,8 @@ use super::reader::{Context, Fault, Location, Mapping, all};
 use super::value::Value;
 use super::yaml::{self, Kind, Node};
 use super::{
-    AdminServer, AdminToken, Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Retention, auth,
-    headers, network, repository, source, store, webhook,
+    AdminServer, AdminToken, Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Otlp, Retention,
+    auth, headers, network, repository, source, store, webhook,
 };
 use crate::domain::names::composed;
 use crate::domain::parameters::{Naming, Organization, UsernameSource};
@@ -109,6 +109,15 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
     let admin = root.read_optional(context, "admin", |value, context| {
         admin(&value.mapping(context)?, context)
     });
+    let otlp = root.read_optional(context, "otlp", |value, context| {
+        let mapping = value.mapping(context)?;
+        let endpoint = mapping.read(context, "endpoint", |value, context| {
+            value.parsed(context, webhook::endpoint)
+        });
+        Some(Otlp {
+            endpoint: endpoint?,
+        })
+    });
     let log = root
         .mapping(context, "log")
         .and_then(|mapping| log(&mapping, context));
@@ -141,6 +150,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         network: network?,
         retention: retention?,
         admin: admin?,
+        otlp: otlp?,
         log: log?,
     })
 }

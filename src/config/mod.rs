@@ -65,8 +65,8 @@ pub use schema::schema;
 pub(crate) use types::shown_url;
 pub use types::{
     AdminServer, AdminToken, Auth, Authentication, BodyFormat, ClientIdentity, Config, FileSetting,
-    FileValue, FirstStart, Format, Globs, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, Postgres,
-    ReceiverUrl, Repository, Retention, Templates, Tls, WatchMode, Webhook,
+    FileValue, FirstStart, Format, Globs, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, Otlp,
+    Postgres, ReceiverUrl, Repository, Retention, Templates, Tls, WatchMode, Webhook,
 };
 pub(crate) use units::{duration_text, rate_text};
 

@@ -259,6 +259,17 @@ pub(super) fn url(text: &str) -> Result<Url, Fault> {
     Ok(url)
 }
 
+/// Reads the URL of a collector of traces.
+pub(super) fn endpoint(text: &str) -> Result<Url, Fault> {
+    let url = url(text)?;
+    if url.query().is_some() {
+        return Err(Fault::not_allowed(
+            "contains a query (?…), which cannot be extended by a path",
+        ));
+    }
+    Ok(url)
+}
+
 /// Warns of settings that are useless or unsafe with an `http://` URL.
 fn warn_of_plain_http(
     url: &Url,

@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::os;
 use crate::report::Sources;
 use crate::store::{Fault, MetaKey, Store};
+use crate::traces::{Counter, Exporter, Traces};
 
 /// The maximum number of waiting requests from commands. They are handled one by one.
 const REQUESTS_WAITING: usize = 4;
@@ -51,24 +52,27 @@ impl<'a> Daemon<'a> {
 
         let status = Arc::new(Status::default());
         let queues = Arc::new(QueueHandles::default());
+        let metrics = Metrics::new(enabled(&config.webhooks))
+            .map_err(|source| refused("metrics", io::Error::other(source)))?;
+        let metrics = Arc::new(metrics);
+        let (traces, exporter) = start_traces(&config, clock, &metrics)?.unzip();
         let (engine, engine_end) = start_engine(Parts {
             config: Arc::clone(&config),
             store: store.clone(),
             clock,
             status: Arc::clone(&status),
             queues: Arc::clone(&queues),
+            traces: traces.clone(),
         })?;
 
         let stop = CancellationToken::new();
-        let metrics = Metrics::new(enabled(&config.webhooks))
-            .map_err(|source| refused("metrics", io::Error::other(source)))?;
-        let metrics = Arc::new(metrics);
         let shared = dispatch::Shared {
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             clock,
             queues: Arc::clone(&queues),
             jitter: Arc::new(fastrand::f64),
+            traces,
         };
         let dispatcher = Dispatcher::start(shared, targets, stop.clone());
         let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
@@ -91,7 +95,7 @@ impl<'a> Daemon<'a> {
             config.state_dir.clone(),
         ));
         let (retention, kept) = watch::channel(config.retention);
-        let background = start_background(&admin, config.state_dir.clone(), kept, sizes);
+        let background = start_background(&admin, config.state_dir.clone(), kept, sizes, exporter);
         let mut health = Health::new(admin);
         health.keep(config.admin.as_ref()).await;
         Ok(Self {
@@ -178,6 +182,7 @@ fn start_background(
     state_dir: PathBuf,
     retention: watch::Receiver<Retention>,
     sizes: watch::Sender<StateSize>,
+    exporter: Option<Exporter>,
 ) -> Background {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -195,7 +200,27 @@ fn start_background(
     };
     tasks.spawn(housekeeping.clone().collect(stop.clone()));
     tasks.spawn(housekeeping.keep_size(sizes, stop.clone()));
+    if let Some(exporter) = exporter {
+        tasks.spawn(exporter.supervise(stop.clone()));
+    }
     Background { tasks, stop }
+}
+
+/// Starts the thread that sends traces, if they are on.
+fn start_traces(
+    config: &Config,
+    clock: Clock,
+    metrics: &Metrics,
+) -> Result<Option<(Arc<Traces>, Exporter)>, DaemonError> {
+    let Some(otlp) = &config.otlp else {
+        return Ok(None);
+    };
+    let counter = metrics
+        .count_spans()
+        .map_err(|source| refused("metrics", io::Error::other(source)))?;
+    let started = Exporter::start(otlp, clock, Counter::new(counter));
+    let started = started.map_err(|source| refused("traces", io::Error::other(source)))?;
+    Ok(Some(started))
 }
 
 /// Returns the names of the webhooks, each with its setting `enabled`.

@@ -14,6 +14,7 @@ use crate::domain::event::{EventId, Origin};
 use crate::domain::project::ProjectKey;
 use crate::metrics::AttemptOutcome;
 use crate::store::{AttemptLog, Claim, Finish};
+use crate::traces::{AttemptSpan, EndedAttempt, Traces};
 use crate::webhook::{Attempt, Callback, CallbackContent, EventName};
 
 /// An attempt that has ended.
@@ -48,12 +49,15 @@ pub(super) struct AttemptResult {
 /// Sends a claimed delivery. `n_moves` is the number of renames that the queue knows now.
 pub(super) async fn send(
     clock: Clock,
+    traces: Option<Arc<Traces>>,
     target: Arc<Target>,
     claim: Claim,
     is_probe: bool,
     n_moves: usize,
 ) -> Ended {
+    let span = AttemptSpan::of(&claim.event.id, claim.delivery, claim.attempt);
     let callback = Callback {
+        traceparent: traces.is_some().then(|| span.traceparent()),
         content: CallbackContent::of(claim.event, claim.payload),
         attempt: claim.attempt,
         origin: claim.origin,
@@ -67,6 +71,17 @@ pub(super) async fn send(
     let ended = began
         .checked_add(attempt.duration)
         .map_or(now, |by| by.min(now));
+    if let Some(traces) = traces {
+        let ended = EndedAttempt {
+            webhook: target.webhook.name(),
+            began,
+            ended,
+            status: attempt.status,
+            error: attempt.error.as_deref(),
+            has_failed: attempt.outcome != Outcome::Accepted,
+        };
+        traces.attempted(&span, &ended);
+    }
     Ended {
         content: callback.content,
         project: claim.key,

@@ -34,6 +34,7 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::traces::Traces;
 
 pub(crate) use handle::QueueHandles;
 use targets::Prepared;
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) jitter: Jitter,
     /// Counts the attempts.
     pub(crate) metrics: Arc<Metrics>,
+    /// The traces of attempts, if they are on.
+    pub(crate) traces: Option<Arc<Traces>>,
 }
 
 /// The running queues.

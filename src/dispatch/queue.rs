@@ -249,9 +249,10 @@ impl Queue {
                 .sent(target.webhook.rate, self.shared.clock.moment());
             let target = Arc::clone(target);
             let n_moves = self.moves.len();
-            let clock = self.shared.clock;
-            self.in_flight
-                .spawn(attempt::send(clock, target, claim, is_probe, n_moves));
+            let (clock, traces) = (self.shared.clock, self.shared.traces.clone());
+            self.in_flight.spawn(attempt::send(
+                clock, traces, target, claim, is_probe, n_moves,
+            ));
         }
     }
 

@@ -118,6 +118,7 @@ async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
     tokio::spawn(receiver.serve(stop.clone()));
     let targets = Targets::prepare(&[webhook], &NetworkPolicy::default(), |_| false).unwrap();
     let shared = Shared {
+        traces: None,
         store: store.clone(),
         clock: Clock::start(),
         queues: Arc::clone(&queues),

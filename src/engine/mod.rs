@@ -60,6 +60,7 @@ use crate::dispatch::QueueHandles;
 use crate::domain::rescan::RescanReason;
 use crate::hint::{Hint, HintSender};
 use crate::store::Store;
+use crate::traces::Traces;
 
 use held_removals::{Accepted, HeldProjects};
 
@@ -107,6 +108,7 @@ pub(crate) struct Parts {
     pub clock: Clock,
     pub status: Arc<Status>,
     pub queues: Arc<QueueHandles>,
+    pub traces: Option<Arc<Traces>>,
 }
 
 impl Engine {

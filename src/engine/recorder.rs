@@ -9,23 +9,32 @@ use tracing::{error, info};
 
 use super::status::{Status, Trouble};
 use crate::dispatch::QueueHandles;
-use crate::domain::event::{EventKind, Origin};
+use crate::domain::event::{Event, EventKind, Origin};
 use crate::domain::project::ProjectKey;
 use crate::store::{Batch, Fault, Store, StoreError};
+use crate::traces::Traces;
 
 /// The engine's access to the store and to the queues of the webhooks.
 pub(super) struct Recorder {
     store: Store,
     queues: Arc<QueueHandles>,
     status: Arc<Status>,
+    /// The traces of events, if they are on.
+    traces: Option<Arc<Traces>>,
     /// Whether the state directory no longer contains the open database.
     is_displaced: bool,
     is_closed: bool,
 }
 
 impl Recorder {
-    pub(super) fn new(store: Store, queues: Arc<QueueHandles>, status: Arc<Status>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        queues: Arc<QueueHandles>,
+        status: Arc<Status>,
+        traces: Option<Arc<Traces>>,
+    ) -> Self {
         Self {
+            traces,
             store,
             queues,
             status,
@@ -71,8 +80,15 @@ impl Recorder {
             .iter()
             .filter_map(|change| Some((change.moved_from.clone()?, change.key.clone())))
             .collect();
+        let (due, traced) = (batch.now, self.traced(&batch));
         let epoch = self.queues.epoch();
         let committed = self.store.record(batch)?;
+        // The queues may send at once, and their spans begin where those of the event end.
+        for (recorded, event) in committed.events.iter().zip(&traced) {
+            if let Some(traces) = &self.traces {
+                traces.recorded(&recorded.id, event, due);
+            }
+        }
         self.queues.moved(&moves);
         self.queues.deliver(committed.deliveries, epoch);
         self.works();
@@ -89,6 +105,15 @@ impl Recorder {
             self.status.count_event(kind.as_str(), origin.as_str());
         }
         Ok(())
+    }
+
+    /// The events of a batch, if they are traced.
+    fn traced(&self, batch: &Batch) -> Vec<Event> {
+        let events = || batch.changes.iter().flat_map(|change| &change.events);
+        match &self.traces {
+            Some(_) => events().map(|new| new.event.clone()).collect(),
+            None => Vec::new(),
+        }
     }
 
     pub(super) fn failed(&mut self, error: &StoreError) {

@@ -105,7 +105,12 @@ impl Worker {
             },
             timers: Timers::new(repository),
             routes: Routes::of(&parts.config),
-            recorder: Recorder::new(parts.store, parts.queues, Arc::clone(&parts.status)),
+            recorder: Recorder::new(
+                parts.store,
+                parts.queues,
+                Arc::clone(&parts.status),
+                parts.traces,
+            ),
             kept: None,
             actors,
             copies: Copies::default(),

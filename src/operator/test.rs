@@ -46,6 +46,7 @@ impl TestRequest {
             },
             attempt: 1,
             origin: Origin::Test,
+            traceparent: None,
         };
         self.client.send(&callback, now).await
     }

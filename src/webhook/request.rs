@@ -35,6 +35,9 @@ pub(crate) const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhoo
 pub(crate) const WEBHOOK_SIGNED_HEADERS: HeaderName =
     HeaderName::from_static("webhook-signed-headers");
 
+/// The header by which a receiver continues a trace, of the W3C's Trace Context.
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// The value of the header User-Agent.
 pub const AGENT: &str = concat!("project-webhooks/", env!("CARGO_PKG_VERSION"));
 
@@ -163,6 +166,8 @@ pub struct Callback {
     pub attempt: u32,
     /// The origin of the delivery, for the header `webhook-origin`.
     pub origin: Origin,
+    /// The place of the attempt in a trace, for the header `traceparent`, if traces are on.
+    pub traceparent: Option<String>,
 }
 
 /// A request that is ready to send.
@@ -215,9 +220,9 @@ pub fn build(
     let id = header_text(&content.id.0);
     let timestamp = now.as_second();
 
-    // Eleven headers of the daemon, those of the format, and the configured ones. If the map grew
+    // Twelve headers of the daemon, those of the format, and the configured ones. If the map grew
     // later, all headers would be hashed again.
-    let mut headers = HeaderMap::with_capacity(11 + body.extra_headers.len() + configured.len());
+    let mut headers = HeaderMap::with_capacity(12 + body.extra_headers.len() + configured.len());
     headers.insert(CONTENT_TYPE, header_value(&body.content_type));
     headers.insert(WEBHOOK_ID, header_value(&id));
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
@@ -238,6 +243,10 @@ pub fn build(
         {
             headers.insert(WEBHOOK_SIGNED_HEADERS, header_value(&text));
         }
+    }
+    let is_configured = || configured.iter().any(|(name, _)| *name == TRACEPARENT);
+    if let Some(parent) = callback.traceparent.as_deref().filter(|_| !is_configured()) {
+        headers.insert(TRACEPARENT, header_value(parent));
     }
     headers.extend(body.extra_headers);
     for (name, value) in configured {

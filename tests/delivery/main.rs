@@ -41,6 +41,9 @@ mod rests;
 // `listen` between the daemon and a receiver.
 mod forwards;
 
+// Traces for a collector.
+mod traces;
+
 // Filters by parameters.
 mod filters;
 

@@ -27,6 +27,7 @@ fn callback() -> Callback {
         (Parameter::ProjectId, "6f1f6f3e-4f0a-4f7e-9c55-0c1d6f0f2b11"),
     ];
     Callback {
+        traceparent: None,
         content: CallbackContent {
             id: EventId("evt_b0972af8f3820422190274b562e3750e".to_owned()),
             event: EventKind::ProjectPublish.into(),

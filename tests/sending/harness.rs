@@ -65,6 +65,7 @@ pub(crate) fn callback(payload: &[u8]) -> Callback {
         *value = format!("\"Größe\" & 100% +\r\nx: {index} ");
     }
     Callback {
+        traceparent: None,
         content,
         attempt: 2,
         origin: Origin::Redelivery,

@@ -14,6 +14,7 @@ fn callback() -> Callback {
     let mut content = CallbackContent::test(EventId("evt_1".to_owned()), occurred_at);
     content.event = EventKind::ProjectPublish.into();
     Callback {
+        traceparent: None,
         content,
         attempt: 3,
         origin: Origin::Redelivery,

@@ -114,6 +114,7 @@ fn added(path: &str) -> Option<Value> {
     Some(match path {
         "" => json!({ "type": "object" }),
         "admin" => required(&["listen"]),
+        "otlp" => required(&["endpoint"]),
         "organizations" => json!({ "propertyNames": { "pattern": r"^[^./][^/]*$" } }),
         "webhooks[]" => webhook(),
         "webhooks[].events" => events(),

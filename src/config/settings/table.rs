@@ -507,6 +507,17 @@ pub const SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "otlp.endpoint",
+        value: Text(
+            "`http://HOST:PORT` or `https://HOST:PORT`",
+            Some("^https?://[^@?#]+$"),
+        ),
+        default: Described("off"),
+        needs_restart: true,
+        meaning: "the collector that gets [traces](operations.md#traces) by OTLP over HTTP in JSON, at `v1/traces` below this URL",
+        ..ROW
+    },
+    Setting {
         key: "log.level",
         value: Word(|| LOG_LEVELS.map(|(word, _)| word).to_vec()),
         default: Values(&["info"]),

@@ -11,6 +11,7 @@ mod webhook;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ::url::Url;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use self::auth::{Auth, Authentication, FileSetting, FileValue, OAuth2};
@@ -43,6 +44,8 @@ pub struct Config {
     pub retention: Retention,
     /// The admin server. `None` if it is off.
     pub admin: Option<AdminServer>,
+    /// The collector of traces, if any.
+    pub otlp: Option<Otlp>,
     /// The level and the format of the log.
     pub log: Log,
 }
@@ -56,6 +59,7 @@ impl Config {
             "store.postgres" => {
                 self.postgres(|store| &store.connection) != new.postgres(|store| &store.connection)
             }
+            "otlp.endpoint" => self.otlp != new.otlp,
             "store.password" => self.password() != new.password(),
             "store.tls" => self.postgres(|store| &store.tls) != new.postgres(|store| &store.tls),
             "store.lease" => {
@@ -80,6 +84,13 @@ impl Config {
         let password = self.store.as_ref()?.password.as_ref()?;
         Some(password.expose_secret())
     }
+}
+
+/// The collector of traces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Otlp {
+    /// The URL below which the collector takes traces at `v1/traces`.
+    pub endpoint: Url,
 }
 
 /// The watched repository.

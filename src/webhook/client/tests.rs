@@ -41,6 +41,7 @@ fn client(webhook: &config::Webhook, addresses: &[&str]) -> WebhookClient {
 async fn send(client: &WebhookClient) -> Attempt {
     let now = Timestamp::from_second(1_767_323_045).unwrap();
     let callback = Callback {
+        traceparent: None,
         content: CallbackContent::test(EventId("evt_1".to_owned()), now),
         attempt: 1,
         origin: Origin::Test,

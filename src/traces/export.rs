@@ -1,0 +1,214 @@
+//! Sends spans to a collector, from a thread of its own.
+//!
+//! Constraint: a collector may be absent, slow or hostile. Its thread sends one request at a time, reads
+//! no body, follows no redirect, and tries nothing again: a trace that is late is worth less than memory.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::IntCounterVec;
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use url::Url;
+
+use super::{Span, Traces, json};
+use crate::clock::Clock;
+use crate::config::{Otlp, Tls};
+use crate::webhook::TrustRoots;
+
+/// The most spans of one request.
+const BATCH_MAX: usize = 512;
+
+/// How long spans are gathered for one request.
+const GATHERING: Duration = Duration::from_millis(500);
+
+/// The time limit of a request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The time limit of the last request, at the end of the daemon.
+const LAST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why traces cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExportError {
+    #[error("the certificates for otlp.endpoint cannot be used")]
+    Tls(#[source] rustls::Error),
+    #[error("there is no HTTP client for otlp.endpoint")]
+    Client(#[source] reqwest::Error),
+    #[error("the thread for traces cannot be started")]
+    Thread(#[source] io::Error),
+}
+
+/// Counts spans by outcome: sent, failed (the collector did not take them) or dropped before.
+#[derive(Clone, Debug)]
+pub(crate) struct Counter(IntCounterVec);
+
+impl Counter {
+    /// Makes the counts at 0.
+    pub(crate) fn new(spans: IntCounterVec) -> Self {
+        for outcome in ["sent", "failed", "dropped"] {
+            spans.with_label_values(&[outcome]);
+        }
+        Self(spans)
+    }
+
+    pub(super) fn dropped(&self, n: usize) {
+        self.add("dropped", n);
+    }
+
+    fn add(&self, outcome: &str, n: usize) {
+        self.0.with_label_values(&[outcome]).inc_by(n as u64);
+    }
+}
+
+/// The thread that sends spans.
+pub(crate) struct Exporter {
+    stop: CancellationToken,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Exporter {
+    /// Starts the thread. Reads the system's certificate authorities for `https://`.
+    pub(crate) fn start(
+        otlp: &Otlp,
+        clock: Clock,
+        counter: Counter,
+    ) -> Result<(Arc<Traces>, Self), ExportError> {
+        let collector = Collector {
+            client: client(&otlp.endpoint)?,
+            url: traces_url(&otlp.endpoint),
+            counter: counter.clone(),
+            is_failing: false,
+        };
+        let (traces, spans) = Traces::new(clock, counter);
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(ExportError::Thread)?;
+        let stop = CancellationToken::new();
+        let (done, ended) = oneshot::channel();
+        let stopped = stop.clone();
+        std::thread::Builder::new()
+            .name("traces".to_owned())
+            .spawn(move || {
+                runtime.block_on(collector.run(spans, stopped));
+                runtime.shutdown_background();
+                let _ = done.send(());
+            })
+            .map_err(ExportError::Thread)?;
+        Ok((traces, Self { stop, ended }))
+    }
+
+    /// Waits for `stop`, and then until the thread has sent the last spans, for a bounded time.
+    ///
+    /// A panic of the thread ends it earlier.
+    pub(crate) async fn supervise(self, stop: CancellationToken) {
+        let Self { stop: own, ended } = self;
+        let _own = own.clone().drop_guard();
+        tokio::pin!(ended);
+        tokio::select! {
+            _ = &mut ended => return,
+            () = stop.cancelled() => own.cancel(),
+        }
+        // A flood of the collector must not hold up the end.
+        let _ = tokio::time::timeout(LAST_TIMEOUT.saturating_mul(2), ended).await;
+    }
+}
+
+fn client(endpoint: &Url) -> Result<reqwest::Client, ExportError> {
+    let roots = match endpoint.scheme() {
+        "https" => TrustRoots::load(),
+        _ => TrustRoots::empty(),
+    };
+    let tls = roots.client_config(&Tls::default());
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.map_err(ExportError::Tls)?)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .timeout(TIMEOUT)
+        .build()
+        .map_err(ExportError::Client)
+}
+
+/// The URL for traces below the endpoint, as the specification of OTLP defines it.
+fn traces_url(endpoint: &Url) -> Url {
+    let mut url = endpoint.clone();
+    let path = format!("{}/v1/traces", endpoint.path().trim_end_matches('/'));
+    url.set_path(&path);
+    url
+}
+
+struct Collector {
+    client: reqwest::Client,
+    url: Url,
+    counter: Counter,
+    /// Whether the last request failed, so that the log has one line for it.
+    is_failing: bool,
+}
+
+impl Collector {
+    async fn run(mut self, mut spans: mpsc::Receiver<Span>, stop: CancellationToken) {
+        let mut batch = Vec::new();
+        let working = async {
+            while spans.recv_many(&mut batch, BATCH_MAX).await > 0 {
+                gather(&mut spans, &mut batch).await;
+                self.send(&batch).await;
+                batch.clear();
+            }
+        };
+        tokio::select! {
+            () = working => return,
+            () = stop.cancelled() => {}
+        }
+        while batch.len() < BATCH_MAX
+            && let Ok(span) = spans.try_recv()
+        {
+            batch.push(span);
+        }
+        if !batch.is_empty() {
+            let _ = tokio::time::timeout(LAST_TIMEOUT, self.send(&batch)).await;
+        }
+    }
+
+    async fn send(&mut self, batch: &[Span]) {
+        let body = json::request(batch).to_string();
+        let request = self
+            .client
+            .post(self.url.clone())
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body);
+        let failure = match request.send().await {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("status {}", answer.status().as_u16())),
+            Err(error) => Some(crate::error::chain(&error.without_url())),
+        };
+        let outcome = if failure.is_some() { "failed" } else { "sent" };
+        self.counter.add(outcome, batch.len());
+        match failure {
+            Some(reason) if !self.is_failing => warn!(
+                "the collector at otlp.endpoint takes no traces: {reason}. They are dropped; events \
+                 and deliveries do not depend on it"
+            ),
+            None if self.is_failing => info!("the collector at otlp.endpoint takes traces again"),
+            _ => {}
+        }
+        self.is_failing = outcome == "failed";
+    }
+}
+
+/// Adds the spans of the next moments, so that those of one event go out together.
+async fn gather(spans: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>) {
+    let more = async {
+        while batch.len() < BATCH_MAX
+            && let Some(span) = spans.recv().await
+        {
+            batch.push(span);
+        }
+    };
+    let _ = tokio::time::timeout(GATHERING, more).await;
+}
