@@ -70,7 +70,11 @@ fn frames() -> Vec<(&'static str, Attack)> {
         attack("windows", &[], frame(8, 0, 0, &[0, 0, 0, 1])),
         attack("empty-data", &[ok], frame(0, 0, 1, &[])),
         attack("interim-answers", &[], early_hints),
-        attack("continuations", &[open.clone()], frame(9, 0, 1, &[])),
+        attack(
+            "continuations",
+            std::slice::from_ref(&open),
+            frame(9, 0, 1, &[]),
+        ),
         attack("endless-headers", &[open], frame(9, 0, 1, &field)),
         attack("resets", &[], frame(3, 0, 1, &[0, 0, 0, 8])),
         attack("priorities", &[], frame(2, 0, 1, &[0, 0, 0, 0, 1])),

@@ -49,12 +49,15 @@ impl State {
         !matches!(self.mark, Some(Mark::Left { .. } | Mark::Arriving { .. }))
     }
 
-    fn content(&self) -> (Vec<(&'static str, Vec<Row>)>, Numbers, [u8; 32]) {
+    fn content(&self) -> Content {
         let tables = self.tables.iter().filter(|(_, rows)| !rows.is_empty());
         let tables = tables.map(|(name, rows)| (*name, rows.clone())).collect();
         (tables, self.numbers, self.key)
     }
 }
+
+/// The rows of the tables that have some, the numbers, and the key.
+type Content = (Vec<(&'static str, Vec<Row>)>, Numbers, [u8; 32]);
 
 /// The number of writes until the process is killed.
 #[derive(Clone, Default)]
