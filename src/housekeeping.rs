@@ -174,7 +174,9 @@ impl Housekeeping {
             error!(
                 webhook,
                 deliveries = n,
-                "the state reached its limit of {limit}, so the oldest pending deliveries of the webhook with the most are now dead. Fix or remove the webhook, or raise retention.max_state_size"
+                "the state reached its limit of {limit}, so the oldest pending deliveries of the \
+                 webhook that has most of them are now dead. Fix or remove the webhook, or raise \
+                 retention.max_state_size"
             );
         }
         if n_removed > 0 {
@@ -224,7 +226,7 @@ impl Warnings {
                 "the state takes {used}, 80 % or more of its limit of {limit}. At the limit, the oldest deliveries are removed. Fix webhooks with many pending deliveries (`project-webhooks webhooks`), or raise retention.max_state_size"
             );
         } else if self.is_full && !is_full {
-            info!("the state takes {used} again, less than 80 % of its limit of {limit}");
+            info!("the state takes only {used} now, less than 80 % of its limit of {limit}");
         }
         self.is_full = is_full;
         self.is_stuck &= size.fill() == Fill::Over;
@@ -234,7 +236,7 @@ impl Warnings {
                 "the write-ahead log of the database takes {log}, because a process has been reading the database in one transaction. Close it, for example a sqlite3 shell; `fuser -v` with the path of state.db lists the processes. The log then shrinks by itself"
             );
         } else if self.is_log_held && !is_held {
-            info!("the write-ahead log of the database takes {log} again");
+            info!("the write-ahead log of the database takes only {log} now");
         }
         self.is_log_held = is_held;
     }

@@ -260,7 +260,7 @@ impl State {
         if self.unknown.is_empty() {
             warn!(
                 uid,
-                "cannot look up the owner of a file: {reason}. Callbacks take the next source of \
+                "cannot look up the owner of a file: {reason}. Callbacks use the next source of \
                  `username` until the user database answers; retrying. Check `getent passwd {uid}`"
             );
         }

@@ -759,7 +759,7 @@ fn invalid_files_are_not_sent_and_block_nothing(backend: &str) {
             "Project Import - Any sales/good"
         ]
     );
-    // Each is picked up once fixed.
+    // Each is read again once it is fixed.
     fs::write(hostile("half"), xml("Half", "e-2", "")).unwrap();
     fs::remove_file(hostile("link")).unwrap();
     fs::write(hostile("link"), xml("Link", "e-3", "")).unwrap();

@@ -330,7 +330,7 @@ fn sigint_ends_it_as_well_and_a_second_signal_ends_it_at_once() {
     daemon.signal(Signal::INT);
     assert_eq!(daemon.wait_exit().code(), Some(0));
     assert_eq!(
-        daemon.n_messages("stopping at once after a second signal"),
+        daemon.n_messages("stopping immediately after a second signal"),
         1
     );
     assert_eq!(daemon.n_messages("did not finish within"), 0);

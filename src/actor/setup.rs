@@ -51,8 +51,8 @@ impl fmt::Display for Gap {
             ),
             Gap::ShortQueue(limit) => write!(
                 formatter,
-                "the kernel's audit queue has room for {limit} records only, so records of a burst come \
-                 too late; run `auditctl -b 8192`, or add `-b 8192` to the audit rules"
+                "the kernel's audit queue has room for only {limit} records, so a burst of records \
+                 arrives too late; run `auditctl -b 8192`, or add `-b 8192` to the audit rules"
             ),
             Gap::NoRule { path, key } => write!(
                 formatter,

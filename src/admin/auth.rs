@@ -187,8 +187,8 @@ impl Access {
         if failures.count(client, moment) == FAILURES_MAX {
             warn!(
                 client = ?client,
-                "{FAILURES_MAX} wrong admin tokens from one client within a minute; refusing its wrong \
-                 tokens with 429 until that minute ends"
+                "{FAILURES_MAX} wrong admin tokens from one client within a minute; until the \
+                 minute ends, its wrong tokens get 429"
             );
         }
         Err(Refusal::Unauthorized)

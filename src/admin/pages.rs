@@ -73,7 +73,10 @@ impl Place {
         let before = match cursor {
             None => None,
             Some(cursor) => Some(listing.read(cursor).ok_or_else(|| {
-                ApiError::invalid("the cursor is not of this listing; use next of the last page")
+                ApiError::invalid(
+                    "the cursor is not from this listing; use next of the previous \
+                    page",
+                )
             })?),
         };
         let limit = match limit {

@@ -80,7 +80,8 @@ pub(super) fn run(
         if !arguments.yes && !io::stdin().is_terminal() {
             out.flush()?;
             return Err(usage(
-                "there is no terminal to ask on; add --yes to accept these removals",
+                "cannot ask for confirmation without a terminal; add --yes to accept these \
+                 removals",
             ));
         }
         let question = format!("Send the deletes of {n}");
@@ -96,7 +97,7 @@ pub(super) fn run(
         Accepted::Released(released) => view.released = released,
         Accepted::Changed => {
             return Err(anyhow!(
-                "other removals are held by now, so nothing was changed; run `accept` again"
+                "other removals are held now, so nothing was changed; run `accept` again"
             ));
         }
         Accepted::Failed(reason) => {

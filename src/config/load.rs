@@ -285,8 +285,8 @@ fn admin_token(value: &Value<'_>, context: &mut Context<'_>) -> Option<AdminToke
     let n_characters = sourced.text.expose_secret().chars().count();
     let fault = if n_characters < TOKEN_MIN {
         Some(Fault::new(format!(
-            "the token has {n_characters} characters, and {TOKEN_MIN} are the least. Make one with \
-             `openssl rand -hex 32`"
+            "the token has {n_characters} characters, but needs at least {TOKEN_MIN}. Make one \
+             with `openssl rand -hex 32`"
         )))
     } else if auth::bearer(&sourced.text).is_none() {
         let fault = Fault::new("the token cannot be sent in a header");
@@ -331,7 +331,7 @@ fn socket(written: &str, path: PathBuf) -> Result<Listen, Fault> {
     }
     let is_file = |found: Metadata| !found.file_type().is_socket();
     if path.symlink_metadata().is_ok_and(is_file) {
-        let message = format!("{} exists and is no socket", path.display());
+        let message = format!("{} exists and is not a socket", path.display());
         return Err(Fault::not_allowed(message));
     }
     Ok(Listen::Unix(path))

@@ -203,8 +203,8 @@ fn warn_of_allowed(
     let overlaps = |other: &IpNet| other.contains(&range) || range.contains(other);
     if !policy.deny.iter().any(overlaps) && !defaults().any(|(other, _)| overlaps(&other)) {
         let message = format!(
-            "{range} in network.allow has no effect, because nothing denies it; to allow only \
-             network.allow, add deny: [0.0.0.0/0, \"::/0\"]"
+            "{range} in network.allow has no effect, because nothing denies it; to deny all other \
+             addresses, add deny: [0.0.0.0/0, \"::/0\"]"
         );
         context.warning(location, message);
     }

@@ -34,7 +34,7 @@ impl Daemon<'_> {
             () = tokio::time::sleep(DRAIN) => {
                 warn!("some requests did not finish within {DRAIN:?}; they are sent again after the next start");
             }
-            () = second_signal(signals) => warn!("stopping at once after a second signal"),
+            () = second_signal(signals) => warn!("stopping immediately after a second signal"),
         }
         self.health.stop().await;
         self.background.stop().await;

@@ -76,8 +76,8 @@ pub(super) fn log_transition(webhook: &str, transition: Transition) {
     match transition {
         Transition::Down(next_probe) => warn!(
             webhook, %next_probe,
-            "the endpoint seems to be down; probing it with one delivery at a time, while the other \
-             deliveries of failed projects wait"
+            "the endpoint seems to be down; testing it with one delivery at a time, while other \
+             deliveries of projects with a failed delivery wait"
         ),
         Transition::Up(after) => info!(
             webhook,

@@ -131,7 +131,7 @@ impl InvalidFiles {
         if self.log_limit.allows(now) {
             warn!(
                 path,
-                "ignoring {path}: {reason}. It is picked up once fixed"
+                "ignoring {path}: {reason}. It is read again once it is fixed"
             );
         } else {
             debug!(path, "ignoring {path}: {reason}");

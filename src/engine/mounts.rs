@@ -202,7 +202,7 @@ impl MountGuard {
             .keys()
             .filter(|path| !hidden.contains_key(*path))
         {
-            info!("{path}: its projects are compared again");
+            info!("comparing the projects below {path} with the record again");
         }
         let is_change = self.hidden != hidden;
         self.hidden = hidden;

@@ -67,7 +67,8 @@ impl Worker {
         match payloads(&batch.changes, contents, root) {
             Ok(payloads) => batch.payloads = payloads,
             Err(error) => {
-                debug!(%error, "cannot record a content; its project is observed again");
+                debug!(%error, "cannot record the content of a file; its project is observed \
+                    again");
                 return false;
             }
         }

@@ -283,7 +283,7 @@ pub enum Fault {
     #[error("no deliveries are selected: select them by id, webhook, state or time")]
     EmptySelector,
     /// A changing operation selects another number than expected.
-    #[error("{selected} are selected by now, not {expected}, so nothing was changed")]
+    #[error("{selected} are selected now, not {expected}, so nothing was changed")]
     OtherNumber {
         /// The expected number.
         expected: u64,

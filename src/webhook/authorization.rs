@@ -231,7 +231,7 @@ impl TokenSource {
             });
         }
         let answer: Answer = serde_json::from_slice(&body)
-            .map_err(|_| format!("the answer is no JSON object with an access_token ({to})"))?;
+            .map_err(|_| format!("the answer is not a JSON object with an access_token ({to})"))?;
         let kind = answer.token_type.unwrap_or_default();
         if !kind.is_empty() && !kind.eq_ignore_ascii_case("bearer") {
             return Err(format!("the token is not a bearer token ({to})").into());

@@ -203,7 +203,7 @@ fn an_error_says_that_the_token_is_missing_and_why() {
         (
             200,
             "hush",
-            "the answer is no JSON object with an access_token ",
+            "the answer is not a JSON object with an access_token ",
         ),
         (
             200,

@@ -183,7 +183,7 @@ fn invalid_files_are_listed_with_their_reason_and_block_nothing() {
     assert_eq!(listed.len(), expected.len(), "{listed:#?}");
     let memory = memory_kib(&daemon, "VmHWM:");
     assert!(memory < MEMORY_MAX_KIB, "{memory} KiB at most were used");
-    // Each is picked up once fixed, and the list is empty.
+    // Each is read again once it is fixed, and the list is empty.
     for (path, _) in &expected {
         let path = home.at(path);
         if path.is_dir() {

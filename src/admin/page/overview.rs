@@ -76,7 +76,8 @@ fn advices(report: &Report) -> Vec<Advice> {
         let n = counted(report.incomplete.len() as u64, "file");
         found.push(Advice {
             problem: format!("{n} ignored: incomplete, invalid or unreadable."),
-            advice: html! { "See the " a href="/files" { "ignored files" } ". Each is picked up once fixed." },
+            advice: html! { "See the " a href="/files" { "ignored files" } ". Each is read again \
+            once it is fixed." },
         });
     }
     for webhook in &report.webhooks {
@@ -258,7 +259,8 @@ pub(super) fn ignored(files: &[ProblemReport]) -> Markup {
         @if files.is_empty() {
             p { "No file is ignored." }
         } @else {
-            p { "These files are incomplete, invalid or unreadable. Each is picked up once fixed." }
+            p { "These files are incomplete, invalid or unreadable. Each is read again once it is \
+                fixed." }
             div.wide tabindex="0" role="region" aria-label="Ignored files" {
                 table {
                     thead { tr {

@@ -47,7 +47,8 @@ pub const SETTINGS: &[Setting] = &[
         value: TextUpTo(REPOSITORY_NAME_MAX),
         default: Described("`repository.path`"),
         needs_restart: true,
-        meaning: "the name under which a PostgreSQL database has the repository; two processes that watch the same files by different paths give it the same name",
+        meaning: "the name of the repository in a PostgreSQL database; if two processes watch the \
+            same files by different paths, both need the same name",
         ..ROW
     },
     Setting {
@@ -92,7 +93,8 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.settle",
         value: Duration("1ms", "1h"),
         default: Values(&["1s"]),
-        meaning: "how long a project must be idle before a missing file counts as removed; after 20 times as long it counts in any case",
+        meaning: "how long a project must be idle before a missing file counts as removed; after \
+            20 times as long, it counts even if the project is not idle",
         ..ROW
     },
     Setting {
@@ -202,7 +204,9 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 100),
         default: Values(&["owner"]),
-        meaning: "the first source that yields a name: the file's owner, an annotation in the project.xml, a fixed text, or the user who made the change by the kernel's audit records (with the key `project-webhooks` or KEY)",
+        meaning: "the first source that yields a name: the file's owner, an annotation in the \
+            project.xml, a fixed text, or the user who made the change, according to the kernel's \
+            audit records (with the key `project-webhooks` or KEY)",
         ..ROW
     },
     Setting {
@@ -229,7 +233,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "webhooks[].url",
         value: Url,
-        meaning: "where callbacks are sent; without user name, password and fragment. A URL from another place is never printed",
+        meaning: "the URL to send callbacks to, without user name, password and fragment. A URL \
+            from a credential, variable or file is never printed",
         ..ROW
     },
     Setting {
@@ -240,7 +245,9 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 1000),
         default: Described("every project"),
-        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. A delete also goes to a webhook that was to receive an earlier event of the project, even if its directory was renamed since",
+        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import \
+            needs this setting. A delete also goes to a webhook that an earlier event of the \
+            project was for, even if the directory was renamed in between",
         ..ROW
     },
     Setting {
@@ -248,7 +255,9 @@ pub const SETTINGS: &[Setting] = &[
         value: VALUE_GLOB,
         count: OneOrList(1, 1000),
         default: Described("every user"),
-        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. A delete also goes to a webhook that was to receive an earlier event of the project, whoever made it",
+        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what \
+            its glob matches. A delete by any user also goes to a webhook that an earlier event of \
+            the project was for",
         ..ROW
     },
     Setting {
@@ -388,7 +397,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "webhooks[].rate",
         value: Text(
-            "the most requests in a second, minute or hour, such as `10/s`, `600/m` or `1000/h`, up to 100000",
+            "the maximum number of requests per second, minute or hour, such as `10/s`, `600/m` or \
+             `1000/h`, up to 100000",
             Some("^[0-9]+/[smh]$"),
         ),
         default: Described("none; the pace follows answers with 429 or 503 and `Retry-After`"),
@@ -481,7 +491,8 @@ pub const SETTINGS: &[Setting] = &[
             None,
         ),
         default: Described("off"),
-        meaning: "where health and metrics are served (`/healthz`, `/readyz`, `/metrics`), and the [admin API](admin.md)",
+        meaning: "the address for health and metrics (`/healthz`, `/readyz`, `/metrics`), and the \
+            [admin API](admin.md)",
         ..ROW
     },
     Setting {
@@ -503,7 +514,9 @@ pub const SETTINGS: &[Setting] = &[
         key: "admin.token",
         value: Sourced,
         default: Described("none"),
-        meaning: "what requests to the [admin API](admin.md) must have as `Authorization: Bearer …`, 16 characters or more; without it, the API answers on a Unix socket only, and there everybody who may connect",
+        meaning: "the token that requests to the [admin API](admin.md) need as `Authorization: \
+            Bearer …`, 16 characters or more. Without a token, the API answers only on a Unix \
+            socket, to everybody who may connect to it",
         ..ROW
     },
     Setting {

@@ -83,7 +83,7 @@ fn of_event(event: EventName, parameters: &[Parameter]) -> Value {
 fn actor() -> Value {
     json!({
         "type": "object",
-        "description": "The user who made the change, by the kernel's audit records.",
+        "description": "The user who made the change, according to the kernel's audit records.",
         "properties": {
             "user": { "type": "string" },
             "uid": { "type": "integer", "minimum": 0 },
