@@ -36,7 +36,7 @@ const UNREAD_MAX: Duration = Duration::from_secs(30);
 /// The number of bytes that a client must take per second while an answer waits for it.
 const RATE_MIN: usize = 16 * 1024;
 
-/// The minimum time of a new connection. It limits how many are accepted in a second.
+/// How long a new connection stays open at least. It limits how many are accepted in a second.
 const GRACE: Duration = Duration::from_millis(10);
 
 /// The IP address of a client. `None` on a Unix socket.

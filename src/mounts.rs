@@ -39,7 +39,7 @@ pub(crate) struct Mount {
 pub(crate) struct Mounts {
     /// The mount that contains the directory.
     pub above: Option<Mount>,
-    /// The mounts below the directory, by their paths below it.
+    /// The mounts below the directory. Their paths are relative to it.
     pub below: BTreeMap<String, Mount>,
 }
 

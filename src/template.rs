@@ -29,7 +29,7 @@ const STEPS: u64 = 500_000;
 /// The maximum length of a body for an empty payload, in bytes.
 const OUTPUT_BASE: u64 = 1024 * 1024;
 
-/// The additional maximum length for each byte of the payload.
+/// How many bytes longer a body may be for each byte of the payload.
 const OUTPUT_FACTOR: u64 = 4;
 
 /// The characters that stay as they are in a URL: the unreserved ones of RFC 3986.

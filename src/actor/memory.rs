@@ -311,8 +311,8 @@ impl Memory {
 
     /// Returns the call that removed a file whose directory was moved away.
     ///
-    /// If the file was removed before the move, it is the call that did that. Otherwise it is the
-    /// move.
+    /// If the file was removed before the move, returns the call that removed it. Otherwise
+    /// returns the call that moved the directory.
     fn went_with<'a>(
         &'a self,
         removal: &'a Change,

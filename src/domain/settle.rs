@@ -343,7 +343,7 @@ impl Agenda {
         due
     }
 
-    /// Whether files that an observation at this time finds missing count as removed.
+    /// Decides whether the files that an observation found missing at this time count as removed.
     pub fn removals(&self, key: &ProjectKey, now: Moment, missing: &BTreeSet<String>) -> Removals {
         let is_confirmed = !self.vanished.holds(key)
             && self.entries.get(key).is_some_and(|entry| {
@@ -425,7 +425,7 @@ impl Agenda {
 
     /// Restores held removals from an earlier run, and the projects whose removal was accepted.
     ///
-    /// A hold ends as planned, but at most one hold time from now.
+    /// A hold keeps its planned end, but lasts at most one hold time from now.
     pub fn remember(
         &mut self,
         held: Option<HeldBefore>,
@@ -445,7 +445,7 @@ impl Agenda {
         self.vanished.wave_is_over_since(now)
     }
 
-    /// Whether there is no current chain or wave of vanished projects.
+    /// Whether no chain or wave of vanished projects is in progress.
     pub fn is_calm(&self) -> bool {
         self.vanished.is_calm()
     }

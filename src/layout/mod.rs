@@ -182,7 +182,7 @@ impl Layout {
         }
     }
 
-    /// Returns this layout with ignored names, which no capture matches.
+    /// Returns this layout with these names ignored: no capture matches them.
     #[must_use]
     pub fn ignoring(mut self, ignored: Ignored) -> Self {
         self.ignored = Arc::new(ignored);

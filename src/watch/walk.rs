@@ -146,7 +146,7 @@ impl Thread {
             files,
             mut problems,
         } = self.list(directory, cursor);
-        // At the end, a walk of the whole tree releases the watches of other directories.
+        // A walk of the whole tree does this at its end, for all directories that it did not watch.
         if let Some(backend) = &mut self.backend
             && self.walk.is_none()
             && node != NOWHERE

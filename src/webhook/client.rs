@@ -5,8 +5,8 @@
 //! process. It does not decompress answers, so that the limit of 16 KiB is exact. There are these
 //! exceptions:
 //!
-//! - The connection pool replaces an idle connection that turns out to be closed before the
-//!   request is written.
+//! - If an idle connection was closed before the request was written, the connection pool opens
+//!   another one.
 //! - After an answer 401 or 403, the attempt sends a second request if there are newer
 //!   credentials: a file has changed, or an authorization server gives another token. Changed
 //!   files are also read if the authorization server refuses the client.

@@ -95,7 +95,7 @@ pub(super) fn authorities(
 /// The library's own reader would join a section without an end to the next one.
 fn sections(bytes: &[u8]) -> Vec<Section<'_>> {
     let mut sections = Vec::new();
-    // The first line, the first byte, and whether it is a certificate.
+    // Of the open section: the first line, the first byte, and whether it is a certificate.
     let mut open: Option<(usize, usize, bool)> = None;
     let mut start = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {

@@ -94,7 +94,7 @@ impl Committer {
         }
     }
 
-    /// Empties the log by means of the reserve. Returns whether there is space for commits.
+    /// Frees the reserve's space and empties the log. Returns whether there is space for commits.
     fn make_space(&mut self) -> bool {
         self.reserve.release();
         let emptied = self

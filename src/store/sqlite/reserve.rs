@@ -29,7 +29,7 @@ const RESERVE_FILE: &str = "reserve";
 /// The smallest part of the reserve that is enough for commits. It suffices to remove some rows.
 const LEAST_PART: u64 = 8;
 
-/// The maximum size of changes in the writer's cache that are not in the log yet: `WRITER_CACHE`.
+/// The maximum size of changes that are only in the writer's cache (`WRITER_CACHE`).
 const CACHED_MAX: u64 = 4 << 20;
 
 /// The cause of a refused commit.

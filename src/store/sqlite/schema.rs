@@ -49,7 +49,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// read.
 const CHECKED_MAX: u64 = 128 << 20;
 
-/// The number of pages in the write-ahead log that starts a checkpoint: 16 MiB.
+/// A checkpoint starts when the write-ahead log has this number of pages: 16 MiB.
 ///
 /// A burst writes the same pages of the indexes repeatedly. A checkpoint copies each of them only
 /// once.
