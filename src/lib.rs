@@ -116,7 +116,7 @@ mod report;
 // Listings and changes for operators, used by the commands and the admin API.
 mod operator;
 
-// An HTTP server within bounds.
+// An HTTP server with limits.
 mod http_server;
 
 // Health, metrics and the API over HTTP, and the control socket.

@@ -1,9 +1,9 @@
 //! Keeps the sessions of browsers.
 //!
-//! Constraint: a session that has ended is invalid at once, even if somebody kept its cookie. So
-//! the sessions are stored here, in memory. A restart of the daemon ends all of them, and a reload
-//! none. A cookie has random digits, and only their hash is stored. Each session belongs to one
-//! token.
+//! Constraint: a session that has ended is invalid immediately, even if somebody kept its cookie.
+//! So the sessions are stored here, in memory. A restart of the daemon ends all of them, and a
+//! reload none. A cookie has random digits, and only their hash is stored. Each session belongs to
+//! one token.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

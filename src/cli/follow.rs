@@ -59,7 +59,7 @@ fn frame(text: &[u8], height: usize, is_first: bool) -> Vec<u8> {
     if is_first {
         frame.extend(b"\x1b[2J");
     }
-    // Draw the whole frame at once, from the top, without wrapping.
+    // Draw the whole frame in one step, from the top, without wrapping.
     frame.extend(b"\x1b[?2026h\x1b[?7l\x1b[H");
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     for (number, line) in text.split(|byte| *byte == b'\n').take(height).enumerate() {

@@ -1,7 +1,8 @@
 //! `scan`: prints the events that `run` would infer now.
 //!
 //! Constraint: the command records nothing. It uses the daemon's observer, inference and check of
-//! the root. It treats a missing file as removed at once, without waiting for `repository.settle`.
+//! the root. It treats a missing file as removed immediately, without waiting for
+//! `repository.settle`.
 
 mod result;
 

@@ -80,7 +80,7 @@ fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     }
     checked.push(("it", fs::metadata(&target)?));
     let mut reasons = checked.iter().filter_map(|(what, metadata)| {
-        // Nobody can write to a symbolic link, whatever its mode.
+        // Nobody can write to a symbolic link, so its mode does not matter.
         let mode = if metadata.is_symlink() {
             0
         } else {

@@ -16,7 +16,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 impl Daemon<'_> {
     /// Stops inference, waits for requests in progress, and closes the store.
     ///
-    /// A second signal ends the requests at once. Returns whether the engine ended without a
+    /// A second signal ends the requests immediately. Returns whether the engine ended without a
     /// panic.
     pub(super) async fn drain(mut self, signals: &mut (impl Stream<Item = c_int> + Unpin)) -> bool {
         // Commands that are waiting get no answer.

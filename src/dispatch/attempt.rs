@@ -178,9 +178,9 @@ impl Ended {
 
     /// Returns the verdict by the current schedule.
     ///
-    /// If the settings changed during a failed attempt, the delivery is due at once, to be sent
-    /// with the new settings. A 410 also counts as such a failure then, because it is about the
-    /// old settings.
+    /// If the settings changed during a failed attempt, the delivery is due immediately, to be
+    /// sent with the new settings. A 410 also counts as such a failure then, because it is about
+    /// the old settings.
     fn verdict(&self, current: &Target, jitter: f64, uses_attempt: bool) -> Verdict {
         let schedule = &current.webhook.schedule;
         let outcome = self.attempt.outcome;

@@ -5,7 +5,7 @@
 //! released after the claim began, and all deliveries of their projects. It compares both, because
 //! a project may be renamed while its delivery is being sent. If an operator changed deliveries in
 //! the meantime, the queue drops the whole answer. The queue claims more deliveries than it can
-//! send at once, so that a burst needs few claims.
+//! send at the same time, so that a burst needs few claims.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

@@ -26,7 +26,7 @@ pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// second instead of 6,500).
 const UNRECORDED_MAX: usize = 64;
 
-/// The number of results that make a commit start at once.
+/// The number of results that make a commit start immediately.
 const GROUP: usize = 32;
 /// How long a result waits at most for others to join its commit.
 ///

@@ -110,7 +110,7 @@ fn prepare(
 
 /// Records the fingerprint of each webhook's settings.
 ///
-/// If the settings changed, failed deliveries become due at once, because the new settings may
+/// If the settings changed, failed deliveries become due immediately, because the new settings may
 /// work. If the receiver switched the webhook off, it is switched on again.
 pub(crate) async fn note_configuration(
     store: &Store,

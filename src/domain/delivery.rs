@@ -9,8 +9,8 @@ pub const ANSWER_MAX: usize = 16 * 1024;
 
 /// The state of a delivery.
 ///
-/// There is no state for a delivery that is being sent. A claim is a lease in memory, and a restart
-/// drops it.
+/// There is no state for a delivery that is being sent. A claim is a lease in memory, and a
+/// restart drops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// The delivery is due now or later.
@@ -71,7 +71,8 @@ pub enum Outcome {
 pub enum RetryAfter {
     /// The wait is for all deliveries, because the receiver is overloaded (429, 503).
     Webhook(Duration),
-    /// The wait is only for this delivery, because a gateway did not reach the receiver (502, 504).
+    /// The wait is only for this delivery, because a gateway did not reach the receiver (502,
+    /// 504).
     Delivery(Duration),
 }
 
@@ -133,7 +134,8 @@ impl Outcome {
 pub enum Verdict {
     /// The delivery is delivered.
     Delivered,
-    /// Retry at this time or later, by the schedule. Changed settings make the retry due at once.
+    /// Retry at this time or later, by the schedule. Changed settings make the retry due
+    /// immediately.
     Retry(Timestamp),
     /// Retry at this time or later, as the receiver requested. Changed settings do not matter.
     RetryAsAsked(Timestamp),

@@ -2,7 +2,7 @@
 //!
 //! Constraint: a missing file counts as removed only if the caller confirms the removal. In
 //! addition, the observation must have read every directory that may contain the file. A complete
-//! file causes its event at once, with three exceptions:
+//! file causes its event immediately, with three exceptions:
 //!
 //! - If another project's definition replaces the recorded one, all events wait until the removal
 //!   of the old project is confirmed. So the old project is deleted before its successor is
@@ -21,9 +21,9 @@
 //! Four more events exist: a save, a move ([`super::moves`]), and the removal of a published copy
 //! or a snapshot while the project stays. Only webhooks that name them receive them.
 //!
-//! A deleted project counts as unpublished only if no published copy remains. A copy counts if it is
-//! unreadable, or if it has new content or another tag. A new copy with another id does not count,
-//! because it belongs to another project.
+//! A deleted project counts as unpublished only if no published copy remains. A copy counts if it
+//! is unreadable, or if it has new content or another tag. A new copy with another id does not
+//! count, because it belongs to another project.
 
 use std::collections::{BTreeMap, BTreeSet};
 

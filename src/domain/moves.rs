@@ -4,11 +4,11 @@
 //! import or delete. The project id identifies the project; see [`super::identity`]. Without an
 //! id, the content does. So a project that is renamed and then saved is a move and a save. An
 //! observation of the new location alone does not tell a move from a copy. So the old location is
-//! observed as well. This module takes several projects at once and pairs arrivals with
+//! observed as well. This module takes several projects together and pairs arrivals with
 //! departures. Then [`infer`] compares each project with the record that belongs to it.
 //!
-//! - If no definition was recorded at the new location, the project moves at once, without waiting
-//!   for the settle time.
+//! - If no definition was recorded at the new location, the project moves immediately, without
+//!   waiting for the settle time.
 //! - If another project was recorded there, the move waits until that project is certainly removed
 //!   or has moved away. Until then the removal at the old location waits too
 //!   ([`Conclusion::moves_to`]). Otherwise the moving project would be deleted there and imported

@@ -108,7 +108,7 @@ impl Subscription {
         self.interest(event) == Interest::Yes
     }
 
-    /// Whether the webhook names this event and may receive it, whatever its parameters.
+    /// Whether the webhook names this event and may receive it. Ignores the parameters.
     ///
     /// An opt-in event is recorded only for such a webhook.
     pub fn may_receive(&self, kind: EventKind, key: &ProjectKey) -> bool {

@@ -3,12 +3,12 @@
 //! Constraint: this module reads no clock. The caller passes `now`, a [`Moment`] of a monotonic
 //! clock.
 //!
-//! A hint makes its project due at once, so that new files cause events immediately. A missing
-//! file counts as removed only after the project was idle for the settle time. Hints may be late
-//! or lost, so a project without hints may still be changing. Therefore two observations must find
-//! the file missing: one after the last hint, and one at least a settle time later. If the second
-//! one finds more files missing, the settle time starts again. Continuous activity postpones a
-//! removal by at most 20 settle times.
+//! A hint makes its project due immediately, so that new files cause events without delay. A
+//! missing file counts as removed only after the project was idle for the settle time. Hints may
+//! be late or lost, so a project without hints may still be changing. Therefore two observations
+//! must find the file missing: one after the last hint, and one at least a settle time later. If
+//! the second one finds more files missing, the settle time starts again. Continuous activity
+//! postpones a removal by at most 20 settle times.
 //!
 //! A project with an invalid file is observed again without a hint, because the end of a write is
 //! not always reported. The delay doubles each time.
@@ -25,8 +25,8 @@
 //! 4. For each comparison, pass the missing files ([`super::infer::missing`]) to
 //!    [`Agenda::removals`].
 //! 5. Infer ([`super::moves::infer_all`]) and record.
-//! 6. Pass the outcome of each observation, also those of step 3, to [`Agenda::observed`]. Then call
-//!    [`Agenda::confirm_after`] for each project whose move waits
+//! 6. Pass the outcome of each observation, also those of step 3, to [`Agenda::observed`]. Then
+//!    call [`Agenda::confirm_after`] for each project whose move waits
 //!    ([`super::moves::Conclusion::moves_to`]), and [`Agenda::confirm_with`] for each removal that
 //!    waits for another one ([`super::moves::Conclusion::removed_with`]).
 

@@ -105,7 +105,7 @@ fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp, inodes: Inodes) -
     (read_ns == SETTLED_NS || recorded.is_old(read_ns)) && recorded.is_same(found, inodes)
 }
 
-/// The recorded metadata of a file. A full scan detects changes by it.
+/// The recorded metadata of a file. A full scan compares it to detect changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The path below the repository's root.

@@ -65,7 +65,7 @@ pub(super) struct Gatherer<'a> {
     pub kept: &'a mut Option<KeptIds>,
     pub copies: &'a mut Copies,
     pub clock: Clock,
-    /// Whether missing files count as removed at once.
+    /// Whether missing files count as removed immediately.
     ///
     /// This is so if nothing is recorded, or if the record was made with another layout.
     pub is_adopting: bool,

@@ -19,7 +19,7 @@ use crate::mounts::{MountList, Mounts};
 use crate::repository::Root;
 use crate::store::{Store, StoreError};
 
-/// The number of recorded projects that a survey reads from the store at once.
+/// The number of recorded projects that a survey reads from the store in one call.
 const SURVEYED_AT_ONCE: usize = 256;
 
 /// The reason why a path is hidden if its file system is missing.

@@ -382,7 +382,7 @@ impl Worker {
 
     /// Drops a step because the root or a mount may have changed.
     ///
-    /// The projects of the step are due again, and the root is checked at once.
+    /// The projects of the step are due again, and the root is checked immediately.
     pub(super) fn doubt_root(&mut self, taken: &[(ProjectKey, Origin)]) {
         self.copies.clear();
         self.put_back(taken);

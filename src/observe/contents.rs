@@ -1,4 +1,4 @@
-//! Keeps the contents that one step read, within a bound.
+//! Keeps the contents that one step read, up to a limit.
 //!
 //! Constraint: a step keeps at most [`KEPT_MAX`] bytes of contents, even for large projects. Other
 //! contents are dropped after they were hashed and parsed, and are read again when they are

@@ -238,7 +238,7 @@ fn read_up_to(file: BorrowedFd<'_>, size: u64, max: u64) -> io::Result<Bytes> {
     Ok(Bytes::from(bytes))
 }
 
-/// The number of bytes that are compared at once.
+/// The number of bytes that are compared in one step.
 const COMPARED_AT_ONCE: usize = 32 * 1024;
 
 /// Whether a second reading returns the same bytes.

@@ -1,6 +1,6 @@
 //! Keeps the reported files of a project until the project is observed.
 //!
-//! Constraint: any number of reports takes bounded memory.
+//! Constraint: memory is limited for any number of reports.
 
 use std::collections::BTreeSet;
 

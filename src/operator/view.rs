@@ -1,6 +1,7 @@
 //! Events, deliveries, attempts and webhooks in JSON.
 //!
-//! Constraint: the JSON of a type is defined once. `--json`, the admin API and its description use it.
+//! Constraint: the JSON of a type is defined once. `--json`, the admin API and its description use
+//! it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -273,7 +274,7 @@ pub(crate) struct Changed {
     pub(crate) matched: u64,
     pub(crate) changed: u64,
     pub(crate) dry_run: bool,
-    /// Whether a running daemon was notified. If so, the daemon applies the change at once.
+    /// Whether a running daemon was notified. If so, the daemon applies the change immediately.
     pub(crate) daemon_told: bool,
 }
 
@@ -285,7 +286,7 @@ pub(crate) struct Replayed {
     pub(crate) matched: u64,
     pub(crate) replayed: u64,
     pub(crate) dry_run: bool,
-    /// Whether a running daemon was notified. If so, the daemon sends the events at once.
+    /// Whether a running daemon was notified. If so, the daemon sends the events immediately.
     pub(crate) daemon_told: bool,
 }
 

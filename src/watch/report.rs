@@ -1,8 +1,8 @@
 //! Turns reported paths into hints.
 //!
 //! Constraint: this module does not decide what happened. The layout tells what a path means. A
-//! reported file of a project is opened at once, up to a limit, so that it can be read even if it
-//! is removed.
+//! reported file of a project is opened immediately, up to a limit, so that it can be read even if
+//! it is removed.
 
 use std::io;
 

@@ -4,10 +4,10 @@
 //! number of all watches. So a watch has a parent and a name, but no path. Renaming a directory
 //! changes one entry, and with it the paths of all directories below.
 //!
-//! The kernel has one watch for each directory, at whatever path. Adding it again returns the same
-//! watch descriptor. A directory that was moved away from its parent is an *orphan* until all
-//! reports are read. If a report shows its new parent, it keeps its watches. Otherwise they are
-//! removed.
+//! The kernel has one watch for each directory, even if its path changes. Adding it again returns
+//! the same watch descriptor. A directory that was moved away from its parent is an *orphan* until
+//! all reports are read. If a report shows its new parent, it keeps its watches. Otherwise they
+//! are removed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

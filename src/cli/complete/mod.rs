@@ -24,7 +24,7 @@ use self::line::{Line, escaped};
 use super::output::safe;
 use super::{Arguments, DONE};
 
-/// The maximum number of candidates: more than a terminal shows at once.
+/// The maximum number of candidates: more than fit on a terminal.
 const CANDIDATES_MAX: usize = 100;
 
 /// The time after which the command ends, because a person is waiting.
@@ -115,7 +115,7 @@ pub(super) fn run(arguments: &CompleteArguments, out: &mut dyn Write) -> anyhow:
             text.push('\n');
         }
     }
-    // Write everything at once, so that the shell gets all candidates or none.
+    // Write everything in one call, so that the shell gets all candidates or none.
     out.write_all(text.as_bytes())?;
     Ok(DONE)
 }

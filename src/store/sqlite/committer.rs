@@ -2,7 +2,7 @@
 //!
 //! If a transaction of several jobs fails, it is rolled back, and each job runs again in its own
 //! transaction. So a job that is too large for the disk does not make the others fail. If the
-//! database is locked, all jobs fail at once, because each would wait for the lock again.
+//! database is locked, all jobs fail immediately, because each would wait for the lock again.
 //! Savepoints would avoid running jobs twice. But they halved the speed of every write, because
 //! SQLite then saves each changed page once more.
 //!
