@@ -19,9 +19,10 @@ use super::summary;
 /// The directories of a world, in two organizations.
 const PLACES: [(&str, &str); 5] = [("a", "p"), ("a", "q"), ("a", "r"), ("b", "p"), ("b", "q")];
 
-/// The engineIds of definitions, and their root attributes `id`. Two differ in case only.
+/// The engineIds of definitions, and their root attributes `id`. Some differ in case only, and some are
+/// an engineId and a root attribute.
 const ENGINES: [&str; 4] = ["e-1", "E-1", "e-2", "e-3"];
-const ROOTS: [&str; 4] = ["r-1", "R-1", "r-2", "r-3"];
+const ROOTS: [&str; 4] = ["r-1", "R-1", "E-2", "e-3"];
 
 /// Worlds of one daemon. Fewer than ten, because ten projects that vanish together are a wave.
 const WORLDS: u64 = 8;
