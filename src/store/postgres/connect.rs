@@ -30,17 +30,23 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest time that a transaction may wait for its process.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
+/// The part of the lease for which a transaction may wait for its process.
+///
+/// Up to four transactions of a process wait for the lock of the repository, one behind the other. If
+/// the process is stopped, each gets the lock in turn and idles. All must end within the lease.
+const IDLE_PART: u32 = 4;
+
 /// Returns the options of each connection.
 ///
 /// A large batch takes seconds on a slow disk, so a statement may take half a minute. A process that
-/// is stopped within a transaction keeps its locks, so the server ends the transaction with the lease.
-/// Otherwise no other process could take over. All statements are short, so compiling them costs more
-/// than it saves.
+/// is stopped within a transaction keeps its locks, so the server ends the transaction within the
+/// lease. Otherwise no other process could take over. All statements are short, so compiling them
+/// costs more than it saves.
 fn options(lease: Duration) -> String {
     format!(
         "-c statement_timeout=30000 -c lock_timeout=20000 \
          -c idle_in_transaction_session_timeout={} -c jit=off",
-        lease.min(IDLE_MAX).as_millis()
+        (lease / IDLE_PART).min(IDLE_MAX).as_millis()
     )
 }
 

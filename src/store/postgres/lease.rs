@@ -4,8 +4,8 @@
 //! itself cannot promise that, because a process may be stopped between a look at its clock and a
 //! commit. So each holder has an *epoch*, and each commit locks the row of the repository with its
 //! epoch. A process that takes over raises the epoch, which waits for a commit that is under way. The
-//! former holder then commits nothing more. The server undoes a transaction that idles for the length
-//! of the lease, because its process was stopped or cut off.
+//! former holder then commits nothing more. The server undoes a transaction that idles for a part of
+//! the lease, because its process was stopped or cut off.
 //!
 //! [`LeaseState`] has the rule. Only the clock of the server counts.
 
@@ -79,7 +79,14 @@ pub(super) async fn acquire(
         let sql = "UPDATE repositories SET epoch = $2 WHERE id = $1 RETURNING changes";
         let rows = session.rows(statement!(sql, repository, epoch)).await?;
         let present = fleet::wait_no_longer(repository, holder);
-        session.rows(present).await?;
+        // The wait may have used the lease up, and the next standby would take over at once.
+        let whole = statement!(
+            "UPDATE leases SET leased_until = clock_timestamp() + make_interval(secs => $2) \
+             WHERE repository = $1",
+            repository,
+            length.as_secs_f64()
+        );
+        session.pipeline(vec![present, whole]).await?;
         Ok(Attempt::Got(Lease {
             repository,
             epoch,
