@@ -29,6 +29,10 @@ const SCANS: &[(&str, &str)] = &[
         "counts for status and metrics, on a connection of their own",
     ),
     (
+        "SELECT count(*), min(waiting_ms) FROM (SELECT waiting_ms FROM deliveries",
+        "scans only what the inner statement found by an index, up to its limit",
+    ),
+    (
         "SELECT COUNT(*) FROM deliveries d WHERE {}",
         "counts the deliveries of an operator's selector, in a command",
     ),
