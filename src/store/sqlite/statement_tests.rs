@@ -29,10 +29,6 @@ const SCANS: &[(&str, &str)] = &[
         "counts for status and metrics, on a connection of their own",
     ),
     (
-        "SELECT count(*), min(waiting_ms) FROM (SELECT waiting_ms FROM deliveries",
-        "scans only what the inner statement found by an index, up to its limit",
-    ),
-    (
         "SELECT COUNT(*) FROM deliveries d WHERE {}",
         "counts the deliveries of an operator's selector, in a command",
     ),
@@ -199,10 +195,10 @@ fn no_statement_reads_a_whole_large_table_without_a_reason() {
         let mut scans = Vec::new();
         while let Some(row) = rows.next().unwrap() {
             let line: String = row.get(3).unwrap();
-            let table = line
-                .strip_prefix("SCAN ")
-                .map(|rest| rest.split(' ').next());
-            if table.is_some_and(|table| !SMALL.contains(&table.unwrap_or_default())) {
+            let table = line.strip_prefix("SCAN ");
+            let table = table.and_then(|rest| rest.split(' ').next());
+            // How an inner statement finds its rows stands in a line of its own.
+            if table.is_some_and(|table| !SMALL.contains(&table) && !table.starts_with('(')) {
                 scans.push(line);
             }
         }
