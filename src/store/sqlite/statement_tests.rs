@@ -67,7 +67,8 @@ const SCANS: &[(&str, &str)] = &[
 ];
 
 /// Tables with few rows, and temporary results of a statement.
-const SMALL: [&str; 8] = [
+const SMALL: [&str; 9] = [
+    "(subquery-1)",
     "CONSTANT",
     "json_each",
     "listeners",
