@@ -29,6 +29,10 @@ const SCANS: &[(&str, &str)] = &[
         "counts for status and metrics, on a connection of their own",
     ),
     (
+        "UPDATE payloads SET identity = d.identity FROM",
+        "runs once, at the end of a move from another store",
+    ),
+    (
         "SELECT COUNT(*) FROM deliveries d WHERE {}",
         "counts the deliveries of an operator's selector, in a command",
     ),
@@ -169,7 +173,8 @@ fn statements(connection: &Connection) -> Vec<String> {
         let verbs = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "];
         // A move to another store reads whole tables, and its statements name them by placeholders.
         let is_statement = |text: &&String| {
-            verbs.iter().any(|verb| text.starts_with(verb)) && !text.contains("FROM {")
+            let is_on_any_table = text.contains("FROM {") || text.contains("INTO {");
+            verbs.iter().any(|verb| text.starts_with(verb)) && !is_on_any_table
         };
         let literals = literals(code);
         let indexes = named_indexes(connection, &literals);
