@@ -34,7 +34,7 @@ fn check_reports_what_is_missing() {
         is_early
     );
     audit.limit(64);
-    assert!(warnings(&home).contains("room for 64 records only"));
+    assert!(warnings(&home).contains("room for only 64 records"));
     audit.enable(0);
     assert!(warnings(&home).contains(OFF));
     // The rules of the package, with another path.
