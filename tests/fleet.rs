@@ -23,8 +23,11 @@ mod power;
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Stdio;
+use std::time::Duration;
 
+use axum::http::StatusCode;
 use common::{Daemon, Endpoint, Home, Postgres, Settings, skip, wait_until, xml};
+use project_webhooks::receiver::Reply;
 use rustix::process::Signal;
 
 /// Starts a server, or says that the test is skipped.
@@ -200,4 +203,35 @@ fn a_second_process_takes_over_and_gives_back() {
     assert_eq!(events.as_array().unwrap().len(), 10);
     let ids: BTreeSet<String> = endpoint.all().into_iter().map(|one| one.id).collect();
     assert_eq!(ids.len(), 10);
+}
+
+#[test]
+fn a_signal_during_the_end_of_a_lost_lease_ends_the_process() {
+    let test = "a_signal_during_the_end_of_a_lost_lease_ends_the_process";
+    let Some(server) = server(test) else {
+        return;
+    };
+    let connection = server.connection(&server.database());
+    let endpoint = Endpoint::answering(|_| Reply {
+        delay: Duration::from_secs(3_600),
+        ..Reply::status(StatusCode::OK)
+    });
+    let settings = settings(&endpoint, &connection, "2s");
+    let (home, other) = (Home::new(&settings), Home::new(&settings));
+    let config = fs::read_to_string(other.config()).unwrap();
+    let root = home.at("").display().to_string();
+    fs::write(other.config(), config.replace("./repository", &root)).unwrap();
+    let mut first = home.start();
+    let second = Daemon::launch(&other, Daemon::command(&other));
+    second.wait_message("watches the repository models", 1);
+    home.write("sales/one/project.xml", &xml("one", "id-one", "one"));
+    endpoint.wait_for(1);
+    first.signal(Signal::STOP);
+    second.wait_ready();
+    first.signal(Signal::CONT);
+    // Its request has no answer yet.
+    first.wait_message("another process took over: waiting for requests", 1);
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait_exit().code(), Some(0));
+    assert_eq!(first.n_messages("stopping immediately after a signal"), 1);
 }

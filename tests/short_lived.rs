@@ -178,13 +178,13 @@ fn a_short_lived_file_during_a_pending_replacement_comes_after_it(backend: &str)
 
 fn a_save_through_a_temporary_file_that_takes_long_is_no_event(backend: &str) {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint).watch(backend).settle("500ms"));
+    let home = Home::new(&Settings::all_to(&endpoint).watch(backend).settle("1500ms"));
     home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
     let daemon = home.start();
     home.remove("sales/orders/project.xml");
     for number in 0..12 {
         home.write("sales/orders/project.xml.tmp", &format!("<schema>{number}"));
-        takes(100);
+        takes(250);
     }
     home.write("sales/orders/project.xml.tmp", &xml("Orders", "e-1", "two"));
     home.rename("sales/orders/project.xml.tmp", "sales/orders/project.xml");

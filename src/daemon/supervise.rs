@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
+use super::drain::Reason;
 use super::{Daemon, DaemonError, STANDSTILL};
 use crate::admin::{self, Request};
 use crate::clock::Clock;
@@ -46,11 +47,16 @@ impl Daemon<'_> {
         signals: &mut (impl Stream<Item = c_int> + Unpin),
     ) -> Result<(), DaemonError> {
         let ended = self.supervise(signals).await;
-        let engine_is_fine = self.drain(signals).await;
-        if ended.is_ok() && !engine_is_fine {
-            return Err(DaemonError::PartEnded { part: "the engine" });
+        let reason = match ended {
+            Err(DaemonError::Superseded) => Reason::Superseded,
+            _ => Reason::End,
+        };
+        let drained = self.drain(reason, signals).await;
+        match ended {
+            Ok(()) if !drained.engine_is_fine => Err(DaemonError::PartEnded { part: "the engine" }),
+            Err(DaemonError::Superseded) if drained.is_signalled => Ok(()),
+            ended => ended,
         }
-        ended
     }
 
     async fn supervise(
