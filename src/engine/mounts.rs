@@ -19,8 +19,7 @@ use crate::mounts::{MountList, Mounts};
 use crate::repository::Root;
 use crate::store::{Store, StoreError};
 
-/// The number of recorded projects that a survey reads from the store in one call.
-const SURVEYED_AT_ONCE: usize = 256;
+use super::root::SURVEYED_AT_ONCE;
 
 /// The reason why a path is hidden if its file system is missing.
 const MISSING: &str = "its file system is not mounted";

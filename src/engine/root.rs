@@ -18,7 +18,7 @@ use crate::repository::{Root, RootIdentity};
 use crate::store::{Store, StoreError};
 
 /// The number of recorded projects that a survey reads from the store in one call.
-const SURVEYED_AT_ONCE: usize = 256;
+pub(super) const SURVEYED_AT_ONCE: usize = 256;
 
 /// The result of a check of the root.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -166,7 +166,12 @@ fn print_found(
     }
     if found.unread > 0 {
         let unread = counted(found.unread, "file");
-        writeln!(out, "  {unread} counted by path only, without reading")?;
+        writeln!(
+            out,
+            "  {unread} not read, because init reads at most {} files and {} MiB: counted by path",
+            BOUNDS.reads,
+            BOUNDS.bytes / (1024 * 1024),
+        )?;
     }
     if found.is_cut {
         writeln!(

@@ -70,9 +70,8 @@ const SCANS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Tables with few rows, and temporary results of a statement.
-const SMALL: [&str; 9] = [
-    "(subquery-1)",
+/// Tables with few rows, and the rows that a statement makes itself.
+const SMALL: [&str; 8] = [
     "CONSTANT",
     "json_each",
     "listeners",
