@@ -56,6 +56,20 @@ pub fn succeeds(program: &str, arguments: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// Gives this thread, and the processes it starts, mounts of their own. They end with it.
+pub fn own_mounts(test: &str) -> bool {
+    #[allow(
+        deprecated,
+        reason = "the safe variant; no table of descriptors is unshared"
+    )]
+    let is_apart = rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).is_ok()
+        && succeeds("mount", &["--make-rprivate", "/"]);
+    if !is_apart {
+        skip(test, "needs root and mount namespaces");
+    }
+    is_apart
+}
+
 /// Makes two tests of each function: it takes the value of `repository.watch`.
 macro_rules! on_both_backends {
     ($($test:ident),+ $(,)?) => {

@@ -19,6 +19,9 @@ mod gaps;
 // Directories that exchange their names in one step.
 mod exchanges;
 
+// Mounts that come and go by themselves.
+mod automounts;
+
 // Mounts in a namespace of the test.
 mod mounts;
 

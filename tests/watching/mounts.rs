@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::common::{
-    Daemon, Endpoint, Home, Settings, on_both_backends, skip, sorted, succeeds, wait_until, xml,
+    Daemon, Endpoint, Home, Settings, on_both_backends, own_mounts, skip, sorted, succeeds,
+    wait_until, xml,
 };
 use super::properties::assert_watched;
 use super::{add_project, coverage, home_with_projects};
@@ -20,20 +21,6 @@ on_both_backends!(
     a_mount_below_a_renamed_directory_is_the_same_mount,
     a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer,
 );
-
-/// Gives this thread, and the processes it starts, mounts of their own. They end with it.
-pub fn own_mounts(test: &str) -> bool {
-    #[allow(
-        deprecated,
-        reason = "the safe variant; no table of descriptors is unshared"
-    )]
-    let is_apart = rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).is_ok()
-        && succeeds("mount", &["--make-rprivate", "/"]);
-    if !is_apart {
-        skip(test, "needs root and mount namespaces");
-    }
-    is_apart
-}
 
 /// A mount of this thread's namespace, unmounted when dropped.
 pub struct Mount(PathBuf);

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use super::common::own_mounts;
 use super::common::{Daemon, Endpoint, Home, PATIENCE, Settings, on_both_backends};
-use super::mounts::{Mount, own_mounts};
+use super::mounts::Mount;
 use super::{coverage, home_with_projects, limit_descriptors, unprivileged};
 
 on_both_backends!(the_watched_directories_are_those_of_the_layout);
