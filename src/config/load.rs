@@ -130,12 +130,15 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         store.repository = repository.name.clone().unwrap_or_else(path);
         store
     });
+    let mut retention = retention?;
     if store.is_some()
         && let Some(given) = state_size
     {
         let message = "has no effect with store.postgres: limit the database on its server, and use \
                        retention.pending";
         context.warning(&given.location, message);
+        // The database may hold much that is not the state.
+        retention.max_state_size = None;
     }
     Some(Config {
         file,
@@ -148,7 +151,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         },
         webhooks: webhooks?,
         network: network?,
-        retention: retention?,
+        retention,
         admin: admin?,
         otlp: otlp?,
         log: log?,

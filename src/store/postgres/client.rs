@@ -1,5 +1,7 @@
 //! The client of the command line: it blocks, and has a runtime of its own.
 
+use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +24,31 @@ pub(super) struct Client {
     pub(super) lease: Duration,
     pub(super) location: Arc<str>,
     // Dropped last, because it drives the connections of the pool.
-    runtime: Runtime,
+    runtime: Driver,
+}
+
+/// The runtime of the connections. It may be dropped in another runtime too.
+struct Driver(Option<Runtime>);
+
+impl Driver {
+    fn new() -> io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        Ok(Self(Some(builder.enable_all().build()?)))
+    }
+
+    fn block_on<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        let runtime = self.0.as_ref().ok_or(Fault::Closed)?;
+        runtime.block_on(work)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // To drop it would wait for its threads, which a task must not do: tokio panics.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Client {
@@ -41,20 +67,20 @@ impl Client {
     pub(super) fn connect_for_transfer(settings: &Postgres) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|source| OpenError::Io {
-                what: "start a runtime for",
-                path: location.to_string().into(),
-                source,
-            })?;
-        let repository = runtime.block_on(async {
-            let pool = connect::pool(settings, config, &location)?;
-            let repository = find(&pool, settings, &location).await?;
-            Ok((pool, repository))
+        let runtime = Driver::new().map_err(|source| OpenError::Io {
+            what: "start a runtime for",
+            path: location.to_string().into(),
+            source,
+        })?;
+        let found = runtime.block_on(async {
+            Ok(async {
+                let pool = connect::pool(settings, config, &location)?;
+                let repository = find(&pool, settings, &location).await?;
+                Ok((pool, repository))
+            }
+            .await)
         });
-        let (pool, repository) = repository?;
+        let (pool, repository) = found.map_err(|fault| open_error(&location, fault))??;
         Ok(Self {
             pool,
             repository,

@@ -227,8 +227,11 @@ impl Notices {
         Self(Arc::new(watch::channel(Notice::default()).0))
     }
 
+    /// Returns a receiver that gets also what was said before.
     pub(super) fn subscribe(&self) -> watch::Receiver<Notice> {
-        self.0.subscribe()
+        let mut receiver = self.0.subscribe();
+        receiver.mark_changed();
+        receiver
     }
 
     /// Deliveries or webhooks were changed, or may have been.

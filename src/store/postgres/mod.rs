@@ -329,7 +329,9 @@ async fn register(pool: &Pool, settings: &Postgres) -> Result<(i32, Vec<u8>), Fa
     let answers = session
         .pipeline(vec![
             statement!(
-                "INSERT INTO repositories (name, fingerprint_key) VALUES ($1, $2) \
+                // Only a row that is inserted takes a number: a standby asks all the time.
+                "INSERT INTO repositories (name, fingerprint_key) SELECT $1, $2 \
+                 WHERE NOT EXISTS (SELECT FROM repositories WHERE name = $1) \
                  ON CONFLICT DO NOTHING",
                 name.clone(),
                 key

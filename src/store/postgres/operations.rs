@@ -51,6 +51,9 @@ impl PostgresOperations {
         let mut counted = None;
         loop {
             let (last, n_handled, n) = self.client.block_on(async |session, repository| {
+                // Locked first: what is selected must still be so when it is changed.
+                let lock = statement!(LOCK, repository);
+                session.begin("BEGIN", vec![lock]).await?;
                 if selector.expected.is_some() && counted.is_none() {
                     let all = all_ids(session, repository, selector).await?;
                     Fault::unless_expected(selector.expected, all.len())?;
@@ -128,20 +131,16 @@ async fn redeliver(
     now: i64,
 ) -> Result<u64, Fault> {
     let answers = session
-        .begin(
-            "BEGIN",
-            vec![
-                statement!(LOCK, repository),
-                Moves::read(repository),
-                statement!(DELIVERED, repository, ids.clone()),
-            ],
-        )
+        .pipeline(vec![
+            Moves::read(repository),
+            statement!(DELIVERED, repository, ids.clone()),
+        ])
         .await?;
     let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
-    let moves = Moves::of(rows(1))?;
+    let moves = Moves::of(rows(0))?;
     let mut delivered = Vec::new();
     let mut present = Vec::new();
-    for found in rows(2) {
+    for found in rows(1) {
         delivered.push(row::number(found, 0)?);
         present.push(moves.lane_of(row::number(found, 1)?, row::key(found, 2)?));
     }
@@ -190,9 +189,6 @@ async fn cancel(
     ids: Vec<i64>,
     now: i64,
 ) -> Result<u64, Fault> {
-    session
-        .begin("BEGIN", vec![statement!(LOCK, repository)])
-        .await?;
     let rows = session
         .rows(statement!(
             "UPDATE deliveries SET state = 'cancelled', is_head = FALSE, finished_ms = $3 \
@@ -245,14 +241,14 @@ impl Operating for PostgresOperations {
         let mut counted = None;
         loop {
             let (last, n) = self.client.block_on(async |session, repository| {
+                let lock = session
+                    .begin("BEGIN", vec![statement!(LOCK, repository)])
+                    .await?;
                 if replay.expected.is_some() && counted.is_none() {
                     let all = replay::selected(session, repository, replay).await?;
                     Fault::unless_expected(replay.expected, all.len())?;
                     counted = Some(all);
                 }
-                let lock = session
-                    .begin("BEGIN", vec![statement!(LOCK, repository)])
-                    .await?;
                 let next = number_at(&lock, 1)?;
                 let mut found =
                     replay::Found::after(session, repository, replay, &mut range, CHUNK).await?;

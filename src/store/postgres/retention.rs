@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::lanes::Left;
-use super::row;
-use super::session::{LOCK, LOCK_AS_HOLDER, Session, Statement, statement};
+use super::session::{LOCK_AS_HOLDER, Session, Statement, statement};
+use super::{changes, row};
 use crate::config::Retention;
 use crate::domain::delivery::State;
 use crate::domain::project::ContentHash;
@@ -217,7 +217,7 @@ pub(super) async fn remove(
     })
 }
 
-/// Removes deliveries that are not pending, in a transaction that locks the repository itself.
+/// Removes deliveries that are not pending, in a transaction that has locked the repository.
 ///
 /// The next collection checks their events again.
 pub(super) async fn purge(
@@ -225,9 +225,6 @@ pub(super) async fn purge(
     repository: i32,
     ids: Vec<i64>,
 ) -> Result<u64, Fault> {
-    session
-        .begin("BEGIN", vec![statement!(LOCK, repository)])
-        .await?;
     let removal = remove(session, repository, ids).await?;
     let first = removal.events.iter().min().copied();
     let checked = first.map(|first| {
@@ -237,7 +234,9 @@ pub(super) async fn purge(
             first.saturating_sub(1)
         )
     });
-    session.commit(checked.into_iter().collect()).await?;
+    let mut statements: Vec<Statement> = checked.into_iter().collect();
+    statements.push(changes::notify(repository));
+    session.commit(statements).await?;
     Ok(removal.n_removed as u64)
 }
 
