@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
-use super::{CONFIGURATION, DONE, FAILED, HELD, failure, runtime};
+use super::{CONFIGURATION, DONE, FAILED, HELD, runtime};
 use crate::admin::waiting::{Wait, WaitingServer};
 use crate::config::{self, Config, SystemEnvironment};
-use crate::daemon::{self, Daemon, DaemonError, Rereading};
+use crate::daemon::{self, Daemon, DaemonError, Rereading, Sending, reread};
 use crate::domain::lease::ASK_AGAIN;
 use crate::error::chain;
 use crate::logging::{LogWriter, Logging};
@@ -28,7 +28,7 @@ async fn work(
     rereading: Rereading<'_>,
     signals: &mut (impl Stream<Item = c_int> + Unpin),
 ) -> Result<(), DaemonError> {
-    while let Some(daemon) = start(&config, rereading, signals).await? {
+    while let Some(daemon) = start(&mut config, rereading, signals).await? {
         let present = daemon.config();
         match daemon.run(signals).await {
             // Another process took over. Wait for the next turn.
@@ -39,32 +39,59 @@ async fn work(
     Ok(())
 }
 
-/// Starts the daemon. Waits while another process runs or the database cannot be reached.
+/// Starts the daemon. Only sends while another process watches, and waits without the database.
 ///
 /// Returns `None` after a signal to stop.
 async fn start<'a>(
-    config: &Arc<Config>,
+    config: &mut Arc<Config>,
     rereading: Rereading<'a>,
     signals: &mut (impl Stream<Item = c_int> + Unpin),
+) -> Result<Option<Daemon<'a>>, DaemonError> {
+    let mut sending = None;
+    let started = wait(config, rereading, signals, &mut sending).await;
+    if let Some(sending) = sending {
+        sending.stop().await;
+    }
+    started
+}
+
+async fn wait<'a>(
+    config: &mut Arc<Config>,
+    rereading: Rereading<'a>,
+    signals: &mut (impl Stream<Item = c_int> + Unpin),
+    sending: &mut Option<Sending>,
 ) -> Result<Option<Daemon<'a>>, DaemonError> {
     let mut reported = None;
     let mut server = WaitingServer::new();
     loop {
-        let error = match daemon::open_store(Arc::clone(config)).await {
-            Err(DaemonError::Open(
-                error @ (OpenError::Leased { .. } | OpenError::Unreachable { .. }),
-            )) => error,
-            Err(error) => return Err(error),
-            Ok(store) => {
-                server.stop().await;
-                let started = Daemon::start(Arc::clone(config), store, rereading).await;
-                return started.map(Some);
+        let mut waits = "sending; roles does not contain watch".to_owned();
+        let mut is_reachable = true;
+        if config.roles.watch {
+            let error = match daemon::open_store(Arc::clone(config)).await {
+                Err(DaemonError::Open(error)) if is_passing(&error) => error,
+                Err(error) => return Err(error),
+                Ok(store) => {
+                    server.stop().await;
+                    let started = Daemon::start(Arc::clone(config), store, rereading).await;
+                    return started.map(Some);
+                }
+            };
+            waits = format!("waiting: {}", chain(&error));
+            is_reachable = matches!(error, OpenError::Leased { .. });
+        }
+        if sending.is_none() {
+            match Sending::start(config).await {
+                Ok(started) => *sending = started,
+                Err(DaemonError::Open(error)) if is_passing(&error) => {
+                    waits = format!("waiting: {}", chain(&error));
+                    is_reachable = false;
+                }
+                Err(error) => return Err(error),
             }
-        };
-        let waits = format!("waiting: {}", chain(&error));
+        }
         let wait = Wait {
             reason: waits.clone(),
-            is_reachable: matches!(error, OpenError::Leased { .. }),
+            is_reachable,
         };
         server.waits(wait, config.admin.as_ref()).await;
         if reported.as_ref() != Some(&waits) {
@@ -79,13 +106,31 @@ async fn start<'a>(
         loop {
             tokio::select! {
                 () = &mut again => break,
+                error = failure(sending) => return Err(error),
                 signal = signals.next() => match signal {
-                    // There is nothing to reload or to rescan yet.
-                    Some(SIGHUP | SIGUSR1) => {}
+                    Some(SIGHUP) => reread(config, sending.as_mut(), rereading),
+                    // There is nothing to rescan yet.
+                    Some(SIGUSR1) => {}
                     Some(_) | None => return Ok(None),
                 },
             }
         }
+    }
+}
+
+/// Whether a start may succeed later without a change by an operator.
+fn is_passing(error: &OpenError) -> bool {
+    matches!(
+        error,
+        OpenError::Leased { .. } | OpenError::Unreachable { .. }
+    )
+}
+
+/// Waits for the failure of a queue.
+async fn failure(sending: &mut Option<Sending>) -> DaemonError {
+    match sending {
+        Some(sending) => sending.run().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -152,7 +197,7 @@ pub(super) fn run(
             CONFIGURATION
         }
         Err(error) => {
-            writer.print_last(failure(&error.into()));
+            writer.print_last(super::failure(&error.into()));
             FAILED
         }
     })

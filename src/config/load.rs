@@ -90,6 +90,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
     };
     let state_dir = repository::state_dir(&root, context);
     let store = store::store(&root, context);
+    let roles = store::roles(&root, store.as_ref().is_some_and(Option::is_none), context);
     let organizations = root
         .mapping(context, "organizations")
         .map(|mapping| organizations(&mapping, context));
@@ -145,6 +146,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         repository,
         state_dir,
         store,
+        roles: roles?,
         naming: Naming {
             organizations: organizations?,
             username: username?,

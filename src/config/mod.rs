@@ -66,7 +66,7 @@ pub(crate) use types::shown_url;
 pub use types::{
     AdminServer, AdminToken, Auth, Authentication, BodyFormat, ClientIdentity, Config, FileSetting,
     FileValue, FirstStart, Format, Globs, LOG_LEVELS, Listen, Log, LogFormat, OAuth2, Otlp,
-    Postgres, ReceiverUrl, Repository, Retention, Templates, Tls, WatchMode, Webhook,
+    Postgres, ReceiverUrl, Repository, Retention, Roles, Templates, Tls, WatchMode, Webhook,
 };
 pub(crate) use units::{duration_text, rate_text};
 

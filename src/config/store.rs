@@ -2,12 +2,12 @@
 
 use tokio_postgres::config::Host;
 
-use super::Postgres;
 use super::problem::shown;
-use super::reader::{Context, Fault, Mapping};
+use super::reader::{Context, Fault, Mapping, all};
 use super::source;
 use super::value::Value;
 use super::yaml::Kind;
+use super::{Postgres, Roles};
 
 /// The word for the default.
 const SQLITE: &str = "sqlite";
@@ -46,6 +46,33 @@ pub(super) fn store(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Opt
         lease: lease?,
         repository: String::new(),
     }))
+}
+
+/// Reads `roles`. With SQLite one process has both.
+pub(super) fn roles(
+    root: &Mapping<'_>,
+    is_sqlite: bool,
+    context: &mut Context<'_>,
+) -> Option<Roles> {
+    let words = root.read(context, "roles", |value, context| {
+        let items = value.items(context)?;
+        all(items
+            .iter()
+            .map(|item| item.word(context, [("watch", true), ("deliver", false)])))
+    })?;
+    let roles = Roles {
+        watch: words.contains(&true),
+        deliver: words.contains(&false),
+    };
+    if is_sqlite
+        && roles != Roles::default()
+        && let Some(given) = root.given("roles")
+    {
+        let fault = Fault::new("needs store.postgres: with SQLite one process has both roles");
+        context.error(&given.location, fault);
+        return None;
+    }
+    Some(roles)
 }
 
 /// Reads a connection string. Also returns whether all of its hosts are on this machine.

@@ -6,10 +6,12 @@
 //! Modules: [`mod@start`] makes the parts. [`supervise`] handles signals while they run.
 //! [`reload`] changes the configuration. [`drain`] stops the parts in order. [`health`] keeps the
 //! admin server at its address.
+//! [`sending`] sends while another process watches.
 
 mod drain;
 mod health;
 mod reload;
+mod sending;
 mod start;
 mod supervise;
 
@@ -21,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::health::Health;
+pub(crate) use self::sending::{Sending, reread};
 pub(crate) use self::start::open_store;
 use crate::admin::Request;
 use crate::clock::Clock;

@@ -90,7 +90,7 @@ impl Daemon<'_> {
             )]);
         }
         let runs = |webhook: &str| self.dispatcher.runs(webhook);
-        let targets = Targets::prepare(&new.webhooks, &new.network, runs)
+        let targets = Targets::prepare(new.sent_webhooks(), &new.network, runs)
             .map_err(|errors| errors.iter().map(|error| chain(error)).collect::<Vec<_>>())?;
         let admin = match &new.admin {
             same if *same == self.config.admin => None,

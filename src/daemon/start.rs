@@ -45,7 +45,7 @@ impl<'a> Daemon<'a> {
     ) -> Result<Self, DaemonError> {
         os::raise_open_files();
         let clock = Clock::start();
-        let targets = Targets::prepare(&config.webhooks, &config.network, |_| false);
+        let targets = Targets::prepare(config.sent_webhooks(), &config.network, |_| false);
         let targets = targets.map_err(first_of)?;
         keep_held_removals(&store, &config)?;
         let is_noted = note_at_start(&store, &config, clock).await?;
@@ -232,7 +232,7 @@ pub(super) fn enabled(webhooks: &[Webhook]) -> BTreeMap<String, bool> {
 }
 
 /// Logs all errors and returns the first.
-fn first_of(errors: Vec<TargetError>) -> DaemonError {
+pub(super) fn first_of(errors: Vec<TargetError>) -> DaemonError {
     for error in &errors {
         error!("{}", chain(error));
     }

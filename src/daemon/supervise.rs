@@ -15,7 +15,7 @@ use super::drain::Reason;
 use super::{Daemon, DaemonError, STANDSTILL};
 use crate::admin::{self, Request};
 use crate::clock::Clock;
-use crate::dispatch;
+use crate::dispatch::{self, QueueHandles};
 use crate::domain::rescan::RescanReason;
 use crate::engine::Input;
 use crate::engine::status::Status;
@@ -67,6 +67,7 @@ impl Daemon<'_> {
         let mut status = self.status.subscribe();
         let mut lease = self.store.fleet();
         let mut announced = Announced::default();
+        let mut seen = Seen::default();
         let mut retry = tokio::time::interval(NOTED_AGAIN);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut keep = tokio::time::interval(HEALTH_KEPT);
@@ -94,7 +95,7 @@ impl Daemon<'_> {
                     if notice.is_superseded {
                         return Err(DaemonError::Superseded);
                     }
-                    self.health.admin.queues.wake_all();
+                    seen.take(&self.health.admin.queues, notice);
                 }
                 Some(request) = self.requests.recv() => self.serve(request, &mut announced).await,
                 _ = &mut self.engine_end => return part_ended("the engine"),
@@ -170,8 +171,26 @@ impl Daemon<'_> {
     }
 }
 
+/// The notices that the queues know of.
+#[derive(Default)]
+pub(super) struct Seen(Notice);
+
+impl Seen {
+    /// Wakes the queues if they have to know of a notice.
+    pub(super) fn take(&mut self, queues: &QueueHandles, notice: Notice) {
+        let before = std::mem::replace(&mut self.0, notice);
+        if before.n_changes != notice.n_changes {
+            queues.wake_all();
+        }
+        let is_paused = before.n_pauses != notice.n_pauses;
+        if is_paused || before.n_more != notice.n_more {
+            queues.wake_for_more(is_paused);
+        }
+    }
+}
+
 /// Waits for an act of another process that uses the same database.
-async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -> Notice {
+pub(super) async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -> Notice {
     if let Some(notices) = notices
         && notices.changed().await.is_ok()
     {

@@ -28,6 +28,8 @@ pub(super) struct QueueHandle {
     wakes: Notify,
     /// Whether an operator changed deliveries or webhooks since the queue last checked.
     is_changed_by_operator: AtomicBool,
+    /// Whether another sender wants to be the only one since the queue last checked.
+    is_paused_by_other: AtomicBool,
     /// Newly committed deliveries that the queue has not taken yet.
     committed: Mutex<Vec<Claim>>,
     /// Renames that the queue has not taken yet, the oldest first.
@@ -105,6 +107,11 @@ impl QueueHandle {
         self.is_changed_by_operator.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether another sender wanted to be the only one since the last call.
+    pub(super) fn take_paused_by_other(&self) -> bool {
+        self.is_paused_by_other.swap(false, Ordering::AcqRel)
+    }
+
     #[cfg(test)]
     pub(super) fn n_committed(&self) -> usize {
         self.lock().len()
@@ -167,6 +174,19 @@ impl QueueHandles {
             if let Some(handle) = handles.get(webhook) {
                 handle.wakes.notify_one();
             }
+        }
+    }
+
+    /// Wakes all queues because there may be more deliveries to claim.
+    ///
+    /// If `is_paused` is true, they drop the deliveries that they claimed and do not send yet.
+    pub(crate) fn wake_for_more(&self, is_paused: bool) {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        for handle in handles.values() {
+            if is_paused {
+                handle.is_paused_by_other.store(true, Ordering::Release);
+            }
+            handle.wakes.notify_one();
         }
     }
 

@@ -17,12 +17,15 @@ use tokio::task::JoinSet;
 use super::handle::QueueHandle;
 use super::next_of;
 use crate::domain::project::ProjectKey;
-use crate::store::{Claim, Claims, Store, StoreError, Unreadable};
+use crate::store::{Asking, Claim, Claims, Store, StoreError, Unreadable};
 
 /// The number of deliveries to claim in addition to those that can be sent now.
 ///
 /// The queue claims more when half of them have been sent.
 const PREFETCH: usize = 64;
+
+/// The same if other processes could send them meanwhile.
+const PREFETCH_SHARED: usize = 8;
 
 /// The queue stops claiming when the prefetched payloads have this many bytes.
 const PREFETCH_BYTES: usize = 1024 * 1024;
@@ -96,10 +99,16 @@ pub(super) struct Prefetch {
     is_outdated: bool,
     /// Whether there may be more due deliveries than the last claim returned.
     may_be_more: bool,
+    /// Whether other processes send deliveries of the same lanes.
+    is_shared: bool,
+    /// The deliveries that were claimed and are not sent now, if others could send them.
+    dropped: Vec<i64>,
+    /// Whether the store was told that only this sender may send.
+    is_alone: bool,
 }
 
 impl Prefetch {
-    pub(super) fn new(handle: Arc<QueueHandle>) -> Self {
+    pub(super) fn new(handle: Arc<QueueHandle>, is_shared: bool) -> Self {
         Self {
             handle,
             claims: VecDeque::new(),
@@ -110,6 +119,9 @@ impl Prefetch {
             released: Claimed::default(),
             is_outdated: false,
             may_be_more: true,
+            is_shared,
+            dropped: Vec::new(),
+            is_alone: false,
         }
     }
 
@@ -121,6 +133,12 @@ impl Prefetch {
     ///
     /// These are newer than all claimed deliveries, and their projects are not busy.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
+        // Others may have claimed them since.
+        let committed = if self.is_shared {
+            Vec::new()
+        } else {
+            committed
+        };
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);
             if self.handle.is_new(claim.delivery) && !is_busy {
@@ -164,7 +182,40 @@ impl Prefetch {
         self.is_outdated = self.is_asking();
         self.may_be_more = true;
         while let Some(claim) = self.pop() {
-            self.release(claim.key, claim.delivery);
+            self.drop_claim(claim);
+        }
+    }
+
+    fn drop_claim(&mut self, claim: Claim) {
+        if self.is_shared {
+            self.dropped.push(claim.delivery);
+        }
+        self.release(claim.key, claim.delivery);
+    }
+
+    /// Tells other senders what this one needs, although it claims nothing now.
+    pub(super) fn tell(&mut self, store: &Store, webhook: &str, now: Timestamp, alone: bool) {
+        let is_known = self.dropped.is_empty() && self.is_alone == alone;
+        if !self.is_shared || is_known || self.is_asking() {
+            return;
+        }
+        self.n_asked = 1;
+        self.is_outdated = false;
+        self.released = Claimed::default();
+        let asking = self.asking(now, 0, alone);
+        let (store, webhook) = (store.clone(), webhook.to_owned());
+        self.question
+            .spawn(async move { store.claim(&webhook, asking).await });
+    }
+
+    fn asking(&mut self, now: Timestamp, limit: usize, alone: bool) -> Asking {
+        self.is_alone = alone;
+        Asking {
+            now,
+            limit,
+            excluding: self.busy.projects.clone(),
+            alone,
+            dropped: std::mem::take(&mut self.dropped),
         }
     }
 
@@ -174,7 +225,7 @@ impl Prefetch {
             && now.saturating_sub(oldest.at) > VALID_FOR
             && let Some(claim) = self.pop()
         {
-            self.release(claim.key, claim.delivery);
+            self.drop_claim(claim);
         }
     }
 
@@ -198,8 +249,10 @@ impl Prefetch {
         now: Timestamp,
         room: usize,
         wanted: Wanted,
+        alone: bool,
     ) {
         let ahead = match wanted {
+            Wanted::Ahead if self.is_shared => PREFETCH_SHARED,
             Wanted::Ahead => PREFETCH,
             Wanted::Now | Wanted::Probe { .. } => 0,
         };
@@ -217,7 +270,8 @@ impl Prefetch {
         self.is_outdated = false;
         self.released = Claimed::default();
         let (store, webhook) = (store.clone(), webhook.to_owned());
-        let (n_asked, busy) = (self.n_asked, self.busy.projects.clone());
+        let n_asked = self.n_asked;
+        let asking = self.asking(now, n_asked, alone);
         self.question.spawn(async move {
             let Wanted::Probe {
                 avoiding,
@@ -225,14 +279,24 @@ impl Prefetch {
                 or_any,
             } = wanted
             else {
-                return store.claim_due(&webhook, now, n_asked, busy).await;
+                return store.claim(&webhook, asking).await;
             };
-            let avoiding = avoiding.into_iter().chain(busy.iter().cloned()).collect();
-            let n_fresh = n_fresh.min(n_asked);
-            let claims = store.claim_due(&webhook, now, n_fresh, avoiding).await?;
+            let busy = asking.excluding.clone();
+            let avoiding = Asking {
+                limit: n_fresh.min(n_asked),
+                excluding: avoiding.into_iter().chain(busy.iter().cloned()).collect(),
+                ..asking
+            };
+            let any = Asking {
+                limit: 1,
+                excluding: busy,
+                dropped: Vec::new(),
+                ..avoiding
+            };
+            let claims = store.claim(&webhook, avoiding).await?;
             let is_empty = claims.ready.is_empty() && claims.unreadable.is_empty();
             if is_empty && or_any {
-                return store.claim_due(&webhook, now, 1, busy).await;
+                return store.claim(&webhook, any).await;
             }
             Ok(claims)
         });
@@ -255,6 +319,10 @@ impl Prefetch {
         moment: Duration,
     ) -> (Vec<Unreadable>, Option<Timestamp>) {
         if std::mem::take(&mut self.is_outdated) {
+            if self.is_shared {
+                let claimed = answer.ready.iter().map(|claim| claim.delivery);
+                self.dropped.extend(claimed);
+            }
             self.may_be_more = true;
             return (Vec::new(), None);
         }
@@ -267,6 +335,8 @@ impl Prefetch {
             let is_claimed = |claimed: &Claimed| claimed.has(&claim.key, claim.delivery);
             if !is_claimed(&self.busy) && !is_claimed(&released) {
                 self.push(claim, moment);
+            } else if self.is_shared && !self.busy.deliveries.contains(&claim.delivery) {
+                self.dropped.push(claim.delivery);
             }
         }
         let unreadable = answer

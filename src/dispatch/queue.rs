@@ -23,7 +23,7 @@ use crate::domain::delivery::Verdict;
 use crate::domain::endpoint::{Admission, Endpoint};
 use crate::domain::pace::Pace;
 use crate::domain::project::ProjectKey;
-use crate::store::{AttemptLog, Claims, Finish, StoreError, Unreadable};
+use crate::store::{AttemptLog, Claim, Claims, Finish, StoreError, Unreadable};
 
 /// The longest sleep of a queue. It is short, because the clock may be set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -32,6 +32,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 ///
 /// More claims would expire before they are sent.
 const RARELY: Duration = Duration::from_millis(20);
+
+/// The longest time between two claims if other processes send deliveries of the same lanes.
+const SHARED_POLL: Duration = Duration::from_secs(1);
 
 /// The maximum number of payload bytes that one webhook sends at the same time.
 ///
@@ -86,7 +89,7 @@ impl Queue {
         let handle = shared.queues.of(&name);
         Self {
             fingerprint,
-            prefetch: Prefetch::new(Arc::clone(&handle)),
+            prefetch: Prefetch::new(Arc::clone(&handle), shared.store.is_shared()),
             ask_at: Duration::ZERO,
             is_store_failing: false,
             handle,
@@ -113,6 +116,7 @@ impl Queue {
         self.handle.drop_committed();
         while !stop.is_cancelled() {
             let sleep = self.send_due().await.min(self.until_recording());
+            self.tell();
             tokio::select! {
                 Some(ended) = next_of(&mut self.in_flight) => self.accept_ended(ended),
                 Some(recorded) = self.results.recorded() => self.release(recorded),
@@ -151,13 +155,7 @@ impl Queue {
         }
         self.follow_moves();
         let now = self.shared.clock.now();
-        let mut committed = self.handle.take_committed();
-        if self.handle.take_changed_by_operator() {
-            self.endpoint.probe_soon(now);
-            self.prefetch.clear();
-            // An operator may have cancelled these deliveries.
-            committed.clear();
-        }
+        let committed = self.take_committed(now);
         let admission = self.endpoint.admit(now, self.in_flight.len());
         let (concurrency, is_probe) = match admission {
             Admission::Everything => (target.webhook.concurrency, false),
@@ -216,8 +214,9 @@ impl Queue {
                 _ => Wanted::Now,
             };
             let n_wanted = if interval < RARELY { room } else { room.min(1) };
+            let alone = self.must_be_alone(&target);
             self.prefetch
-                .ask(&self.shared.store, &self.name, now, n_wanted, wanted);
+                .ask(&self.shared.store, &self.name, now, n_wanted, wanted, alone);
         }
         if room == 0 || self.prefetch.is_asking() {
             // The end of an attempt or the answer of the claim wakes the queue.
@@ -225,6 +224,34 @@ impl Queue {
         } else {
             self.ask_at.saturating_sub(moment)
         }
+    }
+
+    /// Takes the committed deliveries, and what other tasks and processes changed.
+    fn take_committed(&mut self, now: Timestamp) -> Vec<Claim> {
+        let mut committed = self.handle.take_committed();
+        if self.handle.take_changed_by_operator() {
+            self.endpoint.probe_soon(now);
+            self.prefetch.clear();
+            // An operator may have cancelled these deliveries.
+            committed.clear();
+        }
+        if self.handle.take_paused_by_other() {
+            self.prefetch.clear();
+        }
+        committed
+    }
+
+    /// Whether this sender must know of every request to the webhook, if there are several senders.
+    fn must_be_alone(&self, target: &Target) -> bool {
+        target.webhook.rate.is_some() || self.endpoint.is_down() || self.pace.is_learned()
+    }
+
+    /// Tells other senders what this one needs.
+    fn tell(&mut self) {
+        let target = Arc::clone(&self.target.borrow());
+        let (now, alone) = (self.shared.clock.now(), self.must_be_alone(&target));
+        self.prefetch
+            .tell(&self.shared.store, &self.name, now, alone);
     }
 
     /// Whether the next payload must wait for those in flight, to limit memory.
@@ -311,6 +338,10 @@ impl Queue {
             && self.prefetch.leaves_out_failed()
         {
             wait = wait.min(sleep_until(any_at, now));
+        }
+        if self.shared.store.is_shared() {
+            // Another sender may release lanes.
+            wait = wait.min(SHARED_POLL);
         }
         self.ask_at = moment.saturating_add(wait);
         for one in unreadable {

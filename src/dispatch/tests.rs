@@ -169,14 +169,14 @@ impl Fixture {
         Self {
             store: Store::open(directory.path()).unwrap(),
             _directory: directory,
-            prefetch: Prefetch::new(Arc::default()),
+            prefetch: Prefetch::new(Arc::default(), false),
         }
     }
 
     fn ask(&mut self) {
         let now = Clock::start().now();
         self.prefetch
-            .ask(&self.store, "catalog", now, 4, Wanted::Ahead);
+            .ask(&self.store, "catalog", now, 4, Wanted::Ahead, false);
     }
 
     /// Gives the queue an answer at time 0, in place of the store.

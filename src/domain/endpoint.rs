@@ -158,6 +158,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether the endpoint is down.
+    pub fn is_down(&self) -> bool {
+        self.down.is_some()
+    }
+
     /// The failed projects of an endpoint that is down. They send only probes.
     pub fn failed(&self) -> impl Iterator<Item = &ProjectKey> {
         self.down.iter().flat_map(|down| &down.failed)

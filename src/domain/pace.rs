@@ -93,6 +93,11 @@ struct Learned {
 }
 
 impl Pace {
+    /// Whether the receiver asked for a wait, and no higher rate is known to work since.
+    pub fn is_learned(&self) -> bool {
+        self.learned.is_some()
+    }
+
     /// Returns the earliest time for the next request.
     pub fn next(&self, rate: Option<Rate>) -> Duration {
         if rate.is_none() && self.learned.is_none() {

@@ -90,6 +90,21 @@ pub trait Recording: Send + Sync {
     fn record(&self, batch: Batch) -> Result<Committed, StoreError>;
 }
 
+/// A claim by one of several senders.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    /// The time of the claim.
+    pub now: Timestamp,
+    /// The most deliveries to claim.
+    pub limit: usize,
+    /// The projects whose delivery is being sent.
+    pub excluding: HashSet<ProjectKey>,
+    /// Whether only this sender may send to the webhook, because it has to know of every request.
+    pub alone: bool,
+    /// The deliveries that were claimed before and are not sent now.
+    pub dropped: Vec<i64>,
+}
+
 /// The operations of delivery and of housekeeping.
 ///
 /// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order
@@ -111,6 +126,16 @@ pub trait Delivering: Send + Sync {
         limit: usize,
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Claims>;
+
+    /// Whether other processes send deliveries of the same lanes. Then a claim excludes them.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Claims as [`Delivering::claim_due`] does, and tells other senders what this one needs.
+    fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims> {
+        self.claim_due(webhook, asking.now, asking.limit, asking.excluding)
+    }
 
     /// Returns the earliest due time of a webhook's lanes, without the excluded projects.
     fn next_due<'a>(
@@ -182,6 +207,10 @@ pub trait Delivering: Send + Sync {
 pub struct Notice {
     /// Increases when another process may have changed deliveries or webhooks.
     pub n_changes: u64,
+    /// Grows when there may be more deliveries to claim.
+    pub n_more: u64,
+    /// Grows when claims that are not sent yet may no longer be sent.
+    pub n_pauses: u64,
     /// Whether another process has taken over. This process can change nothing any more.
     pub is_superseded: bool,
 }

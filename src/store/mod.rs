@@ -40,7 +40,9 @@ pub use batch::{
     Batch, Change, Committed, MetaKey, NewDeliveries, NewEvent, READY_BYTES, READY_MAX,
     RecordedEvent,
 };
-pub use contract::{Answer, Backend, Delivering, Listing, Notice, Operating, Progress, Recording};
+pub use contract::{
+    Answer, Asking, Backend, Delivering, Listing, Notice, Operating, Progress, Recording,
+};
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
 pub use fleet::{Fleet, Holder, LeaseView, Process, Standby};
@@ -73,6 +75,19 @@ impl Store {
             }
             None => Self::open(&config.state_dir),
         }
+    }
+
+    /// Opens the state of a configuration for sending alone. `None` if nobody shares the state.
+    pub(crate) fn of_sender(config: &Config) -> Result<Option<Self>, OpenError> {
+        let postgres = config.store.as_ref();
+        postgres.map(Self::connect_sender).transpose()
+    }
+
+    /// Connects to PostgreSQL for sending alone. Does not get the lease on the repository.
+    pub fn connect_sender(settings: &Postgres) -> Result<Self, OpenError> {
+        Ok(Self(Arc::new(postgres::PostgresStore::connect_sender(
+            settings,
+        )?)))
     }
 
     /// Connects to PostgreSQL, creates or migrates the tables, and gets the lease on the repository.

@@ -59,6 +59,7 @@ const NOT_EXPRESSIBLE: &[(&str, &[&str])] = &[
             "layout_overlap",
             "network_in_both_lists",
             "organizations_twice_in_two_forms",
+            "roles_with_sqlite",
             "webhook_headers_twice",
             "webhook_name_duplicate",
         ],

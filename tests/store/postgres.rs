@@ -7,7 +7,7 @@ use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::store::{
-    EventFilter, Fault, Listings, OpenError, Operations, Selector, Store,
+    Asking, EventFilter, Fault, Listings, OpenError, Operations, Selector, Store,
 };
 
 use crate::common::{Postgres, Relay, skip, wait_until};
@@ -153,8 +153,13 @@ fn a_process_whose_lease_was_taken_over_changes_nothing() {
         .record(one_event("b", "two", &["catalog"]))
         .unwrap_err();
     assert!(fenced(error.fault()), "{error}");
-    let error = wait(stale.finish([finish(&claimed, Verdict::Delivered)].into())).unwrap_err();
-    assert!(fenced(error.fault()), "{error}");
+    // Its claims hold until another sender removes them with its lease.
+    assert!(claims(&present, "catalog", at(0)).ready.is_empty());
+    remove_senders(server, schema);
+    // The first claim finds that the lease is gone, and gets another one.
+    assert!(claims(&present, "catalog", at(0)).ready.is_empty());
+    assert_eq!(claim(&present, "catalog", at(0)), claimed);
+    end(&stale, &claimed, Verdict::Delivered);
     assert!(claims(&stale, "catalog", at(0)).ready.is_empty());
     assert_eq!(claim(&present, "catalog", at(0)), claimed);
     let mut notices = stale.notices().unwrap();
@@ -172,6 +177,77 @@ fn a_process_whose_lease_was_taken_over_changes_nothing() {
         matches!(refused, Some(OpenError::Leased { .. })),
         "{refused:?}"
     );
+}
+
+/// Removes the leases of senders and their claims, as if the leases had ended.
+fn remove_senders(server: &Postgres, schema: &str) {
+    let sql = format!("DELETE FROM {schema}.senders; DELETE FROM {schema}.claims");
+    server.sql("postgres", &sql);
+}
+
+#[test]
+fn senders_claim_different_lanes_and_a_late_one_records_nothing() {
+    let Some(server) = server("senders_claim_different_lanes_and_a_late_one_records_nothing")
+    else {
+        return;
+    };
+    let settings = settings(server);
+    let watching = Store::connect(&settings).unwrap();
+    let other = Store::connect_sender(&settings).unwrap();
+    for (project, text) in [("a", "one"), ("a", "two"), ("b", "three")] {
+        let batch = one_event(project, text, &["catalog"]);
+        watching.record(batch).unwrap();
+    }
+    let some = wait(watching.claim_due("catalog", at(0), 1, [].into())).unwrap();
+    let late = some.ready[0].clone();
+    let theirs = claim(&other, "catalog", at(0));
+    assert_eq!((&late.key, &theirs.key), (&key("a"), &key("b")));
+    assert_eq!(claim(&watching, "catalog", at(0)), late);
+    end(&other, &theirs, Verdict::Delivered);
+    remove_senders(server, schema(&settings));
+    // The first claim finds that the lease is gone, and gets another one.
+    assert!(claims(&other, "catalog", at(0)).ready.is_empty());
+    assert_eq!(claim(&other, "catalog", at(0)), late);
+    end(&watching, &late, Verdict::Delivered);
+    assert_eq!(claim(&other, "catalog", at(0)), late);
+    end(&other, &late, Verdict::Delivered);
+    assert_eq!(claim(&other, "catalog", at(0)).payload, bytes("two"));
+    // The end of a sender releases its lanes.
+    other.close();
+    assert!(claims(&watching, "catalog", at(0)).ready.is_empty());
+    assert_eq!(claim(&watching, "catalog", at(0)).payload, bytes("two"));
+}
+
+#[test]
+fn a_sender_that_must_be_alone_is_alone_until_it_ends() {
+    let Some(server) = server("a_sender_that_must_be_alone_is_alone_until_it_ends") else {
+        return;
+    };
+    let settings = settings(server);
+    let watching = Store::connect(&settings).unwrap();
+    let other = Store::connect_sender(&settings).unwrap();
+    let batch = one_event("a", "one", &["catalog"]);
+    watching.record(batch).unwrap();
+    let tell = |store: &Store, alone| {
+        let asking = Asking {
+            now: at(0),
+            limit: 0,
+            excluding: [].into(),
+            alone,
+            dropped: Vec::new(),
+        };
+        wait(store.claim("catalog", asking)).unwrap();
+    };
+    tell(&other, true);
+    assert!(claims(&watching, "catalog", at(0)).ready.is_empty());
+    tell(&other, false);
+    let claimed = claim(&watching, "catalog", at(0));
+    tell(&other, true);
+    // The result of an exchange that was under way is recorded.
+    end(&watching, &claimed, Verdict::Retry(at(1)));
+    assert!(claims(&watching, "catalog", at(9)).ready.is_empty());
+    other.close();
+    assert_eq!(claim(&watching, "catalog", at(9)).attempt, 2);
 }
 
 #[test]

@@ -335,6 +335,7 @@ fn a_commit_returns_no_delivery_that_is_not_due() {
     let store = fixture.store();
     let ready = |batch| store.record(batch).unwrap().deliveries.ready;
     let first = ready(one_event("a", "one", &["catalog"])).remove(0).1;
+    assert_eq!(claim(&store, "catalog", at(0)), first);
     // Behind another delivery of its lane.
     assert_eq!(ready(one_event("a", "two", &["catalog"])), []);
     // Of a webhook that is off.

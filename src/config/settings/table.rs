@@ -183,6 +183,14 @@ pub const SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "roles",
+        value: Word(|| vec!["watch", "deliver"]),
+        count: List(1, 2),
+        default: Values(&["watch", "deliver"]),
+        needs_restart: true,
+        meaning: "what this process does, with `store.postgres`: watch the repository (or wait to take that over), send callbacks, or both",
+    },
+    Setting {
         key: "organizations.NAME.name",
         value: Text("a string", None),
         default: Described("the directory's name"),

@@ -15,7 +15,7 @@ use ::url::Url;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use self::auth::{Auth, Authentication, FileSetting, FileValue, OAuth2};
-pub use self::store::Postgres;
+pub use self::store::{Postgres, Roles};
 pub use self::url::ReceiverUrl;
 pub(crate) use self::url::shown as shown_url;
 pub use self::webhook::{BodyFormat, ClientIdentity, Format, Globs, Tls, Webhook};
@@ -34,6 +34,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The database of the state, if it is not SQLite in the state directory.
     pub store: Option<Postgres>,
+    /// What this process does.
+    pub roles: Roles,
     /// The settings for the names of organizations and users.
     pub naming: Naming,
     /// The webhooks in the order of the file.
@@ -56,6 +58,7 @@ impl Config {
         let differs = |key| match key {
             "state_dir" => self.state_dir != new.state_dir,
             "repository.name" => self.repository.name != new.repository.name,
+            "roles" => self.roles != new.roles,
             "store.postgres" => {
                 self.postgres(|store| &store.connection) != new.postgres(|store| &store.connection)
             }
@@ -76,6 +79,14 @@ impl Config {
 }
 
 impl Config {
+    /// The webhooks that this process sends to.
+    pub(crate) fn sent_webhooks(&self) -> &[Webhook] {
+        match self.roles.deliver {
+            true => &self.webhooks,
+            false => &[],
+        }
+    }
+
     fn postgres<T>(&self, field: impl FnOnce(&Postgres) -> &T) -> Option<&T> {
         self.store.as_ref().map(field)
     }

@@ -18,3 +18,21 @@ pub struct Postgres {
     /// The name under which the database has the watched repository.
     pub repository: String,
 }
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Whether it watches the repository, or waits to take that over.
+    pub watch: bool,
+    /// Whether it sends callbacks.
+    pub deliver: bool,
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        Self {
+            watch: true,
+            deliver: true,
+        }
+    }
+}

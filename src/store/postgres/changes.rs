@@ -29,6 +29,47 @@ pub(super) fn notify(repository: i32) -> Statement {
     )
 }
 
+/// What senders have to know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// There may be more deliveries to claim.
+    New,
+    /// A sender became the sole one of a webhook, so the others must not send what they claimed before.
+    Alone,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::New, Self::Alone];
+
+    fn payload(self, repository: i32) -> String {
+        let word = match self {
+            Self::New => "new",
+            Self::Alone => "alone",
+        };
+        format!("{repository} {word}")
+    }
+}
+
+/// Sends a notification to senders with the commit.
+pub(super) fn notify_senders(repository: i32, kind: Kind) -> Statement {
+    let sql = "SELECT pg_notify('project_webhooks', $1)";
+    statement!(sql, kind.payload(repository))
+}
+
+/// Handles the payload of a notification.
+fn handle(payload: &str, repository: i32, notices: &Notices) {
+    if payload == repository.to_string() {
+        return notices.changed();
+    }
+    let kinds = Kind::ALL.into_iter();
+    for kind in kinds.filter(|kind| kind.payload(repository) == payload) {
+        match kind {
+            Kind::New => notices.more(),
+            Kind::Alone => notices.paused(),
+        }
+    }
+}
+
 /// Listens for notifications about a repository, and connects again after an error. Never ends.
 pub(super) async fn listen<T>(config: Config, tls: T, repository: i32, notices: Notices)
 where
@@ -62,10 +103,8 @@ where
                     message = messages.next() => message,
                 };
                 match message {
-                    Some(Ok(AsyncMessage::Notification(found)))
-                        if found.payload() == repository.to_string() =>
-                    {
-                        notices.changed();
+                    Some(Ok(AsyncMessage::Notification(found))) => {
+                        handle(found.payload(), repository, &notices);
                     }
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => break,

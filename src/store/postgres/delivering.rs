@@ -9,11 +9,11 @@ use tokio::sync::oneshot;
 
 use super::queue::Claiming;
 use super::retention::{Collection, Expiring};
-use super::session::{LOCK_AS_HOLDER, Statement, statement};
+use super::session::{LOCK, LOCK_AS_HOLDER, Statement, statement};
 use super::{PostgresStore, Shared, guard, operations, queue, retention, row, webhooks};
 use crate::config::Retention;
 use crate::domain::project::ProjectKey;
-use crate::store::contract::{Answer, Delivering};
+use crate::store::contract::{Answer, Asking, Delivering};
 use crate::store::delivery::{Claims, Finish};
 use crate::store::error::Fault;
 use crate::store::listing::{Collected, Space, WebhookState};
@@ -41,11 +41,17 @@ impl Shared {
             return result;
         }
         let group = std::mem::take(&mut *guard(&self.finishing.waiting));
-        let all: Vec<Finish> = group.iter().flat_map(|(some, _)| some.to_vec()).collect();
+        let mut all: Vec<Finish> = group.iter().flat_map(|(some, _)| some.to_vec()).collect();
+        if !self.is_watching {
+            // Only a watching process saves fingerprints, and this one may have other settings.
+            for one in &mut all {
+                one.fingerprint = None;
+            }
+        }
         let result = async {
             let (mut session, repository) = self.session().await?;
-            let epoch = self.lease.epoch;
-            let result = queue::finish(&mut session, repository, epoch, &all, &self.key).await;
+            let sender = self.sender.id(&mut session).await?;
+            let result = queue::finish(&mut session, repository, sender, &all, &self.key).await;
             session.end(result).await
         }
         .await;
@@ -56,28 +62,50 @@ impl Shared {
         answer.try_recv().unwrap_or(Err(Fault::Closed))
     }
 
-    /// The statement that locks the repository for this holder.
+    /// The statement that locks the repository. A watching process needs its lease.
     fn lock(&self) -> Statement {
-        statement!(LOCK_AS_HOLDER, self.lease.repository, self.lease.epoch)
+        match self.is_watching {
+            true => statement!(LOCK_AS_HOLDER, self.lease.repository, self.lease.epoch),
+            false => statement!(LOCK, self.lease.repository),
+        }
     }
 
-    async fn claim(
-        &self,
-        webhook: String,
-        now: Timestamp,
-        limit: usize,
-        excluding: HashSet<ProjectKey>,
-    ) -> Result<Claims, Fault> {
+    async fn claim(&self, webhook: String, asking: Asking) -> Result<Claims, Fault> {
         let (mut session, repository) = self.session().await?;
+        let sender = self.sender.id(&mut session).await?;
+        if !asking.dropped.is_empty() {
+            let dropped = self.sender.release(sender, asking.dropped);
+            session.rows(dropped).await?;
+        }
+        let (alone, now) = (asking.alone, row::milliseconds(asking.now));
+        if !self
+            .sender
+            .own(&mut session, sender, &webhook, alone)
+            .await?
+        {
+            return Ok(Claims::default());
+        }
         let claiming = Claiming {
             repository,
-            epoch: self.lease.epoch,
-            webhook,
-            now,
-            limit,
-            excluding,
+            sender,
+            webhook: webhook.clone(),
+            now: asking.now,
+            limit: asking.limit,
+            excluding: asking.excluding,
         };
-        queue::claim_due(&mut session, &claiming).await
+        let (mut claims, heads) = queue::find_due(&mut session, &claiming).await?;
+        if heads.is_empty() {
+            return Ok(claims);
+        }
+        let claiming = self
+            .sender
+            .claim(&mut session, sender, &webhook, heads, now);
+        let claimed = claiming.await?;
+        claims.ready.retain(|one| claimed.contains(&one.delivery));
+        claims
+            .unreadable
+            .retain(|one| claimed.contains(&one.delivery));
+        Ok(claims)
     }
 
     async fn set_fingerprints(
@@ -155,12 +183,23 @@ impl Delivering for PostgresStore {
         limit: usize,
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Claims> {
+        let asking = Asking {
+            now,
+            limit,
+            excluding,
+            alone: false,
+            dropped: Vec::new(),
+        };
+        self.claim(webhook, asking)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims> {
         let webhook = webhook.to_owned();
-        Box::pin(
-            self.run(
-                move |shared| async move { shared.claim(webhook, now, limit, excluding).await },
-            ),
-        )
+        Box::pin(self.run(move |shared| async move { shared.claim(webhook, asking).await }))
     }
 
     fn next_due<'a>(
@@ -171,8 +210,16 @@ impl Delivering for PostgresStore {
         let webhook = webhook.to_owned();
         // With a limit of 0 the claim is empty, and `next_due` is the first lane that is not excluded.
         Box::pin(self.run(move |shared| async move {
-            let claims = shared.claim(webhook, Timestamp::MAX, 0, excluding).await?;
-            Ok(claims.next_due)
+            let (mut session, repository) = shared.session().await?;
+            let claiming = Claiming {
+                repository,
+                sender: shared.sender.id(&mut session).await?,
+                webhook,
+                now: Timestamp::MAX,
+                limit: 0,
+                excluding,
+            };
+            Ok(queue::find_due(&mut session, &claiming).await?.0.next_due)
         }))
     }
 

@@ -133,6 +133,7 @@ pub(super) fn move_all(repository: i32, moves: &[(ProjectKey, ProjectKey)]) -> V
     vec![
         all(REMEMBER),
         all(MOVE),
+        all(MOVE_CLAIMS),
         statement!(
             Cow::from(format!(
                 "WITH lanes AS ({LANES_OF_PROJECTS}), {OLDEST} UPDATE deliveries w \
@@ -182,6 +183,10 @@ const MOVE: &str = "UPDATE deliveries d SET organization = f.new_o, project = f.
      is_head = FALSE FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) \
      AS f (o, p, new_o, new_p) WHERE d.repository = $1 AND d.organization = f.o \
      AND d.project = f.p AND d.state <> 'delivered'";
+
+const MOVE_CLAIMS: &str = "UPDATE claims c SET organization = f.new_o, project = f.new_p \
+     FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS f (o, p, new_o, new_p) \
+     WHERE c.repository = $1 AND c.organization = f.o AND c.project = f.p";
 
 /// All moves of a repository, by former key, in order.
 pub(super) struct Moves(BTreeMap<ProjectKey, Vec<(i64, i64, ProjectKey)>>);

@@ -99,6 +99,16 @@ pub(super) async fn acquire(
 }
 
 impl Lease {
+    /// The lease of a process that only sends. No epoch is negative, so it commits nothing that needs one.
+    pub(super) fn none(repository: i32, length: Duration) -> Self {
+        Self {
+            repository,
+            epoch: -1,
+            length,
+            n_changes: 0,
+        }
+    }
+
     /// Renews the lease. Returns the number of changes by operators, or `None` if the lease is lost.
     async fn renew(&self, pool: &Pool, last_read: &LastRead) -> Result<Option<i64>, Fault> {
         let mut session = Session::of(pool).await?;
@@ -238,6 +248,18 @@ impl Notices {
     pub(super) fn changed(&self) {
         self.0
             .send_modify(|notice| notice.n_changes = notice.n_changes.wrapping_add(1));
+    }
+
+    /// There may be more deliveries to claim.
+    pub(super) fn more(&self) {
+        self.0
+            .send_modify(|notice| notice.n_more = notice.n_more.wrapping_add(1));
+    }
+
+    /// Claims that are not sent yet may no longer be sent.
+    pub(super) fn paused(&self) {
+        self.0
+            .send_modify(|notice| notice.n_pauses = notice.n_pauses.wrapping_add(1));
     }
 
     /// Another process took over.

@@ -2,7 +2,8 @@
 //!
 //! # Constraints
 //!
-//! - One process at a time works on a repository. `lease` and the epoch that each commit checks see to it.
+//! - One process at a time watches a repository. `lease` and the epoch that its commits check see to it.
+//! - Any number of processes send, side by side. `sender` has their claims.
 //! - Several repositories share one database. Every statement names the repository.
 //! - A commit costs two round trips, however large the batch. A claim costs one. `session` says how,
 //!   and why no anomaly is possible.
@@ -42,6 +43,7 @@ mod replay;
 mod retention;
 mod row;
 mod schema;
+mod sender;
 mod session;
 mod transfer;
 mod webhooks;
@@ -65,6 +67,7 @@ use self::lease::{Attempt, Lease, Notices};
 pub(super) use self::listing::PostgresListings;
 pub(super) use self::operations::PostgresOperations;
 use self::record::Doubt;
+use self::sender::Sender;
 use self::session::{Session, statement};
 pub(super) use self::transfer::PostgresSide;
 use self::worker::Worker;
@@ -87,6 +90,9 @@ struct Shared {
     location: Arc<str>,
     lease: Lease,
     last_read: LastRead,
+    /// Whether this process has the lease, or else only sends.
+    is_watching: bool,
+    sender: Sender,
     key: FingerprintKey,
     notices: Notices,
     garbage: Mutex<Garbage>,
@@ -164,10 +170,11 @@ fn random() -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Whether a state is opened for work, or to be moved.
+/// Whether a state is opened for work, for sending alone, or to be moved.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Work,
+    Send,
     Transfer,
 }
 
@@ -175,6 +182,11 @@ impl PostgresStore {
     /// Connects, creates or migrates the tables, and gets the lease on the repository.
     pub(super) fn connect(settings: &Postgres) -> Result<Self, OpenError> {
         Self::connect_for(settings, Purpose::Work)
+    }
+
+    /// Connects, and creates or migrates the tables, for sending alone.
+    pub(super) fn connect_sender(settings: &Postgres) -> Result<Self, OpenError> {
+        Self::connect_for(settings, Purpose::Send)
     }
 
     /// Connects to a state that is moved.
@@ -209,10 +221,18 @@ impl PostgresStore {
     fn start_background(&self, settings: &Postgres, config: Config) {
         let shared = Arc::clone(&self.shared);
         let stop = self.stop.clone();
+        if shared.is_watching {
+            self.start_task(async move {
+                let (pool, notices) = (shared.pool.clone(), shared.notices.clone());
+                let last_read = shared.last_read.clone();
+                shared.lease.keep(pool, notices, last_read, stop).await;
+            });
+        }
+        let shared = Arc::clone(&self.shared);
+        let stop = self.stop.clone();
         self.start_task(async move {
             let (pool, notices) = (shared.pool.clone(), shared.notices.clone());
-            let last_read = shared.last_read.clone();
-            shared.lease.keep(pool, notices, last_read, stop).await;
+            shared.sender.keep(pool, notices, stop).await;
         });
         let (notices, repository) = (self.shared.notices.clone(), self.shared.lease.repository);
         let stop = self.stop.clone();
@@ -284,7 +304,11 @@ async fn open(
     let fault = |fault| open_error(&location, fault);
     let (repository, stored_key) = register(&pool, settings).await.map_err(fault)?;
     let name = Process::this().to_string();
-    let attempt = lease::acquire(&pool, repository, &name, settings.lease).await;
+    let is_watching = purpose != Purpose::Send;
+    let attempt = match is_watching {
+        true => lease::acquire(&pool, repository, &name, settings.lease).await,
+        false => Ok(Attempt::Got(Lease::none(repository, settings.lease))),
+    };
     let lease = match attempt.map_err(fault)? {
         Attempt::Got(lease) => lease,
         Attempt::Held(holder) => {
@@ -298,7 +322,18 @@ async fn open(
             });
         }
     };
-    if purpose == Purpose::Work {
+    if purpose == Purpose::Transfer {
+        let mut session = Session::of(&pool).await.map_err(fault)?;
+        let senders = sender::running(&mut session, repository).await;
+        if let Some(holder) = senders.map_err(fault)? {
+            lease.give_back(&pool).await.map_err(fault)?;
+            return Err(OpenError::Leased {
+                location,
+                repository: settings.repository.clone(),
+                holder,
+            });
+        }
+    } else {
         let mut session = Session::of(&pool).await.map_err(fault)?;
         let marked = transfer::refuse(&mut session, repository, &location).await;
         if let Err(error) = marked.map_err(fault)? {
@@ -312,6 +347,8 @@ async fn open(
         pool,
         location,
         lease,
+        is_watching,
+        sender: Sender::new(repository, name, settings.lease),
         key: FingerprintKey::new(&stored_key, settings),
         notices: Notices::new(),
         garbage: Mutex::default(),

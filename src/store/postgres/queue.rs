@@ -1,8 +1,8 @@
 //! Claims due deliveries, and records the results of attempts.
 //!
 //! Constraint: only the heads of [`lanes`](super::lanes) are claimed. So the cost of finding a due
-//! delivery does not depend on the number of pending ones. A claim is one statement, and so one round
-//! trip and one state of the database. It returns nothing to a process whose lease is over.
+//! delivery does not depend on the number of pending ones. One statement finds the heads. If there are
+//! any, a transaction claims them for the [sender](super::sender), and leaves out changed ones.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::lanes::Left;
-use super::session::{LOCK_AS_HOLDER, Session, Statement, statement};
+use super::session::{LOCK, Session, Statement, statement};
 use super::{FingerprintKey, row, webhooks};
 use crate::domain::delivery::{State, Verdict};
 use crate::domain::event::Origin;
@@ -39,12 +39,15 @@ const HEADS: &str = "SELECT h.id, h.due_ms, h.organization, h.project, h.n_attem
        FROM (SELECT * FROM deliveries d WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
          AND NOT EXISTS (SELECT 1 FROM unnest($4::text[], $5::text[]) AS x (o, p) \
            WHERE x.o = d.organization AND x.p = d.project) \
+         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.webhook = $3 \
+           AND c.organization = d.organization AND c.project = d.project AND c.sender <> $2) \
+         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.delivery = d.id \
+           AND c.sender <> $2) \
          ORDER BY d.due_ms, d.id LIMIT $6) d \
        LEFT JOIN webhooks w ON w.repository = $1 AND w.name = $3 \
        LEFT JOIN events v ON v.repository = $1 AND v.sequence = d.event \
        LEFT JOIN payloads s ON s.repository = $1 AND s.hash = v.payload \
-       WHERE w.off_cause IS NULL \
-       AND EXISTS (SELECT 1 FROM repositories r WHERE r.id = $1 AND r.epoch = $2)) h \
+       WHERE w.off_cause IS NULL AND (w.sole_sender IS NULL OR w.sole_sender = $2)) h \
      LEFT JOIN events e ON e.repository = $1 AND e.sequence = h.event \
      LEFT JOIN payloads p ON p.repository = $1 AND p.hash = e.payload \
      ORDER BY h.due_ms, h.id";
@@ -55,7 +58,7 @@ const EVENT_COLUMN: usize = 13;
 /// A claim of a webhook's due deliveries.
 pub(super) struct Claiming {
     pub(super) repository: i32,
-    pub(super) epoch: i64,
+    pub(super) sender: i64,
     pub(super) webhook: String,
     pub(super) now: Timestamp,
     pub(super) limit: usize,
@@ -63,7 +66,12 @@ pub(super) struct Claiming {
 }
 
 /// Claims due heads of lanes, the longest due first.
-pub(super) async fn claim_due(session: &mut Session, claiming: &Claiming) -> Result<Claims, Fault> {
+///
+/// Also returns the numbers of attempts and redeliveries that each delivery had.
+pub(super) async fn find_due(
+    session: &mut Session,
+    claiming: &Claiming,
+) -> Result<(Claims, Vec<(i64, i64, i64)>), Fault> {
     let now = row::milliseconds(claiming.now);
     let (organizations, projects) = row::arrays(&claiming.excluding);
     // Read one head more than the claim can return. It has the next due time.
@@ -73,7 +81,7 @@ pub(super) async fn claim_due(session: &mut Session, claiming: &Claiming) -> Res
         .rows(statement!(
             HEADS,
             claiming.repository,
-            claiming.epoch,
+            claiming.sender,
             claiming.webhook.clone(),
             organizations,
             projects,
@@ -82,7 +90,7 @@ pub(super) async fn claim_due(session: &mut Session, claiming: &Claiming) -> Res
             due,
         ))
         .await?;
-    let mut claims = Claims::default();
+    let (mut claims, mut heads) = (Claims::default(), Vec::new());
     for head in &rows {
         let due = row::number(head, 1)?;
         let rests_until = row::number(head, 9)?;
@@ -96,8 +104,10 @@ pub(super) async fn claim_due(session: &mut Session, claiming: &Claiming) -> Res
             break;
         }
         claim(head, &mut claims)?;
+        let number = |column| row::number(head, column);
+        heads.push((number(0)?, number(4)?, number(7)?));
     }
-    Ok(claims)
+    Ok((claims, heads))
 }
 
 /// Claims one of the [`HEADS`]. An unreadable delivery is only reported.
@@ -221,11 +231,11 @@ struct Results<'a> {
 
 /// Records attempts and their verdicts, in one transaction of two round trips.
 ///
-/// It ignores removed deliveries and attempts that are already recorded.
+/// It ignores removed deliveries, attempts that are already recorded, and deliveries whose claim is gone.
 pub(super) async fn finish(
     session: &mut Session,
     repository: i32,
-    epoch: i64,
+    sender: i64,
     finished: &[Finish],
     key: &FingerprintKey,
 ) -> Result<(), Fault> {
@@ -238,23 +248,29 @@ pub(super) async fn finish(
         .begin(
             "BEGIN",
             vec![
-                statement!(LOCK_AS_HOLDER, repository, epoch),
+                statement!(LOCK, repository),
                 statement!(ENTRIES, repository, ids.clone()),
                 statement!(
                     "SELECT a.delivery, a.number FROM attempts a \
                      JOIN unnest($2::bigint[], $3::bigint[]) AS n (d, n) \
                      ON a.delivery = n.d AND a.number = n.n WHERE a.repository = $1",
                     repository,
-                    ids,
+                    ids.clone(),
                     numbers
+                ),
+                statement!(
+                    "DELETE FROM claims WHERE repository = $1 AND sender = $2 \
+                     AND delivery = ANY($3) RETURNING delivery",
+                    repository,
+                    sender,
+                    ids.clone()
                 ),
             ],
         )
         .await?;
     let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
-    if rows(0).is_empty() {
-        return Err(Fault::Fenced);
-    }
+    let claimed = rows(3).iter().map(|found| row::number(found, 0));
+    let claimed: HashSet<i64> = claimed.collect::<Result<_, _>>()?;
     let mut results = Results::default();
     for found in rows(1) {
         let (id, entry) = Entry::of(found)?;
@@ -264,7 +280,11 @@ pub(super) async fn finish(
         let attempt = (row::number(found, 0)?, row::number(found, 1)?);
         results.logged.insert(attempt);
     }
-    for one in finished {
+    // Another sender may have taken over the others.
+    for one in finished
+        .iter()
+        .filter(|one| claimed.contains(&one.delivery))
+    {
         results.apply(one, key);
     }
     let statements = results.statements(repository)?;

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::changes::{Kind, notify_senders};
 use super::facts::Facts;
 use super::lanes::Lane;
 use super::session::{LOCK_AS_HOLDER, Session, Statement, statement};
@@ -460,6 +461,9 @@ impl<'a> Writing<'a> {
             self.facts.next_delivery,
             mark.clone(),
         ));
+        if !self.deliveries.is_empty() {
+            statements.push(notify_senders(repository, Kind::New));
+        }
         let first_ids = self.events.iter().map(|(new, id, _, sequence)| {
             let recorded = RecordedEvent {
                 id: id.clone(),

@@ -6,7 +6,7 @@
 //!
 //! # Isolation
 //!
-//! Every transaction that writes begins with [`LOCK`] or [`LOCK_AS_HOLDER`]: it locks the row of its
+//! Every transaction that writes begins with [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_TO_CLAIM`]: it locks the row of its
 //! repository until its end. So the writers of one repository run one after the other, as those of
 //! SQLite do. At the level READ COMMITTED each later statement has a new snapshot, which has all
 //! commits of earlier writers, and nobody writes meanwhile. So no anomaly is possible, and no
@@ -49,6 +49,9 @@ pub(super) const LOCK: &str = "UPDATE repositories SET version = version + 1 WHE
 pub(super) const LOCK_AS_HOLDER: &str = "UPDATE repositories SET version = version + 1 \
      WHERE id = $1 AND epoch = $2 RETURNING next_event, next_delivery, first_repetition, \
      last_swept_event, last_batch, fingerprint_key";
+
+/// Locks the repository for a claim, which no listing shows.
+pub(super) const LOCK_TO_CLAIM: &str = "SELECT 1 FROM repositories WHERE id = $1 FOR UPDATE";
 
 /// Begins a transaction whose reads all see one state.
 pub(super) const CONSISTENTLY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -118,6 +121,20 @@ impl Session {
         self.is_in_transaction = true;
         let all = std::iter::once(statement!(how)).chain(statements);
         let mut answers = self.pipeline(all.collect()).await?;
+        answers.remove(0);
+        Ok(answers)
+    }
+
+    /// Runs these statements as a transaction, in one round trip. Returns the rows of each.
+    pub(super) async fn transact(
+        &mut self,
+        statements: Vec<Statement>,
+    ) -> Result<Vec<Vec<Row>>, Fault> {
+        self.is_in_transaction = true;
+        let all = std::iter::once(statement!("BEGIN")).chain(statements);
+        let all = all.chain([statement!("COMMIT")]);
+        let mut answers = self.pipeline(all.collect()).await?;
+        self.is_in_transaction = false;
         answers.remove(0);
         Ok(answers)
     }

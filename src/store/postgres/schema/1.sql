@@ -46,6 +46,27 @@ CREATE TABLE standbys (
     PRIMARY KEY (repository, process)
 ) WITH (fillfactor = 50);
 
+-- The processes that deliver. Each has a lease, which ends without renewals.
+CREATE TABLE senders (
+    id           BIGINT      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    repository   INTEGER     NOT NULL,
+    name         TEXT        NOT NULL,
+    leased_until TIMESTAMPTZ NOT NULL
+) WITH (fillfactor = 50);
+
+-- The deliveries that a sender sends now or next, with their lanes. No other sender claims a delivery
+-- of the same lane.
+CREATE TABLE claims (
+    repository   INTEGER NOT NULL,
+    delivery     BIGINT  NOT NULL,
+    webhook      TEXT    COLLATE "C" NOT NULL,
+    organization TEXT    COLLATE "C" NOT NULL,
+    project      TEXT    COLLATE "C" NOT NULL,
+    sender       BIGINT  NOT NULL,
+    PRIMARY KEY (repository, delivery)
+);
+CREATE INDEX claims_lane ON claims (repository, webhook, organization, project);
+
 -- Facts about a repository.
 CREATE TABLE meta (
     repository INTEGER NOT NULL,
@@ -152,6 +173,8 @@ CREATE TABLE webhooks (
     rests_since_ms    BIGINT,
     -- The last success among removed deliveries; kept ones have their own times.
     last_delivered_ms BIGINT,
+    -- The sender that alone may send, while the endpoint is down or limits requests.
+    sole_sender       BIGINT,
     PRIMARY KEY (repository, name)
 );
 

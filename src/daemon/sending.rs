@@ -1,0 +1,151 @@
+//! Sends callbacks while another process watches the repository.
+//!
+//! Constraint: the queues are those of a watching process. Only the store differs: it has no lease on
+//! the repository, so it records results and nothing else.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::start::{enabled, first_of};
+use super::supervise::{Seen, next_notice};
+use super::{DaemonError, Rereading};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
+use crate::error::chain;
+use crate::metrics::Metrics;
+use crate::os;
+use crate::store::{Notice, Store};
+
+/// How long requests in progress may take when the sending ends.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// The queues of a process that does not watch.
+pub(crate) struct Sending {
+    store: Store,
+    notices: Option<watch::Receiver<Notice>>,
+    seen: Seen,
+    queues: Arc<QueueHandles>,
+    dispatcher: Dispatcher,
+    stop: CancellationToken,
+}
+
+impl Sending {
+    /// Starts the queues. Returns `None` if this process does not send, or if nobody shares its state.
+    pub(crate) async fn start(config: &Arc<Config>) -> Result<Option<Self>, DaemonError> {
+        if !config.roles.deliver {
+            return Ok(None);
+        }
+        os::raise_open_files();
+        let targets = Targets::prepare(&config.webhooks, &config.network, |_| false);
+        let targets = targets.map_err(first_of)?;
+        let opened = Arc::clone(config);
+        let store = tokio::task::spawn_blocking(move || Store::of_sender(&opened))
+            .await
+            .map_err(|_| DaemonError::PartEnded { part: "the store" })??;
+        let Some(store) = store else {
+            return Ok(None);
+        };
+        let metrics = Metrics::new(enabled(&config.webhooks)).map_err(|source| {
+            let source = io::Error::other(source);
+            DaemonError::System {
+                what: "metrics",
+                source,
+            }
+        })?;
+        let queues = Arc::new(QueueHandles::default());
+        let stop = CancellationToken::new();
+        let shared = dispatch::Shared {
+            store: store.clone(),
+            clock: Clock::start(),
+            queues: Arc::clone(&queues),
+            jitter: Arc::new(fastrand::f64),
+            metrics: Arc::new(metrics),
+        };
+        let dispatcher = Dispatcher::start(shared, targets, stop.clone());
+        info!("sending callbacks");
+        Ok(Some(Self {
+            notices: store.notices(),
+            store,
+            seen: Seen::default(),
+            queues,
+            dispatcher,
+            stop,
+        }))
+    }
+
+    /// Handles notices of other processes until a queue panics.
+    pub(crate) async fn run(&mut self) -> DaemonError {
+        loop {
+            tokio::select! {
+                notice = next_notice(&mut self.notices) => self.seen.take(&self.queues, notice),
+                () = self.dispatcher.failure() => {
+                    return DaemonError::PartEnded { part: "a webhook's queue" };
+                }
+            }
+        }
+    }
+
+    /// Lets requests in progress finish, and releases the claims.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(DRAIN, self.dispatcher.drain())
+            .await
+            .is_err()
+        {
+            warn!("some requests did not finish within {DRAIN:?}; they are sent again");
+        }
+        let store = self.store;
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    }
+
+    /// Uses the webhooks of another configuration.
+    fn apply(&mut self, config: &Config) -> Result<(), DaemonError> {
+        let runs = |webhook: &str| self.dispatcher.runs(webhook);
+        let targets = Targets::prepare(&config.webhooks, &config.network, runs);
+        self.dispatcher.apply(targets.map_err(first_of)?);
+        Ok(())
+    }
+}
+
+/// Reads the configuration again while another process watches. A rejected one changes nothing.
+pub(crate) fn reread(
+    config: &mut Arc<Config>,
+    sending: Option<&mut Sending>,
+    rereading: Rereading<'_>,
+) {
+    info!("SIGHUP: reading the configuration");
+    let mut new = match config::load(&config.file, rereading.environment) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => {
+            error!("the configuration is rejected and nothing changed: {problems}");
+            return;
+        }
+    };
+    if rereading.level_is_fixed {
+        new.log.level = config.log.level;
+    }
+    let refused = config.needing_restart(&new);
+    if !refused.is_empty() {
+        let refused = refused.join(", ");
+        error!("{refused} cannot change while the daemon runs; restart the daemon to change it");
+        return;
+    }
+    if let Some(sending) = sending
+        && let Err(error) = sending.apply(&new)
+    {
+        error!("nothing changed: {}", chain(&error));
+        return;
+    }
+    rereading.logging.change(new.log);
+    *config = Arc::new(new);
+    info!(
+        webhooks = config.webhooks.len(),
+        "the configuration is applied"
+    );
+}

@@ -1,0 +1,281 @@
+//! Senders: the processes that deliver, side by side.
+//!
+//! Constraint: two processes never send the deliveries of one lane at the same time. A sender *claims* a
+//! delivery before it sends it. While the claim exists, no other sender claims a delivery of the same
+//! lane. Each sender has a lease, which it renews while it runs, so a renewal costs one row however
+//! many exchanges are under way. If a lease ends, another sender removes the claims with the lease.
+//!
+//! A process that was stopped past its lease may continue. Its claims are gone then, and the results of
+//! its attempts are ignored. Its request may have reached the receiver, and another sender sends the
+//! same delivery again, with the same id and body.
+//!
+//! A sender that must know of every request to a webhook becomes its *sole sender*: if the endpoint is down,
+//! asked for a wait, or has a `rate`. Other senders then claim nothing of the webhook.
+//!
+//! Claims, results and removals of claims lock the row of the repository, so they happen one after the
+//! other. `SKIP LOCKED` would find nothing to skip. The clock of the server decides about leases.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::changes::{self, Kind};
+use super::lease::Notices;
+use super::session::{LOCK, LOCK_TO_CLAIM, Session, Statement, statement};
+use super::{guard, row};
+use crate::store::error::Fault;
+
+/// This process as a sender.
+pub(super) struct Sender {
+    repository: i32,
+    /// The name for operators.
+    name: String,
+    /// The time after which the lease expires without a renewal.
+    length: Duration,
+    /// The number of the lease. `None` before the first claim, and after the lease was lost.
+    id: tokio::sync::Mutex<Option<i64>>,
+    /// The webhooks that this sender alone sends to.
+    owned: Mutex<HashSet<String>>,
+}
+
+impl Sender {
+    pub(super) fn new(repository: i32, name: String, length: Duration) -> Self {
+        Self {
+            repository,
+            name,
+            length,
+            id: tokio::sync::Mutex::default(),
+            owned: Mutex::default(),
+        }
+    }
+
+    /// Returns the number of the lease. Gets a lease if there is none.
+    pub(super) async fn id(&self, session: &mut Session) -> Result<i64, Fault> {
+        let mut id = self.id.lock().await;
+        if let Some(id) = *id {
+            return Ok(id);
+        }
+        let rows = session
+            .rows(statement!(
+                "INSERT INTO senders (repository, name, leased_until) VALUES \
+                 ($1, $2, clock_timestamp() + make_interval(secs => $3)) RETURNING id",
+                self.repository,
+                self.name.clone(),
+                self.length.as_secs_f64()
+            ))
+            .await?;
+        let new = super::client::number(&rows)?;
+        *id = Some(new);
+        Ok(new)
+    }
+
+    /// Forgets the lease, because another sender removed it.
+    async fn lose(&self, lost: i64) {
+        let mut id = self.id.lock().await;
+        if *id == Some(lost) {
+            *id = None;
+            guard(&self.owned).clear();
+            warn!(
+                "another process took over the deliveries that this one was sending, because it was \
+                 out of reach of the database for longer than store.lease"
+            );
+        }
+    }
+
+    /// Claims deliveries, each with its numbers of attempts and redeliveries. Returns those it got.
+    pub(super) async fn claim(
+        &self,
+        session: &mut Session,
+        sender: i64,
+        webhook: &str,
+        heads: Vec<(i64, i64, i64)>,
+        now: i64,
+    ) -> Result<HashSet<i64>, Fault> {
+        let column = |of: fn(&(i64, i64, i64)) -> i64| heads.iter().map(of).collect::<Vec<i64>>();
+        let answers = session
+            .transact(vec![
+                statement!(LOCK_TO_CLAIM, self.repository),
+                statement!("SELECT 1 FROM senders WHERE id = $1", sender),
+                statement!(
+                    CLAIM,
+                    self.repository,
+                    sender,
+                    webhook.to_owned(),
+                    column(|head| head.0),
+                    column(|head| head.1),
+                    column(|head| head.2),
+                    now
+                ),
+            ])
+            .await?;
+        if answers.get(1).is_none_or(Vec::is_empty) {
+            self.lose(sender).await;
+        }
+        let claimed = answers.get(2).map(Vec::as_slice).unwrap_or_default();
+        claimed.iter().map(|found| row::number(found, 0)).collect()
+    }
+
+    /// Drops claims of deliveries that are not sent now.
+    pub(super) fn release(&self, sender: i64, deliveries: Vec<i64>) -> Statement {
+        let sql = "DELETE FROM claims WHERE repository = $1 AND sender = $2 AND delivery = ANY($3)";
+        statement!(sql, self.repository, sender, deliveries)
+    }
+
+    /// Becomes the sole sender of a webhook, or ends that. Returns whether the sender may claim.
+    pub(super) async fn own(
+        &self,
+        session: &mut Session,
+        sender: i64,
+        webhook: &str,
+        alone: bool,
+    ) -> Result<bool, Fault> {
+        if guard(&self.owned).contains(webhook) == alone {
+            return Ok(true);
+        }
+        let kind = if alone { Kind::Alone } else { Kind::New };
+        let answers = session
+            .transact(vec![
+                statement!(LOCK_TO_CLAIM, self.repository),
+                super::webhooks::ensure(self.repository, webhook),
+                statement!(
+                    "UPDATE webhooks SET sole_sender = CASE WHEN $4 THEN $3::bigint END \
+                     WHERE repository = $1 AND name = $2 AND coalesce(sole_sender, $3) = $3 \
+                     AND EXISTS (SELECT 1 FROM senders WHERE id = $3) RETURNING 1",
+                    self.repository,
+                    webhook.to_owned(),
+                    sender,
+                    alone
+                ),
+                changes::notify_senders(self.repository, kind),
+            ])
+            .await?;
+        let is_done = answers.get(2).is_some_and(|rows| !rows.is_empty());
+        let mut owned = guard(&self.owned);
+        match (is_done, alone) {
+            (true, true) => owned.insert(webhook.to_owned()),
+            (true, false) => owned.remove(webhook),
+            (false, _) => false,
+        };
+        Ok(is_done)
+    }
+
+    /// Renews the lease at a third of its length until `stop`, and removes it then.
+    ///
+    /// Also removes the leases and claims of senders that are gone.
+    pub(super) async fn keep(&self, pool: Pool, notices: Notices, stop: CancellationToken) {
+        let mut n_changes = None;
+        loop {
+            match self.renew(&pool, &notices).await {
+                Ok(found) => {
+                    if n_changes.is_some_and(|before| before != found) {
+                        notices.changed();
+                    }
+                    n_changes = Some(found);
+                }
+                Err(fault) => debug!(%fault, "cannot renew the lease of the sender; retrying"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.length / 3) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        if let Some(id) = self.id.lock().await.take()
+            && let Err(fault) = self.remove(&pool, Some(id)).await
+        {
+            debug!(%fault, "cannot remove the lease of the sender; it expires by itself");
+        }
+    }
+
+    /// Renews the lease. Returns the number of changes by operators.
+    async fn renew(&self, pool: &Pool, notices: &Notices) -> Result<i64, Fault> {
+        let mut session = Session::of(pool).await?;
+        let id = *self.id.lock().await;
+        let answers = session
+            .pipeline(vec![
+                statement!(
+                    "UPDATE senders SET leased_until = clock_timestamp() + \
+                     make_interval(secs => $2) WHERE id = $1 RETURNING 1",
+                    id.unwrap_or(0),
+                    self.length.as_secs_f64()
+                ),
+                statement!(
+                    "SELECT changes, EXISTS (SELECT 1 FROM senders WHERE repository = $1 \
+                     AND leased_until < clock_timestamp()) FROM repositories WHERE id = $1",
+                    self.repository
+                ),
+            ])
+            .await?;
+        if let Some(id) = id
+            && answers.first().is_none_or(Vec::is_empty)
+        {
+            self.lose(id).await;
+            notices.paused();
+        }
+        let found = answers.get(1).and_then(|rows| rows.first());
+        let Some(found) = found else {
+            return Ok(0);
+        };
+        if found.try_get(1)? {
+            self.remove(pool, None).await?;
+        }
+        row::number(found, 0)
+    }
+
+    /// Removes a lease, or all leases that have ended, with their claims.
+    async fn remove(&self, pool: &Pool, id: Option<i64>) -> Result<(), Fault> {
+        let mut session = Session::of(pool).await?;
+        session
+            .transact(vec![
+                statement!(LOCK, self.repository),
+                statement!(
+                    "DELETE FROM senders WHERE repository = $1 \
+                     AND (id = $2 OR leased_until < clock_timestamp())",
+                    self.repository,
+                    id
+                ),
+                statement!(
+                    "DELETE FROM claims c WHERE c.repository = $1 \
+                     AND NOT EXISTS (SELECT 1 FROM senders s WHERE s.id = c.sender)",
+                    self.repository
+                ),
+                statement!(
+                    "UPDATE webhooks w SET sole_sender = NULL WHERE w.repository = $1 \
+                     AND w.sole_sender IS NOT NULL \
+                     AND NOT EXISTS (SELECT 1 FROM senders s WHERE s.id = w.sole_sender)",
+                    self.repository
+                ),
+                changes::notify_senders(self.repository, Kind::New),
+            ])
+            .await?;
+        Ok(())
+    }
+}
+
+/// Returns the name of a running sender, if there is one.
+pub(super) async fn running(
+    session: &mut Session,
+    repository: i32,
+) -> Result<Option<String>, Fault> {
+    let sql = "SELECT name FROM senders WHERE repository = $1 AND leased_until > clock_timestamp()";
+    let rows = session.rows(statement!(sql, repository)).await?;
+    rows.first().map(|found| row::text(found, 0)).transpose()
+}
+
+/// Claims those of the given heads that still are as they were read.
+const CLAIM: &str = "INSERT INTO claims (repository, delivery, webhook, organization, project, sender) \
+     SELECT d.repository, d.id, d.webhook, d.organization, d.project, $2 FROM deliveries d \
+     JOIN unnest($4::bigint[], $5::bigint[], $6::bigint[]) AS n (id, n_attempts, n_redeliveries) \
+     ON d.id = n.id AND d.n_attempts = n.n_attempts AND d.n_redeliveries = n.n_redeliveries \
+     WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
+     AND EXISTS (SELECT 1 FROM senders s WHERE s.id = $2) \
+     AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.webhook = $3 \
+       AND c.organization = d.organization AND c.project = d.project AND c.sender <> $2) \
+     AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.delivery = d.id \
+       AND c.sender <> $2) \
+     AND NOT EXISTS (SELECT 1 FROM webhooks w WHERE w.repository = $1 AND w.name = $3 \
+       AND (w.off_cause IS NOT NULL OR w.sole_sender <> $2 OR w.rests_until_ms > $7)) \
+     ON CONFLICT (repository, delivery) DO UPDATE SET sender = excluded.sender RETURNING delivery";

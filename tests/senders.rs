@@ -1,0 +1,352 @@
+//! Several real processes deliver side by side from one PostgreSQL database.
+//!
+//! `PROJECT_WEBHOOKS_SENT=100000 cargo test --release --test senders drain -- --nocapture` compares four
+//! senders with one at a receiver that takes 20 ms.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
+)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{Daemon, Endpoint, Home, Postgres, Settings, Webhook, skip, wait_within};
+use http::{HeaderValue, StatusCode};
+use jiff::Timestamp;
+use project_webhooks::config::Postgres as Database;
+use project_webhooks::domain::event::{Event, EventId, EventKind, Explanation, Origin, Parameter};
+use project_webhooks::domain::project::{ContentHash, ProjectKey, Recorded, Stamp};
+use project_webhooks::receiver::{Received, Reply};
+use project_webhooks::store::{Batch, Change, NewEvent, Store};
+
+/// How long a test waits for an outcome.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A database with deliveries to the webhook `all`.
+struct Fleet {
+    server: Postgres,
+    connection: String,
+}
+
+impl Fleet {
+    fn new(test: &str) -> Option<Self> {
+        let Some(server) = Postgres::start() else {
+            skip(test, "needs Debian's package postgresql");
+            return None;
+        };
+        let connection = server.connection(&server.database());
+        Some(Self { server, connection })
+    }
+
+    fn settings(&self) -> Database {
+        Database {
+            connection: self.connection.clone(),
+            password: None,
+            tls: false,
+            lease: Duration::from_secs(2),
+            repository: "models".to_owned(),
+        }
+    }
+
+    /// Records events `numbers` in turn for the projects. The version tag of each is its number.
+    fn record(&self, numbers: std::ops::Range<usize>, n_projects: usize) {
+        let store = Store::connect(&self.settings()).unwrap();
+        let numbers: Vec<usize> = numbers.collect();
+        for some in numbers.chunks(2_000) {
+            let mut batch = Batch::new(Timestamp::now());
+            let payload = Bytes::from_static(b"<schema name=\"x\"/>");
+            let hash = ContentHash::of(&payload);
+            batch.payloads = vec![(hash, payload)];
+            batch.changes = some
+                .iter()
+                .map(|number| change(*number, number % n_projects, hash))
+                .collect();
+            store.record(batch).unwrap();
+        }
+        store.close();
+    }
+
+    /// The home of a process that sends a header with this name.
+    fn home(&self, endpoint: &Endpoint, name: &str, roles: &str, more: &[&str]) -> Home {
+        let mut webhook =
+            Webhook::new("all", &endpoint.url()).with(&format!("headers: {{ X-Sender: {name} }}"));
+        for line in more {
+            webhook = webhook.with(line);
+        }
+        Home::new(
+            &Settings::of([webhook])
+                .repository("name: models")
+                .top(&format!("roles: {roles}"))
+                .top(&format!(
+                    "store: {{ postgres: \"{}\", lease: 2s }}",
+                    self.connection
+                )),
+        )
+    }
+
+    fn n_pending(&self) -> usize {
+        let sql = "SELECT count(*) FROM deliveries WHERE state <> 'delivered'";
+        let database = self.connection.rsplit('=').next().unwrap();
+        self.server.sql(database, sql).parse().unwrap()
+    }
+}
+
+fn change(number: usize, project: usize, hash: ContentHash) -> Change {
+    let key = ProjectKey::new("sales", format!("p{project}"));
+    let kind = EventKind::SnapshotCreate;
+    let tag = number.to_string();
+    let stamp = Stamp {
+        inode: 7,
+        size: 1,
+        modified_ns: 2,
+        changed_ns: 3,
+    };
+    let event = Event {
+        id: EventId::of(kind, &key, Some(&tag), &stamp, &hash, 0),
+        kind,
+        key: key.clone(),
+        origin: Origin::Live,
+        occurred_at: Timestamp::UNIX_EPOCH,
+        parameters: vec![
+            (Parameter::ProjectName, key.project.clone()),
+            (Parameter::VersionTag, tag.clone()),
+        ],
+        payload: hash,
+        explanation: Explanation::default(),
+    };
+    Change {
+        moved_from: None,
+        before: Recorded::default(),
+        after: Recorded::default(),
+        events: vec![NewEvent {
+            project_id: key.to_string(),
+            event,
+            is_arrival: false,
+            tag: Some(tag),
+            stamp,
+            webhooks: vec![("all".to_owned(), Timestamp::UNIX_EPOCH)],
+            if_heard: Vec::new(),
+        }],
+        key,
+    }
+}
+
+fn launch(home: &Home) -> Daemon<'_> {
+    Daemon::launch(home, Daemon::command(home))
+}
+
+fn slow(delay: Duration) -> Endpoint {
+    Endpoint::answering(move |_| {
+        let mut reply = Reply::status(StatusCode::NO_CONTENT);
+        reply.delay = delay;
+        reply
+    })
+}
+
+fn number(one: &Received) -> usize {
+    one.parameter("versionTag").unwrap().parse().unwrap()
+}
+
+fn senders(all: &[Received]) -> BTreeSet<String> {
+    let names = all
+        .iter()
+        .map(|one| one.header("X-Sender").unwrap().to_owned());
+    names.collect()
+}
+
+/// Every event came, and the first arrivals of each project are in the order of recording.
+fn assert_in_order(all: &[Received], n_events: usize) {
+    let mut last: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut came = BTreeSet::new();
+    for one in all {
+        if came.insert(number(one)) {
+            let project = one.parameter("projectName").unwrap();
+            let before = last.insert(project, number(one));
+            assert!(
+                before.is_none_or(|before| before < number(one)),
+                "{project}"
+            );
+        }
+    }
+    assert_eq!(came.len(), n_events);
+}
+
+/// Starts senders, and waits until they have delivered everything. Returns how long that takes.
+fn drain(fleet: &Fleet, endpoint: &Endpoint, n_senders: usize, n_events: usize) -> Duration {
+    let homes: Vec<Home> = (0..n_senders)
+        .map(|name| fleet.home(endpoint, &format!("s{name}"), "[deliver]", &[]))
+        .collect();
+    let began = Instant::now();
+    let daemons: Vec<Daemon<'_>> = homes.iter().map(launch).collect();
+    wait_within(
+        PATIENCE + Duration::from_millis(10) * u32::try_from(n_events).unwrap(),
+        "all",
+        || (endpoint.n_all() >= n_events).then_some(()),
+    );
+    let took = began.elapsed();
+    for daemon in daemons {
+        assert!(daemon.terminate().success());
+    }
+    assert_eq!(fleet.n_pending(), 0);
+    let all = endpoint.all();
+    assert_eq!(all.len(), n_events);
+    assert_in_order(&all, n_events);
+    assert_eq!(senders(&all).len(), n_senders);
+    took
+}
+
+#[test]
+fn four_senders_drain_the_queue_in_order() {
+    let Some(fleet) = Fleet::new("four_senders_drain_the_queue_in_order") else {
+        return;
+    };
+    let given = std::env::var("PROJECT_WEBHOOKS_SENT").ok();
+    let n_events = given.as_ref().map_or(400, |n| n.parse().unwrap());
+    fleet.record(0..n_events, 100);
+    let four = drain(&fleet, &slow(Duration::from_millis(20)), 4, n_events);
+    if given.is_some() {
+        fleet.record(n_events..2 * n_events, 100);
+        let endpoint = slow(Duration::from_millis(20));
+        let one = drain(&fleet, &endpoint, 1, n_events);
+        let faster = one.as_secs_f64() / four.as_secs_f64();
+        println!("one sender {one:.1?}, four {four:.1?}: {faster:.2} times as fast");
+        assert!(faster >= 3.0);
+    }
+}
+
+#[test]
+fn a_sender_that_is_killed_during_an_exchange_leaves_its_lanes() {
+    let Some(fleet) = Fleet::new("a_sender_that_is_killed_during_an_exchange_leaves_its_lanes")
+    else {
+        return;
+    };
+    // The first sender gets no answers.
+    let endpoint = Endpoint::answering(|one| {
+        let mut reply = Reply::status(StatusCode::NO_CONTENT);
+        if one.header("X-Sender") == Some("first") {
+            reply.delay = Duration::from_secs(60);
+        }
+        reply
+    });
+    fleet.record(0..20, 2);
+    let homes = ["first", "second"].map(|name| fleet.home(&endpoint, name, "[deliver]", &[]));
+    let first = launch(&homes[0]);
+    endpoint.wait_for(2);
+    let second = launch(&homes[1]);
+    second.wait_message("sending callbacks", 1);
+    // Its lanes are claimed, so the other one sends only later events.
+    fleet.record(20..22, 22);
+    endpoint.wait_for(4);
+    first.kill();
+    wait_within(PATIENCE, "the end", || {
+        (fleet.n_pending() == 0).then_some(())
+    });
+    assert!(second.terminate().success());
+    let all = endpoint.all();
+    assert_in_order(&all, 22);
+    // Only the exchanges that were under way happen twice, with the same body.
+    let of_first = || {
+        all.iter()
+            .filter(|one| one.header("X-Sender") == Some("first"))
+    };
+    assert_eq!(all.len(), 22 + of_first().count());
+    for one in of_first() {
+        let again = all.iter().filter(|other| other.id == one.id);
+        let bodies: Vec<&Bytes> = again.map(|other| &other.body).collect();
+        assert_eq!(bodies.len(), 2);
+        assert_eq!(bodies[0], bodies[1]);
+    }
+}
+
+#[test]
+fn a_resting_receiver_is_asked_once_for_all_senders() {
+    let Some(fleet) = Fleet::new("a_resting_receiver_is_asked_once_for_all_senders") else {
+        return;
+    };
+    const REST: Duration = Duration::from_secs(2);
+    let n_refused = Arc::new(AtomicUsize::new(0));
+    let n_early = Arc::new(AtomicUsize::new(0));
+    let rests_since: Arc<Mutex<Option<Instant>>> = Arc::default();
+    let (refused, early) = (Arc::clone(&n_refused), Arc::clone(&n_early));
+    let endpoint = Endpoint::answering(move |_| {
+        let mut since = rests_since.lock().unwrap();
+        if since.is_some_and(|since| since.elapsed() < REST) {
+            early.fetch_add(1, Ordering::Relaxed);
+        }
+        if refused.fetch_add(1, Ordering::Relaxed) >= 2 {
+            *since = None;
+            return Reply::status(StatusCode::NO_CONTENT);
+        }
+        *since = Some(Instant::now());
+        let mut reply = Reply::status(StatusCode::SERVICE_UNAVAILABLE);
+        reply
+            .headers
+            .insert("retry-after", HeaderValue::from_static("3"));
+        reply
+    });
+    fleet.record(0..1, 1);
+    let names = ["a", "b", "c"];
+    let homes = names.map(|name| fleet.home(&endpoint, name, "[deliver]", &[]));
+    let daemons: Vec<Daemon<'_>> = homes.iter().map(launch).collect();
+    endpoint.wait_for(1);
+    fleet.record(1..13, 13);
+    wait_within(PATIENCE, "the end", || {
+        (fleet.n_pending() == 0).then_some(())
+    });
+    for daemon in daemons {
+        assert!(daemon.terminate().success());
+    }
+    let all = endpoint.all();
+    assert_in_order(&all, 13);
+    assert_eq!(n_early.load(Ordering::Relaxed), 0);
+    // Two were refused: one for each rest.
+    assert_eq!(all.len(), 15);
+}
+
+#[test]
+fn a_process_does_what_its_roles_say() {
+    let Some(fleet) = Fleet::new("a_process_does_what_its_roles_say") else {
+        return;
+    };
+    let endpoint = Endpoint::new();
+    let watching = fleet.home(&endpoint, "watching", "[watch]", &[]);
+    let sending = fleet.home(&endpoint, "sending", "[deliver]", &[]);
+    let both = fleet.home(&endpoint, "both", "[watch, deliver]", &[]);
+    let config = std::fs::read_to_string(both.config()).unwrap();
+    let root = watching.at("").display().to_string();
+    std::fs::write(both.config(), config.replace("./repository", &root)).unwrap();
+    let watch = watching.start();
+    watching.write("sales/a/project.xml", &common::xml("A", "id-a", "one"));
+    wait_within(PATIENCE, "the events", || {
+        (fleet.n_pending() == 2).then_some(())
+    });
+    assert_eq!(endpoint.n(), 0);
+    let send = launch(&sending);
+    endpoint.wait_for(2);
+    // A standby sends too.
+    assert!(send.terminate().success());
+    let standby = launch(&both);
+    standby.wait_message("sending callbacks", 1);
+    watching.write("sales/b/project.xml", &common::xml("B", "id-b", "one"));
+    endpoint.wait_for(4);
+    assert!(watch.terminate().success());
+    standby.wait_message("ready", 1);
+    assert!(standby.terminate().success());
+    let all = endpoint.all();
+    let names = |some: &[Received]| senders(some).into_iter().collect::<Vec<_>>();
+    assert_eq!(
+        (names(&all[..2]), names(&all[2..])),
+        (vec!["sending".to_owned()], vec!["both".to_owned()])
+    );
+}
