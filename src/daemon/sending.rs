@@ -66,6 +66,8 @@ impl Sending {
             queues: Arc::clone(&queues),
             jitter: Arc::new(fastrand::f64),
             metrics: Arc::new(metrics),
+            // Only a watching process sends traces so far.
+            traces: None,
         };
         let dispatcher = Dispatcher::start(shared, targets, stop.clone());
         info!("sending callbacks");
