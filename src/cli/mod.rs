@@ -156,7 +156,9 @@ pub fn main() -> ExitCode {
 /// Returns the exit status for the error that ended a command.
 fn status_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<TransferError>() {
-        Some(TransferError::Open(OpenError::Held { .. } | OpenError::Leased { .. })) => HELD,
+        Some(TransferError::Open(
+            OpenError::Held { .. } | OpenError::Leased { .. } | OpenError::Delivering { .. },
+        )) => HELD,
         _ => FAILED,
     }
 }

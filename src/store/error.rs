@@ -109,6 +109,18 @@ pub enum OpenError {
         /// The process that has the lease.
         holder: String,
     },
+    /// A process delivers from the state that a move needs for itself.
+    #[error(
+        "{holder} delivers for the repository {repository} in {location}: stop it before the move"
+    )]
+    Delivering {
+        /// The database.
+        location: Arc<str>,
+        /// The name of the repository in the database.
+        repository: String,
+        /// The process that delivers.
+        holder: String,
+    },
     /// The state was moved to another place.
     #[error(
         "the state in {location} was moved to {to}: set `store` to that place, or move the state back with `project-webhooks migrate-store`"

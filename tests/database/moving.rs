@@ -296,6 +296,16 @@ fn a_move_refuses_a_running_daemon_and_another_state() {
     );
     refused(&migrate(&home, "sqlite"), 75, &format!("process {pid} on"));
     assert!(daemon.terminate().success());
+    let sender = Home::new(&postgres.clone().top("roles: [deliver]"));
+    let daemon = Daemon::launch(&sender, Daemon::command(&sender));
+    daemon.wait_message("sending callbacks", 1);
+    let pid = daemon.pid();
+    for to in ["postgres", "sqlite"] {
+        let output = migrate(&home, to);
+        refused(&output, 75, &format!("process {pid} on"));
+        refused(&output, 75, "delivers for the repository models");
+    }
+    assert!(daemon.terminate().success());
     refused(&migrate(&home, "postgres"), 1, "already has another state");
     refused(&migrate(&home, "sqlite"), 1, "already has another state");
     // Nothing was changed on either side.

@@ -5,8 +5,8 @@
 //! - One process at a time watches a repository. `lease` and the epoch that its commits check see to it.
 //! - Any number of processes send, side by side. `sender` has their claims.
 //! - Several repositories share one database. Every statement names the repository.
-//! - A commit costs two round trips, however large the batch. A claim costs one. `session` says how,
-//!   and why no anomaly is possible.
+//! - A commit costs two round trips, however large the batch. A claim costs two, and one if it finds
+//!   nothing. `session` says how, and why no anomaly is possible.
 //! - While the server cannot be reached, each operation fails with
 //!   [`Fault::Unreachable`], and the caller retries. The next operation connects again.
 //!
@@ -327,7 +327,7 @@ async fn open(
         let senders = sender::running(&mut session, repository).await;
         if let Some(holder) = senders.map_err(fault)? {
             lease.give_back(&pool).await.map_err(fault)?;
-            return Err(OpenError::Leased {
+            return Err(OpenError::Delivering {
                 location,
                 repository: settings.repository.clone(),
                 holder,
@@ -341,6 +341,12 @@ async fn open(
             return Err(error);
         }
     }
+    let sender = Sender::new(repository, name, settings.lease);
+    if purpose == Purpose::Send {
+        // A move must find a sender that has claimed nothing yet.
+        let mut session = Session::of(&pool).await.map_err(fault)?;
+        sender.id(&mut session).await.map_err(fault)?;
+    }
     let last_read = LastRead::new(lease.fleet(&pool).await.map_err(fault)?);
     Ok(Shared {
         last_read,
@@ -348,7 +354,7 @@ async fn open(
         location,
         lease,
         is_watching,
-        sender: Sender::new(repository, name, settings.lease),
+        sender,
         key: FingerprintKey::new(&stored_key, settings),
         notices: Notices::new(),
         garbage: Mutex::default(),
