@@ -74,6 +74,10 @@ pub(super) fn load(
     }
 }
 
+/// The warning about a limit of the state's size that is in a database.
+const NO_SIZE: &str = "has no effect with store.postgres: limit the database on its server, and use \
+                       retention.pending";
+
 fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Config> {
     let root = Value {
         node: tree,
@@ -135,9 +139,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
     if store.is_some()
         && let Some(given) = state_size
     {
-        let message = "has no effect with store.postgres: limit the database on its server, and use \
-                       retention.pending";
-        context.warning(&given.location, message);
+        context.warning(&given.location, NO_SIZE);
         // The database may hold much that is not the state.
         retention.max_state_size = None;
     }
