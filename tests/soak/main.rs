@@ -43,7 +43,7 @@ const N_PROJECTS: usize = 12;
 const RECOVERY: Duration = Duration::from_secs(180);
 
 /// The length of the run, unless `PROJECT_WEBHOOKS_SOAK_SECONDS` is set.
-const SECONDS: u64 = 60;
+const SECONDS: u64 = 30;
 
 struct Soak<'a> {
     home: &'a Home,
