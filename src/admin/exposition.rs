@@ -189,7 +189,7 @@ impl Figures {
         )
     }
 
-    /// The figures of a state in PostgreSQL. This process has the lease, as far as it knows.
+    /// The figures of a state in PostgreSQL, in the process that holds the lease.
     fn lease(&self, view: &LeaseView) -> Result<(), prometheus::Error> {
         let standbys = view.fleet.standbys.iter();
         let n_standbys = standbys.filter(|standby| standby.is_waiting).count();

@@ -33,7 +33,7 @@ pub struct Problem {
     pub position: Option<Position>,
     /// The key path, such as `webhooks[2].url`. Empty if the problem is about the whole file.
     pub key: String,
-    /// What is wrong.
+    /// The fault, in words.
     pub message: String,
     /// The allowed values, in words.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -92,7 +92,7 @@ fn joined(path: &str, name: &str) -> String {
     }
 }
 
-/// What is wrong with a value, and how to fix it.
+/// A fault of a value, and the values that are allowed.
 #[derive(Debug)]
 pub(super) struct Fault {
     message: String,

@@ -17,7 +17,7 @@ use quick_xml::events::Event;
 use super::tag::{is_encoding_name, offset_in};
 use super::{Fault, shown};
 
-/// What the first bytes reveal about the encoding.
+/// The family of encodings to which the first bytes belong.
 enum Family {
     /// UTF-16 in this byte order, after a byte order mark of this length.
     Utf16(&'static Encoding, usize),

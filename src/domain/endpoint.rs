@@ -17,7 +17,7 @@
 //! endpoint caused its failure. So the other suspects are cleared too, except those that failed
 //! again while the endpoint was up.
 //!
-//! If the endpoint is up, a request to wait ([`RetryAfter::Webhook`]) does not count as a failure.
+//! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). That is no failure.
 //! The store enforces the wait, and [`super::pace`] limits the rate of requests.
 //!
 //! This state is only in memory. After a restart, all endpoints are up.

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// The time between two requests of a waiting process, also while the database is unavailable.
 pub const ASK_AGAIN: Duration = Duration::from_millis(400);
 
-/// What a process knows about its lease.
+/// The state of a lease, as its process knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {
     /// The process does not have it.

@@ -35,7 +35,7 @@ pub struct Setting {
     pub default: DefaultValue,
     /// Whether a changed value takes effect only after a restart.
     pub needs_restart: bool,
-    /// What the setting does.
+    /// The effect of the setting.
     pub meaning: &'static str,
 }
 

@@ -34,7 +34,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The database of the state, if it is not SQLite in the state directory.
     pub store: Option<Postgres>,
-    /// What this process does.
+    /// The tasks of this process: watching, delivering, or both.
     pub roles: Roles,
     /// The settings for the names of organizations and users.
     pub naming: Naming,
@@ -127,7 +127,7 @@ pub struct Repository {
     pub poll_interval: Duration,
     /// The largest file that is read, in bytes.
     pub max_file_size: u64,
-    /// What the first start does with existing files.
+    /// How the first start treats existing files.
     pub on_first_start: FirstStart,
 }
 
@@ -184,7 +184,7 @@ impl WatchMode {
     }
 }
 
-/// What the first start does with existing files.
+/// How the first start treats existing files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstStart {
     /// Records existing files without events.

@@ -19,7 +19,7 @@ pub struct Postgres {
     pub repository: String,
 }
 
-/// What a process does.
+/// The tasks of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
     /// Whether it watches the repository, or waits to take that over.
