@@ -99,21 +99,25 @@ fn the_status_is_drawn_again_without_clearing_the_screen() {
     let mut command = place.command(&["status", "--watch"]);
     let mut child = command.stdout(side).spawn().unwrap();
     drop(command);
+    let mut drawn = String::new();
+    let mut read_until = |words: &str| {
+        let mut buffer = [0; 4096];
+        for _ in 0..1_000 {
+            if drawn.contains(words) {
+                return;
+            }
+            let n = terminal.read(&mut buffer).unwrap();
+            drawn.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+        panic!("never {words:?}: {drawn}");
+    };
+    read_until("stopped: ");
     let daemon = place.daemon();
     json.json(|status| status["running"] == true);
-    let mut drawn = String::new();
-    let mut buffer = [0; 4096];
-    for _ in 0..1_000 {
-        if drawn.contains("running: process") {
-            break;
-        }
-        let n = terminal.read(&mut buffer).unwrap();
-        drawn.push_str(&String::from_utf8_lossy(&buffer[..n]));
-    }
+    read_until("running: process");
     child.kill().unwrap();
     child.wait().unwrap();
     drop(daemon);
     assert_eq!(drawn.matches("\u{1b}[2J").count(), 1);
-    assert!(drawn.contains("stopped: "), "{drawn}");
     assert!(drawn.matches("\u{1b}[H").count() > 1, "{drawn}");
 }
