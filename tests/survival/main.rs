@@ -40,7 +40,7 @@ mod memory;
 mod states;
 
 // A long reader, a backlog that fills the disk.
-mod space;
+mod disk_space;
 
 // No directory for temporary files.
 mod read_only;
