@@ -50,7 +50,8 @@ const CONFIGURATION: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(name = "project-webhooks", version, max_term_width = 100)]
 pub struct Arguments {
-    /// Read this configuration [default: ./config.yaml, then /etc/project-webhooks/config.yaml]
+    /// Read this configuration; `init` writes it [default: ./config.yaml, then
+    /// /etc/project-webhooks/config.yaml]
     #[arg(long, short, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     config: Option<PathBuf>,
 
