@@ -269,6 +269,7 @@ fn selecting(criterion: &mut Criterion) -> anyhow::Result<()> {
         ("with when", vec![(Parameter::Username, filter)]),
     ] {
         let subscription = Subscription {
+            repositories: None,
             webhook: "catalog".to_owned(),
             events: EventKind::SEVEN.into(),
             projects: None,

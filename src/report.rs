@@ -21,7 +21,8 @@ use utoipa::ToSchema;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::state_size::StateSize;
-use crate::engine::status::{Snapshot, Status};
+use crate::engine::status::Snapshot;
+use crate::engine::statuses::{RepositoryReport, Statuses};
 use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
 use crate::store::{LeaseView, Listings, RecordedProblem, Store, StoreError, WebhookState};
@@ -46,7 +47,7 @@ type Counted = (Duration, Vec<WebhookState>);
 
 /// The sources of a running daemon's report.
 pub(crate) struct Sources {
-    pub(crate) status: Arc<Status>,
+    pub(crate) statuses: Arc<Statuses>,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dropped_lines: DroppedLines,
@@ -72,6 +73,10 @@ pub(crate) struct DaemonReport {
     pub(crate) state_size: StateSize,
     #[serde(flatten)]
     pub(crate) engine: Snapshot,
+    /// The state of each repository, if there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(crate) repositories: Vec<RepositoryReport>,
     pub(crate) since_start: Counts,
     /// The settings that the daemon uses.
     #[serde(default)]
@@ -97,12 +102,12 @@ pub(crate) struct Counts {
 impl Sources {
     /// Whether the engine's loop runs.
     pub(crate) fn is_alive(&self) -> bool {
-        self.clock.moment().saturating_sub(self.status.last_beat()) < self.standstill
+        self.statuses.is_alive(self.clock.moment(), self.standstill)
     }
 
     /// Collects the figures that are in memory. Does not wait.
     pub(crate) fn daemon(&self) -> DaemonReport {
-        let engine = self.status.snapshot();
+        let engine = self.statuses.snapshot();
         let mut events = BTreeMap::new();
         for ((event, _), n) in &engine.events {
             *events.entry((*event).to_owned()).or_default() += n;
@@ -124,6 +129,7 @@ impl Sources {
                 dropped_log_lines: self.dropped_lines.count(),
             },
             settings: Settings::of(&self.config()),
+            repositories: self.statuses.reports(self.clock.moment(), self.standstill),
             engine,
         }
     }
@@ -253,12 +259,14 @@ impl Report {
         };
         let recorded_projects = match (&daemon, listings) {
             (Some(_), _) => None,
-            (None, Some(record)) => Some(record.n_defined()?),
+            (None, Some(record)) => Some(record.n_defined_of(None)?),
             (None, None) => Some(0),
         };
         let incomplete =
             listings.map_or(Ok(Vec::new()), |record| record.problems(INCOMPLETE_MAX))?;
         let settings = daemon.as_ref().map_or(file, |daemon| &daemon.settings);
+        let incomplete = incomplete.into_iter().filter(|one| settings.watches(one));
+        let incomplete = incomplete.map(ProblemReport::of).collect();
         let webhooks = WebhookReport::of_settings(settings, states);
         Ok(Self {
             running: daemon.is_some(),
@@ -273,9 +281,15 @@ impl Report {
                 Some(record) => record.fleet()?.map(FleetReport::of),
                 None => None,
             },
-            incomplete: incomplete.into_iter().map(ProblemReport::of).collect(),
+            incomplete,
             webhooks,
         })
+    }
+
+    /// The state of each repository, if there are several and a daemon runs.
+    pub(crate) fn repositories(&self) -> &[RepositoryReport] {
+        let daemon = self.daemon.as_ref();
+        daemon.map_or(&[], |daemon| &daemon.repositories)
     }
 
     /// Returns the number of recorded projects.
@@ -288,6 +302,10 @@ impl Report {
 /// An invalid file.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ProblemReport {
+    /// The name of the repository, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub(crate) repository: Option<String>,
     organization: Option<String>,
     project: Option<String>,
     pub(crate) path: String,
@@ -299,9 +317,13 @@ pub(crate) struct ProblemReport {
 
 impl ProblemReport {
     fn of(recorded: RecordedProblem) -> Self {
-        let key = recorded.key.map(|key| (key.organization, key.project));
-        let (organization, project) = key.unzip();
+        let repository = recorded.key.as_ref().and_then(|key| key.repository());
+        let repository = repository.map(str::to_owned);
+        let key = recorded.key.filter(|key| !key.project.is_empty());
+        let names = key.map(|key| (key.organization_name().to_owned(), key.project));
+        let (organization, project) = names.unzip();
         Self {
+            repository,
             organization,
             project,
             path: recorded.problem.path,

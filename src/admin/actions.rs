@@ -17,7 +17,6 @@ use super::reads::{check, delivery_id, kind, no_delivery, state};
 use super::routes::Server;
 use crate::error::chain;
 use crate::operator::change::{self, Change, Refused};
-use crate::operator::select::split;
 use crate::operator::test::TestRequest;
 use crate::operator::view::{Changed, Exchange, Replayed};
 use crate::store::{Operations, Replay, Selector};
@@ -52,6 +51,8 @@ pub(super) struct Bulk {
     pub(super) state: Option<String>,
     /// Only deliveries of this event, by name or label.
     pub(super) event: Option<String>,
+    /// Only deliveries of the repository with this name, if there are several.
+    pub(super) repository: Option<String>,
     /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization.
     pub(super) project: Option<String>,
     /// Only deliveries recorded since then.
@@ -191,7 +192,8 @@ async fn select(server: &Server, change: Change, bulk: Bulk) -> Result<Selector,
         let message = format!("ids has at most {IDS_MAX} items; use a filter for more");
         return Err(ApiError::invalid(message));
     }
-    let (organization, project) = split(bulk.project.as_deref());
+    let (organization, project) =
+        server.place(bulk.repository.as_deref(), bulk.project.as_deref())?;
     let selector = Selector {
         ids: bulk.ids,
         webhook: bulk.webhook,
@@ -320,6 +322,9 @@ pub(super) struct ReplayOptions {
     /// Only events recorded before then.
     #[serde(default)]
     pub(super) until: Option<String>,
+    /// Only events of the repository with this name, if there are several.
+    #[serde(default)]
+    pub(super) repository: Option<String>,
     /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization.
     #[serde(default)]
     pub(super) project: Option<String>,
@@ -342,7 +347,8 @@ pub(super) async fn replay(
     let webhook = change::configured(&options.to, &config)?;
     let since = server.time("since", options.since.as_deref())?;
     let until = server.time("until", options.until.as_deref())?;
-    let replay = change::replay(webhook, options.project.as_deref(), since, until)
+    let place = server.place(options.repository.as_deref(), options.project.as_deref())?;
+    let replay = change::replay(webhook, place, since, until)
         .ok_or_else(|| ApiError::invalid("since must be earlier than until"))?;
     let webhook = options.to;
     if options.dry_run {

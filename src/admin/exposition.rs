@@ -18,7 +18,7 @@ use super::Admin;
 use crate::domain::event::{EventKind, Origin};
 use crate::domain::parameters::UsernameSource;
 use crate::domain::rescan::RescanReason;
-use crate::engine::status::Trouble;
+use crate::engine::status::{Snapshot, Trouble};
 use crate::metrics::{Metrics, PREFIX};
 use crate::report::{DaemonReport, Standing, WebhookReport};
 use crate::store::{Fault, LeaseView};
@@ -111,34 +111,72 @@ struct Figures(Registry);
 
 impl Figures {
     fn daemon(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
-        let engine = &daemon.engine;
-        let coverage = &engine.coverage;
-        for (name, help, value) in [
-            ("projects", "Recorded projects.", number(engine.projects)),
-            ("watches", "Watched directories.", number(coverage.watches)),
-            (
-                "uncovered_directories",
-                "Directories that should be watched but are not.",
-                number(coverage.uncovered),
-            ),
-            (
-                "incomplete_files",
-                "Ignored files: incomplete, malformed or unreadable.",
-                number(engine.problems),
-            ),
-            (
-                "watching",
-                "1 while /readyz answers 200.",
-                flag(engine.is_watching()),
-            ),
-            (
-                "polling",
-                "1 while a timer scans for changes.",
-                flag(coverage.polls),
-            ),
-        ] {
-            self.gauges(name, help, &[], [(vec![], value)])?;
-        }
+        let engines = engines(daemon);
+        let gauge = |name, help, value: fn(&Snapshot) -> f64| {
+            let of_engine = |engine: &Snapshot| vec![(vec![], value(engine))];
+            self.gauges_of(&engines, name, help, &[], of_engine)
+        };
+        gauge("projects", "Recorded projects.", |engine| {
+            number(engine.projects)
+        })?;
+        gauge("watches", "Watched directories.", |engine| {
+            number(engine.coverage.watches)
+        })?;
+        gauge(
+            "uncovered_directories",
+            "Directories that should be watched but are not.",
+            |engine| number(engine.coverage.uncovered),
+        )?;
+        gauge(
+            "incomplete_files",
+            "Ignored files: incomplete, malformed or unreadable.",
+            |engine| number(engine.problems),
+        )?;
+        gauge("watching", "1 while /readyz answers 200.", |engine| {
+            flag(engine.is_watching())
+        })?;
+        gauge("polling", "1 while a timer scans for changes.", |engine| {
+            flag(engine.coverage.polls)
+        })?;
+        self.state_size(daemon)?;
+        self.gauges_of(
+            &engines,
+            "held_removals",
+            "Projects whose removals are held: too many vanished together, or all.",
+            &["reason"],
+            |engine| {
+                let causes = ["all", "more-than-half"].map(|cause| {
+                    let held = engine.held_removals.as_ref();
+                    let held = held.filter(|held| held.cause == cause);
+                    (vec![cause], number(held.map_or(0, |held| held.count)))
+                });
+                causes.into()
+            },
+        )?;
+        self.gauges_of(
+            &engines,
+            "trouble",
+            "1 while inference waits because of the repository's root, the store, or held removals.",
+            &["part"],
+            |engine| {
+                let trouble = |part| flag(engine.troubles.contains_key(&part));
+                vec![
+                    (vec!["root"], trouble(Trouble::Root)),
+                    (vec!["store"], trouble(Trouble::Store)),
+                    (vec!["removals"], trouble(Trouble::Removals)),
+                ]
+            },
+        )?;
+        let version = vec![daemon.version.as_str()];
+        self.gauges(
+            "build_info",
+            "1, with the version.",
+            &["version"],
+            [(version, 1.0)],
+        )
+    }
+
+    fn state_size(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
         let size = daemon.state_size;
         for (name, help, bytes) in [
             (
@@ -159,34 +197,7 @@ impl Figures {
         ] {
             self.gauges(name, help, &[], [(vec![], bytes as f64)])?;
         }
-        let held = engine.held_removals.as_ref();
-        self.gauges(
-            "held_removals",
-            "Projects whose removals are held: too many vanished together, or all.",
-            &["reason"],
-            ["all", "more-than-half"].map(|cause| {
-                let held = held.filter(|held| held.cause == cause);
-                (vec![cause], number(held.map_or(0, |held| held.count)))
-            }),
-        )?;
-        let trouble = |part| flag(engine.troubles.contains_key(&part));
-        self.gauges(
-            "trouble",
-            "1 while inference waits because of the repository's root, the store, or held removals.",
-            &["part"],
-            [
-                (vec!["root"], trouble(Trouble::Root)),
-                (vec!["store"], trouble(Trouble::Store)),
-                (vec!["removals"], trouble(Trouble::Removals)),
-            ],
-        )?;
-        let version = vec![daemon.version.as_str()];
-        self.gauges(
-            "build_info",
-            "1, with the version.",
-            &["version"],
-            [(version, 1.0)],
-        )
+        Ok(())
     }
 
     /// The figures of a state in PostgreSQL, in the process that holds the lease.
@@ -218,42 +229,54 @@ impl Figures {
     }
 
     fn counters(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
-        let engine = &daemon.engine;
-        let events = EventKind::ALL.into_iter().flat_map(|kind| {
-            [Origin::Live, Origin::CatchUp].map(|origin| {
-                let labels = (kind.as_str(), origin.as_str());
-                (
-                    vec![labels.0, labels.1],
-                    engine.events.get(&labels).copied(),
-                )
-            })
-        });
-        self.counts(
+        let engines = engines(daemon);
+        self.counts_of(
+            &engines,
             "events_total",
             "Recorded events.",
             &["event", "origin"],
-            events,
+            |engine| {
+                let kinds = EventKind::ALL.into_iter().flat_map(|kind| {
+                    [Origin::Live, Origin::CatchUp].map(|origin| {
+                        let labels = (kind.as_str(), origin.as_str());
+                        let n = engine.events.get(&labels).copied();
+                        (vec![labels.0, labels.1], n)
+                    })
+                });
+                kinds.collect()
+            },
         )?;
-        let usernames = UsernameSource::WORDS
-            .map(|source| (vec![source], engine.usernames.get(source).copied()));
-        self.counts(
+        self.counts_of(
+            &engines,
             "actor_total",
             "Recorded events by the source of their username, if `audit` is a source.",
             &["source"],
-            usernames,
+            |engine| {
+                let sources = UsernameSource::WORDS
+                    .map(|source| (vec![source], engine.usernames.get(source).copied()));
+                sources.into()
+            },
         )?;
-        let losses = engine.actor.as_ref().map(|actor| actor.losses);
-        self.counts(
+        self.counts_of(
+            &engines,
             "actor_losses_total",
             "How often the kernel dropped audit records before the daemon read them.",
             &[],
-            [(vec![], losses)],
+            |engine| vec![(vec![], engine.actor.as_ref().map(|actor| actor.losses))],
         )?;
-        let rescans = RescanReason::ALL.map(|reason| {
-            let reason = reason.as_str();
-            (vec![reason], engine.rescans.get(reason).copied())
-        });
-        self.counts("rescans_total", "Full scans.", &["reason"], rescans)?;
+        self.counts_of(
+            &engines,
+            "rescans_total",
+            "Full scans.",
+            &["reason"],
+            |engine| {
+                let reasons = RescanReason::ALL.map(|reason| {
+                    let reason = reason.as_str();
+                    (vec![reason], engine.rescans.get(reason).copied())
+                });
+                reasons.into()
+            },
+        )?;
         let reloads = ["applied", "rejected"].map(|result| {
             let n = daemon.since_start.reloads.get(result).copied();
             (vec![result], n)
@@ -308,6 +331,32 @@ impl Figures {
         )
     }
 
+    /// Adds a gauge of each engine.
+    fn gauges_of<'a>(
+        &self,
+        engines: &[Engine<'a>],
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        rows: impl Fn(&'a Snapshot) -> Vec<(Vec<&'a str>, f64)>,
+    ) -> Result<(), prometheus::Error> {
+        let (labels, rows) = labelled(engines, labels, rows);
+        self.gauges(name, help, &labels, rows)
+    }
+
+    /// Adds a counter of each engine.
+    fn counts_of<'a>(
+        &self,
+        engines: &[Engine<'a>],
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        rows: impl Fn(&'a Snapshot) -> Vec<(Vec<&'a str>, Option<u64>)>,
+    ) -> Result<(), prometheus::Error> {
+        let (labels, rows) = labelled(engines, labels, rows);
+        self.counts(name, help, &labels, rows)
+    }
+
     fn gauges<'a>(
         &self,
         name: &str,
@@ -340,6 +389,41 @@ impl Figures {
     fn register(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
         self.0.register(Box::new(collector))
     }
+}
+
+/// The state of an engine, with the name of its repository if there are several.
+type Engine<'a> = (Option<&'a str>, &'a Snapshot);
+
+fn engines(daemon: &DaemonReport) -> Vec<Engine<'_>> {
+    if daemon.repositories.is_empty() {
+        return vec![(None, &daemon.engine)];
+    }
+    let several = daemon.repositories.iter();
+    several
+        .map(|one| (Some(one.name.as_str()), &one.engine))
+        .collect()
+}
+
+/// Labels and values of a metric.
+type Rows<'a, T> = Vec<(Vec<&'a str>, T)>;
+
+/// Adds the label `repository` to the rows of each engine, if there are several repositories.
+fn labelled<'a, 'l, T>(
+    engines: &[Engine<'a>],
+    labels: &[&'l str],
+    rows: impl Fn(&'a Snapshot) -> Rows<'a, T>,
+) -> (Vec<&'l str>, Rows<'a, T>) {
+    let has_several = engines.iter().any(|(name, _)| name.is_some());
+    let mut labels = labels.to_vec();
+    labels.extend(has_several.then_some("repository"));
+    let rows = engines.iter().flat_map(|(name, engine)| {
+        let rows = rows(engine).into_iter();
+        rows.map(|(mut values, value)| {
+            values.extend(*name);
+            (values, value)
+        })
+    });
+    (labels, rows.collect())
 }
 
 fn number(n: usize) -> f64 {

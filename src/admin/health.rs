@@ -20,7 +20,7 @@ pub(super) async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, &'s
 }
 
 pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
-    let snapshot = admin.sources.status.snapshot();
+    let snapshot = admin.sources.statuses.snapshot();
     let status = if snapshot.is_watching() {
         StatusCode::OK
     } else {

@@ -13,7 +13,7 @@ use super::routes::Server;
 use crate::config::{self, WithoutSecrets};
 use crate::domain::delivery::State as DeliveryState;
 use crate::operator::change::check_webhook;
-use crate::operator::select::{find_event, parse_event, parse_since, split};
+use crate::operator::select::{find_event, parse_event, parse_since, place};
 use crate::operator::view::{DeliveryWithAttempts, EventWithDeliveries, WebhookView, attempts_of};
 use crate::report::{Report, Settings, WebhookReport};
 use crate::store::{EventFilter, Listings, Selector, WebhookState};
@@ -107,6 +107,8 @@ pub(super) struct EventFilters {
     pub(super) until: Option<String>,
     /// Only this event, by name or label.
     pub(super) event: Option<String>,
+    /// Only events of the repository with this name, if there are several.
+    pub(super) repository: Option<String>,
     /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization.
     pub(super) project: Option<String>,
     /// The maximum number of items, from 1 to 500. The default is 50.
@@ -127,7 +129,8 @@ pub(super) async fn events(
         filters.cursor.as_deref(),
         filters.limit.as_deref(),
     )?;
-    let (organization, project) = split(filters.project.as_deref());
+    let (organization, project) =
+        server.place(filters.repository.as_deref(), filters.project.as_deref())?;
     let filter = EventFilter {
         organization,
         project,
@@ -172,6 +175,8 @@ pub(super) struct DeliveryFilters {
     pub(super) state: Option<String>,
     /// Only deliveries of this event, by name or label.
     pub(super) event: Option<String>,
+    /// Only deliveries of the repository with this name, if there are several.
+    pub(super) repository: Option<String>,
     /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization.
     pub(super) project: Option<String>,
     /// Only deliveries recorded since then: a date, a time, or a duration ago such as 2h.
@@ -196,7 +201,8 @@ pub(super) async fn deliveries(
         filters.cursor.as_deref(),
         filters.limit.as_deref(),
     )?;
-    let (organization, project) = split(filters.project.as_deref());
+    let (organization, project) =
+        server.place(filters.repository.as_deref(), filters.project.as_deref())?;
     let selector = Selector {
         ids: Vec::new(),
         webhook: filters.webhook,
@@ -277,6 +283,16 @@ pub(super) async fn check(server: &Server, selector: &Selector) -> Result<(), Ap
 }
 
 impl Server {
+    /// Reads the filters of the repository and of the project.
+    pub(super) fn place(
+        &self,
+        repository: Option<&str>,
+        project: Option<&str>,
+    ) -> Result<(Option<String>, Option<String>), ApiError> {
+        let config = self.admin.sources.config();
+        place(repository, project, &config).map_err(|error| ApiError::invalid(error.to_string()))
+    }
+
     /// Parses a time in a filter.
     pub(super) fn time(
         &self,

@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use crate::actor;
 use crate::config::{
-    self, Auth, Config, Problem, SystemEnvironment, Webhook, duration_text, rate_text, shown_url,
+    self, Auth, Config, Problem, Repository, SystemEnvironment, Webhook, duration_text, rate_text,
+    shown_url,
 };
 use crate::webhook::{Proxies, TrustRoots, Way};
 
@@ -44,9 +45,11 @@ pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io:
     if let Ok(loaded) = &mut result
         && let Some(key) = loaded.config.naming.audit_key()
     {
-        let gaps = actor::gaps(&loaded.config.repository.path, key);
         let problem = |gap: actor::Gap| Problem::of_file(&file, format!("username: {gap}"));
-        loaded.warnings.extend(gaps.into_iter().map(problem));
+        for path in loaded.config.roots() {
+            let gaps = actor::gaps(path, key);
+            loaded.warnings.extend(gaps.into_iter().map(problem));
+        }
     }
     let (errors, warnings, config) = match &result {
         Ok(loaded) => (&[][..], &loaded.warnings, Some(&loaded.config)),
@@ -83,11 +86,11 @@ struct Report<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Summary {
-    repository: String,
-    project: Vec<String>,
-    published: Vec<String>,
-    snapshot: Vec<String>,
-    ignore: Vec<String>,
+    #[serde(flatten)]
+    repository: RepositorySummary,
+    /// All repositories, if there are several. The fields above are those of the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    repositories: Vec<RepositorySummary>,
     state_dir: String,
     /// The database of the state, if it is not SQLite in the state directory.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +99,32 @@ struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     admin: Option<String>,
     webhooks: Vec<WebhookSummary>,
+}
+
+/// A repository and its layout.
+#[derive(Serialize)]
+struct RepositorySummary {
+    /// The name, if there are several repositories.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    repository: String,
+    project: Vec<String>,
+    published: Vec<String>,
+    snapshot: Vec<String>,
+    ignore: Vec<String>,
+}
+
+impl RepositorySummary {
+    fn of(repository: &Repository) -> Self {
+        Self {
+            name: repository.name_in_keys().map(|name| name.to_string()),
+            repository: repository.path.display().to_string(),
+            project: repository.templates.project.clone(),
+            published: repository.templates.published.clone(),
+            snapshot: repository.templates.snapshot.clone(),
+            ignore: repository.layout.ignored().globs().to_vec(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -118,6 +147,9 @@ struct WebhookSummary {
     /// The globs of `projects`. Absent if the webhook receives events of every project.
     #[serde(skip_serializing_if = "Option::is_none")]
     projects: Option<Vec<String>>,
+    /// Absent if the webhook hears every repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repositories: Option<Vec<String>>,
     /// The globs of `when` by parameter. Absent if there are none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     when: BTreeMap<String, Vec<String>>,
@@ -180,13 +212,10 @@ impl fmt::Display for Limits {
 
 impl Summary {
     fn of(config: &Config, proxies: &Proxies) -> Self {
-        let repository = &config.repository;
+        let several = config.repositories.iter();
         Self {
-            repository: repository.path.display().to_string(),
-            project: repository.templates.project.clone(),
-            published: repository.templates.published.clone(),
-            snapshot: repository.templates.snapshot.clone(),
-            ignore: repository.layout.ignored().globs().to_vec(),
+            repository: RepositorySummary::of(&config.repository),
+            repositories: several.map(RepositorySummary::of).collect(),
             state_dir: config.state_dir.display().to_string(),
             store: config.store.as_ref().map(|store| {
                 let tls = if store.tls { "with TLS" } else { "without TLS" };
@@ -226,6 +255,11 @@ impl WebhookSummary {
                 .map(|event| event.label())
                 .collect(),
             projects: has_projects.then(|| webhook.globs.projects.clone()),
+            repositories: webhook
+                .subscription
+                .repositories
+                .as_ref()
+                .map(|names| names.iter().cloned().collect()),
             when: webhook.globs.when_by_name(),
             authorization: webhook.auth.scheme.as_ref().map(authorization),
             headers: webhook
@@ -301,19 +335,32 @@ fn print(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn print_summary(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "repository  {}", summary.repository)?;
+fn print_repository(repository: &RepositorySummary, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "repository  {}", repository.repository)?;
+    if let Some(name) = &repository.name {
+        writeln!(out, "  {:<9}  {name}", "name")?;
+    }
     for (role, templates) in [
-        ("project", &summary.project),
-        ("published", &summary.published),
-        ("snapshot", &summary.snapshot),
+        ("project", &repository.project),
+        ("published", &repository.published),
+        ("snapshot", &repository.snapshot),
     ] {
         for template in templates {
             writeln!(out, "  {role:<9}  {template}")?;
         }
     }
-    if !summary.ignore.is_empty() {
-        writeln!(out, "  {:<9}  {}", "ignore", summary.ignore.join(", "))?;
+    if !repository.ignore.is_empty() {
+        writeln!(out, "  {:<9}  {}", "ignore", repository.ignore.join(", "))?;
+    }
+    Ok(())
+}
+
+fn print_summary(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
+    if summary.repositories.is_empty() {
+        print_repository(&summary.repository, out)?;
+    }
+    for repository in &summary.repositories {
+        print_repository(repository, out)?;
     }
     writeln!(out, "state       {}", summary.state_dir)?;
     if let Some(store) = &summary.store {
@@ -352,6 +399,9 @@ impl fmt::Display for WebhookSummary {
         match &self.projects {
             Some(globs) => line("projects", &globs.join(", "))?,
             None => line("projects", "all")?,
+        }
+        if let Some(names) = &self.repositories {
+            line("from", &names.join(", "))?;
         }
         for (parameter, globs) in &self.when {
             line("when", &format!("{parameter} {}", globs.join(", ")))?;

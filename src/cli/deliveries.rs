@@ -21,7 +21,7 @@ use crate::domain::delivery::State;
 use crate::domain::event::EventKind;
 use crate::operator::change::{Change, Refused, check_webhook};
 use crate::operator::follow;
-use crate::operator::select::{Since, parse_since, split};
+use crate::operator::select::{Since, parse_since, place};
 use crate::operator::view::{Changed, DeliveryView, DeliveryWithAttempts};
 use crate::report::{Settings, WebhookReport};
 use crate::store::{ListedDelivery, Listings, Operations, Selector};
@@ -95,6 +95,9 @@ struct Which {
     /// Only deliveries of this event, by name or label
     #[arg(long, value_name = "EVENT", value_parser = arguments::event())]
     event: Option<EventKind>,
+    /// Only deliveries of the repository with this name, if there are several
+    #[arg(long, value_name = "NAME")]
+    repository: Option<String>,
     /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization
     #[arg(long, value_name = "PROJECT")]
     project: Option<String>,
@@ -116,9 +119,11 @@ struct ChangeArguments {
 }
 
 impl Which {
-    fn selector(&self, now: Timestamp) -> Selector {
-        let (organization, project) = split(self.project.as_deref());
-        Selector {
+    fn selector(&self, config: &Config, now: Timestamp) -> anyhow::Result<Selector> {
+        let (repository, project) = (self.repository.as_deref(), self.project.as_deref());
+        let (organization, project) =
+            place(repository, project, config).map_err(|error| usage(&error.to_string()))?;
+        Ok(Selector {
             ids: self.ids.clone(),
             webhook: self.webhook.clone(),
             state: self.state,
@@ -128,7 +133,7 @@ impl Which {
             since: self.since.map(|since| since.time(now)),
             until: self.until.map(|until| until.time(now)),
             expected: None,
-        }
+        })
     }
 
     /// Refuses a webhook that is not configured and has no deliveries.
@@ -168,7 +173,7 @@ fn list(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let listing = &arguments.listing;
-    let selector = arguments.which.selector(now);
+    let selector = arguments.which.selector(config, now)?;
     let listings = super::listings(config)?;
     arguments.which.check_webhook(config, &listings)?;
     let table = |deliveries: &[ListedDelivery]| {
@@ -246,13 +251,15 @@ fn change(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let which = &arguments.which;
-    let selector = kind.check(which.selector(now)).map_err(|refused| {
-        usage(match refused {
-            Refused::Everything => "select deliveries by id, --webhook, --state or --since",
-            Refused::NotPending => "only pending deliveries can be cancelled",
-            Refused::Pending => "pending deliveries cannot be purged; cancel them first",
-        })
-    })?;
+    let selector = kind
+        .check(which.selector(config, now)?)
+        .map_err(|refused| {
+            usage(match refused {
+                Refused::Everything => "select deliveries by id, --webhook, --state or --since",
+                Refused::NotPending => "only pending deliveries can be cancelled",
+                Refused::Pending => "pending deliveries cannot be purged; cancel them first",
+            })
+        })?;
     if which.webhook.is_some() {
         which.check_webhook(config, &super::listings(config)?)?;
     }

@@ -5,17 +5,17 @@ use std::io::Write;
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::DONE;
 use super::arguments;
 use super::follow::Followed;
 use super::output::{Cell, FAINT, Listing, Style, Table, print_json, time};
 use super::replay::{self, ReplayArguments};
 use super::view::{print_delivery, print_event, print_pairs, short_id};
+use super::{DONE, usage};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::event::EventKind;
 use crate::operator::follow;
-use crate::operator::select::{Since, find_event, parse_since, split};
+use crate::operator::select::{Since, find_event, parse_since, place};
 use crate::operator::view::{EventView, EventWithDeliveries, attempts_of, passed_over_by};
 use crate::report::Settings;
 use crate::store::{EventFilter, ListedEvent, Listings};
@@ -57,6 +57,9 @@ struct ListArguments {
     /// Only this event, by name or label
     #[arg(long, value_name = "EVENT", value_parser = arguments::event())]
     event: Option<EventKind>,
+    /// Only events of the repository with this name, if there are several
+    #[arg(long, value_name = "NAME")]
+    repository: Option<String>,
     /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization
     #[arg(long, value_name = "PROJECT")]
     project: Option<String>,
@@ -74,8 +77,8 @@ pub(super) fn run(
 ) -> anyhow::Result<u8> {
     let listings = || super::listings(config);
     match &arguments.command {
-        None => list(&arguments.list, &listings()?, now, style, out),
-        Some(EventsCommand::List(list)) => self::list(list, &listings()?, now, style, out),
+        None => list(&arguments.list, config, &listings()?, now, style, out),
+        Some(EventsCommand::List(list)) => self::list(list, config, &listings()?, now, style, out),
         Some(EventsCommand::Show { id, json }) => show(id, *json, config, &listings()?, style, out),
         Some(EventsCommand::Replay(replay)) => replay::run(replay, config, now, out),
     }
@@ -83,12 +86,18 @@ pub(super) fn run(
 
 fn list(
     arguments: &ListArguments,
+    config: &Config,
     listings: &Listings,
     now: Timestamp,
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let (organization, project) = split(arguments.project.as_deref());
+    let (repository, project) = (
+        arguments.repository.as_deref(),
+        arguments.project.as_deref(),
+    );
+    let (organization, project) =
+        place(repository, project, config).map_err(|error| usage(&error.to_string()))?;
     let filter = EventFilter {
         organization,
         project,

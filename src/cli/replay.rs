@@ -13,7 +13,7 @@ use super::webhooks::configured;
 use super::{DONE, FAILED, usage};
 use crate::config::Config;
 use crate::operator::change;
-use crate::operator::select::{Since, parse_since};
+use crate::operator::select::{Since, parse_since, place};
 use crate::operator::view::Replayed;
 use crate::store::Operations;
 
@@ -28,6 +28,9 @@ pub(super) struct ReplayArguments {
     /// Only events recorded before then: a date, a time, or a duration ago such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     until: Option<Since>,
+    /// Only events of the repository with this name, if there are several
+    #[arg(long, value_name = "NAME")]
+    repository: Option<String>,
     /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization
     #[arg(long, value_name = "PROJECT")]
     project: Option<String>,
@@ -53,7 +56,12 @@ pub(super) fn run(
     let name = safe(webhook.name());
     let time = |since: Option<Since>| since.map(|since| since.time(now));
     let (since, until) = (time(arguments.since), time(arguments.until));
-    let replay = change::replay(webhook, arguments.project.as_deref(), since, until)
+    let (repository, project) = (
+        arguments.repository.as_deref(),
+        arguments.project.as_deref(),
+    );
+    let place = place(repository, project, config).map_err(|error| usage(&error.to_string()))?;
+    let replay = change::replay(webhook, place, since, until)
         .ok_or_else(|| usage("--since must be earlier than --until"))?;
     let mut operations = Operations::of(config)?;
     let matched = operations.count_replay(&replay)?;

@@ -191,6 +191,7 @@ pub(super) fn run(
         }
         Err(
             error @ (DaemonError::HeldRemovals { .. }
+            | DaemonError::OtherRecord { .. }
             | DaemonError::Open(OpenError::Left { .. } | OpenError::Arriving { .. })),
         ) => {
             tracing::error!("{}", chain(&error));

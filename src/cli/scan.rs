@@ -8,6 +8,7 @@ mod result;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -39,20 +40,31 @@ pub(super) fn run(
     style: &Style,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let view = scan(config, now)?;
-    if json {
-        print_json(out, &view)?;
-    } else {
-        print(&view, style, out)?;
+    let configs = Arc::new(config.clone()).of_each_repository();
+    let mut views = Vec::new();
+    for config in &configs {
+        views.push(scan(config, now)?);
+    }
+    match (json, views.as_slice()) {
+        (true, [only]) if config.repositories.is_empty() => print_json(out, only)?,
+        (true, all) => print_json(out, &all)?,
+        (false, all) => {
+            for view in all {
+                print(view, style, out)?;
+            }
+        }
     }
     Ok(DONE)
 }
 
 fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     let repository = &config.repository;
+    let name = repository.name_in_keys();
     let listings = recorded(config)?;
     let meta = |key| {
-        let known = listings.as_ref().map(|known| known.meta(key));
+        let known = listings
+            .as_ref()
+            .map(|known| known.meta_of(name.as_deref(), key));
         known.transpose().map(Option::flatten)
     };
     let start = Start::judge(
@@ -110,6 +122,7 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         changes.extend(view(comparison, change, start, config, &routes));
     }
     Ok(ScanView {
+        repository: name.map(|name| name.to_string()),
         first_start: start.is_first,
         adopts: start.adopts,
         notes,
@@ -155,7 +168,9 @@ fn observe(
     let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
     observer.hide(missing);
     let discovered = observer.discover(&root);
-    let recorded = listings.map_or(Ok(Vec::new()), |listings| listings.keys())?;
+    let name = repository.name_in_keys();
+    let mut recorded = listings.map_or(Ok(Vec::new()), |listings| listings.keys())?;
+    recorded.retain(|key| key.repository() == name.as_deref());
     let mut keys: Vec<ProjectKey> = discovered.keys.into_iter().chain(recorded).collect();
     keys.sort();
     keys.dedup();

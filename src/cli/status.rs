@@ -95,13 +95,23 @@ fn gather(config: &Config) -> anyhow::Result<Report> {
 fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) -> io::Result<()> {
     print_daemon(report, style, out)?;
     let projects = counted(report.projects() as u64, "project");
-    let mut pairs = vec![
-        (
-            "repository",
-            format!("{}, {projects} recorded", report.repository),
-        ),
-        ("state", state(report)),
-    ];
+    let mut pairs = vec![(
+        "repository",
+        format!("{}, {projects} recorded", report.repository),
+    )];
+    for one in report.repositories() {
+        let projects = counted(one.engine.projects as u64, "project");
+        let note = match (one.alive, one.engine.is_watching()) {
+            (false, _) => "; its engine does not respond",
+            (true, false) => "; not watching",
+            (true, true) => "",
+        };
+        pairs.push((
+            "",
+            format!("{}: {}, {projects} recorded{note}", one.name, one.path),
+        ));
+    }
+    pairs.push(("state", state(report)));
     if let Some(daemon) = &report.daemon {
         let coverage = &daemon.engine.coverage;
         let watched = counted(coverage.watches as u64, "directory");

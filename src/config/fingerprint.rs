@@ -40,6 +40,13 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
             part(glob.as_bytes());
         }
     }
+    if let Some(names) = &webhook.subscription.repositories {
+        part(b"repositories");
+        part(&count(names.len()));
+        for name in names {
+            part(name.as_bytes());
+        }
+    }
     part(webhook.url.as_str().as_bytes());
     part(webhook.format.as_str().as_bytes());
     if let BodyFormat::Template(template) = &webhook.format {

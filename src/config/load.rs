@@ -15,6 +15,7 @@ use secrecy::ExposeSecret;
 use super::environment::Environment;
 use super::problem::{Problem, Problems, arranged, shown};
 use super::reader::{Context, Fault, Location, Mapping, all};
+use super::repository::Repositories;
 use super::value::Value;
 use super::yaml::{self, Kind, Node};
 use super::{
@@ -84,14 +85,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         location: Location::root(tree.position),
     };
     let root = root.mapping(context)?;
-    let repository = match root.given("repository") {
-        Some(value) => repository::repository(&value, context),
-        None => {
-            let fault = Fault::new("is missing").allowed("a mapping with at least path: DIRECTORY");
-            context.error(&root.location.below("repository"), fault);
-            None
-        }
-    };
+    let repositories = repository::repositories(&root, context);
     let state_dir = repository::state_dir(&root, context);
     let store = store::store(&root, context);
     let roles = store::roles(&root, store.as_ref().is_some_and(Option::is_none), context);
@@ -102,7 +96,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         let items = value.items(context)?;
         all(items.iter().map(|item| username_source(item, context)))
     });
-    let webhooks = webhook::webhooks(&root, context);
+    let webhooks = webhook::webhooks(&root, repositories.as_ref(), context);
     let network = root
         .mapping(context, "network")
         .and_then(|mapping| network::network(&mapping, context));
@@ -114,25 +108,19 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
     let admin = root.read_optional(context, "admin", |value, context| {
         admin(&value.mapping(context)?, context)
     });
-    let otlp = root.read_optional(context, "otlp", |value, context| {
-        let mapping = value.mapping(context)?;
-        let endpoint = mapping.read(context, "endpoint", |value, context| {
-            value.parsed(context, webhook::endpoint)
-        });
-        Some(Otlp {
-            endpoint: endpoint?,
-        })
-    });
+    let otlp = root.read_optional(context, "otlp", otlp);
     let log = root
         .mapping(context, "log")
         .and_then(|mapping| log(&mapping, context));
 
-    let repository = repository?;
+    let Repositories { several, first } = repositories?;
     let (state_dir, state_location) = state_dir?;
-    repository::check_apart(&repository.path, &state_dir, &state_location, context);
+    let repository = first?;
+    for one in [&repository].into_iter().chain(several.iter().skip(1)) {
+        repository::check_apart(&one.path, &state_dir, &state_location, context);
+    }
     let store = store?.map(|mut store| {
-        let path = || repository.path.to_string_lossy().into_owned();
-        store.repository = repository.name.clone().unwrap_or_else(path);
+        store.repository = repository.name();
         store
     });
     let mut retention = retention?;
@@ -143,9 +131,17 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         // The database may hold much that is not the state.
         retention.max_state_size = None;
     }
+    if store.is_some()
+        && let Some(list) = root.given("repositories")
+    {
+        let fault = Fault::new("works only with SQLite so far")
+            .allowed("with store.postgres, one repository for each process");
+        context.error(&list.location, fault);
+    }
     Some(Config {
         file,
         repository,
+        repositories: several,
         state_dir,
         store,
         roles: roles?,
@@ -159,6 +155,16 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         admin: admin?,
         otlp: otlp?,
         log: log?,
+    })
+}
+
+fn otlp(value: &Value<'_>, context: &mut Context<'_>) -> Option<Otlp> {
+    let mapping = value.mapping(context)?;
+    let endpoint = mapping.read(context, "endpoint", |value, context| {
+        value.parsed(context, webhook::endpoint)
+    });
+    Some(Otlp {
+        endpoint: endpoint?,
     })
 }
 

@@ -74,7 +74,11 @@ impl Location {
         Self {
             position,
             key: format!("{}[{index}]", self.key),
-            row: format!("{}[]", self.row),
+            // The items have the settings of the only repository.
+            row: match self.row.as_str() {
+                "repositories" => "repository".to_owned(),
+                list => format!("{list}[]"),
+            },
         }
     }
 

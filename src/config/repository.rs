@@ -11,6 +11,7 @@ use super::problem::{Position, shown};
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::settings::REPOSITORY_NAME_MAX;
 use super::value::Value;
+use super::yaml::Kind;
 use super::{Environment, FirstStart, Repository, Templates, WatchMode};
 use crate::domain::names::composed;
 use crate::domain::project::Role;
@@ -54,12 +55,103 @@ pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option
     })
 }
 
+/// Parses the name of a repository. Two slashes separate it from the organization in keys.
 fn name(text: &str) -> Result<String, Fault> {
-    let is_harmless = text.trim() == text && !text.chars().any(char::is_control);
+    let is_harmless = text.trim() == text
+        && !text.chars().any(char::is_control)
+        && !text.contains("//")
+        && !text.ends_with('/');
     if !is_harmless || text.chars().nth(REPOSITORY_NAME_MAX).is_some() {
         return Err(Fault::not_allowed("is not a valid name"));
     }
     Ok(text.to_owned())
+}
+
+/// The repositories of a configuration.
+#[derive(Default)]
+pub(super) struct Repositories {
+    /// Those of `repositories`. Empty if there is only `repository`.
+    pub(super) several: Vec<Repository>,
+    /// The first one, or the only one.
+    pub(super) first: Option<Repository>,
+}
+
+/// Reads `repository` or `repositories`.
+pub(super) fn repositories(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Repositories> {
+    let list = match (root.given("repository"), root.given("repositories")) {
+        (Some(_), Some(list)) => {
+            let fault =
+                Fault::new("both repository and repositories are given").allowed("one of them");
+            context.error(&list.location, fault);
+            return None;
+        }
+        (Some(one), None) => {
+            let first = Some(repository(&one, context)?);
+            return Some(Repositories {
+                first,
+                several: Vec::new(),
+            });
+        }
+        (None, None) => {
+            let fault = Fault::new("is missing").allowed(
+                "a mapping with at least path: DIRECTORY, or repositories: with a list of them",
+            );
+            context.error(&root.location.below("repository"), fault);
+            return None;
+        }
+        (None, Some(list)) => list,
+    };
+    let Kind::List(_) = list.node.kind else {
+        let message = format!("must be a list (- path: …), not {}", list.node.kind.name());
+        context.error(&list.location, message);
+        return None;
+    };
+    let items = list.items(context)?;
+    let read = all(items.iter().map(|item| repository(item, context)))?;
+    let mut several: Vec<Repository> = Vec::new();
+    for (mut one, item) in read.into_iter().zip(&items) {
+        let name = one.name();
+        if name.contains("//") {
+            let fault = Fault::new("the path has two slashes, so it cannot be the name; set name");
+            context.error(&item.location, fault);
+        }
+        for other in &several {
+            check_different(&one, other, &item.location, context);
+        }
+        one.layout = one.layout.in_repository(name.into());
+        several.push(one);
+    }
+    let first = several.first().cloned();
+    Some(Repositories { several, first })
+}
+
+/// Reports an error if two repositories have the same name, or if one contains the other.
+fn check_different(
+    one: &Repository,
+    other: &Repository,
+    location: &Location,
+    context: &mut Context<'_>,
+) {
+    if one.name() == other.name() {
+        let message = format!(
+            "the name {} is that of an earlier repository",
+            shown(&one.name())
+        );
+        context.error(location, Fault::new(message).allowed("a unique name"));
+        return;
+    }
+    let (path, earlier) = (canonical(&one.path), canonical(&other.path));
+    if path.starts_with(&earlier) || earlier.starts_with(&path) {
+        let message = format!(
+            "{} and {} overlap; the same project would be reported twice",
+            one.path.display(),
+            other.path.display()
+        );
+        context.error(
+            location,
+            Fault::new(message).allowed("separate directories"),
+        );
+    }
 }
 
 fn ignored(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ignored> {

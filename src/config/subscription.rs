@@ -9,6 +9,7 @@ use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::problem::{nearest, shown};
 use super::reader::{Context, Fault, Mapping, all};
+use super::repository::Repositories;
 use super::value::Value;
 use super::yaml::Kind;
 use crate::domain::event::{EventKind, Parameter};
@@ -103,6 +104,36 @@ fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
                 .suggest(nearest(text, EventKind::ALL.map(word))))
         }
     }
+}
+
+/// Reads `repositories`: the names of repositories. `known` is `None` if these have errors.
+pub(super) fn repositories(
+    value: &Value<'_>,
+    known: Option<&Repositories>,
+    context: &mut Context<'_>,
+) -> Option<BTreeSet<String>> {
+    let names = known.map(|known| {
+        let names = known.several.iter().map(|one| one.name());
+        names.collect::<Vec<String>>()
+    });
+    if names.as_ref().is_some_and(Vec::is_empty) {
+        let message = "there is only one repository; name several under repositories";
+        context.error(&value.location, message);
+        return None;
+    }
+    let items = value.items(context)?;
+    let read = all(items.iter().map(|item| {
+        item.parsed(context, |text| match &names {
+            Some(names) if !names.iter().any(|name| name == text) => {
+                let names = names.iter().map(String::as_str);
+                Err(Fault::new(format!("unknown repository {}", shown(text)))
+                    .allowed(names.clone().collect::<Vec<_>>().join(", "))
+                    .suggest(nearest(text, names)))
+            }
+            _ => Ok(text.to_owned()),
+        })
+    }));
+    Some(read?.into_iter().collect())
 }
 
 /// Reads `projects`. Returns the globs as written and the compiled filter.

@@ -14,6 +14,7 @@ use url::Url;
 
 use super::problem::shown;
 use super::reader::{Context, Fault, Location, Mapping, all};
+use super::repository::Repositories;
 use super::settings::WEBHOOK_NAME_MAX;
 use super::types::{Authentication, FileValue, Globs, ReceiverUrl};
 use super::units::{self, duration_text};
@@ -23,7 +24,12 @@ use super::{Webhook, auth, body_format, headers, source, subscription, tls};
 use crate::domain::event::Parameter;
 use crate::domain::route::{Subscription, ValueFilter};
 
-pub(super) fn webhooks(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Vec<Webhook>> {
+/// Reads the webhooks. Without `repositories`, the repositories have errors.
+pub(super) fn webhooks(
+    root: &Mapping<'_>,
+    repositories: Option<&Repositories>,
+    context: &mut Context<'_>,
+) -> Option<Vec<Webhook>> {
     let given = root.given("webhooks");
     let items = match given.as_ref().map(|value| &value.node.kind) {
         None | Some(Kind::Null) => Vec::new(),
@@ -43,11 +49,14 @@ pub(super) fn webhooks(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<
         context.warning(&location, message);
     }
     let mut lines = HashMap::new();
-    all(items.iter().map(|item| webhook(item, &mut lines, context)))
+    all(items
+        .iter()
+        .map(|item| webhook(item, repositories, &mut lines, context)))
 }
 
 fn webhook(
     value: &Value<'_>,
+    repositories: Option<&Repositories>,
     lines: &mut HashMap<String, usize>,
     context: &mut Context<'_>,
 ) -> Option<Webhook> {
@@ -62,6 +71,9 @@ fn webhook(
         value.parsed(context, |text| name(text, line, lines))
     });
     let projects = mapping.read_optional(context, "projects", subscription::projects);
+    let repositories = mapping.read_optional(context, "repositories", |value, context| {
+        subscription::repositories(value, repositories, context)
+    });
     // If `projects` has an error, the webhook still has a filter.
     let is_filtered = !matches!(projects, Some(None));
     let events = subscription::events(&mapping, is_filtered, context);
@@ -106,6 +118,7 @@ fn webhook(
             webhook: name?,
             events: events?,
             projects,
+            repositories: repositories?,
             when,
         },
         globs,

@@ -41,7 +41,7 @@ impl Daemon<'_> {
     ) -> Drained {
         // Commands that are waiting get no answer.
         drop(self.requests);
-        self.engine.begin_stop();
+        self.engines.begin_stop();
         match reason {
             Reason::End => {
                 os::notify_stopping();
@@ -53,10 +53,7 @@ impl Daemon<'_> {
             }
         }
         self.stop.cancel();
-        let engine = self.engine;
-        let engine_is_fine = tokio::task::spawn_blocking(move || engine.stop())
-            .await
-            .unwrap_or(false);
+        let engine_is_fine = self.engines.stop().await;
         let mut is_signalled = false;
         tokio::select! {
             () = self.dispatcher.drain() => {}

@@ -3,12 +3,13 @@
 //! Constraint: a rejected reload changes nothing. The daemon never runs without one of its parts: if
 //! a part ends or panics, the daemon exits, and systemd restarts it.
 //!
-//! Modules: [`mod@start`] makes the parts. [`supervise`] handles signals while they run.
-//! [`reload`] changes the configuration. [`drain`] stops the parts in order. [`health`] keeps the
-//! admin server at its address.
-//! [`sending`] sends while another process watches.
+//! Modules: [`mod@start`] makes the parts. [`engines`] has the engine of each repository.
+//! [`supervise`] handles signals while they run. [`reload`] changes the configuration. [`drain`] stops
+//! the parts in order. [`health`] keeps the admin server at its address. [`sending`] sends while
+//! another process watches.
 
 mod drain;
+mod engines;
 mod health;
 mod reload;
 mod sending;
@@ -18,10 +19,11 @@ mod supervise;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::engines::Engines;
 use self::health::Health;
 pub(crate) use self::sending::{Sending, reread};
 pub(crate) use self::start::open_store;
@@ -29,7 +31,6 @@ use crate::admin::Request;
 use crate::clock::Clock;
 use crate::config::{Config, Environment, Retention};
 use crate::dispatch::{Dispatcher, TargetError};
-use crate::engine::Engine;
 use crate::engine::status::Status;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
@@ -58,6 +59,17 @@ pub(crate) enum DaemonError {
     HeldRemovals { n: usize },
     #[error("another process took over the repository")]
     Superseded,
+    #[error(
+        "the state in {state_dir} was recorded with {}, and the configuration has {}, so the daemon \
+         does not start: the records differ. Set state_dir to an empty directory",
+        if *.has_several { "repositories" } else { "repository" },
+        if *.has_several { "repository" } else { "repositories" }
+    )]
+    OtherRecord {
+        state_dir: String,
+        /// Whether the state has several repositories.
+        has_several: bool,
+    },
     #[error("cannot create {what}")]
     System {
         what: &'static str,
@@ -87,11 +99,9 @@ pub(crate) struct Daemon<'a> {
     /// The acts of other processes that use the same database, if any can.
     notices: Option<watch::Receiver<Notice>>,
     clock: Clock,
-    engine: Engine,
-    engine_end: oneshot::Receiver<()>,
+    engines: Engines,
     dispatcher: Dispatcher,
     metrics: Arc<Metrics>,
-    status: Arc<Status>,
     retention: watch::Sender<Retention>,
     requests: mpsc::Receiver<Request>,
     health: Health,
@@ -106,9 +116,9 @@ impl Daemon<'_> {
         Arc::clone(&self.config)
     }
 
-    /// Returns the state of the engine that other threads read.
+    /// The shared state of the first engine, which changes while the daemon runs.
     pub(crate) fn status(&self) -> Arc<Status> {
-        Arc::clone(&self.status)
+        self.engines.first_status()
     }
 }
 

@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::engines::Running;
 use super::start::enabled;
 use super::{Daemon, STANDSTILL};
 use crate::admin::{Bound, Reloaded};
 use crate::config::{self, Config};
 use crate::dispatch::{self, Targets};
-use crate::engine::Input;
 use crate::error::chain;
 
 /// The parts of a reload that can fail. All are made before any of them is used.
 struct Prepared {
     config: Arc<Config>,
+    /// The configuration of each engine.
+    configs: Vec<Arc<Config>>,
+    /// The engines of added repositories. They run already.
+    added: Vec<Running>,
     targets: Targets,
     /// The new socket if `admin.listen` changed. `Some(None)` if the setting was removed.
     admin: Option<Option<Bound>>,
@@ -51,7 +54,7 @@ impl Daemon<'_> {
                 }
             }
         };
-        self.status.count_reload(reloaded.is_applied());
+        self.engines.statuses.count_reload(reloaded.is_applied());
         reloaded
     }
 
@@ -79,15 +82,11 @@ impl Daemon<'_> {
                 refused.join(", ")
             )]);
         }
-        // With a new layout, the held removals would never cause events.
-        if let Some(held) = self.status.snapshot().held_removals
-            && new.repository.layout != self.config.repository.layout
-        {
-            return Err(vec![format!(
-                "repository.layout cannot change while removals are held (projects: {}). Restore the \
-                 projects or run `project-webhooks accept`, and then reload again",
-                held.count
-            )]);
+        // Under a new layout, the removals of held projects would cause no events.
+        let new = Arc::new(new);
+        let configs = new.of_each_repository();
+        for config in &configs {
+            self.keep_held_removals(config)?;
         }
         let runs = |webhook: &str| self.dispatcher.runs(webhook);
         let targets = Targets::prepare(new.sent_webhooks(), &new.network, runs)
@@ -112,20 +111,47 @@ impl Daemon<'_> {
                     chain(&error)
                 )]
             })?;
+        // Last, because added engines begin at once.
+        let added = self.engines.start_added(&configs);
+        let added = added.map_err(|error| vec![chain(&error)])?;
         Ok(Prepared {
-            config: Arc::new(new),
+            config: new,
+            configs,
+            added,
             targets,
             admin,
             warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
         })
     }
 
+    /// Refuses a new layout of a repository while its removals are held.
+    fn keep_held_removals(&self, new: &Config) -> Result<(), Vec<String>> {
+        let before = self.config.of_each_repository();
+        let name = new.repository.name_in_keys();
+        let same = before
+            .iter()
+            .find(|one| one.repository.name_in_keys() == name);
+        let is_new_layout =
+            same.is_some_and(|same| same.repository.layout != new.repository.layout);
+        let held = self
+            .engines
+            .snapshot_of(new)
+            .and_then(|state| state.held_removals);
+        match held {
+            Some(held) if is_new_layout => Err(vec![format!(
+                "repository.layout cannot change while removals are held (projects: {}). Restore the \
+                 projects or run `project-webhooks accept`, and then reload again",
+                held.count
+            )]),
+            _ => Ok(()),
+        }
+    }
+
     /// Applies a prepared configuration to all parts.
     async fn apply(&mut self, prepared: Prepared) {
         let new = prepared.config;
         self.rereading.logging.change(new.log);
-        let (taken, takes) = oneshot::channel();
-        self.engine.send(Input::Configure(Arc::clone(&new), taken));
+        let switching = self.engines.apply(&prepared.configs, prepared.added);
         self.dispatcher.apply(prepared.targets);
         self.metrics.configure(enabled(&new.webhooks));
         self.health.admin.sources.configure(&new);
@@ -137,10 +163,9 @@ impl Daemon<'_> {
             }
         }
         self.config = new;
-        // The engine answers between two steps. Do not wait forever for a stuck engine, because
-        // the daemon must handle signals. The watchdog restarts a daemon whose engine remains
-        // stuck.
-        if tokio::time::timeout(STANDSTILL, takes).await.is_err() {
+        // The engines answer between two steps. Do not wait longer for a stuck engine: the daemon must
+        // handle signals. The watchdog restarts a daemon whose engines stay stuck.
+        if !switching.finish().await {
             warn!(
                 "the engine has been busy for more than {STANDSTILL:?}; it applies the \
                  new configuration later. `project-webhooks status` shows its state"

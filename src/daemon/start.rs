@@ -5,11 +5,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
+use super::engines::{Common, Engines};
 use super::supervise::feed_watchdog;
 use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL};
 use crate::admin::{Admin, control, stream};
@@ -19,14 +21,12 @@ use crate::dispatch::{self, Dispatcher, QueueHandles, TargetError, Targets};
 use crate::domain::state_size::StateSize;
 use crate::engine::held_removals::held_before;
 use crate::engine::phase::Start;
-use crate::engine::status::Status;
-use crate::engine::{Engine, Parts};
 use crate::error::chain;
 use crate::housekeeping::Housekeeping;
 use crate::metrics::Metrics;
 use crate::os;
 use crate::report::Sources;
-use crate::store::{Fault, MetaKey, Store};
+use crate::store::{Batch, Fault, MetaKey, RepositoryStore, Store};
 use crate::traces::{Counter, Exporter, Traces};
 
 /// The maximum number of waiting requests from commands. They are handled one by one.
@@ -47,23 +47,25 @@ impl<'a> Daemon<'a> {
         let clock = Clock::start();
         let targets = Targets::prepare(config.sent_webhooks(), &config.network, |_| false);
         let targets = targets.map_err(first_of)?;
-        keep_held_removals(&store, &config)?;
+        let configs = config.of_each_repository();
+        check_record(&store, &config, clock.now())?;
+        for config in &configs {
+            keep_held_removals(&store, config)?;
+        }
         let is_noted = note_at_start(&store, &config, clock).await?;
 
-        let status = Arc::new(Status::default());
         let queues = Arc::new(QueueHandles::default());
         let metrics = Metrics::new(enabled(&config.webhooks))
             .map_err(|source| refused("metrics", io::Error::other(source)))?;
         let metrics = Arc::new(metrics);
         let (traces, exporter) = start_traces(&config, clock, &metrics)?.unzip();
-        let (engine, engine_end) = start_engine(Parts {
-            config: Arc::clone(&config),
+        let common = Common {
             store: store.clone(),
             clock,
-            status: Arc::clone(&status),
             queues: Arc::clone(&queues),
             traces: traces.clone(),
-        })?;
+        };
+        let engines = Engines::start(&configs, common)?;
 
         let stop = CancellationToken::new();
         let shared = dispatch::Shared {
@@ -78,7 +80,7 @@ impl<'a> Daemon<'a> {
         let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
         let (sizes, state_size) = watch::channel(StateSize::default());
         let sources = Sources {
-            status: Arc::clone(&status),
+            statuses: Arc::clone(&engines.statuses),
             store: store.clone(),
             metrics: Arc::clone(&metrics),
             dropped_lines: rereading.logging.dropped(),
@@ -106,11 +108,9 @@ impl<'a> Daemon<'a> {
             notices: store.notices(),
             store,
             clock,
-            engine,
-            engine_end,
+            engines,
             dispatcher,
             metrics,
-            status,
             retention,
             requests,
             background,
@@ -131,10 +131,35 @@ pub(crate) async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError
         .map_err(DaemonError::from)
 }
 
+/// Refuses the state of one repository for several, and the other way round: their keys differ.
+fn check_record(store: &Store, config: &Config, now: Timestamp) -> Result<(), DaemonError> {
+    let is_set = |key| store.meta_of(None, key).map(|value| value.is_some());
+    let is_for_several = !config.repositories.is_empty();
+    let has_several = is_set(MetaKey::HasRepositories)?;
+    let has_record = has_several || is_set(MetaKey::FirstStart)?;
+    if has_record && has_several != is_for_several {
+        let state_dir = config.state_dir.display().to_string();
+        return Err(DaemonError::OtherRecord {
+            state_dir,
+            has_several,
+        });
+    }
+    if is_for_several && !has_several {
+        let mut batch = Batch::new(now);
+        batch.meta.push((MetaKey::HasRepositories, String::new()));
+        if let Err(error) = store.record(batch) {
+            // As on a full disk. The next start tries again.
+            debug!(%error, "cannot record that the state has several repositories");
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a new layout while removals are held.
 ///
 /// With a new layout, the held removals would never cause events.
 fn keep_held_removals(store: &Store, config: &Config) -> Result<(), DaemonError> {
+    let store = &RepositoryStore::new(store.clone(), config.repository.name_in_keys());
     let start = Start::judge(
         store.meta(MetaKey::FirstStart)?.as_deref(),
         store.meta(MetaKey::Layout)?.as_deref(),
@@ -168,15 +193,6 @@ async fn note_at_start(store: &Store, config: &Config, clock: Clock) -> Result<b
     }
 }
 
-fn start_engine(parts: Parts) -> Result<(Engine, oneshot::Receiver<()>), DaemonError> {
-    let (ended, end) = oneshot::channel();
-    let on_end = move || {
-        let _ = ended.send(());
-    };
-    let engine = Engine::start(parts, on_end).map_err(|source| refused("a thread", source))?;
-    Ok((engine, end))
-}
-
 fn start_background(
     admin: &Arc<Admin>,
     state_dir: PathBuf,
@@ -189,8 +205,8 @@ fn start_background(
     tasks.spawn(control::serve(Arc::clone(admin), state_dir, stop.clone()));
     tasks.spawn(stream::publish(Arc::clone(admin), stop.clone()));
     let sources = &admin.sources;
-    let (status, clock) = (Arc::clone(&sources.status), sources.clock);
-    tasks.spawn(feed_watchdog(status, clock, stop.clone()));
+    let (statuses, clock) = (Arc::clone(&sources.statuses), sources.clock);
+    tasks.spawn(feed_watchdog(statuses, clock, stop.clone()));
     let housekeeping = Housekeeping {
         store: sources.store.clone(),
         clock,

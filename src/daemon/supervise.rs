@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use super::drain::Reason;
+use super::engines::Next;
 use super::{Daemon, DaemonError, STANDSTILL};
 use crate::admin::{self, Request};
 use crate::clock::Clock;
 use crate::dispatch::{self, QueueHandles};
 use crate::domain::rescan::RescanReason;
 use crate::engine::Input;
-use crate::engine::status::Status;
+use crate::engine::statuses::Statuses;
 use crate::os;
 use crate::report::summary;
 use crate::store::{LeaseView, Notice};
@@ -64,7 +65,6 @@ impl Daemon<'_> {
         signals: &mut (impl Stream<Item = c_int> + Unpin),
     ) -> Result<(), DaemonError> {
         let part_ended = |part| Err(DaemonError::PartEnded { part });
-        let mut status = self.status.subscribe();
         let mut lease = self.store.fleet();
         let mut announced = Announced::default();
         let mut seen = Seen::default();
@@ -87,7 +87,7 @@ impl Daemon<'_> {
                     }
                     Some(SIGUSR1) => {
                         info!("SIGUSR1: rescanning everything");
-                        self.engine.send(Input::Rescan(RescanReason::Signal));
+                        self.engines.send_all(|| Input::Rescan(RescanReason::Signal));
                     }
                     Some(_) | None => return Ok(()),
                 },
@@ -98,7 +98,6 @@ impl Daemon<'_> {
                     seen.take(&self.health.admin.queues, notice);
                 }
                 Some(request) = self.requests.recv() => self.serve(request, &mut announced).await,
-                _ = &mut self.engine_end => return part_ended("the engine"),
                 () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
                 Some(ended) = self.background.tasks.join_next() => {
                     // A task may end normally, as the one of the control socket if that cannot be
@@ -107,15 +106,19 @@ impl Daemon<'_> {
                         return part_ended("a background task");
                     }
                 }
-                Ok(()) = status.changed() => {
-                    let view = lease.as_ref().map(|lease| lease.borrow().clone());
-                    let line = summary(&status.borrow_and_update(), view.as_ref());
-                    let is_started = status.borrow().is_started();
-                    announced.change(is_started, line);
-                }
+                next = self.engines.next() => match next {
+                    Next::Ended => return part_ended("the engine"),
+                    Next::Changed => {
+                        let view = lease.as_ref().map(|lease| lease.borrow().clone());
+                        let statuses = &self.engines.statuses;
+                        let line = statuses.with(|state| summary(state, view.as_ref()));
+                        announced.change(statuses.is_started(), line);
+                    }
+                },
                 () = next_view(&mut lease) => {
                     let view = lease.as_ref().map(|lease| lease.borrow().clone());
-                    let line = summary(&status.borrow(), view.as_ref());
+                    let statuses = &self.engines.statuses;
+                    let line = statuses.with(|state| summary(state, view.as_ref()));
                     announced.change(announced.is_started, line);
                 }
             }
@@ -128,11 +131,20 @@ impl Daemon<'_> {
             Request::Reload(answer) => {
                 let _ = answer.send(self.announced_reload("reload command", announced).await);
             }
+            // The engines answer between two steps, and signals must not wait for them.
             Request::ListHeld(answer) => {
-                self.engine.send(Input::ListHeld(answer));
+                let inputs = self.engines.inputs();
+                let list = async move {
+                    let _ = answer.send(inputs.list_held().await);
+                };
+                self.background.tasks.spawn(list);
             }
             Request::Accept(token, answer) => {
-                self.engine.send(Input::Accept(token, answer));
+                let inputs = self.engines.inputs();
+                let accept = async move {
+                    let _ = answer.send(inputs.accept(token).await);
+                };
+                self.background.tasks.spawn(accept);
             }
         }
     }
@@ -149,7 +161,8 @@ impl Daemon<'_> {
         let reloaded = self.reload(trigger).await;
         if announced.is_started {
             let view = self.store.fleet().map(|lease| lease.borrow().clone());
-            announced.line = summary(&self.status.snapshot(), view.as_ref());
+            let statuses = &self.engines.statuses;
+            announced.line = statuses.with(|state| summary(state, view.as_ref()));
             os::notify_ready(&announced.line);
         }
         reloaded
@@ -222,14 +235,23 @@ impl Announced {
     }
 }
 
-/// Feeds systemd's watchdog while the engine makes progress.
-pub(super) async fn feed_watchdog(status: Arc<Status>, clock: Clock, stop: CancellationToken) {
+/// Feeds systemd's watchdog while the loop of an engine runs.
+pub(super) async fn feed_watchdog(statuses: Arc<Statuses>, clock: Clock, stop: CancellationToken) {
     let Some(interval) = os::watchdog_interval() else {
         return stop.cancelled().await;
     };
     loop {
-        if clock.moment().saturating_sub(status.last_beat()) < STANDSTILL {
+        let now = clock.moment();
+        if statuses.is_alive(now, STANDSTILL) {
             os::notify_watchdog();
+            let all = statuses.all();
+            for stuck in all.iter().filter(|one| !one.is_alive(now, STANDSTILL)) {
+                let repository = stuck.name.as_deref().unwrap_or_default();
+                error!(
+                    repository,
+                    "the engine has not responded for {STANDSTILL:?}; the other repositories are watched. Is the repository's disk or network file system stuck?"
+                );
+            }
         } else {
             error!(
                 "the engine has not responded for {STANDSTILL:?}; not feeding the watchdog, so that systemd restarts the daemon. Is the repository's disk or network file system stuck?"

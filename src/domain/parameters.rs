@@ -97,18 +97,20 @@ fn value(
 ) -> String {
     let subject = &event.subject;
     let document = &subject.document;
-    let organization = naming.organizations.get(&*composed(&key.organization));
+    let organization = naming
+        .organizations
+        .get(&*composed(key.organization_name()));
     match parameter {
         Parameter::Username => username(subject, &naming.username, None).1,
         Parameter::ProjectName => not_empty(document.name.as_deref())
             .unwrap_or(&key.project)
             .to_owned(),
         Parameter::OrganizationName => organization
-            .map_or(&key.organization, |known| &known.name)
-            .clone(),
+            .map_or(key.organization_name(), |known| &known.name)
+            .to_owned(),
         Parameter::OrganizationId => organization
-            .map_or(&key.organization, |known| &known.id)
-            .clone(),
+            .map_or(key.organization_name(), |known| &known.id)
+            .to_owned(),
         Parameter::VersionTag => version_tag(subject),
         Parameter::ProjectId => project_id(key, subject, definition),
         Parameter::PreviousProject => event
@@ -179,12 +181,12 @@ pub(crate) fn project_id(
 
 /// Generates an id: a UUIDv5 of the two directory names.
 pub(super) fn made_up_project_id(key: &ProjectKey) -> String {
-    Uuid::new_v5(&project_namespace(), key.to_string().as_bytes()).to_string()
+    Uuid::new_v5(&project_namespace(), key.path().as_bytes()).to_string()
 }
 
 /// Generates another id, if a renamed project keeps the usual id of this directory.
 pub(super) fn another_made_up_id(key: &ProjectKey, stamp: &Stamp) -> String {
     // No key contains a NUL character, so no other project gets this id.
-    let name = format!("{key}\0{}\0{}", stamp.inode, stamp.changed_ns);
+    let name = format!("{}\0{}\0{}", key.path(), stamp.inode, stamp.changed_ns);
     Uuid::new_v5(&project_namespace(), name.as_bytes()).to_string()
 }

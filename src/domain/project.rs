@@ -10,12 +10,18 @@ pub(crate) use super::stamp::Inodes;
 pub use super::stamp::{Mark, Stamp};
 use super::work::visit;
 
+/// The text between the name of a repository and that of an organization, which has no slash.
+const IN_REPOSITORY: &str = "//";
+
 /// The directory names of a project and its organization.
 ///
 /// They are the captures `{organization}` and `{project}` of the layout.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProjectKey {
     /// The directory name of the organization. `default` if the layout has no `{organization}`.
+    ///
+    /// With several repositories, `REPOSITORY//` precedes it. So equal paths in two repositories are
+    /// two projects everywhere: in the record, in lanes, and in the ids of events.
     pub organization: String,
     /// The directory name of the project.
     pub project: String,
@@ -28,6 +34,39 @@ impl ProjectKey {
             organization: organization.into(),
             project: project.into(),
         }
+    }
+
+    /// The name of the repository, if there are several.
+    pub fn repository(&self) -> Option<&str> {
+        self.organization
+            .rsplit_once(IN_REPOSITORY)
+            .map(|(name, _)| name)
+    }
+
+    /// The directory name of the organization, without the repository.
+    pub fn organization_name(&self) -> &str {
+        self.organization
+            .rsplit_once(IN_REPOSITORY)
+            .map_or(&self.organization, |(_, organization)| organization)
+    }
+
+    /// The names of the two directories with a slash, without the repository.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.organization_name(), self.project)
+    }
+}
+
+/// Returns the range of the stored organizations of a repository: the first, and the end after them.
+pub(crate) fn organizations_of(repository: &str) -> (String, String) {
+    // The end has the character after the last slash.
+    (format!("{repository}//"), format!("{repository}/0"))
+}
+
+/// Returns the stored form of an organization's name: the name, or `REPOSITORY//NAME`.
+pub fn stored_organization(repository: Option<&str>, organization: &str) -> String {
+    match repository {
+        Some(repository) => format!("{repository}{IN_REPOSITORY}{organization}"),
+        None => organization.to_owned(),
     }
 }
 

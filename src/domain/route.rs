@@ -17,6 +17,8 @@ pub struct Subscription {
     pub events: BTreeSet<EventKind>,
     /// The globs that select its projects, in the composed form. `None` selects all.
     pub projects: Option<GlobSet>,
+    /// The names of the repositories that it hears. `None` is all of them.
+    pub repositories: Option<BTreeSet<String>>,
     /// The filters of parameters. An event must pass all of them.
     pub when: Vec<(Parameter, ValueFilter)>,
 }
@@ -81,6 +83,8 @@ pub enum Mismatch {
     Event,
     /// `projects` does not select the project.
     Project,
+    /// `repositories` does not select the repository.
+    Repository,
     /// `when` does not select the value of this parameter.
     Value(Parameter),
 }
@@ -92,14 +96,14 @@ impl Subscription {
         if !self.events.contains(&kind) {
             return Interest::No(Mismatch::Event);
         }
-        match (self.unselected_value(event), self.selects_project(key)) {
-            (None, true) => Interest::Yes,
+        match (self.unselected_value(event), self.unselected_place(key)) {
+            (None, None) => Interest::Yes,
             (Some(parameter), _) if !kind.is_delete() => Interest::No(Mismatch::Value(parameter)),
-            (Some(parameter), true) => Interest::IfHeard(Mismatch::Value(parameter)),
-            (_, false) if kind.is_delete() || kind == EventKind::ProjectMove => {
-                Interest::IfHeard(Mismatch::Project)
+            (Some(parameter), None) => Interest::IfHeard(Mismatch::Value(parameter)),
+            (_, Some(place)) if kind.is_delete() || kind == EventKind::ProjectMove => {
+                Interest::IfHeard(place)
             }
-            (_, false) => Interest::No(Mismatch::Project),
+            (_, Some(place)) => Interest::No(place),
         }
     }
 
@@ -108,16 +112,32 @@ impl Subscription {
         self.interest(event) == Interest::Yes
     }
 
+    /// Whether something but the names of its events decides which events the webhook receives.
+    pub(crate) fn has_filter(&self) -> bool {
+        self.projects.is_some() || self.repositories.is_some() || !self.when.is_empty()
+    }
+
     /// Whether the webhook names this event and may receive it. Ignores the parameters.
     ///
     /// An opt-in event is recorded only for such a webhook.
     pub fn may_receive(&self, kind: EventKind, key: &ProjectKey) -> bool {
-        self.events.contains(&kind) && (kind == EventKind::ProjectMove || self.selects_project(key))
+        self.events.contains(&kind)
+            && (kind == EventKind::ProjectMove || self.unselected_place(key).is_none())
     }
 
-    fn selects_project(&self, key: &ProjectKey) -> bool {
+    /// The setting that does not select the project, if one does not.
+    fn unselected_place(&self, key: &ProjectKey) -> Option<Mismatch> {
+        let is_heard = |name: &str| {
+            let repositories = self.repositories.as_ref();
+            repositories.is_none_or(|repositories| repositories.contains(name))
+        };
+        if !key.repository().is_none_or(is_heard) {
+            return Some(Mismatch::Repository);
+        }
         let projects = self.projects.as_ref();
-        projects.is_none_or(|projects| projects.is_match(&*composed(&key.to_string())))
+        let is_selected =
+            projects.is_none_or(|projects| projects.is_match(&*composed(&key.path())));
+        (!is_selected).then_some(Mismatch::Project)
     }
 
     /// Returns the first parameter whose value `when` does not select.

@@ -18,7 +18,7 @@ use crate::domain::project::{FileState, Identity, ObservedFile, ProjectKey};
 use crate::domain::settle::{Agenda, Due};
 use crate::observe::{Contents, Observer};
 use crate::repository::Root;
-use crate::store::{Store, StoreError};
+use crate::store::{RepositoryStore, StoreError};
 
 /// The number of read bytes after which a step observes no more projects.
 ///
@@ -57,7 +57,7 @@ impl SameProject {
 /// The parts that a step needs for its observations.
 pub(super) struct Gatherer<'a> {
     pub root: &'a Root,
-    pub store: &'a Store,
+    pub store: &'a RepositoryStore,
     pub observer: &'a mut Observer,
     pub agenda: &'a Agenda,
     pub reported: &'a mut ReportedFiles,

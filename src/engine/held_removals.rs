@@ -17,7 +17,7 @@ use crate::domain::project::{ContentHash, ProjectKey};
 use crate::domain::settle::{Agenda, Moment};
 use crate::domain::vanished::{Held, HeldBecause, HeldBefore};
 use crate::domain::wave::Times;
-use crate::store::{MetaKey, Store, StoreError};
+use crate::store::{MetaKey, RepositoryStore, StoreError};
 
 /// The held removals, as an operator sees them before accepting them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -30,6 +30,15 @@ pub(crate) struct HeldProjects {
 }
 
 impl HeldProjects {
+    /// Adds the held removals of another engine.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        let reasons = self.reason.into_iter().chain(other.reason);
+        self.reason = Some(reasons.collect::<Vec<_>>().join("; "));
+        self.projects.extend(other.projects);
+        self.token = Self::token_of(&self.projects);
+        self
+    }
+
     /// Returns a short text that identifies a set of projects.
     fn token_of(projects: &[ProjectKey]) -> String {
         let mut text = String::new();
@@ -92,7 +101,7 @@ pub(super) struct HeldRemovals {
 impl HeldRemovals {
     /// Reads the stored data and passes it to the agenda.
     pub(super) fn recorded_before(
-        store: &Store,
+        store: &RepositoryStore,
         agenda: &mut Agenda,
         now: (Moment, Timestamp),
     ) -> Result<Self, StoreError> {
@@ -229,7 +238,7 @@ pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
 }
 
 /// Reads the projects whose removals were held when the daemon last ran.
-pub(crate) fn held_before(store: &Store) -> Result<Vec<ProjectKey>, StoreError> {
+pub(crate) fn held_before(store: &RepositoryStore) -> Result<Vec<ProjectKey>, StoreError> {
     Ok(parsed(store.meta(MetaKey::HeldRemovals)?).unwrap_or_default())
 }
 

@@ -22,7 +22,7 @@
 //! - `phase`: the phase of the start, such as the first full scan.
 //! - [`root`]: checks whether the root is the recorded one.
 //! - `mounts`: checks whether recorded file systems below the root are still mounted.
-//! - [`status`]: the state that other threads may read.
+//! - [`status`]: the state that other threads may read. [`statuses`] has those of several engines.
 
 mod actors;
 mod copies;
@@ -43,6 +43,7 @@ mod reported_files;
 pub(crate) mod root;
 mod scanner;
 pub(crate) mod status;
+pub(crate) mod statuses;
 mod timers;
 mod worker;
 
@@ -59,7 +60,7 @@ use crate::config::Config;
 use crate::dispatch::QueueHandles;
 use crate::domain::rescan::RescanReason;
 use crate::hint::{Hint, HintSender};
-use crate::store::Store;
+use crate::store::RepositoryStore;
 use crate::traces::Traces;
 
 use held_removals::{Accepted, HeldProjects};
@@ -104,7 +105,7 @@ pub(crate) struct Engine {
 /// The parts of the program that the engine uses.
 pub(crate) struct Parts {
     pub config: Arc<Config>,
-    pub store: Store,
+    pub store: RepositoryStore,
     pub clock: Clock,
     pub status: Arc<Status>,
     pub queues: Arc<QueueHandles>,
@@ -118,11 +119,17 @@ impl Engine {
         let has_lost_hints = Arc::new(AtomicBool::new(false));
         let sender = inputs.clone();
         let status = Arc::clone(&parts.status);
+        // With several repositories, each log line names its own.
+        let span = match parts.config.repository.name_in_keys() {
+            Some(repository) => tracing::error_span!("engine", %repository),
+            None => tracing::Span::none(),
+        };
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || {
                 // The guard also runs on a panic, so that the supervisor notices the end.
                 let _guard = OnDrop(Some(on_exit));
+                let _entered = span.entered();
                 let inbox = Inbox {
                     inputs: receiver,
                     has_lost_hints: Arc::clone(&has_lost_hints),
@@ -142,6 +149,11 @@ impl Engine {
     /// Sends an input. Returns whether the engine is still running.
     pub(crate) fn send(&self, input: Input) -> bool {
         self.inputs.send(input).is_ok()
+    }
+
+    /// A further sender of inputs.
+    pub(crate) fn inputs(&self) -> SyncSender<Input> {
+        self.inputs.clone()
     }
 
     /// Makes a step in progress end after its current portion.

@@ -17,7 +17,7 @@ use crate::domain::settle::Moment;
 use crate::layout::Layout;
 use crate::mounts::{MountList, Mounts};
 use crate::repository::Root;
-use crate::store::{Store, StoreError};
+use crate::store::{RepositoryStore, StoreError};
 
 use super::root::SURVEYED_AT_ONCE;
 
@@ -116,7 +116,7 @@ impl MountGuard {
         &mut self,
         root: &Root,
         repository: &Repository,
-        store: &Store,
+        store: &RepositoryStore,
         is_adopting: bool,
         now: Moment,
     ) -> Result<bool, StoreError> {
@@ -135,7 +135,7 @@ impl MountGuard {
         root: &Root,
         repository: &Repository,
         mounts: &Mounts,
-        store: &Store,
+        store: &RepositoryStore,
         is_adopting: bool,
         now: Moment,
     ) -> Result<bool, StoreError> {
@@ -255,7 +255,7 @@ fn survey(
     root: &Root,
     path: &str,
     layout: &Layout,
-    store: &Store,
+    store: &RepositoryStore,
 ) -> Result<(usize, usize), StoreError> {
     let is_near = |key: &ProjectKey| match layout.directory_of(key) {
         Some((home, _)) => home == path || is_below(&home, path) || is_below(path, &home),

@@ -11,12 +11,12 @@ use super::status::{Status, Trouble};
 use crate::dispatch::QueueHandles;
 use crate::domain::event::{Event, EventKind, Origin};
 use crate::domain::project::ProjectKey;
-use crate::store::{Batch, Fault, Store, StoreError};
+use crate::store::{Batch, Fault, RepositoryStore, StoreError};
 use crate::traces::Traces;
 
 /// The engine's access to the store and to the queues of the webhooks.
 pub(super) struct Recorder {
-    store: Store,
+    store: RepositoryStore,
     queues: Arc<QueueHandles>,
     status: Arc<Status>,
     /// The traces of events, if they are on.
@@ -28,7 +28,7 @@ pub(super) struct Recorder {
 
 impl Recorder {
     pub(super) fn new(
-        store: Store,
+        store: RepositoryStore,
         queues: Arc<QueueHandles>,
         status: Arc<Status>,
         traces: Option<Arc<Traces>>,
@@ -43,7 +43,7 @@ impl Recorder {
         }
     }
 
-    pub(super) fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &RepositoryStore {
         &self.store
     }
 

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use crate::domain::project::ProjectKey;
 use crate::repository::{Root, RootIdentity};
-use crate::store::{Store, StoreError};
+use crate::store::{RepositoryStore, StoreError};
 
 /// The number of recorded projects that a survey reads from the store in one call.
 pub(super) const SURVEYED_AT_ONCE: usize = 256;
@@ -165,7 +165,7 @@ impl RootGuard {
     /// Returns whether the root is trusted.
     pub(super) fn survey(
         &mut self,
-        store: &Store,
+        store: &RepositoryStore,
         recorded: &[ProjectKey],
     ) -> Result<bool, StoreError> {
         let Ok(Some(root)) = self.open() else {

@@ -141,6 +141,11 @@ impl Status {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
+    /// Reads the current state, without a copy.
+    pub(super) fn with<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
+        read(&self.known.borrow())
+    }
+
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.known.borrow().clone()
     }
@@ -234,17 +239,6 @@ impl Status {
     pub(crate) fn count_rescan(&self, reason: RescanReason) {
         self.change(|known| {
             *known.rescans.entry(reason.as_str().to_owned()).or_default() += 1;
-            true
-        });
-    }
-
-    pub(crate) fn count_reload(&self, applied: bool) {
-        self.change(|known| {
-            if applied {
-                known.reloads.0 += 1;
-            } else {
-                known.reloads.1 += 1;
-            }
             true
         });
     }

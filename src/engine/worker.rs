@@ -83,7 +83,7 @@ impl Worker {
         let mut root = RootGuard::new(repository.path.clone());
         root.remember(store.meta(MetaKey::RepositoryRoot)?);
         let mounts = MountGuard::new(store.meta(MetaKey::Mounts)?);
-        let invalid_files = InvalidFiles::recorded_before(store.problems(usize::MAX)?);
+        let invalid_files = InvalidFiles::recorded_before(store.problems()?);
         let mut agenda = Agenda::new(repository.settle);
         let now = (parts.clock.moment(), parts.clock.now());
         agenda.set_times(wave_times(repository), now.0);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::template::{Capture, Part, Template};
 use super::{Entries, Layout, ProjectFile};
-use crate::domain::project::{ProjectKey, Role};
+use crate::domain::project::{ProjectKey, Role, stored_organization};
 
 /// The captured values of one template so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,9 +36,10 @@ impl Bound {
         *slot = Some(value.into());
     }
 
-    fn key(&self) -> Option<ProjectKey> {
+    fn key(&self, repository: Option<&str>) -> Option<ProjectKey> {
+        let organization = self.organization.as_deref()?;
         Some(ProjectKey {
-            organization: self.organization.as_deref()?.to_owned(),
+            organization: stored_organization(repository, organization),
             project: self.project.as_deref()?.to_owned(),
         })
     }
@@ -119,7 +120,7 @@ impl Cursor {
                 return None;
             }
             Some(ProjectFile {
-                key: live.bound.key()?,
+                key: live.bound.key(self.layout.repository.as_deref())?,
                 role: template.role,
                 tag: live.bound.tag.as_deref().map(str::to_owned),
                 rank: live.rank,
@@ -161,11 +162,13 @@ impl Cursor {
             live.bound.project == first.bound.project
                 && live.bound.organization == first.bound.organization
         };
-        let key = first.bound.key()?;
+        let key = first.bound.key(self.layout.repository.as_deref())?;
         others.iter().all(is_same).then_some(key)
     }
 
-    /// Returns the organization of all paths at and below this one, if there is only one.
+    /// The organization of all paths at and below this one, if they can belong to only one.
+    ///
+    /// It has the form that keys have.
     pub(crate) fn organization(&self) -> Option<String> {
         let mut organizations = self
             .live
@@ -174,7 +177,7 @@ impl Cursor {
         let first = organizations.next()??;
         organizations
             .all(|organization| organization == Some(first))
-            .then(|| first.to_string())
+            .then(|| stored_organization(self.layout.repository.as_deref(), first))
     }
 
     fn template(&self, live: &Live) -> Option<&Template> {

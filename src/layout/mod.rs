@@ -43,6 +43,8 @@ const TEMPLATE_MAX: usize = 1024;
 pub struct Layout {
     templates: Arc<[Template]>,
     ignored: Arc<Ignored>,
+    /// The repository of the keys, if there are several.
+    repository: Option<Arc<str>>,
 }
 
 /// Names that no capture matches, such as those of a file server's recycle bin.
@@ -176,6 +178,7 @@ impl Layout {
             Ok(Self {
                 templates: templates.into(),
                 ignored: Arc::default(),
+                repository: None,
             })
         } else {
             Err(errors)
@@ -187,6 +190,18 @@ impl Layout {
     pub fn ignoring(mut self, ignored: Ignored) -> Self {
         self.ignored = Arc::new(ignored);
         self
+    }
+
+    /// Returns this layout, with keys of one of several repositories.
+    #[must_use]
+    pub fn in_repository(mut self, name: Arc<str>) -> Self {
+        self.repository = Some(name);
+        self
+    }
+
+    /// The name of the repository in keys, if there are several.
+    pub(crate) fn repository(&self) -> Option<&Arc<str>> {
+        self.repository.as_ref()
     }
 
     /// The names that no capture matches.
@@ -202,9 +217,10 @@ impl Layout {
     /// Returns a cursor at the root that matches only paths of one project.
     pub(crate) fn project(&self, key: &ProjectKey) -> Cursor {
         self.start(|template| {
-            (template.has(Capture::Organization) || key.organization == DEFAULT_ORGANIZATION).then(
+            let organization = key.organization_name();
+            (template.has(Capture::Organization) || organization == DEFAULT_ORGANIZATION).then(
                 || Bound {
-                    organization: Some(key.organization.as_str().into()),
+                    organization: Some(organization.into()),
                     project: Some(key.project.as_str().into()),
                     tag: None,
                 },
@@ -273,7 +289,7 @@ impl Layout {
             for part in component {
                 path.push_str(match part {
                     Part::Literal(text) => text,
-                    Part::Capture(Capture::Organization) => &key.organization,
+                    Part::Capture(Capture::Organization) => key.organization_name(),
                     Part::Capture(Capture::Project) => &key.project,
                     Part::Capture(Capture::VersionTag) => return None,
                 });
@@ -292,7 +308,7 @@ impl Layout {
                 .iter()
                 .map(|part| match part {
                     Part::Literal(text) => Some(text.as_str()),
-                    Part::Capture(Capture::Organization) => Some(to.organization.as_str()),
+                    Part::Capture(Capture::Organization) => Some(to.organization_name()),
                     Part::Capture(Capture::Project) => Some(to.project.as_str()),
                     Part::Capture(Capture::VersionTag) => place.tag.as_deref(),
                 })

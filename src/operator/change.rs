@@ -160,7 +160,7 @@ pub(crate) fn configured<'a>(
 /// Selects the events to replay for a webhook. `None` if the time range is empty.
 pub(crate) fn replay(
     webhook: &Webhook,
-    project: Option<&str>,
+    (organization, project): (Option<String>, Option<String>),
     since: Option<Timestamp>,
     until: Option<Timestamp>,
 ) -> Option<Replay> {
@@ -169,7 +169,6 @@ pub(crate) fn replay(
     {
         return None;
     }
-    let (organization, project) = super::select::split(project);
     Some(Replay {
         subscription: webhook.subscription.clone(),
         organization,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::config::{Config, Repository};
 use crate::domain::event::{EventId, EventKind};
+use crate::domain::project::stored_organization;
 use crate::store::{Listings, StoreError};
 
 /// The start or the end of a time range.
@@ -53,8 +55,59 @@ pub(crate) fn parse_event(text: &str) -> Option<EventKind> {
     })
 }
 
+/// Reads the filters of the repository and of the project.
+///
+/// The project is ORGANIZATION/PROJECT or PROJECT, and `REPOSITORY//` may precede it. Returns the organizations, as the store selects them,
+/// and the directory name of the project.
+///
+/// # Errors
+///
+/// No repository has this name.
+pub(crate) fn place(
+    repository: Option<&str>,
+    named: Option<&str>,
+    config: &Config,
+) -> Result<(Option<String>, Option<String>), UnknownRepository> {
+    let (repository, named) = match named.and_then(|text| text.rsplit_once("//")) {
+        Some((name, rest)) if repository.is_none() => (Some(name), Some(rest)),
+        _ => (repository, named),
+    };
+    let named = named.filter(|text| !text.is_empty());
+    let names: Vec<String> = config.repositories.iter().map(Repository::name).collect();
+    if let Some(unknown) = repository.filter(|name| !names.iter().any(|known| known == name)) {
+        return Err(UnknownRepository {
+            name: unknown.to_owned(),
+            known: names.join(", "),
+        });
+    }
+    let (organization, project) = split(named);
+    let organization = match (repository, organization) {
+        (Some(_), organization) => {
+            let organization = organization.unwrap_or_default();
+            Some(stored_organization(repository, &organization))
+        }
+        // It may be in any of them.
+        (None, Some(organization)) if !names.is_empty() => {
+            Some(stored_organization(Some(""), &organization))
+        }
+        (None, organization) => organization,
+    };
+    Ok((organization, project))
+}
+
+/// The error for a name that no repository has.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no repository {name}; {}",
+    if .known.is_empty() { "repositories lists none".to_owned() } else { format!("known: {known}") }
+)]
+pub(crate) struct UnknownRepository {
+    name: String,
+    known: String,
+}
+
 /// Splits ORGANIZATION/PROJECT or PROJECT into the names of the two directories.
-pub(crate) fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
+fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
     let Some(named) = named else {
         return (None, None);
     };

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::domain::actor::Actor;
 use crate::domain::delivery::State;
 use crate::domain::event::{FileSummary, Parameter};
+use crate::domain::project::stored_organization;
 use crate::report::{PassedOver, Settings, WebhookReport, passed_over};
 use crate::store::{AttemptLog, ListedDelivery, ListedEvent, Listings, StoreError};
 
@@ -24,6 +25,10 @@ pub(crate) struct EventView {
     pub(crate) id: String,
     pub(crate) event: &'static str,
     pub(crate) label: &'static str,
+    /// The name of the repository, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub(crate) repository: Option<String>,
     pub(crate) organization: String,
     pub(crate) project: String,
     pub(crate) origin: &'static str,
@@ -46,13 +51,23 @@ pub(crate) struct EventView {
 }
 
 impl EventView {
+    /// The project with its organization, and with the repository if there are several.
+    pub(crate) fn place(&self) -> String {
+        place(
+            self.repository.as_deref(),
+            &self.organization,
+            &self.project,
+        )
+    }
+
     pub(crate) fn of(listed: &ListedEvent) -> Self {
         let event = &listed.event;
         Self {
             id: event.id.0.clone(),
             event: event.kind.as_str(),
             label: event.kind.label(),
-            organization: event.key.organization.clone(),
+            repository: event.key.repository().map(str::to_owned),
+            organization: event.key.organization_name().to_owned(),
             project: event.key.project.clone(),
             origin: event.origin.as_str(),
             occurred_at: event.occurred_at,
@@ -68,6 +83,13 @@ impl EventView {
             payload: event.payload.to_string(),
         }
     }
+}
+
+fn place(repository: Option<&str>, organization: &str, project: &str) -> String {
+    format!(
+        "{}/{project}",
+        stored_organization(repository, organization)
+    )
 }
 
 /// Parameters as a JSON object, in their documented order.
@@ -88,6 +110,10 @@ pub(crate) struct DeliveryView {
     pub(crate) event_id: String,
     pub(crate) event: &'static str,
     pub(crate) label: &'static str,
+    /// The name of the repository, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub(crate) repository: Option<String>,
     pub(crate) organization: String,
     pub(crate) project: String,
     pub(crate) state: &'static str,
@@ -102,6 +128,15 @@ pub(crate) struct DeliveryView {
 }
 
 impl DeliveryView {
+    /// The project with its organization, and with the repository if there are several.
+    pub(crate) fn place(&self) -> String {
+        place(
+            self.repository.as_deref(),
+            &self.organization,
+            &self.project,
+        )
+    }
+
     pub(crate) fn of(delivery: &ListedDelivery) -> Self {
         Self {
             id: delivery.id,
@@ -109,7 +144,8 @@ impl DeliveryView {
             event_id: delivery.event.0.clone(),
             event: delivery.kind.as_str(),
             label: delivery.kind.label(),
-            organization: delivery.key.organization.clone(),
+            repository: delivery.key.repository().map(str::to_owned),
+            organization: delivery.key.organization_name().to_owned(),
             project: delivery.key.project.clone(),
             state: delivery.state.as_str(),
             origin: delivery.origin.as_str(),
@@ -231,6 +267,10 @@ pub(crate) struct WebhookView {
     pub(crate) events: Vec<String>,
     /// The globs of `projects`. `None` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
+    /// The repositories that the webhook hears. Absent if it hears all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub(crate) repositories: Option<Vec<String>>,
     /// The globs of `when` by parameter. Absent without `when`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false)]
@@ -250,6 +290,7 @@ impl WebhookView {
                 .as_ref()
                 .map(|webhook| (webhook.url.clone(), webhook.format.clone()))
                 .unzip();
+            let repositories = settings.as_ref().and_then(|one| one.repositories.clone());
             let (events, projects, when) = settings
                 .map(|webhook| (webhook.events, webhook.projects, webhook.when))
                 .unwrap_or_default();
@@ -259,6 +300,7 @@ impl WebhookView {
                 format,
                 events,
                 projects,
+                repositories,
                 when,
             }
         };

@@ -66,7 +66,14 @@ fn explained(mismatch: Mismatch, event: &Event) -> (&'static str, String) {
         ),
         Mismatch::Project => (
             "projects",
-            format!("projects does not select {}", event.key),
+            format!("projects does not select {}", event.key.path()),
+        ),
+        Mismatch::Repository => (
+            "repositories",
+            format!(
+                "repositories does not select {}",
+                event.key.repository().unwrap_or_default()
+            ),
         ),
         Mismatch::Value(parameter) => {
             let reason = match parameter {

@@ -8,14 +8,19 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::config::{Config, Webhook};
+use crate::config::{Config, Repository, Webhook};
+use crate::store::RecordedProblem;
 
 /// The settings of a configuration that listings show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Settings {
-    /// The path of the repository.
+    /// The path of the repository. Of several, their paths.
     pub(crate) repository: String,
+    /// The names of the repositories, if there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(crate) repositories: Vec<String>,
     /// The configured webhooks, in the order of the file.
     pub(crate) webhooks: Vec<WebhookSettings>,
 }
@@ -32,6 +37,10 @@ pub(crate) struct WebhookSettings {
     pub(crate) events: Vec<String>,
     /// The globs of `projects`. `None` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
+    /// The repositories that the webhook hears. `None` is all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub(crate) repositories: Option<Vec<String>>,
     /// The globs of `when` by parameter. Empty without `when`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false)]
@@ -41,9 +50,25 @@ pub(crate) struct WebhookSettings {
 impl Settings {
     pub(crate) fn of(config: &Config) -> Self {
         Self {
-            repository: config.repository.path.display().to_string(),
+            repository: match config.repositories.as_slice() {
+                [] => config.repository.path.display().to_string(),
+                several => several
+                    .iter()
+                    .map(|one| one.path.display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            },
+            repositories: config.repositories.iter().map(Repository::name).collect(),
             webhooks: config.webhooks.iter().map(WebhookSettings::of).collect(),
         }
+    }
+}
+
+impl Settings {
+    /// Whether the repository of an invalid file is configured.
+    pub(crate) fn watches(&self, problem: &RecordedProblem) -> bool {
+        let repository = problem.key.as_ref().and_then(|key| key.repository());
+        repository.is_none_or(|name| self.repositories.iter().any(|known| known == name))
     }
 }
 
@@ -61,6 +86,10 @@ impl WebhookSettings {
                 .projects
                 .as_ref()
                 .map(|_| webhook.globs.projects.clone()),
+            repositories: subscription
+                .repositories
+                .as_ref()
+                .map(|names| names.iter().cloned().collect()),
             when: webhook.globs.when_by_name(),
         }
     }

@@ -1,6 +1,8 @@
 //! A batch of changes to record in one transaction, and the result of the commit.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -24,6 +26,8 @@ pub struct Batch {
     pub problems: Vec<(Option<ProjectKey>, Vec<Problem>)>,
     /// New values of facts about the whole repository.
     pub meta: Vec<(MetaKey, String)>,
+    /// The repository that the facts are about, if there are several.
+    pub repository: Option<Arc<str>>,
     /// The time of recording.
     pub now: Timestamp,
 }
@@ -36,6 +40,7 @@ impl Batch {
             payloads: Vec::new(),
             problems: Vec::new(),
             meta: Vec::new(),
+            repository: None,
             now,
         }
     }
@@ -127,9 +132,19 @@ pub enum MetaKey {
     Hold,
     /// The projects whose removals an operator accepted, but that are not judged yet.
     AcceptedRemovals,
+    /// Set in a store with several repositories. The fact is about the store itself.
+    HasRepositories,
 }
 
 impl MetaKey {
+    /// The key in the store, for one of several repositories or the only one.
+    pub(crate) fn stored(self, repository: Option<&str>) -> Cow<'static, str> {
+        match repository {
+            Some(repository) => format!("{} {repository}", self.as_str()).into(),
+            None => self.as_str().into(),
+        }
+    }
+
     /// The name of this key in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -140,6 +155,7 @@ impl MetaKey {
             MetaKey::HeldRemovals => "held-removals",
             MetaKey::Hold => "hold",
             MetaKey::AcceptedRemovals => "accepted-removals",
+            MetaKey::HasRepositories => "repositories",
         }
     }
 }

@@ -51,14 +51,24 @@ pub trait Recording: Send + Sync {
     /// Pass at most some hundreds of projects, not all of them.
     fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError>;
 
+    /// Lists the projects with a record, of one of several repositories or of all, sorted.
+    fn keys_of(&self, repository: Option<&str>) -> Result<Vec<ProjectKey>, StoreError>;
+
     /// Lists the projects with a record, sorted.
-    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError>;
+    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
+        self.keys_of(None)
+    }
 
     /// Lists the projects of an organization with a record, sorted.
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
 
+    /// Counts the projects with a recorded definition, of one of several repositories or of all.
+    fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError>;
+
     /// Counts the projects with a recorded definition.
-    fn n_defined(&self) -> Result<usize, StoreError>;
+    fn n_defined(&self) -> Result<usize, StoreError> {
+        self.n_defined_of(None)
+    }
 
     /// Lists the projects with each of these identities, sorted.
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
@@ -68,8 +78,14 @@ pub trait Recording: Send + Sync {
     /// It reads all definitions.
     fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError>;
 
-    /// Reads a fact about the whole repository.
-    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;
+    /// Reads a fact about one of several repositories, or about the only one.
+    fn meta_of(&self, repository: Option<&str>, key: MetaKey)
+    -> Result<Option<String>, StoreError>;
+
+    /// Reads a fact about the only repository.
+    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
+        self.meta_of(None, key)
+    }
 
     /// Lists the first `limit` invalid files, sorted by project and path.
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError>;
@@ -317,8 +333,8 @@ pub trait Listing {
     /// Lists the first `limit` invalid files, sorted by project and path.
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError>;
 
-    /// Counts the projects with a recorded definition.
-    fn n_defined(&self) -> Result<usize, StoreError>;
+    /// Counts the projects with a recorded definition, of one of several repositories or of all.
+    fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError>;
 
     /// Lists the projects with a record, sorted.
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError>;
@@ -329,8 +345,9 @@ pub trait Listing {
     /// Returns the webhooks that events of a project were routed to, by name.
     fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError>;
 
-    /// Reads a fact about the whole repository.
-    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError>;
+    /// Reads a fact about one of several repositories, or about the only one.
+    fn meta_of(&self, repository: Option<&str>, key: MetaKey)
+    -> Result<Option<String>, StoreError>;
 
     /// Reads the lease and the processes that wait for it. `None` if the store has no lease.
     fn fleet(&self) -> Result<Option<Fleet>, StoreError>;

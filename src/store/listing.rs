@@ -26,7 +26,7 @@ pub struct ListedEvent {
 /// Selects events to list. An event must match all conditions that are set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Events of this organization.
+    /// Events of these organizations; see [`Organizations`].
     pub organization: Option<String>,
     /// Events of projects with this directory name.
     pub project: Option<String>,
@@ -36,6 +36,30 @@ pub struct EventFilter {
     pub since: Option<Timestamp>,
     /// Events recorded before this time.
     pub until: Option<Timestamp>,
+}
+
+/// The organizations that a filter selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Organizations<'a> {
+    /// The one with this stored form.
+    One(&'a str),
+    /// All of the repository with this name. Written `NAME//`.
+    OfRepository(&'a str),
+    /// Those in any of several repositories whose stored form ends so. Written `//ORGANIZATION`.
+    InAnyRepository(&'a str),
+}
+
+impl<'a> Organizations<'a> {
+    /// Reads the text of a filter.
+    pub(crate) fn of(filter: &'a str) -> Self {
+        if let Some(name) = filter.strip_suffix("//") {
+            Self::OfRepository(name)
+        } else if filter.starts_with("//") {
+            Self::InAnyRepository(filter)
+        } else {
+            Self::One(filter)
+        }
+    }
 }
 
 /// One page of a listing, the newest first.
@@ -98,7 +122,7 @@ pub struct Selector {
     pub state: Option<State>,
     /// Deliveries of events of this kind.
     pub kind: Option<EventKind>,
-    /// Deliveries of this organization.
+    /// Deliveries of these organizations; see [`Organizations`].
     pub organization: Option<String>,
     /// Deliveries of projects with this directory name.
     pub project: Option<String>,
@@ -126,7 +150,7 @@ impl Selector {
 pub struct Replay {
     /// The webhook, with its events and projects.
     pub subscription: Subscription,
-    /// Events of this organization.
+    /// Events of these organizations; see [`Organizations`].
     pub organization: Option<String>,
     /// Events of projects with this directory name.
     pub project: Option<String>,
@@ -204,6 +228,8 @@ pub struct WebhookState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedProblem {
     /// The project of the file. `None` if the file is outside any project.
+    ///
+    /// With several repositories, the key of such a file has an empty name of the project.
     pub key: Option<ProjectKey>,
     /// The path of the file, and why it is invalid.
     pub problem: Problem,

@@ -27,6 +27,7 @@ mod garbage;
 mod listing;
 mod payload;
 mod postgres;
+mod scoped;
 mod sqlite;
 mod transfer;
 mod values;
@@ -50,6 +51,7 @@ pub use listing::{
     Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, Page, PayloadPart,
     RecordedProblem, Replay, Selector, Space, WebhookState,
 };
+pub(crate) use scoped::RepositoryStore;
 pub(crate) use sqlite::lock::holder;
 pub use transfer::{Copied, TransferError, Transferred};
 

@@ -91,7 +91,10 @@ impl Watch {
         );
         let thread = std::thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || thread.run())?;
+            .spawn({
+                let span = tracing::Span::current();
+                move || span.in_scope(|| thread.run())
+            })?;
         let watch = Self {
             commands,
             coverage,

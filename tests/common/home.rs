@@ -72,6 +72,8 @@ pub struct Settings {
     pub settle: &'static str,
     /// Further lines of YAML below `repository`.
     pub repository: Vec<String>,
+    /// The items of `repositories`, in YAML. If there are none, the repository is the only one.
+    pub repositories: Vec<String>,
     /// Further lines of YAML at the top level.
     pub top: Vec<String>,
     /// The sources of `username`.
@@ -91,6 +93,7 @@ impl Settings {
         Self {
             settle: "300ms",
             repository: Vec::new(),
+            repositories: Vec::new(),
             top: Vec::new(),
             username: "[\"value:tester\"]",
             webhooks: webhooks.into_iter().collect(),
@@ -100,6 +103,12 @@ impl Settings {
     /// Another `repository.settle`.
     pub fn settle(mut self, settle: &'static str) -> Self {
         self.settle = settle;
+        self
+    }
+
+    /// One of several repositories: a mapping in YAML.
+    pub fn and_repository(mut self, mapping: &str) -> Self {
+        self.repositories.push(mapping.to_owned());
         self
     }
 
@@ -121,12 +130,18 @@ impl Settings {
     }
 
     fn yaml(&self) -> String {
-        let mut yaml = format!(
-            "repository:\n  path: ./repository\n  settle: {}\n",
-            self.settle
-        );
+        let mut yaml = match self.repositories.is_empty() {
+            true => format!(
+                "repository:\n  path: ./repository\n  settle: {}\n",
+                self.settle
+            ),
+            false => "repositories:\n".to_owned(),
+        };
         for line in &self.repository {
             let _ = writeln!(yaml, "  {line}");
+        }
+        for mapping in &self.repositories {
+            let _ = writeln!(yaml, "  - {mapping}");
         }
         let _ = writeln!(
             yaml,

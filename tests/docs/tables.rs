@@ -130,7 +130,11 @@ fn the_complete_sample_has_every_setting() {
     keys("", &sample, &mut expected);
     expected.sort();
     expected.dedup();
-    let mut described: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
+    // `repositories` excludes `repository`; several_repositories.yaml has them.
+    let described = SETTINGS.iter().map(|setting| setting.key);
+    let mut described: Vec<&str> = described
+        .filter(|key| !key.ends_with("repositories"))
+        .collect();
     described.sort_unstable();
     assert_eq!(described, expected, "src/config/settings/table.rs");
 }

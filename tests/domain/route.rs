@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 fn subscription(webhook: &str, events: &[EventKind], projects: Option<&[&str]>) -> Subscription {
     Subscription {
+        repositories: None,
         webhook: webhook.to_owned(),
         events: events.iter().copied().collect(),
         projects: projects.map(|patterns| globs(patterns, true)),
@@ -346,4 +347,43 @@ proptest! {
         };
         prop_assert_eq!(receives(with), expected);
     }
+}
+
+/// A webhook hears the repositories that it names, and the delete of a project that it heard of.
+#[test]
+fn repositories_select_events_of_their_projects() {
+    let all = subscription("all", &EventKind::ALL, None);
+    let bound = Subscription {
+        repositories: Some(BTreeSet::from(["finance".to_owned()])),
+        ..subscription("bound", &EventKind::ALL, Some(&["sales/*"]))
+    };
+    let no = Interest::No(Mismatch::Repository);
+    let if_heard = Interest::IfHeard(Mismatch::Repository);
+    for (organization, kind, expected) in [
+        ("finance//sales", EventKind::ProjectPublish, Interest::Yes),
+        ("models//sales", EventKind::ProjectPublish, no),
+        ("models//sales", EventKind::ProjectDelete, if_heard),
+        (
+            "finance//other",
+            EventKind::ProjectPublish,
+            Interest::No(Mismatch::Project),
+        ),
+        // The only repository.
+        ("sales", EventKind::ProjectPublish, Interest::Yes),
+    ] {
+        let key = ProjectKey::new(organization, "orders");
+        let event = Properties {
+            kind,
+            key: &key,
+            parameters: &[],
+        };
+        assert_eq!(bound.interest(event), expected, "{kind:?} of {key}");
+        assert_eq!(all.interest(event), Interest::Yes);
+    }
+    let key = ProjectKey::new("models//sales", "orders");
+    assert_eq!(key.repository(), Some("models"));
+    assert_eq!(
+        (key.organization_name(), key.path()),
+        ("sales", "sales/orders".to_owned())
+    );
 }

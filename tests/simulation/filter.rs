@@ -68,6 +68,7 @@ impl Filter {
             .into_iter()
             .filter(|kind| is_named(*kind, at));
         Subscription {
+            repositories: None,
             webhook: self.webhook.to_owned(),
             events: named.collect(),
             projects: None,

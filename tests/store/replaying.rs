@@ -23,6 +23,7 @@ fn all_events() -> BTreeSet<EventKind> {
 fn to(webhook: &str) -> Replay {
     Replay {
         subscription: Subscription {
+            repositories: None,
             webhook: webhook.to_owned(),
             events: all_events(),
             projects: None,

@@ -105,6 +105,7 @@ fn bulk(chosen: &Chosen, expected: Option<u64>) -> Bulk {
         until: given(&chosen.until),
         dry_run: expected.is_none(),
         expected,
+        ..Bulk::default()
     }
 }
 

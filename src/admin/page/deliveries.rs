@@ -61,6 +61,7 @@ impl Chosen {
             until: given(&self.until),
             limit: None,
             cursor: given(&self.cursor),
+            ..DeliveryFilters::default()
         }
     }
 }
@@ -175,7 +176,7 @@ fn rows(deliveries: &[DeliveryView]) -> Markup {
                         tr {
                             td { a href={ "/deliveries/" (delivery.id) } { (delivery.id) } }
                             td { (delivery.label) }
-                            td { (delivery.organization) "/" (delivery.project) }
+                            td { (delivery.place()) }
                             td { (delivery.webhook) }
                             td { (state(delivery.state)) }
                             td { (delivery.attempts) }
@@ -222,7 +223,7 @@ pub(super) fn in_full(found: &DeliveryWithAttempts) -> Markup {
             ("State", state(delivery.state)),
             ("Webhook", html! { (delivery.webhook) }),
             ("Event", html! { (delivery.label) " " (event_link(&delivery.event_id)) }),
-            ("Project", html! { (delivery.organization) "/" (delivery.project) }),
+            ("Project", html! { (delivery.place()) }),
             ("Origin", html! { (delivery.origin) }),
             ("Recorded", time(delivery.created_at)),
             ("Next attempt", time_or_none(delivery.next_attempt)),

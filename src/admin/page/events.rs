@@ -40,6 +40,7 @@ pub(super) async fn list(
         project: given(&chosen.project),
         limit: None,
         cursor: given(&chosen.cursor),
+        ..EventFilters::default()
     };
     let Json(found) = reads::events(State(server), Filters(filters)).await?;
     let content = html! {
@@ -97,7 +98,7 @@ fn rows(events: &[EventView]) -> Markup {
                         tr {
                             td { (time(event.occurred_at)) }
                             td { (event.label) }
-                            td { (event.organization) "/" (event.project) }
+                            td { (event.place()) }
                             td.text { (event.because) }
                             td { (event.deliveries) }
                             td { (event_link(&event.id)) }
@@ -115,10 +116,7 @@ pub(super) async fn one(
 ) -> Result<Page, Failure> {
     let Json(found) = reads::event(State(server), Named(id)).await?;
     let event = &found.event;
-    let title = format!(
-        "{} of {}/{}",
-        event.label, event.organization, event.project
-    );
+    let title = format!("{} of {}", event.label, event.place());
     let content = html! { div #event data-live { (in_full(&found)) } };
     Ok(page(Section::Events, &title, &content))
 }

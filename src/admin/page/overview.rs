@@ -160,7 +160,16 @@ fn facts(report: &Report, daemon: &DaemonReport) -> Markup {
         |seconds| format!("{:.1} ms", seconds * 1_000.0),
     );
     let mut facts = vec![
-        ("Repository", html! { (report.repository) }),
+        (
+            "Repository",
+            html! {
+                @if daemon.repositories.is_empty() { (report.repository) }
+                @else { ul { @for one in &daemon.repositories {
+                    li { (one.name) ": " (one.path) ", " (one.engine.projects) " projects"
+                        @if !one.engine.is_watching() { ", not watching" } }
+                } } }
+            },
+        ),
         ("Projects", html! { (report.projects()) }),
         (
             "Watched directories",

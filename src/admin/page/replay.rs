@@ -41,6 +41,7 @@ impl Chosen {
     /// The request. Without an expected number, it only counts the events.
     fn options(&self, expected: Option<u64>) -> ReplayOptions {
         ReplayOptions {
+            repository: None,
             to: self.to.clone(),
             since: given(&self.since),
             until: given(&self.until),

@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use super::parts::{or_none, pairs};
 use super::shell::{Page, Section, page};
 use crate::admin::routes::Server;
-use crate::config::{Config, Webhook, duration_text, rate_text};
+use crate::config::{Config, Repository, Webhook, duration_text, rate_text};
 use crate::domain::parameters::UsernameSource;
 
 pub(super) async fn view(State(server): State<Arc<Server>>) -> Page {
@@ -26,7 +26,16 @@ pub(super) fn all(config: &Config) -> Markup {
             "The settings in use, read from " code { (config.file.display()) }
             ". Secrets are left out."
         }
-        section.card aria-label="Repository" { h2 { "Repository" } (repository(config)) }
+        @if config.repositories.is_empty() {
+            section.card aria-label="Repository" {
+                h2 { "Repository" } (repository(&config.repository))
+            }
+        }
+        @for one in &config.repositories {
+            section.card aria-label={ "Repository " (one.name()) } {
+                h2 { "Repository " (one.name()) } (repository(one))
+            }
+        }
         section.card aria-label="Daemon" { h2 { "Daemon" } (daemon(config)) }
         @for webhook in &config.webhooks {
             section.card aria-label={ "Webhook " (webhook.name()) } {
@@ -37,8 +46,7 @@ pub(super) fn all(config: &Config) -> Markup {
     }
 }
 
-fn repository(config: &Config) -> Markup {
-    let repository = &config.repository;
+fn repository(repository: &Repository) -> Markup {
     let templates = &repository.templates;
     pairs(&[
         ("repository.path", html! { (repository.path.display()) }),

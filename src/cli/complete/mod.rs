@@ -1,4 +1,4 @@
-//! `complete`: the webhook names, projects and ids that completion scripts offer.
+//! `complete`: the names, projects and ids that completion scripts offer.
 //!
 //! The scripts of `completions` call this hidden command with the typed line. It does not ask the
 //! daemon. Names come from the configuration, projects and ids from the recorded state.
@@ -45,6 +45,7 @@ pub(super) struct CompleteArguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Webhook,
+    Repository,
     Project,
     Event,
     Delivery,
@@ -56,6 +57,7 @@ impl Kind {
         match (command, argument.get_id().as_str()) {
             (_, "webhook" | "to") => Some(Kind::Webhook),
             ("enable" | "disable" | "test", "name") => Some(Kind::Webhook),
+            (_, "repository") => Some(Kind::Repository),
             (_, "project") => Some(Kind::Project),
             ("events", "id") => Some(Kind::Event),
             ("deliveries", "id") | (_, "ids") => Some(Kind::Delivery),
@@ -279,6 +281,7 @@ mod tests {
                 "sales/",
             ),
             ("events --project s", Kind::Project, "s"),
+            ("deliveries --repository m", Kind::Repository, "m"),
             ("events show ", Kind::Event, ""),
             ("deliveries show 1", Kind::Delivery, "1"),
             ("deliveries cancel 1 2 3", Kind::Delivery, "3"),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::{CANDIDATES_MAX, Kind};
-use crate::config::{self, Config, WithoutSecrets};
+use crate::config::{self, Config, Repository, WithoutSecrets};
 use crate::store::{EventFilter, Listings, Selector};
 
 /// The number of rows that a search for ids reads.
@@ -20,6 +20,7 @@ pub(super) fn read(kind: Kind, file: Option<&Path>, typed: &str) -> Vec<String> 
     };
     let names = match kind {
         Kind::Webhook => Some(webhooks(&loaded.config)),
+        Kind::Repository => Some(repositories(&loaded.config)),
         kind => recorded(kind, &loaded.config),
     };
     let mut seen = HashSet::new();
@@ -36,10 +37,16 @@ fn webhooks(config: &Config) -> Vec<String> {
     names.map(|webhook| webhook.name().to_owned()).collect()
 }
 
+/// The names of several repositories. With one, no option takes its name.
+fn repositories(config: &Config) -> Vec<String> {
+    config.repositories.iter().map(Repository::name).collect()
+}
+
 fn recorded(kind: Kind, config: &Config) -> Option<Vec<String>> {
     let listings = Listings::open(&config.state_dir).ok()?;
     let names = match kind {
         Kind::Webhook => webhooks(config),
+        Kind::Repository => repositories(config),
         Kind::Delivery => {
             let page = listings.deliveries_page(&Selector::default(), None, ROWS_MAX);
             let rows = page.ok()?.items.into_iter();

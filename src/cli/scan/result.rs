@@ -19,6 +19,9 @@ use crate::operator::view;
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ScanView {
+    /// The name of the repository, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) repository: Option<String>,
     /// Whether nothing is recorded yet.
     pub(super) first_start: bool,
     /// Whether `run` would record the existing files without events.
@@ -100,7 +103,7 @@ pub(super) fn view(
         None
     };
     Some(ChangeView {
-        organization: key.organization.clone(),
+        organization: key.organization_name().to_owned(),
         project: key.project.clone(),
         moved_from: change.moved_from.map(|from| from.to_string()),
         silent,
@@ -181,6 +184,13 @@ fn difference(before: &Recorded, after: &Recorded) -> String {
 }
 
 pub(super) fn print(view: &ScanView, style: &Style, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(name) = &view.repository {
+        writeln!(
+            out,
+            "{}",
+            style.paint(BOLD, &format!("repository {}", safe(name)))
+        )?;
+    }
     for note in &view.notes {
         writeln!(out, "{}: {}", style.paint(YELLOW, "note"), safe(note))?;
     }

@@ -22,6 +22,9 @@ const CONNECTION: &str = concat!(
     r"^(?!.*\bpassword\s*=)\s*",
     r"(postgres(ql)?://(?![^/@]*:[^/@]*@).*\S|(.*\s)?host\s*=\s*('[^']|[^\s']).*)$"
 );
+/// The name of a repository: no control character, no two slashes, and none at the end.
+const NAME_OF_REPOSITORY: &str =
+    r"^(?!\s)(?!.*//)[^\u0000-\u001f\u007f-\u009f]*[^\s/\u0000-\u001f\u007f-\u009f]$";
 
 /// An IP address or a range.
 const ADDRESS: &str = r"^\s*[0-9a-fA-F:.]+(/\d{1,3})?\s*$";
@@ -31,6 +34,15 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
     let pattern = match key {
         "repository.layout.project" => DEFINITION,
         "repository.layout.published" | "repository.layout.snapshot" => TEMPLATE,
+        "repository.name" => {
+            return Some(json!({
+                "type": "string",
+                "pattern": NAME_OF_REPOSITORY,
+                "maxLength": crate::config::settings::REPOSITORY_NAME_MAX,
+            }));
+        }
+        // Its mapping is that of `repository`.
+        "repositories" => return Some(json!({ "$ref": "#/properties/repository" })),
         "repository.ignore" => "^[^/]+$",
         "webhooks[].projects" => r"^(?!/).*(/|\*\*)",
         "webhooks[].when.username" | "webhooks[].when.versionTag" => {
@@ -71,13 +83,6 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
                 "maxLength": crate::config::settings::WEBHOOK_NAME_MAX,
             }));
         }
-        "repository.name" => {
-            return Some(json!({
-                "type": "string",
-                "pattern": NAME,
-                "maxLength": crate::config::settings::REPOSITORY_NAME_MAX,
-            }));
-        }
         "store.postgres" => CONNECTION,
         "network.allow" | "network.deny" => ADDRESS,
         "admin.listen" => r"^(unix:.*\S.*|[\d.]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5})$",
@@ -112,7 +117,24 @@ pub(super) fn apply(path: &str, mut schema: Value) -> Value {
 fn added(path: &str) -> Option<Value> {
     let required = |keys: &[&str]| json!({ "type": "object", "required": keys });
     Some(match path {
-        "" => json!({ "type": "object" }),
+        "" => json!({
+            "type": "object",
+            "required": [],
+            "oneOf": [{ "required": ["repository"] }, { "required": ["repositories"] }],
+            "allOf": [
+                {
+                    "if": has("webhooks", json!({
+                        "type": "array",
+                        "contains": { "type": "object", "required": ["repositories"] },
+                    })),
+                    "then": { "required": ["repositories"] },
+                },
+                {
+                    "if": has("store", json!({ "type": "object" })),
+                    "then": { "required": ["repository"] },
+                },
+            ],
+        }),
         "admin" => required(&["listen"]),
         "otlp" => required(&["endpoint"]),
         "organizations" => json!({ "propertyNames": { "pattern": r"^[^./][^/]*$" } }),

@@ -22,6 +22,9 @@ pub(super) const WEBHOOK_NAME_MAX: usize = 100;
 /// The longest name of a repository, in characters. The database has an index of it.
 pub(super) const REPOSITORY_NAME_MAX: usize = 500;
 
+/// The largest number of repositories. Each has threads and watches of its own.
+pub(super) const REPOSITORIES_MAX: usize = 64;
+
 /// One setting of config.yaml.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {

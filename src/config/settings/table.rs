@@ -7,7 +7,7 @@ use super::DefaultValue::{AtMost, Described, Required, Values};
 use super::ValueType::{
     self, Boolean, Duration, Event, Size, Sourced, Text, TextUpTo, Url, Whole, Word,
 };
-use super::{REPOSITORY_NAME_MAX, Setting, WEBHOOK_NAME_MAX};
+use super::{REPOSITORIES_MAX, REPOSITORY_NAME_MAX, Setting, WEBHOOK_NAME_MAX};
 use crate::config::{BodyFormat, FirstStart, LOG_LEVELS, LogFormat, WatchMode};
 use crate::domain::event::EventKind;
 use crate::layout::TEMPLATES_MAX;
@@ -47,8 +47,7 @@ pub const SETTINGS: &[Setting] = &[
         value: TextUpTo(REPOSITORY_NAME_MAX),
         default: Described("`repository.path`"),
         needs_restart: true,
-        meaning: "the name of the repository in a PostgreSQL database; if two processes watch the \
-            same files by different paths, both need the same name",
+        meaning: "the name of the repository in listings and metrics if there are several, and in a PostgreSQL database; if two processes watch the same files by different paths, both need the same name",
         ..ROW
     },
     Setting {
@@ -137,6 +136,14 @@ pub const SETTINGS: &[Setting] = &[
         value: Word(|| FirstStart::ALL.map(FirstStart::as_str).to_vec()),
         default: Values(&["adopt"]),
         meaning: "the first start with an empty state: `adopt` records existing files without events, `report` reports them as imports, snapshots and published copies",
+        ..ROW
+    },
+    Setting {
+        key: "repositories",
+        value: Text("a mapping with the settings of `repository`", None),
+        count: List(1, REPOSITORIES_MAX),
+        default: Described("none: `repository`"),
+        meaning: "several repositories instead of `repository`; all other settings hold for each of them",
         ..ROW
     },
     Setting {
@@ -256,6 +263,14 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "the projects to deliver events of; `*` does not match a slash. Project Import \
             needs this setting. A delete also goes to a webhook that an earlier event of the \
             project was for, even if the directory was renamed in between",
+        ..ROW
+    },
+    Setting {
+        key: "webhooks[].repositories",
+        value: Text("the name of a repository", None),
+        count: OneOrList(1, REPOSITORIES_MAX),
+        default: Described("every repository"),
+        meaning: "the repositories to deliver events of, if there are several (`repositories`). A delete also goes to a webhook that an earlier event of the project was for",
         ..ROW
     },
     Setting {

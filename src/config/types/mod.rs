@@ -8,7 +8,8 @@ mod store;
 mod url;
 mod webhook;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::url::Url;
@@ -28,8 +29,10 @@ use crate::layout::Layout;
 pub struct Config {
     /// The absolute path of the configuration file.
     pub file: PathBuf,
-    /// The watched repository.
+    /// The watched repository. Of several, the first one, or the one that an engine watches.
     pub repository: Repository,
+    /// All repositories, if there are several (`repositories:`). Else empty.
+    pub repositories: Vec<Repository>,
     /// The absolute path of the state directory.
     pub state_dir: PathBuf,
     /// The database of the state, if it is not SQLite in the state directory.
@@ -70,11 +73,34 @@ impl Config {
             }
             _ => false,
         };
-        settings::SETTINGS
-            .iter()
-            .filter(|setting| setting.needs_restart && differs(setting.key))
-            .map(|setting| setting.key)
-            .collect()
+        let settings = settings::SETTINGS.iter();
+        let changed = settings.filter(|setting| setting.needs_restart && differs(setting.key));
+        let mut changed: Vec<&str> = changed.map(|setting| setting.key).collect();
+        // The two have different records.
+        if self.repositories.is_empty() != new.repositories.is_empty() {
+            changed.push("repository and repositories");
+        }
+        changed
+    }
+
+    /// The roots of all repositories.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
+        let others = self.repositories.iter().skip(1);
+        let all = std::iter::once(&self.repository).chain(others);
+        all.map(|repository| repository.path.as_path())
+    }
+
+    /// The configuration of each engine: the same settings, with one of the repositories.
+    pub(crate) fn of_each_repository(self: &Arc<Self>) -> Vec<Arc<Config>> {
+        if self.repositories.is_empty() {
+            return vec![Arc::clone(self)];
+        }
+        let with = |repository: &Repository| {
+            let mut config = Config::clone(self);
+            config.repository = repository.clone();
+            Arc::new(config)
+        };
+        self.repositories.iter().map(with).collect()
     }
 }
 
@@ -109,7 +135,7 @@ pub struct Otlp {
 pub struct Repository {
     /// The absolute path of the root.
     pub path: PathBuf,
-    /// The name of the repository in a shared database, if it is not the path.
+    /// The name of the repository, if it is not the path.
     pub name: Option<String>,
     /// The paths of projects below the root.
     pub layout: Layout,
@@ -129,6 +155,19 @@ pub struct Repository {
     pub max_file_size: u64,
     /// How the first start treats existing files.
     pub on_first_start: FirstStart,
+}
+
+impl Repository {
+    /// The name of the repository: `repository.name`, else its path.
+    pub fn name(&self) -> String {
+        let path = || self.path.display().to_string();
+        self.name.clone().unwrap_or_else(path)
+    }
+
+    /// The name in keys, if there are several repositories.
+    pub(crate) fn name_in_keys(&self) -> Option<Arc<str>> {
+        self.layout.repository().cloned()
+    }
 }
 
 /// Path templates, as written.

@@ -22,8 +22,8 @@ use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::fleet::Fleet;
 use crate::store::listing::{
-    EventFilter, ListedDelivery, ListedEvent, Page, PayloadPart, RecordedProblem, Selector,
-    WebhookState,
+    EventFilter, ListedDelivery, ListedEvent, Organizations, Page, PayloadPart, RecordedProblem,
+    Selector, WebhookState,
 };
 use crate::store::payload;
 
@@ -111,9 +111,9 @@ impl Listing for PostgresListings {
         })
     }
 
-    fn n_defined(&self) -> Result<usize, StoreError> {
+    fn n_defined_of(&self, name: Option<&str>) -> Result<usize, StoreError> {
         self.read(async |session, repository| {
-            let rows = session.rows(recorded::n_defined(repository)).await?;
+            let rows = session.rows(recorded::n_defined(repository, name)).await?;
             Ok(usize::try_from(super::client::number(&rows)?).unwrap_or_default())
         })
     }
@@ -254,8 +254,10 @@ impl Listing for PostgresListings {
         self.read(async |session, repository| recorded::listeners(session, repository, key).await)
     }
 
-    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
-        self.read(async |session, repository| recorded::meta(session, repository, key).await)
+    fn meta_of(&self, name: Option<&str>, key: MetaKey) -> Result<Option<String>, StoreError> {
+        self.read(async |session, repository| {
+            recorded::meta(session, repository, key.stored(name).into_owned()).await
+        })
     }
 
     fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
@@ -418,7 +420,7 @@ impl Conditions {
     pub(super) fn filtered(filter: &EventFilter, repository: i32) -> Self {
         let mut conditions = Self::of("e", repository);
         if let Some(organization) = &filter.organization {
-            conditions.and("e.organization = ", organization.clone());
+            conditions.and_organization("e", organization);
         }
         if let Some(project) = &filter.project {
             conditions.and("e.project = ", project.clone());
@@ -454,7 +456,7 @@ impl Conditions {
             conditions.and("d.created_ms < ", row::milliseconds_up(until));
         }
         if let Some(organization) = &selector.organization {
-            conditions.and("d.organization = ", organization.clone());
+            conditions.and_organization("d", organization);
         }
         if let Some(project) = &selector.project {
             conditions.and("d.project = ", project.clone());
@@ -468,6 +470,20 @@ impl Conditions {
             conditions.sql.push(')');
         }
         conditions
+    }
+
+    /// Adds a condition on the organization of the table with this alias.
+    fn and_organization(&mut self, alias: &str, filter: &str) {
+        let (value, n) = (filter.to_owned(), self.values.len() + 1);
+        let condition = match Organizations::of(filter) {
+            Organizations::One(_) => format!("{alias}.organization = ${n}"),
+            Organizations::OfRepository(_) => format!("starts_with({alias}.organization, ${n})"),
+            Organizations::InAnyRepository(_) => {
+                format!("right({alias}.organization, length(${n})) = ${n}")
+            }
+        };
+        self.values.push(Box::new(value));
+        self.sql = format!("{} AND {condition}", self.sql);
     }
 
     /// Adds a condition on one value, which follows the condition's text.

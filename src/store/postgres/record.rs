@@ -452,7 +452,11 @@ impl<'a> Writing<'a> {
             &self.facts.listeners,
         ));
         statements.extend(write::problems(repository, &batch.problems, now));
-        statements.extend(write::meta(repository, &batch.meta));
+        statements.extend(write::meta(
+            repository,
+            batch.repository.as_deref(),
+            &batch.meta,
+        ));
         statements.push(statement!(
             "UPDATE repositories SET next_event = $2, next_delivery = $3, last_batch = $4 \
              WHERE id = $1",

@@ -7,9 +7,8 @@ use tokio_postgres::Row;
 use super::row;
 use super::session::{Session, Statement, statement};
 use crate::domain::project::{
-    ContentHash, Document, Identity, Mark, Problem, ProjectKey, Recorded,
+    ContentHash, Document, Identity, Mark, Problem, ProjectKey, Recorded, organizations_of,
 };
-use crate::store::batch::MetaKey;
 use crate::store::error::Fault;
 use crate::store::listing::RecordedProblem;
 
@@ -76,21 +75,34 @@ pub(super) async fn marks(
         .collect())
 }
 
-/// Lists the projects with a record, of one organization or of all, sorted.
-pub(super) fn keys(repository: i32, organization: Option<&str>) -> Statement {
-    match organization {
+/// Lists the projects with a record, of one of several repositories or of all, sorted.
+///
+/// `repository` is the row of the store, and `name` one of several repositories in it.
+pub(super) fn keys(repository: i32, name: Option<&str>) -> Statement {
+    match name.map(organizations_of) {
         None => statement!(
             "SELECT DISTINCT organization, project FROM files WHERE repository = $1 \
              ORDER BY organization, project",
             repository
         ),
-        Some(organization) => statement!(
+        Some((first, end)) => statement!(
             "SELECT DISTINCT organization, project FROM files WHERE repository = $1 \
-             AND organization = $2 ORDER BY organization, project",
+             AND organization >= $2 AND organization < $3 ORDER BY organization, project",
             repository,
-            organization.to_owned()
+            first,
+            end
         ),
     }
+}
+
+/// Lists the projects of an organization with a record, sorted.
+pub(super) fn keys_in(repository: i32, organization: &str) -> Statement {
+    statement!(
+        "SELECT DISTINCT organization, project FROM files WHERE repository = $1 \
+         AND organization = $2 ORDER BY organization, project",
+        repository,
+        organization.to_owned()
+    )
 }
 
 /// Reads the rows of [`keys`].
@@ -98,12 +110,21 @@ pub(super) fn keys_of(rows: &[Row]) -> Result<Vec<ProjectKey>, Fault> {
     rows.iter().map(|found| row::key(found, 0)).collect()
 }
 
-/// Counts the projects with a recorded definition.
-pub(super) fn n_defined(repository: i32) -> Statement {
-    statement!(
-        "SELECT count(*) FROM files WHERE repository = $1 AND identity IS NOT NULL",
-        repository
-    )
+/// Counts the projects with a recorded definition, of one of several repositories or of all.
+pub(super) fn n_defined(repository: i32, name: Option<&str>) -> Statement {
+    match name.map(organizations_of) {
+        None => statement!(
+            "SELECT count(*) FROM files WHERE repository = $1 AND identity IS NOT NULL",
+            repository
+        ),
+        Some((first, end)) => statement!(
+            "SELECT count(*) FROM files WHERE repository = $1 AND identity IS NOT NULL \
+             AND organization >= $2 AND organization < $3",
+            repository,
+            first,
+            end
+        ),
+    }
 }
 
 /// Lists, for each identity, the projects whose definition has it, sorted.
@@ -162,13 +183,13 @@ pub(super) async fn kept_ids(
 pub(super) async fn meta(
     session: &mut Session,
     repository: i32,
-    key: MetaKey,
+    stored: String,
 ) -> Result<Option<String>, Fault> {
     let rows = session
         .rows(statement!(
             "SELECT value FROM meta WHERE repository = $1 AND key = $2",
             repository,
-            key.as_str()
+            stored
         ))
         .await?;
     rows.first().map(|found| row::text(found, 0)).transpose()
@@ -196,7 +217,7 @@ pub(super) async fn problems(
         .map(|found| {
             let key = row::key(found, 0)?;
             Ok(RecordedProblem {
-                key: (!key.project.is_empty()).then_some(key),
+                key: (!key.organization.is_empty()).then_some(key),
                 problem: Problem {
                     path: row::text(found, 2)?,
                     reason: row::text(found, 3)?,

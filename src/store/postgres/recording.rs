@@ -37,11 +37,12 @@ impl Recording for PostgresStore {
         })
     }
 
-    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
+    fn keys_of(&self, name: Option<&str>) -> Result<Vec<ProjectKey>, StoreError> {
+        let name = name.map(str::to_owned);
         self.run_blocking(|shared| async move {
             let (mut session, repository) = shared.session().await?;
-            let rows = session.rows(recorded::keys(repository, None)).await?;
-            recorded::keys_of(&rows)
+            let keys = recorded::keys(repository, name.as_deref());
+            recorded::keys_of(&session.rows(keys).await?)
         })
     }
 
@@ -49,15 +50,17 @@ impl Recording for PostgresStore {
         let organization = organization.to_owned();
         self.run_blocking(|shared| async move {
             let (mut session, repository) = shared.session().await?;
-            let keys = recorded::keys(repository, Some(&organization));
+            let keys = recorded::keys_in(repository, &organization);
             recorded::keys_of(&session.rows(keys).await?)
         })
     }
 
-    fn n_defined(&self) -> Result<usize, StoreError> {
+    fn n_defined_of(&self, name: Option<&str>) -> Result<usize, StoreError> {
+        let name = name.map(str::to_owned);
         self.run_blocking(|shared| async move {
             let (mut session, repository) = shared.session().await?;
-            let n = number(&session.rows(recorded::n_defined(repository)).await?)?;
+            let counted = recorded::n_defined(repository, name.as_deref());
+            let n = number(&session.rows(counted).await?)?;
             Ok(usize::try_from(n).unwrap_or_default())
         })
     }
@@ -80,10 +83,11 @@ impl Recording for PostgresStore {
         })
     }
 
-    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
+    fn meta_of(&self, name: Option<&str>, key: MetaKey) -> Result<Option<String>, StoreError> {
+        let stored = key.stored(name).into_owned();
         self.run_blocking(|shared| async move {
             let (mut session, repository) = shared.session().await?;
-            recorded::meta(&mut session, repository, key).await
+            recorded::meta(&mut session, repository, stored).await
         })
     }
 

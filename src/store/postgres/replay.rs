@@ -16,7 +16,7 @@ use crate::domain::event::{Event, EventKind, Parameter};
 use crate::domain::project::ProjectKey;
 use crate::domain::route::{Interest, Properties};
 use crate::store::error::Fault;
-use crate::store::listing::Replay;
+use crate::store::listing::{Organizations, Replay};
 
 /// The maximum number of events that one transaction reads.
 const READ_MAX: usize = 10_000;
@@ -55,7 +55,8 @@ const EVENTS: &str = "SELECT e.sequence, e.kind, e.organization, e.project, \
      (SELECT d.id FROM deliveries d WHERE d.repository = $1 AND d.event = e.sequence \
      AND d.webhook = $2), \
      ($5::bigint IS NULL OR e.recorded_ms >= $5) AND ($6::bigint IS NULL OR e.recorded_ms < $6) \
-     AND ($7::text IS NULL OR e.organization = $7) AND ($8::text IS NULL OR e.project = $8), \
+     AND CASE $11::int WHEN 0 THEN TRUE WHEN 1 THEN e.organization = $7 \
+     WHEN 2 THEN starts_with(e.organization, $7::text) ELSE right(e.organization, length($7::text)) = $7 END AND ($8::text IS NULL OR e.project = $8), \
      CASE WHEN $10::bool THEN e.parameters END FROM events e WHERE e.repository = $1 AND e.sequence > $3 AND e.sequence <= $4 \
      ORDER BY e.sequence LIMIT $9";
 
@@ -75,7 +76,13 @@ impl Found {
         limit: usize,
     ) -> Result<Self, Fault> {
         let subscription = &replay.subscription;
-        let has_filter = subscription.projects.is_some() || !subscription.when.is_empty();
+        let has_filter = subscription.has_filter();
+        let form = match replay.organization.as_deref().map(Organizations::of) {
+            None => 0_i32,
+            Some(Organizations::One(_)) => 1,
+            Some(Organizations::OfRepository(_)) => 2,
+            Some(Organizations::InAnyRepository(_)) => 3,
+        };
         let time = |time: Option<Timestamp>| time.map(row::milliseconds_up);
         let mut answers = session
             .pipeline(vec![
@@ -92,6 +99,7 @@ impl Found {
                     replay.project.clone(),
                     row::limit(READ_MAX),
                     !replay.subscription.when.is_empty(),
+                    form,
                 ),
             ])
             .await?;

@@ -1,5 +1,6 @@
 //! The statements that write a batch, each for all rows of one table.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::row;
@@ -311,16 +312,20 @@ const PUT_PROBLEMS: &str = "INSERT INTO problems (repository, organization, proj
      may_resolve = excluded.may_resolve";
 
 /// Writes facts about the whole repository.
-pub(super) fn meta(repository: i32, facts: &[(MetaKey, String)]) -> Option<Statement> {
+pub(super) fn meta(
+    repository: i32,
+    name: Option<&str>,
+    facts: &[(MetaKey, String)],
+) -> Option<Statement> {
     // The last value of a key counts.
-    let facts: BTreeMap<&str, &str> = facts
+    let facts: BTreeMap<Cow<'_, str>, &str> = facts
         .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .map(|(key, value)| (key.stored(name), value.as_str()))
         .collect();
     (!facts.is_empty()).then(|| {
         let (keys, values): (Vec<String>, Vec<String>) = facts
             .iter()
-            .map(|(key, value)| ((*key).to_owned(), row::storable(value)))
+            .map(|(key, value)| (key.to_string(), row::storable(value)))
             .unzip();
         statement!(
             "INSERT INTO meta (repository, key, value) \

@@ -190,8 +190,8 @@ impl Listing for SqliteListings {
         self.read(|connection| problems::list(connection, limit))
     }
 
-    fn n_defined(&self) -> Result<usize, StoreError> {
-        self.read(recorded::n_defined)
+    fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError> {
+        self.read(|connection| recorded::n_defined(connection, repository))
     }
 
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
@@ -206,8 +206,12 @@ impl Listing for SqliteListings {
         self.read(|connection| listeners::of(connection, key))
     }
 
-    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
-        self.read(|connection| recorded::meta(connection, key))
+    fn meta_of(
+        &self,
+        repository: Option<&str>,
+        key: MetaKey,
+    ) -> Result<Option<String>, StoreError> {
+        self.read(|connection| recorded::meta(connection, repository, key))
     }
 
     fn fleet(&self) -> Result<Option<Fleet>, StoreError> {

@@ -12,7 +12,8 @@ use crate::store::listing::RecordedProblem;
 
 /// The organization and the project under which invalid files are stored.
 ///
-/// For files outside any project both are empty. No project has empty names.
+/// Files outside any project have an empty name of the project. Of the only repository, they also have
+/// an empty name of the organization.
 fn names(key: Option<&ProjectKey>) -> (&str, &str) {
     key.map_or(("", ""), |key| (&key.organization, &key.project))
 }
@@ -95,10 +96,9 @@ pub(super) fn list(connection: &Connection, limit: usize) -> Result<Vec<Recorded
     ))?;
     let problems = statement
         .query_map([row::limit(limit)], |found| {
-            let organization: String = found.get(5)?;
-            let project: String = found.get(6)?;
+            let (organization, project): (String, String) = (found.get(5)?, found.get(6)?);
             Ok(RecordedProblem {
-                key: (!project.is_empty()).then(|| ProjectKey::new(organization, project)),
+                key: (!organization.is_empty()).then(|| ProjectKey::new(organization, project)),
                 problem: problem(found)?,
                 since: row::from_milliseconds(found.get(7)?),
             })

@@ -88,7 +88,7 @@ pub(super) fn record(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) \
                  ON CONFLICT (key) DO UPDATE SET value = excluded.value",
             )?
-            .execute([key.as_str(), value])?;
+            .execute([&key.stored(batch.repository.as_deref()), value.as_str()])?;
     }
     Ok(writing.committed)
 }

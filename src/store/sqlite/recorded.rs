@@ -1,9 +1,11 @@
 //! Reads the record: the files of projects, and facts about the whole repository.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::row;
-use crate::domain::project::{Document, Identity, Mark, ProjectKey, Recorded, Stamp};
+use crate::domain::project::{
+    Document, Identity, Mark, ProjectKey, Recorded, Stamp, organizations_of,
+};
 use crate::store::batch::MetaKey;
 use crate::store::error::Fault;
 
@@ -52,27 +54,50 @@ pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<
     Ok(of_all)
 }
 
-/// Lists the projects with a record, sorted: of one organization, or all.
+/// Lists the projects with a record, of one of several repositories or of all, sorted.
 pub(super) fn keys(
     connection: &Connection,
-    organization: Option<&str>,
+    repository: Option<&str>,
 ) -> Result<Vec<ProjectKey>, Fault> {
     let all = "SELECT DISTINCT organization, project FROM files ORDER BY organization, project";
-    let some = "SELECT DISTINCT organization, project FROM files WHERE organization = ?1 \
-                ORDER BY organization, project";
-    let mut statement = connection.prepare_cached(organization.map_or(all, |_| some))?;
+    let some = "SELECT DISTINCT organization, project FROM files \
+                WHERE organization >= ?1 AND organization < ?2 ORDER BY organization, project";
+    let mut statement = connection.prepare_cached(repository.map_or(all, |_| some))?;
     let keys = statement
-        .query_map(rusqlite::params_from_iter(organization), key)?
+        .query_map(params_from_iter(range(repository)), key)?
         .collect::<rusqlite::Result<_>>()?;
     Ok(keys)
 }
 
-/// Counts the projects with a recorded definition.
-pub(super) fn n_defined(connection: &Connection) -> Result<usize, Fault> {
-    let mut statement =
-        connection.prepare_cached("SELECT count(*) FROM files WHERE identity IS NOT NULL")?;
-    let n: i64 = statement.query_row([], |row| row.get(0))?;
+/// Lists the projects of an organization with a record, sorted.
+pub(super) fn keys_in(
+    connection: &Connection,
+    organization: &str,
+) -> Result<Vec<ProjectKey>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT organization, project FROM files WHERE organization = ?1 \
+         ORDER BY organization, project",
+    )?;
+    let keys = statement
+        .query_map([organization], key)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(keys)
+}
+
+/// Counts the projects with a recorded definition, of one of several repositories or of all.
+pub(super) fn n_defined(connection: &Connection, repository: Option<&str>) -> Result<usize, Fault> {
+    let all = "SELECT count(*) FROM files WHERE identity IS NOT NULL";
+    let some = "SELECT count(*) FROM files WHERE organization >= ?1 AND organization < ?2 \
+                AND identity IS NOT NULL";
+    let mut statement = connection.prepare_cached(repository.map_or(all, |_| some))?;
+    let n: i64 = statement.query_row(params_from_iter(range(repository)), |row| row.get(0))?;
     Ok(usize::try_from(n).unwrap_or_default())
+}
+
+/// The bounds of a repository's organizations, as parameters of a statement.
+fn range(repository: Option<&str>) -> Vec<String> {
+    let range = repository.map(organizations_of);
+    range.map_or_else(Vec::new, |(first, end)| vec![first, end])
 }
 
 /// Lists the projects whose definition has this identity, sorted.
@@ -114,10 +139,14 @@ fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {
     })
 }
 
-/// Reads a fact about the whole repository.
-pub(super) fn meta(connection: &Connection, key: MetaKey) -> Result<Option<String>, Fault> {
+/// Reads a fact about one of several repositories, or about the only one.
+pub(super) fn meta(
+    connection: &Connection,
+    repository: Option<&str>,
+    key: MetaKey,
+) -> Result<Option<String>, Fault> {
     Ok(connection
         .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
-        .query_row([key.as_str()], |row| row.get(0))
+        .query_row([key.stored(repository)], |row| row.get(0))
         .optional()?)
 }

@@ -24,17 +24,16 @@ impl Recording for SqliteStore {
         self.read_blocking(move |connection| recorded::marks(connection, &keys))
     }
 
-    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
-        self.read_blocking(|connection| recorded::keys(connection, None))
+    fn keys_of(&self, repository: Option<&str>) -> Result<Vec<ProjectKey>, StoreError> {
+        self.read_blocking(|connection| recorded::keys(connection, repository))
     }
 
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
-        let organization = organization.to_owned();
-        self.read_blocking(move |connection| recorded::keys(connection, Some(&organization)))
+        self.read_blocking(|connection| recorded::keys_in(connection, organization))
     }
 
-    fn n_defined(&self) -> Result<usize, StoreError> {
-        self.read_blocking(recorded::n_defined)
+    fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError> {
+        self.read_blocking(|connection| recorded::n_defined(connection, repository))
     }
 
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
@@ -54,8 +53,12 @@ impl Recording for SqliteStore {
         self.read_blocking(recorded::kept_ids)
     }
 
-    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
-        self.read_blocking(move |connection| recorded::meta(connection, key))
+    fn meta_of(
+        &self,
+        repository: Option<&str>,
+        key: MetaKey,
+    ) -> Result<Option<String>, StoreError> {
+        self.read_blocking(|connection| recorded::meta(connection, repository, key))
     }
 
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {

@@ -14,10 +14,10 @@ use super::record::NextNumbers;
 use super::{lanes, listeners, queue, row, webhooks};
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, EventKind, Parameter};
-use crate::domain::project::ProjectKey;
+use crate::domain::project::{ProjectKey, organizations_of};
 use crate::domain::route::{Interest, Properties};
 use crate::store::error::Fault;
-use crate::store::listing::Replay;
+use crate::store::listing::{Organizations, Replay};
 
 /// The maximum number of events that one transaction reads.
 const READ_MAX: usize = 10_000;
@@ -54,6 +54,19 @@ pub(super) struct Found {
     pub(super) last: Option<i64>,
 }
 
+/// The form of the condition on the organization, and its parameters.
+fn organization(replay: &Replay) -> (i64, Option<String>, Option<String>) {
+    match replay.organization.as_deref().map(Organizations::of) {
+        None => (0, None, None),
+        Some(Organizations::One(stored)) => (1, Some(stored.to_owned()), None),
+        Some(Organizations::OfRepository(name)) => {
+            let (first, end) = organizations_of(name);
+            (2, Some(first), Some(end))
+        }
+        Some(Organizations::InAnyRepository(end)) => (3, Some(end.to_owned()), None),
+    }
+}
+
 impl Found {
     /// Keeps only events with one of these sequence numbers, which are sorted.
     pub(super) fn retain(&mut self, counted: &[i64]) {
@@ -69,7 +82,7 @@ impl Found {
         limit: usize,
     ) -> Result<Self, Fault> {
         let subscription = &replay.subscription;
-        let has_filter = subscription.projects.is_some() || !subscription.when.is_empty();
+        let has_filter = subscription.has_filter();
         let mut statement = connection.prepare_cached(
             "SELECT e.sequence, e.kind, e.organization, e.project, coalesce( \
              (SELECT id FROM deliveries d WHERE d.id >= e.first_delivery AND d.id < e.end_delivery \
@@ -77,22 +90,27 @@ impl Found {
              (SELECT id FROM deliveries d WHERE d.event = e.sequence AND d.is_replay \
              AND d.webhook = ?1)), \
              (?4 IS NULL OR e.recorded_ms >= ?4) AND (?5 IS NULL OR e.recorded_ms < ?5) \
-             AND (?6 IS NULL OR e.organization = ?6) AND (?7 IS NULL OR e.project = ?7), \
+             AND (?7 IS NULL OR e.project = ?7) AND CASE ?10 WHEN 0 THEN TRUE \
+             WHEN 1 THEN e.organization = ?6 WHEN 2 THEN e.organization >= ?6 AND e.organization < ?11 \
+             ELSE substr(e.organization, -length(?6)) = ?6 END, \
              CASE WHEN ?9 THEN e.parameters END \
              FROM events e WHERE e.sequence > ?2 AND e.sequence <= ?3 \
              ORDER BY e.sequence LIMIT ?8",
         )?;
         let time = |time: Option<Timestamp>| time.map(row::milliseconds_up);
+        let (form, organization, end) = organization(replay);
         let mut rows = statement.query(params![
             subscription.webhook,
             range.after,
             range.last,
             time(replay.since),
             time(replay.until),
-            replay.organization,
+            organization,
             replay.project,
             row::limit(READ_MAX),
             !subscription.when.is_empty(),
+            form,
+            end,
         ])?;
         let mut found = Self {
             events: Vec::new(),

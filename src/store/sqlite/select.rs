@@ -4,6 +4,8 @@ use rusqlite::types::Value;
 
 use super::row;
 use crate::domain::delivery::State;
+use crate::domain::project::organizations_of;
+use crate::store::listing::Organizations;
 use crate::store::{EventFilter, Selector};
 
 impl EventFilter {
@@ -11,7 +13,14 @@ impl EventFilter {
     pub(super) fn conditions(&self) -> Conditions {
         let mut conditions = Conditions::default();
         if let Some(organization) = &self.organization {
-            conditions.and("e.organization = ?", organization.clone());
+            conditions.and_organization(
+                organization,
+                [
+                    "e.organization = ?",
+                    "(e.organization >= ? AND e.organization < ?)",
+                    "substr(e.organization, -length(?)) = ?",
+                ],
+            );
         }
         if let Some(project) = &self.project {
             conditions.and("e.project = ?", project.clone());
@@ -59,7 +68,14 @@ impl Selector {
             );
         }
         if let Some(organization) = &self.organization {
-            conditions.and("d.organization = ?", organization.clone());
+            conditions.and_organization(
+                organization,
+                [
+                    "d.organization = ?",
+                    "(d.organization >= ? AND d.organization < ?)",
+                    "substr(d.organization, -length(?)) = ?",
+                ],
+            );
         }
         if let Some(project) = &self.project {
             conditions.and("d.project = ?", project.clone());
@@ -86,6 +102,24 @@ impl Conditions {
     pub(super) fn and(&mut self, condition: &'static str, value: impl Into<Value>) {
         self.parts.push(condition);
         self.values.push(value.into());
+    }
+
+    /// Adds a condition on the organization, in one of three forms.
+    pub(super) fn and_organization(&mut self, filter: &str, forms: [&'static str; 3]) {
+        let [is, is_in_repository, is_in_any] = forms;
+        match Organizations::of(filter) {
+            Organizations::One(stored) => self.and(is, stored.to_owned()),
+            Organizations::OfRepository(name) => {
+                let (first, end) = organizations_of(name);
+                self.parts.push(is_in_repository);
+                self.values.extend([first.into(), end.into()]);
+            }
+            Organizations::InAnyRepository(end) => {
+                self.parts.push(is_in_any);
+                self.values
+                    .extend([end.to_owned().into(), end.to_owned().into()]);
+            }
+        }
     }
 
     /// Returns all conditions as one SQL expression.

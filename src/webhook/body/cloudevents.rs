@@ -31,7 +31,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
     let key = &content.key;
     let source = format!(
         "/organizations/{}/projects/{}",
-        utf8_percent_encode(&key.organization, SEGMENT_ESCAPES),
+        utf8_percent_encode(key.organization_name(), SEGMENT_ESCAPES),
         utf8_percent_encode(&key.project, SEGMENT_ESCAPES),
     );
     let attributes = [
@@ -42,7 +42,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
             format!("project-webhooks.{}", content.event.name),
         ),
         ("ce-time", content.occurred_at.to_string()),
-        ("ce-subject", key.to_string()),
+        ("ce-subject", key.path()),
     ];
     let actor = content.actor.as_ref().and_then(|actor| {
         let text = serde_json::to_string(actor).ok()?;

@@ -1,0 +1,274 @@
+//! The shared states of all engines: one for each repository.
+//!
+//! Constraint: with one repository, the whole is the state of its engine. With several, the whole is
+//! watching only while every engine is, and texts name the repository.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::status::{ActorReport, HeldReport, Snapshot, Status};
+use crate::config::Repository;
+use crate::domain::settle::Moment;
+use crate::watch::Coverage;
+
+/// The state of one engine, with its repository.
+#[derive(Clone, Debug)]
+pub(crate) struct OfRepository {
+    /// The name of the repository, if there are several.
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) path: String,
+    pub(crate) status: Arc<Status>,
+}
+
+impl OfRepository {
+    pub(crate) fn new(repository: &Repository) -> Self {
+        Self {
+            name: repository.name_in_keys(),
+            path: repository.path.display().to_string(),
+            status: Arc::default(),
+        }
+    }
+
+    /// Whether the engine's loop ran within this time.
+    pub(crate) fn is_alive(&self, now: Moment, standstill: Duration) -> bool {
+        now.saturating_sub(self.status.last_beat()) < standstill
+    }
+}
+
+/// The state of one of several engines, as `status` shows it.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
+pub(crate) struct RepositoryReport {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    /// Whether the engine's loop runs.
+    pub(crate) alive: bool,
+    #[serde(flatten)]
+    pub(crate) engine: Snapshot,
+}
+
+/// The states of all engines. A reload adds and removes some.
+#[derive(Debug, Default)]
+pub(crate) struct Statuses {
+    all: Mutex<Vec<OfRepository>>,
+    /// The number of applied reloads, and the number of rejected ones.
+    reloads: Mutex<(u64, u64)>,
+}
+
+impl Statuses {
+    fn lock(&self) -> MutexGuard<'_, Vec<OfRepository>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the engines.
+    pub(crate) fn replace(&self, all: Vec<OfRepository>) {
+        *self.lock() = all;
+    }
+
+    pub(crate) fn all(&self) -> Vec<OfRepository> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn count_reload(&self, applied: bool) {
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        match applied {
+            true => reloads.0 += 1,
+            false => reloads.1 += 1,
+        }
+    }
+
+    /// Whether an engine's loop runs. Those of a stuck file system do not stop the others.
+    pub(crate) fn is_alive(&self, now: Moment, standstill: Duration) -> bool {
+        self.lock().iter().any(|one| one.is_alive(now, standstill))
+    }
+
+    /// Whether the start of every engine is complete.
+    pub(crate) fn is_started(&self) -> bool {
+        let all = self.lock();
+        all.iter().all(|one| one.status.with(Snapshot::is_started))
+    }
+
+    /// The states of the engines, if there are several repositories.
+    pub(crate) fn reports(&self, now: Moment, standstill: Duration) -> Vec<RepositoryReport> {
+        let all = self.lock();
+        let several = all.iter().filter_map(|one| Some((one.name.as_ref()?, one)));
+        several
+            .map(|(name, one)| RepositoryReport {
+                name: name.to_string(),
+                path: one.path.clone(),
+                alive: one.is_alive(now, standstill),
+                engine: one.status.snapshot(),
+            })
+            .collect()
+    }
+
+    /// Reads the state of the whole, without its reloads.
+    pub(crate) fn with<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
+        let all = self.lock();
+        match all.as_slice() {
+            [only] if only.name.is_none() => only.status.with(read),
+            _ => {
+                drop(all);
+                read(&self.snapshot())
+            }
+        }
+    }
+
+    /// The state of the whole.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut whole: Option<Snapshot> = None;
+        for one in self.lock().iter() {
+            let mut next = one.status.snapshot();
+            if let Some(name) = &one.name {
+                next = named(next, name);
+            }
+            whole = Some(match whole {
+                Some(before) => merged(before, next),
+                None => next,
+            });
+        }
+        let mut whole = whole.unwrap_or_default();
+        whole.reloads = *self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        whole
+    }
+}
+
+/// Names the repository in the texts of a state.
+fn named(mut state: Snapshot, name: &str) -> Snapshot {
+    for text in state.troubles.values_mut() {
+        *text = format!("{name}: {text}");
+    }
+    if let Some(held) = &mut state.held_removals {
+        held.reason = format!("{name}: {}", held.reason);
+    }
+    if let Some(note) = &mut state.coverage.note {
+        *note = format!("{name}: {note}");
+    }
+    for directory in &mut state.coverage.directories {
+        directory.path = format!("{name}//{}", directory.path);
+    }
+    state
+}
+
+/// Merges the states of two engines.
+fn merged(one: Snapshot, other: Snapshot) -> Snapshot {
+    let mut troubles = one.troubles;
+    for (trouble, text) in other.troubles {
+        let all = troubles.entry(trouble).or_default();
+        *all = joined(std::mem::take(all), &text);
+    }
+    Snapshot {
+        ready: one.ready && other.ready,
+        troubles,
+        projects: one.projects.saturating_add(other.projects),
+        held_removals: either(one.held_removals, other.held_removals, held),
+        actor: either(one.actor, other.actor, actor),
+        problems: one.problems.saturating_add(other.problems),
+        coverage: coverage(one.coverage, other.coverage),
+        rescans: sums(one.rescans, other.rescans),
+        reloads: (0, 0),
+        events: sums(one.events, other.events),
+        usernames: sums(one.usernames, other.usernames),
+    }
+}
+
+fn joined(text: String, other: &str) -> String {
+    match text.is_empty() {
+        true => other.to_owned(),
+        false => format!("{text}; {other}"),
+    }
+}
+
+fn either<T>(one: Option<T>, other: Option<T>, merge: impl FnOnce(T, T) -> T) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(merge(one, other)),
+        (one, other) => one.or(other),
+    }
+}
+
+fn held(one: HeldReport, other: HeldReport) -> HeldReport {
+    HeldReport {
+        count: one.count.saturating_add(other.count),
+        // Those of one repository wait for an operator.
+        cause: if one.cause == "all" {
+            one.cause
+        } else {
+            other.cause
+        },
+        reason: joined(one.reason, &other.reason),
+        until: one
+            .until
+            .zip(other.until)
+            .map(|(one, other)| one.max(other)),
+    }
+}
+
+fn actor(one: ActorReport, other: ActorReport) -> ActorReport {
+    ActorReport {
+        key: one.key,
+        records: one.records.saturating_add(other.records),
+        named: one.named.saturating_add(other.named),
+        missed: one.missed.saturating_add(other.missed),
+        losses: one.losses.saturating_add(other.losses),
+        failure: either(one.failure, other.failure, |one, other| joined(one, &other)),
+    }
+}
+
+fn coverage(mut one: Coverage, other: Coverage) -> Coverage {
+    one.directories.extend(other.directories);
+    Coverage {
+        watches: one.watches.saturating_add(other.watches),
+        uncovered: one.uncovered.saturating_add(other.uncovered),
+        directories: one.directories,
+        polls: one.polls || other.polls,
+        note: either(one.note, other.note, |one, other| joined(one, &other)),
+    }
+}
+
+fn sums<K: Ord>(mut one: BTreeMap<K, u64>, other: BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+    for (key, n) in other {
+        *one.entry(key).or_default() += n;
+    }
+    one
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::Trouble;
+    use super::*;
+
+    fn engine(name: &str) -> OfRepository {
+        OfRepository {
+            name: Some(name.into()),
+            path: format!("/srv/{name}"),
+            status: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn the_whole_watches_only_while_every_engine_does() {
+        let (one, other) = (engine("one"), engine("other"));
+        let statuses = Statuses::default();
+        statuses.replace(vec![one.clone(), other.clone()]);
+        one.status.set_ready();
+        one.status.set_projects(2);
+        assert!(!statuses.is_started() && !statuses.snapshot().ready);
+        let trouble = Some("the root is missing".to_owned());
+        other.status.set_trouble(Trouble::Root, trouble);
+        assert!(statuses.is_started(), "it waits for the root");
+        let whole = statuses.snapshot();
+        assert!(!whole.is_watching());
+        assert_eq!(whole.projects, 2);
+        assert_eq!(
+            whole.troubles.get(&Trouble::Root).map(String::as_str),
+            Some("other: the root is missing")
+        );
+        other.status.set_trouble(Trouble::Root, None);
+        other.status.set_ready();
+        other.status.set_projects(3);
+        assert!(statuses.snapshot().is_watching());
+        assert_eq!(statuses.snapshot().projects, 5);
+    }
+}

@@ -1,0 +1,103 @@
+//! The record of one repository, for inference.
+//!
+//! Constraint: several repositories share one store. The keys of their projects differ, but a listing of
+//! keys, and a fact about the whole repository, must be those of one. Without a name, the repository is
+//! the only one, and every call passes unchanged.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::batch::{Batch, Committed, MetaKey};
+use super::error::StoreError;
+use super::listing::RecordedProblem;
+use super::{Backend, Store};
+use crate::domain::project::{Identity, ProjectKey, stored_organization};
+
+/// The store, as the engine of one repository uses it. Its clones share one store.
+///
+/// Operations that name projects are those of [`Store`].
+#[derive(Clone)]
+pub(crate) struct RepositoryStore {
+    store: Store,
+    /// The name of the repository, if there are several.
+    name: Option<Arc<str>>,
+}
+
+impl RepositoryStore {
+    pub(crate) fn new(store: Store, name: Option<Arc<str>>) -> Self {
+        Self { store, name }
+    }
+
+    fn is_of_this(&self, key: &ProjectKey) -> bool {
+        key.repository() == self.name.as_deref()
+    }
+
+    /// Lists the projects with a record, sorted.
+    pub(crate) fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
+        self.store.keys_of(self.name.as_deref())
+    }
+
+    /// Counts the projects with a recorded definition.
+    pub(crate) fn n_defined(&self) -> Result<usize, StoreError> {
+        self.store.n_defined_of(self.name.as_deref())
+    }
+
+    /// Lists, for each identity, the projects with that identity, sorted.
+    pub(crate) fn with_identities(
+        &self,
+        wanted: &[Identity],
+    ) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
+        let mut found = self.store.with_identities(wanted)?;
+        for keys in &mut found {
+            keys.retain(|key| self.is_of_this(key));
+        }
+        Ok(found)
+    }
+
+    /// Lists the projects whose id is not in their definition, with this id.
+    pub(crate) fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError> {
+        let mut kept = self.store.kept_ids()?;
+        kept.retain(|(key, _)| self.is_of_this(key));
+        Ok(kept)
+    }
+
+    /// Reads a fact about the repository.
+    pub(crate) fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
+        self.store.meta_of(self.name.as_deref(), key)
+    }
+
+    /// Lists all invalid files, sorted by project and path.
+    pub(crate) fn problems(&self) -> Result<Vec<RecordedProblem>, StoreError> {
+        let mut problems = self.store.problems(usize::MAX)?;
+        if let Some(name) = self.name.as_deref() {
+            problems.retain(|problem| {
+                let key = problem.key.as_ref();
+                key.is_some_and(|key| key.repository() == Some(name))
+            });
+            for problem in &mut problems {
+                problem.key = problem.key.take().filter(|key| !key.project.is_empty());
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Records a batch.
+    pub(crate) fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
+        if let Some(name) = &self.name {
+            for (key, _) in &mut batch.problems {
+                // A file outside any project.
+                key.get_or_insert_with(|| ProjectKey::new(stored_organization(Some(name), ""), ""));
+            }
+            batch.repository = Some(Arc::clone(name));
+        }
+        self.store.record(batch)
+    }
+}
+
+impl Deref for RepositoryStore {
+    type Target = dyn Backend;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.store
+    }
+}
