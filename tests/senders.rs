@@ -1,6 +1,6 @@
 //! Several real processes deliver side by side from one PostgreSQL database.
 //!
-//! `PROJECT_WEBHOOKS_SENT=100000 cargo test --release --test senders drain -- --nocapture` compares four
+//! `PROJECT_WEBHOOKS_SENT=100000 cargo test --release --test senders four_senders -- --nocapture` compares four
 //! senders with one at a receiver that takes 20 ms.
 
 #![allow(

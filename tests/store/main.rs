@@ -1,7 +1,7 @@
 //! Tests of the store's contract (`src/store/contract.rs`), for every implementation.
 //!
-//! They run with SQLite. `postgres` runs them once more with PostgreSQL, and has tests for it alone.
-//! `contents`, `damage`, `pages` and `sqlite` are for SQLite alone.
+//! They run with SQLite. `postgres` runs them once more with PostgreSQL, and has tests for it alone, as
+//! `senders` has. `contents`, `damage`, `pages` and `sqlite` are for SQLite alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,5 +30,6 @@ mod recording;
 mod replaying;
 mod retaining;
 mod room;
+mod senders;
 mod sqlite;
 mod webhooks;

@@ -15,7 +15,7 @@ use crate::fixture::{POSTGRES, in_new_schema};
 use crate::helpers::*;
 
 /// The server of all tests, or `None` after a line that says that the test was skipped.
-fn server(test: &str) -> Option<&'static Postgres> {
+pub fn server(test: &str) -> Option<&'static Postgres> {
     static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
     let server = SERVER.get_or_init(Postgres::start).as_ref();
     if server.is_none() {
@@ -24,15 +24,16 @@ fn server(test: &str) -> Option<&'static Postgres> {
     server
 }
 
-fn settings(server: &Postgres) -> Settings {
+pub fn settings(server: &Postgres) -> Settings {
     in_new_schema(&server.connection("postgres"))
 }
 
 /// The modules with tests of SQLite alone, and this one.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
     "contents::",
     "damage::",
     "pages::",
+    "senders::",
     "sqlite::",
     "postgres::",
 ];
@@ -362,7 +363,7 @@ fn a_batch_whose_commit_was_cut_off_is_recorded_once() {
 }
 
 /// The schema of these settings.
-fn schema(settings: &Settings) -> &str {
+pub fn schema(settings: &Settings) -> &str {
     let schema = settings.connection.rsplit('=').next().unwrap();
     schema.trim_end_matches('\'')
 }

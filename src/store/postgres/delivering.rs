@@ -7,10 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::queue::Claiming;
+use super::claims::Claiming;
 use super::retention::{Collection, Expiring};
 use super::session::{LOCK, LOCK_AS_HOLDER, Statement, statement};
-use super::{PostgresStore, Shared, guard, operations, queue, retention, row, webhooks};
+use super::{PostgresStore, Shared, claims, guard, operations, queue, retention, row, webhooks};
 use crate::config::Retention;
 use crate::domain::project::ProjectKey;
 use crate::store::contract::{Answer, Asking, Delivering};
@@ -74,13 +74,12 @@ impl Shared {
         let (mut session, repository) = self.session().await?;
         let sender = self.sender.id(&mut session).await?;
         if !asking.dropped.is_empty() {
-            let dropped = self.sender.release(sender, asking.dropped);
-            session.rows(dropped).await?;
+            let dropped = claims::release(repository, sender, asking.dropped);
+            session.transact(dropped).await?;
         }
-        let (alone, now) = (asking.alone, row::milliseconds(asking.now));
         if !self
             .sender
-            .own(&mut session, sender, &webhook, alone)
+            .own(&mut session, sender, &webhook, asking.alone)
             .await?
         {
             return Ok(Claims::default());
@@ -88,24 +87,25 @@ impl Shared {
         let claiming = Claiming {
             repository,
             sender,
-            webhook: webhook.clone(),
+            webhook,
             now: asking.now,
             limit: asking.limit,
             excluding: asking.excluding,
         };
-        let (mut claims, heads) = queue::find_due(&mut session, &claiming).await?;
-        if heads.is_empty() {
-            return Ok(claims);
+        if claiming.limit == 0 {
+            let next_due = claiming.next_due(&mut session, Vec::new()).await?;
+            return Ok(Claims {
+                next_due,
+                ..Claims::default()
+            });
         }
-        let claiming = self
-            .sender
-            .claim(&mut session, sender, &webhook, heads, now);
-        let claimed = claiming.await?;
-        claims.ready.retain(|one| claimed.contains(&one.delivery));
-        claims
-            .unreadable
-            .retain(|one| claimed.contains(&one.delivery));
-        Ok(claims)
+        match claiming.claim(&mut session).await? {
+            Some(claims) => Ok(claims),
+            None => {
+                self.sender.lose(sender).await;
+                Ok(Claims::default())
+            }
+        }
     }
 
     async fn set_fingerprints(
@@ -208,7 +208,6 @@ impl Delivering for PostgresStore {
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Option<Timestamp>> {
         let webhook = webhook.to_owned();
-        // With a limit of 0 the claim is empty, and `next_due` is the first lane that is not excluded.
         Box::pin(self.run(move |shared| async move {
             let (mut session, repository) = shared.session().await?;
             let claiming = Claiming {
@@ -219,7 +218,7 @@ impl Delivering for PostgresStore {
                 limit: 0,
                 excluding,
             };
-            Ok(queue::find_due(&mut session, &claiming).await?.0.next_due)
+            claiming.next_due(&mut session, Vec::new()).await
         }))
     }
 

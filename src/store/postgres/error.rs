@@ -13,9 +13,11 @@ impl From<tokio_postgres::Error> for Fault {
             // Without a code, the error is not an answer of the server.
             None => Fault::Unreachable(Arc::new(source)),
             Some(code) if is_outage(code) => Fault::Unreachable(Arc::new(source)),
-            Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::QUERY_CANCELED) => {
-                Fault::Busy(Arc::new(source))
-            }
+            Some(
+                &SqlState::LOCK_NOT_AVAILABLE
+                | &SqlState::QUERY_CANCELED
+                | &SqlState::T_R_DEADLOCK_DETECTED,
+            ) => Fault::Busy(Arc::new(source)),
             Some(_) => Fault::Database(Arc::new(source)),
         }
     }

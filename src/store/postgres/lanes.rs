@@ -102,6 +102,10 @@ impl Left {
         self.lanes.insert(lane);
     }
 
+    pub(super) fn has_deletes(&self) -> bool {
+        !self.deletes.is_empty()
+    }
+
     /// Makes the next deliveries heads, after the deliveries are no longer pending.
     pub(super) fn promote(&self, repository: i32, statements: &mut Vec<Statement>) {
         if !self.lanes.is_empty() {

@@ -5,8 +5,8 @@
 //! - One process at a time watches a repository. `lease` and the epoch that its commits check see to it.
 //! - Any number of processes send, side by side. `sender` has their claims.
 //! - Several repositories share one database. Every statement names the repository.
-//! - A commit costs two round trips, however large the batch. A claim costs two, and one if it finds
-//!   nothing. `session` says how, and why no anomaly is possible.
+//! - A commit costs two round trips, however large the batch. A claim costs one, and two if it finds too
+//!   little. `session` says how, and why no anomaly is possible.
 //! - While the server cannot be reached, each operation fails with
 //!   [`Fault::Unreachable`], and the caller retries. The next operation connects again.
 //!
@@ -17,7 +17,8 @@
 //! - `recording` and `delivering` implement the contracts of inference and of sending.
 //! - `record` computes the rows of a batch from `facts`, and `write` writes them. `recorded` reads the
 //!   record.
-//! - `queue` claims and finishes the deliveries of `lanes`. `webhooks` keeps the state of webhooks.
+//! - `claims` claims the deliveries of `lanes`, and `queue` records the results of their attempts.
+//!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
 //! - `client` connects the command line, with `listing`, `operations` and `replay`.
 //! - `fleet` reads the lease with its standbys.
@@ -25,6 +26,7 @@
 //! - `transfer` reads and writes all rows, to move a state.
 
 mod changes;
+mod claims;
 mod client;
 mod connect;
 mod delivering;

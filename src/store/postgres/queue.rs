@@ -1,8 +1,7 @@
-//! Claims due deliveries, and records the results of attempts.
+//! Records the results of attempts, and changes due times.
 //!
-//! Constraint: only the heads of [`lanes`](super::lanes) are claimed. So the cost of finding a due
-//! delivery does not depend on the number of pending ones. One statement finds the heads. If there are
-//! any, a transaction claims them for the [sender](super::sender), and leaves out changed ones.
+//! Constraint: senders record at the same time, and none waits for another: see
+//! [`session`](super::session). Only the end of a delete waits, because other lanes may wait for it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,158 +9,14 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::lanes::Left;
-use super::session::{LOCK, Session, Statement, statement};
+use super::session::{LOCK_ALONE, LOCK_SHARED, Session, Statement, statement};
 use super::{FingerprintKey, row, webhooks};
 use crate::domain::delivery::{State, Verdict};
-use crate::domain::event::Origin;
 use crate::domain::project::ProjectKey;
 use crate::store::answer;
-use crate::store::delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
+use crate::store::delivery::{AttemptLog, Finish};
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
-use crate::store::payload;
-
-/// The maximum total size of the payloads of one claim, in bytes. A single payload may be larger.
-const CLAIM_BYTES: i64 = 1024 * 1024;
-
-/// Selects the first heads of a webhook's lanes, the longest due first.
-///
-/// The last row has only the next due time. A row has its payload only if the rows before it leave
-/// room for it: `before` is their size.
-const HEADS: &str = "SELECT h.id, h.due_ms, h.organization, h.project, h.n_attempts, \
-     h.n_attempts_before, h.origin, h.n_redeliveries, h.event, h.rests, h.before, \
-     p.size, CASE WHEN h.before < $7 AND h.due_ms <= $8 THEN p.compressed END, \
-     e.id, e.kind, e.organization, e.project, e.origin, e.occurred_ns, e.parameters, \
-     e.explanation, e.payload \
-     FROM (SELECT d.*, coalesce(w.rests_until_ms, 0) AS rests, \
-       coalesce(sum(s.size) OVER (ORDER BY d.due_ms, d.id ROWS BETWEEN UNBOUNDED PRECEDING \
-         AND 1 PRECEDING), 0)::bigint AS before \
-       FROM (SELECT * FROM deliveries d WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
-         AND NOT EXISTS (SELECT 1 FROM unnest($4::text[], $5::text[]) AS x (o, p) \
-           WHERE x.o = d.organization AND x.p = d.project) \
-         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.webhook = $3 \
-           AND c.organization = d.organization AND c.project = d.project AND c.sender <> $2) \
-         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.delivery = d.id \
-           AND c.sender <> $2) \
-         ORDER BY d.due_ms, d.id LIMIT $6) d \
-       LEFT JOIN webhooks w ON w.repository = $1 AND w.name = $3 \
-       LEFT JOIN events v ON v.repository = $1 AND v.sequence = d.event \
-       LEFT JOIN payloads s ON s.repository = $1 AND s.hash = v.payload \
-       WHERE w.off_cause IS NULL AND (w.sole_sender IS NULL OR w.sole_sender = $2)) h \
-     LEFT JOIN events e ON e.repository = $1 AND e.sequence = h.event \
-     LEFT JOIN payloads p ON p.repository = $1 AND p.hash = e.payload \
-     ORDER BY h.due_ms, h.id";
-
-/// The column of the first of the event's columns in [`HEADS`].
-const EVENT_COLUMN: usize = 13;
-
-/// A claim of a webhook's due deliveries.
-pub(super) struct Claiming {
-    pub(super) repository: i32,
-    pub(super) sender: i64,
-    pub(super) webhook: String,
-    pub(super) now: Timestamp,
-    pub(super) limit: usize,
-    pub(super) excluding: HashSet<ProjectKey>,
-}
-
-/// Claims due heads of lanes, the longest due first.
-///
-/// Also returns the numbers of attempts and redeliveries that each delivery had.
-pub(super) async fn find_due(
-    session: &mut Session,
-    claiming: &Claiming,
-) -> Result<(Claims, Vec<(i64, i64, i64)>), Fault> {
-    let now = row::milliseconds(claiming.now);
-    let (organizations, projects) = row::arrays(&claiming.excluding);
-    // Read one head more than the claim can return. It has the next due time.
-    let n_heads = row::limit(claiming.limit.saturating_add(1));
-    let due = if claiming.limit == 0 { i64::MIN } else { now };
-    let rows = session
-        .rows(statement!(
-            HEADS,
-            claiming.repository,
-            claiming.sender,
-            claiming.webhook.clone(),
-            organizations,
-            projects,
-            n_heads,
-            CLAIM_BYTES,
-            due,
-        ))
-        .await?;
-    let (mut claims, mut heads) = (Claims::default(), Vec::new());
-    for head in &rows {
-        let due = row::number(head, 1)?;
-        let rests_until = row::number(head, 9)?;
-        let n_claimed = claims.ready.len().saturating_add(claims.unreadable.len());
-        if due > now
-            || rests_until > now
-            || n_claimed >= claiming.limit
-            || row::number(head, 10)? >= CLAIM_BYTES
-        {
-            claims.next_due = Some(row::from_milliseconds(due.max(rests_until)));
-            break;
-        }
-        claim(head, &mut claims)?;
-        let number = |column| row::number(head, column);
-        heads.push((number(0)?, number(4)?, number(7)?));
-    }
-    Ok((claims, heads))
-}
-
-/// Claims one of the [`HEADS`]. An unreadable delivery is only reported.
-fn claim(head: &Row, claims: &mut Claims) -> Result<(), Fault> {
-    let delivery = row::number(head, 0)?;
-    let attempt = row::small(head, 4)?.saturating_add(1);
-    let n_redeliveries = row::small(head, 7)?;
-    let key = row::key(head, 2)?;
-    let whole = || -> Result<Claim, Fault> {
-        let id: Option<&str> = head.try_get(EVENT_COLUMN)?;
-        if id.is_none() {
-            return Err(Fault::Undecodable {
-                what: format!("the event {}", row::number(head, 8)?),
-                reason: "it is missing".to_owned(),
-            });
-        }
-        let event = row::event(head, EVENT_COLUMN)?;
-        let (size, compressed): (Option<i64>, Option<&[u8]>) =
-            (head.try_get(11)?, head.try_get(12)?);
-        let stored = size.zip(compressed).ok_or_else(|| Fault::MissingPayload {
-            hash: event.payload,
-            needed_by: format!("the event {}", event.id),
-        })?;
-        let payload = payload::restore(&event.payload, stored.0, stored.1)?;
-        let origin = row::text(head, 6)?;
-        Ok(Claim {
-            delivery,
-            attempt,
-            scheduled_attempt: attempt.saturating_sub(row::small(head, 5)?).max(1),
-            n_redeliveries,
-            origin: row::word("the delivery's origin", &origin, Origin::from_word)?,
-            key: key.clone(),
-            event,
-            payload,
-        })
-    };
-    match whole() {
-        Ok(claim) => claims.ready.push(claim),
-        Err(
-            fault @ (Fault::MissingPayload { .. }
-            | Fault::WrongPayload { .. }
-            | Fault::Coding { .. }
-            | Fault::Undecodable { .. }),
-        ) => claims.unreadable.push(Unreadable {
-            delivery,
-            attempt,
-            key,
-            n_redeliveries,
-            fault,
-        }),
-        Err(fault) => return Err(fault),
-    }
-    Ok(())
-}
 
 /// A delivery before and after the results of attempts.
 struct Entry {
@@ -179,14 +34,21 @@ struct Entry {
     finished: Option<i64>,
     last_status: Option<i32>,
     last_error: Option<String>,
+    /// Whether another sender sends a delivery of the lane too, because projects moved into one.
+    is_lane_shared: bool,
     is_changed: bool,
 }
 
+/// Locks and reads the deliveries that this sender has claimed.
 const ENTRIES: &str = "SELECT d.id, d.webhook, d.organization, d.project, d.state, \
      CASE WHEN d.is_delete THEN d.project_id END, d.n_redeliveries, w.fingerprint, d.n_attempts, \
-     d.n_attempts_before, d.due_ms, d.is_due_as_asked, d.finished_ms, d.last_status, d.last_error \
-     FROM deliveries d LEFT JOIN webhooks w ON w.repository = $1 AND w.name = d.webhook \
-     WHERE d.repository = $1 AND d.id = ANY($2)";
+     d.n_attempts_before, d.due_ms, d.is_due_as_asked, d.finished_ms, d.last_status, d.last_error, \
+     EXISTS (SELECT 1 FROM claims o WHERE o.repository = $1 AND o.webhook = d.webhook \
+     AND o.organization = d.organization AND o.project = d.project AND o.sender <> $3) \
+     FROM claims c JOIN deliveries d ON d.repository = $1 AND d.id = c.delivery \
+     LEFT JOIN webhooks w ON w.repository = $1 AND w.name = d.webhook \
+     WHERE c.repository = $1 AND c.delivery = ANY($2) AND c.sender = $3 \
+     ORDER BY d.id FOR UPDATE OF d";
 
 impl Entry {
     fn of(found: &Row) -> Result<(i64, Self), Fault> {
@@ -204,6 +66,7 @@ impl Entry {
             finished: found.try_get(12)?,
             last_status: found.try_get(13)?,
             last_error: found.try_get(14)?,
+            is_lane_shared: found.try_get(15)?,
             is_changed: false,
         };
         Ok((row::number(found, 0)?, entry))
@@ -231,7 +94,8 @@ struct Results<'a> {
 
 /// Records attempts and their verdicts, in one transaction of two round trips.
 ///
-/// It ignores removed deliveries, attempts that are already recorded, and deliveries whose claim is gone.
+/// It ignores removed deliveries, attempts that are already recorded, and deliveries whose claim is gone:
+/// another sender may have taken them over.
 pub(super) async fn finish(
     session: &mut Session,
     repository: i32,
@@ -239,60 +103,91 @@ pub(super) async fn finish(
     finished: &[Finish],
     key: &FingerprintKey,
 ) -> Result<(), Fault> {
-    let ids: Vec<i64> = finished.iter().map(|one| one.delivery).collect();
-    let numbers: Vec<i64> = finished
-        .iter()
-        .map(|one| i64::from(one.attempt.number))
-        .collect();
-    let answers = session
-        .begin(
-            "BEGIN",
-            vec![
-                statement!(LOCK, repository),
-                statement!(ENTRIES, repository, ids.clone()),
-                statement!(
-                    "SELECT a.delivery, a.number FROM attempts a \
-                     JOIN unnest($2::bigint[], $3::bigint[]) AS n (d, n) \
-                     ON a.delivery = n.d AND a.number = n.n WHERE a.repository = $1",
-                    repository,
-                    ids.clone(),
-                    numbers
-                ),
-                statement!(
-                    "DELETE FROM claims WHERE repository = $1 AND sender = $2 \
-                     AND delivery = ANY($3) RETURNING delivery",
-                    repository,
-                    sender,
-                    ids.clone()
-                ),
-            ],
-        )
-        .await?;
-    let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
-    let claimed = rows(3).iter().map(|found| row::number(found, 0));
-    let claimed: HashSet<i64> = claimed.collect::<Result<_, _>>()?;
-    let mut results = Results::default();
-    for found in rows(1) {
-        let (id, entry) = Entry::of(found)?;
-        results.entries.insert(id, entry);
+    let finishing = Finishing {
+        repository,
+        sender,
+        finished,
+        key,
+    };
+    let mut results = finishing.read(session, LOCK_SHARED).await?;
+    if results.depend_on_others() {
+        session.undo().await?;
+        results = finishing.read(session, LOCK_ALONE).await?;
     }
-    for found in rows(2) {
-        let attempt = (row::number(found, 0)?, row::number(found, 1)?);
-        results.logged.insert(attempt);
-    }
-    // Another sender may have taken over the others.
-    for one in finished
-        .iter()
-        .filter(|one| claimed.contains(&one.delivery))
-    {
-        results.apply(one, key);
-    }
-    let statements = results.statements(repository)?;
+    let mut statements = results.statements(repository)?;
+    statements.push(statement!(
+        "UPDATE senders SET n_recordings = n_recordings + 1 WHERE id = $1",
+        sender
+    ));
     session.commit(statements).await?;
     Ok(())
 }
 
+/// The results to record.
+struct Finishing<'a> {
+    repository: i32,
+    sender: i64,
+    finished: &'a [Finish],
+    key: &'a FingerprintKey,
+}
+
+impl<'a> Finishing<'a> {
+    /// Begins a transaction, removes the claims, and applies the results in memory.
+    async fn read(&self, session: &mut Session, lock: &'static str) -> Result<Results<'a>, Fault> {
+        let repository = self.repository;
+        let finished = self.finished.iter();
+        let ids: Vec<i64> = finished.clone().map(|one| one.delivery).collect();
+        let numbers: Vec<i64> = finished.map(|one| i64::from(one.attempt.number)).collect();
+        let answers = session
+            .begin(
+                "BEGIN",
+                vec![
+                    statement!(lock, repository),
+                    statement!(ENTRIES, repository, ids.clone(), self.sender),
+                    statement!(
+                        "SELECT a.delivery, a.number FROM attempts a \
+                         JOIN unnest($2::bigint[], $3::bigint[]) AS n (d, n) \
+                         ON a.delivery = n.d AND a.number = n.n WHERE a.repository = $1",
+                        repository,
+                        ids.clone(),
+                        numbers
+                    ),
+                    statement!(
+                        "DELETE FROM claims WHERE repository = $1 AND sender = $2 \
+                         AND delivery = ANY($3)",
+                        repository,
+                        self.sender,
+                        ids
+                    ),
+                ],
+            )
+            .await?;
+        let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
+        let mut results = Results::default();
+        for found in rows(1) {
+            let (id, entry) = Entry::of(found)?;
+            results.entries.insert(id, entry);
+        }
+        for found in rows(2) {
+            let attempt = (row::number(found, 0)?, row::number(found, 1)?);
+            results.logged.insert(attempt);
+        }
+        for one in self.finished {
+            results.apply(one, self.key);
+        }
+        Ok(results)
+    }
+}
+
 impl<'a> Results<'a> {
+    /// Whether another sender may record results of the same lane, or of one that waits for it.
+    ///
+    /// If neither saw the other's results, nobody would make the next delivery a head.
+    fn depend_on_others(&self) -> bool {
+        let mut entries = self.entries.values();
+        self.left.has_deletes() || entries.any(|entry| entry.is_lane_shared)
+    }
+
     fn apply(&mut self, finish: &'a Finish, key: &FingerprintKey) {
         let attempt = &finish.attempt;
         let Some(entry) = self.entries.get_mut(&finish.delivery) else {
@@ -364,6 +259,9 @@ impl<'a> Results<'a> {
             .collect();
         if !changed.is_empty() {
             statements.push(update(repository, &changed));
+        }
+        if !self.failures.is_empty() {
+            statements.push(webhooks::lock(repository, &self.failures));
         }
         for (webhook, reason, at) in &self.gone {
             statements.extend(webhooks::switch_off(

@@ -12,8 +12,8 @@
 //! A sender that must know of every request to a webhook becomes its *sole sender*: if the endpoint is down,
 //! asked for a wait, or has a `rate`. Other senders then claim nothing of the webhook.
 //!
-//! Claims, results and removals of claims lock the row of the repository, so they happen one after the
-//! other. `SKIP LOCKED` would find nothing to skip. The clock of the server decides about leases.
+//! Several senders claim and record results at the same time ([`claims`](super::claims)). The rest here
+//! locks the repository alone. The clock of the server decides about leases.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::changes::{self, Kind};
 use super::lease::Notices;
-use super::session::{LOCK, LOCK_TO_CLAIM, Session, Statement, statement};
+use super::session::{LOCK, LOCK_ALONE, Session, statement};
 use super::{guard, row};
 use crate::store::error::Fault;
 
@@ -74,7 +74,7 @@ impl Sender {
     }
 
     /// Forgets the lease, because another sender removed it.
-    async fn lose(&self, lost: i64) {
+    pub(super) async fn lose(&self, lost: i64) {
         let mut id = self.id.lock().await;
         if *id == Some(lost) {
             *id = None;
@@ -84,45 +84,6 @@ impl Sender {
                  out of reach of the database for longer than store.lease"
             );
         }
-    }
-
-    /// Claims deliveries, each with its numbers of attempts and redeliveries. Returns those it got.
-    pub(super) async fn claim(
-        &self,
-        session: &mut Session,
-        sender: i64,
-        webhook: &str,
-        heads: Vec<(i64, i64, i64)>,
-        now: i64,
-    ) -> Result<HashSet<i64>, Fault> {
-        let column = |of: fn(&(i64, i64, i64)) -> i64| heads.iter().map(of).collect::<Vec<i64>>();
-        let answers = session
-            .transact(vec![
-                statement!(LOCK_TO_CLAIM, self.repository),
-                statement!("SELECT 1 FROM senders WHERE id = $1", sender),
-                statement!(
-                    CLAIM,
-                    self.repository,
-                    sender,
-                    webhook.to_owned(),
-                    column(|head| head.0),
-                    column(|head| head.1),
-                    column(|head| head.2),
-                    now
-                ),
-            ])
-            .await?;
-        if answers.get(1).is_none_or(Vec::is_empty) {
-            self.lose(sender).await;
-        }
-        let claimed = answers.get(2).map(Vec::as_slice).unwrap_or_default();
-        claimed.iter().map(|found| row::number(found, 0)).collect()
-    }
-
-    /// Drops claims of deliveries that are not sent now.
-    pub(super) fn release(&self, sender: i64, deliveries: Vec<i64>) -> Statement {
-        let sql = "DELETE FROM claims WHERE repository = $1 AND sender = $2 AND delivery = ANY($3)";
-        statement!(sql, self.repository, sender, deliveries)
     }
 
     /// Becomes the sole sender of a webhook, or ends that. Returns whether the sender may claim.
@@ -139,7 +100,7 @@ impl Sender {
         let kind = if alone { Kind::Alone } else { Kind::New };
         let answers = session
             .transact(vec![
-                statement!(LOCK_TO_CLAIM, self.repository),
+                statement!(LOCK_ALONE, self.repository),
                 super::webhooks::ensure(self.repository, webhook),
                 statement!(
                     "UPDATE webhooks SET sole_sender = CASE WHEN $4 THEN $3::bigint END \
@@ -232,8 +193,11 @@ impl Sender {
             .transact(vec![
                 statement!(LOCK, self.repository),
                 statement!(
-                    "DELETE FROM senders WHERE repository = $1 \
-                     AND (id = $2 OR leased_until < clock_timestamp())",
+                    // Listings compare the sum of both counts.
+                    "WITH gone AS (DELETE FROM senders WHERE repository = $1 \
+                     AND (id = $2 OR leased_until < clock_timestamp()) RETURNING n_recordings) \
+                     UPDATE repositories SET version = version \
+                     + (SELECT coalesce(sum(n_recordings), 0) FROM gone)::bigint WHERE id = $1",
                     self.repository,
                     id
                 ),
@@ -264,18 +228,3 @@ pub(super) async fn running(
     let rows = session.rows(statement!(sql, repository)).await?;
     rows.first().map(|found| row::text(found, 0)).transpose()
 }
-
-/// Claims those of the given heads that still are as they were read.
-const CLAIM: &str = "INSERT INTO claims (repository, delivery, webhook, organization, project, sender) \
-     SELECT d.repository, d.id, d.webhook, d.organization, d.project, $2 FROM deliveries d \
-     JOIN unnest($4::bigint[], $5::bigint[], $6::bigint[]) AS n (id, n_attempts, n_redeliveries) \
-     ON d.id = n.id AND d.n_attempts = n.n_attempts AND d.n_redeliveries = n.n_redeliveries \
-     WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
-     AND EXISTS (SELECT 1 FROM senders s WHERE s.id = $2) \
-     AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.webhook = $3 \
-       AND c.organization = d.organization AND c.project = d.project AND c.sender <> $2) \
-     AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.delivery = d.id \
-       AND c.sender <> $2) \
-     AND NOT EXISTS (SELECT 1 FROM webhooks w WHERE w.repository = $1 AND w.name = $3 \
-       AND (w.off_cause IS NOT NULL OR w.sole_sender <> $2 OR w.rests_until_ms > $7)) \
-     ON CONFLICT (repository, delivery) DO UPDATE SET sender = excluded.sender RETURNING delivery";

@@ -6,11 +6,23 @@
 //!
 //! # Isolation
 //!
-//! Every transaction that writes begins with [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_TO_CLAIM`]: it locks the row of its
-//! repository until its end. So the writers of one repository run one after the other, as those of
-//! SQLite do. At the level READ COMMITTED each later statement has a new snapshot, which has all
-//! commits of earlier writers, and nobody writes meanwhile. So no anomaly is possible, and no
-//! transaction is retried for another one. Reads of several statements use REPEATABLE READ.
+//! Every transaction that writes begins with a lock on its repository, which it holds until its end.
+//! With [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_ALONE`] nobody else writes meanwhile. At the level READ
+//! COMMITTED each later statement has a new snapshot, which has all commits of earlier writers. So no
+//! anomaly is possible, and no transaction is retried for another one. Reads of several statements use
+//! REPEATABLE READ.
+//!
+//! Claims and most results of attempts take [`LOCK_SHARED`]. So senders do not wait for each other, and
+//! the server makes the commits of several durable together. These rules keep senders apart:
+//!
+//! - A sender changes a delivery only while it has its claim, and only if the row is locked. A claim locks
+//!   rows before it inserts, and skips locked ones. If a row changed since the snapshot of the statement,
+//!   the server evaluates the conditions on the new row.
+//! - While the lock is shared, only the result of the claimed delivery changes the head of a lane. So a
+//!   lane that has no claim keeps its head.
+//! - A delete may be awaited in other lanes. So its last result takes [`LOCK_ALONE`].
+//! - Locks have an order: deliveries, claims, webhooks, the sender's own row. Rows of one table are locked
+//!   in the order of their keys, or by one sender alone.
 
 use std::borrow::Cow;
 
@@ -38,20 +50,41 @@ macro_rules! statement {
 }
 pub(super) use statement;
 
+/// A statement that locks the row of a repository too, and returns what writers need of it.
+macro_rules! lock_row {
+    ($condition:literal) => {
+        concat!(
+            "WITH held AS MATERIALIZED (SELECT id, pg_advisory_xact_lock(tableoid::int, id) \
+             FROM repositories WHERE id = $1) \
+             UPDATE repositories r SET version = r.version + 1 FROM held WHERE r.id = held.id ",
+            $condition,
+            "RETURNING r.next_event, r.next_delivery, r.first_repetition, r.last_swept_event, \
+             r.last_batch, r.fingerprint_key"
+        )
+    };
+}
+
 /// Locks the repository for a transaction that writes.
 ///
-/// It counts the transaction too, for [`Listing::version`](crate::store::Listing::version).
-pub(super) const LOCK: &str = "UPDATE repositories SET version = version + 1 WHERE id = $1 \
-     RETURNING next_event, next_delivery, first_repetition, last_swept_event, last_batch, \
-     fingerprint_key";
+/// It counts the transaction too, for [`Listing::version`](crate::store::Listing::version). The locks on
+/// the repository are advisory, because many shared locks on a row would keep others waiting forever.
+pub(super) const LOCK: &str = lock_row!("");
 
 /// Locks the repository, if the process still has the lease of this epoch.
-pub(super) const LOCK_AS_HOLDER: &str = "UPDATE repositories SET version = version + 1 \
-     WHERE id = $1 AND epoch = $2 RETURNING next_event, next_delivery, first_repetition, \
-     last_swept_event, last_batch, fingerprint_key";
+pub(super) const LOCK_AS_HOLDER: &str = lock_row!("AND r.epoch = $2 ");
 
-/// Locks the repository for a claim, which no listing shows.
-pub(super) const LOCK_TO_CLAIM: &str = "SELECT 1 FROM repositories WHERE id = $1 FOR UPDATE";
+/// Locks the repository for a change that no listing shows.
+pub(super) const LOCK_ALONE: &str =
+    "SELECT pg_advisory_xact_lock(tableoid::int, id) FROM repositories WHERE id = $1";
+
+/// Locks the repository together with other senders.
+pub(super) const LOCK_SHARED: &str =
+    "SELECT pg_advisory_xact_lock_shared(tableoid::int, id) FROM repositories WHERE id = $1";
+
+/// Lets a commit return before it is durable.
+///
+/// A crash of the server may undo it, but leaves all durable ones.
+pub(super) const UNHURRIED: &str = "SET LOCAL synchronous_commit = off";
 
 /// Begins a transaction whose reads all see one state.
 pub(super) const CONSISTENTLY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -107,8 +140,7 @@ impl Session {
         reads: Vec<Statement>,
     ) -> Result<Vec<Vec<Row>>, Fault> {
         let answers = self.begin(CONSISTENTLY, reads).await?;
-        self.rows(statement!("ROLLBACK")).await?;
-        self.is_in_transaction = false;
+        self.undo().await?;
         Ok(answers)
     }
 
@@ -150,6 +182,13 @@ impl Session {
         Ok(answers)
     }
 
+    /// Undoes the transaction.
+    pub(super) async fn undo(&mut self) -> Result<(), Fault> {
+        self.rows(statement!("ROLLBACK")).await?;
+        self.is_in_transaction = false;
+        Ok(())
+    }
+
     /// Commits if `result` is a success, and otherwise undoes the transaction.
     pub(super) async fn end<T>(mut self, result: Result<T, Fault>) -> Result<T, Fault> {
         match result {
@@ -158,9 +197,8 @@ impl Session {
                 Ok(value)
             }
             Err(fault) if self.is_in_transaction => {
-                if self.rows(statement!("ROLLBACK")).await.is_ok() {
-                    self.is_in_transaction = false;
-                }
+                // If this fails too, dropping the session closes the connection.
+                let _ = self.undo().await;
                 Err(fault)
             }
             result => result,

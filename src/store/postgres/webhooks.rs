@@ -101,6 +101,14 @@ pub(super) struct Failure {
     pub(super) rests_until: Option<Timestamp>,
 }
 
+/// Locks the rows of webhooks, in the order of their names.
+pub(super) fn lock(repository: i32, failures: &BTreeMap<String, Failure>) -> Statement {
+    let names: Vec<String> = failures.keys().cloned().collect();
+    let sql =
+        "SELECT 1 FROM webhooks WHERE repository = $1 AND name = ANY($2) ORDER BY name FOR UPDATE";
+    statement!(sql, repository, names)
+}
+
 /// Sets the last errors of webhooks, and the times until which they are paused.
 pub(super) fn failed(repository: i32, failures: &BTreeMap<String, Failure>) -> Statement {
     let names: Vec<String> = failures.keys().cloned().collect();

@@ -51,7 +51,11 @@ CREATE TABLE senders (
     id           BIGINT      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     repository   INTEGER     NOT NULL,
     name         TEXT        NOT NULL,
-    leased_until TIMESTAMPTZ NOT NULL
+    since        TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    seen         TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    leased_until TIMESTAMPTZ NOT NULL,
+    -- Counts the transactions that recorded results, for listings that show what is new.
+    n_recordings BIGINT      NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 
 -- The deliveries that a sender sends now or next, with their lanes. No other sender claims a delivery

@@ -1,0 +1,224 @@
+//! Claims due deliveries for this process.
+//!
+//! Constraint: only the heads of [`lanes`](super::lanes) are claimed. So the cost of a claim does not
+//! depend on the number of pending deliveries. One transaction of one round trip selects heads and claims
+//! them. If it finds fewer than it may claim, another round trip reads the next due time.
+//!
+//! Senders claim at the same time, and none waits for another: see [`session`](super::session). A crash of
+//! the server may undo a claim whose delivery was sent already. Then it is sent again, as after a crash
+//! of the sender. In return, a claim need not wait for a disk or a replica.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+
+use super::row;
+use super::session::{LOCK_SHARED, Session, Statement, UNHURRIED, statement};
+use crate::domain::event::Origin;
+use crate::domain::project::ProjectKey;
+use crate::store::delivery::{Claim, Claims, Unreadable};
+use crate::store::error::Fault;
+use crate::store::payload;
+
+/// The maximum total size of the payloads of one claim, in bytes. A single payload may be larger.
+const CLAIM_BYTES: i64 = 1024 * 1024;
+
+/// The heads of a webhook's lanes that this sender may claim, by the first five values of a statement.
+///
+/// The server reads heads in the order of their index until it has enough. `OFFSET 0` keeps it from joining
+/// them with all claims first.
+macro_rules! free_heads {
+    () => {
+        "FROM deliveries d WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
+         AND (d.organization, d.project) NOT IN \
+         (SELECT o, p FROM unnest($4::text[], $5::text[]) AS x (o, p)) \
+         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.webhook = $3 \
+         AND c.organization = d.organization AND c.project = d.project AND c.sender <> $2 OFFSET 0) \
+         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.delivery = d.id \
+         AND c.sender <> $2 OFFSET 0) \
+         AND NOT EXISTS (SELECT 1 FROM webhooks w WHERE w.repository = $1 AND w.name = $3 \
+         AND (w.off_cause IS NOT NULL OR w.sole_sender <> $2)) "
+    };
+}
+
+/// Selects and claims the first due heads of a webhook's lanes, the longest due first.
+///
+/// It claims a head only if the payloads before it leave room for its payload.
+const CLAIM: &str = concat!(
+    "WITH heads AS MATERIALIZED (SELECT d.* ",
+    free_heads!(),
+    "AND d.due_ms <= $6 AND EXISTS (SELECT 1 FROM senders s WHERE s.id = $2) \
+     AND NOT EXISTS (SELECT 1 FROM webhooks w WHERE w.repository = $1 AND w.name = $3 \
+     AND w.rests_until_ms > $6) \
+     ORDER BY d.due_ms, d.id LIMIT $7 FOR UPDATE OF d SKIP LOCKED), \
+     sized AS (SELECT h.*, coalesce(sum(p.size) OVER (ORDER BY h.due_ms, h.id \
+     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::bigint AS before FROM heads h \
+     LEFT JOIN events e ON e.repository = $1 AND e.sequence = h.event \
+     LEFT JOIN payloads p ON p.repository = $1 AND p.hash = e.payload), \
+     claimed AS (INSERT INTO claims AS c \
+     (repository, delivery, webhook, organization, project, sender) \
+     SELECT repository, id, webhook, organization, project, $2 FROM sized WHERE before < $8 \
+     ON CONFLICT (repository, delivery) DO UPDATE SET sender = excluded.sender \
+     WHERE c.sender = excluded.sender RETURNING delivery) \
+     SELECT h.id, h.organization, h.project, h.n_attempts, h.n_attempts_before, h.origin, \
+     h.n_redeliveries, h.event, p.size, p.compressed, e.id, e.kind, e.organization, e.project, \
+     e.origin, e.occurred_ns, e.parameters, e.explanation, e.payload \
+     FROM claimed c JOIN sized h ON h.id = c.delivery \
+     LEFT JOIN events e ON e.repository = $1 AND e.sequence = h.event \
+     LEFT JOIN payloads p ON p.repository = $1 AND p.hash = e.payload \
+     ORDER BY h.due_ms, h.id"
+);
+
+/// The column of the first of the event's columns in [`CLAIM`].
+const EVENT_COLUMN: usize = 10;
+
+/// Reads the first due time of the other heads.
+const NEXT: &str = concat!(
+    "SELECT greatest(d.due_ms, (SELECT w.rests_until_ms FROM webhooks w \
+     WHERE w.repository = $1 AND w.name = $3)) ",
+    free_heads!(),
+    "AND d.id <> ALL ($6) ORDER BY d.due_ms, d.id LIMIT 1"
+);
+
+/// A claim of a webhook's due deliveries.
+pub(super) struct Claiming {
+    pub(super) repository: i32,
+    pub(super) sender: i64,
+    pub(super) webhook: String,
+    pub(super) now: Timestamp,
+    pub(super) limit: usize,
+    pub(super) excluding: HashSet<ProjectKey>,
+}
+
+impl Claiming {
+    /// Claims due heads of lanes, the longest due first.
+    ///
+    /// Returns `None` if the lease of the sender is gone.
+    pub(super) async fn claim(&self, session: &mut Session) -> Result<Option<Claims>, Fault> {
+        let (organizations, projects) = row::arrays(&self.excluding);
+        let answers = session
+            .transact(vec![
+                statement!(UNHURRIED),
+                statement!(LOCK_SHARED, self.repository),
+                statement!("SELECT 1 FROM senders WHERE id = $1", self.sender),
+                statement!(
+                    CLAIM,
+                    self.repository,
+                    self.sender,
+                    self.webhook.clone(),
+                    organizations,
+                    projects,
+                    row::milliseconds(self.now),
+                    row::limit(self.limit),
+                    CLAIM_BYTES,
+                ),
+            ])
+            .await?;
+        let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
+        if rows(2).is_empty() {
+            return Ok(None);
+        }
+        let mut claims = Claims::default();
+        for head in rows(3) {
+            claim(head, &mut claims)?;
+        }
+        claims.next_due = match rows(3).len() < self.limit {
+            true => {
+                let claimed = rows(3).iter().map(|head| row::number(head, 0));
+                let claimed = claimed.collect::<Result<Vec<i64>, Fault>>()?;
+                self.next_due(session, claimed).await?
+            }
+            // More may be due.
+            false => Some(self.now),
+        };
+        Ok(Some(claims))
+    }
+
+    /// Reads the first due time of the lanes whose heads are not `claimed` now.
+    pub(super) async fn next_due(
+        &self,
+        session: &mut Session,
+        claimed: Vec<i64>,
+    ) -> Result<Option<Timestamp>, Fault> {
+        let (organizations, projects) = row::arrays(&self.excluding);
+        let rows = session
+            .rows(statement!(
+                NEXT,
+                self.repository,
+                self.sender,
+                self.webhook.clone(),
+                organizations,
+                projects,
+                claimed,
+            ))
+            .await?;
+        let found = rows
+            .first()
+            .map(|found| row::number(found, 0))
+            .transpose()?;
+        Ok(found.map(row::from_milliseconds))
+    }
+}
+
+/// Drops claims of deliveries that are not sent now.
+pub(super) fn release(repository: i32, sender: i64, deliveries: Vec<i64>) -> Vec<Statement> {
+    let sql = "DELETE FROM claims WHERE repository = $1 AND sender = $2 AND delivery = ANY($3)";
+    vec![
+        statement!(UNHURRIED),
+        statement!(LOCK_SHARED, repository),
+        statement!(sql, repository, sender, deliveries),
+    ]
+}
+
+/// Reads a row of [`CLAIM`]. An unreadable delivery is only reported.
+fn claim(head: &Row, claims: &mut Claims) -> Result<(), Fault> {
+    let delivery = row::number(head, 0)?;
+    let attempt = row::small(head, 3)?.saturating_add(1);
+    let n_redeliveries = row::small(head, 6)?;
+    let key = row::key(head, 1)?;
+    let whole = || -> Result<Claim, Fault> {
+        let id: Option<&str> = head.try_get(EVENT_COLUMN)?;
+        if id.is_none() {
+            return Err(Fault::Undecodable {
+                what: format!("the event {}", row::number(head, 7)?),
+                reason: "it is missing".to_owned(),
+            });
+        }
+        let event = row::event(head, EVENT_COLUMN)?;
+        let (size, compressed): (Option<i64>, Option<&[u8]>) = (head.try_get(8)?, head.try_get(9)?);
+        let stored = size.zip(compressed).ok_or_else(|| Fault::MissingPayload {
+            hash: event.payload,
+            needed_by: format!("the event {}", event.id),
+        })?;
+        let payload = payload::restore(&event.payload, stored.0, stored.1)?;
+        let origin = row::text(head, 5)?;
+        Ok(Claim {
+            delivery,
+            attempt,
+            scheduled_attempt: attempt.saturating_sub(row::small(head, 4)?).max(1),
+            n_redeliveries,
+            origin: row::word("the delivery's origin", &origin, Origin::from_word)?,
+            key: key.clone(),
+            event,
+            payload,
+        })
+    };
+    match whole() {
+        Ok(claim) => claims.ready.push(claim),
+        Err(
+            fault @ (Fault::MissingPayload { .. }
+            | Fault::WrongPayload { .. }
+            | Fault::Coding { .. }
+            | Fault::Undecodable { .. }),
+        ) => claims.unreadable.push(Unreadable {
+            delivery,
+            attempt,
+            key,
+            n_redeliveries,
+            fault,
+        }),
+        Err(fault) => return Err(fault),
+    }
+    Ok(())
+}
