@@ -97,6 +97,7 @@ const WITH_POSTGRES: &[&str] = &[
     "project_webhooks_lease_held",
     "project_webhooks_lease_epoch",
     "project_webhooks_standbys",
+    "project_webhooks_senders",
     "project_webhooks_database_reachable",
 ];
 

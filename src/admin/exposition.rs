@@ -73,25 +73,23 @@ fn text(
     }
     figures.counters(daemon)?;
     figures.webhooks(webhooks, now)?;
-    let mut families = metrics.families();
-    families.extend(figures.0.gather());
-    families.sort_by(|one, other| one.name().cmp(other.name()));
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&families, &mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    figures.encode(Some(metrics))
 }
 
 /// The name of the gauge that tells the working process from those that wait.
 const LEASE_HELD: &str = "lease_held";
 const LEASE_HELD_HELP: &str = "1 while this process watches the repository, 0 while it waits.";
 
-/// The figures of a process that waits for the lease or for the database.
-pub(super) fn of_waiting(database_reachable: bool) -> Result<String, prometheus::Error> {
+/// The figures of a process that does not watch. It has `metrics` if it sends.
+pub(super) fn of_waiting(
+    database_reachable: bool,
+    metrics: Option<&Metrics>,
+) -> Result<String, prometheus::Error> {
     let figures = Figures(Registry::new_custom(Some(PREFIX.to_owned()), None)?);
     figures.gauges(LEASE_HELD, LEASE_HELD_HELP, &[], [(vec![], 0.0)])?;
     figures.gauges(
         "database_reachable",
-        "1 if the database answered the last request for the lease.",
+        "1 if the database answered the last request for a lease.",
         &[],
         [(vec![], flag(database_reachable))],
     )?;
@@ -101,15 +99,23 @@ pub(super) fn of_waiting(database_reachable: bool) -> Result<String, prometheus:
         &["version"],
         [(vec![env!("CARGO_PKG_VERSION")], 1.0)],
     )?;
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&figures.0.gather(), &mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    figures.encode(metrics)
 }
 
 /// The figures of one scrape.
 struct Figures(Registry);
 
 impl Figures {
+    /// Writes the figures and the counters of attempts as text.
+    fn encode(&self, metrics: Option<&Metrics>) -> Result<String, prometheus::Error> {
+        let mut families = metrics.map(Metrics::families).unwrap_or_default();
+        families.extend(self.0.gather());
+        families.sort_by(|one, other| one.name().cmp(other.name()));
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     fn daemon(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
         let engines = engines(daemon);
         let gauge = |name, help, value: fn(&Snapshot) -> f64| {
@@ -204,6 +210,8 @@ impl Figures {
     fn lease(&self, view: &LeaseView) -> Result<(), prometheus::Error> {
         let standbys = view.fleet.standbys.iter();
         let n_standbys = standbys.filter(|standby| standby.is_waiting).count();
+        let senders = view.fleet.senders.iter();
+        let n_senders = senders.filter(|sender| sender.is_alive).count();
         let epoch = view.fleet.lease.as_ref().map_or(0, |lease| lease.epoch);
         for (name, help, value) in [
             (LEASE_HELD, LEASE_HELD_HELP, 1.0),
@@ -216,6 +224,11 @@ impl Figures {
                 "standbys",
                 "Processes that wait for the lease.",
                 number(n_standbys),
+            ),
+            (
+                "senders",
+                "Processes that deliver, with this one if it does.",
+                number(n_senders),
             ),
             (
                 "database_reachable",

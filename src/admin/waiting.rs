@@ -1,7 +1,7 @@
 //! The admin server of a process that waits for its lease or for the database.
 //!
 //! Constraint: it must release its address before the daemon starts. It answers the three paths that
-//! need no token: such a process has no listing of its own.
+//! need no token: such a process has no listing of its own. It may send meanwhile.
 
 use std::sync::Arc;
 
@@ -20,14 +20,19 @@ use super::socket::{Bound, bind};
 use super::{BOUNDS, guard, hosts};
 use crate::config::AdminServer;
 use crate::http_server;
+use crate::metrics::Metrics;
 
-/// Why a process waits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a process does that does not watch.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Wait {
     /// The reason in words.
     pub(crate) reason: String,
     /// Whether the database answered.
     pub(crate) is_reachable: bool,
+    /// Whether the process does all that its roles say.
+    pub(crate) is_ready: bool,
+    /// The counts of its attempts, if it sends.
+    pub(crate) metrics: Option<Arc<Metrics>>,
 }
 
 /// The server, if the configuration has one and its address is free.
@@ -96,15 +101,19 @@ async fn healthz() -> &'static str {
     "the process waits\n"
 }
 
-/// A process that waits does not watch, so it is not ready.
+/// A process that waits to watch is not ready. One that only sends is.
 async fn readyz(State(wait): Waits) -> (StatusCode, String) {
-    let reason = wait.borrow().reason.clone();
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
+    let wait = wait.borrow();
+    let status = match wait.is_ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, format!("{}\n", wait.reason))
 }
 
 async fn metrics(State(wait): Waits) -> Response {
-    let is_reachable = wait.borrow().is_reachable;
-    match exposition::of_waiting(is_reachable) {
+    let wait = wait.borrow().clone();
+    match exposition::of_waiting(wait.is_reachable, wait.metrics.as_deref()) {
         Ok(text) => ([(CONTENT_TYPE, FORMAT)], text).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }

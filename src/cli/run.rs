@@ -65,7 +65,10 @@ async fn wait<'a>(
     let mut server = WaitingServer::new();
     loop {
         let mut waits = "sending; roles does not contain watch".to_owned();
-        let mut is_reachable = true;
+        let mut is_reachable = sending.as_ref().is_none_or(Sending::is_reachable);
+        if !is_reachable {
+            waits = "sending; the database does not answer".to_owned();
+        }
         if config.roles.watch {
             let error = match daemon::open_store(Arc::clone(config)).await {
                 Err(DaemonError::Open(error)) if is_passing(&error) => error,
@@ -92,6 +95,8 @@ async fn wait<'a>(
         let wait = Wait {
             reason: waits.clone(),
             is_reachable,
+            is_ready: is_reachable && sending.is_some() && !config.roles.watch,
+            metrics: sending.as_ref().map(Sending::metrics),
         };
         server.waits(wait, config.admin.as_ref()).await;
         if reported.as_ref() != Some(&waits) {

@@ -129,6 +129,7 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
     if let Some(fleet) = &report.fleet {
         pairs.push(("lease", lease(fleet, style)));
         pairs.push(("standbys", standbys(fleet, now)));
+        pairs.push(("senders", senders(fleet, now)));
     }
     if !report.has_state {
         let note = "nothing is recorded yet: the daemon has never run with this state directory"
@@ -186,6 +187,23 @@ fn standbys(fleet: &FleetReport, now: Timestamp) -> String {
         format!("process {} on {host}, seen {seen} ago{lost}", standby.pid)
     });
     match standbys.collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => "none".to_owned(),
+        all => all,
+    }
+}
+
+/// The processes that deliver.
+fn senders(fleet: &FleetReport, now: Timestamp) -> String {
+    let senders = fleet.senders.iter().map(|sender| {
+        let seen = duration(between(sender.last_seen, now));
+        let lost = if sender.is_alive { "" } else { ", lost" };
+        let (host, lanes) = (safe(&sender.host), counted(sender.lanes, "lane"));
+        format!(
+            "process {} on {host} with {lanes}, seen {seen} ago{lost}",
+            sender.pid
+        )
+    });
+    match senders.collect::<Vec<_>>().join("; ") {
         none if none.is_empty() => "none".to_owned(),
         all => all,
     }
@@ -278,17 +296,7 @@ fn print_daemon(report: &Report, style: &Style, out: &mut dyn Write) -> io::Resu
                 style.paint(YELLOW, "unknown"),
                 safe(reason)
             ),
-            None => match report.fleet.as_ref().and_then(FleetReport::here) {
-                Some(standby) => format!(
-                    "{}: process {} on this machine waits for the lease; showing the recorded state",
-                    style.paint(YELLOW, "standby"),
-                    standby.pid
-                ),
-                None => format!(
-                    "{}: no running daemon uses the state directory; showing the recorded state",
-                    style.paint(YELLOW, "stopped")
-                ),
-            },
+            None => of_this_machine(report, style),
         };
         return writeln!(out, "{state}");
     };
@@ -308,6 +316,41 @@ fn print_daemon(report: &Report, style: &Style, out: &mut dyn Write) -> io::Resu
         style.paint(code, state),
         daemon.pid,
         safe(&daemon.version)
+    )
+}
+
+/// What a process on this machine does, if no daemon answers.
+fn of_this_machine(report: &Report, style: &Style) -> String {
+    let fleet = report.fleet.as_ref();
+    let (code, state, reason) = match (
+        fleet.and_then(FleetReport::here),
+        fleet.and_then(FleetReport::sending_here),
+    ) {
+        (Some(standby), _) => (
+            YELLOW,
+            "standby",
+            format!(
+                "process {} on this machine waits for the lease",
+                standby.pid
+            ),
+        ),
+        (None, Some(sender)) => (
+            GREEN,
+            "sending",
+            format!(
+                "process {} on this machine sends and does not watch",
+                sender.pid
+            ),
+        ),
+        (None, None) => (
+            YELLOW,
+            "stopped",
+            "no running daemon uses the state directory".to_owned(),
+        ),
+    };
+    format!(
+        "{}: {reason}; showing the recorded state",
+        style.paint(code, state)
     )
 }
 

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::start::{enabled, first_of};
+use super::start::{enabled, first_of, start_traces};
 use super::supervise::{Seen, next_notice};
-use super::{DaemonError, Rereading};
+use super::{Background, DaemonError, Rereading};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
@@ -32,7 +33,10 @@ pub(crate) struct Sending {
     seen: Seen,
     queues: Arc<QueueHandles>,
     dispatcher: Dispatcher,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
+    /// The sender of traces, if they are on. It ends after the queues.
+    background: Background,
 }
 
 impl Sending {
@@ -58,18 +62,27 @@ impl Sending {
                 source,
             }
         })?;
+        let (metrics, clock) = (Arc::new(metrics), Clock::start());
+        let (traces, exporter) = start_traces(config, clock, &metrics)?.unzip();
         let queues = Arc::new(QueueHandles::default());
         let stop = CancellationToken::new();
         let shared = dispatch::Shared {
             store: store.clone(),
-            clock: Clock::start(),
+            clock,
             queues: Arc::clone(&queues),
             jitter: Arc::new(fastrand::f64),
-            metrics: Arc::new(metrics),
-            // Only a watching process sends traces so far.
-            traces: None,
+            metrics: Arc::clone(&metrics),
+            traces,
         };
         let dispatcher = Dispatcher::start(shared, targets, stop.clone());
+        let mut background = Background {
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+        };
+        if let Some(exporter) = exporter {
+            let end = exporter.supervise(background.stop.clone());
+            background.tasks.spawn(end);
+        }
         info!("sending callbacks");
         Ok(Some(Self {
             notices: store.notices(),
@@ -77,8 +90,21 @@ impl Sending {
             seen: Seen::default(),
             queues,
             dispatcher,
+            metrics,
             stop,
+            background,
         }))
+    }
+
+    /// Whether the database answered the last renewal of the lease.
+    pub(crate) fn is_reachable(&self) -> bool {
+        let view = self.store.fleet();
+        view.is_none_or(|view| view.borrow().is_reachable)
+    }
+
+    /// The counts of attempts.
+    pub(crate) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Handles notices of other processes until a queue panics.
@@ -102,6 +128,7 @@ impl Sending {
         {
             warn!("some requests did not finish within {DRAIN:?}; they are sent again");
         }
+        self.background.stop().await;
         let store = self.store;
         let _ = tokio::task::spawn_blocking(move || store.close()).await;
     }
@@ -111,6 +138,7 @@ impl Sending {
         let runs = |webhook: &str| self.dispatcher.runs(webhook);
         let targets = Targets::prepare(&config.webhooks, &config.network, runs);
         self.dispatcher.apply(targets.map_err(first_of)?);
+        self.metrics.configure(enabled(&config.webhooks));
         Ok(())
     }
 }

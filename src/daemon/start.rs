@@ -223,7 +223,7 @@ fn start_background(
 }
 
 /// Starts the thread that sends traces, if they are on.
-fn start_traces(
+pub(super) fn start_traces(
     config: &Config,
     clock: Clock,
     metrics: &Metrics,

@@ -1,4 +1,4 @@
-//! The lease on the repository and the processes that wait for it, if the state is in PostgreSQL.
+//! The processes that share the repository, if the state is in PostgreSQL.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,6 +16,8 @@ pub(crate) struct FleetReport {
     pub(crate) holder: Option<HolderReport>,
     /// The processes that wait, or did in the last hour.
     pub(crate) standbys: Vec<StandbyReport>,
+    /// The processes that deliver.
+    pub(crate) senders: Vec<SenderReport>,
 }
 
 /// The process with the lease.
@@ -43,6 +45,20 @@ pub(crate) struct StandbyReport {
     pub(crate) is_waiting: bool,
 }
 
+/// A process that delivers.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SenderReport {
+    pub(crate) host: String,
+    pub(crate) pid: u32,
+    pub(crate) since: Timestamp,
+    pub(crate) last_seen: Timestamp,
+    /// The number of lanes that it has claimed: projects to whose webhooks it sends now or next.
+    pub(crate) lanes: u64,
+    /// Whether it renewed its lease as a sender. If not, others take its lanes over.
+    pub(crate) is_alive: bool,
+}
+
 impl FleetReport {
     pub(crate) fn of(fleet: Fleet) -> Self {
         Self {
@@ -65,6 +81,18 @@ impl FleetReport {
                     is_waiting: standby.is_waiting,
                 })
                 .collect(),
+            senders: fleet
+                .senders
+                .into_iter()
+                .map(|sender| SenderReport {
+                    host: sender.process.host,
+                    pid: sender.process.pid,
+                    since: sender.since,
+                    last_seen: sender.last_seen,
+                    lanes: sender.n_lanes,
+                    is_alive: sender.is_alive,
+                })
+                .collect(),
         }
     }
 
@@ -73,6 +101,17 @@ impl FleetReport {
         let this = Process::this();
         let mut standbys = self.standbys.iter();
         standbys.find(|standby| standby.is_waiting && standby.host == this.host)
+    }
+
+    /// The process of this machine that delivers and does not watch, if one does.
+    pub(crate) fn sending_here(&self) -> Option<&SenderReport> {
+        let this = Process::this();
+        let holder = self.holder.as_ref();
+        let watches = |sender: &SenderReport| {
+            holder.is_some_and(|holder| (&holder.host, holder.pid) == (&sender.host, sender.pid))
+        };
+        let mut senders = self.senders.iter();
+        senders.find(|sender| sender.is_alive && sender.host == this.host && !watches(sender))
     }
 }
 

@@ -245,7 +245,7 @@ pub trait Backend: Recording + Delivering {
     /// Subscribes to the acts of other processes. `None` if no other process can use the store.
     fn notices(&self) -> Option<watch::Receiver<Notice>>;
 
-    /// Subscribes to the lease of this process and its standbys, as last read. `None` without a lease.
+    /// Subscribes to the processes that share the state, as last read. `None` if no other process can.
     fn fleet(&self) -> Option<watch::Receiver<LeaseView>>;
 
     /// Commits queued writes and closes the store. Blocks.

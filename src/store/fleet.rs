@@ -11,9 +11,11 @@ pub struct Fleet {
     pub lease: Option<Holder>,
     /// The processes that wait for the lease or did in the last hour, the last seen first.
     pub standbys: Vec<Standby>,
+    /// The processes that deliver, the longest running first.
+    pub senders: Vec<Sender>,
 }
 
-/// What the process with the lease last learned from the database.
+/// What a process last learned from the database when it renewed its lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {
     /// The lease with its standbys.
@@ -46,6 +48,21 @@ pub struct Standby {
     pub last_seen: Timestamp,
     /// Whether it asked within the length of the lease.
     pub is_waiting: bool,
+}
+
+/// A process that delivers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The process.
+    pub process: Process,
+    /// Since when it delivers.
+    pub since: Timestamp,
+    /// When it last renewed its lease as a sender.
+    pub last_seen: Timestamp,
+    /// The number of lanes that it has claimed: projects to whose webhooks it sends now or next.
+    pub n_lanes: u64,
+    /// Whether its lease is valid. If not, other senders take its lanes over.
+    pub is_alive: bool,
 }
 
 /// A process on one of the machines.

@@ -46,7 +46,7 @@ pub use contract::{
 };
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
-pub use fleet::{Fleet, Holder, LeaseView, Process, Standby};
+pub use fleet::{Fleet, Holder, LeaseView, Process, Sender, Standby};
 pub use listing::{
     Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, Page, PayloadPart,
     RecordedProblem, Replay, Selector, Space, WebhookState,

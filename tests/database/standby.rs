@@ -1,9 +1,11 @@
-//! The lease in `status`, on the page, in health, metrics and the line for systemd.
+//! The lease and the senders in `status`, on the page, in health, metrics and the line for systemd.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use super::common::{Daemon, Endpoint, Home, Settings, wait_until};
 use super::{server, store};
@@ -174,4 +176,129 @@ fn metrics_and_health_report_a_database_that_is_away() {
             .then_some(())
     });
     assert!(daemon.terminate().success());
+}
+
+/// A collector of traces that accepts all requests and keeps their first lines.
+fn collector() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&lines);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            kept.lock().unwrap().push(line);
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (port, lines)
+}
+
+#[test]
+fn a_process_that_only_sends_is_reported_everywhere() {
+    let test = "a_process_that_only_sends_is_reported_everywhere";
+    let Some(server) = server(test) else { return };
+    let relay = super::common::Relay::start(server.port);
+    let (port, traced) = collector();
+    let endpoint = Endpoint::new();
+    let direct = server.connection(&server.database());
+    let connection = direct.replace(
+        &format!("port={}", server.port),
+        &format!("port={}", relay.port),
+    );
+    let settings = |connection: &str, roles: &str| {
+        Settings::all_to(&endpoint)
+            .repository("name: models")
+            .top(&store(connection))
+            .top(&format!("roles: {roles}"))
+            .top("admin: { listen: \"unix:./admin.sock\" }")
+    };
+    let home = Home::new(&settings(&direct, "[watch]"));
+    let sending = settings(&connection, "[deliver]");
+    let sending = Home::new(&sending.top(&format!(
+        "otlp: {{ endpoint: \"http://127.0.0.1:{port}\" }}"
+    )));
+    let watching = home.start();
+    let sender = Daemon::launch(&sending, Daemon::command(&sending));
+    sender.wait_message("sending callbacks", 1);
+    home.write(
+        "sales/a/project.xml",
+        &super::common::xml("A", "id-a", "one"),
+    );
+    endpoint.wait_for(2);
+
+    // The process with the lease reports the sender.
+    let status = wait_until("the end of the claims", || {
+        let status = home.json(&["status"]);
+        (status["fleet"]["senders"][0]["lanes"] == 0).then_some(status)
+    });
+    let found = &status["fleet"]["senders"];
+    assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+    assert_eq!(
+        (&found[0]["pid"], &found[0]["isAlive"]),
+        (&sender.pid().into(), &true.into())
+    );
+    let text = home.command(&["status"]);
+    let line = format!(
+        "process {} on {}",
+        sender.pid(),
+        found[0]["host"].as_str().unwrap()
+    );
+    assert!(
+        text.contains(&format!("{line} with 0 lanes, seen ")),
+        "{text}"
+    );
+    let (_, metrics) = get(&home, "/metrics").unwrap();
+    assert!(
+        metrics.contains("project_webhooks_senders 1\n"),
+        "{metrics}"
+    );
+    let (_, page) = get(&home, "/").unwrap();
+    assert!(page.contains(&format!("{line} with 0 lanes")), "{page}");
+
+    // The sender reports itself. It is ready, because it does all that its roles say.
+    let text = sending.command(&["status"]);
+    let first = format!("sending: process {} on this machine", sender.pid());
+    assert!(text.starts_with(&first), "{text}");
+    assert_eq!(get(&sending, "/healthz").unwrap().0, 200);
+    let (ready, line) = get(&sending, "/readyz").unwrap();
+    assert_eq!(
+        (ready, line.as_str()),
+        (200, "sending; roles does not contain watch\n")
+    );
+    let series = [
+        "project_webhooks_deliveries_total{outcome=\"delivered\",webhook=\"all\"} 2",
+        "project_webhooks_attempt_seconds_count{webhook=\"all\"} 2",
+        "project_webhooks_database_reachable 1",
+        "project_webhooks_lease_held 0",
+    ];
+    wait_until("the counts", || {
+        let (_, metrics) = get(&sending, "/metrics")?;
+        let has = |series: &&str| metrics.lines().any(|line| line == *series);
+        series.iter().all(has).then_some(())
+    });
+    wait_until("the traces of its attempts", || {
+        let lines = traced.lock().unwrap();
+        lines
+            .iter()
+            .any(|line| line.contains("/v1/traces"))
+            .then_some(())
+    });
+    relay.close();
+    wait_until("the figure", || {
+        let (status, line) = get(&sending, "/readyz")?;
+        (status == 503 && line.contains("the database does not answer")).then_some(())
+    });
+    relay.open();
+    wait_until("the database", || {
+        (get(&sending, "/readyz")?.0 == 200).then_some(())
+    });
+    sender.kill();
+    wait_until("the end of the sender's lease", || {
+        let status = home.json(&["status"]);
+        (status["fleet"]["senders"] == serde_json::json!([])).then_some(())
+    });
+    assert!(watching.terminate().success());
 }

@@ -198,6 +198,7 @@ fn facts(report: &Report, daemon: &DaemonReport) -> Markup {
     if let Some(fleet) = &report.fleet {
         facts.push(("Lease", lease(fleet)));
         facts.push(("Standbys", standbys(fleet)));
+        facts.push(("Senders", senders(fleet)));
     }
     pairs(&facts)
 }
@@ -222,6 +223,19 @@ fn standbys(fleet: &FleetReport) -> Markup {
             @if number > 0 { "; " }
             "process " (standby.pid) " on " (standby.host) ", last seen " (time(standby.last_seen))
             @if !standby.is_waiting { ", lost" }
+        }
+    }
+}
+
+fn senders(fleet: &FleetReport) -> Markup {
+    html! {
+        @if fleet.senders.is_empty() { "none" }
+        @for (number, sender) in fleet.senders.iter().enumerate() {
+            @if number > 0 { "; " }
+            "process " (sender.pid) " on " (sender.host) " with " (sender.lanes)
+            @if sender.lanes == 1 { " lane" } @else { " lanes" }
+            ", last seen " (time(sender.last_seen))
+            @if !sender.is_alive { ", lost" }
         }
     }
 }

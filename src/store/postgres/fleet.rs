@@ -1,4 +1,4 @@
-//! Reads the lease with its standbys, and keeps the row of a waiting process.
+//! Reads the lease with its standbys and senders, and keeps the row of a waiting process.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use tokio_postgres::Row;
 use super::row;
 use super::session::{Session, Statement, statement};
 use crate::store::error::Fault;
-use crate::store::fleet::{Fleet, Holder, LeaseView, Process, Standby};
+use crate::store::fleet::{Fleet, Holder, LeaseView, Process, Sender, Standby};
 
 /// The statements whose rows [`of_rows`] reads. The length of the lease is in seconds.
-pub(super) fn statements(repository: i32, length: f64) -> [Statement; 3] {
+pub(super) fn statements(repository: i32, length: f64) -> [Statement; 4] {
     [
         statement!("SELECT name FROM repositories WHERE id = $1", repository),
         statement!(
@@ -29,12 +29,21 @@ pub(super) fn statements(repository: i32, length: f64) -> [Statement; 3] {
             repository,
             length
         ),
+        statement!(
+            "SELECT s.name, (extract(epoch FROM s.since) * 1000)::bigint, \
+             (extract(epoch FROM s.seen) * 1000)::bigint, \
+             coalesce(c.n, 0), s.leased_until > clock_timestamp() FROM senders s \
+             LEFT JOIN (SELECT sender, count(*) AS n FROM claims WHERE repository = $1 \
+             GROUP BY sender) c ON c.sender = s.id \
+             WHERE s.repository = $1 ORDER BY s.id LIMIT 100",
+            repository
+        ),
     ]
 }
 
 /// Reads the rows of [`statements`].
 pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
-    let [names, leases, standbys] = answers else {
+    let [names, leases, standbys, senders] = answers else {
         return Err(Fault::Closed);
     };
     let name = names.first().map(|found| row::text(found, 0)).transpose()?;
@@ -54,6 +63,15 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
             is_waiting: found.try_get(3)?,
         })
     };
+    let sender = |found: &Row| -> Result<Sender, Fault> {
+        Ok(Sender {
+            process: process(&row::text(found, 0)?),
+            since: row::from_milliseconds(row::number(found, 1)?),
+            last_seen: row::from_milliseconds(row::number(found, 2)?),
+            n_lanes: row::count(row::number(found, 3)?),
+            is_alive: found.try_get(4)?,
+        })
+    };
     Ok(Fleet {
         repository: name.unwrap_or_default(),
         lease: leases.first().map(holder).transpose()?,
@@ -61,6 +79,10 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
             .iter()
             .map(standby)
             .collect::<Result<Vec<Standby>, Fault>>()?,
+        senders: senders
+            .iter()
+            .map(sender)
+            .collect::<Result<Vec<Sender>, Fault>>()?,
     })
 }
 
@@ -102,7 +124,7 @@ pub(super) fn wait_no_longer(repository: i32, process: &str) -> Statement {
     )
 }
 
-/// The lease and its standbys, as this process last read them.
+/// The processes that share the repository, as this process last read them.
 #[derive(Clone)]
 pub(super) struct LastRead(Arc<watch::Sender<LeaseView>>);
 

@@ -21,7 +21,7 @@
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
 //! - `client` connects the command line, with `listing`, `operations` and `replay`.
-//! - `fleet` reads the lease with its standbys.
+//! - `fleet` reads the lease with its standbys and senders.
 //! - `changes` tells daemons of an operator's changes.
 //! - `transfer` reads and writes all rows, to move a state.
 
@@ -234,7 +234,9 @@ impl PostgresStore {
         let stop = self.stop.clone();
         self.start_task(async move {
             let (pool, notices) = (shared.pool.clone(), shared.notices.clone());
-            shared.sender.keep(pool, notices, stop).await;
+            // A watching process reads the others when it renews the lease on the repository.
+            let last_read = (!shared.is_watching).then(|| shared.last_read.clone());
+            shared.sender.keep(pool, notices, last_read, stop).await;
         });
         let (notices, repository) = (self.shared.notices.clone(), self.shared.lease.repository);
         let stop = self.stop.clone();

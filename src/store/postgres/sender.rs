@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::changes::{self, Kind};
+use super::fleet::{self, LastRead};
 use super::lease::Notices;
 use super::session::{LOCK, LOCK_ALONE, Session, statement};
 use super::{guard, row};
@@ -127,17 +128,28 @@ impl Sender {
     /// Renews the lease at a third of its length until `stop`, and removes it then.
     ///
     /// Also removes the leases and claims of senders that are gone.
-    pub(super) async fn keep(&self, pool: Pool, notices: Notices, stop: CancellationToken) {
+    pub(super) async fn keep(
+        &self,
+        pool: Pool,
+        notices: Notices,
+        last_read: Option<LastRead>,
+        stop: CancellationToken,
+    ) {
         let mut n_changes = None;
         loop {
-            match self.renew(&pool, &notices).await {
+            match self.renew(&pool, &notices, last_read.as_ref()).await {
                 Ok(found) => {
                     if n_changes.is_some_and(|before| before != found) {
                         notices.changed();
                     }
                     n_changes = Some(found);
                 }
-                Err(fault) => debug!(%fault, "cannot renew the lease of the sender; retrying"),
+                Err(fault) => {
+                    if let Some(last_read) = &last_read {
+                        last_read.unanswered();
+                    }
+                    debug!(%fault, "cannot renew the lease of the sender; retrying");
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(self.length / 3) => {}
@@ -152,24 +164,35 @@ impl Sender {
     }
 
     /// Renews the lease. Returns the number of changes by operators.
-    async fn renew(&self, pool: &Pool, notices: &Notices) -> Result<i64, Fault> {
+    async fn renew(
+        &self,
+        pool: &Pool,
+        notices: &Notices,
+        last_read: Option<&LastRead>,
+    ) -> Result<i64, Fault> {
         let mut session = Session::of(pool).await?;
         let id = *self.id.lock().await;
-        let answers = session
-            .pipeline(vec![
-                statement!(
-                    "UPDATE senders SET leased_until = clock_timestamp() + \
-                     make_interval(secs => $2) WHERE id = $1 RETURNING 1",
-                    id.unwrap_or(0),
-                    self.length.as_secs_f64()
-                ),
-                statement!(
-                    "SELECT changes, EXISTS (SELECT 1 FROM senders WHERE repository = $1 \
-                     AND leased_until < clock_timestamp()) FROM repositories WHERE id = $1",
-                    self.repository
-                ),
-            ])
-            .await?;
+        let length = self.length.as_secs_f64();
+        let mut statements = vec![
+            statement!(
+                "UPDATE senders SET seen = clock_timestamp(), leased_until = clock_timestamp() + \
+                 make_interval(secs => $2) WHERE id = $1 RETURNING 1",
+                id.unwrap_or(0),
+                length
+            ),
+            statement!(
+                "SELECT changes, EXISTS (SELECT 1 FROM senders WHERE repository = $1 \
+                 AND leased_until < clock_timestamp()) FROM repositories WHERE id = $1",
+                self.repository
+            ),
+        ];
+        if last_read.is_some() {
+            statements.extend(fleet::statements(self.repository, length));
+        }
+        let answers = session.pipeline(statements).await?;
+        if let Some(last_read) = last_read {
+            last_read.set(fleet::of_rows(answers.get(2..).unwrap_or_default())?);
+        }
         if let Some(id) = id
             && answers.first().is_none_or(Vec::is_empty)
         {
