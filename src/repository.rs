@@ -5,6 +5,7 @@
 //! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS). Other systems, and kernels before 5.6, open each
 //! component relative to its parent, with O_NOFOLLOW. The effect is the same.
 
+mod encrypted;
 mod names;
 
 use std::io;
@@ -16,6 +17,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use crate::domain::project::Stamp;
 use names::Names;
 
+pub(crate) use encrypted::check_key;
 pub(crate) use names::list;
 
 const DIRECTORY: OFlags = OFlags::RDONLY

@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use crate::domain::project::Problem;
 use crate::layout::{Cursor, Entries};
-use crate::repository::{list, stat_at};
+use crate::repository::{check_key, list, stat_at};
 
 /// A directory entry that the layout needs.
 #[derive(Debug)]
@@ -40,17 +41,26 @@ pub(crate) fn entries(
     };
     match cursor.entries() {
         Entries::Only(names) => {
+            let mut is_found = false;
             for name in names {
                 let Some(next) = cursor.enter(&name) else {
                     continue;
                 };
                 match stat_at(directory, &name) {
-                    Ok(stat) => visit_kind(&name, next, FileType::from_raw_mode(stat.st_mode)),
+                    Ok(stat) => {
+                        is_found = true;
+                        visit_kind(&name, next, FileType::from_raw_mode(stat.st_mode));
+                    }
                     Err(error) if is_absent(&error) => {}
                     Err(error) => return Err(error),
                 }
             }
-            Ok(())
+            // Without its key, an encrypted directory has none of these names.
+            if is_found {
+                Ok(())
+            } else {
+                check_key(directory)
+            }
         }
         Entries::Any => {
             let mut unnamed_ones = Vec::new();
@@ -117,6 +127,11 @@ pub(super) fn problem(path: &str, reason: &str, may_resolve: bool) -> Problem {
         column: None,
         may_resolve,
     }
+}
+
+/// Whether an error means that a directory is encrypted and its key is missing.
+pub(super) fn lacks_key(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::NOKEY)
 }
 
 /// Whether an error means that nothing exists at a path.

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use jiff::Timestamp;
 use rustix::fs::{FileType, Stat};
 
-use super::listing::{is_absent, join, problem, rewind, unnamed};
+use super::listing::{is_absent, join, lacks_key, problem, rewind, unnamed};
 use super::{Contents, ObservedProject, Observer, Reported};
 use crate::domain::project::{
     FileState, Observed, ObservedFile, Problem, ProjectKey, Recorded, Role, Stamp, Unreadable,
@@ -27,7 +27,6 @@ use crate::repository::{Root, kind_of, list, open_directory_at, open_file_at, st
 const TRIES: usize = 5;
 
 impl Observer {
-    /// Observes one project.
     /// Observes one project.
     ///
     /// If the metadata of a file equals the record, the file is not read, unless it was
@@ -283,6 +282,11 @@ impl ProjectWalk<'_> {
         let stat = match self.look_up(parent, path, name, expected) {
             Ok(Some(stat)) => stat,
             Ok(None) => return self.note_directory(path, None),
+            // Nothing in its directory can be found.
+            Err(error) if lacks_key(&error) => {
+                let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+                return self.blind(above, cursor, &error);
+            }
             Err(error) => return self.unreadable(path, cursor, &error),
         };
         if cursor.leads_on() {
@@ -313,7 +317,6 @@ impl ProjectWalk<'_> {
     ///
     /// A failed lookup does not prove that a recorded file is gone, so the directory is also
     /// listed.
-    /// as well.
     fn look_up(
         &self,
         parent: BorrowedFd<'_>,

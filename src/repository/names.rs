@@ -1,9 +1,9 @@
 //! Checks names against the listing of their directory.
 //!
 //! Constraint: looking up a name can give a wrong result. A file system that ignores case finds a
-//! name in any spelling. A file system that caches names may miss an existing entry. A listing is
-//! always right, but takes time. So a directory is listed only if a lookup is not enough, and only
-//! once for each [`Root`].
+//! name in any spelling. A file system that caches names may miss an existing entry. An encrypted
+//! directory without its key finds none of its names. A listing is always right or fails, but takes
+//! time. So a directory is listed only if a lookup is not enough, and only once for each [`Root`].
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::FileType;
 
+use super::encrypted::{check_listed, is_encrypted};
 use super::{Root, stat_at};
 
 /// What is known about the directories of a root.
@@ -100,17 +101,19 @@ impl Root {
 
 /// Whether a lookup in this directory finds every existing name.
 ///
-/// This is certain for file systems that are local to this machine. Others may ask another machine
-/// or process, and may cache the answer that a name does not exist.
+/// This is certain for file systems that are local to this machine, except in encrypted
+/// directories. Others may ask another machine or process, and may cache the answer that a name
+/// does not exist.
 #[cfg(target_os = "linux")]
 fn finds_every_name(directory: BorrowedFd<'_>) -> bool {
     // From linux/magic.h: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
     const KNOWN: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
-    rustix::fs::fstatfs(directory).is_ok_and(|stat| {
+    let is_known = rustix::fs::fstatfs(directory).is_ok_and(|stat| {
         #[allow(clippy::unnecessary_cast, reason = "the width differs between systems")]
         let kind = stat.f_type as u64;
         KNOWN.contains(&kind)
-    })
+    });
+    is_known && !is_encrypted(directory)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -137,44 +140,60 @@ fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
 ///
 /// If a name is not UTF-8, it is passed as an error, with the invalid bytes replaced. A directory
 /// that was already listed must be rewound first.
+///
+/// # Errors
+///
+/// The directory cannot be read, or it is encrypted and its key is missing.
 pub(crate) fn list(
     directory: BorrowedFd<'_>,
     mut visit: impl FnMut(Result<&str, String>, FileType),
 ) -> io::Result<()> {
+    let mut is_first = true;
     each_entry(directory, |name, kind| {
         if matches!(name.to_bytes(), b"." | b"..") {
-            return;
+            return Ok(());
         }
         match name.to_str() {
-            Ok(text) => visit(Ok(text), kind),
-            Err(_) => visit(Err(name.to_string_lossy().into_owned()), kind),
+            Ok(text) => {
+                // Without the key, all names are encrypted.
+                if std::mem::take(&mut is_first) {
+                    check_listed(directory, text)?;
+                }
+                visit(Ok(text), kind);
+            }
+            Err(_) => {
+                is_first = false;
+                visit(Err(name.to_string_lossy().into_owned()), kind);
+            }
         }
+        Ok(())
     })
 }
 
+/// Visits all entries of a directory until `visit` fails.
 #[cfg(target_os = "linux")]
-fn each_entry(
+pub(super) fn each_entry(
     directory: BorrowedFd<'_>,
-    mut visit: impl FnMut(&std::ffi::CStr, FileType),
+    mut visit: impl FnMut(&std::ffi::CStr, FileType) -> io::Result<()>,
 ) -> io::Result<()> {
     use rustix::fs::RawDir;
     let mut buffer = [std::mem::MaybeUninit::uninit(); 8 * 1024];
     let mut entries = RawDir::new(directory, &mut buffer);
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        visit(entry.file_name(), entry.file_type());
+        visit(entry.file_name(), entry.file_type())?;
     }
     Ok(())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn each_entry(
+pub(super) fn each_entry(
     directory: BorrowedFd<'_>,
-    mut visit: impl FnMut(&std::ffi::CStr, FileType),
+    mut visit: impl FnMut(&std::ffi::CStr, FileType) -> io::Result<()>,
 ) -> io::Result<()> {
     for entry in rustix::fs::Dir::read_from(directory)? {
         let entry = entry?;
-        visit(entry.file_name(), entry.file_type());
+        visit(entry.file_name(), entry.file_type())?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::io::Errno;
 use tracing::warn;
 
 use super::limits;
@@ -161,6 +162,14 @@ impl Gaps {
     /// Whether this directory itself has no watch.
     pub(super) fn contains(&self, path: &str) -> bool {
         self.unwatchable.contains_key(path)
+    }
+
+    /// Whether this directory is encrypted and had no key at the last try.
+    pub(super) fn lacks_key(&self, path: &str) -> bool {
+        let gap = self.unwatchable.get(path);
+        gap.is_some_and(|gap| {
+            matches!(gap, Gap::Failed(error) if Errno::from_io_error(error) == Some(Errno::NOKEY))
+        })
     }
 
     /// Returns the directories to retry. No report shows when they can be watched.

@@ -3,7 +3,7 @@
 //! Constraint: once a directory can be watched, it is watched without a restart. A report, a
 //! change of the mounts, a retry or a full scan sets the missing watch.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -17,6 +17,7 @@ use crate::config::WatchMode;
 use crate::domain::rescan::RescanReason;
 use crate::mounts::{MountList, Mounts};
 use crate::observe::is_absent;
+use crate::repository::check_key;
 
 /// The time between two retries.
 const RETRY: Duration = Duration::from_secs(1);
@@ -203,7 +204,7 @@ impl Thread {
     fn retry_gaps(&mut self) {
         for path in self.gaps.to_retry().into_iter().take(RETRIED) {
             // The retry of a parent directory may have watched this one.
-            if !self.gaps.contains(&path) {
+            if !self.gaps.contains(&path) || self.still_lacks_key(&path) {
                 continue;
             }
             // Without a free file descriptor, the other retries fail as well.
@@ -211,6 +212,16 @@ impl Thread {
                 return;
             }
         }
+    }
+
+    /// Whether a directory had no key, and has none now. Then watching it again changes nothing.
+    fn still_lacks_key(&mut self, path: &str) -> bool {
+        if !self.gaps.lacks_key(path) {
+            return false;
+        }
+        let root = self.reporter.open_root();
+        let opened = root.and_then(|root| root.open_directory(path));
+        opened.is_ok_and(|directory| check_key(directory.as_fd()).is_err())
     }
 
     /// Walks the tree again if the operator raised a limit.

@@ -20,7 +20,7 @@ use crate::domain::rescan::RescanReason;
 use crate::hint::Hint;
 use crate::layout::{Cursor, Entries};
 use crate::observe::{Entry, entries, is_absent, join, unreadable};
-use crate::repository::{Root, open_directory_at};
+use crate::repository::{Root, check_key, open_directory_at};
 
 /// The number of directories that a walk passes between two checks for reports.
 const STRIDE: usize = 64;
@@ -159,6 +159,8 @@ impl Thread {
             self.report_new(directory.path, cursor, &files, cause);
         }
         let project = cursor.project();
+        let mut n_absent = 0;
+        let n_directories = directories.len();
         for (name, next) in directories {
             let path = join(directory.path, &name);
             match open_directory_at(directory.opened.as_fd(), &name) {
@@ -171,7 +173,7 @@ impl Thread {
                     };
                     self.watch_tree(below, &next, cause);
                 }
-                Err(error) if is_absent(&error) => {}
+                Err(error) if is_absent(&error) => n_absent += 1,
                 Err(error) => {
                     // Inside a project, the observation reports unreadable directories.
                     if next.project().is_none() {
@@ -183,6 +185,13 @@ impl Thread {
             if project.is_none() {
                 self.found(next.project());
             }
+        }
+        // A walk does not list a project, so it may have looked up names that are encrypted.
+        if n_absent > 0
+            && n_absent == n_directories
+            && let Err(error) = check_key(directory.opened.as_fd())
+        {
+            self.gaps.cannot_watch(directory.path, Gap::Failed(error));
         }
         // Inside a project, the observation finds files and problems.
         if project.is_none() {

@@ -24,6 +24,9 @@ mod holds;
 // Held removals and another layout.
 mod layouts;
 
+// Encrypted directories without their key.
+mod locked;
+
 // Missing files of one project.
 mod single;
 
