@@ -143,7 +143,6 @@ impl Entry {
     ///
     /// This is one settle time after the last activity. Continuous activity, such as a log file in
     /// the same directory, postpones it by at most [`SETTLE_TIMES_MAX`] settle times.
-    /// same directory, postpones it by at most [`SETTLE_TIMES_MAX`] settle times.
     fn settled_at(&self, settle_time: Duration) -> Option<Moment> {
         let first_at = self.missing.as_ref()?.first_at;
         let latest = first_at.saturating_add(settle_time.saturating_mul(SETTLE_TIMES_MAX));
@@ -456,6 +455,14 @@ impl Agenda {
     /// not change that share.
     pub fn begins_with(&mut self, n_recorded: usize) {
         self.vanished.begins_with(n_recorded);
+    }
+
+    /// Records the number of recorded projects when a full scan begins.
+    ///
+    /// If projects vanished, their share is computed from it, until [`Agenda::scanned`]. So a scan
+    /// that finds new projects first does not change that share.
+    pub fn scan_begins(&mut self, n_recorded: usize) {
+        self.vanished.scan_begins(n_recorded);
     }
 
     /// Whether there is a wave that is not over yet, even if its projects are back.

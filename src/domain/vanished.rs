@@ -125,6 +125,10 @@ pub struct Vanished {
     /// The released projects whose removal an operator accepted.
     accepted: BTreeSet<ProjectKey>,
     n_recorded: usize,
+    /// The number of recorded projects when the full scan in progress began, if it was not zero.
+    ///
+    /// The scan may import projects before it finds that others vanished.
+    n_before_scan: Option<usize>,
     /// Whether projects may have vanished or moved before they could be observed.
     sees_late: bool,
     /// Whether missing projects may come back, because the repository is being restored.
@@ -141,6 +145,7 @@ impl Vanished {
             released: BTreeSet::new(),
             accepted: BTreeSet::new(),
             n_recorded: 0,
+            n_before_scan: None,
             sees_late: false,
             may_return: false,
         }
@@ -203,7 +208,17 @@ impl Vanished {
 
     /// Records the number of recorded projects before the first one vanishes.
     pub(super) fn begins_with(&mut self, n_recorded: usize) {
-        self.current.n_recorded = Some(n_recorded);
+        let n_before_scan = self.n_before_scan.unwrap_or(n_recorded);
+        self.current.n_recorded = Some(n_recorded.min(n_before_scan));
+    }
+
+    /// Records the number of recorded projects when a full scan begins. Keeps that of a scan that
+    /// was begun again.
+    pub(super) fn scan_begins(&mut self, n_recorded: usize) {
+        if n_recorded > 0 {
+            let before = self.n_before_scan.unwrap_or(n_recorded);
+            self.n_before_scan = Some(before.min(n_recorded));
+        }
     }
 
     /// Whether the current group is a wave, even if its projects are back.
@@ -368,6 +383,7 @@ impl Vanished {
     /// The scan has observed all other recorded projects. A held project that was not observed
     /// since a restart is therefore back and unchanged, or no longer recorded.
     pub(super) fn retain(&mut self, now: Moment, is_missing: impl Fn(&ProjectKey) -> bool) {
+        self.n_before_scan = None;
         self.released.retain(|key| is_missing(key));
         self.accepted.retain(|key| is_missing(key));
         self.may_return &= !self.is_calm();

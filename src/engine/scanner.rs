@@ -68,6 +68,7 @@ impl Scanner {
     pub(super) fn begin(&mut self, worker: &mut Worker, reason: RescanReason) {
         let began = worker.clock.moment();
         worker.copies.clear();
+        worker.count_before_scan();
         let discovered = match Root::open(&worker.config.repository.path) {
             Ok(root) => worker.observer.discover(&root),
             // The next check of the root reports the reason.
@@ -93,6 +94,7 @@ impl Scanner {
     ) {
         worker.root.watched(Some(root));
         worker.copies.clear();
+        worker.count_before_scan();
         let (origin, now) = (worker.phase.origin(), worker.clock.moment());
         self.scan = Some(FullScan::new(reason, origin, now, None));
     }
@@ -141,6 +143,8 @@ impl Scanner {
         worker.record_unusable(problems);
         // A removed project that had only invalid files is not on record.
         recorded.extend(worker.invalid_files.keys_in(None));
+        recorded.sort_unstable();
+        recorded.dedup();
         scan.complete(recorded);
         debug!(
             reason = scan.reason.as_str(),

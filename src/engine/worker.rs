@@ -314,6 +314,14 @@ impl Worker {
         true
     }
 
+    /// Counts the recorded projects when a full scan begins.
+    pub(super) fn count_before_scan(&mut self) {
+        match self.recorder.store().n_defined() {
+            Ok(n_recorded) => self.agenda.scan_begins(n_recorded),
+            Err(error) => self.store_failed(&error),
+        }
+    }
+
     /// Decides about vanished projects if their chain, wave or hold has ended.
     pub(super) fn end_wave(&mut self, now: Moment) {
         match self.recorder.store().n_defined() {

@@ -185,9 +185,11 @@ fn a_few_projects_are_judged_like_a_wave_if_others_may_have_moved_before() {
 
 #[test]
 fn imports_during_a_wave_do_not_prevent_its_hold() {
-    for (n_before, is_held) in [(20, true), (24, false)] {
+    for (n_before, is_held) in [(20, true), (24, false), (12, true)] {
         let mut agenda = agenda();
-        agenda.begins_with(n_before);
+        // A full scan imported others before.
+        agenda.scan_begins(n_before);
+        agenda.begins_with(n_before + 100);
         observe(&mut agenda, 0..12, Presence::Gone, 0);
         // Twelve others were imported meanwhile.
         agenda.end_wave(at(1_000), n_before + 12);
