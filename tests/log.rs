@@ -12,13 +12,13 @@ mod common;
 use std::fs;
 use std::io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _};
 use std::ops::RangeFrom;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use common::{
-    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, skip, succeeds, wait_health, wait_until,
-    xml,
+    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, get, skip, succeeds, wait_health,
+    wait_until, xml,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -63,13 +63,8 @@ fn import(home: &Home, round: usize, n: usize) {
 
 /// The value of the metric of dropped lines.
 fn n_dropped(home: &Home) -> u64 {
-    let mut stream = UnixStream::connect(home.beside("admin.sock")).unwrap();
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let mut lines = answer.lines();
+    let (_, metrics) = get(home, "/metrics").unwrap();
+    let mut lines = metrics.lines();
     let series = "project_webhooks_log_lines_dropped_total ";
     let value = lines.find_map(|line| line.strip_prefix(series)).unwrap();
     value.parse().unwrap()

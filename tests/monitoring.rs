@@ -15,12 +15,10 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Endpoint, Home, Settings, Webhook, wait_until, xml};
+use common::{Endpoint, Home, Settings, Webhook, get, wait_until, xml};
 use project_webhooks::receiver::Reply;
 
 /// The contract's names, section 8, as they are in the text: a histogram has three.
@@ -100,18 +98,6 @@ const WITH_POSTGRES: &[&str] = &[
     "project_webhooks_senders",
     "project_webhooks_database_reachable",
 ];
-
-/// A request to the admin socket: the status and the body.
-fn get(home: &Home, path: &str) -> Option<(u16, String)> {
-    let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    let (_, body) = answer.split_once("\r\n\r\n")?;
-    Some((status, body.to_owned()))
-}
 
 /// The value of a series.
 fn value(text: &str, series: &str) -> Option<f64> {

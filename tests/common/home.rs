@@ -274,16 +274,22 @@ impl Home {
     }
 }
 
+/// The answer of the admin server at a Unix socket: the status and the body.
+pub fn get(home: &Home, path: &str) -> Option<(u16, String)> {
+    let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    Some((status, body.to_owned()))
+}
+
 /// Waits until a path of the admin server answers with this status.
 pub fn wait_health(home: &Home, path: &str, status: u16) {
-    let wanted = format!("HTTP/1.1 {status} ");
     wait_until(&format!("{status} from {path}"), || {
-        let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.starts_with(&wanted).then_some(())
+        (get(home, path)?.0 == status).then_some(())
     });
 }
 

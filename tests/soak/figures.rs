@@ -1,12 +1,10 @@
 //! The daemon's use of memory, descriptors, threads and disk, cycle by cycle.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::RECOVERY;
-use super::common::{Daemon, Home, wait_until, wait_within};
+use super::common::{Daemon, Home, get, wait_until, wait_within};
 use super::faults::Disk;
 
 /// The first cycles, in which caches and pools grow to their size.
@@ -100,12 +98,7 @@ impl Figures {
 /// The value of a series of `/metrics`; 0 if there is none.
 pub fn metric(home: &Home, series: &str) -> f64 {
     let text = wait_until("metrics", || {
-        let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
-        let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.starts_with("HTTP/1.1 200 ").then_some(answer)
+        get(home, "/metrics").and_then(|(status, text)| (status == 200).then_some(text))
     });
     let line = text.lines().find_map(|line| line.strip_prefix(series));
     line.map_or(0.0, |value| value.trim().parse().unwrap())
