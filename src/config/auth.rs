@@ -11,7 +11,7 @@ use super::reader::{Context, Fault, Mapping};
 use super::source;
 use super::types::{Auth, FileSetting, FileValue, OAuth2};
 use super::value::Value;
-use super::webhook::{is_loopback, url};
+use super::webhook::{is_open, url};
 
 /// The keys below `auth`, one for each kind of authentication.
 const KINDS: [&str; 3] = ["bearer", "basic", "oauth2"];
@@ -90,7 +90,7 @@ fn oauth2(
 ) -> Option<Auth> {
     let token_url = mapping.read(context, "token_url", |value, context| {
         let url = value.parsed(context, url)?;
-        if url.scheme() == "http" && !is_loopback(&url) {
+        if is_open(&url) {
             let message = "sends the client's secret over http://, which every network on the way \
                            can read";
             context.warning(&value.location, message);

@@ -52,6 +52,10 @@ const SECRET_HEADERS: &[&str] = &[
     "x-api-key",
 ];
 
+/// The warning about a secret header that is not encrypted.
+pub(super) const OPEN_SECRET: &str =
+    "sends a secret header over http://, which every network on the way can read";
+
 /// Whether the user may not set this header.
 ///
 /// Either the daemon sets it, or it controls the connection.

@@ -163,9 +163,19 @@ fn otlp(value: &Value<'_>, context: &mut Context<'_>) -> Option<Otlp> {
     let endpoint = mapping.read(context, "endpoint", |value, context| {
         value.parsed(context, webhook::endpoint)
     });
-    Some(Otlp {
-        endpoint: endpoint?,
-    })
+    let headers = mapping.mapping(context, "headers").and_then(|mapping| {
+        // A change needs a restart, so nothing reads the files again.
+        headers::headers(&mapping, &mut Vec::new(), context)
+    });
+    let (endpoint, headers) = (endpoint?, headers?);
+    let has_secret = headers.iter().any(|(name, _)| headers::is_secret(name));
+    if let Some(given) = mapping.given("endpoint")
+        && has_secret
+        && webhook::is_open(&endpoint)
+    {
+        context.warning(&given.location, headers::OPEN_SECRET);
+    }
+    Some(Otlp { endpoint, headers })
 }
 
 fn organizations(

@@ -297,15 +297,18 @@ fn warn_of_plain_http(
     }
     let headers = headers.unwrap_or_default();
     let has_secret = has_auth || headers.iter().any(|(name, _)| headers::is_secret(name));
-    if has_secret && !is_loopback(url) {
-        let location = url_location(mapping);
-        let message = "sends a secret header over http://, which every network on the way can read";
-        context.warning(&location, message);
+    if has_secret && is_open(url) {
+        context.warning(&url_location(mapping), headers::OPEN_SECRET);
     }
 }
 
+/// Whether networks on the way can read requests to a URL.
+pub(super) fn is_open(url: &Url) -> bool {
+    url.scheme() == "http" && !is_loopback(url)
+}
+
 /// Whether a URL leads to this machine.
-pub(super) fn is_loopback(url: &Url) -> bool {
+fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),

@@ -2,11 +2,23 @@
 //!
 //! Constraint: a collector may be absent, slow or hostile. Its thread sends one request at a time, reads
 //! no body, follows no redirect, and tries nothing again: a trace that is late is worth less than memory.
+//!
+//! [`SpanExporter`] encodes the spans. The queue before it is ours, because the queue of the SDK does not
+//! tell how many spans it dropped. So is the HTTP client, which uses the TLS of the webhooks.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use opentelemetry::KeyValue;
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_otlp::{
+    ExporterBuildError, Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
+};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use prometheus::IntCounterVec;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
@@ -14,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
-use super::{Span, Traces, json};
+use super::{SCOPE, Traces};
 use crate::clock::Clock;
 use crate::config::{Otlp, Tls};
 use crate::webhook::TrustRoots;
@@ -38,6 +50,8 @@ pub(crate) enum ExportError {
     Tls(#[source] rustls::Error),
     #[error("there is no HTTP client for otlp.endpoint")]
     Client(#[source] reqwest::Error),
+    #[error("there is no exporter for otlp.endpoint")]
+    Exporter(#[source] ExporterBuildError),
     #[error("the thread for traces cannot be started")]
     Thread(#[source] io::Error),
 }
@@ -77,9 +91,10 @@ impl Exporter {
         clock: Clock,
         counter: Counter,
     ) -> Result<(Arc<Traces>, Self), ExportError> {
+        let failure = Failure::default();
         let collector = Collector {
-            client: client(&otlp.endpoint)?,
-            url: traces_url(&otlp.endpoint),
+            exporter: exporter(otlp, failure.clone())?,
+            failure,
             counter: counter.clone(),
             is_failing: false,
         };
@@ -119,8 +134,33 @@ impl Exporter {
     }
 }
 
-fn client(endpoint: &Url) -> Result<reqwest::Client, ExportError> {
-    let roots = match endpoint.scheme() {
+/// Makes the exporter. It also sends the headers of the variable `OTEL_EXPORTER_OTLP_HEADERS`.
+fn exporter(otlp: &Otlp, failure: Failure) -> Result<SpanExporter, ExportError> {
+    let client = Client {
+        http: http_client(otlp)?,
+        failure,
+    };
+    let mut exporter = SpanExporter::builder()
+        .with_http()
+        .with_http_client(client)
+        .with_endpoint(traces_url(&otlp.endpoint))
+        .with_protocol(Protocol::HttpBinary)
+        .with_timeout(TIMEOUT)
+        .with_retry_policy(RetryPolicy::disabled())
+        .build()
+        .map_err(ExportError::Exporter)?;
+    let (name, version) = SCOPE;
+    let program = [
+        KeyValue::new("service.name", name),
+        KeyValue::new("service.version", version),
+    ];
+    let resource = Resource::builder_empty().with_attributes(program);
+    exporter.set_resource(&resource.build());
+    Ok(exporter)
+}
+
+fn http_client(otlp: &Otlp) -> Result<reqwest::Client, ExportError> {
+    let roots = match otlp.endpoint.scheme() {
         "https" => TrustRoots::load(),
         _ => TrustRoots::empty(),
     };
@@ -130,34 +170,75 @@ fn client(endpoint: &Url) -> Result<reqwest::Client, ExportError> {
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .no_proxy()
+        .default_headers(otlp.headers.iter().cloned().collect())
         .timeout(TIMEOUT)
         .build()
         .map_err(ExportError::Client)
 }
 
 /// The URL for traces below the endpoint, as the specification of OTLP defines it.
-fn traces_url(endpoint: &Url) -> Url {
-    let mut url = endpoint.clone();
-    let path = format!("{}/v1/traces", endpoint.path().trim_end_matches('/'));
-    url.set_path(&path);
-    url
+fn traces_url(endpoint: &Url) -> String {
+    format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'))
+}
+
+/// Why the last request failed. The error of the exporter leaves it out.
+#[derive(Clone, Debug, Default)]
+struct Failure(Arc<Mutex<Option<String>>>);
+
+impl Failure {
+    fn set(&self, reason: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Sends the requests of the exporter.
+#[derive(Debug)]
+struct Client {
+    http: reqwest::Client,
+    failure: Failure,
+}
+
+#[async_trait]
+impl HttpClient for Client {
+    /// Sends a request. Returns only the status of the answer.
+    async fn send_bytes(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<Bytes>, HttpError> {
+        let request = reqwest::Request::try_from(request)?;
+        let answer = self.http.execute(request).await;
+        let answer = answer.map_err(reqwest::Error::without_url);
+        self.failure.set(match &answer {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("status {}", answer.status().as_u16())),
+            Err(error) => Some(crate::error::chain(error)),
+        });
+        let mut status = http::Response::new(Bytes::new());
+        *status.status_mut() = answer?.status();
+        Ok(status)
+    }
 }
 
 struct Collector {
-    client: reqwest::Client,
-    url: Url,
+    exporter: SpanExporter,
+    failure: Failure,
     counter: Counter,
     /// Whether the last request failed, so that the log has one line for it.
     is_failing: bool,
 }
 
 impl Collector {
-    async fn run(mut self, mut spans: mpsc::Receiver<Span>, stop: CancellationToken) {
+    async fn run(mut self, mut spans: mpsc::Receiver<SpanData>, stop: CancellationToken) {
         let mut batch = Vec::new();
         let working = async {
             while spans.recv_many(&mut batch, BATCH_MAX).await > 0 {
                 gather(&mut spans, &mut batch).await;
-                self.send(&batch).await;
+                // The end may cut this request off. Then the last one sends these spans again.
+                self.send(batch.clone()).await;
                 batch.clear();
             }
         };
@@ -171,24 +252,19 @@ impl Collector {
             batch.push(span);
         }
         if !batch.is_empty() {
-            let _ = tokio::time::timeout(LAST_TIMEOUT, self.send(&batch)).await;
+            let _ = tokio::time::timeout(LAST_TIMEOUT, self.send(batch)).await;
         }
     }
 
-    async fn send(&mut self, batch: &[Span]) {
-        let body = json::request(batch).to_string();
-        let request = self
-            .client
-            .post(self.url.clone())
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(body);
-        let failure = match request.send().await {
-            Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("status {}", answer.status().as_u16())),
-            Err(error) => Some(crate::error::chain(&error.without_url())),
-        };
+    async fn send(&mut self, batch: Vec<SpanData>) {
+        let n = batch.len();
+        let sent = self.exporter.export(batch).await;
+        let failure = sent.err().map(|error| {
+            let reason = self.failure.take();
+            reason.unwrap_or_else(|| error.to_string())
+        });
         let outcome = if failure.is_some() { "failed" } else { "sent" };
-        self.counter.add(outcome, batch.len());
+        self.counter.add(outcome, n);
         match failure {
             Some(reason) if !self.is_failing => warn!(
                 "the collector at otlp.endpoint takes no traces: {reason}. They are dropped; events \
@@ -202,7 +278,7 @@ impl Collector {
 }
 
 /// Adds the spans of the next moments, so that those of one event go out together.
-async fn gather(spans: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>) {
+async fn gather(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
     let more = async {
         while batch.len() < BATCH_MAX
             && let Some(span) = spans.recv().await

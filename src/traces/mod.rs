@@ -8,14 +8,19 @@
 //! of all webhooks belong to one trace, over restarts and on several machines, and nothing is stored.
 
 mod export;
-mod json;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use jiff::Timestamp;
+use opentelemetry::trace::{
+    SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use tokio::sync::mpsc;
 
 pub(crate) use self::export::{Counter, Exporter};
@@ -28,28 +33,8 @@ const WAITING_MAX: usize = 1_024;
 /// The number of deliveries whose last step is remembered, for the spans of their waiting.
 const STEPS_MAX: usize = 4_096;
 
-/// One span.
-#[derive(Clone, Debug, PartialEq)]
-struct Span {
-    trace: String,
-    id: String,
-    /// The span of the change, unless this is it.
-    parent: Option<String>,
-    name: &'static str,
-    /// Whether the span is a request to another program.
-    is_request: bool,
-    start: Timestamp,
-    end: Timestamp,
-    attributes: Vec<(&'static str, Attribute)>,
-    error: Option<String>,
-}
-
-/// The value of an attribute.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Attribute {
-    Text(String),
-    Number(u32),
-}
+/// The name and the version of the program in traces.
+const SCOPE: (&str, &str) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
 
 /// The attempt that an answer or a failure ended.
 pub(crate) struct EndedAttempt<'a> {
@@ -85,11 +70,11 @@ impl AttemptSpan {
         format!("00-{}-{}-01", trace_of(&self.event), self.id())
     }
 
-    fn id(&self) -> String {
+    fn id(&self) -> SpanId {
         self.derived("attempt")
     }
 
-    fn derived(&self, what: &str) -> String {
+    fn derived(&self, what: &str) -> SpanId {
         let (delivery, number) = (self.delivery, self.number);
         span_of(&self.event, &format!("{what} {delivery} {number}"))
     }
@@ -99,13 +84,13 @@ impl AttemptSpan {
 #[derive(Debug)]
 pub(crate) struct Traces {
     clock: Clock,
-    spans: mpsc::Sender<Span>,
+    spans: mpsc::Sender<SpanData>,
     counter: Counter,
     steps: Mutex<Steps>,
 }
 
 impl Traces {
-    fn new(clock: Clock, counter: Counter) -> (Arc<Self>, mpsc::Receiver<Span>) {
+    fn new(clock: Clock, counter: Counter) -> (Arc<Self>, mpsc::Receiver<SpanData>) {
         let (spans, receiver) = mpsc::channel(WAITING_MAX);
         let traces = Self {
             clock,
@@ -121,39 +106,25 @@ impl Traces {
         let now = self.clock.now();
         // The time of a file may be in the future.
         let changed = event.occurred_at.min(due);
-        let (trace, root) = (trace_of(id), span_of(id, "change"));
-        let span = |name, start, end| Span {
-            trace: trace.clone(),
-            id: span_of(id, name),
-            parent: Some(root.clone()),
-            name,
-            is_request: false,
-            start,
-            end,
-            attributes: Vec::new(),
-            error: None,
-        };
         self.steps().note((id.clone(), None), now);
-        let text = |text: &str| Attribute::Text(text.to_owned());
-        self.send(Span {
-            id: root.clone(),
-            parent: None,
-            attributes: vec![
-                ("event.id", text(&id.0)),
-                ("event.project", Attribute::Text(event.key.to_string())),
-                ("event.origin", text(event.origin.as_str())),
-                ("event.hint", text(&event.explanation.hint)),
-            ],
-            ..span(event.kind.as_str(), changed, now)
-        });
-        self.send(span("settle", changed, due));
-        self.send(span("record", due, now));
+        let mut change = span(id, span_of(id, CHANGE), event.kind.as_str(), changed, now);
+        change.parent_span_id = SpanId::INVALID;
+        change.attributes = vec![
+            KeyValue::new("event.id", id.0.clone()),
+            KeyValue::new("event.project", event.key.to_string()),
+            KeyValue::new("event.origin", event.origin.as_str()),
+            KeyValue::new("event.hint", event.explanation.hint.clone()),
+        ];
+        self.send(change);
+        let step = |name, start, end| span(id, span_of(id, name), name, start, end);
+        self.send(step("settle", changed, due));
+        self.send(step("record", due, now));
     }
 
     /// Traces an attempt, and the time that its delivery waited before.
-    pub(crate) fn attempted(&self, span: &AttemptSpan, attempt: &EndedAttempt<'_>) {
-        let id = &span.event;
-        let key = (id.clone(), Some(span.delivery));
+    pub(crate) fn attempted(&self, of: &AttemptSpan, attempt: &EndedAttempt<'_>) {
+        let id = &of.event;
+        let key = (id.clone(), Some(of.delivery));
         let waited_since = {
             let mut steps = self.steps();
             let last = steps.take(&key);
@@ -162,38 +133,32 @@ impl Traces {
             }
             // A delivery that this process did not see before has no known time.
             let recorded = || steps.times.get(&(id.clone(), None)).copied();
-            last.or_else(|| recorded().filter(|_| span.number == 1))
+            last.or_else(|| recorded().filter(|_| of.number == 1))
         };
-        let attributes = vec![
-            ("webhook", Attribute::Text(attempt.webhook.to_owned())),
-            ("webhook.attempt", Attribute::Number(span.number)),
+        let attributes = [
+            KeyValue::new("webhook", attempt.webhook.to_owned()),
+            KeyValue::new("webhook.attempt", i64::from(of.number)),
         ];
-        let of = |name, span_id, start, end| Span {
-            trace: trace_of(id),
-            id: span_id,
-            parent: Some(span_of(id, "change")),
-            name,
-            is_request: false,
-            start,
-            end,
-            attributes: attributes.clone(),
-            error: None,
-        };
         if let Some(since) = waited_since {
             let since = since.min(attempt.began);
-            self.send(of("queue", span.derived("queue"), since, attempt.began));
+            let mut waited = span(id, of.derived("queue"), "queue", since, attempt.began);
+            waited.attributes = attributes.to_vec();
+            self.send(waited);
         }
-        let mut sent = of("attempt", span.id(), attempt.began, attempt.ended);
-        sent.is_request = true;
-        sent.error = attempt.error.map(str::to_owned);
+        let mut sent = span(id, of.id(), "attempt", attempt.began, attempt.ended);
+        sent.span_kind = SpanKind::Client;
+        sent.attributes = attributes.to_vec();
         if let Some(status) = attempt.status {
-            let status = Attribute::Number(status.into());
-            sent.attributes.push(("http.response.status_code", status));
+            let status = KeyValue::new("http.response.status_code", i64::from(status));
+            sent.attributes.push(status);
+        }
+        if let Some(error) = attempt.error {
+            sent.status = Status::error(error.to_owned());
         }
         self.send(sent);
     }
 
-    fn send(&self, span: Span) {
+    fn send(&self, span: SpanData) {
         if self.spans.try_send(span).is_err() {
             self.counter.dropped(1);
         }
@@ -230,22 +195,64 @@ impl Steps {
     }
 }
 
-/// The id of an event's trace: 32 hexadecimal digits.
-fn trace_of(event: &EventId) -> String {
-    let digits = event.0.strip_prefix("evt_").unwrap_or_default();
-    let is_id = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_id && digits.bytes().any(|byte| byte != b'0') {
-        return digits.to_owned();
+/// The span of an event from the change of its file to its record, above all others.
+const CHANGE: &str = "change";
+
+/// Makes a span of an event below the span of its change.
+fn span(
+    event: &EventId,
+    id: SpanId,
+    name: &'static str,
+    start: Timestamp,
+    end: Timestamp,
+) -> SpanData {
+    let (trace, is_remote) = (trace_of(event), false);
+    let (flags, state) = (TraceFlags::SAMPLED, TraceState::NONE);
+    let (scope, version) = SCOPE;
+    SpanData {
+        span_context: SpanContext::new(trace, id, flags, is_remote, state),
+        parent_span_id: span_of(event, CHANGE),
+        parent_span_is_remote: is_remote,
+        span_kind: SpanKind::Internal,
+        name: name.into(),
+        start_time: system_time(start),
+        end_time: system_time(end.max(start)),
+        attributes: Vec::new(),
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status: Status::Unset,
+        instrumentation_scope: InstrumentationScope::builder(scope)
+            .with_version(version)
+            .build(),
     }
-    hash(&event.0, 32)
 }
 
-/// The id of a span of an event's trace: 16 hexadecimal digits.
-fn span_of(event: &EventId, what: &str) -> String {
-    hash(&format!("{event} {what}"), 16)
+/// Converts a time. Every time of the clock has an equivalent.
+fn system_time(at: Timestamp) -> SystemTime {
+    at.try_into().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-fn hash(text: &str, n_digits: usize) -> String {
-    let hex = blake3::hash(text.as_bytes()).to_hex();
-    hex.chars().take(n_digits).collect()
+/// The id of an event's trace: that of the event.
+fn trace_of(event: &EventId) -> TraceId {
+    let digits = event.0.strip_prefix("evt_").unwrap_or_default();
+    match TraceId::from_hex(digits) {
+        Ok(id) if digits.len() == 32 && id != TraceId::INVALID => id,
+        _ => TraceId::from_bytes(hash(&event.0)),
+    }
+}
+
+/// The id of a span of an event's trace.
+fn span_of(event: &EventId, what: &str) -> SpanId {
+    SpanId::from_bytes(hash(&format!("{event} {what}")))
+}
+
+fn hash<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut hasher = blake3::Hasher::new();
+    hasher
+        .update(text.as_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
+    bytes
 }

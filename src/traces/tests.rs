@@ -16,9 +16,7 @@ fn ids_are_those_of_the_event_and_valid_in_traceparent() {
     assert_eq!((parts[2].len(), parts[3]), (16, "01"));
     for odd in ["evt_00000000000000000000000000000000", "test", "evt_é"] {
         let trace = trace_of(&EventId(odd.to_owned()));
-        assert_eq!(trace.len(), 32, "{odd}");
-        assert!(trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{odd}");
-        assert!(trace.bytes().any(|byte| byte != b'0'), "{odd}");
+        assert_ne!(trace, TraceId::INVALID, "{odd}");
     }
 }
 

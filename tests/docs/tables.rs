@@ -79,7 +79,7 @@ fn keys(prefix: &str, value: &serde_yaml::Value, found: &mut Vec<String>) {
         serde_yaml::Value::Mapping(mapping) => {
             for (key, value) in mapping {
                 let key = match prefix {
-                    "organizations" | "webhooks[].headers" => "NAME",
+                    "organizations" | "webhooks[].headers" | "otlp.headers" => "NAME",
                     _ => key.as_str().unwrap(),
                 };
                 let path = match prefix {

@@ -68,7 +68,9 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
         "webhooks[].auth.bearer" => return Some(sourced("^[!-~]+$")),
         "webhooks[].auth.oauth2.token_url" => URL,
         "webhooks[].auth.oauth2.scope" => r#"^[!#-\[\]-~]+( [!#-\[\]-~]+)*$"#,
-        "webhooks[].headers.NAME" => return Some(sourced(r"^(?=.*\S)[\t -~]+$")),
+        "webhooks[].headers.NAME" | "otlp.headers.NAME" => {
+            return Some(sourced(r"^(?=.*\S)[\t -~]+$"));
+        }
         // Asymmetric keys have other prefixes.
         "webhooks[].secret" => {
             return Some(sourced(
@@ -140,7 +142,9 @@ fn added(path: &str) -> Option<Value> {
         "organizations" => json!({ "propertyNames": { "pattern": r"^[^./][^/]*$" } }),
         "webhooks[]" => webhook(),
         "webhooks[].events" => events(),
-        "webhooks[].headers" => json!({ "propertyNames": { "pattern": header_names() } }),
+        "webhooks[].headers" | "otlp.headers" => {
+            json!({ "propertyNames": { "pattern": header_names() } })
+        }
         "webhooks[].auth" => json!({ "type": "object", "minProperties": 1, "maxProperties": 1 }),
         "webhooks[].when" => json!({ "type": "object", "minProperties": 1 }),
         "webhooks[].auth.basic" => required(&["username", "password"]),

@@ -550,7 +550,15 @@ pub const SETTINGS: &[Setting] = &[
         ),
         default: Described("off"),
         needs_restart: true,
-        meaning: "the collector that gets [traces](operations.md#traces) by OTLP over HTTP in JSON, at `v1/traces` below this URL",
+        meaning: "the collector that gets [traces](operations.md#traces) by OTLP over HTTP in protobuf, at `v1/traces` below this URL",
+        ..ROW
+    },
+    Setting {
+        key: "otlp.headers.NAME",
+        value: Sourced,
+        default: Described("none"),
+        needs_restart: true,
+        meaning: "request headers for the collector, such as `Authorization`",
         ..ROW
     },
     Setting {

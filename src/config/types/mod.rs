@@ -65,7 +65,10 @@ impl Config {
             "store.postgres" => {
                 self.postgres(|store| &store.connection) != new.postgres(|store| &store.connection)
             }
-            "otlp.endpoint" => self.otlp != new.otlp,
+            "otlp.endpoint" => self.otlp(|otlp| &otlp.endpoint) != new.otlp(|otlp| &otlp.endpoint),
+            "otlp.headers.NAME" => {
+                self.otlp(|otlp| &otlp.headers) != new.otlp(|otlp| &otlp.headers)
+            }
             "store.password" => self.password() != new.password(),
             "store.tls" => self.postgres(|store| &store.tls) != new.postgres(|store| &store.tls),
             "store.lease" => {
@@ -117,6 +120,10 @@ impl Config {
         self.store.as_ref().map(field)
     }
 
+    fn otlp<T>(&self, field: impl FnOnce(&Otlp) -> &T) -> Option<&T> {
+        self.otlp.as_ref().map(field)
+    }
+
     fn password(&self) -> Option<&str> {
         let password = self.store.as_ref()?.password.as_ref()?;
         Some(password.expose_secret())
@@ -124,10 +131,12 @@ impl Config {
 }
 
 /// The collector of traces.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Otlp {
     /// The URL below which the collector takes traces at `v1/traces`.
     pub endpoint: Url,
+    /// The headers of requests to the collector.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
 }
 
 /// The watched repository.
