@@ -261,7 +261,9 @@ fn a_stranger_sees_the_first_callback_and_the_page_by_what_is_printed() {
 fn a_refused_init_leaves_no_token_and_an_existing_one_is_kept() {
     let place = tree(&["repository/sales/orders/project.xml"]);
     let token = place.path().join("admin-token");
+    let only_mine = fs::Permissions::from_mode(0o600);
     fs::write(&token, "too short").unwrap();
+    fs::set_permissions(&token, only_mine.clone()).unwrap();
     let said = run_in(place.path(), &["init", "repository"]).failed(1);
     assert!(
         said.contains("admin-token") || said.contains("admin.token"),
@@ -270,6 +272,36 @@ fn a_refused_init_leaves_no_token_and_an_existing_one_is_kept() {
     assert_eq!(fs::read_to_string(&token).unwrap(), "too short");
     let kept = "a-token-that-was-there-before";
     fs::write(&token, kept).unwrap();
+    // Others may know a token that they can read, or that they wrote.
+    let refused = |reason: &str| {
+        let said = run_in(place.path(), &["init", "repository"]).failed(1);
+        assert!(said.contains("admin-token exists already"), "{said}");
+        assert!(said.contains(reason), "{said}");
+        let mut entries = fs::read_dir(place.path()).unwrap();
+        let is_new = |name: &OsStr| name != "repository" && name != "admin-token";
+        assert!(!entries.any(|entry| is_new(&entry.unwrap().file_name())));
+    };
+    for mode in [0o640, 0o604, 0o620] {
+        fs::set_permissions(&token, fs::Permissions::from_mode(mode)).unwrap();
+        refused(&format!("its mode is {mode:04o}"));
+    }
+    fs::set_permissions(&token, only_mine.clone()).unwrap();
+    if geteuid().is_root() {
+        chown(&token, Some(65_534), None).unwrap();
+        refused("belongs to the user with id 65534");
+        chown(&token, Some(0), None).unwrap();
+    }
+    fs::remove_file(&token).unwrap();
+    symlink("repository/sales/orders/project.xml", &token).unwrap();
+    refused("not a regular file");
+    fs::remove_file(&token).unwrap();
+    let pipe = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &token, pipe, rustix::fs::Mode::RUSR, 0).unwrap();
+    refused("not a regular file");
+    fs::remove_file(&token).unwrap();
+    fs::write(&token, kept).unwrap();
+    fs::set_permissions(&token, only_mine).unwrap();
+
     run_in(place.path(), &["init", "repository"]).succeeded();
     assert_eq!(fs::read_to_string(&token).unwrap(), kept);
     run_in(place.path(), &["check"]).succeeded();

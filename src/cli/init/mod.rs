@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use globset::Glob;
 
-use self::page::{Ports, TokenFile};
+use self::page::{Ports, TokenFile, directory_of};
 use self::survey::{BOUNDS, Survey, survey};
 use super::DONE;
 use super::listen::DEFAULT_PORT;
@@ -212,15 +212,11 @@ fn accepted(text: &str, file: &Path) -> anyhow::Result<()> {
 /// Creates the file with all its content, unless a file with this name exists.
 fn create(file: &Path, text: &str) -> anyhow::Result<()> {
     let shown = safe(&file.to_string_lossy());
-    let directory = match file.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
     let write = || -> io::Result<()> {
         let mut temporary = tempfile::Builder::new()
             .prefix(".config.yaml.")
             .permissions(std::fs::Permissions::from_mode(0o644))
-            .tempfile_in(directory)?;
+            .tempfile_in(directory_of(file))?;
         temporary.write_all(text.as_bytes())?;
         temporary.persist_noclobber(file)?;
         Ok(())

@@ -1,12 +1,12 @@
 //! Prepares the page for the new configuration: free ports, and the file with the token.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, Metadata};
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::super::output::safe;
 
@@ -55,39 +55,70 @@ pub(super) struct TokenFile {
 }
 
 impl TokenFile {
-    /// Makes the file with a random token. Only its owner may read it. An existing file stays.
+    /// Makes the file with a random token. Only its owner may read it.
+    ///
+    /// An existing file stays, if nobody else can know its token.
     pub(super) fn make(config: &Path) -> anyhow::Result<Self> {
         let path = config.with_file_name(TOKEN_FILE);
         let shown = safe(&path.to_string_lossy());
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
-        let made = match made {
-            Ok(made) => Self::written(made, path),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Self {
-                path,
-                is_temporary: false,
-            }),
-            Err(error) => Err(error),
-        };
-        made.with_context(|| format!("cannot write {shown}, the token of the page"))
-    }
-
-    fn written(mut file: fs::File, path: PathBuf) -> io::Result<Self> {
-        let made = Self {
+        let is_new = write_new(&path)
+            .with_context(|| format!("cannot write {shown}, the token of the page"))?;
+        if !is_new {
+            let found = fs::symlink_metadata(&path);
+            let found = found.with_context(|| format!("cannot read {shown}"))?;
+            if let Some(reason) = distrust(&found, rustix::process::geteuid().as_raw()) {
+                bail!(
+                    "{shown} exists already, but {reason}, so others may know the token. Remove it, \
+                     and init makes a new one"
+                );
+            }
+        }
+        Ok(Self {
             path,
-            is_temporary: true,
-        };
-        let [one, other] = [(); 2].map(|()| uuid::Uuid::new_v4().simple());
-        writeln!(file, "{one}{other}")?;
-        Ok(made)
+            is_temporary: is_new,
+        })
     }
 
     /// Keeps the file.
     pub(super) fn keep(&mut self) {
         self.is_temporary = false;
+    }
+}
+
+/// Creates a file with a random token. Returns false if there is a file with this name.
+fn write_new(path: &Path) -> io::Result<bool> {
+    // Only its owner may read a temporary file.
+    let mut file = tempfile::Builder::new()
+        .prefix(".admin-token.")
+        .tempfile_in(directory_of(path))?;
+    let [one, other] = [(); 2].map(|()| uuid::Uuid::new_v4().simple());
+    writeln!(file, "{one}{other}")?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error.error),
+    }
+}
+
+/// Returns why others may know the content of a file, if they may.
+fn distrust(found: &Metadata, caller: u32) -> Option<String> {
+    let (uid, mode) = (found.uid(), found.mode() & 0o7777);
+    if !found.is_file() {
+        Some("it is not a regular file".to_owned())
+    } else if uid != caller {
+        Some(format!("it belongs to the user with id {uid}, not to you"))
+    } else if mode & 0o077 != 0 {
+        Some(format!("its mode is {mode:04o} instead of 0600"))
+    } else {
+        None
+    }
+}
+
+/// Returns the directory of a file.
+pub(super) fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
     }
 }
 
