@@ -2,13 +2,13 @@
 //!
 //! Constraint: a client that does nothing only takes one of a limited number of connections. If
 //! there are too many, a new client takes the place of another one. That is a client without
-//! access, from the address with the most of them. Clients that sent nothing go first, and of
+//! access, from the network with the most of them. Clients that sent nothing go first, and of
 //! those the oldest. Each connection has [`GRACE`] for its request, so a short request is answered
 //! even if very many clients connect.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +42,21 @@ const GRACE: Duration = Duration::from_millis(10);
 /// The IP address of a client. `None` on a Unix socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Peer(pub(crate) Option<IpAddr>);
+
+impl Peer {
+    /// Returns the network that counts as one client: an IPv4 address, or an IPv6 network (/64).
+    ///
+    /// Every host of an IPv6 network may use all its addresses.
+    pub(crate) fn network(self) -> Option<IpAddr> {
+        match self.0? {
+            IpAddr::V6(address) if address.to_ipv4_mapped().is_none() => {
+                let network = address.to_bits() & !u128::from(u64::MAX);
+                Some(IpAddr::V6(Ipv6Addr::from_bits(network)))
+            }
+            address => Some(address.to_canonical()),
+        }
+    }
+}
 
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
@@ -105,16 +120,20 @@ pub(crate) async fn serve<L: Listener>(
     loop {
         let is_full = open.len() >= bounds.connections;
         let accept = async {
-            if is_full && let Some(one) = to_close(&open).and_then(|index| open.get(index)) {
+            let closed = to_close(&open, Instant::now());
+            if is_full && let Some(one) = closed.and_then(|index| open.get(index)) {
                 tokio::time::sleep_until(one.since + GRACE).await;
             }
             listener.accept().await
         };
         tokio::select! {
             (stream, address) = accept => {
+                // A request that has arrived counts, also on a machine that is too busy to read it in time.
+                tokio::task::yield_now().await;
                 open.retain(|one| !one.task.is_finished());
                 while open.len() >= bounds.connections
-                    && let Some(closed) = to_close(&open).and_then(|index| open.remove(index))
+                    && let Some(closed) = to_close(&open, Instant::now())
+                    && let Some(closed) = open.remove(closed)
                 {
                     closed.task.abort();
                     connections.join_next().await;
@@ -142,10 +161,12 @@ pub(crate) async fn serve<L: Listener>(
 }
 
 /// Returns the index of the connection to close for a new one.
-fn to_close(open: &VecDeque<Open>) -> Option<usize> {
-    let mut n_of: HashMap<Peer, usize> = HashMap::new();
+///
+/// It may be younger than [`GRACE`], if all that may be closed are.
+fn to_close(open: &VecDeque<Open>, now: Instant) -> Option<usize> {
+    let mut n_of: HashMap<Option<IpAddr>, usize> = HashMap::new();
     for one in open.iter().filter(|one| !one.known.is_set()) {
-        *n_of.entry(one.peer).or_default() += 1;
+        *n_of.entry(one.peer.network()).or_default() += 1;
     }
     // Of equal ones, `max_by_key` returns the last. In reversed order that is the oldest.
     let rank = |one: &Open| {
@@ -153,9 +174,11 @@ fn to_close(open: &VecDeque<Open>) -> Option<usize> {
         let n = if is_known {
             0
         } else {
-            n_of.get(&one.peer).copied().unwrap_or_default()
+            n_of.get(&one.peer.network()).copied().unwrap_or_default()
         };
-        (!is_known, n, !one.is_asking.load(Ordering::Relaxed))
+        let had_time = one.since + GRACE <= now;
+        let is_asking = one.is_asking.load(Ordering::Relaxed);
+        (!is_known, n, had_time, !is_asking)
     };
     let ranked = open.iter().enumerate().rev();
     ranked
@@ -345,44 +368,113 @@ mod tests {
         }
     }
 
-    /// Connections of clients by the last number of their address, whether known, whether asking.
-    fn closed(clients: &[(u8, bool, bool)]) -> Option<usize> {
+    /// A client: its address, whether it is known, whether it asks, and whether it had time.
+    type Client = (&'static str, bool, bool, bool);
+
+    fn closed(clients: &[Client]) -> Option<usize> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
         runtime.block_on(async {
             let mut tasks = JoinSet::new();
             let mut open = VecDeque::new();
-            for (address, is_known, is_asking) in clients {
+            let begin = Instant::now();
+            for (address, is_known, is_asking, had_time) in clients {
                 let known = Known::default();
                 if *is_known {
                     known.set();
                 }
                 open.push_back(Open {
                     task: tasks.spawn(std::future::pending::<()>()),
-                    peer: Peer(Some(IpAddr::from([192, 0, 2, *address]))),
-                    since: Instant::now(),
+                    peer: Peer(Some(address.parse().unwrap())),
+                    since: if *had_time { begin } else { begin + GRACE },
                     known,
                     is_asking: Arc::new(AtomicBool::new(*is_asking)),
                 });
             }
-            to_close(&open)
+            to_close(&open, begin + GRACE)
         })
     }
 
     #[test]
     fn a_connection_without_access_and_without_a_request_is_closed_first() {
-        let (known, asking) = (true, true);
-        assert_eq!(closed(&[]), None);
-        // The oldest of equal ones.
-        assert_eq!(closed(&[(1, false, false), (1, false, false)]), Some(0));
-        assert_eq!(closed(&[(1, false, asking), (1, false, false)]), Some(1));
-        assert_eq!(closed(&[(1, known, false), (1, false, asking)]), Some(1));
-        assert_eq!(closed(&[(1, known, false), (1, known, asking)]), Some(0));
-        // Of the address with the most.
-        let flood = [(1, false, false), (2, false, asking), (2, false, asking)];
-        assert_eq!(closed(&flood), Some(1));
-        let with_access = [(1, known, false), (1, known, false), (2, false, asking)];
-        assert_eq!(closed(&with_access), Some(2));
+        const A: &str = "192.0.2.1";
+        const B: &str = "192.0.2.2";
+        let (known, asking, had_time) = (true, true, true);
+        let cases: &[(&[Client], Option<usize>)] = &[
+            (&[], None),
+            // The oldest of equal ones.
+            (
+                &[(A, false, false, had_time), (A, false, false, had_time)],
+                Some(0),
+            ),
+            (
+                &[(A, false, asking, had_time), (A, false, false, had_time)],
+                Some(1),
+            ),
+            (
+                &[(A, known, false, had_time), (A, false, asking, had_time)],
+                Some(1),
+            ),
+            (
+                &[(A, known, false, had_time), (A, known, asking, had_time)],
+                Some(0),
+            ),
+            // A client that did not have its time yet is closed after one that asks.
+            (
+                &[(A, false, false, false), (A, false, asking, had_time)],
+                Some(1),
+            ),
+            (
+                &[(A, false, asking, false), (A, false, false, false)],
+                Some(1),
+            ),
+            (
+                &[(A, known, false, had_time), (A, false, false, false)],
+                Some(1),
+            ),
+            // Of the network with the most.
+            (
+                &[
+                    (A, false, false, had_time),
+                    (B, false, asking, false),
+                    (B, false, asking, had_time),
+                ],
+                Some(2),
+            ),
+            (
+                &[
+                    (A, known, false, had_time),
+                    (A, known, false, had_time),
+                    (B, false, asking, had_time),
+                ],
+                Some(2),
+            ),
+            (
+                &[
+                    ("2001:db8::1", false, false, had_time),
+                    ("2001:db8:0:1::1", false, asking, had_time),
+                    ("2001:db8:0:1:ffff::2", false, asking, had_time),
+                ],
+                Some(1),
+            ),
+        ];
+        for (clients, expected) in cases {
+            assert_eq!(closed(clients), *expected, "{clients:?}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client() {
+        for (address, network) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::"),
+            ("::1", "::"),
+        ] {
+            let peer = Peer(Some(address.parse().unwrap()));
+            assert_eq!(peer.network(), Some(network.parse().unwrap()), "{address}");
+        }
+        assert_eq!(Peer(None).network(), None);
     }
 }

@@ -1,10 +1,11 @@
 //! Checks the token of requests, and logs browsers in.
 //!
-//! Constraint: the right token always works, even while others send wrong ones. Comparing takes
-//! the same time for every token, and a client can try only a few wrong ones per minute.
+//! Constraint: the right token always works, even while others send wrong ones. So every token is
+//! compared, and comparing takes the same time for each. The limit on wrong tokens bounds answers
+//! and log lines, not guesses. Against guesses, a token has at least 16 characters.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -171,7 +172,7 @@ impl Access {
         }
     }
 
-    /// Compares a token. Only clients that send wrong tokens are limited.
+    /// Compares a token. After too many wrong ones, a client gets another refusal.
     fn check_token(&self, given: &[u8], peer: Peer, moment: Duration) -> Result<(), Refusal> {
         let is_right = self
             .token
@@ -179,7 +180,7 @@ impl Access {
         if is_right {
             return Ok(());
         }
-        let client = client(peer);
+        let client = peer.network();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(wait) = failures.wait(client, moment) {
             return Err(Refusal::Limited(wait));
@@ -209,17 +210,6 @@ fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|cookies| cookies.to_str().ok())
         .flat_map(|cookies| cookies.split(';'))
         .filter_map(|cookie| cookie.trim().strip_prefix(SESSION)?.strip_prefix('='))
-}
-
-/// Returns the address that wrong tokens are counted for. An IPv6 network (/64) is one client.
-fn client(peer: Peer) -> Option<IpAddr> {
-    match peer.0? {
-        IpAddr::V6(address) if address.to_ipv4_mapped().is_none() => {
-            let network = address.to_bits() & !u128::from(u64::MAX);
-            Some(IpAddr::V6(Ipv6Addr::from_bits(network)))
-        }
-        address => Some(address.to_canonical()),
-    }
 }
 
 /// For each client, the time of its first wrong token, and the number of wrong ones.

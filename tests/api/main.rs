@@ -5,7 +5,8 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test may fail by panicking"
+    clippy::disallowed_methods,
+    reason = "a test may fail by panicking, and owns its clock"
 )]
 
 mod access;
