@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-use super::output::{Cell, FAINT, GREEN, RED, Style, YELLOW, duration, safe, time};
+use super::output::{Cell, FAINT, GREEN, RED, Style, YELLOW, counted, duration, safe, time};
 use crate::domain::actor::Actor;
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, FileSummary};
@@ -165,6 +165,10 @@ pub(super) fn print_delivery(
         (_, None) => {}
     }
     writeln!(out, "{line}")?;
+    if let Some(first) = attempts.first().filter(|first| first.number > 1) {
+        let n_older = u64::from(first.number.saturating_sub(1));
+        writeln!(out, "  {} not listed", counted(n_older, "older attempt"))?;
+    }
     for attempt in attempts {
         print_attempt(out, style, attempt, in_full)?;
     }

@@ -16,7 +16,7 @@ use crate::domain::delivery::State;
 use crate::domain::event::{FileSummary, Parameter};
 use crate::domain::project::stored_organization;
 use crate::report::{PassedOver, Settings, WebhookReport, passed_over};
-use crate::store::{AttemptLog, ListedDelivery, ListedEvent, Listings, StoreError};
+use crate::store::{ATTEMPTS_MAX, AttemptLog, ListedDelivery, ListedEvent, Listings, StoreError};
 
 /// An event in JSON.
 #[derive(Serialize, ToSchema)]
@@ -187,11 +187,12 @@ impl AttemptView {
     }
 }
 
-/// A delivery with its attempts in JSON.
+/// A delivery with its newest attempts in JSON.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DeliveryWithAttempts {
     #[serde(flatten)]
     pub(crate) delivery: DeliveryView,
+    /// The newest attempts. There are older ones if the first has a number above 1.
     pub(crate) log: Vec<AttemptView>,
 }
 
@@ -231,19 +232,28 @@ impl EventWithDeliveries {
     }
 }
 
-/// Reads the attempts of the deliveries of an event.
+/// Reads the newest attempts of the deliveries of an event.
+///
+/// Together these are at most [`ATTEMPTS_MAX`], or one of each delivery.
 pub(crate) fn attempts_of(
     deliveries: &[ListedDelivery],
     listings: &Listings,
 ) -> Result<Vec<(ListedDelivery, Vec<AttemptLog>)>, StoreError> {
+    let share = share(deliveries.len());
     let mut log = Vec::new();
     for delivery in deliveries {
         // Housekeeping may have removed the delivery since it was listed.
-        if let Some((delivery, _, attempts)) = listings.delivery(delivery.id)? {
+        if let Some((delivery, _, mut attempts)) = listings.delivery(delivery.id)? {
+            attempts.drain(..attempts.len().saturating_sub(share));
             log.push((delivery, attempts));
         }
     }
     Ok(log)
+}
+
+/// The number of attempts of each delivery that are shown together.
+fn share(n_deliveries: usize) -> usize {
+    ATTEMPTS_MAX.checked_div(n_deliveries).unwrap_or(0).max(1)
 }
 
 /// Returns the configured webhooks without a delivery of an event, with the reasons.
@@ -350,4 +360,16 @@ pub(crate) struct Exchange {
 /// Converts a duration to milliseconds.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_attempts_of_an_event_have_a_bound_and_none_of_its_deliveries_is_without() {
+        for (n_deliveries, expected) in [(0, 1), (1, 100), (3, 33), (100, 1), (1_000, 1)] {
+            assert_eq!(share(n_deliveries), expected, "{n_deliveries}");
+        }
+    }
 }

@@ -299,7 +299,7 @@ pub trait Listing {
         limit: usize,
     ) -> Result<Page<ListedDelivery>, StoreError>;
 
-    /// Returns a delivery with its event and its attempts in order.
+    /// Returns a delivery with its event and its newest [`ATTEMPTS_MAX`](super::ATTEMPTS_MAX) attempts in order.
     fn delivery(
         &self,
         id: i64,

@@ -111,6 +111,11 @@ pub struct ListedDelivery {
     pub last_error: Option<String>,
 }
 
+/// The number of attempts of a delivery that are listed.
+///
+/// A delivery may have many more: probes of an endpoint that is down use up none of the schedule.
+pub const ATTEMPTS_MAX: usize = 100;
+
 /// Selects deliveries. A delivery must match all conditions that are set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {

@@ -48,8 +48,8 @@ pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
 pub use fleet::{Fleet, Holder, LeaseView, Process, Sender, Standby};
 pub use listing::{
-    Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, Page, PayloadPart,
-    RecordedProblem, Replay, Selector, Space, WebhookState,
+    ATTEMPTS_MAX, Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, Page,
+    PayloadPart, RecordedProblem, Replay, Selector, Space, WebhookState,
 };
 pub(crate) use scoped::RepositoryStore;
 pub(crate) use sqlite::lock::holder;

@@ -6,7 +6,9 @@ use crate::helpers::*;
 use project_webhooks::domain::delivery::ANSWER_MAX;
 use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::{EventId, EventKind};
-use project_webhooks::store::{Batch, Finish, READY_BYTES, READY_MAX, Selector, Store};
+use project_webhooks::store::{
+    ATTEMPTS_MAX, Batch, Finish, READY_BYTES, READY_MAX, Selector, Store,
+};
 
 fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
     claims(store, "catalog", at(seconds))
@@ -203,6 +205,24 @@ fn finishing_twice_is_finishing_once() {
     let mut gone = finish(&first, Verdict::Delivered);
     gone.delivery = 999;
     wait(store.finish([gone].into())).unwrap();
+}
+
+#[test]
+fn the_newest_attempts_are_listed() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    let id = claim(&store, "catalog", at(0)).delivery;
+    let n_attempts = ATTEMPTS_MAX + 3;
+    // The endpoint is down, so no attempt of the schedule is used up.
+    for n in 0..i64::try_from(n_attempts).unwrap() {
+        let again = Verdict::Repeat(at(n + 1));
+        end(&store, &claim(&store, "catalog", at(n)), again);
+    }
+    let (delivery, _, attempts) = fixture.listings().delivery(id).unwrap().unwrap();
+    let numbers: Vec<usize> = attempts.iter().map(|one| one.number as usize).collect();
+    assert_eq!(delivery.n_attempts as usize, n_attempts);
+    assert_eq!(numbers, (4..=n_attempts).collect::<Vec<_>>());
 }
 
 #[test]

@@ -22,8 +22,8 @@ use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::fleet::Fleet;
 use crate::store::listing::{
-    EventFilter, ListedDelivery, ListedEvent, Organizations, Page, PayloadPart, RecordedProblem,
-    Selector, WebhookState,
+    ATTEMPTS_MAX, EventFilter, ListedDelivery, ListedEvent, Organizations, Page, PayloadPart,
+    RecordedProblem, Selector, WebhookState,
 };
 use crate::store::payload;
 
@@ -383,12 +383,14 @@ async fn attempts(
         .rows(statement!(
             "SELECT number, at_ms, duration_ms, status, error, answer_size, answer, \
              request_headers FROM attempts WHERE repository = $1 AND delivery = $2 \
-             ORDER BY number",
+             ORDER BY number DESC LIMIT $3",
             repository,
-            delivery
+            delivery,
+            row::limit(ATTEMPTS_MAX)
         ))
         .await?;
     rows.iter()
+        .rev()
         .map(|found| {
             Ok(AttemptLog {
                 number: row::small(found, 0)?,

@@ -23,8 +23,8 @@ use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::fleet::Fleet;
 use crate::store::listing::{
-    EventFilter, ListedDelivery, ListedEvent, Page, PayloadPart, RecordedProblem, Selector,
-    WebhookState,
+    ATTEMPTS_MAX, EventFilter, ListedDelivery, ListedEvent, Page, PayloadPart, RecordedProblem,
+    Selector, WebhookState,
 };
 
 /// A connection for reading.
@@ -295,9 +295,9 @@ fn attempts(connection: &Connection, delivery: i64) -> Result<Vec<AttemptLog>, F
     let mut statement = connection.prepare_cached(
         "SELECT number, at_ms, duration_ms, status, error, answer, request_headers, \
          answer_size \
-         FROM attempts WHERE delivery = ?1 ORDER BY number",
+         FROM attempts WHERE delivery = ?1 ORDER BY number DESC LIMIT ?2",
     )?;
-    let mut rows = statement.query(params![delivery])?;
+    let mut rows = statement.query(params![delivery, row::limit(ATTEMPTS_MAX)])?;
     let mut attempts = Vec::new();
     while let Some(found) = rows.next()? {
         attempts.push(AttemptLog {
@@ -310,5 +310,6 @@ fn attempts(connection: &Connection, delivery: i64) -> Result<Vec<AttemptLog>, F
             request_headers: row::from_json("the attempt's headers", &found.get::<_, String>(6)?)?,
         });
     }
+    attempts.reverse();
     Ok(attempts)
 }
