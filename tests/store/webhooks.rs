@@ -2,7 +2,7 @@
 
 use crate::helpers::*;
 use project_webhooks::domain::delivery::Verdict;
-use project_webhooks::store::{AttemptLog, Claim, Finish, OffCause, Store};
+use project_webhooks::store::{AttemptLog, Claim, Finish, OffCause, Store, WebhookState};
 
 /// Saves a configuration at time 1. Returns whether that switched the webhook on.
 fn configure(store: &Store, fingerprint: u8) -> bool {
@@ -212,4 +212,29 @@ fn states_count_deliveries_and_know_the_last_error() {
     let ended = at(10) + std::time::Duration::from_millis(1500);
     assert_eq!(state.last_error, Some((ended, "no luck".to_owned())));
     assert_eq!(state.last_delivered, Some(ended));
+}
+
+#[test]
+fn counts_end_at_a_limit() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    for number in 0..6 {
+        let batch = one_event(&format!("p{number}"), "one", &["catalog"]);
+        store.record(batch).unwrap();
+    }
+    let claimed = claims(&store, "catalog", at(0)).ready;
+    end(&store, &claimed[0], Verdict::Delivered);
+    end(&store, &claimed[1], Verdict::Delivered);
+    let listings = fixture.listings();
+    let of = |most| listings.webhook_states_up_to(most).unwrap().remove(0);
+    let counts = |state: &WebhookState| (state.n_pending, state.n_delivered, state.n_dead);
+    let all = of(4);
+    assert_eq!(counts(&all), (4, 2, 0));
+    assert_eq!(all, states(&store)["catalog"]);
+    // One more than the limit means that there are more. Then the oldest is not known.
+    let some = of(1);
+    assert_eq!(counts(&some), (2, 2, 0));
+    assert_eq!(some.oldest_pending, None);
+    assert_eq!(some.last_delivered, all.last_delivered);
+    assert_eq!(some.next_attempt, all.next_attempt);
 }

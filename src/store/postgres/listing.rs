@@ -234,6 +234,12 @@ impl Listing for PostgresListings {
             .block_on(async |session, repository| webhooks::states(session, repository).await)
     }
 
+    fn webhook_states_up_to(&self, most: u64) -> Result<Vec<WebhookState>, StoreError> {
+        self.client.block_on(async |session, repository| {
+            webhooks::states_up_to(session, repository, most).await
+        })
+    }
+
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
         self.read(async |session, repository| recorded::problems(session, repository, limit).await)
     }

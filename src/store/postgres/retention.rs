@@ -69,8 +69,10 @@ pub(super) async fn collect(
     ] {
         let found = session
             .rows(statement!(
-                "SELECT id FROM deliveries WHERE repository = $1 AND state = $2 \
-                 AND finished_ms IS NOT NULL AND finished_ms < $3 LIMIT $4",
+                "SELECT d.id FROM webhooks w CROSS JOIN LATERAL \
+                 (SELECT id FROM deliveries WHERE repository = $1 AND webhook = w.name \
+                 AND state = $2 AND finished_ms IS NOT NULL AND finished_ms < $3 LIMIT $4) d \
+                 WHERE w.repository = $1 LIMIT $4",
                 repository,
                 state.as_str(),
                 before(age),

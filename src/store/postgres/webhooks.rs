@@ -66,6 +66,55 @@ pub(super) async fn states(
     Ok(states.into_values().collect())
 }
 
+/// Counts up to a limit, and so at a limited cost. The index has the last success.
+const UP_TO: &str = "SELECT w.name, \
+     (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.repository = $1 \
+       AND d.webhook = w.name AND d.state = 'pending' LIMIT $2) p), \
+     (SELECT min(p.waiting_ms) FROM (SELECT d.waiting_ms FROM deliveries d WHERE d.repository = $1 \
+       AND d.webhook = w.name AND d.state = 'pending' LIMIT $2) p), \
+     (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.repository = $1 \
+       AND d.webhook = w.name AND d.state = 'delivered' AND d.finished_ms IS NOT NULL LIMIT $2) p), \
+     (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.repository = $1 \
+       AND d.webhook = w.name AND d.state = 'dead' AND d.finished_ms IS NOT NULL LIMIT $2) p), \
+     (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.repository = $1 \
+       AND d.webhook = w.name AND d.state = 'cancelled' AND d.finished_ms IS NOT NULL LIMIT $2) p), \
+     (SELECT d.finished_ms FROM deliveries d WHERE d.repository = $1 AND d.webhook = w.name \
+       AND d.state = 'delivered' AND d.finished_ms IS NOT NULL \
+       ORDER BY d.finished_ms DESC LIMIT 1) \
+     FROM webhooks w WHERE w.repository = $1";
+
+/// The states of all webhooks, with counts up to `most`. A greater count is `most + 1`.
+pub(super) async fn states_up_to(
+    session: &mut Session,
+    repository: i32,
+    most: u64,
+) -> Result<Vec<WebhookState>, Fault> {
+    let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
+    let reads = vec![
+        statement!(STATES, repository),
+        statement!(UP_TO, repository, limit),
+    ];
+    let answers = session.consistently(reads).await?;
+    let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
+    let mut states = BTreeMap::new();
+    for found in rows(0) {
+        let state = state(found)?;
+        states.insert(state.name.clone(), state);
+    }
+    for found in rows(1) {
+        let Some(state) = states.get_mut(&row::text(found, 0)?) else {
+            continue;
+        };
+        state.n_pending = row::count(row::number(found, 1)?);
+        state.oldest_pending = time(found, 2)?.filter(|_| state.n_pending <= most);
+        state.n_delivered = row::count(row::number(found, 3)?);
+        state.n_dead = row::count(row::number(found, 4)?);
+        state.n_cancelled = row::count(row::number(found, 5)?);
+        state.last_delivered = state.last_delivered.max(time(found, 6)?);
+    }
+    Ok(states.into_values().collect())
+}
+
 fn time(found: &Row, column: usize) -> Result<Option<Timestamp>, Fault> {
     let time: Option<i64> = found.try_get(column)?;
     Ok(time.map(row::from_milliseconds))

@@ -237,8 +237,8 @@ CREATE INDEX deliveries_project_id ON deliveries (repository, webhook, project_i
 CREATE INDEX deliveries_undelivered ON deliveries (repository, organization, project)
     WHERE state <> 'delivered';
 CREATE INDEX deliveries_event ON deliveries (repository, event);
--- Retention, and counts of the others.
-CREATE INDEX deliveries_finished ON deliveries (repository, state, finished_ms)
+-- Retention, counts of the others, and the last success.
+CREATE INDEX deliveries_finished ON deliveries (repository, webhook, state, finished_ms)
     WHERE finished_ms IS NOT NULL;
 
 CREATE TABLE attempts (
