@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::state_size::StateSize;
-use crate::engine::status::Snapshot;
+use crate::engine::status::{Snapshot, Trouble};
 use crate::engine::statuses::{RepositoryReport, Statuses};
 use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
@@ -194,6 +194,19 @@ pub(crate) fn summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
     let mut line = of_engine(engine);
     line.extend(lease.map(fleet::summary));
     line
+}
+
+/// The same for clients without the token. An error of the store names the database and its host.
+pub(crate) fn public_summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
+    match engine.troubles.keys().next() {
+        Some(Trouble::Store) => {
+            let mut line =
+                "trouble: the state cannot be read or written; inference waits".to_owned();
+            line.extend(lease.map(fleet::summary));
+            line
+        }
+        _ => summary(engine, lease),
+    }
 }
 
 fn of_engine(engine: &Snapshot) -> String {

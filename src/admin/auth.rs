@@ -163,6 +163,14 @@ impl Access {
         Ok(Permit::Session(session))
     }
 
+    /// Whether a request may see names of hosts, databases and processes.
+    pub(super) fn shows_names(&self, request: &Parts, moment: Duration) -> bool {
+        let peer = request.extensions.get::<Peer>().copied();
+        let peer = peer.unwrap_or_default();
+        self.check(&request.method, &request.headers, peer, moment)
+            .is_ok()
+    }
+
     /// Whether a client may still use the API.
     pub(super) fn allows(&self, permit: Permit, moment: Duration) -> bool {
         match (permit, self.token) {

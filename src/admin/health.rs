@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 
 use super::Admin;
-use crate::report::summary;
+use super::routes::Server;
+use crate::report::{public_summary, summary};
 
 pub(super) async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
     if admin.sources.is_alive() {
@@ -19,15 +20,24 @@ pub(super) async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, &'s
     }
 }
 
-pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
+/// Without the token, the reason names no host, database or process.
+pub(super) async fn readyz(
+    State(server): State<Arc<Server>>,
+    request: Request,
+) -> (StatusCode, String) {
+    let admin = &server.admin;
     let snapshot = admin.sources.statuses.snapshot();
     let status = if snapshot.is_watching() {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (
-        status,
-        format!("{}\n", summary(&snapshot, admin.sources.lease().as_ref())),
-    )
+    let (parts, _) = request.into_parts();
+    let moment = admin.sources.clock.moment();
+    let summary = match server.access.shows_names(&parts, moment) {
+        true => summary,
+        false => public_summary,
+    };
+    let line = summary(&snapshot, admin.sources.lease().as_ref());
+    (status, format!("{line}\n"))
 }

@@ -48,9 +48,11 @@ pub(super) fn api() -> OpenApiRouter<Arc<Server>> {
 pub(super) fn all(server: &Arc<Server>) -> Router {
     let health = Router::new()
         .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
         .route("/metrics", get(exposition::metrics))
         .with_state(Arc::clone(&server.admin));
+    let readiness = Router::new()
+        .route("/readyz", get(health::readyz))
+        .with_state(Arc::clone(server));
     let login = Router::new()
         .route("/login", get(auth::form).post(auth::login))
         .route("/logout", post(auth::logout))
@@ -70,6 +72,7 @@ pub(super) fn all(server: &Arc<Server>) -> Router {
             auth::require,
         ))
         .with_state(Arc::clone(server));
+    let health = health.merge(readiness);
     guard::bounded(health.merge(page::files()).merge(login).merge(protected))
 }
 

@@ -1,20 +1,23 @@
 //! The admin server of a process that waits for its lease or for the database.
 //!
 //! Constraint: it must release its address before the daemon starts. It answers the three paths that
-//! need no token: such a process has no listing of its own. It may send meanwhile.
+//! need no token: such a process has no listing of its own. It may send meanwhile. Only with the token,
+//! `/readyz` names the database and the other process.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::Access;
 use super::exposition::{self, FORMAT};
 use super::socket::{Bound, bind};
 use super::{BOUNDS, guard, hosts};
@@ -27,6 +30,8 @@ use crate::metrics::Metrics;
 pub(crate) struct Wait {
     /// The reason in words.
     pub(crate) reason: String,
+    /// The reason without names of hosts, databases and processes.
+    pub(crate) public_reason: &'static str,
     /// Whether the database answered.
     pub(crate) is_reachable: bool,
     /// Whether the process does all that its roles say.
@@ -86,7 +91,11 @@ async fn serve(
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(Arc::new(wait));
+        .with_state(Arc::new(Shown {
+            wait,
+            access: Access::new(settings.token.as_ref(), is_socket, Arc::default()),
+            began: Instant::now(),
+        }));
     let hosts = (!is_socket).then_some(settings.hosts);
     let router = guard::harmless(hosts::refuse_foreign(router, hosts));
     match bound {
@@ -95,24 +104,36 @@ async fn serve(
     }
 }
 
-type Waits = State<Arc<watch::Receiver<Wait>>>;
+/// What the handlers show, and to whom.
+struct Shown {
+    wait: watch::Receiver<Wait>,
+    access: Access,
+    began: Instant,
+}
+
+type Waits = State<Arc<Shown>>;
 
 async fn healthz() -> &'static str {
     "the process waits\n"
 }
 
 /// A process that waits to watch is not ready. One that only sends is.
-async fn readyz(State(wait): Waits) -> (StatusCode, String) {
-    let wait = wait.borrow();
+async fn readyz(State(shown): Waits, request: Request) -> (StatusCode, String) {
+    let (parts, _) = request.into_parts();
+    let wait = shown.wait.borrow().clone();
     let status = match wait.is_ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (status, format!("{}\n", wait.reason))
+    let reason = match shown.access.shows_names(&parts, shown.began.elapsed()) {
+        true => wait.reason,
+        false => wait.public_reason.to_owned(),
+    };
+    (status, format!("{reason}\n"))
 }
 
-async fn metrics(State(wait): Waits) -> Response {
-    let wait = wait.borrow().clone();
+async fn metrics(State(shown): Waits) -> Response {
+    let wait = shown.wait.borrow().clone();
     match exposition::of_waiting(wait.is_reachable, wait.metrics.as_deref()) {
         Ok(text) => ([(CONTENT_TYPE, FORMAT)], text).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),

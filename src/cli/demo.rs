@@ -32,7 +32,7 @@ use super::output::Style;
 use super::{DONE, FAILED};
 use crate::clock::Clock;
 use crate::config::{self, SystemEnvironment};
-use crate::daemon::{self, Daemon, Rereading};
+use crate::daemon::{self, Daemon, Rereading, Signals};
 use crate::engine::status::Status;
 use crate::logging::{LogWriter, Logging};
 use crate::os;
@@ -81,7 +81,8 @@ pub(super) async fn run(
     let began = clock.moment();
     let config = Arc::new(config);
     let store = daemon::open_store(Arc::clone(&config)).await?;
-    let daemon = Daemon::start(config, store, rereading).await?;
+    let is_noted = daemon::prepare(&config, &store).await?;
+    let daemon = Daemon::start(config, store, is_noted, rereading).await?;
     let mut play = Play {
         received,
         status: daemon.status(),
@@ -100,7 +101,7 @@ pub(super) async fn run(
     // The daemon stops on a signal, when the terminal closes, and after the last action.
     let signals = os::ended_by_hangup(signals);
     let finished = Box::pin(stream::once(stop.clone().cancelled_owned()).map(|()| SIGTERM));
-    let mut signals = stream::select(signals, finished);
+    let mut signals = Signals::new(stream::select(signals, finished));
     let mut running = pin!(daemon.run(&mut signals).fuse());
     let ended = tokio::select! {
         () = receiver.serve(CancellationToken::new()) => Ok(()),

@@ -3,21 +3,28 @@
 use std::ffi::c_int;
 use std::io::{self, IsTerminal};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
 use super::{CONFIGURATION, DONE, FAILED, HELD, runtime};
 use crate::admin::waiting::{Wait, WaitingServer};
 use crate::config::{self, Config, SystemEnvironment};
-use crate::daemon::{self, Daemon, DaemonError, Rereading, Sending, reread};
+use crate::daemon::{self, Daemon, DaemonError, Rereading, Sending, Signals, reread};
 use crate::domain::lease::ASK_AGAIN;
 use crate::error::chain;
 use crate::logging::{LogWriter, Logging};
 use crate::os::{self, HeldSignals};
-use crate::store::OpenError;
+use crate::store::{OpenError, Store, Waiting};
+
+/// The reason of a process that never watches.
+const SENDING: &str = "sending; roles does not contain watch";
+
+/// The same while it cannot send.
+const SENDING_LATER: &str = "sending; the database does not answer";
 
 /// How long stopping waits for tasks that cannot be cancelled, such as resolving a name.
 const TASKS_MAX: Duration = Duration::from_secs(1);
@@ -26,74 +33,100 @@ const TASKS_MAX: Duration = Duration::from_secs(1);
 async fn work(
     mut config: Arc<Config>,
     rereading: Rereading<'_>,
-    signals: &mut (impl Stream<Item = c_int> + Unpin),
+    signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
 ) -> Result<(), DaemonError> {
-    while let Some(daemon) = start(&mut config, rereading, signals).await? {
+    loop {
+        let mut sending = None;
+        let started = wait(&mut config, rereading, signals, &mut sending).await;
+        let Ok(Some(daemon)) = started else {
+            if let Some(sending) = sending {
+                sending.stop(signals).await;
+            }
+            return started.map(drop);
+        };
         let present = daemon.config();
-        match daemon.run(signals).await {
+        match run_beside(daemon, sending, signals).await {
             // Another process took over. Wait for the next turn.
             Err(DaemonError::Superseded) => config = present,
             ended => return ended,
         }
     }
-    Ok(())
 }
 
-/// Starts the daemon. Only sends while another process watches, and waits without the database.
-///
-/// Returns `None` after a signal to stop.
-async fn start<'a>(
-    config: &mut Arc<Config>,
-    rereading: Rereading<'a>,
-    signals: &mut (impl Stream<Item = c_int> + Unpin),
-) -> Result<Option<Daemon<'a>>, DaemonError> {
-    let mut sending = None;
-    let started = wait(config, rereading, signals, &mut sending).await;
-    if let Some(sending) = sending {
-        sending.stop().await;
+/// Runs the daemon. Requests of the time before, when another process watched, end meanwhile.
+async fn run_beside(
+    daemon: Daemon<'_>,
+    sending: Option<Sending>,
+    signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
+) -> Result<(), DaemonError> {
+    let running = daemon.run(signals);
+    let Some(sending) = sending else {
+        return running.await;
+    };
+    let store = sending.store();
+    let (mut running, ending) = (pin!(running), pin!(sending.end()));
+    tokio::select! {
+        ended = &mut running => {
+            store.abandon();
+            ended
+        }
+        () = ending => running.await,
     }
-    started
 }
 
+/// Waits until the daemon has started. Only sends while another process watches.
+///
+/// Also waits while the database cannot be reached. Returns `None` after a signal to stop.
 async fn wait<'a>(
     config: &mut Arc<Config>,
     rereading: Rereading<'a>,
-    signals: &mut (impl Stream<Item = c_int> + Unpin),
+    signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     sending: &mut Option<Sending>,
 ) -> Result<Option<Daemon<'a>>, DaemonError> {
     let mut reported = None;
     let mut server = WaitingServer::new();
+    let mut waiting = None;
     loop {
-        let mut waits = "sending; roles does not contain watch".to_owned();
         let mut is_reachable = sending.as_ref().is_none_or(Sending::is_reachable);
-        if !is_reachable {
-            waits = "sending; the database does not answer".to_owned();
-        }
+        let mut waits = match is_reachable {
+            true => SENDING.to_owned(),
+            false => SENDING_LATER.to_owned(),
+        };
         if config.roles.watch {
-            let error = match daemon::open_store(Arc::clone(config)).await {
-                Err(DaemonError::Open(error)) if is_passing(&error) => error,
-                Err(error) => return Err(error),
-                Ok(store) => {
+            match open(config, &waiting, signals).await {
+                None => return Ok(None),
+                Some(Ok((store, is_noted))) => {
                     server.stop().await;
-                    let started = Daemon::start(Arc::clone(config), store, rereading).await;
-                    return started.map(Some);
+                    let config = Arc::clone(config);
+                    return Daemon::start(config, store, is_noted, rereading)
+                        .await
+                        .map(Some);
                 }
-            };
-            waits = format!("waiting: {}", chain(&error));
-            is_reachable = matches!(error, OpenError::Leased { .. });
+                Some(Err(error)) => {
+                    if matches!(error, DaemonError::Open(OpenError::Leased { .. }))
+                        && waiting.is_none()
+                    {
+                        waiting = Waiting::of(config)?;
+                    }
+                    (waits, is_reachable) = passing(error)?;
+                }
+            }
         }
         if sending.is_none() {
-            match Sending::start(config).await {
-                Ok(started) => *sending = started,
-                Err(DaemonError::Open(error)) if is_passing(&error) => {
-                    waits = format!("waiting: {}", chain(&error));
-                    is_reachable = false;
-                }
-                Err(error) => return Err(error),
+            match signals.unless_stopped(Sending::start(config)).await {
+                None => return Ok(None),
+                Some(Ok(started)) => *sending = started,
+                Some(Err(error)) => (waits, is_reachable) = passing(error)?,
             }
         }
         let wait = Wait {
             reason: waits.clone(),
+            public_reason: match (config.roles.watch, is_reachable) {
+                (true, false) => "waiting: the database cannot be used now",
+                (true, true) => "waiting: another process watches the repository",
+                (false, false) => SENDING_LATER,
+                (false, true) => SENDING,
+            },
             is_reachable,
             is_ready: is_reachable && sending.is_some() && !config.roles.watch,
             metrics: sending.as_ref().map(Sending::metrics),
@@ -113,22 +146,57 @@ async fn wait<'a>(
                 () = &mut again => break,
                 error = failure(sending) => return Err(error),
                 signal = signals.next() => match signal {
-                    Some(SIGHUP) => reread(config, sending.as_mut(), rereading),
+                    SIGHUP => reread(config, sending.as_mut(), rereading),
                     // There is nothing to rescan yet.
-                    Some(SIGUSR1) => {}
-                    Some(_) | None => return Ok(None),
+                    SIGUSR1 => {}
+                    _ => return Ok(None),
                 },
             }
         }
     }
 }
 
-/// Whether a start may succeed later without a change by an operator.
-fn is_passing(error: &OpenError) -> bool {
-    matches!(
-        error,
-        OpenError::Leased { .. } | OpenError::Unreachable { .. }
-    )
+/// Opens the state, and checks it. Returns `None` after a signal to stop.
+///
+/// A process that waits for another one first asks whether it still has to wait.
+async fn open(
+    config: &Arc<Config>,
+    waiting: &Option<Waiting>,
+    signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
+) -> Option<Result<(Store, bool), DaemonError>> {
+    if let Some(waiting) = waiting
+        && let Err(error) = signals.unless_stopped(waiting.ask()).await?
+    {
+        return Some(Err(error.into()));
+    }
+    let opening = daemon::open_store(Arc::clone(config));
+    let store = match signals.unless_stopped(opening).await? {
+        Ok(store) => store,
+        Err(error) => return Some(Err(error)),
+    };
+    let error = match signals
+        .unless_stopped(daemon::prepare(config, &store))
+        .await
+    {
+        Some(Ok(is_noted)) => return Some(Ok((store, is_noted))),
+        Some(Err(error)) => Some(Err(error)),
+        None => None,
+    };
+    // Otherwise this process would wait for its own lease.
+    daemon::close_store(store, signals).await;
+    error
+}
+
+/// Returns why the process waits, and whether the database answered. Returns other errors.
+fn passing(error: DaemonError) -> Result<(String, bool), DaemonError> {
+    if !error.is_passing() {
+        return Err(error);
+    }
+    let (reason, is_reachable) = match &error {
+        DaemonError::Open(error) => (chain(error), matches!(error, OpenError::Leased { .. })),
+        error => (chain(error), false),
+    };
+    Ok((format!("waiting: {reason}"), is_reachable))
 }
 
 /// Waits for the failure of a queue.
@@ -182,9 +250,10 @@ pub(super) fn run(
         if io::stderr().is_terminal() {
             // Without the terminal nobody could see the daemon, and it would keep the state
             // directory locked.
-            work(config, rereading, &mut os::ended_by_hangup(signals)).await
+            let mut signals = Signals::new(os::ended_by_hangup(signals));
+            work(config, rereading, &mut signals).await
         } else {
-            work(config, rereading, &mut { signals }).await
+            work(config, rereading, &mut Signals::new(signals)).await
         }
     });
     runtime.shutdown_timeout(TASKS_MAX);

@@ -3,12 +3,12 @@
 use std::ffi::c_int;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use futures_util::Stream;
 use tracing::{info, warn};
 
-use super::Daemon;
+use super::{Daemon, Signals};
 use crate::os;
+use crate::store::Store;
 
 /// The reason why the parts are stopped.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,16 +28,26 @@ pub(super) struct Drained {
 }
 
 /// How long requests in progress may take after the daemon was told to stop.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(super) const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long closing may take. The database may not answer.
+const CLOSE: Duration = Duration::from_secs(3);
+
+/// How long closing may take after a signal to stop immediately.
+const CLOSE_IMMEDIATELY: Duration = Duration::from_millis(500);
+
+/// How long the engine may take to end after its store was abandoned.
+const ENGINE: Duration = Duration::from_secs(1);
 
 impl Daemon<'_> {
     /// Stops inference, waits for requests in progress, and closes the store.
     ///
-    /// A signal in the meantime ends the requests immediately.
+    /// A signal in the meantime ends all of that immediately. Each wait has a limit, because a database
+    /// or a file system may not answer.
     pub(super) async fn drain(
-        mut self,
+        self,
         reason: Reason,
-        signals: &mut (impl Stream<Item = c_int> + Unpin),
+        signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     ) -> Drained {
         // Commands that are waiting get no answer.
         drop(self.requests);
@@ -53,40 +63,83 @@ impl Daemon<'_> {
             }
         }
         self.stop.cancel();
-        let engine_is_fine = self.engines.stop().await;
-        let mut is_signalled = false;
-        tokio::select! {
-            () = self.dispatcher.drain() => {}
-            () = tokio::time::sleep(DRAIN) => {
-                warn!("some requests did not finish within {DRAIN:?}; they are sent again after the next start");
-            }
-            () = signal_to_stop(signals) => {
-                is_signalled = true;
-                let which = match reason {
-                    Reason::End => "second ",
-                    Reason::Superseded => "",
-                };
-                warn!("stopping immediately after a {which}signal");
-            }
+        let mut engines = Box::pin(self.engines.stop());
+        let mut engine_ended = None;
+        let parts = async {
+            engine_ended = Some((&mut engines).await);
+            self.dispatcher.drain().await;
+        };
+        let is_signalled = wait(parts, signals).await;
+        if is_signalled {
+            let which = match reason {
+                Reason::End => "second ",
+                Reason::Superseded => "",
+            };
+            warn!("stopping immediately after a {which}signal");
         }
-        self.health.stop().await;
-        self.background.stop().await;
-        let store = self.store;
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        if engine_ended.is_none() {
+            self.store.abandon();
+            engine_ended = tokio::time::timeout(ENGINE, engines).await.ok();
+        }
+        if engine_ended.is_none() {
+            warn!("inference did not stop in time; the next start repeats its last step");
+        }
+        let (mut health, background) = (self.health, self.background);
+        let others = async {
+            health.stop().await;
+            background.stop().await;
+        };
+        let is_signalled = close(self.store, others, is_signalled, signals.stop()).await;
         info!("stopped");
         Drained {
-            engine_is_fine,
+            engine_is_fine: engine_ended.unwrap_or(reason == Reason::End),
             is_signalled,
         }
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn signal_to_stop(signals: &mut (impl Stream<Item = c_int> + Unpin)) {
-    while let Some(signal) = signals.next().await {
-        if signal == SIGTERM || signal == SIGINT {
-            return;
+/// Waits for requests in progress. Returns whether a signal to stop ended that.
+pub(super) async fn wait(
+    requests: impl Future<Output = ()>,
+    signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
+) -> bool {
+    tokio::select! {
+        () = requests => false,
+        () = tokio::time::sleep(DRAIN) => {
+            warn!("some requests did not finish within {DRAIN:?}; they are sent again after the next start");
+            false
+        }
+        () = signals.stop() => true,
+    }
+}
+
+/// Stops `others` and closes the store. Returns whether a signal to stop arrived, now or before.
+pub(super) async fn close(
+    store: Store,
+    others: impl Future<Output = ()>,
+    is_signalled: bool,
+    signal: impl Future<Output = ()>,
+) -> bool {
+    let closed = store.clone();
+    let ended = async {
+        others.await;
+        let _ = tokio::task::spawn_blocking(move || closed.close()).await;
+    };
+    let limit = if is_signalled {
+        CLOSE_IMMEDIATELY
+    } else {
+        CLOSE
+    };
+    tokio::select! {
+        () = ended => is_signalled,
+        () = tokio::time::sleep(limit) => {
+            warn!("the store did not close within {limit:?}; the lease in a database ends by itself");
+            store.abandon();
+            is_signalled
+        }
+        () = signal => {
+            store.abandon();
+            true
         }
     }
-    std::future::pending().await
 }

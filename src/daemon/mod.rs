@@ -6,13 +6,14 @@
 //! Modules: [`mod@start`] makes the parts. [`engines`] has the engine of each repository.
 //! [`supervise`] handles signals while they run. [`reload`] changes the configuration. [`drain`] stops
 //! the parts in order. [`health`] keeps the admin server at its address. [`sending`] sends while
-//! another process watches.
+//! another process watches. [`signals`] hears signals during all of that.
 
 mod drain;
 mod engines;
 mod health;
 mod reload;
 mod sending;
+mod signals;
 mod start;
 mod supervise;
 
@@ -26,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use self::engines::Engines;
 use self::health::Health;
 pub(crate) use self::sending::{Sending, reread};
-pub(crate) use self::start::open_store;
+pub(crate) use self::signals::Signals;
+pub(crate) use self::start::{close_store, open_store, prepare};
 use crate::admin::Request;
 use crate::clock::Clock;
 use crate::config::{Config, Environment, Retention};
@@ -108,6 +110,17 @@ pub(crate) struct Daemon<'a> {
     background: Background,
     /// Cancelling this token stops the queues of the webhooks.
     stop: CancellationToken,
+}
+
+impl DaemonError {
+    /// Whether the same may succeed later without a change by an operator.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_passing(),
+            Self::Store(error) => error.fault().is_passing(),
+            _ => false,
+        }
+    }
 }
 
 impl Daemon<'_> {

@@ -3,18 +3,20 @@
 //! Constraint: the queues are those of a watching process. Only the store differs: it has no lease on
 //! the repository, so it records results and nothing else.
 
+use std::ffi::c_int;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures_util::Stream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::drain::{DRAIN, close, wait};
 use super::start::{enabled, first_of, start_traces};
 use super::supervise::{Seen, next_notice};
-use super::{Background, DaemonError, Rereading};
+use super::{Background, DaemonError, Rereading, Signals};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
@@ -22,9 +24,6 @@ use crate::error::chain;
 use crate::metrics::Metrics;
 use crate::os;
 use crate::store::{Notice, Store};
-
-/// How long requests in progress may take when the sending ends.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// The queues of a process that does not watch.
 pub(crate) struct Sending {
@@ -119,8 +118,16 @@ impl Sending {
         }
     }
 
-    /// Lets requests in progress finish, and releases the claims.
-    pub(crate) async fn stop(self) {
+    /// Lets requests in progress finish, and releases the claims. A signal to stop ends that.
+    pub(crate) async fn stop(self, signals: &mut Signals<impl Stream<Item = c_int> + Unpin>) {
+        self.stop.cancel();
+        let is_signalled = wait(self.dispatcher.drain(), signals).await;
+        let others = self.background.stop();
+        close(self.store, others, is_signalled, signals.stop()).await;
+    }
+
+    /// Lets requests in progress finish while this process watches, and releases the claims.
+    pub(crate) async fn end(self) {
         self.stop.cancel();
         if tokio::time::timeout(DRAIN, self.dispatcher.drain())
             .await
@@ -128,9 +135,18 @@ impl Sending {
         {
             warn!("some requests did not finish within {DRAIN:?}; they are sent again");
         }
-        self.background.stop().await;
-        let store = self.store;
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        close(
+            self.store,
+            self.background.stop(),
+            false,
+            std::future::pending(),
+        )
+        .await;
+    }
+
+    /// Returns a handle to the store.
+    pub(crate) fn store(&self) -> Store {
+        self.store.clone()
     }
 
     /// Uses the webhooks of another configuration.

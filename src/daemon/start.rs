@@ -1,19 +1,22 @@
 //! Starts the parts of the daemon.
 
 use std::collections::BTreeMap;
+use std::ffi::c_int;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::Stream;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
+use super::drain::close;
 use super::engines::{Common, Engines};
 use super::supervise::feed_watchdog;
-use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL};
+use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL, Signals};
 use crate::admin::{Admin, control, stream};
 use crate::clock::Clock;
 use crate::config::{Config, Retention, Webhook};
@@ -33,7 +36,7 @@ use crate::traces::{Counter, Exporter, Traces};
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
-    /// Starts all parts on an open state.
+    /// Starts all parts on an open state. `is_noted` is the result of [`prepare`].
     ///
     /// # Errors
     ///
@@ -41,6 +44,7 @@ impl<'a> Daemon<'a> {
     pub(crate) async fn start(
         config: Arc<Config>,
         store: Store,
+        is_noted: bool,
         rereading: Rereading<'a>,
     ) -> Result<Self, DaemonError> {
         os::raise_open_files();
@@ -48,12 +52,6 @@ impl<'a> Daemon<'a> {
         let targets = Targets::prepare(config.sent_webhooks(), &config.network, |_| false);
         let targets = targets.map_err(first_of)?;
         let configs = config.of_each_repository();
-        check_record(&store, &config, clock.now())?;
-        for config in &configs {
-            keep_held_removals(&store, config)?;
-        }
-        let is_noted = note_at_start(&store, &config, clock).await?;
-
         let queues = Arc::new(QueueHandles::default());
         let metrics = Metrics::new(enabled(&config.webhooks))
             .map_err(|source| refused("metrics", io::Error::other(source)))?;
@@ -153,6 +151,35 @@ fn check_record(store: &Store, config: &Config, now: Timestamp) -> Result<(), Da
         }
     }
     Ok(())
+}
+
+/// Checks an open state before a start. Returns whether the fingerprints of webhooks are stored.
+///
+/// # Errors
+///
+/// The state cannot be used, or cannot be read now ([`Fault::is_passing`]).
+pub(crate) async fn prepare(config: &Arc<Config>, store: &Store) -> Result<bool, DaemonError> {
+    let clock = Clock::start();
+    let (read, of) = (store.clone(), Arc::clone(config));
+    let check = move || -> Result<(), DaemonError> {
+        check_record(&read, &of, clock.now())?;
+        let configs = of.of_each_repository();
+        configs
+            .iter()
+            .try_for_each(|config| keep_held_removals(&read, config))
+    };
+    tokio::task::spawn_blocking(check)
+        .await
+        .map_err(|_| DaemonError::PartEnded { part: "the store" })??;
+    note_at_start(store, config, clock).await
+}
+
+/// Closes a state with which no daemon started.
+pub(crate) async fn close_store(
+    store: Store,
+    signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
+) {
+    close(store, std::future::ready(()), false, signals.stop()).await;
 }
 
 /// Refuses a new layout while removals are held.

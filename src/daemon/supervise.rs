@@ -4,7 +4,7 @@ use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -13,7 +13,7 @@ use tracing::{debug, error, info};
 
 use super::drain::Reason;
 use super::engines::Next;
-use super::{Daemon, DaemonError, STANDSTILL};
+use super::{Daemon, DaemonError, STANDSTILL, Signals};
 use crate::admin::{self, Request};
 use crate::clock::Clock;
 use crate::dispatch::{self, QueueHandles};
@@ -45,7 +45,7 @@ impl Daemon<'_> {
     /// A part of the daemon ended unexpectedly.
     pub(crate) async fn run(
         mut self,
-        signals: &mut (impl Stream<Item = c_int> + Unpin),
+        signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     ) -> Result<(), DaemonError> {
         let ended = self.supervise(signals).await;
         let reason = match ended {
@@ -54,15 +54,17 @@ impl Daemon<'_> {
         };
         let drained = self.drain(reason, signals).await;
         match ended {
-            Ok(()) if !drained.engine_is_fine => Err(DaemonError::PartEnded { part: "the engine" }),
             Err(DaemonError::Superseded) if drained.is_signalled => Ok(()),
+            Ok(()) | Err(DaemonError::Superseded) if !drained.engine_is_fine => {
+                Err(DaemonError::PartEnded { part: "the engine" })
+            }
             ended => ended,
         }
     }
 
     async fn supervise(
         &mut self,
-        signals: &mut (impl Stream<Item = c_int> + Unpin),
+        signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     ) -> Result<(), DaemonError> {
         let part_ended = |part| Err(DaemonError::PartEnded { part });
         let mut lease = self.store.fleet();
@@ -74,7 +76,11 @@ impl Daemon<'_> {
         keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = retry.tick(), if !self.is_noted => self.note_again().await,
+                _ = retry.tick(), if !self.is_noted => {
+                    let Some(()) = signals.unless_stopped(self.note_again()).await else {
+                        return Ok(());
+                    };
+                }
                 _ = keep.tick() => {
                     if !self.rereading.logging.is_running() {
                         return part_ended("the log");
@@ -82,14 +88,17 @@ impl Daemon<'_> {
                     self.health.keep(self.config.admin.as_ref()).await;
                 }
                 signal = signals.next() => match signal {
-                    Some(SIGHUP) => {
-                        self.announced_reload("SIGHUP", &mut announced).await;
+                    SIGHUP => {
+                        let reload = self.announced_reload("SIGHUP", &mut announced);
+                        let Some(_) = signals.unless_stopped(reload).await else {
+                            return Ok(());
+                        };
                     }
-                    Some(SIGUSR1) => {
+                    SIGUSR1 => {
                         info!("SIGUSR1: rescanning everything");
                         self.engines.send_all(|| Input::Rescan(RescanReason::Signal));
                     }
-                    Some(_) | None => return Ok(()),
+                    _ => return Ok(()),
                 },
                 notice = next_notice(&mut self.notices) => {
                     if notice.is_superseded {
@@ -97,7 +106,12 @@ impl Daemon<'_> {
                     }
                     seen.take(&self.health.admin.queues, notice);
                 }
-                Some(request) = self.requests.recv() => self.serve(request, &mut announced).await,
+                Some(request) = self.requests.recv() => {
+                    let served = self.serve(request, &mut announced);
+                    let Some(()) = signals.unless_stopped(served).await else {
+                        return Ok(());
+                    };
+                }
                 () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
                 Some(ended) = self.background.tasks.join_next() => {
                     // A task may end normally, as the one of the control socket if that cannot be

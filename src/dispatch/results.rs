@@ -14,7 +14,7 @@ use tracing::{debug, error, info};
 use super::attempt::AttemptResult;
 use super::{Shared, next_of};
 use crate::domain::project::ProjectKey;
-use crate::store::Finish;
+use crate::store::{Fault, Finish};
 
 /// How long to wait before calling the store again after a failure.
 pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -124,6 +124,11 @@ async fn record(shared: &Shared, webhook: &str, finished: Arc<[Finish]>, stop: &
                 if n_failures > 0 {
                     info!(webhook, n_results, "saved delivery results after retrying");
                 }
+                return;
+            }
+            // No retry can succeed. The deliveries are sent again, with the same ids.
+            Err(error) if matches!(error.fault(), Fault::Fenced | Fault::Closed) => {
+                debug!(webhook, n_results, %error, "cannot save delivery results any more");
                 return;
             }
             Err(error) if n_failures == 0 => error!(

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::held_removals::wave_times;
 use super::judge::Routes;
+use super::recorder::report;
 use super::root::{Check, RootGuard};
 use super::scanner::Scanner;
 use super::status::Trouble;
@@ -41,6 +42,9 @@ pub(super) struct Inbox {
     pub has_lost_hints: Arc<AtomicBool>,
 }
 
+/// How long to wait before reading the recorded state again.
+const READ_AGAIN: Duration = Duration::from_millis(400);
+
 /// The state of the engine's thread: its inputs and its parts.
 pub(super) struct EventLoop {
     inbox: Inbox,
@@ -61,23 +65,38 @@ struct NewLayout {
 const NEW_LAYOUT_MAX: Duration = Duration::from_secs(60);
 
 impl EventLoop {
-    /// Starts the watch thread and reads the recorded state.
+    /// Starts the watch thread and reads the recorded state. Waits while a database is unavailable.
     ///
-    /// Returns `None` if one of them fails, and logs the error.
+    /// Returns `None` if one of them fails, and logs the error. Also if the engine is stopped.
     pub(super) fn new(parts: Parts, inbox: Inbox, hints: HintSender) -> Option<Self> {
         let settings = watch_settings(&parts.config);
         let watch = Watch::start(settings, hints, parts.clock).inspect_err(|error| {
             error!(%error, "cannot start the watch thread; has the service reached its task limit (TasksMax=)?");
         });
         let watch = watch.ok()?;
-        let worker = Worker::new(parts).inspect_err(|error| {
-            error!(%error, "cannot read the recorded state; restore it from a backup if it is damaged");
-        });
+        let worker = loop {
+            parts.status.beat(parts.clock.moment());
+            match Worker::new(parts.clone()) {
+                Ok(worker) => break worker,
+                Err(error) if error.fault().is_passing() => {
+                    report(&parts.status, &error);
+                    if parts.status.is_stopping() {
+                        return None;
+                    }
+                    // Inputs wait in the inbox.
+                    std::thread::sleep(READ_AGAIN);
+                }
+                Err(error) => {
+                    error!(%error, "cannot read the recorded state; restore it from a backup if it is damaged");
+                    return None;
+                }
+            }
+        };
         Some(Self {
             inbox,
             watch,
             scanner: Scanner::default(),
-            worker: worker.ok()?,
+            worker,
             new_layout: None,
         })
     }

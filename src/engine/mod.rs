@@ -103,6 +103,7 @@ pub(crate) struct Engine {
 }
 
 /// The parts of the program that the engine uses.
+#[derive(Clone)]
 pub(crate) struct Parts {
     pub config: Arc<Config>,
     pub store: RepositoryStore,

@@ -118,22 +118,23 @@ impl Recorder {
 
     pub(super) fn failed(&mut self, error: &StoreError) {
         self.is_closed |= matches!(error.fault(), Fault::Closed);
-        self.report(format!(
-            "{}; inference waits until it works again, and no change is lost",
-            crate::error::chain(error)
-        ));
+        // At a stop, the store is closed while the engine works. The next start repeats that step.
+        if !(self.is_closed && self.status.is_stopping()) {
+            report(&self.status, error);
+        }
     }
 
     /// Checks whether the state directory still has the open database. Reports a problem.
     pub(super) fn check_in_place(&mut self) -> bool {
         let is_in_place = self.store.is_in_place();
         if !is_in_place {
-            self.report(format!(
+            let trouble = format!(
                 "{} was removed, moved or replaced while the daemon runs; inference waits, \
                  but pending deliveries are sent. Put the file back, or restart the daemon to use \
                  the files that are in the state directory now",
                 self.store.location()
-            ));
+            );
+            report_trouble(&self.status, trouble);
         } else if self.is_displaced {
             self.works();
         }
@@ -141,18 +142,24 @@ impl Recorder {
         is_in_place
     }
 
-    fn report(&self, trouble: String) {
-        if self
-            .status
-            .set_trouble(Trouble::Store, Some(trouble.clone()))
-        {
-            error!("{trouble}");
-        }
-    }
-
     fn works(&self) {
         if self.status.set_trouble(Trouble::Store, None) {
             info!("the store works again");
         }
+    }
+}
+
+/// Reports that inference waits because of an error of the store.
+pub(super) fn report(status: &Status, error: &StoreError) {
+    let error = crate::error::chain(error);
+    report_trouble(
+        status,
+        format!("{error}; inference waits until it works again, and no change is lost"),
+    );
+}
+
+fn report_trouble(status: &Status, trouble: String) {
+    if status.set_trouble(Trouble::Store, Some(trouble.clone())) {
+        error!("{trouble}");
     }
 }

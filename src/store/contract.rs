@@ -252,6 +252,12 @@ pub trait Backend: Recording + Delivering {
     ///
     /// Every later call fails with [`Fault::Closed`](super::Fault::Closed).
     fn close(&self);
+
+    /// Makes running and later calls fail with [`Fault::Closed`](super::Fault::Closed). Does not block.
+    ///
+    /// For a stop while a database on another machine does not answer. Running calls of a store on this
+    /// machine end by themselves.
+    fn abandon(&self) {}
 }
 
 /// The read operations of the command line. They work without a running daemon too, and block.

@@ -161,6 +161,13 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether opening the store may succeed later without a change by an operator.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::Leased { .. } | Self::Unreachable { .. })
+    }
+}
+
 /// What to do about an error of the operating system, in parentheses. The cause follows it.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
@@ -185,6 +192,11 @@ pub struct StoreError {
 }
 
 impl Fault {
+    /// Whether the same operation may succeed later without a change by an operator.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Busy(_) | Self::Fenced)
+    }
+
     /// Refuses a change of another number than expected.
     pub(super) fn unless_expected(expected: Option<u64>, selected: usize) -> Result<(), Self> {
         let selected = selected as u64;
@@ -302,6 +314,9 @@ pub enum Fault {
         /// The present number.
         selected: u64,
     },
+    /// The state was moved to another place, or is an incomplete copy.
+    #[error("{0}")]
+    Moved(String),
     /// The store was closed, or its thread ended.
     #[error("the store is closed")]
     Closed,

@@ -98,6 +98,22 @@ impl Store {
     }
 }
 
+/// A process that waits for another one, which has the lease on the repository.
+pub(crate) struct Waiting(postgres::PostgresStandby);
+
+impl Waiting {
+    /// Prepares to wait. `None` if no other process can have the state.
+    pub(crate) fn of(config: &Config) -> Result<Option<Self>, OpenError> {
+        let standby = config.store.as_ref().map(postgres::PostgresStandby::new);
+        Ok(standby.transpose()?.map(Self))
+    }
+
+    /// Returns the error [`OpenError::Leased`] while another process has the lease. This is cheap.
+    pub(crate) async fn ask(&self) -> Result<(), OpenError> {
+        self.0.ask().await
+    }
+}
+
 impl Deref for Store {
     type Target = dyn Backend;
 

@@ -243,6 +243,11 @@ impl<'a> Daemon<'a> {
         self.wait_exit()
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("waits").is_none()
+    }
+
     /// Waits for the end.
     pub fn wait_exit(&mut self) -> ExitStatus {
         wait_until("the end of the daemon", || {

@@ -1,7 +1,7 @@
 //! A server of PostgreSQL that ends with the tests.
 
 use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -248,11 +248,26 @@ fn id_of(user: &str) -> Option<u32> {
     line.split(':').nth(2)?.parse().ok()
 }
 
-/// A network between the program and the server, which a test can cut.
+/// A network between the program and the server, which a test can cut, silence and slow down.
 pub struct Relay {
     pub port: u16,
     streams: Arc<Mutex<Vec<TcpStream>>>,
-    is_closed: Arc<AtomicBool>,
+    link: Arc<Link>,
+}
+
+/// The state of the network.
+#[derive(Default)]
+struct Link {
+    is_closed: AtomicBool,
+    /// Whether it accepts everything and forwards nothing.
+    is_silent: AtomicBool,
+    /// The bytes to the server that were not forwarded.
+    kept: Mutex<Vec<u8>>,
+    /// The most bytes in a second to the server. 0 without a limit.
+    rate: AtomicUsize,
+    /// A request with this text closes the network, before it is forwarded.
+    closes_at: Mutex<Option<String>>,
+    n_accepted: AtomicUsize,
 }
 
 impl Relay {
@@ -260,24 +275,23 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let streams = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&streams);
-        let is_closed = Arc::new(AtomicBool::new(false));
-        let closed = Arc::clone(&is_closed);
+        let (kept, link) = (Arc::clone(&streams), Arc::new(Link::default()));
+        let shared = Arc::clone(&link);
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
-                if closed.load(Ordering::SeqCst) {
+                if shared.is_closed.load(Ordering::SeqCst) {
                     continue;
                 }
+                shared.n_accepted.fetch_add(1, Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else {
                     continue;
                 };
-                for (from, to) in [(&client, &server), (&server, &client)] {
-                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    std::thread::spawn(move || {
-                        let _ = io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(Shutdown::Both);
-                    });
+                for (from, to, is_request) in [(&client, &server, true), (&server, &client, false)]
+                {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let (link, streams) = (Arc::clone(&shared), Arc::clone(&kept));
+                    std::thread::spawn(move || link.forward(from, to, is_request, &streams));
                 }
                 kept.lock().unwrap().extend([client, server]);
             }
@@ -285,25 +299,117 @@ impl Relay {
         Self {
             port,
             streams,
-            is_closed,
+            link,
         }
+    }
+
+    /// This connection, through the relay.
+    pub fn through(&self, connection: &str, server: &Postgres) -> String {
+        let (from, to) = (
+            format!("port={}", server.port),
+            format!("port={}", self.port),
+        );
+        connection.replace(&from, &to)
     }
 
     /// Cuts all connections, and later ones too until [`Relay::open`].
     pub fn close(&self) {
-        self.is_closed.store(true, Ordering::SeqCst);
+        self.link.is_closed.store(true, Ordering::SeqCst);
         self.cut();
+    }
+
+    /// Closes the network once, as soon as a request has this text.
+    pub fn close_at(&self, text: &str) {
+        *self.link.closes_at.lock().unwrap() = Some(text.to_owned());
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.link.is_closed.load(Ordering::SeqCst)
     }
 
     /// Lets connections through again.
     pub fn open(&self) {
-        self.is_closed.store(false, Ordering::SeqCst);
+        self.link.is_closed.store(false, Ordering::SeqCst);
+    }
+
+    /// Accepts connections and bytes from now on, and forwards nothing.
+    pub fn silence(&self) {
+        self.link.is_silent.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a request with this text was not forwarded.
+    pub fn keeps(&self, text: &str) -> bool {
+        has(&self.link.kept.lock().unwrap(), text)
+    }
+
+    /// Forwards at most so many bytes in a second to the server.
+    pub fn slow_down(&self, rate: usize) {
+        self.link.rate.store(rate, Ordering::SeqCst);
+    }
+
+    /// The number of connections so far.
+    pub fn n_accepted(&self) -> usize {
+        self.link.n_accepted.load(Ordering::SeqCst)
     }
 
     /// Cuts all connections. Later ones work.
     pub fn cut(&self) {
-        for stream in self.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
+        cut(&self.streams);
+    }
+}
+
+fn cut(streams: &Mutex<Vec<TcpStream>>) {
+    for stream in streams.lock().unwrap().drain(..) {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+fn has(bytes: &[u8], text: &str) -> bool {
+    let mut windows = bytes.windows(text.len());
+    windows.any(|window| window == text.as_bytes())
+}
+
+impl Link {
+    fn forward(
+        &self,
+        mut from: TcpStream,
+        mut to: TcpStream,
+        is_request: bool,
+        streams: &Mutex<Vec<TcpStream>>,
+    ) {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(n) = from.read(&mut buffer)
+            && n > 0
+        {
+            let bytes = &buffer[..n];
+            if is_request {
+                self.pace(n);
+                let mut closes_at = self.closes_at.lock().unwrap();
+                if closes_at.as_ref().is_some_and(|text| has(bytes, text)) {
+                    *closes_at = None;
+                    self.is_closed.store(true, Ordering::SeqCst);
+                    cut(streams);
+                    return;
+                }
+            }
+            if self.is_silent.load(Ordering::SeqCst) {
+                if is_request {
+                    self.kept.lock().unwrap().extend_from_slice(bytes);
+                }
+                continue;
+            }
+            if to.write_all(bytes).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    }
+
+    /// Takes the time that so many bytes need.
+    fn pace(&self, n: usize) {
+        let rate = self.rate.load(Ordering::SeqCst);
+        if rate > 0 {
+            std::thread::sleep(Duration::from_secs_f64(n as f64 / rate as f64));
         }
     }
 }

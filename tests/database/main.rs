@@ -14,6 +14,7 @@ mod common;
 
 mod documented;
 mod moving;
+mod silent;
 mod standby;
 mod tls;
 

@@ -7,13 +7,19 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use super::common::{Daemon, Endpoint, Home, Settings, wait_until};
+use super::common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
 use super::{server, store};
 
 /// A request to the admin socket: the status and the body.
 fn get(home: &Home, path: &str) -> Option<(u16, String)> {
+    get_with(home, path, "accept: text/plain")
+}
+
+/// A request with one more header.
+fn get_with(home: &Home, path: &str, header: &str) -> Option<(u16, String)> {
     let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -149,10 +155,7 @@ fn metrics_and_health_report_a_database_that_is_away() {
     let Some(server) = server(test) else { return };
     let relay = super::common::Relay::start(server.port);
     let endpoint = Endpoint::new();
-    let connection = server.connection(&server.database()).replace(
-        &format!("port={}", server.port),
-        &format!("port={}", relay.port),
-    );
+    let connection = relay.through(&server.connection(&server.database()), server);
     let settings = Settings::all_to(&endpoint)
         .top(&store(&connection))
         .top("admin: { listen: \"unix:./admin.sock\" }");
@@ -301,4 +304,80 @@ fn a_process_that_only_sends_is_reported_everywhere() {
         (status["fleet"]["senders"] == serde_json::json!([])).then_some(())
     });
     assert!(watching.terminate().success());
+}
+
+#[test]
+fn a_standby_keeps_one_connection_and_names_nothing_without_the_token() {
+    let test = "a_standby_keeps_one_connection_and_names_nothing_without_the_token";
+    let Some(server) = server(test) else { return };
+    let relay = super::common::Relay::start(server.port);
+    let endpoint = Endpoint::new();
+    let database = server.database();
+    let direct = server.connection(&database);
+    let token = "0123456789abcdef0123456789abcdef";
+    let with = format!("authorization: Bearer {token}");
+    let settings = |connection: &str| {
+        Settings::all_to(&endpoint)
+            .repository("name: models")
+            .top(&store(connection))
+            .top("roles: [watch]")
+            .top(&format!(
+                "admin: {{ listen: \"unix:./admin.sock\", token: {token} }}"
+            ))
+    };
+    let home = Home::new(&settings(&direct));
+    let other = Home::new(&settings(&relay.through(&direct, server)));
+    let first = home.start();
+    let standby = Daemon::launch(&other, Daemon::command(&other));
+    let waits = format!("waiting: process {} on", first.pid());
+    standby.wait_message(&waits, 1);
+    let ready = |header: &str| get_with(&other, "/readyz", header);
+    let public = "waiting: another process watches the repository\n";
+    wait_until("the standby's server", || ready("accept: text/plain"));
+    assert_eq!(
+        ready("accept: text/plain").unwrap(),
+        (503, public.to_owned())
+    );
+    let (_, line) = ready(&with).unwrap();
+    assert!(line.starts_with(&waits), "{line}");
+
+    // Each request that writes its row is one of several.
+    let wait_seen = |n: usize| {
+        for _ in 0..n {
+            let seen = || server.sql(&database, "SELECT max(seen) FROM standbys");
+            let before = seen();
+            wait_until("a request of the standby", || {
+                (seen() != before).then_some(())
+            });
+        }
+    };
+    wait_seen(1);
+    let n_connections = relay.n_accepted();
+    wait_seen(3);
+    assert_eq!(relay.n_accepted(), n_connections);
+
+    relay.close();
+    let public = "waiting: the database cannot be used now\n";
+    wait_until("the outage", || {
+        let (_, line) = ready("accept: text/plain")?;
+        (line == public).then_some(())
+    });
+    let (_, line) = ready(&with).unwrap();
+    assert!(line.contains(&database), "{line}");
+    relay.open();
+    wait_seen(1);
+    assert!(first.terminate().success());
+    standby.wait_ready();
+    // Its commits fail, and so it is in trouble.
+    relay.close();
+    other.write("sales/one/project.xml", &xml("one", "id-one", "one"));
+    let public = "trouble: the state cannot be read or written; inference waits";
+    wait_until("the trouble", || {
+        let (_, line) = ready("accept: text/plain")?;
+        line.starts_with(public).then_some(())
+    });
+    let (_, line) = ready(&with).unwrap();
+    assert!(line.contains(&database), "{line}");
+    relay.open();
+    assert!(standby.terminate().success());
 }

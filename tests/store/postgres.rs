@@ -2,12 +2,14 @@
 
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::store::{
-    Asking, EventFilter, Fault, Listings, OpenError, Operations, Selector, Store,
+    Asking, EventFilter, Fault, Listings, OpenError, Operations, Selector, Store, move_to_postgres,
+    move_to_sqlite,
 };
 
 use crate::common::{Postgres, Relay, skip, wait_until};
@@ -335,7 +337,8 @@ fn a_batch_whose_commit_was_cut_off_is_recorded_once() {
             let recording = scope.spawn(|| store.record(batch()).unwrap_err());
             if is_recorded {
                 wait_until("the commit sleeps", || {
-                    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+                    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
+                               AND application_name = 'project-webhooks'";
                     (server.sql("postgres", sql) == "1").then_some(())
                 });
                 relay.cut();
@@ -360,6 +363,92 @@ fn a_batch_whose_commit_was_cut_off_is_recorded_once() {
         let events = listings.events(&EventFilter::default(), 10).unwrap();
         assert_eq!(events.len(), 2);
     }
+}
+
+#[test]
+fn slow_statements_do_not_lose_the_lease() {
+    let Some(server) = server("slow_statements_do_not_lose_the_lease") else {
+        return;
+    };
+    let settings = Settings {
+        lease: Duration::from_secs(1),
+        ..settings(server)
+    };
+    let schema = schema(&settings);
+    let store = Store::connect(&settings).unwrap();
+    let is_valid = || {
+        let sql =
+            format!("SELECT leased_until > clock_timestamp() AND epoch = 1 FROM {schema}.leases");
+        server.sql("postgres", &sql) == "t"
+    };
+    std::thread::scope(|scope| {
+        let sql = format!(
+            "BEGIN; LOCK TABLE {schema}.deliveries IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT"
+        );
+        let slow = scope.spawn(move || server.sql("postgres", &sql));
+        wait_until("the lock", || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
+                       AND application_name = 'psql'";
+            (server.sql("postgres", sql) != "0").then_some(())
+        });
+        // More than there are connections for.
+        for number in 0..8 {
+            let (store, webhook) = (&store, format!("webhook-{number}"));
+            scope.spawn(move || wait(store.claim_due(&webhook, at(0), 1, [].into())));
+        }
+        while !slow.is_finished() {
+            assert!(is_valid());
+        }
+    });
+    assert!(is_valid());
+}
+
+#[test]
+fn an_operator_changes_nothing_of_a_state_that_moved_meanwhile() {
+    let test = "an_operator_changes_nothing_of_a_state_that_moved_meanwhile";
+    let Some(server) = server(test) else { return };
+    let settings = settings(server);
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    drop(store);
+    let pending = Selector {
+        webhook: Some("catalog".to_owned()),
+        ..Selector::default()
+    };
+    // The commands began before the move ended.
+    let changes_nothing = |mut late: Operations| {
+        let errors = [
+            late.redeliver(&pending, at(1)).unwrap_err(),
+            late.cancel(&pending, at(1)).unwrap_err(),
+            late.purge(&pending).unwrap_err(),
+            late.switch_off("catalog", "test", at(1)).unwrap_err(),
+            late.switch_on("catalog").unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error.fault(), Fault::Moved(_)), "{error}");
+        }
+    };
+    let late = Operations::open(directory.path()).unwrap();
+    move_to_postgres(directory.path(), &settings, &mut |_, _| {}).unwrap();
+    changes_nothing(late);
+    let late = Operations::connect(&settings).unwrap();
+    // A sender that lost its lease, and so began before the move too.
+    let sender = Store::connect_sender(&settings).unwrap();
+    assert_eq!(claims(&sender, "catalog", at(0)).ready.len(), 1);
+    let refused = move_to_sqlite(&settings, directory.path(), &mut |_, _| {}).unwrap_err();
+    assert!(
+        refused.to_string().contains("delivers for the repository"),
+        "{refused}"
+    );
+    remove_senders(server, schema(&settings));
+    move_to_sqlite(&settings, directory.path(), &mut |_, _| {}).unwrap();
+    changes_nothing(late);
+    wait(sender.claim_due("catalog", at(0), 1, [].into())).unwrap();
+    let error = wait(sender.claim_due("catalog", at(0), 1, [].into())).unwrap_err();
+    assert!(matches!(error.fault(), Fault::Moved(_)), "{error}");
+    let store = Store::open(directory.path()).unwrap();
+    assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 1);
 }
 
 /// The schema of these settings.

@@ -21,6 +21,9 @@ use crate::store::error::{Fault, OpenError};
 /// One of them writes. The others read, and rarely at the same time.
 const CONNECTIONS_MAX: usize = 6;
 
+/// The number of connections that only renew leases: that of the repository, and that of the sender.
+const RENEWING: usize = 2;
+
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -107,11 +110,55 @@ pub(super) fn config(settings: &Postgres) -> Result<Config, OpenError> {
     Ok(config)
 }
 
-/// Makes a pool. It connects when a connection is needed.
+/// Makes the pool for all but renewals. It connects when a connection is needed.
 pub(super) fn pool(
     settings: &Postgres,
     config: Config,
     location: &Arc<str>,
+) -> Result<Pool, OpenError> {
+    let limits = (
+        CONNECTIONS_MAX,
+        WAIT_TIMEOUT,
+        CONNECT_TIMEOUT.saturating_mul(2),
+    );
+    pool_of(settings, config, location, limits)
+}
+
+/// Makes the pool for renewals of leases. Slow statements of other work do not delay them.
+pub(super) fn renewals(
+    settings: &Postgres,
+    mut config: Config,
+    location: &Arc<str>,
+) -> Result<Pool, OpenError> {
+    let limit = renewal_max(settings.lease);
+    let milliseconds = limit.as_millis();
+    let given = config.get_options().unwrap_or_default();
+    config.options(format!(
+        "{given} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+    ));
+    pool_of(settings, config, location, (RENEWING, limit, limit))
+}
+
+/// Makes the pool of a process that waits for the lease: one connection.
+pub(super) fn waiting(
+    settings: &Postgres,
+    config: Config,
+    location: &Arc<str>,
+) -> Result<Pool, OpenError> {
+    let limits = (1, WAIT_TIMEOUT, CONNECT_TIMEOUT.saturating_mul(2));
+    pool_of(settings, config, location, limits)
+}
+
+/// How long a renewal may take. Then there is time for another one before the lease ends.
+pub(super) fn renewal_max(lease: Duration) -> Duration {
+    lease / 2
+}
+
+fn pool_of(
+    settings: &Postgres,
+    config: Config,
+    location: &Arc<str>,
+    (connections, wait, create): (usize, Duration, Duration),
 ) -> Result<Pool, OpenError> {
     let how = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
@@ -122,10 +169,10 @@ pub(super) fn pool(
         Manager::from_config(config, NoTls, how)
     };
     Pool::builder(manager)
-        .max_size(CONNECTIONS_MAX)
+        .max_size(connections)
         .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(WAIT_TIMEOUT))
-        .create_timeout(Some(CONNECT_TIMEOUT.saturating_mul(2)))
+        .wait_timeout(Some(wait))
+        .create_timeout(Some(create))
         .build()
         .map_err(|source| refused(location, source))
 }

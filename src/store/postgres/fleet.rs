@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use deadpool_postgres::Pool;
 use tokio::sync::watch;
 use tokio_postgres::Row;
 
 use super::row;
-use super::session::{Session, Statement, statement};
+use super::session::{Statement, statement};
 use crate::store::error::Fault;
 use crate::store::fleet::{Fleet, Holder, LeaseView, Process, Sender, Standby};
 
@@ -95,23 +94,16 @@ fn process(text: &str) -> Process {
 }
 
 /// Notes that a process waits for the lease.
-///
-/// It asks more than twice a second. So the row is written at most each second.
-pub(super) async fn wait(pool: &Pool, repository: i32, process: &str) -> Result<(), Fault> {
-    let mut session = Session::of(pool).await?;
-    session
-        .rows(statement!(
-            "INSERT INTO standbys AS s (repository, process, since, seen) \
-             VALUES ($1, $2, clock_timestamp(), clock_timestamp()) \
-             ON CONFLICT (repository, process) DO UPDATE SET seen = excluded.seen, \
-             since = CASE WHEN s.seen < excluded.seen - interval '1 hour' \
-             THEN excluded.since ELSE s.since END \
-             WHERE s.seen < excluded.seen - interval '1 second'",
-            repository,
-            process.to_owned()
-        ))
-        .await?;
-    Ok(())
+pub(super) fn wait(repository: &str, process: &str) -> Statement {
+    statement!(
+        "INSERT INTO standbys AS s (repository, process, since, seen) \
+         SELECT r.id, $2, clock_timestamp(), clock_timestamp() FROM repositories r \
+         WHERE r.name = $1 ON CONFLICT (repository, process) DO UPDATE SET seen = excluded.seen, \
+         since = CASE WHEN s.seen < excluded.seen - interval '1 hour' \
+         THEN excluded.since ELSE s.since END",
+        repository.to_owned(),
+        process.to_owned()
+    )
 }
 
 /// Removes the row of a process that waits no longer, and the rows of those that ended long ago.

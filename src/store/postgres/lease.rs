@@ -16,6 +16,7 @@ use deadpool_postgres::Pool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::connect::renewal_max;
 use super::fleet::{self, LastRead};
 use super::row;
 use super::session::{Session, statement};
@@ -111,7 +112,7 @@ impl Lease {
 
     /// Renews the lease. Returns the number of changes by operators, or `None` if the lease is lost.
     async fn renew(&self, pool: &Pool, last_read: &LastRead) -> Result<Option<i64>, Fault> {
-        let mut session = Session::of(pool).await?;
+        let mut session = self.session(pool).await?;
         let length = self.length.as_secs_f64();
         let mut statements = vec![statement!(
             "UPDATE leases l SET leased_until = \
@@ -135,6 +136,12 @@ impl Lease {
             .transpose()
     }
 
+    async fn session(&self, pool: &Pool) -> Result<Session, Fault> {
+        Ok(Session::of(pool)
+            .await?
+            .answers_within(renewal_max(self.length)))
+    }
+
     /// Reads the lease with its standbys.
     pub(super) async fn fleet(&self, pool: &Pool) -> Result<Fleet, Fault> {
         let mut session = Session::of(pool).await?;
@@ -144,7 +151,7 @@ impl Lease {
 
     /// Gives the lease back, so that another process need not wait for its end.
     pub(super) async fn give_back(&self, pool: &Pool) -> Result<(), Fault> {
-        let mut session = Session::of(pool).await?;
+        let mut session = self.session(pool).await?;
         session
             .rows(statement!(
                 "UPDATE leases SET leased_until = '-infinity' WHERE repository = $1 AND epoch = $2",
@@ -156,6 +163,8 @@ impl Lease {
     }
 
     /// Does what [`LeaseState`] says until `stop`, or until another process has taken the lease over.
+    ///
+    /// The connections of `pool` do nothing else but renew.
     pub(super) async fn keep(
         self,
         pool: Pool,

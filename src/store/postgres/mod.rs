@@ -21,7 +21,7 @@
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
 //! - `client` connects the command line, with `listing`, `operations` and `replay`.
-//! - `fleet` reads the lease with its standbys and senders.
+//! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
 //! - `changes` tells daemons of an operator's changes.
 //! - `transfer` reads and writes all rows, to move a state.
 
@@ -47,6 +47,7 @@ mod row;
 mod schema;
 mod sender;
 mod session;
+mod standby;
 mod transfer;
 mod webhooks;
 mod worker;
@@ -71,6 +72,7 @@ pub(super) use self::operations::PostgresOperations;
 use self::record::Doubt;
 use self::sender::Sender;
 use self::session::{Session, statement};
+pub(super) use self::standby::PostgresStandby;
 pub(super) use self::transfer::PostgresSide;
 use self::worker::Worker;
 use super::contract::{Backend, Notice};
@@ -89,6 +91,8 @@ pub(super) struct PostgresStore {
 /// The state that jobs on the worker's thread share.
 struct Shared {
     pool: Pool,
+    /// The connections that renew leases.
+    renewals: Pool,
     location: Arc<str>,
     lease: Lease,
     last_read: LastRead,
@@ -225,7 +229,7 @@ impl PostgresStore {
         let stop = self.stop.clone();
         if shared.is_watching {
             self.start_task(async move {
-                let (pool, notices) = (shared.pool.clone(), shared.notices.clone());
+                let (pool, notices) = (shared.renewals.clone(), shared.notices.clone());
                 let last_read = shared.last_read.clone();
                 shared.lease.keep(pool, notices, last_read, stop).await;
             });
@@ -233,10 +237,11 @@ impl PostgresStore {
         let shared = Arc::clone(&self.shared);
         let stop = self.stop.clone();
         self.start_task(async move {
-            let (pool, notices) = (shared.pool.clone(), shared.notices.clone());
+            let pools = (shared.renewals.clone(), shared.pool.clone());
+            let notices = shared.notices.clone();
             // A watching process reads the others when it renews the lease on the repository.
             let last_read = (!shared.is_watching).then(|| shared.last_read.clone());
-            shared.sender.keep(pool, notices, last_read, stop).await;
+            shared.sender.keep(pools, notices, last_read, stop).await;
         });
         let (notices, repository) = (self.shared.notices.clone(), self.shared.lease.repository);
         let stop = self.stop.clone();
@@ -303,7 +308,8 @@ async fn open(
     location: Arc<str>,
     purpose: Purpose,
 ) -> Result<Shared, OpenError> {
-    let pool = connect::pool(settings, config, &location)?;
+    let pool = connect::pool(settings, config.clone(), &location)?;
+    let renewals = connect::renewals(settings, config, &location)?;
     schema::migrate(&pool, &location).await?;
     let fault = |fault| open_error(&location, fault);
     let (repository, stored_key) = register(&pool, settings).await.map_err(fault)?;
@@ -316,9 +322,6 @@ async fn open(
     let lease = match attempt.map_err(fault)? {
         Attempt::Got(lease) => lease,
         Attempt::Held(holder) => {
-            if purpose == Purpose::Work {
-                fleet::wait(&pool, repository, &name).await.map_err(fault)?;
-            }
             return Err(OpenError::Leased {
                 location,
                 repository: settings.repository.clone(),
@@ -355,6 +358,7 @@ async fn open(
     Ok(Shared {
         last_read,
         pool,
+        renewals,
         location,
         lease,
         is_watching,
@@ -418,6 +422,10 @@ impl Backend for PostgresStore {
     fn close(&self) {
         self.stop.cancel();
         self.worker.close();
+    }
+
+    fn abandon(&self) {
+        self.worker.abandon();
     }
 }
 

@@ -13,7 +13,7 @@ use super::client::{Client, number};
 use super::lanes::{self, Lane, Moves};
 use super::listing::Conditions;
 use super::session::{LOCK, Session, statement};
-use super::{changes, replay, retention, row, webhooks};
+use super::{changes, replay, retention, row, transfer, webhooks};
 use crate::config::Postgres;
 use crate::store::contract::{Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
@@ -52,8 +52,7 @@ impl PostgresOperations {
         loop {
             let (last, n_handled, n) = self.client.block_on(async |session, repository| {
                 // Locked first: what is selected must still be so when it is changed.
-                let lock = statement!(LOCK, repository);
-                session.begin("BEGIN", vec![lock]).await?;
+                begin(session, repository).await?;
                 if selector.expected.is_some() && counted.is_none() {
                     let all = all_ids(session, repository, selector).await?;
                     Fault::unless_expected(selector.expected, all.len())?;
@@ -80,6 +79,17 @@ impl PostgresOperations {
             }
         }
     }
+}
+
+/// Locks the repository for a change. Fails if the state was moved.
+async fn begin(session: &mut Session, repository: i32) -> Result<Vec<Vec<Row>>, Fault> {
+    let statements = vec![
+        statement!(LOCK, repository),
+        transfer::read_mark(repository),
+    ];
+    let answers = session.begin("BEGIN", statements).await?;
+    transfer::unless_moved(answers.get(1))?;
+    Ok(answers)
 }
 
 /// Reads the ids of all selected deliveries, sorted.
@@ -241,9 +251,7 @@ impl Operating for PostgresOperations {
         let mut counted = None;
         loop {
             let (last, n) = self.client.block_on(async |session, repository| {
-                let lock = session
-                    .begin("BEGIN", vec![statement!(LOCK, repository)])
-                    .await?;
+                let lock = begin(session, repository).await?;
                 if replay.expected.is_some() && counted.is_none() {
                     let all = replay::selected(session, repository, replay).await?;
                     Fault::unless_expected(replay.expected, all.len())?;
@@ -302,7 +310,9 @@ impl Operating for PostgresOperations {
                 repository, webhook, cause, reason, now,
             ));
             statements.push(changes::notify(repository));
+            statements.push(transfer::read_mark(repository));
             let answers = session.begin("BEGIN", statements).await?;
+            transfer::unless_moved(answers.last())?;
             let was_on = answers.get(2).and_then(|rows| rows.first());
             was_on.map_or(Ok(false), |found| Ok(found.try_get(0)?))
         })
@@ -325,7 +335,9 @@ pub(super) async fn switch_on(
     let mut statements = vec![lock];
     statements.extend(webhooks::switch_on(repository, webhook));
     statements.push(changes::notify(repository));
+    statements.push(transfer::read_mark(repository));
     let answers = session.begin("BEGIN", statements).await?;
+    transfer::unless_moved(answers.last())?;
     if answers.first().is_none_or(Vec::is_empty) {
         return Err(Fault::Fenced);
     }

@@ -20,15 +20,18 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::changes::{self, Kind};
+use super::connect::renewal_max;
 use super::fleet::{self, LastRead};
 use super::lease::Notices;
-use super::session::{LOCK, LOCK_ALONE, Session, statement};
-use super::{guard, row};
+use super::session::{LOCK, LOCK_ALONE, LOCK_SHARED, Session, statement};
+use super::{guard, row, transfer};
 use crate::store::error::Fault;
+use crate::store::transfer::MARK;
 
 /// This process as a sender.
 pub(super) struct Sender {
@@ -60,16 +63,29 @@ impl Sender {
         if let Some(id) = *id {
             return Ok(id);
         }
-        let rows = session
-            .rows(statement!(
-                "INSERT INTO senders (repository, name, leased_until) VALUES \
-                 ($1, $2, clock_timestamp() + make_interval(secs => $3)) RETURNING id",
-                self.repository,
-                self.name.clone(),
-                self.length.as_secs_f64()
-            ))
+        // A move that ends meanwhile finds this sender, or this sender finds its mark.
+        let answers = session
+            .transact(vec![
+                statement!(LOCK_SHARED, self.repository),
+                transfer::read_mark(self.repository),
+                statement!(
+                    "INSERT INTO senders (repository, name, leased_until) SELECT $1::int, $2::text, \
+                     clock_timestamp() + make_interval(secs => $3) WHERE NOT EXISTS \
+                     (SELECT 1 FROM meta WHERE repository = $1 AND key = $4 \
+                     AND value NOT LIKE '{\"state\":\"arrived\"%') RETURNING id",
+                    self.repository,
+                    self.name.clone(),
+                    self.length.as_secs_f64(),
+                    MARK
+                ),
+            ])
             .await?;
-        let new = super::client::number(&rows)?;
+        let rows = answers.get(2).map(Vec::as_slice).unwrap_or_default();
+        if rows.is_empty() {
+            transfer::unless_moved(answers.get(1))?;
+            return Err(Fault::Closed);
+        }
+        let new = super::client::number(rows)?;
         *id = Some(new);
         Ok(new)
     }
@@ -127,34 +143,53 @@ impl Sender {
 
     /// Renews the lease at a third of its length until `stop`, and removes it then.
     ///
-    /// Also removes the leases and claims of senders that are gone.
+    /// Also removes the leases and claims of senders that are gone. Of the two pools, the first only
+    /// renews, because a removal may wait for a long commit.
     pub(super) async fn keep(
         &self,
-        pool: Pool,
+        (renewals, pool): (Pool, Pool),
         notices: Notices,
         last_read: Option<LastRead>,
         stop: CancellationToken,
     ) {
-        let mut n_changes = None;
-        loop {
-            match self.renew(&pool, &notices, last_read.as_ref()).await {
-                Ok(found) => {
-                    if n_changes.is_some_and(|before| before != found) {
-                        notices.changed();
+        let ended = Notify::new();
+        let renewing = async {
+            let mut n_changes = None;
+            loop {
+                let mut again = self.length / 3;
+                match self.renew(&renewals, &notices, last_read.as_ref()).await {
+                    Ok((found, have_ended)) => {
+                        if n_changes.is_some_and(|before| before != found) {
+                            notices.changed();
+                        }
+                        n_changes = Some(found);
+                        if have_ended {
+                            ended.notify_one();
+                        }
                     }
-                    n_changes = Some(found);
+                    Err(fault) => {
+                        if let Some(last_read) = &last_read {
+                            last_read.unanswered();
+                        }
+                        debug!(%fault, "cannot renew the lease of the sender; retrying");
+                        again = self.length / 10;
+                    }
                 }
-                Err(fault) => {
-                    if let Some(last_read) = &last_read {
-                        last_read.unanswered();
-                    }
-                    debug!(%fault, "cannot renew the lease of the sender; retrying");
+                tokio::time::sleep(again).await;
+            }
+        };
+        let removing = async {
+            loop {
+                ended.notified().await;
+                if let Err(fault) = self.remove(&pool, None).await {
+                    debug!(%fault, "cannot remove the leases of senders that are gone; retrying");
                 }
             }
-            tokio::select! {
-                () = tokio::time::sleep(self.length / 3) => {}
-                () = stop.cancelled() => break,
-            }
+        };
+        let both = async { tokio::join!(renewing, removing) };
+        tokio::select! {
+            _ = both => {}
+            () = stop.cancelled() => {}
         }
         if let Some(id) = self.id.lock().await.take()
             && let Err(fault) = self.remove(&pool, Some(id)).await
@@ -163,14 +198,15 @@ impl Sender {
         }
     }
 
-    /// Renews the lease. Returns the number of changes by operators.
+    /// Renews the lease. Returns the number of changes by operators, and whether leases of others ended.
     async fn renew(
         &self,
         pool: &Pool,
         notices: &Notices,
         last_read: Option<&LastRead>,
-    ) -> Result<i64, Fault> {
-        let mut session = Session::of(pool).await?;
+    ) -> Result<(i64, bool), Fault> {
+        let session = Session::of(pool).await?;
+        let mut session = session.answers_within(renewal_max(self.length));
         let id = *self.id.lock().await;
         let length = self.length.as_secs_f64();
         let mut statements = vec![
@@ -201,12 +237,9 @@ impl Sender {
         }
         let found = answers.get(1).and_then(|rows| rows.first());
         let Some(found) = found else {
-            return Ok(0);
+            return Ok((0, false));
         };
-        if found.try_get(1)? {
-            self.remove(pool, None).await?;
-        }
-        row::number(found, 0)
+        Ok((row::number(found, 0)?, found.try_get(1)?))
     }
 
     /// Removes a lease, or all leases that have ended, with their claims.

@@ -25,8 +25,11 @@
 //!   in the order of their keys, or by one sender alone.
 
 use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool};
+use deadpool_postgres::{ClientWrapper, Object, Pool};
 use futures_util::future::join_all;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -89,11 +92,19 @@ pub(super) const UNHURRIED: &str = "SET LOCAL synchronous_commit = off";
 /// Begins a transaction whose reads all see one state.
 pub(super) const CONSISTENTLY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
+/// How long statements that are sent together may take.
+///
+/// The server ends each statement after half of that. But a server that stopped, or a network that
+/// forwards nothing, sends no answer at all.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
 /// A connection of the pool.
 pub(super) struct Session {
-    /// `None` only while the session is dropped.
+    /// `None` after the database did not answer in time, and while the session is dropped.
     client: Option<Object>,
     is_in_transaction: bool,
+    /// How long statements that are sent together may take.
+    answer_max: Duration,
 }
 
 impl Session {
@@ -101,7 +112,14 @@ impl Session {
         Ok(Self {
             client: Some(pool.get().await?),
             is_in_transaction: false,
+            answer_max: ANSWER_MAX,
         })
+    }
+
+    /// Sets how long statements that are sent together may take.
+    pub(super) fn answers_within(mut self, limit: Duration) -> Self {
+        self.answer_max = limit;
+        self
     }
 
     /// Sends these statements together. Returns their rows, or the first error.
@@ -109,23 +127,16 @@ impl Session {
         &mut self,
         statements: Vec<Statement>,
     ) -> Result<Vec<Vec<Row>>, Fault> {
-        let client = self.client.as_ref().ok_or(Fault::Closed)?;
-        let mut prepared = Vec::with_capacity(statements.len());
-        // Prepare all of them first. A connection prepares each only once.
-        for (sql, _) in &statements {
-            prepared.push(client.prepare_cached(sql).await?);
+        let client = self.client.as_ref().ok_or_else(no_answer)?;
+        let answers = tokio::time::timeout(self.answer_max, send(client, &statements)).await;
+        match answers {
+            Ok(answers) => answers,
+            Err(_) => {
+                // Nobody can use the connection before the answer.
+                drop(self.client.take().map(Object::take));
+                Err(no_answer())
+            }
         }
-        let values: Vec<Vec<&(dyn ToSql + Sync)>> = statements
-            .iter()
-            .map(|(_, values)| values.iter().map(|value| &**value as _).collect())
-            .collect();
-        // The client sends a request when its future is polled first, and these are polled in order.
-        let requests = prepared
-            .iter()
-            .zip(&values)
-            .map(|(prepared, values)| client.query(prepared, values));
-        let answers = join_all(requests).await;
-        Ok(answers.into_iter().collect::<Result<_, _>>()?)
     }
 
     /// Sends one statement. Returns its rows.
@@ -204,6 +215,31 @@ impl Session {
             result => result,
         }
     }
+}
+
+/// Sends these statements on a connection. Returns their rows, or the first error.
+async fn send(client: &ClientWrapper, statements: &[Statement]) -> Result<Vec<Vec<Row>>, Fault> {
+    let mut prepared = Vec::with_capacity(statements.len());
+    // Prepare all of them first. A connection prepares each only once.
+    for (sql, _) in statements {
+        prepared.push(client.prepare_cached(sql).await?);
+    }
+    let values: Vec<Vec<&(dyn ToSql + Sync)>> = statements
+        .iter()
+        .map(|(_, values)| values.iter().map(|value| &**value as _).collect())
+        .collect();
+    // The client sends a request when its future is polled first, and these are polled in order.
+    let requests = prepared
+        .iter()
+        .zip(&values)
+        .map(|(prepared, values)| client.query(prepared, values));
+    let answers = join_all(requests).await;
+    Ok(answers.into_iter().collect::<Result<_, _>>()?)
+}
+
+fn no_answer() -> Fault {
+    let error = io::Error::new(io::ErrorKind::TimedOut, "the server did not answer in time");
+    Fault::Unreachable(Arc::new(error))
 }
 
 impl Drop for Session {

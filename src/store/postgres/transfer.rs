@@ -3,10 +3,12 @@
 //! Constraint: this process has the lease on the repository, and each write checks its epoch. A command
 //! for deliveries may still change a source, which [`Side::version`] shows.
 
+use std::time::Duration;
+
 use tokio_postgres::Row as Found;
 
 use super::session::{LOCK_AS_HOLDER, Session, Statement, Value, statement};
-use super::{FingerprintKey, PostgresStore, Shared, row};
+use super::{FingerprintKey, PostgresStore, Shared, row, sender};
 use crate::config::Postgres;
 use crate::store::contract::Backend;
 use crate::store::error::{Fault, OpenError, StoreError};
@@ -55,7 +57,7 @@ impl PostgresSide {
 
     fn rows(&self, statement: Statement) -> Result<Vec<Found>, StoreError> {
         self.store.run_blocking(|shared| async move {
-            let mut session = Session::of(&shared.pool).await?;
+            let mut session = session(&shared).await?;
             session.rows(statement).await
         })
     }
@@ -63,20 +65,35 @@ impl PostgresSide {
     /// Commits statements while this process has the lease.
     fn write(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
         self.store.run_blocking(|shared| async move {
-            let mut session = Session::of(&shared.pool).await?;
+            let mut session = session(&shared).await?;
             let result = write(&shared, &mut session, statements).await;
             session.end(result).await
         })
     }
 }
 
+/// How long statements of a transfer that are sent together may take.
+const ANSWER_MAX: Duration = Duration::from_secs(60 * 60);
+
+async fn session(shared: &Shared) -> Result<Session, Fault> {
+    Ok(Session::of(&shared.pool).await?.answers_within(ANSWER_MAX))
+}
+
 /// Begins a transaction that checks the epoch.
 async fn begin(shared: &Shared, session: &mut Session) -> Result<(), Fault> {
     let lock = statement!(LOCK_AS_HOLDER, shared.lease.repository, shared.lease.epoch);
-    // Removing a large state takes long.
-    let patience = statement!("SET LOCAL statement_timeout = 0");
-    let answers = session.begin("BEGIN", vec![patience, lock]).await?;
-    match answers.get(1) {
+    // Removing a large state takes long, and so does sending a large page on a slow link.
+    let answers = session
+        .begin(
+            "BEGIN",
+            vec![
+                statement!("SET LOCAL statement_timeout = 0"),
+                statement!("SET LOCAL idle_in_transaction_session_timeout = '10min'"),
+                lock,
+            ],
+        )
+        .await?;
+    match answers.get(2) {
         Some(found) if !found.is_empty() => Ok(()),
         _ => Err(Fault::Fenced),
     }
@@ -105,7 +122,16 @@ pub(super) async fn refuse(
     })
 }
 
-fn read_mark(repository: i32) -> Statement {
+/// Returns an error if the state must not be changed. Takes the rows of [`read_mark`].
+///
+/// The transaction must have locked the repository before it read the mark.
+pub(super) fn unless_moved(mark: Option<&Vec<Found>>) -> Result<(), Fault> {
+    let mark = mark.and_then(|rows| rows.first());
+    mark.map_or(Ok(()), |found| Fault::of_mark(&row::text(found, 0)?))
+}
+
+/// Reads the mark of a transfer.
+pub(super) fn read_mark(repository: i32) -> Statement {
     statement!(
         "SELECT value FROM meta WHERE repository = $1 AND key = $2",
         repository,
@@ -436,12 +462,14 @@ impl Side for PostgresSide {
         let repository = self.repository();
         let mark = write_mark(repository, mark).map_err(|fault| self.store.error(fault))?;
         self.store.run_blocking(|shared| async move {
-            let mut session = Session::of(&shared.pool).await?;
+            let mut session = session(&shared).await?;
             let result = async {
                 begin(&shared, &mut session).await?;
                 let sql = "SELECT changes FROM repositories WHERE id = $1";
                 let rows = session.rows(statement!(sql, repository)).await?;
-                let is_same = super::client::number(&rows)? == version;
+                // A sender that starts later finds the mark.
+                let is_sent = sender::running(&mut session, repository).await?.is_some();
+                let is_same = super::client::number(&rows)? == version && !is_sent;
                 if is_same {
                     session.rows(mark).await?;
                 }

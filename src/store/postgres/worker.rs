@@ -2,7 +2,7 @@
 //!
 //! Constraint: inference calls the store from threads that block, and queues call it from tasks. Both
 //! send a job to this thread and wait for its result, so a connection outlives the runtime of a
-//! caller. The number of waiting jobs is bounded.
+//! caller. The number of waiting jobs is bounded. So is the time for which the end waits for them.
 
 use std::future::Future;
 use std::io;
@@ -10,9 +10,11 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::store::error::Fault;
 
@@ -22,12 +24,18 @@ const JOBS_WAITING: usize = 256;
 /// The maximum number of jobs that run at the same time.
 const JOBS_RUNNING: usize = 256;
 
+/// How long the end waits for running jobs, such as giving the lease back.
+///
+/// A database that does not answer must not keep the process.
+const CLOSE_MAX: Duration = Duration::from_secs(3);
+
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The handle of the thread.
 pub(super) struct Worker {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    abandoned: CancellationToken,
 }
 
 impl Worker {
@@ -37,12 +45,19 @@ impl Worker {
             .enable_all()
             .build()?;
         let (jobs, waiting) = mpsc::channel(JOBS_WAITING);
+        let abandoned = CancellationToken::new();
+        let is_abandoned = abandoned.clone();
         let thread = thread::Builder::new()
             .name("store-postgres".to_owned())
-            .spawn(move || runtime.block_on(run(waiting)))?;
+            .spawn(move || {
+                runtime.block_on(run(waiting, is_abandoned));
+                // To drop it would wait for the resolution of host names.
+                runtime.shutdown_background();
+            })?;
         Ok(Self {
             jobs: Mutex::new(Some(jobs)),
             thread: Mutex::new(Some(thread)),
+            abandoned,
         })
     }
 
@@ -81,7 +96,12 @@ impl Worker {
         block_on(self.run(work))
     }
 
-    /// Runs the waiting jobs to their end, and ends the thread.
+    /// Ends all jobs at once. Does not block.
+    pub(super) fn abandon(&self) {
+        self.abandoned.cancel();
+    }
+
+    /// Runs the waiting jobs to their end, but at most for [`CLOSE_MAX`], and ends the thread.
     pub(super) fn close(&self) {
         super::guard(&self.jobs).take();
         if let Some(thread) = super::guard(&self.thread).take() {
@@ -97,18 +117,26 @@ impl Drop for Worker {
     }
 }
 
-async fn run(mut waiting: mpsc::Receiver<Job>) {
+async fn run(mut waiting: mpsc::Receiver<Job>, abandoned: CancellationToken) {
     let mut running = JoinSet::new();
-    loop {
-        tokio::select! {
-            job = waiting.recv(), if running.len() < JOBS_RUNNING => match job {
-                Some(job) => { running.spawn(job); }
-                None => break,
-            },
-            Some(_) = running.join_next() => {}
+    let all = async {
+        loop {
+            tokio::select! {
+                job = waiting.recv(), if running.len() < JOBS_RUNNING => match job {
+                    Some(job) => { running.spawn(job); }
+                    None => break,
+                },
+                Some(_) = running.join_next() => {}
+            }
         }
+        let ended = async { while running.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(CLOSE_MAX, ended).await;
+    };
+    // The callers of jobs that are dropped get `Fault::Closed`.
+    tokio::select! {
+        () = all => {}
+        () = abandoned.cancelled() => {}
     }
-    while running.join_next().await.is_some() {}
 }
 
 /// Wakes a thread that blocks in [`block_on`].

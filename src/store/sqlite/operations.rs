@@ -86,7 +86,11 @@ impl SqliteOperations {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
-        transact(&self.connection, work).map_err(|fault| StoreError::new(&self.location, fault))
+        let checked = |connection: &Connection| {
+            transfer::unless_moved(connection)?;
+            work(connection)
+        };
+        transact(&self.connection, checked).map_err(|fault| StoreError::new(&self.location, fault))
     }
 }
 

@@ -96,6 +96,15 @@ pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), OpenErr
     }
 }
 
+/// Returns an error if the state must not be changed. A change calls it in its own transaction.
+pub(super) fn unless_moved(connection: &Connection) -> Result<(), Fault> {
+    let text = connection
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([MARK], |row| row.get::<_, String>(0))
+        .optional()?;
+    text.map_or(Ok(()), |text| Fault::of_mark(&text))
+}
+
 fn read_mark(connection: &Connection) -> Result<Option<Mark>, Fault> {
     let text = connection
         .query_row("SELECT value FROM meta WHERE key = ?1", [MARK], |row| {

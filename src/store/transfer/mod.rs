@@ -162,6 +162,25 @@ pub enum TransferError {
     Store(#[from] StoreError),
 }
 
+impl Fault {
+    /// Returns an error if nobody may change a state with this mark.
+    ///
+    /// A change must check that in its own transaction. Otherwise it may go to a state that was moved
+    /// since the check.
+    pub(super) fn of_mark(text: &str) -> Result<(), Self> {
+        match serde_json::from_str(text) {
+            Ok(Mark::Arrived { .. }) => Ok(()),
+            Ok(Mark::Left { to, .. }) => Err(Self::Moved(format!(
+                "the state was moved to {to}, so nothing was changed: set `store` to that place"
+            ))),
+            Ok(Mark::Arriving { .. }) | Err(_) => Err(Self::Moved(
+                "the state is an incomplete copy, so nothing was changed: complete the move"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
 impl OpenError {
     /// Returns an error if no daemon may use a state with this mark.
     pub(super) fn of_mark(text: &str, location: &str) -> Result<(), Self> {

@@ -1,0 +1,53 @@
+//! The signals of the process.
+//!
+//! Constraint: a signal to stop is heard also while the daemon waits for a database that does not
+//! answer. Other signals that arrive meanwhile are handled afterwards.
+
+use std::collections::BTreeSet;
+use std::ffi::c_int;
+
+use futures_util::{Stream, StreamExt};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// A stream of signals, and the signals that wait to be handled.
+pub(crate) struct Signals<S> {
+    stream: S,
+    waiting: BTreeSet<c_int>,
+}
+
+impl<S: Stream<Item = c_int> + Unpin> Signals<S> {
+    /// Takes the signals of a stream.
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            waiting: BTreeSet::new(),
+        }
+    }
+
+    /// Returns the next signal. The end of the stream counts as SIGTERM.
+    pub(crate) async fn next(&mut self) -> c_int {
+        match self.waiting.pop_first() {
+            Some(signal) => signal,
+            None => self.stream.next().await.unwrap_or(SIGTERM),
+        }
+    }
+
+    /// Runs `work` to its end. Returns `None` if a signal to stop arrives first.
+    pub(crate) async fn unless_stopped<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.stop() => None,
+        }
+    }
+
+    /// Waits for a signal to stop.
+    pub(crate) async fn stop(&mut self) {
+        while let Some(signal) = self.stream.next().await {
+            if signal == SIGTERM || signal == SIGINT {
+                return;
+            }
+            self.waiting.insert(signal);
+        }
+        std::future::pending().await
+    }
+}
