@@ -10,7 +10,7 @@ use project_webhooks::domain::delivery::{self, FailureCause, Outcome, RetryAfter
 use project_webhooks::domain::endpoint::Admission;
 use project_webhooks::domain::event::EventId;
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::store::{AttemptLog, Claim, EventFilter, Finish, Operations, Selector};
+use project_webhooks::store::{AttemptLog, Claim, EventFilter, Finish, Selector};
 
 use crate::crash::{Crash, Image};
 use crate::hook::{OpenAttempt, Standing};
@@ -310,14 +310,13 @@ impl Run {
     /// An operator's command, beside the daemon.
     pub fn redeliver(&mut self, webhook: usize) {
         let now = self.wall();
-        let hook = &mut self.hooks[webhook];
         let dead = Selector {
-            webhook: Some(hook.name.to_owned()),
+            webhook: Some(self.hooks[webhook].name.to_owned()),
             state: Some(State::Dead),
             ..Selector::default()
         };
-        let mut operations = Operations::open(&self.state).unwrap();
-        let n_again = operations.redeliver(&dead, now).unwrap();
+        let n_again = self.operations().redeliver(&dead, now).unwrap();
+        let hook = &mut self.hooks[webhook];
         assert_eq!(n_again, hook.count(Standing::Dead) as u64, "{}", hook.name);
         for one in hook.all().filter(|one| one.standing == Standing::Dead) {
             one.standing = Standing::Pending;

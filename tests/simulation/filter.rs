@@ -4,10 +4,13 @@
 //! parameters are made. A webhook that received an event of a project receives its delete.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use globset::{Glob, GlobSet};
 use project_webhooks::domain::event::{EventKind, InferredEvent, Parameter};
 use project_webhooks::domain::route::{Subscription, ValueFilter};
+
+use crate::world::PLACES;
 
 /// Whether the webhooks subscribe to an event. Of the two events of an import they name both in some
 /// places, and one in the others, as by default.
@@ -33,47 +36,55 @@ pub fn parameters(event: &InferredEvent) -> Vec<(Parameter, String)> {
     parameters
 }
 
+/// The filters of a webhook with `when`. Compiling globs takes longer than recording an event.
+static FILTERS: LazyLock<Vec<(Parameter, ValueFilter)>> = LazyLock::new(|| {
+    let excluded = |glob: &str| {
+        let mut globs = GlobSet::builder();
+        globs.add(Glob::new(glob).unwrap());
+        ValueFilter {
+            included: None,
+            excluded: globs.build().unwrap(),
+        }
+    };
+    vec![
+        (Parameter::Username, excluded("svc-*")),
+        (Parameter::VersionTag, excluded("*1")),
+    ]
+});
+
 /// Which events a webhook receives, by the rule and by the model.
 pub struct Filter {
-    webhook: &'static str,
     has_when: bool,
+    /// The subscription for the events of each place.
+    subscriptions: Vec<Subscription>,
     /// The places whose project had an event that was routed to the webhook.
     heard: BTreeSet<usize>,
 }
 
 impl Filter {
-    pub fn new(webhook: &'static str, has_when: bool) -> Self {
+    pub fn new(webhook: &str, has_when: bool) -> Self {
+        let subscription = |at| {
+            let named = EventKind::ALL
+                .into_iter()
+                .filter(|kind| is_named(*kind, at));
+            Subscription {
+                repositories: None,
+                webhook: webhook.to_owned(),
+                events: named.collect(),
+                projects: None,
+                when: FILTERS.iter().filter(|_| has_when).cloned().collect(),
+            }
+        };
         Self {
-            webhook,
             has_when,
+            subscriptions: (0..PLACES.len()).map(subscription).collect(),
             heard: BTreeSet::new(),
         }
     }
 
     /// The subscription for the events of a place.
-    pub fn subscription(&self, at: usize) -> Subscription {
-        let excluded = |glob: &str| {
-            let mut globs = GlobSet::builder();
-            globs.add(Glob::new(glob).unwrap());
-            ValueFilter {
-                included: None,
-                excluded: globs.build().unwrap(),
-            }
-        };
-        let filters = [
-            (Parameter::Username, excluded("svc-*")),
-            (Parameter::VersionTag, excluded("*1")),
-        ];
-        let named = EventKind::ALL
-            .into_iter()
-            .filter(|kind| is_named(*kind, at));
-        Subscription {
-            repositories: None,
-            webhook: self.webhook.to_owned(),
-            events: named.collect(),
-            projects: None,
-            when: filters.into_iter().filter(|_| self.has_when).collect(),
-        }
+    pub fn subscription(&self, at: usize) -> &Subscription {
+        &self.subscriptions[at]
     }
 
     /// Whether the webhook receives this event of a project that it knows nothing of.

@@ -75,7 +75,10 @@ impl Run {
         let batch = self.batch(&looks, &changes);
         let mut committed = Committed::default();
         let is_recorded = self.commit(crash, |store, _| {
-            committed = store.record(batch).unwrap();
+            // The engine commits no empty batch either.
+            if !batch.is_empty() {
+                committed = store.record(batch).unwrap();
+            }
         });
         let is_recorded = is_recorded
             .or_else(|| self.is_recorded(&looks, &changes, &committed))
@@ -156,8 +159,8 @@ impl Run {
         ];
         let mut batch = Batch::new(self.wall());
         for (key, text) in facts {
-            let recorded = self.store().meta(key).unwrap();
-            if recorded.as_deref() != Some(&text) {
+            if self.held_facts.get(key.as_str()) != Some(&text) {
+                self.held_facts.insert(key.as_str(), text.clone());
                 batch.meta.push((key, text));
             }
         }
@@ -197,6 +200,10 @@ impl Run {
         let mut batch = Batch::new(self.wall());
         for (look, change) in looks.iter().zip(changes) {
             let inference = &change.inference;
+            // The engine records no project without a change either.
+            if inference.record == look.recorded && inference.events.is_empty() {
+                continue;
+            }
             let events = inference.events.iter();
             batch.changes.push(Change {
                 key: look.key.clone(),

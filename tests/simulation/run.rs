@@ -12,7 +12,7 @@ use project_webhooks::domain::event::{EventId, Origin};
 use project_webhooks::domain::project::{ContentHash, ProjectKey};
 use project_webhooks::domain::settle::Agenda;
 use project_webhooks::domain::vanished::{HeldBecause, HeldBefore};
-use project_webhooks::store::{EventFilter, Listings, MetaKey, Store};
+use project_webhooks::store::{EventFilter, Listings, MetaKey, Operations, Store};
 use tokio::runtime::Runtime;
 
 use crate::crash::{Crash, Image};
@@ -37,12 +37,16 @@ pub struct Run {
     store: Option<Store>,
     /// The listings of an operator's command, beside the daemon. Opened once for each start.
     listings: OnceCell<Rc<Listings>>,
+    /// The changes of an operator's command, beside the daemon. Opened once for each start.
+    operations: Option<Operations>,
     pub runtime: Runtime,
     pub world: World,
     pub truth: Truth,
     pub settle: Agenda,
     /// Whether removals are recorded as held.
     pub was_held: bool,
+    /// The recorded facts about held removals.
+    pub held_facts: HashMap<&'static str, String>,
     pub now: Duration,
     /// The difference of the time of day from the start, in addition to `now`.
     offset: SignedDuration,
@@ -94,6 +98,7 @@ impl Run {
         let mut run = Self {
             store: None,
             listings: OnceCell::new(),
+            operations: None,
             state,
             directory,
             n_crashes: 0,
@@ -104,6 +109,7 @@ impl Run {
             truth: Truth::default(),
             settle: Agenda::new(PAUSE),
             was_held: false,
+            held_facts: HashMap::new(),
             now: Duration::ZERO,
             offset: SignedDuration::ZERO,
             is_deaf: false,
@@ -128,6 +134,11 @@ impl Run {
     pub fn listings(&self) -> Rc<Listings> {
         let open = || Rc::new(Listings::open(&self.state).unwrap());
         Rc::clone(self.listings.get_or_init(open))
+    }
+
+    pub fn operations(&mut self) -> &mut Operations {
+        let open = || Operations::open(&self.state).unwrap();
+        self.operations.get_or_insert_with(open)
     }
 
     /// The time of day, in milliseconds as the store has it.
@@ -159,6 +170,8 @@ impl Run {
             Step::Compare => self.compare(Origin::Live),
             Step::Accept => self.accept(),
             Step::Restart => {
+                // The last one that closes the state empties its log.
+                self.operations = None;
                 self.store().close();
                 self.open();
             }
@@ -299,23 +312,10 @@ impl Run {
     fn open(&mut self) {
         self.store = None;
         self.listings = OnceCell::new();
+        self.operations = None;
         self.store = Some(Store::open(&self.state).unwrap());
         self.settle = Agenda::new(PAUSE);
-        let [held, accepted] = [MetaKey::HeldRemovals, MetaKey::AcceptedRemovals].map(|key| {
-            let text = self.store().meta(key).unwrap();
-            let text = text.unwrap_or_else(|| "[]".to_owned());
-            serde_json::from_str::<Vec<ProjectKey>>(&text).unwrap()
-        });
-        let hold = self.store().meta(MetaKey::Hold).unwrap();
-        let hold = hold.and_then(|text| {
-            serde_json::from_str::<Option<(usize, Option<Duration>)>>(&text).unwrap()
-        });
-        let held = hold.map(|(n_recorded, until)| HeldBefore {
-            projects: held,
-            n_recorded,
-            because: until.map_or(HeldBecause::All, HeldBecause::MoreThanHalf),
-        });
-        self.settle.remember(held, accepted, self.now);
+        self.read_held();
         self.hinted.clear();
         for hook in &mut self.hooks {
             hook.forget_failures();
@@ -326,6 +326,34 @@ impl Run {
         let switched_on = self.runtime.block_on(noted).unwrap();
         assert_eq!(switched_on, [""; 0], "their settings are as they were");
         self.compare(Origin::CatchUp);
+    }
+
+    /// Reads the facts about held removals, as a start does.
+    fn read_held(&mut self) {
+        let keys = [
+            MetaKey::HeldRemovals,
+            MetaKey::AcceptedRemovals,
+            MetaKey::Hold,
+        ];
+        let recorded = keys.into_iter().filter_map(|key| {
+            let text = self.store().meta(key).unwrap()?;
+            Some((key.as_str(), text))
+        });
+        self.held_facts = recorded.collect();
+        let text = |key: MetaKey| self.held_facts.get(key.as_str());
+        let [held, accepted] = [MetaKey::HeldRemovals, MetaKey::AcceptedRemovals].map(|key| {
+            let text = text(key).map_or("[]", String::as_str);
+            serde_json::from_str::<Vec<ProjectKey>>(text).unwrap()
+        });
+        let hold = text(MetaKey::Hold).and_then(|text| {
+            serde_json::from_str::<Option<(usize, Option<Duration>)>>(text).unwrap()
+        });
+        let held = hold.map(|(n_recorded, until)| HeldBefore {
+            projects: held,
+            n_recorded,
+            because: until.map_or(HeldBecause::All, HeldBecause::MoreThanHalf),
+        });
+        self.settle.remember(held, accepted, self.now);
     }
 
     /// The counts of the store equal those of the model.
