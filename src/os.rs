@@ -1,7 +1,10 @@
 //! Notifies systemd, handles signals and raises the limits of the process.
 //!
 //! Constraint: if systemd cannot be notified, the daemon continues and logs that at level debug.
-//! Without systemd, the notifications do nothing.
+//! Without systemd, the notifications do nothing. A service manager that does not read delays
+//! nothing: `notifications` keeps what it does not take, and sends it later.
+
+mod notifications;
 
 use std::ffi::c_int;
 use std::io;
@@ -87,8 +90,13 @@ pub(crate) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
+/// Sends notifications again that systemd did not take.
+pub(crate) fn notify_again() {
+    notify(&[]);
+}
+
 fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    if let Err(error) = notifications::send(states) {
         debug!(%error, "cannot notify systemd");
     }
 }
@@ -97,7 +105,6 @@ fn notify(states: &[NotifyState<'_>]) {
 ///
 /// Each connection and each held file needs a file descriptor. The usual limit of 1,024 exists
 /// only for programs that use select(2).
-/// for programs that use select(2).
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -11,9 +11,10 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixDatagram;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use common::{
-    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, skip, succeeds, wait_until, xml,
+    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, skip, succeeds, wait_health, wait_until,
+    xml,
 };
 use project_webhooks::receiver::Reply;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -313,27 +315,40 @@ fn sigterm_lets_running_requests_finish_and_exits_with_0() {
     assert_eq!(tags, [Some("s1"), Some("s2")]);
 }
 
+/// A receiver, a client of the control socket and one of the admin server hold their requests.
 #[test]
 fn sigint_ends_it_as_well_and_a_second_signal_ends_it_at_once() {
-    let endpoint = Endpoint::answering(|_| Reply {
-        delay: Duration::from_secs(3_600),
-        ..Reply::status(StatusCode::OK)
-    });
-    let home = home(&Settings::of([Webhook::new("all", &endpoint.url())
-        .events("[snapshot-create]")
-        .with("timeout: 1h")]));
-    let mut daemon = home.start();
-    snapshot(&home, "s1");
-    endpoint.wait_for(1);
-    daemon.signal(Signal::INT);
-    daemon.wait_message("stopping", 1);
-    daemon.signal(Signal::INT);
-    assert_eq!(daemon.wait_exit().code(), Some(0));
-    assert_eq!(
-        daemon.n_messages("stopping immediately after a second signal"),
-        1
-    );
-    assert_eq!(daemon.n_messages("did not finish within"), 0);
+    for signal in [Signal::INT, Signal::TERM] {
+        let endpoint = Endpoint::answering(|_| Reply {
+            delay: Duration::from_secs(3_600),
+            ..Reply::status(StatusCode::OK)
+        });
+        let webhook = Webhook::new("all", &endpoint.url())
+            .events("[snapshot-create]")
+            .with("timeout: 1h");
+        let settings = Settings::of([webhook]).top("admin: { listen: \"unix:./admin.sock\" }");
+        let home = home(&settings);
+        let mut daemon = home.start();
+        wait_health(&home, "/readyz", 200);
+        snapshot(&home, "s1");
+        endpoint.wait_for(1);
+        let held = [("state/control.sock", "rel"), ("admin.sock", "GET /x HT")];
+        let held = held.map(|(socket, half)| {
+            let mut client = UnixStream::connect(home.beside(socket)).unwrap();
+            client.write_all(half.as_bytes()).unwrap();
+            client
+        });
+        daemon.signal(signal);
+        daemon.wait_message("stopping", 1);
+        daemon.signal(signal);
+        assert_eq!(daemon.wait_exit().code(), Some(0));
+        assert_eq!(
+            daemon.n_messages("stopping immediately after a second signal"),
+            1
+        );
+        assert_eq!(daemon.n_messages("did not finish within"), 0);
+        drop(held);
+    }
 }
 
 #[test]
@@ -410,6 +425,14 @@ impl Manager {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         }
         Daemon::launch(home, command)
+    }
+
+    /// Fills the queue of the socket.
+    fn fill(&self, home: &Home) {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        sender.connect(home.beside("notify")).unwrap();
+        while sender.send(b"of another process").is_ok() {}
     }
 
     /// The next message.
@@ -491,7 +514,8 @@ fn the_service_manager_is_notified_of_readiness_reloads_and_the_end() {
 #[test]
 fn a_start_without_a_repository_ends_with_the_reason_and_can_be_reloaded() {
     let endpoint = Endpoint::new();
-    let home = Home::new(&Settings::all_to(&endpoint));
+    let home =
+        Home::new(&Settings::all_to(&endpoint).top("admin: { listen: \"unix:./admin.sock\" }"));
     fs::remove_dir(home.at("")).unwrap();
     let manager = Manager::listen(&home);
     let daemon = manager.launch(&home, None);
@@ -502,6 +526,19 @@ fn a_start_without_a_repository_ends_with_the_reason_and_can_be_reloaded() {
         "{ready:?}"
     );
     assert_eq!(daemon.n_messages("ready"), 0);
+    wait_health(&home, "/readyz", 503);
+    let mut client = UnixStream::connect(home.beside("admin.sock")).unwrap();
+    client
+        .write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    let path = home.at("").display().to_string();
+    let path = path.trim_end_matches('/');
+    assert!(
+        answer.contains("is missing") && answer.contains(path),
+        "{answer}"
+    );
     assert!(daemon.reload());
     manager.expect("RELOADING=1", &["READY=1"]);
     let ready = manager.expect("READY=1", &["STOPPING=1"]);
@@ -584,6 +621,58 @@ fn the_status_line_is_current_and_the_watchdog_is_fed() {
     status_with("trouble");
     fs::rename(home.beside("away"), home.at("")).unwrap();
     status_with("watching 1 project");
+    assert_eq!(daemon.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_delays_nothing_and_hears_it_later() {
+    let endpoint = Endpoint::new();
+    let home = home(&Settings::all_to(&endpoint));
+    let manager = Manager::listen(&home);
+    manager.fill(&home);
+    let daemon = manager.launch(&home, Some(Duration::from_millis(200)));
+    daemon.wait_ready();
+    assert!(daemon.reload());
+    snapshot(&home, "s1");
+    endpoint.wait_for(1);
+    manager.expect("READY=1", &["RELOADING=1", "STOPPING=1"]);
+    manager.expect("RELOADING=1", &["READY=1"]);
+    manager.expect("READY=1", &["STOPPING=1"]);
+    manager.expect("WATCHDOG=1", &["STOPPING=1"]);
+    manager.fill(&home);
+    assert_eq!(daemon.terminate().code(), Some(0));
+}
+
+/// The manager reads nothing during the scan, so its queue is full at times.
+#[test]
+fn a_reload_during_the_first_scan_is_applied_and_loses_nothing() {
+    const N: usize = 600;
+    let (endpoint, later) = (Endpoint::new(), Endpoint::new());
+    let all = Webhook::new("all", &endpoint.url()).events("[project-import-any]");
+    let added = Webhook::new("later", &later.url()).events("[snapshot-create]");
+    let of = |webhooks: &[&Webhook]| {
+        let settings = Settings::of(webhooks.iter().copied().cloned());
+        settings.repository("on_first_start: report")
+    };
+    let home = home(&of(&[&all]));
+    for number in 1..N {
+        let at = format!("sales/p{number}/project.xml");
+        home.write(&at, &xml("P", &format!("e-p{number}"), "one"));
+    }
+    let manager = Manager::listen(&home);
+    let daemon = manager.launch(&home, Some(Duration::from_millis(20)));
+    daemon.wait_message("full scan started", 1);
+    home.reconfigure(&of(&[&all, &added]));
+    assert!(daemon.reload());
+    manager.expect("WATCHDOG=1", &["STOPPING=1"]);
+    daemon.wait_ready();
+    snapshot(&home, "s1");
+    assert_eq!(later.wait_for(1)[0].parameter("versionTag"), Some("s1"));
+    let came = endpoint.wait_for(N);
+    daemon.fence();
+    assert_eq!((endpoint.n(), later.n()), (N, 1));
+    let ids: BTreeSet<&str> = came.iter().map(|one| one.id.as_str()).collect();
+    assert_eq!(ids.len(), N);
     assert_eq!(daemon.terminate().code(), Some(0));
 }
 

@@ -27,7 +27,7 @@ use crate::store::{LeaseView, Notice};
 /// The time between two attempts to store the fingerprints of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
-/// The time between two checks of the admin server's address and of the log thread.
+/// The time between two checks of the admin server's address, the log thread and systemd's socket.
 const HEALTH_KEPT: Duration = Duration::from_secs(5);
 
 /// The status line that was last sent to systemd.
@@ -82,6 +82,7 @@ impl Daemon<'_> {
                     };
                 }
                 _ = keep.tick() => {
+                    os::notify_again();
                     if !self.rereading.logging.is_running() {
                         return part_ended("the log");
                     }
