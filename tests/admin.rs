@@ -11,7 +11,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use common::{Endpoint, Home, Settings, skip, succeeds, wait_health, wait_until, xml};
+use common::{
+    Daemon, Endpoint, Home, PATIENCE, Settings, skip, succeeds, wait_health, wait_until, xml,
+};
 
 const SOCKET: &str = "admin: { listen: \"unix:./admin.sock\" }";
 
@@ -69,6 +71,38 @@ fn half_a_request_delays_neither_a_reload_nor_the_end() {
     assert!(daemon.reload());
     let before_end = half_a_request(&home);
     wait_health(&home, "/readyz", 200);
+    assert_eq!(daemon.terminate().code(), Some(0));
+    drop((before_reload, before_end));
+}
+
+#[test]
+fn clients_that_send_half_a_head_are_cut_off_and_half_a_command_delays_nothing() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).top(SOCKET));
+    let daemon = home.start();
+    wait_health(&home, "/readyz", 200);
+    let halves = ["", "G", "GET /x HT", "GET /healthz HTTP/1.1\r\nhost: x\r\n"];
+    let mut clients = halves.map(|half| {
+        let mut client = UnixStream::connect(socket(&home)).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(half.as_bytes()).unwrap();
+        client
+    });
+    let half_a_command = || {
+        let mut client = UnixStream::connect(home.path().join("state/control.sock")).unwrap();
+        client.write_all(b"relo").unwrap();
+        client
+    };
+    let before_reload = half_a_command();
+    assert!(daemon.reload());
+    for (half, client) in halves.iter().zip(&mut clients) {
+        let mut answer = String::new();
+        let read = client.read_to_string(&mut answer);
+        assert!(read.is_ok(), "{half:?} is not cut off: {read:?}");
+        assert!(!answer.contains(" 200 "), "{half:?}: {answer}");
+    }
+    wait_health(&home, "/healthz", 200);
+    let before_end = half_a_command();
     assert_eq!(daemon.terminate().code(), Some(0));
     drop((before_reload, before_end));
 }
@@ -140,6 +174,16 @@ fn only_a_dead_socket_is_replaced() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
+
+    // The daemon's own database.
+    assert!(daemon.terminate().success());
+    let database = std::fs::read(home.database()).unwrap();
+    home.configure(&at(&endpoint, "unix:./state/state.db"));
+    let refused = Daemon::command(&home).output().unwrap();
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    assert!(std::fs::read(home.database()).unwrap() == database);
+    home.configure(&Settings::all_to(&endpoint).top(SOCKET));
+    assert!(home.start().terminate().success());
 }
 
 fn check(home: &Home) -> Option<i32> {
