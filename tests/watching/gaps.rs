@@ -1,12 +1,15 @@
 //! Directories that no watch can be set on, and those that it can be set on later.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
 
 use super::common::{
-    Daemon, Endpoint, Home, Settings, on_both_backends, skip, succeeds, wait_until, xml,
+    Daemon, Endpoint, Home, PATIENCE, Settings, on_both_backends, skip, succeeds, wait_health,
+    wait_until, xml,
 };
 use super::{
     add_project, coverage, home_with_projects, limit_descriptors, unprivileged, wait_for_watches,
@@ -17,6 +20,41 @@ on_both_backends!(
     an_unreadable_directory_is_listed_once_while_it_is_there,
     a_directory_below_an_unreadable_one_is_watched_when_that_is_readable,
 );
+
+const SOCKET: &str = "admin: { listen: \"unix:./admin.sock\" }";
+
+/// A connection to the admin server, which needs no more descriptors of the daemon.
+struct Metrics(BufReader<UnixStream>);
+
+impl Metrics {
+    fn of(home: &Home) -> Self {
+        let stream = UnixStream::connect(home.beside("admin.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut metrics = Self(BufReader::new(stream));
+        // The answer shows that the daemon accepted the connection.
+        metrics.read();
+        metrics
+    }
+
+    fn read(&mut self) -> String {
+        let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+        self.0.get_mut().write_all(request).unwrap();
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length: ") {
+                length = value.trim_end().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut text = vec![0; length];
+        self.0.read_exact(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+}
 
 /// Waits until the coverage in `status` is as wanted.
 fn wait_coverage(home: &Home, what: &str, wanted: impl Fn(&Value) -> bool) {
@@ -31,13 +69,20 @@ fn a_directory_that_appears_while_descriptors_are_short_is_watched_later(backend
     let endpoint = Endpoint::new();
     let settings = Settings::all_to(&endpoint)
         .watch(backend)
-        .repository("poll_interval: 200ms");
+        .repository("poll_interval: 200ms")
+        .top(SOCKET);
     let home = home_with_projects(&settings, 1);
     let daemon = home.start();
+    wait_health(&home, "/readyz", 200);
+    let mut metrics = Metrics::of(&home);
     // Every new descriptor is refused.
     limit_descriptors(&daemon, 3);
     fs::create_dir_all(home.at("hr/q/snapshots")).unwrap();
     daemon.wait_message("file events are incomplete", 1);
+    wait_until("directories that are not watched", || {
+        let is_covered = metrics.read().contains("uncovered_directories 0\n");
+        (!is_covered).then_some(())
+    });
     limit_descriptors(&daemon, 1_024);
     wait_for_watches(&home, 2 + 3 + 3);
     let found = coverage(&home);
@@ -55,9 +100,10 @@ fn mode(home: &Home, below: &str, mode: u32) {
 fn an_unreadable_directory_is_listed_once_while_it_is_there(backend: &str) {
     let test = "an_unreadable_directory_is_listed_once_while_it_is_there";
     let endpoint = Endpoint::new();
-    let settings = Settings::all_to(&endpoint).watch(backend);
+    let settings = Settings::all_to(&endpoint).watch(backend).top(SOCKET);
     let home = home_with_projects(&settings, 2);
-    for directory in ["sales/locked", "closed"] {
+    // Ignored by default, so it is no trouble that it is unreadable.
+    for directory in ["sales/locked", "closed", "lost+found"] {
         fs::create_dir_all(home.at(directory)).unwrap();
         mode(&home, directory, 0o000);
     }
@@ -86,6 +132,12 @@ fn an_unreadable_directory_is_listed_once_while_it_is_there(backend: &str) {
     let printed = home.command(&["status"]);
     assert!(printed.contains("3 directories not watched"), "{printed}");
     assert!(printed.contains("  closed: Permission denied"), "{printed}");
+    assert!(!printed.contains("lost+found"), "{printed}");
+    let metrics = Metrics::of(&home).read();
+    for metric in ["incomplete_files", "uncovered_directories"] {
+        let line = format!("project_webhooks_{metric} 3\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
     for place in places {
         fs::remove_dir(home.at(place)).unwrap();
     }
