@@ -1,6 +1,5 @@
 //! Answers the forms of the views: runs the action of the API, and shows the view again.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -25,11 +24,6 @@ pub(super) async fn own_forms(request: Request, next: Next) -> Response {
         return Failure::from(ApiError::new(StatusCode::FORBIDDEN, error)).into_response();
     }
     next.run(request).await
-}
-
-/// The fields of a form.
-pub(super) fn fields(body: &[u8]) -> BTreeMap<String, String> {
-    form_urlencoded::parse(body).into_owned().collect()
 }
 
 /// Redirects the browser to a view, so that reloading does not send the form again.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use maud::html;
 use serde::Deserialize;
 
-use super::actions::fields;
-use super::deliveries::{Chosen, given};
+use super::deliveries::Chosen;
+use super::filters::{Posted, confirmation, given};
 use super::parts::{deliveries, or_none, pairs, query};
 use super::shell::{Failure, Page, Section, page};
 use crate::admin::actions::{self, Bulk};
@@ -33,6 +33,7 @@ pub(super) async fn count(
     let filters = chosen.pairs();
     let back = format!("/deliveries?{}", query(&filters, &[]));
     let selected = filters.map(|(name, value)| (name, or_none(given(value).as_deref())));
+    let fields = [&[("action", action.as_str())], &filters[..]].concat();
     let content = html! {
         p { "This selects " strong { (deliveries(counted.matched)) } ":" }
         (pairs(&selected))
@@ -40,14 +41,7 @@ pub(super) async fn count(
             p { "Without a state, only dead deliveries are sent again." }
         }
         @if counted.matched > 0 {
-            form method="post" action="/deliveries/bulk" {
-                input type="hidden" name="action" value=(action);
-                input type="hidden" name="expected" value=(counted.matched);
-                @for (name, value) in &filters {
-                    input type="hidden" name=(name) value=(value);
-                }
-                button.main type="submit" { (verb) " " (counted.matched) }
-            }
+            (confirmation("/deliveries/bulk", verb, counted.matched, &fields))
         }
         p { a href=(back) { "Back" } }
     };
@@ -56,9 +50,10 @@ pub(super) async fn count(
 
 /// Changes the deliveries, if their number is still the one that was shown.
 pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Result<Page, Failure> {
-    let mut fields = fields(&body);
-    let mut field = |name: &str| fields.remove(name).unwrap_or_default();
-    let (action, expected) = (field("action"), field("expected"));
+    let mut posted = Posted::read(&body);
+    let expected = posted.expected()?;
+    let mut field = |name: &str| posted.take(name);
+    let action = field("action");
     let chosen = Chosen {
         webhook: field("webhook"),
         state: field("state"),
@@ -68,9 +63,6 @@ pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Res
         until: field("until"),
         cursor: String::new(),
     };
-    let expected: u64 = expected
-        .parse()
-        .map_err(|_| ApiError::invalid("the form has no number of deliveries"))?;
     let changed = change(&server, &action, bulk(&chosen, Some(expected))).await?;
     let back = format!("/deliveries?{}", query(&chosen.pairs(), &[]));
     let content = html! {

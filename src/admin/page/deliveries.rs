@@ -6,9 +6,10 @@ use axum::extract::{Query, State};
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::filters::{event_choice, given, project_and_times, select, webhook_names};
 use super::parts::{
-    button, duration, event_link, headers, next_page, or_none, pairs, query, segment, state, time,
-    time_or_none,
+    button, counted, duration, event_link, headers, next_page, or_none, pairs, query, segment,
+    state, time, time_or_none,
 };
 use super::shell::{Failure, Page, Section, page};
 use crate::admin::error::{Filters, Json, Named};
@@ -16,7 +17,6 @@ use crate::admin::pages::DeliveryPage;
 use crate::admin::reads::{self, DeliveryFilters};
 use crate::admin::routes::Server;
 use crate::domain::delivery::State as DeliveryState;
-use crate::domain::event::EventKind;
 use crate::operator::view::{AttemptView, DeliveryView, DeliveryWithAttempts};
 
 /// The filters of the form. A browser also sends empty fields.
@@ -30,12 +30,6 @@ pub(super) struct Chosen {
     pub(super) since: String,
     pub(super) until: String,
     pub(super) cursor: String,
-}
-
-/// Returns a filter, unless it is empty.
-pub(super) fn given(text: &str) -> Option<String> {
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
 }
 
 impl Chosen {
@@ -70,12 +64,7 @@ pub(super) async fn list(
     State(server): State<Arc<Server>>,
     Query(chosen): Query<Chosen>,
 ) -> Result<Page, Failure> {
-    let config = server.admin.sources.config();
-    let names: Vec<&str> = config
-        .webhooks
-        .iter()
-        .map(|webhook| webhook.name())
-        .collect();
+    let names = webhook_names(&server);
     let filters = Filters(chosen.filters());
     let Json(found) = reads::deliveries(State(Arc::clone(&server)), filters).await?;
     let content = html! {
@@ -85,52 +74,20 @@ pub(super) async fn list(
     Ok(page(Section::Deliveries, "Deliveries", &content))
 }
 
-/// Makes a list of choices. The first choice is empty.
-fn select(name: &str, label: &str, chosen: &str, choices: &[&str]) -> Markup {
-    // A link may choose a webhook that is no longer configured.
-    let is_known = chosen.is_empty() || choices.contains(&chosen);
-    html! {
-        label { (label)
-            select name=(name) {
-                option value="" { "all" }
-                @if !is_known { option selected { (chosen) } }
-                @for choice in choices {
-                    option value=(choice) selected[*choice == chosen] { (choice) }
-                }
-            }
-        }
-    }
-}
-
-/// Makes a text field.
-pub(super) fn field(name: &str, label: &str, chosen: &str, example: &str) -> Markup {
-    html! {
-        label { (label)
-            input name=(name) value=(chosen) placeholder=(example) autocomplete="off";
-        }
-    }
-}
-
-fn form(chosen: &Chosen, webhooks: &[&str]) -> Markup {
+fn form(chosen: &Chosen, webhooks: &[String]) -> Markup {
     let states = DeliveryState::ALL.map(DeliveryState::as_str);
     html! {
         form.filters role="search" aria-label="Filter deliveries" {
             (select("webhook", "Webhook", &chosen.webhook, webhooks))
             (select("state", "State", &chosen.state, &states))
             (event_choice(&chosen.event))
-            (field("project", "Project", &chosen.project, "organization/project"))
-            (field("since", "Since", &chosen.since, "2h, 7d or 2026-01-31"))
-            (field("until", "Until", &chosen.until, "1h or 2026-01-31 12:00"))
+            (project_and_times(
+                &chosen.project, ("Since", &chosen.since), ("Until", &chosen.until)
+            ))
             button.main type="submit" { "Filter" }
             a href="/deliveries" { "Clear" }
         }
     }
-}
-
-/// Makes the list of events.
-pub(super) fn event_choice(chosen: &str) -> Markup {
-    let events = EventKind::ALL.map(EventKind::as_str);
-    select("event", "Event", chosen, &events)
 }
 
 fn table(chosen: &Chosen, found: &DeliveryPage) -> Markup {
@@ -237,6 +194,9 @@ pub(super) fn in_full(found: &DeliveryWithAttempts) -> Markup {
         h2 { "Attempts" }
         @if log.is_empty() { p { "No attempt yet." } }
         @for attempt in log.iter().rev() { (self::attempt(attempt)) }
+        @if let Some(first) = log.first().filter(|first| first.number > 1) {
+            p { (counted(u64::from(first.number.saturating_sub(1)), "older attempt")) " not shown." }
+        }
     }
 }
 

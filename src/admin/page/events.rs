@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::deliveries::{event_choice, field, given};
+use super::filters::{event_choice, given, project_and_times};
 use super::parts::{event_link, next_page, or_none, pairs, segment, state, time};
 use super::shell::{Failure, Page, Section, page};
 use crate::admin::error::{Filters, Json, Named};
@@ -54,9 +54,9 @@ fn form(chosen: &Chosen) -> Markup {
     html! {
         form.filters role="search" aria-label="Filter events" {
             (event_choice(&chosen.event))
-            (field("project", "Project", &chosen.project, "organization/project"))
-            (field("since", "Since", &chosen.since, "2h, 7d or 2026-01-31"))
-            (field("until", "Until", &chosen.until, "1h or 2026-01-31 12:00"))
+            (project_and_times(
+                &chosen.project, ("Since", &chosen.since), ("Until", &chosen.until)
+            ))
             button.main type="submit" { "Filter" }
             a href="/events" { "Clear" }
         }

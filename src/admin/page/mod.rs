@@ -6,14 +6,15 @@
 //! changed by forms.
 //!
 //! Modules: `shell` is the HTML around each view. `overview`, `webhooks`, `deliveries`, `bulk`,
-//! `events`, `payload`, `replay` and `settings` are the views. `actions` answers forms. `parts` has
-//! elements that several views share.
+//! `events`, `payload`, `replay` and `settings` are the views. `actions` answers forms. `filters` and
+//! `parts` have elements that several views share.
 
 mod actions;
 mod bulk;
 mod charts;
 mod deliveries;
 mod events;
+mod filters;
 mod overview;
 mod parts;
 mod payload;

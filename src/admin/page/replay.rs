@@ -7,8 +7,7 @@ use bytes::Bytes;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::actions::fields;
-use super::deliveries::{field, given};
+use super::filters::{Choice, Posted, confirmation, given, project_and_times, webhook_names};
 use super::parts::{counted, or_none, pairs, query};
 use super::shell::{Failure, Page, Section, page};
 use crate::admin::actions::{self, ReplayOptions};
@@ -57,12 +56,7 @@ pub(super) async fn form(
     State(server): State<Arc<Server>>,
     Query(chosen): Query<Chosen>,
 ) -> Result<Page, Failure> {
-    let config = server.admin.sources.config();
-    let names: Vec<&str> = config
-        .webhooks
-        .iter()
-        .map(|webhook| webhook.name())
-        .collect();
+    let names = webhook_names(&server);
     let counted = match chosen.to.is_empty() {
         true => None,
         false => Some(replay(&server, chosen.options(None)).await?),
@@ -73,65 +67,54 @@ pub(super) async fn form(
             "ids. Without more filters, these are all events that the webhook subscribes to."
         }
         (inputs(&chosen, &names))
-        @if let Some(counted) = &counted { (confirmation(&chosen, counted.matched)) }
+        @if let Some(counted) = &counted { (selected(&chosen, counted.matched)) }
         p { a href="/events" { "Events" } }
     };
     Ok(page(Section::Events, TITLE, &content))
 }
 
-fn inputs(chosen: &Chosen, names: &[&str]) -> Markup {
+fn inputs(chosen: &Chosen, names: &[String]) -> Markup {
+    let webhook = Choice {
+        name: "to",
+        label: "Webhook",
+        empty: "choose one",
+        is_required: true,
+    };
     html! {
         form.filters aria-label="Select events to replay" {
-            label { "Webhook"
-                select name="to" required {
-                    option value="" { "choose one" }
-                    @for name in names {
-                        option value=(name) selected[*name == chosen.to] { (name) }
-                    }
-                }
-            }
-            (field("project", "Project", &chosen.project, "organization/project"))
-            (field("since", "From", &chosen.since, "2h, 7d or 2026-01-31"))
-            (field("until", "To", &chosen.until, "1h or 2026-01-31 12:00"))
+            (webhook.of(&chosen.to, names))
+            (project_and_times(&chosen.project, ("From", &chosen.since), ("To", &chosen.until)))
             button.main type="submit" { "Count" }
         }
     }
 }
 
-fn confirmation(chosen: &Chosen, matched: u64) -> Markup {
-    let selected = chosen
-        .pairs()
-        .map(|(name, value)| (name, or_none(given(value).as_deref())));
+/// Shows what the fields select, with the button that replays it.
+fn selected(chosen: &Chosen, matched: u64) -> Markup {
+    let fields = chosen.pairs();
+    let shown = fields.map(|(name, value)| (name, or_none(given(value).as_deref())));
     html! {
         div role="status" {
             p { "This selects " strong { (counted(matched, "event")) } ":" }
-            (pairs(&selected))
+            (pairs(&shown))
         }
         @if matched > 0 {
-            form method="post" action="/events/replay" {
-                input type="hidden" name="expected" value=(matched);
-                @for (name, value) in &chosen.pairs() {
-                    input type="hidden" name=(name) value=(value);
-                }
-                button.main type="submit" { "Replay " (matched) }
-            }
+            (confirmation("/events/replay", "Replay", matched, &fields))
         }
     }
 }
 
 /// Queues the events, if their number is still the one that was shown.
 pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Result<Page, Failure> {
-    let mut fields = fields(&body);
-    let mut field = |name: &str| fields.remove(name).unwrap_or_default();
+    let mut posted = Posted::read(&body);
+    let expected = posted.expected()?;
+    let mut field = |name: &str| posted.take(name);
     let chosen = Chosen {
         to: field("to"),
         project: field("project"),
         since: field("since"),
         until: field("until"),
     };
-    let expected: u64 = field("expected")
-        .parse()
-        .map_err(|_| ApiError::invalid("the form has no number of events"))?;
     let replayed = replay(&server, chosen.options(Some(expected))).await?;
     let queued = format!("/deliveries?{}", query(&[("webhook", &chosen.to)], &[]));
     let content = html! {
