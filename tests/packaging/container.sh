@@ -42,7 +42,8 @@ has_arrived() {
     pod logs receiver 2>/dev/null | grep -q "Project Import - Any"
 }
 
-start daemon --network none --volume "$directory/projects:/srv/projects:ro" \
+export ADMIN_TOKEN=0123456789abcdef0123456789abcdef
+start daemon --network none --env ADMIN_TOKEN --volume "$directory/projects:/srv/projects:ro" \
     --volume "$directory/config.yaml:/etc/project-webhooks/config.yaml:ro" \
     --volume state:/var/lib/project-webhooks "$image"
 start receiver --network container:daemon "$image" listen --port 9000
@@ -50,6 +51,12 @@ within_a_minute is_healthy
 mkdir -p "$directory/projects/sales/orders"
 printf '<schema name="Orders"/>\n' >"$directory/projects/sales/orders/project.xml"
 within_a_minute has_arrived
+# The page, at the published port.
+within() {
+    nsenter --net --target "$(pod inspect --format '{{.State.Pid}}' daemon)" "$@"
+}
+within curl --silent --fail --header "Authorization: Bearer $ADMIN_TOKEN" http://127.0.0.1:9417/deliveries |
+    grep --only-matching --max-count 1 'sales/orders'
 pod exec daemon /usr/bin/project-webhooks --version
 pod stop --time 20 daemon >/dev/null
 echo "exit status $(pod inspect --format '{{.State.ExitCode}}' daemon)"

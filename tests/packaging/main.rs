@@ -83,7 +83,12 @@ fn run(command: &mut Command) -> String {
 #[test]
 fn the_image_sends_a_callback_as_a_user_who_may_do_nothing_else() {
     const TEST: &str = "the_image_sends_a_callback_as_a_user_who_may_do_nothing_else";
-    let Some(program) = program(TEST, &["buildah", "podman", "crun", "unshare", "strip"]) else {
+    let Some(program) = program(
+        TEST,
+        &[
+            "buildah", "podman", "crun", "unshare", "nsenter", "curl", "strip",
+        ],
+    ) else {
         return;
     };
     if !rustix::process::geteuid().is_root() {
@@ -99,6 +104,10 @@ fn the_image_sends_a_callback_as_a_user_who_may_do_nothing_else() {
     assert!(mounts.contains("./compose/config.yaml:/etc/"), "{mounts}");
     let config = root().join("packaging/compose/config.yaml");
     fs::copy(config, directory.path().join("config.yaml")).unwrap();
+    let daemon = &compose["services"]["project-webhooks"];
+    assert_eq!(daemon["ports"].to_string(), r#"["127.0.0.1:9417:9417"]"#);
+    let token = daemon["environment"]["ADMIN_TOKEN"].to_string();
+    assert!(token.contains("${ADMIN_TOKEN:?"), "{token}");
     let receiver = &compose["services"]["receiver"];
     assert_eq!(
         receiver["command"].to_string(),
@@ -152,6 +161,7 @@ fn the_image_sends_a_callback_as_a_user_who_may_do_nothing_else() {
         .arg(image));
     assert!(printed.contains(env!("CARGO_PKG_VERSION")), "{printed}");
     assert!(printed.contains("exit status 0"), "{printed}");
+    assert!(printed.contains("sales/orders"), "{printed}");
 }
 
 #[test]
