@@ -276,8 +276,14 @@ impl Home {
 
 /// The answer of the admin server at a Unix socket: the status and the body.
 pub fn get(home: &Home, path: &str) -> Option<(u16, String)> {
+    get_with(home, path, "accept: */*")
+}
+
+/// The answer to a request with one more header.
+pub fn get_with(home: &Home, path: &str, header: &str) -> Option<(u16, String)> {
     let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 pub use daemon::Daemon;
 pub use disk::Disk;
 pub use endpoint::Endpoint;
-pub use home::{Home, Settings, Webhook, get, wait_health, xml};
+pub use home::{Home, Settings, Webhook, get, get_with, wait_health, xml};
 pub use postgres::{Postgres, Relay};
 
 /// Reports that a test cannot run on this machine; .ci/run counts these lines.

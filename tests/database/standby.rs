@@ -1,32 +1,14 @@
 //! The lease and the senders in `status`, on the page, in health, metrics and the line for systemd.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use super::common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
+use super::common::{Daemon, Endpoint, Home, Settings, get, get_with, wait_until, xml};
 use super::{server, store};
-
-/// A request to the admin socket: the status and the body.
-fn get(home: &Home, path: &str) -> Option<(u16, String)> {
-    get_with(home, path, "accept: text/plain")
-}
-
-/// A request with one more header.
-fn get_with(home: &Home, path: &str, header: &str) -> Option<(u16, String)> {
-    let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    let (_, body) = answer.split_once("\r\n\r\n")?;
-    Some((status, body.to_owned()))
-}
 
 /// A command whose lines for systemd arrive at the socket.
 fn notifying(home: &Home) -> (Command, UnixDatagram) {
@@ -161,7 +143,20 @@ fn metrics_and_health_report_a_database_that_is_away() {
         .top("admin: { listen: \"unix:./admin.sock\" }");
     let home = Home::new(&settings);
     let daemon = home.start();
+    home.write("sales/one/project.xml", &xml("one", "id-1", "first"));
+    endpoint.wait_for(2);
+    // Completions ask the database as well, and offer nothing while it is away.
+    let config = home.config();
+    let offered = |rest: &str| {
+        let line = format!("project-webhooks --config {} {rest}", config.display());
+        home.command(&["complete", "bash", &line])
+    };
+    // On a busy machine, an answer may come after the deadline of a completion.
+    wait_until("the project", || {
+        (offered("events --project sa") == "sales/one\n").then_some(())
+    });
     relay.close();
+    assert_eq!(offered("deliveries show "), "");
     wait_until("the figure", || {
         let (status, metrics) = get(&home, "/metrics")?;
         (status == 200 && metrics.contains("project_webhooks_database_reachable 0")).then_some(())

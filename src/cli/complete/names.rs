@@ -43,7 +43,7 @@ fn repositories(config: &Config) -> Vec<String> {
 }
 
 fn recorded(kind: Kind, config: &Config) -> Option<Vec<String>> {
-    let listings = Listings::open(&config.state_dir).ok()?;
+    let listings = Listings::of(config).ok()?;
     let names = match kind {
         Kind::Webhook => webhooks(config),
         Kind::Repository => repositories(config),
