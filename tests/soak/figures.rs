@@ -1,6 +1,7 @@
 //! The daemon's use of memory, descriptors, threads and disk, cycle by cycle.
 
 use std::fs;
+use std::io::Write as _;
 use std::time::Duration;
 
 use super::RECOVERY;
