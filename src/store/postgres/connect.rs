@@ -110,6 +110,15 @@ pub(super) fn config(settings: &Postgres) -> Result<Config, OpenError> {
     Ok(config)
 }
 
+/// Lets a daemon's connections plan each statement once.
+///
+/// Its statements find rows by keys, whose plans do not depend on the values. To plan one anew each time
+/// costs as much as to execute it (measured).
+pub(super) fn plan_once(config: &mut Config) {
+    let others = config.get_options().unwrap_or_default();
+    config.options(format!("-c plan_cache_mode=force_generic_plan {others}"));
+}
+
 /// Makes the pool for all but renewals. It connects when a connection is needed.
 pub(super) fn pool(
     settings: &Postgres,

@@ -52,7 +52,9 @@ impl Shared {
             let (mut session, repository) = self.session().await?;
             let sender = self.sender.id(&mut session).await?;
             let result = queue::finish(&mut session, repository, sender, &all, &self.key).await;
-            session.end(result).await
+            let result = session.end(result).await;
+            self.statistics.changed(all.len());
+            result
         }
         .await;
         for (_, reply) in group {

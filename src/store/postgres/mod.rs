@@ -22,6 +22,7 @@
 //! - `retention` removes old rows.
 //! - `client` connects the command line, with `listing`, `operations` and `replay`.
 //! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
+//! - `statistics` tells the server to analyze growing tables.
 //! - `changes` tells daemons of an operator's changes.
 //! - `transfer` reads and writes all rows, to move a state.
 
@@ -48,6 +49,7 @@ mod schema;
 mod sender;
 mod session;
 mod standby;
+mod statistics;
 mod transfer;
 mod webhooks;
 mod worker;
@@ -73,6 +75,7 @@ use self::record::Doubt;
 use self::sender::Sender;
 use self::session::{Session, statement};
 pub(super) use self::standby::PostgresStandby;
+use self::statistics::Statistics;
 pub(super) use self::transfer::PostgresSide;
 use self::worker::Worker;
 use super::contract::{Backend, Notice};
@@ -99,6 +102,7 @@ struct Shared {
     /// Whether this process has the lease, or else only sends.
     is_watching: bool,
     sender: Sender,
+    statistics: Statistics,
     key: FingerprintKey,
     notices: Notices,
     garbage: Mutex<Garbage>,
@@ -201,7 +205,8 @@ impl PostgresStore {
     }
 
     fn connect_for(settings: &Postgres, purpose: Purpose) -> Result<Self, OpenError> {
-        let config = connect::config(settings)?;
+        let mut config = connect::config(settings)?;
+        connect::plan_once(&mut config);
         let location = connect::location(&config);
         let worker = Worker::start().map_err(|source| OpenError::Io {
             what: "start a thread for",
@@ -242,6 +247,14 @@ impl PostgresStore {
             // A watching process reads the others when it renews the lease on the repository.
             let last_read = (!shared.is_watching).then(|| shared.last_read.clone());
             shared.sender.keep(pools, notices, last_read, stop).await;
+        });
+        let shared = Arc::clone(&self.shared);
+        let stop = self.stop.clone();
+        self.start_task(async move {
+            tokio::select! {
+                () = shared.statistics.keep(&shared.pool) => {}
+                () = stop.cancelled() => {}
+            }
         });
         let (notices, repository) = (self.shared.notices.clone(), self.shared.lease.repository);
         let stop = self.stop.clone();
@@ -355,8 +368,10 @@ async fn open(
         sender.id(&mut session).await.map_err(fault)?;
     }
     let last_read = LastRead::new(lease.fleet(&pool).await.map_err(fault)?);
+    let statistics = Statistics::read(&pool).await.map_err(fault)?;
     Ok(Shared {
         last_read,
+        statistics,
         pool,
         renewals,
         location,

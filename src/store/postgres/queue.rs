@@ -136,8 +136,7 @@ impl<'a> Finishing<'a> {
     async fn read(&self, session: &mut Session, lock: &'static str) -> Result<Results<'a>, Fault> {
         let repository = self.repository;
         let finished = self.finished.iter();
-        let ids: Vec<i64> = finished.clone().map(|one| one.delivery).collect();
-        let numbers: Vec<i64> = finished.map(|one| i64::from(one.attempt.number)).collect();
+        let ids: Vec<i64> = finished.map(|one| one.delivery).collect();
         let answers = session
             .begin(
                 "BEGIN",
@@ -145,12 +144,10 @@ impl<'a> Finishing<'a> {
                     statement!(lock, repository),
                     statement!(ENTRIES, repository, ids.clone(), self.sender),
                     statement!(
-                        "SELECT a.delivery, a.number FROM attempts a \
-                         JOIN unnest($2::bigint[], $3::bigint[]) AS n (d, n) \
-                         ON a.delivery = n.d AND a.number = n.n WHERE a.repository = $1",
+                        "SELECT delivery, number FROM attempts \
+                         WHERE repository = $1 AND delivery = ANY($2)",
                         repository,
-                        ids.clone(),
-                        numbers
+                        ids.clone()
                     ),
                     statement!(
                         "DELETE FROM claims WHERE repository = $1 AND sender = $2 \

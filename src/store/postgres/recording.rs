@@ -134,6 +134,10 @@ async fn commit(
         repetition,
     } = session.end(result).await?;
     shared.repetition.store(repetition, Ordering::Relaxed);
+    let n_events = committed.events.len();
+    shared
+        .statistics
+        .changed(batch.changes.len().saturating_add(n_events));
     Ok(committed)
 }
 
