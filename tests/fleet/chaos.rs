@@ -1,8 +1,9 @@
 //! Three daemons on one database and one repository, under random load, while one after another fails.
 //!
 //! The process that works is killed, stopped for longer than its lease, or cut off from the database; or
-//! the database crashes. Nothing is lost or invented, nothing has two ids or comes out of order, and
-//! another process takes over within twice the lease.
+//! the database crashes. One of two more processes, which only send, fails at the same time. Nothing is
+//! lost or invented, nothing has two ids or comes out of order, and another process takes over within
+//! twice the lease.
 //!
 //! `PROJECT_WEBHOOKS_FLEET_SECONDS=1200 cargo test --test fleet chaos -- --nocapture` runs for 20 minutes,
 //! with a failure every 20 seconds.
@@ -26,6 +27,12 @@ use crate::common::{Daemon, Endpoint, Home, Postgres, succeeds, wait_until, wait
 /// The length of a run in seconds, without `PROJECT_WEBHOOKS_FLEET_SECONDS`.
 const SECONDS: u64 = 45;
 
+/// The number of processes that watch or wait for that. The others only send.
+const WATCHING: usize = 3;
+
+/// The number of all processes.
+const ALL: usize = 5;
+
 /// The length of the lease.
 const LEASE: Duration = Duration::from_secs(3);
 
@@ -44,10 +51,11 @@ enum Failure {
 #[derive(Default)]
 struct Tally {
     failures: BTreeMap<Failure, u32>,
+    of_senders: BTreeMap<Failure, u32>,
     take_overs: Vec<Duration>,
 }
 
-/// Three processes with one repository, each with an address of its own.
+/// Processes with one repository, each with an address of its own.
 struct Fleet<'a> {
     server: &'a Postgres,
     database: &'a str,
@@ -59,6 +67,11 @@ struct Fleet<'a> {
 /// The address at which the process finds the database.
 fn address(process: usize) -> String {
     format!("10.77.0.{}", process + 1)
+}
+
+/// The arguments of `ip rule` that cut a process off from the database.
+fn cut(process: usize) -> String {
+    format!("pref 10 to {} blackhole", address(process))
 }
 
 fn ip(arguments: &str) {
@@ -99,6 +112,38 @@ impl<'a> Fleet<'a> {
         self.tally.take_overs.push(since.elapsed());
     }
 
+    /// Waits until the others have removed the lease of a sender with its claims.
+    fn wait_removal(&self, pid: u32) {
+        let sql = format!("SELECT count(*) FROM senders WHERE name LIKE 'process {pid} on %'");
+        wait_until("the others take the lanes over", || {
+            (self.server.sql(self.database, &sql) == "0").then_some(())
+        });
+    }
+
+    /// Fails the working process, or the database, and a process that only sends.
+    fn fail_both(&mut self, failure: Failure, of_sender: Failure) {
+        let n_failures: u32 = self.tally.of_senders.values().sum();
+        let process = WATCHING + n_failures as usize % (ALL - WATCHING);
+        *self.tally.of_senders.entry(of_sender).or_default() += 1;
+        let pid = self.daemon(process).pid();
+        match of_sender {
+            Failure::Killed => self.daemons[process].take().unwrap().kill(),
+            Failure::Stopped => self.daemon(process).signal(Signal::STOP),
+            Failure::Cut => ip(&format!("rule add {}", cut(process))),
+            Failure::DatabaseCrashed => {}
+        }
+        self.fail(failure);
+        if of_sender != Failure::DatabaseCrashed {
+            self.wait_removal(pid);
+        }
+        match of_sender {
+            Failure::Killed => self.launch(process),
+            Failure::Stopped => self.daemon(process).signal(Signal::CONT),
+            Failure::Cut => ip(&format!("rule del {}", cut(process))),
+            Failure::DatabaseCrashed => {}
+        }
+    }
+
     fn fail(&mut self, failure: Failure) {
         *self.tally.failures.entry(failure).or_default() += 1;
         let (epoch, process) = self.wait_holder();
@@ -115,7 +160,7 @@ impl<'a> Fleet<'a> {
                 self.daemon(process).signal(Signal::CONT);
             }
             Failure::Cut => {
-                let rule = format!("pref 10 to {} blackhole", address(process));
+                let rule = cut(process);
                 ip(&format!("rule add {rule}"));
                 self.wait_take_over(epoch, since);
                 // It tries to go on for some time.
@@ -139,7 +184,7 @@ impl<'a> Fleet<'a> {
 /// One home for each process. All have the repository of the first.
 fn homes(endpoint: &Endpoint, server: &Postgres, database: &str) -> Vec<Home> {
     let mut homes: Vec<Home> = Vec::new();
-    for process in 0..3 {
+    for process in 0..ALL {
         let connection = server.connection(database);
         let connection = connection.replace("127.0.0.1", &address(process));
         // No TLS: all addresses are this machine's. A wave of removals is not held.
@@ -148,7 +193,11 @@ fn homes(endpoint: &Endpoint, server: &Postgres, database: &str) -> Vec<Home> {
             &connection,
             &format!("{}s, tls: off", LEASE.as_secs()),
         );
-        let home = Home::new(&settings.repository("mass_delete_after: 0s"));
+        let settings = settings.repository("mass_delete_after: 0s");
+        let home = Home::new(&match process < WATCHING {
+            true => settings,
+            false => settings.top("roles: [deliver]"),
+        });
         let config = fs::read_to_string(home.config()).unwrap();
         let root = homes.first().unwrap_or(&home).at("");
         let config = config.replace("./repository", &root.display().to_string());
@@ -175,10 +224,10 @@ fn failures_of_processes_and_the_database_lose_and_invent_nothing() {
     // Rules of addresses can only cut what is not decided by the table of local addresses before.
     ip("rule add pref 100 lookup local");
     ip("rule del pref 0");
-    for process in 0..3 {
+    for process in 0..ALL {
         ip(&format!("addr add {}/32 dev lo", address(process)));
     }
-    server.listen_on(&(0..3).map(address).collect::<Vec<_>>());
+    server.listen_on(&(0..ALL).map(address).collect::<Vec<_>>());
     let database = server.database();
     let arrived = Arrived::default();
     let (kept, n_requests) = (arrived.clone(), AtomicU64::new(0));
@@ -201,10 +250,10 @@ fn failures_of_processes_and_the_database_lose_and_invent_nothing() {
         server: &server,
         database: &database,
         homes: &homes,
-        daemons: vec![None, None, None],
+        daemons: (0..ALL).map(|_| None).collect(),
         tally: Tally::default(),
     };
-    for process in 0..3 {
+    for process in 0..ALL {
         fleet.launch(process);
         if process == 0 {
             // It makes the tables.
@@ -218,6 +267,9 @@ fn failures_of_processes_and_the_database_lose_and_invent_nothing() {
         let writer = scope.spawn(|| load::write(&homes[0], "p", &arrived, &mut writers, &stop));
         let end = Stop(&stop);
         let mut next: Vec<Failure> = Vec::new();
+        let mut of_senders = [Failure::Stopped, Failure::Killed, Failure::Cut]
+            .into_iter()
+            .cycle();
         while begun.elapsed() < Duration::from_secs(seconds) {
             let since = Instant::now();
             if next.is_empty() {
@@ -226,7 +278,7 @@ fn failures_of_processes_and_the_database_lose_and_invent_nothing() {
                 rng.shuffle(&mut next);
             }
             let failure = next.pop().unwrap();
-            fleet.fail(failure);
+            fleet.fail_both(failure, of_senders.next().unwrap());
             let (passed, n) = (begun.elapsed().as_secs(), endpoint.n_all());
             let last = fleet.tally.take_overs.last();
             println!("chaos: {passed} s, {failure:?}, {n} callbacks, last take-over {last:?}");
@@ -255,9 +307,10 @@ fn failures_of_processes_and_the_database_lose_and_invent_nothing() {
     assert_eq!(daemon.events(), [""; 0]);
     let longest = tally.take_overs.iter().max().copied().unwrap_or_default();
     println!(
-        "chaos: {:?}, {} take-overs in at most {longest:?}, {} events, {} callbacks, 0 lost, \
-         0 invented, 0 under two ids, 0 out of order",
+        "chaos: {:?}, of senders {:?}, {} take-overs in at most {longest:?}, {} events, {} callbacks, \
+         0 lost, 0 invented, 0 under two ids, 0 out of order",
         tally.failures,
+        tally.of_senders,
         tally.take_overs.len(),
         written.all().count(),
         endpoint.n(),
