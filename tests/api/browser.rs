@@ -61,6 +61,17 @@ impl Page {
             .devtools("Emulation.setScriptExecutionDisabled", &parameters);
     }
 
+    /// Presses a key, with its code and its text if it has one.
+    fn press(&self, key: &str, code: u32, text: &str) {
+        for kind in ["keyDown", "keyUp"] {
+            let text = if kind == "keyDown" { text } else { "" };
+            let event = json!({
+                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text
+            });
+            self.browser.devtools("Input.dispatchKeyEvent", &event);
+        }
+    }
+
     fn colors(&self, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.browser.devtools(
@@ -146,6 +157,7 @@ fn a_browser_shows_follows_and_acts() {
     let delivery = see_a_callback_fail(&page);
     redeliver(&page, &is_fixed, &delivery);
     switch_off(&page, &home);
+    work_by_keyboard(&page);
     home.write(
         "sales/broken/project.xml",
         "<schema name=\"Broken\">\n  <cube\n",
@@ -207,6 +219,33 @@ fn switch_off(page: &Page, home: &Home) {
     wait_until("the webhook to be on", || {
         (!page.browser.text().contains("Switched off")).then_some(())
     });
+}
+
+/// The first key leads to the link that skips the navigation, and the next one to the content.
+fn work_by_keyboard(page: &Page) {
+    const ENTER: &str = "\u{e007}";
+    let focused = |what: &str| {
+        page.browser
+            .run(&format!("return document.activeElement.{what}"))
+    };
+    page.open("/webhooks");
+    page.press("Tab", 9, "");
+    assert_eq!(focused("className"), json!("skip"));
+    page.press("Enter", 13, "\r");
+    wait_until("the content", || {
+        (focused("id") == json!("main")).then_some(())
+    });
+    // The first button of the content sends a test.
+    wait_until("the button", || {
+        page.press("Tab", 9, "");
+        (focused("tagName") == json!("BUTTON")).then_some(())
+    });
+    page.press("Enter", 13, "\r");
+    page.browser.wait_text("Test request");
+    page.open("/deliveries");
+    page.browser.type_into("input[name='project']", "nothing");
+    page.browser.type_into("input[name='project']", ENTER);
+    page.browser.wait_text("No deliveries.");
 }
 
 /// Every view is usable by keyboard and screen reader, in light and dark, and fits a phone.

@@ -1,10 +1,13 @@
 //! The page, as a browser without JavaScript gets it.
 
+use http::StatusCode;
+use http::header::{HeaderValue, LOCATION};
+use project_webhooks::receiver::Reply;
 use serde_json::Value;
 
-use super::client::{Answer, Server, TOKEN, bearer};
-use super::common::{Endpoint, wait_until, xml};
-use super::{refusing, three_projects, with_api};
+use super::client::{Answer, Server, TOKEN, bearer, free_address};
+use super::common::{Endpoint, Home, Webhook, wait_until, xml};
+use super::{admin, refusing, settings, three_projects, with_api};
 
 /// The maximum total size of the files of the page and its first view, in bytes.
 const SIZE_MAX: usize = 150_000;
@@ -34,47 +37,210 @@ fn first(server: &Server, path: &str) -> String {
         .to_owned()
 }
 
+/// A home with markup in every field that a file or a receiver fills, and secrets in the settings.
+fn hostile(good: &Endpoint, bad: &Endpoint, moved: &Endpoint) -> (Home, Server) {
+    let address = free_address();
+    let mut settings = settings(good, bad, &admin(address));
+    settings.username = "[\"annotation:author\"]";
+    settings.webhooks.push(
+        Webhook::new("moved", &format!("{}?token=hush", moved.url()))
+            .schedule("[0s, 1h]")
+            .events("[project-publish]")
+            .with("headers: { X-Key: hush-header }")
+            .with("auth: { basic: { username: hush-user, password: hush-password } }")
+            .with("secret: hush-secret"),
+    );
+    let home = Home::new(&settings);
+    (home, Server::Tcp(address))
+}
+
+/// An endpoint that sends clients elsewhere.
+fn moving() -> Endpoint {
+    Endpoint::answering(|_| {
+        let mut reply = Reply::status(StatusCode::FOUND);
+        let location = HeaderValue::from_static("/<script>alert('location')?token=hush");
+        reply.headers.insert(LOCATION, location);
+        reply
+    })
+}
+
+/// Writes a published project with markup in its organization, version, id and author.
+fn publish_markup(home: &Home, server: &Server) {
+    let content = "<schema xmlns=\"http://www.atscale.com/xsd/project_2_0\" name=\"P\"><annotations>\
+        <annotation name=\"engineId\">&lt;script>id</annotation>\
+        <annotation name=\"author\">&lt;script>author</annotation></annotations></schema>";
+    home.write("<script>org/p/project.xml", content);
+    home.write("<script>org/p/published/<script>tag/project.xml", content);
+    wait_until("the attempt of the redirected delivery", || {
+        let pending = server.json("/api/v1/deliveries?webhook=moved&state=pending");
+        (pending["items"][0]["attempts"] == 1).then_some(())
+    });
+}
+
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    text.replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// The views, and the parts that each has to show.
+fn views(server: &Server) -> Vec<(String, Vec<String>)> {
+    let event = first(
+        server,
+        "/api/v1/events?event=project-import-any&project=%3Cb%3Eproject1",
+    );
+    let publish = first(server, "/api/v1/events?event=project-publish");
+    let dead = first(server, "/api/v1/deliveries?state=dead");
+    let moved = first(server, "/api/v1/deliveries?webhook=moved");
+    let status = server.json("/api/v1/status");
+    let ignored = &status["incomplete"][0];
+    let (line, reason) = (&ignored["line"], ignored["reason"].as_str().unwrap());
+    let redirected = "the answer was 302 Found; redirects are not followed \
+                      (to /%3Cscript%3Ealert('location'))";
+    let row = "moved</a></td><td><span class=\"state good\">on</span></td><td>1</td><td><time";
+    let table: &[(&str, &[&str])] = &[
+        (
+            "/",
+            &[
+                "bad/ &lt;b&gt;",
+                "3 deliveries to bad/ &lt;b&gt; failed for good.",
+                "Fix the cause, then redeliver the <a href=\"/deliveries?webhook=bad%2F%20%3Cb%3E&amp;state=dead\">",
+                "1 file ignored: incomplete, invalid or unreadable.",
+                "See the <a href=\"/files\">",
+                "Attempts per minute in the last hour: ",
+                "<rect class=\"good\"",
+                "<rect class=\"bad\"",
+                "Time from change to callback in the last hour, at most ",
+                "<rect class=\"wait\"",
+                row,
+                redirected,
+            ],
+        ),
+        (
+            "/webhooks",
+            &[
+                "Webhook bad/ &lt;b&gt;",
+                "<strong>Last error</strong> <time",
+                redirected,
+                "<dt>Oldest pending</dt><dd><time",
+                "<dt>Next attempt</dt><dd><time",
+                "?token=…",
+            ],
+        ),
+        (
+            "/deliveries",
+            &["sales/&lt;b&gt;project", "&lt;script&gt;org/p"],
+        ),
+        (
+            "/deliveries?project=%3Cb%3Eproject1",
+            &["sales/&lt;b&gt;project1"],
+        ),
+        (
+            "/deliveries?event=project-publish&since=1h",
+            &["&lt;script&gt;org/p", ">moved</td>"],
+        ),
+        ("/deliveries?until=1h", &["No deliveries."]),
+        (&format!("/deliveries/{dead}"), &["&lt;script&gt;alert(1)"]),
+        (
+            &format!("/deliveries/{moved}"),
+            &[
+                redirected,
+                "Attempt 1: ",
+                ", took ",
+                "<summary>Request headers</summary>",
+                "<dt>webhook-id</dt>",
+                "<dt>webhook-event</dt><dd>project-publish</dd>",
+            ],
+        ),
+        (
+            "/events",
+            &["sales/&lt;b&gt;project", "&lt;script&gt;org/p"],
+        ),
+        (
+            "/events?event=project-publish&since=1h",
+            &["<td>Project Publish</td>"],
+        ),
+        ("/events?until=1h", &["No events."]),
+        (
+            &format!("/events/{event}"),
+            &[
+                "&lt;script&gt;alert(",
+                "<dt>Because</dt><dd>a definition appeared",
+                "<dt>Before</dt><dd>nothing</dd>",
+                "<dt>After</dt><dd><code>sales/&lt;b&gt;project1/project.xml</code>",
+                "<dt>Who</dt>",
+                "it does not subscribe to Project Import - Any",
+            ],
+        ),
+        (
+            &format!("/events/{publish}"),
+            &[
+                "Project Publish of &lt;script&gt;org/p",
+                "<dt>versionTag</dt><dd>&lt;script&gt;tag</dd>",
+                "<dt>projectId</dt><dd>&lt;script&gt;id</dd>",
+                "<dt>username</dt><dd>&lt;script&gt;author</dd>",
+                "<dt>organizationName</dt><dd>&lt;script&gt;org</dd>",
+                "<dt>Username from</dt>",
+                "it does not subscribe to Project Publish",
+            ],
+        ),
+        (
+            &format!("/events/{event}/payload"),
+            &["&amp;lt;script&gt;alert("],
+        ),
+        (
+            "/deliveries/bulk?action=redeliver&project=%3Cb%3Eproject1",
+            &["&lt;b&gt;project1"],
+        ),
+        (
+            "/files",
+            &[
+                "sales/&lt;i&gt;broken/project.xml",
+                &format!("<td>{line}</td>"),
+                &escaped(reason),
+            ],
+        ),
+        (
+            "/settings",
+            &[
+                "Webhook bad/ &lt;b&gt;",
+                "<dt>headers</dt><dd>x-key</dd>",
+                "<dt>auth</dt><dd>basic</dd>",
+                "<dt>secret</dt><dd>1</dd>",
+                "<dt>admin.token</dt><dd>set</dd>",
+                "?token=…",
+            ],
+        ),
+        ("/%3Cscript%3Ealert", &["There is no page at this address"]),
+        (
+            "/deliveries?webhook=%3Cscript%3Ealert",
+            &["&lt;script&gt;alert"],
+        ),
+        ("/events?since=%3Cscript%3Ealert", &["since must be"]),
+    ];
+    let owned = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect();
+    let views = table
+        .iter()
+        .map(|(path, parts)| ((*path).to_owned(), owned(parts)));
+    views.collect()
+}
+
 #[test]
 fn every_view_shows_text_of_strangers_as_text() {
-    let (good, bad) = (Endpoint::new(), refusing());
-    let (home, server) = with_api(&good, &bad);
+    let (good, bad, moved) = (Endpoint::new(), refusing(), moving());
+    let (home, server) = hostile(&good, &bad, &moved);
     let _daemon = home.start();
     three_projects(&home, &server);
+    publish_markup(&home, &server);
     home.write("sales/<i>broken/project.xml", "<schema name='<img src=x>'");
     wait_until("the ignored file", || {
         let status = server.json("/api/v1/status");
         (!status["incomplete"].as_array().unwrap().is_empty()).then_some(())
     });
-    let event = first(&server, "/api/v1/events?event=project-import-any");
-    let dead = first(&server, "/api/v1/deliveries?state=dead");
-    let bulk = "/deliveries/bulk?action=redeliver&project=%3Cb%3Eproject1";
-    for (path, expected) in [
-        ("/", "bad/ &lt;b&gt;"),
-        ("/webhooks", "Webhook bad/ &lt;b&gt;"),
-        ("/deliveries", "sales/&lt;b&gt;project"),
-        (
-            "/deliveries?project=%3Cb%3Eproject1",
-            "sales/&lt;b&gt;project1",
-        ),
-        (&format!("/deliveries/{dead}"), "&lt;script&gt;alert(1)"),
-        ("/events", "sales/&lt;b&gt;project"),
-        (&format!("/events/{event}"), "&lt;script&gt;alert("),
-        (
-            &format!("/events/{event}/payload"),
-            "&amp;lt;script&gt;alert(",
-        ),
-        (bulk, "&lt;b&gt;project1"),
-        ("/files", "sales/&lt;i&gt;broken/project.xml"),
-        ("/settings", "Webhook bad/ &lt;b&gt;"),
-        ("/%3Cscript%3Ealert", "There is no page at this address"),
-        (
-            "/deliveries?webhook=%3Cscript%3Ealert",
-            "&lt;script&gt;alert",
-        ),
-        ("/events?since=%3Cscript%3Ealert", "since must be"),
-    ] {
-        let answer = view(&server, path);
-        assert!(answer.body.contains(expected), "{path}: {answer:?}");
+    for (path, expected) in views(&server) {
+        let answer = view(&server, &path);
+        for part in expected {
+            assert!(answer.body.contains(&part), "{path}: {part}: {answer:?}");
+        }
         let content_type = answer.header("content-type").unwrap();
         assert!(content_type.starts_with("text/html"), "{path}");
         let policy = answer.header("content-security-policy").unwrap();
@@ -100,7 +266,9 @@ fn every_view_shows_text_of_strangers_as_text() {
         }
         assert!(!body.contains("http://") || path != "/", "{path}: {body}");
         // The token and secrets are never part of a view.
-        assert!(!body.contains(TOKEN), "{path}");
+        for secret in [TOKEN, "hush"] {
+            assert!(!body.contains(secret), "{path}: {secret}: {body}");
+        }
     }
 }
 

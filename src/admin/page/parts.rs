@@ -1,7 +1,7 @@
 //! The parts that several views share: times, states, links, headers and buttons.
 
 use jiff::Timestamp;
-use maud::{Markup, html};
+use maud::{Markup, Render, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::report::SHOWN_MAX;
@@ -67,7 +67,7 @@ pub(super) fn button(action: &str, label: &str, about: &str) -> Markup {
 }
 
 /// Shows names and values.
-pub(super) fn pairs(pairs: &[(&str, Markup)]) -> Markup {
+pub(super) fn pairs(pairs: &[(impl Render, Markup)]) -> Markup {
     html! {
         dl {
             @for (name, value) in pairs {

@@ -4,15 +4,20 @@
 //! secrets only by their number, and URLs only as in errors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue};
 use bytesize::ByteSize;
 use maud::{Markup, html};
 
 use super::parts::{or_none, pairs};
 use super::shell::{Page, Section, page};
 use crate::admin::routes::Server;
-use crate::config::{Config, Repository, Webhook, duration_text, rate_text};
+use crate::config::{
+    AdminServer, Auth, BodyFormat, Config, Postgres, Repository, Tls, Webhook, duration_text,
+    rate_text, shown_url,
+};
 use crate::domain::parameters::UsernameSource;
 
 pub(super) async fn view(State(server): State<Arc<Server>>) -> Page {
@@ -28,42 +33,45 @@ pub(super) fn all(config: &Config) -> Markup {
         }
         @if config.repositories.is_empty() {
             section.card aria-label="Repository" {
-                h2 { "Repository" } (repository(&config.repository))
+                h2 { "Repository" } (pairs(&repository(&config.repository)))
             }
         }
         @for one in &config.repositories {
             section.card aria-label={ "Repository " (one.name()) } {
-                h2 { "Repository " (one.name()) } (repository(one))
+                h2 { "Repository " (one.name()) } (pairs(&repository(one)))
             }
         }
-        section.card aria-label="Daemon" { h2 { "Daemon" } (daemon(config)) }
+        section.card aria-label="Daemon" { h2 { "Daemon" } (pairs(&daemon(config))) }
         @for webhook in &config.webhooks {
             section.card aria-label={ "Webhook " (webhook.name()) } {
                 h2 { "Webhook " (webhook.name()) }
-                (self::webhook(webhook))
+                (pairs(&self::webhook(webhook)))
             }
         }
     }
 }
 
-fn repository(repository: &Repository) -> Markup {
+/// The names of settings with their values.
+type Rows = Vec<(String, Markup)>;
+
+fn rows<const N: usize>(rows: [(&str, Markup); N]) -> Rows {
+    rows.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+fn repository(repository: &Repository) -> Rows {
     let templates = &repository.templates;
-    pairs(&[
-        ("repository.path", html! { (repository.path.display()) }),
+    rows([
+        ("path", html! { (repository.path.display()) }),
+        ("name", or_none(repository.name.as_deref())),
         ("layout.project", list(&templates.project)),
         ("layout.published", list(&templates.published)),
         ("layout.snapshot", list(&templates.snapshot)),
-        ("settle", html! { (duration_text(repository.settle)) }),
-        (
-            "mass_delete_after",
-            html! { (duration_text(repository.mass_delete_after)) },
-        ),
-        ("rescan", html! { (duration_text(repository.rescan)) }),
+        ("ignore", list(repository.layout.ignored().globs())),
+        ("settle", duration(repository.settle)),
+        ("mass_delete_after", duration(repository.mass_delete_after)),
+        ("rescan", duration(repository.rescan)),
         ("watch", html! { (repository.watch.as_str()) }),
-        (
-            "poll_interval",
-            html! { (duration_text(repository.poll_interval)) },
-        ),
+        ("poll_interval", duration(repository.poll_interval)),
         (
             "max_file_size",
             html! { (ByteSize(repository.max_file_size)) },
@@ -72,108 +80,172 @@ fn repository(repository: &Repository) -> Markup {
             "on_first_start",
             html! { (repository.on_first_start.as_str()) },
         ),
-        ("ignore", list(repository.layout.ignored().globs())),
     ])
 }
 
-fn daemon(config: &Config) -> Markup {
-    let organizations = config.naming.organizations.iter();
-    let organizations: Vec<String> = organizations
-        .map(|(directory, organization)| {
-            format!("{directory}: {} ({})", organization.name, organization.id)
-        })
-        .collect();
+fn daemon(config: &Config) -> Rows {
     let sources: Vec<String> = config.naming.username.iter().map(source).collect();
     let retention = &config.retention;
-    let pending = retention
-        .pending
-        .map_or_else(|| "none".to_owned(), duration_text);
+    let pending = retention.pending.map(duration_text);
     let size = retention
         .max_state_size
         .map(|size| ByteSize(size).to_string());
-    let admin = config.admin.as_ref();
-    let hosts = admin
-        .map(|admin| admin.hosts.as_slice())
-        .unwrap_or_default();
-    pairs(&[
-        ("state_dir", html! { (config.state_dir.display()) }),
+    let roles = [
+        ("watch", config.roles.watch),
+        ("deliver", config.roles.deliver),
+    ];
+    let otlp = config.otlp.as_ref();
+    let endpoint = otlp.map(|otlp| shown_url(&otlp.endpoint));
+    let headers = otlp.map_or(&[][..], |otlp| &otlp.headers);
+    let mut rows = rows([("state_dir", html! { (config.state_dir.display()) })]);
+    rows.extend(store(config.store.as_ref()));
+    rows.extend(self::rows([("roles", list(&given(roles)))]));
+    rows.extend(organizations(config));
+    rows.extend(self::rows([
         ("username", list(&sources)),
-        ("organizations", list(&organizations)),
-        (
-            "retention.delivered",
-            html! { (duration_text(retention.delivered)) },
-        ),
-        ("retention.dead", html! { (duration_text(retention.dead)) }),
-        ("retention.pending", html! { (pending) }),
+        ("network.allow", list(&config.network.allow)),
+        ("network.deny", list(&config.network.deny)),
+        ("retention.delivered", duration(retention.delivered)),
+        ("retention.dead", duration(retention.dead)),
+        ("retention.pending", or_none(pending.as_deref())),
         (
             "retention.max_state_size",
             html! { (size.as_deref().unwrap_or("nine tenths of the disk")) },
         ),
-        ("network.allow", list(&config.network.allow)),
-        ("network.deny", list(&config.network.deny)),
-        (
-            "admin.listen",
-            html! { @if let Some(admin) = admin { (admin.listen) } },
-        ),
-        ("admin.hosts", list(hosts)),
-        (
-            "admin.token",
-            html! {
-                (if admin.is_some_and(|admin| admin.token.is_some()) { "set" } else { "none" })
-            },
-        ),
+    ]));
+    rows.extend(admin(config.admin.as_ref()));
+    rows.extend(self::rows([
+        ("otlp.endpoint", or_none(endpoint.as_deref())),
+        ("otlp.headers", names(headers)),
         (
             "log.level",
             html! { (config.log.level.as_str().to_lowercase()) },
         ),
+        ("log.format", html! { (config.log.format.as_str()) }),
+    ]));
+    rows
+}
+
+fn store(postgres: Option<&Postgres>) -> Rows {
+    let Some(postgres) = postgres else {
+        return rows([("store", html! { "sqlite" })]);
+    };
+    rows([
+        ("store.postgres", html! { (postgres.connection) }),
+        ("store.password", set(postgres.password.is_some())),
+        (
+            "store.tls",
+            html! { (if postgres.tls { "require" } else { "off" }) },
+        ),
+        ("store.lease", duration(postgres.lease)),
     ])
 }
 
-fn webhook(webhook: &Webhook) -> Markup {
+fn organizations(config: &Config) -> Rows {
+    let organizations = config.naming.organizations.iter();
+    let rows = organizations.flat_map(|(directory, organization)| {
+        let row = |key, value: &str| {
+            (
+                format!("organizations.{directory}.{key}"),
+                html! { (value) },
+            )
+        };
+        [row("name", &organization.name), row("id", &organization.id)]
+    });
+    rows.collect()
+}
+
+fn admin(admin: Option<&AdminServer>) -> Rows {
+    let Some(admin) = admin else {
+        return rows([("admin.listen", or_none(None))]);
+    };
+    rows([
+        ("admin.listen", html! { (admin.listen) }),
+        ("admin.mode", html! { (format!("{:04o}", admin.mode)) }),
+        ("admin.hosts", list(&admin.hosts)),
+        ("admin.token", set(admin.token.is_some())),
+    ])
+}
+
+fn webhook(webhook: &Webhook) -> Rows {
     let events = webhook.subscription.events.iter();
     let events: Vec<&str> = events.map(|event| event.as_str()).collect();
-    let when = webhook.globs.when.iter();
-    let when: Vec<String> = when
-        .map(|(parameter, globs)| format!("{}: {}", parameter.as_str(), globs.join(", ")))
-        .collect();
-    let headers: Vec<&str> = webhook
-        .headers
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let repositories = webhook.subscription.repositories.iter().flatten();
+    let repositories: Vec<&String> = repositories.collect();
     let schedule = webhook.schedule.iter().copied();
     let schedule: Vec<String> = schedule.map(duration_text).collect();
-    let tls = &webhook.tls;
-    let tls: Vec<&str> = [
-        ("ca", !tls.ca.is_empty()),
-        ("ca_only", tls.ca_only),
-        ("client_cert", tls.identity.is_some()),
-    ]
-    .into_iter()
-    .filter_map(|(name, is_set)| is_set.then_some(name))
-    .collect();
-    let auth = webhook.auth.scheme.as_ref().map(|auth| auth.as_str());
     let rate = webhook.rate.map(rate_text);
-    pairs(&[
+    let mut rows = rows([
         ("url", html! { (webhook.url.shown()) }),
-        ("format", html! { (webhook.format.as_str()) }),
         ("events", list(&events)),
         ("projects", list(&webhook.globs.projects)),
-        ("when", list(&when)),
-        ("headers", list(&headers)),
-        ("auth", or_none(auth)),
+        ("repositories", list(&repositories)),
+    ]);
+    let when = webhook.globs.when.iter();
+    rows.extend(
+        when.map(|(parameter, globs)| (format!("when.{}", parameter.as_str()), list(globs))),
+    );
+    rows.extend(self::rows([(
+        "format",
+        html! { (webhook.format.as_str()) },
+    )]));
+    if let BodyFormat::Template(template) = &webhook.format {
+        rows.extend(self::rows([
+            ("template.content_type", html! { (template.content_type()) }),
+            ("template.body", html! { (template.source()) }),
+        ]));
+    }
+    rows.extend(self::rows([
+        ("headers", names(&webhook.headers)),
         ("secret", html! { (webhook.secrets.len()) }),
-        ("timeout", html! { (duration_text(webhook.timeout)) }),
-        (
-            "connect_timeout",
-            html! { (duration_text(webhook.connect_timeout)) },
-        ),
+        ("signed_headers", html! { (webhook.signed_headers) }),
+    ]));
+    rows.extend(auth(webhook.auth.scheme.as_ref()));
+    rows.extend(self::rows([
+        ("timeout", duration(webhook.timeout)),
+        ("connect_timeout", duration(webhook.connect_timeout)),
         ("retry.schedule", list(&schedule)),
         ("concurrency", html! { (webhook.concurrency) }),
         ("rate", or_none(rate.as_deref())),
-        ("tls", list(&tls)),
-        ("enabled", html! { (webhook.enabled) }),
+    ]));
+    rows.extend(tls(&webhook.tls));
+    rows.extend(self::rows([("enabled", html! { (webhook.enabled) })]));
+    rows
+}
+
+fn auth(scheme: Option<&Auth>) -> Rows {
+    let mut rows = rows([("auth", or_none(scheme.map(Auth::as_str)))]);
+    if let Some(Auth::OAuth2(oauth2)) = scheme {
+        rows.extend(self::rows([
+            (
+                "auth.oauth2.token_url",
+                html! { (shown_url(&oauth2.token_url)) },
+            ),
+            ("auth.oauth2.scope", or_none(oauth2.scope.as_deref())),
+        ]));
+    }
+    rows
+}
+
+fn tls(tls: &Tls) -> Rows {
+    let identity = tls.identity.as_ref();
+    rows([
+        ("tls.ca", certificates(tls.ca.len())),
+        ("tls.ca_only", html! { (tls.ca_only) }),
+        (
+            "tls.client_cert",
+            certificates(identity.map_or(0, |identity| identity.chain.len())),
+        ),
+        ("tls.client_key", set(identity.is_some())),
     ])
+}
+
+fn certificates(n: usize) -> Markup {
+    match n {
+        0 => or_none(None),
+        1 => html! { "1 certificate" },
+        n => html! { (n) " certificates" },
+    }
 }
 
 fn source(source: &UsernameSource) -> String {
@@ -188,4 +260,98 @@ fn list<T: std::fmt::Display>(items: &[T]) -> Markup {
     let items: Vec<String> = items.iter().map(T::to_string).collect();
     let joined = items.join(", ");
     or_none((!items.is_empty()).then_some(joined.as_str()))
+}
+
+fn duration(duration: Duration) -> Markup {
+    html! { (duration_text(duration)) }
+}
+
+/// Shows the names of headers, without their values.
+fn names(headers: &[(HeaderName, HeaderValue)]) -> Markup {
+    let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+    list(&names)
+}
+
+/// Shows whether a value is set, without the value.
+fn set(is_set: bool) -> Markup {
+    or_none(is_set.then_some("set"))
+}
+
+/// Returns the words whose switch is on.
+fn given<const N: usize>(words: [(&'static str, bool); N]) -> Vec<&'static str> {
+    let given = words.into_iter().filter(|(_, is_on)| *is_on);
+    given.map(|(word, _)| word).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::settings::{SETTINGS, ValueType};
+    use crate::config::{WithoutSecrets, load_str};
+
+    /// The views of sample configurations that have every setting.
+    fn shown() -> String {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs/valid");
+        let views = ["every_setting.yaml", "several_repositories.yaml"].map(|name| {
+            let path = directory.join(name);
+            let text = std::fs::read(&path).unwrap();
+            let loaded = load_str(&text, &path, &WithoutSecrets);
+            all(&loaded.unwrap().config).into_string()
+        });
+        views.concat()
+    }
+
+    #[test]
+    fn every_setting_that_is_not_a_secret_is_shown() {
+        let shown = shown();
+        let names: BTreeSet<&str> = shown
+            .split("<dt>")
+            .filter_map(|rest| Some(rest.split_once("</dt>")?.0))
+            .collect();
+        for setting in SETTINGS {
+            if matches!(setting.value, ValueType::Sourced) {
+                continue;
+            }
+            let key = setting.key.replace("NAME", "sales");
+            let name = match key.strip_prefix("repository.") {
+                Some(name) => name,
+                None => key.strip_prefix("webhooks[].").unwrap_or(&key),
+            };
+            let is_shown = match name {
+                // The headings.
+                "repositories" if key == name => shown.contains("<h2>Repository models</h2>"),
+                "name" if key.starts_with("webhooks") => shown.contains("<h2>Webhook catalog</h2>"),
+                "event" => names.contains("events"),
+                name => names.contains(name),
+            };
+            assert!(is_shown, "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn secrets_are_left_out() {
+        let shown = shown();
+        for secret in [
+            "not-a-secret",
+            "whsec_",
+            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "a-token",
+            "a-password",
+            "a-secret",
+            "admin-token-of",
+            "=repository",
+            "BEGIN",
+        ] {
+            assert!(!shown.contains(secret), "{secret}");
+        }
+        for header in [
+            "<dt>headers</dt><dd>x-source</dd>",
+            "<dt>otlp.headers</dt><dd>authorization</dd>",
+        ] {
+            assert!(shown.contains(header), "{header}: {shown}");
+        }
+    }
 }
