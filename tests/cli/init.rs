@@ -56,6 +56,20 @@ fn adopted(directory: &Path) -> usize {
 /// A name, the files, the given directory, parts of the output, and the number of projects.
 type Tree<'a> = (&'a str, &'a [&'a str], &'a str, &'a [&'a str], usize);
 
+/// The configuration names the schema for editors: that of the package, or the file of a command.
+fn assert_schema_is_found(directory: &Path, text: &str) {
+    let mut lines = text.lines();
+    let schema = lines.find_map(|line| line.strip_prefix("# yaml-language-server: $schema="));
+    let schema = schema.unwrap();
+    if !Path::new(schema).is_absolute() {
+        assert_eq!(schema, "config.schema.json");
+        let command = "project-webhooks schema config >config.schema.json";
+        assert!(lines.next().unwrap().ends_with(command), "{text}");
+        let printed = run_in(directory, &["schema", "config"]).json();
+        assert!(printed["properties"]["webhooks"].is_object(), "{printed}");
+    }
+}
+
 #[test]
 fn each_tree_gets_a_configuration_that_check_accepts_and_that_finds_the_projects() {
     let bundle = [
@@ -159,6 +173,7 @@ fn each_tree_gets_a_configuration_that_check_accepts_and_that_finds_the_projects
         assert!(checked.contains("everything"), "{name}: {checked}");
         assert_eq!(adopted(place.path()), *projects, "{name}: {out}");
         let text = fs::read_to_string(place.path().join("config.yaml")).unwrap();
+        assert_schema_is_found(place.path(), &text);
         let again = run_in(place.path(), &["init", directory]).failed(1);
         assert!(again.contains("exists already"), "{name}: {again}");
         let after = fs::read_to_string(place.path().join("config.yaml")).unwrap();

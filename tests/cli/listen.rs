@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -23,9 +23,26 @@ fn a_status_is_a_number_from_200_to_599() {
 
 #[test]
 fn it_introduces_itself_prints_and_stops() {
-    let mut command = program();
-    command.args(["listen", "--port", "0", "--status", "503"]);
-    command.args(["--secret", "hush", "--secret", "hush-hush"]);
+    let listen = || {
+        let mut command = program();
+        command.args(["listen", "--port", "0", "--status", "503"]);
+        command
+    };
+    let mut given = listen();
+    given.args(["--secret", "hush", "--secret", "hush-hush"]);
+    introduces_itself_prints_and_stops(given);
+    let mut from_variable = listen();
+    from_variable.env("PROJECT_WEBHOOKS_LISTEN_SECRET", "hush");
+    introduces_itself_prints_and_stops(from_variable);
+    let mut help = program();
+    help.args(["listen", "--help"])
+        .env("PROJECT_WEBHOOKS_LISTEN_SECRET", "hush");
+    let help = run(help).succeeded();
+    assert!(help.contains("PROJECT_WEBHOOKS_LISTEN_SECRET"), "{help}");
+    assert!(!help.contains("hush"), "{help}");
+}
+
+fn introduces_itself_prints_and_stops(mut command: Command) {
     let mut listening = Running(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(listening.0.stdout.take().unwrap()).lines();
     let mut until_empty = || {

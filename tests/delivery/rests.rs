@@ -8,6 +8,8 @@ use crate::{define, project, reply, snapshot};
 
 const ASKED: Duration = Duration::from_secs(4);
 
+const SLOW: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Sends a snapshot of one project, which the endpoint answers with this status and a Retry-After,
 /// and then one of another project. Returns how long after the first request the other one came, and
 /// how long after it the retry.
@@ -17,8 +19,19 @@ fn waits(status: u16) -> (Duration, Duration) {
             return reply(204);
         }
         let mut answer = reply(status);
-        let asked = HeaderValue::from(ASKED.as_secs());
-        answer.headers.insert("retry-after", asked);
+        // A receiver whose clock is slow by a day asks by a date, another one by seconds.
+        if matches!(status, 503 | 504) {
+            let now = jiff::Timestamp::now() - SLOW;
+            let date = |at: jiff::Timestamp| {
+                let text = at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+                HeaderValue::from_str(&text).unwrap()
+            };
+            answer.headers.insert("date", date(now));
+            answer.headers.insert("retry-after", date(now + ASKED));
+        } else {
+            let asked = HeaderValue::from(ASKED.as_secs());
+            answer.headers.insert("retry-after", asked);
+        }
         answer
     });
     let webhook = Webhook::new("all", &endpoint.url()).events("[snapshot-create]");

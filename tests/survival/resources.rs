@@ -364,7 +364,9 @@ fn a_clock_that_is_set_forward_and_back_delays_nothing() {
         }
     });
     let webhook = Webhook::new("all", &endpoint.url()).schedule("[0s, 2s, 2s, 2s, 2s, 2s, 2s, 2s]");
-    let home = Home::new(&Settings::of([webhook]));
+    // Shorter than the clock is fast.
+    let retention = "retention: { delivered: 30m, dead: 30m, pending: 30m }";
+    let home = Home::new(&Settings::of([webhook]).top(retention));
     projects(&home, 2);
     let offset = home.beside("offset");
     fs::write(&offset, "+0").unwrap();
