@@ -295,6 +295,16 @@ fn unreadable_files_are_listed_and_block_nothing() {
     wait_status(&home, "none", |status| {
         status["incomplete"] == serde_json::json!([])
     });
+    // The definition is certainly gone, so its delete does not wait for the copies.
+    mode("sales/copies/published", 0o0);
+    wait_status(&home, "the copies", |status| {
+        status["incomplete"][0]["path"] == "sales/copies/published"
+    });
+    home.remove("sales/copies/project.xml");
+    let came = endpoint.wait_for(12);
+    daemon.fence();
+    assert_eq!(endpoint.n(), 12);
+    assert_eq!(came[11].event, "project-delete");
 }
 
 #[test]
