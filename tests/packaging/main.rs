@@ -86,7 +86,8 @@ fn the_image_sends_a_callback_as_a_user_who_may_do_nothing_else() {
     let Some(program) = program(
         TEST,
         &[
-            "buildah", "podman", "crun", "unshare", "nsenter", "curl", "strip",
+            "buildah", "podman", "crun", "unshare", "nsenter", "curl", "strip", "objcopy",
+            "python3",
         ],
     ) else {
         return;
@@ -154,6 +155,15 @@ fn the_image_sends_a_callback_as_a_user_who_may_do_nothing_else() {
                     --exit-code";
     assert_eq!(check.join(" "), expected);
 
+    let buildah = |arguments: &[&str]| {
+        let mut buildah = Command::new("buildah");
+        run(buildah.args(options.split(' ')).args(arguments))
+    };
+    let container = buildah(&["from", "--pull-never", image]);
+    let files = buildah(&["mount", container.trim()]);
+    assert_names_dependencies(&Path::new(files.trim()).join("usr/bin/project-webhooks"));
+    buildah(&["rm", container.trim()]);
+
     let printed = run(Command::new("unshare")
         .args(["--mount", "sh"])
         .arg(root().join("tests/packaging/container.sh"))
@@ -167,7 +177,14 @@ fn the_image_sends_a_callback_as_a_user_who_may_do_nothing_else() {
 #[test]
 fn the_rpm_installs_the_same_files_as_the_debian_package() {
     const TEST: &str = "the_rpm_installs_the_same_files_as_the_debian_package";
-    let tools = ["rpm", "rpm2cpio", "cargo-generate-rpm", "strip"];
+    let tools = [
+        "rpm",
+        "rpm2cpio",
+        "cargo-generate-rpm",
+        "strip",
+        "objcopy",
+        "python3",
+    ];
     let Some(program) = program(TEST, &tools) else {
         return;
     };
@@ -226,6 +243,7 @@ fn the_rpm_installs_the_same_files_as_the_debian_package() {
     run(rpm().args(["--install", "--test", "--nodeps", package]));
     run(rpm().args(["--install", "--nodeps", "--noscripts", package]));
     let installed = scratch.join("usr/bin/project-webhooks");
+    assert_names_dependencies(&installed);
     let version = run(Command::new(installed).arg("--version"));
     assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
     run(rpm().args(["--erase", "--nodeps", "--noscripts", "project-webhooks"]));
@@ -239,11 +257,18 @@ fn the_stripped_program_names_all_of_its_dependencies() {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
-    let [stripped, section] = ["stripped", "section"].map(|name| directory.path().join(name));
+    let stripped = directory.path().join("stripped");
     run(Command::new("strip").arg("-o").arg(&stripped).arg(program));
+    assert_names_dependencies(&stripped);
+}
+
+/// The program has the list of its dependencies that scanners read.
+fn assert_names_dependencies(program: &Path) {
+    let directory = tempfile::tempdir().unwrap();
+    let section = directory.path().join("section");
     run(Command::new("objcopy")
         .arg(format!("--dump-section=.dep-v0={}", section.display()))
-        .arg(&stripped)
+        .arg(program)
         .arg(directory.path().join("copy")));
     let listed = run(Command::new("python3")
         .args([
