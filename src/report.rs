@@ -210,8 +210,9 @@ pub(crate) fn public_summary(engine: &Snapshot, lease: Option<&LeaseView>) -> St
 }
 
 fn of_engine(engine: &Snapshot) -> String {
-    if let Some(trouble) = engine.troubles.values().next() {
-        return format!("trouble: {trouble}");
+    if !engine.troubles.is_empty() {
+        let troubles: Vec<String> = engine.troubles.values().map(ToString::to_string).collect();
+        return format!("trouble: {}", troubles.join("; "));
     }
     if !engine.ready {
         return "starting: the first full scan is running".to_owned();

@@ -14,7 +14,7 @@ use axum::http::header::{ACCEPT, AUTHORIZATION, COOKIE, LOCATION, SET_COOKIE, WW
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
@@ -292,8 +292,14 @@ fn to(path: &'static str) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
 }
 
-pub(super) async fn form() -> Html<String> {
-    page::login(None)
+/// Returns the form of the login. Where no token is set, nobody can log in.
+pub(super) async fn form(State(server): State<Arc<Server>>, request: Request) -> Response {
+    let access = &server.access;
+    if access.token.is_none() && !access.is_socket {
+        let (parts, _) = request.into_parts();
+        return Refusal::Closed.answer(is_page(&parts));
+    }
+    page::login(None).into_response()
 }
 
 /// Checks the token of the form, and begins a session.

@@ -404,7 +404,9 @@ impl EventLoop {
             "the new repository.layout takes effect once the changes under the old one are recorded"
         );
         let mut rest = Config::clone(&config);
-        rest.repository = old.clone();
+        rest.repository.path.clone_from(&old.path);
+        rest.repository.layout = old.layout.clone();
+        rest.repository.templates = old.templates.clone();
         self.configure(Arc::new(rest));
         self.scanner.begin(&mut self.worker, RescanReason::Reload);
         let until = new_layout_until(&config, self.worker.clock.moment());

@@ -200,7 +200,7 @@ impl HeldReport {
                 count: n,
                 cause: "all".to_owned(),
                 reason: format!(
-                    "all {n} projects are gone; their removals are held until one of them is back. \
+                    "all projects are gone; {n} removals are held until one of the projects is back. \
                      Is a file system not mounted, or a directory locked? If they were removed on \
                      purpose, run `project-webhooks accept`"
                 ),

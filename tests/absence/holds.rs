@@ -20,7 +20,7 @@ fn all_projects_that_vanish_are_held_until_one_is_back(backend: &str) {
     let daemon = home.start();
     fs::rename(home.at("sales"), home.beside("away")).unwrap();
     let status = wait_held(&home, 4, "all");
-    let text = "all 4 projects are gone";
+    let text = "all projects are gone; 4 removals";
     assert!(status["troubles"]["removals"].to_string().contains(text));
     assert_eq!(status["heldRemovals"]["until"], serde_json::Value::Null);
     daemon.wait_message(text, 1);
@@ -75,7 +75,7 @@ fn accepted_removals_are_judged(backend: &str) {
     // It does not go on without an answer, or without a terminal to ask on.
     let (code, said) = run(&home, &["accept"]);
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("all 3 projects are gone"), "{said}");
+    assert!(said.contains("all projects are gone; 3 removals"), "{said}");
     for name in names(3) {
         assert!(said.contains(&format!("sales/{name}")), "{said}");
     }
