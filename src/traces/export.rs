@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::HeaderMap;
 use opentelemetry::KeyValue;
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
@@ -138,6 +139,7 @@ impl Exporter {
 fn exporter(otlp: &Otlp, failure: Failure) -> Result<SpanExporter, ExportError> {
     let client = Client {
         http: http_client(otlp)?,
+        headers: otlp.headers.iter().cloned().collect(),
         failure,
     };
     let mut exporter = SpanExporter::builder()
@@ -170,7 +172,6 @@ fn http_client(otlp: &Otlp) -> Result<reqwest::Client, ExportError> {
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .no_proxy()
-        .default_headers(otlp.headers.iter().cloned().collect())
         .timeout(TIMEOUT)
         .build()
         .map_err(ExportError::Client)
@@ -199,6 +200,8 @@ impl Failure {
 #[derive(Debug)]
 struct Client {
     http: reqwest::Client,
+    /// The headers of `otlp.headers`. The exporter adds those of its environment variables.
+    headers: HeaderMap,
     failure: Failure,
 }
 
@@ -209,7 +212,10 @@ impl HttpClient for Client {
         &self,
         request: http::Request<Bytes>,
     ) -> Result<http::Response<Bytes>, HttpError> {
-        let request = reqwest::Request::try_from(request)?;
+        let mut request = reqwest::Request::try_from(request)?;
+        for (name, value) in &self.headers {
+            request.headers_mut().insert(name, value.clone());
+        }
         let answer = self.http.execute(request).await;
         let answer = answer.map_err(reqwest::Error::without_url);
         self.failure.set(match &answer {
