@@ -310,6 +310,7 @@ fn without_a_token_only_a_socket_has_the_api() {
         ("/api/v1/status", 403),
         ("/api/v1/openapi.json", 403),
         ("/", 403),
+        ("/login", 403),
     ] {
         assert_eq!(tcp.get(path).status, status, "{path}");
     }
