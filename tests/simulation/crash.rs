@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use project_webhooks::store::Store;
-use rusqlite::Connection;
 
 /// The time of a kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,18 +33,21 @@ pub struct Image {
 }
 
 impl Image {
-    /// Copies a state that a store has open.
+    /// Copies a state that a store has open, and that nobody writes to.
     ///
-    /// A commit in the meantime only appends to the log. A page that is copied into the database in
-    /// the meantime is in the log too, which is read first. The reader keeps newer pages out.
+    /// A page that a checkpoint copies into the database in the meantime is in the log too. If the
+    /// checkpoint then empties the log, both are read again.
     pub fn take(state: &Path) -> Self {
-        let reader = Connection::open(state.join("state.db")).unwrap();
-        // It begins to read without parsing the schema, which is half of the work otherwise.
-        reader.execute_batch("BEGIN; PRAGMA user_version;").unwrap();
-        let log = fs::read(state.join("state.db-wal")).unwrap_or_default();
-        let database = fs::read(state.join("state.db")).unwrap();
-        let key = fs::read(state.join("key")).unwrap();
-        Self { database, log, key }
+        let path = state.join("state.db-wal");
+        loop {
+            let log = fs::read(&path).unwrap_or_default();
+            let database = fs::read(state.join("state.db")).unwrap();
+            let length = fs::metadata(&path).map_or(0, |log| log.len());
+            if length == log.len() as u64 {
+                let key = fs::read(state.join("key")).unwrap();
+                return Self { database, log, key };
+            }
+        }
     }
 
     /// Returns the state of a store that was opened once: making its tables takes longer than most runs.

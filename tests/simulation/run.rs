@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -302,9 +303,10 @@ impl Run {
     /// Kills the process; the next one finds these files.
     pub fn crash(&mut self, left: &Image) {
         self.n_crashes += 1;
-        self.state = self.directory.path().join(self.n_crashes.to_string());
-        left.put(&self.state);
-        self.store = None;
+        let next = self.directory.path().join(self.n_crashes.to_string());
+        left.put(&next);
+        // Without its file, SQLite copies no log into the database when it closes.
+        fs::remove_dir_all(std::mem::replace(&mut self.state, next)).unwrap();
         self.open();
     }
 

@@ -8,6 +8,24 @@ use super::*;
 use crate::store::batch::{Batch, MetaKey};
 use crate::store::contract::Recording;
 
+/// Without a sync, a power cut after a checkpoint could damage the database.
+#[test]
+fn each_connection_that_writes_syncs_fully() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(SqliteStore::open(directory.path()).unwrap());
+    for open in [
+        schema::open_and_migrate,
+        schema::open_for_writing,
+        schema::open_for_checkpoints,
+    ] {
+        let connection = open(directory.path()).unwrap();
+        let synchronous: i64 = connection
+            .query_row("PRAGMA synchronous", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(synchronous, 2, "FULL");
+    }
+}
+
 /// Frequent statements must cost no more with a million rows than with ten. So they use an index
 /// and do not sort.
 #[test]
