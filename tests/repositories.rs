@@ -223,15 +223,16 @@ fn a_reload_adds_and_removes_repositories() {
     let daemon = start(&home);
     put(&home, "third", DEFINITION, &xml("Orders", "e-3", "one"));
 
+    // The first one is another now.
     let third = Settings::of([webhook()])
-        .and_repository("{ path: ./models, name: models, settle: 300ms }")
         .and_repository("{ path: ./third, name: third, settle: 300ms, on_first_start: report }")
+        .and_repository("{ path: ./models, name: models, settle: 300ms }")
         .top(ADMIN);
     home.configure(&third);
     assert!(daemon.reload());
     endpoint.wait_for(2);
     let status = home.json(&["status"]);
-    assert_eq!(field(&status["repositories"], "name"), ["models", "third"]);
+    assert_eq!(field(&status["repositories"], "name"), ["third", "models"]);
     put(&home, "finance", DEFINITION, &xml("Orders", "e-1", "one"));
     put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
     endpoint.wait_for(4);

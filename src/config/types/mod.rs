@@ -60,7 +60,10 @@ impl Config {
     pub(crate) fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let differs = |key| match key {
             "state_dir" => self.state_dir != new.state_dir,
-            "repository.name" => self.repository.name != new.repository.name,
+            // A list may change.
+            "repository.name" => {
+                self.repositories.is_empty() && self.repository.name != new.repository.name
+            }
             "roles" => self.roles != new.roles,
             "store.postgres" => {
                 self.postgres(|store| &store.connection) != new.postgres(|store| &store.connection)
