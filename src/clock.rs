@@ -23,6 +23,10 @@ impl Reading {
         self.now
     }
 
+    pub(crate) fn moment(&self) -> Duration {
+        self.moment
+    }
+
     #[cfg(test)]
     pub(crate) fn of(now: Timestamp, moment: Duration) -> Self {
         Self { now, moment }

@@ -80,8 +80,12 @@ impl Fleet {
 
     /// The home of a process that sends a header with this name.
     fn home(&self, endpoint: &Endpoint, name: &str, roles: &str, more: &[&str]) -> Home {
+        self.home_for(&endpoint.url(), name, roles, more)
+    }
+
+    fn home_for(&self, url: &str, name: &str, roles: &str, more: &[&str]) -> Home {
         let mut webhook =
-            Webhook::new("all", &endpoint.url()).with(&format!("headers: {{ X-Sender: {name} }}"));
+            Webhook::new("all", url).with(&format!("headers: {{ X-Sender: {name} }}"));
         for line in more {
             webhook = webhook.with(line);
         }
@@ -316,6 +320,63 @@ fn a_resting_receiver_is_asked_once_for_all_senders() {
     assert_eq!(n_early.load(Ordering::Relaxed), 0);
     // Two were refused: one for each rest.
     assert_eq!(all.len(), 15);
+}
+
+/// The first sender is the only one that cannot reach the receiver.
+#[test]
+fn a_sender_that_cannot_reach_the_receiver_leaves_it_to_others() {
+    let Some(fleet) = Fleet::new("a_sender_that_cannot_reach_the_receiver_leaves_it_to_others")
+    else {
+        return;
+    };
+    let mut n_events = 0;
+    for more in [&[][..], &["rate: 100/s"]] {
+        let endpoint = Endpoint::new();
+        fleet.record(n_events..n_events + 8, 8);
+        n_events += 8;
+        let cut_off = fleet.home_for("http://127.0.0.1:9/", "cut-off", "[deliver]", more);
+        let cut_off = launch(&cut_off);
+        cut_off.wait_message("the endpoint seems to be down", 1);
+        let working = fleet.home(&endpoint, "working", "[deliver]", more);
+        let working = launch(&working);
+        working.wait_message("sending callbacks", 1);
+        fleet.record(n_events..n_events + 8, 16);
+        n_events += 8;
+        wait_within(Duration::from_secs(30), "the other sender", || {
+            (fleet.n_pending() == 0).then_some(())
+        });
+        assert!(cut_off.terminate().success());
+        assert!(working.terminate().success());
+        assert_eq!(endpoint.n_all(), 16);
+    }
+}
+
+#[test]
+fn a_webhook_that_is_disabled_in_one_process_is_left_to_others() {
+    let Some(fleet) = Fleet::new("a_webhook_that_is_disabled_in_one_process_is_left_to_others")
+    else {
+        return;
+    };
+    let endpoint = Endpoint::new();
+    fleet.record(0..1, 1);
+    let more = ["rate: 100/s"];
+    let homes = ["first", "second"].map(|name| fleet.home(&endpoint, name, "[deliver]", &more));
+    let first = launch(&homes[0]);
+    endpoint.wait_for(1);
+    let config = std::fs::read_to_string(homes[0].config()).unwrap();
+    let disabled = config.replace(more[0], "enabled: false");
+    std::fs::write(homes[0].config(), disabled).unwrap();
+    assert!(first.reload());
+    let second = launch(&homes[1]);
+    fleet.record(1..4, 4);
+    wait_within(Duration::from_secs(30), "the other sender", || {
+        (fleet.n_pending() == 0).then_some(())
+    });
+    assert!(first.terminate().success());
+    assert!(second.terminate().success());
+    let all = endpoint.all();
+    assert_eq!(senders(&all[..1]), ["first".to_owned()].into());
+    assert_eq!(senders(&all[1..]), ["second".to_owned()].into());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::handle::QueueHandle;
 use super::next_of;
+use crate::clock::Reading;
 use crate::domain::project::ProjectKey;
 use crate::store::{Asking, Claim, Claims, Store, StoreError, Unreadable};
 
@@ -49,10 +50,10 @@ pub(super) enum Wanted {
     },
 }
 
-/// A claimed delivery, with the monotonic time of its claim.
+/// A claimed delivery, with the monotonic time until which the claim is valid.
 struct Prefetched {
     claim: Claim,
-    at: Duration,
+    until: Duration,
 }
 
 /// A set of claimed deliveries, with their projects.
@@ -91,6 +92,8 @@ pub(super) struct Prefetch {
     question: JoinSet<Result<Claims, StoreError>>,
     /// The number of deliveries that the claim in progress asks for.
     n_asked: usize,
+    /// The monotonic time at which the claim in progress began.
+    asked_at: Duration,
     /// Whether the last claim left out failed projects, because it was too early for a probe.
     leaves_out_failed: bool,
     /// The deliveries released after the claim in progress began.
@@ -101,26 +104,35 @@ pub(super) struct Prefetch {
     may_be_more: bool,
     /// Whether other processes send deliveries of the same lanes.
     is_shared: bool,
-    /// The deliveries that were claimed and are not sent now, if others could send them.
-    dropped: Vec<i64>,
+    /// How long after the question the claims surely exclude others.
+    claims_last: Duration,
+    /// Whether the store may have claims of other deliveries than the busy ones.
+    ///
+    /// Others could send these. A claim that failed may have been made, and so may those of an
+    /// earlier queue.
+    has_others: bool,
     /// Whether the store was told that only this sender may send.
     is_alone: bool,
 }
 
 impl Prefetch {
-    pub(super) fn new(handle: Arc<QueueHandle>, is_shared: bool) -> Self {
+    /// `claims_last` is `None` if no other process sends deliveries of the same lanes.
+    pub(super) fn new(handle: Arc<QueueHandle>, claims_last: Option<Duration>) -> Self {
+        let is_shared = claims_last.is_some();
         Self {
             handle,
             claims: VecDeque::new(),
             busy: Claimed::default(),
             question: JoinSet::new(),
             n_asked: 0,
+            asked_at: Duration::ZERO,
             leaves_out_failed: false,
             released: Claimed::default(),
             is_outdated: false,
             may_be_more: true,
             is_shared,
-            dropped: Vec::new(),
+            claims_last: claims_last.unwrap_or(Duration::MAX),
+            has_others: is_shared,
             is_alone: false,
         }
     }
@@ -142,15 +154,15 @@ impl Prefetch {
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);
             if self.handle.is_new(claim.delivery) && !is_busy {
-                self.push(claim, at);
+                self.push(claim, at.saturating_add(VALID_FOR));
             }
         }
     }
 
-    fn push(&mut self, claim: Claim, at: Duration) {
+    fn push(&mut self, claim: Claim, until: Duration) {
         self.handle.note_claimed(claim.delivery);
         self.busy.insert(claim.key.clone(), claim.delivery);
-        self.claims.push_back(Prefetched { claim, at });
+        self.claims.push_back(Prefetched { claim, until });
     }
 
     /// The number of bytes in the payload of the oldest claim.
@@ -187,42 +199,59 @@ impl Prefetch {
     }
 
     fn drop_claim(&mut self, claim: Claim) {
-        if self.is_shared {
-            self.dropped.push(claim.delivery);
-        }
+        self.has_others = self.is_shared;
         self.release(claim.key, claim.delivery);
     }
 
     /// Tells other senders what this one needs, although it claims nothing now.
-    pub(super) fn tell(&mut self, store: &Store, webhook: &str, now: Timestamp, alone: bool) {
-        let is_known = self.dropped.is_empty() && self.is_alone == alone;
+    pub(super) fn tell(&mut self, store: &Store, webhook: &str, at: Reading, alone: bool) {
+        let is_known = !self.has_others && self.is_alone == alone;
         if !self.is_shared || is_known || self.is_asking() {
             return;
         }
         self.n_asked = 1;
         self.is_outdated = false;
         self.released = Claimed::default();
-        let asking = self.asking(now, 0, alone);
+        let asking = self.asking(at, 0, alone);
         let (store, webhook) = (store.clone(), webhook.to_owned());
         self.question
             .spawn(async move { store.claim(&webhook, asking).await });
     }
 
-    fn asking(&mut self, now: Timestamp, limit: usize, alone: bool) -> Asking {
+    /// Leaves the webhook to other senders: drops all claims, and what was told.
+    pub(super) async fn leave(
+        &mut self,
+        store: &Store,
+        webhook: &str,
+        at: Reading,
+    ) -> Result<(), StoreError> {
+        if self.is_asking() {
+            // These claims end with the others.
+            let _ = self.answer().await;
+        }
+        self.claims.clear();
+        self.busy = Claimed::default();
+        self.has_others = true;
+        self.tell(store, webhook, at, false);
+        self.answer().await.map(drop)
+    }
+
+    pub(super) fn asking(&mut self, at: Reading, limit: usize, alone: bool) -> Asking {
         self.is_alone = alone;
+        self.asked_at = at.moment();
         Asking {
-            now,
+            now: at.now(),
             limit,
             excluding: self.busy.projects.clone(),
             alone,
-            dropped: std::mem::take(&mut self.dropped),
+            keeping: std::mem::take(&mut self.has_others).then(|| self.busy.deliveries.clone()),
         }
     }
 
     /// Drops claims that are no longer valid.
     pub(super) fn drop_expired(&mut self, now: Duration) {
         while let Some(oldest) = self.claims.front()
-            && now.saturating_sub(oldest.at) > VALID_FOR
+            && now > oldest.until
             && let Some(claim) = self.pop()
         {
             self.drop_claim(claim);
@@ -246,7 +275,7 @@ impl Prefetch {
         &mut self,
         store: &Store,
         webhook: &str,
-        now: Timestamp,
+        at: Reading,
         room: usize,
         wanted: Wanted,
         alone: bool,
@@ -271,7 +300,7 @@ impl Prefetch {
         self.released = Claimed::default();
         let (store, webhook) = (store.clone(), webhook.to_owned());
         let n_asked = self.n_asked;
-        let asking = self.asking(now, n_asked, alone);
+        let asking = self.asking(at, n_asked, alone);
         self.question.spawn(async move {
             let Wanted::Probe {
                 avoiding,
@@ -290,7 +319,7 @@ impl Prefetch {
             let any = Asking {
                 limit: 1,
                 excluding: busy,
-                dropped: Vec::new(),
+                keeping: None,
                 ..avoiding
             };
             let claims = store.claim(&webhook, avoiding).await?;
@@ -304,13 +333,20 @@ impl Prefetch {
 
     /// Waits for the answer of the claim in progress. Waits forever if there is none.
     pub(super) async fn answer(&mut self) -> Result<Claims, StoreError> {
-        match next_of(&mut self.question).await {
+        let answer = match next_of(&mut self.question).await {
             Some(answer) => answer,
             None => std::future::pending().await,
+        };
+        if answer.is_err() {
+            self.has_others = self.is_shared;
         }
+        answer
     }
 
-    /// Adds the claims of an answer. They are valid from `moment` on.
+    /// Adds the claims of an answer that came at `moment`.
+    ///
+    /// If others could send them, they are valid only while the claims surely exclude others. That time
+    /// begins with the question, because an answer may come late: the process may have been stopped.
     ///
     /// Returns the unreadable deliveries, and the due time of the next delivery.
     pub(super) fn accept(
@@ -319,10 +355,7 @@ impl Prefetch {
         moment: Duration,
     ) -> (Vec<Unreadable>, Option<Timestamp>) {
         if std::mem::take(&mut self.is_outdated) {
-            if self.is_shared {
-                let claimed = answer.ready.iter().map(|claim| claim.delivery);
-                self.dropped.extend(claimed);
-            }
+            self.has_others |= self.is_shared && !answer.ready.is_empty();
             self.may_be_more = true;
             return (Vec::new(), None);
         }
@@ -330,13 +363,15 @@ impl Prefetch {
         if n_found >= self.n_asked {
             self.may_be_more = true;
         }
+        let until = self.asked_at.saturating_add(self.claims_last);
+        let until = until.min(moment.saturating_add(VALID_FOR));
         let released = std::mem::take(&mut self.released);
         for claim in answer.ready {
             let is_claimed = |claimed: &Claimed| claimed.has(&claim.key, claim.delivery);
             if !is_claimed(&self.busy) && !is_claimed(&released) {
-                self.push(claim, moment);
-            } else if self.is_shared && !self.busy.deliveries.contains(&claim.delivery) {
-                self.dropped.push(claim.delivery);
+                self.push(claim, until);
+            } else if !self.busy.deliveries.contains(&claim.delivery) {
+                self.has_others = self.is_shared;
             }
         }
         let unreadable = answer

@@ -23,7 +23,7 @@ use crate::domain::delivery::Verdict;
 use crate::domain::endpoint::{Admission, Endpoint};
 use crate::domain::pace::Pace;
 use crate::domain::project::ProjectKey;
-use crate::store::{AttemptLog, Claim, Claims, Finish, StoreError, Unreadable};
+use crate::store::{AttemptLog, Claim, Claims, Fault, Finish, StoreError, Unreadable};
 
 /// The longest sleep of a queue. It is short, because the clock may be set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -35,6 +35,16 @@ const RARELY: Duration = Duration::from_millis(20);
 
 /// The longest time between two claims if other processes send deliveries of the same lanes.
 const SHARED_POLL: Duration = Duration::from_secs(1);
+
+/// How long a sender with a rate leaves the webhook to others after a failed probe.
+///
+/// Others ask every [`SHARED_POLL`].
+const GIVE_WAY: Duration = Duration::from_secs(2);
+
+/// How long a queue that ends tries to leave its webhook to other senders.
+///
+/// If it cannot, the next queue of the webhook does, or the end of the process.
+const LEAVE: Duration = Duration::from_secs(3);
 
 /// The maximum number of payload bytes that one webhook sends at the same time.
 ///
@@ -70,6 +80,8 @@ pub(super) struct Queue {
     results: Results,
     endpoint: Endpoint,
     pace: Pace,
+    /// The monotonic time until which other senders may become the only one.
+    gives_way_until: Duration,
     /// The renames since the oldest attempt in progress began.
     moves: Vec<Moves>,
     /// The fingerprint of the settings. If it changes, `endpoint` is reset.
@@ -89,7 +101,7 @@ impl Queue {
         let handle = shared.queues.of(&name);
         Self {
             fingerprint,
-            prefetch: Prefetch::new(Arc::clone(&handle), shared.store.is_shared()),
+            prefetch: Prefetch::new(Arc::clone(&handle), shared.store.claims_last()),
             ask_at: Duration::ZERO,
             is_store_failing: false,
             handle,
@@ -104,6 +116,7 @@ impl Queue {
             results: Results::default(),
             endpoint: Endpoint::default(),
             pace: Pace::default(),
+            gives_way_until: Duration::ZERO,
             moves: Vec::new(),
         }
     }
@@ -116,6 +129,7 @@ impl Queue {
         self.handle.drop_committed();
         while !stop.is_cancelled() {
             let sleep = self.send_due().await.min(self.until_recording());
+            let sleep = sleep.min(self.until_told());
             self.tell();
             tokio::select! {
                 Some(ended) = next_of(&mut self.in_flight) => self.accept_ended(ended),
@@ -141,6 +155,28 @@ impl Queue {
                 () = tokio::time::sleep(sleep) => {}
             }
             self.record();
+        }
+        if self.shared.store.is_shared() && tokio::time::timeout(LEAVE, self.leave()).await.is_err()
+        {
+            debug!(
+                webhook = self.name,
+                "cannot leave the webhook to other senders"
+            );
+        }
+    }
+
+    /// Leaves the webhook to other senders.
+    async fn leave(&mut self) {
+        let at = self.shared.clock.reading();
+        while let Err(error) = self
+            .prefetch
+            .leave(&self.shared.store, &self.name, at)
+            .await
+        {
+            if matches!(error.fault(), Fault::Fenced | Fault::Closed) {
+                return;
+            }
+            tokio::time::sleep(STORE_PAUSE).await;
         }
     }
 
@@ -179,7 +215,7 @@ impl Queue {
             return SLEEP_MAX;
         }
         // Claims before the time of the next request would expire.
-        let until_next = self.pace.next(target.webhook.rate).saturating_sub(moment);
+        let until_next = self.until_next(&target, moment);
         if !until_next.is_zero() {
             return until_next.min(SLEEP_MAX);
         }
@@ -194,7 +230,7 @@ impl Queue {
             self.prefetch.expect_more();
         }
         self.send(&target, concurrency, is_probe);
-        let until_next = self.pace.next(target.webhook.rate).saturating_sub(moment);
+        let until_next = self.until_next(&target, moment);
         if !until_next.is_zero() {
             return until_next.min(SLEEP_MAX);
         }
@@ -214,9 +250,9 @@ impl Queue {
                 _ => Wanted::Now,
             };
             let n_wanted = if interval < RARELY { room } else { room.min(1) };
-            let alone = self.must_be_alone(&target);
+            let (at, alone) = (self.shared.clock.reading(), self.is_paced(&target));
             self.prefetch
-                .ask(&self.shared.store, &self.name, now, n_wanted, wanted, alone);
+                .ask(&self.shared.store, &self.name, at, n_wanted, wanted, alone);
         }
         if room == 0 || self.prefetch.is_asking() {
             // The end of an attempt or the answer of the claim wakes the queue.
@@ -241,17 +277,49 @@ impl Queue {
         committed
     }
 
-    /// Whether this sender must know of every request to the webhook, if there are several senders.
+    /// Returns how long to wait until the next request.
+    fn until_next(&self, target: &Target, moment: Duration) -> Duration {
+        let mut next = self.pace.next(target.webhook.rate);
+        if self.is_paced(target) {
+            next = next.max(self.gives_way_until);
+        }
+        next.saturating_sub(moment)
+    }
+
+    /// Whether requests to the webhook have a rate. Then only one sender may send at a time.
+    fn is_paced(&self, target: &Target) -> bool {
+        target.webhook.rate.is_some() || self.pace.is_learned()
+    }
+
+    /// Whether only this sender may send, although it claims nothing now.
+    ///
+    /// An endpoint that is down may be out of reach of this sender alone. So it keeps others from sending
+    /// only during a probe.
     fn must_be_alone(&self, target: &Target) -> bool {
-        target.webhook.rate.is_some() || self.endpoint.is_down() || self.pace.is_learned()
+        let gives_way = self.shared.clock.moment() < self.gives_way_until;
+        let is_idle = self.in_flight.is_empty() && self.prefetch.is_empty();
+        self.is_paced(target) && !gives_way && !(self.endpoint.is_down() && is_idle)
     }
 
     /// Tells other senders what this one needs.
     fn tell(&mut self) {
+        if self.is_store_failing && self.shared.clock.moment() < self.ask_at {
+            return;
+        }
         let target = Arc::clone(&self.target.borrow());
-        let (now, alone) = (self.shared.clock.now(), self.must_be_alone(&target));
+        let at = self.shared.clock.reading();
+        let alone = self.must_be_alone(&target);
         self.prefetch
-            .tell(&self.shared.store, &self.name, now, alone);
+            .tell(&self.shared.store, &self.name, at, alone);
+    }
+
+    /// Returns how long to wait before telling other senders again, after the store failed.
+    fn until_told(&self) -> Duration {
+        let moment = self.shared.clock.moment();
+        match self.is_store_failing && self.shared.store.is_shared() && moment < self.ask_at {
+            true => self.ask_at.saturating_sub(moment),
+            false => SLEEP_MAX,
+        }
     }
 
     /// Whether the next payload must wait for those in flight, to limit memory.
@@ -425,6 +493,10 @@ impl Queue {
             self.prefetch.clear();
         }
         if result.pauses_webhook() {
+            self.prefetch.clear();
+        }
+        if self.endpoint.is_down() && self.is_paced(&target) && self.shared.store.is_shared() {
+            self.gives_way_until = now.saturating_add(GIVE_WAY);
             self.prefetch.clear();
         }
         self.results.push(result, now);

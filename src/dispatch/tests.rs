@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::prefetch::{Prefetch, Wanted};
 use super::*;
+use crate::clock::Reading;
 use crate::config::NetworkPolicy;
 use crate::config::fixtures::webhook;
 use crate::domain::event::{Event, EventId, EventKind, Explanation, Origin};
@@ -169,14 +170,22 @@ impl Fixture {
         Self {
             store: Store::open(directory.path()).unwrap(),
             _directory: directory,
-            prefetch: Prefetch::new(Arc::default(), false),
+            prefetch: Prefetch::new(Arc::default(), None),
         }
     }
 
+    /// The lanes are shared with other senders. A claim surely excludes them for four seconds.
+    fn shared() -> Self {
+        let mut fixture = Self::new();
+        let claims_last = Some(Duration::from_secs(4));
+        fixture.prefetch = Prefetch::new(Arc::default(), claims_last);
+        fixture
+    }
+
     fn ask(&mut self) {
-        let now = Clock::start().now();
+        let at = Reading::of(start(), Duration::ZERO);
         self.prefetch
-            .ask(&self.store, "catalog", now, 4, Wanted::Ahead, false);
+            .ask(&self.store, "catalog", at, 4, Wanted::Ahead, false);
     }
 
     /// Gives the queue an answer at time 0, in place of the store.
@@ -290,6 +299,42 @@ async fn claims_of_a_late_answer_are_valid() {
     fixture.accept_at(late, vec![claim(1, "a")]).await;
     fixture.prefetch.drop_expired(late);
     assert_eq!(fixture.next(), Some(1));
+}
+
+/// The process may have been stopped meanwhile. Another sender may have taken the lane over.
+#[tokio::test]
+async fn shared_claims_of_a_late_answer_are_not_valid() {
+    for (seconds, expected) in [(3, Some(1)), (5, None)] {
+        let mut fixture = Fixture::shared();
+        fixture.ask();
+        let late = Duration::from_secs(seconds);
+        fixture.accept_at(late, vec![claim(1, "a")]).await;
+        fixture.prefetch.drop_expired(late);
+        assert_eq!(fixture.next(), expected, "{seconds} s");
+    }
+}
+
+/// The store keeps only the claims that the queue has, until an answer says so.
+#[tokio::test]
+async fn dropped_claims_are_released_although_a_release_fails() {
+    let mut fixture = Fixture::shared();
+    // An earlier queue may have left claims.
+    let at = Reading::of(start(), Duration::ZERO);
+    let keeping = |fixture: &mut Fixture| fixture.prefetch.asking(at, 0, false).keeping;
+    assert_eq!(keeping(&mut fixture), Some([].into()));
+    fixture.ask();
+    fixture.accept(vec![claim(1, "a")]).await;
+    assert_eq!(fixture.next(), Some(1));
+    fixture.prefetch.expect_more();
+    fixture.ask();
+    fixture.accept(vec![claim(2, "b")]).await;
+    assert_eq!(keeping(&mut fixture), None);
+    fixture.prefetch.clear();
+    fixture.store.close();
+    fixture.ask();
+    assert!(fixture.prefetch.answer().await.is_err());
+    assert_eq!(keeping(&mut fixture), Some([1].into()));
+    assert_eq!(keeping(&mut fixture), None);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -117,8 +118,10 @@ pub struct Asking {
     pub excluding: HashSet<ProjectKey>,
     /// Whether only this sender may send to the webhook, because it has to know of every request.
     pub alone: bool,
-    /// The deliveries that were claimed before and are not sent now.
-    pub dropped: Vec<i64>,
+    /// The deliveries that this sender still has. All its other claims of the webhook end.
+    ///
+    /// `None` leaves the claims as they are.
+    pub keeping: Option<HashSet<i64>>,
 }
 
 /// The operations of delivery and of housekeeping.
@@ -143,9 +146,16 @@ pub trait Delivering: Send + Sync {
         excluding: HashSet<ProjectKey>,
     ) -> Answer<'a, Claims>;
 
+    /// How long a claim surely excludes other processes that send deliveries of the same lanes.
+    ///
+    /// `None` if no other process does.
+    fn claims_last(&self) -> Option<Duration> {
+        None
+    }
+
     /// Whether other processes send deliveries of the same lanes. Then a claim excludes them.
     fn is_shared(&self) -> bool {
-        false
+        self.claims_last().is_some()
     }
 
     /// Claims as [`Delivering::claim_due`] does, and tells other senders what this one needs.

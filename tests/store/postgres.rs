@@ -237,7 +237,7 @@ fn a_sender_that_must_be_alone_is_alone_until_it_ends() {
             limit: 0,
             excluding: [].into(),
             alone,
-            dropped: Vec::new(),
+            keeping: None,
         };
         wait(store.claim("catalog", asking)).unwrap();
     };

@@ -10,7 +10,7 @@ use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::{ProjectKey, Recorded};
-use project_webhooks::store::{Batch, Change, Claim, Store};
+use project_webhooks::store::{Asking, Batch, Change, Claim, Store};
 
 use crate::common::{Postgres, wait_until};
 use crate::helpers::*;
@@ -188,6 +188,36 @@ fn the_claims_of_lanes_that_became_one_may_end_together() {
     fleet.watching.record(batch).unwrap();
     fleet.finish_together(&one, &two);
     assert_eq!(claim_one(&fleet.one).payload, bytes("three"));
+}
+
+/// The answer of a claim may be lost, so its sender does not know the claims.
+#[test]
+fn a_sender_releases_all_claims_but_those_that_it_has() {
+    let Some(fleet) = Fleet::new("a_sender_releases_all_claims_but_those_that_it_has") else {
+        return;
+    };
+    for webhook in ["catalog", "audit"] {
+        for project in ["a", "b", "c"] {
+            let batch = one_event(project, webhook, &[webhook]);
+            fleet.watching.record(batch).unwrap();
+        }
+    }
+    let lost = claims(&fleet.one, "catalog", at(0)).ready;
+    assert_eq!(lost.len(), 3);
+    assert_eq!(claims(&fleet.one, "audit", at(0)).ready.len(), 3);
+    let asking = Asking {
+        now: at(0),
+        limit: 0,
+        excluding: [].into(),
+        alone: false,
+        keeping: Some([lost[1].delivery].into()),
+    };
+    wait(fleet.one.claim("catalog", asking)).unwrap();
+    assert_eq!(
+        claims(&fleet.other, "catalog", at(0)).ready,
+        [lost[0].clone(), lost[2].clone()]
+    );
+    assert_eq!(claims(&fleet.other, "audit", at(0)).ready, []);
 }
 
 /// The deliveries that senders have claimed now, and those that they delivered.

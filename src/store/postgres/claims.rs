@@ -161,13 +161,22 @@ impl Claiming {
     }
 }
 
-/// Drops claims of deliveries that are not sent now.
-pub(super) fn release(repository: i32, sender: i64, deliveries: Vec<i64>) -> Vec<Statement> {
-    let sql = "DELETE FROM claims WHERE repository = $1 AND sender = $2 AND delivery = ANY($3)";
+/// Drops the claims of a webhook, except those of these deliveries.
+///
+/// So claims whose answer was lost end too.
+pub(super) fn release(
+    repository: i32,
+    sender: i64,
+    webhook: &str,
+    keeping: HashSet<i64>,
+) -> Vec<Statement> {
+    let sql = "DELETE FROM claims WHERE repository = $1 AND sender = $2 AND webhook = $3 \
+               AND delivery <> ALL ($4)";
+    let keeping: Vec<i64> = keeping.into_iter().collect();
     vec![
         statement!(UNHURRIED),
         statement!(LOCK_SHARED, repository),
-        statement!(sql, repository, sender, deliveries),
+        statement!(sql, repository, sender, webhook.to_owned(), keeping),
     ]
 }
 

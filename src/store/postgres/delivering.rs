@@ -75,9 +75,9 @@ impl Shared {
     async fn claim(&self, webhook: String, asking: Asking) -> Result<Claims, Fault> {
         let (mut session, repository) = self.session().await?;
         let sender = self.sender.id(&mut session).await?;
-        if !asking.dropped.is_empty() {
-            let dropped = claims::release(repository, sender, asking.dropped);
-            session.transact(dropped).await?;
+        if let Some(keeping) = asking.keeping {
+            let released = claims::release(repository, sender, &webhook, keeping);
+            session.transact(released).await?;
         }
         if !self
             .sender
@@ -190,13 +190,14 @@ impl Delivering for PostgresStore {
             limit,
             excluding,
             alone: false,
-            dropped: Vec::new(),
+            keeping: None,
         };
         self.claim(webhook, asking)
     }
 
-    fn is_shared(&self) -> bool {
-        true
+    fn claims_last(&self) -> Option<Duration> {
+        // A sender renews its lease several times in this time, or others may take its lanes over.
+        Some(self.shared.sender.length() / 2)
     }
 
     fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims> {

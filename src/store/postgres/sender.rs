@@ -9,8 +9,9 @@
 //! its attempts are ignored. Its request may have reached the receiver, and another sender sends the
 //! same delivery again, with the same id and body.
 //!
-//! A sender that must know of every request to a webhook becomes its *sole sender*: if the endpoint is down,
-//! asked for a wait, or has a `rate`. Other senders then claim nothing of the webhook.
+//! A sender that must know of every request to a webhook becomes its *sole sender*: if the endpoint asked
+//! for a wait, or has a `rate`. Other senders then claim nothing of the webhook. If the endpoint is down,
+//! the sender ends that after each failed probe, because others may reach the endpoint.
 //!
 //! Several senders claim and record results at the same time ([`claims`](super::claims)). The rest here
 //! locks the repository alone. The clock of the server decides about leases.
@@ -55,6 +56,11 @@ impl Sender {
             id: tokio::sync::Mutex::default(),
             owned: Mutex::default(),
         }
+    }
+
+    /// The time after which the lease expires without a renewal.
+    pub(super) fn length(&self) -> Duration {
+        self.length
     }
 
     /// Returns the number of the lease. Gets a lease if there is none.
