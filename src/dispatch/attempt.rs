@@ -152,6 +152,10 @@ impl Ended {
     ) -> AttemptResult {
         let verdict = self.verdict(current, (shared.jitter)(), uses_attempt);
         self.count(verdict, shared);
+        let retry_at = (verdict == Verdict::SwitchOff).then(|| {
+            let schedule = &current.webhook.schedule;
+            delivery::retry_of_gone(schedule, self.scheduled, self.ended, (shared.jitter)())
+        });
         let attempt = self.attempt;
         AttemptResult {
             project: self.project,
@@ -172,6 +176,7 @@ impl Ended {
                 n_redeliveries: self.n_redeliveries,
                 fingerprint: Some(self.used.fingerprint),
                 rests_until: delivery::rests_until(attempt.outcome, self.ended),
+                retry_at,
             },
         }
     }

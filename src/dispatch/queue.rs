@@ -452,6 +452,7 @@ impl Queue {
             n_redeliveries: unreadable.n_redeliveries,
             fingerprint: None,
             rests_until: None,
+            retry_at: None,
         };
         self.shared.store.finish([finish].into()).await
     }

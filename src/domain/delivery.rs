@@ -223,6 +223,23 @@ pub fn repeat(
     }
 }
 
+/// Returns the time of the next attempt if a 410 does not switch the webhook off.
+///
+/// After the last attempt of the schedule, it is after the last delay.
+pub fn retry_of_gone(
+    schedule: &[Duration],
+    attempt: u32,
+    now: Timestamp,
+    jitter: f64,
+) -> Timestamp {
+    let failed = Outcome::Failed {
+        cause: FailureCause::Endpoint,
+        retry_after: None,
+    };
+    let verdict = repeat(schedule, attempt, failed, now, jitter);
+    verdict.retry_at().unwrap_or(now)
+}
+
 /// Returns the end of the wait that the receiver requested for the whole webhook.
 pub fn rests_until(outcome: Outcome, now: Timestamp) -> Option<Timestamp> {
     match outcome {

@@ -117,4 +117,8 @@ pub struct Finish {
     pub fingerprint: Option<[u8; 32]>,
     /// The end of the wait that the receiver requested for all deliveries, if any.
     pub rests_until: Option<Timestamp>,
+    /// The time of the next attempt, if a 410 does not switch the webhook off.
+    ///
+    /// It does not if another process has newer settings.
+    pub retry_at: Option<Timestamp>,
 }

@@ -220,6 +220,7 @@ impl Run {
                 n_redeliveries: claim.n_redeliveries,
                 fingerprint: Some(open.fingerprint),
                 rests_until: delivery::rests_until(outcome, now),
+                retry_at: None,
             });
         }
         let results = finished.clone();

@@ -148,6 +148,7 @@ pub fn finish(claim: &Claim, verdict: Verdict) -> Finish {
         n_redeliveries: claim.n_redeliveries,
         fingerprint: None,
         rests_until: None,
+        retry_at: None,
     }
 }
 

@@ -10,7 +10,7 @@ use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::{ProjectKey, Recorded};
-use project_webhooks::store::{Asking, Batch, Change, Claim, Store};
+use project_webhooks::store::{Asking, Batch, Change, Claim, Finish, Store};
 
 use crate::common::{Postgres, wait_until};
 use crate::helpers::*;
@@ -188,6 +188,44 @@ fn the_claims_of_lanes_that_became_one_may_end_together() {
     fleet.watching.record(batch).unwrap();
     fleet.finish_together(&one, &two);
     assert_eq!(claim_one(&fleet.one).payload, bytes("three"));
+}
+
+/// A process that does not watch may still have the former configuration.
+#[test]
+fn an_answer_to_other_settings_does_not_pause_the_webhook() {
+    let Some(fleet) = Fleet::new("an_answer_to_other_settings_does_not_pause_the_webhook") else {
+        return;
+    };
+    let configured = vec![("catalog".to_owned(), [2; 32])];
+    wait(fleet.watching.set_fingerprints(configured, at(1))).unwrap();
+    for (verdict, rests_until) in [
+        (Verdict::SwitchOff, None),
+        (Verdict::RetryAsAsked(at(60)), Some(at(3_600))),
+    ] {
+        let batch = one_event("a", &format!("{verdict:?}"), &["catalog"]);
+        fleet.watching.record(batch).unwrap();
+        let old = Finish {
+            fingerprint: Some([1; 32]),
+            rests_until,
+            retry_at: Some(at(60)),
+            ..finish(&claim_one(&fleet.one), verdict)
+        };
+        wait(fleet.one.finish([old].into())).unwrap();
+        assert_eq!(states(&fleet.watching)["catalog"].off, None, "{verdict:?}");
+        // It is due by the schedule.
+        assert_eq!(claims(&fleet.other, "catalog", at(59)).ready, []);
+        let again = claims(&fleet.other, "catalog", at(60)).ready;
+        assert_eq!(again[0].attempt, 2, "{verdict:?}");
+        end(&fleet.other, &again[0], Verdict::Delivered);
+    }
+    let batch = one_event("a", "gone", &["catalog"]);
+    fleet.watching.record(batch).unwrap();
+    let new = Finish {
+        fingerprint: Some([2; 32]),
+        ..finish(&claim_one(&fleet.one), Verdict::SwitchOff)
+    };
+    wait(fleet.one.finish([new].into())).unwrap();
+    assert!(states(&fleet.watching)["catalog"].off.is_some());
 }
 
 /// The answer of a claim may be lost, so its sender does not know the claims.

@@ -41,17 +41,18 @@ impl Shared {
             return result;
         }
         let group = std::mem::take(&mut *guard(&self.finishing.waiting));
-        let mut all: Vec<Finish> = group.iter().flat_map(|(some, _)| some.to_vec()).collect();
-        if !self.is_watching {
-            // Only a watching process saves fingerprints, and this one may have other settings.
-            for one in &mut all {
-                one.fingerprint = None;
-            }
-        }
+        let all: Vec<Finish> = group.iter().flat_map(|(some, _)| some.to_vec()).collect();
         let result = async {
             let (mut session, repository) = self.session().await?;
             let sender = self.sender.id(&mut session).await?;
-            let result = queue::finish(&mut session, repository, sender, &all, &self.key).await;
+            let finishing = queue::Finishing {
+                repository,
+                sender,
+                finished: &all,
+                key: &self.key,
+                is_watching: self.is_watching,
+            };
+            let result = finishing.finish(&mut session).await;
             let result = session.end(result).await;
             self.statistics.changed(all.len());
             result

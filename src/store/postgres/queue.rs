@@ -92,46 +92,36 @@ struct Results<'a> {
     left: Left,
 }
 
-/// Records attempts and their verdicts, in one transaction of two round trips.
-///
-/// It ignores removed deliveries, attempts that are already recorded, and deliveries whose claim is gone:
-/// another sender may have taken them over.
-pub(super) async fn finish(
-    session: &mut Session,
-    repository: i32,
-    sender: i64,
-    finished: &[Finish],
-    key: &FingerprintKey,
-) -> Result<(), Fault> {
-    let finishing = Finishing {
-        repository,
-        sender,
-        finished,
-        key,
-    };
-    let mut results = finishing.read(session, LOCK_SHARED).await?;
-    if results.depend_on_others() {
-        session.undo().await?;
-        results = finishing.read(session, LOCK_ALONE).await?;
-    }
-    let mut statements = results.statements(repository)?;
-    statements.push(statement!(
-        "UPDATE senders SET n_recordings = n_recordings + 1 WHERE id = $1",
-        sender
-    ));
-    session.commit(statements).await?;
-    Ok(())
-}
-
 /// The results to record.
-struct Finishing<'a> {
-    repository: i32,
-    sender: i64,
-    finished: &'a [Finish],
-    key: &'a FingerprintKey,
+pub(super) struct Finishing<'a> {
+    pub(super) repository: i32,
+    pub(super) sender: i64,
+    pub(super) finished: &'a [Finish],
+    pub(super) key: &'a FingerprintKey,
+    /// Whether this process saves the fingerprints of settings. Any other may have former settings.
+    pub(super) is_watching: bool,
 }
 
 impl<'a> Finishing<'a> {
+    /// Records attempts and their verdicts, in one transaction of two round trips.
+    ///
+    /// It ignores removed deliveries, attempts that are already recorded, and deliveries whose claim is
+    /// gone: another sender may have taken them over.
+    pub(super) async fn finish(&self, session: &mut Session) -> Result<(), Fault> {
+        let mut results = self.read(session, LOCK_SHARED).await?;
+        if results.depend_on_others() {
+            session.undo().await?;
+            results = self.read(session, LOCK_ALONE).await?;
+        }
+        let mut statements = results.statements(self.repository)?;
+        statements.push(statement!(
+            "UPDATE senders SET n_recordings = n_recordings + 1 WHERE id = $1",
+            self.sender
+        ));
+        session.commit(statements).await?;
+        Ok(())
+    }
+
     /// Begins a transaction, removes the claims, and applies the results in memory.
     async fn read(&self, session: &mut Session, lock: &'static str) -> Result<Results<'a>, Fault> {
         let repository = self.repository;
@@ -170,7 +160,7 @@ impl<'a> Finishing<'a> {
             results.logged.insert(attempt);
         }
         for one in self.finished {
-            results.apply(one, self.key);
+            results.apply(one, self.key, self.is_watching);
         }
         Ok(results)
     }
@@ -185,7 +175,7 @@ impl<'a> Results<'a> {
         self.left.has_deletes() || entries.any(|entry| entry.is_lane_shared)
     }
 
-    fn apply(&mut self, finish: &'a Finish, key: &FingerprintKey) {
+    fn apply(&mut self, finish: &'a Finish, key: &FingerprintKey, is_watching: bool) {
         let attempt = &finish.attempt;
         let Some(entry) = self.entries.get_mut(&finish.delivery) else {
             return;
@@ -206,10 +196,12 @@ impl<'a> Results<'a> {
             | Verdict::RetryAsAsked(_)
             | Verdict::Repeat(_)
             | Verdict::SwitchOff
-                if is_outdated =>
+                if is_outdated && is_watching =>
             {
                 Verdict::Retry(ended)
             }
+            // This process would send the same request again, so it waits.
+            Verdict::SwitchOff if is_outdated => Verdict::Retry(finish.retry_at.unwrap_or(ended)),
             verdict => verdict,
         };
         let is_redelivered = finish.n_redeliveries != entry.n_redeliveries
