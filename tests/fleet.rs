@@ -93,6 +93,11 @@ fn everything_works_with_postgresql_and_an_outage_loses_nothing() {
     home.command(&["deliveries", "redeliver", &id]);
     endpoint.wait_for(1);
     endpoint.take();
+    // A callback whose answer is not recorded yet would be sent again.
+    wait_until("the recorded answer", || {
+        let pending = home.json(&["deliveries", "list", "--state", "pending"]);
+        pending.as_array().unwrap().is_empty().then_some(())
+    });
 
     server.crash();
     home.write("sales/late/project.xml", &xml("Late", "id-2", "one"));
