@@ -119,7 +119,7 @@ pub struct Census {
 
 impl Census {
     fn is_all(self) -> bool {
-        self.n_gone_in_all >= ALL && self.n_gone_in_all >= self.n_recorded.min(self.n_before)
+        self.n_gone_in_all >= ALL && self.n_gone_in_all >= self.n_recorded
     }
 
     fn is_most(self) -> bool {
