@@ -426,3 +426,6 @@ fn hidden_by_a_cache(error: io::Error) -> io::Error {
     }
     io::Error::other("it is listed but cannot be looked up; the file system caches missing names")
 }
+
+#[cfg(test)]
+mod tests;
