@@ -172,14 +172,11 @@ pub(super) fn open_for_writing(directory: &Path) -> Result<Connection, OpenError
 }
 
 /// Opens a database with the current schema for checkpoints, which never wait.
-///
-/// The defaults of SQLite are right for it: it syncs fully, and it uses no cache. Setting them
-/// would parse the whole schema, which is most of the work of opening a connection.
 pub(super) fn open_for_checkpoints(directory: &Path) -> Result<Connection, OpenError> {
-    let (path, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let connection = open_for_writing(directory)?;
     connection
         .busy_timeout(Duration::ZERO)
-        .map_err(|source| OpenError::from_sqlite(&path, source))?;
+        .map_err(|source| OpenError::from_sqlite(&database(directory), source))?;
     Ok(connection)
 }
 
