@@ -149,9 +149,9 @@ fn cuts(kind: &str) {
             let writer = scope.spawn(|| load(&home, round, &mut writers_random, &stop));
             // The moment of the cut, not a wait.
             std::thread::sleep(pause);
-            // What counts is what was acknowledged before the cut. It is a shutdown of the file system, and
-            // the daemon lives on: a sync at that moment may succeed because the shutdown dropped what it
-            // would wait for. A power cut leaves nobody to hear of that.
+            // Only events acknowledged before the cut count. The cut shuts the file system down, but the
+            // daemon goes on. So a sync during the shutdown may succeed without writing anything. After a
+            // real power cut, no process would see that success.
             acknowledged.extend(endpoint.all().into_iter().map(|one| one.id));
             acknowledged.extend(ids_in_the_log(&daemon));
             disk.cut();

@@ -25,7 +25,7 @@ use crate::config::AdminServer;
 use crate::http_server;
 use crate::metrics::Metrics;
 
-/// What a process does that does not watch.
+/// The state of a process that does not watch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wait {
     /// The reason in words.
@@ -104,7 +104,7 @@ async fn serve(
     }
 }
 
-/// What the handlers show, and to whom.
+/// The data of the handlers, and who may see it.
 struct Shown {
     wait: watch::Receiver<Wait>,
     access: Access,

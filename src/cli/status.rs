@@ -319,7 +319,7 @@ fn print_daemon(report: &Report, style: &Style, out: &mut dyn Write) -> io::Resu
     )
 }
 
-/// What a process on this machine does, if no daemon answers.
+/// Describes the state of a process on this machine when no daemon answers.
 fn of_this_machine(report: &Report, style: &Style) -> String {
     let fleet = report.fleet.as_ref();
     let (code, state, reason) = match (

@@ -15,7 +15,7 @@ pub struct Fleet {
     pub senders: Vec<Sender>,
 }
 
-/// What a process last learned from the database when it renewed its lease.
+/// The lease as this process read it at its last renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {
     /// The lease with its standbys.

@@ -213,7 +213,7 @@ fn copies_in_locked_directories_are_kept(backend: &str) {
     disk.unlock();
     wait_unreadable(&home, &daemon, &[]);
     assert_eq!(events(&endpoint), [""; 0]);
-    // What is removed with the key counts.
+    // With the key, removed files count as removed.
     home.remove_all("sales/p000/published");
     home.remove("sales/p000/project.xml");
     endpoint.wait_for(2);
