@@ -229,12 +229,15 @@ fn work_by_keyboard(page: &Page) {
             .run(&format!("return document.activeElement.{what}"))
     };
     page.open("/webhooks");
+    page.browser.run("window.isSamePage = true");
     page.press("Tab", 9, "");
     assert_eq!(focused("className"), json!("skip"));
     page.press("Enter", 13, "\r");
     wait_until("the content", || {
         (focused("id") == json!("main")).then_some(())
     });
+    let is_same_page = "return window.isSamePage && location.hash === ''";
+    assert_eq!(page.browser.run(is_same_page), json!(true));
     // The first button of the content sends a test.
     wait_until("the button", || {
         page.press("Tab", 9, "");

@@ -126,7 +126,15 @@ async function act(event) {
   }
 }
 
+// Skips the navigation without an entry in the history, whose return would load the page again.
+function skip(event) {
+  if (!event.target.matches(".skip")) return;
+  event.preventDefault();
+  document.getElementById("main").focus();
+}
+
 localize(document);
+document.addEventListener("click", skip);
 document.addEventListener("submit", act);
 document.addEventListener("visibilitychange", () => { follow(); update(); });
 window.addEventListener("popstate", () => location.reload());
