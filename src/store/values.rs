@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::Fault;
 use crate::domain::delivery::State;
-use crate::domain::project::ContentHash;
+use crate::domain::project::{ContentHash, ProjectKey};
 
 /// Converts a time to milliseconds since the Unix epoch, rounded down: for past times.
 pub(super) fn milliseconds(time: Timestamp) -> i64 {
@@ -102,6 +102,17 @@ pub(super) fn hash(what: &str, bytes: &[u8]) -> Result<ContentHash, Fault> {
 /// Returns the hash of a text that may be too long for an index.
 pub(super) fn indexed(text: &str) -> Vec<u8> {
     ContentHash::of(text.as_bytes()).0.to_vec()
+}
+
+/// Returns the hash of a project's id in its repository.
+///
+/// Copies of a repository have the same ids. A delete in one of them holds back no event of another.
+pub(super) fn project_id(key: &ProjectKey, id: &str) -> Vec<u8> {
+    let id = id.to_lowercase();
+    match key.repository() {
+        Some(repository) => indexed(&format!("{repository}//{id}")),
+        None => indexed(&id),
+    }
 }
 
 /// Parses the state of a delivery.

@@ -6,6 +6,7 @@ use crate::helpers::*;
 use project_webhooks::domain::delivery::ANSWER_MAX;
 use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::{EventId, EventKind};
+use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::store::{
     ATTEMPTS_MAX, Batch, Finish, READY_BYTES, READY_MAX, Selector, Store,
 };
@@ -100,6 +101,27 @@ fn copies_of_a_deleted_project_do_not_wait_for_its_delete() {
         assert_eq!(committed.deliveries.ready.len(), 1, "{project}");
     }
     assert_eq!(due_ids(&store, 59).len(), 2);
+}
+
+/// Each repository has its own order, although copies of it have the same project ids.
+#[test]
+fn a_delete_in_one_repository_holds_back_no_arrival_in_another() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let in_repository = |name: &str, kind, project: &str, text: &str| {
+        let key = ProjectKey::new(format!("{name}//sales"), project);
+        let mut new = event(kind, &key, text, &["catalog"]);
+        new.project_id = "e-1".to_owned();
+        let committed = store.record(of_event(new, text)).unwrap();
+        committed.events[0].id.clone()
+    };
+    let delete = in_repository("staging", EventKind::ProjectDelete, "a", "one");
+    let elsewhere = in_repository("production", EventKind::ProjectImport, "a", "two");
+    let moved = in_repository("staging", EventKind::ProjectImport, "b", "three");
+    assert_eq!(due_ids(&store, 0), [delete, elsewhere.clone()]);
+    let first = claims(&store, "catalog", at(0)).ready.remove(0);
+    end(&store, &first, Verdict::Delivered);
+    assert_eq!(due_ids(&store, 0), [elsewhere, moved]);
 }
 
 #[test]

@@ -286,6 +286,28 @@ fn a_replayed_import_waits_for_the_replayed_delete_in_another_organization() {
 }
 
 #[test]
+fn a_replayed_import_does_not_wait_for_the_replayed_delete_in_another_repository() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    for (kind, repository) in [
+        (EventKind::ProjectDelete, "staging"),
+        (EventKind::ProjectImportAny, "production"),
+    ] {
+        let key = ProjectKey::new(format!("{repository}//sales"), "a");
+        let mut new = event(kind, &key, "one", &["catalog"]);
+        new.project_id = "e-1".to_owned();
+        let id = (Parameter::ProjectId, "E-1".to_owned());
+        new.event.parameters.push(id);
+        store.record(of_event(new, "one")).unwrap();
+        deliver(&store, "catalog", 0);
+    }
+    for webhook in ["catalog", "late"] {
+        fixture.operations().replay(&to(webhook), at(5)).unwrap();
+        assert_eq!(claims(&store, webhook, at(5)).ready.len(), 2, "{webhook}");
+    }
+}
+
+#[test]
 fn an_event_is_kept_until_its_replayed_deliveries_are_removed() {
     let fixture = Fixture::new();
     let store = fixture.store();

@@ -63,7 +63,7 @@ impl Facts {
         let arrivals: BTreeSet<(String, Vec<u8>)> = events()
             .filter(|new| new.is_arrival)
             .flat_map(|new| {
-                let id = row::indexed(&new.project_id);
+                let id = row::project_id(&new.event.key, &new.project_id);
                 lanes_of(new).map(move |(webhook, _)| (webhook, id.clone()))
             })
             .collect();

@@ -311,7 +311,7 @@ impl<'a> Writing<'a> {
         let event = &new.event;
         let lane: Lane = (webhook.to_owned(), event.key.clone());
         let is_delete = event.kind.is_delete();
-        let project_id = row::indexed(&new.project_id);
+        let project_id = row::project_id(&event.key, &new.project_id);
         let deletes_key = (webhook.to_owned(), project_id.clone());
         let waits = new.is_arrival
             && !is_delete

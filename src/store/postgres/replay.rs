@@ -270,7 +270,7 @@ async fn queued(
             is_new,
             event: sequence,
             lane: (webhook.to_owned(), key),
-            project_id: project_id.map(|(_, id)| row::indexed(&id.to_lowercase())),
+            project_id: project_id.map(|(_, id)| row::project_id(&event.key, id)),
             is_delete: event.kind.is_delete(),
         });
     }

@@ -5,9 +5,9 @@
 //! updates `is_head`.
 //!
 //! A lane has no head while its oldest delivery waits for a delete with the same project id in
-//! another lane. Only the events of an arrived project wait, because it may have left the
-//! directory of the delete. Events of copies do not wait. The row of a waiting delivery has the
-//! project id. When the delete is finished, the waiting delivery becomes the head.
+//! another lane of the same repository. Only the events of an arrived project wait, because it may
+//! have left the directory of the delete. Events of copies do not wait. The row of a waiting
+//! delivery has the project id. When the delete is finished, the waiting delivery becomes the head.
 
 use std::collections::BTreeSet;
 

@@ -50,7 +50,7 @@ pub(super) fn insert(
         &key.project,
     ])?;
     let is_delete = event.kind.is_delete();
-    let project_id = (is_delete || new.is_arrival).then(|| row::indexed(&new.project_id));
+    let project_id = (is_delete || new.is_arrival).then(|| row::project_id(key, &new.project_id));
     let waits = new.is_arrival
         && !is_delete
         && connection

@@ -273,7 +273,7 @@ fn again(
             now,
             lane.key.organization,
             lane.key.project,
-            project_id.map(|(_, id)| row::indexed(&id.to_lowercase())),
+            project_id.map(|(_, id)| row::project_id(&event.key, id)),
         ])?;
     lanes::enter_lane(connection, delivery, &lane)
 }
