@@ -30,10 +30,10 @@ pub(super) struct Statistics {
 }
 
 impl Statistics {
-    /// Begins with the size that the server knows. Its autovacuum is soon enough for large tables.
+    /// Begins with the smallest size that the server knows. Its autovacuum is soon enough for large tables.
     pub(super) async fn read(pool: &Pool) -> Result<Self, Fault> {
         let mut session = Session::of(pool).await?;
-        let sql = "SELECT max(reltuples)::bigint, \
+        let sql = "SELECT min(reltuples)::bigint, \
              bool_or(reltuples < 0 AND pg_relation_size(oid) > 0) FROM pg_class \
              WHERE oid IN ('attempts'::regclass, 'deliveries'::regclass, 'files'::regclass)";
         let rows = session.rows(statement!(sql)).await?;
