@@ -10,10 +10,12 @@
 //! Modules: this file starts, changes and ends the queues. [`targets`] makes the HTTP clients of
 //! the webhooks, and [`thread`] the threads of their queues. Other tasks reach a queue by its
 //! `handle`. `queue` is the loop of one webhook. `prefetch` keeps its claimed deliveries,
-//! `attempt` sends one of them, `results` records the results in groups, and `log` logs them.
+//! `in_flight` its attempts, and `attempt` is one of them. `results` records the results in
+//! groups, and `log` logs them.
 
 mod attempt;
 mod handle;
+mod in_flight;
 mod log;
 mod prefetch;
 mod queue;

@@ -3,27 +3,29 @@
 //! Constraint: a queue sends at most one delivery of each project at a time. The project is busy
 //! until the result is recorded.
 
+mod sharing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::attempt::{self, Ended};
-use super::handle::{Moves, QueueHandle};
+use super::attempt::Ended;
+use super::handle::QueueHandle;
+use super::in_flight::InFlight;
 use super::log::{AttemptLogger, log_transition};
 use super::prefetch::{Prefetch, Wanted};
 use super::results::{Results, STORE_PAUSE};
-use super::{Shared, Target, ended_of, next_of};
+use super::{Shared, Target};
 use crate::clock::Reading;
 use crate::domain::delivery::Verdict;
 use crate::domain::endpoint::{Admission, Endpoint};
 use crate::domain::pace::Pace;
 use crate::domain::project::ProjectKey;
-use crate::store::{AttemptLog, Claim, Claims, Fault, Finish, StoreError, Unreadable};
+use crate::store::{AttemptLog, Claim, Claims, Finish, StoreError, Unreadable};
 
 /// The longest sleep of a queue. It is short, because the clock may be set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -36,27 +38,20 @@ const RARELY: Duration = Duration::from_millis(20);
 /// The longest time between two claims if other processes send deliveries of the same lanes.
 const SHARED_POLL: Duration = Duration::from_secs(1);
 
-/// How long a sender with a rate leaves the webhook to others after a failed probe.
-///
-/// Others ask every [`SHARED_POLL`].
-const GIVE_WAY: Duration = Duration::from_secs(2);
-
-/// How long a queue that ends tries to leave its webhook to other senders.
-///
-/// If it cannot, the next queue of the webhook does, or the end of the process.
-const LEAVE: Duration = Duration::from_secs(3);
-
-/// The maximum number of payload bytes that one webhook sends at the same time.
-///
-/// A larger payload is sent alone. Each webhook has its own limit, so that no webhook waits for
-/// another.
-const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
-
 /// Returns how long to sleep until a time of day.
 fn sleep_until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now))
         .unwrap_or_default()
         .min(SLEEP_MAX)
+}
+
+/// When a queue claims next, unless something wakes it earlier.
+#[derive(Default)]
+struct NextClaim {
+    /// The monotonic time.
+    at: Duration,
+    /// Whether the store failed. Then nothing makes the queue claim before that time.
+    is_after_failure: bool,
 }
 
 /// The queue of one webhook.
@@ -70,20 +65,13 @@ pub(super) struct Queue {
     /// The last reading of the clock. It shows whether the clock was set back.
     reading: Reading,
     prefetch: Prefetch,
-    /// The monotonic time of the next claim, unless something wakes the queue earlier.
-    ask_at: Duration,
-    /// Whether the store failed. Then the queue does not claim before `ask_at`.
-    is_store_failing: bool,
-    in_flight: JoinSet<Ended>,
-    /// The total size of the payloads in flight, in bytes.
-    in_flight_bytes: usize,
+    next_claim: NextClaim,
+    in_flight: InFlight,
     results: Results,
     endpoint: Endpoint,
     pace: Pace,
     /// The monotonic time until which other senders may become the only one.
     gives_way_until: Duration,
-    /// The renames since the oldest attempt in progress began.
-    moves: Vec<Moves>,
     /// The fingerprint of the settings. If it changes, `endpoint` is reset.
     fingerprint: [u8; 32],
 }
@@ -102,8 +90,7 @@ impl Queue {
         Self {
             fingerprint,
             prefetch: Prefetch::new(Arc::clone(&handle), shared.store.claims_last()),
-            ask_at: Duration::ZERO,
-            is_store_failing: false,
+            next_claim: NextClaim::default(),
             handle,
             logger: AttemptLogger::default(),
             reading: shared.clock.reading(),
@@ -111,13 +98,11 @@ impl Queue {
             name,
             target,
             stop,
-            in_flight: JoinSet::new(),
-            in_flight_bytes: 0,
+            in_flight: InFlight::default(),
             results: Results::default(),
             endpoint: Endpoint::default(),
             pace: Pace::default(),
             gives_way_until: Duration::ZERO,
-            moves: Vec::new(),
         }
     }
 
@@ -132,7 +117,7 @@ impl Queue {
             let sleep = sleep.min(self.until_told());
             self.tell();
             tokio::select! {
-                Some(ended) = next_of(&mut self.in_flight) => self.accept_ended(ended),
+                Some(ended) = self.in_flight.next() => self.accept_ended(ended),
                 Some(recorded) = self.results.recorded() => self.release(recorded),
                 answer = self.prefetch.answer() => self.accept_claims(answer).await,
                 () = self.handle.woken() => self.prefetch.expect_more(),
@@ -150,33 +135,14 @@ impl Queue {
         while !self.in_flight.is_empty() || self.results.is_recording() {
             let sleep = self.until_recording();
             tokio::select! {
-                Some(ended) = next_of(&mut self.in_flight) => self.accept_ended(ended),
+                Some(ended) = self.in_flight.next() => self.accept_ended(ended),
                 Some(recorded) = self.results.recorded() => self.release(recorded),
                 () = tokio::time::sleep(sleep) => {}
             }
             self.record();
         }
-        if self.shared.store.is_shared() && tokio::time::timeout(LEAVE, self.leave()).await.is_err()
-        {
-            debug!(
-                webhook = self.name,
-                "cannot leave the webhook to other senders"
-            );
-        }
-    }
-
-    /// Leaves the webhook to other senders.
-    async fn leave(&mut self) {
-        let at = self.shared.clock.reading();
-        while let Err(error) = self
-            .prefetch
-            .leave(&self.shared.store, &self.name, at)
-            .await
-        {
-            if matches!(error.fault(), Fault::Fenced | Fault::Closed) {
-                return;
-            }
-            tokio::time::sleep(STORE_PAUSE).await;
+        if self.shared.store.is_shared() {
+            self.leave().await;
         }
     }
 
@@ -186,9 +152,7 @@ impl Queue {
         let moment = self.shared.clock.moment();
         self.logger.log_count(&self.name, moment);
         let target = self.current_target();
-        if self.in_flight.is_empty() {
-            self.moves.clear();
-        }
+        self.in_flight.drop_old_moves();
         self.follow_moves();
         let now = self.shared.clock.now();
         let committed = self.take_committed(now);
@@ -225,8 +189,8 @@ impl Queue {
                 self.prefetch.accept_committed(committed, moment);
             }
         }
-        if self.ask_at <= moment {
-            self.is_store_failing = false;
+        if self.next_claim.at <= moment {
+            self.next_claim.is_after_failure = false;
             self.prefetch.expect_more();
         }
         self.send(&target, concurrency, is_probe);
@@ -239,7 +203,7 @@ impl Queue {
             true => 0,
             false => concurrency.saturating_sub(self.in_flight.len()),
         };
-        if !self.is_store_failing && !self.is_full() {
+        if !self.next_claim.is_after_failure && !self.is_full() {
             let wanted = match admission {
                 Admission::Probe { n_fresh, any_at } => Wanted::Probe {
                     avoiding: self.endpoint.failed().cloned().collect(),
@@ -258,7 +222,7 @@ impl Queue {
             // The end of an attempt or the answer of the claim wakes the queue.
             SLEEP_MAX
         } else {
-            self.ask_at.saturating_sub(moment)
+            self.next_claim.at.saturating_sub(moment)
         }
     }
 
@@ -291,42 +255,10 @@ impl Queue {
         target.webhook.rate.is_some() || self.pace.is_learned()
     }
 
-    /// Whether only this sender may send, although it claims nothing now.
-    ///
-    /// An endpoint that is down may be out of reach of this sender alone. So it keeps others from sending
-    /// only during a probe.
-    fn must_be_alone(&self, target: &Target) -> bool {
-        let gives_way = self.shared.clock.moment() < self.gives_way_until;
-        let is_idle = self.in_flight.is_empty() && self.prefetch.is_empty();
-        self.is_paced(target) && !gives_way && !(self.endpoint.is_down() && is_idle)
-    }
-
-    /// Tells other senders what this one needs.
-    fn tell(&mut self) {
-        if self.is_store_failing && self.shared.clock.moment() < self.ask_at {
-            return;
-        }
-        let target = Arc::clone(&self.target.borrow());
-        let at = self.shared.clock.reading();
-        let alone = self.must_be_alone(&target);
-        self.prefetch
-            .tell(&self.shared.store, &self.name, at, alone);
-    }
-
-    /// Returns how long to wait before telling other senders again, after the store failed.
-    fn until_told(&self) -> Duration {
-        let moment = self.shared.clock.moment();
-        match self.is_store_failing && self.shared.store.is_shared() && moment < self.ask_at {
-            true => self.ask_at.saturating_sub(moment),
-            false => SLEEP_MAX,
-        }
-    }
-
     /// Whether the next payload must wait for those in flight, to limit memory.
     fn is_full(&self) -> bool {
-        let n_bytes = self.prefetch.next_size().unwrap_or(1);
-        let with_next = self.in_flight_bytes.saturating_add(n_bytes);
-        !self.in_flight.is_empty() && with_next > IN_FLIGHT_BYTES
+        self.in_flight
+            .is_full(self.prefetch.next_size().unwrap_or(1))
     }
 
     /// Sends claimed deliveries while fewer than `concurrency` are in flight.
@@ -336,18 +268,10 @@ impl Queue {
             && self.pace.next(target.webhook.rate) <= self.shared.clock.moment()
             && let Some(claim) = self.prefetch.pop()
         {
-            self.in_flight_bytes = match self.in_flight.is_empty() {
-                true => claim.payload.len(),
-                false => self.in_flight_bytes.saturating_add(claim.payload.len()),
-            };
             self.pace
                 .sent(target.webhook.rate, self.shared.clock.moment());
-            let target = Arc::clone(target);
-            let n_moves = self.moves.len();
-            let (clock, traces) = (self.shared.clock, self.shared.traces.clone());
-            self.in_flight.spawn(attempt::send(
-                clock, traces, target, claim, is_probe, n_moves,
-            ));
+            self.in_flight
+                .send(&self.shared, Arc::clone(target), claim, is_probe);
         }
     }
 
@@ -411,7 +335,7 @@ impl Queue {
             // Another sender may release lanes.
             wait = wait.min(SHARED_POLL);
         }
-        self.ask_at = moment.saturating_add(wait);
+        self.next_claim.at = moment.saturating_add(wait);
         for one in unreadable {
             if let Err(error) = self.give_up(one).await {
                 return self.ask_later(&error);
@@ -422,12 +346,12 @@ impl Queue {
     }
 
     fn ask_later(&mut self, error: &StoreError) {
-        self.is_store_failing = true;
+        self.next_claim.is_after_failure = true;
         error!(
             webhook = self.name, %error,
             "cannot read due deliveries; retrying. Is the disk of the state directory healthy?"
         );
-        self.ask_at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
+        self.next_claim.at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
     }
 
     /// Records an unreadable delivery as dead. Otherwise its project would never be sent again.
@@ -462,7 +386,7 @@ impl Queue {
         let mut next = Some(first);
         while let Some(ended) = next {
             self.accept(ended);
-            next = ended_of(&mut self.in_flight);
+            next = self.in_flight.ended();
         }
     }
 
@@ -470,13 +394,12 @@ impl Queue {
     fn accept(&mut self, ended: Ended) {
         let now = self.shared.clock.moment();
         let target = Arc::clone(&self.target.borrow());
-        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(ended.n_bytes());
         self.follow_moves();
         let mut uses_attempt = true;
         let mut transition = None;
         if ended.used(&self.fingerprint) {
             let effect = self.endpoint.attempt_ended(
-                &self.current_key(&ended),
+                &self.in_flight.current_key(&ended),
                 ended.outcome(),
                 ended.was_probe(),
                 &target.webhook.schedule,
@@ -497,8 +420,7 @@ impl Queue {
             self.prefetch.clear();
         }
         if self.endpoint.is_down() && self.is_paced(&target) && self.shared.store.is_shared() {
-            self.gives_way_until = now.saturating_add(GIVE_WAY);
-            self.prefetch.clear();
+            self.give_way(now);
         }
         self.results.push(result, now);
     }
@@ -510,16 +432,8 @@ impl Queue {
         for moves in self.handle.take_moves() {
             self.endpoint.moved(&moves);
             self.prefetch.clear();
-            self.moves.push(moves);
+            self.in_flight.follow(moves);
         }
-    }
-
-    /// Returns the current key of an attempt's project, which may have been renamed since.
-    fn current_key(&self, ended: &Ended) -> ProjectKey {
-        let later = self.moves.get(ended.n_moves()..).unwrap_or_default();
-        later.iter().fold(ended.project().clone(), |key, moves| {
-            moves.get(&key).cloned().unwrap_or(key)
-        })
     }
 
     /// Returns how long to wait before the next recording.

@@ -1,0 +1,88 @@
+//! What a queue tells the senders of other processes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::{Queue, SLEEP_MAX};
+use crate::dispatch::Target;
+use crate::dispatch::results::STORE_PAUSE;
+use crate::store::Fault;
+
+/// How long a sender with a rate leaves the webhook to others after a failed probe.
+///
+/// Others ask every [`super::SHARED_POLL`].
+const GIVE_WAY: Duration = Duration::from_secs(2);
+
+/// How long a queue that ends tries to leave its webhook to other senders.
+///
+/// If it cannot, the next queue of the webhook does, or the end of the process.
+const LEAVE: Duration = Duration::from_secs(3);
+
+impl Queue {
+    /// Whether only this sender may send, although it claims nothing now.
+    ///
+    /// An endpoint that is down may be out of reach of this sender alone. So it keeps others from sending
+    /// only during a probe.
+    fn must_be_alone(&self, target: &Target) -> bool {
+        let gives_way = self.shared.clock.moment() < self.gives_way_until;
+        let is_idle = self.in_flight.is_empty() && self.prefetch.is_empty();
+        self.is_paced(target) && !gives_way && !(self.endpoint.is_down() && is_idle)
+    }
+
+    /// Tells other senders what this one needs.
+    pub(super) fn tell(&mut self) {
+        if self.next_claim.is_after_failure && self.shared.clock.moment() < self.next_claim.at {
+            return;
+        }
+        let target = Arc::clone(&self.target.borrow());
+        let at = self.shared.clock.reading();
+        let alone = self.must_be_alone(&target);
+        self.prefetch
+            .tell(&self.shared.store, &self.name, at, alone);
+    }
+
+    /// Returns how long to wait before telling other senders again, after the store failed.
+    pub(super) fn until_told(&self) -> Duration {
+        let moment = self.shared.clock.moment();
+        match self.next_claim.is_after_failure
+            && self.shared.store.is_shared()
+            && moment < self.next_claim.at
+        {
+            true => self.next_claim.at.saturating_sub(moment),
+            false => SLEEP_MAX,
+        }
+    }
+
+    /// Leaves the webhook to other senders for a while, after a failed probe.
+    pub(super) fn give_way(&mut self, moment: Duration) {
+        self.gives_way_until = moment.saturating_add(GIVE_WAY);
+        self.prefetch.clear();
+    }
+
+    /// Leaves the webhook to other senders.
+    pub(super) async fn leave(&mut self) {
+        let left = tokio::time::timeout(LEAVE, self.try_to_leave()).await;
+        if left.is_err() {
+            debug!(
+                webhook = self.name,
+                "cannot leave the webhook to other senders"
+            );
+        }
+    }
+
+    async fn try_to_leave(&mut self) {
+        let at = self.shared.clock.reading();
+        while let Err(error) = self
+            .prefetch
+            .leave(&self.shared.store, &self.name, at)
+            .await
+        {
+            if matches!(error.fault(), Fault::Fenced | Fault::Closed) {
+                return;
+            }
+            tokio::time::sleep(STORE_PAUSE).await;
+        }
+    }
+}
