@@ -270,7 +270,7 @@ fn an_idle_moment_moves_the_log_into_the_database() {
         store.record(batch).unwrap();
     }
     let is_moved = || std::fs::read(&database).unwrap() != before;
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !is_moved() && std::time::Instant::now() < deadline {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }

@@ -1,6 +1,7 @@
 //! The contract with PostgreSQL, and what only several processes can show.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -306,7 +307,7 @@ fn a_batch_whose_commit_was_cut_off_is_recorded_once() {
     // A trigger at the end of the transaction ends it, or makes it last.
     for (at_commit, is_recorded) in [
         ("pg_terminate_backend(pg_backend_pid())", false),
-        ("pg_sleep(1)", true),
+        ("pg_sleep(8)", true),
     ] {
         let relay = Relay::start(server.port);
         let direct = settings(server);
@@ -371,36 +372,48 @@ fn slow_statements_do_not_lose_the_lease() {
         return;
     };
     let settings = Settings {
-        lease: Duration::from_secs(1),
+        lease: Duration::from_secs(2),
         ..settings(server)
     };
     let schema = schema(&settings);
     let store = Store::connect(&settings).unwrap();
-    let is_valid = || {
-        let sql =
-            format!("SELECT leased_until > clock_timestamp() AND epoch = 1 FROM {schema}.leases");
-        server.sql("postgres", &sql) == "t"
+    let until = || {
+        let sql = format!("SELECT leased_until FROM {schema}.leases WHERE epoch = 1");
+        server.sql("postgres", &sql)
     };
     std::thread::scope(|scope| {
-        let sql = format!(
-            "BEGIN; LOCK TABLE {schema}.deliveries IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT"
-        );
-        let slow = scope.spawn(move || server.sql("postgres", &sql));
-        wait_until("the lock", || {
-            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
-                       AND application_name = 'psql'";
-            (server.sql("postgres", sql) != "0").then_some(())
-        });
+        // The statements below wait until the session of this process ends.
+        let mut slow = Command::new("psql");
+        slow.args(["-X", "-q", "-A", "-t", "-d"]);
+        slow.arg(server.connection("postgres"));
+        slow.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut slow = slow.spawn().unwrap();
+        let mut input = slow.stdin.take().unwrap();
+        let sql = format!("BEGIN; LOCK TABLE {schema}.deliveries; SELECT 'locked';\n");
+        input.write_all(sql.as_bytes()).unwrap();
+        let mut said = BufReader::new(slow.stdout.take().unwrap());
+        said.read_line(&mut String::new()).unwrap();
         // More than there are connections for.
         for number in 0..8 {
             let (store, webhook) = (&store, format!("webhook-{number}"));
             scope.spawn(move || wait(store.claim_due(&webhook, at(0), 1, [].into())));
         }
-        while !slow.is_finished() {
-            assert!(is_valid());
+        wait_until("the waiting statements", || {
+            let sql = format!(
+                "SELECT count(*) > 0 FROM pg_locks \
+                 WHERE relation = '{schema}.deliveries'::regclass AND NOT granted"
+            );
+            (server.sql("postgres", &sql) == "t").then_some(())
+        });
+        // Renewals go on for longer than the lease.
+        for _ in 0..6 {
+            let before = until();
+            wait_until("a renewal", || (until() != before).then_some(()));
         }
+        drop(input);
+        assert!(slow.wait().unwrap().success());
     });
-    assert!(is_valid());
+    assert!(!until().is_empty());
 }
 
 #[test]
