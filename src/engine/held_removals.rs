@@ -12,12 +12,13 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
 use super::status::{HeldReport, Status, Trouble};
+use super::worker::Worker;
 use crate::config::Repository;
 use crate::domain::project::{ContentHash, ProjectKey};
 use crate::domain::settle::{Agenda, Moment};
 use crate::domain::vanished::{Held, HeldBecause, HeldBefore};
 use crate::domain::wave::Times;
-use crate::store::{MetaKey, RepositoryStore, StoreError};
+use crate::store::{Batch, MetaKey, RepositoryStore, StoreError};
 
 /// The held removals, as an operator sees them before accepting them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -284,4 +285,64 @@ fn text_of(keys: &[ProjectKey]) -> String {
         return String::new();
     }
     serde_json::to_string(keys).unwrap_or_default()
+}
+impl Worker {
+    /// Counts the recorded projects when a full scan begins.
+    pub(super) fn count_before_scan(&mut self) {
+        match self.recorder.store().n_defined() {
+            Ok(n_recorded) => self.agenda.scan_begins(n_recorded),
+            Err(error) => self.store_failed(&error),
+        }
+    }
+
+    /// Decides about vanished projects if their chain, wave or hold has ended.
+    pub(super) fn end_wave(&mut self, now: Moment) {
+        match self.recorder.store().n_defined() {
+            Ok(n_recorded) => self.agenda.end_wave(now, n_recorded),
+            Err(error) => self.store_failed(&error),
+        }
+    }
+
+    /// Stores and reports the held removals if they changed.
+    pub(super) fn note_held_removals(&mut self) {
+        let now = self.clock.now();
+        let moment = self.clock.moment();
+        self.held_removals
+            .report(&self.agenda, &self.status, (moment, now));
+        let facts = self.held_removals.to_record(&self.agenda, (moment, now));
+        if facts.is_empty() {
+            return;
+        }
+        let mut batch = Batch::new(now);
+        batch.meta = facts;
+        if self.commit(batch) {
+            self.held_removals.recorded(&self.agenda);
+        }
+    }
+
+    pub(super) fn held_projects(&self) -> HeldProjects {
+        held_projects(&self.agenda, &self.status)
+    }
+
+    /// Stores that the removals identified by the token are accepted, and releases them.
+    pub(super) fn accept(&mut self, token: &str) -> Accepted {
+        let held = self.held_projects();
+        if held.reason.is_none() || held.token != token {
+            return Accepted::Changed;
+        }
+        let mut batch = Batch::new(self.clock.now());
+        batch.meta = self.held_removals.to_record_accepted(&self.agenda);
+        if let Err(error) = self.recorder.commit(batch) {
+            self.store_failed(&error);
+            return Accepted::Failed(crate::error::chain(&error));
+        }
+        self.agenda.accept();
+        self.held_removals.recorded(&self.agenda);
+        info!(
+            projects = held.projects.len(),
+            "an operator accepted the held removals"
+        );
+        self.note_held_removals();
+        Accepted::Released(held.projects.len())
+    }
 }

@@ -17,7 +17,7 @@
 //! - `scanner`, `full_scan`: run full scans.
 //! - `reported_files`: keeps the files that hints named. Some of them are open.
 //! - [`held_removals`]: keeps and reports held removals.
-//! - `invalid_files`: keeps and logs invalid files.
+//! - `invalid_files`: keeps and logs invalid files. `unusable` has those outside any project.
 //! - `timers`: the times of recurring tasks.
 //! - `phase`: the phase of the start, such as the first full scan.
 //! - [`root`]: checks whether the root is the recorded one.
@@ -45,6 +45,7 @@ mod scanner;
 pub(crate) mod status;
 pub(crate) mod statuses;
 mod timers;
+mod unusable;
 mod worker;
 
 use std::io;

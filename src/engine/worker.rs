@@ -4,7 +4,7 @@
 //! of the step are due again, and their reported files are kept. While the store cannot commit,
 //! inference waits. No change is lost, because the record still differs from the disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::Parts;
 use super::actors::{Actors, Users};
 use super::copies::Copies;
 use super::gather::Gatherer;
-use super::held_removals::{Accepted, HeldProjects, HeldRemovals, held_projects, wave_times};
+use super::held_removals::{HeldRemovals, wave_times};
 use super::invalid_files::InvalidFiles;
 use super::judge::{Judgement, Routes, Rules, judge};
 use super::kept_ids::{KeptIdChanges, KeptIds};
@@ -30,7 +30,7 @@ use super::timers::Timers;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::event::Origin;
-use crate::domain::project::{Problem, ProjectKey};
+use crate::domain::project::ProjectKey;
 use crate::domain::settle::{Agenda, Due, Moment};
 use crate::observe::Observer;
 use crate::repository::Root;
@@ -46,11 +46,11 @@ pub(super) struct Worker {
     pub status: Arc<Status>,
     pub observer: Observer,
     pub agenda: Agenda,
-    held_removals: HeldRemovals,
+    pub held_removals: HeldRemovals,
     pub reported: ReportedFiles,
     pub invalid_files: InvalidFiles,
     /// The paths of entries outside any project that may be unusable, or no longer.
-    doubted_unusable: BTreeSet<String>,
+    pub doubted_unusable: BTreeSet<String>,
     pub root: RootGuard,
     pub mounts: MountGuard,
     pub phase: Phase,
@@ -314,65 +314,6 @@ impl Worker {
         true
     }
 
-    /// Counts the recorded projects when a full scan begins.
-    pub(super) fn count_before_scan(&mut self) {
-        match self.recorder.store().n_defined() {
-            Ok(n_recorded) => self.agenda.scan_begins(n_recorded),
-            Err(error) => self.store_failed(&error),
-        }
-    }
-
-    /// Decides about vanished projects if their chain, wave or hold has ended.
-    pub(super) fn end_wave(&mut self, now: Moment) {
-        match self.recorder.store().n_defined() {
-            Ok(n_recorded) => self.agenda.end_wave(now, n_recorded),
-            Err(error) => self.store_failed(&error),
-        }
-    }
-
-    /// Stores and reports the held removals if they changed.
-    pub(super) fn note_held_removals(&mut self) {
-        let now = self.clock.now();
-        let moment = self.clock.moment();
-        self.held_removals
-            .report(&self.agenda, &self.status, (moment, now));
-        let facts = self.held_removals.to_record(&self.agenda, (moment, now));
-        if facts.is_empty() {
-            return;
-        }
-        let mut batch = Batch::new(now);
-        batch.meta = facts;
-        if self.commit(batch) {
-            self.held_removals.recorded(&self.agenda);
-        }
-    }
-
-    pub(super) fn held_projects(&self) -> HeldProjects {
-        held_projects(&self.agenda, &self.status)
-    }
-
-    /// Stores that the removals identified by the token are accepted, and releases them.
-    pub(super) fn accept(&mut self, token: &str) -> Accepted {
-        let held = self.held_projects();
-        if held.reason.is_none() || held.token != token {
-            return Accepted::Changed;
-        }
-        let mut batch = Batch::new(self.clock.now());
-        batch.meta = self.held_removals.to_record_accepted(&self.agenda);
-        if let Err(error) = self.recorder.commit(batch) {
-            self.store_failed(&error);
-            return Accepted::Failed(crate::error::chain(&error));
-        }
-        self.agenda.accept();
-        self.held_removals.recorded(&self.agenda);
-        info!(
-            projects = held.projects.len(),
-            "an operator accepted the held removals"
-        );
-        self.note_held_removals();
-        Accepted::Released(held.projects.len())
-    }
-
     /// Reports a failure of the store and pauses inference.
     pub(super) fn store_failed(&mut self, error: &StoreError) {
         self.copies.clear();
@@ -399,69 +340,9 @@ impl Worker {
         self.timers.pause(now);
     }
 
-    /// Has the next pulse check whether this entry outside any project is unusable.
-    ///
-    /// It records all of them together, because each record writes the whole list.
-    pub(super) fn doubt_unusable(&mut self, path: String) {
-        self.doubted_unusable.insert(path);
-    }
-
-    /// Has the next pulse check the entry in the place of a project's directory, if it is listed.
-    pub(super) fn doubt_unusable_of(&mut self, key: &ProjectKey) {
-        if self.invalid_files.of(&None).is_empty() {
-            return;
-        }
-        if let Some((path, _)) = self.config.repository.layout.directory_of(key) {
-            self.doubt_unusable_below(&path);
-        }
-    }
-
-    /// Has the next pulse check the entries that are listed as unusable at a path and below it.
-    pub(super) fn doubt_unusable_below(&mut self, path: &str) {
-        let listed = self.invalid_files.outside_projects_below(path);
-        let listed: Vec<String> = listed.map(|problem| problem.path.clone()).collect();
-        self.doubted_unusable.extend(listed);
-    }
-
-    /// Records the unusable entries outside any project. If that fails, the next pulse retries.
-    pub(super) fn record_unusable(&mut self, problems: Vec<Problem>) {
-        let found = problems.into_iter();
-        let found: BTreeMap<String, Problem> = found.map(|one| (one.path.clone(), one)).collect();
-        let recorded = self.invalid_files.of(&None).iter();
-        if found.values().eq(recorded) {
-            return;
-        }
-        let mut batch = Batch::new(self.clock.now());
-        batch
-            .problems
-            .push((None, found.values().cloned().collect()));
-        if !self.commit(batch) {
-            let listed = self.invalid_files.of(&None).iter();
-            self.doubted_unusable
-                .extend(listed.map(|one| one.path.clone()));
-            self.doubted_unusable.extend(found.into_keys());
-        }
-    }
-
     /// Looks up unknown owners again. Returns whether some are known now.
     pub(super) fn retry_owners(&self) -> bool {
         self.observer.retry_owners(self.clock.now())
-    }
-
-    /// Checks the doubted entries outside any project, and records which of them are unusable.
-    pub(super) fn check_unusable(&mut self) {
-        if self.doubted_unusable.is_empty() {
-            return;
-        }
-        // The check of the root reports why it cannot be opened.
-        let Ok(Some(root)) = self.root.open() else {
-            return;
-        };
-        let doubted = std::mem::take(&mut self.doubted_unusable);
-        let found = self.observer.problems_at(&root, &doubted);
-        let listed = self.invalid_files.of(&None).iter();
-        let listed = listed.filter(|one| !doubted.contains(&one.path)).cloned();
-        self.record_unusable(listed.chain(found).collect());
     }
 
     /// Whether a full scan may compare the root with the record. Reports if it may not.
