@@ -30,6 +30,9 @@ const CANDIDATES_MAX: usize = 100;
 /// The time after which the command ends, because a person is waiting.
 const DEADLINE: Duration = Duration::from_secs(1);
 
+/// The number of waits that [`DEADLINE`] consists of. A machine that stalls for a moment ends one of them.
+const WAITS: u32 = 20;
+
 /// Print the candidates for the last word of a command line, for completion scripts.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct CompleteArguments {
@@ -127,7 +130,8 @@ fn within_deadline(kind: Kind, config: Option<PathBuf>, typed: String) -> Vec<St
     let (sender, names) = mpsc::sync_channel(1);
     // The thread ends with the process.
     std::thread::spawn(move || sender.send(names::read(kind, config.as_deref(), &typed)));
-    names.recv_timeout(DEADLINE).unwrap_or_default()
+    let mut waits = (0..WAITS).map(|_| names.recv_timeout(DEADLINE / WAITS));
+    waits.find_map(Result::ok).unwrap_or_default()
 }
 
 /// Finds the argument that the last word of a line belongs to.
