@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use common::{
     Daemon, Endpoint, Home, PATIENCE, Settings, skip, succeeds, wait_health, wait_until, xml,
 };
+use tokio::net::TcpSocket;
 
 const SOCKET: &str = "admin: { listen: \"unix:./admin.sock\" }";
 
@@ -24,21 +25,21 @@ fn socket(home: &Home) -> PathBuf {
 /// Connects to the admin server, and sends half a request.
 fn half_a_request(home: &Home) -> UnixStream {
     let mut client = UnixStream::connect(socket(home)).unwrap();
-    client.write_all(b"GET /metrics HT").unwrap();
+    // The server may have closed it for a newer one.
+    let _ = client.write_all(b"GET /metrics HT");
     client
 }
 
-/// Whether the health at a TCP address is good.
-fn is_healthy(address: SocketAddr) -> bool {
-    let Ok(mut client) = TcpStream::connect(address) else {
-        return false;
-    };
-    client
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    let _ = client.read_to_string(&mut answer);
-    answer.starts_with("HTTP/1.1 200")
+/// Waits until the health at a TCP address is good.
+fn wait_healthy(address: SocketAddr) {
+    wait_until("the server", || {
+        let mut client = TcpStream::connect(address).ok()?;
+        let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        client.write_all(request).ok()?;
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer);
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    });
 }
 
 /// A free address that nobody gets by asking the system for any port.
@@ -48,7 +49,13 @@ fn free_address() -> SocketAddr {
     let first = 20_000 + std::process::id() % 10_000 + 100 * N_TAKEN.fetch_add(1, Ordering::SeqCst);
     let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut ports = (first..32_768).filter_map(|port| u16::try_from(port).ok());
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    // It does not listen, because a child that another test starts now would go on listening.
+    let is_free = |port: &u16| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
+        socket.bind(address).is_ok()
+    };
     address(ports.find(is_free).unwrap())
 }
 
@@ -195,15 +202,15 @@ fn check(home: &Home) -> Option<i32> {
 #[test]
 fn an_address_that_was_taken_at_the_start_is_bound_once_it_is_free() {
     let endpoint = Endpoint::new();
-    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = taken.local_addr().unwrap();
+    let address = free_address();
+    let taken = TcpListener::bind(address).unwrap();
     let home = Home::new(&at(&endpoint, address));
     let daemon = home.start();
     daemon.wait_message("cannot listen", 1);
     // It is no reason to reject other changes.
     assert!(daemon.reload());
     drop(taken);
-    wait_until("the server", || is_healthy(address).then_some(()));
+    wait_healthy(address);
 }
 
 #[test]
@@ -212,16 +219,16 @@ fn a_reload_moves_the_server_to_all_addresses_of_its_port() {
     let address = free_address();
     let home = Home::new(&at(&endpoint, address));
     let daemon = home.start();
-    assert!(is_healthy(address));
+    wait_healthy(address);
     home.configure(&at(&endpoint, format!("0.0.0.0:{}", address.port())));
     assert!(daemon.reload());
     let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
-    assert!(is_healthy(other));
+    wait_healthy(other);
     // A reload that fails leaves the server where it was.
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     home.configure(&at(&endpoint, taken.local_addr().unwrap()));
     assert!(!daemon.reload());
-    assert!(is_healthy(other));
+    wait_healthy(other);
 }
 
 #[test]
@@ -252,7 +259,9 @@ fn requests_for_other_hosts_and_from_web_pages_are_refused() {
     let home = Home::new(&settings(port));
     let _daemon = home.start();
     let status = |head: &str| {
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // The daemon may be ready a moment before its server listens.
+        let connect = || TcpStream::connect(("127.0.0.1", port)).ok();
+        let mut stream = wait_until("the server", connect);
         let request = format!("GET /healthz HTTP/1.1\r\n{head}connection: close\r\n\r\n");
         std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -279,7 +288,8 @@ fn requests_for_other_hosts_and_from_web_pages_are_refused() {
 
 /// The value of the metric of projects.
 fn metric_of_projects(home: &Home) -> String {
-    let mut client = UnixStream::connect(socket(home)).unwrap();
+    let connect = || UnixStream::connect(socket(home)).ok();
+    let mut client = wait_until("the server", connect);
     client
         .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         .unwrap();
@@ -310,12 +320,10 @@ fn only_directories_with_a_definition_count_as_projects() {
     assert_eq!(ready.0["projects"], 1);
     let count = |n: usize| {
         wait_until(&format!("{n} projects"), || {
-            (home.json(&["status"])["projects"] == n).then_some(())
+            let is_counted = home.json(&["status"])["projects"] == n;
+            let metric = format!("project_webhooks_projects {n}");
+            (is_counted && metric_of_projects(&home) == metric).then_some(())
         });
-        assert_eq!(
-            metric_of_projects(&home),
-            format!("project_webhooks_projects {n}")
-        );
     };
     count(1);
     home.write("sales/more/project.xml", &xml("more", "e-3", ""));

@@ -1,13 +1,14 @@
 //! A client of the admin API: plain HTTP/1.1, so that a test can send what no library would.
 
 use std::io::{BufRead as _, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 /// The token of the tests.
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -18,7 +19,13 @@ pub fn free_address() -> SocketAddr {
     // Tests run in parallel, so that each gets ports of its own.
     let first = 10_000 + std::process::id() % 5_000 + 100 * N_TAKEN.fetch_add(1, Ordering::SeqCst);
     let mut ports = (first..20_000).filter_map(|port| u16::try_from(port).ok());
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    // It does not listen, because a child that another test starts now would go on listening.
+    let is_free = |port: &u16| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
+        socket.bind(address).is_ok()
+    };
     SocketAddr::from((Ipv4Addr::LOCALHOST, ports.find(is_free).unwrap()))
 }
 
@@ -66,7 +73,8 @@ impl Server {
                 Box::new(stream)
             }
             Server::Unix(path) => {
-                let stream = UnixStream::connect(path).unwrap();
+                let connect = || UnixStream::connect(path).ok();
+                let stream = super::common::wait_until("the server", connect);
                 stream.set_read_timeout(PATIENCE).unwrap();
                 Box::new(stream)
             }

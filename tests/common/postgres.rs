@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpSocket;
 
 use super::wait_until;
 
@@ -24,6 +25,8 @@ pub struct Postgres {
     directory: PathBuf,
     programs: PathBuf,
     pub port: u16,
+    /// Keeps the port while the server does not listen, before its start and after a crash.
+    _reserved: TcpSocket,
     n_databases: AtomicUsize,
 }
 
@@ -65,11 +68,13 @@ impl Postgres {
             .tempdir()
             .unwrap()
             .keep();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let reserved = TcpSocket::new_v4().unwrap();
+        // The server may listen on it while this socket is bound to it.
+        reserved.set_reuseaddr(true).unwrap();
+        reserved
+            .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .unwrap();
+        let port = reserved.local_addr().unwrap().port();
         let mut command = if rustix::process::geteuid().is_root() {
             let id = id_of(USER)?;
             chown(&directory, Some(id), None).unwrap();
@@ -96,6 +101,7 @@ impl Postgres {
             directory,
             programs,
             port,
+            _reserved: reserved,
             n_databases: AtomicUsize::new(0),
         };
         let deadline = Instant::now() + Duration::from_secs(120);
